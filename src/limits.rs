@@ -1,0 +1,179 @@
+//! Every bound in one place, with its unit in its name and the reason beside it.
+//!
+//! A number that a peer, a file or the kernel can influence is compared with one of these before it
+//! sizes anything. Assertions at the end relate the bounds to one another.
+
+use std::time::Duration;
+
+// ---- Buffers -------------------------------------------------------------------------------
+
+/// Room kept in front of bytes that will become a packet: 4 length, 1 padding length, 13 extended
+/// data header, 13 SFTP data header, and slack to keep the data aligned.
+pub const HEADROOM: u32 = 64;
+/// Room kept behind them: up to 19 bytes of padding and a 64-byte tag.
+pub const TAILROOM: u32 = 128;
+/// Payload bytes in a shared receive buffer; an idle connection owns none.
+pub const SMALL_BYTES: u32 = 4096;
+/// A shared receive buffer with its margins.
+pub const SMALL_SLOT: u32 = HEADROOM + SMALL_BYTES + TAILROOM;
+/// One inbound packet of the largest size we accept before bulk, or the outbox of a link.
+pub const PACKET_SLOT: u32 = 36 * 1024;
+/// Eight packets of 32 KiB of data, laid out as they travel, with slack for a change of cipher.
+pub const BULK_SLOT: u32 = 264 * 1024;
+/// Packets laid out in one lease; with 16 KiB packets (PuTTY) that is 256 KiB.
+pub const FRAMES_MAX: usize = 16;
+/// Pieces gathered into one send or write.
+pub const GATHER_MAX: usize = 8;
+
+/// Shared receive buffers a shard; more ready sockets than this wait their turn.
+pub const SMALL_SLOTS: u32 = 256;
+/// Packet leases a shard: outboxes and packets being assembled.
+pub const PACKET_SLOTS: u32 = 1024;
+/// Bulk leases a shard: 64 MiB of address space, touched only when used.
+pub const BULK_SLOTS: u32 = 248;
+
+// ---- Transport (RFC 4253) ------------------------------------------------------------------
+
+/// RFC 4253 §4.2: the identification line, CR LF included.
+pub const IDENT_BYTES_MAX: usize = 255;
+/// Lines a server may send before its identification, and their bytes together.
+pub const PRE_IDENT_LINES_MAX: u32 = 1024;
+pub const PRE_IDENT_BYTES_MAX: u32 = 8 * 1024;
+/// RFC 4253 §6.1 asks for 35,000; OpenSSH accepts 256 KiB. The length field's bound.
+pub const PACKET_LENGTH_MAX: u32 = 256 * 1024;
+/// The same before authentication: nothing legitimate is larger.
+pub const PACKET_LENGTH_PREAUTH_MAX: u32 = 35_000;
+/// RFC 4253 §6: shortest packet_length with the mandatory four bytes of padding.
+pub const PACKET_LENGTH_MIN: u32 = 5;
+pub const PADDING_MIN: u32 = 4;
+pub const NAME_LIST_BYTES_MAX: u32 = 16 * 1024;
+/// One algorithm name (RFC 4250 §4.6.1).
+pub const NAME_BYTES_MAX: u32 = 64;
+/// The largest key-exchange public value: sntrup761 (1,158) and ML-KEM-768 (1,184) with X25519.
+pub const KEX_PUBLIC_BYTES_MAX: u32 = 2048;
+pub const HOST_KEY_BYTES_MAX: u32 = 8 * 1024;
+pub const SIGNATURE_BYTES_MAX: u32 = 4 * 1024;
+pub const EXT_INFO_COUNT_MAX: u32 = 64;
+pub const EXT_INFO_VALUE_BYTES_MAX: u32 = 4 * 1024;
+pub const DISCONNECT_TEXT_BYTES_MAX: u32 = 1024;
+pub const DEBUG_TEXT_BYTES_MAX: u32 = 32 * 1024;
+pub const PING_BYTES_MAX: u32 = 1024;
+/// Rekey by default after this much in one direction, well under RFC 4344's bound for 16-byte
+/// blocks (2^32 blocks, 64 GiB).
+pub const REKEY_BYTES_DEFAULT: u64 = 32 << 30;
+/// ChaCha20's nonce is the sequence number and OpenSSH rekeys it after 1 GiB; we follow.
+pub const REKEY_CHACHA_BYTES_DEFAULT: u64 = 1 << 30;
+/// RFC 4344 §3.1: at most 2^31 packets under one set of keys.
+pub const REKEY_PACKETS_MAX: u32 = 1 << 31;
+/// A key exchange that does not finish in this time ends the connection.
+pub const REKEY_TIME_MAX: Duration = Duration::from_secs(60);
+/// Rekeys a peer may start back to back, then one a second.
+pub const REKEY_BURST: u32 = 10;
+/// Control payloads kept while a key exchange runs.
+pub const DEFERRED_BYTES_MAX: u32 = 64 * 1024;
+/// Space an outbox must have before input is carved: the largest reply to one packet (a key
+/// exchange reply with an RSA-16384 host key) fits.
+pub const OUTBOX_RESERVE: u32 = 12 * 1024;
+
+// ---- Keys ----------------------------------------------------------------------------------
+
+pub const RSA_BITS_MIN: u32 = 2048;
+pub const RSA_BITS_MAX: u32 = 16_384;
+/// bcrypt rounds in an encrypted key file; each costs about ten milliseconds.
+pub const KEY_FILE_ROUNDS_MAX: u32 = 1024;
+pub const KEY_FILE_BYTES_MAX: u64 = 64 * 1024;
+
+// ---- Authentication (RFC 4252) -------------------------------------------------------------
+
+pub const USER_BYTES_MAX: u32 = 255;
+pub const METHOD_BYTES_MAX: u32 = 64;
+pub const PASSWORD_BYTES_MAX: u32 = 1024;
+pub const LOGIN_GRACE_DEFAULT: Duration = Duration::from_secs(120);
+pub const AUTH_TRIES_DEFAULT: u32 = 6;
+/// Requests of any kind before success, key probes included.
+pub const AUTH_REQUESTS_MAX: u32 = 64;
+/// Bytes a peer may send before it is authenticated.
+pub const PREAUTH_BYTES_MAX: u64 = 512 * 1024;
+/// A refusal leaves no sooner than this after its request, whoever the user is.
+pub const AUTH_FAILURE_DELAY: Duration = Duration::from_millis(5);
+pub const AUTHORIZED_KEYS_BYTES_MAX: u64 = 1024 * 1024;
+pub const AUTHORIZED_KEYS_LINE_BYTES_MAX: usize = 8 * 1024;
+pub const BANNER_BYTES_MAX: u32 = 16 * 1024;
+
+// ---- Channels (RFC 4254) -------------------------------------------------------------------
+
+/// Channels of one connection, pending opens included.
+pub const CHANNELS_MAX: usize = 1024;
+/// Sessions of one connection unless MaxSessions says otherwise.
+pub const SESSIONS_DEFAULT: u32 = 10;
+/// Our receive window a channel, and the mark at which it is granted again.
+pub const WINDOW_BYTES: u32 = 2 * 1024 * 1024;
+/// The sum of windows granted on one link.
+pub const LINK_WINDOW_BYTES_MAX: u32 = 64 * 1024 * 1024;
+/// The largest data packet we ask for: OpenSSH's own figure.
+pub const CHANNEL_PACKET_BYTES_MAX: u32 = 32 * 1024;
+/// The least data packet a peer may insist on; smaller opens are refused.
+pub const CHANNEL_PACKET_BYTES_MIN: u32 = 256;
+pub const CHANNEL_TYPE_BYTES_MAX: u32 = 64;
+pub const REQUEST_NAME_BYTES_MAX: u32 = 64;
+pub const COMMAND_BYTES_MAX: u32 = 32 * 1024;
+pub const ENV_NAME_BYTES_MAX: u32 = 256;
+pub const ENV_VALUE_BYTES_MAX: u32 = 8 * 1024;
+pub const ENV_COUNT_MAX: usize = 128;
+pub const TERM_BYTES_MAX: u32 = 64;
+pub const PTY_MODES_BYTES_MAX: u32 = 1024;
+pub const PTY_SIDE_MAX: u32 = 10_000;
+pub const SIGNAL_NAME_BYTES_MAX: u32 = 32;
+pub const HOST_BYTES_MAX: u32 = 255;
+pub const OPEN_FAILURE_TEXT_BYTES_MAX: u32 = 1024;
+/// Global requests of ours awaiting an answer.
+pub const GLOBAL_PENDING_MAX: usize = 8;
+/// Requests on one channel that arrived behind a start still under way.
+pub const REPLIES_PENDING_MAX: usize = 16;
+
+// ---- SFTP ----------------------------------------------------------------------------------
+
+/// OpenSSH's client asks for reads up to this when `limits@openssh.com` allows it.
+pub const SFTP_DATA_BYTES_MAX: u32 = 255 * 1024;
+/// One SFTP packet: data plus its header.
+pub const SFTP_PACKET_BYTES_MAX: u32 = 256 * 1024;
+pub const SFTP_HANDLES_MAX: usize = 1024;
+pub const SFTP_HANDLE_BYTES_MAX: u32 = 256;
+pub const SFTP_PATH_BYTES_MAX: u32 = 4096;
+/// Requests read from the channel and not answered yet.
+pub const SFTP_REQUESTS_MAX: usize = 256;
+/// One NAME reply.
+pub const SFTP_NAMES_BYTES_MAX: usize = 30 * 1024;
+
+// ---- Shards --------------------------------------------------------------------------------
+
+pub const LINKS_MAX: usize = 16_384;
+/// Bytes one link may open or seal before the next one runs.
+pub const LINK_TURN_BYTES_MAX: u32 = 512 * 1024;
+/// Unsent bytes of a link after which nothing more is read for it and carving stops.
+pub const LINK_UNSENT_BYTES_MAX: u32 = 768 * 1024;
+/// Key exchanges (and other expensive steps) a shard takes in one turn; the rest wait.
+pub const HANDSHAKE_STEPS_A_TURN: u32 = 4;
+/// Jobs queued for the workers of a process; a full queue is back-pressure.
+pub const JOBS_MAX: usize = 4096;
+pub const WORKERS_DEFAULT: usize = 4;
+/// Log events a shard may be ahead of the log.
+pub const EVENTS_MAX: usize = 4096;
+/// Unauthenticated connections a process holds.
+pub const STARTUPS_MAX: usize = 1024;
+
+// ---- Configuration -------------------------------------------------------------------------
+
+pub const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
+pub const CONFIG_LINE_BYTES_MAX: usize = 16 * 1024;
+pub const CONFIG_INCLUDE_DEPTH_MAX: usize = 16;
+
+const _: () = assert!(HEADROOM >= 4 + 1 + 13 + 13 && TAILROOM >= 19 + 64);
+const _: () = assert!(PACKET_SLOT >= PACKET_LENGTH_PREAUTH_MAX + 4 + 64);
+const _: () = assert!(PACKET_SLOT > CHANNEL_PACKET_BYTES_MAX + HEADROOM + TAILROOM);
+const _: () = assert!(BULK_SLOT >= 8 * (CHANNEL_PACKET_BYTES_MAX + 18 + 19 + 64));
+const _: () = assert!(PACKET_SLOT > 2 * OUTBOX_RESERVE);
+const _: () = assert!(PACKET_LENGTH_MAX + 4 + 64 <= BULK_SLOT);
+const _: () = assert!(SFTP_DATA_BYTES_MAX + 1024 <= SFTP_PACKET_BYTES_MAX);
+const _: () = assert!(CHANNEL_PACKET_BYTES_MAX > SFTP_NAMES_BYTES_MAX as u32 + 64);
+const _: () = assert!(WINDOW_BYTES as u64 * 32 <= LINK_WINDOW_BYTES_MAX as u64);

@@ -1,0 +1,39 @@
+//! Floor 5: completion-shaped I/O. Drivers take [`Op`]s that own their memory and give them back in
+//! [`Completion`]s. Knows nothing of SSH.
+
+mod op;
+mod pool;
+
+pub use op::{Chunk, Completion, Errno, Fd, Full, Gather, Op, Spans, Target, Token};
+pub use pool::{Class, Lease, Pool};
+
+use crate::base::Instant;
+
+/// One event loop's way to the kernel (or to the simulated world).
+///
+/// An operation handed in by [`Driver::submit`] owns its leases until exactly one completion with
+/// `more == false` gives them back, cancelled or not. A descriptor is closed only when no operation
+/// on it is in flight.
+pub trait Driver {
+    /// The monotonic clock.
+    fn now(&self) -> Instant;
+
+    fn pool(&mut self) -> &mut Pool;
+
+    /// Queues an operation; it may start at once or at the next `wait`. Gives it back when the
+    /// driver's queues are full.
+    fn submit(&mut self, token: Token, op: Op) -> Result<(), Full>;
+
+    /// Asks for the operation with this token to end early. Its completion still comes.
+    fn cancel(&mut self, token: Token);
+
+    /// Closes a descriptor at once.
+    fn close(&mut self, fd: Fd);
+
+    /// Ends both directions of a socket, so that operations on it complete.
+    fn shutdown(&mut self, fd: Fd);
+
+    /// Starts what is queued, then collects completions into `out`, sleeping until the first one,
+    /// a wake-up, or `until`. Returns with `out` empty after a wake-up or a time-out.
+    fn wait(&mut self, until: Option<Instant>, out: &mut Vec<Completion>) -> std::io::Result<()>;
+}

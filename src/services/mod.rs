@@ -1,0 +1,39 @@
+//! Floor 6: what a channel is attached to. Sans-I/O cores that ask for [`crate::reactor::Op`]s and
+//! [`Job`]s and hear their outcome; the shard carries both.
+
+mod io;
+mod job;
+
+pub use io::{Io, Outgoing};
+pub use job::{Account, Done, Grant, Job, Program, SpawnFailed, SpawnSpec, Spawned};
+
+use crate::reactor::{Chunk, Errno, Op};
+
+/// What every service answers to. Called by the shard, never from inside a driver.
+///
+/// `on_ready` is the one place where a service makes progress on output: it is called whenever
+/// something that may have blocked it has changed (window opened, key exchange finished, send queue
+/// drained, leases returned) and may be called without cause.
+pub trait Service {
+    /// Bytes of the channel. The service owns the chunk: it passes it on in an operation or gives
+    /// the lease back, and calls [`Io::consumed`] for its length when the bytes have left for good.
+    fn on_data(&mut self, data: Chunk, extended: Option<u32>, io: &mut Io<'_>);
+
+    /// The peer will send no more data.
+    fn on_eof(&mut self, io: &mut Io<'_>);
+
+    /// An operation asked for through [`Io::submit`] has completed.
+    fn on_completion(&mut self, tag: u16, op: Op, result: Result<u32, Errno>, io: &mut Io<'_>);
+
+    /// A job asked for through [`Io::job`] is done.
+    fn on_done(&mut self, tag: u16, done: Done, io: &mut Io<'_>);
+
+    fn on_ready(&mut self, io: &mut Io<'_>);
+
+    /// The channel is gone (closed by the peer, or its connection ended): stop, cancel what is in
+    /// flight with [`Io::cancel`], keep no lease. Completions still in flight will come.
+    fn on_close(&mut self, io: &mut Io<'_>);
+
+    /// Nothing is in flight any more and the channel is gone: close descriptors, release the rest.
+    fn release(&mut self, io: &mut Io<'_>);
+}
