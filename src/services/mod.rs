@@ -3,9 +3,12 @@
 
 mod io;
 mod job;
+mod outgoing;
+pub mod sftp;
 
-pub use io::{Io, Outgoing};
+pub use io::{Io, Wishes};
 pub use job::{Account, Done, Grant, Job, Program, SpawnFailed, SpawnSpec, Spawned};
+pub use outgoing::{Command, Outgoing, Surroundings};
 
 use crate::reactor::{Chunk, Errno, Op};
 

@@ -1,0 +1,219 @@
+use super::outgoing::{Command, Outgoing, Surroundings};
+use super::Job;
+use crate::base::{Instant, Span};
+use crate::connection::{ChannelId, Conn, Plan};
+use crate::limits::{HEADROOM, LINK_UNSENT_BYTES_MAX, SMALL_BYTES};
+use crate::reactor::{Chunk, Class, Fd, Lease, Op};
+use crate::transport::Error;
+
+/// Where the first packet of a plan starts in its lease, so that its data is 64-byte aligned.
+const PLAN_AT: u32 = HEADROOM - 14;
+
+/// What a service asked of the shard during one call.
+#[derive(Debug, Default)]
+pub struct Wishes {
+    pub ops: Vec<(u16, Op)>,
+    pub jobs: Vec<(u16, Job)>,
+    pub cancels: Vec<u16>,
+    pub closes: Vec<Fd>,
+    /// A lease was wanted and none was there: call `on_ready` when some have come back.
+    pub starved: bool,
+}
+
+/// A service's view of its channel, its connection and the shard, for one call.
+pub struct Io<'a> {
+    pub(crate) id: ChannelId,
+    pub(crate) conn: &'a mut Conn,
+    pub(crate) outgoing: &'a mut Outgoing,
+    pub(crate) around: Surroundings<'a>,
+    pub(crate) wishes: &'a mut Wishes,
+    /// The first error of the connection; it ends the link after the call.
+    pub(crate) failed: &'a mut Option<Error>,
+}
+
+impl Io<'_> {
+    pub const fn now(&self) -> Instant {
+        self.around.now
+    }
+
+    pub const fn id(&self) -> ChannelId {
+        self.id
+    }
+
+    /// Peer window not reserved yet, in bytes.
+    pub fn credit(&self) -> u32 {
+        self.conn.credit(self.id)
+    }
+
+    /// The largest data packet the peer takes on this channel.
+    pub fn packet_max(&self) -> u32 {
+        self.conn.packet_max(self.id)
+    }
+
+    /// Data can be sealed now: no key exchange is running and nothing waits before it.
+    pub fn is_ready(&self) -> bool {
+        self.conn.is_ready() && !self.outgoing.has_waiting()
+    }
+
+    /// Unsent bytes of the whole connection.
+    pub const fn backlog(&self) -> u32 {
+        self.outgoing.backlog()
+    }
+
+    /// Reading more for this channel makes sense: it can be sealed, and the socket keeps up.
+    pub fn may_send(&self) -> bool {
+        self.is_ready() && self.outgoing.backlog() < LINK_UNSENT_BYTES_MAX
+    }
+
+    /// `None` is back-pressure: `on_ready` is called again when leases have come back.
+    pub fn take(&mut self, class: Class) -> Option<Lease> {
+        let lease = self.around.pool.take(class);
+        self.wishes.starved |= lease.is_none();
+        lease
+    }
+
+    pub fn give_back(&mut self, lease: Lease) {
+        self.around.pool.give_back(lease);
+    }
+
+    pub fn bytes<'b>(&'b mut self, lease: &'b mut Lease) -> &'b mut [u8] {
+        self.around.pool.bytes(lease)
+    }
+
+    /// Cuts `lease` at `at`; it keeps the front and the rest is returned.
+    pub fn split(&mut self, lease: &mut Lease, at: u32) -> Lease {
+        self.around.pool.split(lease, at)
+    }
+
+    /// Takes a lease and lays out packets in it for up to `want` data bytes, reserving credit.
+    /// `None` when either is lacking.
+    pub fn plan(
+        &mut self,
+        extended: Option<u32>,
+        want: u32,
+        class: Class,
+    ) -> Option<(Plan, Lease)> {
+        if self.credit() == 0 {
+            return None;
+        }
+        let lease = self.take(class)?;
+        match self.conn.plan(self.id, extended, PLAN_AT, lease.len(), want) {
+            Some(plan) => Some((plan, lease)),
+            None => {
+                self.give_back(lease);
+                None
+            }
+        }
+    }
+
+    /// Sends the first `got` data bytes of a plan, now or when the key exchange is over, in order
+    /// with everything sent before. The rest of its credit is refunded.
+    pub fn send(&mut self, plan: Plan, got: u32, lease: Lease) {
+        self.command(Command::Data { plan, got, lease });
+    }
+
+    /// Refunds the plan's credit and gives the lease back.
+    pub fn drop_plan(&mut self, plan: Plan, lease: Lease) {
+        self.conn.drop_plan(plan);
+        self.give_back(lease);
+    }
+
+    /// Reserves credit for a read into a shared buffer, whose size is only known afterwards.
+    /// `false`, and nothing reserved, when the window or the peer's packets are too small for one;
+    /// read with a plan instead.
+    pub fn reserve_shared(&mut self) -> bool {
+        if self.credit() < SMALL_BYTES || self.packet_max() < SMALL_BYTES {
+            return false;
+        }
+        self.conn.reserve(self.id, SMALL_BYTES) == SMALL_BYTES
+    }
+
+    /// Gives back what `reserve_shared` reserved, when its read brought nothing.
+    pub fn refund_shared(&mut self) {
+        self.conn.refund(self.id, SMALL_BYTES);
+    }
+
+    /// Sends what a shared read brought: the packet is built around the bytes where they are.
+    /// Spends the reservation of `reserve_shared`.
+    pub fn send_shared(&mut self, extended: Option<u32>, lease: Lease, data: Span) {
+        self.conn.refund(self.id, SMALL_BYTES.saturating_sub(data.len));
+        let plan = self.conn.plan_around(self.id, extended, data);
+        self.command(Command::Data { plan, got: data.len, lease });
+    }
+
+    /// Small channel data, copied and sealed at once. `false`, and nothing done, when credit,
+    /// readiness or an outbox is lacking: try again in `on_ready`.
+    pub fn reply(&mut self, bytes: &[u8]) -> bool {
+        if !self.is_ready() {
+            return false;
+        }
+        let (id, conn) = (self.id, &mut *self.conn);
+        let written =
+            self.outgoing.with_env(&mut self.around, |env, _| conn.write_data(id, None, bytes, env));
+        self.wishes.starved |= written.is_none();
+        written.unwrap_or(false)
+    }
+
+    /// The bytes have left for good; their window may be granted again.
+    pub fn consumed(&mut self, bytes: u32) {
+        if bytes > 0 {
+            self.command(Command::Consumed { id: self.id, bytes });
+        }
+    }
+
+    /// Gives a chunk of channel data back and counts it as consumed.
+    pub fn discard(&mut self, data: Chunk) {
+        let bytes = data.span.len;
+        self.give_back(data.lease);
+        self.consumed(bytes);
+    }
+
+    /// Answers the request that started the service.
+    pub fn answer_request(&mut self, ok: bool) {
+        self.command(Command::Reply { id: self.id, ok });
+    }
+
+    pub fn eof(&mut self) {
+        self.command(Command::Eof(self.id));
+    }
+
+    pub fn exit_status(&mut self, code: u32) {
+        self.command(Command::ExitStatus { id: self.id, code });
+    }
+
+    /// `name` without the SIG prefix (RFC 4254 §6.10).
+    pub fn exit_signal(&mut self, name: &'static str, core_dumped: bool) {
+        self.command(Command::ExitSignal { id: self.id, name, core_dumped });
+    }
+
+    pub fn close(&mut self) {
+        self.command(Command::Close(self.id));
+    }
+
+    /// Asks for an operation; its completion comes to `on_completion` with this tag. A tag has one
+    /// operation in flight at a time.
+    pub fn submit(&mut self, tag: u16, op: Op) {
+        self.wishes.ops.push((tag, op));
+    }
+
+    /// Asks for the operation with this tag to end early. Its completion still comes.
+    pub fn cancel(&mut self, tag: u16) {
+        self.wishes.cancels.push(tag);
+    }
+
+    /// Asks for a job; its outcome comes to `on_done` with this tag.
+    pub fn job(&mut self, tag: u16, job: Job) {
+        self.wishes.jobs.push((tag, job));
+    }
+
+    /// Closes a descriptor on which nothing is in flight.
+    pub fn close_fd(&mut self, fd: Fd) {
+        self.wishes.closes.push(fd);
+    }
+
+    fn command(&mut self, command: Command) {
+        if let Err(error) = self.outgoing.command(command, self.conn, &mut self.around) {
+            self.failed.get_or_insert(error);
+        }
+    }
+}

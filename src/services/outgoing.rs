@@ -1,0 +1,266 @@
+use std::collections::VecDeque;
+
+use crate::base::{Entropy, Instant, Span};
+use crate::connection::{ChannelId, Conn, Plan};
+use crate::limits::{GATHER_MAX, OUTBOX_RESERVE};
+use crate::reactor::{Chunk, Class, Gather, Lease, Pool};
+use crate::transport::{Env, Error, Outbox};
+
+/// What a service asks of the protocol. Kept in order while a key exchange runs or no outbox can
+/// be had, because data, EOF and CLOSE of a channel must leave in order.
+#[derive(Debug)]
+pub enum Command {
+    Data { plan: Plan, got: u32, lease: Lease },
+    Consumed { id: ChannelId, bytes: u32 },
+    Reply { id: ChannelId, ok: bool },
+    Eof(ChannelId),
+    ExitStatus { id: ChannelId, code: u32 },
+    ExitSignal { id: ChannelId, name: &'static str, core_dumped: bool },
+    Close(ChannelId),
+}
+
+/// The sending half of a connection: what has been sealed and not sent, in order, and what could
+/// not be sealed yet.
+///
+/// Small packets gather in an outbox; data sealed in its own lease goes behind them. One send takes
+/// as many chunks as fit one operation, so replies of one turn leave together.
+#[derive(Debug, Default)]
+pub struct Outgoing {
+    outbox: Option<OutboxLease>,
+    sealed: VecDeque<Chunk>,
+    waiting: VecDeque<Command>,
+    unsent: u32,
+    sending: bool,
+}
+
+#[derive(Debug)]
+struct OutboxLease {
+    lease: Lease,
+    used: u32,
+}
+
+/// The link's surroundings that every command needs.
+pub struct Surroundings<'a> {
+    pub now: Instant,
+    pub pool: &'a mut Pool,
+    pub entropy: &'a mut dyn Entropy,
+}
+
+impl Outgoing {
+    /// Bytes sealed whose send has not completed.
+    pub const fn backlog(&self) -> u32 {
+        self.unsent
+    }
+
+    pub const fn is_sending(&self) -> bool {
+        self.sending
+    }
+
+    /// Nothing sealed, nothing waiting, nothing in flight: no lease is held.
+    pub fn is_idle(&self) -> bool {
+        !self.sending && self.sealed.is_empty() && self.waiting.is_empty() && self.outbox.is_none()
+    }
+
+    /// Commands wait for the end of a key exchange or for an outbox.
+    pub fn has_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Runs `call` with an environment whose outbox has room for the largest reply to one packet.
+    /// `None`, and nothing was called, when no outbox can be had now.
+    pub fn with_env<T>(
+        &mut self,
+        around: &mut Surroundings<'_>,
+        call: impl FnOnce(&mut Env<'_>, &Pool) -> T,
+    ) -> Option<T> {
+        let OutboxLease { mut lease, used } = self.roomy_outbox(around.pool)?;
+        let pool = &*around.pool;
+        let out = Outbox::new(pool.bytes(&mut lease), used as usize);
+        let mut env = Env { now: around.now, entropy: around.entropy, out };
+        let answer = call(&mut env, pool);
+        let after = env.out.used() as u32;
+        self.unsent = self.unsent.saturating_add(after.saturating_sub(used));
+        if after == 0 {
+            around.pool.give_back(lease);
+        } else {
+            self.outbox = Some(OutboxLease { lease, used: after });
+        }
+        Some(answer)
+    }
+
+    /// Carries out `command`, or keeps it in order behind those that already wait.
+    pub fn command(
+        &mut self,
+        command: Command,
+        conn: &mut Conn,
+        around: &mut Surroundings<'_>,
+    ) -> Result<(), Error> {
+        if !self.waiting.is_empty() {
+            self.waiting.push_back(command);
+            return Ok(());
+        }
+        match self.attempt(command, conn, around)? {
+            None => Ok(()),
+            Some(command) => {
+                self.waiting.push_back(command);
+                Ok(())
+            }
+        }
+    }
+
+    /// Carries out what waited, as far as it goes now.
+    pub fn resume(&mut self, conn: &mut Conn, around: &mut Surroundings<'_>) -> Result<(), Error> {
+        while let Some(command) = self.waiting.pop_front() {
+            if let Some(command) = self.attempt(command, conn, around)? {
+                self.waiting.push_front(command);
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The next send, if none is in flight and there is something to say.
+    pub fn next_send(&mut self) -> Option<Gather> {
+        if self.sending {
+            return None;
+        }
+        if self.sealed.len() < GATHER_MAX {
+            self.seal_outbox();
+        }
+        let mut gather = Gather::new();
+        while !gather.is_full() {
+            let Some(chunk) = self.sealed.pop_front() else { break };
+            if let Err(chunk) = gather.push(chunk) {
+                self.sealed.push_front(chunk);
+                break;
+            }
+        }
+        if gather.is_empty() {
+            return None;
+        }
+        self.sending = true;
+        Some(gather)
+    }
+
+    /// A send has completed; its leases go back.
+    pub fn sent(&mut self, mut gather: Gather, pool: &mut Pool) {
+        self.sending = false;
+        while let Some(chunk) = gather.pop() {
+            self.unsent = self.unsent.saturating_sub(chunk.span.len);
+            pool.give_back(chunk.lease);
+        }
+    }
+
+    /// The driver had no room for the send; it is tried again later.
+    pub fn unsend(&mut self, mut gather: Gather) {
+        self.sending = false;
+        let mut chunks = Vec::with_capacity(GATHER_MAX);
+        while let Some(chunk) = gather.pop() {
+            chunks.push(chunk);
+        }
+        for chunk in chunks.into_iter().rev() {
+            self.sealed.push_front(chunk);
+        }
+    }
+
+    /// The connection is over: nothing more will be sent, every lease goes back.
+    pub fn abandon(&mut self, pool: &mut Pool) {
+        while let Some(chunk) = self.sealed.pop_front() {
+            pool.give_back(chunk.lease);
+        }
+        while let Some(command) = self.waiting.pop_front() {
+            if let Command::Data { lease, .. } = command {
+                pool.give_back(lease);
+            }
+        }
+        if let Some(OutboxLease { lease, .. }) = self.outbox.take() {
+            pool.give_back(lease);
+        }
+        self.unsent = 0;
+    }
+
+    /// The channel is gone: what it still had waiting has no meaning any more.
+    pub fn forget_channel(&mut self, gone: ChannelId, pool: &mut Pool) {
+        let mut kept = VecDeque::new();
+        while let Some(command) = self.waiting.pop_front() {
+            if command.channel() != gone {
+                kept.push_back(command);
+            } else if let Command::Data { lease, .. } = command {
+                pool.give_back(lease);
+            }
+        }
+        self.waiting = kept;
+    }
+
+    /// Answers the command back when it has to wait.
+    fn attempt(
+        &mut self,
+        command: Command,
+        conn: &mut Conn,
+        around: &mut Surroundings<'_>,
+    ) -> Result<Option<Command>, Error> {
+        if let Command::Data { plan, got, mut lease } = command {
+            let bytes = around.pool.bytes(&mut lease);
+            return Ok(match conn.seal_plan(&plan, got, bytes, around.entropy) {
+                Ok(span) => {
+                    self.push_sealed(Chunk { lease, span });
+                    None
+                }
+                Err(_deferred) => Some(Command::Data { plan, got, lease }),
+            });
+        }
+        let done = self.with_env(around, |env, _| match &command {
+            Command::Data { .. } => Ok(()),
+            Command::Consumed { id, bytes } => conn.consumed(*id, *bytes, env),
+            Command::Reply { id, ok } => conn.reply(*id, *ok, env),
+            Command::Eof(id) => conn.send_eof(*id, env),
+            Command::ExitStatus { id, code } => conn.exit_status(*id, *code, env),
+            Command::ExitSignal { id, name, core_dumped } => {
+                conn.exit_signal(*id, name, *core_dumped, "", env)
+            }
+            Command::Close(id) => conn.close(*id, env),
+        });
+        match done {
+            None => Ok(Some(command)),
+            Some(outcome) => outcome.map(|()| None),
+        }
+    }
+
+    fn push_sealed(&mut self, chunk: Chunk) {
+        self.seal_outbox();
+        self.unsent = self.unsent.saturating_add(chunk.span.len);
+        self.sealed.push_back(chunk);
+    }
+
+    /// Moves the outbox's bytes behind what is already sealed, keeping the order of sealing.
+    fn seal_outbox(&mut self) {
+        if let Some(OutboxLease { lease, used }) = self.outbox.take() {
+            self.sealed.push_back(Chunk { lease, span: Span::new(0, used) });
+        }
+    }
+
+    fn roomy_outbox(&mut self, pool: &mut Pool) -> Option<OutboxLease> {
+        match self.outbox.take() {
+            Some(outbox) if outbox.lease.len() - outbox.used >= OUTBOX_RESERVE => Some(outbox),
+            full => {
+                self.outbox = full;
+                self.seal_outbox();
+                Some(OutboxLease { lease: pool.take(Class::Packet)?, used: 0 })
+            }
+        }
+    }
+}
+
+impl Command {
+    const fn channel(&self) -> ChannelId {
+        match self {
+            Command::Data { plan, .. } => plan.channel,
+            Command::Consumed { id, .. }
+            | Command::Reply { id, .. }
+            | Command::Eof(id)
+            | Command::ExitStatus { id, .. }
+            | Command::ExitSignal { id, .. }
+            | Command::Close(id) => *id,
+        }
+    }
+}
