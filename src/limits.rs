@@ -56,6 +56,8 @@ pub const SIGNATURE_BYTES_MAX: u32 = 4 * 1024;
 pub const EXT_INFO_COUNT_MAX: u32 = 64;
 pub const EXT_INFO_VALUE_BYTES_MAX: u32 = 4 * 1024;
 pub const DISCONNECT_TEXT_BYTES_MAX: u32 = 1024;
+/// An RFC 3066 tag; nobody sends one.
+pub const LANGUAGE_BYTES_MAX: u32 = 64;
 pub const DEBUG_TEXT_BYTES_MAX: u32 = 32 * 1024;
 pub const PING_BYTES_MAX: u32 = 1024;
 /// Rekey by default after this much in one direction, well under RFC 4344's bound for 16-byte

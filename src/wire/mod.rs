@@ -3,7 +3,9 @@
 //! Every decoder bounds a length before it believes it and ends with [`Reader::end`], so trailing
 //! bytes are an error everywhere.
 
+pub mod number;
 mod reader;
+pub mod transport;
 mod writer;
 
 pub use reader::{Malformed, NameList, Reader};
