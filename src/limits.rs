@@ -31,6 +31,10 @@ pub const SMALL_SLOTS: u32 = 256;
 pub const PACKET_SLOTS: u32 = 1024;
 /// Bulk leases a shard: 64 MiB of address space, touched only when used.
 pub const BULK_SLOTS: u32 = 248;
+/// Free slots of a class whose memory stays warm when the pool is trimmed.
+pub const TRIM_RESERVE_SLOTS: usize = 4;
+/// Slots of a class trimmed in one call, about half a millisecond of page-table work.
+pub const TRIM_SLOTS_A_CALL: usize = 32;
 
 // ---- Transport (RFC 4253) ------------------------------------------------------------------
 

@@ -3,9 +3,11 @@
 
 mod op;
 mod pool;
+mod timers;
 
 pub use op::{Chunk, Completion, Errno, Fd, Full, Gather, Op, Spans, Target, Token};
-pub use pool::{Class, Lease, Pool};
+pub use pool::{Class, Lease, Pool, PoolSizes, PoolStats, leases_lost};
+pub use timers::Timers;
 
 use crate::base::Instant;
 
