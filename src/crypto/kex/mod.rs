@@ -1,0 +1,335 @@
+//! Key exchange methods: what the two public values are and how a shared secret comes of them.
+//!
+//! Every method is two steps. The client makes a [`KexSecret`] and a public value; the server
+//! answers it with [`respond`]; the client finishes. A public value that no honest peer makes is
+//! refused before any secret touches it.
+
+mod curve;
+mod kem;
+
+use std::fmt;
+
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+
+use self::curve::{Curve, CurveSecret};
+use self::kem::{Kem, KemSecret};
+use super::{CryptoError, HashKind, KexError};
+use crate::base::Entropy;
+use crate::wire::Writer;
+
+/// A key exchange method (RFC 4253 §7.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum KexKind {
+    /// draft-ietf-sshm-mlkem-hybrid-kex: ML-KEM-768 and X25519.
+    MlKem768X25519,
+    /// draft-ietf-sshm-ntruprime-ssh: Streamlined NTRU Prime 761 and X25519.
+    Sntrup761X25519,
+    /// RFC 8731.
+    Curve25519,
+    /// RFC 5656 §4.
+    EcdhP256,
+    /// RFC 5656 §4.
+    EcdhP384,
+    /// RFC 5656 §4.
+    EcdhP521,
+    /// Two nonces hashed together, for the simulator alone.
+    #[cfg(feature = "sim")]
+    Toy,
+}
+
+impl KexKind {
+    /// Every method fit for a real connection, in our order of preference: the ones that resist a
+    /// quantum computer first, and of equals the cheaper first.
+    pub const DEFAULT: &'static [KexKind] = &[
+        KexKind::MlKem768X25519,
+        KexKind::Sntrup761X25519,
+        KexKind::Curve25519,
+        KexKind::EcdhP256,
+        KexKind::EcdhP384,
+        KexKind::EcdhP521,
+    ];
+
+    /// The names used in negotiation; the standard one first, then older spellings of the same.
+    pub const fn names(self) -> &'static [&'static str] {
+        match self {
+            KexKind::MlKem768X25519 => &["mlkem768x25519-sha256"],
+            KexKind::Sntrup761X25519 => {
+                &["sntrup761x25519-sha512", "sntrup761x25519-sha512@openssh.com"]
+            }
+            KexKind::Curve25519 => &["curve25519-sha256", "curve25519-sha256@libssh.org"],
+            KexKind::EcdhP256 => &["ecdh-sha2-nistp256"],
+            KexKind::EcdhP384 => &["ecdh-sha2-nistp384"],
+            KexKind::EcdhP521 => &["ecdh-sha2-nistp521"],
+            #[cfg(feature = "sim")]
+            KexKind::Toy => &["toy@tidegate.invalid"],
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<KexKind> {
+        #[cfg(feature = "sim")]
+        if KexKind::Toy.names().contains(&name) {
+            return Some(KexKind::Toy);
+        }
+        KexKind::DEFAULT.iter().copied().find(|kind| kind.names().contains(&name))
+    }
+
+    /// The hash of the exchange and of key derivation.
+    pub const fn hash(self) -> HashKind {
+        match self {
+            KexKind::MlKem768X25519 | KexKind::Curve25519 | KexKind::EcdhP256 => HashKind::Sha256,
+            KexKind::EcdhP384 => HashKind::Sha384,
+            KexKind::Sntrup761X25519 | KexKind::EcdhP521 => HashKind::Sha512,
+            #[cfg(feature = "sim")]
+            KexKind::Toy => HashKind::Sha256,
+        }
+    }
+
+    const fn scheme(self) -> Scheme {
+        match self {
+            KexKind::MlKem768X25519 => Scheme::Hybrid(Kem::MlKem768),
+            KexKind::Sntrup761X25519 => Scheme::Hybrid(Kem::Sntrup761),
+            KexKind::Curve25519 => Scheme::Curve(Curve::X25519),
+            KexKind::EcdhP256 => Scheme::Curve(Curve::P256),
+            KexKind::EcdhP384 => Scheme::Curve(Curve::P384),
+            KexKind::EcdhP521 => Scheme::Curve(Curve::P521),
+            #[cfg(feature = "sim")]
+            KexKind::Toy => Scheme::Toy,
+        }
+    }
+}
+
+/// How a method is put together.
+enum Scheme {
+    /// One Diffie-Hellman exchange; K is its result as an mpint.
+    Curve(Curve),
+    /// A KEM beside X25519; K is the hash of both results, as a string.
+    Hybrid(Kem),
+    #[cfg(feature = "sim")]
+    Toy,
+}
+
+/// The client's half of a key exchange, waiting for the server's public value. Used up by
+/// [`KexSecret::finish`]; an ephemeral secret serves once.
+pub struct KexSecret {
+    hash: HashKind,
+    secret: Secret,
+}
+
+enum Secret {
+    Curve(CurveSecret),
+    Hybrid(KemSecret, CurveSecret),
+    #[cfg(feature = "sim")]
+    Toy([u8; TOY_BYTES]),
+}
+
+impl KexSecret {
+    /// Makes an ephemeral secret and the public value to send. Real methods draw on the library's
+    /// own generator whatever `entropy` is; only the simulator's method uses `entropy`.
+    pub fn generate(
+        kind: KexKind,
+        entropy: &mut dyn Entropy,
+    ) -> Result<(KexSecret, Vec<u8>), CryptoError> {
+        let (secret, public) = match kind.scheme() {
+            Scheme::Curve(curve) => {
+                let (secret, public) = CurveSecret::generate(curve)?;
+                (Secret::Curve(secret), public)
+            }
+            Scheme::Hybrid(kem) => {
+                let (kem_secret, mut public) = KemSecret::generate(kem)?;
+                let (curve_secret, curve_public) = CurveSecret::generate(Curve::X25519)?;
+                public.extend_from_slice(&curve_public);
+                (Secret::Hybrid(kem_secret, curve_secret), public)
+            }
+            #[cfg(feature = "sim")]
+            Scheme::Toy => {
+                let nonce = toy_nonce(entropy);
+                (Secret::Toy(nonce), nonce.to_vec())
+            }
+        };
+        let _ = entropy;
+        Ok((KexSecret { hash: kind.hash(), secret }, public))
+    }
+
+    /// Takes the server's public value.
+    pub fn finish(self, server_public: &[u8]) -> Result<SharedSecret, KexError> {
+        match self.secret {
+            Secret::Curve(secret) => SharedSecret::mpint(&secret.agree(server_public)?),
+            Secret::Hybrid(kem, curve) => {
+                let (ciphertext, point) = split_hybrid(server_public, kem.ciphertext_bytes())?;
+                let classical = curve.agree(point)?;
+                let post_quantum = kem.decapsulate(ciphertext)?;
+                SharedSecret::combined(self.hash, &post_quantum, &classical)
+            }
+            #[cfg(feature = "sim")]
+            Secret::Toy(nonce) => toy_secret(&nonce, server_public, server_public),
+        }
+    }
+}
+
+impl fmt::Debug for KexSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KexSecret")
+    }
+}
+
+/// The server's whole part: checks the client's public value, answers the public value to send back
+/// and the shared secret.
+pub fn respond(
+    kind: KexKind,
+    client_public: &[u8],
+    entropy: &mut dyn Entropy,
+) -> Result<(Vec<u8>, SharedSecret), KexError> {
+    let answer = match kind.scheme() {
+        Scheme::Curve(curve) => {
+            let (secret, public) = CurveSecret::generate(curve)?;
+            (public, SharedSecret::mpint(&secret.agree(client_public)?)?)
+        }
+        Scheme::Hybrid(kem) => {
+            let (key, point) = split_hybrid(client_public, kem.key_bytes())?;
+            let (secret, curve_public) = CurveSecret::generate(Curve::X25519)?;
+            let classical = secret.agree(point)?;
+            let (mut public, post_quantum) = kem.encapsulate(key)?;
+            public.extend_from_slice(&curve_public);
+            (public, SharedSecret::combined(kind.hash(), &post_quantum, &classical)?)
+        }
+        #[cfg(feature = "sim")]
+        Scheme::Toy => {
+            let nonce = toy_nonce(entropy);
+            (nonce.to_vec(), toy_secret(client_public, &nonce, client_public)?)
+        }
+    };
+    let _ = entropy;
+    Ok(answer)
+}
+
+/// The shared secret K, encoded as the method hashes it: an mpint for plain Diffie-Hellman, a
+/// string for the hybrids (which hash a fixed-length value). Wiped when dropped.
+#[derive(Zeroize, ZeroizeOnDrop)]
+pub struct SharedSecret {
+    bytes: [u8; ENCODED_BYTES_MAX],
+    len: usize,
+}
+
+/// Length field, sign byte and a P-521 coordinate.
+const ENCODED_BYTES_MAX: usize = 4 + 1 + 66;
+
+impl SharedSecret {
+    /// K as it enters the exchange hash and key derivation, length field included.
+    pub fn encoded(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or(&[])
+    }
+
+    /// RFC 8731 §3.1, RFC 5656 §4: the bytes are a big-endian number.
+    fn mpint(magnitude: &[u8]) -> Result<SharedSecret, KexError> {
+        SharedSecret::write(|out| out.mpint(magnitude))
+    }
+
+    /// K = HASH(post-quantum secret || classical secret).
+    fn combined(
+        hash: HashKind,
+        post_quantum: &[u8],
+        classical: &[u8],
+    ) -> Result<SharedSecret, KexError> {
+        let mut hasher = hash.hasher();
+        hasher.update(post_quantum);
+        hasher.update(classical);
+        let digest = Zeroizing::new(hasher.finish());
+        SharedSecret::write(|out| out.string((*digest).as_ref()))
+    }
+
+    fn write(
+        encode: impl FnOnce(&mut Writer<'_>) -> Result<(), crate::wire::NoSpace>,
+    ) -> Result<SharedSecret, KexError> {
+        let mut secret = SharedSecret { bytes: [0; ENCODED_BYTES_MAX], len: 0 };
+        let mut out = Writer::new(&mut secret.bytes);
+        encode(&mut out).map_err(|_| CryptoError::Library)?;
+        secret.len = out.len();
+        Ok(secret)
+    }
+}
+
+impl fmt::Debug for SharedSecret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SharedSecret")
+    }
+}
+
+/// Cuts a hybrid public value at `kem_bytes`; what follows must be one X25519 point.
+fn split_hybrid(public: &[u8], kem_bytes: usize) -> Result<(&[u8], &[u8]), KexError> {
+    let (kem, point) = public.split_at_checked(kem_bytes).ok_or(KexError::Length)?;
+    if point.len() == Curve::X25519.public_bytes() {
+        Ok((kem, point))
+    } else {
+        Err(KexError::Length)
+    }
+}
+
+#[cfg(feature = "sim")]
+const TOY_BYTES: usize = 32;
+
+#[cfg(feature = "sim")]
+fn toy_nonce(entropy: &mut dyn Entropy) -> [u8; TOY_BYTES] {
+    let mut nonce = [0; TOY_BYTES];
+    entropy.fill(&mut nonce);
+    nonce
+}
+
+#[cfg(feature = "sim")]
+fn toy_secret(client: &[u8], server: &[u8], peer: &[u8]) -> Result<SharedSecret, KexError> {
+    if peer.len() != TOY_BYTES {
+        return Err(KexError::Length);
+    }
+    SharedSecret::combined(HashKind::Sha256, client, server)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::SeededEntropy;
+
+    const ALL: &[KexKind] = &[
+        KexKind::MlKem768X25519,
+        KexKind::Sntrup761X25519,
+        KexKind::Curve25519,
+        KexKind::EcdhP256,
+        KexKind::EcdhP384,
+        KexKind::EcdhP521,
+        #[cfg(feature = "sim")]
+        KexKind::Toy,
+    ];
+
+    fn entropy() -> SeededEntropy {
+        SeededEntropy::new(7)
+    }
+
+    fn client(kind: KexKind) -> (KexSecret, Vec<u8>) {
+        KexSecret::generate(kind, &mut entropy()).expect("a secret")
+    }
+
+    #[test]
+    fn names_round_trip() {
+        for kind in ALL {
+            for name in kind.names() {
+                assert_eq!(KexKind::from_name(name), Some(*kind));
+            }
+        }
+        for name in ["", "none", "diffie-hellman-group1-sha1", "kex-strict-s-v00@openssh.com"] {
+            assert_eq!(KexKind::from_name(name), None);
+        }
+    }
+
+    #[test]
+    fn both_sides_come_to_the_same_secret() {
+        for kind in ALL {
+            let (secret, public) = client(*kind);
+            let (reply, ours) = respond(*kind, &public, &mut entropy()).expect("a reply");
+            let theirs = secret.finish(&reply).expect("a secret");
+            assert_eq!(ours.encoded(), theirs.encoded(), "{kind:?}");
+            let (again, _) = client(*kind);
+            let other = again.finish(&reply).map(|secret| secret.encoded().to_vec());
+            if kind.names() != ["toy@tidegate.invalid"] {
+                assert_ne!(other, Ok(ours.encoded().to_vec()), "{kind:?}");
+            }
+        }
+    }
+}

@@ -1,0 +1,173 @@
+use std::fmt;
+
+use super::cipher::chacha::ChachaOpenKey;
+use super::cipher::ctr_mac::CtrMacKey;
+use super::cipher::gcm::GcmKey;
+#[cfg(feature = "sim")]
+use super::cipher::toy::ToyKey;
+use super::seal::{CHACHA_GEOMETRY, GCM_GEOMETRY};
+use super::{BadTag, CipherKind, Counters, CryptoError, DirectionKeys, Geometry, Provider, Stamp};
+
+/// The receiving half of one direction's keys. Immutable and `Sync`.
+pub enum OpenKey {
+    /// Before the first NEWKEYS.
+    Plain,
+    Gcm(GcmKey),
+    Chacha(ChachaOpenKey),
+    CtrMac(Box<CtrMacKey>),
+    #[cfg(feature = "sim")]
+    Toy(ToyKey),
+}
+
+impl OpenKey {
+    /// Sets the keys up for use; the raw bytes are the caller's to keep or to drop.
+    pub fn new(provider: Provider, keys: &DirectionKeys) -> Result<OpenKey, CryptoError> {
+        let cipher = keys.suite().cipher();
+        if !provider.supports(cipher) {
+            return Err(CryptoError::Unsupported);
+        }
+        Ok(match cipher {
+            CipherKind::Aes128Gcm | CipherKind::Aes256Gcm => {
+                OpenKey::Gcm(GcmKey::new(provider, keys)?)
+            }
+            CipherKind::Chacha20Poly1305 => OpenKey::Chacha(ChachaOpenKey::new(provider, keys)?),
+            CipherKind::Aes128Ctr | CipherKind::Aes192Ctr | CipherKind::Aes256Ctr => {
+                OpenKey::CtrMac(Box::new(CtrMacKey::new(provider, keys)?))
+            }
+            #[cfg(feature = "sim")]
+            CipherKind::Toy => OpenKey::Toy(ToyKey::new(keys)?),
+        })
+    }
+
+    /// How packets under this key are cut.
+    pub const fn geometry(&self) -> Geometry {
+        match self {
+            OpenKey::Plain => Geometry::PLAIN,
+            OpenKey::Gcm(_) => GCM_GEOMETRY,
+            OpenKey::Chacha(_) => CHACHA_GEOMETRY,
+            OpenKey::CtrMac(key) => key.geometry(),
+            #[cfg(feature = "sim")]
+            OpenKey::Toy(_) => CHACHA_GEOMETRY,
+        }
+    }
+
+    /// The `packet_length` of the packet at `place`, from its first four bytes.
+    ///
+    /// Nothing has been authenticated yet: bound it, wait for that many bytes, and do nothing else
+    /// with it. An attacker may have chosen it.
+    pub fn packet_length(&self, place: &Counters, first: [u8; 4]) -> u32 {
+        u32::from_be_bytes(match self {
+            OpenKey::Plain | OpenKey::Gcm(_) => first,
+            OpenKey::Chacha(key) => key.packet_length(place.seq(), first),
+            OpenKey::CtrMac(key) => key.packet_length(place.blocks(), first),
+            #[cfg(feature = "sim")]
+            OpenKey::Toy(_) => first,
+        })
+    }
+
+    /// Opens one packet in place: length field, ciphertext and tag in; length, padding length,
+    /// payload and padding out, with the tag's bytes left behind them.
+    ///
+    /// After `Err` the packet is all zeros. Nothing of it was released, and the connection is over.
+    pub fn open(&self, stamp: Stamp, packet: &mut [u8]) -> Result<(), BadTag> {
+        let opened = match self {
+            OpenKey::Plain => Ok(()),
+            OpenKey::Gcm(key) => key.open(stamp, packet),
+            OpenKey::Chacha(key) => key.open(stamp, packet),
+            OpenKey::CtrMac(key) => key.open(stamp, packet),
+            #[cfg(feature = "sim")]
+            OpenKey::Toy(key) => key.open(stamp, packet),
+        };
+        if opened.is_err() {
+            packet.fill(0);
+        }
+        opened
+    }
+}
+
+impl fmt::Debug for OpenKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OpenKey({:?})", self.geometry())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::crypto::testing::{every_suite, frame, keys_for};
+    use crate::crypto::{SealKey, Suite};
+
+    fn pair(provider: Provider, suite: Suite) -> (SealKey, OpenKey) {
+        let keys = keys_for(suite, 1);
+        let seal = SealKey::new(provider, &keys).expect("keys of the right size");
+        let open = OpenKey::new(provider, &keys).expect("keys of the right size");
+        (seal, open)
+    }
+
+    fn stamp(counters: &mut Counters, packet: &[u8], geometry: Geometry) -> Stamp {
+        let len = packet.len() as u32 - u32::from(geometry.tag);
+        counters.stamp(len).expect("fresh keys")
+    }
+
+    #[test]
+    fn keys_may_be_shared_between_threads() {
+        fn shared<T: Send + Sync>() {}
+        shared::<SealKey>();
+        shared::<OpenKey>();
+    }
+
+    #[test]
+    fn a_key_cuts_packets_as_its_suite_does() {
+        for (provider, suite) in every_suite() {
+            let (seal, open) = pair(provider, suite);
+            assert_eq!(seal.geometry(), suite.geometry(), "{suite:?}");
+            assert_eq!(open.geometry(), suite.geometry(), "{suite:?}");
+        }
+        assert_eq!(SealKey::Plain.geometry(), Geometry::PLAIN);
+    }
+
+    #[test]
+    fn a_provider_refuses_what_it_does_not_support() {
+        for suite in Suite::all() {
+            let keys = keys_for(suite, 1);
+            #[cfg(feature = "ring")]
+            {
+                let ring = SealKey::new(Provider::Ring, &keys);
+                assert_eq!(ring.is_ok(), suite.cipher().is_aead());
+            }
+            #[cfg(feature = "sim")]
+            assert!(OpenKey::new(Provider::Toy, &keys).is_err());
+            assert!(OpenKey::new(Provider::AwsLc, &keys).is_ok());
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(32))]
+
+        /// A conversation: each packet opens to what was sealed, and its length reads the same.
+        #[test]
+        fn what_is_sealed_opens(
+            payloads in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..600), 1..6)
+        ) {
+            for (provider, suite) in every_suite() {
+                let (seal, open) = pair(provider, suite);
+                let (mut sending, mut receiving) = (Counters::new(), Counters::new());
+                for payload in &payloads {
+                    let clear = frame(seal.geometry(), payload);
+                    let mut packet = clear.clone();
+                    seal.seal(stamp(&mut sending, &packet, seal.geometry()), &mut packet);
+                    let first = *packet.first_chunk().expect("a length field");
+                    let tag = usize::from(open.geometry().tag);
+                    let expected = packet.len() - 4 - tag;
+                    prop_assert_eq!(open.packet_length(&receiving, first) as usize, expected);
+                    let place = stamp(&mut receiving, &packet, open.geometry());
+                    prop_assert_eq!(open.open(place, &mut packet), Ok(()));
+                    let end = packet.len() - tag;
+                    prop_assert_eq!(&packet[..end], &clear[..end]);
+                }
+            }
+        }
+    }
+}
