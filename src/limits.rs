@@ -105,6 +105,11 @@ pub const AUTH_FAILURE_DELAY: Duration = Duration::from_millis(5);
 pub const AUTHORIZED_KEYS_BYTES_MAX: u64 = 1024 * 1024;
 pub const AUTHORIZED_KEYS_LINE_BYTES_MAX: usize = 8 * 1024;
 pub const BANNER_BYTES_MAX: u32 = 16 * 1024;
+/// The list of methods that may go on.
+pub const AUTH_METHODS_BYTES_MAX: u32 = 1024;
+/// Questions in one round of keyboard-interactive, and the text of each.
+pub const AUTH_PROMPTS_MAX: u32 = 32;
+pub const PROMPT_BYTES_MAX: u32 = 4 * 1024;
 
 // ---- Channels (RFC 4254) -------------------------------------------------------------------
 
@@ -131,11 +136,19 @@ pub const PTY_MODES_BYTES_MAX: u32 = 1024;
 pub const PTY_SIDE_MAX: u32 = 10_000;
 pub const SIGNAL_NAME_BYTES_MAX: u32 = 32;
 pub const HOST_BYTES_MAX: u32 = 255;
+/// A Unix socket's path in a forwarding request.
+pub const SOCKET_PATH_BYTES_MAX: u32 = 1024;
 pub const OPEN_FAILURE_TEXT_BYTES_MAX: u32 = 1024;
 /// Global requests of ours awaiting an answer.
 pub const GLOBAL_PENDING_MAX: usize = 8;
 /// Requests on one channel that arrived behind a start still under way.
 pub const REPLIES_PENDING_MAX: usize = 16;
+/// The bytes of such requests on one connection.
+pub const HELD_REQUEST_BYTES_MAX: usize = 128 * 1024;
+/// Requests of ours on one channel awaiting an answer.
+pub const REQUESTS_UNANSWERED_MAX: u32 = 256;
+/// The least receive window a channel is given when a link's sum runs short.
+pub const WINDOW_BYTES_MIN: u32 = 16 * 1024;
 
 // ---- SFTP ----------------------------------------------------------------------------------
 
@@ -182,4 +195,6 @@ const _: () = assert!(PACKET_SLOT > 2 * OUTBOX_RESERVE);
 const _: () = assert!(PACKET_LENGTH_MAX + 4 + 64 <= BULK_SLOT);
 const _: () = assert!(SFTP_DATA_BYTES_MAX + 1024 <= SFTP_PACKET_BYTES_MAX);
 const _: () = assert!(CHANNEL_PACKET_BYTES_MAX > SFTP_NAMES_BYTES_MAX as u32 + 64);
+const _: () =
+    assert!(WINDOW_BYTES_MIN as u64 * CHANNELS_MAX as u64 <= LINK_WINDOW_BYTES_MAX as u64);
 const _: () = assert!(WINDOW_BYTES as u64 * 32 <= LINK_WINDOW_BYTES_MAX as u64);

@@ -3,8 +3,11 @@
 //! Every decoder bounds a length before it believes it and ends with [`Reader::end`], so trailing
 //! bytes are an error everywhere.
 
+pub mod auth;
+pub mod channel;
 pub mod number;
 mod reader;
+pub mod request;
 pub mod transport;
 mod writer;
 
