@@ -78,16 +78,21 @@ pub const REKEY_BURST: u32 = 10;
 /// Control payloads kept while a key exchange runs.
 pub const DEFERRED_BYTES_MAX: u32 = 64 * 1024;
 /// Space an outbox must have before input is carved: the largest reply to one packet (a key
-/// exchange reply with an RSA-16384 host key) fits.
+/// exchange reply with the largest RSA host key) fits.
 pub const OUTBOX_RESERVE: u32 = 12 * 1024;
 
 // ---- Keys ----------------------------------------------------------------------------------
 
 pub const RSA_BITS_MIN: u32 = 2048;
-pub const RSA_BITS_MAX: u32 = 16_384;
+/// The crypto library verifies no larger ones; each doubling also costs eight times the signing.
+pub const RSA_BITS_MAX: u32 = 8192;
 /// bcrypt rounds in an encrypted key file; each costs about ten milliseconds.
 pub const KEY_FILE_ROUNDS_MAX: u32 = 1024;
+/// What we write: OpenSSH's own figure.
+pub const KEY_FILE_ROUNDS_DEFAULT: u32 = 24;
 pub const KEY_FILE_BYTES_MAX: u64 = 64 * 1024;
+/// A comment in a key file that we write.
+pub const KEY_FILE_COMMENT_BYTES_MAX: usize = 1024;
 
 // ---- Authentication (RFC 4252) -------------------------------------------------------------
 

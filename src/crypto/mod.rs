@@ -1,4 +1,4 @@
-//! Floor 2: cipher suites, key exchange methods, hashes and key derivation.
+//! Floor 2: cipher suites, key exchange methods, hashes, key derivation, keys and signatures.
 //!
 //! Everything here is a function of its arguments: keys are immutable and `Sync`, and the place a
 //! packet has in its direction arrives as a [`Stamp`]. Nothing on the packet path allocates.
@@ -21,6 +21,7 @@ mod error;
 mod hash;
 mod kdf;
 pub mod kex;
+pub mod keys;
 mod open;
 mod provider;
 mod random;
@@ -34,6 +35,7 @@ pub use error::{BadTag, CryptoError, KexError};
 pub use hash::{Digest, HashKind, Hasher};
 pub use kdf::{derive_direction, derive_key};
 pub use kex::{KexKind, KexSecret, SharedSecret};
+pub use keys::{BadSignature, KeyError, KeyKind, PrivateKey, PublicKey, SignatureAlgorithm};
 pub use open::OpenKey;
 pub use provider::Provider;
 pub use random::RandomPool;
