@@ -164,6 +164,13 @@ pub const SFTP_PACKET_BYTES_MAX: u32 = 256 * 1024;
 pub const SFTP_HANDLES_MAX: usize = 1024;
 pub const SFTP_HANDLE_BYTES_MAX: u32 = 256;
 pub const SFTP_PATH_BYTES_MAX: u32 = 4096;
+/// One name or long name a server sends us.
+pub const SFTP_NAME_BYTES_MAX: u32 = 8192;
+/// The message or language tag of a STATUS a server sends us.
+pub const SFTP_STATUS_TEXT_BYTES_MAX: u32 = 4096;
+/// A request held together in memory: all but a WRITE's data. Two paths and their frame fit; a
+/// longer one is skipped and answered BAD_MESSAGE, as a path over PATH_MAX is.
+pub const SFTP_REQUEST_BYTES_MAX: u32 = 16 * 1024;
 /// Requests read from the channel and not answered yet.
 pub const SFTP_REQUESTS_MAX: usize = 256;
 /// One NAME reply.

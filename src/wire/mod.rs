@@ -8,6 +8,7 @@ pub mod channel;
 pub mod number;
 mod reader;
 pub mod request;
+pub mod sftp;
 pub mod transport;
 mod writer;
 
