@@ -22,4 +22,5 @@ pub mod base;
 pub mod crypto;
 pub mod limits;
 pub mod reactor;
+pub mod transport;
 pub mod wire;

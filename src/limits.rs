@@ -55,6 +55,8 @@ pub const NAME_LIST_BYTES_MAX: u32 = 16 * 1024;
 pub const NAME_BYTES_MAX: u32 = 64;
 /// The largest key-exchange public value: sntrup761 (1,158) and ML-KEM-768 (1,184) with X25519.
 pub const KEX_PUBLIC_BYTES_MAX: u32 = 2048;
+/// Our own KEXINIT, with every name there is.
+pub const KEXINIT_BYTES_MAX: usize = 4096;
 pub const HOST_KEY_BYTES_MAX: u32 = 8 * 1024;
 pub const SIGNATURE_BYTES_MAX: u32 = 4 * 1024;
 pub const EXT_INFO_COUNT_MAX: u32 = 64;
@@ -69,12 +71,19 @@ pub const PING_BYTES_MAX: u32 = 1024;
 pub const REKEY_BYTES_DEFAULT: u64 = 32 << 30;
 /// ChaCha20's nonce is the sequence number and OpenSSH rekeys it after 1 GiB; we follow.
 pub const REKEY_CHACHA_BYTES_DEFAULT: u64 = 1 << 30;
+/// What a configuration may set: less is a key exchange a packet, more passes RFC 4344's bound.
+pub const REKEY_BYTES_MIN: u64 = 1024;
+pub const REKEY_BYTES_MAX: u64 = 60 << 30;
 /// RFC 4344 §3.1: at most 2^31 packets under one set of keys.
 pub const REKEY_PACKETS_MAX: u32 = 1 << 31;
 /// A key exchange that does not finish in this time ends the connection.
 pub const REKEY_TIME_MAX: Duration = Duration::from_secs(60);
 /// Rekeys a peer may start back to back, then one a second.
 pub const REKEY_BURST: u32 = 10;
+/// A rekey that a peer starts after moving this much is paid for and not counted.
+pub const REKEY_PAID_BYTES: u64 = 512 * 1024;
+/// How long a server that wants to see the client's KEXINIT first waits for it.
+pub const KEXINIT_WAIT_MAX: Duration = Duration::from_millis(100);
 /// Control payloads kept while a key exchange runs.
 pub const DEFERRED_BYTES_MAX: u32 = 64 * 1024;
 /// Space an outbox must have before input is carved: the largest reply to one packet (a key

@@ -78,3 +78,21 @@ pub const PONG: u8 = 193;
 pub const fn is_kex_method(number: u8) -> bool {
     matches!(number, 30..=49)
 }
+
+/// Why a connection ends: the reason codes of DISCONNECT (RFC 4253 §11.1).
+pub mod disconnect {
+    pub const HOST_NOT_ALLOWED_TO_CONNECT: u32 = 1;
+    pub const PROTOCOL_ERROR: u32 = 2;
+    pub const KEY_EXCHANGE_FAILED: u32 = 3;
+    pub const MAC_ERROR: u32 = 5;
+    pub const COMPRESSION_ERROR: u32 = 6;
+    pub const SERVICE_NOT_AVAILABLE: u32 = 7;
+    pub const PROTOCOL_VERSION_NOT_SUPPORTED: u32 = 8;
+    pub const HOST_KEY_NOT_VERIFIABLE: u32 = 9;
+    pub const CONNECTION_LOST: u32 = 10;
+    pub const BY_APPLICATION: u32 = 11;
+    pub const TOO_MANY_CONNECTIONS: u32 = 12;
+    pub const AUTH_CANCELLED_BY_USER: u32 = 13;
+    pub const NO_MORE_AUTH_METHODS_AVAILABLE: u32 = 14;
+    pub const ILLEGAL_USER_NAME: u32 = 15;
+}

@@ -140,10 +140,10 @@ pub struct ExtInfo<'a> {
 
 impl<'a> ExtInfo<'a> {
     /// Lays the entries out in `space`.
-    pub fn build(entries: &[(&str, &[u8])], space: &'a mut [u8]) -> Result<ExtInfo<'a>, NoSpace> {
+    pub fn build(entries: &[(&[u8], &[u8])], space: &'a mut [u8]) -> Result<ExtInfo<'a>, NoSpace> {
         let mut writer = Writer::new(space);
         for (name, value) in entries {
-            writer.string(name.as_bytes())?;
+            writer.string(name)?;
             writer.string(value)?;
         }
         let len = writer.len();
@@ -436,7 +436,7 @@ mod tests {
     #[test]
     fn case_38_extensions_are_counted_before_they_are_read() {
         let mut space = [0; 256];
-        let entries: [(&str, &[u8]); 2] = [("a", b"0"), ("server-sig-algs", b"x,y")];
+        let entries: [(&[u8], &[u8]); 2] = [(b"a", b"0"), (b"server-sig-algs", b"x,y")];
         let info = ExtInfo::build(&entries, &mut space).expect("room");
         let mut other = [0; 256];
         let back = round_trip(&info, &mut other);

@@ -1,0 +1,153 @@
+use super::exchange::{Agreed, Context, Derived, ExchangeProven, Step};
+use super::proposal::{EXT_INFO_CLIENT, EXT_INFO_SERVER, STRICT_CLIENT, STRICT_SERVER};
+use super::role::{Role, sealed};
+use super::{Answer, ClientConfig, Error, Negotiated, Preferences, Query};
+use crate::crypto::{KexError, KexSecret, MacKind, PublicKey};
+use crate::wire::transport::{KexEcdhInit, KexEcdhReply};
+use crate::wire::{Message, number};
+
+/// The end that checks a host key.
+#[derive(Debug)]
+pub struct Client;
+
+impl Role for Client {}
+
+/// Our public value has left; waits for the server's and its signature.
+pub struct ExpectReply {
+    agreed: Agreed,
+    secret: KexSecret,
+    client_public: Box<[u8]>,
+}
+
+/// The signature holds; whether the key is the right one is for others to say.
+pub struct AwaitTrust {
+    query: Query,
+    negotiated: Negotiated,
+    host_key: PublicKey,
+    derived: Derived,
+    proven: ExchangeProven,
+}
+
+impl sealed::Steps for Client {
+    type Config = ClientConfig;
+    type PeerHalf = ExpectReply;
+    type Question = AwaitTrust;
+
+    const SERVER: bool = false;
+    const PEER_HALF: u8 = number::KEX_ECDH_REPLY;
+    const MARKERS: &'static [&'static str] = &[EXT_INFO_CLIENT, STRICT_CLIENT];
+    const PEER_STRICT: &'static str = STRICT_SERVER;
+    const PEER_EXT_INFO: &'static str = EXT_INFO_SERVER;
+
+    fn preferences(config: &ClientConfig) -> &Preferences {
+        &config.preferences
+    }
+
+    fn host_key_names(
+        config: &ClientConfig,
+    ) -> impl Iterator<Item = &'static str> + Clone + use<'_> {
+        config.host_key_algorithms.iter().map(|algorithm| algorithm.name())
+    }
+
+    fn holds_back(_config: &ClientConfig) -> bool {
+        false
+    }
+
+    fn agreed(agreed: Agreed, cx: &mut Context<'_, '_, Client>) -> Result<ExpectReply, Error> {
+        if let Some(session) = cx.session {
+            refuse_weaker(cx.config, &session.negotiated, &agreed.negotiated)?;
+        }
+        let generated = KexSecret::generate(agreed.negotiated.kex, cx.env.entropy);
+        let (secret, client_public) = generated.map_err(KexError::from)?;
+        cx.wires.emit(&KexEcdhInit { client_public: &client_public }, cx.env)?;
+        Ok(ExpectReply { agreed, secret, client_public: client_public.into() })
+    }
+
+    fn peer_half(
+        half: ExpectReply,
+        payload: &[u8],
+        cx: &mut Context<'_, '_, Client>,
+    ) -> Result<Step<Client>, Error> {
+        let reply =
+            KexEcdhReply::parse(payload).map_err(Error::malformed(number::KEX_ECDH_REPLY))?;
+        let host_key = PublicKey::from_blob(reply.host_key)
+            .map_err(|_| Error::HostKey("the server's key cannot be read"))?;
+        let algorithm = half.agreed.negotiated.host_key;
+        if host_key.kind() != algorithm.key_kind() {
+            return Err(Error::HostKey("the server's key is not of the agreed kind"));
+        }
+        // RFC 4253 §9 leaves it open; a server that changes its key in mid-connection is not the
+        // one the user accepted.
+        if cx.session.is_some_and(|session| session.host_key != host_key) {
+            return Err(Error::HostKey("the server changed its key"));
+        }
+        let secret = half.secret.finish(reply.server_public)?;
+        let publics = (&*half.client_public, reply.server_public);
+        let hash = half.agreed.hash(cx, reply.host_key, publics, &secret);
+        host_key
+            .verify(algorithm, hash.as_ref(), reply.signature)
+            .map_err(|_| Error::HostKey("the server's signature does not verify"))?;
+        let proven = ExchangeProven::by_signature();
+        let derived = half.agreed.derive(cx, hash, &secret)?;
+        let question = AwaitTrust {
+            query: Query::TrustHostKey { key: host_key.clone(), algorithm },
+            negotiated: half.agreed.negotiated,
+            host_key,
+            derived,
+            proven,
+        };
+        match cx.session {
+            None => Ok(Step::Question(question)),
+            Some(_) => trusted(question, cx),
+        }
+    }
+
+    fn query(question: &AwaitTrust) -> &Query {
+        &question.query
+    }
+
+    fn answer(
+        question: AwaitTrust,
+        answer: Answer,
+        cx: &mut Context<'_, '_, Client>,
+    ) -> Result<Step<Client>, Error> {
+        match answer {
+            Answer::Trust(true) => trusted(question, cx),
+            Answer::Trust(false) => Err(Error::HostKeyRefused),
+            Answer::Signature(_) => Err(Error::Invariant("an answer to another question")),
+        }
+    }
+}
+
+fn trusted(question: AwaitTrust, cx: &mut Context<'_, '_, Client>) -> Result<Step<Client>, Error> {
+    let AwaitTrust { negotiated, host_key, derived, proven, .. } = question;
+    let step = derived.take_up(negotiated, host_key, proven, cx)?;
+    cx.wires.flush(cx.env);
+    Ok(Step::NewKeys(step))
+}
+
+/// A later exchange may not end up further down our own lists than the one before it.
+fn refuse_weaker(
+    config: &ClientConfig,
+    before: &Negotiated,
+    after: &Negotiated,
+) -> Result<(), Error> {
+    fn falls<T: PartialEq>(list: &[T], before: T, after: T) -> bool {
+        let rank = |wanted: &T| list.iter().position(|item| item == wanted);
+        before != after && rank(&before) < rank(&after)
+    }
+    let Preferences { kex, ciphers, macs, .. } = &config.preferences;
+    let suites = [(before.to_server, after.to_server), (before.to_client, after.to_client)];
+    let suites_fall = suites.iter().any(|(before, after)| {
+        let implicit = [before.mac(), after.mac()].contains(&MacKind::Implicit);
+        falls(ciphers, before.cipher(), after.cipher())
+            || (!implicit && falls(macs, before.mac(), after.mac()))
+    });
+    if suites_fall
+        || falls(kex, before.kex, after.kex)
+        || falls(&config.host_key_algorithms, before.host_key, after.host_key)
+    {
+        return Err(Error::PeerMisbehaved("weaker algorithms in a later key exchange"));
+    }
+    Ok(())
+}

@@ -1,0 +1,669 @@
+use std::sync::Arc;
+use std::{fmt, mem};
+
+use super::exchange::{Context, Exchange, Offered, Step};
+use super::ident::{Found, Scanner};
+use super::packet::Opened;
+use super::role::Role;
+use super::session::Session;
+use super::verdict::{Place, Verdict, verdict};
+use super::wires::Wires;
+use super::{Answer, Client, Env, Error, Negotiated, PeerExtensions, Query, Server, Stats};
+use crate::base::{Entropy, Instant, Span};
+use crate::crypto::{Geometry, PublicKey};
+use crate::limits::{
+    KEXINIT_BYTES_MAX, KEXINIT_WAIT_MAX, PREAUTH_BYTES_MAX, REKEY_PAID_BYTES, REKEY_TIME_MAX,
+    TAILROOM,
+};
+use crate::wire::transport::{Disconnect, NewKeys, Ping, Pong, Unimplemented};
+use crate::wire::{Message, number};
+
+/// One end of a connection, as far as RFC 4253 goes.
+pub struct Transport<R: Role> {
+    config: Arc<R::Config>,
+    /// Sticky once it is an error.
+    stage: Result<Stage<R>, Error>,
+    wires: Wires,
+    /// A rekey was asked for and waits for room in the outbox.
+    rekey_wanted: bool,
+    farewell_sent: bool,
+}
+
+/// What became of the bytes at the front of the buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carved {
+    /// Call again when the buffer holds this many bytes from its front.
+    Need { total: u32 },
+    /// These bytes are done with.
+    Handled { used: u32 },
+    /// A payload for the floors above, opened in place; its packet took `used` bytes.
+    Payload { used: u32, payload: Span },
+}
+
+/// Data may not leave now: a key exchange runs, or older messages wait. Nothing was changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a key exchange is under way")]
+pub struct Deferred;
+
+/// One struct a state, holding only what that state knows. Boxed until established; then nothing
+/// is, except a key exchange while it runs.
+enum Stage<R: Role> {
+    /// Before [`Transport::start`].
+    Fresh,
+    Greeting(Box<Greeting<R>>),
+    First(Box<First<R>>),
+    Established(Established<R>),
+}
+
+/// Waits for the peer's identification.
+struct Greeting<R: Role> {
+    scanner: Scanner,
+    exchange: Exchange<R>,
+}
+
+/// The first key exchange.
+struct First<R: Role> {
+    peer_ident: Box<[u8]>,
+    exchange: Exchange<R>,
+    /// When our KEXINIT is held back no longer.
+    offer_at: Option<Instant>,
+}
+
+struct Established<R: Role> {
+    session: Session,
+    exchange: Option<Box<Exchange<R>>>,
+}
+
+// The inline part of an idle connection (DESIGN §6 budgets 1 KiB for it and the floors around it).
+const _: () = assert!(mem::size_of::<Transport<Server>>() <= 700);
+const _: () = assert!(mem::size_of::<Transport<Client>>() <= 700);
+
+impl<R: Role> Transport<R> {
+    pub fn new(config: Arc<R::Config>) -> Transport<R> {
+        Transport {
+            config,
+            stage: Ok(Stage::Fresh),
+            wires: Wires::new(),
+            rekey_wanted: false,
+            farewell_sent: false,
+        }
+    }
+
+    /// Sends our identification and, unless the configuration holds it back, our KEXINIT.
+    pub fn start(&mut self, env: &mut Env<'_>) -> Result<(), Error> {
+        if !matches!(self.stage, Ok(Stage::Fresh)) {
+            return Err(self.fail(Error::Invariant("started twice"), env));
+        }
+        let preferences = R::preferences(&self.config);
+        let line = [preferences.ident().as_bytes(), b"\r\n"].concat();
+        let deadline = preferences.first_exchange_time_max.map(|max| env.now.after(max));
+        let exchange = Exchange::new(deadline);
+        self.stage =
+            Ok(Stage::Greeting(Box::new(Greeting { scanner: Scanner::default(), exchange })));
+        if !env.out.append(&line) {
+            return Err(self.fail(Error::Invariant("the outbox is full"), env));
+        }
+        self.wires.stats.bytes_out += line.len() as u64;
+        if R::holds_back(&self.config) {
+            return Ok(());
+        }
+        let begun = self.step(env, Exchange::begin);
+        begun.map_err(|error| self.fail(error, env))
+    }
+
+    /// Takes one line or one packet off the front of `buf`, opening it in place. Not called while
+    /// [`query`](Transport::query) is open, and only with
+    /// [`OUTBOX_RESERVE`](crate::limits::OUTBOX_RESERVE) bytes free in the outbox.
+    pub fn carve(&mut self, env: &mut Env<'_>, buf: &mut [u8]) -> Result<Carved, Error> {
+        match self.try_carve(env, buf) {
+            Ok(carved) => Ok(carved),
+            Err(error) => Err(self.fail(error, env)),
+        }
+    }
+
+    /// The question that is open.
+    pub fn query(&self) -> Option<&Query> {
+        match &self.exchange()?.step {
+            Step::Question(question) => Some(R::query(question)),
+            _ => None,
+        }
+    }
+
+    /// Answers the open question.
+    pub fn answer(&mut self, answer: Answer, env: &mut Env<'_>) -> Result<(), Error> {
+        let answered = self.step(env, |exchange, cx| {
+            let Step::Question(question) = exchange.step else {
+                return Err(Error::Invariant("an answer without a question"));
+            };
+            let step = R::answer(question, answer, cx)?;
+            // A human may have been asked; the clock goes on from here.
+            let deadline = exchange.deadline.map(|_| cx.env.now.after(REKEY_TIME_MAX));
+            Ok(Exchange { step, deadline, ..exchange })
+        });
+        answered.map_err(|error| self.fail(error, env))
+    }
+
+    /// Sends a message of the floors above, or keeps it in order while a key exchange runs or the
+    /// outbox has no room.
+    pub fn send<'m, M: Message<'m>>(
+        &mut self,
+        message: &M,
+        env: &mut Env<'_>,
+    ) -> Result<(), Error> {
+        self.check()?;
+        self.wires.send(message, env).map_err(|error| self.fail(error, env))
+    }
+
+    /// The same for a payload that is encoded already.
+    pub fn send_payload(&mut self, payload: &[u8], env: &mut Env<'_>) -> Result<(), Error> {
+        self.check()?;
+        self.wires.send_payload(payload, env).map_err(|error| self.fail(error, env))
+    }
+
+    /// Tells the peer that the payload carved last means nothing to us (RFC 4253 §11.4).
+    pub fn unimplemented(&mut self, env: &mut Env<'_>) -> Result<(), Error> {
+        let sequence = self.wires.inbound.wear.counters.seq().wrapping_sub(1);
+        self.send(&Unimplemented { sequence }, env)
+    }
+
+    /// Whether data may be sealed: established, our side in no key exchange, nothing older waiting.
+    pub fn is_ready(&self) -> bool {
+        self.wires.is_clear() && self.is_established()
+    }
+
+    /// Moves what waits into the outbox as far as there is room. For whoever has made room.
+    pub fn flush(&mut self, env: &mut Env<'_>) -> Result<(), Error> {
+        self.check()?;
+        self.maintain(env).map_err(|error| self.fail(error, env))
+    }
+
+    /// How packets that we send are cut at present.
+    pub const fn geometry(&self) -> Geometry {
+        self.wires.outbound.geometry()
+    }
+
+    /// Frames and seals bulk data in place. `packet` is exactly
+    /// [`wire_len(payload_len)`](Geometry::wire_len) bytes with the payload at offset 5.
+    pub fn seal(
+        &mut self,
+        packet: &mut [u8],
+        payload_len: u32,
+        entropy: &mut dyn Entropy,
+    ) -> Result<(), Deferred> {
+        if !self.is_ready() {
+            return Err(Deferred);
+        }
+        if packet.len() as u64 != u64::from(self.geometry().wire_len(payload_len)) {
+            self.stage = Err(Error::Invariant("a packet cut to a wrong length"));
+            return Err(Deferred);
+        }
+        self.wires.outbound.seal(packet, payload_len, entropy).map_err(|_| Deferred)?;
+        self.wires.stats.packets_out += 1;
+        self.wires.stats.bytes_out += packet.len() as u64;
+        Ok(())
+    }
+
+    /// Empty before the first key exchange is over, the same bytes ever after.
+    pub fn session_id(&self) -> &[u8] {
+        self.session().map_or(&[], |session| session.id.as_ref())
+    }
+
+    /// The first key exchange is over.
+    pub const fn is_established(&self) -> bool {
+        matches!(self.stage, Ok(Stage::Established(_)))
+    }
+
+    /// Neither side is in a key exchange; true from the peer's NEWKEYS on.
+    pub const fn is_exchanging(&self) -> bool {
+        match &self.stage {
+            Ok(Stage::Established(established)) => established.exchange.is_some(),
+            _ => true,
+        }
+    }
+
+    /// The peer's identification without its line end, as sent: escape it before showing it.
+    pub fn peer_ident(&self) -> &[u8] {
+        match &self.stage {
+            Ok(Stage::First(first)) => &first.peer_ident,
+            Ok(Stage::Established(established)) => &established.session.peer_ident,
+            _ => &[],
+        }
+    }
+
+    /// What the latest key exchange settled.
+    pub fn negotiated(&self) -> Option<&Negotiated> {
+        Some(&self.session()?.negotiated)
+    }
+
+    /// The server's host key, on both sides.
+    pub fn host_key(&self) -> Option<&PublicKey> {
+        Some(&self.session()?.host_key)
+    }
+
+    /// What the peer said in EXT_INFO.
+    pub fn peer_extensions(&self) -> Option<&PeerExtensions> {
+        self.session()?.extensions.as_deref()
+    }
+
+    /// Key exchanges finished so far; it changes inside [`carve`](Transport::carve) alone.
+    pub fn exchanges(&self) -> u32 {
+        self.session().map_or(0, |session| session.exchanges)
+    }
+
+    pub const fn stats(&self) -> Stats {
+        self.wires.stats
+    }
+
+    /// The peer is authenticated: larger packets are believed and more bytes taken.
+    pub const fn authenticated(&mut self) {
+        self.wires.authenticated = true;
+        self.wires.inbound.authenticated();
+    }
+
+    /// Starts a key exchange; nothing happens when one runs already.
+    pub fn rekey(&mut self, env: &mut Env<'_>) -> Result<(), Error> {
+        self.check()?;
+        self.rekey_wanted = self.is_established();
+        self.maintain(env).map_err(|error| self.fail(error, env))
+    }
+
+    /// When [`handle_timeout`](Transport::handle_timeout) wants to be called. A time that has
+    /// passed already means at once.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        match self.stage.as_ref().ok()? {
+            Stage::Fresh => None,
+            Stage::Greeting(greeting) => greeting.exchange.deadline,
+            Stage::First(first) => {
+                [first.exchange.expires_at(), first.offer_at].into_iter().flatten().min()
+            }
+            Stage::Established(Established { exchange: Some(exchange), .. }) => {
+                exchange.expires_at()
+            }
+            Stage::Established(_) if self.rekey_wanted => None,
+            Stage::Established(established) => self.rekey_at(&established.session),
+        }
+    }
+
+    pub fn handle_timeout(&mut self, env: &mut Env<'_>) -> Result<(), Error> {
+        self.check()?;
+        self.try_timeout(env).map_err(|error| self.fail(error, env))
+    }
+
+    /// Ends the connection: DISCONNECT is the last thing that leaves (RFC 4253 §11.1).
+    pub fn disconnect(&mut self, code: u32, text: &str, env: &mut Env<'_>) {
+        if self.stage.is_ok() {
+            self.farewell(code, text, env);
+            self.stage = Err(Error::Closed);
+        }
+    }
+}
+
+impl Transport<Client> {
+    /// The signature algorithms the server accepts from a user (RFC 8308 §3.1), as a name-list.
+    pub fn peer_server_sig_algs(&self) -> Option<&str> {
+        self.peer_extensions()?.server_sig_algs.as_deref()
+    }
+}
+
+impl<R: Role> Exchange<R> {
+    /// While a human decides whether to trust a key, no clock runs.
+    fn expires_at(&self) -> Option<Instant> {
+        match &self.step {
+            Step::Question(question)
+                if matches!(R::query(question), Query::TrustHostKey { .. }) =>
+            {
+                None
+            }
+            _ => self.deadline,
+        }
+    }
+}
+
+// ---- Input -----------------------------------------------------------------------------------
+
+impl<R: Role> Transport<R> {
+    fn try_carve(&mut self, env: &mut Env<'_>, buf: &mut [u8]) -> Result<Carved, Error> {
+        match &mut self.stage {
+            Err(error) => return Err(error.clone()),
+            Ok(Stage::Fresh) => return Err(Error::Invariant("not started")),
+            Ok(Stage::Greeting(greeting)) => {
+                let found = greeting.scanner.next(buf, !R::SERVER)?;
+                return self.greeted(found, env);
+            }
+            Ok(Stage::First(_) | Stage::Established(_)) => {}
+        }
+        if self.query().is_some() {
+            return Err(Error::Invariant("carved while a question is open"));
+        }
+        let (used, payload) = match self.wires.inbound.open(buf)? {
+            Opened::Need(total) => return Ok(Carved::Need { total }),
+            Opened::Packet { used, payload } => (used, payload),
+        };
+        self.wires.stats.packets_in += 1;
+        self.count_in(used)?;
+        let is_ours = self.receive(payload.of(buf).unwrap_or(&[]), env)?;
+        self.maintain(env)?;
+        Ok(if is_ours { Carved::Handled { used } } else { Carved::Payload { used, payload } })
+    }
+
+    fn count_in(&mut self, used: u32) -> Result<(), Error> {
+        self.wires.stats.bytes_in += u64::from(used);
+        if !self.wires.authenticated && self.wires.stats.bytes_in > PREAUTH_BYTES_MAX {
+            return Err(Error::PeerMisbehaved("too many bytes before authentication"));
+        }
+        Ok(())
+    }
+
+    fn greeted(&mut self, found: Found, env: &mut Env<'_>) -> Result<Carved, Error> {
+        let (used, line) = match found {
+            Found::Need(total) => return Ok(Carved::Need { total }),
+            Found::Other { used } => (used, None),
+            Found::Ident { used, line } => (used, Some(line)),
+        };
+        self.count_in(used)?;
+        if let Some(peer_ident) = line {
+            let stage = mem::replace(&mut self.stage, Err(MOVING))?;
+            let Stage::Greeting(greeting) = stage else { return Err(Error::Invariant("greeted")) };
+            let exchange = greeting.exchange;
+            let held_back = matches!(exchange.step, Step::Offered(Offered { ours: None }));
+            let offer_at = held_back.then(|| env.now.after(KEXINIT_WAIT_MAX));
+            self.stage = Ok(Stage::First(Box::new(First { peer_ident, exchange, offer_at })));
+        }
+        Ok(Carved::Handled { used })
+    }
+
+    /// Judges a payload and acts on it. False: it belongs to the floors above.
+    fn receive(&mut self, payload: &[u8], env: &mut Env<'_>) -> Result<bool, Error> {
+        let number = payload.first().copied().unwrap_or(0);
+        if number::is_kex_method(number) && self.skips_guess() {
+            return Ok(true);
+        }
+        match verdict(self.place(), number, R::PEER_HALF) {
+            Verdict::Deliver => return Ok(false),
+            Verdict::Ignore => {}
+            Verdict::Disconnect => return Err(farewell_of(payload)),
+            Verdict::ExtInfo => {
+                let authenticated = self.wires.authenticated;
+                if let Ok(Stage::Established(established)) = &mut self.stage {
+                    established.session.take_ext_info(payload, authenticated)?;
+                }
+            }
+            Verdict::KexInit => self.peer_begins(payload, env)?,
+            Verdict::Half => self.step(env, |exchange, cx| exchange.half(payload, cx))?,
+            Verdict::NewKeys => self.finish(payload, env.now)?,
+            Verdict::Ping => {
+                let Ping { data } = Ping::parse(payload).map_err(Error::malformed(number))?;
+                self.wires.send(&Pong { data }, env)?;
+            }
+            Verdict::Unimplemented => self.unimplemented(env)?,
+            Verdict::Refuse(why) => return Err(Error::PeerMisbehaved(why)),
+        }
+        Ok(true)
+    }
+
+    fn place(&self) -> Place {
+        let strict = self.wires.strict;
+        match &self.stage {
+            Ok(Stage::First(first)) => match first.exchange.step {
+                Step::Offered(_) => Place::FirstInit,
+                Step::PeerHalf(_) | Step::Question(_) => Place::FirstHalf { strict },
+                Step::NewKeys(_) => Place::FirstNewKeys { strict },
+            },
+            Ok(Stage::Established(Established { exchange: Some(exchange), .. })) => {
+                match exchange.step {
+                    Step::Offered(_) => Place::Open,
+                    Step::PeerHalf(_) | Step::Question(_) => Place::RekeyHalf,
+                    Step::NewKeys(_) => Place::RekeyNewKeys,
+                }
+            }
+            _ => Place::Open,
+        }
+    }
+
+    /// RFC 4253 §7: true once, for the packet that was sent on a wrong guess.
+    fn skips_guess(&mut self) -> bool {
+        match &mut self.stage {
+            Ok(Stage::First(first)) => mem::take(&mut first.exchange.skip_guess),
+            Ok(Stage::Established(Established { exchange: Some(exchange), .. })) => {
+                mem::take(&mut exchange.skip_guess)
+            }
+            _ => false,
+        }
+    }
+}
+
+// ---- Key exchange ----------------------------------------------------------------------------
+
+impl<R: Role> Transport<R> {
+    fn peer_begins(&mut self, payload: &[u8], env: &mut Env<'_>) -> Result<(), Error> {
+        if let Ok(Stage::Established(established)) = &mut self.stage
+            && established.exchange.is_none()
+        {
+            let moved = self.wires.inbound.wear.bytes.max(self.wires.outbound.wear.bytes);
+            if moved < REKEY_PAID_BYTES && !established.session.throttle.admit(env.now) {
+                return Err(Error::PeerMisbehaved("key exchanges in too quick succession"));
+            }
+            let deadline = Some(env.now.after(REKEY_TIME_MAX));
+            established.exchange = Some(Box::new(Exchange::new(deadline)));
+        }
+        if let Ok(Stage::First(first)) = &mut self.stage {
+            first.offer_at = None;
+        }
+        self.step(env, |exchange, cx| exchange.meet(payload, cx))
+    }
+
+    /// Leaves the present step of the exchange by value and takes up the next.
+    fn step(
+        &mut self,
+        env: &mut Env<'_>,
+        next: impl FnOnce(Exchange<R>, &mut Context<'_, '_, R>) -> Result<Exchange<R>, Error>,
+    ) -> Result<(), Error> {
+        let stage = mem::replace(&mut self.stage, Err(MOVING))?;
+        let Transport { config, wires, .. } = self;
+        let config = &**config;
+        let our_ident = R::preferences(config).ident();
+        let mut context = Context { config, wires, our_ident, peer_ident: &[], session: None, env };
+        let stage = match stage {
+            Stage::Fresh => return Err(Error::Invariant("a key exchange before the start")),
+            Stage::Greeting(greeting) => {
+                let Greeting { scanner, exchange } = *greeting;
+                let exchange = next(exchange, &mut context)?;
+                Stage::Greeting(Box::new(Greeting { scanner, exchange }))
+            }
+            Stage::First(first) => {
+                let First { peer_ident, exchange, offer_at } = *first;
+                let exchange = next(exchange, &mut Context { peer_ident: &peer_ident, ..context })?;
+                Stage::First(Box::new(First { peer_ident, exchange, offer_at }))
+            }
+            Stage::Established(Established { session, exchange }) => {
+                let exchange = exchange.ok_or(Error::Invariant("no key exchange runs"))?;
+                context.our_ident = &session.our_ident;
+                context.peer_ident = &session.peer_ident;
+                context.session = Some(&session);
+                let exchange = Some(Box::new(next(*exchange, &mut context)?));
+                Stage::Established(Established { session, exchange })
+            }
+        };
+        self.stage = Ok(stage);
+        Ok(())
+    }
+
+    /// The peer's NEWKEYS: what it sends next is under its new keys (RFC 4253 §7.3).
+    fn finish(&mut self, payload: &[u8], now: Instant) -> Result<(), Error> {
+        NewKeys::parse(payload).map_err(Error::malformed(number::NEWKEYS))?;
+        let (before, exchange) = match mem::replace(&mut self.stage, Err(MOVING))? {
+            Stage::First(first) => (Err(first.peer_ident), first.exchange),
+            Stage::Established(Established { session, exchange: Some(exchange) }) => {
+                (Ok(session), *exchange)
+            }
+            _ => return Err(Error::Invariant("no key exchange runs")),
+        };
+        let Step::NewKeys(step) = exchange.step else {
+            return Err(Error::Invariant("NEWKEYS out of step"));
+        };
+        self.wires.inbound.install(step.inbound, self.wires.strict);
+        let session = match before {
+            Ok(mut session) => {
+                session.renew(&step.outcome, now);
+                session
+            }
+            Err(peer_ident) => {
+                let our_ident = Arc::clone(R::preferences(&self.config).ident());
+                Session::new(step.outcome, our_ident, peer_ident, now)
+            }
+        };
+        self.stage = Ok(Stage::Established(Established { session, exchange: None }));
+        self.worn_in();
+        Ok(())
+    }
+
+    /// Sets the limits that go with the suites in use.
+    fn worn_in(&mut self) {
+        let limits = R::preferences(&self.config).rekey;
+        let Wires { inbound, outbound, .. } = &mut self.wires;
+        for (wear, raw) in [(&mut inbound.wear, &inbound.raw), (&mut outbound.wear, &outbound.raw)]
+        {
+            if let Some(raw) = raw {
+                wear.bytes_max = limits.bytes_max(raw.suite());
+                wear.packets_max = limits.packets_max();
+            }
+        }
+    }
+
+    /// When the keys want renewing on our account; a time long past means they are due.
+    fn rekey_at(&self, session: &Session) -> Option<Instant> {
+        if !self.wires.authenticated {
+            return None;
+        }
+        if self.wires.inbound.wear.is_due() || self.wires.outbound.wear.is_due() {
+            return Some(Instant::ZERO);
+        }
+        let time = R::preferences(&self.config).rekey.time?;
+        Some(session.exchanged_at.after(time))
+    }
+
+    /// What is owed after every call: queued messages leave, due keys are renewed.
+    fn maintain(&mut self, env: &mut Env<'_>) -> Result<(), Error> {
+        if self.wires.backlog.is_some() {
+            self.wires.flush(env);
+        }
+        let Ok(Stage::Established(established)) = &self.stage else { return Ok(()) };
+        if established.exchange.is_some() {
+            self.rekey_wanted = false;
+            return Ok(());
+        }
+        let at = self.rekey_at(&established.session);
+        if !self.rekey_wanted && at.is_none_or(|at| at > env.now) {
+            return Ok(());
+        }
+        self.rekey_wanted = env.out.free() < KEXINIT_BYTES_MAX + TAILROOM as usize;
+        if self.rekey_wanted {
+            return Ok(());
+        }
+        if let Ok(Stage::Established(established)) = &mut self.stage {
+            let deadline = Some(env.now.after(REKEY_TIME_MAX));
+            established.exchange = Some(Box::new(Exchange::new(deadline)));
+        }
+        self.step(env, Exchange::begin)
+    }
+
+    fn try_timeout(&mut self, env: &mut Env<'_>) -> Result<(), Error> {
+        let deadline = match &self.stage {
+            Ok(Stage::Greeting(greeting)) => greeting.exchange.deadline,
+            _ => self.exchange().and_then(Exchange::expires_at),
+        };
+        if deadline.is_some_and(|at| at <= env.now) {
+            return Err(Error::Deadline("a key exchange took too long"));
+        }
+        if let Ok(Stage::First(first)) = &mut self.stage
+            && first.offer_at.is_some_and(|at| at <= env.now)
+        {
+            first.offer_at = None;
+            self.step(env, Exchange::begin)?;
+        }
+        self.maintain(env)
+    }
+}
+
+// ---- Ends ------------------------------------------------------------------------------------
+
+impl<R: Role> Transport<R> {
+    fn check(&self) -> Result<(), Error> {
+        self.stage.as_ref().map(|_| ()).map_err(Clone::clone)
+    }
+
+    fn exchange(&self) -> Option<&Exchange<R>> {
+        match self.stage.as_ref().ok()? {
+            Stage::Fresh | Stage::Greeting(_) => None,
+            Stage::First(first) => Some(&first.exchange),
+            Stage::Established(established) => established.exchange.as_deref(),
+        }
+    }
+
+    const fn session(&self) -> Option<&Session> {
+        match &self.stage {
+            Ok(Stage::Established(established)) => Some(&established.session),
+            _ => None,
+        }
+    }
+
+    /// Makes an error sticky and tells the peer, once.
+    fn fail(&mut self, error: Error, env: &mut Env<'_>) -> Error {
+        if let Err(first) = &self.stage
+            && *first != MOVING
+        {
+            return first.clone();
+        }
+        if let Error::Identification(why) = &error {
+            // The peer may not speak SSH: a server says so in words, a client just leaves.
+            if R::SERVER {
+                self.farewell_sent = env.out.append(format!("{why}\r\n").as_bytes());
+            }
+        } else if let Some(code) = error.disconnect_code() {
+            self.farewell(code, &error.to_string(), env);
+        }
+        self.stage = Err(error.clone());
+        error
+    }
+
+    fn farewell(&mut self, code: u32, text: &str, env: &mut Env<'_>) {
+        // Before the peer's identification there is nobody to read a packet.
+        if self.farewell_sent || matches!(self.stage, Ok(Stage::Fresh | Stage::Greeting(_))) {
+            return;
+        }
+        let end = FAREWELL_BYTES_MAX.min(text.len());
+        let end = (0..=end).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(0);
+        let description = text.get(..end).unwrap_or_default().as_bytes();
+        // Without room it goes unsaid; the connection ends all the same.
+        let said = self.wires.emit(&Disconnect { reason: code, description }, env);
+        self.farewell_sent = said.is_ok();
+    }
+}
+
+impl<R: Role> fmt::Debug for Transport<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stage = match &self.stage {
+            Err(_) => "failed",
+            Ok(Stage::Fresh) => "fresh",
+            Ok(Stage::Greeting(_)) => "greeting",
+            Ok(Stage::First(_)) => "first key exchange",
+            Ok(Stage::Established(_)) => "established",
+        };
+        let mut out = f.debug_struct("Transport");
+        out.field("stage", &stage).field("wires", &self.wires).finish_non_exhaustive()
+    }
+}
+
+/// Stands where a stage was while it is being left by value; seen again only if that failed.
+const MOVING: Error = Error::Invariant("a stage was left and not taken up");
+/// Our own words in a DISCONNECT.
+const FAREWELL_BYTES_MAX: usize = 512;
+
+fn farewell_of(payload: &[u8]) -> Error {
+    match Disconnect::parse(payload) {
+        Ok(Disconnect { reason, description }) => {
+            Error::Disconnected { code: reason, text: String::from_utf8_lossy(description).into() }
+        }
+        Err(why) => Error::Malformed { message: number::DISCONNECT, why },
+    }
+}

@@ -1,0 +1,66 @@
+//! Floor 3: RFC 4253. Identification, key exchange, packets and rekeying; knows no socket, no clock
+//! and no channel.
+//!
+//! A [`Transport`] is fed the bytes that arrive by [`carve`](Transport::carve), which opens one
+//! packet in place and answers it or hands its payload up. What leaves is appended to the
+//! [`Outbox`] in [`Env`], except bulk data, which [`seal`](Transport::seal) frames and seals where
+//! it lies. Slow or privileged work (a signature, trust in a host key) leaves as a [`Query`].
+
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::unwrap_used,
+        clippy::expect_used,
+        clippy::panic,
+        clippy::indexing_slicing,
+        clippy::todo,
+        clippy::unimplemented
+    )
+)]
+
+mod backlog;
+mod client;
+mod config;
+mod error;
+mod exchange;
+mod ident;
+mod machine;
+mod outbox;
+mod packet;
+mod proposal;
+mod role;
+mod server;
+mod session;
+mod verdict;
+mod wires;
+
+pub use client::Client;
+pub use config::{ClientConfig, HostKey, Preferences, RekeyLimits, ServerConfig};
+pub use error::{Blame, Error};
+pub use machine::{Carved, Deferred, Transport};
+pub use outbox::{Env, Outbox};
+pub use proposal::Negotiated;
+pub use role::Role;
+pub use server::Server;
+pub use session::PeerExtensions;
+pub use wires::Stats;
+
+use crate::crypto::{Digest, PublicKey, SignatureAlgorithm};
+
+/// Work that is not done here. While one is open nothing is carved.
+#[derive(Debug)]
+pub enum Query {
+    /// Sign the exchange hash with the host key at this place of [`ServerConfig::host_keys`].
+    Sign { host_key: usize, algorithm: SignatureAlgorithm, message: Digest },
+    /// The server proved that it holds this key; is it the right one?
+    TrustHostKey { key: PublicKey, algorithm: SignatureAlgorithm },
+}
+
+/// What comes of a [`Query`].
+#[derive(Debug)]
+pub enum Answer {
+    /// The signature blob, or `None` when the key could not sign.
+    Signature(Option<Box<[u8]>>),
+    Trust(bool),
+}

@@ -1,0 +1,182 @@
+//! RFC 4253 §7.1: what we offer, and what comes of two offers.
+
+use super::{Error, Preferences};
+use crate::base::Entropy;
+use crate::crypto::{CipherKind, KexKind, MacKind, SignatureAlgorithm, Suite};
+use crate::limits::KEXINIT_BYTES_MAX;
+use crate::wire::transport::KexInit;
+use crate::wire::{Message, NameList, NoSpace, Writer, number};
+
+/// RFC 8308 §2.1.
+pub(super) const EXT_INFO_CLIENT: &str = "ext-info-c";
+/// RFC 8308 §2.1.
+pub(super) const EXT_INFO_SERVER: &str = "ext-info-s";
+/// OpenSSH PROTOCOL §1.10.
+pub(super) const STRICT_CLIENT: &str = "kex-strict-c-v00@openssh.com";
+/// OpenSSH PROTOCOL §1.10.
+pub(super) const STRICT_SERVER: &str = "kex-strict-s-v00@openssh.com";
+
+/// What a key exchange settled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Negotiated {
+    pub kex: KexKind,
+    /// The method's name as it was agreed: some have two.
+    pub kex_name: &'static str,
+    pub host_key: SignatureAlgorithm,
+    pub to_server: Suite,
+    pub to_client: Suite,
+    /// Both sides follow strict key exchange (OpenSSH PROTOCOL §1.10).
+    pub strict: bool,
+}
+
+/// Builds our KEXINIT payload. `markers` are the names that only look like methods; they mean
+/// something in a connection's first KEXINIT alone.
+pub(super) fn offer<'n>(
+    preferences: &Preferences,
+    host_keys: impl Iterator<Item = &'n str> + Clone,
+    markers: &[&'static str],
+    without: Option<CipherKind>,
+    entropy: &mut dyn Entropy,
+) -> Result<Box<[u8]>, NoSpace> {
+    let ciphers = || {
+        let offered = preferences
+            .ciphers
+            .iter()
+            .filter(|cipher| preferences.provider.supports(**cipher) && Some(**cipher) != without);
+        offered.map(|cipher| cipher.name())
+    };
+    let macs = || preferences.macs.iter().map(|mac| mac.name());
+    let kex = preferences.kex.iter().flat_map(|kex| kex.names()).copied();
+    let mut payload = vec![0; KEXINIT_BYTES_MAX];
+    let mut cookie = [0; 16];
+    entropy.fill(&mut cookie);
+    let mut out = Writer::new(&mut payload);
+    out.byte(number::KEXINIT)?;
+    out.bytes(&cookie)?;
+    out.name_list(kex.chain(markers.iter().copied()))?;
+    out.name_list(host_keys)?;
+    out.name_list(ciphers())?;
+    out.name_list(ciphers())?;
+    out.name_list(macs())?;
+    out.name_list(macs())?;
+    out.name_list([NO_COMPRESSION])?;
+    out.name_list([NO_COMPRESSION])?;
+    out.name_list([])?;
+    out.name_list([])?;
+    // We never guess: a wrong guess costs a key generation and saves nothing on a fast path.
+    out.boolean(false)?;
+    out.uint32(0)?;
+    let len = out.len();
+    payload.truncate(len);
+    Ok(payload.into_boxed_slice())
+}
+
+/// Reads a KEXINIT payload.
+pub(super) fn parse(payload: &[u8]) -> Result<KexInit<'_>, Error> {
+    KexInit::parse(payload).map_err(Error::malformed(number::KEXINIT))
+}
+
+/// Both offers, and whose is whose: errors say so.
+#[derive(Clone, Copy)]
+pub(super) struct Offers<'a> {
+    pub client: KexInit<'a>,
+    pub server: KexInit<'a>,
+    pub we_serve: bool,
+}
+
+impl Offers<'_> {
+    /// RFC 4253 §7.1: of each list the client's first name that the server has too.
+    pub(super) fn settle(&self, strict: bool) -> Result<Negotiated, Error> {
+        let (client, server) = (&self.client, &self.server);
+        let (kex, kex_name) =
+            self.common("key exchange method", client.kex, server.kex, kex_from_name)?;
+        let host_key = self.common(
+            "host key algorithm",
+            client.host_key,
+            server.host_key,
+            SignatureAlgorithm::from_name,
+        )?;
+        let to_server = self.suite(
+            (client.cipher_to_server, server.cipher_to_server),
+            (client.mac_to_server, server.mac_to_server),
+        )?;
+        let to_client = self.suite(
+            (client.cipher_to_client, server.cipher_to_client),
+            (client.mac_to_client, server.mac_to_client),
+        )?;
+        let none = |name: &str| (name == NO_COMPRESSION).then_some(());
+        for (theirs, ours) in [
+            (client.compression_to_server, server.compression_to_server),
+            (client.compression_to_client, server.compression_to_client),
+        ] {
+            self.common("compression", theirs, ours, none)?;
+        }
+        Ok(Negotiated { kex, kex_name, host_key, to_server, to_client, strict })
+    }
+
+    /// RFC 4253 §7: whether the packet that follows the peer's KEXINIT was sent on a wrong guess
+    /// and is to be ignored.
+    pub(super) fn guess_is_wrong(&self) -> bool {
+        let (ours, theirs) =
+            if self.we_serve { (&self.server, &self.client) } else { (&self.client, &self.server) };
+        theirs.first_kex_packet_follows
+            && (ours.kex.first() != theirs.kex.first()
+                || ours.host_key.first() != theirs.host_key.first())
+    }
+
+    /// A cipher and, unless it authenticates itself, a MAC. Beside an AEAD the lists of MACs need
+    /// not meet (RFC 5647 §5.1 as OpenSSH amends it).
+    fn suite(
+        &self,
+        ciphers: (NameList<'_>, NameList<'_>),
+        macs: (NameList<'_>, NameList<'_>),
+    ) -> Result<Suite, Error> {
+        let cipher = self.common("cipher", ciphers.0, ciphers.1, CipherKind::from_name)?;
+        let mac = match cipher.is_aead() {
+            true => MacKind::Implicit,
+            false => self.common("MAC", macs.0, macs.1, MacKind::from_name)?,
+        };
+        Suite::new(cipher, mac).ok_or(Error::Invariant("a cipher without a tag"))
+    }
+
+    fn common<T>(
+        &self,
+        what: &str,
+        client: NameList<'_>,
+        server: NameList<'_>,
+        known: impl Fn(&str) -> Option<T>,
+    ) -> Result<T, Error> {
+        // A name we do not know is not on our own list, except for the markers; those no peer may
+        // turn into a method.
+        let shared = client.iter().filter(|name| server.contains(name));
+        shared.filter_map(known).next().ok_or_else(|| {
+            let (ours, theirs) = if self.we_serve { (server, client) } else { (client, server) };
+            Error::PeerIncompatible(
+                format!(
+                    "no common {what}: we offer {}, the peer {}",
+                    shortened(ours.as_str()),
+                    shortened(theirs.as_str())
+                )
+                .into(),
+            )
+        })
+    }
+}
+
+/// The only compression there is. `zlib` before authentication is never offered.
+const NO_COMPRESSION: &str = "none";
+/// Bytes of a name-list quoted in an error.
+const QUOTED_BYTES_MAX: usize = 400;
+
+fn kex_from_name(name: &str) -> Option<(KexKind, &'static str)> {
+    let kind = KexKind::from_name(name)?;
+    kind.names().iter().find(|known| **known == name).map(|known| (kind, *known))
+}
+
+fn shortened(names: &str) -> String {
+    match names.get(..QUOTED_BYTES_MAX) {
+        Some(front) if names.len() > QUOTED_BYTES_MAX => format!("{front}..."),
+        _ if names.is_empty() => String::from("nothing"),
+        _ => String::from(names),
+    }
+}

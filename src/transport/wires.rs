@@ -1,0 +1,129 @@
+use zeroize::Zeroizing;
+
+use super::backlog::Backlog;
+use super::packet::{Inbound, NotSent, Outbound};
+use super::{Env, Error};
+use crate::limits::PACKET_SLOT;
+use crate::wire::{Message, NoSpace, Writer};
+
+/// Plain counters; whoever runs the connection reads them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    pub bytes_in: u64,
+    pub bytes_out: u64,
+    pub packets_in: u64,
+    pub packets_out: u64,
+}
+
+/// Both directions and what waits to leave: everything of a connection that is not a state.
+#[derive(Debug)]
+pub(super) struct Wires {
+    pub inbound: Inbound,
+    pub outbound: Outbound,
+    pub backlog: Option<Box<Backlog>>,
+    /// Both sides follow strict key exchange.
+    pub strict: bool,
+    pub authenticated: bool,
+    pub stats: Stats,
+}
+
+impl Wires {
+    pub(super) const fn new() -> Wires {
+        Wires {
+            inbound: Inbound::new(),
+            outbound: Outbound::new(),
+            backlog: None,
+            strict: false,
+            authenticated: false,
+            stats: Stats { bytes_in: 0, bytes_out: 0, packets_in: 0, packets_out: 0 },
+        }
+    }
+
+    /// Nothing keeps a message of the floors above from leaving at once.
+    pub(super) const fn is_clear(&self) -> bool {
+        !self.outbound.blocked && self.backlog.is_none()
+    }
+
+    /// A message that leaves now, whatever waits: the key exchange itself, or RFC 4253 §11.
+    pub(super) fn emit<'m, M: Message<'m>>(
+        &mut self,
+        message: &M,
+        env: &mut Env<'_>,
+    ) -> Result<(), Error> {
+        self.write(env, |out| message.write(out)).map_err(not_sent)
+    }
+
+    /// The same for a payload that is encoded already.
+    pub(super) fn emit_payload(&mut self, payload: &[u8], env: &mut Env<'_>) -> Result<(), Error> {
+        self.write(env, |out| out.bytes(payload)).map_err(not_sent)
+    }
+
+    /// A message that leaves in its turn: now, or behind the key exchange that runs.
+    pub(super) fn send<'m, M: Message<'m>>(
+        &mut self,
+        message: &M,
+        env: &mut Env<'_>,
+    ) -> Result<(), Error> {
+        if self.is_clear() && self.write(env, |out| message.write(out)).is_ok() {
+            return Ok(());
+        }
+        let mut scratch = Zeroizing::new(vec![0; PACKET_SLOT as usize]);
+        let mut out = Writer::new(&mut scratch);
+        message.write(&mut out).map_err(|NoSpace| Error::Invariant("a message too long"))?;
+        self.defer(out.written())
+    }
+
+    /// The same for a payload that is encoded already.
+    pub(super) fn send_payload(&mut self, payload: &[u8], env: &mut Env<'_>) -> Result<(), Error> {
+        if self.is_clear() && self.write(env, |out| out.bytes(payload)).is_ok() {
+            return Ok(());
+        }
+        self.defer(payload)
+    }
+
+    /// Moves what waits into the outbox, as far as it has room.
+    pub(super) fn flush(&mut self, env: &mut Env<'_>) {
+        if self.outbound.blocked {
+            return;
+        }
+        while let Some(mut backlog) = self.backlog.take() {
+            let Some(payload) = backlog.front() else { return };
+            let sent = self.write(env, |out| out.bytes(payload)).is_ok();
+            if sent {
+                backlog.pop();
+            }
+            if !backlog.is_empty() {
+                self.backlog = Some(backlog);
+            }
+            if !sent {
+                return;
+            }
+        }
+    }
+
+    fn defer(&mut self, payload: &[u8]) -> Result<(), Error> {
+        // What waits here was provoked by the peer, who keeps us from sending it.
+        match self.backlog.get_or_insert_default().push(payload) {
+            true => Ok(()),
+            false => Err(Error::PeerMisbehaved("too much waits for a key exchange to end")),
+        }
+    }
+
+    fn write(
+        &mut self,
+        env: &mut Env<'_>,
+        fill: impl FnOnce(&mut Writer<'_>) -> Result<(), NoSpace>,
+    ) -> Result<(), NotSent> {
+        let wire_len = self.outbound.emit(&mut env.out, env.entropy, fill)?;
+        self.stats.packets_out += 1;
+        self.stats.bytes_out += u64::from(wire_len);
+        Ok(())
+    }
+}
+
+const fn not_sent(why: NotSent) -> Error {
+    match why {
+        NotSent::NoSpace => Error::Invariant("the outbox is full"),
+        NotSent::Exhausted => Error::Invariant("the keys are used up"),
+    }
+}
