@@ -143,6 +143,148 @@ mod tests {
         }
     }
 
+    /// One sealed packet, and the packet it was.
+    fn sealed(provider: Provider, suite: Suite, payload_len: usize) -> (Vec<u8>, Vec<u8>) {
+        let (seal, _) = pair(provider, suite);
+        let payload: Vec<u8> = (0..payload_len).map(|i| i as u8).collect();
+        let clear = frame(seal.geometry(), &payload);
+        let mut packet = clear.clone();
+        seal.seal(stamp(&mut Counters::new(), &packet, seal.geometry()), &mut packet);
+        (packet, clear)
+    }
+
+    fn open_first(open: &OpenKey, packet: &mut [u8]) -> Result<(), BadTag> {
+        open.open(stamp(&mut Counters::new(), packet, open.geometry()), packet)
+    }
+
+    /// SECURITY case 39: whichever byte is flipped, the packet is refused and none of it released.
+    #[test]
+    fn case_39_every_flipped_byte_is_refused() {
+        for (provider, suite) in every_suite() {
+            let (_, open) = pair(provider, suite);
+            for payload_len in [1, 40, 1000] {
+                let (packet, _) = sealed(provider, suite, payload_len);
+                for at in 0..packet.len() {
+                    let mut flipped = packet.clone();
+                    flipped[at] ^= 1 << (at % 8);
+                    assert_eq!(open_first(&open, &mut flipped), Err(BadTag), "{suite:?} {at}");
+                    assert!(flipped.iter().all(|byte| *byte == 0), "{suite:?} released {at}");
+                }
+            }
+        }
+    }
+
+    /// SECURITY case 40: a packet opens in its own place, under its own keys and nowhere else.
+    #[test]
+    fn case_40_replayed_reordered_or_foreign() {
+        for (provider, suite) in every_suite() {
+            let (seal, open) = pair(provider, suite);
+            let mut sending = Counters::new();
+            let packets: Vec<Vec<u8>> = (0..3)
+                .map(|_| {
+                    let mut packet = frame(seal.geometry(), b"the same payload");
+                    seal.seal(stamp(&mut sending, &packet, seal.geometry()), &mut packet);
+                    packet
+                })
+                .collect();
+            for (place, from) in [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)] {
+                let mut receiving = Counters::new();
+                for packet in &packets[..place] {
+                    let mut packet = packet.clone();
+                    let here = stamp(&mut receiving, &packet, open.geometry());
+                    assert_eq!(open.open(here, &mut packet), Ok(()));
+                }
+                let mut packet = packets[from].clone();
+                let here = stamp(&mut receiving, &packet, open.geometry());
+                assert_eq!(open.open(here, &mut packet), Err(BadTag), "{suite:?} {from}");
+            }
+            let other = OpenKey::new(provider, &keys_for(suite, 2)).expect("other keys");
+            assert_eq!(open_first(&other, &mut packets[0].clone()), Err(BadTag), "{suite:?}");
+        }
+    }
+
+    /// SECURITY case 41: a tag counts whole or not at all.
+    #[test]
+    fn case_41_shortened_or_lengthened() {
+        for (provider, suite) in every_suite() {
+            let (_, open) = pair(provider, suite);
+            let (packet, _) = sealed(provider, suite, 20);
+            for len in 0..packet.len() {
+                let mut cut = packet[..len].to_vec();
+                let place = Counters::new().stamp(0).expect("fresh keys");
+                assert_eq!(open.open(place, &mut cut), Err(BadTag), "{suite:?} {len}");
+                assert!(cut.iter().all(|byte| *byte == 0));
+            }
+            let mut longer = [&packet[..], &[0]].concat();
+            assert_eq!(open_first(&open, &mut longer), Err(BadTag), "{suite:?}");
+        }
+    }
+
+    /// A packet cut wrongly is our mistake; it must not carry plaintext out.
+    #[test]
+    fn a_packet_too_short_to_seal_is_wiped() {
+        for (provider, suite) in every_suite() {
+            let (seal, _) = pair(provider, suite);
+            let least = usize::from(seal.geometry().tag) + 4;
+            let short = if suite.geometry().length_is_padded { least - 4 } else { least };
+            for len in 0..short {
+                let mut packet = vec![0x77; len];
+                seal.seal(Counters::new().stamp(0).expect("fresh keys"), &mut packet);
+                assert!(packet.iter().all(|byte| *byte == 0), "{suite:?} {len}");
+            }
+        }
+    }
+
+    /// Each library opens what the other sealed, and both seal to the same bytes.
+    #[cfg(feature = "ring")]
+    #[test]
+    fn providers_agree() {
+        for suite in Suite::all().filter(|suite| Provider::Ring.supports(suite.cipher())) {
+            for payload_len in [0, 1, 15, 16, 17, 255, 256, 4096, 32_768] {
+                let (aws, clear) = sealed(Provider::AwsLc, suite, payload_len);
+                let (ring, _) = sealed(Provider::Ring, suite, payload_len);
+                assert!(aws == ring, "{suite:?} {payload_len}");
+                for (provider, mut packet) in [(Provider::AwsLc, ring), (Provider::Ring, aws)] {
+                    let (_, open) = pair(provider, suite);
+                    assert_eq!(open_first(&open, &mut packet), Ok(()));
+                    let end = packet.len() - 16;
+                    assert!(packet[..end] == clear[..end]);
+                }
+            }
+        }
+    }
+
+    /// Sealing order is free: a packet's bytes depend on its place alone.
+    #[test]
+    fn packets_may_be_sealed_out_of_order() {
+        for (provider, suite) in every_suite() {
+            let (seal, _) = pair(provider, suite);
+            let run = |order: [usize; 4]| {
+                let mut counters = Counters::new();
+                let mut packets: Vec<(Option<Stamp>, Vec<u8>)> = (0..4)
+                    .map(|i| {
+                        let packet = frame(seal.geometry(), &vec![i; 50 * usize::from(i)]);
+                        (Some(stamp(&mut counters, &packet, seal.geometry())), packet)
+                    })
+                    .collect();
+                for i in order {
+                    let (stamp, packet) = &mut packets[i];
+                    seal.seal(stamp.take().expect("sealed once"), packet);
+                }
+                packets.into_iter().map(|(_, packet)| packet).collect::<Vec<_>>()
+            };
+            assert!(run([0, 1, 2, 3]) == run([3, 1, 0, 2]), "{suite:?}");
+        }
+    }
+
+    /// The budget of an idle connection counts on these.
+    #[test]
+    fn keys_stay_small() {
+        assert!(size_of::<SealKey>() <= 72, "{}", size_of::<SealKey>());
+        assert!(size_of::<OpenKey>() <= 72, "{}", size_of::<OpenKey>());
+        assert!(size_of::<CtrMacKey>() <= 2048, "{}", size_of::<CtrMacKey>());
+    }
+
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(32))]
 

@@ -87,3 +87,35 @@ impl ChachaOpenKey {
         sealed.first_chunk_mut::<4>().map(|to| *to = length).ok_or(BadTag)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::reference;
+    use super::*;
+    use crate::crypto::testing::{frame, keys_for};
+    use crate::crypto::{CipherKind, MacKind, Suite};
+
+    /// Both libraries against the construction written out: which half of the key does what, the
+    /// nonce, the block counters, and what the tag covers.
+    #[test]
+    fn agrees_with_the_reference() {
+        let suite = Suite::new(CipherKind::Chacha20Poly1305, MacKind::Implicit).expect("an AEAD");
+        for provider in Provider::ALL {
+            let keys = keys_for(suite, 5);
+            let sealing = ChachaSealKey::new(*provider, &keys).expect("a key");
+            let opening = ChachaOpenKey::new(*provider, &keys).expect("a key");
+            for (seq, payload_len) in [(0, 0), (1, 1), (255, 58), (256, 300), (u32::MAX, 1000)] {
+                let clear = frame(suite.geometry(), &vec![0x5a; payload_len]);
+                let expected = reference::chacha20_poly1305_openssh(keys.cipher_key(), seq, &clear);
+                let stamp = || Stamp { seq, invocation: 9, block: 9 };
+                let mut packet = clear.clone();
+                sealing.seal(stamp(), &mut packet).expect("sealed");
+                assert_eq!(packet, expected, "{provider:?} {seq}");
+                let first = *packet.first_chunk().expect("a length");
+                assert_eq!(opening.packet_length(seq, first), clear[..4]);
+                opening.open(stamp(), &mut packet).expect("opened");
+                assert_eq!(packet[..packet.len() - 16], clear[..clear.len() - 16]);
+            }
+        }
+    }
+}

@@ -98,3 +98,58 @@ impl GcmKey {
         nonce
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::reference;
+    use super::*;
+    use crate::crypto::testing::{frame, keys_for};
+    use crate::crypto::{Counters, MacKind, Suite};
+
+    const CIPHERS: [CipherKind; 2] = [CipherKind::Aes128Gcm, CipherKind::Aes256Gcm];
+
+    fn suite(cipher: CipherKind) -> Suite {
+        Suite::new(cipher, MacKind::Implicit).expect("an AEAD")
+    }
+
+    /// Nonces count up from the derived IV, and the length field is authenticated, not encrypted.
+    #[test]
+    fn agrees_with_the_reference() {
+        for (cipher, provider) in
+            CIPHERS.iter().flat_map(|c| Provider::ALL.iter().map(move |p| (*c, *p)))
+        {
+            let keys = keys_for(suite(cipher), 3);
+            let key = GcmKey::new(provider, &keys).expect("a key");
+            let (fixed, start) = keys.iv().split_at(4);
+            let start = u64::from_be_bytes(start.try_into().expect("eight bytes"));
+            let mut counters = Counters::from_parts(77, 0, 0);
+            for invocation in 0..40u64 {
+                let payload: Vec<u8> = (0..invocation as u8 * 5).collect();
+                let clear = frame(suite(cipher).geometry(), &payload);
+                let nonce = [fixed, &start.wrapping_add(invocation).to_be_bytes()].concat();
+                let (length, body) = clear[..clear.len() - 16].split_at(4);
+                let expected = reference::aes_gcm(keys.cipher_key(), &nonce, length, body);
+                let mut packet = clear.clone();
+                let stamp = counters.stamp(0).expect("fresh keys");
+                key.seal(stamp, &mut packet).expect("sealed");
+                assert_eq!(packet, [length, &expected].concat(), "{provider:?} {invocation}");
+            }
+        }
+    }
+
+    /// RFC 5647 §7.1: the counter wraps within its eight bytes and leaves the fixed field alone.
+    #[test]
+    fn the_invocation_counter_wraps() {
+        for provider in Provider::ALL {
+            let iv = [[0xab; 4].as_slice(), &[0xff; 8]].concat();
+            let raw = [7; 16];
+            let keys = DirectionKeys::new(suite(CipherKind::Aes128Gcm), &raw, &iv, &[]);
+            let key = GcmKey::new(*provider, &keys.expect("exact lengths")).expect("a key");
+            let stamp = |invocation| Stamp { seq: 0, invocation, block: 0 };
+            assert_eq!(key.nonce(stamp(0))[..], iv);
+            let wrapped = [[0xab; 4].as_slice(), &[0; 8]].concat();
+            assert_eq!(key.nonce(stamp(1))[..], wrapped);
+            assert_eq!(key.nonce(stamp(2))[11], 1);
+        }
+    }
+}

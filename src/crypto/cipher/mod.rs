@@ -3,6 +3,8 @@
 pub(super) mod chacha;
 pub(super) mod ctr_mac;
 pub(super) mod gcm;
+#[cfg(test)]
+mod reference;
 #[cfg(feature = "sim")]
 pub(super) mod toy;
 

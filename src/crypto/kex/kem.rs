@@ -147,3 +147,77 @@ impl TryRng for SecureGenerator {
 }
 
 impl TryCryptoRng for SecureGenerator {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEMS: [Kem; 2] = [Kem::MlKem768, Kem::Sntrup761];
+
+    #[test]
+    fn round_trips_and_lengths() {
+        for kem in KEMS {
+            let (secret, key) = KemSecret::generate(kem).expect("a key");
+            assert_eq!(key.len(), kem.key_bytes());
+            let (ciphertext, ours) = kem.encapsulate(&key).expect("a ciphertext");
+            assert_eq!(ciphertext.len(), secret.ciphertext_bytes());
+            assert_eq!(ours.len(), 32);
+            assert_eq!(secret.decapsulate(&ciphertext), Ok(ours));
+        }
+    }
+
+    /// SECURITY case 26: a damaged ciphertext gives a secret that nobody else has.
+    #[test]
+    fn case_26_damaged_ciphertext() {
+        for kem in KEMS {
+            let (secret, key) = KemSecret::generate(kem).expect("a key");
+            let (mut ciphertext, ours) = kem.encapsulate(&key).expect("a ciphertext");
+            ciphertext[500] ^= 1;
+            let theirs = secret.decapsulate(&ciphertext).expect("implicit rejection");
+            assert_ne!(*ours, *theirs);
+        }
+    }
+
+    #[test]
+    fn case_26_lengths() {
+        for kem in KEMS {
+            for wrong in [0, 32, kem.key_bytes() - 1, kem.key_bytes() + 1] {
+                let refused = kem.encapsulate(&vec![0; wrong]).map(|_| ());
+                assert_eq!(refused, Err(KexError::Length));
+            }
+            for change in [-1, 1] {
+                let (secret, _) = KemSecret::generate(kem).expect("a key");
+                let wrong = secret.ciphertext_bytes().checked_add_signed(change).expect("small");
+                let refused = secret.decapsulate(&vec![0; wrong]).map(|_| ());
+                assert_eq!(refused, Err(KexError::Length));
+            }
+        }
+    }
+
+    /// SECURITY case 26: 3328 is the largest coefficient of a key, at every place in it.
+    #[test]
+    fn case_26_unreduced_coefficients() {
+        let (_, key) = KemSecret::generate(Kem::MlKem768).expect("a key");
+        assert!(has_reduced_coefficients(&key));
+        for place in [0, 1, 2, 255, 256, 400, 766, 767] {
+            for (value, reduced) in [(0, true), (3328, true), (3329, false), (4095, false)] {
+                let mut key = key.clone();
+                set_coefficient(&mut key, place, value);
+                assert_eq!(has_reduced_coefficients(&key), reduced, "{value} at {place}");
+                let answer = Kem::MlKem768.encapsulate(&key).map(|_| ());
+                assert_eq!(answer, if reduced { Ok(()) } else { Err(KexError::Invalid) });
+            }
+        }
+    }
+
+    fn set_coefficient(key: &mut [u8], place: usize, value: u16) {
+        let at = place / 2 * 3;
+        if place.is_multiple_of(2) {
+            key[at] = value as u8;
+            key[at + 1] = key[at + 1] & 0xf0 | (value >> 8) as u8;
+        } else {
+            key[at + 1] = key[at + 1] & 0x0f | (value << 4) as u8;
+            key[at + 2] = (value >> 4) as u8;
+        }
+    }
+}

@@ -332,4 +332,92 @@ mod tests {
             }
         }
     }
+
+    const HYBRIDS: [(KexKind, usize, usize); 2] =
+        [(KexKind::MlKem768X25519, 1184, 1088), (KexKind::Sntrup761X25519, 1158, 1039)];
+
+    #[test]
+    fn public_values_have_the_lengths_the_drafts_give() {
+        for (kind, key_bytes, ciphertext_bytes) in HYBRIDS {
+            let (_, public) = client(kind);
+            let (reply, secret) = respond(kind, &public, &mut entropy()).expect("a reply");
+            assert_eq!((public.len(), reply.len()), (key_bytes + 32, ciphertext_bytes + 32));
+            assert_eq!(secret.encoded().len(), 4 + kind.hash().digest_bytes());
+            assert_eq!(secret.encoded()[..3], [0, 0, 0]);
+        }
+    }
+
+    /// RFC 8731 §3.1, SECURITY case 30: leading zeros go, and a set top bit gets one byte of zero.
+    #[test]
+    fn case_30_secrets_are_minimal_mpints() {
+        let encoded = |bytes: &[u8]| SharedSecret::mpint(bytes).map(|s| s.encoded().to_vec());
+        assert_eq!(encoded(&[0, 0, 0x7f, 1]), Ok(vec![0, 0, 0, 2, 0x7f, 1]));
+        assert_eq!(encoded(&[0, 0x80, 1]), Ok(vec![0, 0, 0, 3, 0, 0x80, 1]));
+        assert_eq!(encoded(&[0x80; 66]).map(|bytes| bytes.len()), Ok(4 + 1 + 66));
+        // A hybrid's K is a string: nothing is stripped and nothing is added.
+        let combined = SharedSecret::combined(HashKind::Sha256, b"post", b"classical");
+        let expected = HashKind::Sha256.digest(b"postclassical");
+        let expected = [&[0, 0, 0, 32], expected.as_ref()].concat();
+        assert_eq!(combined.map(|s| s.encoded().to_vec()), Ok(expected));
+    }
+
+    /// SECURITY case 26: each half is checked on each side.
+    #[test]
+    fn case_26_hybrids_refuse_either_bad_half() {
+        for (kind, key_bytes, ciphertext_bytes) in HYBRIDS {
+            let (_, public) = client(kind);
+            let refused = |public: &[u8]| respond(kind, public, &mut entropy()).map(|_| ());
+            let mut low_order = public.clone();
+            low_order[key_bytes..].fill(0);
+            assert_eq!(refused(&low_order), Err(KexError::LowOrder));
+            for wrong in wrong_lengths(&public, key_bytes) {
+                assert_eq!(refused(&wrong), Err(KexError::Length), "{} bytes", wrong.len());
+            }
+            let (reply, _) = respond(kind, &public, &mut entropy()).expect("a reply");
+            let refused = |reply: &[u8]| client(kind).0.finish(reply).map(|_| ());
+            let mut low_order = reply.clone();
+            low_order[ciphertext_bytes..].fill(0);
+            assert_eq!(refused(&low_order), Err(KexError::LowOrder));
+            for wrong in wrong_lengths(&reply, ciphertext_bytes) {
+                assert_eq!(refused(&wrong), Err(KexError::Length), "{} bytes", wrong.len());
+            }
+        }
+        let (_, mut public) = client(KexKind::MlKem768X25519);
+        public[..2].fill(0xff);
+        let refused = respond(KexKind::MlKem768X25519, &public, &mut entropy()).map(|_| ());
+        assert_eq!(refused, Err(KexError::Invalid));
+    }
+
+    fn wrong_lengths(value: &[u8], cut: usize) -> Vec<Vec<u8>> {
+        let longer = [value, &[0]].concat();
+        let shorter = &value[..value.len() - 1];
+        let (kem, point) = value.split_at(cut);
+        [&[], &[0][..], kem, point, shorter, &longer].map(<[u8]>::to_vec).to_vec()
+    }
+
+    /// SECURITY cases 24 and 25 through the front door: no method takes an empty value, a zero, or
+    /// what another method sends.
+    #[test]
+    fn no_method_takes_another_ones_values() {
+        for kind in ALL {
+            let (_, public) = client(*kind);
+            for other in ALL {
+                let toy_takes_any = other.names() == ["toy@tidegate.invalid"] && public.len() == 32;
+                let mixed = respond(*other, &public, &mut entropy());
+                let same_shape = public.len() == 32 && other == &KexKind::Curve25519;
+                if kind != other && !toy_takes_any && !same_shape {
+                    assert!(mixed.is_err(), "{kind:?} to {other:?}");
+                }
+            }
+            let empty = respond(*kind, &[], &mut entropy()).map(|_| ());
+            assert_eq!(empty, Err(KexError::Length));
+        }
+    }
+
+    #[test]
+    fn secrets_do_not_show_in_logs() {
+        let (secret, public) = client(KexKind::Curve25519);
+        let (_, shared) = respond(KexKind::Curve25519, &public, &mut entropy()).expect("a reply");
+        assert_eq!(format!("{secret:?} {shared:?}"), "KexSecret SharedSecret");
+    }
 }
