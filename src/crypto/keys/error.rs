@@ -66,6 +66,8 @@ pub enum KeyError {
     Count(u32),
     #[error("the key file is damaged: its parts do not belong together")]
     Inconsistent,
+    #[error("the key file holds no key of a supported type and size")]
+    Unusable,
     #[error("the key could not be generated")]
     Generation,
 }

@@ -166,7 +166,9 @@ impl FileSecret {
             return Err(KeyError::Rounds(rounds));
         }
         let mut secret = Zeroizing::new(vec![0; cipher.key_bytes() + cipher.iv_bytes()]);
-        bcrypt_pbkdf::bcrypt_pbkdf(passphrase, salt, rounds, &mut secret)
+        // Left to itself the library would work in memory that it does not wipe.
+        let mut space = Zeroizing::new(vec![0; secret.len().next_multiple_of(BCRYPT_BLOCK_BYTES)]);
+        bcrypt_pbkdf::bcrypt_pbkdf_with_memory(passphrase, salt, rounds, &mut secret, &mut space)
             .map_err(|_| KeyError::Inconsistent)?;
         Ok(FileSecret(secret))
     }
@@ -176,6 +178,9 @@ impl FileSecret {
         parts.filter(|(_, iv)| iv.len() == cipher.iv_bytes()).ok_or(KeyError::Inconsistent)
     }
 }
+
+/// bcrypt_pbkdf makes this much at a time.
+const BCRYPT_BLOCK_BYTES: usize = 32;
 
 const NAMES: [(&str, FileCipher); 9] = [
     ("none", FileCipher::None),

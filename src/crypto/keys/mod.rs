@@ -16,6 +16,13 @@ mod public;
 mod rsa;
 mod signature;
 
+#[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
+mod keygen_tests;
+#[cfg(test)]
+mod vector_tests;
+
 pub use error::{BadSignature, KeyError};
 pub use private::PrivateKey;
 pub use public::PublicKey;

@@ -45,7 +45,7 @@ impl PrivateKey {
             Form::OpenSsh => return Envelope::decode(&bytes)?.open(passphrase),
             Form::Pkcs8 => Pair::from_pkcs8(&bytes)?,
             Form::Pkcs1 => {
-                Pair::Rsa(rsa::KeyPair::from_der(&bytes).map_err(|_| KeyError::Inconsistent)?)
+                Pair::Rsa(rsa::KeyPair::from_der(&bytes).map_err(|_| KeyError::Unusable)?)
             }
             Form::Sec1 => Pair::from_sec1(&bytes)?,
         };
@@ -111,8 +111,8 @@ impl PrivateKey {
         &self.comment
     }
 
-    /// Whether a signature takes a millisecond rather than tens of microseconds, so that it is
-    /// worth a worker.
+    /// Whether a signature takes milliseconds rather than microseconds, so that it is worth a
+    /// worker.
     pub const fn is_slow(&self) -> bool {
         matches!(self.pair, Pair::Rsa(_))
     }
@@ -142,6 +142,11 @@ impl PrivateKey {
 
     pub(super) fn new(pair: Pair, comment: &str) -> Result<PrivateKey, KeyError> {
         Ok(PrivateKey { public: pair.public()?, pair, comment: comment.into() })
+    }
+
+    #[cfg(test)]
+    pub(super) const fn pair(&self) -> &Pair {
+        &self.pair
     }
 
     /// The key's numbers in the order of an OpenSSH file.
@@ -215,7 +220,7 @@ impl Pair {
             }
         }
         let pair = rsa::KeyPair::from_pkcs8(document);
-        pair.map(Pair::Rsa).map_err(|_| KeyError::Inconsistent)
+        pair.map(Pair::Rsa).map_err(|_| KeyError::Unusable)
     }
 
     fn from_sec1(document: &[u8]) -> Result<Pair, KeyError> {
@@ -224,7 +229,16 @@ impl Pair {
                 return Ok(Pair::Ecdsa(curve, pair));
             }
         }
-        Err(KeyError::Inconsistent)
+        Err(KeyError::Unusable)
+    }
+
+    #[cfg(test)]
+    pub(super) fn to_der(&self) -> Vec<u8> {
+        match self {
+            Pair::Ed25519(pair) => pair.to_pkcs8v1().expect("encodes").as_ref().to_vec(),
+            Pair::Ecdsa(_, pair) => pair.to_pkcs8v1().expect("encodes").as_ref().to_vec(),
+            Pair::Rsa(pair) => to_pkcs8(pair).expect("encodes").as_ref().to_vec(),
+        }
     }
 
     fn public(&self) -> Result<PublicKey, KeyError> {

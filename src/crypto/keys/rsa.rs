@@ -15,6 +15,7 @@ use crate::{
 
 /// The numbers of an OpenSSH private key, in the order of its file: magnitudes without leading
 /// zeros, borrowed from a buffer that somebody else wipes.
+#[derive(Clone, Copy)]
 pub(super) struct RsaNumbers<'a> {
     pub(super) modulus: &'a [u8],
     pub(super) public_exponent: &'a [u8],
