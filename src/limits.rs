@@ -36,6 +36,19 @@ pub const TRIM_RESERVE_SLOTS: usize = 4;
 /// Slots of a class trimmed in one call, about half a millisecond of page-table work.
 pub const TRIM_SLOTS_A_CALL: usize = 32;
 
+// ---- Reactor -------------------------------------------------------------------------------
+
+/// Entries of a ring's submission queue; a turn with more operations enters the kernel once more.
+pub const RING_SUBMISSIONS: u32 = 512;
+/// Entries of its completion queue; what does not fit waits in the kernel.
+pub const RING_COMPLETIONS: u32 = 8192;
+/// Operations a shard has in flight: a receive and a send for each link and its busiest channel.
+pub const OPS_IN_FLIGHT_MAX: u32 = 4 * LINKS_MAX as u32;
+/// Kernel threads of a ring for file reads and writes that block.
+pub const RING_WORKERS_BOUNDED: u32 = 4;
+/// Kernel threads of a ring for streams that can neither be polled nor read without blocking.
+pub const RING_WORKERS_UNBOUNDED: u32 = 16;
+
 // ---- Transport (RFC 4253) ------------------------------------------------------------------
 
 /// RFC 4253 §4.2: the identification line, CR LF included.

@@ -4,10 +4,14 @@
 mod op;
 mod pool;
 mod timers;
+mod uring;
+mod waker;
 
 pub use op::{Chunk, Completion, Errno, Fd, Full, Gather, Op, Spans, Target, Token};
 pub use pool::{Class, Lease, Pool, PoolSizes, PoolStats, leases_lost};
 pub use timers::Timers;
+pub use uring::{Features, UringConfig, UringDriver};
+pub use waker::Waker;
 
 use crate::base::Instant;
 
@@ -37,5 +41,31 @@ pub trait Driver {
 
     /// Starts what is queued, then collects completions into `out`, sleeping until the first one,
     /// a wake-up, or `until`. Returns with `out` empty after a wake-up or a time-out.
+    ///
+    /// May return early with `out` empty for reasons of its own.
     fn wait(&mut self, until: Option<Instant>, out: &mut Vec<Completion>) -> std::io::Result<()>;
+
+    /// A handle with which other threads end this driver's sleep.
+    fn waker(&self) -> Waker;
+
+    fn stats(&self) -> DriverStats;
+}
+
+/// Counts since a driver was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DriverStats {
+    /// Requests handed to the kernel, the driver's own included.
+    pub submissions: u64,
+    /// System calls that submitted or waited.
+    pub enters: u64,
+    /// Results the kernel gave.
+    pub completions: u64,
+    /// Receives that found no shared buffer and had to wait for one.
+    pub enobufs: u64,
+    /// Times the kernel had more results than its queue had room for.
+    pub overflows: u64,
+    /// Times a waker ended a sleep.
+    pub wakes: u64,
+    /// Operations in flight now.
+    pub in_flight: u64,
 }

@@ -40,6 +40,10 @@ pub struct Chunk {
 pub type Gather = Few<Chunk, GATHER_MAX>;
 
 /// Where received bytes go.
+#[allow(
+    clippy::large_enum_variant,
+    reason = "an operation is as large without it, and boxing allocates"
+)]
 #[derive(Debug)]
 pub enum Target {
     /// Into a shared small buffer that the driver picks when bytes are there, so that waiting owns
@@ -60,7 +64,8 @@ pub enum Op {
     Accept { listener: Fd },
     /// Bytes from a socket. Result: how many; 0 at end of stream.
     Recv { fd: Fd, into: Target },
-    /// All the bytes to a socket, however many kernel calls that takes. Result: their number.
+    /// All the bytes to a socket, however many kernel calls that takes. Result: their number. After
+    /// an error or a cancellation some of them may have left.
     Send { fd: Fd, from: Gather },
     /// Bytes from a pipe, terminal or other stream. Result: how many; 0 at end of file.
     Read { fd: Fd, into: Target },

@@ -257,6 +257,26 @@ impl Pool {
         trimmed
     }
 
+    /// A small lease that a driver keeps on offer. It counts as taken only when bytes arrive in it
+    /// and [`Pool::claim`] says so.
+    pub(super) fn lend(&mut self) -> Option<Lease> {
+        let slot = self.shelves[Class::Small.index()].pop()?;
+        self.parts[slot as usize] = 1;
+        Some(Lease { home: self.home, slot, at: 0, len: SMALL_SLOT })
+    }
+
+    /// A lent lease is about to be handed to an owner.
+    pub(super) fn claim(&mut self, lease: &Lease) {
+        self.check(lease);
+        self.stats.taken += 1;
+    }
+
+    /// Takes back a lent lease that was never claimed.
+    pub(super) fn unlend(&mut self, lease: Lease) {
+        self.claim(&lease);
+        self.give_back(lease);
+    }
+
     /// Where `span` of the lease lies in memory; `None` when the lease has no such bytes.
     pub(super) fn place(&self, lease: &Lease, span: Span) -> Option<NonNull<u8>> {
         let end = span.at.checked_add(span.len)?;

@@ -62,7 +62,7 @@ impl Timers {
     }
 
     /// The earliest deadline.
-    pub fn next(&mut self) -> Option<Instant> {
+    pub fn earliest(&mut self) -> Option<Instant> {
         while let Some(&Reverse((at, key))) = self.heap.peek() {
             if self.settle(at, key) {
                 return Some(at);
@@ -149,7 +149,7 @@ mod tests {
         timers.set(3, at(30));
         timers.set(1, at(10));
         timers.set(2, at(30));
-        assert_eq!(timers.next(), Some(at(10)));
+        assert_eq!(timers.earliest(), Some(at(10)));
         assert_eq!(timers.pop(at(9)), None);
         assert_eq!(timers.pop(at(30)), Some(1));
         assert_eq!(timers.pop(at(30)), Some(2));
@@ -165,7 +165,7 @@ mod tests {
             timers.set(0, at(100 + nanos));
         }
         assert_eq!(timers.heap.len(), 1);
-        assert_eq!(timers.next(), Some(at(10_099)));
+        assert_eq!(timers.earliest(), Some(at(10_099)));
         assert_eq!(timers.pop(at(10_098)), None);
         assert_eq!(timers.pop(at(10_099)), Some(0));
     }
@@ -185,7 +185,7 @@ mod tests {
     fn the_end_of_time_is_a_deadline() {
         let mut timers = Timers::new();
         timers.set(0, at(u64::MAX));
-        assert!(timers.next().is_some());
+        assert!(timers.earliest().is_some());
         assert_eq!(timers.pop(at(u64::MAX)), Some(0));
     }
 
@@ -232,7 +232,7 @@ mod tests {
                         prop_assert_eq!(timers.pop(at(now)), None);
                     }
                 }
-                prop_assert_eq!(timers.next(), model.values().min().copied().map(at));
+                prop_assert_eq!(timers.earliest(), model.values().min().copied().map(at));
                 prop_assert_eq!(timers.len(), model.len());
                 for key in 0..8 {
                     prop_assert_eq!(timers.deadline(key), model.get(&key).copied().map(at));

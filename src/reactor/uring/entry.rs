@@ -1,0 +1,332 @@
+use io_uring::squeue::{Entry, Flags};
+use io_uring::{opcode, types};
+
+use super::flight::{Flight, Stage};
+use super::shared::GROUP;
+use crate::base::Span;
+use crate::limits::{FRAMES_MAX, GATHER_MAX, HEADROOM, SMALL_BYTES};
+use crate::reactor::{Class, Errno, Fd, Gather, Lease, Op, Pool, Spans, Target};
+
+/// What comes of asking for a flight's next request.
+#[allow(clippy::large_enum_variant, reason = "a submission entry is passed on at once")]
+pub(super) enum Request {
+    Submit(Entry),
+    /// Nothing to ask the kernel for.
+    Finish(Result<u32, Errno>),
+    /// No small lease to receive into.
+    Starved,
+}
+
+/// How requests are put together on this ring.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Style {
+    /// Shared receives pick from the buffer ring; without one they poll first.
+    pub(super) buffer_ring: bool,
+    pub(super) multishot_accept: bool,
+}
+
+/// Lists of places for requests that have several. The kernel reads them while it consumes the
+/// submission entry, so they are reused as soon as the submission queue is empty again.
+#[derive(Debug)]
+pub(super) struct Scatter {
+    places: Box<[libc::iovec]>,
+    headers: Box<[libc::msghdr]>,
+    places_used: usize,
+    headers_used: usize,
+}
+
+impl Scatter {
+    pub(super) fn new(submissions: usize) -> Scatter {
+        let place = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+        // SAFETY: a msghdr of zeroes is one without address, data and control bytes.
+        let header: libc::msghdr = unsafe { std::mem::zeroed() };
+        Scatter {
+            places: vec![place; submissions.max(1) * 2 + FRAMES_MAX].into_boxed_slice(),
+            headers: vec![header; submissions.max(1)].into_boxed_slice(),
+            places_used: 0,
+            headers_used: 0,
+        }
+    }
+
+    /// Whether any one request's list still fits.
+    pub(super) const fn has_room(&self) -> bool {
+        self.places.len() - self.places_used >= FRAMES_MAX && self.headers_used < self.headers.len()
+    }
+
+    /// To be called only when the kernel has consumed every submission entry.
+    pub(super) const fn reset(&mut self) {
+        self.places_used = 0;
+        self.headers_used = 0;
+    }
+
+    /// Lists the bytes of `pieces` without the first `skip`. One piece needs no list.
+    fn list<'a>(
+        &mut self,
+        pool: &Pool,
+        pieces: impl Iterator<Item = (&'a Lease, Span)>,
+        mut skip: u32,
+    ) -> Result<Places, Errno> {
+        let first = self.places_used;
+        for (lease, span) in pieces {
+            let rest = span.skip(skip);
+            skip -= span.len - rest.len;
+            let Some(start) = pool.place(lease, rest) else {
+                debug_assert!(false, "{span:?} is outside {lease:?}");
+                return Err(Errno(libc::EFAULT));
+            };
+            if !rest.is_empty() {
+                let place =
+                    libc::iovec { iov_base: start.as_ptr().cast(), iov_len: rest.len as usize };
+                self.places[self.places_used] = place;
+                self.places_used += 1;
+            }
+        }
+        match self.places_used - first {
+            0 => Ok(Places::None),
+            1 => {
+                self.places_used = first;
+                let place = self.places[first];
+                Ok(Places::One(place.iov_base.cast(), place.iov_len as u32))
+            }
+            count => Ok(Places::Many(&raw const self.places[first], count)),
+        }
+    }
+
+    fn header(&mut self, places: *const libc::iovec, count: usize) -> *const libc::msghdr {
+        let header = &mut self.headers[self.headers_used];
+        self.headers_used += 1;
+        header.msg_iov = places.cast_mut();
+        header.msg_iovlen = count as _;
+        &raw const *header
+    }
+}
+
+enum Places {
+    None,
+    One(*mut u8, u32),
+    Many(*const libc::iovec, usize),
+}
+
+/// The next request of `flight`.
+pub(super) fn request(
+    flight: &mut Flight,
+    style: Style,
+    pool: &mut Pool,
+    scatter: &mut Scatter,
+) -> Request {
+    if needs_poll_first(flight, style) {
+        flight.stage = Stage::Poll;
+    }
+    if flight.stage == Stage::Poll {
+        return Request::Submit(poll(descriptor(&flight.op), poll_events(&flight.op)));
+    }
+    if is_shared(&flight.op) && !style.buffer_ring && !borrow(flight, pool) {
+        return Request::Starved;
+    }
+    match direct(flight, style, pool, scatter) {
+        Ok(Some(entry)) => Request::Submit(entry),
+        Ok(None) => Request::Finish(match &flight.op {
+            Op::Send { .. } | Op::Write { .. } | Op::WriteAt { .. } => Ok(0),
+            _ => Err(Errno(libc::EINVAL)),
+        }),
+        Err(errno) => Request::Finish(Err(errno)),
+    }
+}
+
+/// `None` when there is not one byte to move.
+fn direct(
+    flight: &mut Flight,
+    style: Style,
+    pool: &Pool,
+    scatter: &mut Scatter,
+) -> Result<Option<Entry>, Errno> {
+    let done = flight.done;
+    let entry = match &flight.op {
+        Op::Accept { listener } => Some(accept(*listener, style)),
+        Op::Recv { fd, into: Target::Shared } => Some(shared(
+            opcode::Recv::new(types::Fd(fd.0), std::ptr::null_mut(), SMALL_BYTES)
+                .buf_group(GROUP)
+                .build(),
+        )),
+        Op::Read { fd, into: Target::Shared } => Some(shared(
+            opcode::Read::new(types::Fd(fd.0), std::ptr::null_mut(), SMALL_BYTES)
+                .offset(STREAM)
+                .buf_group(GROUP)
+                .build(),
+        )),
+        Op::Recv { fd, into: Target::Owned { lease, spans } } => {
+            match scatter.list(pool, pieces(lease, spans), 0)? {
+                Places::One(start, len) => {
+                    Some(opcode::Recv::new(types::Fd(fd.0), start, len).build())
+                }
+                places => read(*fd, places, STREAM),
+            }
+        }
+        Op::Read { fd, into: Target::Owned { lease, spans } } => {
+            read(*fd, scatter.list(pool, pieces(lease, spans), 0)?, STREAM)
+        }
+        Op::ReadAt { fd, at, lease, spans } => {
+            let at = at.checked_add(u64::from(done)).ok_or(Errno(libc::EINVAL))?;
+            read(*fd, scatter.list(pool, pieces(lease, spans), done)?, at)
+        }
+        Op::Send { fd, from } => send(*fd, scatter.list(pool, chunks(from), done)?, scatter),
+        Op::Write { fd, from } => write(*fd, scatter.list(pool, chunks(from), 0)?, STREAM),
+        Op::WriteAt { fd, at, from } => write(*fd, scatter.list(pool, chunks(from), 0)?, *at),
+        Op::Fsync { fd } => Some(opcode::Fsync::new(types::Fd(fd.0)).build()),
+        Op::Readable { fd } => Some(poll(*fd, libc::POLLIN)),
+    };
+    Ok(entry)
+}
+
+/// Bytes the whole operation may move.
+pub(super) fn total(op: &Op) -> u32 {
+    match op {
+        Op::Recv { into: Target::Owned { spans, .. }, .. }
+        | Op::Read { into: Target::Owned { spans, .. }, .. }
+        | Op::ReadAt { spans, .. } => spans.iter().map(|span| span.len).sum(),
+        Op::Recv { into: Target::Shared, .. } | Op::Read { into: Target::Shared, .. } => {
+            SMALL_BYTES
+        }
+        Op::Send { from, .. } | Op::Write { from, .. } | Op::WriteAt { from, .. } => {
+            from.iter().map(|chunk| chunk.span.len).sum()
+        }
+        Op::Accept { .. } | Op::Fsync { .. } | Op::Readable { .. } => 0,
+    }
+}
+
+pub(super) fn descriptor(op: &Op) -> Fd {
+    match op {
+        Op::Accept { listener: fd }
+        | Op::Recv { fd, .. }
+        | Op::Send { fd, .. }
+        | Op::Read { fd, .. }
+        | Op::Write { fd, .. }
+        | Op::ReadAt { fd, .. }
+        | Op::WriteAt { fd, .. }
+        | Op::Fsync { fd }
+        | Op::Readable { fd } => *fd,
+    }
+}
+
+pub(super) const fn is_shared(op: &Op) -> bool {
+    matches!(op, Op::Recv { into: Target::Shared, .. } | Op::Read { into: Target::Shared, .. })
+}
+
+/// Gives a shared receive the small lease its bytes arrived in, or are to arrive in.
+pub(super) fn lend(op: &mut Op, lease: Lease, len: u32) {
+    if let Op::Recv { into, .. } | Op::Read { into, .. } = op {
+        let mut spans = Spans::new();
+        spans.push(Span::new(HEADROOM, len)).expect("an empty queue has room");
+        *into = Target::Owned { lease, spans };
+    }
+}
+
+/// The reverse of [`lend`].
+pub(super) fn unlend(op: &mut Op, pool: &mut Pool) {
+    if let Op::Recv { into, .. } | Op::Read { into, .. } = op
+        && let Target::Owned { lease, .. } = std::mem::replace(into, Target::Shared)
+    {
+        pool.unlend(lease);
+    }
+}
+
+/// Gives every lease of an operation back to the pool.
+pub(super) fn dissolve(op: Op, pool: &mut Pool) {
+    match op {
+        Op::Recv { into: Target::Owned { lease, .. }, .. }
+        | Op::Read { into: Target::Owned { lease, .. }, .. }
+        | Op::ReadAt { lease, .. } => pool.give_back(lease),
+        Op::Send { mut from, .. } | Op::Write { mut from, .. } | Op::WriteAt { mut from, .. } => {
+            while let Some(chunk) = from.pop() {
+                pool.give_back(chunk.lease);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn needs_poll_first(flight: &Flight, style: Style) -> bool {
+    flight.stage == Stage::Direct && !style.buffer_ring && is_shared(&flight.op)
+}
+
+fn borrow(flight: &mut Flight, pool: &mut Pool) -> bool {
+    let Some(lease) = pool.lend() else { return false };
+    lend(&mut flight.op, lease, SMALL_BYTES);
+    flight.borrowed = true;
+    true
+}
+
+fn accept(listener: Fd, style: Style) -> Entry {
+    let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    let listener = types::Fd(listener.0);
+    if style.multishot_accept {
+        opcode::AcceptMulti::new(listener).flags(flags).build()
+    } else {
+        let nowhere = std::ptr::null_mut();
+        opcode::Accept::new(listener, nowhere, nowhere.cast()).flags(flags).build()
+    }
+}
+
+fn shared(entry: Entry) -> Entry {
+    entry.flags(Flags::BUFFER_SELECT)
+}
+
+fn read(fd: Fd, into: Places, at: u64) -> Option<Entry> {
+    let fd = types::Fd(fd.0);
+    match into {
+        Places::None => None,
+        Places::One(start, len) => Some(opcode::Read::new(fd, start, len).offset(at).build()),
+        Places::Many(places, count) => {
+            Some(opcode::Readv::new(fd, places, count as u32).offset(at).build())
+        }
+    }
+}
+
+fn write(fd: Fd, from: Places, at: u64) -> Option<Entry> {
+    let fd = types::Fd(fd.0);
+    match from {
+        Places::None => None,
+        Places::One(start, len) => Some(opcode::Write::new(fd, start, len).offset(at).build()),
+        Places::Many(places, count) => {
+            Some(opcode::Writev::new(fd, places, count as u32).offset(at).build())
+        }
+    }
+}
+
+fn send(fd: Fd, from: Places, scatter: &mut Scatter) -> Option<Entry> {
+    let flags = libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
+    let fd = types::Fd(fd.0);
+    match from {
+        Places::None => None,
+        Places::One(start, len) => Some(opcode::Send::new(fd, start, len).flags(flags).build()),
+        Places::Many(places, count) => {
+            let header = scatter.header(places, count);
+            Some(opcode::SendMsg::new(fd, header).flags(flags as u32).build())
+        }
+    }
+}
+
+fn poll(fd: Fd, events: i16) -> Entry {
+    opcode::PollAdd::new(types::Fd(fd.0), events as u32).build()
+}
+
+const fn poll_events(op: &Op) -> i16 {
+    match op {
+        Op::Send { .. } | Op::Write { .. } | Op::WriteAt { .. } => libc::POLLOUT,
+        _ => libc::POLLIN,
+    }
+}
+
+fn pieces<'a>(lease: &'a Lease, spans: &'a Spans) -> impl Iterator<Item = (&'a Lease, Span)> {
+    spans.iter().map(move |span| (lease, *span))
+}
+
+fn chunks(from: &Gather) -> impl Iterator<Item = (&Lease, Span)> {
+    from.iter().map(|chunk| (&chunk.lease, chunk.span))
+}
+
+/// The offset that stands for a stream's own position.
+const STREAM: u64 = u64::MAX;
+
+const _: () = assert!(GATHER_MAX <= FRAMES_MAX);
+const _: () = assert!(Class::Small.bytes() > HEADROOM + SMALL_BYTES);
