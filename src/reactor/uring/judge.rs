@@ -3,6 +3,8 @@ use super::flight::{Flight, Stage};
 use super::shared::SharedBuffers;
 use crate::reactor::{Errno, Op, Pool, Target};
 
+/// What becomes of a flight after a result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Finish(Result<u32, Errno>),
     /// Ask again: for the rest, or after an interruption.
@@ -39,6 +41,7 @@ pub(super) fn judge(flight: &mut Flight, result: Result<u32, Errno>) -> Verdict 
     }
 }
 
+/// The kernel picked shared buffer `buffer` for this flight.
 pub(super) fn receive_shared(
     flight: &mut Flight,
     buffer: u16,
@@ -73,10 +76,6 @@ pub(super) fn settle_borrowed(flight: &mut Flight, result: Result<u32, Errno>, p
     }
 }
 
-/// What becomes of a flight after a result.
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-
 fn judge_progress(flight: &mut Flight, moved: u32) -> Verdict {
     match flight.op {
         Op::Send { .. } | Op::ReadAt { .. } => {}
@@ -93,8 +92,6 @@ fn judge_progress(flight: &mut Flight, moved: u32) -> Verdict {
         _ => Verdict::Continue,
     }
 }
-
-/// The kernel picked shared buffer `buffer` for this flight.
 
 const fn is_stream(op: &Op) -> bool {
     matches!(op, Op::Recv { .. } | Op::Send { .. } | Op::Read { .. } | Op::Write { .. })

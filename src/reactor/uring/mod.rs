@@ -28,8 +28,7 @@ use shared::SharedBuffers;
 
 use super::waker::Sleeper;
 use super::{
-    Class, Completion, Driver, DriverStats, Errno, Fd, Full, Op, Pool, PoolSizes, Target, Token,
-    Waker,
+    Class, Completion, Driver, DriverStats, Errno, Fd, Full, Op, Pool, PoolSizes, Token, Waker,
 };
 use crate::base::Instant;
 use crate::limits::{
