@@ -132,6 +132,8 @@ pub const AUTH_FAILURE_DELAY: Duration = Duration::from_millis(5);
 pub const AUTHORIZED_KEYS_BYTES_MAX: u64 = 1024 * 1024;
 pub const AUTHORIZED_KEYS_LINE_BYTES_MAX: usize = 8 * 1024;
 pub const BANNER_BYTES_MAX: u32 = 16 * 1024;
+/// A banner of ours: it must leave room in an outbox for the answer behind it.
+pub const BANNER_SENT_BYTES_MAX: usize = 8 * 1024;
 /// The list of methods that may go on.
 pub const AUTH_METHODS_BYTES_MAX: u32 = 1024;
 /// Questions in one round of keyboard-interactive, and the text of each.

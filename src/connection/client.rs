@@ -1,0 +1,359 @@
+//! RFC 4252, the client's side.
+
+use std::sync::Arc;
+
+use super::machine::malformed;
+use super::server::{SERVICE_CONNECTION, SERVICE_USERAUTH};
+use super::side::{Limits, Side};
+use super::{Answer, AuthFailed, ClientConnectionConfig, Connection, Event, Query};
+use crate::base::Instant;
+use crate::crypto::{PublicKey, SignatureAlgorithm};
+use crate::transport::{Client, Env, Error, Transport};
+use crate::wire::auth::{
+    AuthMethod, METHOD_PUBLIC_KEY, METHOD_PUBLIC_KEY_HOST_BOUND, PublicKeyAttempt, PublicKeyOk,
+    UserAuthBanner, UserAuthFailure, UserAuthRequest, UserAuthSuccess,
+};
+use crate::wire::channel::{OpenKind, open_failure};
+use crate::wire::transport::{ServiceAccept, ServiceRequest};
+use crate::wire::{Message, Writer, number};
+
+/// How a client proves who it is.
+#[derive(Clone, Debug)]
+pub enum LoginMethod {
+    /// Proves nothing and learns which methods there are.
+    None,
+    /// Asks whether the key would do, then has the owner sign ([`Query::SignLogin`]).
+    PublicKey { key: Box<PublicKey>, algorithm: SignatureAlgorithm },
+}
+
+impl Connection<Client> {
+    /// Sends our identification and KEXINIT.
+    pub fn client(
+        config: Arc<ClientConnectionConfig>,
+        env: &mut Env<'_>,
+    ) -> Result<Connection<Client>, Error> {
+        let mut transport = Transport::new(Arc::clone(&config.transport));
+        transport.start(env)?;
+        let alive = config.server_alive;
+        let login = ClientLogin { config, stage: Stage::Idle { served: false } };
+        Ok(Connection::with(transport, login, alive, env.now))
+    }
+
+    pub(super) fn client_over(
+        transport: Transport<Client>,
+        config: Arc<ClientConnectionConfig>,
+        now: Instant,
+    ) -> Connection<Client> {
+        let alive = config.server_alive;
+        let login = ClientLogin { config, stage: Stage::Done };
+        Connection::with(transport, login, alive, now)
+    }
+
+    /// Tries to log in as `user`. [`Event::Authenticated`] or [`Event::AuthFailed`] follows; after
+    /// a failure another method may be tried. False when the first key exchange is not over, a try
+    /// is under way, or the login is.
+    pub fn authenticate(
+        &mut self,
+        user: &str,
+        method: LoginMethod,
+        env: &mut Env<'_>,
+    ) -> Result<bool, Error> {
+        self.check()?;
+        let Stage::Idle { served } = self.login.stage else { return Ok(false) };
+        if !self.transport.is_established() {
+            return Ok(false);
+        }
+        let user = Box::from(user);
+        let mut trying = Box::new(Trying { user, method, step: Step::Service });
+        let sent = if served {
+            trying.step = trying.method.first_step();
+            self.login.stage = Stage::Trying(trying);
+            self.send_request(None, env)
+        } else {
+            self.login.stage = Stage::Trying(trying);
+            self.transport.send(&ServiceRequest { name: SERVICE_USERAUTH.as_bytes() }, env)
+        };
+        sent.map(|()| true).map_err(|error| self.fail(error, env))
+    }
+}
+
+/// Where our login stands.
+#[derive(Debug)]
+pub struct ClientLogin {
+    config: Arc<ClientConnectionConfig>,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// No try is under way. `served`: the service has been accepted.
+    Idle {
+        served: bool,
+    },
+    Trying(Box<Trying>),
+    Done,
+}
+
+#[derive(Debug)]
+struct Trying {
+    user: Box<str>,
+    method: LoginMethod,
+    step: Step,
+}
+
+/// What the server owes us, or our owner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Service,
+    /// An opinion of the key.
+    Probe,
+    /// Our owner signs.
+    Signature,
+    /// A verdict.
+    Verdict,
+}
+
+impl LoginMethod {
+    const fn first_step(&self) -> Step {
+        match self {
+            LoginMethod::None => Step::Verdict,
+            LoginMethod::PublicKey { .. } => Step::Probe,
+        }
+    }
+}
+
+impl Side for Client {
+    type Login = ClientLogin;
+
+    const IS_SERVER: bool = false;
+
+    fn is_logged_in(login: &ClientLogin) -> bool {
+        matches!(login.stage, Stage::Done)
+    }
+
+    fn is_blocked(login: &ClientLogin) -> bool {
+        matches!(&login.stage, Stage::Trying(trying) if trying.step == Step::Signature)
+    }
+
+    fn login_deadline(_: &ClientLogin) -> Option<Instant> {
+        None
+    }
+
+    fn login_timeout(_: &mut Connection<Client>, _: &mut Env<'_>) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn keys_ready(_: &mut Connection<Client>, _: &mut Env<'_>) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn login_message(
+        connection: &mut Connection<Client>,
+        payload: &[u8],
+        env: &mut Env<'_>,
+    ) -> Result<Option<Event>, Error> {
+        let number = payload.first().copied().unwrap_or(0);
+        let bad = malformed(number);
+        let step = match &connection.login.stage {
+            Stage::Trying(trying) => Some(trying.step),
+            Stage::Idle { .. } | Stage::Done => None,
+        };
+        match (number, step) {
+            (number::SERVICE_ACCEPT, Some(Step::Service)) => {
+                let accept = ServiceAccept::parse(payload).map_err(bad)?;
+                connection.service_accepted(&accept, env).map(|()| None)
+            }
+            (number::USERAUTH_BANNER, Some(_)) => {
+                let banner = UserAuthBanner::parse(payload).map_err(bad)?;
+                Ok(Some(Event::Banner { text: banner.text.into() }))
+            }
+            (number::USERAUTH_PK_OK, Some(Step::Probe)) => {
+                let ok = PublicKeyOk::parse(payload).map_err(bad)?;
+                connection.key_would_do(&ok).map(Some)
+            }
+            (number::USERAUTH_FAILURE, Some(Step::Probe | Step::Verdict)) => {
+                let failure = UserAuthFailure::parse(payload).map_err(bad)?;
+                Ok(connection.login_failed(&failure))
+            }
+            // Case 53: only in answer to an attempt that could succeed.
+            (number::USERAUTH_SUCCESS, Some(Step::Verdict)) => {
+                UserAuthSuccess::parse(payload).map_err(bad)?;
+                Ok(connection.login_succeeded())
+            }
+            (number::SERVICE_REQUEST..=number::SERVICE_ACCEPT | 50..=79, _) => {
+                Err(Error::PeerMisbehaved("a login message that answers nothing"))
+            }
+            // OpenSSH announces its other host keys before the login is over in no version we
+            // know; everything of the connection protocol waits for its user.
+            (number::GLOBAL_REQUEST..=number::CHANNEL_FAILURE, _) => {
+                Err(Error::PeerMisbehaved("a message before the login is over"))
+            }
+            _ => connection.transport.unimplemented(env).map(|()| None),
+        }
+    }
+
+    fn login_answer(
+        connection: &mut Connection<Client>,
+        answer: Answer,
+        env: &mut Env<'_>,
+    ) -> Result<(), Error> {
+        let (Stage::Trying(trying), Answer::Signature(signature)) =
+            (&mut connection.login.stage, answer)
+        else {
+            return Ok(());
+        };
+        if trying.step != Step::Signature {
+            return Ok(());
+        }
+        let Some(signature) = signature else {
+            let user = std::mem::take(&mut trying.user);
+            let key = trying.method.key();
+            connection.login.stage = Stage::Idle { served: true };
+            let failed = AuthFailed {
+                user,
+                method: METHOD_PUBLIC_KEY.into(),
+                key,
+                probe: false,
+                failures: 0,
+                methods: METHOD_PUBLIC_KEY.into(),
+                partial: false,
+            };
+            connection.channels.events.push_back(Event::AuthFailed(Box::new(failed)));
+            return Ok(());
+        };
+        trying.step = Step::Verdict;
+        connection.send_request(Some(&signature), env)
+    }
+
+    fn refuses(login: &ClientLogin, kind: &OpenKind<'_>) -> Option<(u32, &'static str)> {
+        // Case 94: a server opens what it was asked for and nothing else.
+        match kind {
+            OpenKind::ForwardedTcpip { .. } | OpenKind::ForwardedStreamlocal { .. }
+                if login.config.takes_forwarded =>
+            {
+                None
+            }
+            _ => Some((open_failure::ADMINISTRATIVELY_PROHIBITED, "not asked for")),
+        }
+    }
+
+    fn limits(login: &ClientLogin) -> Limits {
+        Limits {
+            sessions_max: u32::MAX,
+            window_bytes: login.config.window_bytes,
+            packet_bytes: login.config.packet_bytes,
+        }
+    }
+}
+
+impl Connection<Client> {
+    fn service_accepted(
+        &mut self,
+        accept: &ServiceAccept<'_>,
+        env: &mut Env<'_>,
+    ) -> Result<(), Error> {
+        if accept.name != SERVICE_USERAUTH.as_bytes() {
+            return Err(Error::PeerMisbehaved("a service we did not ask for"));
+        }
+        if let Stage::Trying(trying) = &mut self.login.stage {
+            trying.step = trying.method.first_step();
+        }
+        self.send_request(None, env)
+    }
+
+    fn send_request(&mut self, signature: Option<&[u8]>, env: &mut Env<'_>) -> Result<(), Error> {
+        let Stage::Trying(trying) = &self.login.stage else { return Ok(()) };
+        let host_key = self.bound_host_key();
+        let method = match &trying.method {
+            LoginMethod::None => AuthMethod::None,
+            LoginMethod::PublicKey { key, algorithm } => AuthMethod::PublicKey(PublicKeyAttempt {
+                algorithm: algorithm.name(),
+                key: key.blob(),
+                host_key: host_key.as_ref().map(PublicKey::blob),
+                signature,
+            }),
+        };
+        let request = UserAuthRequest { user: &trying.user, service: SERVICE_CONNECTION, method };
+        self.transport.send(&request, env)
+    }
+
+    /// The server's host key, when it knows the host-bound method (OpenSSH PROTOCOL §3.1).
+    fn bound_host_key(&self) -> Option<PublicKey> {
+        let known = self.transport.peer_extensions().is_some_and(|known| known.hostbound);
+        self.transport.host_key().filter(|_| known).cloned()
+    }
+
+    fn key_would_do(&mut self, ok: &PublicKeyOk<'_>) -> Result<Event, Error> {
+        let host_key = self.bound_host_key();
+        let session_id = self.transport.session_id();
+        let Stage::Trying(trying) = &mut self.login.stage else {
+            return Err(Error::Invariant("no login under way"));
+        };
+        let LoginMethod::PublicKey { key, algorithm } = &trying.method else {
+            return Err(Error::PeerMisbehaved("a login message that answers nothing"));
+        };
+        if ok.algorithm != algorithm.name() || ok.key != key.blob() {
+            return Err(Error::PeerMisbehaved("an opinion of a key we did not offer"));
+        }
+        let attempt = PublicKeyAttempt {
+            algorithm: algorithm.name(),
+            key: key.blob(),
+            host_key: host_key.as_ref().map(PublicKey::blob),
+            signature: None,
+        };
+        let user = &trying.user;
+        let mut message = vec![0; attempt.signed_bytes_max(session_id, user, SERVICE_CONNECTION)];
+        let mut out = Writer::new(&mut message);
+        attempt
+            .write_signed(session_id, user, SERVICE_CONNECTION, &mut out)
+            .map_err(|_| Error::Invariant("no room for what is signed"))?;
+        let len = out.len();
+        message.truncate(len);
+        let (key, algorithm) = (key.clone(), *algorithm);
+        trying.step = Step::Signature;
+        Ok(Event::Query(Query::SignLogin { key, algorithm, message: message.into() }))
+    }
+
+    fn login_failed(&mut self, failure: &UserAuthFailure<'_>) -> Option<Event> {
+        let before = std::mem::replace(&mut self.login.stage, Stage::Idle { served: true });
+        let Stage::Trying(trying) = before else { return None };
+        let failed = AuthFailed {
+            key: trying.method.key(),
+            user: trying.user,
+            method: trying.method.name().into(),
+            probe: trying.step == Step::Probe,
+            failures: 0,
+            methods: failure.methods.as_str().into(),
+            partial: failure.partial,
+        };
+        Some(Event::AuthFailed(Box::new(failed)))
+    }
+
+    fn login_succeeded(&mut self) -> Option<Event> {
+        let host_bound = self.bound_host_key().is_some();
+        self.transport.authenticated();
+        let before = std::mem::replace(&mut self.login.stage, Stage::Done);
+        let Stage::Trying(trying) = before else { return None };
+        let method = match trying.method.name() {
+            METHOD_PUBLIC_KEY if host_bound => METHOD_PUBLIC_KEY_HOST_BOUND,
+            name => name,
+        };
+        Some(Event::Authenticated { user: trying.user, method, key: trying.method.key() })
+    }
+}
+
+impl LoginMethod {
+    const fn name(&self) -> &'static str {
+        match self {
+            LoginMethod::None => "none",
+            LoginMethod::PublicKey { .. } => METHOD_PUBLIC_KEY,
+        }
+    }
+
+    fn key(&self) -> Option<Box<PublicKey>> {
+        match self {
+            LoginMethod::None => None,
+            LoginMethod::PublicKey { key, .. } => Some(key.clone()),
+        }
+    }
+}

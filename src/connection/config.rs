@@ -1,0 +1,78 @@
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::crypto::SignatureAlgorithm;
+use crate::limits::{
+    AUTH_TRIES_DEFAULT, CHANNEL_PACKET_BYTES_MAX, LOGIN_GRACE_DEFAULT, SESSIONS_DEFAULT,
+    WINDOW_BYTES,
+};
+use crate::transport;
+
+/// What a server asks of a login and allows on a connection.
+#[derive(Clone, Debug)]
+pub struct ConnectionConfig {
+    pub transport: Arc<transport::ServerConfig>,
+    /// Shown before the first attempt is answered; what passes
+    /// [`crate::limits::BANNER_SENT_BYTES_MAX`] is cut off.
+    pub banner: Option<String>,
+    /// Failed attempts after which the connection ends.
+    pub auth_tries_max: u32,
+    /// From the first byte to the end of the login. `None`: for ever.
+    pub login_grace: Option<Duration>,
+    /// Session channels at one time.
+    pub sessions_max: u32,
+    /// Asks a silent peer whether it is there, after this time, and ends the connection after that
+    /// many questions without any answer.
+    pub client_alive: Option<(Duration, u32)>,
+    /// Receive window of a channel that the owner does not size itself.
+    pub window_bytes: u32,
+    /// The largest data packet we ask for.
+    pub packet_bytes: u32,
+    /// How a user's key may sign.
+    pub user_algorithms: Vec<SignatureAlgorithm>,
+    /// Spreads the delay of refusals over user names in a way that cannot be computed outside.
+    pub delay_secret: u64,
+}
+
+impl ConnectionConfig {
+    pub fn new(transport: Arc<transport::ServerConfig>) -> ConnectionConfig {
+        let user_algorithms = transport.user_algorithms.clone();
+        ConnectionConfig {
+            transport,
+            banner: None,
+            auth_tries_max: AUTH_TRIES_DEFAULT,
+            login_grace: Some(LOGIN_GRACE_DEFAULT),
+            sessions_max: SESSIONS_DEFAULT,
+            client_alive: None,
+            window_bytes: WINDOW_BYTES,
+            packet_bytes: CHANNEL_PACKET_BYTES_MAX,
+            user_algorithms,
+            delay_secret: 0,
+        }
+    }
+}
+
+/// The same for the client's role.
+#[derive(Clone, Debug)]
+pub struct ClientConnectionConfig {
+    pub transport: Arc<transport::ClientConfig>,
+    /// As [`ConnectionConfig::client_alive`], for a silent server.
+    pub server_alive: Option<(Duration, u32)>,
+    pub window_bytes: u32,
+    pub packet_bytes: u32,
+    /// Hands channels of the forwarded types to the owner, who asked for them. Otherwise they are
+    /// refused here: a server does not open channels unasked.
+    pub takes_forwarded: bool,
+}
+
+impl ClientConnectionConfig {
+    pub const fn new(transport: Arc<transport::ClientConfig>) -> ClientConnectionConfig {
+        ClientConnectionConfig {
+            transport,
+            server_alive: None,
+            window_bytes: WINDOW_BYTES,
+            packet_bytes: CHANNEL_PACKET_BYTES_MAX,
+            takes_forwarded: false,
+        }
+    }
+}

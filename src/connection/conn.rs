@@ -1,0 +1,275 @@
+use super::{Answer, ChannelId, ChannelKind, ChannelRequest, Connection, Event, Input, Plan};
+use crate::base::{Entropy, Instant, Span};
+use crate::transport::{Client, Deferred, Env, Error, Negotiated, Server, Stats};
+
+/// A connection in either role, so that what is attached to its channels need not care. Each
+/// method is that of [`Connection`] by the same name.
+#[derive(Debug)]
+pub enum Conn {
+    Server(Connection<Server>),
+    Client(Connection<Client>),
+}
+
+macro_rules! either {
+    ($conn:ident.$method:ident($($arg:ident),*)) => {
+        match $conn {
+            Conn::Server(connection) => connection.$method($($arg),*),
+            Conn::Client(connection) => connection.$method($($arg),*),
+        }
+    };
+}
+
+impl Conn {
+    /// [`Connection::handle_input`].
+    pub fn handle_input(&mut self, env: &mut Env<'_>, buf: &mut [u8]) -> Result<Input, Error> {
+        either!(self.handle_input(env, buf))
+    }
+
+    /// [`Connection::poll_event`].
+    pub fn poll_event(&mut self) -> Option<Event> {
+        either!(self.poll_event())
+    }
+
+    /// [`Connection::blocked`].
+    pub fn blocked(&self) -> bool {
+        either!(self.blocked())
+    }
+
+    /// [`Connection::answer`].
+    pub fn answer(&mut self, answer: Answer, env: &mut Env<'_>) -> Result<(), Error> {
+        either!(self.answer(answer, env))
+    }
+
+    /// [`Connection::poll_timeout`].
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        either!(self.poll_timeout())
+    }
+
+    /// [`Connection::handle_timeout`].
+    pub fn handle_timeout(&mut self, env: &mut Env<'_>) -> Result<(), Error> {
+        either!(self.handle_timeout(env))
+    }
+
+    /// [`Connection::flush`].
+    pub fn flush(&mut self, env: &mut Env<'_>) -> Result<(), Error> {
+        either!(self.flush(env))
+    }
+
+    /// [`Connection::is_ready`].
+    pub fn is_ready(&self) -> bool {
+        either!(self.is_ready())
+    }
+
+    /// [`Connection::is_authenticated`].
+    pub fn is_authenticated(&self) -> bool {
+        either!(self.is_authenticated())
+    }
+
+    /// [`Connection::rekey`].
+    pub fn rekey(&mut self, env: &mut Env<'_>) -> Result<(), Error> {
+        either!(self.rekey(env))
+    }
+
+    /// [`Connection::disconnect`].
+    pub fn disconnect(&mut self, code: u32, text: &str, env: &mut Env<'_>) {
+        either!(self.disconnect(code, text, env))
+    }
+
+    /// [`Connection::send_global`].
+    pub fn send_global(
+        &mut self,
+        name: &str,
+        want_reply: bool,
+        env: &mut Env<'_>,
+    ) -> Result<bool, Error> {
+        either!(self.send_global(name, want_reply, env))
+    }
+
+    /// [`Connection::failure`].
+    pub fn failure(&self) -> Option<&Error> {
+        either!(self.failure())
+    }
+
+    /// [`Connection::session_id`].
+    pub fn session_id(&self) -> &[u8] {
+        either!(self.session_id())
+    }
+
+    /// [`Connection::peer_ident`].
+    pub fn peer_ident(&self) -> &[u8] {
+        either!(self.peer_ident())
+    }
+
+    /// [`Connection::negotiated`].
+    pub fn negotiated(&self) -> Option<&Negotiated> {
+        either!(self.negotiated())
+    }
+
+    /// [`Connection::stats`].
+    pub fn stats(&self) -> Stats {
+        either!(self.stats())
+    }
+
+    /// [`Connection::channel_count`].
+    pub fn channel_count(&self) -> usize {
+        either!(self.channel_count())
+    }
+
+    /// [`Connection::accept_open`].
+    pub fn accept_open(
+        &mut self,
+        id: ChannelId,
+        window_bytes: u32,
+        packet_bytes: u32,
+        env: &mut Env<'_>,
+    ) -> Result<(), Error> {
+        either!(self.accept_open(id, window_bytes, packet_bytes, env))
+    }
+
+    /// [`Connection::accept_open_default`].
+    pub fn accept_open_default(&mut self, id: ChannelId, env: &mut Env<'_>) -> Result<(), Error> {
+        either!(self.accept_open_default(id, env))
+    }
+
+    /// [`Connection::reject_open`].
+    pub fn reject_open(
+        &mut self,
+        id: ChannelId,
+        reason: u32,
+        text: &str,
+        env: &mut Env<'_>,
+    ) -> Result<(), Error> {
+        either!(self.reject_open(id, reason, text, env))
+    }
+
+    /// [`Connection::open`].
+    pub fn open(
+        &mut self,
+        kind: &ChannelKind,
+        env: &mut Env<'_>,
+    ) -> Result<Option<ChannelId>, Error> {
+        either!(self.open(kind, env))
+    }
+
+    /// [`Connection::open_session`].
+    pub fn open_session(&mut self, env: &mut Env<'_>) -> Result<Option<ChannelId>, Error> {
+        either!(self.open_session(env))
+    }
+
+    /// [`Connection::request`].
+    pub fn request(
+        &mut self,
+        id: ChannelId,
+        request: &ChannelRequest,
+        want_reply: bool,
+        env: &mut Env<'_>,
+    ) -> Result<bool, Error> {
+        either!(self.request(id, request, want_reply, env))
+    }
+
+    /// [`Connection::reply`].
+    pub fn reply(&mut self, id: ChannelId, ok: bool, env: &mut Env<'_>) -> Result<(), Error> {
+        either!(self.reply(id, ok, env))
+    }
+
+    /// [`Connection::send_eof`].
+    pub fn send_eof(&mut self, id: ChannelId, env: &mut Env<'_>) -> Result<(), Error> {
+        either!(self.send_eof(id, env))
+    }
+
+    /// [`Connection::exit_status`].
+    pub fn exit_status(
+        &mut self,
+        id: ChannelId,
+        code: u32,
+        env: &mut Env<'_>,
+    ) -> Result<(), Error> {
+        either!(self.exit_status(id, code, env))
+    }
+
+    /// [`Connection::exit_signal`].
+    pub fn exit_signal(
+        &mut self,
+        id: ChannelId,
+        name: &str,
+        core_dumped: bool,
+        text: &str,
+        env: &mut Env<'_>,
+    ) -> Result<(), Error> {
+        either!(self.exit_signal(id, name, core_dumped, text, env))
+    }
+
+    /// [`Connection::close`].
+    pub fn close(&mut self, id: ChannelId, env: &mut Env<'_>) -> Result<(), Error> {
+        either!(self.close(id, env))
+    }
+
+    /// [`Connection::consumed`].
+    pub fn consumed(&mut self, id: ChannelId, bytes: u32, env: &mut Env<'_>) -> Result<(), Error> {
+        either!(self.consumed(id, bytes, env))
+    }
+
+    /// [`Connection::credit`].
+    pub fn credit(&self, id: ChannelId) -> u32 {
+        either!(self.credit(id))
+    }
+
+    /// [`Connection::packet_max`].
+    pub fn packet_max(&self, id: ChannelId) -> u32 {
+        either!(self.packet_max(id))
+    }
+
+    /// [`Connection::reserve`].
+    pub fn reserve(&mut self, id: ChannelId, want: u32) -> u32 {
+        either!(self.reserve(id, want))
+    }
+
+    /// [`Connection::refund`].
+    pub fn refund(&mut self, id: ChannelId, bytes: u32) {
+        either!(self.refund(id, bytes))
+    }
+
+    /// [`Connection::plan`].
+    pub fn plan(
+        &mut self,
+        id: ChannelId,
+        extended: Option<u32>,
+        at: u32,
+        room: u32,
+        want: u32,
+    ) -> Option<Plan> {
+        either!(self.plan(id, extended, at, room, want))
+    }
+
+    /// [`Connection::plan_around`].
+    pub fn plan_around(&mut self, id: ChannelId, extended: Option<u32>, data: Span) -> Plan {
+        either!(self.plan_around(id, extended, data))
+    }
+
+    /// [`Connection::seal_plan`].
+    pub fn seal_plan(
+        &mut self,
+        plan: &Plan,
+        got: u32,
+        buf: &mut [u8],
+        entropy: &mut dyn Entropy,
+    ) -> Result<Span, Deferred> {
+        either!(self.seal_plan(plan, got, buf, entropy))
+    }
+
+    /// [`Connection::drop_plan`].
+    pub fn drop_plan(&mut self, plan: Plan) {
+        either!(self.drop_plan(plan))
+    }
+
+    /// [`Connection::write_data`].
+    pub fn write_data(
+        &mut self,
+        id: ChannelId,
+        extended: Option<u32>,
+        bytes: &[u8],
+        env: &mut Env<'_>,
+    ) -> bool {
+        either!(self.write_data(id, extended, bytes, env))
+    }
+}

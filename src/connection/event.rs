@@ -1,0 +1,442 @@
+//! What a connection tells its owner, and what it asks of it.
+
+use crate::base::Span;
+use crate::connection::ChannelId;
+use crate::crypto::{PublicKey, SignatureAlgorithm};
+use crate::limits::{PTY_MODES_BYTES_MAX, PTY_SIDE_MAX};
+use crate::wire::channel::{GlobalBody, OpenKind};
+use crate::wire::request::RequestBody;
+
+/// What became of the bytes at the front of a buffer.
+#[derive(Debug)]
+pub enum Input {
+    /// Call again when the buffer holds this many bytes from its front.
+    Need { total: u32 },
+    /// These bytes are done with. A [`Event::Data`] names some of them.
+    Used { used: u32, event: Option<Event> },
+}
+
+/// Something the owner of the connection acts on.
+#[derive(Debug)]
+pub enum Event {
+    /// A key exchange is over; data may flow again.
+    KeyExchanged { first: bool },
+    /// Nothing more is read until [`crate::connection::Connection::answer`] is called.
+    Query(Query),
+    /// Text of the server's to show before the login goes on; escape it. Client role.
+    Banner { text: Box<str> },
+    /// The login is over. `key` is the one whose signature was verified (server role) or accepted
+    /// (client role).
+    Authenticated { user: Box<str>, method: &'static str, key: Option<Box<PublicKey>> },
+    /// Server role: an attempt failed; for the log. Client role: try something else.
+    AuthFailed(Box<AuthFailed>),
+    /// The peer asks for a channel: accept or reject it.
+    Open { id: ChannelId, kind: ChannelKind },
+    /// The peer has opened the channel we asked for.
+    Opened { id: ChannelId },
+    /// The peer has refused the channel we asked for; `id` is dead.
+    OpenFailed { id: ChannelId, reason: u32, text: Box<str> },
+    /// Bytes of the channel, in the buffer that was handed in. `extended`: beside the main stream
+    /// (RFC 4254 §5.2; 1 is standard error). Their window is granted again by `consumed`.
+    Data { id: ChannelId, extended: Option<u32>, data: Span },
+    /// The peer asks something of the channel. If it wants a reply, call `reply`; later requests
+    /// of the channel wait until then.
+    Request { id: ChannelId, want_reply: bool, request: ChannelRequest },
+    /// The peer has answered our oldest unanswered request.
+    RequestDone { id: ChannelId, ok: bool },
+    /// The peer takes more data.
+    WindowOpened(ChannelId),
+    /// The peer will send no more data.
+    Eof(ChannelId),
+    /// The peer has closed its side and we have not: finish and call `close`.
+    PeerClosed(ChannelId),
+    /// Both sides are closed; `id` is dead. Nothing is heard of it again.
+    Closed(ChannelId),
+    /// The peer asked something of the connection; it has been refused already. For the log.
+    Global { want_reply: bool, request: GlobalRequest },
+    /// The peer has answered our oldest unanswered global request.
+    GlobalDone { ok: bool },
+}
+
+/// One attempt that came to nothing.
+#[derive(Debug)]
+pub struct AuthFailed {
+    /// As the peer wrote it: escape it.
+    pub user: Box<str>,
+    /// As the peer wrote it (server role), or as we did.
+    pub method: Box<str>,
+    pub key: Option<Box<PublicKey>>,
+    /// The attempt only asked whether the key would do.
+    pub probe: bool,
+    /// Failures counted so far, this one included.
+    pub failures: u32,
+    /// Client role: methods that may go on, comma-separated.
+    pub methods: Box<str>,
+    /// Client role: the attempt succeeded, but more is asked.
+    pub partial: bool,
+}
+
+/// Work that is not done here: slow, privileged, or somebody else's to decide.
+#[derive(Debug)]
+pub enum Query {
+    /// Server: sign the exchange hash with this host key of the configuration.
+    Sign { host_key: usize, algorithm: SignatureAlgorithm, message: Box<[u8]> },
+    /// Client: the server has proved that it holds this key; is it the right one?
+    TrustHostKey { key: Box<PublicKey>, algorithm: SignatureAlgorithm },
+    /// Server: may this key log in as this user? Nothing has been proved yet: the answer may not
+    /// be acted on before [`Event::Authenticated`] names the same key.
+    FindKey { user: Box<str>, key: Box<PublicKey>, algorithm: SignatureAlgorithm },
+    /// Client: sign a login with this key.
+    SignLogin { key: Box<PublicKey>, algorithm: SignatureAlgorithm, message: Box<[u8]> },
+}
+
+/// What comes of a [`Query`].
+#[derive(Debug)]
+pub enum Answer {
+    /// To `Sign` and `SignLogin`: the signature blob, or `None` when the key could not sign.
+    Signature(Option<Box<[u8]>>),
+    /// To `TrustHostKey`.
+    Trust(bool),
+    /// To `FindKey`.
+    Key(bool),
+}
+
+/// What a channel is for (RFC 4254 §6.1, §7.2, OpenSSH PROTOCOL §2.4). Texts are the peer's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChannelKind {
+    Session,
+    /// Ports are as the peer wrote them and may pass 65,535.
+    DirectTcpip {
+        host: Box<str>,
+        port: u32,
+        origin_host: Box<str>,
+        origin_port: u32,
+    },
+    ForwardedTcpip {
+        address: Box<str>,
+        port: u32,
+        origin_host: Box<str>,
+        origin_port: u32,
+    },
+    DirectStreamlocal {
+        path: Box<[u8]>,
+    },
+    ForwardedStreamlocal {
+        path: Box<[u8]>,
+    },
+    /// A type we do not know, without its fields.
+    Other {
+        name: Box<str>,
+    },
+}
+
+impl From<&OpenKind<'_>> for ChannelKind {
+    fn from(kind: &OpenKind<'_>) -> ChannelKind {
+        match *kind {
+            OpenKind::Session => ChannelKind::Session,
+            OpenKind::DirectTcpip { host, port, origin_host, origin_port } => {
+                let (host, origin_host) = (host.into(), origin_host.into());
+                ChannelKind::DirectTcpip { host, port, origin_host, origin_port }
+            }
+            OpenKind::ForwardedTcpip { address, port, origin_host, origin_port } => {
+                let (address, origin_host) = (address.into(), origin_host.into());
+                ChannelKind::ForwardedTcpip { address, port, origin_host, origin_port }
+            }
+            OpenKind::DirectStreamlocal { path } => {
+                ChannelKind::DirectStreamlocal { path: path.into() }
+            }
+            OpenKind::ForwardedStreamlocal { path } => {
+                ChannelKind::ForwardedStreamlocal { path: path.into() }
+            }
+            OpenKind::Other { name, .. } => ChannelKind::Other { name: name.into() },
+        }
+    }
+}
+
+impl ChannelKind {
+    pub(super) fn to_wire(&self) -> OpenKind<'_> {
+        match self {
+            ChannelKind::Session => OpenKind::Session,
+            ChannelKind::DirectTcpip { host, port, origin_host, origin_port } => {
+                let (port, origin_port) = (*port, *origin_port);
+                OpenKind::DirectTcpip { host, port, origin_host, origin_port }
+            }
+            ChannelKind::ForwardedTcpip { address, port, origin_host, origin_port } => {
+                let (port, origin_port) = (*port, *origin_port);
+                OpenKind::ForwardedTcpip { address, port, origin_host, origin_port }
+            }
+            ChannelKind::DirectStreamlocal { path } => OpenKind::DirectStreamlocal { path },
+            ChannelKind::ForwardedStreamlocal { path } => OpenKind::ForwardedStreamlocal { path },
+            ChannelKind::Other { name } => OpenKind::Other { name, rest: &[] },
+        }
+    }
+}
+
+/// What is asked of a channel (RFC 4254 §6). Free of NUL where a C string may be made of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChannelRequest {
+    PtyReq {
+        /// Printable ASCII without spaces.
+        term: Box<str>,
+        size: WindowSize,
+        /// RFC 4254 §8, encoded and whole: [`crate::wire::request::terminal_modes`] reads it.
+        modes: Box<[u8]>,
+    },
+    Env {
+        /// Not empty, no `=`.
+        name: Box<str>,
+        value: Box<[u8]>,
+    },
+    Shell,
+    Exec {
+        command: Box<[u8]>,
+    },
+    Subsystem {
+        name: Box<str>,
+    },
+    WindowChange(WindowSize),
+    /// The name without "SIG"; as the peer wrote it.
+    Signal {
+        name: Box<str>,
+    },
+    Break {
+        milliseconds: u32,
+    },
+    ExitStatus {
+        code: u32,
+    },
+    ExitSignal {
+        name: Box<str>,
+        core_dumped: bool,
+        text: Box<str>,
+    },
+    /// The peer reads no more: sending may stop early.
+    EndOfWrite,
+    /// Anything else, without its fields.
+    Other {
+        name: Box<str>,
+    },
+}
+
+/// A terminal's size. Sides are at most [`PTY_SIDE_MAX`], whatever the peer wrote.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WindowSize {
+    pub columns: u32,
+    pub rows: u32,
+    pub width_pixels: u32,
+    pub height_pixels: u32,
+}
+
+impl WindowSize {
+    fn new(columns: u32, rows: u32, width_pixels: u32, height_pixels: u32) -> WindowSize {
+        WindowSize {
+            columns: columns.min(PTY_SIDE_MAX),
+            rows: rows.min(PTY_SIDE_MAX),
+            width_pixels: width_pixels.min(PTY_SIDE_MAX),
+            height_pixels: height_pixels.min(PTY_SIDE_MAX),
+        }
+    }
+}
+
+impl ChannelRequest {
+    /// `None` for what is well formed and still never granted: NUL in a command or a variable, a
+    /// terminal type that is not a word.
+    pub(super) fn from_wire(body: &RequestBody<'_>) -> Option<ChannelRequest> {
+        Some(match *body {
+            RequestBody::PtyReq { term, columns, rows, width_pixels, height_pixels, modes } => {
+                if !term.bytes().all(|b| b.is_ascii_graphic()) {
+                    return None;
+                }
+                let size = WindowSize::new(columns, rows, width_pixels, height_pixels);
+                ChannelRequest::PtyReq { term: term.into(), size, modes: modes.into() }
+            }
+            RequestBody::Env { name, value } => {
+                let name = std::str::from_utf8(name).ok()?;
+                if name.is_empty() || name.contains(['=', '\0']) || value.contains(&0) {
+                    return None;
+                }
+                ChannelRequest::Env { name: name.into(), value: value.into() }
+            }
+            RequestBody::Shell => ChannelRequest::Shell,
+            RequestBody::Exec { command } if command.contains(&0) => return None,
+            RequestBody::Exec { command } => ChannelRequest::Exec { command: command.into() },
+            RequestBody::Subsystem { name } => ChannelRequest::Subsystem { name: name.into() },
+            RequestBody::WindowChange { columns, rows, width_pixels, height_pixels } => {
+                let size = WindowSize::new(columns, rows, width_pixels, height_pixels);
+                ChannelRequest::WindowChange(size)
+            }
+            RequestBody::Signal { name } => ChannelRequest::Signal { name: name.into() },
+            RequestBody::Break { milliseconds } => ChannelRequest::Break { milliseconds },
+            RequestBody::ExitStatus { code } => ChannelRequest::ExitStatus { code },
+            RequestBody::ExitSignal { name, core_dumped, text, .. } => {
+                let (name, text) = (name.into(), text.into());
+                ChannelRequest::ExitSignal { name, core_dumped, text }
+            }
+            RequestBody::EndOfWrite => ChannelRequest::EndOfWrite,
+            RequestBody::XonXoff { .. } | RequestBody::Other { .. } => {
+                ChannelRequest::Other { name: body.name().into() }
+            }
+        })
+    }
+
+    pub(super) fn to_wire(&self) -> RequestBody<'_> {
+        match self {
+            ChannelRequest::PtyReq { term, size, modes } => {
+                let WindowSize { columns, rows, width_pixels, height_pixels } = *size;
+                let modes = modes.get(..PTY_MODES_BYTES_MAX as usize).unwrap_or(modes);
+                RequestBody::PtyReq { term, columns, rows, width_pixels, height_pixels, modes }
+            }
+            ChannelRequest::Env { name, value } => {
+                RequestBody::Env { name: name.as_bytes(), value }
+            }
+            ChannelRequest::Shell => RequestBody::Shell,
+            ChannelRequest::Exec { command } => RequestBody::Exec { command },
+            ChannelRequest::Subsystem { name } => RequestBody::Subsystem { name },
+            ChannelRequest::WindowChange(size) => {
+                let WindowSize { columns, rows, width_pixels, height_pixels } = *size;
+                RequestBody::WindowChange { columns, rows, width_pixels, height_pixels }
+            }
+            ChannelRequest::Signal { name } => RequestBody::Signal { name },
+            ChannelRequest::Break { milliseconds } => {
+                RequestBody::Break { milliseconds: *milliseconds }
+            }
+            ChannelRequest::ExitStatus { code } => RequestBody::ExitStatus { code: *code },
+            ChannelRequest::ExitSignal { name, core_dumped, text } => {
+                RequestBody::ExitSignal { name, core_dumped: *core_dumped, text, language: "" }
+            }
+            ChannelRequest::EndOfWrite => RequestBody::EndOfWrite,
+            ChannelRequest::Other { name } => RequestBody::Other { name, rest: &[] },
+        }
+    }
+
+    /// Starts what the channel is attached to; a channel starts once (RFC 4254 §6.5).
+    pub const fn starts(&self) -> bool {
+        matches!(
+            self,
+            ChannelRequest::Shell | ChannelRequest::Exec { .. } | ChannelRequest::Subsystem { .. }
+        )
+    }
+
+    /// Only a server sends it, about a command that has ended or listens no more.
+    pub(super) const fn is_from_server(&self) -> bool {
+        matches!(
+            self,
+            ChannelRequest::ExitStatus { .. }
+                | ChannelRequest::ExitSignal { .. }
+                | ChannelRequest::EndOfWrite
+        )
+    }
+}
+
+/// What is asked of the connection, of what we recognise (RFC 4254 §7.1, OpenSSH PROTOCOL §2.4).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GlobalRequest {
+    TcpipForward { address: Box<str>, port: u32 },
+    CancelTcpipForward { address: Box<str>, port: u32 },
+    StreamlocalForward { path: Box<[u8]> },
+    CancelStreamlocalForward { path: Box<[u8]> },
+}
+
+impl GlobalRequest {
+    /// `None` for what is nobody's business but the connection's.
+    pub(super) fn from_wire(body: &GlobalBody<'_>) -> Option<GlobalRequest> {
+        Some(match *body {
+            GlobalBody::TcpipForward { address, port } => {
+                GlobalRequest::TcpipForward { address: address.into(), port }
+            }
+            GlobalBody::CancelTcpipForward { address, port } => {
+                GlobalRequest::CancelTcpipForward { address: address.into(), port }
+            }
+            GlobalBody::StreamlocalForward { path } => {
+                GlobalRequest::StreamlocalForward { path: path.into() }
+            }
+            GlobalBody::CancelStreamlocalForward { path } => {
+                GlobalRequest::CancelStreamlocalForward { path: path.into() }
+            }
+            GlobalBody::NoMoreSessions | GlobalBody::KeepAlive | GlobalBody::Other { .. } => {
+                return None;
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn case_89_and_90_what_is_never_granted() {
+        let refused = |body| assert_eq!(ChannelRequest::from_wire(&body), None, "{body:?}");
+        refused(RequestBody::Exec { command: b"ls\0-l" });
+        refused(RequestBody::Env { name: b"", value: b"" });
+        refused(RequestBody::Env { name: b"A=B", value: b"" });
+        refused(RequestBody::Env { name: b"A\0", value: b"" });
+        refused(RequestBody::Env { name: b"\xff", value: b"" });
+        refused(RequestBody::Env { name: b"A", value: b"x\0" });
+        let (columns, rows, width_pixels, height_pixels) = (u32::MAX, 24, 1 << 31, 0);
+        let pty = |term| RequestBody::PtyReq {
+            term,
+            columns,
+            rows,
+            width_pixels,
+            height_pixels,
+            modes: b"\0",
+        };
+        refused(pty("xterm\x1b[2J"));
+        refused(pty("x term"));
+        let Some(ChannelRequest::PtyReq { size, .. }) = ChannelRequest::from_wire(&pty("xterm"))
+        else {
+            panic!("an ordinary terminal is refused")
+        };
+        assert_eq!(
+            size,
+            WindowSize { columns: 10_000, rows: 24, width_pixels: 10_000, height_pixels: 0 }
+        );
+    }
+
+    #[test]
+    fn requests_and_kinds_survive_the_wire() {
+        let requests = [
+            ChannelRequest::Shell,
+            ChannelRequest::Exec { command: (*b"ls").into() },
+            ChannelRequest::Subsystem { name: "sftp".into() },
+            ChannelRequest::Env { name: "A".into(), value: (*b"1").into() },
+            ChannelRequest::PtyReq {
+                term: "xterm".into(),
+                size: WindowSize::new(1, 2, 3, 4),
+                modes: (*b"\0").into(),
+            },
+            ChannelRequest::WindowChange(WindowSize::new(4, 3, 2, 1)),
+            ChannelRequest::Signal { name: "INT".into() },
+            ChannelRequest::Break { milliseconds: 7 },
+            ChannelRequest::ExitStatus { code: 3 },
+            ChannelRequest::ExitSignal { name: "KILL".into(), core_dumped: true, text: "".into() },
+            ChannelRequest::EndOfWrite,
+            ChannelRequest::Other { name: "winadj".into() },
+        ];
+        for request in requests {
+            assert_eq!(ChannelRequest::from_wire(&request.to_wire()).as_ref(), Some(&request));
+        }
+        let kinds = [
+            ChannelKind::Session,
+            ChannelKind::DirectTcpip {
+                host: "h".into(),
+                port: 1,
+                origin_host: "o".into(),
+                origin_port: 2,
+            },
+            ChannelKind::ForwardedTcpip {
+                address: "a".into(),
+                port: 1,
+                origin_host: "o".into(),
+                origin_port: 2,
+            },
+            ChannelKind::DirectStreamlocal { path: (*b"/s").into() },
+            ChannelKind::ForwardedStreamlocal { path: (*b"/s").into() },
+            ChannelKind::Other { name: "x11".into() },
+        ];
+        for kind in kinds {
+            assert_eq!(ChannelKind::from(&kind.to_wire()), kind);
+        }
+    }
+}

@@ -1,0 +1,324 @@
+use std::time::Duration;
+
+use super::channel::Channels;
+use super::side::Side;
+use super::{Answer, Event, Input, Query};
+use crate::base::{Few, Instant, Span};
+use crate::limits::GLOBAL_PENDING_MAX;
+use crate::transport::{
+    self, Carved, Env, Error, Negotiated, PeerExtensions, Query as TransportQuery, Stats, Transport,
+};
+use crate::wire::channel::{GlobalBody, GlobalRequest};
+use crate::wire::{Malformed, number};
+
+/// One end of an SSH connection above its sockets: transport, login and channels.
+#[derive(Debug)]
+pub struct Connection<R: Side> {
+    pub(super) transport: Transport<R>,
+    pub(super) login: R::Login,
+    pub(super) channels: Channels,
+    alive: Option<Alive>,
+    /// Our global requests that the peer has not answered, oldest first.
+    pub(super) globals: Few<Asker, GLOBAL_PENDING_MAX>,
+    failed: Option<Error>,
+}
+
+/// Who wants to know the answer to a global request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Asker {
+    Owner,
+    /// Any answer will do, and any other message would have done.
+    KeepAlive,
+}
+
+/// Watches for a peer that has gone without a word.
+#[derive(Debug)]
+struct Alive {
+    interval: Duration,
+    count_max: u32,
+    /// Questions since the peer was last heard of.
+    asked: u32,
+    at: Instant,
+}
+
+impl<R: Side> Connection<R> {
+    pub(super) fn with(
+        transport: Transport<R>,
+        login: R::Login,
+        alive: Option<(Duration, u32)>,
+        now: Instant,
+    ) -> Connection<R> {
+        let alive =
+            alive.filter(|(interval, _)| !interval.is_zero()).map(|(interval, count_max)| Alive {
+                interval,
+                count_max,
+                asked: 0,
+                at: now.after(interval),
+            });
+        Connection {
+            transport,
+            login,
+            channels: Channels::new(),
+            alive,
+            globals: Few::new(),
+            failed: None,
+        }
+    }
+
+    /// Takes one line or packet off the front of `buf`, opening it in place. Not to be called while
+    /// [`blocked`](Connection::blocked), and only with
+    /// [`OUTBOX_RESERVE`](crate::limits::OUTBOX_RESERVE) bytes free in the outbox. Errors are
+    /// final; the peer has been told where that makes sense.
+    pub fn handle_input(&mut self, env: &mut Env<'_>, buf: &mut [u8]) -> Result<Input, Error> {
+        self.check()?;
+        if let Some(event) = self.channels.events.pop_front() {
+            return Ok(Input::Used { used: 0, event: Some(event) });
+        }
+        if self.blocked() {
+            return Err(self.fail(Error::Invariant("input while a question is open"), env));
+        }
+        let exchanges = self.transport.exchanges();
+        let carved = self.transport.carve(env, buf);
+        let carved = carved.map_err(|error| self.fail(error, env))?;
+        let (used, event) = match carved {
+            Carved::Need { total } => return Ok(Input::Need { total }),
+            Carved::Handled { used } => (used, self.handled(exchanges, env)),
+            Carved::Payload { used, payload } => (used, self.receive(payload, buf, env)),
+        };
+        if let Some(alive) = &mut self.alive {
+            (alive.asked, alive.at) = (0, env.now.after(alive.interval));
+        }
+        let event = event.map_err(|error| self.fail(error, env))?;
+        Ok(Input::Used { used, event })
+    }
+
+    /// Events that did not come out of a packet's handling. Owners call this after every other call
+    /// until it answers `None`.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.channels.events.pop_front()
+    }
+
+    /// Nothing may be handed in: a question is open, or a refusal waits to become due.
+    pub fn blocked(&self) -> bool {
+        self.transport.query().is_some() || R::is_blocked(&self.login)
+    }
+
+    /// Answers the question that is open. An answer to none, or of another kind, changes nothing:
+    /// it was late, or came twice.
+    pub fn answer(&mut self, answer: Answer, env: &mut Env<'_>) -> Result<(), Error> {
+        self.check()?;
+        let outcome = match (self.transport.query(), answer) {
+            (Some(TransportQuery::Sign { .. }), Answer::Signature(signature)) => {
+                self.transport.answer(transport::Answer::Signature(signature), env)
+            }
+            (Some(TransportQuery::TrustHostKey { .. }), Answer::Trust(trust)) => {
+                self.transport.answer(transport::Answer::Trust(trust), env)
+            }
+            (Some(_), _) => Ok(()),
+            (None, answer) => R::login_answer(self, answer, env),
+        };
+        outcome.map_err(|error| self.fail(error, env))
+    }
+
+    /// When [`handle_timeout`](Connection::handle_timeout) wants to be called. A time that has
+    /// passed already means at once.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        if self.failed.is_some() {
+            return None;
+        }
+        let alive = self.alive.as_ref().filter(|_| self.is_authenticated()).map(|alive| alive.at);
+        let drained = (!self.channels.drained.is_empty()).then_some(Instant::ZERO);
+        let login = R::login_deadline(&self.login);
+        [self.transport.poll_timeout(), login, alive, drained].into_iter().flatten().min()
+    }
+
+    pub fn handle_timeout(&mut self, env: &mut Env<'_>) -> Result<(), Error> {
+        self.check()?;
+        self.try_timeout(env).map_err(|error| self.fail(error, env))
+    }
+
+    /// Moves what waits into the outbox as far as there is room: messages kept during a key
+    /// exchange, and EOF or CLOSE behind the last plan of a channel.
+    pub fn flush(&mut self, env: &mut Env<'_>) -> Result<(), Error> {
+        self.check()?;
+        let flushed = self.transport.flush(env).and_then(|()| self.say_farewells(env));
+        flushed.map_err(|error| self.fail(error, env))
+    }
+
+    /// Data may be sealed: no key exchange of ours is running and nothing older waits.
+    pub fn is_ready(&self) -> bool {
+        self.transport.is_ready()
+    }
+
+    pub fn is_authenticated(&self) -> bool {
+        R::is_logged_in(&self.login)
+    }
+
+    /// Starts a key exchange, unless one is running.
+    pub fn rekey(&mut self, env: &mut Env<'_>) -> Result<(), Error> {
+        self.check()?;
+        self.transport.rekey(env).map_err(|error| self.fail(error, env))
+    }
+
+    /// Ends the connection: DISCONNECT is the last thing that leaves (RFC 4253 §11.1).
+    pub fn disconnect(&mut self, code: u32, text: &str, env: &mut Env<'_>) {
+        self.transport.disconnect(code, text, env);
+        self.failed.get_or_insert(Error::Closed);
+    }
+
+    /// Asks something of the connection that has no fields of its own. False, and nothing sent,
+    /// when too many are unanswered or the login is not over.
+    pub fn send_global(
+        &mut self,
+        name: &str,
+        want_reply: bool,
+        env: &mut Env<'_>,
+    ) -> Result<bool, Error> {
+        self.check()?;
+        self.ask(name, want_reply, Asker::Owner, env).map_err(|error| self.fail(error, env))
+    }
+
+    /// Why the connection has ended.
+    pub const fn failure(&self) -> Option<&Error> {
+        self.failed.as_ref()
+    }
+
+    pub fn session_id(&self) -> &[u8] {
+        self.transport.session_id()
+    }
+
+    /// The peer's identification as sent: escape it before showing it.
+    pub fn peer_ident(&self) -> &[u8] {
+        self.transport.peer_ident()
+    }
+
+    pub fn negotiated(&self) -> Option<&Negotiated> {
+        self.transport.negotiated()
+    }
+
+    pub fn peer_extensions(&self) -> Option<&PeerExtensions> {
+        self.transport.peer_extensions()
+    }
+
+    pub const fn stats(&self) -> Stats {
+        self.transport.stats()
+    }
+
+    /// Channels there are, those being opened included.
+    pub fn channel_count(&self) -> usize {
+        self.channels.slots.len()
+    }
+}
+
+// ---- Inside ------------------------------------------------------------------------------------
+
+impl<R: Side> Connection<R> {
+    pub(super) fn check(&self) -> Result<(), Error> {
+        self.failed.clone().map_or(Ok(()), Err)
+    }
+
+    /// Makes an error final and tells the peer, unless the transport has done so.
+    pub(super) fn fail(&mut self, error: Error, env: &mut Env<'_>) -> Error {
+        match error.disconnect_code() {
+            Some(code) => self.fail_with(code, error, env),
+            None => self.failed.get_or_insert(error).clone(),
+        }
+    }
+
+    /// The same under a reason of its own.
+    pub(super) fn fail_with(&mut self, code: u32, error: Error, env: &mut Env<'_>) -> Error {
+        if self.failed.is_none() {
+            self.transport.disconnect(code, &error.to_string(), env);
+        }
+        self.failed.get_or_insert(error).clone()
+    }
+
+    /// Our own mistake in a call that cannot answer with an error; the next call does.
+    pub(super) fn fail_later(&mut self, why: &'static str) {
+        self.failed.get_or_insert(Error::Invariant(why));
+    }
+
+    /// A packet that the transport took care of.
+    fn handled(&mut self, exchanges: u32, env: &mut Env<'_>) -> Result<Option<Event>, Error> {
+        if let Some(query) = self.transport.query() {
+            return Ok(Some(Event::Query(owned(query))));
+        }
+        let finished = self.transport.exchanges();
+        if finished == exchanges {
+            return Ok(None);
+        }
+        let first = finished == 1;
+        if first {
+            R::keys_ready(self, env)?;
+        }
+        Ok(Some(Event::KeyExchanged { first }))
+    }
+
+    fn receive(
+        &mut self,
+        payload: Span,
+        buf: &[u8],
+        env: &mut Env<'_>,
+    ) -> Result<Option<Event>, Error> {
+        let bytes = payload.of(buf).unwrap_or(&[]);
+        let number = bytes.first().copied().unwrap_or(0);
+        if number >= number::GLOBAL_REQUEST && R::is_logged_in(&self.login) {
+            self.connection_message(number, payload, bytes, env)
+        } else {
+            R::login_message(self, bytes, env)
+        }
+    }
+
+    fn try_timeout(&mut self, env: &mut Env<'_>) -> Result<(), Error> {
+        self.transport.handle_timeout(env)?;
+        self.say_farewells(env)?;
+        if R::login_deadline(&self.login).is_some_and(|at| at <= env.now) {
+            R::login_timeout(self, env)?;
+        }
+        if !self.is_authenticated() {
+            return Ok(());
+        }
+        let Some(alive) = self.alive.as_mut().filter(|alive| alive.at <= env.now) else {
+            return Ok(());
+        };
+        if alive.asked >= alive.count_max {
+            return Err(Error::Deadline("the peer does not answer"));
+        }
+        alive.asked += 1;
+        alive.at = env.now.after(alive.interval);
+        self.ask(GlobalBody::KeepAlive.name(), true, Asker::KeepAlive, env).map(|_| ())
+    }
+
+    fn ask(
+        &mut self,
+        name: &str,
+        want_reply: bool,
+        asker: Asker,
+        env: &mut Env<'_>,
+    ) -> Result<bool, Error> {
+        if !self.is_authenticated() || (want_reply && self.globals.push(asker).is_err()) {
+            return Ok(false);
+        }
+        let request = GlobalBody::Other { name, rest: &[] };
+        self.transport.send(&GlobalRequest { want_reply, request }, env)?;
+        Ok(true)
+    }
+}
+
+/// Makes a decoder's complaint about message `message` final.
+pub(super) const fn malformed(message: u8) -> impl Fn(Malformed) -> Error {
+    move |why| Error::Malformed { message, why }
+}
+
+fn owned(query: &TransportQuery) -> Query {
+    match query {
+        TransportQuery::Sign { host_key, algorithm, message } => Query::Sign {
+            host_key: *host_key,
+            algorithm: *algorithm,
+            message: message.as_ref().into(),
+        },
+        TransportQuery::TrustHostKey { key, algorithm } => {
+            Query::TrustHostKey { key: Box::new(key.clone()), algorithm: *algorithm }
+        }
+    }
+}

@@ -1,0 +1,456 @@
+//! RFC 4252, the server's side.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::machine::malformed;
+use super::side::{Limits, Side};
+use super::{Answer, AuthFailed, Connection, ConnectionConfig, Event, Query};
+use crate::base::Instant;
+use crate::crypto::{PublicKey, SignatureAlgorithm};
+use crate::limits::{AUTH_FAILURE_DELAY, AUTH_REQUESTS_MAX, BANNER_SENT_BYTES_MAX};
+use crate::transport::{Env, Error, Server, Transport};
+use crate::wire::auth::{
+    AuthMethod, METHOD_PUBLIC_KEY, METHOD_PUBLIC_KEY_HOST_BOUND, PublicKeyAttempt, PublicKeyOk,
+    UserAuthBanner, UserAuthFailure, UserAuthRequest, UserAuthSuccess,
+};
+use crate::wire::channel::{OpenKind, open_failure};
+use crate::wire::number::disconnect;
+use crate::wire::transport::{ServiceAccept, ServiceRequest};
+use crate::wire::{Message, NameList, Writer, number};
+
+impl Connection<Server> {
+    /// Sends our identification and, unless the configuration holds it back, our KEXINIT.
+    pub fn server(
+        config: Arc<ConnectionConfig>,
+        env: &mut Env<'_>,
+    ) -> Result<Connection<Server>, Error> {
+        let mut transport = Transport::new(Arc::clone(&config.transport));
+        transport.start(env)?;
+        let alive = config.client_alive;
+        let grace = config.login_grace.map(|grace| env.now.after(grace));
+        let login = ServerLogin { config, grace, stage: Stage::ExpectService };
+        Ok(Connection::with(transport, login, alive, env.now))
+    }
+
+    pub(super) fn server_over(
+        transport: Transport<Server>,
+        config: Arc<ConnectionConfig>,
+        now: Instant,
+    ) -> Connection<Server> {
+        let alive = config.client_alive;
+        let login = ServerLogin { config, grace: None, stage: Stage::Done };
+        Connection::with(transport, login, alive, now)
+    }
+}
+
+/// Where a client's login stands.
+#[derive(Debug)]
+pub struct ServerLogin {
+    config: Arc<ConnectionConfig>,
+    /// The login must be over by then.
+    grace: Option<Instant>,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// RFC 4252 §4: the service must be asked for first.
+    ExpectService,
+    Trying(Box<Trying>),
+    /// Over, with success. Nothing of the login is kept.
+    Done,
+}
+
+#[derive(Debug, Default)]
+struct Trying {
+    /// Of the first request; it may not change (case 54).
+    user: Option<Box<str>>,
+    requests: u32,
+    failures: u32,
+    waits: Option<Waits>,
+}
+
+#[derive(Debug)]
+enum Waits {
+    /// For somebody to say whether the key may log in.
+    Key(Box<KeyAttempt>),
+    /// For a refusal to become due, whatever its cause.
+    Refusal { at: Instant },
+}
+
+#[derive(Debug)]
+struct KeyAttempt {
+    asked_at: Instant,
+    key: Box<PublicKey>,
+    algorithm: SignatureAlgorithm,
+    method: &'static str,
+    /// What was signed, and the signature; a probe has none.
+    proof: Option<Proof>,
+}
+
+#[derive(Debug)]
+struct Proof {
+    message: Box<[u8]>,
+    signature: Box<[u8]>,
+}
+
+impl Side for Server {
+    type Login = ServerLogin;
+
+    const IS_SERVER: bool = true;
+
+    fn is_logged_in(login: &ServerLogin) -> bool {
+        matches!(login.stage, Stage::Done)
+    }
+
+    fn is_blocked(login: &ServerLogin) -> bool {
+        matches!(&login.stage, Stage::Trying(trying) if trying.waits.is_some())
+    }
+
+    fn login_deadline(login: &ServerLogin) -> Option<Instant> {
+        let refusal = match &login.stage {
+            Stage::Done => return None,
+            Stage::Trying(trying) => match trying.waits {
+                Some(Waits::Refusal { at }) => Some(at),
+                _ => None,
+            },
+            Stage::ExpectService => None,
+        };
+        [login.grace, refusal].into_iter().flatten().min()
+    }
+
+    fn login_timeout(connection: &mut Connection<Server>, env: &mut Env<'_>) -> Result<(), Error> {
+        if connection.login.grace.is_some_and(|at| at <= env.now) {
+            return Err(Error::Deadline("the login took too long"));
+        }
+        if let Stage::Trying(trying) = &mut connection.login.stage
+            && matches!(trying.waits, Some(Waits::Refusal { at }) if at <= env.now)
+        {
+            trying.waits = None;
+            return connection.refuse_now(env);
+        }
+        Ok(())
+    }
+
+    fn keys_ready(_: &mut Connection<Server>, _: &mut Env<'_>) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn login_message(
+        connection: &mut Connection<Server>,
+        payload: &[u8],
+        env: &mut Env<'_>,
+    ) -> Result<Option<Event>, Error> {
+        let number = payload.first().copied().unwrap_or(0);
+        let done = Server::is_logged_in(&connection.login);
+        match number {
+            number::SERVICE_REQUEST if !done => {
+                let request = ServiceRequest::parse(payload).map_err(malformed(number))?;
+                connection.service_asked(&request, env).map(|()| None)
+            }
+            number::USERAUTH_REQUEST if !done => {
+                let request = UserAuthRequest::parse(payload).map_err(malformed(number))?;
+                connection.attempt(&request, env)
+            }
+            // RFC 4252 §5.1: further requests after success are silently ignored.
+            number::USERAUTH_REQUEST => Ok(None),
+            number::SERVICE_REQUEST => connection.transport.unimplemented(env).map(|()| None),
+            // Messages only a server sends (case 52), answers to nothing we asked (case 60), and
+            // the connection protocol before there is a user (case 51).
+            number::SERVICE_ACCEPT | 51..=79 => {
+                Err(Error::PeerMisbehaved("a message that a client does not send"))
+            }
+            number::GLOBAL_REQUEST..=number::CHANNEL_FAILURE => {
+                Err(Error::PeerMisbehaved("a message before the login is over"))
+            }
+            _ => connection.transport.unimplemented(env).map(|()| None),
+        }
+    }
+
+    fn login_answer(
+        connection: &mut Connection<Server>,
+        answer: Answer,
+        env: &mut Env<'_>,
+    ) -> Result<(), Error> {
+        let (Stage::Trying(trying), Answer::Key(found)) = (&mut connection.login.stage, answer)
+        else {
+            return Ok(());
+        };
+        match trying.waits.take() {
+            Some(Waits::Key(attempt)) => connection.key_judged(*attempt, found, env),
+            waits => {
+                trying.waits = waits;
+                Ok(())
+            }
+        }
+    }
+
+    fn refuses(_: &ServerLogin, kind: &OpenKind<'_>) -> Option<(u32, &'static str)> {
+        match kind {
+            OpenKind::Session
+            | OpenKind::DirectTcpip { .. }
+            | OpenKind::DirectStreamlocal { .. } => None,
+            _ => Some((open_failure::UNKNOWN_CHANNEL_TYPE, "unknown channel type")),
+        }
+    }
+
+    fn limits(login: &ServerLogin) -> Limits {
+        Limits {
+            sessions_max: login.config.sessions_max,
+            window_bytes: login.config.window_bytes,
+            packet_bytes: login.config.packet_bytes,
+        }
+    }
+}
+
+impl Connection<Server> {
+    fn service_asked(
+        &mut self,
+        request: &ServiceRequest<'_>,
+        env: &mut Env<'_>,
+    ) -> Result<(), Error> {
+        match &mut self.login.stage {
+            stage @ Stage::ExpectService => *stage = Stage::Trying(Box::default()),
+            // Asking again is odd and costs a request.
+            Stage::Trying(trying) => trying.requests += 1,
+            Stage::Done => {}
+        }
+        if request.name != SERVICE_USERAUTH.as_bytes() {
+            let error = Error::PeerMisbehaved("this service is not offered");
+            return Err(self.fail_with(disconnect::SERVICE_NOT_AVAILABLE, error, env));
+        }
+        self.check_requests()?;
+        self.transport.send(&ServiceAccept { name: request.name }, env)
+    }
+
+    /// RFC 4252 §5: one request. Whether the user exists is not known here and decides nothing but
+    /// the answer to [`Query::FindKey`].
+    fn attempt(
+        &mut self,
+        request: &UserAuthRequest<'_>,
+        env: &mut Env<'_>,
+    ) -> Result<Option<Event>, Error> {
+        let Stage::Trying(trying) = &mut self.login.stage else {
+            return Err(Error::PeerMisbehaved("a login before its service was asked for"));
+        };
+        trying.requests += 1;
+        let first = trying.user.is_none();
+        let user = trying.user.get_or_insert_with(|| request.user.into());
+        if **user != *request.user {
+            return Err(Error::PeerMisbehaved("the user name changed between requests"));
+        }
+        self.check_requests()?;
+        if request.service != SERVICE_CONNECTION {
+            let error = Error::PeerMisbehaved("this service is not offered");
+            return Err(self.fail_with(disconnect::SERVICE_NOT_AVAILABLE, error, env));
+        }
+        if first {
+            self.send_banner(env)?;
+        }
+        match &request.method {
+            // Nothing is looked up for it, so there is nothing to hide. The first one is how a
+            // client asks which methods there are, and is no failure.
+            AuthMethod::None if first => self.send_failure(env).map(|()| None),
+            AuthMethod::None => {
+                self.count_failure("none", None, false);
+                self.refuse_now(env).map(|()| None)
+            }
+            AuthMethod::PublicKey(attempt) => self.key_attempt(request, attempt, env.now),
+            method => {
+                self.count_failure(method.name(), None, false);
+                self.refuse_later(env.now, env.now);
+                Ok(None)
+            }
+        }
+    }
+
+    fn key_attempt(
+        &mut self,
+        request: &UserAuthRequest<'_>,
+        attempt: &PublicKeyAttempt<'_>,
+        now: Instant,
+    ) -> Result<Option<Event>, Error> {
+        let method = AuthMethod::PublicKey(*attempt).name();
+        let probe = attempt.signature.is_none();
+        let Some((key, algorithm)) = self.usable_key(attempt) else {
+            self.count_failure(method, None, probe);
+            self.refuse_later(now, now);
+            return Ok(None);
+        };
+        let key = Box::new(key);
+        if request.user.is_empty() || request.user.contains(|c: char| c.is_control()) {
+            self.count_failure(method, Some(key), probe);
+            self.refuse_later(now, now);
+            return Ok(None);
+        }
+        let proof = attempt.signature.map(|signature| {
+            let session_id = self.transport.session_id();
+            let (user, service) = (request.user, request.service);
+            let mut message = vec![0; attempt.signed_bytes_max(session_id, user, service)];
+            let mut out = Writer::new(&mut message);
+            // On the impossible lack of room the message is cut short and verifies nothing.
+            let _ = attempt.write_signed(session_id, user, service, &mut out);
+            let len = out.len();
+            message.truncate(len);
+            Proof { message: message.into(), signature: signature.into() }
+        });
+        let host_bound = attempt.host_key.is_some();
+        let method = if host_bound { METHOD_PUBLIC_KEY_HOST_BOUND } else { METHOD_PUBLIC_KEY };
+        if let Stage::Trying(trying) = &mut self.login.stage {
+            let (asked_at, key) = (now, key.clone());
+            let attempt = KeyAttempt { asked_at, key, algorithm, method, proof };
+            trying.waits = Some(Waits::Key(Box::new(attempt)));
+        }
+        Ok(Some(Event::Query(Query::FindKey { user: request.user.into(), key, algorithm })))
+    }
+
+    /// The key of an attempt, if it is one we would take from somebody: well formed, signing in a
+    /// way we accept, and in the host-bound method bound to the host key in use.
+    fn usable_key(
+        &self,
+        attempt: &PublicKeyAttempt<'_>,
+    ) -> Option<(PublicKey, SignatureAlgorithm)> {
+        let algorithm = SignatureAlgorithm::from_name(attempt.algorithm)?;
+        if !self.login.config.user_algorithms.contains(&algorithm) {
+            return None;
+        }
+        let key = PublicKey::from_blob(attempt.key).ok()?;
+        if key.kind() != algorithm.key_kind() {
+            return None;
+        }
+        match attempt.host_key {
+            None => Some((key, algorithm)),
+            Some(host_key) => {
+                let ours = self.transport.host_key()?;
+                (ours.blob() == host_key).then_some((key, algorithm))
+            }
+        }
+    }
+
+    fn key_judged(
+        &mut self,
+        attempt: KeyAttempt,
+        found: bool,
+        env: &mut Env<'_>,
+    ) -> Result<(), Error> {
+        let KeyAttempt { asked_at, key, algorithm, method, proof } = attempt;
+        let probe = proof.is_none();
+        // Case 55: what is judged is the key that signed, here and nowhere else.
+        let granted = found
+            && proof.as_ref().is_none_or(|proof| {
+                key.verify(algorithm, &proof.message, &proof.signature).is_ok()
+            });
+        if !granted {
+            self.count_failure(method, Some(key), probe);
+            self.refuse_later(asked_at, env.now);
+            return Ok(());
+        }
+        if probe {
+            let (algorithm, key) = (algorithm.name(), key.blob());
+            return self.transport.send(&PublicKeyOk { algorithm, key }, env);
+        }
+        self.transport.send(&UserAuthSuccess, env)?;
+        self.transport.authenticated();
+        let before = std::mem::replace(&mut self.login.stage, Stage::Done);
+        let user = match before {
+            Stage::Trying(trying) => trying.user.unwrap_or_default(),
+            _ => Box::default(),
+        };
+        let key = Some(key);
+        self.channels.events.push_back(Event::Authenticated { user, method, key });
+        Ok(())
+    }
+
+    fn check_requests(&self) -> Result<(), Error> {
+        match &self.login.stage {
+            Stage::Trying(trying) if trying.requests > AUTH_REQUESTS_MAX => Err(TOO_MANY),
+            _ => Ok(()),
+        }
+    }
+
+    fn count_failure(&mut self, method: &str, key: Option<Box<PublicKey>>, probe: bool) {
+        let Stage::Trying(trying) = &mut self.login.stage else { return };
+        trying.failures += 1;
+        let failed = AuthFailed {
+            user: trying.user.clone().unwrap_or_default(),
+            method: method.into(),
+            key,
+            probe,
+            failures: trying.failures,
+            methods: Box::default(),
+            partial: false,
+        };
+        self.channels.events.push_back(Event::AuthFailed(Box::new(failed)));
+    }
+
+    /// A refusal leaves at a time that depends on the user's name and on nothing that was found
+    /// out about it. Work that took longer than the delay doubles it, so that what an observer
+    /// sees stays coarse.
+    fn refuse_later(&mut self, asked_at: Instant, now: Instant) {
+        let secret = self.login.config.delay_secret;
+        let Stage::Trying(trying) = &mut self.login.stage else { return };
+        let user = trying.user.as_deref().unwrap_or_default();
+        let mut delay = AUTH_FAILURE_DELAY + jitter(secret, user);
+        while asked_at.after(delay) < now && delay < DELAY_MAX {
+            delay *= 2;
+        }
+        trying.waits = Some(Waits::Refusal { at: asked_at.after(delay) });
+    }
+
+    fn refuse_now(&mut self, env: &mut Env<'_>) -> Result<(), Error> {
+        match &self.login.stage {
+            Stage::Trying(trying) if trying.failures >= self.login.config.auth_tries_max => {
+                Err(TOO_MANY)
+            }
+            _ => self.send_failure(env),
+        }
+    }
+
+    fn send_failure(&mut self, env: &mut Env<'_>) -> Result<(), Error> {
+        let methods = NameList::new(METHOD_PUBLIC_KEY.as_bytes()).unwrap_or(NameList::EMPTY);
+        self.transport.send(&UserAuthFailure { methods, partial: false }, env)
+    }
+
+    fn send_banner(&mut self, env: &mut Env<'_>) -> Result<(), Error> {
+        let Some(banner) = &self.login.config.banner else { return Ok(()) };
+        let text = banner.get(..banner.floor_char_boundary(BANNER_SENT_BYTES_MAX));
+        let banner = UserAuthBanner { text: text.unwrap_or_default(), language: "" };
+        self.transport.send(&banner, env)
+    }
+}
+
+/// Up to four milliseconds, the same for a name every time.
+fn jitter(secret: u64, user: &str) -> Duration {
+    let start = 0xcbf2_9ce4_8422_2325 ^ secret;
+    let hash = user
+        .bytes()
+        .fold(start, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    Duration::from_nanos(hash.rotate_left(23).wrapping_mul(secret | 1) % 4_000_000)
+}
+
+/// RFC 4253 §10.
+pub(super) const SERVICE_USERAUTH: &str = "ssh-userauth";
+/// RFC 4253 §10.
+pub(super) const SERVICE_CONNECTION: &str = "ssh-connection";
+
+const TOO_MANY: Error = Error::PeerMisbehaved("too many authentication failures");
+/// Past this much work for one refusal its time gives nothing away any more.
+const DELAY_MAX: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_depend_on_the_name_and_the_secret_alone() {
+        for user in ["", "root", "a-user-that-is-not-there"] {
+            assert_eq!(jitter(7, user), jitter(7, user));
+            assert!(jitter(7, user) < Duration::from_millis(4));
+        }
+        let spread: std::collections::BTreeSet<_> =
+            (0..64).map(|n| jitter(7, &format!("user{n}")).as_micros() / 500).collect();
+        assert!(spread.len() >= 6, "{spread:?}");
+        assert_ne!(jitter(7, "root"), jitter(8, "root"));
+    }
+}
