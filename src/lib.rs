@@ -23,5 +23,6 @@ pub mod connection;
 pub mod crypto;
 pub mod limits;
 pub mod reactor;
+pub mod services;
 pub mod transport;
 pub mod wire;

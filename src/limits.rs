@@ -195,8 +195,23 @@ pub const SFTP_STATUS_TEXT_BYTES_MAX: u32 = 4096;
 /// A request held together in memory: all but a WRITE's data. Two paths and their frame fit; a
 /// longer one is skipped and answered BAD_MESSAGE, as a path over PATH_MAX is.
 pub const SFTP_REQUEST_BYTES_MAX: u32 = 16 * 1024;
+/// What one job of a copy-data request copies, and what it holds in memory while it does.
+pub const SFTP_COPY_JOB_BYTES_MAX: u64 = 32 * 1024 * 1024;
+pub const SFTP_COPY_STEP_BYTES: usize = 256 * 1024;
 /// Requests read from the channel and not answered yet.
 pub const SFTP_REQUESTS_MAX: usize = 256;
+/// Their bytes: paths are kept until their turn comes.
+pub const SFTP_WAITING_BYTES_MAX: usize = 64 * 1024;
+/// READs of one session under way.
+pub const SFTP_READS_MAX: usize = 16;
+/// Write operations of one session under way.
+pub const SFTP_WRITE_OPS_MAX: usize = 16;
+/// Jobs of one session under way that only look.
+pub const SFTP_LOOKS_MAX: usize = 4;
+/// Chunks of channel data held for one session before small ones are copied together, and what
+/// counts as small.
+pub const SFTP_SMALL_CHUNKS_MAX: usize = 32;
+pub const SFTP_SMALL_CHUNK_BYTES: usize = 2 * 1024;
 /// One NAME reply.
 pub const SFTP_NAMES_BYTES_MAX: usize = 30 * 1024;
 

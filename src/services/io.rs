@@ -1,5 +1,5 @@
-use super::outgoing::{Command, Outgoing, Surroundings};
 use super::Job;
+use super::outgoing::{Command, Outgoing, Surroundings};
 use crate::base::{Instant, Span};
 use crate::connection::{ChannelId, Conn, Plan};
 use crate::limits::{HEADROOM, LINK_UNSENT_BYTES_MAX, SMALL_BYTES};
@@ -148,8 +148,9 @@ impl Io<'_> {
             return false;
         }
         let (id, conn) = (self.id, &mut *self.conn);
-        let written =
-            self.outgoing.with_env(&mut self.around, |env, _| conn.write_data(id, None, bytes, env));
+        let written = self
+            .outgoing
+            .with_env(&mut self.around, |env, _| conn.write_data(id, None, bytes, env));
         self.wishes.starved |= written.is_none();
         written.unwrap_or(false)
     }

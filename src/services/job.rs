@@ -11,9 +11,17 @@ use crate::services::sftp::{FsDone, FsJob};
 #[derive(Debug)]
 pub enum Job {
     /// May this key log in as this user? Looks the account up and reads its authorized_keys.
-    FindKey { user: Box<str>, key: Box<PublicKey>, peer: SocketAddr },
+    FindKey {
+        user: Box<str>,
+        key: Box<PublicKey>,
+        peer: SocketAddr,
+    },
     /// Signs with host key number `host_key` of the configuration.
-    Sign { host_key: usize, algorithm: SignatureAlgorithm, message: Box<[u8]> },
+    Sign {
+        host_key: usize,
+        algorithm: SignatureAlgorithm,
+        message: Box<[u8]>,
+    },
     Spawn(Box<SpawnSpec>),
     Fs(Box<FsJob>),
 }

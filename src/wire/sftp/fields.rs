@@ -90,6 +90,11 @@ impl<'a> Names<'a> {
         self.count
     }
 
+    /// How long the entries are, encoded.
+    pub const fn encoded_bytes(&self) -> usize {
+        self.entries.len()
+    }
+
     /// Name, long name and attributes of each entry.
     pub fn iter(&self) -> impl Iterator<Item = (&'a [u8], &'a [u8], Attributes)> + use<'a> {
         let mut rest = Reader::new(self.entries);

@@ -1,0 +1,354 @@
+//! What needs a path or may wait for a disk: done by workers, as the account, with plain system
+//! calls. NUMBERS: a system call costs less than a trip through the ring for these.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+
+use nix::errno::Errno;
+use nix::fcntl::{AT_FDCWD, AtFlags, readlink, renameat};
+use nix::libc;
+use nix::sys::stat::{fstat, lstat, stat};
+use nix::sys::statvfs::{FsFlags, Statvfs, fstatvfs, statvfs};
+use nix::unistd::{
+    AccessFlags, Gid, Group, Uid, UnlinkatFlags, User, access, close, linkat, mkdir, symlinkat,
+    unlink, unlinkat,
+};
+
+use super::attrs::{attributes, mode, set};
+use super::copy::{self, Copy};
+use super::directory;
+use super::longname::AccountNames;
+use super::open::{self, Opened};
+use super::realpath::real_path;
+use super::status::Failure;
+use crate::limits::SFTP_NAMES_BYTES_MAX;
+use crate::reactor::Fd;
+use crate::wire::Writer;
+use crate::wire::sftp::{Attributes, StatusCode, VfsStatus};
+
+/// What a job is about.
+#[derive(Debug)]
+pub enum Subject {
+    /// A path whose last component may be a link, which is followed.
+    Path(CString),
+    /// A path whose last component is not followed.
+    Link(CString),
+    Handle(Fd),
+}
+
+/// One piece of work on the file system. Paths are absolute, descriptors open until the job is
+/// done.
+#[derive(Debug)]
+pub enum FsJob {
+    /// Where relative paths start, given the account's home.
+    Base {
+        home: CString,
+    },
+    /// `flags` are the wire's.
+    Open {
+        path: CString,
+        flags: u32,
+        permissions: u32,
+    },
+    OpenDirectory {
+        path: CString,
+    },
+    ReadDirectory {
+        fd: Fd,
+        accounts: Box<AccountNames>,
+    },
+    /// Closing can wait for a network file system, and can fail.
+    Close {
+        fd: Fd,
+    },
+    Stat {
+        subject: Subject,
+    },
+    SetStat {
+        subject: Subject,
+        attributes: Attributes,
+    },
+    VfsStat {
+        subject: Subject,
+    },
+    Remove {
+        path: CString,
+    },
+    MakeDirectory {
+        path: CString,
+        permissions: u32,
+    },
+    RemoveDirectory {
+        path: CString,
+    },
+    /// `base` is what [`FsDone::Base`] said.
+    RealPath {
+        base: Box<[u8]>,
+        path: Box<[u8]>,
+    },
+    /// The same, with a leading `~` or `~user`.
+    ExpandPath {
+        base: Box<[u8]>,
+        path: Box<[u8]>,
+    },
+    Rename {
+        from: CString,
+        to: CString,
+        replace: bool,
+    },
+    ReadLink {
+        path: CString,
+    },
+    SymbolicLink {
+        target: CString,
+        path: CString,
+    },
+    HardLink {
+        existing: CString,
+        path: CString,
+    },
+    Copy(Copy),
+    HomeDirectory {
+        user: Box<[u8]>,
+    },
+    /// Lists of big-endian `uint32`.
+    NamesById {
+        users: Box<[u8]>,
+        groups: Box<[u8]>,
+    },
+}
+
+/// How it went.
+#[derive(Debug)]
+pub enum FsDone {
+    Done,
+    Failed(Failure),
+    Base(Box<[u8]>),
+    Opened(Opened),
+    OpenedDirectory(Fd),
+    /// Entries of a NAME reply, encoded.
+    Entries {
+        count: u32,
+        encoded: Vec<u8>,
+        accounts: Box<AccountNames>,
+    },
+    EndOfDirectory {
+        accounts: Box<AccountNames>,
+    },
+    Attributes(Attributes),
+    VfsStatus(VfsStatus),
+    Path(Vec<u8>),
+    /// `ended`: the source has no more.
+    Copied {
+        bytes: u64,
+        ended: bool,
+    },
+    /// Names as strings back to back, empty where there is none.
+    Names {
+        users: Vec<u8>,
+        groups: Vec<u8>,
+    },
+}
+
+/// Does a job. Called on a worker thread; it may block for as long as the file system does.
+pub fn run(job: FsJob) -> FsDone {
+    attempt(job).unwrap_or_else(FsDone::Failed)
+}
+
+/// A descriptor for the length of one call.
+pub(super) fn borrow<'a>(fd: Fd) -> BorrowedFd<'a> {
+    // SAFETY: the service owns the descriptor and closes it only when no job or operation that was
+    // given it is in flight; the borrow does not outlive the job. The service never uses -1.
+    unsafe { BorrowedFd::borrow_raw(fd.0) }
+}
+
+/// Calls again as long as a signal interrupts.
+pub(super) fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+fn attempt(job: FsJob) -> Result<FsDone, Failure> {
+    let done = match job {
+        FsJob::Base { home } => FsDone::Base(base(&home)),
+        FsJob::Open { path, flags, permissions } => {
+            FsDone::Opened(open::file(&path, flags, permissions)?)
+        }
+        FsJob::OpenDirectory { path } => FsDone::OpenedDirectory(open::directory(&path)?),
+        FsJob::ReadDirectory { fd, accounts } => directory::read(fd, accounts)?,
+        FsJob::Close { fd } => nothing(close(fd.0))?,
+        FsJob::Stat { subject } => FsDone::Attributes(attributes(&match &subject {
+            Subject::Path(path) => stat(path.as_c_str()),
+            Subject::Link(path) => lstat(path.as_c_str()),
+            Subject::Handle(fd) => fstat(borrow(*fd)),
+        }?)),
+        FsJob::SetStat { subject, attributes } => nothing(set(&subject, &attributes))?,
+        FsJob::VfsStat { subject } => FsDone::VfsStatus(vfs_status(&match &subject {
+            Subject::Path(path) | Subject::Link(path) => statvfs(path.as_c_str()),
+            Subject::Handle(fd) => fstatvfs(borrow(*fd)),
+        }?)),
+        FsJob::Remove { path } => nothing(unlink(path.as_c_str()))?,
+        FsJob::MakeDirectory { path, permissions } => {
+            nothing(mkdir(path.as_c_str(), mode(permissions)))?
+        }
+        FsJob::RemoveDirectory { path } => {
+            nothing(unlinkat(AT_FDCWD, path.as_c_str(), UnlinkatFlags::RemoveDir))?
+        }
+        FsJob::RealPath { base, path } => FsDone::Path(real_path(&base, &path)?),
+        FsJob::ExpandPath { base, path } => FsDone::Path(expand_path(&base, &path)?),
+        FsJob::Rename { from, to, replace: true } => {
+            nothing(renameat(AT_FDCWD, from.as_c_str(), AT_FDCWD, to.as_c_str()))?
+        }
+        FsJob::Rename { from, to, replace: false } => nothing(rename_aside(&from, &to))?,
+        FsJob::ReadLink { path } => FsDone::Path(readlink(path.as_c_str())?.into_vec()),
+        FsJob::SymbolicLink { target, path } => {
+            nothing(symlinkat(target.as_c_str(), AT_FDCWD, path.as_c_str()))?
+        }
+        FsJob::HardLink { existing, path } => nothing(hard_link(&existing, &path))?,
+        FsJob::Copy(copy) => copy::run(&copy)?,
+        FsJob::HomeDirectory { user } => match account(&user) {
+            Some(account) => FsDone::Path(account.dir.into_os_string().into_vec()),
+            None => return Err(Failure::new(StatusCode::Failure)),
+        },
+        FsJob::NamesById { users, groups } => names_by_id(&users, &groups)?,
+    };
+    Ok(done)
+}
+
+fn nothing(outcome: Result<(), Errno>) -> Result<FsDone, Errno> {
+    outcome.map(|()| FsDone::Done)
+}
+
+/// The home without links in it when it can be entered; the root otherwise, as a login does it.
+fn base(home: &CStr) -> Box<[u8]> {
+    let resolved = real_path(b"/", home.to_bytes());
+    let enterable = |path: &Vec<u8>| {
+        let path = CString::new(path.as_slice()).unwrap_or_default();
+        stat(path.as_c_str()).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFDIR)
+            && access(path.as_c_str(), AccessFlags::X_OK).is_ok()
+    };
+    resolved.ok().filter(enterable).unwrap_or_else(|| b"/".to_vec()).into_boxed_slice()
+}
+
+fn account(user: &[u8]) -> Option<User> {
+    User::from_name(std::str::from_utf8(user).ok()?).ok().flatten()
+}
+
+/// PROTOCOL 4.9. A bare `~` is where relative paths start, which is the home unless the
+/// administrator chose another directory.
+fn expand_path(base: &[u8], path: &[u8]) -> Result<Vec<u8>, Failure> {
+    let Some(tail) = path.strip_prefix(b"~") else { return Ok(real_path(base, path)?) };
+    let slash = tail.iter().position(|byte| *byte == b'/').unwrap_or(tail.len());
+    let (user, below) = tail.split_at(slash);
+    if user.is_empty() {
+        return Ok(real_path(base, below.strip_prefix(b"/").unwrap_or(below))?);
+    }
+    let Some(account) = account(user) else {
+        return Err(Failure { code: StatusCode::NoSuchFile, text: "no such user" });
+    };
+    let home = account.dir.as_os_str().as_bytes();
+    Ok(real_path(b"/", &[home, below].concat())?)
+}
+
+/// RENAME of version 3 fails when the new name exists. The kernel can do just that in one step;
+/// where a file system cannot, files are linked and unlinked as OpenSSH does it, and the rest is
+/// renamed after a look.
+fn rename_aside(from: &CStr, to: &CStr) -> Result<(), Errno> {
+    match rename_exclusive(from, to) {
+        Err(Errno::EINVAL | Errno::ENOSYS) => {}
+        outcome => return outcome,
+    }
+    let regular = lstat(from)?.st_mode & libc::S_IFMT == libc::S_IFREG;
+    if regular {
+        match hard_link(from, to) {
+            Ok(()) => {
+                return unlink(from).inspect_err(|_| {
+                    let _ = unlink(to);
+                });
+            }
+            // No links on this file system, or none to this file.
+            Err(Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EXDEV | Errno::EPERM) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    match lstat(to) {
+        Err(_) => renameat(AT_FDCWD, from, AT_FDCWD, to),
+        Ok(_) => Err(Errno::EEXIST),
+    }
+}
+
+#[cfg(target_env = "gnu")]
+fn rename_exclusive(from: &CStr, to: &CStr) -> Result<(), Errno> {
+    use nix::fcntl::{RenameFlags, renameat2};
+    renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE)
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn rename_exclusive(_from: &CStr, _to: &CStr) -> Result<(), Errno> {
+    Err(Errno::ENOSYS)
+}
+
+fn hard_link(existing: &CStr, path: &CStr) -> Result<(), Errno> {
+    linkat(AT_FDCWD, existing, AT_FDCWD, path, AtFlags::empty())
+}
+
+fn vfs_status(status: &Statvfs) -> VfsStatus {
+    let flag = |flag, number| if status.flags().contains(flag) { number } else { 0 };
+    VfsStatus {
+        block_bytes: status.block_size(),
+        fragment_bytes: status.fragment_size(),
+        blocks: status.blocks(),
+        blocks_free: status.blocks_free(),
+        blocks_available: status.blocks_available(),
+        files: status.files(),
+        files_free: status.files_free(),
+        files_available: status.files_available(),
+        file_system: status.filesystem_id(),
+        flags: flag(FsFlags::ST_RDONLY, VfsStatus::READ_ONLY)
+            | flag(FsFlags::ST_NOSUID, VfsStatus::NO_SET_ID),
+        name_bytes_max: status.name_max(),
+    }
+}
+
+/// PROTOCOL 4.12. A name that no longer fits the reply is left empty, which says "unknown".
+fn names_by_id(users: &[u8], groups: &[u8]) -> Result<FsDone, Errno> {
+    let half = SFTP_NAMES_BYTES_MAX / 2;
+    let users = names(users, half, |id| {
+        User::from_uid(Uid::from_raw(id)).ok().flatten().map(|user| user.name)
+    })?;
+    let groups = names(groups, half, |id| {
+        Group::from_gid(Gid::from_raw(id)).ok().flatten().map(|group| group.name)
+    })?;
+    Ok(FsDone::Names { users, groups })
+}
+
+fn names(
+    ids: &[u8],
+    bytes_max: usize,
+    look_up: impl Fn(u32) -> Option<String>,
+) -> Result<Vec<u8>, Errno> {
+    let (ids, odd) = ids.as_chunks::<4>();
+    if !odd.is_empty() || ids.len() * 4 > bytes_max {
+        return Err(Errno::EINVAL);
+    }
+    let mut encoded = vec![0; bytes_max];
+    let mut out = Writer::new(&mut encoded);
+    for (at, id) in ids.iter().enumerate() {
+        let name = look_up(u32::from_be_bytes(*id)).unwrap_or_default();
+        let reserved = (ids.len() - at) * 4;
+        let fits = out.len() + reserved + name.len() <= bytes_max;
+        let name = if fits { name.as_str() } else { "" };
+        out.string(name.as_bytes()).map_err(|_| Errno::EOVERFLOW)?;
+    }
+    let len = out.len();
+    encoded.truncate(len);
+    Ok(encoded)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,400 @@
+//! The SFTP subsystem (draft-ietf-secsh-filexfer-02 and OpenSSH's extensions), in process.
+//!
+//! Requests are read off the channel into a bounded [`waiting`] queue. READs read the file into the
+//! very places of the packets that carry it ([`reads`]); the data of WRITEs goes to the file out of
+//! the buffers it was received in ([`writes`]); whatever needs a path or may wait for a disk is a
+//! job for a worker ([`fs`]). What only looks runs side by side, WRITEs run side by side, and
+//! everything else waits for all that came before it.
+
+mod attrs;
+mod copy;
+mod directory;
+pub mod fs;
+mod handles;
+mod input;
+mod intake;
+mod jobs;
+mod longname;
+mod open;
+mod reads;
+mod realpath;
+mod replies;
+mod status;
+mod waiting;
+mod writes;
+
+pub use copy::Copy;
+pub use fs::{FsDone, FsJob, Subject};
+pub use longname::AccountNames;
+pub use open::{FileId, Opened};
+pub use status::{Failure, status_of};
+
+use std::ffi::CString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+use slab::Slab;
+
+use self::handles::{HandleName, Handles};
+use self::input::Input;
+use self::jobs::Running;
+use self::reads::Reads;
+use self::replies::Replies;
+use self::waiting::{Queue, Waiting, What};
+use self::writes::{Taken, Writes};
+use crate::limits::{
+    SFTP_LOOKS_MAX, SFTP_PACKET_BYTES_MAX, SFTP_READS_MAX, SFTP_REQUEST_BYTES_MAX,
+    SFTP_WRITE_OPS_MAX,
+};
+use crate::reactor::{self, Chunk, Op};
+use crate::services::{Done, Io, Service};
+use crate::wire::sftp::{Request, StatusCode, WriteHeader, kind};
+
+const READ_TAGS: u16 = 0;
+const WRITE_TAGS: u16 = 0x100;
+const FLUSH_TAG: u16 = 0x200;
+const JOB_TAGS: u16 = 0x300;
+/// Length, kind and id: enough to answer a request that is skipped.
+const FRONT_BYTES: usize = 9;
+/// How often an operation that was interrupted is asked for again.
+const RETRIES_MAX: u8 = 64;
+/// Exit statuses: a clean end, and a client that does not speak the protocol.
+const EXIT_CLEAN: u32 = 0;
+const EXIT_BAD_PEER: u32 = 11;
+
+/// One SFTP session on one channel.
+#[derive(Debug)]
+pub struct Sftp {
+    home: CString,
+    /// Where relative paths start; known once INIT has been answered.
+    base: Box<[u8]>,
+    state: State,
+    /// The peer has sent EOF.
+    input_over: bool,
+    reading: Reading,
+    input: Input,
+    waiting: Queue,
+    jobs: Slab<Running>,
+    handles: Handles,
+    reads: Reads,
+    writes: Writes,
+    /// The request for which an fsync is under way, and how often it was tried.
+    flushing: Option<(u32, u8)>,
+    replies: Replies,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Before INIT.
+    Fresh,
+    /// INIT has come; the base is being looked up, without which no path means anything.
+    Greeting,
+    Serving,
+    /// Takes no more requests, finishes what it has, then exits so.
+    Ending(u32),
+    Ended,
+    /// The channel is gone.
+    Gone,
+}
+
+/// Where in the byte stream the next byte belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reading {
+    Request,
+    WriteData,
+    /// The rest of a request that has been answered already.
+    Skip(u32),
+}
+
+/// What one step of reading led to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Onward,
+    /// More bytes, or something else, must come first.
+    Stuck,
+}
+
+impl Sftp {
+    /// A session for an account. Nothing is looked at before the client says INIT.
+    pub fn new(home: &Path) -> Sftp {
+        Sftp {
+            home: CString::new(home.as_os_str().as_bytes()).unwrap_or_default(),
+            base: Box::new(*b"/"),
+            state: State::Fresh,
+            input_over: false,
+            reading: Reading::Request,
+            input: Input::default(),
+            waiting: Queue::default(),
+            jobs: Slab::new(),
+            handles: Handles::default(),
+            reads: Reads::default(),
+            writes: Writes::default(),
+            flushing: None,
+            replies: Replies::default(),
+        }
+    }
+
+    /// Goes as far as what has come and what is free allow.
+    fn advance(&mut self, io: &mut Io<'_>) {
+        if matches!(self.state, State::Ended | State::Gone) {
+            return;
+        }
+        loop {
+            self.replies.flush(!self.reads.is_empty(), io);
+            let started = self.start_waiting(io);
+            let mut read = false;
+            while self.read_step(io) == Step::Onward {
+                read = true;
+            }
+            if !started && !read {
+                break;
+            }
+        }
+        self.input.report(io);
+        self.finish(io);
+    }
+
+    /// Reads one request, or a part of one.
+    fn read_step(&mut self, io: &mut Io<'_>) -> Step {
+        match self.state {
+            State::Fresh | State::Serving => {}
+            State::Greeting => return Step::Stuck,
+            State::Ending(_) | State::Ended | State::Gone => {
+                self.input.discard(io);
+                return Step::Stuck;
+            }
+        }
+        match self.reading {
+            Reading::Request => self.read_request(io),
+            Reading::WriteData => {
+                match self.writes.take(&mut self.input, &mut self.replies, io) {
+                    Taken::All => self.reading = Reading::Request,
+                    Taken::Hungry | Taken::Blocked => return Step::Stuck,
+                }
+                Step::Onward
+            }
+            Reading::Skip(left) => {
+                let left = left - self.input.skip(left, io);
+                self.reading = if left == 0 { Reading::Request } else { Reading::Skip(left) };
+                if left == 0 { Step::Onward } else { Step::Stuck }
+            }
+        }
+    }
+
+    fn read_request(&mut self, io: &mut Io<'_>) -> Step {
+        if self.waiting.is_full() || !self.input.fill(FRONT_BYTES, io) {
+            return Step::Stuck;
+        }
+        let front = self.input.partial();
+        let (Some([a, b, c, d, kind]), Some(id)) = (front.first_chunk::<5>(), front.get(5..9))
+        else {
+            return Step::Stuck;
+        };
+        let (len, kind) = (u32::from_be_bytes([*a, *b, *c, *d]), *kind);
+        let id = id.try_into().map_or(0, u32::from_be_bytes);
+        // An id, or INIT's version, is the least there is.
+        let framed = (5..=SFTP_PACKET_BYTES_MAX).contains(&len);
+        if !framed || (self.state == State::Fresh && kind != kind::INIT) {
+            self.state = State::Ending(EXIT_BAD_PEER);
+            return Step::Onward;
+        }
+        if kind == kind::WRITE {
+            return self.read_write(id, len, io);
+        }
+        if len > SFTP_REQUEST_BYTES_MAX {
+            return self.refuse(id, len);
+        }
+        let total = 4 + len as usize;
+        if !self.input.fill(total, io) {
+            return Step::Stuck;
+        }
+        let packet = self.input.partial().get(4..).unwrap_or(&[]);
+        let waiting = match Request::parse(packet) {
+            Ok(request) => intake::wait(&request, &self.base),
+            Err(_) if kind == kind::INIT => {
+                self.state = State::Ending(EXIT_BAD_PEER);
+                return Step::Onward;
+            }
+            Err(_) => Waiting { id, what: What::Status(StatusCode::BadMessage) },
+        };
+        self.input.clear_partial();
+        if kind == kind::INIT {
+            self.greet(io);
+        }
+        self.waiting.push(waiting, total);
+        Step::Onward
+    }
+
+    fn greet(&mut self, io: &Io<'_>) {
+        if self.state == State::Fresh {
+            self.handles = Handles::starting_at(io.now().nanos() as u32);
+        }
+        self.state = State::Greeting;
+    }
+
+    /// Reads a WRITE up to its data, which is taken when everything before it is done: data that
+    /// cannot be written yet stays where it is, and its window is not granted again.
+    fn read_write(&mut self, id: u32, len: u32, io: &mut Io<'_>) -> Step {
+        if !self.input.fill(FRONT_BYTES + 4, io) {
+            return Step::Stuck;
+        }
+        let total = match WriteHeader::total(self.input.partial()) {
+            Ok(total) if total <= 4 + len as usize => total,
+            _ => return self.refuse(id, len),
+        };
+        if !self.input.fill(total, io) {
+            return Step::Stuck;
+        }
+        let Ok(header) = WriteHeader::parse(self.input.partial()) else {
+            return self.refuse(id, len);
+        };
+        if !self.waiting.is_empty() || !self.is_idle() || !self.replies.is_empty() {
+            return Step::Stuck;
+        }
+        let file = self.handles.file(HandleName::parse(header.handle));
+        self.writes.begin(header.id, file, header.offset, header.len);
+        self.input.clear_partial();
+        self.reading = Reading::WriteData;
+        Step::Onward
+    }
+
+    /// Answers BAD_MESSAGE and skips the rest of a request that is too long or makes no sense. The
+    /// frame is sound, so the session goes on.
+    fn refuse(&mut self, id: u32, len: u32) -> Step {
+        let have = self.input.partial().len();
+        let left = (4 + len).saturating_sub(have as u32);
+        self.input.clear_partial();
+        self.waiting.push(Waiting { id, what: What::Status(StatusCode::BadMessage) }, FRONT_BYTES);
+        self.reading = Reading::Skip(left);
+        Step::Onward
+    }
+
+    /// Ends the session once there is nothing left to do or to say.
+    fn finish(&mut self, io: &mut Io<'_>) {
+        let over = self.input_over && self.input.is_empty();
+        if over {
+            self.writes.abandon_body(&mut self.input, &mut self.replies, io);
+        }
+        let busy = !self.is_idle() || !self.writes.is_empty() || !self.waiting.is_empty();
+        if busy || !self.replies.is_empty() {
+            return;
+        }
+        let code = match self.state {
+            State::Ending(code) => code,
+            _ if over => EXIT_CLEAN,
+            _ => return,
+        };
+        self.state = State::Ended;
+        self.input.discard(io);
+        self.input.report(io);
+        io.exit_status(code);
+        io.eof();
+        io.close();
+    }
+
+    fn flushed(&mut self, op: Op, result: Result<u32, reactor::Errno>, io: &mut Io<'_>) {
+        let Some((id, tries)) = self.flushing.take() else { return };
+        let code = match result {
+            Ok(_) => StatusCode::Ok,
+            Err(errno) => {
+                let errno = Errno::from_raw(errno.0);
+                let again = is_transient(errno, true) && tries < RETRIES_MAX;
+                if again && self.state != State::Gone {
+                    self.flushing = Some((id, tries + 1));
+                    return io.submit(FLUSH_TAG, op);
+                }
+                status_of(errno)
+            }
+        };
+        self.replies.status(id, code);
+    }
+}
+
+impl Service for Sftp {
+    fn on_data(&mut self, data: Chunk, extended: Option<u32>, io: &mut Io<'_>) {
+        let over = matches!(self.state, State::Ending(_) | State::Ended | State::Gone);
+        if over || extended.is_some() {
+            return io.discard(data);
+        }
+        self.input.hold(data, io);
+        self.advance(io);
+    }
+
+    fn on_eof(&mut self, io: &mut Io<'_>) {
+        self.input_over = true;
+        self.advance(io);
+    }
+
+    fn on_completion(
+        &mut self,
+        tag: u16,
+        op: Op,
+        result: Result<u32, reactor::Errno>,
+        io: &mut Io<'_>,
+    ) {
+        let gone = self.state == State::Gone;
+        match tag {
+            WRITE_TAGS..FLUSH_TAG => {
+                let key = usize::from(tag - WRITE_TAGS);
+                let rest = (&mut self.input, &mut self.replies, &mut *io);
+                self.writes.completed(key, op, result, gone, rest);
+            }
+            FLUSH_TAG => self.flushed(op, result, io),
+            _ => {
+                let key = usize::from(tag - READ_TAGS);
+                self.reads.completed(key, op, result, gone, (&mut self.replies, &mut *io));
+            }
+        }
+        self.advance(io);
+    }
+
+    fn on_done(&mut self, tag: u16, done: Done, io: &mut Io<'_>) {
+        let Done::Fs(done) = done else { return };
+        if self.state == State::Gone {
+            match *done {
+                FsDone::Opened(Opened { fd, .. }) | FsDone::OpenedDirectory(fd) => io.close_fd(fd),
+                _ => {}
+            }
+            return;
+        }
+        self.job_done(usize::from(tag.saturating_sub(JOB_TAGS)), *done, io);
+        self.advance(io);
+    }
+
+    fn on_ready(&mut self, io: &mut Io<'_>) {
+        self.advance(io);
+    }
+
+    fn on_close(&mut self, io: &mut Io<'_>) {
+        self.state = State::Gone;
+        self.input.discard(io);
+        self.writes.cancel(&mut self.input, io);
+        self.reads.cancel(io);
+        if self.flushing.is_some() {
+            io.cancel(FLUSH_TAG);
+        }
+        self.waiting.clear();
+        self.replies = Replies::default();
+    }
+
+    fn release(&mut self, io: &mut Io<'_>) {
+        for handle in self.handles.drain() {
+            io.close_fd(handle.fd());
+        }
+    }
+}
+
+/// Worth asking again: the call was interrupted, not refused. A file that is not a plain one may
+/// say "again" for as long as nobody feeds it.
+fn is_transient(errno: Errno, regular: bool) -> bool {
+    match errno {
+        Errno::EINTR | Errno::ECANCELED => true,
+        Errno::EAGAIN => regular,
+        _ => false,
+    }
+}
+
+const _: () = assert!(SFTP_READS_MAX <= WRITE_TAGS as usize);
+const _: () = assert!(SFTP_WRITE_OPS_MAX <= (FLUSH_TAG - WRITE_TAGS) as usize);
+const _: () = assert!(SFTP_LOOKS_MAX <= 0x100);

@@ -1,0 +1,275 @@
+use nix::errno::Errno;
+use slab::Slab;
+
+use super::handles::OpenFile;
+use super::input::Input;
+use super::replies::Replies;
+use super::status::status_of;
+use super::{RETRIES_MAX, is_transient};
+use crate::limits::SFTP_WRITE_OPS_MAX;
+use crate::reactor::{self, Chunk, Gather, Op};
+use crate::services::Io;
+use crate::wire::sftp::StatusCode;
+
+/// WRITEs under way. Data goes to the file from the buffers it was received in: up to a gather's
+/// worth at once, several at once as long as they do not touch the same bytes of the same file.
+#[derive(Debug, Default)]
+pub struct Writes {
+    requests: Slab<Writing>,
+    ops: Slab<WriteOp>,
+    /// The request whose data is coming in.
+    body: Option<Body>,
+}
+
+#[derive(Debug)]
+struct Writing {
+    id: u32,
+    file: Option<OpenFile>,
+    /// All its data has been taken in.
+    complete: bool,
+    ops: u16,
+    failed: Option<StatusCode>,
+    /// The client left in the middle; nobody waits for a reply.
+    silent: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct WriteOp {
+    request: usize,
+    file: OpenFile,
+    at: u64,
+    len: u32,
+    tries: u8,
+}
+
+#[derive(Debug)]
+struct Body {
+    request: usize,
+    remaining: u32,
+    /// Where the gather goes.
+    offset: u64,
+    gather: Gather,
+    gathered: u32,
+}
+
+/// How far the data of a WRITE got.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// All of it; the next request can be read.
+    All,
+    /// More has to come first.
+    Hungry,
+    /// An operation has to complete first.
+    Blocked,
+}
+
+impl WriteOp {
+    /// The draft (§4.1): requests that overlap are not reordered. An appending write touches
+    /// whatever is the end of the file by then, so it overlaps everything.
+    fn overlaps(&self, file: &OpenFile, at: u64, len: u32) -> bool {
+        let anywhere = self.file.append || file.append;
+        let apart = at >= self.at.saturating_add(self.len.into())
+            || self.at >= at.saturating_add(len.into());
+        self.file.file == file.file && (anywhere || !apart)
+    }
+}
+
+impl Writes {
+    /// No request is unanswered.
+    pub fn is_empty(&self) -> bool {
+        self.requests.is_empty()
+    }
+
+    /// A WRITE begins; its `len` bytes of data come next. `file` is `None` when its handle names no
+    /// open file.
+    pub fn begin(&mut self, id: u32, file: Option<OpenFile>, offset: u64, len: u32) {
+        let failed = match file {
+            None => Some(StatusCode::Failure),
+            Some(file) if !file.append && i64::try_from(offset).is_err() => {
+                Some(StatusCode::BadMessage)
+            }
+            // What write(2) answers; no operation is made for nothing.
+            Some(file) if len == 0 && !file.writable => Some(status_of(Errno::EBADF)),
+            Some(_) => None,
+        };
+        let writing = Writing { id, file, complete: false, ops: 0, failed, silent: false };
+        let request = self.requests.insert(writing);
+        self.body =
+            Some(Body { request, remaining: len, offset, gather: Gather::new(), gathered: 0 });
+    }
+
+    /// Takes data of the current WRITE out of `input`.
+    pub fn take(&mut self, input: &mut Input, replies: &mut Replies, io: &mut Io<'_>) -> Taken {
+        loop {
+            let Some(body) = &mut self.body else { return Taken::All };
+            let failed = self.requests.get(body.request).is_none_or(|w| w.failed.is_some());
+            if failed {
+                discard(&mut body.gather, input, io);
+                body.gathered = 0;
+                body.remaining -= input.skip(body.remaining, io);
+                if body.remaining > 0 {
+                    return Taken::Hungry;
+                }
+            }
+            if body.gather.is_full() || (body.remaining == 0 && !body.gather.is_empty()) {
+                if !self.submit(io) {
+                    return Taken::Blocked;
+                }
+                continue;
+            }
+            if body.remaining == 0 {
+                let request = body.request;
+                self.body = None;
+                if let Some(writing) = self.requests.get_mut(request) {
+                    writing.complete = true;
+                }
+                self.settle(request, replies);
+                return Taken::All;
+            }
+            match input.piece(body.remaining, io) {
+                Some(piece) => body.push(piece, input, io),
+                None => {
+                    // No lease is kept waiting for a slow peer when the file could take its bytes.
+                    if self.ops.is_empty() && !body.gather.is_empty() {
+                        self.submit(io);
+                    }
+                    return Taken::Hungry;
+                }
+            }
+        }
+    }
+
+    /// The peer will send no more: the rest of the current WRITE will not come.
+    pub fn abandon_body(&mut self, input: &mut Input, replies: &mut Replies, io: &mut Io<'_>) {
+        let Some(mut body) = self.body.take_if(|body| body.remaining > 0) else { return };
+        discard(&mut body.gather, input, io);
+        if let Some(writing) = self.requests.get_mut(body.request) {
+            writing.complete = true;
+            writing.silent = true;
+        }
+        self.settle(body.request, replies);
+    }
+
+    /// A WriteAt has completed. What it did not write is written next, or its request fails.
+    pub fn completed(
+        &mut self,
+        key: usize,
+        op: Op,
+        result: Result<u32, reactor::Errno>,
+        gone: bool,
+        (input, replies, io): (&mut Input, &mut Replies, &mut Io<'_>),
+    ) {
+        let Op::WriteAt { fd, mut from, .. } = op else { return };
+        let Some(write) = self.ops.get_mut(key) else { return discard(&mut from, input, io) };
+        let failed = match result {
+            Ok(written) => {
+                let written = written.min(write.len);
+                drop_front(&mut from, written, input, io);
+                write.at = write.at.saturating_add(written.into());
+                write.len -= written;
+                write.tries = 0;
+                // OpenSSH's "nothing at all written".
+                (written == 0).then_some(StatusCode::Failure)
+            }
+            Err(errno) => {
+                let errno = Errno::from_raw(errno.0);
+                let again = is_transient(errno, write.file.regular) && write.tries < RETRIES_MAX;
+                write.tries = write.tries.saturating_add(1);
+                (!again).then(|| status_of(errno))
+            }
+        };
+        if failed.is_none() && write.len > 0 && !gone {
+            let at = write.at;
+            io.submit(super::WRITE_TAGS + key as u16, Op::WriteAt { fd, at, from });
+            return;
+        }
+        discard(&mut from, input, io);
+        let request = self.ops.remove(key).request;
+        if let Some(writing) = self.requests.get_mut(request) {
+            writing.ops -= 1;
+            writing.failed = writing.failed.or(failed);
+        }
+        self.settle(request, replies);
+    }
+
+    /// Gives back what has not been handed to an operation, and asks operations to end early.
+    pub fn cancel(&mut self, input: &mut Input, io: &mut Io<'_>) {
+        if let Some(body) = &mut self.body {
+            discard(&mut body.gather, input, io);
+        }
+        self.body = None;
+        for (key, _) in &self.ops {
+            io.cancel(super::WRITE_TAGS + key as u16);
+        }
+    }
+
+    /// Starts writing the gather. False when it has to wait for operations before it.
+    fn submit(&mut self, io: &mut Io<'_>) -> bool {
+        let Some(body) = &mut self.body else { return true };
+        let Some(writing) = self.requests.get_mut(body.request) else { return true };
+        let Some(file) = writing.file else { return true };
+        let (at, len) = (body.offset, body.gathered);
+        let busy = self.ops.len() >= SFTP_WRITE_OPS_MAX;
+        if busy || self.ops.iter().any(|(_, op)| op.overlaps(&file, at, len)) {
+            return false;
+        }
+        let op = WriteOp { request: body.request, file, at, len, tries: 0 };
+        let key = self.ops.insert(op);
+        writing.ops += 1;
+        body.offset = body.offset.saturating_add(len.into());
+        body.gathered = 0;
+        let from = std::mem::take(&mut body.gather);
+        io.submit(super::WRITE_TAGS + key as u16, Op::WriteAt { fd: file.fd, at, from });
+        true
+    }
+
+    /// Answers a request once all its data has been written, or has failed to be.
+    fn settle(&mut self, request: usize, replies: &mut Replies) {
+        let done = self.requests.get(request).is_some_and(|w| w.complete && w.ops == 0);
+        if !done {
+            return;
+        }
+        let Writing { id, failed, silent, .. } = self.requests.remove(request);
+        if !silent {
+            replies.status(id, failed.unwrap_or(StatusCode::Ok));
+        }
+    }
+}
+
+impl Body {
+    /// Called only while the gather has room.
+    fn push(&mut self, piece: Chunk, input: &mut Input, io: &mut Io<'_>) {
+        let len = piece.span.len;
+        self.remaining -= len;
+        match self.gather.push(piece) {
+            Ok(()) => self.gathered += len,
+            Err(piece) => {
+                input.used(len);
+                io.give_back(piece.lease);
+            }
+        }
+    }
+}
+
+fn discard(gather: &mut Gather, input: &mut Input, io: &mut Io<'_>) {
+    while let Some(chunk) = gather.pop() {
+        input.used(chunk.span.len);
+        io.give_back(chunk.lease);
+    }
+}
+
+/// Gives back what has been written.
+fn drop_front(gather: &mut Gather, mut written: u32, input: &mut Input, io: &mut Io<'_>) {
+    input.used(written);
+    while let Some(front) = gather.front_mut() {
+        let step = written.min(front.span.len);
+        front.span = front.span.skip(step);
+        written -= step;
+        if !front.span.is_empty() {
+            return;
+        }
+        if let Some(chunk) = gather.pop() {
+            io.give_back(chunk.lease);
+        }
+    }
+}
