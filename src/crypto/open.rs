@@ -26,6 +26,7 @@ impl OpenKey {
         if !provider.supports(cipher) {
             return Err(CryptoError::Unsupported);
         }
+        let provider = provider.library(cipher);
         Ok(match cipher {
             CipherKind::Aes128Gcm | CipherKind::Aes256Gcm => {
                 OpenKey::Gcm(GcmKey::new(provider, keys)?)

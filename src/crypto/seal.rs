@@ -27,6 +27,7 @@ impl SealKey {
         if !provider.supports(cipher) {
             return Err(CryptoError::Unsupported);
         }
+        let provider = provider.library(cipher);
         Ok(match cipher {
             CipherKind::Aes128Gcm | CipherKind::Aes256Gcm => {
                 SealKey::Gcm(GcmKey::new(provider, keys)?)

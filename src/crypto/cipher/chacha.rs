@@ -23,8 +23,7 @@ impl ChachaSealKey {
             Provider::AwsLc => Ok(ChachaSealKey::AwsLc(aws::SealingKey::new(key))),
             #[cfg(feature = "ring")]
             Provider::Ring => Ok(ChachaSealKey::Ring(ring::SealingKey::new(key))),
-            #[cfg(feature = "sim")]
-            Provider::Toy => Err(CryptoError::Unsupported),
+            _ => Err(CryptoError::Unsupported),
         }
     }
 
@@ -59,8 +58,7 @@ impl ChachaOpenKey {
             Provider::AwsLc => Ok(ChachaOpenKey::AwsLc(aws::OpeningKey::new(key))),
             #[cfg(feature = "ring")]
             Provider::Ring => Ok(ChachaOpenKey::Ring(ring::OpeningKey::new(key))),
-            #[cfg(feature = "sim")]
-            Provider::Toy => Err(CryptoError::Unsupported),
+            _ => Err(CryptoError::Unsupported),
         }
     }
 
