@@ -97,6 +97,9 @@ pub const REKEY_BURST: u32 = 10;
 pub const REKEY_PAID_BYTES: u64 = 512 * 1024;
 /// How long a server that wants to see the client's KEXINIT first waits for it.
 pub const KEXINIT_WAIT_MAX: Duration = Duration::from_millis(100);
+/// A transport handed to another process: identifications, a host key, extensions and two sets of
+/// keys.
+pub const TRANSPORT_RECORD_BYTES_MAX: usize = 16 * 1024;
 /// Control payloads kept while a key exchange runs.
 pub const DEFERRED_BYTES_MAX: u32 = 64 * 1024;
 /// Space an outbox must have before input is carved: the largest reply to one packet (a key

@@ -36,6 +36,7 @@ impl sealed::Steps for Client {
     const SERVER: bool = false;
     const PEER_HALF: u8 = number::KEX_ECDH_REPLY;
     const MARKERS: &'static [&'static str] = &[EXT_INFO_CLIENT, STRICT_CLIENT];
+    const STRICT: &'static str = STRICT_CLIENT;
     const PEER_STRICT: &'static str = STRICT_SERVER;
     const PEER_EXT_INFO: &'static str = EXT_INFO_SERVER;
 

@@ -136,15 +136,15 @@ impl Offered {
             Some(ours) => ours,
             None => send_offer(cx, Some(&peer))?,
         };
+        let mine = proposal::parse(&ours)?;
         let is_first = cx.session.is_none();
-        if is_first && peer.kex.contains(R::PEER_STRICT) {
+        if is_first && peer.kex.contains(R::PEER_STRICT) && mine.kex.contains(R::STRICT) {
             // OpenSSH PROTOCOL §1.10: nothing may have come before, and it counts from here on.
             cx.wires.strict = true;
             if cx.wires.inbound.wear.counters.packets() != 1 {
                 return Err(Error::PeerMisbehaved("KEXINIT was not the first packet"));
             }
         }
-        let mine = proposal::parse(&ours)?;
         let offers = match R::SERVER {
             true => Offers { client: peer, server: mine, we_serve: true },
             false => Offers { client: mine, server: peer, we_serve: false },

@@ -1,31 +1,26 @@
 use std::sync::Arc;
 use std::{fmt, mem};
 
-use super::exchange::{Context, Exchange, Offered, Step};
-use super::ident::{Found, Scanner};
-use super::packet::Opened;
+use super::exchange::{Exchange, Step};
+use super::ident::Scanner;
 use super::role::Role;
 use super::session::Session;
-use super::verdict::{Place, Verdict, verdict};
 use super::wires::Wires;
 use super::{Answer, Client, Env, Error, Negotiated, PeerExtensions, Query, Server, Stats};
 use crate::base::{Entropy, Instant, Span};
 use crate::crypto::{Geometry, PublicKey};
-use crate::limits::{
-    KEXINIT_BYTES_MAX, KEXINIT_WAIT_MAX, PREAUTH_BYTES_MAX, REKEY_PAID_BYTES, REKEY_TIME_MAX,
-    TAILROOM,
-};
-use crate::wire::transport::{Disconnect, NewKeys, Ping, Pong, Unimplemented};
-use crate::wire::{Message, number};
+use crate::limits::REKEY_TIME_MAX;
+use crate::wire::Message;
+use crate::wire::transport::{Disconnect, Unimplemented};
 
 /// One end of a connection, as far as RFC 4253 goes.
 pub struct Transport<R: Role> {
-    config: Arc<R::Config>,
+    pub(super) config: Arc<R::Config>,
     /// Sticky once it is an error.
-    stage: Result<Stage<R>, Error>,
-    wires: Wires,
+    pub(super) stage: Result<Stage<R>, Error>,
+    pub(super) wires: Wires,
     /// A rekey was asked for and waits for room in the outbox.
-    rekey_wanted: bool,
+    pub(super) rekey_wanted: bool,
     farewell_sent: bool,
 }
 
@@ -47,7 +42,7 @@ pub struct Deferred;
 
 /// One struct a state, holding only what that state knows. Boxed until established; then nothing
 /// is, except a key exchange while it runs.
-enum Stage<R: Role> {
+pub(super) enum Stage<R: Role> {
     /// Before [`Transport::start`].
     Fresh,
     Greeting(Box<Greeting<R>>),
@@ -56,22 +51,22 @@ enum Stage<R: Role> {
 }
 
 /// Waits for the peer's identification.
-struct Greeting<R: Role> {
-    scanner: Scanner,
-    exchange: Exchange<R>,
+pub(super) struct Greeting<R: Role> {
+    pub scanner: Scanner,
+    pub exchange: Exchange<R>,
 }
 
 /// The first key exchange.
-struct First<R: Role> {
-    peer_ident: Box<[u8]>,
-    exchange: Exchange<R>,
+pub(super) struct First<R: Role> {
+    pub peer_ident: Box<[u8]>,
+    pub exchange: Exchange<R>,
     /// When our KEXINIT is held back no longer.
-    offer_at: Option<Instant>,
+    pub offer_at: Option<Instant>,
 }
 
-struct Established<R: Role> {
-    session: Session,
-    exchange: Option<Box<Exchange<R>>>,
+pub(super) struct Established<R: Role> {
+    pub session: Session,
+    pub exchange: Option<Box<Exchange<R>>>,
 }
 
 // The inline part of an idle connection (DESIGN §6 budgets 1 KiB for it and the floors around it).
@@ -87,6 +82,22 @@ impl<R: Role> Transport<R> {
             rekey_wanted: false,
             farewell_sent: false,
         }
+    }
+
+    /// A connection taken over from elsewhere, past its first key exchange.
+    pub(super) fn resume(
+        config: Arc<R::Config>,
+        session: Session,
+        wires: Wires,
+        authenticated: bool,
+    ) -> Transport<R> {
+        let stage = Ok(Stage::Established(Established { session, exchange: None }));
+        let mut transport = Transport { stage, wires, ..Transport::new(config) };
+        transport.worn_in();
+        if authenticated {
+            transport.authenticated();
+        }
+        transport
     }
 
     /// Sends our identification and, unless the configuration holds it back, our KEXINIT.
@@ -307,7 +318,7 @@ impl Transport<Client> {
 
 impl<R: Role> Exchange<R> {
     /// While a human decides whether to trust a key, no clock runs.
-    fn expires_at(&self) -> Option<Instant> {
+    pub(super) fn expires_at(&self) -> Option<Instant> {
         match &self.step {
             Step::Question(question)
                 if matches!(R::query(question), Query::TrustHostKey { .. }) =>
@@ -319,280 +330,12 @@ impl<R: Role> Exchange<R> {
     }
 }
 
-// ---- Input -----------------------------------------------------------------------------------
-
-impl<R: Role> Transport<R> {
-    fn try_carve(&mut self, env: &mut Env<'_>, buf: &mut [u8]) -> Result<Carved, Error> {
-        match &mut self.stage {
-            Err(error) => return Err(error.clone()),
-            Ok(Stage::Fresh) => return Err(Error::Invariant("not started")),
-            Ok(Stage::Greeting(greeting)) => {
-                let found = greeting.scanner.next(buf, !R::SERVER)?;
-                return self.greeted(found, env);
-            }
-            Ok(Stage::First(_) | Stage::Established(_)) => {}
-        }
-        if self.query().is_some() {
-            return Err(Error::Invariant("carved while a question is open"));
-        }
-        let (used, payload) = match self.wires.inbound.open(buf)? {
-            Opened::Need(total) => return Ok(Carved::Need { total }),
-            Opened::Packet { used, payload } => (used, payload),
-        };
-        self.wires.stats.packets_in += 1;
-        self.count_in(used)?;
-        let is_ours = self.receive(payload.of(buf).unwrap_or(&[]), env)?;
-        self.maintain(env)?;
-        Ok(if is_ours { Carved::Handled { used } } else { Carved::Payload { used, payload } })
-    }
-
-    fn count_in(&mut self, used: u32) -> Result<(), Error> {
-        self.wires.stats.bytes_in += u64::from(used);
-        if !self.wires.authenticated && self.wires.stats.bytes_in > PREAUTH_BYTES_MAX {
-            return Err(Error::PeerMisbehaved("too many bytes before authentication"));
-        }
-        Ok(())
-    }
-
-    fn greeted(&mut self, found: Found, env: &mut Env<'_>) -> Result<Carved, Error> {
-        let (used, line) = match found {
-            Found::Need(total) => return Ok(Carved::Need { total }),
-            Found::Other { used } => (used, None),
-            Found::Ident { used, line } => (used, Some(line)),
-        };
-        self.count_in(used)?;
-        if let Some(peer_ident) = line {
-            let stage = mem::replace(&mut self.stage, Err(MOVING))?;
-            let Stage::Greeting(greeting) = stage else { return Err(Error::Invariant("greeted")) };
-            let exchange = greeting.exchange;
-            let held_back = matches!(exchange.step, Step::Offered(Offered { ours: None }));
-            let offer_at = held_back.then(|| env.now.after(KEXINIT_WAIT_MAX));
-            self.stage = Ok(Stage::First(Box::new(First { peer_ident, exchange, offer_at })));
-        }
-        Ok(Carved::Handled { used })
-    }
-
-    /// Judges a payload and acts on it. False: it belongs to the floors above.
-    fn receive(&mut self, payload: &[u8], env: &mut Env<'_>) -> Result<bool, Error> {
-        let number = payload.first().copied().unwrap_or(0);
-        if number::is_kex_method(number) && self.skips_guess() {
-            return Ok(true);
-        }
-        match verdict(self.place(), number, R::PEER_HALF) {
-            Verdict::Deliver => return Ok(false),
-            Verdict::Ignore => {}
-            Verdict::Disconnect => return Err(farewell_of(payload)),
-            Verdict::ExtInfo => {
-                let authenticated = self.wires.authenticated;
-                if let Ok(Stage::Established(established)) = &mut self.stage {
-                    established.session.take_ext_info(payload, authenticated)?;
-                }
-            }
-            Verdict::KexInit => self.peer_begins(payload, env)?,
-            Verdict::Half => self.step(env, |exchange, cx| exchange.half(payload, cx))?,
-            Verdict::NewKeys => self.finish(payload, env.now)?,
-            Verdict::Ping => {
-                let Ping { data } = Ping::parse(payload).map_err(Error::malformed(number))?;
-                self.wires.send(&Pong { data }, env)?;
-            }
-            Verdict::Unimplemented => self.unimplemented(env)?,
-            Verdict::Refuse(why) => return Err(Error::PeerMisbehaved(why)),
-        }
-        Ok(true)
-    }
-
-    fn place(&self) -> Place {
-        let strict = self.wires.strict;
-        match &self.stage {
-            Ok(Stage::First(first)) => match first.exchange.step {
-                Step::Offered(_) => Place::FirstInit,
-                Step::PeerHalf(_) | Step::Question(_) => Place::FirstHalf { strict },
-                Step::NewKeys(_) => Place::FirstNewKeys { strict },
-            },
-            Ok(Stage::Established(Established { exchange: Some(exchange), .. })) => {
-                match exchange.step {
-                    Step::Offered(_) => Place::Open,
-                    Step::PeerHalf(_) | Step::Question(_) => Place::RekeyHalf,
-                    Step::NewKeys(_) => Place::RekeyNewKeys,
-                }
-            }
-            _ => Place::Open,
-        }
-    }
-
-    /// RFC 4253 §7: true once, for the packet that was sent on a wrong guess.
-    fn skips_guess(&mut self) -> bool {
-        match &mut self.stage {
-            Ok(Stage::First(first)) => mem::take(&mut first.exchange.skip_guess),
-            Ok(Stage::Established(Established { exchange: Some(exchange), .. })) => {
-                mem::take(&mut exchange.skip_guess)
-            }
-            _ => false,
-        }
-    }
-}
-
-// ---- Key exchange ----------------------------------------------------------------------------
-
-impl<R: Role> Transport<R> {
-    fn peer_begins(&mut self, payload: &[u8], env: &mut Env<'_>) -> Result<(), Error> {
-        if let Ok(Stage::Established(established)) = &mut self.stage
-            && established.exchange.is_none()
-        {
-            let moved = self.wires.inbound.wear.bytes.max(self.wires.outbound.wear.bytes);
-            if moved < REKEY_PAID_BYTES && !established.session.throttle.admit(env.now) {
-                return Err(Error::PeerMisbehaved("key exchanges in too quick succession"));
-            }
-            let deadline = Some(env.now.after(REKEY_TIME_MAX));
-            established.exchange = Some(Box::new(Exchange::new(deadline)));
-        }
-        if let Ok(Stage::First(first)) = &mut self.stage {
-            first.offer_at = None;
-        }
-        self.step(env, |exchange, cx| exchange.meet(payload, cx))
-    }
-
-    /// Leaves the present step of the exchange by value and takes up the next.
-    fn step(
-        &mut self,
-        env: &mut Env<'_>,
-        next: impl FnOnce(Exchange<R>, &mut Context<'_, '_, R>) -> Result<Exchange<R>, Error>,
-    ) -> Result<(), Error> {
-        let stage = mem::replace(&mut self.stage, Err(MOVING))?;
-        let Transport { config, wires, .. } = self;
-        let config = &**config;
-        let our_ident = R::preferences(config).ident();
-        let mut context = Context { config, wires, our_ident, peer_ident: &[], session: None, env };
-        let stage = match stage {
-            Stage::Fresh => return Err(Error::Invariant("a key exchange before the start")),
-            Stage::Greeting(greeting) => {
-                let Greeting { scanner, exchange } = *greeting;
-                let exchange = next(exchange, &mut context)?;
-                Stage::Greeting(Box::new(Greeting { scanner, exchange }))
-            }
-            Stage::First(first) => {
-                let First { peer_ident, exchange, offer_at } = *first;
-                let exchange = next(exchange, &mut Context { peer_ident: &peer_ident, ..context })?;
-                Stage::First(Box::new(First { peer_ident, exchange, offer_at }))
-            }
-            Stage::Established(Established { session, exchange }) => {
-                let exchange = exchange.ok_or(Error::Invariant("no key exchange runs"))?;
-                context.our_ident = &session.our_ident;
-                context.peer_ident = &session.peer_ident;
-                context.session = Some(&session);
-                let exchange = Some(Box::new(next(*exchange, &mut context)?));
-                Stage::Established(Established { session, exchange })
-            }
-        };
-        self.stage = Ok(stage);
-        Ok(())
-    }
-
-    /// The peer's NEWKEYS: what it sends next is under its new keys (RFC 4253 §7.3).
-    fn finish(&mut self, payload: &[u8], now: Instant) -> Result<(), Error> {
-        NewKeys::parse(payload).map_err(Error::malformed(number::NEWKEYS))?;
-        let (before, exchange) = match mem::replace(&mut self.stage, Err(MOVING))? {
-            Stage::First(first) => (Err(first.peer_ident), first.exchange),
-            Stage::Established(Established { session, exchange: Some(exchange) }) => {
-                (Ok(session), *exchange)
-            }
-            _ => return Err(Error::Invariant("no key exchange runs")),
-        };
-        let Step::NewKeys(step) = exchange.step else {
-            return Err(Error::Invariant("NEWKEYS out of step"));
-        };
-        self.wires.inbound.install(step.inbound, self.wires.strict);
-        let session = match before {
-            Ok(mut session) => {
-                session.renew(&step.outcome, now);
-                session
-            }
-            Err(peer_ident) => {
-                let our_ident = Arc::clone(R::preferences(&self.config).ident());
-                Session::new(step.outcome, our_ident, peer_ident, now)
-            }
-        };
-        self.stage = Ok(Stage::Established(Established { session, exchange: None }));
-        self.worn_in();
-        Ok(())
-    }
-
-    /// Sets the limits that go with the suites in use.
-    fn worn_in(&mut self) {
-        let limits = R::preferences(&self.config).rekey;
-        let Wires { inbound, outbound, .. } = &mut self.wires;
-        for (wear, raw) in [(&mut inbound.wear, &inbound.raw), (&mut outbound.wear, &outbound.raw)]
-        {
-            if let Some(raw) = raw {
-                wear.bytes_max = limits.bytes_max(raw.suite());
-                wear.packets_max = limits.packets_max();
-            }
-        }
-    }
-
-    /// When the keys want renewing on our account; a time long past means they are due.
-    fn rekey_at(&self, session: &Session) -> Option<Instant> {
-        if !self.wires.authenticated {
-            return None;
-        }
-        if self.wires.inbound.wear.is_due() || self.wires.outbound.wear.is_due() {
-            return Some(Instant::ZERO);
-        }
-        let time = R::preferences(&self.config).rekey.time?;
-        Some(session.exchanged_at.after(time))
-    }
-
-    /// What is owed after every call: queued messages leave, due keys are renewed.
-    fn maintain(&mut self, env: &mut Env<'_>) -> Result<(), Error> {
-        if self.wires.backlog.is_some() {
-            self.wires.flush(env);
-        }
-        let Ok(Stage::Established(established)) = &self.stage else { return Ok(()) };
-        if established.exchange.is_some() {
-            self.rekey_wanted = false;
-            return Ok(());
-        }
-        let at = self.rekey_at(&established.session);
-        if !self.rekey_wanted && at.is_none_or(|at| at > env.now) {
-            return Ok(());
-        }
-        self.rekey_wanted = env.out.free() < KEXINIT_BYTES_MAX + TAILROOM as usize;
-        if self.rekey_wanted {
-            return Ok(());
-        }
-        if let Ok(Stage::Established(established)) = &mut self.stage {
-            let deadline = Some(env.now.after(REKEY_TIME_MAX));
-            established.exchange = Some(Box::new(Exchange::new(deadline)));
-        }
-        self.step(env, Exchange::begin)
-    }
-
-    fn try_timeout(&mut self, env: &mut Env<'_>) -> Result<(), Error> {
-        let deadline = match &self.stage {
-            Ok(Stage::Greeting(greeting)) => greeting.exchange.deadline,
-            _ => self.exchange().and_then(Exchange::expires_at),
-        };
-        if deadline.is_some_and(|at| at <= env.now) {
-            return Err(Error::Deadline("a key exchange took too long"));
-        }
-        if let Ok(Stage::First(first)) = &mut self.stage
-            && first.offer_at.is_some_and(|at| at <= env.now)
-        {
-            first.offer_at = None;
-            self.step(env, Exchange::begin)?;
-        }
-        self.maintain(env)
-    }
-}
-
-// ---- Ends ------------------------------------------------------------------------------------
-
 impl<R: Role> Transport<R> {
     fn check(&self) -> Result<(), Error> {
         self.stage.as_ref().map(|_| ()).map_err(Clone::clone)
     }
 
-    fn exchange(&self) -> Option<&Exchange<R>> {
+    pub(super) fn exchange(&self) -> Option<&Exchange<R>> {
         match self.stage.as_ref().ok()? {
             Stage::Fresh | Stage::Greeting(_) => None,
             Stage::First(first) => Some(&first.exchange),
@@ -614,10 +357,10 @@ impl<R: Role> Transport<R> {
         {
             return first.clone();
         }
-        if let Error::Identification(why) = &error {
+        if let Error::Identification(_) = &error {
             // The peer may not speak SSH: a server says so in words, a client just leaves.
             if R::SERVER {
-                self.farewell_sent = env.out.append(format!("{why}\r\n").as_bytes());
+                self.farewell_sent = env.out.append(b"Invalid SSH identification string.\r\n");
             }
         } else if let Some(code) = error.disconnect_code() {
             self.farewell(code, &error.to_string(), env);
@@ -655,15 +398,6 @@ impl<R: Role> fmt::Debug for Transport<R> {
 }
 
 /// Stands where a stage was while it is being left by value; seen again only if that failed.
-const MOVING: Error = Error::Invariant("a stage was left and not taken up");
+pub(super) const MOVING: Error = Error::Invariant("a stage was left and not taken up");
 /// Our own words in a DISCONNECT.
 const FAREWELL_BYTES_MAX: usize = 512;
-
-fn farewell_of(payload: &[u8]) -> Error {
-    match Disconnect::parse(payload) {
-        Ok(Disconnect { reason, description }) => {
-            Error::Disconnected { code: reason, text: String::from_utf8_lossy(description).into() }
-        }
-        Err(why) => Error::Malformed { message: number::DISCONNECT, why },
-    }
-}

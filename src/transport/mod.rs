@@ -25,10 +25,13 @@ mod config;
 mod error;
 mod exchange;
 mod ident;
+mod input;
 mod machine;
 mod outbox;
 mod packet;
+mod progress;
 mod proposal;
+mod record;
 mod role;
 mod server;
 mod session;
@@ -41,6 +44,7 @@ pub use error::{Blame, Error};
 pub use machine::{Carved, Deferred, Transport};
 pub use outbox::{Env, Outbox};
 pub use proposal::Negotiated;
+pub use record::TransportRecord;
 pub use role::Role;
 pub use server::Server;
 pub use session::PeerExtensions;
@@ -64,3 +68,6 @@ pub enum Answer {
     Signature(Option<Box<[u8]>>),
     Trust(bool),
 }
+
+#[cfg(test)]
+mod tests;

@@ -76,6 +76,12 @@ pub(super) fn parse(payload: &[u8]) -> Result<KexInit<'_>, Error> {
     KexInit::parse(payload).map_err(Error::malformed(number::KEXINIT))
 }
 
+/// The method of this name, and the name.
+pub(super) fn kex_from_name(name: &str) -> Option<(KexKind, &'static str)> {
+    let kind = KexKind::from_name(name)?;
+    kind.names().iter().find(|known| **known == name).map(|known| (kind, *known))
+}
+
 /// Both offers, and whose is whose: errors say so.
 #[derive(Clone, Copy)]
 pub(super) struct Offers<'a> {
@@ -167,11 +173,6 @@ impl Offers<'_> {
 const NO_COMPRESSION: &str = "none";
 /// Bytes of a name-list quoted in an error.
 const QUOTED_BYTES_MAX: usize = 400;
-
-fn kex_from_name(name: &str) -> Option<(KexKind, &'static str)> {
-    let kind = KexKind::from_name(name)?;
-    kind.names().iter().find(|known| **known == name).map(|known| (kind, *known))
-}
 
 fn shortened(names: &str) -> String {
     match names.get(..QUOTED_BYTES_MAX) {

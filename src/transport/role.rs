@@ -22,6 +22,7 @@ pub(super) mod sealed {
         const PEER_HALF: u8;
         /// Names of ours that only look like key exchange methods.
         const MARKERS: &'static [&'static str];
+        const STRICT: &'static str;
         const PEER_STRICT: &'static str;
         const PEER_EXT_INFO: &'static str;
 

@@ -32,6 +32,7 @@ impl sealed::Steps for Server {
     const PEER_HALF: u8 = number::KEX_ECDH_INIT;
     // We have no use for a client's EXT_INFO, so `ext-info-s` is not among them.
     const MARKERS: &'static [&'static str] = &[STRICT_SERVER];
+    const STRICT: &'static str = STRICT_SERVER;
     const PEER_STRICT: &'static str = STRICT_CLIENT;
     const PEER_EXT_INFO: &'static str = EXT_INFO_CLIENT;
 

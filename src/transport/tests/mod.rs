@@ -1,0 +1,8 @@
+//! Two transports in memory: what honest peers do, and what the rows of SECURITY.md do.
+
+mod framing;
+mod handoff;
+mod harness;
+mod keyexchange;
+mod pair;
+mod rekey;
