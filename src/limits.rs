@@ -232,6 +232,8 @@ pub const JOBS_MAX: usize = 4096;
 pub const WORKERS_DEFAULT: usize = 4;
 /// Log events a shard may be ahead of the log.
 pub const EVENTS_MAX: usize = 4096;
+/// One message between a broker and the process of an account.
+pub const PARCEL_BYTES_MAX: u32 = 1024 * 1024;
 /// Unauthenticated connections a process holds.
 pub const STARTUPS_MAX: usize = 1024;
 

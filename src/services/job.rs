@@ -1,10 +1,14 @@
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
+use crate::base::wildcard_match;
 use crate::crypto::{PublicKey, SignatureAlgorithm};
+use crate::limits::PARCEL_BYTES_MAX;
 use crate::reactor::Fd;
 use crate::services::sftp::{FsDone, FsJob};
+use crate::wire::Reader;
 
 /// Work that would stall a shard: file-system paths, account look-ups, slow signatures, starting
 /// processes. Done by the process's worker pool, answered as [`Done`].
@@ -33,6 +37,8 @@ pub enum Done {
     Signature(Option<Box<[u8]>>),
     Spawned(Result<Spawned, SpawnFailed>),
     Fs(Box<FsDone>),
+    /// The job was lost to a defect or to the end of the process; it may have been begun.
+    Lost,
 }
 
 /// A system account as the user database gives it.
@@ -46,16 +52,126 @@ pub struct Account {
 }
 
 /// What a key that was found permits; made by policy alone, bound to that key.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
     pub account: Account,
     /// The key this grant belongs to; checked again when authentication succeeds.
     pub key: PublicKey,
-    /// Runs instead of whatever the client asks for (ForceCommand).
+    /// Runs instead of whatever the client asks for: `ForceCommand`, or the key's `command=`.
     pub forced_command: Option<String>,
     pub pty: bool,
-    /// The path and line that let the key in, for the log.
+    /// Patterns of the variables a client may set.
+    pub accept_env: Vec<String>,
+    /// Variables put into every session.
+    pub set_env: Vec<(String, String)>,
+    pub subsystems: Vec<(String, Subsystem)>,
+    /// What let the key in (`path:line`), for the log.
     pub source: String,
+}
+
+/// What stands behind a subsystem's name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Subsystem {
+    /// SFTP, served in process.
+    Sftp,
+    /// A command for the account's shell.
+    Command(String),
+}
+
+impl Grant {
+    /// `AcceptEnv`: whether a client may set this variable.
+    pub fn accepts_variable(&self, name: &str) -> bool {
+        self.accept_env.iter().any(|pattern| wildcard_match(pattern.as_bytes(), name.as_bytes()))
+    }
+
+    pub fn subsystem(&self, name: &str) -> Option<&Subsystem> {
+        self.subsystems.iter().find(|(known, _)| known == name).map(|(_, subsystem)| subsystem)
+    }
+
+    /// For the way to the process of the account.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut put = |bytes: &[u8]| {
+            out.extend((bytes.len() as u32).to_be_bytes());
+            out.extend_from_slice(bytes);
+        };
+        put(self.account.name.as_bytes());
+        put(&self.account.uid.to_be_bytes());
+        put(&self.account.gid.to_be_bytes());
+        put(self.account.home.as_os_str().as_bytes());
+        put(self.account.shell.as_os_str().as_bytes());
+        put(self.key.blob());
+        put(&[u8::from(self.pty)]);
+        put(self.source.as_bytes());
+        put(&[u8::from(self.forced_command.is_some())]);
+        put(self.forced_command.as_deref().unwrap_or_default().as_bytes());
+        put(&(self.accept_env.len() as u32).to_be_bytes());
+        self.accept_env.iter().for_each(|pattern| put(pattern.as_bytes()));
+        put(&(self.set_env.len() as u32).to_be_bytes());
+        for (name, value) in &self.set_env {
+            put(name.as_bytes());
+            put(value.as_bytes());
+        }
+        put(&(self.subsystems.len() as u32).to_be_bytes());
+        for (name, subsystem) in &self.subsystems {
+            put(name.as_bytes());
+            match subsystem {
+                Subsystem::Sftp => put(&[]),
+                Subsystem::Command(command) => put(command.as_bytes()),
+            }
+        }
+        out
+    }
+
+    /// What [`Grant::encode`] wrote; `None` for anything else.
+    pub fn decode(bytes: &[u8]) -> Option<Grant> {
+        let mut r = Reader::new(bytes);
+        let account = Account {
+            name: text(&mut r)?,
+            uid: number(&mut r)?,
+            gid: number(&mut r)?,
+            home: path(&mut r)?,
+            shell: path(&mut r)?,
+        };
+        let key = PublicKey::from_blob(r.string(PARCEL_BYTES_MAX).ok()?).ok()?;
+        let pty = flag(&mut r)?;
+        let source = text(&mut r)?;
+        let forced = flag(&mut r)?;
+        let forced_command = Some(text(&mut r)?).filter(|_| forced);
+        let (mut accept_env, mut set_env, mut subsystems) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..number(&mut r)? {
+            accept_env.push(text(&mut r)?);
+        }
+        for _ in 0..number(&mut r)? {
+            set_env.push((text(&mut r)?, text(&mut r)?));
+        }
+        for _ in 0..number(&mut r)? {
+            let name = text(&mut r)?;
+            let subsystem = match text(&mut r)? {
+                command if command.is_empty() => Subsystem::Sftp,
+                command => Subsystem::Command(command),
+            };
+            subsystems.push((name, subsystem));
+        }
+        r.end().ok()?;
+        Some(Grant { account, key, forced_command, pty, accept_env, set_env, subsystems, source })
+    }
+}
+
+fn text(r: &mut Reader<'_>) -> Option<String> {
+    Some(r.utf8(PARCEL_BYTES_MAX).ok()?.to_owned())
+}
+
+fn number(r: &mut Reader<'_>) -> Option<u32> {
+    Some(u32::from_be_bytes(r.string(4).ok()?.try_into().ok()?))
+}
+
+fn flag(r: &mut Reader<'_>) -> Option<bool> {
+    Some(r.string(1).ok()? == [1])
+}
+
+fn path(r: &mut Reader<'_>) -> Option<PathBuf> {
+    Some(PathBuf::from(OsStr::from_bytes(r.string(PARCEL_BYTES_MAX).ok()?)))
 }
 
 #[derive(Debug)]
@@ -92,4 +208,42 @@ pub struct Spawned {
 pub struct SpawnFailed {
     pub program: String,
     pub why: std::io::Error,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::{KeyKind, PrivateKey};
+
+    #[test]
+    fn grants_travel_whole() {
+        let key = PrivateKey::generate(KeyKind::Ed25519).expect("a key").public().clone();
+        let grant = Grant {
+            account: Account {
+                name: "ann".into(),
+                uid: 1000,
+                gid: 100,
+                home: "/home/ann".into(),
+                shell: "/bin/sh".into(),
+            },
+            key,
+            forced_command: Some("uptime".into()),
+            pty: true,
+            accept_env: vec!["LC_*".into()],
+            set_env: vec![("A".into(), "b c".into())],
+            subsystems: vec![
+                ("sftp".into(), Subsystem::Sftp),
+                ("x".into(), Subsystem::Command("run x".into())),
+            ],
+            source: "/home/ann/.ssh/authorized_keys:3".into(),
+        };
+        let bytes = grant.encode();
+        assert_eq!(Grant::decode(&bytes), Some(grant.clone()));
+        for cut in 0..bytes.len() {
+            assert_eq!(Grant::decode(&bytes[..cut]), None);
+        }
+        assert!(grant.accepts_variable("LC_ALL") && !grant.accepts_variable("PATH"));
+        assert_eq!(grant.subsystem("sftp"), Some(&Subsystem::Sftp));
+        assert_eq!(grant.subsystem("scp"), None);
+    }
 }

@@ -7,7 +7,7 @@ mod outgoing;
 pub mod sftp;
 
 pub use io::{Io, Wishes};
-pub use job::{Account, Done, Grant, Job, Program, SpawnFailed, SpawnSpec, Spawned};
+pub use job::{Account, Done, Grant, Job, Program, SpawnFailed, SpawnSpec, Spawned, Subsystem};
 pub use outgoing::{Command, Outgoing, Surroundings};
 
 use crate::reactor::{Chunk, Errno, Op};
