@@ -21,6 +21,7 @@
 pub mod base;
 pub mod connection;
 pub mod crypto;
+pub mod gateway;
 pub mod limits;
 pub mod reactor;
 pub mod services;

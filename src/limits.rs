@@ -242,6 +242,10 @@ pub const STARTUPS_MAX: usize = 1024;
 pub const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
 pub const CONFIG_LINE_BYTES_MAX: usize = 16 * 1024;
 pub const CONFIG_INCLUDE_DEPTH_MAX: usize = 16;
+/// Files one configuration may consist of; a loop of includes ends here too.
+pub const CONFIG_FILES_MAX: usize = 1024;
+/// Errors reported at once.
+pub const CONFIG_ERRORS_MAX: usize = 100;
 
 const _: () = assert!(HEADROOM >= 4 + 1 + 13 + 13 && TAILROOM >= 19 + 64);
 const _: () = assert!(PACKET_SLOT >= PACKET_LENGTH_PREAUTH_MAX + 4 + 64);

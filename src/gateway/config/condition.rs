@@ -1,0 +1,255 @@
+//! Match: which block applies to whom.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::diagnostic::{Wrong, did_you_mean};
+use super::honour::bad_host;
+use super::patterns::{HostList, NameList, Verdict};
+use super::values::port;
+
+/// Whom a connection belongs to, as far as it is known. A criterion about something unknown does
+/// not match.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Who<'a> {
+    pub user: Option<&'a str>,
+    /// The account of that name exists.
+    pub account: Option<bool>,
+    pub groups: &'a [String],
+    pub peer: Option<IpAddr>,
+    /// The peer's name; without look-ups its address as text.
+    pub host: Option<&'a str>,
+    pub local: Option<SocketAddr>,
+}
+
+/// All criteria of one Match line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    criteria: Vec<Criterion>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Criterion {
+    User(NameList),
+    Group(NameList),
+    Host(HostList),
+    Address(HostList),
+    LocalAddress(HostList),
+    LocalPort(Vec<u16>),
+    /// The account does not exist.
+    InvalidUser,
+    /// A line that was in error; its block must apply to nobody.
+    Never,
+}
+
+/// Criteria that take a value.
+const WITH_VALUE: [&str; 6] = ["User", "Group", "Host", "Address", "LocalAddress", "LocalPort"];
+/// Criteria of sshd that are not built yet.
+const NOT_YET: [&str; 4] = ["RDomain", "Version", "SessionType", "Command"];
+
+impl Condition {
+    /// Matches everybody.
+    pub const ALL: Condition = Condition { criteria: Vec::new() };
+
+    pub fn never() -> Condition {
+        Condition { criteria: vec![Criterion::Never] }
+    }
+
+    /// Reads the words behind Match.
+    pub fn new(words: &[String]) -> Result<Condition, Wrong> {
+        let mut criteria = Vec::new();
+        let mut all = false;
+        let mut words = words.iter();
+        while let Some(word) = words.next() {
+            let (name, attached) = match word.split_once('=') {
+                Some((name, value)) => (name, Some(value)),
+                None => (word.as_str(), None),
+            };
+            if name.eq_ignore_ascii_case("all") && attached.is_none() {
+                all = true;
+            } else if name.eq_ignore_ascii_case("invalid-user") && attached.is_none() {
+                criteria.push(Criterion::InvalidUser);
+            } else {
+                let known = check_name(name)?;
+                let value = attached.or_else(|| words.next().map(String::as_str));
+                let value = value.filter(|value| !value.is_empty()).ok_or_else(|| {
+                    Wrong::new(name, "a pattern list is missing behind the criterion")
+                })?;
+                criteria.push(criterion(known, value)?);
+            }
+        }
+        match (all, criteria.is_empty()) {
+            (true, false) => Err(Wrong::new("all", "all stands alone, without other criteria")),
+            (false, true) => {
+                Err(Wrong::new("", "no criterion follows").help("Match all, perhaps?"))
+            }
+            _ => Ok(Condition { criteria }),
+        }
+    }
+
+    pub fn applies(&self, who: &Who<'_>) -> bool {
+        self.criteria.iter().all(|criterion| criterion.applies(who))
+    }
+
+    /// The first thing this condition asks about and `who` does not tell.
+    pub fn lacks(&self, who: &Who<'_>) -> Option<&'static str> {
+        self.criteria.iter().find_map(|criterion| match criterion {
+            Criterion::User(_) | Criterion::Group(_) | Criterion::InvalidUser => {
+                who.user.is_none().then_some("user")
+            }
+            Criterion::Host(_) => who.host.is_none().then_some("host"),
+            Criterion::Address(_) => who.peer.is_none().then_some("addr"),
+            Criterion::LocalAddress(_) => who.local.is_none().then_some("laddr"),
+            Criterion::LocalPort(_) => who.local.is_none().then_some("lport"),
+            Criterion::Never => None,
+        })
+    }
+}
+
+impl Criterion {
+    fn applies(&self, who: &Who<'_>) -> bool {
+        match self {
+            Criterion::User(list) => {
+                who.user.is_some_and(|user| list.verdict(user) == Verdict::Matches)
+            }
+            Criterion::Group(list) => {
+                let verdicts = who.groups.iter().map(|group| list.verdict(group));
+                let mut matches = false;
+                for verdict in verdicts {
+                    match verdict {
+                        Verdict::Denied => return false,
+                        Verdict::Matches => matches = true,
+                        Verdict::Silent => {}
+                    }
+                }
+                matches
+            }
+            Criterion::Host(list) => host_matches(list, who),
+            Criterion::Address(list) => {
+                who.peer.is_some_and(|peer| list.verdict(peer, None) == Verdict::Matches)
+            }
+            Criterion::LocalAddress(list) => {
+                who.local.is_some_and(|local| list.verdict(local.ip(), None) == Verdict::Matches)
+            }
+            Criterion::LocalPort(ports) => {
+                who.local.is_some_and(|local| ports.contains(&local.port()))
+            }
+            Criterion::InvalidUser => who.account == Some(false),
+            Criterion::Never => false,
+        }
+    }
+}
+
+/// A host criterion is about the name; the address as text stands in for an unknown one.
+fn host_matches(list: &HostList, who: &Who<'_>) -> bool {
+    let address = who.peer.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
+    (who.peer.is_some() || who.host.is_some())
+        && list.verdict(address, who.host) == Verdict::Matches
+}
+
+fn check_name(name: &str) -> Result<&'static str, Wrong> {
+    let is = |known: &&str| known.eq_ignore_ascii_case(name);
+    if let Some(known) = WITH_VALUE.iter().find(|known| is(known)) {
+        return Ok(known);
+    }
+    if let Some(known) = NOT_YET.iter().find(|known| is(known)) {
+        return Err(Wrong::new(name, format!("matching by {known} is not built yet")));
+    }
+    let wrong = Wrong::new(name, format!("there is no criterion {name:?}"));
+    let names = WITH_VALUE.into_iter().chain(["all", "invalid-user"]);
+    Err(match did_you_mean(name, names) {
+        Some(meant) => wrong.help(format!("did you mean {meant}?")),
+        None => wrong,
+    })
+}
+
+fn criterion(name: &str, value: &str) -> Result<Criterion, Wrong> {
+    let names = || NameList::new(value).ok_or_else(|| Wrong::new(value, "an empty pattern"));
+    let hosts = || HostList::new(value).map_err(|bad| bad_host(value, &bad));
+    Ok(match name {
+        "User" => Criterion::User(names()?),
+        "Group" => Criterion::Group(names()?),
+        "Host" => Criterion::Host(hosts()?),
+        "Address" => Criterion::Address(hosts()?),
+        "LocalAddress" => Criterion::LocalAddress(hosts()?),
+        _ => Criterion::LocalPort(value.split(',').map(port).collect::<Result<_, _>>()?),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn condition(line: &str) -> Result<Condition, Wrong> {
+        Condition::new(&super::super::lexer::words(line).expect("words"))
+    }
+
+    fn who() -> Who<'static> {
+        Who {
+            user: Some("anna"),
+            account: Some(true),
+            groups: &[],
+            peer: Some("192.0.2.7".parse().expect("an address")),
+            host: None,
+            local: Some("198.51.100.1:2222".parse().expect("an address")),
+        }
+    }
+
+    #[test]
+    fn every_criterion_must_hold() {
+        let groups = ["staff".to_owned(), "wheel".to_owned()];
+        let who = Who { groups: &groups, ..who() };
+        for line in [
+            "all",
+            "User anna",
+            "user=an*,!bob",
+            "Group wheel",
+            "Address 192.0.2.0/24 User anna",
+            "Host 192.0.2.*",
+            "LocalAddress 198.51.100.1 LocalPort 22,2222",
+        ] {
+            assert!(condition(line).expect(line).applies(&who), "{line}");
+        }
+        for line in [
+            "User bob",
+            "User *,!anna",
+            "Group *,!wheel",
+            "Group users",
+            "Address 192.0.2.0/24 User bob",
+            "LocalPort 22",
+            "invalid-user",
+        ] {
+            assert!(!condition(line).expect(line).applies(&who), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_unknown_matches_nothing() {
+        let nobody = Who::default();
+        assert!(condition("all").expect("all").applies(&nobody));
+        let lines = ["User *", "Group *", "Address *", "Host *", "LocalAddress *", "invalid-user"];
+        for line in lines {
+            let condition = condition(line).expect(line);
+            assert!(!condition.applies(&nobody), "{line}");
+            assert_eq!(condition.lacks(&who()), if line == "Host *" { Some("host") } else { None });
+            assert!(condition.lacks(&nobody).is_some(), "{line}");
+        }
+        assert!(!Condition::never().applies(&who()));
+    }
+
+    #[test]
+    fn slips_are_errors() {
+        for bad in [
+            "",
+            "user",
+            "user a,,b",
+            "all user anna",
+            "Adress 10.0.0.0/8",
+            "Address 10.0.0.1/8",
+            "LocalPort ssh",
+            "Version 2",
+            "User= x",
+        ] {
+            assert!(condition(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! The effective settings as lines of sshd_config, in the form of `sshd -T`: what is printed can
+//! be fed back and means the same.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::algorithms::names_of;
+use super::keywords::{Status, TABLE};
+use super::lexer::quote;
+use super::settings::{AddressFamily, Effective, Global, LogFormat, LogLevel, RootLogin};
+
+/// What is dumped.
+pub struct View<'a> {
+    pub global: &'a Global,
+    pub login: &'a Effective,
+}
+
+/// Every setting, a `keyword value` line each, keywords in lower case.
+///
+/// Keywords whose only accepted value is what happens anyway are shown with that value.
+pub fn dump(view: &View<'_>) -> String {
+    let mut text = String::new();
+    for keyword in TABLE {
+        let values = match &keyword.status {
+            Status::Honoured { dump, .. } => dump(view),
+            Status::NotYet { accepted: [what_happens, ..], .. } => vec![(*what_happens).to_owned()],
+            Status::NotYet { .. }
+            | Status::AcceptedWithWarning { .. }
+            | Status::Structure { .. } => Vec::new(),
+        };
+        for value in values {
+            text.push_str(&format!("{} {value}\n", keyword.name.to_ascii_lowercase()));
+        }
+    }
+    text
+}
+
+pub fn accept_env(view: &View<'_>) -> Vec<String> {
+    quoted(&view.login.accept_env)
+}
+
+pub fn address_family(view: &View<'_>) -> Vec<String> {
+    one(match view.global.address_family {
+        AddressFamily::Any => "any",
+        AddressFamily::Inet => "inet",
+        AddressFamily::Inet6 => "inet6",
+    })
+}
+
+pub fn allow_groups(view: &View<'_>) -> Vec<String> {
+    quoted(&view.login.allow_groups)
+}
+
+pub fn allow_users(view: &View<'_>) -> Vec<String> {
+    quoted(&view.login.allow_users)
+}
+
+pub fn authorized_keys_file(view: &View<'_>) -> Vec<String> {
+    let files = &view.login.authorized_keys_files;
+    one(if files.is_empty() { "none".to_owned() } else { quoted(files).join(" ") })
+}
+
+pub fn banner(view: &View<'_>) -> Vec<String> {
+    one(path_or_none(view.login.banner.as_ref().map(|banner| banner.path.as_path())))
+}
+
+pub fn ciphers(view: &View<'_>) -> Vec<String> {
+    one(names_of(&view.global.ciphers))
+}
+
+pub fn client_alive_count_max(view: &View<'_>) -> Vec<String> {
+    one(view.login.client_alive_count_max)
+}
+
+pub fn client_alive_interval(view: &View<'_>) -> Vec<String> {
+    one(view.login.client_alive_interval.as_secs())
+}
+
+pub fn deny_groups(view: &View<'_>) -> Vec<String> {
+    quoted(&view.login.deny_groups)
+}
+
+pub fn deny_users(view: &View<'_>) -> Vec<String> {
+    quoted(&view.login.deny_users)
+}
+
+pub fn force_command(view: &View<'_>) -> Vec<String> {
+    one(view.login.force_command.as_deref().unwrap_or("none"))
+}
+
+pub fn host_key(view: &View<'_>) -> Vec<String> {
+    view.global.host_keys.iter().map(|path| quote(&path.to_string_lossy())).collect()
+}
+
+pub fn host_key_algorithms(view: &View<'_>) -> Vec<String> {
+    one(names_of(&view.global.host_key_algorithms))
+}
+
+pub fn kex_algorithms(view: &View<'_>) -> Vec<String> {
+    one(names_of(&view.global.kex_algorithms))
+}
+
+pub fn listen_address(view: &View<'_>) -> Vec<String> {
+    view.global.listen.iter().map(ToString::to_string).collect()
+}
+
+pub fn login_grace_time(view: &View<'_>) -> Vec<String> {
+    one(view.global.login_grace.unwrap_or_default().as_secs())
+}
+
+pub fn log_level(view: &View<'_>) -> Vec<String> {
+    let level = view.global.log_level;
+    LogLevel::ALL.iter().filter(|(_, l)| *l == level).take(1).map(|(n, _)| n.to_string()).collect()
+}
+
+pub fn macs(view: &View<'_>) -> Vec<String> {
+    one(names_of(&view.global.macs))
+}
+
+pub fn max_auth_tries(view: &View<'_>) -> Vec<String> {
+    one(view.login.max_auth_tries)
+}
+
+pub fn max_sessions(view: &View<'_>) -> Vec<String> {
+    one(view.login.max_sessions)
+}
+
+pub fn max_startups(view: &View<'_>) -> Vec<String> {
+    let limits = view.global.max_startups;
+    one(format!("{}:{}:{}", limits.start, limits.rate, limits.full))
+}
+
+pub fn permit_root_login(view: &View<'_>) -> Vec<String> {
+    // sshd prints the older name of prohibit-password, and scripts look for it.
+    one(match view.login.permit_root_login {
+        RootLogin::Yes => "yes",
+        RootLogin::No => "no",
+        RootLogin::ProhibitPassword => "without-password",
+        RootLogin::ForcedCommandsOnly => "forced-commands-only",
+    })
+}
+
+pub fn permit_tty(view: &View<'_>) -> Vec<String> {
+    one(yes_no(view.login.permit_tty))
+}
+
+pub fn pid_file(view: &View<'_>) -> Vec<String> {
+    one(path_or_none(view.global.pid_file.as_deref()))
+}
+
+pub fn port(view: &View<'_>) -> Vec<String> {
+    view.global.ports.iter().map(ToString::to_string).collect()
+}
+
+pub fn pubkey_accepted_algorithms(view: &View<'_>) -> Vec<String> {
+    one(names_of(&view.login.pubkey_algorithms))
+}
+
+pub fn pubkey_authentication(view: &View<'_>) -> Vec<String> {
+    one(yes_no(view.login.pubkey_authentication))
+}
+
+pub fn rekey_limit(view: &View<'_>) -> Vec<String> {
+    let limit = view.login.rekey;
+    let seconds = limit.time.map_or(0, |time: Duration| time.as_secs());
+    one(format!("{} {seconds}", limit.bytes.unwrap_or(0)))
+}
+
+pub fn required_rsa_size(view: &View<'_>) -> Vec<String> {
+    one(view.login.required_rsa_size)
+}
+
+pub fn set_env(view: &View<'_>) -> Vec<String> {
+    let variables = &view.login.set_env;
+    let words = variables.iter().map(|(name, value)| quote(&format!("{name}={value}")));
+    // One line: of several, only the first would be read back.
+    if variables.is_empty() { Vec::new() } else { one(words.collect::<Vec<_>>().join(" ")) }
+}
+
+pub fn strict_modes(view: &View<'_>) -> Vec<String> {
+    one(yes_no(view.global.strict_modes))
+}
+
+pub fn subsystem(view: &View<'_>) -> Vec<String> {
+    // The command carries its own quoting.
+    view.global.subsystems.iter().map(|s| format!("{} {}", quote(&s.name), s.command)).collect()
+}
+
+pub fn tcp_keep_alive(view: &View<'_>) -> Vec<String> {
+    one(yes_no(view.global.tcp_keep_alive))
+}
+
+pub fn log_format(view: &View<'_>) -> Vec<String> {
+    one(match view.global.log_format {
+        LogFormat::Text => "text",
+        LogFormat::Json => "json",
+    })
+}
+
+pub fn reactors(view: &View<'_>) -> Vec<String> {
+    one(view.global.reactors.map_or("auto".to_owned(), |count| count.to_string()))
+}
+
+pub fn version_addendum(view: &View<'_>) -> Vec<String> {
+    one(view.global.version_addendum.as_deref().unwrap_or("none"))
+}
+
+fn one(value: impl ToString) -> Vec<String> {
+    vec![value.to_string()]
+}
+
+fn quoted(values: &[impl ToString]) -> Vec<String> {
+    values.iter().map(|value| quote(&value.to_string())).collect()
+}
+
+fn path_or_none(path: Option<&Path>) -> String {
+    path.map_or("none".to_owned(), |path| quote(&path.to_string_lossy()))
+}
+
+const fn yes_no(flag: bool) -> &'static str {
+    if flag { "yes" } else { "no" }
+}

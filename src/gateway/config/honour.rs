@@ -1,0 +1,485 @@
+//! The parsers of the keywords we honour, in the table's order.
+
+use std::fmt::Display;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::algorithms;
+use super::diagnostic::Wrong;
+use super::keywords::Target;
+use super::lexer::quote;
+use super::patterns::{BadHost, UserPattern};
+use super::settings::{
+    AddressFamily, Banner, Listen, ListenHost, LogFormat, LogLevel, MaxStartups, Rekey, RootLogin,
+    Subsystem,
+};
+use super::values::{self, Values, is_none};
+use crate::limits::{
+    AUTH_REQUESTS_MAX, CHANNELS_MAX, ENV_COUNT_MAX, RSA_BITS_MAX, RSA_BITS_MIN, STARTUPS_MAX,
+};
+
+/// What a parser answers.
+type Done = Result<(), Wrong>;
+
+/// Bytes of identification that may follow our software version (RFC 4253 §4.2 allows 255 in all).
+const ADDENDUM_BYTES_MAX: usize = 180;
+/// The table of keywords says so in words.
+const _: () = assert!(RSA_BITS_MIN == 2048 && RSA_BITS_MAX == 8192 && AUTH_REQUESTS_MAX == 64);
+/// sshd's least RekeyLimit; smaller ones would rekey on every packet.
+const REKEY_BYTES_LEAST: u64 = 16;
+/// Event loops a process may be asked to run.
+const REACTORS_MAX: u32 = 1024;
+
+pub fn accept_env(target: &mut Target, values: &Values<'_>) -> Done {
+    for pattern in values.many()? {
+        if pattern.is_empty() || pattern.contains('=') {
+            return Err(Wrong::new(pattern, "not the name of a variable"));
+        }
+        target.login.accept_env.push(pattern.clone());
+    }
+    Ok(())
+}
+
+pub fn address_family(target: &mut Target, values: &Values<'_>) -> Done {
+    let families = [
+        ("any", AddressFamily::Any),
+        ("inet", AddressFamily::Inet),
+        ("inet6", AddressFamily::Inet6),
+    ];
+    first(&mut target.global.address_family, choice(values.one()?, &families)?)
+}
+
+pub fn allow_groups(target: &mut Target, values: &Values<'_>) -> Done {
+    group_patterns(&mut target.login.allow_groups, values)
+}
+
+pub fn allow_users(target: &mut Target, values: &Values<'_>) -> Done {
+    user_patterns(&mut target.login.allow_users, values)
+}
+
+pub fn authorized_keys_file(target: &mut Target, values: &Values<'_>) -> Done {
+    let words = values.many()?;
+    if let [only] = words
+        && is_none(only)
+    {
+        return first(&mut target.login.authorized_keys_files, Vec::new());
+    }
+    for word in words {
+        if word.is_empty() || is_none(word) {
+            return Err(Wrong::new(word, "not a path")
+                .help("none stands alone, and means that no file is read"));
+        }
+        check_tokens(word)?;
+    }
+    first(&mut target.login.authorized_keys_files, words.to_vec())
+}
+
+pub fn banner(target: &mut Target, values: &Values<'_>) -> Done {
+    let path = values.path_or_none()?;
+    // The text is read once the whole configuration is known to be right.
+    first(&mut target.login.banner, path.map(|path| Banner { path, text: "".into() }))
+}
+
+pub fn ciphers(target: &mut Target, values: &Values<'_>) -> Done {
+    let list = algorithms::parse(values.one()?, &mut target.warnings)?;
+    first(&mut target.global.ciphers, list)
+}
+
+pub fn client_alive_count_max(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.login.client_alive_count_max, values.number(0..=i32::MAX as u32)?)
+}
+
+pub fn client_alive_interval(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.login.client_alive_interval, values.duration()?)
+}
+
+pub fn deny_groups(target: &mut Target, values: &Values<'_>) -> Done {
+    group_patterns(&mut target.login.deny_groups, values)
+}
+
+pub fn deny_users(target: &mut Target, values: &Values<'_>) -> Done {
+    user_patterns(&mut target.login.deny_users, values)
+}
+
+pub fn force_command(target: &mut Target, values: &Values<'_>) -> Done {
+    let command = values.line()?;
+    check_internal_sftp(command, &mut target.warnings)?;
+    let command = (!is_none(command)).then(|| command.to_owned());
+    first(&mut target.login.force_command, command)
+}
+
+pub fn host_key(target: &mut Target, values: &Values<'_>) -> Done {
+    let path = values.path()?;
+    if !target.global.host_keys.contains(&path) {
+        target.global.host_keys.push(path);
+    }
+    Ok(())
+}
+
+pub fn host_key_algorithms(target: &mut Target, values: &Values<'_>) -> Done {
+    let list = algorithms::parse(values.one()?, &mut target.warnings)?;
+    first(&mut target.global.host_key_algorithms, list)
+}
+
+pub fn kex_algorithms(target: &mut Target, values: &Values<'_>) -> Done {
+    let list = algorithms::parse(values.one()?, &mut target.warnings)?;
+    first(&mut target.global.kex_algorithms, list)
+}
+
+pub fn listen_address(target: &mut Target, values: &Values<'_>) -> Done {
+    if let [_, word, ..] = values.words.as_slice()
+        && word.eq_ignore_ascii_case("rdomain")
+    {
+        return Err(Wrong::new(word, "routing domains are not built yet"));
+    }
+    let word = values.one()?;
+    let (host, port) = values::host_and_port(word)?;
+    let host = match host.parse::<IpAddr>() {
+        Ok(address) => ListenHost::Address(address),
+        Err(_) => ListenHost::Name(host_name(word, host)?),
+    };
+    target.global.listen.push(Listen { host, port });
+    Ok(())
+}
+
+pub fn login_grace_time(target: &mut Target, values: &Values<'_>) -> Done {
+    let time = values.duration()?;
+    first(&mut target.global.login_grace, (time != Duration::ZERO).then_some(time))
+}
+
+pub fn log_level(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.global.log_level, choice(values.one()?, &LogLevel::ALL)?)
+}
+
+pub fn macs(target: &mut Target, values: &Values<'_>) -> Done {
+    let list = algorithms::parse(values.one()?, &mut target.warnings)?;
+    first(&mut target.global.macs, list)
+}
+
+pub fn max_auth_tries(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.login.max_auth_tries, values.number(1..=AUTH_REQUESTS_MAX)?)
+}
+
+pub fn max_sessions(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.login.max_sessions, values.number(0..=CHANNELS_MAX as u32)?)
+}
+
+pub fn max_startups(target: &mut Target, values: &Values<'_>) -> Done {
+    let word = values.one()?;
+    let most = STARTUPS_MAX as u32;
+    let parts = word.split(':').collect::<Vec<_>>();
+    let limits = match parts.as_slice() {
+        [full] => {
+            let full = values::number(full, 1..=most)? as usize;
+            MaxStartups { start: full, rate: 30, full }
+        }
+        [start, rate, full] => MaxStartups {
+            start: values::number(start, 1..=most)? as usize,
+            rate: values::number(rate, 1..=100)?,
+            full: values::number(full, 1..=most)? as usize,
+        },
+        _ => return Err(Wrong::new(word, "neither a number nor start:rate:full")),
+    };
+    if limits.start > limits.full {
+        return Err(Wrong::new(word, "start is larger than full"));
+    }
+    first(&mut target.global.max_startups, limits)
+}
+
+pub fn permit_root_login(target: &mut Target, values: &Values<'_>) -> Done {
+    let modes = [
+        ("yes", RootLogin::Yes),
+        ("no", RootLogin::No),
+        ("prohibit-password", RootLogin::ProhibitPassword),
+        ("without-password", RootLogin::ProhibitPassword),
+        ("forced-commands-only", RootLogin::ForcedCommandsOnly),
+    ];
+    first(&mut target.login.permit_root_login, choice(values.one()?, &modes)?)
+}
+
+pub fn permit_tty(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.login.permit_tty, values.flag()?)
+}
+
+pub fn pid_file(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.global.pid_file, values.path_or_none()?)
+}
+
+pub fn port(target: &mut Target, values: &Values<'_>) -> Done {
+    let port = values::port(values.one()?)?;
+    if !target.global.ports.contains(&port) {
+        target.global.ports.push(port);
+    }
+    Ok(())
+}
+
+pub fn pubkey_accepted_algorithms(target: &mut Target, values: &Values<'_>) -> Done {
+    let list = algorithms::parse(values.one()?, &mut target.warnings)?;
+    first(&mut target.login.pubkey_algorithms, list)
+}
+
+pub fn pubkey_authentication(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.login.pubkey_authentication, values.flag()?)
+}
+
+pub fn rekey_limit(target: &mut Target, values: &Values<'_>) -> Done {
+    let (bytes, time) = match values.many()? {
+        [bytes] => (bytes, None),
+        [bytes, time] => (bytes, Some(time)),
+        [_, _, extra, ..] => return Err(Wrong::new(extra, "at most two values are expected")),
+        [] => return Ok(()),
+    };
+    let size = if bytes.eq_ignore_ascii_case("default") { 0 } else { values::size(bytes)? };
+    if size != 0 && size < REKEY_BYTES_LEAST {
+        return Err(Wrong::new(bytes, "less than 16 bytes").help("1G is a usual value"));
+    }
+    let time = match time {
+        Some(word) if !is_none(word) => values::duration(word)?,
+        _ => Duration::ZERO,
+    };
+    let limit = Rekey {
+        bytes: (size != 0).then_some(size),
+        time: (time != Duration::ZERO).then_some(time),
+    };
+    first(&mut target.login.rekey, limit)
+}
+
+pub fn required_rsa_size(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.login.required_rsa_size, values.number(RSA_BITS_MIN..=RSA_BITS_MAX)?)
+}
+
+pub fn set_env(target: &mut Target, values: &Values<'_>) -> Done {
+    let mut variables = Vec::new();
+    for word in values.many()? {
+        let (name, value) =
+            word.split_once('=').ok_or_else(|| Wrong::new(word, "no = between name and value"))?;
+        if name.is_empty() {
+            return Err(Wrong::new(word, "no name before the ="));
+        }
+        if !variables.iter().any(|(known, _)| known == name) {
+            variables.push((name.to_owned(), value.to_owned()));
+        }
+    }
+    if variables.len() > ENV_COUNT_MAX {
+        return Err(Wrong::new("", format!("more than {ENV_COUNT_MAX} variables")));
+    }
+    first(&mut target.login.set_env, variables)
+}
+
+pub fn strict_modes(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.global.strict_modes, values.flag()?)
+}
+
+pub fn subsystem(target: &mut Target, values: &Values<'_>) -> Done {
+    let (name, command) = match values.many()? {
+        [name] => {
+            let wrong = Wrong::new(name, "a command is missing behind the name");
+            return Err(wrong.help("for files: Subsystem sftp internal-sftp"));
+        }
+        [name, command @ ..] => (name, command.iter().map(|word| quote(word))),
+        [] => return Ok(()),
+    };
+    let command = command.collect::<Vec<_>>().join(" ");
+    check_internal_sftp(&command, &mut target.warnings)?;
+    if !target.global.subsystems.iter().any(|known| known.name == *name) {
+        target.global.subsystems.push(Subsystem { name: name.clone(), command });
+    }
+    Ok(())
+}
+
+pub fn tcp_keep_alive(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.global.tcp_keep_alive, values.flag()?)
+}
+
+pub fn log_format(target: &mut Target, values: &Values<'_>) -> Done {
+    let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
+    first(&mut target.global.log_format, choice(values.one()?, &formats)?)
+}
+
+pub fn reactors(target: &mut Target, values: &Values<'_>) -> Done {
+    let word = values.one()?;
+    let count = match word.eq_ignore_ascii_case("auto") {
+        true => None,
+        false => Some(values::number(word, 1..=REACTORS_MAX)? as usize),
+    };
+    first(&mut target.global.reactors, count)
+}
+
+pub fn version_addendum(target: &mut Target, values: &Values<'_>) -> Done {
+    let text = values.line()?;
+    if !text.bytes().all(|b| matches!(b, b' '..=b'~')) {
+        return Err(Wrong::new(text, "only printable ASCII may stand in the identification line"));
+    }
+    if text.len() > ADDENDUM_BYTES_MAX {
+        return Err(Wrong::new(text, format!("longer than {ADDENDUM_BYTES_MAX} bytes")));
+    }
+    first(&mut target.global.version_addendum, (!is_none(text)).then(|| text.to_owned()))
+}
+
+/// `internal-sftp`, whatever follows it.
+pub fn is_internal_sftp(command: &str) -> bool {
+    command.split([' ', '\t']).next() == Some("internal-sftp")
+}
+
+/// Options of internal-sftp would restrict or log what it does: none is taken and then ignored.
+pub fn check_internal_sftp(command: &str, warnings: &mut Vec<String>) -> Done {
+    if !is_internal_sftp(command) {
+        return Ok(());
+    }
+    let mut options = command.split([' ', '\t']).skip(1).filter(|word| !word.is_empty());
+    while let Some(option) = options.next() {
+        match option {
+            // Where and how much it logs: the server's own log has it.
+            "-e" => {}
+            "-f" | "-l" => {
+                options.next();
+            }
+            _ => {
+                let wrong = Wrong::new(option, "this option of internal-sftp is not built yet");
+                return Err(wrong.help("leave it out; -e, -f and -l are accepted"));
+            }
+        }
+        warnings.push(format!("internal-sftp {option} changes nothing: the server's log is used"));
+    }
+    Ok(())
+}
+
+/// The first value wins; a later one was checked and is dropped.
+fn first<T>(place: &mut Option<T>, value: T) -> Done {
+    if place.is_none() {
+        *place = Some(value);
+    }
+    Ok(())
+}
+
+fn choice<T: Copy>(word: &str, choices: &[(&str, T)]) -> Result<T, Wrong> {
+    let chosen = choices.iter().find(|(name, _)| name.eq_ignore_ascii_case(word));
+    chosen.map(|(_, value)| *value).ok_or_else(|| {
+        let names = choices.iter().map(|(name, _)| *name);
+        let wrong = Wrong::new(word, "not one of the legal values");
+        match super::diagnostic::did_you_mean(word, names) {
+            Some(meant) => wrong.help(format!("did you mean {meant}?")),
+            None => wrong,
+        }
+    })
+}
+
+fn group_patterns(list: &mut Vec<String>, values: &Values<'_>) -> Done {
+    for pattern in values.many()? {
+        refuse_negation(pattern)?;
+        list.push(pattern.clone());
+    }
+    Ok(())
+}
+
+fn user_patterns(list: &mut Vec<UserPattern>, values: &Values<'_>) -> Done {
+    for word in values.many()? {
+        refuse_negation(word)?;
+        let pattern = UserPattern::new(word).map_err(|bad| bad_host(word, &bad))?;
+        list.push(pattern);
+    }
+    Ok(())
+}
+
+/// sshd takes the `!` for a part of the name, so that `AllowUsers !root *` lets root in.
+fn refuse_negation(pattern: &str) -> Done {
+    if pattern.is_empty() {
+        return Err(Wrong::new(pattern, "an empty pattern"));
+    }
+    if pattern.starts_with('!') {
+        let wrong = Wrong::new(pattern, "negation has no meaning here");
+        return Err(wrong.help("name whom to keep out in DenyUsers or DenyGroups"));
+    }
+    Ok(())
+}
+
+pub fn bad_host(word: &str, bad: &BadHost) -> Wrong {
+    let at: &dyn Display = &bad.item;
+    Wrong::new(word, format!("{}: {:?}", bad.problem, at.to_string()))
+}
+
+fn host_name(word: &str, host: &str) -> Result<String, Wrong> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '%' | ':');
+    if host.is_empty() || !host.chars().all(plain) {
+        let wrong = Wrong::new(word, "neither an address nor a host name");
+        return Err(wrong.help("for every local address leave ListenAddress out"));
+    }
+    Ok(host.to_owned())
+}
+
+fn check_tokens(template: &str) -> Done {
+    let mut rest = template.chars();
+    while let Some(character) = rest.next() {
+        if character != '%' {
+            continue;
+        }
+        match rest.next() {
+            Some('%' | 'h' | 'u' | 'U') => {}
+            Some(other) => {
+                return Err(Wrong::new(template, format!("%{other} has no meaning here")));
+            }
+            None => return Err(Wrong::new(template, "a lone % at the end; write %% for one")),
+        }
+    }
+    Ok(())
+}
+
+/// A template of AuthorizedKeysFile for one account, its tokens filled in.
+pub fn expand_tokens(template: &str, home: &std::path::Path, user: &str, uid: u32) -> PathBuf {
+    let mut path = std::ffi::OsString::new();
+    let mut rest = template;
+    while let Some((plain, behind)) = rest.split_once('%') {
+        path.push(plain);
+        let mut behind = behind.chars();
+        match behind.next() {
+            Some('h') => path.push(home),
+            Some('u') => path.push(user),
+            Some('U') => path.push(uid.to_string()),
+            _ => path.push("%"),
+        }
+        rest = behind.as_str();
+    }
+    path.push(rest);
+    home.join(PathBuf::from(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_filled_in_and_relative_paths_start_at_home() {
+        let home = std::path::Path::new("/home/ada");
+        for (template, expected) in [
+            (".ssh/authorized_keys", "/home/ada/.ssh/authorized_keys"),
+            ("%h/.keys", "/home/ada/.keys"),
+            ("/etc/keys/%u", "/etc/keys/ada"),
+            ("/etc/keys/%U-%%u", "/etc/keys/1000-%u"),
+        ] {
+            assert_eq!(expand_tokens(template, home, "ada", 1000), PathBuf::from(expected));
+        }
+        // A user's name is never read as a template again.
+        assert_eq!(expand_tokens("/k/%u", home, "%h", 0), PathBuf::from("/k/%h"));
+    }
+
+    #[test]
+    fn unknown_tokens_are_refused() {
+        for bad in ["%x", "a%", "%H"] {
+            assert!(check_tokens(bad).is_err(), "{bad}");
+        }
+        assert!(check_tokens("%h/%%/%u%U").is_ok());
+    }
+
+    #[test]
+    fn options_of_internal_sftp_are_not_taken_and_ignored() {
+        assert!(check_internal_sftp("internal-sftp", &mut Vec::new()).is_ok());
+        let mut warnings = Vec::new();
+        assert!(check_internal_sftp("internal-sftp -l INFO -f AUTH", &mut warnings).is_ok());
+        assert_eq!(warnings.len(), 2);
+        for bad in ["internal-sftp -R", "internal-sftp -d /x", "internal-sftp -l INFO -u 077"] {
+            assert!(check_internal_sftp(bad, &mut Vec::new()).is_err(), "{bad}");
+        }
+        assert!(check_internal_sftp("internal-sftp-x -R", &mut Vec::new()).is_ok());
+    }
+}

@@ -1,0 +1,330 @@
+//! The one table of keywords: where each may stand, whether it is honoured, what it accepts.
+
+use super::diagnostic::{Wrong, did_you_mean};
+use super::dump::{self, View};
+use super::honour;
+use super::settings::{EffectiveDraft, GlobalDraft};
+use super::values::Values;
+
+/// Where a parser puts what it read.
+#[derive(Default)]
+pub struct Target {
+    pub global: GlobalDraft,
+    pub login: EffectiveDraft,
+    /// Things worth telling that are not errors.
+    pub warnings: Vec<String>,
+}
+
+pub type Parse = fn(&mut Target, &Values<'_>) -> Result<(), Wrong>;
+/// The values of a keyword's lines, one item a line.
+pub type Dump = fn(&View<'_>) -> Vec<String>;
+
+/// One keyword of sshd_config(5), or one of ours.
+pub struct Keyword {
+    /// As the manual writes it; files may use any case.
+    pub name: &'static str,
+    pub scope: Scope,
+    pub status: Status,
+}
+
+/// Where a keyword may stand.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Outside of Match blocks, as in sshd.
+    Global,
+    /// sshd allows it inside Match too; we do not yet.
+    GlobalForNow,
+    /// Anywhere.
+    Match,
+}
+
+/// What happens with a keyword.
+pub enum Status {
+    /// It does what sshd_config(5) says.
+    Honoured { legal: &'static str, parse: Parse, dump: Dump },
+    /// Include and Match: structure, not settings.
+    Structure { legal: &'static str },
+    /// Any value is accepted, because it cannot matter here. Those in `silent` say what happens
+    /// anyway; others draw a warning with the reason.
+    AcceptedWithWarning { silent: &'static [&'static str], reason: &'static str },
+    /// Refused with the reason, except for the values in `accepted`: they ask for what happens
+    /// anyway. The first of them is what a dump shows.
+    NotYet { accepted: &'static [&'static str], reason: &'static str },
+}
+
+/// The keyword a file means by `word`, under its own name or an older one.
+pub fn find(word: &str) -> Option<&'static Keyword> {
+    let name = ALIASES
+        .iter()
+        .find(|(alias, _)| alias.eq_ignore_ascii_case(word))
+        .map_or(word, |(_, name)| *name);
+    TABLE.iter().find(|keyword| keyword.name.eq_ignore_ascii_case(name))
+}
+
+/// The keyword that an unknown word is most likely meant to be.
+pub fn nearest(word: &str) -> Option<&'static str> {
+    did_you_mean(word, TABLE.iter().map(|keyword| keyword.name))
+}
+
+/// The table as documentation shows it.
+pub fn markdown() -> String {
+    let mut text =
+        String::from("| keyword | in Match | status | values |\n| --- | --- | --- | --- |\n");
+    for keyword in TABLE {
+        let place = match keyword.scope {
+            Scope::Global => "no",
+            Scope::GlobalForNow => "not yet",
+            Scope::Match => "yes",
+        };
+        let (status, values) = match &keyword.status {
+            Status::Honoured { legal, .. } | Status::Structure { legal } => {
+                ("honoured", (*legal).to_owned())
+            }
+            Status::AcceptedWithWarning { silent: [], reason } => {
+                ("accepted, with a warning", format!("any; {reason}"))
+            }
+            Status::AcceptedWithWarning { silent, reason } => (
+                "accepted, with a warning",
+                format!("any ({} without the warning); {reason}", quoted_list(silent)),
+            ),
+            Status::NotYet { accepted: [], reason } => ("not yet", format!("none; {reason}")),
+            Status::NotYet { accepted, reason } => {
+                ("not yet", format!("{} only; {reason}", quoted_list(accepted)))
+            }
+        };
+        let values = values.replace('|', "\\|");
+        text.push_str(&format!("| {} | {place} | {status} | {values} |\n", keyword.name));
+    }
+    text
+}
+
+/// `a`, `b` or `c`.
+pub fn quoted_list(values: &[&str]) -> String {
+    match values {
+        [] => String::new(),
+        [only] => format!("`{only}`"),
+        [front @ .., last] => {
+            let front = front.iter().map(|v| format!("`{v}`")).collect::<Vec<_>>().join(", ");
+            format!("{front} or `{last}`")
+        }
+    }
+}
+
+/// Older names and what they stand for.
+pub const ALIASES: &[(&str, &str)] = &[
+    ("ChallengeResponseAuthentication", "KbdInteractiveAuthentication"),
+    ("DSAAuthentication", "PubkeyAuthentication"),
+    ("HostbasedAcceptedKeyTypes", "HostbasedAcceptedAlgorithms"),
+    ("HostDSAKey", "HostKey"),
+    ("KeepAlive", "TCPKeepAlive"),
+    ("PubkeyAcceptedKeyTypes", "PubkeyAcceptedAlgorithms"),
+    ("SkeyAuthentication", "KbdInteractiveAuthentication"),
+];
+
+const fn honoured(
+    name: &'static str,
+    scope: Scope,
+    legal: &'static str,
+    parse: Parse,
+    dump: Dump,
+) -> Keyword {
+    Keyword { name, scope, status: Status::Honoured { legal, parse, dump } }
+}
+
+const fn warned(
+    name: &'static str,
+    scope: Scope,
+    silent: &'static [&'static str],
+    reason: &'static str,
+) -> Keyword {
+    Keyword { name, scope, status: Status::AcceptedWithWarning { silent, reason } }
+}
+
+const fn not_yet(
+    name: &'static str,
+    scope: Scope,
+    accepted: &'static [&'static str],
+    reason: &'static str,
+) -> Keyword {
+    Keyword { name, scope, status: Status::NotYet { accepted, reason } }
+}
+
+const FORWARDING: &str = "forwarding is not built yet";
+const CERTIFICATES: &str = "certificates are not built yet";
+const PASSWORDS: &str = "public keys are the only way to log in so far";
+const PENALTIES: &str = "limits per source address are not built yet";
+const HOSTBASED: &str = "it concerns host-based authentication, which is not offered";
+const KERBEROS: &str = "it concerns Kerberos, which is not offered";
+const GSSAPI: &str = "it concerns GSSAPI, which is not offered";
+const X11: &str = "it concerns X11 forwarding, which is not offered";
+const OBSOLETE: &str = "it is obsolete, and sshd ignores it too";
+const PROGRAM: &str = "programs that answer for keys or names are not built yet";
+const SECURITY_KEYS: &str = "security keys are not built yet";
+const ONE_PROGRAM: &str = "this server needs no second program";
+const YES_NO: &str = "yes or no";
+const SIGNATURES: &str = "signature algorithms with commas between, `*` and `?` for several; \
+                          `+list` adds to the default, `-list` removes, `^list` puts first";
+const LISTS: &str = "names with commas between; `+list` adds to the default, `-list` removes \
+                     (`*` and `?` for several), `^list` puts first";
+const PATTERNS: &str = "one or more names; `*` and `?` stand for other characters";
+const USERS: &str = "one or more `user` or `user@host`; `*` and `?` stand for other characters, \
+                     and a host may be an address with a mask length";
+
+use Scope::{Global, GlobalForNow, Match};
+
+/// Every keyword, by name.
+#[rustfmt::skip]
+pub const TABLE: &[Keyword] = &[
+    honoured("AcceptEnv", Match, PATTERNS, honour::accept_env, dump::accept_env),
+    honoured("AddressFamily", Global, "any, inet or inet6", honour::address_family, dump::address_family),
+    not_yet("AllowAgentForwarding", Match, &["no"], FORWARDING),
+    honoured("AllowGroups", Match, PATTERNS, honour::allow_groups, dump::allow_groups),
+    not_yet("AllowStreamLocalForwarding", Match, &["no"], FORWARDING),
+    not_yet("AllowTcpForwarding", Match, &["no"], FORWARDING),
+    honoured("AllowUsers", Match, USERS, honour::allow_users, dump::allow_users),
+    warned("AFSTokenPassing", Global, &["no"], OBSOLETE),
+    not_yet("AuthenticationMethods", Match, &["any", "publickey"],
+        "public keys are the only way to log in so far; without this line one of them is enough"),
+    not_yet("AuthorizedKeysCommand", Match, &["none"], PROGRAM),
+    not_yet("AuthorizedKeysCommandUser", Match, &["none"], PROGRAM),
+    honoured("AuthorizedKeysFile", Match,
+        "one or more paths, in which %h is the home directory, %u the user, %U the user's number \
+         and %% a percent sign; or none",
+        honour::authorized_keys_file, dump::authorized_keys_file),
+    warned("AuthorizedKeysFile2", Match, &[], "it is obsolete: list the file in AuthorizedKeysFile"),
+    not_yet("AuthorizedPrincipalsCommand", Match, &["none"], CERTIFICATES),
+    not_yet("AuthorizedPrincipalsCommandUser", Match, &["none"], CERTIFICATES),
+    not_yet("AuthorizedPrincipalsFile", Match, &["none"], CERTIFICATES),
+    honoured("Banner", GlobalForNow, "the path of a text file, or none", honour::banner, dump::banner),
+    warned("CASignatureAlgorithms", Match, &[], "it concerns certificates, which are not built yet"),
+    not_yet("ChannelTimeout", Match, &["none"], 
+        "timeouts of channels are not built yet; without this line idle ones stay open"),
+    warned("CheckMail", Global, &[], OBSOLETE),
+    not_yet("ChrootDirectory", Match, &["none"], 
+        "confining sessions is not built yet; without this line they see the whole file system"),
+    honoured("Ciphers", Global, LISTS, honour::ciphers, dump::ciphers),
+    honoured("ClientAliveCountMax", GlobalForNow, "a number; 0 never ends a connection",
+        honour::client_alive_count_max, dump::client_alive_count_max),
+    honoured("ClientAliveInterval", GlobalForNow, "a time, like 30 or 5m; 0 never asks",
+        honour::client_alive_interval, dump::client_alive_interval),
+    not_yet("Compression", Global, &["no"], "compression is not built yet"),
+    warned("DebianBanner", Global, &["no"], "our identification names no distribution"),
+    honoured("DenyGroups", Match, PATTERNS, honour::deny_groups, dump::deny_groups),
+    honoured("DenyUsers", Match, USERS, honour::deny_users, dump::deny_users),
+    warned("DisableForwarding", Match, &["yes"], "nothing is forwarded yet, whatever it says"),
+    not_yet("ExposeAuthInfo", Match, &["no"], "telling sessions how they logged in is not built yet"),
+    not_yet("FingerprintHash", Global, &["sha256"], "fingerprints are always SHA-256"),
+    honoured("ForceCommand", Match, "a command line, internal-sftp, or none",
+        honour::force_command, dump::force_command),
+    not_yet("GatewayPorts", Match, &["no"], FORWARDING),
+    not_yet("GSSAPIAuthentication", Match, &["no"], PASSWORDS),
+    warned("GSSAPICleanupCredentials", Global, &[], GSSAPI),
+    warned("GSSAPIDelegateCredentials", Global, &[], GSSAPI),
+    warned("GSSAPIKexAlgorithms", Global, &[], GSSAPI),
+    not_yet("GSSAPIKeyExchange", Global, &["no"], "GSSAPI key exchange is not offered"),
+    warned("GSSAPIStoreCredentialsOnRekey", Global, &[], GSSAPI),
+    warned("GSSAPIStrictAcceptorCheck", Global, &[], GSSAPI),
+    warned("HostbasedAcceptedAlgorithms", Match, &[], HOSTBASED),
+    not_yet("HostbasedAuthentication", Match, &["no"], PASSWORDS),
+    warned("HostbasedUsesNameFromPacketOnly", Match, &[], HOSTBASED),
+    not_yet("HostCertificate", Global, &["none"], CERTIFICATES),
+    honoured("HostKey", Global, "the path of a private key that only its owner can read",
+        honour::host_key, dump::host_key),
+    not_yet("HostKeyAgent", Global, &["none"], "host keys are read from files; agents are not asked yet"),
+    honoured("HostKeyAlgorithms", Global, SIGNATURES, honour::host_key_algorithms, dump::host_key_algorithms),
+    warned("IgnoreRhosts", Match, &["yes"], HOSTBASED),
+    warned("IgnoreUserKnownHosts", Global, &[], HOSTBASED),
+    Keyword { name: "Include", scope: Match, status: Status::Structure {
+        legal: "one or more paths, which may contain `*`, `?` and `[...]`; relative ones start at \
+                the directory of the main file" } },
+    warned("IPQoS", Match, &["none"], "packets keep the system's class of service for now"),
+    not_yet("KbdInteractiveAuthentication", Match, &["no"], PASSWORDS),
+    not_yet("KerberosAuthentication", Match, &["no"], PASSWORDS),
+    warned("KerberosGetAFSToken", Global, &[], KERBEROS),
+    warned("KerberosOrLocalPasswd", Global, &[], KERBEROS),
+    warned("KerberosTgtPassing", Global, &[], OBSOLETE),
+    warned("KerberosTicketCleanup", Global, &[], KERBEROS),
+    honoured("KexAlgorithms", Global, LISTS, honour::kex_algorithms, dump::kex_algorithms),
+    warned("KeyRegenerationInterval", Global, &[], OBSOLETE),
+    honoured("ListenAddress", Global, "address, host, address:port, host:port or [address]:port",
+        honour::listen_address, dump::listen_address),
+    honoured("LoginGraceTime", Global, "a time, like 30 or 2m; 0 waits for ever",
+        honour::login_grace_time, dump::login_grace_time),
+    honoured("LogLevel", GlobalForNow, "QUIET, FATAL, ERROR, INFO, VERBOSE, DEBUG, DEBUG1, DEBUG2 or DEBUG3",
+        honour::log_level, dump::log_level),
+    warned("LogVerbose", Match, &["none"], "it names functions of OpenSSH's source"),
+    honoured("MACs", Global, LISTS, honour::macs, dump::macs),
+    Keyword { name: "Match", scope: Match, status: Status::Structure {
+        legal: "all, or one or more of User, Group, Host, Address, LocalAddress, LocalPort with a \
+                pattern list each, and invalid-user" } },
+    honoured("MaxAuthTries", GlobalForNow, "a number from 1 to 64", honour::max_auth_tries, dump::max_auth_tries),
+    honoured("MaxSessions", GlobalForNow, "a number from 0 to 1024", honour::max_sessions, dump::max_sessions),
+    honoured("MaxStartups", Global, "a number, or start:rate:full", honour::max_startups, dump::max_startups),
+    warned("ModuliFile", Global, &[], "it concerns group exchange, which is not built yet"),
+    warned("PAMAuthenticationViaKbdInt", Global, &[], OBSOLETE),
+    warned("PAMServiceName", Match, &[], "it concerns PAM, which is not asked"),
+    not_yet("PasswordAuthentication", Match, &["no"], PASSWORDS),
+    not_yet("PermitEmptyPasswords", Match, &["no"], PASSWORDS),
+    not_yet("PermitListen", Match, &["none", "any"], FORWARDING),
+    not_yet("PermitOpen", Match, &["none", "any"], FORWARDING),
+    honoured("PermitRootLogin", Match, "yes, no, prohibit-password or forced-commands-only",
+        honour::permit_root_login, dump::permit_root_login),
+    honoured("PermitTTY", Match, YES_NO, honour::permit_tty, dump::permit_tty),
+    not_yet("PermitTunnel", Match, &["no"], FORWARDING),
+    not_yet("PermitUserEnvironment", Global, &["no"], "users' own environment files are not built yet"),
+    not_yet("PermitUserRC", Match, &["no"], "running ~/.ssh/rc is not built yet"),
+    not_yet("PerSourceMaxStartups", Global, &["none"], PENALTIES),
+    warned("PerSourceNetBlockSize", Global, &["32:128"], "it concerns PerSourceMaxStartups, which is not built yet"),
+    not_yet("PerSourcePenalties", Global, &["no"], PENALTIES),
+    warned("PerSourcePenaltyExemptList", Global, &["none"], "it concerns PerSourcePenalties, which is not built yet"),
+    honoured("PidFile", Global, "a path, or none", honour::pid_file, dump::pid_file),
+    honoured("Port", Global, "a port from 0 to 65535; 0 takes a free one", honour::port, dump::port),
+    not_yet("PrintLastLog", Global, &["no"], "telling the last login is not built yet"),
+    not_yet("PrintMotd", Global, &["no"], "printing /etc/motd is not built yet"),
+    warned("Protocol", Global, &["2"], "protocol 2 is the only one there is"),
+    honoured("PubkeyAcceptedAlgorithms", Match, SIGNATURES,
+        honour::pubkey_accepted_algorithms, dump::pubkey_accepted_algorithms),
+    honoured("PubkeyAuthentication", Match, YES_NO, honour::pubkey_authentication, dump::pubkey_authentication),
+    not_yet("PubkeyAuthOptions", Match, &["none"], SECURITY_KEYS),
+    not_yet("RDomain", Match, &["none"], "routing domains are not built yet"),
+    not_yet("RefuseConnection", Match, &["no"], 
+        "refusing connections by policy is not built yet; without this line they are accepted"),
+    honoured("RekeyLimit", GlobalForNow,
+        "bytes, like 1G, or default; then, if wanted, a time, like 1h, or none",
+        honour::rekey_limit, dump::rekey_limit),
+    honoured("RequiredRSASize", Match, "bits, from 2048 to 8192", honour::required_rsa_size, dump::required_rsa_size),
+    warned("ReverseMappingCheck", Global, &[], OBSOLETE),
+    not_yet("RevokedKeys", Match, &["none"], 
+        "lists of revoked keys are not built yet; without this line those keys are accepted"),
+    warned("RhostsAuthentication", Global, &["no"], OBSOLETE),
+    warned("RhostsRSAAuthentication", Match, &["no"], OBSOLETE),
+    warned("RSAAuthentication", Match, &[], OBSOLETE),
+    warned("SecurityKeyProvider", Global, &["internal"], "it concerns security keys, which are not built yet"),
+    warned("ServerKeyBits", Global, &[], OBSOLETE),
+    honoured("SetEnv", Match, "one or more NAME=value", honour::set_env, dump::set_env),
+    warned("SshdAuthPath", Global, &[], ONE_PROGRAM),
+    warned("SshdSessionPath", Global, &[], ONE_PROGRAM),
+    warned("StreamLocalBindMask", Match, &["0177"], "it concerns forwarding, which is not built yet"),
+    not_yet("StreamLocalBindUnlink", Match, &["no"], FORWARDING),
+    honoured("StrictModes", Global, YES_NO, honour::strict_modes, dump::strict_modes),
+    honoured("Subsystem", GlobalForNow, "a name and a command line, or a name and internal-sftp",
+        honour::subsystem, dump::subsystem),
+    warned("SyslogFacility", Global, &[], "log lines go to standard error or to the file given with -E"),
+    honoured("TCPKeepAlive", Global, YES_NO, honour::tcp_keep_alive, dump::tcp_keep_alive),
+    honoured("TidegateLogFormat", Global, "text or json", honour::log_format, dump::log_format),
+    honoured("TidegateReactors", Global, "a number of event loops from 1 to 1024, or auto for one a core",
+        honour::reactors, dump::reactors),
+    not_yet("TrustedUserCAKeys", Match, &["none"], CERTIFICATES),
+    not_yet("UnusedConnectionTimeout", Match, &["none"], 
+        "timeouts of unused connections are not built yet; without this line they stay open"),
+    not_yet("UseDNS", Global, &["no"], "names of clients are not looked up"),
+    warned("UseLogin", Global, &["no"], OBSOLETE),
+    not_yet("UsePAM", Global, &["no"], "PAM is not asked yet"),
+    warned("UsePrivilegeSeparation", Global, &[], OBSOLETE),
+    warned("VerifyReverseMapping", Global, &[], OBSOLETE),
+    honoured("VersionAddendum", Global, "printable text, or none", honour::version_addendum, dump::version_addendum),
+    warned("X11DisplayOffset", Match, &[], X11),
+    not_yet("X11Forwarding", Match, &["no"], FORWARDING),
+    warned("X11UseLocalhost", Match, &["yes"], X11),
+    warned("XAuthLocation", Global, &[], X11),
+];

@@ -1,0 +1,236 @@
+//! The configuration: sshd_config's language, read once into an immutable [`Config`].
+//!
+//! The text is read into drafts line by line ([`reader`]); the table in [`keywords`] knows every
+//! keyword; what applies to one login is [`Config::effective`]. All errors of all files are
+//! reported together, each with its file and line, what is legal, and what to do next.
+
+mod algorithms;
+mod condition;
+mod diagnostic;
+mod dump;
+mod honour;
+pub mod keywords;
+mod lexer;
+mod patterns;
+mod reader;
+mod settings;
+mod source;
+mod values;
+
+use std::path::{Path, PathBuf};
+
+pub use condition::{Condition, Who};
+pub use diagnostic::{ConfigErrors, Diagnostic, Place, Surroundings, did_you_mean};
+pub use honour::{check_internal_sftp, expand_tokens, is_internal_sftp};
+pub use lexer::quote;
+pub use patterns::{HostList, NameList, UserPattern, Verdict};
+pub use settings::{
+    AddressFamily, Banner, Defaults, Effective, Global, Listen, ListenError, ListenHost, LogFormat,
+    LogLevel, MaxStartups, Rekey, RootLogin, Subsystem,
+};
+pub use source::{Disk, NoFiles, Source};
+
+use crate::crypto::SignatureAlgorithm;
+use crate::limits::BANNER_BYTES_MAX;
+use diagnostic::Wrong;
+use reader::{Block, Reading};
+
+/// Where the configuration comes from.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    /// The main file; none: defaults for trying the server out.
+    pub file: Option<PathBuf>,
+    /// `Keyword=Value` of the command line; they come before the file, so they win.
+    pub options: Vec<String>,
+    /// `-p`: instead of every Port line.
+    pub ports: Vec<u16>,
+    pub surroundings: Surroundings,
+}
+
+/// A configuration without errors. Never changes; a reload makes a new one.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    pub global: Global,
+    /// What holds for a login that no Match block applies to.
+    pub login: Effective,
+    /// Things to tell the administrator once.
+    pub warnings: Vec<Diagnostic>,
+    /// The files that were read.
+    pub files: Vec<PathBuf>,
+    blocks: Vec<Block>,
+}
+
+impl Config {
+    /// Reads the files of a request from `source`.
+    pub fn load(request: &Request, source: &dyn Source) -> Result<Config, ConfigErrors> {
+        let directory = request.file.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
+        let directory = request.surroundings.directory.join(directory);
+        let mut reading = Reading::new(source, &request.surroundings, directory);
+        for option in &request.options {
+            reading.option(option);
+        }
+        if let Some(file) = &request.file {
+            reading.file(file);
+        }
+        let defaults = if request.file.is_some() { Defaults::File } else { Defaults::NoFile };
+        Config::finish(reading, defaults, &request.ports)
+    }
+
+    /// What holds for `who`: the first value of the Match blocks that apply, else of the rest of
+    /// the file, else the default.
+    pub fn effective(&self, who: &Who<'_>) -> Effective {
+        if self.blocks.is_empty() {
+            return self.login.clone();
+        }
+        let mut draft = settings::EffectiveDraft::default();
+        let mut applied: Vec<bool> = Vec::with_capacity(self.blocks.len());
+        for block in &self.blocks {
+            let outer = block.within.is_none_or(|outer| applied.get(outer) == Some(&true));
+            let applies = outer && block.condition.applies(who);
+            applied.push(applies);
+            if applies {
+                draft.absorb(&block.draft);
+            }
+        }
+        draft.over(&self.login)
+    }
+
+    /// The first thing that some Match line asks about and `who` does not tell.
+    pub fn lacks(&self, who: &Who<'_>) -> Option<&'static str> {
+        self.blocks.iter().find_map(|block| block.condition.lacks(who))
+    }
+
+    pub fn has_match_blocks(&self) -> bool {
+        !self.blocks.is_empty()
+    }
+
+    /// Every algorithm that some login may use: what is announced before the user is known.
+    pub fn pubkey_algorithms_offered(&self) -> Vec<SignatureAlgorithm> {
+        let mut offered = self.login.pubkey_algorithms.clone();
+        let blocks = self.blocks.iter().filter_map(|block| block.draft.pubkey_algorithms.as_ref());
+        for algorithm in blocks.flatten() {
+            if !offered.contains(algorithm) {
+                offered.push(*algorithm);
+            }
+        }
+        offered
+    }
+
+    /// The settings as lines of a configuration file that means the same.
+    pub fn dump(&self, login: &Effective) -> String {
+        dump::dump(&dump::View { global: &self.global, login })
+    }
+
+    fn finish(
+        mut reading: Reading<'_>,
+        defaults: Defaults,
+        ports: &[u16],
+    ) -> Result<Config, ConfigErrors> {
+        if !ports.is_empty() {
+            reading.global.ports = ports.to_vec();
+        }
+        let mut global = reading.global.over(&Global::default());
+        complete(&mut global, defaults, reading.surroundings);
+        check_families(&mut reading, &global);
+        expand_ports(&mut global);
+        let mut login = reading.login.over(&Effective::default());
+        if let Some(banner) = &mut login.banner {
+            read_banner(banner, &mut reading);
+        }
+        if !reading.errors.is_empty() {
+            return Err(ConfigErrors { errors: reading.errors });
+        }
+        Ok(Config {
+            global,
+            login,
+            warnings: reading.warnings,
+            files: reading.files,
+            blocks: reading.blocks,
+        })
+    }
+}
+
+/// Reads text as one configuration file; there are no other files. Never panics, whatever the
+/// text: fuzzers start here.
+pub fn parse(text: &[u8]) -> Result<Config, ConfigErrors> {
+    let surroundings = Surroundings::default();
+    let mut reading = Reading::new(&NoFiles, &surroundings, PathBuf::new());
+    reading.text(text, "config", 0);
+    Config::finish(reading, Defaults::File, &[])
+}
+
+/// The port of sshd, and ours when nobody asked for that one.
+const PORT: u16 = 22;
+const PORT_WITHOUT_FILE: u16 = 2222;
+
+fn complete(global: &mut Global, defaults: Defaults, surroundings: &Surroundings) {
+    let without_file = defaults == Defaults::NoFile;
+    if global.ports.is_empty() {
+        global.ports.push(if without_file { PORT_WITHOUT_FILE } else { PORT });
+    }
+    if global.listen.is_empty() {
+        let loopback = match global.address_family {
+            AddressFamily::Inet6 => std::net::Ipv6Addr::LOCALHOST.into(),
+            AddressFamily::Any | AddressFamily::Inet => std::net::Ipv4Addr::LOCALHOST.into(),
+        };
+        let addresses =
+            if without_file { vec![loopback] } else { global.address_family.wildcards() };
+        let listen = |address| Listen { host: ListenHost::Address(address), port: None };
+        global.listen = addresses.into_iter().map(listen).collect();
+    }
+    if global.host_keys.is_empty() {
+        global.host_keys.clone_from(&surroundings.host_keys);
+    }
+    if without_file && !global.subsystems.iter().any(|known| known.name == "sftp") {
+        let command = "internal-sftp".to_owned();
+        global.subsystems.push(Subsystem { name: "sftp".to_owned(), command });
+    }
+}
+
+/// An address of the wrong family cannot be listened on; sshd says so only when it starts.
+fn check_families(reading: &mut Reading<'_>, global: &Global) {
+    let wrong_ones = reading
+        .listen_places
+        .iter()
+        .zip(&reading.global.listen)
+        .filter_map(|(place, listen)| match listen.host {
+            ListenHost::Address(address) if !global.address_family.takes(address) => {
+                Some((place.clone(), format!("ListenAddress {listen}")))
+            }
+            _ => None,
+        })
+        .collect::<Vec<_>>();
+    for (place, subject) in wrong_ones {
+        let wrong = Wrong::new("", "AddressFamily does not allow an address of this family");
+        reading.error(&place, &subject, wrong.help("write AddressFamily any"), None);
+    }
+}
+
+/// Each address without a port is listened on at every Port.
+fn expand_ports(global: &mut Global) {
+    let mut expanded: Vec<Listen> = Vec::new();
+    for listen in &global.listen {
+        let ports = match listen.port {
+            Some(port) => vec![port],
+            None => global.ports.clone(),
+        };
+        for port in ports {
+            let one = Listen { host: listen.host.clone(), port: Some(port) };
+            if !expanded.contains(&one) {
+                expanded.push(one);
+            }
+        }
+    }
+    global.listen = expanded;
+}
+
+/// A banner that cannot be read is no reason to refuse logins, but one to speak up.
+fn read_banner(banner: &mut Banner, reading: &mut Reading<'_>) {
+    match reading.source.read(&banner.path, u64::from(BANNER_BYTES_MAX)) {
+        Ok(bytes) => banner.text = String::from_utf8_lossy(&bytes).into(),
+        Err(why) => {
+            let place = Place { file: banner.path.to_string_lossy().into(), line: 0 };
+            reading.warning(&place, "Banner", format!("cannot be read: {why}; none is shown"));
+        }
+    }
+}

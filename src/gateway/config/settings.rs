@@ -1,0 +1,355 @@
+//! What a configuration says, as values: the settings of the process and those of one login.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::patterns::UserPattern;
+use crate::crypto::{CipherKind, KexKind, KeyKind, MacKind, SignatureAlgorithm};
+use crate::limits::{AUTH_TRIES_DEFAULT, LOGIN_GRACE_DEFAULT, RSA_BITS_MIN, SESSIONS_DEFAULT};
+
+/// Declares a struct of settings and its draft, in which every field may still be unset.
+///
+/// `first` fields keep the first value they are given, `all` fields collect.
+macro_rules! settings {
+    (
+        $(#[$doc:meta])* $settings:ident, $draft:ident {
+            first { $( $(#[$first_doc:meta])* $first:ident: $first_type:ty, )* }
+            all { $( $(#[$all_doc:meta])* $all:ident: $all_type:ty, )* }
+        }
+    ) => {
+        $(#[$doc])*
+        #[derive(Clone, Debug, PartialEq)]
+        pub struct $settings {
+            $( $(#[$first_doc])* pub $first: $first_type, )*
+            $( $(#[$all_doc])* pub $all: Vec<$all_type>, )*
+        }
+
+        #[doc = concat!("[`", stringify!($settings), "`] while they are being read.")]
+        #[derive(Clone, Debug, Default, PartialEq)]
+        pub struct $draft {
+            $( pub $first: Option<$first_type>, )*
+            $( pub $all: Vec<$all_type>, )*
+        }
+
+        impl $draft {
+            /// Takes over from a later part of the file what is still unset here.
+            pub fn absorb(&mut self, later: &$draft) {
+                $( if self.$first.is_none() { self.$first.clone_from(&later.$first); } )*
+                $( self.$all.extend_from_slice(&later.$all); )*
+            }
+
+            /// What this draft sets, and `base` where it sets nothing.
+            pub fn over(&self, base: &$settings) -> $settings {
+                $settings {
+                    $( $first: self.$first.clone().unwrap_or_else(|| base.$first.clone()), )*
+                    $( $all: if self.$all.is_empty() { &base.$all } else { &self.$all }.clone(), )*
+                }
+            }
+        }
+    };
+}
+
+settings! {
+    /// What holds for the whole process.
+    Global, GlobalDraft {
+        first {
+            address_family: AddressFamily,
+            host_key_algorithms: Vec<SignatureAlgorithm>,
+            kex_algorithms: Vec<KexKind>,
+            /// Equal to [`CipherKind::ALL`] unless the administrator chose: then no steering.
+            ciphers: Vec<CipherKind>,
+            macs: Vec<MacKind>,
+            /// Check who owns and may write authorized_keys and the directories above it.
+            strict_modes: bool,
+            /// Time from the first byte to the end of the login; `None`: for ever.
+            login_grace: Option<Duration>,
+            max_startups: MaxStartups,
+            tcp_keep_alive: bool,
+            log_level: LogLevel,
+            log_format: LogFormat,
+            /// What follows our software version in the identification line.
+            version_addendum: Option<String>,
+            pid_file: Option<PathBuf>,
+            /// Event loops; `None`: one a core.
+            reactors: Option<usize>,
+        }
+        all {
+            ports: u16,
+            listen: Listen,
+            host_keys: PathBuf,
+            subsystems: Subsystem,
+        }
+    }
+}
+
+settings! {
+    /// What holds for one login: a Match block may change all of it.
+    Effective, EffectiveDraft {
+        first {
+            /// Shown before authentication.
+            banner: Option<Banner>,
+            /// Failed attempts after which a connection ends.
+            max_auth_tries: u32,
+            /// Sessions of one connection at one time.
+            max_sessions: u32,
+            pubkey_authentication: bool,
+            pubkey_algorithms: Vec<SignatureAlgorithm>,
+            /// Bits.
+            required_rsa_size: u32,
+            /// Templates with `%h`, `%u`, `%U`, `%%`; relative ones start at the home directory.
+            authorized_keys_files: Vec<String>,
+            /// `NAME` and value, put into every session's environment.
+            set_env: Vec<(String, String)>,
+            /// Runs instead of whatever the client asks for.
+            force_command: Option<String>,
+            permit_tty: bool,
+            permit_root_login: RootLogin,
+            rekey: Rekey,
+            /// Ask a silent client whether it is there after this time; zero: never.
+            client_alive_interval: Duration,
+            /// Questions without an answer before the connection ends; 0: never ends it.
+            client_alive_count_max: u32,
+        }
+        all {
+            /// Patterns of the variables a client may set.
+            accept_env: String,
+            allow_users: UserPattern,
+            deny_users: UserPattern,
+            allow_groups: String,
+            deny_groups: String,
+        }
+    }
+}
+
+/// What holds where a configuration says nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Defaults {
+    /// With a configuration file: what sshd_config(5) says.
+    File,
+    /// Without one: 127.0.0.1 port 2222 and SFTP, so that trying it is one command and harmless.
+    NoFile,
+}
+
+impl Default for Global {
+    fn default() -> Global {
+        Global {
+            address_family: AddressFamily::Any,
+            host_key_algorithms: SignatureAlgorithm::ALL.to_vec(),
+            kex_algorithms: KexKind::DEFAULT.to_vec(),
+            ciphers: CipherKind::ALL.to_vec(),
+            macs: MacKind::ALL.to_vec(),
+            strict_modes: true,
+            login_grace: Some(LOGIN_GRACE_DEFAULT),
+            max_startups: MaxStartups { start: 10, rate: 30, full: 100 },
+            tcp_keep_alive: true,
+            log_level: LogLevel::Info,
+            log_format: LogFormat::Text,
+            version_addendum: None,
+            pid_file: None,
+            reactors: None,
+            ports: Vec::new(),
+            listen: Vec::new(),
+            host_keys: Vec::new(),
+            subsystems: Vec::new(),
+        }
+    }
+}
+
+impl Default for Effective {
+    fn default() -> Effective {
+        Effective {
+            banner: None,
+            max_auth_tries: AUTH_TRIES_DEFAULT,
+            max_sessions: SESSIONS_DEFAULT,
+            pubkey_authentication: true,
+            pubkey_algorithms: SignatureAlgorithm::ALL.to_vec(),
+            required_rsa_size: RSA_BITS_MIN,
+            authorized_keys_files: vec![
+                ".ssh/authorized_keys".to_owned(),
+                ".ssh/authorized_keys2".to_owned(),
+            ],
+            set_env: Vec::new(),
+            force_command: None,
+            permit_tty: true,
+            permit_root_login: RootLogin::ProhibitPassword,
+            rekey: Rekey { bytes: None, time: None },
+            client_alive_interval: Duration::ZERO,
+            client_alive_count_max: 3,
+            accept_env: Vec::new(),
+            allow_users: Vec::new(),
+            deny_users: Vec::new(),
+            allow_groups: Vec::new(),
+            deny_groups: Vec::new(),
+        }
+    }
+}
+
+impl Effective {
+    /// Whether a key of this kind may log in with any accepted algorithm.
+    pub fn accepts_kind(&self, kind: KeyKind) -> bool {
+        self.pubkey_algorithms.iter().any(|algorithm| algorithm.key_kind() == kind)
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddressFamily {
+    Any,
+    Inet,
+    Inet6,
+}
+
+impl AddressFamily {
+    pub const fn takes(self, address: IpAddr) -> bool {
+        match self {
+            AddressFamily::Any => true,
+            AddressFamily::Inet => address.is_ipv4(),
+            AddressFamily::Inet6 => address.is_ipv6(),
+        }
+    }
+
+    /// The addresses that stand for "every local one".
+    pub fn wildcards(self) -> Vec<IpAddr> {
+        let all = [IpAddr::V6(Ipv6Addr::UNSPECIFIED), IpAddr::V4(Ipv4Addr::UNSPECIFIED)];
+        all.into_iter().filter(|address| self.takes(*address)).collect()
+    }
+}
+
+/// One place to listen on. A name is looked up when the server starts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listen {
+    pub host: ListenHost,
+    /// `None` while the Port lines are not known; always known in [`Global`].
+    pub port: Option<u16>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ListenHost {
+    Address(IpAddr),
+    Name(String),
+}
+
+impl fmt::Display for Listen {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.host {
+            ListenHost::Address(IpAddr::V6(address)) => write!(out, "[{address}]")?,
+            ListenHost::Address(address) => write!(out, "{address}")?,
+            ListenHost::Name(name) => write!(out, "{name}")?,
+        }
+        self.port.map_or(Ok(()), |port| write!(out, ":{port}"))
+    }
+}
+
+impl Global {
+    /// Every socket address to listen on; looks host names up, so it may block and fail.
+    pub fn sockets(&self) -> Result<Vec<SocketAddr>, ListenError> {
+        let mut sockets = Vec::new();
+        for listen in &self.listen {
+            let port = listen.port.unwrap_or_default();
+            let found = match &listen.host {
+                ListenHost::Address(address) => vec![SocketAddr::new(*address, port)],
+                ListenHost::Name(name) => (name.as_str(), port)
+                    .to_socket_addrs()
+                    .map_err(|why| ListenError { name: name.clone(), why: why.to_string() })?
+                    .filter(|socket| self.address_family.takes(socket.ip()))
+                    .collect(),
+            };
+            if let (ListenHost::Name(name), true) = (&listen.host, found.is_empty()) {
+                let why = "it has no address of the family that AddressFamily allows".to_owned();
+                return Err(ListenError { name: name.clone(), why });
+            }
+            for socket in found {
+                if !sockets.contains(&socket) {
+                    sockets.push(socket);
+                }
+            }
+        }
+        Ok(sockets)
+    }
+}
+
+/// A host name in ListenAddress that cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+#[error("ListenAddress {name}: {why}")]
+pub struct ListenError {
+    pub name: String,
+    pub why: String,
+}
+
+/// What a client starts when it asks for a subsystem by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Subsystem {
+    pub name: String,
+    /// `internal-sftp`, or a command line for the account's shell.
+    pub command: String,
+}
+
+/// Connections that are not logged in yet: refused at random from `start` on, all of them at
+/// `full`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MaxStartups {
+    pub start: usize,
+    /// Per cent refused at `start`.
+    pub rate: u32,
+    pub full: usize,
+}
+
+/// sshd's levels. `Debug` is DEBUG and DEBUG1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    Quiet,
+    Fatal,
+    Error,
+    Info,
+    Verbose,
+    Debug,
+    Debug2,
+    Debug3,
+}
+
+impl LogLevel {
+    pub const ALL: [(&'static str, LogLevel); 9] = [
+        ("QUIET", LogLevel::Quiet),
+        ("FATAL", LogLevel::Fatal),
+        ("ERROR", LogLevel::Error),
+        ("INFO", LogLevel::Info),
+        ("VERBOSE", LogLevel::Verbose),
+        ("DEBUG", LogLevel::Debug),
+        ("DEBUG1", LogLevel::Debug),
+        ("DEBUG2", LogLevel::Debug2),
+        ("DEBUG3", LogLevel::Debug3),
+    ];
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RootLogin {
+    Yes,
+    No,
+    /// By key only; the same as `Yes` while there is no other way in.
+    ProhibitPassword,
+    /// By a key whose line names a command.
+    ForcedCommandsOnly,
+}
+
+/// When new keys are agreed on; `None` leaves it to the transport's defaults.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rekey {
+    pub bytes: Option<u64>,
+    pub time: Option<Duration>,
+}
+
+/// The file named by Banner and its text, read when the configuration was.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Banner {
+    pub path: PathBuf,
+    pub text: Arc<str>,
+}

@@ -1,0 +1,199 @@
+//! Where configuration text comes from, and the file names an Include stands for.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Component, Path, PathBuf};
+
+use crate::limits::CONFIG_FILES_MAX;
+
+/// Files, as far as reading a configuration needs them.
+pub trait Source {
+    /// The whole file; an error when it is longer than `bytes_max`.
+    fn read(&self, path: &Path, bytes_max: u64) -> io::Result<Vec<u8>>;
+
+    /// The names in a directory, in any order.
+    fn list(&self, directory: &Path) -> io::Result<Vec<OsString>>;
+}
+
+/// The file system.
+pub struct Disk;
+
+impl Source for Disk {
+    fn read(&self, path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        File::open(path)?.take(bytes_max + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > bytes_max {
+            let why = format!("longer than {bytes_max} bytes");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
+        }
+        Ok(bytes)
+    }
+
+    fn list(&self, directory: &Path) -> io::Result<Vec<OsString>> {
+        let entries = std::fs::read_dir(directory)?.map(|entry| entry.map(|e| e.file_name()));
+        entries.take(CONFIG_FILES_MAX).collect()
+    }
+}
+
+/// No files at all: for text that comes from a test or a fuzzer.
+pub struct NoFiles;
+
+impl Source for NoFiles {
+    fn read(&self, _: &Path, _: u64) -> io::Result<Vec<u8>> {
+        Err(io::Error::new(io::ErrorKind::NotFound, "no files here"))
+    }
+
+    fn list(&self, _: &Path) -> io::Result<Vec<OsString>> {
+        Ok(Vec::new())
+    }
+}
+
+/// The files a glob(7) pattern stands for, sorted. A pattern without `*`, `?` or `[` stands for
+/// itself, whether it exists or not. As in a shell, a leading dot is only matched by a dot.
+pub fn glob(pattern: &Path, source: &dyn Source) -> Vec<PathBuf> {
+    let mut found = vec![PathBuf::new()];
+    for component in pattern.components() {
+        let name = match component {
+            Component::Normal(name) => name,
+            other => {
+                found.iter_mut().for_each(|path| path.push(other));
+                continue;
+            }
+        };
+        if !is_pattern(name) {
+            found.iter_mut().for_each(|path| path.push(name));
+            continue;
+        }
+        let mut deeper = Vec::new();
+        for directory in &found {
+            for entry in source.list(directory).unwrap_or_default() {
+                if deeper.len() < CONFIG_FILES_MAX
+                    && name_matches(name.as_encoded_bytes(), entry.as_encoded_bytes())
+                {
+                    deeper.push(directory.join(entry));
+                }
+            }
+        }
+        found = deeper;
+    }
+    found.sort();
+    found
+}
+
+/// Whether a path contains characters that [`glob`] expands.
+pub fn is_pattern(name: &OsStr) -> bool {
+    name.as_encoded_bytes().iter().any(|byte| matches!(byte, b'*' | b'?' | b'['))
+}
+
+fn name_matches(pattern: &[u8], name: &[u8]) -> bool {
+    let hidden = name.first() == Some(&b'.') && pattern.first() != Some(&b'.');
+    !hidden && glob_match(pattern, name)
+}
+
+/// `*`, `?` and `[a-z]`, `[!a-z]`; the last star alone is retried.
+fn glob_match(pattern: &[u8], text: &[u8]) -> bool {
+    let (mut at_pattern, mut at_text) = (0, 0);
+    let mut star: Option<(usize, usize)> = None;
+    while at_text < text.len() {
+        if pattern.get(at_pattern) == Some(&b'*') {
+            star = Some((at_pattern, at_text));
+            at_pattern += 1;
+            continue;
+        }
+        if let Some(used) = one_matches(&pattern[at_pattern..], text[at_text]) {
+            at_pattern += used;
+            at_text += 1;
+            continue;
+        }
+        let Some((behind, taken)) = &mut star else { return false };
+        *taken += 1;
+        at_text = *taken;
+        at_pattern = *behind + 1;
+    }
+    pattern[at_pattern..].iter().all(|byte| *byte == b'*')
+}
+
+/// How much of the pattern one character uses, when it matches.
+fn one_matches(pattern: &[u8], byte: u8) -> Option<usize> {
+    match pattern.first()? {
+        b'?' => Some(1),
+        b'[' => {
+            // A `]` right behind the opening stands for itself; without an end, `[` does.
+            let end = pattern.iter().skip(2).position(|b| *b == b']').map(|at| at + 2);
+            let Some(end) = end else { return (byte == b'[').then_some(1) };
+            let inner = &pattern[1..end];
+            let (negated, set) = match inner {
+                [b'!' | b'^', rest @ ..] if !rest.is_empty() => (true, rest),
+                _ => (false, inner),
+            };
+            (in_set(set, byte) != negated).then_some(end + 1)
+        }
+        plain => (*plain == byte).then_some(1),
+    }
+}
+
+fn in_set(mut set: &[u8], byte: u8) -> bool {
+    while let [low, rest @ ..] = set {
+        if let [b'-', high, rest @ ..] = rest {
+            if (*low..=*high).contains(&byte) {
+                return true;
+            }
+            set = rest;
+        } else {
+            if *low == byte {
+                return true;
+            }
+            set = rest;
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_match_as_in_a_shell() {
+        for (pattern, name) in [
+            ("*.conf", "10-a.conf"),
+            ("[0-9]?-*", "10-a"),
+            ("[!a]*", "b"),
+            ("a[]]b", "a]b"),
+            ("a[b", "a[b"),
+            (".*", ".hidden"),
+        ] {
+            assert!(name_matches(pattern.as_bytes(), name.as_bytes()), "{pattern} {name}");
+        }
+        for (pattern, name) in
+            [("*.conf", "a.conf.bak"), ("*", ".hidden"), ("[0-9]", "a"), ("[!a]", "a"), ("?", "")]
+        {
+            assert!(!name_matches(pattern.as_bytes(), name.as_bytes()), "{pattern} {name}");
+        }
+    }
+
+    #[test]
+    fn globs_cross_directories_and_sort() {
+        let directory = tempfile::tempdir().expect("a directory");
+        for name in ["b/2.conf", "b/1.conf", "a/9.conf", "a/x.txt", "c/.conf"] {
+            let path = directory.path().join(name);
+            std::fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
+            std::fs::write(path, "").expect("a file");
+        }
+        let found = glob(&directory.path().join("[ab]/*.conf"), &Disk);
+        let expected = ["a/9.conf", "b/1.conf", "b/2.conf"].map(|n| directory.path().join(n));
+        assert_eq!(found, expected);
+        let plain = directory.path().join("absent.conf");
+        assert_eq!(glob(&plain, &Disk), [plain]);
+    }
+
+    #[test]
+    fn a_file_over_its_limit_is_an_error() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("f");
+        std::fs::write(&path, "12345").expect("a file");
+        assert_eq!(Disk.read(&path, 5).expect("five bytes"), b"12345");
+        assert!(Disk.read(&path, 4).is_err());
+    }
+}

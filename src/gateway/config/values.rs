@@ -1,0 +1,231 @@
+//! The values of keywords: yes and no, numbers, times, sizes, paths.
+
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::diagnostic::{Surroundings, Wrong};
+
+/// What stands behind a keyword, as words and as it was written.
+pub struct Values<'a> {
+    pub words: Vec<String>,
+    /// Everything behind the keyword, blanks at both ends taken off: for keywords that take a
+    /// command and do not read quotes or comments in it.
+    pub rest: &'a str,
+    pub surroundings: &'a Surroundings,
+}
+
+impl Values<'_> {
+    /// The only word.
+    pub fn one(&self) -> Result<&str, Wrong> {
+        match self.words.as_slice() {
+            [word] => Ok(word),
+            [] => Err(missing()),
+            several => {
+                let wrong = Wrong::new(several.join(" "), "one value is expected");
+                Err(wrong.help("quote a value that contains blanks: \"like this\""))
+            }
+        }
+    }
+
+    /// One word or more.
+    pub fn many(&self) -> Result<&[String], Wrong> {
+        if self.words.is_empty() { Err(missing()) } else { Ok(&self.words) }
+    }
+
+    /// The rest of the line, unread.
+    pub fn line(&self) -> Result<&str, Wrong> {
+        if self.rest.is_empty() { Err(missing()) } else { Ok(self.rest) }
+    }
+
+    pub fn flag(&self) -> Result<bool, Wrong> {
+        let word = self.one()?;
+        match word.to_ascii_lowercase().as_str() {
+            "yes" => Ok(true),
+            "no" => Ok(false),
+            _ => Err(Wrong::new(word, "neither yes nor no")),
+        }
+    }
+
+    pub fn number(&self, range: RangeInclusive<u32>) -> Result<u32, Wrong> {
+        number(self.one()?, range)
+    }
+
+    pub fn duration(&self) -> Result<Duration, Wrong> {
+        duration(self.one()?)
+    }
+
+    /// A path; `~/` is the home directory and a relative one starts at the working directory.
+    pub fn path(&self) -> Result<PathBuf, Wrong> {
+        path(self.one()?, self.surroundings)
+    }
+
+    /// The same, or `none`.
+    pub fn path_or_none(&self) -> Result<Option<PathBuf>, Wrong> {
+        if is_none(self.one()?) { Ok(None) } else { self.path().map(Some) }
+    }
+}
+
+pub fn is_none(word: &str) -> bool {
+    word.eq_ignore_ascii_case("none")
+}
+
+pub fn number(word: &str, range: RangeInclusive<u32>) -> Result<u32, Wrong> {
+    let digits = !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit());
+    match word.parse::<u32>() {
+        _ if !digits => Err(Wrong::new(word, "not a number")),
+        Ok(number) if range.contains(&number) => Ok(number),
+        _ => {
+            let (least, most) = range.into_inner();
+            Err(Wrong::new(word, format!("outside of {least} to {most}")))
+        }
+    }
+}
+
+/// A TCP port; 0 lets the kernel choose a free one, which is told in the log.
+pub fn port(word: &str) -> Result<u16, Wrong> {
+    let number = number(word, 0..=u32::from(u16::MAX))?;
+    u16::try_from(number).map_err(|_| Wrong::new(word, "not a port"))
+}
+
+/// sshd_config(5) TIME FORMATS: `90`, `90s`, `1h30m`, `2d`, `1w`; the parts are added up.
+pub fn duration(word: &str) -> Result<Duration, Wrong> {
+    let bad = || Wrong::new(word, "not a time").help("write seconds, or units: 90, 10m, 1h30m, 2d");
+    let mut total: u64 = 0;
+    let mut rest = word;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+        let (count, tail) = rest.split_at(digits);
+        let count: u64 = count.parse().map_err(|_| bad())?;
+        let mut tail = tail.chars();
+        let unit = match tail.next().map(|unit| unit.to_ascii_lowercase()) {
+            None | Some('s') => 1,
+            Some('m') => 60,
+            Some('h') => 60 * 60,
+            Some('d') => 24 * 60 * 60,
+            Some('w') => 7 * 24 * 60 * 60,
+            Some(_) => return Err(bad()),
+        };
+        total = count.checked_mul(unit).and_then(|part| total.checked_add(part)).ok_or_else(bad)?;
+        rest = tail.as_str();
+    }
+    // The kernel's and sshd's bound: a signed 32-bit count of seconds.
+    if word.is_empty() || total > i32::MAX as u64 {
+        Err(bad())
+    } else {
+        Ok(Duration::from_secs(total))
+    }
+}
+
+/// Bytes: `1048576`, `1024K`, `1M`, `1G`.
+pub fn size(word: &str) -> Result<u64, Wrong> {
+    let bad = || Wrong::new(word, "not a size").help("write bytes, or K, M, G: 500M, 1G");
+    let (digits, unit) = match word.as_bytes().last().map(u8::to_ascii_lowercase) {
+        Some(b'k') => (&word[..word.len() - 1], 1 << 10),
+        Some(b'm') => (&word[..word.len() - 1], 1 << 20),
+        Some(b'g') => (&word[..word.len() - 1], 1 << 30),
+        _ => (word, 1),
+    };
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(bad());
+    }
+    digits.parse::<u64>().ok().and_then(|count| count.checked_mul(unit)).ok_or_else(bad)
+}
+
+pub fn path(word: &str, surroundings: &Surroundings) -> Result<PathBuf, Wrong> {
+    if word.is_empty() {
+        return Err(Wrong::new(word, "an empty path"));
+    }
+    let home = word.strip_prefix("~/").zip(surroundings.home.as_ref());
+    Ok(match home {
+        Some((below, home)) => home.join(below),
+        None => surroundings.directory.join(Path::new(word)),
+    })
+}
+
+/// `address`, `host`, `address:port`, `host:port`, `[address]:port`: the host's part and the port.
+pub fn host_and_port(word: &str) -> Result<(&str, Option<u16>), Wrong> {
+    if let Some(rest) = word.strip_prefix('[') {
+        let (host, behind) =
+            rest.split_once(']').ok_or_else(|| Wrong::new(word, "a [ without its ]"))?;
+        return match behind.strip_prefix(':') {
+            Some(digits) => Ok((host, Some(port(digits)?))),
+            None if behind.is_empty() => Ok((host, None)),
+            None => Err(Wrong::new(word, "only :port may follow the ]")),
+        };
+    }
+    // More than one colon: an IPv6 address, which needs brackets before a port can follow.
+    match word.rsplit_once(':') {
+        Some((host, digits)) if !host.contains(':') => Ok((host, Some(port(digits)?))),
+        Some(_) if word.parse::<IpAddr>().is_err() => {
+            let wrong = Wrong::new(word, "no IPv6 address");
+            Err(wrong.help("with a port it is written [address]:port"))
+        }
+        _ => Ok((word, None)),
+    }
+}
+
+fn missing() -> Wrong {
+    Wrong::new("", "a value is missing")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times() {
+        for (word, seconds) in [
+            ("0", 0),
+            ("90", 90),
+            ("90s", 90),
+            ("10m", 600),
+            ("1h30m", 5400),
+            ("1m30", 90),
+            ("2D", 172_800),
+            ("1w", 604_800),
+        ] {
+            assert_eq!(duration(word), Ok(Duration::from_secs(seconds)), "{word}");
+        }
+        for bad in ["", "m", "1x", "1.5h", "-1", "9999999999", "99999999999999999999s", "3551w"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes() {
+        let cases = [("0", 0), ("16", 16), ("1K", 1024), ("500m", 500 << 20), ("4G", 4_u64 << 30)];
+        for (word, bytes) in cases {
+            assert_eq!(size(word), Ok(bytes), "{word}");
+        }
+        for bad in ["", "K", "1T", "1.5G", "-1", "99999999999G", "1 G"] {
+            assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn hosts_and_ports() {
+        for (word, expected) in [
+            ("127.0.0.1", ("127.0.0.1", None)),
+            ("127.0.0.1:22", ("127.0.0.1", Some(22))),
+            ("::1", ("::1", None)),
+            ("[::1]", ("::1", None)),
+            ("[::1]:2222", ("::1", Some(2222))),
+            ("localhost:0", ("localhost", Some(0))),
+        ] {
+            assert_eq!(host_and_port(word), Ok(expected), "{word}");
+        }
+        for bad in ["[::1", "[::1]22", "127.0.0.1:", "h:65536", "h:x", "::1:99999", "1:2:3"] {
+            assert!(host_and_port(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_plain_digits_within_bounds() {
+        assert_eq!(number("10", 1..=10), Ok(10));
+        for bad in ["", "+1", "-1", "0x1", "11", "99999999999", "1 "] {
+            assert!(number(bad, 1..=10).is_err(), "{bad}");
+        }
+    }
+}

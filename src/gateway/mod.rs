@@ -1,0 +1,3 @@
+//! Floor 8: configuration, policy, accounts, host keys, the process.
+
+pub mod config;

@@ -1,0 +1,349 @@
+//! The configuration language, through the library's front door: files that are right, files that
+//! are wrong with the exact words for each, and properties that hold for any text.
+
+use std::fs;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use proptest::prelude::*;
+use tidegate::gateway::config::keywords::{self, ALIASES, Status, TABLE};
+use tidegate::gateway::config::{
+    Config, ConfigErrors, Disk, Effective, Request, RootLogin, Surroundings, Who, parse,
+};
+
+/// Rewrites expected files instead of comparing with them.
+const BLESS: &str = "TIDEGATE_BLESS";
+
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config")
+}
+
+fn load(path: &Path) -> Result<Config, ConfigErrors> {
+    let request = Request { file: Some(path.to_owned()), ..Request::default() };
+    Config::load(&request, &Disk)
+}
+
+fn good(name: &str) -> Config {
+    load(&directory().join("good").join(name)).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+fn files(of: &str) -> Vec<PathBuf> {
+    let mut files: Vec<_> = fs::read_dir(directory().join(of))
+        .expect("the directory")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|path| path.extension().is_some_and(|e| e == "conf"))
+        .collect();
+    files.sort();
+    assert!(!files.is_empty());
+    files
+}
+
+/// Compares with a file beside the test, or writes it when asked to.
+fn expect_file(path: &Path, actual: &str) {
+    if std::env::var_os(BLESS).is_some() {
+        fs::write(path, actual).expect("write what is expected");
+        return;
+    }
+    let expected = fs::read_to_string(path).unwrap_or_default();
+    assert_eq!(actual, expected, "{} (set {BLESS}=1 to accept)", path.display());
+}
+
+/// What is printed is accepted again and means the same.
+fn assert_dump_reads_back(config: &Config, login: &Effective) {
+    let text = config.dump(login);
+    let again = parse(text.as_bytes()).unwrap_or_else(|errors| panic!("{errors}\n{text}"));
+    assert_eq!(again.global, config.global, "{text}");
+    assert_eq!(&again.login, login, "{text}");
+    // The text of a banner is in a file, and this text came without files.
+    assert!(again.warnings.iter().all(|w| w.subject == "Banner"), "{:?}", again.warnings);
+    assert_eq!(again.dump(&again.login), text);
+}
+
+fn groups(names: &[&str]) -> Vec<String> {
+    names.iter().map(ToString::to_string).collect()
+}
+
+fn address(text: &str) -> Option<IpAddr> {
+    Some(text.parse().expect("an address"))
+}
+
+#[test]
+fn bad_files_are_refused_with_these_words() {
+    let here = directory();
+    for file in files("bad") {
+        let errors = load(&file).expect_err(&format!("{} must be refused", file.display()));
+        let text = format!("{errors}\n").replace(&format!("{}/", here.display()), "");
+        expect_file(&file.with_extension("errors"), &text);
+    }
+}
+
+#[test]
+fn good_files_mean_this() {
+    for file in files("good") {
+        let config = load(&file).unwrap_or_else(|errors| panic!("{errors}"));
+        expect_file(&file.with_extension("dump"), &config.dump(&config.login));
+        assert_dump_reads_back(&config, &config.login);
+    }
+}
+
+#[test]
+fn match_blocks_override_the_rest_and_the_first_of_them_wins() {
+    let config = good("stock.conf");
+    let staff = groups(&["staff"]);
+    let anna = Who { user: Some("anna"), groups: &staff, ..Who::default() };
+    let login = config.effective(&anna);
+    assert_eq!(login.force_command, None);
+    assert!(login.permit_tty);
+    // Lists of matching blocks add up and replace the list of the rest of the file.
+    assert_eq!(login.accept_env, ["EDITOR"]);
+
+    let backup = Who { user: Some("backup"), peer: address("198.51.100.8"), ..anna };
+    let login = config.effective(&backup);
+    let command = "/usr/bin/rrsync \"/srv/a b\" # a comment for the shell";
+    assert_eq!(login.force_command.as_deref(), Some(command));
+    assert!(!login.permit_tty);
+    assert_eq!(login.accept_env, ["NOTHING", "EDITOR"]);
+    assert_dump_reads_back(&config, &login);
+
+    let elsewhere = Who { peer: address("198.51.100.7"), ..backup };
+    assert_eq!(config.effective(&elsewhere).force_command, None);
+
+    let only = groups(&["users", "sftponly"]);
+    let both = Who { groups: &only, ..backup };
+    assert_eq!(config.effective(&both).force_command.as_deref(), Some(command));
+    let files = Who { user: Some("files"), ..both };
+    assert_eq!(config.effective(&files).force_command.as_deref(), Some("internal-sftp"));
+    assert_eq!(config.lacks(&Who { user: Some("x"), ..Who::default() }), Some("addr"));
+}
+
+#[test]
+fn an_include_inside_a_block_needs_the_block_and_ends_with_its_file() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let write = |name: &str, text: &str| {
+        fs::write(directory.path().join(name), text).expect("write a file");
+    };
+    write("main", "Include early*\nMatch User anna\nInclude inner\nPermitTTY no\nForceCommand b\n");
+    write("early2.conf", "Port 2\n");
+    write("early1.conf", "Port 1\nMatch User zoe\nForceCommand z\n");
+    write("inner", "SetEnv A=1\nMatch LocalPort 22\nForceCommand a\n");
+    let config = load(&directory.path().join("main")).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(config.global.ports, [1, 2]);
+    let who = |user, port: u16| Who {
+        user: Some(user),
+        local: Some(([127, 0, 0, 1], port).into()),
+        ..Who::default()
+    };
+    let login = config.effective(&who("anna", 22));
+    assert_eq!(login.force_command.as_deref(), Some("a"), "the include comes first");
+    assert!(!login.permit_tty, "the block goes on behind the include");
+    assert_eq!(login.set_env, [("A".to_owned(), "1".to_owned())]);
+    assert_eq!(config.effective(&who("anna", 23)).force_command.as_deref(), Some("b"));
+    let bob = config.effective(&who("bob", 22));
+    assert_eq!((bob.force_command, bob.permit_tty, bob.set_env), (None, true, vec![]));
+    assert_eq!(config.effective(&who("zoe", 22)).force_command.as_deref(), Some("z"));
+    assert_eq!(config.files.len(), 4);
+}
+
+#[test]
+fn the_command_line_comes_first() {
+    let request = Request {
+        file: Some(directory().join("good/stock.conf")),
+        options: vec!["StrictModes=no".into(), "PermitRootLogin no # not by key either".into()],
+        ports: vec![4022, 4023],
+        surroundings: Surroundings::default(),
+    };
+    let config = Config::load(&request, &Disk).unwrap_or_else(|e| panic!("{e}"));
+    assert!(!config.global.strict_modes);
+    assert_eq!(config.login.permit_root_login, RootLogin::No);
+    assert_eq!(config.global.ports, [4022, 4023]);
+    let listen: Vec<_> = config.global.listen.iter().map(ToString::to_string).collect();
+    assert_eq!(listen, ["0.0.0.0:4022", "0.0.0.0:4023", "[::]:2222"]);
+
+    let request = Request { options: vec!["Match all".into(), "Prt=1".into()], ..request };
+    let errors = Config::load(&request, &Disk).expect_err("both are wrong").to_string();
+    let expected = "command line, -o: Match: a block cannot be opened on the command line\n    \
+                    help: write it into a file\n\
+                    command line, -o: Prt: there is no such keyword\n    help: did you mean Port?";
+    assert_eq!(errors, expected);
+}
+
+#[test]
+fn without_a_file_it_listens_on_loopback_and_serves_files() {
+    let keys = vec![PathBuf::from("/state/ssh_host_ed25519_key")];
+    let surroundings = Surroundings { host_keys: keys.clone(), ..Surroundings::default() };
+    let request = Request { surroundings, ..Request::default() };
+    let config = Config::load(&request, &Disk).unwrap_or_else(|e| panic!("{e}"));
+    let sockets = config.global.sockets().expect("addresses");
+    assert_eq!(sockets, ["127.0.0.1:2222".parse().expect("an address")]);
+    assert_eq!(config.global.subsystems[0].name, "sftp");
+    assert_eq!(config.global.host_keys, keys);
+    assert_eq!(config.global.login_grace, Some(Duration::from_secs(120)));
+    assert_dump_reads_back(&config, &config.login);
+}
+
+#[test]
+fn host_names_are_looked_up_when_the_server_starts() {
+    let config = parse(b"AddressFamily inet\nListenAddress localhost:4022").expect("a config");
+    assert_eq!(config.global.sockets().expect("addresses"), [([127, 0, 0, 1], 4022).into()]);
+    let config = parse(b"ListenAddress host.invalid:1").expect("a config");
+    let error = config.global.sockets().expect_err("no such host").to_string();
+    assert!(error.starts_with("ListenAddress host.invalid: "), "{error}");
+}
+
+#[test]
+fn what_changes_nothing_is_told() {
+    let text = "Protocol 2\nIPQoS af21 cs1\nUsePrivilegeSeparation sandbox\nCiphers +3des-cbc\n\
+                Banner /nowhere/at/all\nMACs -hmac-sha2-265\n";
+    let config = parse(text.as_bytes()).unwrap_or_else(|e| panic!("{e}"));
+    let told: Vec<_> = config.warnings.iter().map(ToString::to_string).collect();
+    let expected = [
+        "config:2: IPQoS: it changes nothing: packets keep the system's class of service for now",
+        "config:3: UsePrivilegeSeparation: it changes nothing: it is obsolete, and sshd ignores it \
+         too",
+        "config:4: Ciphers: 3des-cbc is left out: CBC ciphers are not offered",
+        "config:6: MACs: -hmac-sha2-265 removes nothing: no MAC is so called; did you mean \
+         hmac-sha2-256?",
+        "/nowhere/at/all: Banner: cannot be read: no files here; none is shown",
+    ];
+    assert_eq!(told, expected);
+}
+
+/// The keywords of sshd_config(5), OpenSSH 10, and those that Debian adds.
+const MANUAL: &str = "AcceptEnv AddressFamily AllowAgentForwarding AllowGroups \
+    AllowStreamLocalForwarding AllowTcpForwarding AllowUsers AuthenticationMethods \
+    AuthorizedKeysCommand AuthorizedKeysCommandUser AuthorizedKeysFile \
+    AuthorizedPrincipalsCommand AuthorizedPrincipalsCommandUser AuthorizedPrincipalsFile Banner \
+    CASignatureAlgorithms ChannelTimeout ChrootDirectory Ciphers ClientAliveCountMax \
+    ClientAliveInterval Compression DebianBanner DenyGroups DenyUsers DisableForwarding \
+    ExposeAuthInfo FingerprintHash ForceCommand GatewayPorts GSSAPIAuthentication \
+    GSSAPICleanupCredentials GSSAPIDelegateCredentials GSSAPIKexAlgorithms GSSAPIKeyExchange \
+    GSSAPIStoreCredentialsOnRekey GSSAPIStrictAcceptorCheck HostbasedAcceptedAlgorithms \
+    HostbasedAuthentication HostbasedUsesNameFromPacketOnly HostCertificate HostKey HostKeyAgent \
+    HostKeyAlgorithms IgnoreRhosts IgnoreUserKnownHosts Include IPQoS KbdInteractiveAuthentication \
+    KerberosAuthentication KerberosGetAFSToken KerberosOrLocalPasswd KerberosTicketCleanup \
+    KexAlgorithms ListenAddress LoginGraceTime LogLevel LogVerbose MACs Match MaxAuthTries \
+    MaxSessions MaxStartups ModuliFile PAMServiceName PasswordAuthentication PermitEmptyPasswords \
+    PermitListen PermitOpen PermitRootLogin PermitTTY PermitTunnel PermitUserEnvironment \
+    PermitUserRC PerSourceMaxStartups PerSourceNetBlockSize PerSourcePenalties \
+    PerSourcePenaltyExemptList PidFile Port PrintLastLog PrintMotd PubkeyAcceptedAlgorithms \
+    PubkeyAuthentication PubkeyAuthOptions RDomain RefuseConnection RekeyLimit RequiredRSASize \
+    RevokedKeys SecurityKeyProvider SetEnv SshdAuthPath SshdSessionPath StreamLocalBindMask \
+    StreamLocalBindUnlink StrictModes Subsystem SyslogFacility TCPKeepAlive TrustedUserCAKeys \
+    UnusedConnectionTimeout UseDNS UsePAM VersionAddendum X11DisplayOffset X11Forwarding \
+    X11UseLocalhost XAuthLocation";
+
+#[test]
+fn the_table_knows_every_keyword_once() {
+    for name in MANUAL.split_whitespace() {
+        assert!(keywords::find(name).is_some_and(|k| k.name == name), "{name}");
+    }
+    let mut names: Vec<_> = TABLE.iter().map(|k| k.name.to_ascii_lowercase()).collect();
+    names.extend(ALIASES.iter().map(|(alias, _)| alias.to_ascii_lowercase()));
+    names.sort_unstable();
+    let twice: Vec<_> = names.windows(2).filter(|pair| pair[0] == pair[1]).collect();
+    assert!(twice.is_empty(), "{twice:?}");
+    for (alias, name) in ALIASES {
+        assert!(keywords::find(alias).is_some_and(|k| k.name == *name), "{alias}");
+    }
+}
+
+#[test]
+fn the_values_that_ask_for_what_happens_anyway_are_accepted() {
+    for keyword in TABLE {
+        let (values, silent) = match &keyword.status {
+            Status::NotYet { accepted, .. } => (*accepted, true),
+            Status::AcceptedWithWarning { silent: [], .. } => {
+                (["anything at all"].as_slice(), false)
+            }
+            Status::AcceptedWithWarning { silent, .. } => (*silent, true),
+            Status::Honoured { .. } | Status::Structure { .. } => continue,
+        };
+        for value in values {
+            let line = format!("{} {value}", keyword.name);
+            let config = parse(line.as_bytes()).unwrap_or_else(|e| panic!("{e}"));
+            assert_eq!(config.warnings.is_empty(), silent, "{line}");
+        }
+        let refused = parse(format!("{} frobnicate", keyword.name).as_bytes()).is_err();
+        assert_eq!(refused, matches!(keyword.status, Status::NotYet { .. }), "{}", keyword.name);
+    }
+}
+
+#[test]
+fn the_manual_shows_the_table() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/tidegate_config.5.md");
+    let text = fs::read_to_string(&path).expect("the manual");
+    let (begin, end) = ("<!-- keywords -->\n", "<!-- end of keywords -->");
+    let (front, rest) = text.split_once(begin).expect("the mark before the table");
+    let (_, back) = rest.split_once(end).expect("the mark behind the table");
+    let table = keywords::markdown();
+    expect_file(&path, &format!("{front}{begin}{table}{end}{back}"));
+}
+
+/// Lines that are mostly right, so that the parsers behind the lexer are reached.
+fn lines() -> impl Strategy<Value = String> {
+    let names = TABLE.iter().map(|k| k.name).collect::<Vec<_>>();
+    let words = "yes|no|none|any|all|[0-9]{1,6}[smhdwKMG]?|[a-z!*?@%,.:/+^=-]{0,12}\
+                 |\"[a-z \\\\]{0,8}\"|10\\.0\\.0\\.0/8|user|A=b|internal-sftp|aes256-ctr|#x|\\PC{0,4}";
+    let line = (prop::sample::select(names), prop::collection::vec(words, 0..4));
+    line.prop_map(|(name, words)| format!("{name} {}", words.join(" ")))
+}
+
+/// Lines without errors.
+fn good_lines() -> impl Strategy<Value = String> {
+    prop_oneof![
+        (1_u16..).prop_map(|port| format!("Port {port}")),
+        "ListenAddress (127\\.0\\.0\\.1|\\[::1\\]|localhost)(:[1-9][0-9]{0,3})?",
+        "AuthorizedKeysFile( [a-z/.]{1,8}| \"a b\"){1,3}",
+        "(Allow|Deny)Users( [a-z*]{1,5}(@(10\\.0\\.0\\.0/8|!::1,\\*\\.example))?){1,3}",
+        "(Allow|Deny)Groups( [a-z*?]{1,5}| \"with blank\"){1,3}",
+        "AcceptEnv( [A-Z_*?]{1,6}){1,3}",
+        "SetEnv( [A-Z]{1,3}=[a-z]{0,3}| \"B=x y\"| 'C=\"q\\\\\\\\'| D=#){1,4}",
+        "ForceCommand [a-z/\"' #\\\\$]{0,12}[a-z]",
+        "Subsystem [a-z]{1,3}( [a-z/-]{1,5}| \"a \\$b\"| 'it\"s'){1,3}",
+        "VersionAddendum [!-~][ -~]{0,10}[!-~]",
+        "RekeyLimit (default|1[KMG]|4096)( none| 1h| 90)?",
+        "LoginGraceTime [0-9]{1,4}[smhd]?",
+        "ClientAlive(Interval|CountMax) [0-9]{1,4}",
+        "MaxStartups [1-9]:[1-9][0-9]?:[1-9][0-9]",
+        "Ciphers [+^-]?(aes256-ctr|aes128-gcm@openssh\\.com)",
+        "KexAlgorithms [+^-]?(curve25519-sha256|ecdh-sha2-nistp521)",
+        "(PubkeyAccepted|HostKey)Algorithms [+^-]?(ssh-ed25519|rsa-sha2-\\*)",
+        "(StrictModes|PermitTTY|TCPKeepAlive|PubkeyAuthentication) (yes|no|YES)",
+        "PermitRootLogin (yes|no|without-password|forced-commands-only)",
+        "(Banner|PidFile|HostKey) (/[a-z]{1,4}|\"/a b/c\\\\\\\\d\"|'/q\"')",
+        "LogLevel (QUIET|info|DEBUG1|DEBUG3)",
+        "Tidegate(Reactors (auto|3)|LogFormat (text|json))",
+        "(MaxSessions|MaxAuthTries) [1-9]",
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
+
+    #[test]
+    fn no_text_makes_the_parser_panic(text in "\\PC{0,80}|[ -~\n\t\"'\\\\=#]{0,200}") {
+        let _ = parse(text.as_bytes());
+    }
+
+    #[test]
+    fn no_bytes_make_the_parser_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = parse(&bytes);
+    }
+
+    #[test]
+    fn no_lines_make_the_parser_panic(lines in prop::collection::vec(lines(), 0..12)) {
+        if let Ok(config) = parse(lines.join("\n").as_bytes()) {
+            let who = Who { user: Some("user"), peer: address("10.1.2.3"), ..Who::default() };
+            assert_dump_reads_back(&config, &config.login);
+            assert_dump_reads_back(&config, &config.effective(&who));
+        }
+    }
+
+    #[test]
+    fn what_is_dumped_reads_back(lines in prop::collection::vec(good_lines(), 0..24)) {
+        let text = lines.join("\n");
+        let config = parse(text.as_bytes()).unwrap_or_else(|errors| panic!("{errors}\n{text}"));
+        assert_dump_reads_back(&config, &config.login);
+    }
+}
