@@ -414,8 +414,9 @@ impl Connection<Server> {
 
     fn send_banner(&mut self, env: &mut Env<'_>) -> Result<(), Error> {
         let Some(banner) = &self.login.config.banner else { return Ok(()) };
-        let text = banner.get(..banner.floor_char_boundary(BANNER_SENT_BYTES_MAX));
-        let banner = UserAuthBanner { text: text.unwrap_or_default(), language: "" };
+        let end = (0..=banner.len().min(BANNER_SENT_BYTES_MAX)).rev();
+        let text = end.into_iter().find_map(|end| banner.get(..end)).unwrap_or_default();
+        let banner = UserAuthBanner { text, language: "" };
         self.transport.send(&banner, env)
     }
 }
