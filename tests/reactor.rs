@@ -94,22 +94,7 @@ impl Bench {
     }
 
     fn give_all(&mut self, op: Op) {
-        match op {
-            Op::Recv { into, .. } | Op::Read { into, .. } => {
-                if let Target::Owned { lease, .. } = into {
-                    self.give(lease);
-                }
-            }
-            Op::ReadAt { lease, .. } => self.give(lease),
-            Op::Send { mut from, .. }
-            | Op::Write { mut from, .. }
-            | Op::WriteAt { mut from, .. } => {
-                while let Some(chunk) = from.pop() {
-                    self.give(chunk.lease);
-                }
-            }
-            _ => {}
-        }
+        op.dissolve(self.driver.pool());
     }
 
     /// The received bytes, in order.

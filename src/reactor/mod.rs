@@ -3,6 +3,8 @@
 
 mod op;
 mod pool;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod timers;
 mod uring;
 mod waker;
@@ -38,6 +40,9 @@ pub trait Driver {
 
     /// Ends both directions of a socket, so that operations on it complete.
     fn shutdown(&mut self, fd: Fd);
+
+    /// Ends the sending direction of a socket: its peer reads to the end of the stream.
+    fn shutdown_send(&mut self, fd: Fd);
 
     /// Starts what is queued, then collects completions into `out`, sleeping until the first one,
     /// a wake-up, or `until`. Returns with `out` empty after a wake-up or a time-out.

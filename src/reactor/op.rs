@@ -1,6 +1,6 @@
-use super::Lease;
+use super::{Lease, Pool};
 use crate::base::{Few, Span};
-use crate::limits::{FRAMES_MAX, GATHER_MAX};
+use crate::limits::{FRAMES_MAX, GATHER_MAX, HEADROOM, SMALL_BYTES};
 
 /// A kernel descriptor, or the simulator's name for one. Copying it does not duplicate it; whoever
 /// opened it sees that [`super::Driver::close`] is called once.
@@ -79,6 +79,80 @@ pub enum Op {
     Fsync { fd: Fd },
     /// Waits until the descriptor is readable (a child's pidfd, for one). Result: poll events.
     Readable { fd: Fd },
+}
+
+impl Op {
+    /// The descriptor it works on.
+    pub const fn fd(&self) -> Fd {
+        match self {
+            Op::Accept { listener: fd }
+            | Op::Recv { fd, .. }
+            | Op::Send { fd, .. }
+            | Op::Read { fd, .. }
+            | Op::Write { fd, .. }
+            | Op::ReadAt { fd, .. }
+            | Op::WriteAt { fd, .. }
+            | Op::Fsync { fd }
+            | Op::Readable { fd } => *fd,
+        }
+    }
+
+    /// Gives every lease back to the pool: for an owner that has no use for the operation any more.
+    pub fn dissolve(self, pool: &mut Pool) {
+        match self {
+            Op::Recv { into: Target::Owned { lease, .. }, .. }
+            | Op::Read { into: Target::Owned { lease, .. }, .. }
+            | Op::ReadAt { lease, .. } => pool.give_back(lease),
+            Op::Send { mut from, .. }
+            | Op::Write { mut from, .. }
+            | Op::WriteAt { mut from, .. } => {
+                while let Some(chunk) = from.pop() {
+                    pool.give_back(chunk.lease);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// Bytes it may move at most.
+    pub(super) fn total(&self) -> u32 {
+        match self {
+            Op::Recv { into: Target::Owned { spans, .. }, .. }
+            | Op::Read { into: Target::Owned { spans, .. }, .. }
+            | Op::ReadAt { spans, .. } => spans.iter().map(|span| span.len).sum(),
+            Op::Recv { .. } | Op::Read { .. } => SMALL_BYTES,
+            Op::Send { from, .. } | Op::Write { from, .. } | Op::WriteAt { from, .. } => {
+                from.iter().map(|chunk| chunk.span.len).sum()
+            }
+            Op::Accept { .. } | Op::Fsync { .. } | Op::Readable { .. } => 0,
+        }
+    }
+
+    /// A receive whose memory the driver picks.
+    pub(super) const fn is_shared(&self) -> bool {
+        matches!(
+            self,
+            Op::Recv { into: Target::Shared, .. } | Op::Read { into: Target::Shared, .. }
+        )
+    }
+
+    /// Gives a shared receive the small lease its bytes arrived in, or are to arrive in.
+    pub(super) fn lend(&mut self, lease: Lease, len: u32) {
+        if let Op::Recv { into, .. } | Op::Read { into, .. } = self {
+            let mut spans = Spans::new();
+            spans.push(Span::new(HEADROOM, len)).expect("an empty queue has room");
+            *into = Target::Owned { lease, spans };
+        }
+    }
+
+    /// The reverse of [`Op::lend`].
+    pub(super) fn unlend(&mut self, pool: &mut Pool) {
+        if let Op::Recv { into, .. } | Op::Read { into, .. } = self
+            && let Target::Owned { lease, .. } = std::mem::replace(into, Target::Shared)
+        {
+            pool.unlend(lease);
+        }
+    }
 }
 
 /// A finished operation, handed back whole with its leases.

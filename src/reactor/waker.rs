@@ -40,6 +40,18 @@ impl Sleeper {
         Ok(Sleeper { bell: Arc::new(Bell { state: AtomicU8::new(AWAKE), eventfd: Some(eventfd) }) })
     }
 
+    /// For a driver that never sleeps.
+    #[cfg(feature = "sim")]
+    pub(super) fn without_kernel() -> Sleeper {
+        Sleeper { bell: Arc::new(Bell { state: AtomicU8::new(AWAKE), eventfd: None }) }
+    }
+
+    /// Whether a waker has rung since the last [`Sleeper::wake_up`].
+    #[cfg(feature = "sim")]
+    pub(super) fn is_rung(&self) -> bool {
+        self.bell.state.load(Ordering::Acquire) == RUNG
+    }
+
     pub(super) fn waker(&self) -> Waker {
         Waker { bell: self.bell.clone() }
     }

@@ -118,9 +118,9 @@ pub(super) fn request(
         flight.stage = Stage::Poll;
     }
     if flight.stage == Stage::Poll {
-        return Request::Submit(poll(descriptor(&flight.op), poll_events(&flight.op)));
+        return Request::Submit(poll(flight.op.fd(), poll_events(&flight.op)));
     }
-    if is_shared(&flight.op) && !style.buffer_ring && !borrow(flight, pool) {
+    if flight.op.is_shared() && !style.buffer_ring && !borrow(flight, pool) {
         return Request::Starved;
     }
     match direct(flight, style, pool, scatter) {
@@ -178,80 +178,13 @@ fn direct(
     Ok(entry)
 }
 
-/// Bytes the whole operation may move.
-pub(super) fn total(op: &Op) -> u32 {
-    match op {
-        Op::Recv { into: Target::Owned { spans, .. }, .. }
-        | Op::Read { into: Target::Owned { spans, .. }, .. }
-        | Op::ReadAt { spans, .. } => spans.iter().map(|span| span.len).sum(),
-        Op::Recv { into: Target::Shared, .. } | Op::Read { into: Target::Shared, .. } => {
-            SMALL_BYTES
-        }
-        Op::Send { from, .. } | Op::Write { from, .. } | Op::WriteAt { from, .. } => {
-            from.iter().map(|chunk| chunk.span.len).sum()
-        }
-        Op::Accept { .. } | Op::Fsync { .. } | Op::Readable { .. } => 0,
-    }
-}
-
-pub(super) fn descriptor(op: &Op) -> Fd {
-    match op {
-        Op::Accept { listener: fd }
-        | Op::Recv { fd, .. }
-        | Op::Send { fd, .. }
-        | Op::Read { fd, .. }
-        | Op::Write { fd, .. }
-        | Op::ReadAt { fd, .. }
-        | Op::WriteAt { fd, .. }
-        | Op::Fsync { fd }
-        | Op::Readable { fd } => *fd,
-    }
-}
-
-pub(super) const fn is_shared(op: &Op) -> bool {
-    matches!(op, Op::Recv { into: Target::Shared, .. } | Op::Read { into: Target::Shared, .. })
-}
-
-/// Gives a shared receive the small lease its bytes arrived in, or are to arrive in.
-pub(super) fn lend(op: &mut Op, lease: Lease, len: u32) {
-    if let Op::Recv { into, .. } | Op::Read { into, .. } = op {
-        let mut spans = Spans::new();
-        spans.push(Span::new(HEADROOM, len)).expect("an empty queue has room");
-        *into = Target::Owned { lease, spans };
-    }
-}
-
-/// The reverse of [`lend`].
-pub(super) fn unlend(op: &mut Op, pool: &mut Pool) {
-    if let Op::Recv { into, .. } | Op::Read { into, .. } = op
-        && let Target::Owned { lease, .. } = std::mem::replace(into, Target::Shared)
-    {
-        pool.unlend(lease);
-    }
-}
-
-/// Gives every lease of an operation back to the pool.
-pub(super) fn dissolve(op: Op, pool: &mut Pool) {
-    match op {
-        Op::Recv { into: Target::Owned { lease, .. }, .. }
-        | Op::Read { into: Target::Owned { lease, .. }, .. }
-        | Op::ReadAt { lease, .. } => pool.give_back(lease),
-        Op::Send { mut from, .. } | Op::Write { mut from, .. } | Op::WriteAt { mut from, .. } => {
-            while let Some(chunk) = from.pop() {
-                pool.give_back(chunk.lease);
-            }
-        }
-        _ => {}
-    }
-}
-
 fn needs_poll_first(flight: &Flight, style: Style) -> bool {
-    flight.stage == Stage::Direct && !style.buffer_ring && is_shared(&flight.op)
+    flight.stage == Stage::Direct && !style.buffer_ring && flight.op.is_shared()
 }
 
 fn borrow(flight: &mut Flight, pool: &mut Pool) -> bool {
     let Some(lease) = pool.lend() else { return false };
-    lend(&mut flight.op, lease, SMALL_BYTES);
+    flight.op.lend(lease, SMALL_BYTES);
     flight.borrowed = true;
     true
 }

@@ -1,4 +1,3 @@
-use super::entry;
 use super::flight::{Flight, Stage};
 use super::shared::SharedBuffers;
 use crate::reactor::{Errno, Op, Pool, Target};
@@ -30,7 +29,7 @@ pub(super) fn judge(flight: &mut Flight, result: Result<u32, Errno>) -> Verdict 
     match result {
         Ok(moved) => judge_progress(flight, moved),
         Err(Errno(libc::EINTR)) => Verdict::Continue,
-        Err(Errno(libc::ENOBUFS)) if entry::is_shared(&flight.op) => Verdict::Park,
+        Err(Errno(libc::ENOBUFS)) if flight.op.is_shared() => Verdict::Park,
         Err(Errno(libc::EAGAIN)) if is_stream(&flight.op) => Verdict::AwaitReadiness,
         // What has been read is told first; the error comes again with the next read.
         Err(errno) if matches!(flight.op, Op::ReadAt { .. }) => match (errno, flight.done) {
@@ -56,7 +55,7 @@ pub(super) fn receive_shared(
     match result {
         Ok(len) if len > 0 => {
             pool.claim(&lease);
-            entry::lend(&mut flight.op, lease, len);
+            flight.op.lend(lease, len);
         }
         _ => pool.unlend(lease),
     }
@@ -72,7 +71,7 @@ pub(super) fn settle_borrowed(flight: &mut Flight, result: Result<u32, Errno>, p
                 span.len = len;
             }
         }
-        _ => entry::unlend(&mut flight.op, pool),
+        _ => flight.op.unlend(pool),
     }
 }
 
@@ -82,7 +81,7 @@ fn judge_progress(flight: &mut Flight, moved: u32) -> Verdict {
         _ => return Verdict::Finish(Ok(moved)),
     }
     flight.done += moved;
-    if flight.done == entry::total(&flight.op) {
+    if flight.done == flight.op.total() {
         return Verdict::Finish(Ok(flight.done));
     }
     match (&flight.op, moved) {

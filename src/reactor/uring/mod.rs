@@ -223,7 +223,7 @@ impl Driver for UringDriver {
 
     fn close(&mut self, fd: Fd) {
         debug_assert!(
-            !self.core.flights.iter().any(|(_, flight)| entry::descriptor(&flight.op) == fd),
+            !self.core.flights.iter().any(|(_, flight)| flight.op.fd() == fd),
             "{fd:?} is closed with an operation in flight"
         );
         let closed = nix::unistd::close(fd.0);
@@ -233,6 +233,11 @@ impl Driver for UringDriver {
     fn shutdown(&mut self, fd: Fd) {
         // Fails on a socket that is not connected any more, which is what was wanted.
         let _ = nix::sys::socket::shutdown(fd.0, Shutdown::Both);
+    }
+
+    fn shutdown_send(&mut self, fd: Fd) {
+        // As above.
+        let _ = nix::sys::socket::shutdown(fd.0, Shutdown::Write);
     }
 
     fn wait(&mut self, until: Option<Instant>, out: &mut Vec<Completion>) -> io::Result<()> {
@@ -293,11 +298,11 @@ impl Drop for UringDriver {
             std::mem::forget(std::mem::take(&mut self.bell));
         }
         for completion in out {
-            entry::dissolve(completion.op, &mut self.pool);
+            completion.op.dissolve(&mut self.pool);
         }
         let ids: Vec<Id> = self.core.flights.iter().map(|(id, _)| id).collect();
         for flight in ids.into_iter().filter_map(|id| self.core.flights.remove(id)) {
-            entry::dissolve(flight.op, &mut self.pool);
+            flight.op.dissolve(&mut self.pool);
         }
         if let Some(shared) = &mut self.shared {
             shared.withdraw(&mut self.pool);
@@ -435,7 +440,7 @@ impl Core {
             Verdict::AwaitReadiness => {
                 flight.stage = Stage::Poll;
                 if std::mem::take(&mut flight.borrowed) {
-                    entry::unlend(&mut flight.op, pool);
+                    flight.op.unlend(pool);
                 }
             }
         }
