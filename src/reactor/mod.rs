@@ -26,6 +26,7 @@ pub trait Driver {
     /// The monotonic clock.
     fn now(&self) -> Instant;
 
+    /// The payload memory that this driver's operations use.
     fn pool(&mut self) -> &mut Pool;
 
     /// Queues an operation; it may start at once or at the next `wait`. Gives it back when the
@@ -53,6 +54,7 @@ pub trait Driver {
     /// A handle with which other threads end this driver's sleep.
     fn waker(&self) -> Waker;
 
+    /// Counts since it was made.
     fn stats(&self) -> DriverStats;
 }
 

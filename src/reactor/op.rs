@@ -60,7 +60,7 @@ pub enum Target {
 #[derive(Debug)]
 pub enum Op {
     /// Connections from a listening socket; a completion each, `more` while armed. Result: the new
-    /// descriptor, non-blocking and close-on-exec.
+    /// descriptor, non-blocking and close-on-exec. A cancelled accept may end with a descriptor.
     Accept { listener: Fd },
     /// Bytes from a socket. Result: how many; 0 at end of stream.
     Recv { fd: Fd, into: Target },

@@ -26,6 +26,7 @@ pub enum Class {
 impl Class {
     const ALL: [Class; 3] = [Class::Small, Class::Packet, Class::Bulk];
 
+    /// Size of a lease of this class.
     pub const fn bytes(self) -> u32 {
         match self {
             Class::Small => SMALL_SLOT,
@@ -59,10 +60,12 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// Bytes leased.
     pub const fn len(&self) -> u32 {
         self.len
     }
 
+    /// Nothing is leased; it must be given back all the same.
     pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -208,6 +211,10 @@ impl Pool {
         unsafe { std::slice::from_raw_parts(start.as_ptr(), lease.len as usize) }
     }
 
+    /// Ends a lease.
+    ///
+    /// # Panics
+    /// When it is another pool's.
     pub fn give_back(&mut self, lease: Lease) {
         self.check(&lease);
         let slot = lease.slot;
@@ -231,6 +238,7 @@ impl Pool {
         self.shelves[class.index()].count as usize
     }
 
+    /// Counts since the pool was made.
     pub const fn stats(&self) -> PoolStats {
         self.stats
     }

@@ -20,6 +20,7 @@ impl SimWorld {
         SimWorld::new(seed, Swarm::calm())
     }
 
+    /// A world with these traits and faults; all that is drawn in it comes from `seed`.
     pub fn new(seed: u64, swarm: Swarm) -> SimWorld {
         SimWorld(Rc::new(RefCell::new(World::new(seed, swarm))))
     }
@@ -29,6 +30,7 @@ impl SimWorld {
         SimDriver::new(self.clone(), pool)
     }
 
+    /// The virtual clock.
     pub fn now(&self) -> Instant {
         self.0.borrow().now
     }
@@ -76,10 +78,12 @@ impl SimWorld {
         world.activity += 1;
     }
 
+    /// The traits and faults in force.
     pub fn swarm(&self) -> Swarm {
         self.0.borrow().swarm.clone()
     }
 
+    /// How often each fault has happened.
     pub fn faults(&self) -> Faults {
         self.0.borrow().faults
     }
@@ -152,20 +156,24 @@ impl SimWorld {
         world.activity += 1;
     }
 
+    /// A new file.
     pub fn create_file(&self, contents: Vec<u8>) -> FileId {
         let mut world = self.0.borrow_mut();
         world.files.push(contents);
         FileId(world.files.len() as u32 - 1)
     }
 
+    /// A descriptor of a file; closing it leaves the file.
     pub fn open_file(&self, file: FileId) -> Fd {
         self.0.borrow_mut().open(Object::File { file })
     }
 
+    /// What a file holds now.
     pub fn contents(&self, file: FileId) -> Vec<u8> {
         self.0.borrow().files[file.0 as usize].clone()
     }
 
+    /// Shortens a file, or lengthens it with zeroes.
     pub fn truncate(&self, file: FileId, len: u64) {
         self.0.borrow_mut().files[file.0 as usize].resize(len as usize, 0);
     }

@@ -7,6 +7,7 @@ use crate::base::SeededEntropy;
 pub struct Chance(pub u32);
 
 impl Chance {
+    /// Never happens.
     pub const NEVER: Chance = Chance(0);
 
     pub(super) const fn hits(self, entropy: &mut SeededEntropy) -> bool {
