@@ -522,7 +522,7 @@ proptest! {
         prop_assert_eq!(received, sent);
         // Everything consumed comes back, in steps: half the window or three packets.
         let credit = pair.server.conn.credit(theirs) as usize;
-        let step = (window as usize / 2).min(3 * 32 * 1024).max(1);
+        let step = (window as usize / 2).clamp(1, 3 * 32 * 1024);
         prop_assert!(credit <= window as usize - (sent - consumed));
         prop_assert!(credit + step > window as usize - (sent - consumed));
     }

@@ -141,7 +141,7 @@ impl Habits {
 }
 
 impl End {
-    fn new(conn: Conn, seed: u64) -> End {
+    pub fn new(conn: Conn, seed: u64) -> End {
         End {
             conn,
             entropy: SeededEntropy::new(seed),
