@@ -8,7 +8,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use support::{Flavour, Habits, Pair, Seen, Setup, Side, USER, toy, user_key};
 use tidegate::base::SeededEntropy;
-use tidegate::connection::{ChannelId, ChannelKind, ChannelRequest, Conn, Event, LoginMethod};
+use tidegate::connection::{ChannelKind, ChannelRequest, Conn, Event, LoginMethod};
 use tidegate::crypto::{KeyKind, PrivateKey};
 use tidegate::limits::{CHANNELS_MAX, WINDOW_BYTES};
 use tidegate::transport::RekeyLimits;
@@ -534,7 +534,14 @@ proptest! {
     /// The same bytes in any pieces give the same events.
     #[test]
     fn pieces_do_not_matter(seed in any::<u64>()) {
-        prop_assert!(scripted(seed, false) == scripted(seed, true));
+        let whole = scripted(seed, false, false);
+        prop_assert!(whole == scripted(seed, true, false));
+    }
+
+    /// Moving a connection to another process now and then changes nothing that either side sees.
+    #[test]
+    fn hand_overs_do_not_matter(seed in any::<u64>()) {
+        prop_assert!(scripted(seed, false, false) == scripted(seed, false, true));
     }
 }
 
@@ -556,8 +563,9 @@ fn seal(end: &mut support::End, plan: tidegate::connection::Plan, sent: &mut Vec
 }
 
 /// A conversation that depends on `seed` alone; answers what both sides saw.
-fn scripted(seed: u64, splits: bool) -> (Vec<String>, Vec<String>) {
-    let mut pair = Pair::new(&toy());
+fn scripted(seed: u64, splits: bool, moves: bool) -> (Vec<String>, Vec<String>) {
+    let setup = toy();
+    let mut pair = Pair::new(&setup);
     pair.splits = splits;
     pair.run();
     pair.authenticate(user_key().public());
@@ -583,7 +591,14 @@ fn scripted(seed: u64, splits: bool) -> (Vec<String>, Vec<String>) {
                 pair.server.attempt(now, |conn, env| conn.rekey(env));
             }
         }
+        if script.below(3) == 0 {
+            // What was sent is on its way; the one who sent it moves.
+            let _ = moves && pair.client.hand_over(&setup, now);
+        }
         pair.run();
+        if script.below(3) == 0 && moves {
+            assert!(pair.server.hand_over(&setup, now) && pair.client.hand_over(&setup, now));
+        }
     }
     for (ours, _) in channels {
         let now = pair.now;
@@ -665,7 +680,37 @@ fn a_window_shared_by_many_stays_within_the_link() {
     assert!(sum <= u64::from(tidegate::limits::LINK_WINDOW_BYTES_MAX));
 }
 
-fn _conn_is_send(conn: Conn) -> impl Send {
-    let _: Option<ChannelId> = None;
-    conn
+#[test]
+fn only_quiet_connections_are_exported() {
+    let mut pair = Pair::new(&toy());
+    assert!(pair.server.conn.export().is_none(), "before the keys");
+    pair.run();
+    assert!(pair.server.conn.export().is_none(), "before the login");
+    let mut pair = Pair::logged_in(&toy());
+    assert!(pair.server.conn.export().is_some());
+    let (ours, theirs) = pair.session();
+    let plan = pair.server.conn.plan(theirs, None, 50, 70_000, 10).expect("a plan");
+    assert!(pair.server.conn.export().is_none(), "a plan is out");
+    pair.server.conn.drop_plan(plan);
+    assert_eq!(pair.server.conn.reserve(theirs, 10), 10);
+    assert!(pair.server.conn.export().is_none(), "credit is reserved");
+    pair.server.conn.refund(theirs, 10);
+    pair.server.habits.replies = false;
+    let now = pair.now;
+    pair.client.attempt(now, |conn, env| conn.request(ours, &ChannelRequest::Shell, true, env));
+    pair.run();
+    assert!(pair.server.conn.export().is_none(), "an answer is owed");
+    assert!(pair.client.conn.export().is_some(), "it does not matter who is owed one");
+    pair.server.attempt(now, |conn, env| conn.reply(theirs, true, env));
+    pair.server.attempt(now, |conn, env| conn.rekey(env));
+    assert!(pair.server.conn.export().is_none(), "a key exchange runs");
+    pair.run();
+    assert!(pair.server.conn.export().is_some());
+}
+
+/// Shards run on threads, and connections move between them.
+#[test]
+fn connections_can_be_sent() {
+    fn sent<T: Send>() {}
+    sent::<Conn>();
 }

@@ -32,6 +32,7 @@ mod incoming;
 mod machine;
 mod outgoing;
 mod plan;
+mod record;
 mod server;
 mod side;
 mod slots;
@@ -46,6 +47,7 @@ pub use event::{
 pub use half::{Farewell, RecvHalf, RecvStep, SendHalf, SendStep};
 pub use machine::Connection;
 pub use plan::Plan;
+pub use record::ConnectionRecord;
 pub use side::Side;
 pub use slots::ChannelId;
 pub use window::{RecvWindow, SendWindow};

@@ -9,14 +9,15 @@ use std::time::Duration;
 
 use tidegate::base::{Instant, SeededEntropy, Span};
 use tidegate::connection::{
-    Answer, ChannelId, ClientConnectionConfig, Conn, Connection, ConnectionConfig, Event, Input,
-    LoginMethod, Query,
+    Answer, ChannelId, ClientConnectionConfig, Conn, Connection, ConnectionConfig,
+    ConnectionRecord, Event, Input, LoginMethod, Query,
 };
 use tidegate::crypto::{
     CipherKind, KexKind, KeyKind, PrivateKey, Provider, PublicKey, SignatureAlgorithm,
 };
 use tidegate::transport::{
-    ClientConfig, Env, Error, HostKey, Outbox, Preferences, RekeyLimits, ServerConfig,
+    Client, ClientConfig, Env, Error, HostKey, Outbox, Preferences, RekeyLimits, Server,
+    ServerConfig,
 };
 
 pub const USER: &str = "me";
@@ -291,6 +292,25 @@ impl End {
             Query::SignLogin { algorithm, message, .. } => sign(user_key(), *algorithm, message),
         };
         self.attempt(now, |conn, env| conn.answer(answer, env));
+    }
+
+    /// Moves the connection to another process and back, so to speak. False: it is not quiet.
+    pub fn hand_over(&mut self, setup: &Setup, now: Instant) -> bool {
+        let Some(record) = self.conn.export() else { return false };
+        let bytes = record.to_bytes().expect("room");
+        let record = ConnectionRecord::from_bytes(&bytes).expect("what was written is read");
+        assert_eq!(*record.to_bytes().expect("room"), *bytes);
+        self.conn = match &self.conn {
+            Conn::Server(_) => {
+                let config = Arc::new(setup.server.clone());
+                Conn::Server(Connection::<Server>::import(config, record, now).expect("imported"))
+            }
+            Conn::Client(_) => {
+                let config = Arc::new(setup.client.clone());
+                Conn::Client(Connection::<Client>::import(config, record, now).expect("imported"))
+            }
+        };
+        true
     }
 
     pub fn traces(&self) -> Vec<String> {
