@@ -134,6 +134,10 @@ pub const PREAUTH_BYTES_MAX: u64 = 512 * 1024;
 pub const AUTH_FAILURE_DELAY: Duration = Duration::from_millis(5);
 pub const AUTHORIZED_KEYS_BYTES_MAX: u64 = 1024 * 1024;
 pub const AUTHORIZED_KEYS_LINE_BYTES_MAX: usize = 8 * 1024;
+/// Groups of one account that count; the kernel allows 65,536.
+pub const ACCOUNT_GROUPS_MAX: usize = 65_536;
+/// One entry of the shadow database.
+pub const SHADOW_ENTRY_BYTES_MAX: usize = 16 * 1024;
 pub const BANNER_BYTES_MAX: u32 = 16 * 1024;
 /// A banner of ours: it must leave room in an outbox for the answer behind it.
 pub const BANNER_SENT_BYTES_MAX: usize = 8 * 1024;

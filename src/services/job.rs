@@ -18,7 +18,10 @@ pub enum Job {
     FindKey {
         user: Box<str>,
         key: Box<PublicKey>,
+        /// How the key signs; policy may allow only some ways.
+        algorithm: SignatureAlgorithm,
         peer: SocketAddr,
+        local: SocketAddr,
     },
     /// Signs with host key number `host_key` of the configuration.
     Sign {

@@ -1,0 +1,383 @@
+//! Host keys: read from the files the configuration names; made once, in the state directory, when
+//! it names none.
+
+use std::ffi::OsString;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use zeroize::Zeroizing;
+
+use super::config::Global;
+use crate::crypto::{KeyError, KeyKind, PrivateKey, SignatureAlgorithm};
+use crate::limits::KEY_FILE_BYTES_MAX;
+use crate::transport;
+
+/// Where sshd keeps its keys; with a configuration file and root's rights they are ours too, so
+/// that clients meet the host they know.
+const SSHD_KEYS: [&str; 3] =
+    ["/etc/ssh/ssh_host_ed25519_key", "/etc/ssh/ssh_host_ecdsa_key", "/etc/ssh/ssh_host_rsa_key"];
+/// What is made when there is no key: what, and under which name.
+const OWN_KEYS: [(KeyKind, &str); 3] = [
+    (KeyKind::Ed25519, "ssh_host_ed25519_key"),
+    (KeyKind::EcdsaP256, "ssh_host_ecdsa_key"),
+    (KeyKind::Rsa, "ssh_host_rsa_key"),
+];
+const ROOT_STATE: &str = "/var/lib/tidegate";
+
+/// One key the server can prove itself with.
+#[derive(Debug)]
+pub struct HostKey {
+    pub path: PathBuf,
+    pub private: PrivateKey,
+    /// How it may sign: HostKeyAlgorithms, in its order.
+    pub algorithms: Vec<SignatureAlgorithm>,
+    /// It did not exist until now.
+    pub is_new: bool,
+}
+
+impl HostKey {
+    /// What the transport needs to know of it.
+    pub fn offer(&self) -> transport::HostKey {
+        let public = self.private.public().clone();
+        transport::HostKey { public, algorithms: self.algorithms.clone() }
+    }
+}
+
+/// The host keys of a server, most wanted first, and what is to be told about them.
+#[derive(Debug, Default)]
+pub struct HostKeys {
+    pub keys: Vec<HostKey>,
+    pub warnings: Vec<String>,
+}
+
+/// Why the server cannot have a host key. The text names the file and the next step.
+#[derive(Debug, thiserror::Error)]
+pub enum HostKeyError {
+    #[error("host key {path}: {why}")]
+    Io { path: PathBuf, why: io::Error },
+    #[error(
+        "host key {path}: its mode {mode:03o} lets others read it; \
+         chmod 600 '{path}' once you are sure that nobody has"
+    )]
+    TooOpen { path: PathBuf, mode: u32 },
+    #[error("host key {0}: not a regular file")]
+    NotAFile(PathBuf),
+    #[error("host key {path}: {why}{}", advice(.why, .path))]
+    Key { path: PathBuf, why: KeyError },
+    #[error("host key {path}: an RSA key of {bits} bits, and RequiredRSASize is {least}")]
+    RsaSize { path: PathBuf, bits: u32, least: u32 },
+    #[error("no host key is left; name one with HostKey, one that HostKeyAlgorithms allows")]
+    None,
+    #[error(
+        "no place for host keys: neither XDG_STATE_HOME nor HOME is set; name one with HostKey"
+    )]
+    NoState,
+}
+
+/// The state directory: `/var/lib/tidegate` for root, else `$XDG_STATE_HOME/tidegate`, else
+/// `~/.local/state/tidegate`.
+pub fn state_directory(
+    is_root: bool,
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Option<PathBuf> {
+    if is_root {
+        return Some(PathBuf::from(ROOT_STATE));
+    }
+    // The specification of XDG_STATE_HOME wants relative paths ignored.
+    let absolute = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    absolute("XDG_STATE_HOME")
+        .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
+        .map(|base| base.join("tidegate"))
+}
+
+/// The keys of a configuration without a HostKey line. As root with a configuration file: sshd's
+/// own, if there are any. Else ours in the state directory.
+pub fn defaults(is_root: bool, has_file: bool, state: Option<&Path>) -> Vec<PathBuf> {
+    if is_root && has_file {
+        let found: Vec<_> = SSHD_KEYS.iter().map(PathBuf::from).filter(|p| p.exists()).collect();
+        if !found.is_empty() {
+            return found;
+        }
+    }
+    let state = state.into_iter();
+    state.flat_map(|state| OWN_KEYS.iter().map(|(_, name)| state.join(name))).collect()
+}
+
+/// Reads the keys that the configuration names. Those of the state directory are made when they
+/// are not there yet; any other must exist.
+pub fn load(
+    global: &Global,
+    required_rsa_size: u32,
+    state: Option<&Path>,
+) -> Result<HostKeys, HostKeyError> {
+    if global.host_keys.is_empty() {
+        return Err(HostKeyError::NoState);
+    }
+    let mut loaded = HostKeys::default();
+    for path in &global.host_keys {
+        let (private, is_new) = load_or_make(path, state)?;
+        let (kind, bits) = (private.kind(), private.public().bits());
+        if kind == KeyKind::Rsa && bits < required_rsa_size {
+            let least = required_rsa_size;
+            return Err(HostKeyError::RsaSize { path: path.clone(), bits, least });
+        }
+        if let Some(other) = loaded.keys.iter().find(|key| key.private.kind() == kind) {
+            loaded.warnings.push(format!(
+                "host key {} is not used: {} is of the same type and comes first",
+                path.display(),
+                other.path.display()
+            ));
+            continue;
+        }
+        let allowed = global.host_key_algorithms.iter().copied();
+        let algorithms: Vec<_> = allowed.filter(|algorithm| algorithm.key_kind() == kind).collect();
+        if algorithms.is_empty() {
+            loaded.warnings.push(format!(
+                "host key {} is not used: HostKeyAlgorithms has no algorithm for {}",
+                path.display(),
+                kind.name()
+            ));
+            continue;
+        }
+        loaded.keys.push(HostKey { path: path.clone(), private, algorithms, is_new });
+    }
+    if loaded.keys.is_empty() {
+        return Err(HostKeyError::None);
+    }
+    let place = |key: &HostKey| {
+        global.host_key_algorithms.iter().position(|a| key.algorithms.first() == Some(a))
+    };
+    loaded.keys.sort_by_key(place);
+    Ok(loaded)
+}
+
+fn load_or_make(path: &Path, state: Option<&Path>) -> Result<(PrivateKey, bool), HostKeyError> {
+    match read(path) {
+        Ok(key) => Ok((key, false)),
+        Err(HostKeyError::Io { why, .. }) if why.kind() == io::ErrorKind::NotFound => {
+            let own =
+                OWN_KEYS.iter().find(|(_, name)| state.map(|s| s.join(name)) == Some(path.into()));
+            let Some((kind, _)) = own else {
+                return Err(HostKeyError::Io { path: path.to_owned(), why });
+            };
+            let is_new = make(path, *kind)?;
+            read(path).map(|key| (key, is_new))
+        }
+        Err(why) => Err(why),
+    }
+}
+
+fn read(path: &Path) -> Result<PrivateKey, HostKeyError> {
+    let failed = |why| HostKeyError::Io { path: path.to_owned(), why };
+    let file = File::options()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY)
+        .open(path)
+        .map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
+    if !metadata.is_file() {
+        return Err(HostKeyError::NotAFile(path.to_owned()));
+    }
+    // sshd's rule: what belongs to somebody else is that one's to protect.
+    let mode = metadata.mode() & 0o777;
+    if metadata.uid() == nix::unistd::geteuid().as_raw() && mode & 0o077 != 0 {
+        return Err(HostKeyError::TooOpen { path: path.to_owned(), mode });
+    }
+    let mut text = Zeroizing::new(Vec::new());
+    file.take(KEY_FILE_BYTES_MAX + 1).read_to_end(&mut text).map_err(failed)?;
+    PrivateKey::from_openssh(text.as_slice(), None)
+        .map_err(|why| HostKeyError::Key { path: path.to_owned(), why })
+}
+
+/// Makes a key and its public half beside it. `false`: another process was faster, and its key is
+/// the one that counts.
+fn make(path: &Path, kind: KeyKind) -> Result<bool, HostKeyError> {
+    let failed = |why| HostKeyError::Io { path: path.to_owned(), why };
+    let broken = |why| HostKeyError::Key { path: path.to_owned(), why };
+    if let Some(directory) = path.parent() {
+        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
+    }
+    let host = nix::unistd::gethostname().unwrap_or_default();
+    let comment = format!("tidegate@{}", host.to_string_lossy());
+    let key = PrivateKey::generate(kind).map_err(broken)?;
+    let text = key.to_openssh(&comment).map_err(broken)?;
+    if !write_new(path, text.as_bytes(), 0o600).map_err(failed)? {
+        return Ok(false);
+    }
+    let mut public = path.as_os_str().to_owned();
+    public.push(".pub");
+    let line = format!("{}\n", key.public().to_openssh_line(&comment));
+    // A leftover public half of a key that is gone would only mislead.
+    let public = PathBuf::from(public);
+    let _ = fs::remove_file(&public);
+    write_new(&public, line.as_bytes(), 0o644).map_err(failed)?;
+    Ok(true)
+}
+
+/// Writes a file that appears whole or not at all. `false` when one of that name exists already.
+fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<bool> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(format!(".{}.new", std::process::id()));
+    let temporary = PathBuf::from(temporary);
+    let _ = fs::remove_file(&temporary);
+    let written = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&temporary)
+        .and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        // Unlike a rename, a link never replaces what another process has just put there.
+        .and_then(|()| fs::hard_link(&temporary, path));
+    let removed = fs::remove_file(&temporary);
+    match written {
+        Ok(()) => {}
+        Err(why) if why.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+        Err(why) => return Err(why),
+    }
+    removed?;
+    if let Some(directory) = path.parent() {
+        File::open(directory)?.sync_all()?;
+    }
+    Ok(true)
+}
+
+fn advice(why: &KeyError, path: &Path) -> String {
+    match why {
+        KeyError::PassphraseNeeded => format!(
+            ", and a server cannot ask for it; `ssh-keygen -p -N '' -f '{}'` takes it off",
+            path.display()
+        ),
+        _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn global(host_keys: Vec<PathBuf>) -> Global {
+        Global { host_keys, ..Global::default() }
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).expect("metadata").mode() & 0o777
+    }
+
+    #[test]
+    fn keys_are_made_once_and_stay() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let state = directory.path().join("deep/tidegate");
+        // RSA is left out: making one takes a good part of a second.
+        let paths = defaults(false, false, Some(&state))[..2].to_vec();
+        let first = load(&global(paths.clone()), 2048, Some(&state)).expect("keys");
+        let second = load(&global(paths.clone()), 2048, Some(&state)).expect("keys");
+        let print = |keys: &HostKeys| -> Vec<String> {
+            keys.keys.iter().map(|key| key.private.public().fingerprint()).collect()
+        };
+        assert_eq!(print(&first), print(&second));
+        assert!(first.keys.iter().all(|key| key.is_new));
+        assert!(second.keys.iter().all(|key| !key.is_new));
+        assert_eq!(mode(&state), 0o700);
+        for path in &paths {
+            assert_eq!(mode(path), 0o600);
+            let public = fs::read_to_string(format!("{}.pub", path.display())).expect("a line");
+            let (public, _) = crate::crypto::PublicKey::from_text(&public).expect("a key");
+            assert!(second.keys.iter().any(|key| *key.private.public() == public));
+        }
+        assert_eq!(fs::read_dir(&state).expect("a directory").count(), 4, "nothing is left over");
+    }
+
+    #[test]
+    fn only_our_own_names_are_made() {
+        let directory = tempfile::tempdir().expect("a directory");
+        for name in ["other_key", "sub/ssh_host_rsa_key"] {
+            let path = directory.path().join(name);
+            let error = load(&global(vec![path.clone()]), 2048, Some(directory.path()));
+            let text = error.expect_err("it is not there").to_string();
+            assert!(text.contains(name) && text.contains("No such file"), "{text}");
+            assert!(!path.exists());
+        }
+        assert!(matches!(load(&global(vec![]), 2048, None), Err(HostKeyError::NoState)));
+    }
+
+    #[test]
+    fn a_key_that_others_can_read_is_refused() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let paths = defaults(false, false, Some(directory.path()))[..1].to_vec();
+        load(&global(paths.clone()), 2048, Some(directory.path())).expect("a key");
+        for wide in [0o640, 0o604, 0o660] {
+            fs::set_permissions(&paths[0], PermissionsExt::from_mode(wide)).expect("permissions");
+            let error = load(&global(paths.clone()), 2048, Some(directory.path()));
+            let text = error.expect_err("too open").to_string();
+            assert!(
+                text.contains(&format!("mode {wide:o}")) && text.contains("chmod 600"),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn files_that_are_no_usable_key_say_so() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("key");
+        let write = |text: &str| {
+            fs::write(&path, text).expect("a file");
+            fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).expect("permissions");
+        };
+        let key = PrivateKey::generate(KeyKind::Ed25519).expect("a key");
+        let encrypted = key.to_openssh_encrypted("x", b"secret").expect("a file");
+        for (text, says) in [
+            ("nonsense", "not a private key"),
+            (key.public().to_openssh_line("x").as_str(), "public half"),
+            (encrypted.as_str(), "ssh-keygen -p -N ''"),
+        ] {
+            write(text);
+            let error = load(&global(vec![path.clone()]), 2048, None).expect_err(says).to_string();
+            assert!(error.contains(says) && error.contains("key: "), "{error}");
+        }
+        let error = load(&global(vec!["/dev/null".into()]), 2048, None).expect_err("a device");
+        assert!(matches!(error, HostKeyError::NotAFile(_)), "{error}");
+    }
+
+    #[test]
+    fn host_key_algorithms_choose_and_order() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let paths = defaults(false, false, Some(directory.path()))[..2].to_vec();
+        let mut global = global(paths);
+        global.host_key_algorithms =
+            vec![SignatureAlgorithm::EcdsaP256, SignatureAlgorithm::Ed25519];
+        let keys = load(&global, 2048, Some(directory.path())).expect("keys");
+        let kinds: Vec<_> = keys.keys.iter().map(|key| key.private.kind()).collect();
+        assert_eq!(kinds, [KeyKind::EcdsaP256, KeyKind::Ed25519]);
+        global.host_key_algorithms = vec![SignatureAlgorithm::Ed25519];
+        let keys = load(&global, 2048, Some(directory.path())).expect("keys");
+        assert_eq!((keys.keys.len(), keys.warnings.len()), (1, 1));
+        global.host_key_algorithms = vec![SignatureAlgorithm::RsaSha512];
+        let error = load(&global, 2048, Some(directory.path())).expect_err("none is left");
+        assert!(matches!(error, HostKeyError::None));
+    }
+
+    #[test]
+    fn the_state_directory_follows_the_environment() {
+        let with = |pairs: &'static [(&str, &str)]| {
+            state_directory(false, |name| {
+                pairs.iter().find(|(n, _)| *n == name).map(|(_, value)| value.into())
+            })
+        };
+        assert_eq!(with(&[("HOME", "/home/ada")]), Some("/home/ada/.local/state/tidegate".into()));
+        assert_eq!(
+            with(&[("HOME", "/home/ada"), ("XDG_STATE_HOME", "/s")]),
+            Some("/s/tidegate".into())
+        );
+        assert_eq!(
+            with(&[("HOME", "/home/ada"), ("XDG_STATE_HOME", "relative")]),
+            Some("/home/ada/.local/state/tidegate".into())
+        );
+        assert_eq!(with(&[]), None);
+        assert_eq!(state_directory(true, |_| None), Some(ROOT_STATE.into()));
+    }
+}

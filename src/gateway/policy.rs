@@ -1,0 +1,515 @@
+//! Who may log in with which key, and what that key then permits.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::accounts::{self, Closed};
+use super::authorized_keys::{self, FileError, Options, Owner};
+use super::config::{Config, Effective, RootLogin, Who, expand_tokens, is_internal_sftp};
+use crate::base::{escape, wildcard_match};
+use crate::crypto::{KeyKind, PublicKey, SignatureAlgorithm};
+use crate::services::{Account, Grant, Subsystem};
+
+/// While it exists nobody but root logs in.
+const NO_LOGIN: &str = "/etc/nologin";
+
+/// A key that wants to log in. Everything but the key's own validity is the client's claim.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    pub user: &'a str,
+    pub key: &'a PublicKey,
+    pub algorithm: SignatureAlgorithm,
+    pub peer: SocketAddr,
+    pub local: SocketAddr,
+}
+
+/// Decides by an immutable configuration. Calls may block on the user database and on files.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    config: Arc<Config>,
+    /// The account this process runs as; `None` where the database does not know it.
+    process: Option<Account>,
+    uid: u32,
+}
+
+/// Why a key was not let in: for the log, never for the client.
+#[derive(Debug)]
+pub struct Refusal {
+    pub reason: Reason,
+    /// Files and lines that were looked at and did not count, and why.
+    pub notes: Vec<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    UnknownUser,
+    /// We are not root, so this process acts for one account only.
+    OtherAccount {
+        ours: String,
+    },
+    Database(String),
+    Locked,
+    Expired,
+    NoLogin,
+    Shell(PathBuf),
+    RootLogin,
+    /// A pattern of this keyword matches.
+    Denied {
+        keyword: &'static str,
+        pattern: String,
+    },
+    /// This keyword lists whom it allows, and not this user.
+    NotAllowed {
+        keyword: &'static str,
+    },
+    MethodOff,
+    Algorithm(SignatureAlgorithm),
+    RsaSize {
+        bits: u32,
+        least: u32,
+    },
+    NoKey,
+    /// `PermitRootLogin forced-commands-only` and a line without `command=`.
+    NoForcedCommand,
+}
+
+impl Policy {
+    /// A policy for the process that asks.
+    pub fn new(config: Arc<Config>) -> Policy {
+        let uid = nix::unistd::geteuid().as_raw();
+        let process = accounts::by_uid(uid).ok().flatten();
+        Policy { config, process, uid }
+    }
+
+    pub fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+
+    /// The account this process runs as.
+    pub const fn process(&self) -> Option<&Account> {
+        self.process.as_ref()
+    }
+
+    /// May this key log in as this user, and what may it do then?
+    ///
+    /// Reads files of keys whether or not the user exists and may log in: for a user who may not,
+    /// those of the account we run as stand in, so that the time tells little. The transport of
+    /// the answer hides the rest.
+    pub fn permit(&self, request: &Request<'_>) -> Result<Grant, Box<Refusal>> {
+        let (account, database) = match accounts::by_name(request.user) {
+            Ok(account) => (account, None),
+            Err(why) => (None, Some(Reason::Database(why.to_string()))),
+        };
+        let group_ids = account.as_ref().map(accounts::group_ids).unwrap_or_default();
+        let groups = accounts::group_names(&group_ids);
+        let login = self.config.effective(&Who {
+            user: Some(request.user),
+            account: Some(account.is_some()),
+            groups: &groups,
+            peer: Some(request.peer.ip()),
+            host: None,
+            local: Some(request.local),
+        });
+        let verdict = match (account, database) {
+            (Some(account), _) => self.admits(account, &groups, &login, request),
+            (None, Some(reason)) => Err(reason),
+            (None, None) => Err(Reason::UnknownUser),
+        };
+        let (account, reason) = match verdict {
+            Ok(account) => (Some(account), None),
+            Err(reason) => (self.process.clone(), Some(reason)),
+        };
+        let mut search = Search::default();
+        if let Some(account) = &account {
+            search = self.search(account, &group_ids, &login, request);
+        }
+        let refuse = |reason, notes| Err(Box::new(Refusal { reason, notes }));
+        match (reason, account, search.found) {
+            // What stood in for the account is not told.
+            (Some(reason), ..) => refuse(reason, Vec::new()),
+            (None, Some(account), Some(found)) => {
+                if account.uid == 0
+                    && login.permit_root_login == RootLogin::ForcedCommandsOnly
+                    && found.options.command.is_none()
+                {
+                    return refuse(Reason::NoForcedCommand, search.notes);
+                }
+                Ok(self.grant(account, login, found, request))
+            }
+            _ => refuse(Reason::NoKey, search.notes),
+        }
+    }
+
+    /// Everything about the user and the kind of key that does not need the files of keys.
+    fn admits(
+        &self,
+        account: Account,
+        groups: &[String],
+        login: &Effective,
+        request: &Request<'_>,
+    ) -> Result<Account, Reason> {
+        if self.uid != 0 && account.uid != self.uid {
+            let ours = self.process.as_ref().map(|process| process.name.clone());
+            return Err(Reason::OtherAccount { ours: ours.unwrap_or_default() });
+        }
+        check_lists(login, &account.name, groups, request)?;
+        if account.uid == 0 && login.permit_root_login == RootLogin::No {
+            return Err(Reason::RootLogin);
+        }
+        if self.uid == 0 {
+            match accounts::closed(&account) {
+                Some(Closed::Locked) => return Err(Reason::Locked),
+                Some(Closed::Expired) => return Err(Reason::Expired),
+                None => {}
+            }
+            if account.uid != 0 && Path::new(NO_LOGIN).exists() {
+                return Err(Reason::NoLogin);
+            }
+        }
+        if !is_program(&account.shell) {
+            return Err(Reason::Shell(account.shell));
+        }
+        check_key(login, request)?;
+        Ok(account)
+    }
+
+    /// Looks for the key in the account's files, with the account's rights.
+    fn search(
+        &self,
+        account: &Account,
+        groups: &[u32],
+        login: &Effective,
+        request: &Request<'_>,
+    ) -> Search {
+        let strict = self.config.global.strict_modes;
+        let files = &login.authorized_keys_files;
+        let look = || {
+            let mut search = Search::default();
+            for template in files {
+                let path = expand_tokens(template, &account.home, &account.name, account.uid);
+                search.file(&path, account, strict, request);
+                if search.found.is_some() {
+                    break;
+                }
+            }
+            search
+        };
+        accounts::with_rights_of(account, groups, look)
+            .unwrap_or_else(|why| Search { notes: vec![why.to_string()], ..Search::default() })
+    }
+
+    fn grant(
+        &self,
+        account: Account,
+        login: Effective,
+        found: Found,
+        request: &Request<'_>,
+    ) -> Grant {
+        let subsystem = |command: &str| match is_internal_sftp(command) {
+            true => Subsystem::Sftp,
+            false => Subsystem::Command(command.to_owned()),
+        };
+        let subsystems = self.config.global.subsystems.iter();
+        Grant {
+            account,
+            key: request.key.clone(),
+            forced_command: login.force_command.or(found.options.command),
+            pty: login.permit_tty && found.options.pty,
+            accept_env: login.accept_env,
+            set_env: login.set_env,
+            subsystems: subsystems.map(|s| (s.name.clone(), subsystem(&s.command))).collect(),
+            source: found.source,
+        }
+    }
+}
+
+/// A key that a line lets in.
+#[derive(Debug)]
+struct Found {
+    options: Options,
+    source: String,
+}
+
+#[derive(Debug, Default)]
+struct Search {
+    found: Option<Found>,
+    notes: Vec<String>,
+}
+
+impl Search {
+    fn file(&mut self, path: &Path, account: &Account, strict: bool, request: &Request<'_>) {
+        let owner = Owner { name: &account.name, uid: account.uid, home: &account.home };
+        let text = match authorized_keys::read(path, owner, strict) {
+            Ok(text) => text,
+            Err(why) => {
+                // Most accounts have one file of the two that are looked for.
+                if !FileError::is_absent(&why) {
+                    self.notes.push(why.to_string());
+                }
+                return;
+            }
+        };
+        let result = authorized_keys::search(&text, request.key, request.peer.ip());
+        let path = escape(path.as_os_str().as_encoded_bytes());
+        let refused = result.refused.iter();
+        self.notes.extend(refused.map(|(line, why)| format!("{path}:{line}: {why}")));
+        self.found =
+            result.found.map(|(line, options)| Found { options, source: format!("{path}:{line}") });
+    }
+}
+
+/// DenyUsers, AllowUsers, DenyGroups, AllowGroups, in sshd's order.
+fn check_lists(
+    login: &Effective,
+    user: &str,
+    groups: &[String],
+    request: &Request<'_>,
+) -> Result<(), Reason> {
+    let peer = request.peer.ip();
+    if let Some(pattern) = login.deny_users.iter().find(|p| p.matches(user, peer)) {
+        return Err(Reason::Denied { keyword: "DenyUsers", pattern: pattern.to_string() });
+    }
+    if !login.allow_users.is_empty() && !login.allow_users.iter().any(|p| p.matches(user, peer)) {
+        return Err(Reason::NotAllowed { keyword: "AllowUsers" });
+    }
+    let is_member = |pattern: &&String| {
+        groups.iter().any(|group| wildcard_match(pattern.as_bytes(), group.as_bytes()))
+    };
+    if let Some(pattern) = login.deny_groups.iter().find(is_member) {
+        return Err(Reason::Denied { keyword: "DenyGroups", pattern: pattern.clone() });
+    }
+    if !login.allow_groups.is_empty() && !login.allow_groups.iter().any(|p| is_member(&p)) {
+        return Err(Reason::NotAllowed { keyword: "AllowGroups" });
+    }
+    Ok(())
+}
+
+fn check_key(login: &Effective, request: &Request<'_>) -> Result<(), Reason> {
+    if !login.pubkey_authentication {
+        return Err(Reason::MethodOff);
+    }
+    let algorithm = request.algorithm;
+    if !login.pubkey_algorithms.contains(&algorithm) || algorithm.key_kind() != request.key.kind() {
+        return Err(Reason::Algorithm(algorithm));
+    }
+    let (bits, least) = (request.key.bits(), login.required_rsa_size);
+    if request.key.kind() == KeyKind::Rsa && bits < least {
+        return Err(Reason::RsaSize { bits, least });
+    }
+    Ok(())
+}
+
+fn is_program(shell: &Path) -> bool {
+    std::fs::metadata(shell)
+        .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}", self.reason)?;
+        self.notes.iter().try_for_each(|note| write!(out, "; {note}"))
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::UnknownUser => out.write_str("there is no such user"),
+            Reason::OtherAccount { ours } => {
+                write!(out, "this server was not started by root, so it serves {ours} alone")
+            }
+            Reason::Database(why) => write!(out, "the user database does not answer: {why}"),
+            Reason::Locked => out.write_str(
+                "the account is locked: its password field begins with !; \
+                 `usermod -p '*' USER` unlocks it without a password",
+            ),
+            Reason::Expired => out.write_str("the account has expired"),
+            Reason::NoLogin => write!(out, "{NO_LOGIN} exists"),
+            Reason::Shell(path) => {
+                let path = escape(path.as_os_str().as_encoded_bytes());
+                write!(out, "the account's shell {path} is no program")
+            }
+            Reason::RootLogin => out.write_str("PermitRootLogin is no"),
+            Reason::Denied { keyword, pattern } => write!(out, "{keyword} {pattern} matches"),
+            Reason::NotAllowed { keyword } => write!(out, "{keyword} does not name this user"),
+            Reason::MethodOff => out.write_str("PubkeyAuthentication is no"),
+            Reason::Algorithm(algorithm) => {
+                write!(out, "PubkeyAcceptedAlgorithms does not allow {}", algorithm.name())
+            }
+            Reason::RsaSize { bits, least } => {
+                write!(out, "an RSA key of {bits} bits, and RequiredRSASize is {least}")
+            }
+            Reason::NoKey => out.write_str("the key is in no file of authorized keys"),
+            Reason::NoForcedCommand => out.write_str(
+                "PermitRootLogin is forced-commands-only, and the key's line has no command=",
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::PrivateKey;
+    use crate::gateway::config::parse;
+
+    struct Scene {
+        directory: tempfile::TempDir,
+        key: PublicKey,
+        user: String,
+    }
+
+    impl Scene {
+        /// An authorized_keys with one line, in a directory that StrictModes would refuse.
+        fn new(options: &str) -> Scene {
+            let directory = tempfile::tempdir().expect("a directory");
+            let key = PrivateKey::generate(KeyKind::Ed25519).expect("a key").public().clone();
+            let line = format!("# keys\n{options}{}\n", key.to_openssh_line("test"));
+            std::fs::write(directory.path().join("keys"), line).expect("a file");
+            let uid = nix::unistd::geteuid().as_raw();
+            let user = accounts::by_uid(uid).expect("a database").expect("an account").name;
+            Scene { directory, key, user }
+        }
+
+        fn permit_as(&self, user: &str, settings: &str) -> Result<Grant, Box<Refusal>> {
+            let keys = self.directory.path().join("keys");
+            let text = format!("StrictModes no\nAuthorizedKeysFile {}\n{settings}", keys.display());
+            let config = parse(text.as_bytes()).unwrap_or_else(|errors| panic!("{errors}"));
+            Policy::new(Arc::new(config)).permit(&Request {
+                user,
+                key: &self.key,
+                algorithm: SignatureAlgorithm::Ed25519,
+                peer: ([192, 0, 2, 7], 50_000).into(),
+                local: ([192, 0, 2, 1], 2222).into(),
+            })
+        }
+
+        fn permit(&self, settings: &str) -> Result<Grant, Box<Refusal>> {
+            self.permit_as(&self.user, settings)
+        }
+
+        fn reason(&self, settings: &str) -> Reason {
+            self.permit(settings).expect_err("refused").reason
+        }
+    }
+
+    #[test]
+    fn a_listed_key_is_let_in_and_the_grant_says_all() {
+        let scene = Scene::new("");
+        let settings = "AcceptEnv LC_*\nSetEnv A=b\nSubsystem sftp internal-sftp\n\
+                        Subsystem x /bin/x \"a b\"\n";
+        let grant = scene.permit(settings).expect("let in");
+        assert_eq!(grant.account.name, scene.user);
+        assert_eq!((grant.key, grant.forced_command, grant.pty), (scene.key.clone(), None, true));
+        assert_eq!(grant.accept_env, ["LC_*"]);
+        assert_eq!(grant.set_env, [("A".to_owned(), "b".to_owned())]);
+        let command = Subsystem::Command("/bin/x \"a b\"".to_owned());
+        let expected = [("sftp".to_owned(), Subsystem::Sftp), ("x".to_owned(), command)];
+        assert_eq!(grant.subsystems, expected);
+        assert_eq!(grant.source, format!("{}/keys:2", scene.directory.path().display()));
+    }
+
+    #[test]
+    fn the_administrators_command_goes_before_the_keys_own() {
+        let scene = Scene::new("command=\"mine\",no-pty ");
+        let grant = scene.permit("").expect("let in");
+        assert_eq!((grant.forced_command.as_deref(), grant.pty), (Some("mine"), false));
+        let grant = scene.permit("ForceCommand theirs").expect("let in");
+        assert_eq!(grant.forced_command.as_deref(), Some("theirs"));
+        let local = "Match LocalPort 2222 LocalAddress 192.0.2.1 Address 192.0.2.0/24\n\
+                     ForceCommand internal-sftp";
+        let grant = scene.permit(local).expect("let in");
+        assert_eq!(grant.forced_command.as_deref(), Some("internal-sftp"));
+    }
+
+    #[test]
+    fn every_rule_can_keep_the_user_out() {
+        let scene = Scene::new("");
+        let user = &scene.user;
+        let denied = |keyword, pattern: &str| Reason::Denied { keyword, pattern: pattern.into() };
+        for (settings, reason) in [
+            (format!("DenyUsers {user}"), denied("DenyUsers", user)),
+            (
+                format!("DenyUsers {user}@192.0.2.0/24"),
+                denied("DenyUsers", &format!("{user}@192.0.2.0/24")),
+            ),
+            ("AllowUsers someone".into(), Reason::NotAllowed { keyword: "AllowUsers" }),
+            (
+                format!("AllowUsers {user}@198.51.100.1"),
+                Reason::NotAllowed { keyword: "AllowUsers" },
+            ),
+            ("AllowGroups nosuch*".into(), Reason::NotAllowed { keyword: "AllowGroups" }),
+            ("DenyGroups *".into(), denied("DenyGroups", "*")),
+            ("PubkeyAuthentication no".into(), Reason::MethodOff),
+            (
+                "PubkeyAcceptedAlgorithms rsa-sha2-512".into(),
+                Reason::Algorithm(SignatureAlgorithm::Ed25519),
+            ),
+            ("AuthorizedKeysFile2 x\nMatch all\nAuthorizedKeysFile none".into(), Reason::NoKey),
+            (format!("Match User {user}\nDenyUsers *"), denied("DenyUsers", "*")),
+        ] {
+            assert_eq!(scene.reason(&settings), reason, "{settings}");
+        }
+        assert!(scene.permit(&format!("AllowUsers {user}@192.0.2.*\nDenyUsers x")).is_ok());
+    }
+
+    #[test]
+    fn root_comes_in_as_permit_root_login_says() {
+        let (plain, forced) = (Scene::new(""), Scene::new("command=\"backup\" "));
+        if plain.user != "root" {
+            return;
+        }
+        assert_eq!(plain.reason("PermitRootLogin no"), Reason::RootLogin);
+        assert_eq!(plain.reason("PermitRootLogin forced-commands-only"), Reason::NoForcedCommand);
+        assert_eq!(
+            plain.reason("PermitRootLogin forced-commands-only\nForceCommand x"),
+            Reason::NoForcedCommand
+        );
+        assert!(forced.permit("PermitRootLogin forced-commands-only").is_ok());
+        assert!(plain.permit("PermitRootLogin prohibit-password").is_ok());
+    }
+
+    #[test]
+    fn strangers_and_other_accounts_are_refused_after_the_same_search() {
+        let scene = Scene::new("");
+        let refusal = scene.permit_as("no-such-user", "").expect_err("refused");
+        assert_eq!(refusal.reason, Reason::UnknownUser);
+        // The search went through the files of the account we run as, and nothing of it shows.
+        assert!(refusal.notes.is_empty());
+        if scene.user != "root" {
+            let refusal = scene.permit_as("root", "").expect_err("refused");
+            assert_eq!(refusal.reason, Reason::OtherAccount { ours: scene.user.clone() });
+        }
+    }
+
+    #[test]
+    fn a_refusal_says_which_line_and_what_to_do() {
+        let scene = Scene::new("tunnel=\"0\" ");
+        let refusal = scene.permit("").expect_err("refused");
+        assert_eq!(refusal.reason, Reason::NoKey);
+        let keys = scene.directory.path().join("keys");
+        let expected = format!(
+            "the key is in no file of authorized keys; {}:2: option tunnel is not built yet, and \
+             no line is taken without all its options",
+            keys.display()
+        );
+        assert_eq!(refusal.to_string(), expected);
+
+        std::fs::set_permissions(&keys, PermissionsExt::from_mode(0o666)).expect("permissions");
+        let text = format!("AuthorizedKeysFile {}", keys.display());
+        let config = parse(text.as_bytes()).expect("a config");
+        let refusal = Policy::new(Arc::new(config))
+            .permit(&Request {
+                user: &scene.user,
+                key: &scene.key,
+                algorithm: SignatureAlgorithm::Ed25519,
+                peer: ([192, 0, 2, 7], 50_000).into(),
+                local: ([192, 0, 2, 1], 2222).into(),
+            })
+            .expect_err("refused");
+        assert!(refusal.to_string().contains("StrictModes"), "{refusal}");
+    }
+}
