@@ -2,7 +2,7 @@ use super::Job;
 use super::outgoing::{Command, Outgoing, Surroundings};
 use crate::base::{Instant, Span};
 use crate::connection::{ChannelId, Conn, Plan};
-use crate::limits::{HEADROOM, LINK_UNSENT_BYTES_MAX, SMALL_BYTES};
+use crate::limits::{HEADROOM, LINK_UNSENT_BYTES_MAX, SHARED_UNSENT_BYTES_MAX, SMALL_BYTES};
 use crate::reactor::{Chunk, Class, Fd, Lease, Op};
 use crate::transport::Error;
 
@@ -135,7 +135,18 @@ impl Io<'_> {
 
     /// Sends what a shared read brought: the packet is built around the bytes where they are.
     /// Spends the reservation of `reserve_shared`.
+    ///
+    /// When the socket does not keep up, the bytes are copied instead, so that a slow peer holds
+    /// few large outboxes and not every shared buffer of the shard.
     pub fn send_shared(&mut self, extended: Option<u32>, lease: Lease, data: Span) {
+        if self.backlog() >= SHARED_UNSENT_BYTES_MAX {
+            self.refund_shared();
+            if self.write_copy(extended, &lease, data) {
+                self.give_back(lease);
+                return;
+            }
+            self.conn.reserve(self.id, SMALL_BYTES);
+        }
         self.conn.refund(self.id, SMALL_BYTES.saturating_sub(data.len));
         let plan = self.conn.plan_around(self.id, extended, data);
         self.command(Command::Data { plan, got: data.len, lease });
@@ -210,6 +221,18 @@ impl Io<'_> {
     /// Closes a descriptor on which nothing is in flight.
     pub fn close_fd(&mut self, fd: Fd) {
         self.wishes.closes.push(fd);
+    }
+
+    fn write_copy(&mut self, extended: Option<u32>, lease: &Lease, data: Span) -> bool {
+        if !self.is_ready() {
+            return false;
+        }
+        let (id, conn) = (self.id, &mut *self.conn);
+        let written = self.outgoing.with_env(&mut self.around, |env, pool| {
+            let bytes = data.of(pool.view(lease)).unwrap_or_default();
+            conn.write_data(id, extended, bytes, env)
+        });
+        written.unwrap_or(false)
     }
 
     fn command(&mut self, command: Command) {

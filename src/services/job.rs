@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use crate::base::wildcard_match;
 use crate::crypto::{PublicKey, SignatureAlgorithm};
 use crate::limits::PARCEL_BYTES_MAX;
-use crate::reactor::Fd;
 use crate::services::sftp::{FsDone, FsJob};
+use crate::services::{Child, Terminal, TerminalSpec};
 use crate::wire::Reader;
 
 /// Work that would stall a shard: file-system paths, account look-ups, slow signatures, starting
@@ -29,6 +29,9 @@ pub enum Job {
         algorithm: SignatureAlgorithm,
         message: Box<[u8]>,
     },
+    /// Makes a pseudo-terminal: [`super::open_terminal`].
+    Terminal(Box<TerminalSpec>),
+    /// Starts a program: [`super::spawn`].
     Spawn(Box<SpawnSpec>),
     Fs(Box<FsJob>),
 }
@@ -38,7 +41,8 @@ pub enum Done {
     Key(Option<Box<Grant>>),
     /// `None` when the key could not sign; the cause has been logged by the worker.
     Signature(Option<Box<[u8]>>),
-    Spawned(Result<Spawned, SpawnFailed>),
+    Terminal(std::io::Result<Terminal>),
+    Spawned(Result<Child, SpawnFailed>),
     Fs(Box<FsDone>),
     /// The job was lost to a defect or to the end of the process; it may have been begun.
     Lost,
@@ -68,6 +72,8 @@ pub struct Grant {
     /// Variables put into every session.
     pub set_env: Vec<(String, String)>,
     pub subsystems: Vec<(String, Subsystem)>,
+    /// The soft limit of open files for programs; `None` leaves them ours.
+    pub open_files: Option<u64>,
     /// What let the key in (`path:line`), for the log.
     pub source: String,
 }
@@ -105,6 +111,7 @@ impl Grant {
         put(self.account.shell.as_os_str().as_bytes());
         put(self.key.blob());
         put(&[u8::from(self.pty)]);
+        put(&self.open_files.map_or([0; 8], u64::to_be_bytes));
         put(self.source.as_bytes());
         put(&[u8::from(self.forced_command.is_some())]);
         put(self.forced_command.as_deref().unwrap_or_default().as_bytes());
@@ -138,6 +145,8 @@ impl Grant {
         };
         let key = PublicKey::from_blob(r.string(PARCEL_BYTES_MAX).ok()?).ok()?;
         let pty = flag(&mut r)?;
+        let open_files = u64::from_be_bytes(r.string(8).ok()?.try_into().ok()?);
+        let open_files = Some(open_files).filter(|limit| *limit > 0);
         let source = text(&mut r)?;
         let forced = flag(&mut r)?;
         let forced_command = Some(text(&mut r)?).filter(|_| forced);
@@ -157,7 +166,17 @@ impl Grant {
             subsystems.push((name, subsystem));
         }
         r.end().ok()?;
-        Some(Grant { account, key, forced_command, pty, accept_env, set_env, subsystems, source })
+        Some(Grant {
+            account,
+            key,
+            forced_command,
+            pty,
+            accept_env,
+            set_env,
+            subsystems,
+            open_files,
+            source,
+        })
     }
 }
 
@@ -193,17 +212,8 @@ pub struct SpawnSpec {
     pub env: Vec<CString>,
     /// The slave's path when a terminal was requested; it becomes the controlling terminal.
     pub pty: Option<CString>,
-}
-
-/// A started child. Descriptors are non-blocking and close-on-exec. With a terminal, `stdin`,
-/// `stdout` and `stderr` are absent: the service already has the master.
-#[derive(Debug)]
-pub struct Spawned {
-    pub pid: i32,
-    pub pidfd: Fd,
-    pub stdin: Option<Fd>,
-    pub stdout: Option<Fd>,
-    pub stderr: Option<Fd>,
+    /// The soft limit of open files, where ours is higher than what programs expect.
+    pub open_files: Option<u64>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -238,6 +248,7 @@ mod tests {
                 ("sftp".into(), Subsystem::Sftp),
                 ("x".into(), Subsystem::Command("run x".into())),
             ],
+            open_files: Some(1024),
             source: "/home/ann/.ssh/authorized_keys:3".into(),
         };
         let bytes = grant.encode();

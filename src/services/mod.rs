@@ -1,14 +1,28 @@
 //! Floor 6: what a channel is attached to. Sans-I/O cores that ask for [`crate::reactor::Op`]s and
 //! [`Job`]s and hear their outcome; the shard carries both.
 
+mod attached;
+mod child;
 mod io;
 mod job;
+mod modes;
 mod outgoing;
+pub mod process;
+mod pty;
+mod reaper;
 pub mod sftp;
+mod spawn;
 
+pub use attached::{Attached, Noted};
+#[cfg(feature = "sim")]
+pub use child::Script;
+pub use child::{Child, Exit, Pipes, signal_by_name};
 pub use io::{Io, Wishes};
-pub use job::{Account, Done, Grant, Job, Program, SpawnFailed, SpawnSpec, Spawned, Subsystem};
+pub use job::{Account, Done, Grant, Job, Program, SpawnFailed, SpawnSpec, Subsystem};
 pub use outgoing::{Command, Outgoing, Surroundings};
+pub use pty::{Terminal, TerminalSpec, open_terminal};
+pub use reaper::orphans;
+pub use spawn::{prepare, spawn};
 
 use crate::reactor::{Chunk, Errno, Op};
 

@@ -236,9 +236,6 @@ impl Sftp {
     /// Reads a WRITE up to its data, which is taken when everything before it is done: data that
     /// cannot be written yet stays where it is, and its window is not granted again.
     fn read_write(&mut self, id: u32, len: u32, io: &mut Io<'_>) -> Step {
-        if (len as usize) < FRONT_BYTES {
-            return self.refuse(id, len);
-        }
         if !self.input.fill(FRONT_BYTES + 4, io) {
             return Step::Stuck;
         }
@@ -401,6 +398,3 @@ fn is_transient(errno: Errno, regular: bool) -> bool {
 const _: () = assert!(SFTP_READS_MAX <= WRITE_TAGS as usize);
 const _: () = assert!(SFTP_WRITE_OPS_MAX <= (FLUSH_TAG - WRITE_TAGS) as usize);
 const _: () = assert!(SFTP_LOOKS_MAX <= 0x100);
-
-#[cfg(test)]
-mod tests;

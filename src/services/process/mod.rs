@@ -1,0 +1,463 @@
+//! Commands, shells and terminals: a program started for a session channel (RFC 4254 §6).
+
+#[cfg(test)]
+mod bench;
+mod environment;
+mod input;
+mod output;
+
+pub use environment::{EnvironmentSpec, environment, is_variable};
+
+use std::ffi::CString;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::{
+    Account, Child, Done, Exit, Io, Job, Program, Service, SpawnSpec, Terminal, TerminalSpec,
+    signal_by_name,
+};
+use crate::connection::WindowSize;
+use crate::limits::ENV_COUNT_MAX;
+use crate::reactor::{Chunk, Errno, Op};
+use input::Input;
+use output::Output;
+
+const TAG_INPUT: u16 = 0;
+const TAG_OUTPUT: u16 = 1;
+const TAG_ERRORS: u16 = 2;
+const TAG_WATCH: u16 = 3;
+const TAG_TERMINAL: u16 = 4;
+const TAG_SPAWN: u16 = 5;
+
+/// RFC 4254 §5.2: SSH_EXTENDED_DATA_STDERR.
+const STDERR: u32 = 1;
+
+/// Who a session's programs run as and what they are told; the same for all sessions of a login.
+#[derive(Clone, Debug)]
+pub struct Login {
+    pub account: Account,
+    pub client: SocketAddr,
+    pub server: SocketAddr,
+    /// SetEnv.
+    pub set_env: Vec<(String, String)>,
+    /// The soft limit of open files for programs; `None` leaves them ours.
+    pub open_files: Option<u64>,
+}
+
+/// What to start, decided by policy.
+#[derive(Debug)]
+pub struct Start {
+    pub program: Program,
+    /// What the client asked for, when something else is run in its place.
+    pub original_command: Option<CString>,
+    /// The client may send signals. As in OpenSSH, not to a forced command or a subsystem.
+    pub signals: bool,
+}
+
+/// A program behind a session channel.
+///
+/// It is prepared by `pty-req` and `env`, started once, and over when the program has ended and its
+/// output has been read. Like OpenSSH it tells the exit status at once, then goes on forwarding as
+/// long as somebody holds the other ends of the pipes.
+#[derive(Debug)]
+pub struct Process {
+    login: Arc<Login>,
+    phase: Phase,
+    terminal: Option<Terminal>,
+    child: Option<Child>,
+    input: Input,
+    output: Output,
+    errors: Output,
+    eof_sent: bool,
+    close_sent: bool,
+    /// The channel exists no more.
+    gone: bool,
+    signals: bool,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Preparing(Box<Preparations>),
+    Starting {
+        want_reply: bool,
+    },
+    Running,
+    Exited(Exit),
+    /// It could not be started. The text is for the log.
+    Failed(String),
+}
+
+#[derive(Debug, Default)]
+struct Preparations {
+    term: Box<str>,
+    variables: Vec<(Box<str>, Box<[u8]>)>,
+    /// A terminal is being made; whether its request wants an answer.
+    terminal_wanted: Option<bool>,
+    /// The size changed while it was being made.
+    resized: Option<WindowSize>,
+    /// What to start once the terminal is there; whether that request wants an answer.
+    start: Option<(Start, bool)>,
+}
+
+impl Process {
+    pub fn new(login: Arc<Login>) -> Process {
+        Process {
+            login,
+            phase: Phase::Preparing(Box::default()),
+            terminal: None,
+            child: None,
+            input: Input::default(),
+            output: Output::new(TAG_OUTPUT, None),
+            errors: Output::new(TAG_ERRORS, Some(STDERR)),
+            eof_sent: false,
+            close_sent: false,
+            gone: false,
+            signals: false,
+        }
+    }
+
+    /// RFC 4254 §6.2. Answers the request, now or when the terminal is there.
+    pub fn request_terminal(
+        &mut self,
+        term: &str,
+        size: WindowSize,
+        modes: Box<[u8]>,
+        want_reply: bool,
+        io: &mut Io<'_>,
+    ) {
+        let taken = self.terminal.is_some();
+        let Phase::Preparing(preparations) = &mut self.phase else {
+            return answer(want_reply, false, io);
+        };
+        if taken || preparations.terminal_wanted.is_some() || preparations.start.is_some() {
+            return answer(want_reply, false, io);
+        }
+        preparations.term = term.into();
+        preparations.terminal_wanted = Some(want_reply);
+        let uid = self.login.account.uid;
+        io.job(TAG_TERMINAL, Job::Terminal(Box::new(TerminalSpec { uid, size, modes })));
+    }
+
+    /// RFC 4254 §6.4, for a variable that policy let through.
+    pub fn set_variable(&mut self, name: &str, value: &[u8]) -> bool {
+        let Phase::Preparing(preparations) = &mut self.phase else { return false };
+        let room = preparations.variables.len() < ENV_COUNT_MAX;
+        if !room || preparations.start.is_some() || !is_variable(name, value) {
+            return false;
+        }
+        preparations.variables.push((name.into(), value.into()));
+        true
+    }
+
+    /// RFC 4254 §6.5: `shell` and `exec`. Answers the request once the program runs or cannot. Only
+    /// the first one is carried out.
+    pub fn start(&mut self, start: Start, want_reply: bool, io: &mut Io<'_>) {
+        let Phase::Preparing(preparations) = &mut self.phase else {
+            return answer(want_reply, false, io);
+        };
+        if preparations.start.is_some() {
+            return answer(want_reply, false, io);
+        }
+        self.signals = start.signals;
+        preparations.start = Some((start, want_reply));
+        self.spawn_if_prepared(io);
+    }
+
+    /// RFC 4254 §6.7.
+    pub fn resize(&mut self, size: WindowSize) -> bool {
+        if let Some(terminal) = &self.terminal {
+            return terminal.resize(size);
+        }
+        match &mut self.phase {
+            Phase::Preparing(preparations) if preparations.terminal_wanted.is_some() => {
+                preparations.resized = Some(size);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// RFC 4254 §6.9: to the program and what it started. Names that RFC 4254 §6.10 does not list
+    /// are refused.
+    pub fn signal(&self, name: &str) -> bool {
+        let running = matches!(self.phase, Phase::Running) && self.signals;
+        match (signal_by_name(name.as_bytes()), &self.child) {
+            (Some(signal), Some(child)) if running => child.signal(signal),
+            _ => false,
+        }
+    }
+
+    /// RFC 4335.
+    pub fn send_break(&self) -> bool {
+        let running = matches!(self.phase, Phase::Running);
+        running && self.terminal.as_ref().is_some_and(Terminal::send_break)
+    }
+
+    /// Nothing has been started and nothing was asked to be.
+    pub const fn is_preparing(&self) -> bool {
+        matches!(&self.phase, Phase::Preparing(preparations) if preparations.start.is_none())
+    }
+
+    /// A terminal was asked for: one is being made or there.
+    pub const fn has_terminal(&self) -> bool {
+        let wanted = match &self.phase {
+            Phase::Preparing(preparations) => preparations.terminal_wanted.is_some(),
+            _ => false,
+        };
+        wanted || self.terminal.is_some()
+    }
+
+    /// How it went, for the log; `None` when nothing was ever started.
+    pub fn outcome(&self) -> Option<String> {
+        Some(match &self.phase {
+            Phase::Preparing(_) => return None,
+            Phase::Starting { .. } => "closed while it was being started".to_owned(),
+            Phase::Running => "closed while it ran".to_owned(),
+            Phase::Exited(Exit::Status(code)) => format!("exit status {code}"),
+            Phase::Exited(Exit::Signal { name, core_dumped: true }) => {
+                format!("ended by signal {name}, core dumped")
+            }
+            Phase::Exited(Exit::Signal { name, .. }) => format!("ended by signal {name}"),
+            Phase::Failed(why) => format!("not started: {why}"),
+        })
+    }
+
+    // ---- Starting ----------------------------------------------------------------------------
+
+    fn spawn_if_prepared(&mut self, io: &mut Io<'_>) {
+        let Phase::Preparing(preparations) = &mut self.phase else { return };
+        if preparations.terminal_wanted.is_some() {
+            return;
+        }
+        let Some((start, want_reply)) = preparations.start.take() else { return };
+        let terminal = self.terminal.as_ref().map(Terminal::path);
+        let env = environment(&EnvironmentSpec {
+            account: &self.login.account,
+            client: self.login.client,
+            server: self.login.server,
+            accepted: &preparations.variables,
+            set: &self.login.set_env,
+            terminal: terminal.map(|path| (path, &*preparations.term)),
+            original_command: start.original_command.as_deref(),
+        });
+        let spec = SpawnSpec {
+            account: self.login.account.clone(),
+            program: start.program,
+            env,
+            pty: terminal.map(Into::into),
+            open_files: self.login.open_files,
+        };
+        self.phase = Phase::Starting { want_reply };
+        io.job(TAG_SPAWN, Job::Spawn(Box::new(spec)));
+    }
+
+    fn terminal_made(&mut self, done: Done, io: &mut Io<'_>) {
+        if let Done::Terminal(Ok(terminal)) = done {
+            self.terminal = Some(terminal);
+        }
+        if self.gone {
+            return;
+        }
+        let Phase::Preparing(preparations) = &mut self.phase else { return };
+        let want_reply = preparations.terminal_wanted.take().unwrap_or(false);
+        if let (Some(terminal), Some(size)) = (&self.terminal, preparations.resized.take()) {
+            terminal.resize(size);
+        }
+        answer(want_reply, self.terminal.is_some(), io);
+        // As in OpenSSH, a program whose terminal could not be had runs without one.
+        self.spawn_if_prepared(io);
+    }
+
+    fn spawned(&mut self, done: Done, io: &mut Io<'_>) {
+        let Phase::Starting { want_reply } = self.phase else { return };
+        match done {
+            Done::Spawned(Ok(child)) if self.gone => {
+                child.hang_up();
+                self.hold(child);
+            }
+            Done::Spawned(Ok(child)) => {
+                self.phase = Phase::Running;
+                answer(want_reply, true, io);
+                io.submit(TAG_WATCH, Op::Readable { fd: child.watch() });
+                self.hold(child);
+                self.input.resume(io);
+                self.pump(io);
+            }
+            failed => {
+                self.phase = Phase::Failed(match failed {
+                    Done::Spawned(Err(failed)) => failed.to_string(),
+                    _ => "a defect".to_owned(),
+                });
+                if !self.gone {
+                    answer(want_reply, false, io);
+                    self.input.stop(io);
+                }
+            }
+        }
+    }
+
+    fn hold(&mut self, mut child: Child) {
+        match (child.take_pipes(), &self.terminal) {
+            (Some(pipes), _) => {
+                self.input.open(pipes.stdin, true);
+                self.output.open(pipes.stdout, true);
+                self.errors.open(pipes.stderr, true);
+            }
+            (None, Some(terminal)) => {
+                self.input.open(terminal.master(), false);
+                self.output.open(terminal.master(), false);
+            }
+            (None, None) => {}
+        }
+        self.child = Some(child);
+    }
+
+    // ---- Ending ------------------------------------------------------------------------------
+
+    fn watched(&mut self, result: Result<u32, Errno>, io: &mut Io<'_>) {
+        if self.gone {
+            return;
+        }
+        let Some(child) = &mut self.child else { return };
+        let exit = match (child.reap(), result) {
+            (Some(exit), _) => exit,
+            (None, Ok(_)) => {
+                io.submit(TAG_WATCH, Op::Readable { fd: child.watch() });
+                return;
+            }
+            // It cannot be watched: let go of it. Its release leaves it to the reaper.
+            (None, Err(_)) => {
+                child.hang_up();
+                Exit::Status(255)
+            }
+        };
+        self.phase = Phase::Exited(exit);
+        match exit {
+            Exit::Status(code) => io.exit_status(code),
+            Exit::Signal { name, core_dumped } => io.exit_signal(name, core_dumped),
+        }
+        // What it left running may still write, but reads nothing more from us.
+        self.input.stop(io);
+        self.finish_if_done(io);
+    }
+
+    fn pump(&mut self, io: &mut Io<'_>) {
+        self.output.pump(io);
+        self.errors.pump(io);
+        self.finish_if_done(io);
+    }
+
+    /// Something has been started or may have been: requests wait in the connection while one of
+    /// them is carried out, but data does not wait behind them.
+    const fn awaits_data(&self) -> bool {
+        match &self.phase {
+            Phase::Preparing(preparations) => {
+                preparations.start.is_some() || preparations.terminal_wanted.is_some()
+            }
+            _ => true,
+        }
+    }
+
+    /// EOF when the output has been read, CLOSE when the program has ended as well.
+    fn finish_if_done(&mut self, io: &mut Io<'_>) {
+        let started = matches!(self.phase, Phase::Running | Phase::Exited(_));
+        if !started || !self.output.is_done() || !self.errors.is_done() {
+            return;
+        }
+        if !self.eof_sent {
+            self.eof_sent = true;
+            io.eof();
+        }
+        if !self.close_sent && matches!(self.phase, Phase::Exited(_)) {
+            self.close_sent = true;
+            io.close();
+        }
+    }
+}
+
+impl Service for Process {
+    fn on_data(&mut self, data: Chunk, extended: Option<u32>, io: &mut Io<'_>) {
+        if self.gone || self.close_sent {
+            io.give_back(data.lease);
+        } else if extended.is_some() || !self.awaits_data() {
+            // Nobody asked for it (RFC 4254 §5.2 knows no extended data from a client).
+            io.discard(data);
+        } else {
+            self.input.data(data, io);
+        }
+    }
+
+    fn on_eof(&mut self, io: &mut Io<'_>) {
+        self.input.end(io);
+    }
+
+    fn on_completion(&mut self, tag: u16, op: Op, result: Result<u32, Errno>, io: &mut Io<'_>) {
+        let silent = self.gone || self.close_sent;
+        match (tag, op) {
+            (TAG_INPUT, Op::Write { from, .. }) => {
+                self.input.written(from, result, self.child.as_ref(), silent, io);
+            }
+            (TAG_WATCH, _) => self.watched(result, io),
+            (TAG_OUTPUT | TAG_ERRORS, op) => {
+                let stream = if tag == TAG_OUTPUT { &mut self.output } else { &mut self.errors };
+                if self.gone {
+                    stream.abandoned(op, io);
+                } else {
+                    stream.completed(op, result, self.child.as_ref(), io);
+                    self.finish_if_done(io);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn on_done(&mut self, tag: u16, done: Done, io: &mut Io<'_>) {
+        match tag {
+            TAG_TERMINAL => self.terminal_made(done, io),
+            TAG_SPAWN => self.spawned(done, io),
+            _ => {}
+        }
+    }
+
+    fn on_ready(&mut self, io: &mut Io<'_>) {
+        if !self.gone {
+            self.pump(io);
+        }
+    }
+
+    fn on_close(&mut self, io: &mut Io<'_>) {
+        self.gone = true;
+        // Whoever finished in order keeps what it left running in the background.
+        if let Some(child) = &self.child
+            && !self.close_sent
+        {
+            child.hang_up();
+            if matches!(self.phase, Phase::Running) {
+                io.cancel(TAG_WATCH);
+            }
+        }
+        self.input.abandon(io);
+        self.output.cancel(io);
+        self.errors.cancel(io);
+    }
+
+    fn release(&mut self, io: &mut Io<'_>) {
+        let streams = [self.input.take_fd(), self.output.take_fd(), self.errors.take_fd()];
+        let terminal = self.terminal.take().map(Terminal::into_master);
+        // Still running, it is the reaper's from here on, and closing its pipes ends it if the
+        // hang-up did not.
+        let watch = self.child.take().and_then(Child::retire);
+        for fd in streams.into_iter().chain([terminal, watch]).flatten() {
+            io.close_fd(fd);
+        }
+    }
+}
+
+fn answer(want_reply: bool, ok: bool, io: &mut Io<'_>) {
+    if want_reply {
+        io.answer_request(ok);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,216 @@
+use crate::base::Span;
+use crate::connection::Plan;
+use crate::limits::{CHANNEL_PACKET_BYTES_MAX, FRAMES_MAX, SMALL_BYTES};
+use crate::reactor::{Class, Errno, Fd, Op, Spans, Target};
+use crate::services::{Child, Io};
+
+/// Window that must be there before some of it is tied to a read that may wait for long: both
+/// streams of a program do so, and neither may keep the other one from being heard.
+const SPARE_CREDIT: u32 = 4 * SMALL_BYTES;
+/// Data bytes of a bulk lease.
+const BULK_BYTES: u32 = 8 * CHANNEL_PACKET_BYTES_MAX;
+/// Small reads in a row after which a stream waits without memory of its own again.
+const CALM_READS: u8 = 2;
+
+/// One of a program's output streams on its way to the peer.
+///
+/// While little comes it waits on the shard's shared buffers and owns none. When reads fill those,
+/// it waits for the descriptor to be readable and then reads into packets laid out in a lease of
+/// its own, large or very large by what the last read brought.
+#[derive(Debug)]
+pub(super) struct Output {
+    tag: u16,
+    extended: Option<u32>,
+    fd: Option<Fd>,
+    /// The descriptor is a pipe of our own: closed at its end, widened for bulk. A terminal never
+    /// gives more than a page at a time.
+    owned: bool,
+    flight: Flight,
+    /// The descriptor has something for us.
+    readable: bool,
+    size: Size,
+    calm: u8,
+    widened: bool,
+}
+
+#[derive(Debug)]
+enum Flight {
+    None,
+    /// Waits until the descriptor is readable; holds neither memory nor window.
+    Waiting,
+    /// Waits for a shared buffer's worth of bytes; holds that much window.
+    Shared,
+    Planned(Plan),
+}
+
+/// How much the next read asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Size {
+    Small,
+    Packet,
+    Bulk,
+}
+
+impl Output {
+    pub const fn new(tag: u16, extended: Option<u32>) -> Output {
+        Output {
+            tag,
+            extended,
+            fd: None,
+            owned: false,
+            flight: Flight::None,
+            readable: false,
+            size: Size::Small,
+            calm: 0,
+            widened: false,
+        }
+    }
+
+    pub const fn open(&mut self, fd: Fd, owned: bool) {
+        (self.fd, self.owned) = (Some(fd), owned);
+    }
+
+    /// Everything has been read.
+    pub const fn is_done(&self) -> bool {
+        self.fd.is_none()
+    }
+
+    /// Starts the next read if one makes sense now.
+    pub fn pump(&mut self, io: &mut Io<'_>) {
+        let Some(fd) = self.fd else { return };
+        if !matches!(self.flight, Flight::None) || !io.may_send() {
+            return;
+        }
+        if self.readable {
+            self.read_planned(fd, io);
+        } else if self.size == Size::Small && io.credit() >= SPARE_CREDIT && io.reserve_shared() {
+            self.flight = Flight::Shared;
+            io.submit(self.tag, Op::Read { fd, into: Target::Shared });
+        } else {
+            self.wait(fd, io);
+        }
+    }
+
+    /// A wait or a read is over.
+    pub fn completed(
+        &mut self,
+        op: Op,
+        result: Result<u32, Errno>,
+        child: Option<&Child>,
+        io: &mut Io<'_>,
+    ) {
+        match (std::mem::replace(&mut self.flight, Flight::None), op) {
+            (Flight::Shared, Op::Read { into: Target::Owned { lease, mut spans }, .. }) => {
+                let bytes = result.unwrap_or(0);
+                match spans.pop() {
+                    Some(span) if bytes > 0 => {
+                        io.send_shared(self.extended, lease, Span::new(span.at, bytes));
+                    }
+                    _ => {
+                        io.refund_shared();
+                        io.give_back(lease);
+                    }
+                }
+            }
+            (Flight::Shared, _) => io.refund_shared(),
+            (Flight::Planned(plan), Op::Read { into: Target::Owned { lease, .. }, .. }) => {
+                match result {
+                    Ok(bytes) if bytes > 0 => io.send(plan, bytes, lease),
+                    _ => io.drop_plan(plan, lease),
+                }
+            }
+            // A wait that failed is no reason to lose bytes: the read will tell.
+            _ => {
+                self.readable = true;
+                self.pump(io);
+                return;
+            }
+        }
+        match result {
+            Ok(bytes) if bytes > 0 => self.adapt(bytes, child),
+            Err(errno) if is_passing(errno) => {
+                if let Some(fd) = self.fd {
+                    self.wait(fd, io);
+                }
+                return;
+            }
+            // A terminal whose last user has gone fails with EIO; that is its end of file.
+            _ => {
+                if let Some(fd) = self.take_fd() {
+                    io.close_fd(fd);
+                }
+            }
+        }
+        self.pump(io);
+    }
+
+    /// As `completed`, for a channel that exists no more.
+    pub fn abandoned(&mut self, op: Op, io: &mut Io<'_>) {
+        let flight = std::mem::replace(&mut self.flight, Flight::None);
+        if let Op::Read { into: Target::Owned { lease, .. }, .. } = op {
+            match flight {
+                Flight::Planned(plan) => io.drop_plan(plan, lease),
+                _ => io.give_back(lease),
+            }
+        }
+    }
+
+    /// Asks for what is in flight to end.
+    pub fn cancel(&self, io: &mut Io<'_>) {
+        if !matches!(self.flight, Flight::None) {
+            io.cancel(self.tag);
+        }
+    }
+
+    /// The descriptor, if it is ours and still open; nothing is in flight on it.
+    pub fn take_fd(&mut self) -> Option<Fd> {
+        let owned = self.owned;
+        self.fd.take().filter(|_| owned)
+    }
+
+    fn wait(&mut self, fd: Fd, io: &mut Io<'_>) {
+        self.flight = Flight::Waiting;
+        io.submit(self.tag, Op::Readable { fd });
+    }
+
+    fn read_planned(&mut self, fd: Fd, io: &mut Io<'_>) {
+        let bulk = self.size == Size::Bulk && io.credit() > CHANNEL_PACKET_BYTES_MAX;
+        let planned = if bulk { io.plan(self.extended, BULK_BYTES, Class::Bulk) } else { None };
+        // Less at a time is better than waiting for a large lease.
+        let planned =
+            planned.or_else(|| io.plan(self.extended, CHANNEL_PACKET_BYTES_MAX, Class::Packet));
+        let Some((plan, lease)) = planned else { return };
+        self.readable = false;
+        let spans: Spans = plan.spans(0);
+        self.flight = Flight::Planned(plan);
+        io.submit(self.tag, Op::Read { fd, into: Target::Owned { lease, spans } });
+    }
+
+    fn adapt(&mut self, bytes: u32, child: Option<&Child>) {
+        if !self.owned {
+            return;
+        }
+        self.calm = if bytes < SMALL_BYTES { self.calm.saturating_add(1) } else { 0 };
+        self.size = match self.size {
+            Size::Small if bytes >= SMALL_BYTES => Size::Packet,
+            Size::Packet if bytes >= CHANNEL_PACKET_BYTES_MAX => Size::Bulk,
+            Size::Bulk if bytes <= CHANNEL_PACKET_BYTES_MAX => Size::Packet,
+            _ if self.calm >= CALM_READS => Size::Small,
+            same => same,
+        };
+        if self.size == Size::Bulk
+            && !self.widened
+            && let (Some(child), Some(fd)) = (child, self.fd)
+        {
+            self.widened = true;
+            child.widen(fd);
+        }
+    }
+}
+
+/// Nothing is wrong with the stream; it is to be tried again when there is something.
+const fn is_passing(errno: Errno) -> bool {
+    matches!(errno.0, libc::EAGAIN | libc::EINTR | libc::ENOBUFS | libc::ENOMEM | libc::ECANCELED)
+}
+
+const _: () = assert!(BULK_BYTES.div_ceil(CHANNEL_PACKET_BYTES_MAX) as usize <= FRAMES_MAX);

@@ -1,0 +1,685 @@
+use std::ffi::{CStr, CString, c_char, c_int, c_short};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::sys::stat::Mode;
+use nix::unistd::{AccessFlags, Uid, access, geteuid, getuid, pipe2};
+
+use super::child::{Child, Pipes};
+use super::job::{Program, SpawnFailed, SpawnSpec};
+use crate::reactor::Fd;
+
+/// What an account without a shell gets.
+const DEFAULT_SHELL: &CStr = c"/bin/sh";
+
+/// Starts a program as its account, in its home directory, as the leader of a session of its own.
+///
+/// The kernel shares our memory with the child until it runs the program (as `vfork` does), so the
+/// cost does not grow with the size of this process, and no code of ours runs in between.
+///
+/// # Errors
+/// This process does not run as the account (it must never start a program with the rights of
+/// another one), the shell cannot be run, or the system lacks processes, descriptors or memory.
+pub fn spawn(spec: &SpawnSpec) -> Result<Child, SpawnFailed> {
+    let shell = shell_of(spec);
+    start(spec, &shell)
+        .map_err(|why| SpawnFailed { program: shell.to_string_lossy().into_owned(), why })
+}
+
+/// To be called once, early, before other threads run: children that end can be waited for even if
+/// our parent ignored SIGCHLD, and descriptors that we were started with stay with us.
+///
+/// # Errors
+/// The kernel refused (a sandbox, most likely).
+pub fn prepare() -> io::Result<()> {
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: the default disposition runs no code of ours.
+    unsafe { sigaction(Signal::SIGCHLD, &default)? };
+    // SAFETY: takes three numbers; marks descriptors, closes none.
+    let marked = unsafe {
+        libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
+    };
+    Errno::result(marked)?;
+    Ok(())
+}
+
+fn start(spec: &SpawnSpec, shell: &CStr) -> io::Result<Child> {
+    let account = Uid::from_raw(spec.account.uid);
+    if geteuid() != account || getuid() != account {
+        return Err(io::Error::from_raw_os_error(libc::EPERM));
+    }
+    let mut actions = Actions::new()?;
+    let streams = Streams::new(spec)?;
+    streams.attach(&mut actions)?;
+    let home = open_home(&spec.account.home);
+    match &home {
+        Ok(home) => actions.enter_open(home)?,
+        Err(_) => actions.enter(c"/")?,
+    }
+    if let Err(why) = home {
+        streams.complain(&spec.account.home, why);
+    }
+    let arguments = arguments(spec, shell);
+    let attributes = Attributes::new()?;
+    let pid = posix_spawn(shell, &actions, &attributes, &arguments, &spec.env)?;
+    let pidfd = match pidfd_open(pid) {
+        Ok(pidfd) => pidfd,
+        Err(why) => {
+            abandon(pid);
+            return Err(why);
+        }
+    };
+    if let Some(open_files) = spec.open_files {
+        limit_open_files(pid, open_files);
+    }
+    Ok(Child::system(pid, pidfd, streams.into_pipes()))
+}
+
+fn shell_of(spec: &SpawnSpec) -> CString {
+    let shell = spec.account.shell.as_os_str().as_bytes();
+    match CString::new(shell) {
+        Ok(shell) if !shell.is_empty() => shell,
+        _ => DEFAULT_SHELL.to_owned(),
+    }
+}
+
+/// A leading dash tells a shell that it is a login shell.
+fn arguments(spec: &SpawnSpec, shell: &CStr) -> Vec<CString> {
+    let name = shell.to_bytes().rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    let named = |prefix: &[u8]| CString::new([prefix, name].concat()).unwrap_or_default();
+    match &spec.program {
+        Program::Shell => vec![named(b"-")],
+        Program::Command(command) => vec![named(b""), c"-c".to_owned(), command.clone()],
+    }
+}
+
+/// Opened here, so that the directory that was found good is the one that is entered.
+fn open_home(home: &Path) -> nix::Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let opened = open(home, flags, Mode::empty())?;
+    access(home, AccessFlags::X_OK)?;
+    Ok(opened)
+}
+
+/// The child's three standard streams before it is started.
+enum Streams {
+    Pipes {
+        stdin: Pipe,
+        stdout: Pipe,
+        stderr: Pipe,
+    },
+    /// The slave is held open meanwhile, so that what is written to it stays.
+    Terminal {
+        path: CString,
+        slave: OwnedFd,
+    },
+}
+
+struct Pipe {
+    ours: OwnedFd,
+    theirs: OwnedFd,
+}
+
+impl Streams {
+    fn new(spec: &SpawnSpec) -> io::Result<Streams> {
+        if let Some(path) = &spec.pty {
+            let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+            let slave = open(path.as_c_str(), flags, Mode::empty())?;
+            return Ok(Streams::Terminal { path: path.clone(), slave });
+        }
+        let (stdin, stdin_ours) = pipe2(OFlag::O_CLOEXEC)?;
+        let (stdout_ours, stdout) = pipe2(OFlag::O_CLOEXEC)?;
+        let (stderr_ours, stderr) = pipe2(OFlag::O_CLOEXEC)?;
+        for ours in [&stdin_ours, &stdout_ours, &stderr_ours] {
+            fcntl(ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        }
+        Ok(Streams::Pipes {
+            stdin: Pipe { ours: stdin_ours, theirs: stdin },
+            stdout: Pipe { ours: stdout_ours, theirs: stdout },
+            stderr: Pipe { ours: stderr_ours, theirs: stderr },
+        })
+    }
+
+    /// Opening the slave as a session leader makes it the controlling terminal.
+    fn attach(&self, actions: &mut Actions) -> io::Result<()> {
+        match self {
+            Streams::Terminal { path, .. } => {
+                actions.open(0, path, libc::O_RDWR)?;
+                actions.duplicate(0, 1)?;
+                actions.duplicate(0, 2)
+            }
+            Streams::Pipes { stdin, stdout, stderr } => {
+                for (number, pipe) in [(0, stdin), (1, stdout), (2, stderr)] {
+                    actions.duplicate(pipe.theirs.as_raw_fd(), number)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// OpenSSH's words, where the user sees them.
+    fn complain(&self, home: &Path, why: Errno) {
+        let text =
+            format!("Could not chdir to home directory {}: {}\n", home.display(), why.desc());
+        let to = match self {
+            Streams::Pipes { stderr, .. } => &stderr.theirs,
+            Streams::Terminal { slave, .. } => slave,
+        };
+        let _ = nix::unistd::write(to, text.as_bytes());
+    }
+
+    fn into_pipes(self) -> Option<Pipes> {
+        match self {
+            Streams::Terminal { .. } => None,
+            Streams::Pipes { stdin, stdout, stderr } => Some(Pipes {
+                stdin: Fd(stdin.ours.into_raw_fd()),
+                stdout: Fd(stdout.ours.into_raw_fd()),
+                stderr: Fd(stderr.ours.into_raw_fd()),
+            }),
+        }
+    }
+}
+
+/// What the child does to its descriptors and directory before it becomes the program.
+struct Actions(libc::posix_spawn_file_actions_t);
+
+impl Actions {
+    fn new() -> io::Result<Actions> {
+        let mut actions = MaybeUninit::uninit();
+        // SAFETY: initialises the structure when it answers 0, and `checked` returns otherwise.
+        unsafe {
+            checked(libc::posix_spawn_file_actions_init(actions.as_mut_ptr()))?;
+            Ok(Actions(actions.assume_init()))
+        }
+    }
+
+    fn duplicate(&mut self, from: c_int, to: c_int) -> io::Result<()> {
+        // SAFETY: the structure is initialised.
+        checked(unsafe { libc::posix_spawn_file_actions_adddup2(&mut self.0, from, to) })
+    }
+
+    fn open(&mut self, to: c_int, path: &CStr, flags: c_int) -> io::Result<()> {
+        // SAFETY: the structure is initialised; the path is copied.
+        checked(unsafe {
+            libc::posix_spawn_file_actions_addopen(&mut self.0, to, path.as_ptr(), flags, 0)
+        })
+    }
+
+    fn enter(&mut self, path: &CStr) -> io::Result<()> {
+        // SAFETY: the structure is initialised; the path is copied.
+        checked(unsafe { libc::posix_spawn_file_actions_addchdir_np(&mut self.0, path.as_ptr()) })
+    }
+
+    fn enter_open(&mut self, directory: &OwnedFd) -> io::Result<()> {
+        // SAFETY: the structure is initialised; the number is used while `directory` is open.
+        checked(unsafe {
+            libc::posix_spawn_file_actions_addfchdir_np(&mut self.0, directory.as_raw_fd())
+        })
+    }
+}
+
+impl Drop for Actions {
+    fn drop(&mut self) {
+        // SAFETY: initialised in `new`, destroyed once.
+        unsafe { libc::posix_spawn_file_actions_destroy(&mut self.0) };
+    }
+}
+
+/// A session of its own, no blocked signals, and none ignored: whatever started us (`nohup`, a
+/// background job of a script) or what Rust ignores (SIGPIPE) must not reach the child.
+struct Attributes(libc::posix_spawnattr_t);
+
+impl Attributes {
+    fn new() -> io::Result<Attributes> {
+        let mut attributes = MaybeUninit::uninit();
+        // SAFETY: initialises the structure when it answers 0, and `checked` returns otherwise.
+        let mut attributes = unsafe {
+            checked(libc::posix_spawnattr_init(attributes.as_mut_ptr()))?;
+            Attributes(attributes.assume_init())
+        };
+        let flags = c_int::from(libc::POSIX_SPAWN_SETSID)
+            | libc::POSIX_SPAWN_SETSIGDEF
+            | libc::POSIX_SPAWN_SETSIGMASK;
+        // Every bit, because `sigfillset` leaves out two that the C library keeps to itself and that
+        // the child would then ignore.
+        let mut all = MaybeUninit::<libc::sigset_t>::uninit();
+        let none = SigSet::empty();
+        let to = &mut attributes.0;
+        // SAFETY: a signal set is a bitmap, so any bytes are a valid one; the attributes are
+        // initialised, and the sets are copied.
+        unsafe {
+            all.as_mut_ptr().write_bytes(0xff, 1);
+            checked(libc::posix_spawnattr_setflags(to, flags as c_short))?;
+            checked(libc::posix_spawnattr_setsigdefault(to, all.as_ptr()))?;
+            checked(libc::posix_spawnattr_setsigmask(to, none.as_ref()))?;
+        }
+        Ok(attributes)
+    }
+}
+
+impl Drop for Attributes {
+    fn drop(&mut self) {
+        // SAFETY: initialised in `new`, destroyed once.
+        unsafe { libc::posix_spawnattr_destroy(&mut self.0) };
+    }
+}
+
+fn posix_spawn(
+    program: &CStr,
+    actions: &Actions,
+    attributes: &Attributes,
+    arguments: &[CString],
+    environment: &[CString],
+) -> io::Result<i32> {
+    let pointers = |strings: &[CString]| -> Vec<*mut c_char> {
+        let strings = strings.iter().map(|string| string.as_ptr().cast_mut());
+        strings.chain([std::ptr::null_mut()]).collect()
+    };
+    let (arguments, environment) = (pointers(arguments), pointers(environment));
+    let mut pid = 0;
+    // SAFETY: every pointer is valid during the call, both lists end with a null pointer, and the
+    // strings, which are not written to, outlive it.
+    checked(unsafe {
+        libc::posix_spawn(
+            &mut pid,
+            program.as_ptr(),
+            &actions.0,
+            &attributes.0,
+            arguments.as_ptr(),
+            environment.as_ptr(),
+        )
+    })?;
+    Ok(pid)
+}
+
+fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: takes two numbers.
+    let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
+    // SAFETY: the kernel has just given it to us, close-on-exec, and nobody else knows it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}
+
+/// A child that cannot be watched is not kept.
+fn abandon(pid: i32) {
+    let pid = nix::unistd::Pid::from_raw(pid);
+    let _ = nix::sys::signal::killpg(pid, Signal::SIGKILL);
+    let _ = nix::sys::wait::waitpid(pid, None);
+}
+
+/// We may hold many more descriptors than programs expect to be allowed; those that use `select`
+/// break when they are allowed as many. The limit is soft: a program may raise it again.
+fn limit_open_files(pid: i32, soft: u64) {
+    let mut limits = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: writes one rlimit, then reads one.
+    unsafe {
+        if libc::prlimit(pid, libc::RLIMIT_NOFILE, std::ptr::null(), &mut limits) == 0 {
+            limits.rlim_cur = soft.min(limits.rlim_max);
+            libc::prlimit(pid, libc::RLIMIT_NOFILE, &limits, std::ptr::null_mut());
+        }
+    }
+}
+
+/// These functions answer the error instead of setting `errno`.
+fn checked(result: c_int) -> io::Result<()> {
+    if result == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(result)) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::BorrowedFd;
+    use std::time::Duration;
+
+    use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+    use super::*;
+    use crate::connection::WindowSize;
+    use crate::services::{Account, Exit, TerminalSpec, open_terminal, orphans};
+
+    fn spec(program: Program, home: &str) -> SpawnSpec {
+        let account = Account {
+            name: "somebody".to_owned(),
+            uid: geteuid().as_raw(),
+            gid: nix::unistd::getegid().as_raw(),
+            home: home.into(),
+            shell: "/bin/bash".into(),
+        };
+        let env = vec![c"PATH=/usr/bin:/bin".to_owned(), c"MARK=a b".to_owned()];
+        SpawnSpec { account, program, env, pty: None, open_files: None }
+    }
+
+    fn command(text: &str) -> SpawnSpec {
+        spec(Program::Command(CString::new(text).unwrap()), "/")
+    }
+
+    fn wait_for(fd: Fd) {
+        // SAFETY: the caller keeps it open.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd.0) };
+        let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+        let ready = poll(&mut fds, PollTimeout::from(20_000u16)).unwrap();
+        assert_eq!(ready, 1, "nothing came");
+    }
+
+    fn read_all(fd: Fd) -> String {
+        // SAFETY: as above.
+        let from = unsafe { BorrowedFd::borrow_raw(fd.0) };
+        let (mut all, mut some) = (Vec::new(), [0; 4096]);
+        loop {
+            wait_for(fd);
+            match nix::unistd::read(from, &mut some) {
+                // A terminal ends so.
+                Ok(0) | Err(Errno::EIO) => break,
+                Ok(count) => all.extend_from_slice(&some[..count]),
+                Err(Errno::EAGAIN) => {}
+                Err(why) => panic!("{why}"),
+            }
+        }
+        String::from_utf8(all).unwrap()
+    }
+
+    fn wait_exit(child: &mut Child) -> Exit {
+        wait_for(child.watch());
+        child.reap().expect("its watch says that it has ended")
+    }
+
+    fn run(spec: &SpawnSpec) -> (String, String, Exit) {
+        let mut child = spawn(spec).unwrap();
+        let pipes = child.take_pipes().unwrap();
+        nix::unistd::close(pipes.stdin.0).unwrap();
+        let (out, err) = (read_all(pipes.stdout), read_all(pipes.stderr));
+        nix::unistd::close(pipes.stdout.0).unwrap();
+        nix::unistd::close(pipes.stderr.0).unwrap();
+        (out, err, wait_exit(&mut child))
+    }
+
+    /// What a command prints on a terminal of its own.
+    fn run_on_terminal(program: Program, home: &str, modes: &[u8], input: &[u8]) -> (String, Exit) {
+        let size = WindowSize { columns: 101, rows: 37, ..WindowSize::default() };
+        let uid = geteuid().as_raw();
+        let terminal = open_terminal(&TerminalSpec { uid, size, modes: modes.into() }).unwrap();
+        let mut spec = spec(program, home);
+        spec.pty = Some(terminal.path().to_owned());
+        spec.env.push(c"PS1=> ".to_owned());
+        let mut child = spawn(&spec).unwrap();
+        assert!(child.take_pipes().is_none());
+        // SAFETY: the terminal is dropped at the end.
+        let master = unsafe { BorrowedFd::borrow_raw(terminal.master().0) };
+        assert_eq!(nix::unistd::write(master, input).unwrap(), input.len());
+        let text = read_all(terminal.master());
+        (text, wait_exit(&mut child))
+    }
+
+    fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+        for _ in 0..1000 {
+            if holds() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        panic!("{what} did not come true");
+    }
+
+    fn is_alive(pid: i32) -> bool {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None).is_ok()
+    }
+
+    #[test]
+    fn exit_codes_and_signals_are_told() {
+        assert_eq!(run(&command("exit 0")).2, Exit::Status(0));
+        assert_eq!(run(&command("exit 250")).2, Exit::Status(250));
+        let killed = run(&command("kill -TERM $$")).2;
+        assert_eq!(killed, Exit::Signal { name: "TERM", core_dumped: false });
+        let killed = run(&command("ulimit -c 0; kill -BUS $$")).2;
+        assert_eq!(killed, Exit::Signal { name: "SIG@openssh.com", core_dumped: false });
+        let killed = run(&command("kill -s RTMIN $$")).2;
+        assert_eq!(killed, Exit::Signal { name: "SIG@openssh.com", core_dumped: false });
+    }
+
+    #[test]
+    fn streams_are_kept_apart() {
+        let (out, err, exit) = run(&command("echo one; echo two >&2; cat; exit 3"));
+        assert_eq!((out.as_str(), err.as_str(), exit), ("one\n", "two\n", Exit::Status(3)));
+    }
+
+    #[test]
+    fn the_environment_is_exact() {
+        let (out, ..) = run(&command("exec /usr/bin/env -0"));
+        let mut found: Vec<&str> = out.split_terminator('\0').collect();
+        found.retain(|variable| {
+            // What bash itself adds.
+            !["PWD=", "SHLVL=", "_="].iter().any(|prefix| variable.starts_with(prefix))
+        });
+        found.sort_unstable();
+        assert_eq!(found, ["MARK=a b", "PATH=/usr/bin:/bin"]);
+    }
+
+    #[test]
+    fn nothing_is_inherited_but_three_streams() {
+        prepare().unwrap();
+        let open_here = std::fs::File::open("/dev/null").unwrap();
+        let (out, ..) = run(&command("cd /proc/self/fd && echo [0-9]*"));
+        drop(open_here);
+        // The fourth is the shell's own, reading the directory.
+        assert!(["0 1 2\n", "0 1 2 3\n"].contains(&out.as_str()), "{out}");
+    }
+
+    #[test]
+    fn signals_are_as_a_fresh_process_expects() {
+        // SAFETY: ignoring a signal runs no code.
+        unsafe {
+            nix::sys::signal::signal(Signal::SIGUSR2, SigHandler::SigIgn).unwrap();
+        }
+        let (out, ..) = run(&command("grep -E '^Sig(Ign|Blk)' /proc/self/status"));
+        // SAFETY: as above.
+        unsafe {
+            nix::sys::signal::signal(Signal::SIGUSR2, SigHandler::SigDfl).unwrap();
+        }
+        for line in out.lines() {
+            let value = line.split_whitespace().nth(1).unwrap();
+            assert_eq!(u64::from_str_radix(value, 16).unwrap(), 0, "{line}");
+        }
+        assert_eq!(out.lines().count(), 2);
+    }
+
+    #[test]
+    fn it_starts_in_the_home_directory() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().to_str().unwrap();
+        let (out, err, _) = run(&spec(Program::Command(c"pwd".to_owned()), path));
+        assert_eq!((out.trim(), err.as_str()), (path, ""));
+    }
+
+    #[test]
+    fn without_a_home_it_starts_in_the_root_and_says_so() {
+        let (out, err, exit) = run(&spec(Program::Command(c"pwd".to_owned()), "/no/such"));
+        assert_eq!((out.as_str(), exit), ("/\n", Exit::Status(0)));
+        let expected = "Could not chdir to home directory /no/such: No such file or directory\n";
+        assert_eq!(err, expected);
+        let (text, _) = run_on_terminal(Program::Command(c"pwd".to_owned()), "/no/such", &[], b"");
+        assert_eq!(text, format!("{}\r\n/\r\n", expected.trim_end()));
+    }
+
+    #[test]
+    fn commands_and_login_shells_get_their_names() {
+        let (out, ..) = run(&command("echo $0; shopt -q login_shell || echo no login"));
+        assert_eq!(out, "bash\nno login\n");
+        let home = tempfile::tempdir().unwrap();
+        let mut spec = spec(Program::Shell, home.path().to_str().unwrap());
+        spec.env.push(c"BASH_SILENCE_DEPRECATION_WARNING=1".to_owned());
+        let mut child = spawn(&spec).unwrap();
+        let pipes = child.take_pipes().unwrap();
+        // SAFETY: closed below.
+        let stdin = unsafe { OwnedFd::from_raw_fd(pipes.stdin.0) };
+        nix::unistd::write(&stdin, b"echo $0; shopt -q login_shell && echo login\n").unwrap();
+        drop(stdin);
+        let out = read_all(pipes.stdout);
+        assert!(out.ends_with("-bash\nlogin\n"), "{out}");
+        for fd in [pipes.stdout, pipes.stderr] {
+            nix::unistd::close(fd.0).unwrap();
+        }
+        assert_eq!(wait_exit(&mut child), Exit::Status(0));
+    }
+
+    #[test]
+    fn a_terminal_is_the_controlling_one_of_a_new_session() {
+        let script = "test -t 0 && test -t 1 && test -t 2 && echo terminals; \
+             tty; ps -o tty=,sid=,pgid=,tpgid= -p $$; echo $$; : > /dev/tty && echo controls";
+        let program = Program::Command(CString::new(script).unwrap());
+        let (text, exit) = run_on_terminal(program, "/", &[], b"");
+        assert_eq!(exit, Exit::Status(0), "{text}");
+        let lines: Vec<&str> = text.lines().collect();
+        let [terminals, tty, facts, pid, controls] = lines[..] else { panic!("{text}") };
+        assert_eq!((terminals, controls), ("terminals", "controls"));
+        let facts: Vec<&str> = facts.split_whitespace().collect();
+        assert_eq!(tty, format!("/dev/{}", facts[0]));
+        assert_eq!(facts[1..], [pid, pid, pid], "leads session, group and foreground");
+    }
+
+    #[test]
+    fn modes_and_size_reach_the_terminal() {
+        // ECHO off, ISIG off, IUTF8 on, IUCLC on, INTR = ^B, speeds 9600.
+        let mut modes = Vec::new();
+        for (opcode, value) in [(53, 0u32), (50, 0), (42, 1), (37, 1), (1, 2), (128, 9600)] {
+            modes.push(opcode);
+            modes.extend_from_slice(&value.to_be_bytes());
+        }
+        modes.extend_from_slice(&[129, 0, 0, 0x25, 0x80, 0]);
+        let program = Program::Command(c"stty -a".to_owned());
+        let (text, _) = run_on_terminal(program, "/", &modes, b"");
+        for expected in ["speed 9600", "rows 37", "columns 101", "intr = ^B"] {
+            assert!(text.contains(expected), "{expected}: {text}");
+        }
+        let words: Vec<&str> = text.split([' ', ';', '\r', '\n']).collect();
+        for expected in ["-echo", "-isig", "iutf8", "iuclc", "icanon", "opost"] {
+            assert!(words.contains(&expected), "{expected}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_window_change_is_seen() {
+        let terminal = open_terminal(&TerminalSpec {
+            uid: geteuid().as_raw(),
+            size: WindowSize::default(),
+            modes: Box::new([]),
+        })
+        .unwrap();
+        let script = "trap 'stty size; exit' WINCH; echo ready; while :; do sleep 0.05; done";
+        let mut spec = command(script);
+        spec.pty = Some(terminal.path().to_owned());
+        let mut child = spawn(&spec).unwrap();
+        wait_for(terminal.master());
+        let size = WindowSize { columns: 10_000, rows: 12, ..WindowSize::default() };
+        assert!(terminal.resize(size));
+        let text = read_all(terminal.master());
+        assert_eq!(text, "ready\r\n12 10000\r\n");
+        assert_eq!(wait_exit(&mut child), Exit::Status(0));
+    }
+
+    #[test]
+    fn interactive_shells_run_on_it() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().to_str().unwrap();
+        let input = b"echo $((6*7)); exit 5\n";
+        let (text, exit) = run_on_terminal(Program::Shell, path, &[], input);
+        assert!(text.contains("\r\n42\r\n"), "{text}");
+        assert_eq!(exit, Exit::Status(5));
+    }
+
+    #[test]
+    fn refusals_cost_nothing() {
+        let before = std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let mut other = command("true");
+        other.account.uid += 1;
+        let why = spawn(&other).unwrap_err();
+        assert_eq!(why.why.raw_os_error(), Some(libc::EPERM));
+        let mut missing = command("true");
+        missing.account.shell = "/no/such/shell".into();
+        let why = spawn(&missing).unwrap_err();
+        assert_eq!(why.why.raw_os_error(), Some(libc::ENOENT));
+        assert_eq!(why.program, "/no/such/shell");
+        let mut long = command("true");
+        long.env.push(CString::new(vec![b'x'; 4 << 20]).unwrap());
+        assert_eq!(spawn(&long).unwrap_err().why.raw_os_error(), Some(libc::E2BIG));
+        let uid = geteuid().as_raw() + 1;
+        let other = TerminalSpec { uid, size: WindowSize::default(), modes: Box::new([]) };
+        assert!(open_terminal(&other).is_err());
+        // Other tests open and close descriptors meanwhile.
+        eventually("the number of descriptors", || {
+            std::fs::read_dir("/proc/self/fd").unwrap().count() <= before
+        });
+    }
+
+    #[test]
+    fn signals_reach_the_whole_group_even_after_its_leader() {
+        let mut child = spawn(&command("sleep 1000 & echo $!")).unwrap();
+        let pipes = child.take_pipes().unwrap();
+        wait_for(pipes.stdout);
+        let mut text = [0; 32];
+        // SAFETY: closed below.
+        let stdout = unsafe { OwnedFd::from_raw_fd(pipes.stdout.0) };
+        let count = nix::unistd::read(&stdout, &mut text).unwrap();
+        let sleeper: i32 = std::str::from_utf8(&text[..count]).unwrap().trim().parse().unwrap();
+        assert_eq!(wait_exit(&mut child), Exit::Status(0));
+        assert!(is_alive(sleeper));
+        assert!(child.signal(Signal::SIGHUP));
+        eventually("the end of the sleeper", || {
+            // Whether somebody else has waited for it yet does not matter.
+            let status = std::fs::read_to_string(format!("/proc/{sleeper}/stat"));
+            status.map_or(true, |status| status.contains(") Z "))
+        });
+        for fd in [pipes.stdin, pipes.stderr] {
+            nix::unistd::close(fd.0).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_dropped_child_is_hung_up_and_reaped() {
+        let child = spawn(&command("exec sleep 1000")).unwrap();
+        let pid = child.pid();
+        assert!(is_alive(pid));
+        drop(child);
+        eventually("the end of the process", || !is_alive(pid));
+    }
+
+    #[test]
+    fn a_process_that_ignores_the_hang_up_is_reaped_when_it_ends() {
+        let mut child = spawn(&command("trap '' HUP; echo set; exec sleep 0.5")).unwrap();
+        let pid = child.pid();
+        let pipes = child.take_pipes().unwrap();
+        wait_for(pipes.stdout);
+        for fd in [pipes.stdin, pipes.stdout, pipes.stderr] {
+            nix::unistd::close(fd.0).unwrap();
+        }
+        child.hang_up();
+        assert_eq!(child.retire(), None);
+        assert!(is_alive(pid) && orphans() > 0);
+        eventually("the end of the process", || !is_alive(pid));
+    }
+
+    #[test]
+    fn the_limit_of_open_files_is_its_own() {
+        let mut spec = command("sleep 0.2; ulimit -Sn");
+        spec.open_files = Some(77);
+        assert_eq!(run(&spec).0, "77\n");
+    }
+
+    #[test]
+    fn a_pipe_can_be_made_wider() {
+        let mut child = spawn(&command("sleep 0.1")).unwrap();
+        let pipes = child.take_pipes().unwrap();
+        child.widen(pipes.stdout);
+        // SAFETY: closed below.
+        let stdout = unsafe { OwnedFd::from_raw_fd(pipes.stdout.0) };
+        let bytes = fcntl(&stdout, FcntlArg::F_GETPIPE_SZ).unwrap();
+        assert_eq!(bytes as u32, crate::limits::PIPE_BYTES);
+        for fd in [pipes.stdin, pipes.stderr] {
+            nix::unistd::close(fd.0).unwrap();
+        }
+        wait_exit(&mut child);
+    }
+}
