@@ -222,6 +222,12 @@ pub const SFTP_SMALL_CHUNK_BYTES: usize = 2 * 1024;
 /// One NAME reply.
 pub const SFTP_NAMES_BYTES_MAX: usize = 30 * 1024;
 
+/// What a pipe to or from a program is made to hold once it moves bulk; the system's default is
+/// 64 KiB. Pages are taken only for what is in it.
+pub const PIPE_BYTES: u32 = 256 * 1024;
+/// Channel data up to this length is copied together while it waits for a program to read it.
+pub const INPUT_COPY_BYTES_MAX: u32 = 1024;
+
 // ---- Shards --------------------------------------------------------------------------------
 
 pub const LINKS_MAX: usize = 16_384;
@@ -229,6 +235,8 @@ pub const LINKS_MAX: usize = 16_384;
 pub const LINK_TURN_BYTES_MAX: u32 = 512 * 1024;
 /// Unsent bytes of a link after which nothing more is read for it and carving stops.
 pub const LINK_UNSENT_BYTES_MAX: u32 = 768 * 1024;
+/// Unsent bytes of a link after which it holds no more shared receive buffers for sending.
+pub const SHARED_UNSENT_BYTES_MAX: u32 = 64 * 1024;
 /// Key exchanges (and other expensive steps) a shard takes in one turn; the rest wait.
 pub const HANDSHAKE_STEPS_A_TURN: u32 = 4;
 /// Jobs queued for the workers of a process; a full queue is back-pressure.
@@ -238,6 +246,8 @@ pub const WORKERS_DEFAULT: usize = 4;
 pub const EVENTS_MAX: usize = 4096;
 /// One message between a broker and the process of an account.
 pub const PARCEL_BYTES_MAX: u32 = 1024 * 1024;
+/// Authenticated connections waiting for the process of their account.
+pub const HAND_OVERS_MAX: usize = 1024;
 /// Unauthenticated connections a process holds.
 pub const STARTUPS_MAX: usize = 1024;
 

@@ -221,6 +221,7 @@ impl Policy {
             accept_env: login.accept_env,
             set_env: login.set_env,
             subsystems: subsystems.map(|s| (s.name.clone(), subsystem(&s.command))).collect(),
+            open_files: None,
             source: found.source,
         }
     }

@@ -1,5 +1,7 @@
 //! RFC 4253 §7.1: what we offer, and what comes of two offers.
 
+use std::fmt;
+
 use super::{Error, Preferences};
 use crate::base::Entropy;
 use crate::crypto::{CipherKind, KexKind, MacKind, SignatureAlgorithm, Suite};
@@ -27,6 +29,29 @@ pub struct Negotiated {
     pub to_client: Suite,
     /// Both sides follow strict key exchange (OpenSSH PROTOCOL §1.10).
     pub strict: bool,
+}
+
+impl fmt::Display for Negotiated {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} ", self.kex_name, self.host_key.name())?;
+        write_suite(f, self.to_server)?;
+        if self.to_client != self.to_server {
+            write!(f, " out ")?;
+            write_suite(f, self.to_client)?;
+        }
+        if !self.strict {
+            write!(f, " without strict key exchange")?;
+        }
+        Ok(())
+    }
+}
+
+fn write_suite(f: &mut fmt::Formatter<'_>, suite: Suite) -> fmt::Result {
+    f.write_str(suite.cipher().name())?;
+    match suite.mac() {
+        MacKind::Implicit => Ok(()),
+        mac => write!(f, "+{}", mac.name()),
+    }
 }
 
 /// Builds our KEXINIT payload. `markers` are the names that only look like methods; they mean

@@ -1,0 +1,177 @@
+//! What a shard sees of the rest of the process: workers, the other shards, admission, the log.
+
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use crossbeam::channel::{Sender, TrySendError};
+use crossbeam::queue::SegQueue;
+use nix::sys::socket::{SockaddrStorage, getpeername, getsockname, setsockopt, sockopt};
+
+use super::startups::Startups;
+use super::workers::{Reply, Workers};
+use crate::reactor::{Fd, Token, Waker};
+use crate::services::{Done, Grant, Job};
+use crate::shard::{Admission, Ends, HandOver, Mail, Outside, Report};
+
+/// How other threads reach one shard. What waits in the inbox is bounded by what was admitted:
+/// jobs in flight, accepted connections, connections handed over.
+#[derive(Debug, Default)]
+pub struct Door {
+    inbox: SegQueue<Mail>,
+    waker: OnceLock<Waker>,
+    load: AtomicUsize,
+}
+
+impl Door {
+    /// Called once, by the shard's own thread, when its driver exists.
+    pub fn open(&self, waker: Waker) {
+        let _ = self.waker.set(waker);
+    }
+
+    /// Connections of the shard, those on their way to it included.
+    pub fn load(&self) -> usize {
+        self.load.load(Ordering::Relaxed)
+    }
+
+    /// Counts a connection that is about to be put in.
+    pub fn enter(&self) {
+        self.load.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub fn put(&self, mail: Mail) {
+        self.inbox.push(mail);
+        if let Some(waker) = self.waker.get() {
+            waker.wake();
+        }
+    }
+}
+
+impl Reply for Door {
+    fn deliver(&self, token: Token, done: Done) {
+        self.put(Mail::Done { token, done });
+    }
+}
+
+/// What all shards of a process share. Nothing here is touched on the data path.
+pub struct Office {
+    pub doors: Vec<Arc<Door>>,
+    pub workers: Workers,
+    pub startups: Startups,
+    /// Lines for the log, and how many were lost because it was behind.
+    pub log: Sender<Report>,
+    pub reports_lost: AtomicU64,
+    /// The account this process acts for.
+    pub uid: u32,
+    /// Takes connections to the processes of other accounts; only root has one.
+    pub broker: Option<Sender<Box<HandOver>>>,
+    pub tcp_keepalive: bool,
+}
+
+/// One shard's desk in the office.
+pub struct Desk {
+    office: Arc<Office>,
+    shard: usize,
+}
+
+impl Desk {
+    pub const fn new(office: Arc<Office>, shard: usize) -> Desk {
+        Desk { office, shard }
+    }
+
+    fn door(&self) -> Option<&Door> {
+        self.office.doors.get(self.shard).map(|door| &**door)
+    }
+
+    fn least_loaded(&self) -> usize {
+        let loads = self.office.doors.iter().map(|door| door.load());
+        // On a tie the accepting shard keeps it: no hand-over, no wake-up.
+        let own = self.shard;
+        loads.enumerate().min_by_key(|(n, load)| (*load, *n != own)).map_or(own, |(n, _)| n)
+    }
+}
+
+impl Outside for Desk {
+    fn submit(&mut self, token: Token, job: Job) -> Result<(), Job> {
+        self.office.workers.try_submit(self.shard, token, job)
+    }
+
+    fn collect(&mut self, mail: &mut Vec<Mail>) {
+        if let Some(door) = self.office.doors.get(self.shard) {
+            while let Some(item) = door.inbox.pop() {
+                mail.push(item);
+            }
+        }
+    }
+
+    fn admit(&mut self, socket: Fd) -> Admission {
+        let Some(ends) = ends_of(socket) else { return Admission::Refused };
+        if !self.office.startups.admit() {
+            return Admission::Refused;
+        }
+        prepare(socket, self.office.tcp_keepalive);
+        let to = self.least_loaded();
+        let Some(door) = self.office.doors.get(to) else { return Admission::Refused };
+        door.enter();
+        if to == self.shard {
+            return Admission::Here(ends);
+        }
+        door.put(Mail::Accepted { socket, ends });
+        Admission::Elsewhere
+    }
+
+    fn startup_over(&mut self, _ends: Ends, _authenticated: bool) {
+        self.office.startups.over();
+    }
+
+    fn ended(&mut self) {
+        if let Some(door) = self.door() {
+            door.load.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn serves(&self, grant: &Grant) -> bool {
+        grant.account.uid == self.office.uid
+    }
+
+    fn hand_over(&mut self, connection: Box<HandOver>) -> Result<(), Box<HandOver>> {
+        match &self.office.broker {
+            None => Err(connection),
+            Some(broker) => broker.try_send(connection).map_err(TrySendError::into_inner),
+        }
+    }
+
+    fn report(&mut self, report: Report) {
+        if self.office.log.try_send(report).is_err() {
+            self.office.reports_lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Both addresses of a connected socket; `None` when the peer has already gone.
+fn ends_of(socket: Fd) -> Option<Ends> {
+    let peer = address(&getpeername::<SockaddrStorage>(socket.0).ok()?)?;
+    let local = address(&getsockname::<SockaddrStorage>(socket.0).ok()?)?;
+    Some(Ends { peer, local })
+}
+
+/// An IPv4 peer of a dual-stack listener is shown and matched as IPv4.
+fn address(storage: &SockaddrStorage) -> Option<SocketAddr> {
+    let address = match (storage.as_sockaddr_in(), storage.as_sockaddr_in6()) {
+        (Some(v4), _) => SocketAddr::from((v4.ip(), v4.port())),
+        (None, Some(v6)) => SocketAddr::from((v6.ip(), v6.port())),
+        (None, None) => return None,
+    };
+    Some(SocketAddr::new(address.ip().to_canonical(), address.port()))
+}
+
+/// Best effort: a socket without these options still works.
+fn prepare(socket: Fd, keepalive: bool) {
+    // SAFETY: the descriptor was just accepted and is not closed during this call.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(socket.0) };
+    let _ = setsockopt(&borrowed, sockopt::TcpNoDelay, &true);
+    if keepalive {
+        let _ = setsockopt(&borrowed, sockopt::KeepAlive, &true);
+    }
+}

@@ -1,0 +1,166 @@
+//! Messages between the process that accepts connections as root and the process that acts for one
+//! account. One message a datagram of a socket pair; a connection's socket travels beside it.
+
+use std::net::{IpAddr, SocketAddr};
+
+use crate::limits::{
+    CONFIG_BYTES_MAX, HOST_KEY_BYTES_MAX, PARCEL_BYTES_MAX, SIGNATURE_BYTES_MAX, USER_BYTES_MAX,
+};
+use crate::wire::{Malformed, Reader};
+
+/// What travels. Connections are described by the grant they carry in its own encoding.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Parcel {
+    /// First message to a new process: its effective configuration and the host keys' public
+    /// halves, in order.
+    Setup { config: Vec<u8>, host_keys: Vec<Vec<u8>> },
+    /// An authenticated connection, its socket attached.
+    Connection {
+        serial: u64,
+        peer: SocketAddr,
+        local: SocketAddr,
+        record: Vec<u8>,
+        inbound: Vec<u8>,
+        grant: Vec<u8>,
+    },
+    /// From the account's process: a rekey needs the host key.
+    Sign { ticket: u64, host_key: u32, algorithm: String, message: Vec<u8> },
+    /// The answer; empty when it could not be signed.
+    Signature { ticket: u64, signature: Vec<u8> },
+    /// From the account's process: nothing is open, and this many connections were received.
+    Idle { received: u64 },
+    /// End all connections.
+    Stop,
+}
+
+impl Parcel {
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        match self {
+            Parcel::Setup { config, host_keys } => {
+                out.push(1);
+                put(&mut out, config);
+                out.extend((host_keys.len() as u32).to_be_bytes());
+                host_keys.iter().for_each(|key| put(&mut out, key));
+            }
+            Parcel::Connection { serial, peer, local, record, inbound, grant } => {
+                out.push(2);
+                out.extend(serial.to_be_bytes());
+                put_address(&mut out, peer);
+                put_address(&mut out, local);
+                [record, inbound, grant].into_iter().for_each(|part| put(&mut out, part));
+            }
+            Parcel::Sign { ticket, host_key, algorithm, message } => {
+                out.push(3);
+                out.extend(ticket.to_be_bytes());
+                out.extend(host_key.to_be_bytes());
+                put(&mut out, algorithm.as_bytes());
+                put(&mut out, message);
+            }
+            Parcel::Signature { ticket, signature } => {
+                out.push(4);
+                out.extend(ticket.to_be_bytes());
+                put(&mut out, signature);
+            }
+            Parcel::Idle { received } => {
+                out.push(5);
+                out.extend(received.to_be_bytes());
+            }
+            Parcel::Stop => out.push(6),
+        }
+        out
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Parcel, Malformed> {
+        let mut r = Reader::new(bytes);
+        let parcel = match r.byte()? {
+            1 => {
+                let config = r.string(CONFIG_BYTES_MAX as u32)?.to_vec();
+                let count = r.uint32()?;
+                let mut host_keys = Vec::new();
+                for _ in 0..count {
+                    host_keys.push(r.string(HOST_KEY_BYTES_MAX)?.to_vec());
+                }
+                Parcel::Setup { config, host_keys }
+            }
+            2 => Parcel::Connection {
+                serial: r.uint64()?,
+                peer: address(&mut r)?,
+                local: address(&mut r)?,
+                record: r.string(PARCEL_BYTES_MAX)?.to_vec(),
+                inbound: r.string(PARCEL_BYTES_MAX)?.to_vec(),
+                grant: r.string(PARCEL_BYTES_MAX)?.to_vec(),
+            },
+            3 => Parcel::Sign {
+                ticket: r.uint64()?,
+                host_key: r.uint32()?,
+                algorithm: r.utf8(USER_BYTES_MAX)?.to_owned(),
+                message: r.string(64)?.to_vec(),
+            },
+            4 => Parcel::Signature {
+                ticket: r.uint64()?,
+                signature: r.string(SIGNATURE_BYTES_MAX)?.to_vec(),
+            },
+            5 => Parcel::Idle { received: r.uint64()? },
+            6 => Parcel::Stop,
+            _ => return Err(Malformed::Number),
+        };
+        r.end()?;
+        Ok(parcel)
+    }
+}
+
+fn put(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.extend((bytes.len() as u32).to_be_bytes());
+    out.extend_from_slice(bytes);
+}
+
+fn put_address(out: &mut Vec<u8>, address: &SocketAddr) {
+    match address.ip() {
+        IpAddr::V4(ip) => put(out, &ip.octets()),
+        IpAddr::V6(ip) => put(out, &ip.octets()),
+    }
+    out.extend(u32::from(address.port()).to_be_bytes());
+}
+
+fn address(r: &mut Reader<'_>) -> Result<SocketAddr, Malformed> {
+    let ip = match r.string(16)? {
+        v4 if v4.len() == 4 => IpAddr::from(<[u8; 4]>::try_from(v4).map_err(|_| Malformed::Range)?),
+        v6 => IpAddr::from(<[u8; 16]>::try_from(v6).map_err(|_| Malformed::Range)?),
+    };
+    let port = u16::try_from(r.uint32()?).map_err(|_| Malformed::Range)?;
+    Ok(SocketAddr::new(ip, port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parcels_round_trip_and_refuse_trailing_bytes() {
+        let parcels = [
+            Parcel::Setup { config: b"port 22".to_vec(), host_keys: vec![vec![1], vec![]] },
+            Parcel::Connection {
+                serial: 7,
+                peer: "192.0.2.1:5".parse().expect("address"),
+                local: "[::1]:22".parse().expect("address"),
+                record: vec![1; 900],
+                inbound: vec![],
+                grant: vec![3],
+            },
+            Parcel::Sign { ticket: 1, host_key: 2, algorithm: "x".into(), message: vec![9; 64] },
+            Parcel::Signature { ticket: 1, signature: vec![4; 83] },
+            Parcel::Idle { received: 3 },
+            Parcel::Stop,
+        ];
+        for parcel in parcels {
+            let mut bytes = parcel.encode();
+            assert_eq!(Parcel::decode(&bytes), Ok(parcel));
+            for cut in 0..bytes.len() {
+                assert!(Parcel::decode(&bytes[..cut]).is_err(), "cut at {cut}");
+            }
+            bytes.push(0);
+            assert_eq!(Parcel::decode(&bytes), Err(Malformed::TrailingData));
+        }
+    }
+}

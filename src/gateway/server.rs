@@ -1,0 +1,164 @@
+//! A running gateway: threads, their doors, and how they end.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+
+use anyhow::Context;
+use crossbeam::channel::{Receiver, Sender, bounded};
+use tracing::{error, info, warn};
+
+use super::desk::{Desk, Door, Office};
+use super::startups::Startups;
+use super::workers::{Execute, Reply, Workers};
+use crate::connection::ConnectionConfig;
+use crate::crypto::{PrivateKey, RandomPool};
+use crate::limits::{EVENTS_MAX, JOBS_MAX, LINKS_MAX, WORKERS_DEFAULT};
+use crate::reactor::{Driver, Fd, UringConfig, UringDriver};
+use crate::shard::{HandOver, Mail, Report, Shard, ShardConfig};
+
+/// What a process of shards is started with.
+pub struct Settings {
+    pub listeners: Vec<OwnedFd>,
+    pub connection: Arc<ConnectionConfig>,
+    pub host_keys: Arc<[PrivateKey]>,
+    pub reactors: usize,
+    pub startups: Startups,
+    pub execute: Arc<dyn Execute>,
+    pub broker: Option<Sender<Box<HandOver>>>,
+    pub tcp_keepalive: bool,
+}
+
+/// A process's shards, running.
+pub struct Server {
+    office: Arc<Office>,
+    shards: Vec<JoinHandle<()>>,
+    /// Held so that listening sockets close after the last shard.
+    _listeners: Vec<OwnedFd>,
+}
+
+impl Server {
+    /// Starts the shards. Their reports come out of the receiver.
+    ///
+    /// # Errors
+    /// A thread or a ring could not be made; nothing is left running.
+    pub fn start(settings: Settings) -> anyhow::Result<(Server, Receiver<Report>)> {
+        let (log, reports) = bounded(EVENTS_MAX);
+        let doors: Vec<Arc<Door>> = (0..settings.reactors.max(1)).map(|_| Arc::default()).collect();
+        let replies = doors.iter().map(|door| Arc::clone(door) as Arc<dyn Reply>).collect();
+        let workers = Workers::start(WORKERS_DEFAULT, JOBS_MAX, settings.execute, replies)
+            .context("cannot start worker threads")?;
+        let office = Arc::new(Office {
+            doors,
+            workers,
+            startups: settings.startups,
+            log,
+            reports_lost: AtomicU64::new(0),
+            uid: nix::unistd::geteuid().as_raw(),
+            broker: settings.broker,
+            tcp_keepalive: settings.tcp_keepalive,
+        });
+        let mut server = Server { office, shards: Vec::new(), _listeners: settings.listeners };
+        for n in 0..settings.reactors.max(1) {
+            let config = ShardConfig {
+                connection: Arc::clone(&settings.connection),
+                host_keys: Arc::clone(&settings.host_keys),
+                listeners: match n {
+                    0 => server._listeners.iter().map(|fd| Fd(fd.as_raw_fd())).collect(),
+                    _ => Vec::new(),
+                },
+                serial_base: n as u64 + 1,
+                serial_step: settings.reactors.max(1) as u64,
+            };
+            server.start_shard(n, config)?;
+        }
+        Ok((server, reports))
+    }
+
+    /// Passes a connection that another process has authenticated to the least loaded shard.
+    pub fn take_over(&self, connection: Box<HandOver>) {
+        let doors = &self.office.doors;
+        if let Some(door) = doors.iter().min_by_key(|door| door.load()) {
+            door.enter();
+            door.put(Mail::HandOver(connection));
+        }
+    }
+
+    /// Connections open now.
+    pub fn links(&self) -> usize {
+        self.office.doors.iter().map(|door| door.load()).sum()
+    }
+
+    /// Ends every connection, then the shards, and waits for them.
+    pub fn stop(self) {
+        for door in &self.office.doors {
+            door.put(Mail::Stop);
+        }
+        for shard in self.shards {
+            if shard.join().is_err() {
+                error!("a reactor thread ended with a panic");
+            }
+        }
+        let lost = self.office.reports_lost.load(Ordering::Relaxed);
+        if lost > 0 {
+            warn!(lost, "{lost} log lines were lost because the log was behind");
+        }
+    }
+
+    fn start_shard(&mut self, n: usize, config: ShardConfig) -> anyhow::Result<()> {
+        let office = Arc::clone(&self.office);
+        // The ring belongs to the thread that makes it; it says here whether it could.
+        let (ready, started) = bounded::<io::Result<String>>(1);
+        let thread = thread::Builder::new()
+            .name(format!("reactor-{n}"))
+            .spawn(move || run_shard(n, config, office, &ready))
+            .context("cannot start a reactor thread")?;
+        self.shards.push(thread);
+        let features = started.recv().context("a reactor thread ended at its start")??;
+        if n == 0 {
+            info!("io_uring: {features}");
+        }
+        Ok(())
+    }
+}
+
+fn run_shard(
+    n: usize,
+    config: ShardConfig,
+    office: Arc<Office>,
+    ready: &Sender<io::Result<String>>,
+) {
+    let driver = match UringDriver::new(UringConfig::default()) {
+        Ok(driver) => driver,
+        Err(why) => {
+            let _ = ready.send(Err(why));
+            return;
+        }
+    };
+    if let Some(door) = office.doors.get(n) {
+        door.open(driver.waker());
+    }
+    let _ = ready.send(Ok(driver.features().to_string()));
+    let desk = Desk::new(office, n);
+    let mut shard = Shard::new(driver, desk, config, Box::new(RandomPool::secure()));
+    while !shard.is_done() {
+        if let Err(why) = shard.turn(None) {
+            error!(%why, "reactor {n} cannot go on: {why}");
+            return;
+        }
+    }
+}
+
+/// The addresses of listening sockets, as they were bound.
+pub fn addresses(listeners: &[OwnedFd]) -> Vec<SocketAddr> {
+    listeners
+        .iter()
+        .filter_map(|fd| fd.try_clone().ok())
+        .filter_map(|fd| std::net::TcpListener::from(fd).local_addr().ok())
+        .collect()
+}
+
+const _: () = assert!(LINKS_MAX <= u32::MAX as usize >> 2);

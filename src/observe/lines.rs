@@ -1,0 +1,86 @@
+//! One log line an event of a connection. Wording follows sshd's where log shippers and ban lists
+//! match on it.
+
+use crossbeam::channel::Receiver;
+use tracing::{error, info, warn};
+
+use crate::base::{Escaped, escape as escape_bytes};
+use crate::shard::{Report, What};
+
+/// Writes lines until every sender is gone.
+pub fn write_all(reports: &Receiver<Report>) {
+    for report in reports {
+        write(&report);
+    }
+}
+
+/// Writes the line of one event.
+pub fn write(report: &Report) {
+    let (link, ip, port) = (report.serial, report.peer.ip(), report.peer.port());
+    match &report.what {
+        What::Connected { local } => {
+            info!(link, %ip, port, %local, "Connection from {ip} port {port} on {local}");
+        }
+        What::KeyExchanged { first, peer_ident, algorithms } => {
+            let client = escape(peer_ident);
+            let what = if *first { "Key exchange" } else { "Rekeyed" };
+            info!(link, %ip, port, %client, algorithms, "{what}: {algorithms}, client {client}");
+        }
+        What::AuthFailed { user, method, key } => {
+            let (user, method) = (escape(user), escape(method));
+            let key = key.as_deref().unwrap_or("");
+            let colon = if key.is_empty() { "" } else { ": " };
+            warn!(
+                link, %ip, port, %user, %method, key,
+                "Failed {method} for {user} from {ip} port {port} ssh2{colon}{key}"
+            );
+        }
+        What::Authenticated { user, method, key, source } => {
+            let user = escape(user);
+            let key = key.as_deref().unwrap_or("");
+            info!(
+                link, %ip, port, %user, method, key, source,
+                "Accepted {method} for {user} from {ip} port {port} ssh2: {key} ({source})"
+            );
+        }
+        What::HandedOver { user } => {
+            info!(link, %ip, port, user, "Connection goes on in the process of {user}");
+        }
+        What::SessionStarted { user, what } => {
+            let what = escape(what);
+            info!(link, %ip, port, user, %what, "Starting session: {what} for {user}");
+        }
+        What::SessionEnded { what } => {
+            let what = escape(what);
+            info!(link, %ip, port, %what, "Session ended: {what}");
+        }
+        What::Refused { what, why } => {
+            let what = escape(what);
+            warn!(link, %ip, port, %what, why, "Refused {what}: {why}");
+        }
+        What::Disconnected { .. } => disconnected(report),
+    }
+}
+
+fn disconnected(report: &Report) {
+    let What::Disconnected { user, reason, ours, bytes_in, bytes_out, after } = &report.what else {
+        return;
+    };
+    let (link, ip, port) = (report.serial, report.peer.ip(), report.peer.port());
+    let user = user.as_deref().unwrap_or("-");
+    let reason = escape(reason);
+    let seconds = after.as_secs_f64();
+    let text = format!("Disconnected {user} from {ip} port {port}: {reason}");
+    if *ours {
+        error!(link, %ip, port, user, %reason, bytes_in, bytes_out, seconds, "{text}");
+    } else {
+        info!(
+            link, %ip, port, user, %reason, bytes_in, bytes_out, seconds,
+            "{text}; {bytes_in} bytes in, {bytes_out} out, {seconds:.1} s"
+        );
+    }
+}
+
+fn escape(text: &str) -> Escaped<'_> {
+    escape_bytes(text.as_bytes())
+}

@@ -1,0 +1,74 @@
+use std::sync::Arc;
+
+use super::Inbound;
+use super::outside::Ends;
+use crate::base::Instant;
+use crate::connection::{ChannelId, Conn};
+use crate::reactor::Fd;
+use crate::services::{Attached, Grant, Outgoing};
+
+/// One connection of a shard.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub conn: Conn,
+    pub state: LinkState,
+    /// Absent once closed or handed over.
+    pub socket: Option<Fd>,
+    pub ends: Ends,
+    pub serial: u64,
+    pub generation: u16,
+    pub since: Instant,
+    pub inbound: Inbound,
+    pub outgoing: Outgoing,
+    /// Operations and jobs of the link itself whose completion is still to come.
+    pub in_flight: u16,
+    /// On one of the shard's ready queues.
+    pub queued: bool,
+    /// On the shard's list of links to be flushed at the end of the turn.
+    pub dirty: bool,
+    pub authenticated: bool,
+    /// Its end has been reported.
+    pub ended: bool,
+    /// What the key that was asked about last permits; binding once authentication succeeds.
+    pub grant: Option<Arc<Grant>>,
+    /// Channels and the attachments that serve them.
+    pub channels: Vec<(ChannelId, u32)>,
+    /// Attachments not yet released, those without a channel included.
+    pub attachments: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum LinkState {
+    Open,
+    /// Authenticated; leaves for the process of its account once nothing is in flight.
+    Leaving,
+    /// Says its last words, then ends.
+    Closing,
+    /// Over: waits until nothing is in flight.
+    Terminating,
+}
+
+/// A service and the channel it is attached to.
+#[derive(Debug)]
+pub(super) struct Attachment {
+    pub link: u32,
+    pub id: ChannelId,
+    pub generation: u16,
+    pub service: Attached,
+    pub in_flight: u16,
+    /// The channel still exists.
+    pub open: bool,
+    /// `on_ready` is owed once leases have come back.
+    pub starved: bool,
+}
+
+impl Link {
+    pub fn attachment_of(&self, id: ChannelId) -> Option<u32> {
+        self.channels.iter().find(|(of, _)| *of == id).map(|(_, key)| *key)
+    }
+
+    /// Nothing more happens to it: it can be freed.
+    pub const fn is_spent(&self) -> bool {
+        matches!(self.state, LinkState::Terminating) && self.in_flight == 0 && self.attachments == 0
+    }
+}

@@ -1,0 +1,356 @@
+//! Floor 7: one thread's worth of gateway. A shard owns a driver, its connections (links), their
+//! services, timers and every lease; nothing of it is shared, so it needs no lock.
+//!
+//! The shard runs at its own pace: a completion only files its result and marks a link ready;
+//! links then run one after the other for a bounded number of bytes each.
+
+mod inbound;
+mod link;
+mod outside;
+mod report;
+mod run;
+mod session;
+
+pub use outside::{Admission, Ends, HandOver, Mail, Outside};
+pub use report::{Report, What};
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use slab::Slab;
+
+use crate::base::{Entropy, Instant};
+use crate::connection::ConnectionConfig;
+use crate::crypto::PrivateKey;
+use crate::limits::{HANDSHAKE_STEPS_A_TURN, LINKS_MAX};
+use crate::reactor::{Completion, Driver, Fd, Full, Op, Timers, Token};
+use crate::services::{Done, Job, Wishes};
+use crate::wire::number::disconnect;
+use inbound::Inbound;
+use link::{Attachment, Link, LinkState};
+
+/// How long a closing connection may take to say its last words.
+const CLOSING_TIME: Duration = Duration::from_secs(1);
+/// How long accepting rests after the process ran out of descriptors.
+const ACCEPT_REST: Duration = Duration::from_millis(500);
+
+/// Token keys: the top bits say whose the operation is, the rest is a slab key.
+const OF_ATTACHMENT: u32 = 1 << 31;
+const OF_LISTENER: u32 = 1 << 30;
+/// Operations of a link by tag.
+const TAG_RECV: u16 = 0;
+const TAG_SEND: u16 = 1;
+const TAG_JOB: u16 = 2;
+
+/// What every shard of a process is started with.
+#[derive(Clone)]
+pub struct ShardConfig {
+    pub connection: Arc<ConnectionConfig>,
+    /// In the order of the connection's host key list.
+    pub host_keys: Arc<[PrivateKey]>,
+    /// Sockets to accept from; one shard has them all.
+    pub listeners: Vec<Fd>,
+    /// Serials of this shard's links: `serial_base + n * serial_step`.
+    pub serial_base: u64,
+    pub serial_step: u64,
+}
+
+/// One event loop. `D` is the way to the kernel or the simulated world, `O` to the other threads.
+pub struct Shard<D: Driver, O: Outside> {
+    driver: D,
+    outside: O,
+    config: ShardConfig,
+    entropy: Box<dyn Entropy>,
+    links: Slab<Link>,
+    attachments: Slab<Attachment>,
+    generation: u16,
+    serial: u64,
+    /// Authenticated links with something to do, oldest first.
+    ready: VecDeque<u32>,
+    /// The same before authentication; only a few run in one turn, so that a storm of logins
+    /// cannot starve live sessions.
+    handshakes: VecDeque<u32>,
+    /// Links whose output is to be sent at the end of the turn.
+    dirty: Vec<u32>,
+    /// Links and attachments that wait for leases.
+    starved: Vec<u32>,
+    timers: Timers,
+    completions: Vec<Completion>,
+    mail: Vec<Mail>,
+    /// Wishes of the service call under way; kept for its allocations.
+    wishes: Wishes,
+    /// What the driver or the workers had no room for.
+    ops_waiting: VecDeque<(Token, Op)>,
+    jobs_waiting: VecDeque<(Token, Job)>,
+    /// Listeners that rest because the process is out of descriptors, and until when.
+    resting: Vec<Token>,
+    rested: Option<Instant>,
+    stopping: bool,
+}
+
+impl<D: Driver, O: Outside> Shard<D, O> {
+    pub fn new(driver: D, outside: O, config: ShardConfig, entropy: Box<dyn Entropy>) -> Self {
+        let serial = config.serial_base;
+        let mut shard = Shard {
+            driver,
+            outside,
+            config,
+            entropy,
+            links: Slab::new(),
+            attachments: Slab::new(),
+            generation: 0,
+            serial,
+            ready: VecDeque::new(),
+            handshakes: VecDeque::new(),
+            dirty: Vec::new(),
+            starved: Vec::new(),
+            timers: Timers::new(),
+            completions: Vec::new(),
+            mail: Vec::new(),
+            wishes: Wishes::default(),
+            ops_waiting: VecDeque::new(),
+            jobs_waiting: VecDeque::new(),
+            resting: Vec::new(),
+            rested: None,
+            stopping: false,
+        };
+        shard.accept();
+        shard
+    }
+
+    /// Connections of this shard, ending ones included.
+    pub fn links(&self) -> usize {
+        self.links.len()
+    }
+
+    /// The shard was told to stop and has nothing left.
+    pub fn is_done(&self) -> bool {
+        self.stopping && self.links.is_empty()
+    }
+
+    pub const fn driver(&mut self) -> &mut D {
+        &mut self.driver
+    }
+
+    pub const fn outside(&mut self) -> &mut O {
+        &mut self.outside
+    }
+
+    /// One round: waits for completions (not past `until`), files them, runs what is ready, sends.
+    ///
+    /// # Errors
+    /// The driver itself failed; the shard cannot go on.
+    pub fn turn(&mut self, until: Option<Instant>) -> io::Result<()> {
+        let until = self.wait_until(until);
+        let mut completions = std::mem::take(&mut self.completions);
+        self.driver.wait(until, &mut completions)?;
+        for completion in completions.drain(..) {
+            self.completed(completion);
+        }
+        self.completions = completions;
+        self.read_mail();
+        self.expire_timers();
+        self.retry_waiting();
+        self.run_ready();
+        self.feed_starved();
+        self.flush_dirty();
+        Ok(())
+    }
+
+    fn wait_until(&mut self, until: Option<Instant>) -> Option<Instant> {
+        let busy = !self.ready.is_empty() || !self.handshakes.is_empty();
+        if busy || !self.jobs_waiting.is_empty() {
+            return Some(self.driver.now());
+        }
+        [until, self.timers.earliest(), self.rested].into_iter().flatten().min()
+    }
+
+    fn completed(&mut self, completion: Completion) {
+        let key = completion.token.key;
+        if key & OF_ATTACHMENT != 0 {
+            self.attachment_completed(key & !OF_ATTACHMENT, completion);
+        } else if key & OF_LISTENER != 0 {
+            self.accepted(completion);
+        } else {
+            self.link_completed(key, completion);
+        }
+    }
+
+    fn read_mail(&mut self) {
+        let mut mail = std::mem::take(&mut self.mail);
+        self.outside.collect(&mut mail);
+        for item in mail.drain(..) {
+            match item {
+                Mail::Done { token, done } => self.job_done(token, done),
+                Mail::Accepted { socket, ends } => self.begin(socket, ends),
+                Mail::HandOver(connection) => self.take_over(*connection),
+                Mail::Stop => self.stop(),
+            }
+        }
+        self.mail = mail;
+    }
+
+    fn job_done(&mut self, token: Token, done: Done) {
+        if token.key & OF_ATTACHMENT != 0 {
+            self.attachment_job_done(token.key & !OF_ATTACHMENT, token, done);
+        } else {
+            self.link_job_done(token, done);
+        }
+    }
+
+    fn expire_timers(&mut self) {
+        let now = self.driver.now();
+        while let Some(key) = self.timers.pop(now) {
+            self.link_timer(key, now);
+        }
+        if self.rested.is_some_and(|at| at <= now) {
+            self.rested = None;
+            for token in std::mem::take(&mut self.resting) {
+                self.accept_from(token);
+            }
+        }
+    }
+
+    fn retry_waiting(&mut self) {
+        while let Some((token, op)) = self.ops_waiting.pop_front() {
+            if let Err(Full(op)) = self.driver.submit(token, op) {
+                self.ops_waiting.push_front((token, op));
+                break;
+            }
+        }
+        while let Some((token, job)) = self.jobs_waiting.pop_front() {
+            if let Err(job) = self.outside.submit(token, job) {
+                self.jobs_waiting.push_front((token, job));
+                break;
+            }
+        }
+    }
+
+    fn run_ready(&mut self) {
+        for _ in 0..self.ready.len() {
+            let Some(key) = self.ready.pop_front() else { break };
+            self.run_link(key);
+        }
+        for _ in 0..self.handshakes.len().min(HANDSHAKE_STEPS_A_TURN as usize) {
+            let Some(key) = self.handshakes.pop_front() else { break };
+            self.run_link(key);
+        }
+    }
+
+    /// Leases may have come back this turn: whoever found none tries again.
+    fn feed_starved(&mut self) {
+        for key in std::mem::take(&mut self.starved) {
+            if key & OF_ATTACHMENT != 0 {
+                self.attachment_starved(key & !OF_ATTACHMENT);
+            } else {
+                self.mark_ready(key);
+            }
+        }
+    }
+
+    fn flush_dirty(&mut self) {
+        while let Some(key) = self.dirty.pop() {
+            self.flush(key);
+            self.settle(key);
+        }
+    }
+
+    fn mark_ready(&mut self, key: u32) {
+        let Some(link) = self.links.get_mut(key as usize) else { return };
+        if !link.queued {
+            link.queued = true;
+            if link.authenticated {
+                self.ready.push_back(key);
+            } else {
+                self.handshakes.push_back(key);
+            }
+        }
+    }
+
+    fn mark_dirty(&mut self, key: u32) {
+        let Some(link) = self.links.get_mut(key as usize) else { return };
+        if !link.dirty {
+            link.dirty = true;
+            self.dirty.push(key);
+        }
+    }
+
+    fn submit(&mut self, token: Token, op: Op) {
+        if !self.ops_waiting.is_empty() {
+            self.ops_waiting.push_back((token, op));
+        } else if let Err(Full(op)) = self.driver.submit(token, op) {
+            self.ops_waiting.push_back((token, op));
+        }
+    }
+
+    fn submit_job(&mut self, token: Token, job: Job) {
+        if !self.jobs_waiting.is_empty() {
+            self.jobs_waiting.push_back((token, job));
+        } else if let Err(job) = self.outside.submit(token, job) {
+            self.jobs_waiting.push_back((token, job));
+        }
+    }
+
+    fn next_generation(&mut self) -> u16 {
+        self.generation = self.generation.wrapping_add(1);
+        self.generation
+    }
+
+    // ---- Accepting ---------------------------------------------------------------------------
+
+    fn accept(&mut self) {
+        for n in 0..self.config.listeners.len() {
+            self.accept_from(Token { key: OF_LISTENER | n as u32, generation: 0, tag: 0 });
+        }
+    }
+
+    fn accept_from(&mut self, token: Token) {
+        let listener = self.config.listeners.get((token.key & !OF_LISTENER) as usize).copied();
+        if let Some(listener) = listener.filter(|_| !self.stopping) {
+            self.submit(token, Op::Accept { listener });
+        }
+    }
+
+    fn accepted(&mut self, completion: Completion) {
+        if let Ok(socket) = completion.result {
+            self.admit(Fd(socket as i32));
+        }
+        if completion.more {
+            return;
+        }
+        // Out of descriptors or memory: live sessions go on, accepting rests. Every other error
+        // belongs to one connection that gave up before it was accepted.
+        let exhausted = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
+        if completion.result.is_err_and(|errno| exhausted.contains(&errno.0)) {
+            self.resting.push(completion.token);
+            self.rested = Some(self.driver.now().after(ACCEPT_REST));
+        } else {
+            self.accept_from(completion.token);
+        }
+    }
+
+    fn admit(&mut self, socket: Fd) {
+        if self.stopping || self.links.len() >= LINKS_MAX {
+            self.driver.close(socket);
+            return;
+        }
+        match self.outside.admit(socket) {
+            Admission::Here(ends) => self.begin(socket, ends),
+            Admission::Elsewhere => {}
+            Admission::Refused => self.driver.close(socket),
+        }
+    }
+
+    fn stop(&mut self) {
+        self.stopping = true;
+        for n in 0..self.config.listeners.len() {
+            self.driver.cancel(Token { key: OF_LISTENER | n as u32, generation: 0, tag: 0 });
+        }
+        let keys: Vec<u32> = self.links.iter().map(|(key, _)| key as u32).collect();
+        for key in keys {
+            self.close_link(key, disconnect::BY_APPLICATION, "server shutting down");
+        }
+    }
+}

@@ -1,0 +1,80 @@
+use std::net::SocketAddr;
+
+use super::Report;
+use crate::reactor::{Fd, Token};
+use crate::services::{Done, Grant, Job};
+
+/// The two ends of an accepted connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends {
+    pub peer: SocketAddr,
+    pub local: SocketAddr,
+}
+
+/// What happens to a connection that a listener accepted.
+#[derive(Debug)]
+pub enum Admission {
+    /// This shard serves it.
+    Here(Ends),
+    /// Another shard was given it.
+    Elsewhere,
+    /// The descriptor is to be closed; the reason has been counted and logged.
+    Refused,
+}
+
+/// A live connection on its way to the process that acts for its account.
+#[derive(Debug)]
+pub struct HandOver {
+    pub socket: Fd,
+    pub ends: Ends,
+    /// The connection's name in the log.
+    pub serial: u64,
+    /// [`crate::connection::Conn::export`]'s bytes.
+    pub record: Vec<u8>,
+    /// Received and not opened yet.
+    pub inbound: Vec<u8>,
+    pub grant: Box<Grant>,
+}
+
+/// What reaches a shard from other threads.
+#[derive(Debug)]
+pub enum Mail {
+    /// A job's outcome.
+    Done { token: Token, done: Done },
+    /// A connection that another shard accepted for this one.
+    Accepted { socket: Fd, ends: Ends },
+    /// An authenticated connection from the process that accepted it.
+    HandOver(Box<HandOver>),
+    /// End every connection with DISCONNECT (by application) and stop accepting.
+    Stop,
+}
+
+/// The shard's one seam to the rest of the process: workers, other shards, policy and the log.
+/// Calls never block.
+pub trait Outside {
+    /// Hands a job to the workers; its outcome arrives as [`Mail::Done`] with this token. Gives
+    /// the job back when their queue is full.
+    fn submit(&mut self, token: Token, job: Job) -> Result<(), Job>;
+
+    /// Moves what has arrived since the last call into `mail`.
+    fn collect(&mut self, mail: &mut Vec<Mail>);
+
+    /// Decides about a freshly accepted socket and prepares it (no delay, keepalive).
+    fn admit(&mut self, socket: Fd) -> Admission;
+
+    /// An unauthenticated connection has logged in or ended: its startup slot is free.
+    fn startup_over(&mut self, ends: Ends, authenticated: bool);
+
+    /// A connection of this shard has ended or left.
+    fn ended(&mut self);
+
+    /// This process acts for the account itself.
+    fn serves(&self, grant: &Grant) -> bool;
+
+    /// Passes a connection to the process that acts for its account. Gives it back when that
+    /// process cannot be reached.
+    fn hand_over(&mut self, connection: Box<HandOver>) -> Result<(), Box<HandOver>>;
+
+    /// One line for the log. Dropped and counted when the log is behind.
+    fn report(&mut self, report: Report);
+}

@@ -1,0 +1,59 @@
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// Something worth a log line. Texts that come from a peer are raw; the log escapes them.
+#[derive(Debug)]
+pub struct Report {
+    /// Names the connection for its whole life, across hand-overs: process-unique.
+    pub serial: u64,
+    pub peer: SocketAddr,
+    pub what: What,
+}
+
+#[derive(Debug)]
+pub enum What {
+    Connected {
+        local: SocketAddr,
+    },
+    /// A key exchange is over; `algorithms` names what it chose.
+    KeyExchanged {
+        first: bool,
+        peer_ident: String,
+        algorithms: String,
+    },
+    AuthFailed {
+        user: Box<str>,
+        method: Box<str>,
+        key: Option<String>,
+    },
+    Authenticated {
+        user: Box<str>,
+        method: &'static str,
+        key: Option<String>,
+        source: String,
+    },
+    /// The connection goes on in the process of its account.
+    HandedOver {
+        user: String,
+    },
+    SessionStarted {
+        user: String,
+        what: String,
+    },
+    SessionEnded {
+        what: String,
+    },
+    Refused {
+        what: String,
+        why: String,
+    },
+    Disconnected {
+        user: Option<String>,
+        reason: String,
+        /// Our own doing (a defect or a lack of resources) rather than the peer's.
+        ours: bool,
+        bytes_in: u64,
+        bytes_out: u64,
+        after: Duration,
+    },
+}

@@ -1,0 +1,619 @@
+//! The life of a link: begin, receive, run, send, end.
+
+use super::*;
+use crate::connection::{
+    Answer, AuthFailed, Conn, Connection, ConnectionRecord, Event, Input, Query,
+};
+use crate::limits::{BULK_SLOT, LINK_TURN_BYTES_MAX, LINK_UNSENT_BYTES_MAX};
+use crate::services::{Outgoing, Surroundings};
+use crate::transport::{Blame, Error, Server};
+use crate::wire::number::disconnect;
+
+/// Unsent bytes past which a link's input rests. Above what data may reach, so that a download
+/// never holds back the window adjustments and requests behind it.
+const UNSENT_BYTES_MAX: u32 = LINK_UNSENT_BYTES_MAX + 2 * BULK_SLOT;
+
+/// What a link does after one packet.
+enum Step {
+    Again {
+        used: u32,
+    },
+    /// Nothing more to do until more bytes, an answer, room or a lease come.
+    Wait,
+    /// No lease could be had.
+    Starved,
+}
+
+impl<D: Driver, O: Outside> Shard<D, O> {
+    /// A freshly accepted connection.
+    pub(super) fn begin(&mut self, socket: Fd, ends: Ends) {
+        if self.stopping {
+            self.driver.close(socket);
+            return;
+        }
+        let mut outgoing = Outgoing::default();
+        let config = Arc::clone(&self.config.connection);
+        let mut around = Surroundings {
+            now: self.driver.now(),
+            pool: self.driver.pool(),
+            entropy: &mut *self.entropy,
+        };
+        let begun = outgoing.with_env(&mut around, |env, _| Connection::server(config, env));
+        let Some(Ok(connection)) = begun else {
+            outgoing.abandon(self.driver.pool());
+            self.outside.startup_over(ends, false);
+            self.outside.ended();
+            self.driver.close(socket);
+            return;
+        };
+        let serial = self.serial;
+        self.serial += self.config.serial_step;
+        let key = self.insert(Conn::Server(connection), outgoing, socket, ends, serial);
+        self.report(key, What::Connected { local: ends.local });
+        self.mark_dirty(key);
+        self.mark_ready(key);
+    }
+
+    /// An authenticated connection from the process that accepted it.
+    pub(super) fn take_over(&mut self, from: HandOver) {
+        let config = Arc::clone(&self.config.connection);
+        let now = self.driver.now();
+        let conn = match import(config, &from.record, now) {
+            Some(conn) if !self.stopping => conn,
+            _ => {
+                self.driver.close(from.socket);
+                return;
+            }
+        };
+        let key = self.insert(conn, Outgoing::default(), from.socket, from.ends, from.serial);
+        if let Some(link) = self.links.get_mut(key as usize) {
+            link.authenticated = true;
+            link.grant = Some(Arc::new(*from.grant));
+            if !link.inbound.preload(&from.inbound, self.driver.pool()) {
+                self.close_link(key, disconnect::BY_APPLICATION, "out of memory");
+                return;
+            }
+        }
+        self.mark_ready(key);
+    }
+
+    fn insert(
+        &mut self,
+        conn: Conn,
+        outgoing: Outgoing,
+        socket: Fd,
+        ends: Ends,
+        serial: u64,
+    ) -> u32 {
+        let generation = self.next_generation();
+        let link = Link {
+            conn,
+            state: LinkState::Open,
+            socket: Some(socket),
+            ends,
+            serial,
+            generation,
+            since: self.driver.now(),
+            inbound: Inbound::default(),
+            outgoing,
+            in_flight: 0,
+            queued: false,
+            dirty: false,
+            authenticated: false,
+            ended: false,
+            grant: None,
+            channels: Vec::new(),
+            attachments: 0,
+        };
+        self.links.insert(link) as u32
+    }
+
+    /// Calls into the protocol with room for its replies. An error ends the link.
+    pub(super) fn with_env<T>(
+        &mut self,
+        key: u32,
+        call: impl FnOnce(&mut Conn, &mut crate::transport::Env<'_>) -> Result<T, Error>,
+    ) -> Option<T> {
+        let link = self.links.get_mut(key as usize)?;
+        let mut around = Surroundings {
+            now: self.driver.now(),
+            pool: self.driver.pool(),
+            entropy: &mut *self.entropy,
+        };
+        let conn = &mut link.conn;
+        let outcome = link.outgoing.with_env(&mut around, |env, _| call(conn, env));
+        self.mark_dirty(key);
+        match outcome {
+            Some(Ok(value)) => Some(value),
+            Some(Err(error)) => {
+                self.fail(key, error);
+                None
+            }
+            None => {
+                self.starve_link(key);
+                None
+            }
+        }
+    }
+
+    // ---- Completions -------------------------------------------------------------------------
+
+    pub(super) fn link_completed(&mut self, key: u32, completion: Completion) {
+        let Some(link) = self.links.get_mut(key as usize) else { return };
+        link.in_flight = link.in_flight.saturating_sub(1);
+        match completion.op {
+            Op::Recv { into, .. } => {
+                link.inbound.armed = false;
+                let bytes = completion.result.unwrap_or(0);
+                link.inbound.received(into, bytes, self.driver.pool());
+                match completion.result {
+                    Ok(0) => self.peer_left(key, "connection closed by peer"),
+                    Ok(_) => self.mark_ready(key),
+                    Err(errno) if errno.0 == libc::ECANCELED => self.mark_ready(key),
+                    Err(errno) => self.peer_left(key, &errno.to_string()),
+                }
+            }
+            Op::Send { from, .. } => {
+                link.outgoing.sent(from, self.driver.pool());
+                match completion.result {
+                    Ok(_) => self.send_completed(key),
+                    Err(errno) => self.peer_left(key, &errno.to_string()),
+                }
+            }
+            _ => {}
+        }
+        self.settle(key);
+    }
+
+    fn send_completed(&mut self, key: u32) {
+        let Some(link) = self.links.get_mut(key as usize) else { return };
+        if link.state == LinkState::Open {
+            self.wake_services(key);
+            self.mark_ready(key);
+        }
+        self.mark_dirty(key);
+    }
+
+    pub(super) fn link_job_done(&mut self, token: Token, done: Done) {
+        let key = token.key;
+        let Some(link) = self.links.get_mut(key as usize) else { return };
+        if link.generation != token.generation {
+            return;
+        }
+        link.in_flight = link.in_flight.saturating_sub(1);
+        let answer = match done {
+            Done::Signature(signature) => Answer::Signature(signature),
+            Done::Key(grant) => {
+                let known = grant.is_some();
+                link.grant = grant.map(|grant| Arc::new(*grant));
+                Answer::Key(known)
+            }
+            Done::Lost => {
+                self.close_link(key, disconnect::BY_APPLICATION, "a worker failed");
+                return;
+            }
+            Done::Terminal(_) | Done::Spawned(_) | Done::Fs(_) => return,
+        };
+        if link.state == LinkState::Open {
+            self.with_env(key, |conn, env| conn.answer(answer, env));
+            self.mark_ready(key);
+        }
+        self.settle(key);
+    }
+
+    pub(super) fn link_timer(&mut self, key: u32, now: Instant) {
+        let Some(link) = self.links.get_mut(key as usize) else { return };
+        match link.state {
+            LinkState::Open if link.conn.poll_timeout().is_some_and(|at| at <= now) => {
+                self.with_env(key, |conn, env| conn.handle_timeout(env));
+                self.mark_ready(key);
+            }
+            LinkState::Open => self.arm_timer(key),
+            LinkState::Closing | LinkState::Leaving => {
+                self.terminate(key);
+                self.settle(key);
+            }
+            LinkState::Terminating => {}
+        }
+    }
+
+    // ---- Running -----------------------------------------------------------------------------
+
+    pub(super) fn run_link(&mut self, key: u32) {
+        let Some(link) = self.links.get_mut(key as usize) else { return };
+        link.queued = false;
+        self.mark_dirty(key);
+        let mut spent = 0;
+        while spent < LINK_TURN_BYTES_MAX {
+            match self.step(key) {
+                Step::Again { used } => spent += used,
+                Step::Wait => {
+                    self.rest(key);
+                    return;
+                }
+                Step::Starved => {
+                    self.starve_link(key);
+                    return;
+                }
+            }
+        }
+        self.mark_ready(key);
+    }
+
+    /// Opens and handles one packet.
+    fn step(&mut self, key: u32) -> Step {
+        let Some(link) = self.links.get_mut(key as usize) else { return Step::Wait };
+        if link.state != LinkState::Open
+            || link.conn.blocked()
+            || link.outgoing.backlog() > UNSENT_BYTES_MAX
+            || !link.inbound.is_workable()
+        {
+            return Step::Wait;
+        }
+        let mut around = Surroundings {
+            now: self.driver.now(),
+            pool: self.driver.pool(),
+            entropy: &mut *self.entropy,
+        };
+        let (conn, inbound) = (&mut link.conn, &mut link.inbound);
+        let outcome = link
+            .outgoing
+            .with_env(&mut around, |env, pool| conn.handle_input(env, inbound.bytes(pool)));
+        match outcome {
+            None => Step::Starved,
+            Some(Err(error)) => {
+                self.fail(key, error);
+                Step::Wait
+            }
+            Some(Ok(Input::Need { total })) => {
+                link.inbound.need = total;
+                Step::Wait
+            }
+            Some(Ok(Input::Used { used, event })) => {
+                self.used(key, used, event);
+                Step::Again { used: used.max(1) }
+            }
+        }
+    }
+
+    fn used(&mut self, key: u32, used: u32, event: Option<Event>) {
+        let Some(link) = self.links.get_mut(key as usize) else { return };
+        match event {
+            None => link.inbound.consume(used),
+            Some(Event::Data { id, extended, data }) => {
+                let chunk = link.inbound.take_chunk(used, data, self.driver.pool());
+                if let Some(chunk) = chunk {
+                    self.channel_data(key, id, extended, chunk);
+                }
+            }
+            Some(event) => {
+                link.inbound.consume(used);
+                self.event(key, event);
+            }
+        }
+    }
+
+    /// Nothing to do for now: receive more, unless something else has to come first.
+    fn rest(&mut self, key: u32) {
+        let Some(link) = self.links.get_mut(key as usize) else { return };
+        let closing = link.state == LinkState::Closing;
+        if closing {
+            // What still comes is not read as SSH; taking it keeps the kernel from answering
+            // with a reset that would overtake our last words.
+            let len = link.inbound.len();
+            link.inbound.consume(len);
+        }
+        let wanted = link.state == LinkState::Open
+            && !link.conn.blocked()
+            && link.outgoing.backlog() <= UNSENT_BYTES_MAX;
+        if (wanted || closing) && !link.inbound.armed {
+            match link.inbound.next_target(self.driver.pool()) {
+                Some(into) => {
+                    let Some(fd) = link.socket else { return };
+                    link.inbound.armed = true;
+                    link.in_flight += 1;
+                    let token = Token { key, generation: link.generation, tag: TAG_RECV };
+                    self.submit(token, Op::Recv { fd, into });
+                }
+                None => self.starve_link(key),
+            }
+        }
+        self.arm_timer(key);
+    }
+
+    fn starve_link(&mut self, key: u32) {
+        if !self.starved.contains(&key) {
+            self.starved.push(key);
+        }
+    }
+
+    fn arm_timer(&mut self, key: u32) {
+        let Some(link) = self.links.get(key as usize) else { return };
+        if link.state == LinkState::Open
+            && let Some(at) = link.conn.poll_timeout()
+        {
+            self.timers.set(key, at);
+        }
+    }
+
+    /// Sends what has been sealed, all of one turn together.
+    pub(super) fn flush(&mut self, key: u32) {
+        let Some(link) = self.links.get_mut(key as usize) else { return };
+        link.dirty = false;
+        if link.state == LinkState::Terminating {
+            return;
+        }
+        let Some(fd) = link.socket else { return };
+        if let Some(from) = link.outgoing.next_send() {
+            link.in_flight += 1;
+            let token = Token { key, generation: link.generation, tag: TAG_SEND };
+            self.submit(token, Op::Send { fd, from });
+        } else if link.state == LinkState::Leaving {
+            self.leave(key);
+        }
+    }
+
+    // ---- Events ------------------------------------------------------------------------------
+
+    fn event(&mut self, key: u32, event: Event) {
+        match event {
+            Event::KeyExchanged { first } => self.key_exchanged(key, first),
+            Event::Query(query) => self.ask(key, query),
+            Event::Authenticated { user, method, key: public } => {
+                self.authenticated(key, user, method, public);
+            }
+            Event::AuthFailed(failed) if failed.probe => {}
+            Event::AuthFailed(failed) => {
+                let AuthFailed { user, method, key: public, .. } = *failed;
+                let public = public.map(|public| public.fingerprint());
+                self.report(key, What::AuthFailed { user, method, key: public });
+            }
+            Event::Global { .. } | Event::GlobalDone { .. } => {}
+            channel => self.channel_event(key, channel),
+        }
+    }
+
+    fn key_exchanged(&mut self, key: u32, first: bool) {
+        let Some(link) = self.links.get_mut(key as usize) else { return };
+        let peer_ident = String::from_utf8_lossy(link.conn.peer_ident()).into_owned();
+        let algorithms = link.conn.negotiated().map(ToString::to_string).unwrap_or_default();
+        self.report(key, What::KeyExchanged { first, peer_ident, algorithms });
+        self.resume(key);
+        self.wake_services(key);
+    }
+
+    /// Carries out what waited for the end of a key exchange or for an outbox.
+    pub(super) fn resume(&mut self, key: u32) {
+        let Some(link) = self.links.get_mut(key as usize) else { return };
+        let mut around = Surroundings {
+            now: self.driver.now(),
+            pool: self.driver.pool(),
+            entropy: &mut *self.entropy,
+        };
+        if let Err(error) = link.outgoing.resume(&mut link.conn, &mut around) {
+            self.fail(key, error);
+        }
+        self.mark_dirty(key);
+    }
+
+    /// Work that is slow or needs rights leaves as a job; quick signatures are made here.
+    fn ask(&mut self, key: u32, query: Query) {
+        let Some(link) = self.links.get_mut(key as usize) else { return };
+        let token = Token { key, generation: link.generation, tag: TAG_JOB };
+        let Ends { peer, local } = link.ends;
+        match query {
+            Query::Sign { host_key, algorithm, message } => {
+                let quick = self.config.host_keys.get(host_key).filter(|k| !k.is_slow());
+                if let Some(private) = quick {
+                    let signature = private.sign(algorithm, &message).ok();
+                    let answer = Answer::Signature(signature.map(Vec::into_boxed_slice));
+                    self.with_env(key, |conn, env| conn.answer(answer, env));
+                    return;
+                }
+                link.in_flight += 1;
+                self.submit_job(token, Job::Sign { host_key, algorithm, message });
+            }
+            Query::FindKey { user, key, algorithm } => {
+                link.in_flight += 1;
+                link.grant = None;
+                self.submit_job(token, Job::FindKey { user, key, algorithm, peer, local });
+            }
+            _ => self.close_link(key, disconnect::BY_APPLICATION, "no such question in a server"),
+        }
+    }
+
+    fn authenticated(
+        &mut self,
+        key: u32,
+        user: Box<str>,
+        method: &'static str,
+        public: Option<Box<crate::crypto::PublicKey>>,
+    ) {
+        let Some(link) = self.links.get_mut(key as usize) else { return };
+        // The grant must belong to the very key that signed (SECURITY case 55).
+        let grant = link.grant.take().filter(|g| public.as_deref().is_some_and(|k| *k == g.key));
+        let Some(grant) = grant else {
+            self.close_link(key, disconnect::BY_APPLICATION, "no grant for the verified key");
+            return;
+        };
+        link.authenticated = true;
+        let source = grant.source.clone();
+        let here = self.outside.serves(&grant);
+        link.grant = Some(grant);
+        if !here {
+            link.state = LinkState::Leaving;
+            self.timers.set(key, self.driver.now().after(CLOSING_TIME));
+        }
+        let ends = link.ends;
+        self.outside.startup_over(ends, true);
+        let fingerprint = public.map(|key| key.fingerprint());
+        self.report(key, What::Authenticated { user, method, key: fingerprint, source });
+        self.mark_dirty(key);
+    }
+
+    /// Hands a connection at rest to the process that acts for its account.
+    fn leave(&mut self, key: u32) {
+        let Some(link) = self.links.get_mut(key as usize) else { return };
+        if link.in_flight > 0 || link.outgoing.is_sending() {
+            return;
+        }
+        let record = link.conn.export().and_then(|record| record.to_bytes().ok());
+        let (Some(record), Some(grant), Some(socket)) =
+            (record, link.grant.take(), link.socket.take())
+        else {
+            self.close_link(key, disconnect::BY_APPLICATION, "connection could not be handed over");
+            return;
+        };
+        let inbound = link.inbound.bytes(self.driver.pool()).to_vec();
+        let user = grant.account.name.clone();
+        let parcel = HandOver {
+            socket,
+            ends: link.ends,
+            serial: link.serial,
+            record: record.to_vec(),
+            inbound,
+            grant: Box::new((*grant).clone()),
+        };
+        match self.outside.hand_over(Box::new(parcel)) {
+            Ok(()) => {
+                self.report(key, What::HandedOver { user });
+                self.terminate(key);
+            }
+            Err(parcel) => {
+                let Some(link) = self.links.get_mut(key as usize) else { return };
+                link.grant = Some(Arc::new(*parcel.grant));
+                link.socket = Some(parcel.socket);
+                link.state = LinkState::Open;
+                let why = "the process of this account could not be started";
+                self.close_link(key, disconnect::BY_APPLICATION, why);
+            }
+        }
+    }
+
+    // ---- Ending ------------------------------------------------------------------------------
+
+    /// The protocol gave up, and has told the peer why if there is a code for it.
+    pub(super) fn fail(&mut self, key: u32, error: Error) {
+        let reason = error.to_string();
+        let ours = error.blame() == Blame::Us;
+        self.report_end(key, &reason, ours);
+        self.set_closing(key);
+    }
+
+    /// We end a healthy connection.
+    pub(super) fn close_link(&mut self, key: u32, code: u32, text: &str) {
+        self.say_goodbye(key, code, text);
+        self.report_end(key, text, true);
+    }
+
+    fn say_goodbye(&mut self, key: u32, code: u32, text: &str) {
+        let Some(link) = self.links.get_mut(key as usize) else { return };
+        if !matches!(link.state, LinkState::Open | LinkState::Leaving) {
+            return;
+        }
+        let mut around = Surroundings {
+            now: self.driver.now(),
+            pool: self.driver.pool(),
+            entropy: &mut *self.entropy,
+        };
+        let conn = &mut link.conn;
+        link.outgoing.with_env(&mut around, |env, _| conn.disconnect(code, text, env));
+        self.set_closing(key);
+    }
+
+    fn set_closing(&mut self, key: u32) {
+        let Some(link) = self.links.get_mut(key as usize) else { return };
+        if !matches!(link.state, LinkState::Open | LinkState::Leaving) {
+            return;
+        }
+        link.state = LinkState::Closing;
+        self.end_services(key);
+        self.timers.set(key, self.driver.now().after(CLOSING_TIME));
+        self.mark_dirty(key);
+        self.mark_ready(key);
+        let Some(link) = self.links.get_mut(key as usize) else { return };
+        if link.outgoing.is_idle() {
+            self.terminate(key);
+        }
+    }
+
+    fn peer_left(&mut self, key: u32, reason: &str) {
+        self.report_end(key, reason, false);
+        self.terminate(key);
+    }
+
+    /// The line in the log that ends a connection; only the first reason counts.
+    fn report_end(&mut self, key: u32, reason: &str, ours: bool) {
+        let Some(link) = self.links.get_mut(key as usize) else { return };
+        if link.ended {
+            return;
+        }
+        link.ended = true;
+        let stats = link.conn.stats();
+        let what = What::Disconnected {
+            user: link.grant.as_ref().map(|grant| grant.account.name.clone()),
+            reason: reason.to_owned(),
+            ours,
+            bytes_in: stats.bytes_in,
+            bytes_out: stats.bytes_out,
+            after: self.driver.now().since(link.since),
+        };
+        let (ends, authenticated) = (link.ends, link.authenticated);
+        if !authenticated {
+            self.outside.startup_over(ends, false);
+        }
+        self.report(key, what);
+    }
+
+    fn terminate(&mut self, key: u32) {
+        let Some(link) = self.links.get_mut(key as usize) else { return };
+        if link.state == LinkState::Terminating {
+            return;
+        }
+        let services_live = !matches!(link.state, LinkState::Closing);
+        link.state = LinkState::Terminating;
+        let generation = link.generation;
+        let (armed, sending) = (link.inbound.armed, link.outgoing.is_sending());
+        if services_live {
+            self.end_services(key);
+        }
+        for (tag, live) in [(TAG_RECV, armed), (TAG_SEND, sending)] {
+            if live {
+                self.driver.cancel(Token { key, generation, tag });
+            }
+        }
+    }
+
+    /// Frees a terminated link once nothing of it is in flight.
+    pub(super) fn settle(&mut self, key: u32) {
+        let Some(link) = self.links.get_mut(key as usize) else { return };
+        if link.state != LinkState::Terminating || link.in_flight > 0 {
+            if link.state == LinkState::Leaving {
+                self.mark_dirty(key);
+            }
+            return;
+        }
+        link.inbound.release(self.driver.pool());
+        link.outgoing.abandon(self.driver.pool());
+        if let Some(socket) = link.socket.take() {
+            self.driver.close(socket);
+        }
+        if link.is_spent() {
+            self.links.remove(key as usize);
+            self.timers.clear(key);
+            self.outside.ended();
+        }
+    }
+
+    pub(super) fn report(&mut self, key: u32, what: What) {
+        let Some(link) = self.links.get(key as usize) else { return };
+        let report = Report { serial: link.serial, peer: link.ends.peer, what };
+        self.outside.report(report);
+    }
+}
+
+/// What another process exported.
+fn import(config: Arc<ConnectionConfig>, record: &[u8], now: Instant) -> Option<Conn> {
+    let record = ConnectionRecord::from_bytes(record).ok()?;
+    Connection::<Server>::import(config, record, now).ok().map(Conn::Server)
+}

@@ -1,0 +1,253 @@
+//! Channels and the services attached to them.
+
+use super::*;
+use crate::connection::{ChannelId, ChannelKind, ChannelRequest, Event};
+use crate::limits::{CHANNEL_PACKET_BYTES_MAX, WINDOW_BYTES};
+use crate::reactor::Chunk;
+use crate::services::{Attached, Command, Io, Noted, Service, Surroundings};
+use crate::wire::channel::open_failure;
+
+impl<D: Driver, O: Outside> Shard<D, O> {
+    pub(super) fn channel_event(&mut self, key: u32, event: Event) {
+        match event {
+            Event::Open { id, kind } => self.open(key, id, kind),
+            Event::Request { id, want_reply, request } => {
+                self.request(key, id, want_reply, request);
+            }
+            Event::WindowOpened(id) => self.on_channel(key, id, |service, io| service.on_ready(io)),
+            Event::Eof(id) => self.on_channel(key, id, |service, io| service.on_eof(io)),
+            Event::PeerClosed(id) => {
+                self.detach(key, id);
+                self.command(key, Command::Close(id));
+            }
+            Event::Closed(id) => self.detach(key, id),
+            // Answers to a client's questions; a server asks none of these.
+            _ => {}
+        }
+    }
+
+    fn open(&mut self, key: u32, id: ChannelId, kind: ChannelKind) {
+        let (reason, text) = match kind {
+            ChannelKind::Session => {
+                self.attach(key, id);
+                self.with_env(key, |conn, env| {
+                    conn.accept_open(id, WINDOW_BYTES, CHANNEL_PACKET_BYTES_MAX, env)
+                });
+                return;
+            }
+            ChannelKind::Other { .. } => {
+                (open_failure::UNKNOWN_CHANNEL_TYPE, "unknown channel type")
+            }
+            _ => (open_failure::ADMINISTRATIVELY_PROHIBITED, "forwarding is not permitted"),
+        };
+        self.with_env(key, |conn, env| conn.reject_open(id, reason, text, env));
+        let what = format!("channel {kind:?}");
+        self.report(key, What::Refused { what, why: text.to_owned() });
+    }
+
+    fn attach(&mut self, key: u32, id: ChannelId) {
+        let generation = self.next_generation();
+        let Some(link) = self.links.get_mut(key as usize) else { return };
+        let Some(grant) = link.grant.clone() else { return };
+        let attachment = Attachment {
+            link: key,
+            id,
+            generation,
+            service: Attached::session(&grant, link.ends.peer, link.ends.local),
+            in_flight: 0,
+            open: true,
+            starved: false,
+        };
+        let number = self.attachments.insert(attachment) as u32;
+        link.channels.push((id, number));
+        link.attachments += 1;
+    }
+
+    fn request(&mut self, key: u32, id: ChannelId, want_reply: bool, request: ChannelRequest) {
+        let Some(link) = self.links.get(key as usize) else { return };
+        let Some(grant) = link.grant.clone() else { return };
+        let mut noted = Noted::Nothing;
+        self.on_channel(key, id, |service, io| {
+            noted = service.on_request(request, want_reply, &grant, io);
+        });
+        match noted {
+            Noted::Nothing => {}
+            Noted::Started { what } => {
+                let user = grant.account.name.clone();
+                self.report(key, What::SessionStarted { user, what });
+            }
+            Noted::Refused { what, why } => {
+                self.report(key, What::Refused { what, why: why.to_owned() });
+            }
+        }
+    }
+
+    pub(super) fn channel_data(
+        &mut self,
+        key: u32,
+        id: ChannelId,
+        extended: Option<u32>,
+        chunk: Chunk,
+    ) {
+        let attachment = self.links.get(key as usize).and_then(|link| link.attachment_of(id));
+        match attachment {
+            Some(number) => {
+                self.with_service(number, |service, io| service.on_data(chunk, extended, io));
+            }
+            None => self.driver.pool().give_back(chunk.lease),
+        }
+    }
+
+    /// A command on behalf of a channel without a service.
+    fn command(&mut self, key: u32, command: Command) {
+        let Some(link) = self.links.get_mut(key as usize) else { return };
+        let mut around = Surroundings {
+            now: self.driver.now(),
+            pool: self.driver.pool(),
+            entropy: &mut *self.entropy,
+        };
+        if let Err(error) = link.outgoing.command(command, &mut link.conn, &mut around) {
+            self.fail(key, error);
+        }
+        self.mark_dirty(key);
+    }
+
+    fn on_channel(
+        &mut self,
+        key: u32,
+        id: ChannelId,
+        call: impl FnOnce(&mut Attached, &mut Io<'_>),
+    ) {
+        let attachment = self.links.get(key as usize).and_then(|link| link.attachment_of(id));
+        if let Some(number) = attachment {
+            self.with_service(number, call);
+        }
+    }
+
+    /// Calls a service and carries out what it wished for.
+    fn with_service(&mut self, number: u32, call: impl FnOnce(&mut Attached, &mut Io<'_>)) {
+        let Some(attachment) = self.attachments.get_mut(number as usize) else { return };
+        let key = attachment.link;
+        let Some(link) = self.links.get_mut(key as usize) else { return };
+        let mut failed = None;
+        let mut io = Io {
+            id: attachment.id,
+            conn: &mut link.conn,
+            outgoing: &mut link.outgoing,
+            around: Surroundings {
+                now: self.driver.now(),
+                pool: self.driver.pool(),
+                entropy: &mut *self.entropy,
+            },
+            wishes: &mut self.wishes,
+            failed: &mut failed,
+        };
+        call(&mut attachment.service, &mut io);
+        self.grant_wishes(number);
+        self.mark_dirty(key);
+        if let Some(error) = failed {
+            self.fail(key, error);
+        }
+    }
+
+    fn grant_wishes(&mut self, number: u32) {
+        let mut wishes = std::mem::take(&mut self.wishes);
+        let Some(attachment) = self.attachments.get_mut(number as usize) else { return };
+        let key = number | OF_ATTACHMENT;
+        let generation = attachment.generation;
+        attachment.in_flight += (wishes.ops.len() + wishes.jobs.len()) as u16;
+        if std::mem::take(&mut wishes.starved) && !attachment.starved {
+            attachment.starved = true;
+            self.starved.push(key);
+        }
+        for tag in wishes.cancels.drain(..) {
+            self.driver.cancel(Token { key, generation, tag });
+        }
+        for (tag, op) in wishes.ops.drain(..) {
+            self.submit(Token { key, generation, tag }, op);
+        }
+        for (tag, job) in wishes.jobs.drain(..) {
+            self.submit_job(Token { key, generation, tag }, job);
+        }
+        for fd in wishes.closes.drain(..) {
+            self.driver.close(fd);
+        }
+        self.wishes = wishes;
+    }
+
+    pub(super) fn attachment_completed(&mut self, number: u32, completion: Completion) {
+        let Completion { token, op, result, .. } = completion;
+        if let Some(attachment) = self.attachments.get_mut(number as usize) {
+            attachment.in_flight = attachment.in_flight.saturating_sub(1);
+        }
+        self.with_service(number, |service, io| service.on_completion(token.tag, op, result, io));
+        self.release(number);
+    }
+
+    pub(super) fn attachment_job_done(&mut self, number: u32, token: Token, done: Done) {
+        if let Some(attachment) = self.attachments.get_mut(number as usize) {
+            attachment.in_flight = attachment.in_flight.saturating_sub(1);
+        }
+        self.with_service(number, |service, io| service.on_done(token.tag, done, io));
+        self.release(number);
+    }
+
+    pub(super) fn attachment_starved(&mut self, number: u32) {
+        let Some(attachment) = self.attachments.get_mut(number as usize) else { return };
+        attachment.starved = false;
+        if attachment.open {
+            self.with_service(number, |service, io| service.on_ready(io));
+        }
+    }
+
+    /// Something that may have held services back has changed: all of the link's may go on.
+    pub(super) fn wake_services(&mut self, key: u32) {
+        let count = self.links.get(key as usize).map_or(0, |link| link.channels.len());
+        for n in 0..count {
+            let Some((_, number)) =
+                self.links.get(key as usize).and_then(|link| link.channels.get(n)).copied()
+            else {
+                break;
+            };
+            self.with_service(number, |service, io| service.on_ready(io));
+        }
+    }
+
+    /// The channel is gone; its service ends once nothing of it is in flight.
+    fn detach(&mut self, key: u32, id: ChannelId) {
+        let Some(link) = self.links.get_mut(key as usize) else { return };
+        let Some(at) = link.channels.iter().position(|(of, _)| *of == id) else { return };
+        let (_, number) = link.channels.swap_remove(at);
+        link.outgoing.forget_channel(id, self.driver.pool());
+        let Some(attachment) = self.attachments.get_mut(number as usize) else { return };
+        attachment.open = false;
+        self.with_service(number, |service, io| service.on_close(io));
+        if let Some(what) = self.attachments.get(number as usize).and_then(|a| a.service.outcome())
+        {
+            self.report(key, What::SessionEnded { what });
+        }
+        self.release(number);
+    }
+
+    /// The connection is over: every service ends.
+    pub(super) fn end_services(&mut self, key: u32) {
+        while let Some((id, _)) =
+            self.links.get(key as usize).and_then(|link| link.channels.first()).copied()
+        {
+            self.detach(key, id);
+        }
+    }
+
+    fn release(&mut self, number: u32) {
+        let Some(attachment) = self.attachments.get(number as usize) else { return };
+        if attachment.open || attachment.in_flight > 0 {
+            return;
+        }
+        self.with_service(number, |service, io| service.release(io));
+        let attachment = self.attachments.remove(number as usize);
+        if let Some(link) = self.links.get_mut(attachment.link as usize) {
+            link.attachments = link.attachments.saturating_sub(1);
+        }
+        self.mark_dirty(attachment.link);
+    }
+}
