@@ -1,0 +1,330 @@
+//! OpenSSH's clients against a running gateway.
+
+mod support;
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::time::Duration;
+
+use support::{Gateway, HOST_KEYS, newer_openssh, noise, run_ok, sha256, wait_for};
+
+const MIB: usize = 1 << 20;
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+#[test]
+fn a_command_runs_with_its_exit_code_and_both_outputs() {
+    let gateway = Gateway::start(&[]);
+    let output =
+        gateway.ssh(&[], &["echo out; echo err >&2; exit 7"]).output().expect("ssh starts");
+    assert_eq!(output.status.code(), Some(7), "{}", gateway.log());
+    assert_eq!(text(&output.stdout), "out\n");
+    assert_eq!(text(&output.stderr), "err\n");
+    let output = gateway.ssh(&[], &["kill -TERM $$"]).output().expect("ssh starts");
+    assert_eq!(output.status.code(), Some(255), "a signal is no exit code");
+}
+
+#[test]
+fn standard_input_reaches_the_command_and_its_end_too() {
+    let gateway = Gateway::start(&[]);
+    let data = noise(64 * MIB, 1);
+    fs::write(gateway.path("in"), &data).expect("a file");
+    let input = fs::File::open(gateway.path("in")).expect("the file");
+    let output = run_ok(gateway.ssh(&[], &["sha256sum"]).stdin(input));
+    assert_eq!(text(&output.stdout).split(' ').next(), Some(&*sha256(&gateway.path("in"))));
+    let input = fs::File::open(gateway.path("in")).expect("the file");
+    let output = run_ok(gateway.ssh(&[], &["cat"]).stdin(input));
+    assert!(output.stdout == data, "64 MiB through cat come back unchanged");
+}
+
+#[test]
+fn environment_follows_accept_env() {
+    let gateway = Gateway::start(&["AcceptEnv LANG TIDE_*"]);
+    let mut ssh = gateway
+        .ssh(&["SendEnv=TIDE_A", "SendEnv=OTHER"], &["echo $TIDE_A-$OTHER-$USER-$SSH_CONNECTION"]);
+    let output = run_ok(ssh.env("TIDE_A", "one").env("OTHER", "two"));
+    let line = text(&output.stdout);
+    assert!(line.starts_with("one--"), "{line}");
+    assert!(line.trim_end().ends_with(&format!("127.0.0.1 {}", gateway.port)), "{line}");
+}
+
+#[test]
+fn a_terminal_has_its_size_modes_and_a_shell() {
+    let gateway = Gateway::start(&[]);
+    let mut child = gateway
+        .ssh(&["RequestTTY=force"], &[])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("ssh starts");
+    let mut input = child.stdin.take().expect("its input");
+    input.write_all(b"tty; test -t 0 && echo is-a-$((40+2))\nexit 3\n").expect("typing");
+    let output = child.wait_with_output().expect("ssh ends");
+    let shown = text(&output.stdout);
+    assert!(shown.contains("/dev/pts/"), "{shown}");
+    assert!(shown.contains("is-a-42"), "{shown}");
+    assert_eq!(output.status.code(), Some(3), "{shown}");
+}
+
+#[test]
+fn every_algorithm_that_both_have() {
+    let gateway = Gateway::start(&["MaxSessions 10"]);
+    let mut clients = vec![Path::new("ssh").to_owned()];
+    clients.extend(newer_openssh().map(|folder| folder.join("ssh")));
+    let supported =
+        |program: &Path, what: &str| text(&run_ok(Command::new(program).args(["-Q", what])).stdout);
+    let ours = [
+        "mlkem768x25519-sha256",
+        "sntrup761x25519-sha512",
+        "sntrup761x25519-sha512@openssh.com",
+        "curve25519-sha256",
+        "curve25519-sha256@libssh.org",
+        "ecdh-sha2-nistp256",
+        "ecdh-sha2-nistp384",
+        "ecdh-sha2-nistp521",
+    ];
+    let host_keys = [
+        "ssh-ed25519",
+        "ecdsa-sha2-nistp256",
+        "ecdsa-sha2-nistp384",
+        "ecdsa-sha2-nistp521",
+        "rsa-sha2-256",
+        "rsa-sha2-512",
+    ];
+    let macs = [
+        "hmac-sha2-256",
+        "hmac-sha2-512",
+        "hmac-sha2-256-etm@openssh.com",
+        "hmac-sha2-512-etm@openssh.com",
+    ];
+    let mut suites: Vec<(&str, &str)> = vec![
+        ("aes128-gcm@openssh.com", "hmac-sha2-256"),
+        ("aes256-gcm@openssh.com", "hmac-sha2-256"),
+        ("chacha20-poly1305@openssh.com", "hmac-sha2-256"),
+    ];
+    for cipher in ["aes128-ctr", "aes192-ctr", "aes256-ctr"] {
+        suites.extend(macs.iter().map(|mac| (cipher, *mac)));
+    }
+    let mut jobs = Vec::new();
+    for client in &clients {
+        let kexes = supported(client, "kex");
+        let kexes: Vec<&str> =
+            ours.into_iter().filter(|k| kexes.lines().any(|l| l == *k)).collect();
+        assert!(kexes.len() >= 6, "{client:?} knows {kexes:?}");
+        for kex in kexes {
+            for host_key in host_keys {
+                jobs.extend(suites.iter().map(|suite| (client, kex, host_key, *suite)));
+            }
+        }
+    }
+    let total = jobs.len();
+    let (jobs, failures) = (Mutex::new(jobs), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                loop {
+                    let Some((client, kex, host_key, (cipher, mac))) =
+                        jobs.lock().expect("jobs").pop()
+                    else {
+                        break;
+                    };
+                    let options = [
+                        format!("KexAlgorithms={kex}"),
+                        format!("HostKeyAlgorithms={host_key}"),
+                        format!("Ciphers={cipher}"),
+                        format!("MACs={mac}"),
+                        "UserKnownHostsFile=/dev/null".to_owned(),
+                    ];
+                    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+                    let output = gateway
+                        .client(client, &options)
+                        .args(["127.0.0.1", "echo fine"])
+                        .output()
+                        .expect("ssh starts");
+                    if output.stdout != b"fine\n" {
+                        let error = text(&output.stderr);
+                        failures.lock().expect("failures").push(format!("{options:?}: {error}"));
+                    }
+                }
+            });
+        }
+    });
+    let failures = failures.into_inner().expect("failures");
+    assert!(failures.is_empty(), "{} of {total} failed:\n{}", failures.len(), failures.join("\n"));
+    println!("{total} combinations logged in");
+}
+
+#[test]
+fn every_user_key_type_logs_in_and_strangers_do_not() {
+    let gateway = Gateway::start(&[]);
+    for (kind, bits) in HOST_KEYS {
+        let key = format!("IdentityFile={}", gateway.path(&format!("user_{kind}{bits}")).display());
+        let output = run_ok(&mut gateway.ssh(&[&key], &["echo in"]));
+        assert_eq!(text(&output.stdout), "in\n");
+    }
+    support::keygen(&gateway.path("stranger"), "ed25519", "");
+    let key = format!("IdentityFile={}", gateway.path("stranger").display());
+    let output = Command::new("ssh")
+        .args(["-F", "/dev/null", "-o", &key, "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes"])
+        .args(["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"])
+        .args(["-o", "IdentityAgent=none", "-p", &gateway.port.to_string(), "127.0.0.1", "true"])
+        .output()
+        .expect("ssh starts");
+    assert_eq!(output.status.code(), Some(255));
+    assert!(text(&output.stderr).contains("Permission denied (publickey)"), "{output:?}");
+}
+
+#[test]
+fn files_travel_both_ways_while_keys_change_every_mebibyte() {
+    let gateway = Gateway::start(&[]);
+    fs::write(gateway.path("source"), noise(256 * MIB, 2)).expect("a file");
+    let (source, there, back) =
+        (gateway.path("source"), gateway.path("there"), gateway.path("back"));
+    let batch = format!(
+        "put {} {}\nget {} {}\n",
+        source.display(),
+        there.display(),
+        there.display(),
+        back.display()
+    );
+    let output = gateway.sftp(&["RekeyLimit=1M"], &batch);
+    assert!(output.status.success(), "{}\n{}", text(&output.stderr), gateway.log());
+    assert_eq!(sha256(&source), sha256(&there));
+    assert_eq!(sha256(&source), sha256(&back));
+    let rekeys = gateway.log().matches("Rekeyed").count();
+    assert!(rekeys >= 256, "{rekeys} rekeys in 512 MiB");
+}
+
+#[test]
+fn fifty_sessions_share_one_connection() {
+    let gateway = Gateway::start(&["MaxSessions 60"]);
+    let socket = gateway.path("mux");
+    let path = format!("ControlPath={}", socket.display());
+    let mut master = gateway
+        .ssh(&[&path, "ControlMaster=yes", "SessionType=none"], &[])
+        .spawn()
+        .expect("the master starts");
+    wait_for("the master connection", || socket.exists());
+    let sessions: Vec<_> = (0..50)
+        .map(|n| {
+            let command = format!("echo {n}; head -c 1048576 /dev/zero | wc -c; sleep 1");
+            gateway
+                .ssh(&[&path, "ControlMaster=no"], &[&command])
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .expect("a session starts")
+        })
+        .collect();
+    for (n, session) in sessions.into_iter().enumerate() {
+        let output = session.wait_with_output().expect("a session ends");
+        assert_eq!(text(&output.stdout), format!("{n}\n1048576\n"), "{}", text(&output.stderr));
+    }
+    assert_eq!(gateway.log().matches("Accepted publickey").count(), 1, "{}", gateway.log());
+    let _ = master.kill();
+    let _ = master.wait();
+}
+
+#[test]
+fn clients_killed_in_mid_transfer_leave_nothing_behind() {
+    let gateway = Gateway::start(&[]);
+    gateway.assert_alive();
+    fs::write(gateway.path("source"), noise(64 * MIB, 3)).expect("a file");
+    let before = gateway.descriptors();
+    for round in 0..6 {
+        let (source, target) = (gateway.path("source"), gateway.path("target"));
+        let batch = match round % 2 {
+            0 => format!("get {} {}\n", source.display(), target.display()),
+            _ => format!("put {} {}\n", source.display(), target.display()),
+        };
+        fs::write(gateway.path("killed"), batch).expect("a batch");
+        let mut child = gateway
+            .client(Path::new("sftp"), &[])
+            .args(["-l", "40000", "-b"])
+            .arg(gateway.path("killed"))
+            .arg("127.0.0.1")
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group_leader()
+            .spawn()
+            .expect("sftp starts");
+        std::thread::sleep(Duration::from_millis(400));
+        let group = format!("-{}", child.id());
+        run_ok(Command::new("kill").args(["-KILL", "--", &group]));
+        let _ = child.wait();
+        let _ = fs::remove_file(target);
+    }
+    wait_for("descriptors to be closed", || gateway.descriptors() <= before);
+    gateway.assert_alive();
+}
+
+#[test]
+fn a_dropped_connection_hangs_up_its_processes() {
+    let gateway = Gateway::start(&[]);
+    let mark = format!("31{}", gateway.port);
+    let mut child = gateway.ssh(&[], &[&format!("sleep {mark}")]).spawn().expect("ssh starts");
+    let running = || {
+        let output = Command::new("pgrep").args(["-f", &format!("^sleep {mark}")]).output();
+        output.is_ok_and(|output| output.status.success())
+    };
+    wait_for("the command to run", running);
+    let _ = child.kill();
+    let _ = child.wait();
+    wait_for("the command to be hung up", || !running());
+    gateway.assert_alive();
+}
+
+#[test]
+fn rsync_and_git_work_over_it() {
+    let gateway = Gateway::start(&[]);
+    let ssh = format!(
+        "ssh -F /dev/null -p {} -i {} -o IdentitiesOnly=yes -o StrictHostKeyChecking=no \
+         -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR -o IdentityAgent=none",
+        gateway.port,
+        gateway.path("user_ed25519").display()
+    );
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/src/");
+    let target = gateway.path("tree");
+    run_ok(
+        Command::new("rsync")
+            .args(["-a", "-e", &ssh, source])
+            .arg(format!("127.0.0.1:{}/", target.display())),
+    );
+    run_ok(Command::new("diff").args(["-r", source]).arg(&target));
+    let repository = gateway.path("repository");
+    let git = |words: &[&str], folder: &Path| {
+        run_ok(
+            Command::new("git")
+                .args(["-c", "user.name=t", "-c", "user.email=t@example.org"])
+                .args(["-c", "init.defaultBranch=main"])
+                .args(words)
+                .current_dir(folder)
+                .env("GIT_SSH_COMMAND", &ssh),
+        )
+    };
+    fs::create_dir(&repository).expect("a folder");
+    git(&["init", "-q"], &repository);
+    fs::write(repository.join("file"), noise(3 * MIB, 4)).expect("a file");
+    git(&["add", "."], &repository);
+    git(&["commit", "-qm", "one"], &repository);
+    let from = format!("127.0.0.1:{}", repository.display());
+    git(&["clone", "-q", &from, "clone"], gateway.folder.path());
+    assert_eq!(sha256(&repository.join("file")), sha256(&gateway.path("clone/file")));
+}
+
+/// Puts a program at the head of a process group of its own.
+trait ProcessGroupLeader {
+    fn process_group_leader(&mut self) -> &mut Command;
+}
+
+impl ProcessGroupLeader for Command {
+    fn process_group_leader(&mut self) -> &mut Command {
+        std::os::unix::process::CommandExt::process_group(self, 0)
+    }
+}

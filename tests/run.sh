@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Runs every check. Installs what the tests need, by package name, when it is missing.
+#
+#   tests/run.sh            everything
+#   tests/run.sh --quick    without the newer OpenSSH and without fuzzing
+set -euo pipefail
+cd "$(dirname "$0")/.."
+quick=${1:-}
+say() { printf '\n== %s\n' "$*"; }
+
+need() { # program package
+    command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || missing+=("$2")
+}
+missing=()
+need ssh openssh-client
+need sshd openssh-server
+need rsync rsync
+need git git
+need gcc gcc
+need pgrep procps
+need python3 python3
+if [ ${#missing[@]} -gt 0 ]; then
+    say "installing ${missing[*]}"
+    run=$([ "$(id -u)" = 0 ] || echo sudo)
+    $run apt-get -qq update
+    $run env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}"
+fi
+
+target=${CARGO_TARGET_DIR:-target}
+if [ "$quick" != --quick ]; then
+    say "a newer OpenSSH client"
+    tests/clients/newer-openssh.sh "$target/newer-openssh"
+    TIDEGATE_NEWER_OPENSSH=$(cd "$target/newer-openssh" && pwd)
+    export TIDEGATE_NEWER_OPENSSH
+fi
+
+say "format"
+cargo fmt --check
+say "lints"
+cargo clippy --all-targets -- -D warnings
+say "tests"
+cargo test
+say "documentation"
+RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
+if [ "$quick" != --quick ]; then
+    say "fuzzing"
+    tests/fuzz/run.sh 10
+fi
+say "all checks passed"

@@ -1,0 +1,243 @@
+//! A gateway in a folder of its own, and OpenSSH's clients pointed at it.
+#![allow(dead_code, reason = "each test file uses its own part")]
+
+use std::fs;
+use std::io::Read;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+pub const HOST_KEYS: [(&str, &str); 5] =
+    [("ed25519", ""), ("ecdsa", "256"), ("ecdsa", "384"), ("ecdsa", "521"), ("rsa", "3072")];
+
+/// A running gateway; it ends, and its folder goes, with the value.
+pub struct Gateway {
+    pub child: Child,
+    pub port: u16,
+    pub folder: TempDir,
+}
+
+/// Which driver the gateway under test runs on; the whole suite runs once for each.
+pub fn driver() -> Option<String> {
+    std::env::var("TIDEGATE_TEST_DRIVER").ok()
+}
+
+pub fn run_ok(command: &mut Command) -> Output {
+    let output = command.output().expect("the program starts");
+    assert!(
+        output.status.success(),
+        "{command:?}: {}\nstdout: {}\nstderr: {}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+pub fn keygen(path: &Path, kind: &str, bits: &str) {
+    let mut command = Command::new("ssh-keygen");
+    command.args(["-q", "-N", "", "-t", kind, "-C", "test", "-f"]).arg(path);
+    if !bits.is_empty() {
+        command.args(["-b", bits]);
+    }
+    run_ok(&mut command);
+}
+
+/// A port that was free a moment ago.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    listener.local_addr().expect("its address").port()
+}
+
+#[allow(clippy::disallowed_methods, reason = "tests wait on the real clock")]
+pub fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !done() {
+        assert!(start.elapsed() < Duration::from_secs(30), "timed out waiting for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+impl Gateway {
+    /// Starts a gateway that lets in every test key, with more lines of configuration first.
+    pub fn start(lines: &[&str]) -> Gateway {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = folder.path();
+        for (kind, bits) in HOST_KEYS {
+            keygen(&at.join(format!("host_{kind}{bits}")), kind, bits);
+            keygen(&at.join(format!("user_{kind}{bits}")), kind, bits);
+        }
+        let mut authorized = String::new();
+        for (kind, bits) in HOST_KEYS {
+            let path = at.join(format!("user_{kind}{bits}.pub"));
+            authorized += &fs::read_to_string(path).expect("a public key");
+        }
+        fs::write(at.join("authorized_keys"), authorized).expect("authorized_keys");
+        Gateway::start_in(folder, lines)
+    }
+
+    /// Starts in a folder that already holds keys.
+    pub fn start_in(folder: TempDir, lines: &[&str]) -> Gateway {
+        let port = free_port();
+        let at = folder.path();
+        let mut config = lines.join("\n");
+        config += &format!(
+            "\nListenAddress 127.0.0.1:{port}\nAuthorizedKeysFile {}/authorized_keys\n\
+             StrictModes no\nPermitRootLogin yes\nMaxStartups 1000:30:2000\n\
+             Subsystem sftp internal-sftp\nLogLevel DEBUG\n",
+            at.display()
+        );
+        for (kind, bits) in HOST_KEYS {
+            config += &format!("HostKey {}/host_{kind}{bits}\n", at.display());
+        }
+        fs::write(at.join("tidegate_config"), config).expect("the configuration");
+        let log = fs::File::create(at.join("log")).expect("a log");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        command.arg("serve").arg("-f").arg(at.join("tidegate_config")).args(["--reactors", "2"]);
+        if let Some(driver) = driver() {
+            command.args(["--driver", &driver]);
+        }
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log)
+            .spawn()
+            .expect("the gateway starts");
+        let mut gateway = Gateway { child, port, folder };
+        wait_for("the gateway to listen", || {
+            if let Some(status) = gateway.child.try_wait().expect("its status") {
+                panic!("the gateway ended with {status}:\n{}", gateway.log());
+            }
+            gateway.connect().is_ok()
+        });
+        gateway
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.port).into()
+    }
+
+    /// A bare connection, time-limited both ways.
+    pub fn connect(&self) -> std::io::Result<TcpStream> {
+        let stream = TcpStream::connect_timeout(&self.address(), Duration::from_secs(5))?;
+        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+        stream.set_write_timeout(Some(Duration::from_secs(20)))?;
+        Ok(stream)
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// One of OpenSSH's programs with everything set but what to do; `options` come first.
+    pub fn client(&self, program: &Path, options: &[&str]) -> Command {
+        let mut command = Command::new(program);
+        command.args(["-F", "/dev/null"]);
+        for option in options {
+            command.args(["-o", option]);
+        }
+        let defaults = [
+            format!("Port={}", self.port),
+            format!("IdentityFile={}", self.path("user_ed25519").display()),
+            "IdentitiesOnly=yes".to_owned(),
+            "IdentityAgent=none".to_owned(),
+            "StrictHostKeyChecking=no".to_owned(),
+            format!("UserKnownHostsFile={}", self.path("known_hosts").display()),
+            "LogLevel=ERROR".to_owned(),
+            "BatchMode=yes".to_owned(),
+            "ConnectTimeout=20".to_owned(),
+        ];
+        for option in defaults {
+            command.args(["-o", &option]);
+        }
+        command.stdin(Stdio::null());
+        command
+    }
+
+    pub fn ssh(&self, options: &[&str], words: &[&str]) -> Command {
+        let mut command = self.client(Path::new("ssh"), options);
+        command.arg("127.0.0.1").args(words);
+        command
+    }
+
+    /// Runs sftp on a batch of commands.
+    pub fn sftp(&self, options: &[&str], batch: &str) -> Output {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("batch{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        fs::write(self.path(&name), batch).expect("a batch");
+        let mut command = self.client(Path::new("sftp"), options);
+        command.arg("-b").arg(self.path(&name)).arg("127.0.0.1");
+        command.output().expect("sftp starts")
+    }
+
+    /// Descriptors the gateway holds.
+    pub fn descriptors(&self) -> usize {
+        let path = format!("/proc/{}/fd", self.child.id());
+        fs::read_dir(path).map_or(0, Iterator::count)
+    }
+
+    /// The gateway still serves: a new login runs a command.
+    pub fn assert_alive(&self) {
+        let output = run_ok(&mut self.ssh(&[], &["echo alive"]));
+        assert_eq!(output.stdout, b"alive\n", "log:\n{}", self.log());
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").arg(self.child.id().to_string()).status();
+        for _ in 0..100 {
+            if matches!(self.child.try_wait(), Ok(Some(_))) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// `len` bytes that do not compress and differ from seed to seed.
+pub fn noise(len: usize, seed: u64) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    let mut state = seed.wrapping_mul(2).wrapping_add(1);
+    for chunk in bytes.chunks_mut(8) {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let word = (state ^ (state >> 29)).to_le_bytes();
+        chunk.copy_from_slice(&word[..chunk.len()]);
+    }
+    bytes
+}
+
+/// SHA-256 by the system's own program, so that no code of ours judges itself.
+pub fn sha256(path: &Path) -> String {
+    let output = run_ok(Command::new("sha256sum").arg(path));
+    String::from_utf8_lossy(&output.stdout).split(' ').next().unwrap_or_default().to_owned()
+}
+
+pub fn make_executable(path: &Path) {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("permissions");
+}
+
+/// Everything a stream still brings, until its end or the time limit.
+pub fn drain(stream: &mut TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let _ = stream.read_to_end(&mut bytes);
+    bytes
+}
+
+/// The client of a newer OpenSSH, where `tests/clients/newer-openssh.sh` has unpacked one.
+pub fn newer_openssh() -> Option<PathBuf> {
+    let folder = PathBuf::from(std::env::var_os("TIDEGATE_NEWER_OPENSSH")?);
+    folder.join("bin/ssh").exists().then_some(folder.join("bin"))
+}

@@ -1,0 +1,194 @@
+//! The house rules that a compiler does not know: floors, file sizes, where `unsafe` may stand,
+//! files nobody declares.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Top-level modules and their floors; a module imports only from floors below its own.
+const FLOORS: &[(&str, u8)] = &[
+    ("base", 0),
+    ("limits", 0),
+    ("wire", 1),
+    ("crypto", 2),
+    ("transport", 3),
+    ("connection", 4),
+    ("reactor", 5),
+    ("services", 6),
+    ("shard", 7),
+    ("gateway", 8),
+    ("observe", 9),
+    ("cli", 10),
+];
+
+/// Where `unsafe` may stand: the reactor's ring and pool, and the edges to system calls that no
+/// safe wrapper covers.
+const UNSAFE_FOLDERS: &[&str] = &["src/reactor/", "src/services/", "src/gateway/"];
+
+const FILE_LINES_MAX: usize = 1000;
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn walk(folder: &Path, files: &mut Vec<PathBuf>) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        if path.is_dir() && path.file_name().is_some_and(|name| name != "target") {
+            walk(&path, files);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+}
+
+/// Every Rust file below `folder`: its path from the root, and its text.
+fn rust_files(folder: &str) -> Vec<(String, String)> {
+    let mut paths = Vec::new();
+    walk(&root().join(folder), &mut paths);
+    paths.sort();
+    let read = |path: PathBuf| {
+        let name = path.strip_prefix(root()).expect("below the root").display().to_string();
+        (name, fs::read_to_string(&path).expect("a text file"))
+    };
+    paths.into_iter().map(read).collect()
+}
+
+/// Code without comments and without the tests at its bottom.
+fn production(text: &str) -> String {
+    let text = text.split("\n#[cfg(test)]\nmod ").next().unwrap_or_default();
+    let lines = text.lines().map(|line| line.split("//").next().unwrap_or_default());
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+fn floor_of(module: &str) -> Option<u8> {
+    FLOORS.iter().find(|(name, _)| *name == module).map(|(_, floor)| *floor)
+}
+
+/// Our modules named after `crate::` anywhere in the code, grouped imports included.
+fn imports(code: &str) -> BTreeSet<String> {
+    let is_word = |c: &char| c.is_ascii_alphanumeric() || *c == '_';
+    let compact = code.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut found = BTreeSet::new();
+    for (at, mark) in compact.match_indices("crate::") {
+        let rest = &compact[at + mark.len()..];
+        let items: Vec<&str> = match rest.strip_prefix('{') {
+            Some(group) => group.split('}').next().unwrap_or_default().split(',').collect(),
+            None => vec![rest],
+        };
+        let names = items.iter().map(|item| item.trim().chars().take_while(is_word).collect());
+        found.extend(names.filter(|name: &String| floor_of(name).is_some()));
+    }
+    found
+}
+
+#[test]
+fn modules_import_only_lower_floors() {
+    let mut wrong = Vec::new();
+    for (name, text) in rust_files("src") {
+        let module = name.trim_start_matches("src/").split(['/', '.']).next().unwrap_or_default();
+        let Some(floor) = floor_of(module) else { continue };
+        for import in imports(&production(&text)) {
+            let other = floor_of(&import).expect("known");
+            let meets = module == "reactor" && (1..=4).contains(&other);
+            if import != module && (other > floor || meets) {
+                wrong.push(format!("{name} (floor {floor}) imports {import} (floor {other})"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_module_has_a_floor() {
+    let text = fs::read_to_string(root().join("src/lib.rs")).expect("lib.rs");
+    for line in text.lines().filter_map(|line| line.strip_prefix("pub mod ")) {
+        let module = line.trim_end_matches(';');
+        assert!(floor_of(module).is_some(), "{module} has no floor in tests/tidy.rs");
+    }
+}
+
+#[test]
+fn unsafe_stays_at_the_edges() {
+    for (name, text) in rust_files("src") {
+        let code = production(&text);
+        let mut words = code.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+        if words.any(|word| word == "unsafe") {
+            let allowed = UNSAFE_FOLDERS.iter().any(|folder| name.starts_with(folder));
+            assert!(allowed, "{name} uses unsafe; only {UNSAFE_FOLDERS:?} may");
+        }
+    }
+}
+
+#[test]
+fn files_are_small_and_finished() {
+    let marks = ["todo!(", "unimplemented!(", "FIXME", "XXX"];
+    let mut wrong = Vec::new();
+    for (name, text) in rust_files("src").into_iter().chain(rust_files("tests")) {
+        let lines = text.lines().count();
+        if lines > FILE_LINES_MAX {
+            wrong.push(format!("{name} has {lines} lines; {FILE_LINES_MAX} is the most"));
+        }
+        let unfinished = |line: &&str| marks.iter().any(|mark| line.contains(mark));
+        if name != "tests/tidy.rs" {
+            wrong.extend(text.lines().filter(unfinished).map(|line| format!("{name}: {line}")));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_file_is_declared() {
+    let files = rust_files("src");
+    let mut wrong = Vec::new();
+    for (name, _) in &files {
+        let path = Path::new(name);
+        let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        if name == "src/lib.rs" || name == "src/main.rs" {
+            continue;
+        }
+        let folder = path.parent().expect("a folder");
+        let (module, folder) = match stem {
+            "mod" => {
+                let own = folder.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+                (own, folder.parent().expect("a folder"))
+            }
+            _ => (stem, folder),
+        };
+        let parents = [folder.join("mod.rs"), folder.join("lib.rs"), folder.with_extension("rs")];
+        let declared = files.iter().any(|(parent, text)| {
+            let declaration = format!("mod {module};");
+            parents.iter().any(|path| Path::new(parent) == path)
+                && text.lines().any(|line| line.trim_end().ends_with(&declaration))
+        });
+        if !declared {
+            wrong.push(format!("no module declares {name}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn the_protocol_floors_know_no_clock_and_no_io() {
+    let banned = [
+        "std::net::Tcp",
+        "std::fs",
+        "std::io::Read",
+        "std::thread",
+        "SystemTime",
+        "Instant::now",
+        "tracing::",
+        "println!",
+        "nix::",
+        "libc::",
+    ];
+    let mut wrong = Vec::new();
+    for floor in ["src/wire", "src/crypto", "src/transport", "src/connection"] {
+        for (name, text) in rust_files(floor) {
+            let code = production(&text);
+            let seen = banned.iter().filter(|word| code.contains(**word));
+            wrong.extend(seen.map(|word| format!("{name} uses {word}")));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
