@@ -252,6 +252,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
 
     fn flush_dirty(&mut self) {
         while let Some(key) = self.dirty.pop() {
+            self.drain_events(key);
             self.flush(key);
             self.settle(key);
         }

@@ -353,6 +353,15 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
     }
 
+    /// Commands can lead to events too: those are heard at the end of the turn.
+    pub(super) fn drain_events(&mut self, key: u32) {
+        while let Some(link) = self.links.get_mut(key as usize) {
+            let open = link.state == LinkState::Open;
+            let Some(event) = link.conn.poll_event().filter(|_| open) else { break };
+            self.event(key, event);
+        }
+    }
+
     // ---- Events ------------------------------------------------------------------------------
 
     fn event(&mut self, key: u32, event: Event) {
