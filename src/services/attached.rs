@@ -108,6 +108,7 @@ impl Attached {
                 Noted::Started { what }
             }
             Chosen::Sftp => {
+                process.make_way(io);
                 *self = Attached::Sftp(Box::new(Sftp::new(&grant.account.home)));
                 answer(true, want_reply, io);
                 Noted::Started { what: "sftp".to_owned() }

@@ -165,6 +165,11 @@ impl Bench {
         self.process = Process::new(Arc::new(login));
     }
 
+    /// As when another service takes the channel over.
+    pub fn make_way(&mut self) {
+        self.call(|process, io| process.make_way(io));
+    }
+
     /// The client asks something of the channel and wants an answer.
     pub fn ask(&mut self, request: ChannelRequest) {
         let (client, id) = (&mut self.client, self.client_id);

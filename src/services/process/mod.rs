@@ -207,6 +207,14 @@ impl Process {
         wanted || self.terminal.is_some()
     }
 
+    /// Another service takes the channel over: what was prepared here is given back.
+    pub fn make_way(&mut self, io: &mut Io<'_>) {
+        self.input.stop(io);
+        if let Some(terminal) = self.terminal.take() {
+            io.close_fd(terminal.into_master());
+        }
+    }
+
     /// How it went, for the log; `None` when nothing was ever started.
     pub fn outcome(&self) -> Option<String> {
         Some(match &self.phase {
@@ -344,6 +352,11 @@ impl Process {
     fn pump(&mut self, io: &mut Io<'_>) {
         self.output.pump(io);
         self.errors.pump(io);
+        if self.output.lacks_credit(io) {
+            self.errors.yield_credit(io);
+        } else if self.errors.lacks_credit(io) {
+            self.output.yield_credit(io);
+        }
         self.finish_if_done(io);
     }
 
@@ -404,7 +417,7 @@ impl Service for Process {
                     stream.abandoned(op, io);
                 } else {
                     stream.completed(op, result, self.child.as_ref(), io);
-                    self.finish_if_done(io);
+                    self.pump(io);
                 }
             }
             _ => {}

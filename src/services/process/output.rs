@@ -38,8 +38,11 @@ enum Flight {
     None,
     /// Waits until the descriptor is readable; holds neither memory nor window.
     Waiting,
-    /// Waits for a shared buffer's worth of bytes; holds that much window.
-    Shared,
+    /// Waits for a shared buffer's worth of bytes; holds that much window, unless it was asked to
+    /// let go of it.
+    Shared {
+        yielding: bool,
+    },
     Planned(Plan),
 }
 
@@ -84,14 +87,28 @@ impl Output {
         if self.readable {
             self.read_planned(fd, io);
         } else if self.size == Size::Small && io.credit() >= SPARE_CREDIT && io.reserve_shared() {
-            self.flight = Flight::Shared;
+            self.flight = Flight::Shared { yielding: false };
             io.submit(self.tag, Op::Read { fd, into: Target::Shared });
         } else {
             self.wait(fd, io);
         }
     }
 
-    /// A wait or a read is over.
+    /// It has something to read and nothing of the window is left for it.
+    pub fn lacks_credit(&self, io: &Io<'_>) -> bool {
+        self.readable && matches!(self.flight, Flight::None) && io.credit() == 0
+    }
+
+    /// Lets go of window that an idle read holds: a peer may grant more only once all is used.
+    pub fn yield_credit(&mut self, io: &mut Io<'_>) {
+        if let Flight::Shared { yielding } = &mut self.flight
+            && !std::mem::replace(yielding, true)
+        {
+            io.cancel(self.tag);
+        }
+    }
+
+    /// A wait or a read is over; [`Output::pump`] is to be called behind it.
     pub fn completed(
         &mut self,
         op: Op,
@@ -100,7 +117,7 @@ impl Output {
         io: &mut Io<'_>,
     ) {
         match (std::mem::replace(&mut self.flight, Flight::None), op) {
-            (Flight::Shared, Op::Read { into: Target::Owned { lease, mut spans }, .. }) => {
+            (Flight::Shared { .. }, Op::Read { into: Target::Owned { lease, mut spans }, .. }) => {
                 let bytes = result.unwrap_or(0);
                 match spans.pop() {
                     Some(span) if bytes > 0 => {
@@ -112,7 +129,7 @@ impl Output {
                     }
                 }
             }
-            (Flight::Shared, _) => io.refund_shared(),
+            (Flight::Shared { .. }, _) => io.refund_shared(),
             (Flight::Planned(plan), Op::Read { into: Target::Owned { lease, .. }, .. }) => {
                 match result {
                     Ok(bytes) if bytes > 0 => io.send(plan, bytes, lease),
@@ -122,7 +139,6 @@ impl Output {
             // A wait that failed is no reason to lose bytes: the read will tell.
             _ => {
                 self.readable = true;
-                self.pump(io);
                 return;
             }
         }
@@ -132,7 +148,6 @@ impl Output {
                 if let Some(fd) = self.fd {
                     self.wait(fd, io);
                 }
-                return;
             }
             // A terminal whose last user has gone fails with EIO; that is its end of file.
             _ => {
@@ -141,7 +156,6 @@ impl Output {
                 }
             }
         }
-        self.pump(io);
     }
 
     /// As `completed`, for a channel that exists no more.

@@ -53,6 +53,22 @@ fn case_88_only_one_start() {
 }
 
 #[test]
+fn what_was_prepared_is_given_back_for_another_service() {
+    let mut bench = Bench::new(&Setting::default());
+    bench.jobs_held = true;
+    bench.ask(pty(80, 24, &[]));
+    for size in [1, 20_000, 1, 1] {
+        bench.say_all(&noise(size));
+    }
+    let held = bench.leases();
+    bench.make_way();
+    assert!(bench.leases() < held);
+    bench.jobs_held = false;
+    bench.say_close();
+    bench.finish();
+}
+
+#[test]
 fn what_cannot_be_started_is_refused() {
     let mut bench = Bench::new(&Setting::default());
     bench.spoil_shell();
