@@ -259,12 +259,13 @@ fn expand_path(base: &[u8], path: &[u8]) -> Result<Vec<u8>, Failure> {
 /// where a file system cannot, files are linked and unlinked as OpenSSH does it, and the rest is
 /// renamed after a look.
 fn rename_aside(from: &CStr, to: &CStr) -> Result<(), Errno> {
+    // What is wrong with the old name is said before what is wrong with the new one.
+    let kind = lstat(from)?.st_mode & libc::S_IFMT;
     match rename_exclusive(from, to) {
         Err(Errno::EINVAL | Errno::ENOSYS) => {}
         outcome => return outcome,
     }
-    let regular = lstat(from)?.st_mode & libc::S_IFMT == libc::S_IFREG;
-    if regular {
+    if kind == libc::S_IFREG {
         match hard_link(from, to) {
             Ok(()) => {
                 return unlink(from).inspect_err(|_| {

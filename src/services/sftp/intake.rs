@@ -2,7 +2,7 @@ use std::ffi::CString;
 
 use super::fs::{FsJob, Subject};
 use super::handles::HandleName;
-use super::waiting::{Class, HandleAsk, Waiting, What};
+use super::waiting::{Class, CopyAsk, HandleAsk, Waiting, What};
 use crate::limits::SFTP_WAITING_BYTES_MAX;
 use crate::wire::sftp::{Operation, Request, StatusCode, open};
 
@@ -37,11 +37,13 @@ fn what(operation: &Operation<'_>, base: &[u8]) -> Option<What> {
         Operation::ReadDirectory { handle } => on(handle, HandleAsk::ReadDirectory),
         Operation::HandleVfsStat { handle } => on(handle, HandleAsk::VfsStat),
         Operation::Fsync { handle } => on(handle, HandleAsk::Fsync),
-        Operation::CopyData { from, from_offset, len, to, to_offset } => What::Copy(Box::new((
-            (HandleName::parse(from), from_offset),
-            (HandleName::parse(to), to_offset),
-            len,
-        ))),
+        Operation::CopyData { from, from_offset, len, to, to_offset } => {
+            What::Copy(Box::new(CopyAsk {
+                from: (HandleName::parse(from), from_offset),
+                to: (HandleName::parse(to), to_offset),
+                len,
+            }))
+        }
         Operation::Limits => What::Limits,
         // Its data streams; the service never builds one of these.
         Operation::Write { .. } | Operation::Extended { .. } | Operation::Unknown { .. } => {

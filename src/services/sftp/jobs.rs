@@ -3,8 +3,8 @@ use super::fs::{FsDone, FsJob, Subject};
 use super::handles::{Handle, HandleName, OpenFile};
 use super::intake::writable;
 use super::reads::Started;
-use super::waiting::{Class, HandleAsk, Waiting, What};
-use super::{Sftp, State};
+use super::waiting::{Class, CopyAsk, HandleAsk, Waiting, What};
+use super::{EXIT_BAD_PEER, Sftp, State};
 use crate::limits::{
     SFTP_DATA_BYTES_MAX, SFTP_HANDLES_MAX, SFTP_LOOKS_MAX, SFTP_NAMES_BYTES_MAX,
     SFTP_PACKET_BYTES_MAX,
@@ -159,22 +159,22 @@ impl Sftp {
     }
 
     /// SECURITY 113: a file is not copied onto itself, and what has no end is not copied at all.
-    fn start_copy(
-        &mut self,
-        id: u32,
-        ((from, from_offset), (to, to_offset), len): ((HandleName, u64), (HandleName, u64), u64),
-        io: &mut Io<'_>,
-    ) {
-        let (from, to) = (self.handles.file(from), self.handles.file(to));
+    fn start_copy(&mut self, id: u32, ask: CopyAsk, io: &mut Io<'_>) {
+        let (from, to) = (self.handles.file(ask.from.0), self.handles.file(ask.to.0));
         let (Some(from), Some(to)) = (from, to) else {
             return self.replies.status(id, StatusCode::Failure);
         };
         if from.file == to.file || !from.regular {
             return self.replies.status(id, StatusCode::Failure);
         }
-        let until_end = len == 0;
-        let len = if until_end { u64::MAX } else { len };
-        let next = Copy { from: from.fd, from_offset, to: to.fd, to_offset, len };
+        let until_end = ask.len == 0;
+        let next = Copy {
+            from: from.fd,
+            from_offset: ask.from.1,
+            to: to.fd,
+            to_offset: ask.to.1,
+            len: if until_end { u64::MAX } else { ask.len },
+        };
         let then = Then::Copy(Box::new(Copying { next, until_end }));
         self.run(id, Class::Alone, then, FsJob::Copy(next), io);
     }
@@ -188,6 +188,8 @@ impl Sftp {
     pub(super) fn job_done(&mut self, key: usize, done: FsDone, io: &mut Io<'_>) {
         let Some(Running { id, class, then }) = self.jobs.try_remove(key) else { return };
         match (then, done) {
+            // Without a base no path means anything.
+            (Then::Version, FsDone::Failed(_)) => self.state = State::Ending(EXIT_BAD_PEER),
             (_, FsDone::Failed(failure)) => {
                 let reply = Reply::Status { code: failure.code, text: failure.text.as_bytes() };
                 self.replies.put(id, reply);

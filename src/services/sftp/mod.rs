@@ -1,10 +1,22 @@
 //! The SFTP subsystem (draft-ietf-secsh-filexfer-02 and OpenSSH's extensions), in process.
 //!
-//! Requests are read off the channel into a bounded [`waiting`] queue. READs read the file into the
-//! very places of the packets that carry it ([`reads`]); the data of WRITEs goes to the file out of
-//! the buffers it was received in ([`writes`]); whatever needs a path or may wait for a disk is a
+//! Requests are read off the channel into a bounded `waiting` queue. READs read the file into the
+//! very places of the packets that carry it (`reads`); the data of WRITEs goes to the file out of
+//! the buffers it was received in (`writes`); whatever needs a path or may wait for a disk is a
 //! job for a worker ([`fs`]). What only looks runs side by side, WRITEs run side by side, and
-//! everything else waits for all that came before it.
+//! everything else waits for all that came before it (draft §4.1).
+//!
+//! Replies are those of OpenSSH's sftp-server, status codes and long names included. On purpose it
+//! differs in this:
+//! - a request that is malformed, too long or of an unknown kind is answered (BAD_MESSAGE or
+//!   OP_UNSUPPORTED), and the session goes on; an impossible length or a request before INIT ends it;
+//! - a path with a NUL in it is a BAD_MESSAGE;
+//! - RENAME never replaces anything, not even a dangling link by a directory;
+//! - FIFOs and sockets are not opened; nor are this process's own files under /proc, and links that
+//!   the kernel makes up there are not followed;
+//! - copy-data refuses a source that is the target under another name or is not a plain file, and
+//!   says EOF when the source ended early;
+//! - open handles are capped at [`SFTP_HANDLES_MAX`](crate::limits::SFTP_HANDLES_MAX).
 
 mod attrs;
 mod copy;
@@ -236,6 +248,9 @@ impl Sftp {
     /// Reads a WRITE up to its data, which is taken when everything before it is done: data that
     /// cannot be written yet stays where it is, and its window is not granted again.
     fn read_write(&mut self, id: u32, len: u32, io: &mut Io<'_>) -> Step {
+        if (len as usize) < FRONT_BYTES {
+            return self.refuse(id, len);
+        }
         if !self.input.fill(FRONT_BYTES + 4, io) {
             return Step::Stuck;
         }
@@ -398,3 +413,6 @@ fn is_transient(errno: Errno, regular: bool) -> bool {
 const _: () = assert!(SFTP_READS_MAX <= WRITE_TAGS as usize);
 const _: () = assert!(SFTP_WRITE_OPS_MAX <= (FLUSH_TAG - WRITE_TAGS) as usize);
 const _: () = assert!(SFTP_LOOKS_MAX <= 0x100);
+
+#[cfg(test)]
+mod tests;

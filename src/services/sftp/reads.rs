@@ -69,8 +69,10 @@ impl Reads {
         if self.running.len() >= SFTP_READS_MAX || !self.has_room_for(want, io) {
             return Started::NotYet;
         }
-        let class = if want <= PACKET_REPLY_BYTES { Class::Packet } else { Class::Bulk };
-        let Some((plan, lease)) = io.plan(None, want, class) else { return Started::NotYet };
+        let whole = if want <= PACKET_REPLY_BYTES { Class::Packet } else { Class::Bulk };
+        // With no large lease free, a small one now: the client asks for the rest.
+        let planned = io.plan(None, want, whole).or_else(|| io.plan(None, want, Class::Packet));
+        let Some((plan, lease)) = planned else { return Started::NotYet };
         if plan.total() <= DATA_HEADER_BYTES {
             io.drop_plan(plan, lease);
             return Started::NotYet;

@@ -31,8 +31,16 @@ pub enum What {
         class: Class,
         job: Box<FsJob>,
     },
-    /// Source and target with their offsets, and the length.
-    Copy(Box<((HandleName, u64), (HandleName, u64), u64)>),
+    Copy(Box<CopyAsk>),
+}
+
+/// A copy-data request: handles with their offsets.
+#[derive(Clone, Copy, Debug)]
+pub struct CopyAsk {
+    pub from: (HandleName, u64),
+    pub to: (HandleName, u64),
+    /// Zero: up to the end of the source.
+    pub len: u64,
 }
 
 /// What is asked about an open handle.
@@ -84,6 +92,11 @@ impl Queue {
         self.requests.is_empty()
     }
 
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.requests.len()
+    }
+
     /// `bytes`: how long the request was.
     pub fn push(&mut self, waiting: Waiting, bytes: usize) {
         self.bytes += bytes;
@@ -97,7 +110,7 @@ impl Queue {
     pub fn pop(&mut self) -> Option<Waiting> {
         let (waiting, bytes) = self.requests.pop_front()?;
         self.bytes -= bytes;
-        if self.requests.is_empty() && self.requests.capacity() > SFTP_REQUESTS_MAX / 4 {
+        if self.requests.is_empty() && self.requests.capacity() > SFTP_REQUESTS_MAX / 2 {
             self.requests = VecDeque::new();
         }
         Some(waiting)

@@ -92,6 +92,8 @@ impl Writes {
             Some(file) if len == 0 && !file.writable => Some(status_of(Errno::EBADF)),
             Some(_) => None,
         };
+        // The kernel ignores it for an appending descriptor, but -1 has a meaning of its own.
+        let offset = if file.is_some_and(|file| file.append) { 0 } else { offset };
         let writing = Writing { id, file, complete: false, ops: 0, failed, silent: false };
         let request = self.requests.insert(writing);
         self.body =
