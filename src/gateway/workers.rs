@@ -1,10 +1,10 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
+use crossbeam::queue::ArrayQueue;
 
 use crate::reactor::Token;
 use crate::services::{Done, Job};
@@ -24,9 +24,8 @@ pub trait Reply: Send + Sync {
 /// Dropping it ends it in order: jobs that were begun are finished, those that still wait are
 /// answered [`Done::Lost`], and the threads are joined.
 pub struct Workers {
-    orders: Option<Sender<Order>>,
+    bench: Arc<Bench>,
     threads: Vec<JoinHandle<()>>,
-    stopping: Arc<AtomicBool>,
 }
 
 struct Order {
@@ -35,12 +34,16 @@ struct Order {
     job: Job,
 }
 
-/// What every worker thread works with.
+/// What every worker thread works with. A worker without a job sleeps at once: jobs are rare and a
+/// login's few should not pay for threads that spin.
 struct Bench {
-    queue: Receiver<Order>,
+    queue: ArrayQueue<Order>,
     execute: Arc<dyn Execute>,
-    replies: Arc<[Arc<dyn Reply>]>,
-    stopping: Arc<AtomicBool>,
+    replies: Vec<Arc<dyn Reply>>,
+    stopping: AtomicBool,
+    asleep: AtomicUsize,
+    bell: Mutex<()>,
+    rings: Condvar,
 }
 
 impl Workers {
@@ -54,17 +57,18 @@ impl Workers {
         execute: Arc<dyn Execute>,
         replies: Vec<Arc<dyn Reply>>,
     ) -> io::Result<Workers> {
-        let (orders, queue) = bounded(jobs_max);
-        let replies: Arc<[Arc<dyn Reply>]> = replies.into();
-        let stopping = Arc::new(AtomicBool::new(false));
-        let mut workers = Workers { orders: Some(orders), threads: Vec::new(), stopping };
+        let bench = Arc::new(Bench {
+            queue: ArrayQueue::new(jobs_max.max(1)),
+            execute,
+            replies,
+            stopping: AtomicBool::new(false),
+            asleep: AtomicUsize::new(0),
+            bell: Mutex::new(()),
+            rings: Condvar::new(),
+        });
+        let mut workers = Workers { bench, threads: Vec::new() };
         for n in 0..threads.max(1) {
-            let bench = Bench {
-                queue: queue.clone(),
-                execute: Arc::clone(&execute),
-                replies: Arc::clone(&replies),
-                stopping: Arc::clone(&workers.stopping),
-            };
+            let bench = Arc::clone(&workers.bench);
             let thread = std::thread::Builder::new()
                 .name(format!("worker-{n}"))
                 .spawn(move || bench.work())?;
@@ -76,20 +80,18 @@ impl Workers {
     /// Queues a job; its outcome goes to reply number `reply` with this token. Never waits.
     ///
     /// # Errors
-    /// The queue is full or the workers are stopping: the job comes back.
+    /// The queue is full: the job comes back.
     pub fn try_submit(&self, reply: usize, token: Token, job: Job) -> Result<(), Job> {
-        let Some(orders) = &self.orders else { return Err(job) };
-        match orders.try_send(Order { reply, token, job }) {
-            Ok(()) => Ok(()),
-            Err(TrySendError::Full(order) | TrySendError::Disconnected(order)) => Err(order.job),
-        }
+        self.bench.queue.push(Order { reply, token, job }).map_err(|order| order.job)?;
+        self.bench.ring(false);
+        Ok(())
     }
 }
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        self.stopping.store(true, Ordering::Release);
-        drop(self.orders.take());
+        self.bench.stopping.store(true, Ordering::SeqCst);
+        self.bench.ring(true);
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
@@ -97,8 +99,44 @@ impl Drop for Workers {
 }
 
 impl Bench {
+    /// Wakes a sleeper, or all. The fences here and in `sleep` see to it that either the sleeper
+    /// sees what was queued or the ringer sees the sleeper.
+    fn ring(&self, all: bool) {
+        fence(Ordering::SeqCst);
+        if self.asleep.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let _bell = self.bell.lock().unwrap_or_else(PoisonError::into_inner);
+        if all {
+            self.rings.notify_all();
+        } else {
+            self.rings.notify_one();
+        }
+    }
+
+    /// The next job; `None` when the workers end.
+    fn next(&self) -> Option<Order> {
+        loop {
+            if let Some(order) = self.queue.pop() {
+                return Some(order);
+            }
+            let bell = self.bell.lock().unwrap_or_else(PoisonError::into_inner);
+            self.asleep.fetch_add(1, Ordering::SeqCst);
+            fence(Ordering::SeqCst);
+            let order = self.queue.pop();
+            let ending = self.stopping.load(Ordering::SeqCst);
+            if order.is_none() && !ending {
+                drop(self.rings.wait(bell).unwrap_or_else(PoisonError::into_inner));
+            }
+            self.asleep.fetch_sub(1, Ordering::SeqCst);
+            if order.is_some() || ending {
+                return order;
+            }
+        }
+    }
+
     fn work(&self) {
-        for Order { reply, token, job } in &self.queue {
+        while let Some(Order { reply, token, job }) = self.next() {
             let done = if self.stopping.load(Ordering::Acquire) {
                 Done::Lost
             } else {

@@ -1,16 +1,24 @@
 //! One log line an event of a connection. Wording follows sshd's where log shippers and ban lists
 //! match on it.
 
+use std::time::Duration;
+
 use crossbeam::channel::Receiver;
 use tracing::{error, info, warn};
 
 use crate::base::{Escaped, escape as escape_bytes};
 use crate::shard::{Report, What};
 
+/// How long the log rests after it has caught up. A login makes several lines within moments;
+/// writing them together wakes this thread once.
+const REST: Duration = Duration::from_millis(10);
+
 /// Writes lines until every sender is gone.
 pub fn write_all(reports: &Receiver<Report>) {
     for report in reports {
         write(&report);
+        reports.try_iter().for_each(|report| write(&report));
+        std::thread::sleep(REST);
     }
 }
 
