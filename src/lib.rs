@@ -29,3 +29,7 @@ pub mod services;
 pub mod shard;
 pub mod transport;
 pub mod wire;
+
+#[cfg(feature = "sim")]
+#[doc(hidden)]
+pub mod fuzzing;

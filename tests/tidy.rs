@@ -19,6 +19,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("gateway", 8),
     ("observe", 9),
     ("cli", 10),
+    ("fuzzing", 10),
 ];
 
 /// Where `unsafe` may stand: the reactor's ring and pool, and the edges to system calls that no

@@ -1,0 +1,136 @@
+//! Valid inputs of every target, made by our own encoders.
+
+mod messages;
+
+use tidegate::base::SeededEntropy;
+use tidegate::crypto::{KexKind, KexSecret, KeyKind, SignatureAlgorithm, kex};
+use tidegate::fuzzing::{MESSAGE, fixtures};
+use tidegate::wire::{Message, Writer};
+
+/// Target, file name and bytes.
+pub type Seed = (&'static str, String, Vec<u8>);
+
+/// Every seed; the same in every run.
+pub fn all() -> Vec<Seed> {
+    let mut seeds = messages::all();
+    seeds.extend(packets());
+    seeds.extend(keys());
+    seeds.extend(greetings());
+    seeds
+}
+
+/// Seeds that differ from run to run: written once, kept, and never compared.
+pub fn kept() -> Vec<Seed> {
+    let mut seeds = Vec::new();
+    for (place, kind) in KeyKind::ALL.into_iter().enumerate() {
+        let mut all = SignatureAlgorithm::ALL.into_iter();
+        let at = all.position(|algorithm| algorithm.name() == kind.name());
+        if let (Some(at), false) = (at, kind == KeyKind::Ed25519) {
+            let key = fixtures::private_key(kind);
+            let signature = key.sign(SignatureAlgorithm::ALL[at], MESSAGE).expect("a working key");
+            let bytes = [&[place as u8, at as u8][..], &signature].concat();
+            seeds.push(seed("signature", kind.name(), bytes));
+        }
+    }
+    let mut entropy = SeededEntropy::new(1);
+    for (method, kind) in (0u8..).zip(KexKind::DEFAULT) {
+        let name = kind.names()[0];
+        let (_, public) = KexSecret::generate(*kind, &mut entropy).expect("a key");
+        let (answer, _) = kex::respond(*kind, &public, &mut entropy).expect("a key of ours");
+        for (side, public) in [(0, public), (1, answer)] {
+            let bytes = [&[method * 2 + side][..], &public].concat();
+            seeds.push(seed("kex_public", &format!("{name}-{side}"), bytes));
+        }
+    }
+    seeds
+}
+
+/// A message's payload.
+pub fn payload<'m>(message: &impl Message<'m>) -> Vec<u8> {
+    let mut space = vec![0; 8192];
+    let mut out = Writer::new(&mut space);
+    message.write(&mut out).expect("room");
+    out.written().to_vec()
+}
+
+fn seed(target: &'static str, name: &str, bytes: impl Into<Vec<u8>>) -> Seed {
+    (target, name.into(), bytes.into())
+}
+
+/// One input for each of the first suites, the toy among them.
+fn packets() -> Vec<Seed> {
+    let each = |suite: u8| {
+        let front = [suite, 0, 0, 0, 5, 1];
+        let body = [&[0, 0, 0, 12, 4][..], b"payload", &[0; 20]].concat();
+        seed("packet", &format!("suite-{suite}"), [&front[..], &body].concat())
+    };
+    (0..16).map(each).collect()
+}
+
+fn keys() -> Vec<Seed> {
+    let mut seeds = Vec::new();
+    for (place, kind) in KeyKind::ALL.into_iter().enumerate() {
+        let key = fixtures::private_key(kind);
+        let name = kind.name();
+        seeds.push(seed("public_key", &format!("blob-{name}"), key.public().blob()));
+        let line = key.public().to_openssh_line("me@here");
+        seeds.push(seed("public_key", &format!("line-{name}"), line));
+        // The signatures of the other kinds differ from run to run; two are kept.
+        if matches!(kind, KeyKind::Ed25519 | KeyKind::Rsa) {
+            for algorithm in SignatureAlgorithm::for_key(kind) {
+                let mut all = SignatureAlgorithm::ALL.into_iter();
+                let at = all.position(|other| other == *algorithm).expect("one of all");
+                let signature = key.sign(*algorithm, MESSAGE).expect("a working key");
+                let bytes = [&[place as u8, at as u8][..], &signature].concat();
+                seeds.push(seed("signature", algorithm.name(), bytes));
+            }
+        }
+    }
+    let generator = unhex(
+        "046b17d1f2e12c4247f8bce6e563a440f277037d812deb33a0f4a13945d898c296\
+         4fe342e2fe1a7f9b8ee7eb4a7c0f9e162bce33576b315ececbb6406837bf51f5",
+    );
+    let base_point = [&[9][..], &[0; 31]].concat();
+    for side in 0..2 {
+        let value = |method: u8, public: &[u8]| [&[method * 2 + side][..], public].concat();
+        seeds.push(seed("kex_public", &format!("x25519-{side}"), value(2, &base_point)));
+        seeds.push(seed("kex_public", &format!("p256-{side}"), value(3, &generator)));
+    }
+    seeds
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let digit = |c: u8| (c as char).to_digit(16).expect("a hexadecimal digit") as u8;
+    let digits: Vec<u8> = text.bytes().filter(|c| !c.is_ascii_whitespace()).map(digit).collect();
+    digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect()
+}
+
+fn greetings() -> Vec<Seed> {
+    let mut seeds = Vec::new();
+    let kexinit = payload(&messages::kexinit("toy@tidegate.invalid"));
+    let packet = {
+        let padding = 8 - (kexinit.len() + 5) % 8;
+        let padding = if padding < 4 { padding + 8 } else { padding };
+        let mut packet = (1 + kexinit.len() as u32 + padding as u32).to_be_bytes().to_vec();
+        packet.push(padding as u8);
+        packet.extend_from_slice(&kexinit);
+        packet.extend(vec![0; padding]);
+        packet
+    };
+    for (role, name) in [(0, "server"), (1, "client")] {
+        let front = |step: u8| [role, step];
+        let line = b"SSH-2.0-OpenSSH_9.2p1 Debian-2+deb12u3\r\n";
+        seeds.push(seed("ident", name, [&front(1)[..], line].concat()));
+        let whole = [&front(7)[..], line, &packet].concat();
+        seeds.push(seed("ident", &format!("{name}-kexinit"), whole));
+        let long = [&front(9)[..], b"Welcome\r\nto\r\nSSH-1.99-x\n"].concat();
+        seeds.push(seed("ident", &format!("{name}-banner"), long));
+    }
+    for reader in 0..3u8 {
+        for kex in ["toy@tidegate.invalid", "curve25519-sha256", "ecdh-sha2-nistp256"] {
+            let bytes = [&[reader][..], &payload(&messages::kexinit(kex))].concat();
+            seeds.push(seed("kexinit", &format!("{reader}-{kex}"), bytes));
+        }
+    }
+    seeds
+}
