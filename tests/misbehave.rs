@@ -237,7 +237,9 @@ fn asked_about(seen: &Seen) -> Option<&PublicKey> {
 
 #[test]
 fn case_56_a_signature_over_something_else() {
-    let rows: [(&str, fn(&[u8]) -> Vec<u8>, (&str, &str)); 4] = [
+    /// What is wrong, the session identifier signed, the user and service signed.
+    type Row = (&'static str, fn(&[u8]) -> Vec<u8>, (&'static str, &'static str));
+    let rows: [Row; 4] = [
         ("session", |id| id.iter().map(|byte| !byte).collect(), (USER, "ssh-connection")),
         ("no session", |_| Vec::new(), (USER, "ssh-connection")),
         ("user", <[u8]>::to_vec, ("you", "ssh-connection")),

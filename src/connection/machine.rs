@@ -1,12 +1,13 @@
 use std::time::Duration;
 
-use super::channel::Channels;
+use super::channel::{Channel, Channels};
 use super::side::Side;
 use super::{Answer, Event, Input, Query};
 use crate::base::{Few, Instant, Span};
 use crate::limits::GLOBAL_PENDING_MAX;
 use crate::transport::{
-    self, Carved, Env, Error, Negotiated, PeerExtensions, Query as TransportQuery, Stats, Transport,
+    self, Carved, Env, Error, Negotiated, PeerExtensions, Query as TransportQuery, Server, Stats,
+    Transport,
 };
 use crate::wire::channel::{GlobalBody, GlobalRequest};
 use crate::wire::{Malformed, number};
@@ -40,6 +41,11 @@ struct Alive {
     asked: u32,
     at: Instant,
 }
+
+// DESIGN §6: 1 KiB for link, transport and login; 0.8 KiB for a channel, its service and timers.
+const _: () = assert!(size_of::<Connection<Server>>() <= 800);
+const _: () = assert!(size_of::<Channel>() <= 96);
+const _: () = assert!(size_of::<Event>() <= 64);
 
 impl<R: Side> Connection<R> {
     pub(super) fn with(
