@@ -140,7 +140,7 @@ impl<R: Role> Transport<R> {
         }
     }
 
-    /// Answers the open question.
+    /// Answers the open question, with as much room in the outbox as [`carve`](Transport::carve) asks.
     pub fn answer(&mut self, answer: Answer, env: &mut Env<'_>) -> Result<(), Error> {
         let answered = self.step(env, |exchange, cx| {
             let Step::Question(question) = exchange.step else {
