@@ -166,6 +166,31 @@ fn small_windows_get_everything_in_parts() {
     }
 }
 
+/// DATA that has its credit never lands inside a reply that the window cut.
+#[test]
+fn replies_are_not_cut_while_data_is_on_its_way() {
+    let home = home();
+    files::write(home.path().join("file"), pattern(60)).expect("written");
+    let setup = Setup { window_bytes: 100, packet_bytes: 256, ..Setup::default() };
+    let mut rig = Rig::greeted_with(home.path(), setup);
+    let handle = rig.open("file", open::READ);
+    rig.settle();
+    (rig.deaf, rig.ops_frozen) = (true, true);
+    let read = rig.ask(Operation::Read { handle: &handle, offset: 0, len: 20 });
+    let stat = rig.ask(Operation::Stat { path: b"file" });
+    rig.settle();
+    assert_eq!((rig.ops.len(), rig.jobs.len()), (1, 0));
+    rig.ops_frozen = false;
+    rig.settle();
+    rig.deaf = false;
+    rig.settle();
+    let replies = rig.take_replies();
+    assert!(rig.received.is_empty());
+    assert_eq!(replies.len(), 2);
+    assert_eq!(replies[0], (read, Got::Data(pattern(60)[..20].to_vec())));
+    assert!(matches!(replies[1], (id, Got::Attributes(_)) if id == stat));
+}
+
 fn list(rig: &mut Rig, path: &str) -> Vec<Vec<u8>> {
     let path = path.as_bytes();
     let Got::Handle(handle) = rig.call(Operation::OpenDirectory { path }) else {

@@ -48,6 +48,8 @@ pub struct Rig {
     pub deaf: bool,
     /// Jobs and operations stay where they are while this is set.
     pub frozen: bool,
+    /// Operations alone do.
+    pub ops_frozen: bool,
     /// Bytes of SFTP that have reached the client.
     pub received: Vec<u8>,
     pub exit: Option<u32>,
@@ -124,6 +126,7 @@ impl Rig {
             faults: Faults::default(),
             deaf: false,
             frozen: false,
+            ops_frozen: false,
             received: Vec::new(),
             exit: None,
             ended: false,
@@ -230,7 +233,7 @@ impl Rig {
     pub fn cut(&mut self) {
         self.serve(|sftp, io| sftp.on_close(io));
         self.closed = true;
-        self.frozen = false;
+        (self.frozen, self.ops_frozen) = (false, false);
         while self.carry_out() {}
         self.serve(|sftp, io| sftp.release(io));
         self.outgoing.abandon(&mut self.pool);
@@ -384,7 +387,9 @@ impl Rig {
             true => self.entropy.below(self.ops.len() as u64) as usize,
             false => 0,
         };
-        if let Some((tag, mut op)) = self.ops.remove(at) {
+        if !self.ops_frozen
+            && let Some((tag, mut op)) = self.ops.remove(at)
+        {
             let result = self.perform(&mut op).map_err(reactor::Errno);
             self.serve(|sftp, io| sftp.on_completion(tag, op, result, io));
             moved = true;
