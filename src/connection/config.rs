@@ -6,7 +6,7 @@ use crate::limits::{
     AUTH_TRIES_DEFAULT, CHANNEL_PACKET_BYTES_MAX, LOGIN_GRACE_DEFAULT, SESSIONS_DEFAULT,
     WINDOW_BYTES,
 };
-use crate::transport;
+use crate::transport::{self, RekeyLimits};
 
 /// What a server asks of a login and allows on a connection.
 #[derive(Clone, Debug)]
@@ -49,6 +49,35 @@ impl ConnectionConfig {
             user_algorithms,
             delay_secret: 0,
         }
+    }
+}
+
+/// What a login's own settings change of a [`ConnectionConfig`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoginLimits {
+    pub sessions_max: u32,
+    pub client_alive: Option<(Duration, u32)>,
+    pub rekey: RekeyLimits,
+}
+
+impl ConnectionConfig {
+    pub fn limits(&self) -> LoginLimits {
+        LoginLimits {
+            sessions_max: self.sessions_max,
+            client_alive: self.client_alive,
+            rekey: self.transport.preferences.rekey,
+        }
+    }
+
+    /// The same configuration with these limits.
+    pub fn with_limits(&self, limits: LoginLimits) -> ConnectionConfig {
+        let mut config = self.clone();
+        let mut transport = (*config.transport).clone();
+        transport.preferences.rekey = limits.rekey;
+        config.transport = Arc::new(transport);
+        config.sessions_max = limits.sessions_max;
+        config.client_alive = limits.client_alive;
+        config
     }
 }
 

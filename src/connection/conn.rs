@@ -1,4 +1,9 @@
-use super::{Answer, ChannelId, ChannelKind, ChannelRequest, Connection, Event, Input, Plan};
+use std::sync::Arc;
+
+use super::{
+    Answer, ChannelId, ChannelKind, ChannelRequest, Connection, ConnectionConfig, Event, Input,
+    Plan,
+};
 use crate::base::{Entropy, Instant, Span};
 use crate::transport::{Client, Deferred, Env, Error, Negotiated, Server, Stats};
 
@@ -68,6 +73,13 @@ impl Conn {
     /// [`Connection::rekey`].
     pub fn rekey(&mut self, env: &mut Env<'_>) -> Result<(), Error> {
         either!(self.rekey(env))
+    }
+
+    /// [`Connection::follow`]; a client has nothing to follow.
+    pub fn follow(&mut self, config: Arc<ConnectionConfig>, now: Instant) {
+        if let Conn::Server(connection) = self {
+            connection.follow(config, now);
+        }
     }
 
     /// [`Connection::disconnect`].

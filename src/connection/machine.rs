@@ -47,20 +47,25 @@ const _: () = assert!(size_of::<Connection<Server>>() <= 800);
 const _: () = assert!(size_of::<Channel>() <= 96);
 const _: () = assert!(size_of::<Event>() <= 64);
 
+impl Alive {
+    fn new(alive: Option<(Duration, u32)>, now: Instant) -> Option<Alive> {
+        let (interval, count_max) = alive.filter(|(interval, _)| !interval.is_zero())?;
+        Some(Alive { interval, count_max, asked: 0, at: now.after(interval) })
+    }
+}
+
 impl<R: Side> Connection<R> {
+    pub(super) fn set_alive(&mut self, alive: Option<(Duration, u32)>, now: Instant) {
+        self.alive = Alive::new(alive, now);
+    }
+
     pub(super) fn with(
         transport: Transport<R>,
         login: R::Login,
         alive: Option<(Duration, u32)>,
         now: Instant,
     ) -> Connection<R> {
-        let alive =
-            alive.filter(|(interval, _)| !interval.is_zero()).map(|(interval, count_max)| Alive {
-                interval,
-                count_max,
-                asked: 0,
-                at: now.after(interval),
-            });
+        let alive = Alive::new(alive, now);
         Connection {
             transport,
             login,

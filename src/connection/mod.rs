@@ -39,7 +39,7 @@ mod slots;
 mod window;
 
 pub use client::LoginMethod;
-pub use config::{ClientConnectionConfig, ConnectionConfig};
+pub use config::{ClientConnectionConfig, ConnectionConfig, LoginLimits};
 pub use conn::Conn;
 pub use event::{
     Answer, AuthFailed, ChannelKind, ChannelRequest, Event, GlobalRequest, Input, Query, WindowSize,

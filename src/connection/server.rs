@@ -33,6 +33,13 @@ impl Connection<Server> {
         Ok(Connection::with(transport, login, alive, env.now))
     }
 
+    /// Goes on under another configuration, as a login's own settings may want it (Match).
+    pub fn follow(&mut self, config: Arc<ConnectionConfig>, now: Instant) {
+        self.transport.follow(Arc::clone(&config.transport));
+        self.set_alive(config.client_alive, now);
+        self.login.config = config;
+    }
+
     pub(super) fn server_over(
         transport: Transport<Server>,
         config: Arc<ConnectionConfig>,

@@ -136,7 +136,7 @@ fn start(
         .collect::<Result<Vec<_>, _>>()
         .context("the gateway's host keys do not parse")?;
     let offers = serve::offers(&config, &keys);
-    let connection = serve::connection_config(&config, offers)?;
+    let connection = serve::connection_config(&config, &config.login, offers)?;
     let open_files = serve::raise_open_files();
     let executor = Executor { policy: None, signer, open_files };
     let settings = Settings {
@@ -148,6 +148,7 @@ fn start(
         execute: Arc::new(executor),
         broker: None,
         tcp_keepalive: config.global.tcp_keep_alive,
+        greeting: None,
     };
     Server::start(settings)
 }

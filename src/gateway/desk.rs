@@ -11,6 +11,7 @@ use nix::sys::socket::{SockaddrStorage, getpeername, getsockname, setsockopt, so
 
 use super::startups::Startups;
 use super::workers::{Reply, Workers};
+use crate::connection::ConnectionConfig;
 use crate::reactor::{Fd, Token, Waker};
 use crate::services::{Done, Grant, Job};
 use crate::shard::{Admission, Ends, HandOver, Mail, Outside, Report};
@@ -67,7 +68,11 @@ pub struct Office {
     /// Takes connections to the processes of other accounts; only root has one.
     pub broker: Option<Sender<Box<HandOver>>>,
     pub tcp_keepalive: bool,
+    pub greeting: Option<Greeting>,
 }
+
+/// What holds before a login where Match blocks ask for addresses.
+pub type Greeting = Box<dyn Fn(Ends) -> Arc<ConnectionConfig> + Send + Sync>;
 
 /// One shard's desk in the office.
 pub struct Desk {
@@ -103,6 +108,10 @@ impl Outside for Desk {
                 mail.push(item);
             }
         }
+    }
+
+    fn greeting(&mut self, ends: Ends) -> Option<Arc<ConnectionConfig>> {
+        self.office.greeting.as_ref().map(|greeting| greeting(ends))
     }
 
     fn admit(&mut self, socket: Fd) -> Admission {

@@ -213,6 +213,7 @@ impl Policy {
             false => Subsystem::Command(command.to_owned()),
         };
         let subsystems = self.config.global.subsystems.iter();
+        let limits = Some(login.limits()).filter(|own| *own != self.config.login.limits());
         Grant {
             account,
             key: request.key.clone(),
@@ -222,6 +223,7 @@ impl Policy {
             set_env: login.set_env,
             subsystems: subsystems.map(|s| (s.name.clone(), subsystem(&s.command))).collect(),
             open_files: None,
+            limits,
             source: found.source,
         }
     }

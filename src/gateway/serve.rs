@@ -13,7 +13,8 @@ use nix::sys::signal::{SigSet, Signal};
 use tracing::{info, warn};
 
 use super::broker::{self, BrokerConfig};
-use super::config::Config;
+use super::config::{Config, Effective, Who};
+use super::desk::Greeting;
 use super::execute::{Executor, Signer};
 use super::host_keys::{self, HostKeys};
 use super::listen;
@@ -25,7 +26,7 @@ use crate::crypto::{PrivateKey, PublicKey};
 use crate::limits::HAND_OVERS_MAX;
 use crate::services;
 use crate::shard::Report;
-use crate::transport::{self, HostKey, Preferences, RekeyLimits};
+use crate::transport::{self, HostKey, Preferences};
 
 /// Our software version in the identification line (RFC 4253 §4.2).
 const SOFTWARE: &str = concat!("Tidegate_", env!("CARGO_PKG_VERSION"));
@@ -54,7 +55,8 @@ pub fn run(config: Config, options: &Options) -> anyhow::Result<()> {
         warn!("{warning}");
     }
     let offers = keys.keys.iter().map(host_keys::HostKey::offer).collect();
-    let connection = connection_config(&config, offers)?;
+    let connection = Arc::new(connection_config(&config, &config.login, offers)?);
+    let greeting = greeting(&config, &connection);
     let listeners = listen_all(&config)?;
     let open_files = raise_open_files();
     let addresses = addresses(&listeners);
@@ -71,13 +73,14 @@ pub fn run(config: Config, options: &Options) -> anyhow::Result<()> {
     let startups = config.global.max_startups;
     let (server, reports) = Server::start(Settings {
         listeners,
-        connection: Arc::new(connection),
+        connection,
         host_keys: private,
         reactors,
         startups: Startups::new(startups.start, startups.rate, startups.full),
         execute: Arc::new(executor),
         broker,
         tcp_keepalive: config.global.tcp_keep_alive,
+        greeting,
     })?;
     let log = options.log;
     let log = thread::Builder::new()
@@ -101,9 +104,10 @@ pub fn run(config: Config, options: &Options) -> anyhow::Result<()> {
 /// The identification line would be malformed.
 pub fn connection_config(
     config: &Config,
+    login: &Effective,
     host_keys: Vec<HostKey>,
 ) -> anyhow::Result<ConnectionConfig> {
-    let (global, login) = (&config.global, &config.login);
+    let global = &config.global;
     let software = match &global.version_addendum {
         Some(addendum) => format!("{SOFTWARE} {addendum}"),
         None => SOFTWARE.to_owned(),
@@ -114,8 +118,7 @@ pub fn connection_config(
     preferences.kex.clone_from(&global.kex_algorithms);
     preferences.ciphers.clone_from(&global.ciphers);
     preferences.macs.clone_from(&global.macs);
-    preferences.rekey =
-        RekeyLimits { bytes: login.rekey.bytes, time: login.rekey.time, ..RekeyLimits::default() };
+    preferences.rekey = login.limits().rekey;
     preferences.first_exchange_time_max = global.login_grace;
     let mut server = transport::ServerConfig::new(preferences, host_keys);
     server.user_algorithms = config.pubkey_algorithms_offered();
@@ -123,10 +126,32 @@ pub fn connection_config(
     connection.banner = login.banner.as_ref().map(|banner| banner.text.to_string());
     connection.auth_tries_max = login.max_auth_tries;
     connection.login_grace = global.login_grace;
-    connection.sessions_max = login.max_sessions;
-    connection.client_alive = Some((login.client_alive_interval, login.client_alive_count_max));
+    connection.sessions_max = login.limits().sessions_max;
+    connection.client_alive = login.limits().client_alive;
     connection.delay_secret = secret()?;
     Ok(connection)
+}
+
+/// Only where Match blocks exist can a connection differ from others before its login.
+fn greeting(config: &Arc<Config>, shared: &Arc<ConnectionConfig>) -> Option<Greeting> {
+    if !config.has_match_blocks() {
+        return None;
+    }
+    let (config, shared) = (Arc::clone(config), Arc::clone(shared));
+    Some(Box::new(move |ends| {
+        let login = config.effective(&Who {
+            user: None,
+            account: None,
+            groups: &[],
+            peer: Some(ends.peer.ip()),
+            host: None,
+            local: Some(ends.local),
+        });
+        let mut own = shared.with_limits(login.limits());
+        own.banner = login.banner.as_ref().map(|banner| banner.text.to_string());
+        own.auth_tries_max = login.max_auth_tries;
+        Arc::new(own)
+    }))
 }
 
 /// Host keys of which only the public halves are here: somebody else signs.

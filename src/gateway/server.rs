@@ -11,7 +11,7 @@ use anyhow::Context;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use tracing::{error, info, warn};
 
-use super::desk::{Desk, Door, Office};
+use super::desk::{Desk, Door, Greeting, Office};
 use super::startups::Startups;
 use super::workers::{Execute, Reply, Workers};
 use crate::connection::ConnectionConfig;
@@ -30,6 +30,7 @@ pub struct Settings {
     pub execute: Arc<dyn Execute>,
     pub broker: Option<Sender<Box<HandOver>>>,
     pub tcp_keepalive: bool,
+    pub greeting: Option<Greeting>,
 }
 
 /// A process's shards, running.
@@ -60,6 +61,7 @@ impl Server {
             uid: nix::unistd::geteuid().as_raw(),
             broker: settings.broker,
             tcp_keepalive: settings.tcp_keepalive,
+            greeting: settings.greeting,
         });
         let mut server = Server { office, shards: Vec::new(), _listeners: settings.listeners };
         for n in 0..settings.reactors.max(1) {

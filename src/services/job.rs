@@ -2,12 +2,15 @@ use std::ffi::{CString, OsStr};
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::base::wildcard_match;
+use crate::connection::LoginLimits;
 use crate::crypto::{PublicKey, SignatureAlgorithm};
 use crate::limits::PARCEL_BYTES_MAX;
 use crate::services::sftp::{FsDone, FsJob};
 use crate::services::{Child, Terminal, TerminalSpec};
+use crate::transport::RekeyLimits;
 use crate::wire::Reader;
 
 /// Work that would stall a shard: file-system paths, account look-ups, slow signatures, starting
@@ -74,6 +77,8 @@ pub struct Grant {
     pub subsystems: Vec<(String, Subsystem)>,
     /// The soft limit of open files for programs; `None` leaves them ours.
     pub open_files: Option<u64>,
+    /// What the login's own settings change of its connection; `None`: nothing.
+    pub limits: Option<LoginLimits>,
     /// What let the key in (`path:line`), for the log.
     pub source: String,
 }
@@ -112,6 +117,7 @@ impl Grant {
         put(self.key.blob());
         put(&[u8::from(self.pty)]);
         put(&self.open_files.map_or([0; 8], u64::to_be_bytes));
+        put(&encode_limits(self.limits));
         put(self.source.as_bytes());
         put(&[u8::from(self.forced_command.is_some())]);
         put(self.forced_command.as_deref().unwrap_or_default().as_bytes());
@@ -147,6 +153,7 @@ impl Grant {
         let pty = flag(&mut r)?;
         let open_files = u64::from_be_bytes(r.string(8).ok()?.try_into().ok()?);
         let open_files = Some(open_files).filter(|limit| *limit > 0);
+        let limits = decode_limits(r.string(64).ok()?)?;
         let source = text(&mut r)?;
         let forced = flag(&mut r)?;
         let forced_command = Some(text(&mut r)?).filter(|_| forced);
@@ -175,9 +182,44 @@ impl Grant {
             set_env,
             subsystems,
             open_files,
+            limits,
             source,
         })
     }
+}
+
+/// Empty for none. Zero stands for an absent value: no such limit can be zero.
+fn encode_limits(limits: Option<LoginLimits>) -> Vec<u8> {
+    let Some(LoginLimits { sessions_max, client_alive, rekey }) = limits else {
+        return Vec::new();
+    };
+    let (interval, count) = client_alive.unwrap_or_default();
+    let mut out = Vec::new();
+    out.extend(u64::from(sessions_max).to_be_bytes());
+    out.extend(interval.as_secs().to_be_bytes());
+    out.extend(u64::from(count).to_be_bytes());
+    out.extend(rekey.bytes.unwrap_or(0).to_be_bytes());
+    out.extend(rekey.time.map_or(0, |time| time.as_secs()).to_be_bytes());
+    out.extend(u64::from(rekey.packets).to_be_bytes());
+    out
+}
+
+fn decode_limits(bytes: &[u8]) -> Option<Option<LoginLimits>> {
+    if bytes.is_empty() {
+        return Some(None);
+    }
+    let mut r = Reader::new(bytes);
+    let mut next = || r.uint64().ok();
+    let sessions_max = u32::try_from(next()?).ok()?;
+    let interval = Duration::from_secs(next()?);
+    let count = u32::try_from(next()?).ok()?;
+    let bytes = Some(next()?).filter(|bytes| *bytes > 0);
+    let time = Some(next()?).filter(|time| *time > 0).map(Duration::from_secs);
+    let packets = u32::try_from(next()?).ok()?;
+    r.end().ok()?;
+    let client_alive = Some((interval, count)).filter(|_| !interval.is_zero());
+    let rekey = RekeyLimits { bytes, time, packets };
+    Some(Some(LoginLimits { sessions_max, client_alive, rekey }))
 }
 
 fn text(r: &mut Reader<'_>) -> Option<String> {
@@ -249,6 +291,11 @@ mod tests {
                 ("x".into(), Subsystem::Command("run x".into())),
             ],
             open_files: Some(1024),
+            limits: Some(LoginLimits {
+                sessions_max: 3,
+                client_alive: Some((Duration::from_secs(7), 2)),
+                rekey: RekeyLimits { bytes: Some(1 << 20), time: None, packets: 9 },
+            }),
             source: "/home/ann/.ssh/authorized_keys:3".into(),
         };
         let bytes = grant.encode();

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use super::Inbound;
 use super::outside::Ends;
 use crate::base::Instant;
-use crate::connection::{ChannelId, Conn};
+use crate::connection::{ChannelId, Conn, ConnectionConfig, LoginLimits};
 use crate::reactor::Fd;
 use crate::services::{Attached, Grant, Outgoing};
 
@@ -63,6 +63,13 @@ pub(super) struct Attachment {
 }
 
 impl Link {
+    /// Takes on the limits of a login that has its own.
+    pub fn follow(&mut self, own: Option<LoginLimits>, shared: &ConnectionConfig, now: Instant) {
+        if let Some(limits) = own {
+            self.conn.follow(Arc::new(shared.with_limits(limits)), now);
+        }
+    }
+
     pub fn attachment_of(&self, id: ChannelId) -> Option<u32> {
         self.channels.iter().find(|(of, _)| *of == id).map(|(_, key)| *key)
     }

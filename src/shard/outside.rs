@@ -1,6 +1,9 @@
 use std::net::SocketAddr;
 
+use std::sync::Arc;
+
 use super::Report;
+use crate::connection::ConnectionConfig;
 use crate::reactor::{Fd, Token};
 use crate::services::{Done, Grant, Job};
 
@@ -58,6 +61,10 @@ pub trait Outside {
 
     /// Moves what has arrived since the last call into `mail`.
     fn collect(&mut self, mail: &mut Vec<Mail>);
+
+    /// What holds for connections between these ends before anybody has logged in, where that
+    /// differs from the shard's own configuration.
+    fn greeting(&mut self, ends: Ends) -> Option<Arc<ConnectionConfig>>;
 
     /// Decides about a freshly accepted socket and prepares it (no delay, keepalive).
     fn admit(&mut self, socket: Fd) -> Admission;

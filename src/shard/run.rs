@@ -32,7 +32,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             return;
         }
         let mut outgoing = Outgoing::default();
-        let config = Arc::clone(&self.config.connection);
+        let own = self.outside.greeting(ends);
+        let config = own.unwrap_or_else(|| Arc::clone(&self.config.connection));
         let mut around = Surroundings {
             now: self.driver.now(),
             pool: self.driver.pool(),
@@ -58,6 +59,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     pub(super) fn take_over(&mut self, from: HandOver) {
         let config = Arc::clone(&self.config.connection);
         let now = self.driver.now();
+        let limits = from.grant.limits;
         let conn = match import(config, &from.record, now) {
             Some(conn) if !self.stopping => conn,
             _ => {
@@ -68,6 +70,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let key = self.insert(conn, Outgoing::default(), from.socket, from.ends, from.serial);
         if let Some(link) = self.links.get_mut(key as usize) {
             link.authenticated = true;
+            link.follow(limits, &self.config.connection, now);
             link.grant = Some(Arc::new(*from.grant));
             if !link.inbound.preload(&from.inbound, self.driver.pool()) {
                 self.close_link(key, disconnect::BY_APPLICATION, "out of memory");
@@ -446,6 +449,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             return;
         };
         link.authenticated = true;
+        link.follow(grant.limits, &self.config.connection, self.driver.now());
         let source = grant.source.clone();
         let here = self.outside.serves(&grant);
         link.grant = Some(grant);

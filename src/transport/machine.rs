@@ -6,7 +6,9 @@ use super::ident::Scanner;
 use super::role::Role;
 use super::session::Session;
 use super::wires::Wires;
-use super::{Answer, Client, Env, Error, Negotiated, PeerExtensions, Query, Server, Stats};
+use super::{
+    Answer, Client, Env, Error, Negotiated, PeerExtensions, Query, Server, ServerConfig, Stats,
+};
 use crate::base::{Entropy, Instant, Span};
 use crate::crypto::{Geometry, PublicKey};
 use crate::limits::REKEY_TIME_MAX;
@@ -306,6 +308,15 @@ impl<R: Role> Transport<R> {
             self.farewell(code, text, env);
             self.stage = Err(Error::Closed);
         }
+    }
+}
+
+impl Transport<Server> {
+    /// Goes on under another configuration: one login's limits can differ from another's. What was
+    /// negotiated stays, and the host keys must be the same.
+    pub fn follow(&mut self, config: Arc<ServerConfig>) {
+        self.config = config;
+        self.worn_in();
     }
 }
 

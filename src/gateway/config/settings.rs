@@ -7,8 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::patterns::UserPattern;
+use crate::connection::LoginLimits;
 use crate::crypto::{CipherKind, KexKind, KeyKind, MacKind, SignatureAlgorithm};
-use crate::limits::{AUTH_TRIES_DEFAULT, LOGIN_GRACE_DEFAULT, RSA_BITS_MIN, SESSIONS_DEFAULT};
+use crate::limits::{
+    AUTH_TRIES_DEFAULT, LOGIN_GRACE_DEFAULT, REKEY_PACKETS_MAX, RSA_BITS_MIN, SESSIONS_DEFAULT,
+};
+use crate::transport::RekeyLimits;
 
 /// Declares a struct of settings and its draft, in which every field may still be unset.
 ///
@@ -188,6 +192,24 @@ impl Default for Effective {
 }
 
 impl Effective {
+    /// What these settings say about the connection of a login.
+    pub const fn limits(&self) -> LoginLimits {
+        // With ClientAliveCountMax 0 a silent client is asked for ever (sshd_config(5)).
+        let count = match self.client_alive_count_max {
+            0 => u32::MAX,
+            count => count,
+        };
+        LoginLimits {
+            sessions_max: self.max_sessions,
+            client_alive: Some((self.client_alive_interval, count)),
+            rekey: RekeyLimits {
+                bytes: self.rekey.bytes,
+                time: self.rekey.time,
+                packets: REKEY_PACKETS_MAX,
+            },
+        }
+    }
+
     /// Whether a key of this kind may log in with any accepted algorithm.
     pub fn accepts_kind(&self, kind: KeyKind) -> bool {
         self.pubkey_algorithms.iter().any(|algorithm| algorithm.key_kind() == kind)
