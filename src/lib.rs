@@ -19,6 +19,7 @@
 //! Floors 1 to 4 do no I/O and know no clock; floor 5 knows no SSH; floor 7 introduces them.
 
 pub mod base;
+pub mod cli;
 pub mod connection;
 pub mod crypto;
 pub mod gateway;

@@ -3,10 +3,12 @@
 
 use std::fs;
 use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use proptest::prelude::*;
+use tidegate::crypto::{KeyKind, PrivateKey};
 use tidegate::gateway::config::keywords::{self, ALIASES, Status, TABLE};
 use tidegate::gateway::config::{
     Config, ConfigErrors, Disk, Effective, Request, RootLogin, Surroundings, Who, parse,
@@ -162,9 +164,9 @@ fn the_command_line_comes_first() {
 
     let request = Request { options: vec!["Match all".into(), "Prt=1".into()], ..request };
     let errors = Config::load(&request, &Disk).expect_err("both are wrong").to_string();
-    let expected = "command line, -o: Match: a block cannot be opened on the command line\n    \
+    let expected = "command line: Match: a block cannot be opened on the command line\n    \
                     help: write it into a file\n\
-                    command line, -o: Prt: there is no such keyword\n    help: did you mean Port?";
+                    command line: Prt: there is no such keyword\n    help: did you mean Port?";
     assert_eq!(errors, expected);
 }
 
@@ -278,6 +280,68 @@ fn the_manual_shows_the_table() {
     let (_, back) = rest.split_once(end).expect("the mark behind the table");
     let table = keywords::markdown();
     expect_file(&path, &format!("{front}{begin}{table}{end}{back}"));
+}
+
+fn tidegate(args: &[&str]) -> (Option<i32>, String, String) {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        .args(args)
+        .current_dir(directory())
+        .output()
+        .expect("the program runs");
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("UTF-8");
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn the_program_checks_and_dumps() {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let key = scratch.path().join("key");
+    let private = PrivateKey::generate(KeyKind::Ed25519).expect("a key");
+    fs::write(&key, private.to_openssh("test").expect("a file").as_bytes()).expect("write it");
+    fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).expect("permissions");
+    let key = key.to_str().expect("UTF-8");
+
+    assert_eq!(tidegate(&["serve", "-t", "-h", key]), (Some(0), String::new(), String::new()));
+    let with_file = ["serve", "-T", "-h", key, "-f", "good/first_value_wins.conf"];
+    let (code, dumped, told) = tidegate(&with_file);
+    assert_eq!((code, told.as_str()), (Some(0), ""));
+    let again = scratch.path().join("again.conf");
+    fs::write(&again, &dumped).expect("write the dump");
+    let again = again.to_str().expect("UTF-8");
+    assert_eq!(tidegate(&["serve", "-Tf", again]), (Some(0), dumped, String::new()));
+
+    let block = scratch.path().join("block.conf");
+    fs::write(&block, "Match User ann\nPermitTTY no\n").expect("write it");
+    let block = block.to_str().expect("UTF-8");
+    for (user, expected) in [("ann", "permittty no\n"), ("bob", "permittty yes\n")] {
+        let spec = format!("user={user}");
+        let (code, dumped, _) = tidegate(&["serve", "-T", "-h", key, "-f", block, "-C", &spec]);
+        assert_eq!(code, Some(0));
+        assert!(dumped.contains(expected), "{user}: {dumped}");
+    }
+    let (code, _, told) = tidegate(&["serve", "-T", "-h", key, "-f", block, "-C", "lport=22"]);
+    assert_eq!(code, Some(1));
+    assert_eq!(told, "tidegate: serve: a Match line asks for user; tell it with -C user=...\n");
+}
+
+#[test]
+fn the_program_refuses_with_everything_that_is_wrong() {
+    let (code, out, told) = tidegate(&["serve", "-p", "0", "-f", "bad/not_yet.conf"]);
+    assert_eq!((code, out.as_str()), (Some(1), ""));
+    let expected = fs::read_to_string(directory().join("bad/not_yet.errors")).expect("the text");
+    let count = expected.lines().filter(|line| line.starts_with("bad/")).count();
+    let end = format!("tidegate: {count} errors in the configuration; nothing was started\n");
+    assert_eq!(told, expected + &end);
+
+    let (code, _, told) = tidegate(&["serve", "-f", "absent.conf"]);
+    assert_eq!(code, Some(1));
+    assert!(told.starts_with("absent.conf: cannot be read: No such file"), "{told}");
+    for args in [["serve", "--prot"], ["srve", "-t"]] {
+        let (code, _, told) = tidegate(&args);
+        assert_eq!(code, Some(1));
+        assert!(told.contains("did you mean"), "{told}");
+    }
+    assert_eq!(tidegate(&["serve", "--help"]).0, Some(0));
 }
 
 /// Lines that are mostly right, so that the parsers behind the lexer are reached.

@@ -153,16 +153,36 @@ pub fn load(
     Ok(loaded)
 }
 
+/// What [`load`] would say, without making anything: keys of ours that are not there yet are fine.
+pub fn check(
+    global: &Global,
+    required_rsa_size: u32,
+    state: Option<&Path>,
+) -> Result<Vec<String>, HostKeyError> {
+    let is_to_be_made = |path: &&PathBuf| own_kind(path, state).is_some() && !path.exists();
+    let (absent, present): (Vec<_>, Vec<_>) = global.host_keys.iter().partition(is_to_be_made);
+    if present.is_empty() && !absent.is_empty() {
+        return Ok(Vec::new());
+    }
+    let host_keys = present.into_iter().cloned().collect();
+    let present = Global { host_keys, ..global.clone() };
+    load(&present, required_rsa_size, None).map(|loaded| loaded.warnings)
+}
+
+/// What belongs at this path, when it is one of those we make keys for.
+fn own_kind(path: &Path, state: Option<&Path>) -> Option<KeyKind> {
+    let state = state?;
+    OWN_KEYS.iter().find(|(_, name)| state.join(name) == path).map(|(kind, _)| *kind)
+}
+
 fn load_or_make(path: &Path, state: Option<&Path>) -> Result<(PrivateKey, bool), HostKeyError> {
     match read(path) {
         Ok(key) => Ok((key, false)),
         Err(HostKeyError::Io { why, .. }) if why.kind() == io::ErrorKind::NotFound => {
-            let own =
-                OWN_KEYS.iter().find(|(_, name)| state.map(|s| s.join(name)) == Some(path.into()));
-            let Some((kind, _)) = own else {
+            let Some(kind) = own_kind(path, state) else {
                 return Err(HostKeyError::Io { path: path.to_owned(), why });
             };
-            let is_new = make(path, *kind)?;
+            let is_new = make(path, kind)?;
             read(path).map(|key| (key, is_new))
         }
         Err(why) => Err(why),
@@ -289,6 +309,17 @@ mod tests {
             assert!(second.keys.iter().any(|key| *key.private.public() == public));
         }
         assert_eq!(fs::read_dir(&state).expect("a directory").count(), 4, "nothing is left over");
+    }
+
+    #[test]
+    fn checking_makes_nothing() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let state = directory.path().join("state");
+        let mut keys = defaults(false, false, Some(&state));
+        assert_eq!(check(&global(keys.clone()), 2048, Some(&state)).expect("fine"), [""; 0]);
+        assert!(!state.exists());
+        keys.push(directory.path().join("absent"));
+        assert!(check(&global(keys), 2048, Some(&state)).is_err());
     }
 
     #[test]

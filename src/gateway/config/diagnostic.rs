@@ -7,7 +7,7 @@ use crate::base::escape;
 /// Where a directive stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// The path as it was given, or `command line` for `-o`.
+    /// The path as it was given, or `command line`.
     pub file: Arc<str>,
     /// Counted from 1; 0 where lines mean nothing (the command line, a whole file).
     pub line: u32,

@@ -71,7 +71,7 @@ impl<'s> Reading<'s> {
 
     /// One `-o Keyword=Value`.
     pub fn option(&mut self, text: &str) {
-        let place = Place { file: "command line, -o".into(), line: 0 };
+        let place = Place { file: "command line".into(), line: 0 };
         self.bytes_of_line(text.as_bytes(), &place, 0, true);
     }
 

@@ -1,0 +1,84 @@
+//! `tidegate delegate`: the process that acts for one account. Started by a gateway that runs as
+//! root, never by hand, so it has no help of its own.
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use lexopt::Arg;
+
+use super::{EXIT_FAILED, EXIT_USAGE, complain};
+use crate::gateway::config::{LogFormat, LogLevel};
+use crate::gateway::delegate;
+use crate::observe::lines;
+use crate::observe::log::{self, LogSetup};
+
+struct Flags {
+    reactors: usize,
+    log: LogSetup,
+}
+
+/// Runs `delegate` with the words behind it.
+pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
+    let Some(flags) = parse(args) else {
+        complain("delegate: started by a gateway that runs as root, not by hand\n");
+        return ExitCode::from(EXIT_USAGE);
+    };
+    let outcome = log::start(&flags.log)
+        .map_err(Into::into)
+        .and_then(|()| delegate::run(flags.reactors, lines::write_all));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            complain(&format!("delegate: {why:#}\n"));
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
+}
+
+fn parse(args: impl Iterator<Item = OsString>) -> Option<Flags> {
+    let log = LogSetup { level: LogLevel::Info, format: LogFormat::Text };
+    let mut flags = Flags { reactors: 1, log };
+    let mut parser = lexopt::Parser::from_args(args);
+    while let Some(arg) = parser.next().ok()? {
+        let Arg::Long(name) = arg else { return None };
+        let name = name.to_owned();
+        let value = parser.value().ok()?.into_string().ok()?;
+        match name.as_str() {
+            "reactors" => flags.reactors = value.parse().ok().filter(|count| *count > 0)?,
+            "log-format" => {
+                flags.log.format = match value.as_str() {
+                    "json" => LogFormat::Json,
+                    "text" => LogFormat::Text,
+                    _ => return None,
+                };
+            }
+            "log-level" => {
+                let (_, level) = LogLevel::ALL.into_iter().find(|(known, _)| *known == value)?;
+                flags.log.level = level;
+            }
+            _ => return None,
+        }
+    }
+    Some(flags)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(line: &str) -> Option<Flags> {
+        parse(line.split_whitespace().map(OsString::from))
+    }
+
+    #[test]
+    fn what_a_gateway_passes_is_understood_and_nothing_else() {
+        let flags = parsed("--reactors 3 --log-format json --log-level DEBUG2").expect("flags");
+        assert_eq!(flags.reactors, 3);
+        assert_eq!((flags.log.format, flags.log.level), (LogFormat::Json, LogLevel::Debug2));
+        for bad in
+            ["x", "-r 1", "--reactors 0", "--log-format xml", "--log-level LOUD", "--other 1"]
+        {
+            assert!(parsed(bad).is_none(), "{bad}");
+        }
+    }
+}

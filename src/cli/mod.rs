@@ -1,0 +1,72 @@
+//! Floor 10: the command line. Each command has one table of flags, from which its help is made.
+
+mod delegate;
+mod flags;
+mod serve;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use crate::gateway::config::did_you_mean;
+
+/// The command line or the configuration is wrong; nothing was started.
+const EXIT_USAGE: u8 = 1;
+/// Something failed that was well asked for.
+const EXIT_FAILED: u8 = 255;
+
+/// Commands and what they do, in one line each.
+const COMMANDS: &[(&str, &str)] = &[("serve", "serve SSH and SFTP in the foreground")];
+
+/// Runs what the command line asks for; `args` begin with the program's own name.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let mut args = args.into_iter().skip(1);
+    let Some(command) = args.next() else {
+        complain(&format!("a command is missing\n\n{}", help()));
+        return ExitCode::from(EXIT_USAGE);
+    };
+    match command.to_str() {
+        Some("serve") => serve::run(args),
+        Some("delegate") => delegate::run(args),
+        Some("help" | "--help" | "-h") => print(&help()),
+        Some("version" | "--version" | "-V") => print(&version()),
+        _ => {
+            let command = command.to_string_lossy();
+            let meant = did_you_mean(&command, COMMANDS.iter().map(|(name, _)| *name));
+            let hint = match meant {
+                Some(meant) => format!("did you mean `tidegate {meant}`?"),
+                None => "`tidegate --help` lists the commands".to_owned(),
+            };
+            complain(&format!("there is no command {command:?}; {hint}\n"));
+            ExitCode::from(EXIT_USAGE)
+        }
+    }
+}
+
+fn help() -> String {
+    let mut text = format!("{}\nUsage: tidegate COMMAND [FLAGS]\n\nCommands:\n", version());
+    for (name, what) in COMMANDS {
+        text.push_str(&format!("  {name:<10} {what}\n"));
+    }
+    text.push_str(
+        "\n`tidegate COMMAND --help` tells more. Without flags, `tidegate serve` listens on\n",
+    );
+    text.push_str("127.0.0.1 port 2222 and lets in the user who started it.\n");
+    text
+}
+
+fn version() -> String {
+    format!("tidegate {}\n", env!("CARGO_PKG_VERSION"))
+}
+
+/// To standard output; a reader that has gone away is no failure.
+fn print(text: &str) -> ExitCode {
+    let mut out = io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    ExitCode::SUCCESS
+}
+
+/// To standard error, behind our name.
+fn complain(text: &str) {
+    let _ = write!(io::stderr().lock(), "tidegate: {text}");
+}

@@ -1,0 +1,182 @@
+//! `tidegate serve`: from the flags to a running gateway.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use super::flags::{self, ServeFlags};
+use super::{EXIT_FAILED, EXIT_USAGE, complain, print, version};
+use crate::base::escape;
+use crate::gateway::accounts;
+use crate::gateway::config::{Config, Disk, Request, Surroundings, Who};
+use crate::gateway::host_keys::{self, HostKeys};
+use crate::gateway::serve::{self, Options};
+use crate::observe::lines;
+use crate::observe::log::{self, LogSetup};
+
+/// Runs `serve` with the words behind it.
+pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
+    let flags = match ServeFlags::parse(args) {
+        Ok(flags) => flags,
+        Err(why) => {
+            complain(&format!("serve: {why}\n"));
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    if flags.help {
+        return print(&flags::help());
+    }
+    if flags.version {
+        return print(&version());
+    }
+    let config = match load(&flags) {
+        Ok(config) => config,
+        Err(code) => return code,
+    };
+    if flags.test || flags.dump {
+        return check(&flags, &config);
+    }
+    match start(&flags, config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(why) => {
+            complain(&format!("{why:#}\n"));
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
+}
+
+/// Reads the configuration; on errors tells all of them.
+fn load(flags: &ServeFlags) -> Result<Config, ExitCode> {
+    let request = Request {
+        file: flags.file.clone(),
+        options: flags.options.clone(),
+        ports: flags.ports.clone(),
+        surroundings: surroundings(flags.file.is_some()),
+    };
+    Config::load(&request, &Disk).map_err(|errors| {
+        let count = errors.errors.len();
+        let plural = if count == 1 { "" } else { "s" };
+        let _ = writeln!(io::stderr().lock(), "{errors}");
+        complain(&format!("{count} error{plural} in the configuration; nothing was started\n"));
+        ExitCode::from(EXIT_USAGE)
+    })
+}
+
+fn surroundings(has_file: bool) -> Surroundings {
+    let is_root = nix::unistd::geteuid().is_root();
+    Surroundings {
+        directory: std::env::current_dir().unwrap_or_default(),
+        home: std::env::var_os("HOME").map(PathBuf::from),
+        host_keys: host_keys::defaults(is_root, has_file, state_directory().as_deref()),
+    }
+}
+
+fn state_directory() -> Option<PathBuf> {
+    host_keys::state_directory(nix::unistd::geteuid().is_root(), |name| std::env::var_os(name))
+}
+
+/// `-t` and `-T`.
+fn check(flags: &ServeFlags, config: &Config) -> ExitCode {
+    for warning in &config.warnings {
+        complain(&format!("warning: {warning}\n"));
+    }
+    let state = state_directory();
+    let checked =
+        host_keys::check(&config.global, config.login.required_rsa_size, state.as_deref());
+    match checked {
+        Ok(warnings) => {
+            warnings.iter().for_each(|warning| complain(&format!("warning: {warning}\n")));
+        }
+        Err(why) => {
+            complain(&format!("{why}\n"));
+            return ExitCode::from(EXIT_USAGE);
+        }
+    }
+    if !flags.dump {
+        return ExitCode::SUCCESS;
+    }
+    match dump(flags, config) {
+        Ok(text) => print(&text),
+        Err(why) => {
+            complain(&format!("serve: {why}\n"));
+            ExitCode::from(EXIT_USAGE)
+        }
+    }
+}
+
+fn dump(flags: &ServeFlags, config: &Config) -> Result<String, String> {
+    let connection = &flags.connection;
+    if !connection.is_given() {
+        return Ok(config.dump(&config.login));
+    }
+    let account = match &connection.user {
+        Some(user) => accounts::by_name(user).map_err(|why| format!("user {user}: {why}"))?,
+        None => None,
+    };
+    let groups = account.as_ref().map(accounts::group_ids).unwrap_or_default();
+    let who = Who {
+        user: connection.user.as_deref(),
+        account: connection.user.as_ref().map(|_| account.is_some()),
+        groups: &accounts::group_names(&groups),
+        peer: connection.address,
+        host: connection.host.as_deref(),
+        local: connection.local(),
+    };
+    match config.lacks(&who) {
+        Some(name) => Err(format!("a Match line asks for {name}; tell it with -C {name}=...")),
+        None => Ok(config.dump(&config.effective(&who))),
+    }
+}
+
+/// Starts the gateway and serves until it is told to end.
+fn start(flags: &ServeFlags, config: Config) -> anyhow::Result<()> {
+    let terminal = io::stderr().as_fd().try_clone_to_owned()?;
+    if let Some(path) = &flags.log_file {
+        log::redirect(path)?;
+    }
+    let setup = LogSetup { level: config.global.log_level, format: config.global.log_format };
+    log::start(&setup)?;
+    let outcome = serve::run(config, &Options { ready: announce, log: lines::write_all });
+    if let (Err(why), Some(_)) = (&outcome, &flags.log_file) {
+        // Whoever started it should see it too, not only the log.
+        let _ = writeln!(File::from(terminal), "tidegate: {why:#}");
+    }
+    outcome
+}
+
+/// What somebody who tries it out needs to know, on standard error: where it listens, the key to
+/// expect, and the lines to type.
+fn announce(addresses: &[SocketAddr], keys: &HostKeys) {
+    let mut text = String::new();
+    for key in &keys.keys {
+        let (public, made) =
+            (key.private.public(), if key.is_new { ", made just now" } else { "" });
+        let path = escape(key.path.as_os_str().as_encoded_bytes());
+        let (kind, print) = (public.kind().family(), public.fingerprint());
+        text.push_str(&format!("Host key {kind} {print} ({path}{made})\n"));
+    }
+    for address in addresses {
+        text.push_str(&format!("Listening on {address}\n"));
+    }
+    if let Some(address) = addresses.first() {
+        let (host, port) = (reachable(*address), address.port());
+        let user = accounts::by_uid(nix::unistd::geteuid().as_raw()).ok().flatten();
+        let user = user.map_or("USER".to_owned(), |account| account.name);
+        text.push_str(&format!(
+            "Try:  ssh -p {port} {user}@{host}\n      sftp -P {port} {user}@{host}\n"
+        ));
+    }
+    let _ = io::stderr().lock().write_all(text.as_bytes());
+}
+
+/// An address to connect to, given one that is listened on.
+fn reachable(address: SocketAddr) -> String {
+    match address.ip() {
+        ip if ip.is_unspecified() => "localhost".to_owned(),
+        ip => ip.to_string(),
+    }
+}

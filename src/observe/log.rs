@@ -1,0 +1,155 @@
+//! Where log lines go and how they look.
+
+use std::fmt;
+use std::fs::{File, OpenOptions};
+use std::io::{self, IsTerminal};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use tracing::field::Field;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::fmt::format::{self, Writer};
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
+
+pub use crate::base::{Escaped, escape};
+use crate::gateway::config::{LogFormat, LogLevel};
+
+/// How this process logs.
+#[derive(Clone, Debug)]
+pub struct LogSetup {
+    pub level: LogLevel,
+    pub format: LogFormat,
+}
+
+/// Makes this file, appended to, the standard error of the process: for log lines, for those of
+/// processes started later, and for whatever else complains there.
+///
+/// # Errors
+/// The file cannot be opened; the text names it.
+pub fn redirect(path: &Path) -> io::Result<()> {
+    let file = open(path)?;
+    nix::unistd::dup2_stderr(file)?;
+    Ok(())
+}
+
+/// Starts logging to standard error for the whole process. Text lines are for people: time, level, the message.
+/// JSON lines carry the message and every field, one object a line.
+///
+/// # Errors
+/// Logging has been started before.
+pub fn start(setup: &LogSetup) -> io::Result<()> {
+    let subscriber = subscriber(setup, BoxMakeWriter::new(io::stderr), io::stderr().is_terminal());
+    tracing::subscriber::set_global_default(subscriber).map_err(io::Error::other)
+}
+
+/// The least severe level of `tracing` that is written at one of sshd's.
+pub const fn filter(level: LogLevel) -> LevelFilter {
+    match level {
+        LogLevel::Quiet => LevelFilter::OFF,
+        LogLevel::Fatal | LogLevel::Error => LevelFilter::ERROR,
+        LogLevel::Info => LevelFilter::INFO,
+        LogLevel::Verbose | LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Debug2 | LogLevel::Debug3 => LevelFilter::TRACE,
+    }
+}
+
+type Subscriber = Box<dyn tracing::Subscriber + Send + Sync>;
+
+fn open(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+    file.map_err(|why| io::Error::new(why.kind(), format!("log file {}: {why}", path.display())))
+}
+
+fn subscriber(setup: &LogSetup, writer: BoxMakeWriter, colours: bool) -> Subscriber {
+    let builder = tracing_subscriber::fmt()
+        .with_max_level(filter(setup.level))
+        .with_target(false)
+        .with_ansi(colours)
+        .with_writer(writer);
+    match setup.format {
+        LogFormat::Json => Box::new(builder.json().flatten_event(true).finish()),
+        // Messages are whole sentences; their fields would only repeat them.
+        LogFormat::Text if setup.level < LogLevel::Debug => {
+            Box::new(builder.fmt_fields(format::debug_fn(message_alone)).finish())
+        }
+        LogFormat::Text => Box::new(builder.finish()),
+    }
+}
+
+fn message_alone(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    if field.name() == "message" { write!(writer, "{value:?}") } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("the sink").write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn logged(level: LogLevel, format: LogFormat, log: impl FnOnce()) -> String {
+        let sink = Sink::default();
+        let copy = sink.clone();
+        let setup = LogSetup { level, format };
+        let writer = BoxMakeWriter::new(move || copy.clone());
+        tracing::subscriber::with_default(subscriber(&setup, writer, false), log);
+        let bytes = sink.0.lock().expect("the sink").clone();
+        String::from_utf8(bytes).expect("UTF-8")
+    }
+
+    fn greet() {
+        tracing::info!(user = "ann", port = 22, "Hello {}", escape(b"a\nb\x1b"));
+        tracing::debug!("whisper");
+    }
+
+    #[test]
+    fn text_lines_are_time_level_and_message() {
+        let text = logged(LogLevel::Info, LogFormat::Text, greet);
+        assert!(text.ends_with("  INFO Hello a\\nb\\x1b\n"), "{text}");
+        assert_eq!(text.lines().count(), 1);
+        let text = logged(LogLevel::Debug, LogFormat::Text, greet);
+        assert!(text.contains("user=\"ann\" port=22"), "{text}");
+        assert_eq!(text.lines().count(), 2);
+        assert_eq!(logged(LogLevel::Quiet, LogFormat::Text, greet), "");
+        assert_eq!(logged(LogLevel::Error, LogFormat::Text, greet), "");
+    }
+
+    #[test]
+    fn json_lines_carry_every_field() {
+        let text = logged(LogLevel::Info, LogFormat::Json, greet);
+        assert_eq!(text.lines().count(), 1);
+        for part in [
+            r#""level":"INFO""#,
+            r#""message":"Hello a\\nb\\x1b""#,
+            r#""user":"ann""#,
+            r#""port":22"#,
+            r#""timestamp":"20"#,
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_appended_to_and_a_bad_one_is_named() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("log");
+        std::fs::write(&path, "before\n").expect("a file");
+        open(&path).and_then(|mut file| file.write_all(b"after\n")).expect("a log");
+        assert_eq!(std::fs::read_to_string(&path).expect("the log"), "before\nafter\n");
+        let error = open(&directory.path().join("no/log")).expect_err("no such directory");
+        assert!(error.to_string().contains("no/log: "), "{error}");
+    }
+}
