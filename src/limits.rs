@@ -225,7 +225,7 @@ pub const SFTP_NAMES_BYTES_MAX: usize = 30 * 1024;
 /// What a pipe to or from a program is made to hold once it moves bulk; the system's default is
 /// 64 KiB. Pages are taken only for what is in it.
 pub const PIPE_BYTES: u32 = 256 * 1024;
-/// Channel data up to this length is copied together while it waits for a program to read it.
+/// Channel data up to this length is copied while it waits for a program to read it.
 pub const INPUT_COPY_BYTES_MAX: u32 = 1024;
 
 // ---- Shards --------------------------------------------------------------------------------

@@ -72,6 +72,12 @@ impl Io<'_> {
         lease
     }
 
+    /// Few large leases are left: what does not move should not hold any.
+    pub fn is_scarce(&self) -> bool {
+        let pool = &*self.around.pool;
+        [Class::Packet, Class::Bulk].iter().any(|class| pool.free(*class) < pool.slots(*class) / 4)
+    }
+
     pub fn give_back(&mut self, lease: Lease) {
         self.around.pool.give_back(lease);
     }

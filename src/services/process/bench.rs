@@ -47,6 +47,8 @@ pub(super) struct Setting {
     pub packet: u32,
     pub rekey_bytes: Option<u64>,
     pub plain_driver: bool,
+    /// Large leases of each kind.
+    pub leases: u32,
 }
 
 impl Default for Setting {
@@ -57,6 +59,7 @@ impl Default for Setting {
             packet: CHANNEL_PACKET_BYTES_MAX,
             rekey_bytes: None,
             plain_driver: false,
+            leases: 96,
         }
     }
 }
@@ -99,7 +102,7 @@ impl Bench {
             submissions: 64,
             completions: 256,
             in_flight_max: 256,
-            pool: PoolSizes { small: 8, packet: 96, bulk: 16 },
+            pool: PoolSizes { small: 8, packet: setting.leases, bulk: setting.leases / 4 },
             plain: setting.plain_driver,
         })
         .unwrap();

@@ -2,27 +2,42 @@ use std::collections::VecDeque;
 
 use super::TAG_INPUT;
 use crate::base::Span;
-use crate::limits::INPUT_COPY_BYTES_MAX;
+use crate::limits::{CHANNEL_PACKET_BYTES_MAX, INPUT_COPY_BYTES_MAX};
 use crate::reactor::{Chunk, Class, Errno, Fd, Gather, Op};
 use crate::services::{Child, Io};
 
 /// A queue that had to grow past this gives its memory back when it is empty.
 const QUEUE_KEPT: usize = 32;
 
+/// Bytes of one block of copied data; a packet's lease takes it.
+const BLOCK_BYTES: usize = CHANNEL_PACKET_BYTES_MAX as usize;
+
 /// Channel data on its way to the program: one write in flight at a time, straight out of the
 /// memory in which it was received.
+///
+/// Receive buffers are for data that moves. What a program keeps waiting is copied when it comes in
+/// little pieces, each of which would hold a buffer, or when buffers become scarce; the channel's
+/// window bounds it.
 #[derive(Debug, Default)]
 pub(super) struct Input {
     fd: Option<Fd>,
     /// The descriptor is a pipe of our own, to be closed at the end of the data. A terminal stays:
     /// it has no end of file but the character that says so, and sending that is the client's.
     owned: bool,
-    waiting: VecDeque<Chunk>,
+    waiting: VecDeque<Held>,
     writing: bool,
     ended: bool,
     /// Nobody reads it any more: what still comes is thrown away.
     broken: bool,
     widened: bool,
+}
+
+/// Data that waits to be written.
+#[derive(Debug)]
+enum Held {
+    /// Where it was received.
+    Received(Chunk),
+    Copied(Vec<u8>),
 }
 
 impl Input {
@@ -31,7 +46,7 @@ impl Input {
         (self.fd, self.owned) = (Some(fd), owned);
     }
 
-    /// The program runs: what came before it did may go.
+    /// The program runs, or buffers have come back: what waited may go.
     pub fn resume(&mut self, io: &mut Io<'_>) {
         self.write(io);
     }
@@ -42,8 +57,12 @@ impl Input {
             io.discard(data);
             return;
         }
-        if let Some(data) = self.merge(data, io) {
-            self.waiting.push_back(data);
+        let moves = self.fd.is_some() && !self.writing;
+        let copies = data.span.len <= INPUT_COPY_BYTES_MAX || io.is_scarce();
+        if copies && !moves {
+            self.copy(data, io);
+        } else {
+            self.waiting.push_back(Held::Received(data));
         }
         self.write(io);
     }
@@ -60,10 +79,12 @@ impl Input {
         if self.writing {
             io.cancel(TAG_INPUT);
         }
-        while let Some(chunk) = self.waiting.pop_front() {
-            io.discard(chunk);
+        for held in std::mem::take(&mut self.waiting) {
+            match held {
+                Held::Received(chunk) => io.discard(chunk),
+                Held::Copied(bytes) => io.consumed(bytes.len() as u32),
+            }
         }
-        self.waiting = VecDeque::new();
         self.close_if_done(io);
     }
 
@@ -73,8 +94,10 @@ impl Input {
         if self.writing {
             io.cancel(TAG_INPUT);
         }
-        while let Some(chunk) = self.waiting.pop_front() {
-            io.give_back(chunk.lease);
+        for held in std::mem::take(&mut self.waiting) {
+            if let Held::Received(chunk) = held {
+                io.give_back(chunk.lease);
+            }
         }
     }
 
@@ -137,11 +160,8 @@ impl Input {
         }
         let mut from = Gather::new();
         while !from.is_full() {
-            let Some(chunk) = self.waiting.pop_front() else { break };
-            if let Err(chunk) = from.push(chunk) {
-                self.waiting.push_front(chunk);
-                break;
-            }
+            let Some(chunk) = self.next(io) else { break };
+            let _ = from.push(chunk);
         }
         if from.is_empty() {
             self.close_if_done(io);
@@ -165,40 +185,47 @@ impl Input {
         }
     }
 
-    /// Little data behind other data is copied together, so that a peer that sends single bytes to
-    /// a program that does not read cannot hold a receive buffer with each of them. Gives back what
-    /// is to wait as it is.
-    fn merge(&mut self, mut data: Chunk, io: &mut Io<'_>) -> Option<Chunk> {
-        let len = data.span.len;
-        if len > INPUT_COPY_BYTES_MAX || (self.fd.is_some() && !self.writing) {
-            return Some(data);
+    fn copy(&mut self, mut data: Chunk, io: &mut Io<'_>) {
+        let mut rest = data.span.of(io.bytes(&mut data.lease)).unwrap_or_default();
+        while !rest.is_empty() {
+            let room = match self.waiting.back() {
+                Some(Held::Copied(block)) => BLOCK_BYTES - block.len(),
+                _ => 0,
+            };
+            if room == 0 {
+                self.waiting.push_back(Held::Copied(Vec::new()));
+            }
+            let Some(Held::Copied(block)) = self.waiting.back_mut() else { break };
+            let (taken, left) = rest.split_at(rest.len().min(BLOCK_BYTES - block.len()));
+            block.extend_from_slice(taken);
+            rest = left;
         }
-        let room = |last: &Chunk| last.lease.len().saturating_sub(last.span.end());
-        if self.waiting.back().is_none_or(|last| room(last) < len) {
-            let Some(lease) = io.take(Class::Packet) else { return Some(data) };
-            self.waiting.push_back(Chunk { lease, span: Span::default() });
-        }
-        let mut copy = [0; INPUT_COPY_BYTES_MAX as usize];
-        let (Some(last), Some(copy)) = (self.waiting.back_mut(), copy.get_mut(..len as usize))
-        else {
-            return Some(data);
-        };
-        if let Some(from) = data.span.of(io.bytes(&mut data.lease)) {
-            copy.copy_from_slice(from);
-        }
-        let place = Span::new(last.span.end(), len);
-        if let Some(to) = place.of_mut(io.bytes(&mut last.lease)) {
-            to.copy_from_slice(copy);
-        }
-        last.span.len += len;
         io.give_back(data.lease);
-        None
+    }
+
+    /// The next data in memory that an operation can own. `None` when there is no data, or no
+    /// memory: then `on_ready` tries again.
+    fn next(&mut self, io: &mut Io<'_>) -> Option<Chunk> {
+        match self.waiting.pop_front()? {
+            Held::Received(chunk) => Some(chunk),
+            Held::Copied(block) => {
+                let Some(mut lease) = io.take(Class::Packet) else {
+                    self.waiting.push_front(Held::Copied(block));
+                    return None;
+                };
+                let span = Span::new(0, block.len() as u32);
+                if let Some(to) = span.of_mut(io.bytes(&mut lease)) {
+                    to.copy_from_slice(&block);
+                }
+                Some(Chunk { lease, span })
+            }
+        }
     }
 
     fn return_to_front(&mut self, mut unwritten: Gather) {
         let count = unwritten.len();
         while let Some(chunk) = unwritten.pop() {
-            self.waiting.push_front(chunk);
+            self.waiting.push_front(Held::Received(chunk));
         }
         // They went in first to last; the order has to be the other way round.
         self.waiting.make_contiguous()[..count].reverse();

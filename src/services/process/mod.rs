@@ -434,6 +434,7 @@ impl Service for Process {
 
     fn on_ready(&mut self, io: &mut Io<'_>) {
         if !self.gone {
+            self.input.resume(io);
             self.pump(io);
         }
     }

@@ -57,7 +57,7 @@ fn what_was_prepared_is_given_back_for_another_service() {
     let mut bench = Bench::new(&Setting::default());
     bench.jobs_held = true;
     bench.ask(pty(80, 24, &[]));
-    for size in [1, 20_000, 1, 1] {
+    for size in [20_000, 1, 1, 20_000, 1] {
         bench.say_all(&noise(size));
     }
     let held = bench.leases();
@@ -188,21 +188,21 @@ fn input_that_nobody_reads_does_not_stall_the_channel() {
     assert_eq!(text(&seen.stdout), "done\n");
 }
 
-#[test]
-fn single_bytes_for_a_program_that_waits_hold_little() {
-    let mut bench = Bench::new(&Setting::default());
+/// Sends all of it to a program that reads it only in the end, and checks what arrived.
+fn keep_waiting(bench: &mut Bench, pieces: std::slice::Chunks<'_, u8>) -> u64 {
     bench.jobs_held = true;
     bench.ask(exec("sleep 0.5; md5sum"));
-    let sent = noise(30_000);
-    for byte in sent.chunks(1).take(20_000) {
-        bench.say_all(byte);
+    let sent = pieces.clone().flatten().copied().collect::<Vec<u8>>();
+    let half = pieces.len() / 2;
+    for piece in pieces.clone().take(half) {
+        bench.say_all(piece);
     }
-    assert!(bench.leases() < 12, "{}", bench.leases());
+    let mut most = bench.leases();
     bench.jobs_held = false;
-    for byte in sent.chunks(1).skip(20_000) {
-        bench.say_all(byte);
+    for piece in pieces.skip(half) {
+        bench.say_all(piece);
+        most = most.max(bench.leases());
     }
-    assert!(bench.leases() < 24, "{}", bench.leases());
     bench.say_eof();
     let seen = bench.finish();
     let mut child = std::process::Command::new("md5sum")
@@ -212,6 +212,25 @@ fn single_bytes_for_a_program_that_waits_hold_little() {
         .unwrap();
     std::io::Write::write_all(&mut child.stdin.take().unwrap(), &sent).unwrap();
     assert_eq!(seen.stdout, child.wait_with_output().unwrap().stdout);
+    most
+}
+
+#[test]
+fn single_bytes_for_a_program_that_waits_hold_little() {
+    let mut bench = Bench::new(&Setting::default());
+    let most = keep_waiting(&mut bench, noise(30_000).chunks(1));
+    // The shared buffers on offer, one write, what is just being received.
+    assert!(most <= 8 + 8 + 2, "{most}");
+}
+
+#[test]
+fn a_program_that_waits_leaves_buffers_to_others() {
+    let mut bench = Bench::new(&Setting { leases: 24, ..Setting::default() });
+    let most = keep_waiting(&mut bench, noise(2 << 20).chunks(30_000));
+    assert!(most <= 8 + 18 + 8 + 2, "{most}");
+    let mut bench = Bench::new(&Setting { leases: 200, ..Setting::default() });
+    let most = keep_waiting(&mut bench, noise(2 << 20).chunks(30_000));
+    assert!(most > 60, "with enough of them nothing is copied: {most}");
 }
 
 #[test]
