@@ -1,10 +1,13 @@
 //! Keys that protect nothing, and what a run needs besides.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use crate::base::{Entropy, SeededEntropy};
+use crate::connection::{ClientConnectionConfig, ConnectionConfig};
 use crate::crypto::{
-    CipherKind, DirectionKeys, KexKind, KeyKind, MacKind, PrivateKey, Provider, Suite,
+    CipherKind, DirectionKeys, KexKind, KeyKind, MacKind, PrivateKey, Provider, SignatureAlgorithm,
+    Suite,
 };
 use crate::transport::{ClientConfig, HostKey, Preferences, ServerConfig};
 
@@ -25,6 +28,9 @@ const TEXTS: [&str; 5] = [
     include_str!("keys/ecdsa-521"),
     include_str!("keys/rsa-2048"),
 ];
+
+/// What the Ed25519 key signs with.
+pub const HOST_KEY_ALGORITHM: SignatureAlgorithm = SignatureAlgorithm::Ed25519;
 
 /// Every suite under every provider that has it; the simulator's comes first.
 pub fn suites() -> &'static [(Provider, Suite)] {
@@ -63,6 +69,30 @@ pub fn server_config(kex: &[KexKind]) -> ServerConfig {
 /// A client with the real ciphers.
 pub fn client_config(kex: &[KexKind]) -> ClientConfig {
     ClientConfig::new(preferences(kex))
+}
+
+/// A whole server whose cryptography costs nothing and can be played along by a puppet.
+pub fn toy_server() -> ConnectionConfig {
+    let mut transport = server_config(&[KexKind::Toy]);
+    transport.preferences.provider = Provider::Toy;
+    transport.preferences.ciphers = vec![CipherKind::Toy];
+    transport.preferences.rekey.packets = 200;
+    let mut config = ConnectionConfig::new(Arc::new(transport));
+    config.banner = Some("Nothing here is real.\r\n".into());
+    config.client_alive = Some((Duration::from_secs(30), 2));
+    config
+}
+
+/// A whole client to go with it.
+pub fn toy_client() -> ClientConnectionConfig {
+    let mut transport = client_config(&[KexKind::Toy]);
+    transport.preferences.provider = Provider::Toy;
+    transport.preferences.ciphers = vec![CipherKind::Toy];
+    transport.preferences.rekey.packets = 200;
+    let mut config = ClientConnectionConfig::new(Arc::new(transport));
+    config.server_alive = Some((Duration::from_secs(30), 2));
+    config.takes_forwarded = true;
+    config
 }
 
 fn preferences(kex: &[KexKind]) -> Preferences {

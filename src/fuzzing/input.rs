@@ -10,6 +10,10 @@ impl<'a> Input<'a> {
         Input { rest: data }
     }
 
+    pub(super) const fn is_empty(&self) -> bool {
+        self.rest.is_empty()
+    }
+
     pub(super) const fn rest(&self) -> &'a [u8] {
         self.rest
     }
@@ -31,5 +35,11 @@ impl<'a> Input<'a> {
         let (taken, rest) = self.rest.split_at(len.min(self.rest.len()));
         self.rest = rest;
         taken
+    }
+
+    /// A 16-bit length and that many bytes, or as many as are left.
+    pub(super) fn string(&mut self) -> &'a [u8] {
+        let len = self.uint16();
+        self.bytes(usize::from(len))
     }
 }

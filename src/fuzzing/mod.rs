@@ -10,18 +10,35 @@
 #![forbid(unsafe_code)]
 
 mod codec;
+mod files;
 pub mod fixtures;
 mod greeting;
+mod handoff;
 mod input;
 mod keys;
+mod ledger;
 mod packet;
+mod puppet;
+mod rig;
+mod script;
 
 pub use codec::{channel, reader, sftp, terminal_modes, transport_messages, userauth};
+pub use files::{authorized_keys, sshd_config};
 pub use greeting::{ident, kexinit};
+pub use handoff::handoff;
 pub use keys::{MESSAGE, PASSPHRASE, armoured, kex_public, private_key, public_key, signature};
 pub use packet::packet;
+pub use script::{client_postauth, client_preauth, server_postauth, server_preauth};
+
+#[cfg(test)]
+mod tests;
 
 use input::Input;
+
+/// A connection of ours behind its login, as [`handoff`] reads it.
+pub fn record_of_ours(serves: bool) -> Vec<u8> {
+    rig::Rig::authenticated(serves).record().expect("a quiet point")
+}
 
 /// A target: what to do with one input.
 pub type Target = fn(&[u8]);
@@ -29,7 +46,11 @@ pub type Target = fn(&[u8]);
 /// Every target by name. Each has a file in `tests/fuzz/fuzz_targets` and a folder in
 /// `tests/corpus`.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("authorized_keys", authorized_keys),
     ("channel", channel),
+    ("client_postauth", client_postauth),
+    ("client_preauth", client_preauth),
+    ("handoff", handoff),
     ("ident", ident),
     ("kex_public", kex_public),
     ("kexinit", kexinit),
@@ -37,8 +58,11 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("private_key", private_key),
     ("public_key", public_key),
     ("reader", reader),
+    ("server_postauth", server_postauth),
+    ("server_preauth", server_preauth),
     ("sftp", sftp),
     ("signature", signature),
+    ("sshd_config", sshd_config),
     ("terminal_modes", terminal_modes),
     ("transport_messages", transport_messages),
     ("userauth", userauth),

@@ -1,6 +1,7 @@
 //! Valid inputs of every target, made by our own encoders.
 
 mod messages;
+mod scripts;
 
 use tidegate::base::SeededEntropy;
 use tidegate::crypto::{KexKind, KexSecret, KeyKind, SignatureAlgorithm, kex};
@@ -16,7 +17,21 @@ pub fn all() -> Vec<Seed> {
     seeds.extend(packets());
     seeds.extend(keys());
     seeds.extend(greetings());
+    seeds.extend(scripts::all());
+    seeds.extend(lines());
     seeds
+}
+
+/// Lines of authorized_keys; `KEY` stands for a key.
+fn lines() -> Vec<Seed> {
+    let lines = [
+        ("plain", "KEY me@here"),
+        ("options", "restrict,pty,from=\"192.0.2.0/24,!192.0.2.9\",command=\"ls \\\"x\\\"\" KEY"),
+        ("many", "# keys\n\nno-pty KEY\n  from=\"*.example\" KEY\nssh-ed25519 AAAA x\nKEY\n"),
+        ("unknown", "no-such-option KEY\ncommand=\"x KEY\nenvironment=\"A=b\" KEY"),
+        ("other", "cert-authority,principals=\"a\" KEY\nexpiry-time=\"20300101\" KEY\r\n"),
+    ];
+    lines.map(|(name, text)| seed("authorized_keys", name, text)).to_vec()
 }
 
 /// Seeds that differ from run to run: written once, kept, and never compared.
@@ -30,6 +45,16 @@ pub fn kept() -> Vec<Seed> {
             let signature = key.sign(SignatureAlgorithm::ALL[at], MESSAGE).expect("a working key");
             let bytes = [&[place as u8, at as u8][..], &signature].concat();
             seeds.push(seed("signature", kind.name(), bytes));
+        }
+    }
+    for folder in ["good", "bad"] {
+        let folder = format!("{}/tests/config/{folder}", env!("CARGO_MANIFEST_DIR"));
+        for entry in std::fs::read_dir(folder).expect("configurations").flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if name.ends_with(".conf") || name.ends_with(".dump") {
+                let text = std::fs::read(entry.path()).expect("a configuration");
+                seeds.push(seed("sshd_config", &name, text));
+            }
         }
     }
     let mut entropy = SeededEntropy::new(1);

@@ -1,0 +1,86 @@
+//! Text that an administrator or a user wrote: configuration and authorized_keys.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use super::fixtures::private_key;
+use crate::crypto::{KeyKind, PublicKey};
+use crate::gateway::authorized_keys::{parse_line, search};
+use crate::gateway::config::{Config, Effective, Who, parse};
+
+/// A configuration file. What is accepted and printed is accepted again and means the same.
+pub fn sshd_config(data: &[u8]) {
+    let config = match parse(data) {
+        Ok(config) => config,
+        Err(errors) => {
+            assert!(!errors.to_string().is_empty(), "an error without words");
+            return;
+        }
+    };
+    let mut logins = vec![config.login.clone()];
+    let groups = ["staff".to_owned(), "wheel".to_owned()];
+    for user in [None, Some("root"), Some("me"), Some("")] {
+        for peer in [None, Some(PEER), Some("::1".parse().expect("an address"))] {
+            let local = peer.map(|ip| SocketAddr::new(ip, 2222));
+            let (account, host) = (user.map(|user| !user.is_empty()), Some("host.example"));
+            let who = Who { user, account, groups: &groups, peer, host, local };
+            let _ = config.lacks(&who);
+            let login = config.effective(&who);
+            if !logins.contains(&login) {
+                logins.push(login);
+            }
+        }
+    }
+    let _ = config.pubkey_algorithms_offered();
+    logins.iter().for_each(|login| reads_back(&config, login));
+}
+
+const PEER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 7));
+
+fn reads_back(config: &Config, login: &Effective) {
+    let text = config.dump(login);
+    let again = parse(text.as_bytes()).unwrap_or_else(|errors| panic!("{errors}\n{text}"));
+    assert_eq!(again.global, config.global, "{text}");
+    assert_eq!(&again.login, login, "{text}");
+    assert_eq!(again.dump(&again.login), text);
+}
+
+/// A file of keys, or one line of it. `KEY` stands for the key that is looked for, so that a
+/// fuzzer need not learn base64.
+pub fn authorized_keys(data: &[u8]) {
+    let key = private_key(KeyKind::Ed25519).public();
+    let line = key.to_openssh_line("");
+    let text = replace(data, b"KEY", line.as_bytes());
+    for line in text.split(|byte| *byte == b'\n').take(64) {
+        match parse_line(line) {
+            Ok(Some(entry)) => drop(PublicKey::from_blob(&entry.blob)),
+            Ok(None) => {}
+            Err(error) => assert!(!error.to_string().is_empty(), "an error without words"),
+        }
+    }
+    let found = search(&text, key, PEER);
+    if let Some((number, options)) = found.found {
+        let line = text.split(|byte| *byte == b'\n').nth(number as usize - 1);
+        let entry = parse_line(line.expect("a line of the text")).expect("a line that counts");
+        let entry = entry.expect("a line with a key");
+        assert_eq!((&*entry.blob, entry.options), (key.blob(), options));
+    }
+}
+
+fn replace(data: &[u8], what: &[u8], with: &[u8]) -> Vec<u8> {
+    let mut text = Vec::with_capacity(data.len());
+    let mut rest = data;
+    while let Some((first, behind)) = rest.split_first() {
+        match rest.strip_prefix(what) {
+            // Enough of them to show anything, and not so many that they cost all the time.
+            Some(behind) if text.len() < 16 * 1024 => {
+                text.extend_from_slice(with);
+                rest = behind;
+            }
+            _ => {
+                text.push(*first);
+                rest = behind;
+            }
+        }
+    }
+    text
+}
