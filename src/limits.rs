@@ -249,7 +249,7 @@ pub const PARCEL_BYTES_MAX: u32 = 1024 * 1024;
 /// Authenticated connections waiting for the process of their account.
 pub const HAND_OVERS_MAX: usize = 1024;
 /// Unauthenticated connections a process holds.
-pub const STARTUPS_MAX: usize = 1024;
+pub const STARTUPS_MAX: usize = LINKS_MAX;
 
 // ---- Configuration -------------------------------------------------------------------------
 

@@ -26,9 +26,11 @@ pub struct Door {
 }
 
 impl Door {
-    /// Called once, by the shard's own thread, when its driver exists.
+    /// Called once, by the shard's own thread, when its driver exists. What was put in before has
+    /// woken nobody, so the first wait is told not to sleep.
     pub fn open(&self, waker: Waker) {
-        let _ = self.waker.set(waker);
+        let _ = self.waker.set(waker.clone());
+        waker.wake();
     }
 
     /// Connections of the shard, those on their way to it included.
@@ -182,5 +184,25 @@ fn prepare(socket: Fd, keepalive: bool) {
     let _ = setsockopt(&borrowed, sockopt::TcpNoDelay, &true);
     if keepalive {
         let _ = setsockopt(&borrowed, sockopt::KeepAlive, &true);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Instant;
+    use crate::reactor::{Driver, UringConfig, UringDriver};
+
+    #[test]
+    fn mail_that_comes_before_the_door_opens_is_not_slept_over() {
+        let door = Door::default();
+        door.put(Mail::Stop);
+        let mut driver = UringDriver::new(UringConfig::default()).expect("a ring");
+        door.open(driver.waker());
+        let before = driver.now();
+        let late = Instant::from_nanos(before.nanos() + 20_000_000_000);
+        driver.wait(Some(late), &mut Vec::new()).expect("a wait");
+        assert!(driver.now() < late, "the first wait slept");
+        assert!(matches!(door.inbox.pop(), Some(Mail::Stop)));
     }
 }

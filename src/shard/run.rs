@@ -341,6 +341,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
 
     /// Sends what has been sealed, all of one turn together.
     pub(super) fn flush(&mut self, key: u32) {
+        self.keep_appointments(key);
         let Some(link) = self.links.get_mut(key as usize) else { return };
         link.dirty = false;
         if link.state == LinkState::Terminating {
@@ -362,6 +363,17 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             let open = link.state == LinkState::Open;
             let Some(event) = link.conn.poll_event().filter(|_| open) else { break };
             self.event(key, event);
+        }
+    }
+
+    /// What the protocol wants done at once: an EOF or CLOSE that waited for data to be sealed, a
+    /// rekey that is due.
+    fn keep_appointments(&mut self, key: u32) {
+        let now = self.driver.now();
+        let Some(link) = self.links.get_mut(key as usize) else { return };
+        let due = link.conn.poll_timeout().is_some_and(|at| at <= now);
+        if due && link.state == LinkState::Open {
+            self.with_env(key, |conn, env| conn.handle_timeout(env));
         }
     }
 
