@@ -57,7 +57,7 @@ fn assert_dump_reads_back(config: &Config, login: &Effective) {
     let again = parse(text.as_bytes()).unwrap_or_else(|errors| panic!("{errors}\n{text}"));
     assert_eq!(again.global, config.global, "{text}");
     assert_eq!(&again.login, login, "{text}");
-    // The text of a banner is in a file, and this text came without files.
+    // The text of a banner is in a file, and what is read here comes without files.
     assert!(again.warnings.iter().all(|w| w.subject == "Banner"), "{:?}", again.warnings);
     assert_eq!(again.dump(&again.login), text);
 }
@@ -120,6 +120,38 @@ fn match_blocks_override_the_rest_and_the_first_of_them_wins() {
 }
 
 #[test]
+fn what_is_needed_before_the_login_may_depend_on_addresses() {
+    let scratch = tempfile::tempdir().expect("a directory");
+    let write = |name: &str, text: &str| {
+        let path = scratch.path().join(name);
+        fs::write(&path, text).expect("write a file");
+        path.display().to_string()
+    };
+    let inside = write("inside", "Hello, neighbour\n");
+    let text = format!(
+        "MaxAuthTries 3\nMaxSessions 5\nSubsystem sftp internal-sftp\nSubsystem x /bin/x\n\
+         Match Address 10.0.0.0/8\nBanner {inside}\nMaxAuthTries 9\n\
+         Match User ann\nMaxSessions 1\nRekeyLimit 1M\nClientAliveInterval 5\n\
+         Subsystem x /bin/other\n"
+    );
+    let config = load(Path::new(&write("main", &text))).unwrap_or_else(|e| panic!("{e}"));
+    let near = Who { peer: address("10.1.2.3"), ..Who::default() };
+    let login = config.effective(&near);
+    let banner = login.banner.as_ref().expect("a banner");
+    assert_eq!((&*banner.text, login.max_auth_tries), ("Hello, neighbour\n", 9));
+    let far = config.effective(&Who { peer: address("192.0.2.7"), ..Who::default() });
+    assert_eq!((far.banner, far.max_auth_tries, far.max_sessions), (None, 3, 5));
+    let ann = config.effective(&Who { user: Some("ann"), ..near });
+    assert_eq!((ann.max_sessions, ann.rekey.bytes, ann.max_auth_tries), (1, Some(1 << 20), 9));
+    assert_eq!(ann.client_alive_interval, Duration::from_secs(5));
+    // Subsystems are overridden name by name.
+    let commands: Vec<_> =
+        ann.subsystems.iter().map(|s| (s.name.as_str(), s.command.as_str())).collect();
+    assert_eq!(commands, [("x", "/bin/other"), ("sftp", "internal-sftp")]);
+    assert_dump_reads_back(&config, &Effective { banner: None, ..ann });
+}
+
+#[test]
 fn an_include_inside_a_block_needs_the_block_and_ends_with_its_file() {
     let directory = tempfile::tempdir().expect("a directory");
     let write = |name: &str, text: &str| {
@@ -178,7 +210,7 @@ fn without_a_file_it_listens_on_loopback_and_serves_files() {
     let config = Config::load(&request, &Disk).unwrap_or_else(|e| panic!("{e}"));
     let sockets = config.global.sockets().expect("addresses");
     assert_eq!(sockets, ["127.0.0.1:2222".parse().expect("an address")]);
-    assert_eq!(config.global.subsystems[0].name, "sftp");
+    assert_eq!(config.login.subsystems[0].name, "sftp");
     assert_eq!(config.global.host_keys, keys);
     assert_eq!(config.global.login_grace, Some(Duration::from_secs(120)));
     assert_dump_reads_back(&config, &config.login);
@@ -363,7 +395,8 @@ fn good_lines() -> impl Strategy<Value = String> {
         "(Allow|Deny)Groups( [a-z*?]{1,5}| \"with blank\"){1,3}",
         "AcceptEnv( [A-Z_*?]{1,6}){1,3}",
         "SetEnv( [A-Z]{1,3}=[a-z]{0,3}| \"B=x y\"| 'C=\"q\\\\\\\\'| D=#){1,4}",
-        "ForceCommand [a-z/\"' #\\\\$]{0,12}[a-z]",
+        "ForceCommand = [=a-z/\"' #\\\\$]{0,12}[a-z]",
+        "DenyGroups = =[a-z]{1,3}",
         "Subsystem [a-z]{1,3}( [a-z/-]{1,5}| \"a \\$b\"| 'it\"s'){1,3}",
         "VersionAddendum [!-~][ -~]{0,10}[!-~]",
         "RekeyLimit (default|1[KMG]|4096)( none| 1h| 90)?",

@@ -8,6 +8,8 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use tracing::info;
+
 use super::flags::{self, ServeFlags};
 use super::{EXIT_FAILED, EXIT_USAGE, complain, print, version};
 use crate::base::escape;
@@ -148,29 +150,26 @@ fn start(flags: &ServeFlags, config: Config) -> anyhow::Result<()> {
     outcome
 }
 
-/// What somebody who tries it out needs to know, on standard error: where it listens, the key to
-/// expect, and the lines to type.
+/// What somebody who tries it out needs to know: where it listens, the key to expect, and the
+/// lines to type. As events, so that a log of JSON lines stays one.
 fn announce(addresses: &[SocketAddr], keys: &HostKeys) {
-    let mut text = String::new();
     for key in &keys.keys {
         let (public, made) =
             (key.private.public(), if key.is_new { ", made just now" } else { "" });
-        let path = escape(key.path.as_os_str().as_encoded_bytes());
-        let (kind, print) = (public.kind().family(), public.fingerprint());
-        text.push_str(&format!("Host key {kind} {print} ({path}{made})\n"));
+        let file = escape(key.path.as_os_str().as_encoded_bytes());
+        let (kind, fingerprint) = (public.kind().family(), public.fingerprint());
+        info!(kind, fingerprint, %file, "Host key {kind} {fingerprint} ({file}{made})");
     }
     for address in addresses {
-        text.push_str(&format!("Listening on {address}\n"));
+        info!(%address, "Listening on {address}");
     }
     if let Some(address) = addresses.first() {
         let (host, port) = (reachable(*address), address.port());
         let user = accounts::by_uid(nix::unistd::geteuid().as_raw()).ok().flatten();
         let user = user.map_or("USER".to_owned(), |account| account.name);
-        text.push_str(&format!(
-            "Try:  ssh -p {port} {user}@{host}\n      sftp -P {port} {user}@{host}\n"
-        ));
+        info!("Try: ssh -p {port} {user}@{host}");
+        info!("Try: sftp -P {port} {user}@{host}");
     }
-    let _ = io::stderr().lock().write_all(text.as_bytes());
 }
 
 /// An address to connect to, given one that is listened on.

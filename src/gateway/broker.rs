@@ -15,6 +15,7 @@ use crossbeam::channel::Receiver;
 use nix::unistd::{Gid, Uid, getgrouplist};
 use tracing::{error, info, warn};
 
+use super::config::LogLevel;
 use super::parcel::Parcel;
 use super::socket::Messenger;
 use crate::crypto::{PrivateKey, SignatureAlgorithm};
@@ -32,6 +33,7 @@ pub struct BrokerConfig {
     pub host_keys: Arc<[PrivateKey]>,
     pub reactors: usize,
     pub log_json: bool,
+    pub log_level: LogLevel,
 }
 
 /// A running process of one account.
@@ -146,6 +148,7 @@ fn spawn(config: &BrokerConfig, account: &Account, theirs: &Messenger) -> io::Re
         .arg("--reactors")
         .arg(config.reactors.to_string())
         .args(["--log-format", if config.log_json { "json" } else { "text" }])
+        .args(["--log-level", config.log_level.name()])
         .env_clear()
         .current_dir("/")
         .stdin(Stdio::null())

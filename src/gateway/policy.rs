@@ -212,7 +212,8 @@ impl Policy {
             true => Subsystem::Sftp,
             false => Subsystem::Command(command.to_owned()),
         };
-        let subsystems = self.config.global.subsystems.iter();
+        let subsystems = login.subsystems.iter();
+        let subsystems = subsystems.map(|s| (s.name.clone(), subsystem(&s.command))).collect();
         let limits = Some(login.limits()).filter(|own| *own != self.config.login.limits());
         Grant {
             account,
@@ -221,7 +222,7 @@ impl Policy {
             pty: login.permit_tty && found.options.pty,
             accept_env: login.accept_env,
             set_env: login.set_env,
-            subsystems: subsystems.map(|s| (s.name.clone(), subsystem(&s.command))).collect(),
+            subsystems,
             open_files: None,
             limits,
             source: found.source,

@@ -1,8 +1,11 @@
 //! From a configuration to a running gateway, and to its end.
 
-use std::io;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
@@ -58,6 +61,7 @@ pub fn run(config: Config, options: &Options) -> anyhow::Result<()> {
     let connection = Arc::new(connection_config(&config, &config.login, offers)?);
     let greeting = greeting(&config, &connection);
     let listeners = listen_all(&config)?;
+    let _pid_file = config.global.pid_file.as_deref().map(PidFile::write);
     let open_files = raise_open_files();
     let addresses = addresses(&listeners);
     (options.ready)(&addresses, &keys);
@@ -175,6 +179,36 @@ pub fn raise_open_files() -> Option<u64> {
     Some(soft)
 }
 
+/// PidFile; it goes when the gateway ends. As with sshd, one that cannot be written is told and
+/// stops nothing.
+struct PidFile(Option<PathBuf>);
+
+impl PidFile {
+    fn write(path: &Path) -> PidFile {
+        // Whoever can write the directory could have put a link there.
+        let _ = fs::remove_file(path);
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create_new(true).mode(0o644).open(path);
+        let written = file.and_then(|mut file| writeln!(file, "{}", std::process::id()));
+        match written {
+            Ok(()) => PidFile(Some(path.to_owned())),
+            Err(why) => {
+                let path = path.display();
+                warn!(%path, %why, "PidFile {path}: {why}");
+                PidFile(None)
+            }
+        }
+    }
+}
+
+impl Drop for PidFile {
+    fn drop(&mut self) {
+        if let Some(path) = &self.0 {
+            let _ = fs::remove_file(path);
+        }
+    }
+}
+
 fn secret() -> anyhow::Result<u64> {
     let mut bytes = [0; 8];
     aws_lc_rs::rand::fill(&mut bytes).ok().context("the system has no randomness")?;
@@ -224,6 +258,7 @@ fn start_broker(
         host_keys: Arc::clone(host_keys),
         reactors,
         log_json: config.global.log_format == super::config::LogFormat::Json,
+        log_level: config.global.log_level,
     };
     let thread = thread::Builder::new()
         .name("broker".to_owned())

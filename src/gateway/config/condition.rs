@@ -86,6 +86,13 @@ impl Condition {
         }
     }
 
+    /// It asks about nothing that only a login tells.
+    pub fn is_about_addresses(&self) -> bool {
+        !self.criteria.iter().any(|criterion| {
+            matches!(criterion, Criterion::User(_) | Criterion::Group(_) | Criterion::InvalidUser)
+        })
+    }
+
     pub fn applies(&self, who: &Who<'_>) -> bool {
         self.criteria.iter().all(|criterion| criterion.applies(who))
     }

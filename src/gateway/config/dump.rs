@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::algorithms::names_of;
 use super::keywords::{Status, TABLE};
 use super::lexer::quote;
-use super::settings::{AddressFamily, Effective, Global, LogFormat, LogLevel, RootLogin};
+use super::settings::{AddressFamily, Effective, Global, LogFormat, RootLogin};
 
 /// What is dumped.
 pub struct View<'a> {
@@ -29,7 +29,9 @@ pub fn dump(view: &View<'_>) -> String {
             | Status::Structure { .. } => Vec::new(),
         };
         for value in values {
-            text.push_str(&format!("{} {value}\n", keyword.name.to_ascii_lowercase()));
+            // One = behind the keyword is taken for a separator: a value needs one before its own.
+            let separator = if value.starts_with('=') { " = " } else { " " };
+            text.push_str(&format!("{}{separator}{value}\n", keyword.name.to_ascii_lowercase()));
         }
     }
     text
@@ -109,8 +111,7 @@ pub fn login_grace_time(view: &View<'_>) -> Vec<String> {
 }
 
 pub fn log_level(view: &View<'_>) -> Vec<String> {
-    let level = view.global.log_level;
-    LogLevel::ALL.iter().filter(|(_, l)| *l == level).take(1).map(|(n, _)| n.to_string()).collect()
+    one(view.global.log_level.name())
 }
 
 pub fn macs(view: &View<'_>) -> Vec<String> {
@@ -183,7 +184,7 @@ pub fn strict_modes(view: &View<'_>) -> Vec<String> {
 
 pub fn subsystem(view: &View<'_>) -> Vec<String> {
     // The command carries its own quoting.
-    view.global.subsystems.iter().map(|s| format!("{} {}", quote(&s.name), s.command)).collect()
+    view.login.subsystems.iter().map(|s| format!("{} {}", quote(&s.name), s.command)).collect()
 }
 
 pub fn tcp_keep_alive(view: &View<'_>) -> Vec<String> {

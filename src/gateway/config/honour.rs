@@ -282,8 +282,9 @@ pub fn subsystem(target: &mut Target, values: &Values<'_>) -> Done {
     };
     let command = command.collect::<Vec<_>>().join(" ");
     check_internal_sftp(&command, &mut target.warnings)?;
-    if !target.global.subsystems.iter().any(|known| known.name == *name) {
-        target.global.subsystems.push(Subsystem { name: name.clone(), command });
+    let subsystems = &mut target.login.subsystems;
+    if !subsystems.iter().any(|known| known.name == *name) {
+        subsystems.push(Subsystem { name: name.clone(), command });
     }
     Ok(())
 }

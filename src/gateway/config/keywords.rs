@@ -34,6 +34,9 @@ pub enum Scope {
     Global,
     /// sshd allows it inside Match too; we do not yet.
     GlobalForNow,
+    /// Anywhere, but it matters before the user's name is known: inside a block whose criteria are
+    /// about addresses and ports.
+    Greeting,
     /// Anywhere.
     Match,
 }
@@ -74,6 +77,7 @@ pub fn markdown() -> String {
         let place = match keyword.scope {
             Scope::Global => "no",
             Scope::GlobalForNow => "not yet",
+            Scope::Greeting => "by address",
             Scope::Match => "yes",
         };
         let (status, values) = match &keyword.status {
@@ -170,7 +174,7 @@ const PATTERNS: &str = "one or more names; `*` and `?` stand for other character
 const USERS: &str = "one or more `user` or `user@host`; `*` and `?` stand for other characters, \
                      and a host may be an address with a mask length";
 
-use Scope::{Global, GlobalForNow, Match};
+use Scope::{Global, GlobalForNow, Greeting, Match};
 
 /// Every keyword, by name.
 #[rustfmt::skip]
@@ -195,7 +199,7 @@ pub const TABLE: &[Keyword] = &[
     not_yet("AuthorizedPrincipalsCommand", Match, &["none"], CERTIFICATES),
     not_yet("AuthorizedPrincipalsCommandUser", Match, &["none"], CERTIFICATES),
     not_yet("AuthorizedPrincipalsFile", Match, &["none"], CERTIFICATES),
-    honoured("Banner", GlobalForNow, "the path of a text file, or none", honour::banner, dump::banner),
+    honoured("Banner", Greeting, "the path of a text file, or none", honour::banner, dump::banner),
     warned("CASignatureAlgorithms", Match, &[], "it concerns certificates, which are not built yet"),
     not_yet("ChannelTimeout", Match, &["none"], 
         "timeouts of channels are not built yet; without this line idle ones stay open"),
@@ -203,9 +207,9 @@ pub const TABLE: &[Keyword] = &[
     not_yet("ChrootDirectory", Match, &["none"], 
         "confining sessions is not built yet; without this line they see the whole file system"),
     honoured("Ciphers", Global, LISTS, honour::ciphers, dump::ciphers),
-    honoured("ClientAliveCountMax", GlobalForNow, "a number; 0 never ends a connection",
+    honoured("ClientAliveCountMax", Match, "a number; 0 never ends a connection",
         honour::client_alive_count_max, dump::client_alive_count_max),
-    honoured("ClientAliveInterval", GlobalForNow, "a time, like 30 or 5m; 0 never asks",
+    honoured("ClientAliveInterval", Match, "a time, like 30 or 5m; 0 never asks",
         honour::client_alive_interval, dump::client_alive_interval),
     not_yet("Compression", Global, &["no"], "compression is not built yet"),
     warned("DebianBanner", Global, &["no"], "our identification names no distribution"),
@@ -257,8 +261,8 @@ pub const TABLE: &[Keyword] = &[
     Keyword { name: "Match", scope: Match, status: Status::Structure {
         legal: "all, or one or more of User, Group, Host, Address, LocalAddress, LocalPort with a \
                 pattern list each, and invalid-user" } },
-    honoured("MaxAuthTries", GlobalForNow, "a number from 1 to 64", honour::max_auth_tries, dump::max_auth_tries),
-    honoured("MaxSessions", GlobalForNow, "a number from 0 to 1024", honour::max_sessions, dump::max_sessions),
+    honoured("MaxAuthTries", Greeting, "a number from 1 to 64", honour::max_auth_tries, dump::max_auth_tries),
+    honoured("MaxSessions", Match, "a number from 0 to 1024", honour::max_sessions, dump::max_sessions),
     honoured("MaxStartups", Global, "a number, or start:rate:full", honour::max_startups, dump::max_startups),
     warned("ModuliFile", Global, &[], "it concerns group exchange, which is not built yet"),
     warned("PAMAuthenticationViaKbdInt", Global, &[], OBSOLETE),
@@ -289,7 +293,7 @@ pub const TABLE: &[Keyword] = &[
     not_yet("RDomain", Match, &["none"], "routing domains are not built yet"),
     not_yet("RefuseConnection", Match, &["no"], 
         "refusing connections by policy is not built yet; without this line they are accepted"),
-    honoured("RekeyLimit", GlobalForNow,
+    honoured("RekeyLimit", Match,
         "bytes, like 1G, or default; then, if wanted, a time, like 1h, or none",
         honour::rekey_limit, dump::rekey_limit),
     honoured("RequiredRSASize", Match, "bits, from 2048 to 8192", honour::required_rsa_size, dump::required_rsa_size),
@@ -307,7 +311,7 @@ pub const TABLE: &[Keyword] = &[
     warned("StreamLocalBindMask", Match, &["0177"], "it concerns forwarding, which is not built yet"),
     not_yet("StreamLocalBindUnlink", Match, &["no"], FORWARDING),
     honoured("StrictModes", Global, YES_NO, honour::strict_modes, dump::strict_modes),
-    honoured("Subsystem", GlobalForNow, "a name and a command line, or a name and internal-sftp",
+    honoured("Subsystem", Match, "a name and a command line, or a name and internal-sftp",
         honour::subsystem, dump::subsystem),
     warned("SyslogFacility", Global, &[], "log lines go to standard error or to the file given with -E"),
     honoured("TCPKeepAlive", Global, YES_NO, honour::tcp_keep_alive, dump::tcp_keep_alive),

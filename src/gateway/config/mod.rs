@@ -134,9 +134,11 @@ impl Config {
         check_families(&mut reading, &global);
         expand_ports(&mut global);
         let mut login = reading.login.over(&Effective::default());
-        if let Some(banner) = &mut login.banner {
-            read_banner(banner, &mut reading);
+        if defaults == Defaults::NoFile && !login.subsystems.iter().any(|s| s.name == "sftp") {
+            let command = "internal-sftp".to_owned();
+            login.subsystems.push(Subsystem { name: "sftp".to_owned(), command });
         }
+        read_banners(&mut login, &mut reading);
         if !reading.errors.is_empty() {
             return Err(ConfigErrors { errors: reading.errors });
         }
@@ -181,10 +183,6 @@ fn complete(global: &mut Global, defaults: Defaults, surroundings: &Surroundings
     if global.host_keys.is_empty() {
         global.host_keys.clone_from(&surroundings.host_keys);
     }
-    if without_file && !global.subsystems.iter().any(|known| known.name == "sftp") {
-        let command = "internal-sftp".to_owned();
-        global.subsystems.push(Subsystem { name: "sftp".to_owned(), command });
-    }
 }
 
 /// An address of the wrong family cannot be listened on; sshd says so only when it starts.
@@ -225,12 +223,17 @@ fn expand_ports(global: &mut Global) {
 }
 
 /// A banner that cannot be read is no reason to refuse logins, but one to speak up.
-fn read_banner(banner: &mut Banner, reading: &mut Reading<'_>) {
-    match reading.source.read(&banner.path, u64::from(BANNER_BYTES_MAX)) {
-        Ok(bytes) => banner.text = String::from_utf8_lossy(&bytes).into(),
-        Err(why) => {
-            let place = Place { file: banner.path.to_string_lossy().into(), line: 0 };
-            reading.warning(&place, "Banner", format!("cannot be read: {why}; none is shown"));
+fn read_banners(login: &mut Effective, reading: &mut Reading<'_>) {
+    let (source, mut told) = (reading.source, Vec::new());
+    let of_blocks = reading.blocks.iter_mut().filter_map(|block| block.draft.banner.as_mut());
+    for banner in of_blocks.flatten().chain(login.banner.as_mut()) {
+        match source.read(&banner.path, u64::from(BANNER_BYTES_MAX)) {
+            Ok(bytes) => banner.text = String::from_utf8_lossy(&bytes).into(),
+            Err(why) => told.push((banner.path.to_string_lossy().into(), why)),
         }
+    }
+    for (file, why) in told {
+        let place = Place { file, line: 0 };
+        reading.warning(&place, "Banner", format!("cannot be read: {why}; none is shown"));
     }
 }

@@ -237,14 +237,34 @@ impl<'s> Reading<'s> {
     }
 
     fn may_stand_here(&mut self, keyword: &Keyword, place: &Place) -> bool {
-        let problem = match (self.block, keyword.scope) {
+        let (problem, help) = match (self.block, keyword.scope) {
             (None, _) | (_, Scope::Match) => return true,
-            (_, Scope::Global) => "it may not stand inside a Match block",
-            (_, Scope::GlobalForNow) => "inside a Match block it is not built yet",
+            (Some(block), Scope::Greeting) if self.is_about_addresses(block) => return true,
+            (_, Scope::Greeting) => (
+                "it is needed before the user is known, so this block cannot decide it",
+                "put it into a block of Address, Host, LocalAddress or LocalPort alone",
+            ),
+            (_, Scope::Global) => {
+                ("it may not stand inside a Match block", "move it above the first Match line")
+            }
+            (_, Scope::GlobalForNow) => {
+                ("inside a Match block it is not built yet", "move it above the first Match line")
+            }
         };
-        let wrong = Wrong::new("", problem).help("move it above the first Match line");
-        self.error(place, keyword.name, wrong, None);
+        self.error(place, keyword.name, Wrong::new("", problem).help(help), None);
         false
+    }
+
+    /// The block and those whose includes brought it in.
+    fn is_about_addresses(&self, block: usize) -> bool {
+        let mut next = Some(block);
+        while let Some(block) = next.and_then(|block| self.blocks.get(block)) {
+            if !block.condition.is_about_addresses() {
+                return false;
+            }
+            next = block.within;
+        }
+        true
     }
 
     fn match_line(

@@ -16,12 +16,14 @@ use crate::transport::RekeyLimits;
 
 /// Declares a struct of settings and its draft, in which every field may still be unset.
 ///
-/// `first` fields keep the first value they are given, `all` fields collect.
+/// `first` fields keep the first value they are given, `all` fields collect, `named` fields collect
+/// and keep the first of each name.
 macro_rules! settings {
     (
         $(#[$doc:meta])* $settings:ident, $draft:ident {
             first { $( $(#[$first_doc:meta])* $first:ident: $first_type:ty, )* }
             all { $( $(#[$all_doc:meta])* $all:ident: $all_type:ty, )* }
+            named { $( $(#[$named_doc:meta])* $named:ident: $named_type:ty, )* }
         }
     ) => {
         $(#[$doc])*
@@ -29,6 +31,7 @@ macro_rules! settings {
         pub struct $settings {
             $( $(#[$first_doc])* pub $first: $first_type, )*
             $( $(#[$all_doc])* pub $all: Vec<$all_type>, )*
+            $( $(#[$named_doc])* pub $named: Vec<$named_type>, )*
         }
 
         #[doc = concat!("[`", stringify!($settings), "`] while they are being read.")]
@@ -36,6 +39,7 @@ macro_rules! settings {
         pub struct $draft {
             $( pub $first: Option<$first_type>, )*
             $( pub $all: Vec<$all_type>, )*
+            $( pub $named: Vec<$named_type>, )*
         }
 
         impl $draft {
@@ -43,6 +47,7 @@ macro_rules! settings {
             pub fn absorb(&mut self, later: &$draft) {
                 $( if self.$first.is_none() { self.$first.clone_from(&later.$first); } )*
                 $( self.$all.extend_from_slice(&later.$all); )*
+                $( self.$named = by_name(&self.$named, &later.$named); )*
             }
 
             /// What this draft sets, and `base` where it sets nothing.
@@ -50,10 +55,22 @@ macro_rules! settings {
                 $settings {
                     $( $first: self.$first.clone().unwrap_or_else(|| base.$first.clone()), )*
                     $( $all: if self.$all.is_empty() { &base.$all } else { &self.$all }.clone(), )*
+                    $( $named: by_name(&self.$named, &base.$named), )*
                 }
             }
         }
     };
+}
+
+/// Both lists in one; of the same name the earlier wins.
+fn by_name(earlier: &[Subsystem], later: &[Subsystem]) -> Vec<Subsystem> {
+    let mut both = earlier.to_vec();
+    for item in later {
+        if !both.iter().any(|known| known.name == item.name) {
+            both.push(item.clone());
+        }
+    }
+    both
 }
 
 settings! {
@@ -84,8 +101,8 @@ settings! {
             ports: u16,
             listen: Listen,
             host_keys: PathBuf,
-            subsystems: Subsystem,
         }
+        named {}
     }
 }
 
@@ -125,6 +142,10 @@ settings! {
             allow_groups: String,
             deny_groups: String,
         }
+        named {
+            /// What clients may start by name.
+            subsystems: Subsystem,
+        }
     }
 }
 
@@ -157,7 +178,6 @@ impl Default for Global {
             ports: Vec::new(),
             listen: Vec::new(),
             host_keys: Vec::new(),
-            subsystems: Vec::new(),
         }
     }
 }
@@ -187,6 +207,7 @@ impl Default for Effective {
             deny_users: Vec::new(),
             allow_groups: Vec::new(),
             deny_groups: Vec::new(),
+            subsystems: Vec::new(),
         }
     }
 }
@@ -343,6 +364,11 @@ impl LogLevel {
         ("DEBUG2", LogLevel::Debug2),
         ("DEBUG3", LogLevel::Debug3),
     ];
+
+    /// The name in files; one that [`LogLevel::ALL`] finds again.
+    pub fn name(self) -> &'static str {
+        LogLevel::ALL.iter().find(|(_, level)| *level == self).map_or("INFO", |(name, _)| *name)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
