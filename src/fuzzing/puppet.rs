@@ -48,6 +48,8 @@ pub(super) struct Puppet {
     unread: Vec<u8>,
     /// The script has bent the exchange: what the subject says cannot be followed any more.
     pub astray: bool,
+    /// It has said who it is.
+    pub introduced: bool,
     pub ledger: Ledger,
     /// The last payload the subject sent, and how many it has sent.
     pub last: Vec<u8>,
@@ -73,6 +75,7 @@ impl Puppet {
             subject_exchanges: false,
             unread: Vec::new(),
             astray: false,
+            introduced: false,
             ledger: Ledger::default(),
             last: Vec::new(),
             heard: 0,
@@ -96,6 +99,7 @@ impl Puppet {
         Puppet {
             session_id: self.session_id,
             subject_ident: self.subject_ident.clone(),
+            introduced: true,
             sealing,
             opening,
             ..Puppet::new(self.serves)
@@ -125,7 +129,8 @@ impl Puppet {
 
     // ---- The key exchange, by the rules ------------------------------------------------------
 
-    pub(super) fn identify(&self) -> Vec<u8> {
+    pub(super) fn identify(&mut self) -> Vec<u8> {
+        self.introduced = true;
         [IDENT, b"\r\n"].concat()
     }
 
@@ -326,10 +331,13 @@ impl Puppet {
 
 /// A message's payload.
 pub(super) fn payload_of<'m>(message: &impl Message<'m>) -> Vec<u8> {
-    let mut space = vec![0; 40 * 1024];
+    let mut space = [0; 512];
+    let mut out = Writer::new(&mut space);
+    if message.write(&mut out).is_ok() {
+        return out.written().to_vec();
+    }
+    let mut space = vec![0; 72 * 1024];
     let mut out = Writer::new(&mut space);
     message.write(&mut out).expect("room");
-    let len = out.len();
-    space.truncate(len);
-    space
+    out.written().to_vec()
 }

@@ -508,7 +508,7 @@ impl Rig {
         if let Some(code) = error.disconnect_code()
             && !self.puppet.astray
             && !matches!(error, Error::Identification(_))
-            && self.puppet.heard > 0
+            && self.puppet.introduced
         {
             let told = Disconnect::parse(&self.puppet.last);
             assert!(told.is_ok(), "{error} (reason {code}) was not told");

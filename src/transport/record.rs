@@ -169,10 +169,10 @@ impl TransportRecord {
         let ext_infos = body.byte()?;
         let exchanges = body.uint32()?;
         let stats = Stats {
-            bytes_in: body.uint64()?,
-            bytes_out: body.uint64()?,
-            packets_in: body.uint64()?,
-            packets_out: body.uint64()?,
+            bytes_in: total(&mut body)?,
+            bytes_out: total(&mut body)?,
+            packets_in: total(&mut body)?,
+            packets_out: total(&mut body)?,
         };
         let inbound = Direction::read(&mut body)?;
         let outbound = Direction::read(&mut body)?;
@@ -205,6 +205,14 @@ impl TransportRecord {
             inbound,
             outbound,
         })
+    }
+}
+
+/// A running total: what no connection lives to reach is no total, and would overflow soon.
+fn total(body: &mut Reader<'_>) -> Result<u64, Malformed> {
+    match body.uint64()? {
+        total if total <= u64::MAX / 2 => Ok(total),
+        _ => Err(Malformed::Range),
     }
 }
 

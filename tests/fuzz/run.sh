@@ -53,7 +53,8 @@ fuzz() { # target
     fi
     echo "$name" >"$scratch/findings/$name"
     printf '%-20s FAILED\n' "$name"
-    grep -v '^#' "$log" | tail -60
+    grep -aE -A 12 'panicked at|ERROR: |SUMMARY: ' "$log" | grep -avE '^#|^ +[0-9]+: (std|core|__rust)' |
+        head -60 || tail -40 "$log"
     local input
     input=$(sed -n 's/.*Test unit written to //p' "$log" | tail -1)
     echo "reproduce with: $program ${input:-(no input was written)}"
