@@ -253,3 +253,32 @@ fn widen(_alive: &OwnedFd, pipe: Fd) {
     let pipe = unsafe { std::os::fd::BorrowedFd::borrow_raw(pipe.0) };
     let _ = fcntl(pipe, FcntlArg::F_SETPIPE_SZ(PIPE_BYTES as i32));
 }
+
+#[cfg(all(test, feature = "sim"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_names_of_the_rfc_are_signals() {
+        for (signal, name) in NAMES {
+            assert_eq!(signal_by_name(name.as_bytes()), Some(signal));
+        }
+        for odd in ["", "SIGTERM", "term", "STOP", "TERM\n", "9"] {
+            assert_eq!(signal_by_name(odd.as_bytes()), None, "{odd:?}");
+        }
+    }
+
+    #[test]
+    fn a_scripted_process_keeps_to_its_script() {
+        let script = Arc::new(Mutex::new(Script::default()));
+        let pipes = Pipes { stdin: Fd(901), stdout: Fd(902), stderr: Fd(903) };
+        let mut child = Child::scripted(Fd(900), Some(pipes), Arc::clone(&script));
+        assert_eq!((child.watch(), child.take_pipes()), (Fd(900), Some(pipes)));
+        assert_eq!(child.reap(), None);
+        child.hang_up();
+        script.lock().unwrap().exit = Some(Exit::Status(3));
+        assert_eq!(child.reap(), Some(Exit::Status(3)));
+        assert_eq!(child.retire(), Some(Fd(900)), "the watch is the caller's to close");
+        assert_eq!(script.lock().unwrap().signals, [Signal::SIGHUP, Signal::SIGCONT]);
+    }
+}
