@@ -17,10 +17,12 @@ mod handoff;
 mod input;
 mod keys;
 mod ledger;
+mod nofiles;
 mod packet;
 mod puppet;
 mod rig;
 mod script;
+mod sftp_server;
 
 pub use codec::{channel, reader, sftp, terminal_modes, transport_messages, userauth};
 pub use files::{authorized_keys, sshd_config};
@@ -29,6 +31,7 @@ pub use handoff::handoff;
 pub use keys::{MESSAGE, PASSPHRASE, armoured, kex_public, private_key, public_key, signature};
 pub use packet::packet;
 pub use script::{client_postauth, client_preauth, server_postauth, server_preauth};
+pub use sftp_server::sftp_server;
 
 #[cfg(test)]
 mod tests;
@@ -61,6 +64,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("server_postauth", server_postauth),
     ("server_preauth", server_preauth),
     ("sftp", sftp),
+    ("sftp_server", sftp_server),
     ("signature", signature),
     ("sshd_config", sshd_config),
     ("terminal_modes", terminal_modes),

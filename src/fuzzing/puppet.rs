@@ -10,6 +10,7 @@ use crate::crypto::{
     SealKey, SharedSecret, derive_direction, kex,
 };
 use crate::limits::{PACKET_LENGTH_MAX, PRE_IDENT_BYTES_MAX};
+use crate::wire::channel::ChannelData;
 use crate::wire::transport::{KexEcdhInit, KexEcdhReply, KexInit, NewKeys};
 use crate::wire::{Message, NameList, Writer, number};
 
@@ -51,6 +52,8 @@ pub(super) struct Puppet {
     /// It has said who it is.
     pub introduced: bool,
     pub ledger: Ledger,
+    /// Channel data the subject has sent, of all channels together.
+    pub data: Vec<u8>,
     /// The last payload the subject sent, and how many it has sent.
     pub last: Vec<u8>,
     pub heard: u64,
@@ -77,6 +80,7 @@ impl Puppet {
             astray: false,
             introduced: false,
             ledger: Ledger::default(),
+            data: Vec::new(),
             last: Vec::new(),
             heard: 0,
         }
@@ -309,7 +313,12 @@ impl Puppet {
                     self.opening.counters.reset_sequence();
                 }
             }
-            _ => self.ledger.heard(payload),
+            _ => {
+                self.ledger.heard(payload);
+                if let Ok(message) = ChannelData::parse(payload) {
+                    self.data.extend_from_slice(message.data);
+                }
+            }
         }
     }
 

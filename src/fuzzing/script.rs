@@ -56,7 +56,7 @@ fn run(mut rig: Rig, mut input: Input<'_>) {
 }
 
 /// One step. The numbers are the corpus's: new ones go at the end.
-fn step(rig: &mut Rig, input: &mut Input<'_>) {
+pub(super) fn step(rig: &mut Rig, input: &mut Input<'_>) {
     match input.byte() % 16 {
         0 | 1 => {
             let packet = rig.puppet.anything(input.string());

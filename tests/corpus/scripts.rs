@@ -67,12 +67,54 @@ pub fn all() -> Vec<Seed> {
     seeds.extend(postauth("server_postauth"));
     seeds.extend(postauth("client_postauth"));
     seeds.extend(owners());
+    seeds.extend(sftp_server());
     for (kind, serves) in [(2, true), (3, false)] {
         let name = if serves { "server" } else { "client" };
         seeds.push(seed("handoff", name, [&[kind][..], &record_of_ours(serves)].concat()));
     }
     seeds.push(seed("handoff", "parcel-stop", [0, 6]));
     seeds.push(seed("handoff", "parcel-idle", [0, 5, 0, 0, 0, 0, 0, 0, 0, 9]));
+    seeds
+}
+
+/// Scripts of [`tidegate::fuzzing::sftp_server`]: a handle is opened, then each kind of request.
+fn sftp_server() -> Vec<Seed> {
+    let mut seeds = Vec::new();
+    // Kind, handle, attributes, 16 bits of length, one byte of offset; then the request's own.
+    let ask = |kind: u8| [1, kind, 0, 1, 0, 9, 0];
+    let open = [0].into_iter().chain(ask(0)).chain([0x1b]).collect::<Vec<u8>>();
+    for kind in 0..32 {
+        let program =
+            [&open[..], &ask(kind), &[0, 0, 0, 9], &ask(kind), &[0, 0, 0x7f, 0xff]].concat();
+        seeds.push(seed("sftp_server", &format!("kind-{kind:02}"), program));
+    }
+    let read = |len: [u8; 4]| [&ask(7)[..], &len].concat();
+    let (all, some) = (read([0, 3, 0xfc, 0]), read([0, 0, 0x80, 0]));
+    let frozen = [&open[..], &[11], &all, &some, &some, &[9, 2, 9, 0, 9, 0, 8, 10]].concat();
+    seeds.push(seed("sftp_server", "reads-out-of-order", frozen));
+    let failing =
+        [&open[..], &[7, 200], &some, &ask(12), &ask(20), &[7, 70], &some, &ask(12)].concat();
+    seeds.push(seed("sftp_server", "failing", failing));
+    let rekey = [&open[..], &[13, 0], &some, &ask(18), &[13, 1], &some].concat();
+    seeds.push(seed("sftp_server", "rekey", rekey));
+    let starved =
+        [&open[..], &[14, 2, 14, 2, 14, 2, 14, 2, 14, 2, 14, 2], &all, &[14, 255]].concat();
+    seeds.push(seed("sftp_server", "starved", starved));
+    let cut = [&open[..], &[11], &all, &ask(20), &[15, 1]].concat();
+    seeds.push(seed("sftp_server", "cut-in-mid-read", cut));
+    let end = [&open[..], &[11], &all, &[15, 0]].concat();
+    seeds.push(seed("sftp_server", "end-of-input", end));
+    let pieces = [&open[..], &[15, 2, 3], &ask(12), &ask(24), &all].concat();
+    seeds.push(seed("sftp_server", "pieces", pieces));
+    let small_packets =
+        [&[1], &open[1..], &all, &[15, 3, 0, 0, 16, 0, 4], &open[1..], &all].concat();
+    seeds.push(seed("sftp_server", "small-packets", small_packets));
+    for request in super::messages::sftp_requests() {
+        let len = u16::try_from(request.len()).expect("short");
+        let packet = [&[0, 0][..], &len.to_be_bytes(), &request].concat();
+        let program = [&[0, 0][..], &(len + 4).to_be_bytes(), &packet].concat();
+        seeds.push(seed("sftp_server", &format!("raw-{:03}-{}", request[0], len), program));
+    }
     seeds
 }
 
