@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use crossbeam::channel::{Sender, TrySendError};
 use crossbeam::queue::SegQueue;
 use nix::sys::socket::{SockaddrStorage, getpeername, getsockname, setsockopt, sockopt};
+use tracing::level_filters::LevelFilter;
 
 use super::startups::Startups;
 use super::workers::{Reply, Workers};
@@ -154,6 +155,9 @@ impl Outside for Desk {
     }
 
     fn report(&mut self, report: Report) {
+        if report.what.is_routine() && LevelFilter::current() < LevelFilter::INFO {
+            return;
+        }
         if self.office.log.try_send(report).is_err() {
             self.office.reports_lost.fetch_add(1, Ordering::Relaxed);
         }

@@ -4,6 +4,7 @@ use super::Inbound;
 use super::outside::Ends;
 use crate::base::Instant;
 use crate::connection::{ChannelId, Conn, ConnectionConfig, LoginLimits};
+use crate::crypto::{PublicKey, SignatureAlgorithm};
 use crate::reactor::Fd;
 use crate::services::{Attached, Grant, Outgoing};
 
@@ -31,6 +32,9 @@ pub(super) struct Link {
     pub ended: bool,
     /// What the key that was asked about last permits; binding once authentication succeeds.
     pub grant: Option<Arc<Grant>>,
+    /// The question that `grant` answers. A client asks whether a key would do and then signs with
+    /// it: the second time the answer is known.
+    pub asked: Option<(Box<str>, SignatureAlgorithm)>,
     /// Channels and the attachments that serve them.
     pub channels: Vec<(ChannelId, u32)>,
     /// Attachments not yet released, those without a channel included.
@@ -63,6 +67,13 @@ pub(super) struct Attachment {
 }
 
 impl Link {
+    /// The same question has been answered with a grant on this connection.
+    pub fn knows(&self, user: &str, key: &PublicKey, algorithm: SignatureAlgorithm) -> bool {
+        let asked =
+            self.asked.as_ref().is_some_and(|(name, how)| **name == *user && *how == algorithm);
+        asked && self.grant.as_ref().is_some_and(|grant| grant.key == *key)
+    }
+
     /// Takes on the limits of a login that has its own.
     pub fn follow(&mut self, own: Option<LoginLimits>, shared: &ConnectionConfig, now: Instant) {
         if let Some(limits) = own {

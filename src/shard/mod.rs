@@ -35,6 +35,8 @@ use link::{Attachment, Link, LinkState};
 const CLOSING_TIME: Duration = Duration::from_secs(1);
 /// How long accepting rests after the process ran out of descriptors.
 const ACCEPT_REST: Duration = Duration::from_millis(500);
+/// Between two looks at memory that could go back to the system.
+const TRIM_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Token keys: the top bits say whose the operation is, the rest is a slab key.
 const OF_ATTACHMENT: u32 = 1 << 31;
@@ -87,6 +89,10 @@ pub struct Shard<D: Driver, O: Outside> {
     /// Listeners that rest because the process is out of descriptors, and until when.
     resting: Vec<Token>,
     rested: Option<Instant>,
+    /// When memory that stays unused goes back to the system, and the leases taken when that was
+    /// last looked at.
+    trim_at: Option<Instant>,
+    trimmed_at_taken: u64,
     stopping: bool,
 }
 
@@ -114,6 +120,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             jobs_waiting: VecDeque::new(),
             resting: Vec::new(),
             rested: None,
+            trim_at: None,
+            trimmed_at_taken: 0,
             stopping: false,
         };
         shard.accept();
@@ -156,6 +164,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         self.run_ready();
         self.feed_starved();
         self.flush_dirty();
+        self.tend_pool();
         Ok(())
     }
 
@@ -164,7 +173,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         if busy || !self.jobs_waiting.is_empty() {
             return Some(self.driver.now());
         }
-        [until, self.timers.earliest(), self.rested].into_iter().flatten().min()
+        [until, self.timers.earliest(), self.rested, self.trim_at].into_iter().flatten().min()
     }
 
     fn completed(&mut self, completion: Completion) {
@@ -255,6 +264,23 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             self.drain_events(key);
             self.flush(key);
             self.settle(key);
+        }
+    }
+
+    /// A second after leases were last taken, and each second while that brings something, memory
+    /// goes back to the system. An idle shard is not woken.
+    fn tend_pool(&mut self) {
+        let taken = self.driver.pool().stats().taken;
+        match self.trim_at {
+            None if taken != self.trimmed_at_taken => {
+                self.trim_at = Some(self.driver.now().after(TRIM_INTERVAL));
+            }
+            Some(at) if at <= self.driver.now() => {
+                let more = self.driver.pool().trim() > 0 || taken != self.trimmed_at_taken;
+                self.trimmed_at_taken = taken;
+                self.trim_at = more.then(|| self.driver.now().after(TRIM_INTERVAL));
+            }
+            _ => {}
         }
     }
 

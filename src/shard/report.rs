@@ -57,3 +57,14 @@ pub enum What {
         after: Duration,
     },
 }
+
+impl What {
+    /// Ordinary life: of interest to a log that is asked to tell all, and to no other.
+    pub const fn is_routine(&self) -> bool {
+        match self {
+            What::AuthFailed { .. } | What::Refused { .. } => false,
+            What::Disconnected { ours, .. } => !*ours,
+            _ => true,
+        }
+    }
+}

@@ -105,6 +105,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             authenticated: false,
             ended: false,
             grant: None,
+            asked: None,
             channels: Vec::new(),
             attachments: 0,
         };
@@ -437,10 +438,15 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 link.in_flight += 1;
                 self.submit_job(token, Job::Sign { host_key, algorithm, message });
             }
-            Query::FindKey { user, key, algorithm } => {
+            Query::FindKey { user, key: public, algorithm } => {
+                if link.knows(&user, &public, algorithm) {
+                    self.with_env(key, |conn, env| conn.answer(Answer::Key(true), env));
+                    return;
+                }
                 link.in_flight += 1;
                 link.grant = None;
-                self.submit_job(token, Job::FindKey { user, key, algorithm, peer, local });
+                link.asked = Some((user.clone(), algorithm));
+                self.submit_job(token, Job::FindKey { user, key: public, algorithm, peer, local });
             }
             _ => self.close_link(key, disconnect::BY_APPLICATION, "no such question in a server"),
         }
