@@ -246,6 +246,13 @@ pub const WORKERS_DEFAULT: usize = 4;
 pub const EVENTS_MAX: usize = 4096;
 /// One message between a broker and the process of an account.
 pub const PARCEL_BYTES_MAX: u32 = 1024 * 1024;
+/// Bytes of messages that wait for such a process to read them, some 1000 connections. When it
+/// does not read, further connections for it are refused.
+pub const PARCEL_QUEUE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// How long the process of an account stays without a connection.
+pub const DELEGATE_IDLE_TIME: Duration = Duration::from_secs(30);
+/// How long such a process may take to end once it was told to; then it is killed.
+pub const DELEGATE_ENDING_TIME: Duration = Duration::from_secs(5);
 /// Authenticated connections waiting for the process of their account.
 pub const HAND_OVERS_MAX: usize = 1024;
 /// Unauthenticated connections a process holds.

@@ -3,17 +3,21 @@
 
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use lexopt::Arg;
 
 use super::{EXIT_FAILED, EXIT_USAGE, complain};
 use crate::gateway::config::{LogFormat, LogLevel};
-use crate::gateway::delegate;
+use crate::gateway::delegate::{self, Options};
+use crate::limits::DELEGATE_IDLE_TIME;
 use crate::observe::lines;
 use crate::observe::log::{self, LogSetup};
 
 struct Flags {
+    uid: u32,
     reactors: usize,
+    idle_time: Duration,
     log: LogSetup,
 }
 
@@ -23,9 +27,13 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
         complain("delegate: started by a gateway that runs as root, not by hand\n");
         return ExitCode::from(EXIT_USAGE);
     };
-    let outcome = log::start(&flags.log)
-        .map_err(Into::into)
-        .and_then(|()| delegate::run(flags.reactors, lines::write_all));
+    let options = Options {
+        uid: flags.uid,
+        reactors: flags.reactors,
+        idle_time: flags.idle_time,
+        log: lines::write_all,
+    };
+    let outcome = log::start(&flags.log).map_err(Into::into).and_then(|()| delegate::run(&options));
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
@@ -37,16 +45,21 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
 
 fn parse(args: impl Iterator<Item = OsString>) -> Option<Flags> {
     let log = LogSetup { level: LogLevel::Info, format: LogFormat::Text };
-    let mut flags = Flags { reactors: 1, log };
+    let (mut uid, mut reactors, mut idle_time, mut log) = (None, 1, DELEGATE_IDLE_TIME, log);
     let mut parser = lexopt::Parser::from_args(args);
     while let Some(arg) = parser.next().ok()? {
         let Arg::Long(name) = arg else { return None };
         let name = name.to_owned();
         let value = parser.value().ok()?.into_string().ok()?;
         match name.as_str() {
-            "reactors" => flags.reactors = value.parse().ok().filter(|count| *count > 0)?,
+            "uid" => uid = Some(value.parse().ok()?),
+            "idle-time" => {
+                let time = value.parse().ok().filter(|milliseconds| *milliseconds > 0)?;
+                idle_time = Duration::from_millis(time);
+            }
+            "reactors" => reactors = value.parse().ok().filter(|count| *count > 0)?,
             "log-format" => {
-                flags.log.format = match value.as_str() {
+                log.format = match value.as_str() {
                     "json" => LogFormat::Json,
                     "text" => LogFormat::Text,
                     _ => return None,
@@ -54,12 +67,12 @@ fn parse(args: impl Iterator<Item = OsString>) -> Option<Flags> {
             }
             "log-level" => {
                 let (_, level) = LogLevel::ALL.into_iter().find(|(known, _)| *known == value)?;
-                flags.log.level = level;
+                log.level = level;
             }
             _ => return None,
         }
     }
-    Some(flags)
+    Some(Flags { uid: uid?, reactors, idle_time, log })
 }
 
 #[cfg(test)]
@@ -72,13 +85,17 @@ mod tests {
 
     #[test]
     fn what_a_gateway_passes_is_understood_and_nothing_else() {
-        let flags = parsed("--reactors 3 --log-format json --log-level DEBUG2").expect("flags");
-        assert_eq!(flags.reactors, 3);
+        let flags =
+            parsed("--uid 7 --reactors 3 --idle-time 50 --log-format json --log-level DEBUG2")
+                .expect("flags");
+        assert_eq!((flags.uid, flags.reactors), (7, 3));
+        assert_eq!(flags.idle_time, Duration::from_millis(50));
         assert_eq!((flags.log.format, flags.log.level), (LogFormat::Json, LogLevel::Debug2));
+        assert!(parsed("--reactors 3").is_none(), "an account is needed");
         for bad in
             ["x", "-r 1", "--reactors 0", "--log-format xml", "--log-level LOUD", "--other 1"]
         {
-            assert!(parsed(bad).is_none(), "{bad}");
+            assert!(parsed(&format!("--uid 7 {bad}")).is_none(), "{bad}");
         }
     }
 }

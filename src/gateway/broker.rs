@@ -1,30 +1,37 @@
 //! Root's side of the processes that act for accounts: starts one per account at its first login,
 //! passes connections to it, and makes the signatures that its rekeys need.
+//!
+//! Nothing here waits for such a process to read: an account that stops its own process must not
+//! hold up the logins of others.
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::Duration;
 
-use crossbeam::channel::Receiver;
-use nix::unistd::{Gid, Uid, getgrouplist};
-use tracing::{error, info, warn};
+use crossbeam::channel::{Receiver, Sender, bounded};
+use nix::errno::Errno;
+use nix::unistd::{Gid, getgrouplist};
+use tracing::{error, info};
 
-use super::config::LogLevel;
+use super::config::{LogFormat, LogLevel};
 use super::parcel::Parcel;
 use super::socket::Messenger;
 use crate::crypto::{PrivateKey, SignatureAlgorithm};
-use crate::limits::PARCEL_BYTES_MAX;
+use crate::limits::{DELEGATE_ENDING_TIME, PARCEL_BYTES_MAX};
 use crate::services::Account;
 use crate::shard::HandOver;
 
 /// The descriptor number at which a delegate finds its end of the socket pair.
 pub const DELEGATE_FD: i32 = 3;
+/// How often an ending process is looked at.
+const ENDING_CHECK: Duration = Duration::from_millis(20);
 
 /// What a new delegate is told and what its requests are answered with.
 pub struct BrokerConfig {
@@ -32,196 +39,288 @@ pub struct BrokerConfig {
     pub settings: Vec<u8>,
     pub host_keys: Arc<[PrivateKey]>,
     pub reactors: usize,
-    pub log_json: bool,
+    pub log_format: LogFormat,
     pub log_level: LogLevel,
+    /// How long a delegate stays without a connection.
+    pub idle_time: Duration,
+}
+
+/// Serves hand-overs until every shard is gone; then ends every delegate and waits for them.
+pub fn run(config: &BrokerConfig, connections: &Receiver<Box<HandOver>>) {
+    let (alive, ended) = bounded(0);
+    let mut broker = Broker { config, delegates: BTreeMap::new(), alive };
+    for connection in connections {
+        broker.deliver(*connection);
+    }
+    let Broker { delegates, alive, .. } = broker;
+    drop(alive);
+    for delegate in delegates.into_values() {
+        let _ = delegate.messenger.try_send(&Parcel::Stop.encode(), None);
+        delegate.messenger.hang_up();
+    }
+    // Nothing is ever sent: this returns when the last listener has seen the end of its process.
+    let _ = ended.recv();
+}
+
+struct Broker<'a> {
+    config: &'a BrokerConfig,
+    /// By uid.
+    delegates: BTreeMap<u32, Arc<Delegate>>,
+    /// Every listener holds a copy as long as its process exists.
+    alive: Sender<Infallible>,
 }
 
 /// A running process of one account.
 struct Delegate {
+    user: String,
     messenger: Messenger,
-    sent: Arc<AtomicU64>,
-    /// It has said that it is idle and was let go, or it has ended.
-    gone: Arc<AtomicBool>,
-    /// Held while a connection is sent and while a farewell is answered, so that no connection
-    /// is sent to a process that has just been let go.
-    door: Arc<Mutex<()>>,
+    door: Mutex<Door>,
 }
 
-/// Serves hand-overs until every shard is gone.
-pub fn run(config: &BrokerConfig, connections: &Receiver<Box<HandOver>>) {
-    let mut delegates: BTreeMap<u32, Delegate> = BTreeMap::new();
-    for connection in connections {
-        let account = connection.grant.account.clone();
+/// Locked while a connection is sent and while a farewell is answered, so that no connection is
+/// sent to a process that has just been let go.
+#[derive(Default)]
+struct Door {
+    /// Connections that were sent.
+    sent: u64,
+    /// It was let go, or it has ended.
+    closed: bool,
+}
+
+enum Passed {
+    Yes,
+    /// The process has ended or is ending: another one is needed.
+    Gone,
+    No(io::Error),
+}
+
+impl Broker<'_> {
+    fn deliver(&mut self, connection: HandOver) {
+        let account = &connection.grant.account;
         // SAFETY: the shard gave this descriptor up when it handed the connection over.
         let socket = unsafe { OwnedFd::from_raw_fd(connection.socket.0) };
-        let parcel = Parcel::Connection {
+        let bytes = Parcel::Connection {
             serial: connection.serial,
             peer: connection.ends.peer,
             local: connection.ends.local,
-            record: connection.record.clone(),
-            inbound: connection.inbound.clone(),
+            record: connection.record,
+            inbound: connection.inbound,
             grant: connection.grant.encode(),
         };
-        let bytes = parcel.encode();
-        let living =
-            delegates.get(&account.uid).is_some_and(|delegate| delegate.pass(&bytes, &socket));
-        if living {
-            continue;
-        }
-        delegates.retain(|_, delegate| !delegate.gone.load(Ordering::Acquire));
-        match start(config, &account) {
-            Ok(delegate) => {
-                if !delegate.pass(&bytes, &socket) {
-                    error!(user = account.name, "the new process of {} is gone", account.name);
-                }
-                delegates.insert(account.uid, delegate);
-            }
-            Err(why) => {
-                let user = &account.name;
-                error!(user, %why, "cannot start a process for {user}: {why}");
-            }
+        if let Err(why) = self.pass(account, &bytes.encode(), &socket) {
+            let (link, user) = (connection.serial, &account.name);
+            error!(link, user, %why, "a connection did not reach the process of {user}: {why}");
         }
     }
-    for delegate in delegates.values() {
-        let _ = delegate.messenger.send(&Parcel::Stop.encode(), None);
+
+    fn pass(&mut self, account: &Account, bytes: &[u8], socket: &OwnedFd) -> io::Result<()> {
+        if let Some(delegate) = self.delegates.get(&account.uid) {
+            match delegate.pass(bytes, socket) {
+                Passed::Yes => return Ok(()),
+                Passed::No(why) => return Err(why),
+                Passed::Gone => {}
+            }
+        }
+        self.delegates.retain(|_, delegate| !delegate.door().closed);
+        let delegate = self.start(account)?;
+        let passed = delegate.pass(bytes, socket);
+        self.delegates.insert(account.uid, delegate);
+        match passed {
+            Passed::Yes => Ok(()),
+            Passed::No(why) => Err(why),
+            Passed::Gone => Err(io::Error::other("it ended at its start")),
+        }
+    }
+
+    fn start(&self, account: &Account) -> io::Result<Arc<Delegate>> {
+        let (ours, theirs) = Messenger::pair()?;
+        let child = Process(spawn(self.config, account, &theirs)?);
+        drop(theirs);
+        let keys = self.config.host_keys.iter().map(|key| key.public().blob().to_vec());
+        let settings = self.config.settings.clone();
+        let setup = Parcel::Setup { config: settings, host_keys: keys.collect() };
+        ours.try_send(&setup.encode(), None)?;
+        let (user, pid) = (&account.name, child.0.id());
+        info!(user, pid, "Started process {pid} for {user}");
+        let delegate = Arc::new(Delegate {
+            user: account.name.clone(),
+            messenger: ours,
+            door: Mutex::default(),
+        });
+        let listener = Listener {
+            delegate: Arc::clone(&delegate),
+            child,
+            host_keys: Arc::clone(&self.config.host_keys),
+            _alive: self.alive.clone(),
+        };
+        thread::Builder::new()
+            .name(format!("for {}", account.name))
+            .stack_size(256 * 1024)
+            .spawn(move || listener.listen())?;
+        Ok(delegate)
     }
 }
 
 impl Delegate {
-    /// `false` when the process has ended or is ending.
-    fn pass(&self, bytes: &[u8], socket: &OwnedFd) -> bool {
-        let _door = self.door.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.gone.load(Ordering::Acquire) {
+    fn pass(&self, bytes: &[u8], socket: &OwnedFd) -> Passed {
+        let mut door = self.door();
+        if door.closed {
+            return Passed::Gone;
+        }
+        match self.messenger.try_send(bytes, Some(socket.as_fd())) {
+            Ok(()) => {
+                door.sent += 1;
+                Passed::Yes
+            }
+            Err(why) => match why.kind() {
+                io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
+                    door.closed = true;
+                    Passed::Gone
+                }
+                _ => Passed::No(why),
+            },
+        }
+    }
+
+    /// Lets an idle process end, unless a connection is on its way to it.
+    fn let_go(&self, received: u64) -> bool {
+        let mut door = self.door();
+        if door.sent != received {
             return false;
         }
-        self.sent.fetch_add(1, Ordering::AcqRel);
-        match self.messenger.send(bytes, Some(socket.as_fd())) {
-            Ok(()) => true,
-            Err(why) => {
-                warn!(%why, "a connection could not be passed on: {why}");
-                false
-            }
-        }
+        door.closed = true;
+        let _ = self.messenger.try_send(&Parcel::Stop.encode(), None);
+        true
+    }
+
+    fn door(&self) -> MutexGuard<'_, Door> {
+        self.door.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn start(config: &BrokerConfig, account: &Account) -> io::Result<Delegate> {
-    let (ours, theirs) = Messenger::pair()?;
-    let child = spawn(config, account, &theirs)?;
-    drop(theirs);
-    let host_keys = config.host_keys.iter().map(|key| key.public().blob().to_vec()).collect();
-    let setup = Parcel::Setup { config: config.settings.clone(), host_keys };
-    ours.send(&setup.encode(), None)?;
-    let (user, pid) = (&account.name, child.id());
-    info!(user, pid, "Started process {pid} for {user}");
-    let delegate = Delegate {
-        messenger: ours.try_clone()?,
-        sent: Arc::new(AtomicU64::new(0)),
-        gone: Arc::new(AtomicBool::new(false)),
-        door: Arc::new(Mutex::new(())),
-    };
-    let listener = Listener {
-        messenger: ours,
-        child,
-        sent: Arc::clone(&delegate.sent),
-        gone: Arc::clone(&delegate.gone),
-        door: Arc::clone(&delegate.door),
-        host_keys: Arc::clone(&config.host_keys),
-        user: account.name.clone(),
-    };
-    thread::Builder::new()
-        .name(format!("for {}", account.name))
-        .stack_size(256 * 1024)
-        .spawn(move || listener.listen())?;
-    Ok(delegate)
-}
-
+/// The new process still has root's uid when it begins, and gives it up itself before it does
+/// anything else: a process that has given root up cannot be traced by its account, one that was
+/// started as the account could be, and with it our signatures be had for the asking.
 fn spawn(config: &BrokerConfig, account: &Account, theirs: &Messenger) -> io::Result<Child> {
-    let (uid, gid) = (Uid::from_raw(account.uid), Gid::from_raw(account.gid));
+    let gid = account.gid;
     let name = CString::new(account.name.as_str())?;
-    let groups: Vec<libc::gid_t> = getgrouplist(&name, gid)?.into_iter().map(Gid::as_raw).collect();
+    let groups = getgrouplist(&name, Gid::from_raw(gid))?;
+    let groups: Vec<libc::gid_t> = groups.into_iter().map(Gid::as_raw).collect();
     let socket = theirs.as_owned_fd().as_raw_fd();
+    let format = if config.log_format == LogFormat::Json { "json" } else { "text" };
     let mut command = Command::new("/proc/self/exe");
     command
         .arg0("tidegate")
         .arg("delegate")
-        .arg("--reactors")
-        .arg(config.reactors.to_string())
-        .args(["--log-format", if config.log_json { "json" } else { "text" }])
+        .args(["--uid", &account.uid.to_string()])
+        .args(["--reactors", &config.reactors.to_string()])
+        .args(["--idle-time", &config.idle_time.as_millis().to_string()])
+        .args(["--log-format", format])
         .args(["--log-level", config.log_level.name()])
         .env_clear()
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::null());
-    // SAFETY: between fork and exec only async-signal-safe system calls are made, on memory that
-    // was prepared before the fork.
+    // SAFETY: between fork and exec only system calls are made, on memory that was prepared before
+    // the fork. They are made bare: the C library's changes of groups are for whole processes.
     unsafe {
         command.pre_exec(move || {
             // Copying a descriptor onto itself would leave it close-on-exec.
-            check(match socket {
+            Errno::result(match socket {
                 DELEGATE_FD => libc::fcntl(socket, libc::F_SETFD, 0),
                 _ => libc::dup2(socket, DELEGATE_FD),
             })?;
-            check(libc::setgroups(groups.len(), groups.as_ptr()))?;
-            check(libc::setresgid(gid.as_raw(), gid.as_raw(), gid.as_raw()))?;
-            check(libc::setresuid(uid.as_raw(), uid.as_raw(), uid.as_raw()))
+            // A session of its own: whoever controls our terminal does not control it.
+            Errno::result(libc::setsid())?;
+            let groups = (groups.len(), groups.as_ptr());
+            Errno::result(libc::syscall(libc::SYS_setgroups, groups.0, groups.1))?;
+            Errno::result(libc::syscall(libc::SYS_setresgid, gid, gid, gid))?;
+            Ok(())
         });
     }
     command.spawn()
 }
 
-fn check(result: i32) -> io::Result<()> {
-    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+/// A child that does not outlive us as a zombie.
+struct Process(Child);
+
+impl Process {
+    /// Gives it some time to end, and no more.
+    fn end(&mut self) -> io::Result<ExitStatus> {
+        for _ in 0..DELEGATE_ENDING_TIME.as_millis() / ENDING_CHECK.as_millis() {
+            if let Some(status) = self.0.try_wait()? {
+                return Ok(status);
+            }
+            thread::sleep(ENDING_CHECK);
+        }
+        self.0.kill()?;
+        self.0.wait()
+    }
+}
+
+impl Drop for Process {
+    /// Does nothing to one that has been waited for.
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// Hears one delegate until it ends.
 struct Listener {
-    messenger: Messenger,
-    child: Child,
-    sent: Arc<AtomicU64>,
-    gone: Arc<AtomicBool>,
-    door: Arc<Mutex<()>>,
+    delegate: Arc<Delegate>,
+    child: Process,
     host_keys: Arc<[PrivateKey]>,
-    user: String,
+    _alive: Sender<Infallible>,
 }
 
 impl Listener {
     fn listen(mut self) {
+        let user = self.delegate.user.clone();
+        let fault = self.hear().err();
+        self.delegate.door().closed = true;
+        if let Some(why) = fault {
+            error!(user, %why, "killing the process of {user}: {why}");
+            let _ = self.child.0.kill();
+        }
+        match self.child.end() {
+            Ok(status) if status.success() => info!(user, "The process of {user} has ended"),
+            Ok(status) => error!(user, %status, "The process of {user} ended with {status}"),
+            Err(why) => error!(user, %why, "the process of {user} cannot be waited for: {why}"),
+        }
+    }
+
+    /// Answers until the process leaves, which is in order, or does what it may not do.
+    fn hear(&self) -> io::Result<()> {
+        let messenger = &self.delegate.messenger;
         let mut buffer = vec![0; PARCEL_BYTES_MAX as usize];
-        let user = self.user.clone();
         loop {
-            let message = match self.messenger.receive(&mut buffer) {
-                Ok((0, _)) => break,
+            let message = match messenger.receive(&mut buffer) {
+                Ok((0, _)) => return Ok(()),
                 Ok((len, _)) => Parcel::decode(buffer.get(..len).unwrap_or(&[])),
-                Err(why) if why.kind() == io::ErrorKind::Interrupted => continue,
-                Err(_) => break,
+                Err(why) => match why.kind() {
+                    io::ErrorKind::Interrupted => continue,
+                    // It ended with something of ours unread.
+                    io::ErrorKind::ConnectionReset => return Ok(()),
+                    _ => return Err(why),
+                },
             };
             match message {
                 Ok(Parcel::Sign { ticket, host_key, algorithm, message }) => {
                     let signature = self.sign(host_key, &algorithm, &message);
                     let answer = Parcel::Signature { ticket, signature };
-                    if self.messenger.send(&answer.encode(), None).is_err() {
-                        break;
+                    match messenger.try_send(&answer.encode(), None) {
+                        Err(why) if why.kind() != io::ErrorKind::BrokenPipe => return Err(why),
+                        _ => {}
                     }
                 }
                 Ok(Parcel::Idle { received }) => {
-                    if self.let_go(received) {
-                        break;
+                    if self.delegate.let_go(received) {
+                        return Ok(());
                     }
                 }
-                _ => {
-                    error!(user, "the process of {user} sent something it may not send");
-                    let _ = self.child.kill();
-                    break;
-                }
+                _ => return Err(io::Error::other("it sent something it may not send")),
             }
-        }
-        self.gone.store(true, Ordering::Release);
-        let status = self.child.wait();
-        match status {
-            Ok(status) if status.success() => info!(user, "The process of {user} has ended"),
-            Ok(status) => error!(user, %status, "The process of {user} ended with {status}"),
-            Err(why) => error!(user, %why, "the process of {user} cannot be waited for: {why}"),
         }
     }
 
@@ -233,16 +332,5 @@ impl Listener {
             (Some(key), Some(algorithm)) => key.sign(algorithm, hash).unwrap_or_default(),
             _ => Vec::new(),
         }
-    }
-
-    /// Lets an idle process end, unless a connection is on its way to it.
-    fn let_go(&self, received: u64) -> bool {
-        let _door = self.door.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.sent.load(Ordering::Acquire) != received {
-            return false;
-        }
-        self.gone.store(true, Ordering::Release);
-        let _ = self.messenger.send(&Parcel::Stop.encode(), None);
-        true
     }
 }

@@ -3,13 +3,14 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{io, thread};
 
 use anyhow::{Context, bail};
 use crossbeam::channel::{Receiver, Sender, bounded};
+use nix::sys::signal::SigSet;
+use nix::unistd::{Uid, setresuid, setuid};
 use tracing::{error, info};
 
 use super::broker::DELEGATE_FD;
@@ -23,18 +24,155 @@ use super::startups::Startups;
 use crate::crypto::{PublicKey, SignatureAlgorithm};
 use crate::limits::{PARCEL_BYTES_MAX, REKEY_TIME_MAX};
 use crate::reactor::Fd;
-use crate::services::Grant;
+use crate::services::{self, Grant};
 use crate::shard::{Ends, HandOver, Report};
 
-/// How long a process stays without a connection.
-const IDLE_TIME: Duration = Duration::from_secs(30);
-const IDLE_CHECK: Duration = Duration::from_secs(5);
+/// Looks in a row that must find nothing open before the process is idle.
+const IDLE_CHECKS: u32 = 6;
+
+/// What the process is started with.
+pub struct Options {
+    /// The account it acts for.
+    pub uid: u32,
+    pub reactors: usize,
+    /// How long it stays without a connection.
+    pub idle_time: Duration,
+    /// Writes log lines until the process ends.
+    pub log: fn(&Receiver<Report>),
+}
+
+/// Serves until the other end says stop or is gone, or a signal comes.
+///
+/// # Errors
+/// The process was not started by a gateway, or could not start its reactors.
+pub fn run(options: &Options) -> anyhow::Result<()> {
+    become_account(options.uid).context("cannot give up root's rights")?;
+    // It was started by a path that names it otherwise.
+    nix::sys::prctl::set_name(c"tidegate")?;
+    let messenger = Arc::new(parent()?);
+    // Before any thread exists, so that all inherit the mask and none is interrupted.
+    let signals = serve::block_signals()?;
+    // The parent's socket among others must not reach the programs of the account.
+    services::prepare().context("cannot prepare for starting programs")?;
+    let mut buffer = vec![0; PARCEL_BYTES_MAX as usize];
+    let (len, _) = messenger.receive(&mut buffer).context(NOT_BY_HAND)?;
+    let Ok(Parcel::Setup { config, host_keys }) = Parcel::decode(buffer.get(..len).unwrap_or(&[]))
+    else {
+        bail!("the gateway sent no configuration");
+    };
+    let signer = Arc::new(RemoteSigner::new(Arc::clone(&messenger)));
+    let remote = Arc::clone(&signer) as Arc<dyn Signer>;
+    let (server, reports) = start(&config, &host_keys, options.reactors, remote)?;
+    let log = options.log;
+    let log = thread::Builder::new()
+        .name("log".to_owned())
+        .spawn(move || log(&reports))
+        .context("cannot start the log thread")?;
+    let post = Post(Arc::new(Mutex::new(Some(Open { server, received: 0 }))));
+    watch_idleness(Arc::clone(&messenger), post.clone(), options.idle_time)?;
+    watch_signals(Arc::clone(&messenger), signals)?;
+    hear(&messenger, &signer, &post, &mut buffer);
+    // Workers that wait for a signature wait for nothing now.
+    signer.close();
+    let last = post.open().take();
+    if let Some(Open { server, .. }) = last {
+        server.stop();
+    }
+    let _ = log.join();
+    Ok(())
+}
+
+const NOT_BY_HAND: &str = "this command is started by a gateway that runs as root, not by hand";
+
+/// Gives root's uid up for good; the groups are the account's already. From then on the kernel
+/// refuses debuggers of the account, and with them access to the parent's socket.
+fn become_account(uid: u32) -> anyhow::Result<()> {
+    let account = Uid::from_raw(uid);
+    setresuid(account, account, account)?;
+    nix::sys::prctl::set_dumpable(false)?;
+    if !account.is_root() && setuid(Uid::from_raw(0)).is_ok() {
+        bail!("they came back");
+    }
+    Ok(())
+}
+
+fn parent() -> anyhow::Result<Messenger> {
+    // SAFETY: takes two numbers.
+    let flags = unsafe { libc::fcntl(DELEGATE_FD, libc::F_GETFD) };
+    nix::errno::Errno::result(flags).context(NOT_BY_HAND)?;
+    // SAFETY: it is open, and nothing else in this process knows the number.
+    Ok(Messenger::from_fd(unsafe { OwnedFd::from_raw_fd(DELEGATE_FD) }))
+}
+
+/// Serves what the parent sends, until it sends no more.
+fn hear(messenger: &Messenger, signer: &RemoteSigner, post: &Post, buffer: &mut [u8]) {
+    loop {
+        let (len, passenger) = match messenger.receive(buffer) {
+            Ok((0, _)) => return,
+            Ok(message) => message,
+            Err(why) if why.kind() == io::ErrorKind::Interrupted => continue,
+            Err(_) => return,
+        };
+        match (Parcel::decode(buffer.get(..len).unwrap_or(&[])), passenger) {
+            (Ok(Parcel::Stop), _) => return,
+            (Ok(Parcel::Signature { ticket, signature }), _) => signer.answer(ticket, signature),
+            (Ok(connection @ Parcel::Connection { .. }), Some(socket)) => {
+                if let Some(open) = &mut *post.open() {
+                    open.received += 1;
+                    take_over(&open.server, connection, socket);
+                }
+            }
+            _ => error!("the gateway sent something that is not for this process"),
+        }
+    }
+}
 
 /// Asks the process that holds the host keys, and hands its answers to whoever waits for them.
 struct RemoteSigner {
-    messenger: Messenger,
-    next: AtomicU64,
-    waiting: Mutex<BTreeMap<u64, Sender<Vec<u8>>>>,
+    messenger: Arc<Messenger>,
+    desk: Mutex<Questions>,
+}
+
+#[derive(Default)]
+struct Questions {
+    next: u64,
+    waiting: BTreeMap<u64, Sender<Vec<u8>>>,
+    closed: bool,
+}
+
+impl RemoteSigner {
+    fn new(messenger: Arc<Messenger>) -> RemoteSigner {
+        RemoteSigner { messenger, desk: Mutex::default() }
+    }
+
+    fn questions(&self) -> MutexGuard<'_, Questions> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn answer(&self, ticket: u64, signature: Vec<u8>) {
+        if let Some(answer) = self.questions().waiting.remove(&ticket) {
+            let _ = answer.send(signature);
+        }
+    }
+
+    /// No answers come any more.
+    fn close(&self) {
+        let mut questions = self.questions();
+        questions.closed = true;
+        questions.waiting.clear();
+    }
+
+    fn ask(&self) -> Option<(u64, Receiver<Vec<u8>>)> {
+        let (answer, answered) = bounded(1);
+        let mut questions = self.questions();
+        let ticket = questions.next;
+        questions.next += 1;
+        if questions.closed {
+            return None;
+        }
+        questions.waiting.insert(ticket, answer);
+        Some((ticket, answered))
+    }
 }
 
 impl Signer for RemoteSigner {
@@ -44,83 +182,32 @@ impl Signer for RemoteSigner {
         algorithm: SignatureAlgorithm,
         message: &[u8],
     ) -> Option<Box<[u8]>> {
-        let ticket = self.next.fetch_add(1, Ordering::Relaxed);
-        let (answer, answered) = bounded(1);
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(ticket, answer);
-        let parcel = Parcel::Sign {
-            ticket,
-            host_key: u32::try_from(host_key).ok()?,
-            algorithm: algorithm.name().to_owned(),
-            message: message.to_vec(),
-        };
-        let sent = self.messenger.send(&parcel.encode(), None);
+        let host_key = u32::try_from(host_key).ok()?;
+        let (ticket, answered) = self.ask()?;
+        let algorithm = algorithm.name().to_owned();
+        let parcel = Parcel::Sign { ticket, host_key, algorithm, message: message.to_vec() };
+        let sent = self.messenger.send(&parcel.encode());
         let signature = sent.ok().and_then(|()| answered.recv_timeout(REKEY_TIME_MAX).ok());
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&ticket);
+        self.questions().waiting.remove(&ticket);
         signature.filter(|signature| !signature.is_empty()).map(Vec::into_boxed_slice)
     }
 }
 
-/// Serves until the other end says stop or is gone.
-///
-/// # Errors
-/// The process was not started by a gateway, or could not start its reactors.
-pub fn run(reactors: usize, log: fn(&Receiver<Report>)) -> anyhow::Result<()> {
-    // SAFETY: the parent has put its socket there for us and nothing else in this process knows
-    // the number.
-    let socket = unsafe { OwnedFd::from_raw_fd(DELEGATE_FD) };
-    let messenger = Messenger::from_fd(socket);
-    let mut buffer = vec![0; PARCEL_BYTES_MAX as usize];
-    let (len, _) = messenger
-        .receive(&mut buffer)
-        .context("this command is started by a gateway that runs as root, not by hand")?;
-    let Ok(Parcel::Setup { config, host_keys }) = Parcel::decode(buffer.get(..len).unwrap_or(&[]))
-    else {
-        bail!("the gateway sent no configuration");
-    };
-    let signer = Arc::new(RemoteSigner {
-        messenger: messenger.try_clone()?,
-        next: AtomicU64::new(0),
-        waiting: Mutex::new(BTreeMap::new()),
-    });
-    let remote = Arc::clone(&signer) as Arc<dyn Signer>;
-    let (server, reports) = start(&config, &host_keys, reactors, remote)?;
-    thread::Builder::new()
-        .name("log".to_owned())
-        .spawn(move || log(&reports))
-        .context("cannot start the log thread")?;
-    let server = Arc::new(Mutex::new(Some(server)));
-    let received = Arc::new(AtomicU64::new(0));
-    watch_idleness(messenger.try_clone()?, Arc::clone(&server), Arc::clone(&received))?;
-    loop {
-        let (len, passenger) = match messenger.receive(&mut buffer) {
-            Ok((0, _)) => break,
-            Ok(message) => message,
-            Err(why) if why.kind() == io::ErrorKind::Interrupted => continue,
-            Err(_) => break,
-        };
-        match (Parcel::decode(buffer.get(..len).unwrap_or(&[])), passenger) {
-            (Ok(Parcel::Stop), _) => break,
-            (Ok(Parcel::Signature { ticket, signature }), _) => {
-                let mut waiting = signer.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(answer) = waiting.remove(&ticket) {
-                    let _ = answer.send(signature);
-                }
-            }
-            (Ok(connection @ Parcel::Connection { .. }), Some(socket)) => {
-                received.fetch_add(1, Ordering::AcqRel);
-                let server = server.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some(server) = &*server {
-                    take_over(server, connection, socket);
-                }
-            }
-            _ => error!("the gateway sent something that is not for this process"),
-        }
+/// Where connections are received, until the process ends.
+#[derive(Clone)]
+struct Post(Arc<Mutex<Option<Open>>>);
+
+struct Open {
+    server: Server,
+    /// Connections that came; counted under the same lock that passes them on, so that whoever
+    /// sees the count sees them open.
+    received: u64,
+}
+
+impl Post {
+    fn open(&self) -> MutexGuard<'_, Option<Open>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    let last = server.lock().unwrap_or_else(PoisonError::into_inner).take();
-    if let Some(server) = last {
-        server.stop();
-    }
-    Ok(())
 }
 
 fn start(
@@ -172,24 +259,25 @@ fn take_over(server: &Server, parcel: Parcel, socket: OwnedFd) {
 /// Tells the parent when nothing has been open for a while; it answers with a farewell unless
 /// another connection is on its way.
 fn watch_idleness(
-    messenger: Messenger,
-    server: Arc<Mutex<Option<Server>>>,
-    received: Arc<AtomicU64>,
+    messenger: Arc<Messenger>,
+    post: Post,
+    idle_time: Duration,
 ) -> anyhow::Result<()> {
+    let check = idle_time / IDLE_CHECKS;
     let watch = move || {
-        let mut idle = Duration::ZERO;
+        let (mut calm, mut before) = (0, 0);
         loop {
-            thread::sleep(IDLE_CHECK);
-            let links = match &*server.lock().unwrap_or_else(PoisonError::into_inner) {
-                Some(server) => server.links(),
+            thread::sleep(check);
+            let (links, received) = match &*post.open() {
+                Some(open) => (open.server.links(), open.received),
                 None => return,
             };
-            idle = if links == 0 { idle + IDLE_CHECK } else { Duration::ZERO };
-            if idle >= IDLE_TIME {
-                idle = Duration::ZERO;
-                let received = received.load(Ordering::Acquire);
+            calm = if links == 0 && received == before { calm + 1 } else { 0 };
+            before = received;
+            if calm >= IDLE_CHECKS {
+                calm = 0;
                 info!("Idle: asking to end");
-                if messenger.send(&Parcel::Idle { received }.encode(), None).is_err() {
+                if messenger.send(&Parcel::Idle { received }.encode()).is_err() {
                     return;
                 }
             }
@@ -200,4 +288,17 @@ fn watch_idleness(
         .spawn(watch)
         .map(|_| ())
         .context("cannot start the idle thread")
+}
+
+/// Whoever ends all our processes at once ends this one in order too.
+fn watch_signals(messenger: Arc<Messenger>, signals: SigSet) -> anyhow::Result<()> {
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            if signals.wait().is_ok() {
+                messenger.hang_up();
+            }
+        })
+        .map(|_| ())
+        .context("cannot start the signal thread")
 }

@@ -8,6 +8,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use crossbeam::channel::{Receiver, bounded};
@@ -26,7 +27,7 @@ use super::server::{Server, Settings, addresses};
 use super::startups::Startups;
 use crate::connection::ConnectionConfig;
 use crate::crypto::{PrivateKey, PublicKey};
-use crate::limits::HAND_OVERS_MAX;
+use crate::limits::{DELEGATE_IDLE_TIME, HAND_OVERS_MAX};
 use crate::services;
 use crate::shard::Report;
 use crate::transport::{self, HostKey, Preferences};
@@ -257,8 +258,9 @@ fn start_broker(
         settings: config.dump(&config.login).into_bytes(),
         host_keys: Arc::clone(host_keys),
         reactors,
-        log_json: config.global.log_format == super::config::LogFormat::Json,
+        log_format: config.global.log_format,
         log_level: config.global.log_level,
+        idle_time: idle_time(),
     };
     let thread = thread::Builder::new()
         .name("broker".to_owned())
@@ -267,7 +269,14 @@ fn start_broker(
     Ok((Some(sender), Some(thread)))
 }
 
-fn block_signals() -> anyhow::Result<SigSet> {
+/// A variable that tests set, in milliseconds; nobody else needs another time.
+fn idle_time() -> Duration {
+    let own = std::env::var("TIDEGATE_TEST_IDLE_TIME").ok().and_then(|text| text.parse().ok());
+    own.map_or(DELEGATE_IDLE_TIME, Duration::from_millis)
+}
+
+/// SIGTERM and SIGINT end a process in order: a thread waits for them.
+pub(super) fn block_signals() -> anyhow::Result<SigSet> {
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGTERM);
     signals.add(Signal::SIGINT);

@@ -5,11 +5,11 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::cmsg_space;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg,
-    sendmsg, setsockopt, socketpair, sockopt,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType,
+    recvmsg, sendmsg, setsockopt, shutdown, socketpair, sockopt,
 };
 
-use crate::limits::PARCEL_BYTES_MAX;
+use crate::limits::{PARCEL_BYTES_MAX, PARCEL_QUEUE_BYTES_MAX};
 
 /// One end.
 #[derive(Debug)]
@@ -23,9 +23,8 @@ impl Messenger {
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
         for end in [&one, &other] {
             // Root may pass the system's ceiling; for others the default has to do.
-            let size = PARCEL_BYTES_MAX as usize;
-            if setsockopt(end, sockopt::SndBufForce, &size).is_err() {
-                let _ = setsockopt(end, sockopt::SndBuf, &size);
+            if setsockopt(end, sockopt::SndBufForce, &PARCEL_QUEUE_BYTES_MAX).is_err() {
+                let _ = setsockopt(end, sockopt::SndBuf, &PARCEL_QUEUE_BYTES_MAX);
             }
         }
         Ok((Messenger { socket: one }, Messenger { socket: other }))
@@ -39,18 +38,40 @@ impl Messenger {
         &self.socket
     }
 
-    pub fn try_clone(&self) -> io::Result<Messenger> {
-        Ok(Messenger { socket: self.socket.try_clone()? })
+    /// Blocks while the other end's queue is full.
+    pub fn send(&self, bytes: &[u8]) -> io::Result<()> {
+        self.send_with(bytes, None, MsgFlags::empty())
     }
 
-    /// Blocks while the other end's queue is full.
-    pub fn send(&self, bytes: &[u8], passenger: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    /// Never waits for the other end to read.
+    ///
+    /// # Errors
+    /// `WouldBlock` when its queue is full, `BrokenPipe` when it is gone.
+    pub fn try_send(&self, bytes: &[u8], passenger: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        self.send_with(bytes, passenger, MsgFlags::MSG_DONTWAIT)
+    }
+
+    fn send_with(
+        &self,
+        bytes: &[u8],
+        passenger: Option<BorrowedFd<'_>>,
+        how: MsgFlags,
+    ) -> io::Result<()> {
+        if bytes.len() > PARCEL_BYTES_MAX as usize {
+            return Err(io::Error::from_raw_os_error(libc::EMSGSIZE));
+        }
         let parts = [IoSlice::new(bytes)];
         let fds: Vec<i32> = passenger.iter().map(AsRawFd::as_raw_fd).collect();
         let rights = [ControlMessage::ScmRights(&fds)];
         let control: &[ControlMessage<'_>] = if fds.is_empty() { &[] } else { &rights };
-        sendmsg::<()>(self.socket.as_raw_fd(), &parts, control, MsgFlags::MSG_NOSIGNAL, None)?;
+        let flags = MsgFlags::MSG_NOSIGNAL | how;
+        sendmsg::<()>(self.socket.as_raw_fd(), &parts, control, flags, None)?;
         Ok(())
+    }
+
+    /// Ends the conversation: both ends receive what was sent before, then nothing more.
+    pub fn hang_up(&self) {
+        let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Both);
     }
 
     /// The next message into `buffer`: its length, 0 when the other end is gone.
@@ -86,7 +107,7 @@ mod tests {
     fn a_descriptor_travels_beside_its_message() {
         let (one, other) = Messenger::pair().expect("socket pair");
         let (mut reader, writer) = std::io::pipe().expect("pipe");
-        one.send(b"hello", Some(writer.as_fd())).expect("send");
+        one.try_send(b"hello", Some(writer.as_fd())).expect("send");
         drop(writer);
         let mut buffer = [0; 64];
         let (len, passenger) = other.receive(&mut buffer).expect("receive");
@@ -98,9 +119,22 @@ mod tests {
         reader.read_to_string(&mut text).expect("read");
         assert_eq!(text, "through");
         let mut tiny = [0; 2];
-        one.send(b"too long", None).expect("send");
+        one.send(b"too long").expect("send");
         assert!(other.receive(&mut tiny).is_err());
         drop(one);
         assert_eq!(other.receive(&mut buffer).expect("end").0, 0);
+    }
+    #[test]
+    fn an_end_that_does_not_read_is_not_waited_for() {
+        let (one, other) = Messenger::pair().expect("socket pair");
+        let bytes = vec![7; PARCEL_BYTES_MAX as usize / 4];
+        let full = (0..1000).find_map(|_| one.try_send(&bytes, None).err());
+        assert_eq!(full.expect("full").kind(), io::ErrorKind::WouldBlock);
+        assert!(one.send(&vec![0; PARCEL_BYTES_MAX as usize + 1]).is_err());
+        one.hang_up();
+        let mut buffer = vec![0; PARCEL_BYTES_MAX as usize];
+        assert_eq!(other.receive(&mut buffer).expect("queued").0, bytes.len());
+        assert!(other.send(b"x").is_err());
+        assert_eq!(one.receive(&mut buffer).expect("end").0, 0);
     }
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, umask};
 use nix::unistd::{AccessFlags, Uid, access, geteuid, getuid, pipe2};
 
 use super::child::{Child, Pipes};
@@ -33,7 +33,8 @@ pub fn spawn(spec: &SpawnSpec) -> Result<Child, SpawnFailed> {
 }
 
 /// To be called once, early, before other threads run: children that end can be waited for even if
-/// our parent ignored SIGCHLD, and descriptors that we were started with stay with us.
+/// our parent ignored SIGCHLD, descriptors that we were started with stay with us, and new files
+/// are not for everybody to write even if our parent did not care.
 ///
 /// # Errors
 /// The kernel refused (a sandbox, most likely).
@@ -46,6 +47,9 @@ pub fn prepare() -> io::Result<()> {
         libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
     };
     Errno::result(marked)?;
+    // Like sshd, whose sessions inherit it: at least group and others lose the right to write.
+    let others = Mode::S_IWGRP | Mode::S_IWOTH;
+    umask(umask(others) | others);
     Ok(())
 }
 

@@ -28,7 +28,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     /// A freshly accepted connection.
     pub(super) fn begin(&mut self, socket: Fd, ends: Ends) {
         if self.stopping {
-            self.driver.close(socket);
+            self.turn_away(socket, ends);
             return;
         }
         let mut outgoing = Outgoing::default();
@@ -42,9 +42,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let begun = outgoing.with_env(&mut around, |env, _| Connection::server(config, env));
         let Some(Ok(connection)) = begun else {
             outgoing.abandon(self.driver.pool());
-            self.outside.startup_over(ends, false);
-            self.outside.ended();
-            self.driver.close(socket);
+            self.turn_away(socket, ends);
             return;
         };
         let serial = self.serial;
@@ -55,17 +53,24 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         self.mark_ready(key);
     }
 
+    /// An admitted connection that cannot begin.
+    fn turn_away(&mut self, socket: Fd, ends: Ends) {
+        self.outside.startup_over(ends, false);
+        self.outside.ended();
+        self.driver.close(socket);
+    }
+
     /// An authenticated connection from the process that accepted it.
     pub(super) fn take_over(&mut self, from: HandOver) {
         let config = Arc::clone(&self.config.connection);
         let now = self.driver.now();
         let limits = from.grant.limits;
-        let conn = match import(config, &from.record, now) {
-            Some(conn) if !self.stopping => conn,
-            _ => {
-                self.driver.close(from.socket);
-                return;
-            }
+        // Whatever its sender believed, rights are those of this process.
+        let ours = self.outside.serves(&from.grant) && !self.stopping;
+        let conn = if ours { import(config, &from.record, now) } else { None };
+        let Some(conn) = conn else {
+            self.cannot_take_over(&from);
+            return;
         };
         let key = self.insert(conn, Outgoing::default(), from.socket, from.ends, from.serial);
         if let Some(link) = self.links.get_mut(key as usize) {
@@ -78,6 +83,20 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             }
         }
         self.mark_ready(key);
+    }
+
+    fn cannot_take_over(&mut self, from: &HandOver) {
+        self.driver.close(from.socket);
+        self.outside.ended();
+        let what = What::Disconnected {
+            user: Some(from.grant.account.name.clone()),
+            reason: "the connection could not be taken over".to_owned(),
+            ours: true,
+            bytes_in: 0,
+            bytes_out: 0,
+            after: Duration::ZERO,
+        };
+        self.outside.report(Report { serial: from.serial, peer: from.ends.peer, what });
     }
 
     fn insert(
@@ -214,6 +233,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             }
             LinkState::Open => self.arm_timer(key),
             LinkState::Closing | LinkState::Leaving => {
+                self.report_end(key, "the peer did not take what was sent to it", false);
                 self.terminate(key);
                 self.settle(key);
             }
@@ -489,8 +509,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             return;
         }
         let record = link.conn.export().and_then(|record| record.to_bytes().ok());
-        let (Some(record), Some(grant), Some(socket)) =
-            (record, link.grant.take(), link.socket.take())
+        let (Some(record), Some(grant), Some(socket)) = (record, link.grant.clone(), link.socket)
         else {
             self.close_link(key, disconnect::BY_APPLICATION, "connection could not be handed over");
             return;
@@ -507,14 +526,12 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         };
         match self.outside.hand_over(Box::new(parcel)) {
             Ok(()) => {
+                // The socket is no longer ours to close.
+                link.socket = None;
                 self.report(key, What::HandedOver { user });
                 self.terminate(key);
             }
-            Err(parcel) => {
-                let Some(link) = self.links.get_mut(key as usize) else { return };
-                link.grant = Some(Arc::new(*parcel.grant));
-                link.socket = Some(parcel.socket);
-                link.state = LinkState::Open;
+            Err(_) => {
                 let why = "the process of this account could not be started";
                 self.close_link(key, disconnect::BY_APPLICATION, why);
             }
@@ -619,9 +636,6 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     pub(super) fn settle(&mut self, key: u32) {
         let Some(link) = self.links.get_mut(key as usize) else { return };
         if link.state != LinkState::Terminating || link.in_flight > 0 {
-            if link.state == LinkState::Leaving {
-                self.mark_dirty(key);
-            }
             return;
         }
         link.inbound.release(self.driver.pool());

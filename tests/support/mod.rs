@@ -66,6 +66,11 @@ pub fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
 impl Gateway {
     /// Starts a gateway that lets in every test key, with more lines of configuration first.
     pub fn start(lines: &[&str]) -> Gateway {
+        Gateway::start_with(lines, |_| {})
+    }
+
+    /// The same with a change to how the gateway is run.
+    pub fn start_with(lines: &[&str], change: impl FnOnce(&mut Command)) -> Gateway {
         let folder = tempfile::tempdir().expect("a folder");
         let at = folder.path();
         for (kind, bits) in HOST_KEYS {
@@ -78,11 +83,15 @@ impl Gateway {
             authorized += &fs::read_to_string(path).expect("a public key");
         }
         fs::write(at.join("authorized_keys"), authorized).expect("authorized_keys");
-        Gateway::start_in(folder, lines)
+        Gateway::run_in(folder, lines, change)
     }
 
     /// Starts in a folder that already holds keys.
     pub fn start_in(folder: TempDir, lines: &[&str]) -> Gateway {
+        Gateway::run_in(folder, lines, |_| {})
+    }
+
+    fn run_in(folder: TempDir, lines: &[&str], change: impl FnOnce(&mut Command)) -> Gateway {
         let port = free_port();
         let at = folder.path();
         let mut config = lines.join("\n");
@@ -102,6 +111,7 @@ impl Gateway {
         if let Some(driver) = driver() {
             command.args(["--driver", &driver]);
         }
+        change(&mut command);
         let child = command
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a second handle"))

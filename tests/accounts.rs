@@ -1,0 +1,501 @@
+//! A gateway that runs as root and serves other accounts, each in a process of its own, and one
+//! that an account has started for itself. Makes accounts and removes them, so it runs as root
+//! only (`useradd` and `userdel` of the package passwd).
+#![allow(clippy::disallowed_methods, reason = "tests wait on the real clock")]
+
+mod support;
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use support::{Gateway, noise, run_ok, sha256, wait_for};
+use tempfile::TempDir;
+
+/// One change of the user database at a time: its tools lock it and give up.
+static DATABASE: Mutex<()> = Mutex::new(());
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A temporary account with a group of its own and one more; gone with the value.
+struct Account {
+    name: String,
+    uid: u32,
+    home: TempDir,
+}
+
+impl Account {
+    /// `None`, and a line that says so, where accounts cannot be made.
+    fn new() -> Option<Account> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        if !nix::unistd::geteuid().is_root() {
+            println!("not run: this test makes accounts, for which it must run as root");
+            return None;
+        }
+        let home = tempfile::tempdir().expect("a home");
+        let name =
+            format!("tidetest{}x{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let mut account = Account { name, uid: 0, home };
+        let _one = DATABASE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        run_ok(Command::new("groupadd").arg(account.second_group()));
+        // A password field that matches no password, but is not locked.
+        run_ok(
+            Command::new("useradd")
+                .args(["-M", "-U", "-s", "/bin/bash", "-p", "*", "-G"])
+                .arg(account.second_group())
+                .arg("-d")
+                .arg(account.home.path())
+                .arg(&account.name),
+        );
+        let found = nix::unistd::User::from_name(&account.name).expect("a database");
+        let found = found.expect("the new account");
+        let (uid, gid) = (found.uid.as_raw(), found.gid.as_raw());
+        chown(account.home.path(), Some(uid), Some(gid)).expect("its home");
+        account.uid = uid;
+        Some(account)
+    }
+
+    fn second_group(&self) -> String {
+        format!("{}g", self.name)
+    }
+
+    fn at_home(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    /// Programs that run as the account, by the name the kernel shows.
+    fn processes(&self, name: &str) -> Vec<u32> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir("/proc").expect("/proc").flatten() {
+            let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
+            let status = fs::read_to_string(entry.path().join("status")).unwrap_or_default();
+            let field = |key: &str| {
+                let line = status.lines().find(|line| line.starts_with(key));
+                line.and_then(|line| line.split_whitespace().nth(1)).unwrap_or_default().to_owned()
+            };
+            if field("Uid:") == self.uid.to_string() && field("Name:") == name {
+                found.push(pid);
+            }
+        }
+        found
+    }
+
+    fn delegates(&self) -> Vec<u32> {
+        self.processes("tidegate")
+    }
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        if self.uid != 0 {
+            let _ = Command::new("pkill").args(["-9", "-U", &self.uid.to_string()]).status();
+        }
+        let _one = DATABASE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let quiet = |program: &str, words: &[&str]| {
+            let _ = Command::new(program).args(words).stderr(Stdio::null()).status();
+        };
+        quiet("userdel", &["-f", &self.name]);
+        quiet("groupdel", &[&self.second_group()]);
+    }
+}
+
+/// A gateway of root's whose keys let everybody in, and whose log everybody may read.
+fn root_gateway(lines: &[&str], idle: Option<u32>) -> Gateway {
+    let gateway = match idle {
+        Some(milliseconds) => Gateway::start_with(lines, |command| {
+            command.env("TIDEGATE_TEST_IDLE_TIME", milliseconds.to_string());
+        }),
+        None => Gateway::start(lines),
+    };
+    // The file of keys is read with the account's rights.
+    fs::set_permissions(gateway.folder.path(), PermissionsExt::from_mode(0o755)).expect("a mode");
+    gateway
+}
+
+fn ssh(gateway: &Gateway, user: &str, options: &[&str], words: &[&str]) -> Command {
+    let user = format!("User={user}");
+    let mut all = vec![&*user];
+    all.extend(options);
+    gateway.ssh(&all, words)
+}
+
+fn says(gateway: &Gateway, account: &Account, script: &str) -> String {
+    let output = ssh(gateway, &account.name, &[], &[script]).output().expect("ssh starts");
+    assert!(output.status.success(), "{script}: {output:?}\n{}", gateway.log());
+    text(&output.stdout).trim_end().to_owned()
+}
+
+fn sftp(gateway: &Gateway, account: &Account, options: &[&str], batch: &str) -> Output {
+    let user = format!("User={}", account.name);
+    let mut all = vec![&*user];
+    all.extend(options);
+    gateway.sftp(&all, batch)
+}
+
+/// A session that stays open; its first output has been seen.
+fn hold(gateway: &Gateway, account: &Account) -> Child {
+    let mut child = ssh(gateway, &account.name, &[], &["echo here; exec sleep 1000"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("ssh starts");
+    let mut here = [0; 5];
+    child.stdout.as_mut().expect("output").read_exact(&mut here).expect("the session begins");
+    child
+}
+
+fn end_of(child: &mut Child, limit: Duration) -> i32 {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().expect("its status") {
+            return status.code().unwrap_or(-1);
+        }
+        assert!(start.elapsed() < limit, "the session is still there");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn kill(signal: &str, pid: u32) {
+    run_ok(Command::new("kill").args([signal, &pid.to_string()]));
+}
+
+/// Children of a process that nobody has waited for.
+fn zombies(parent: u32) -> usize {
+    let output = Command::new("ps").args(["-o", "stat=", "--ppid", &parent.to_string()]).output();
+    text(&output.expect("ps").stdout).lines().filter(|line| line.starts_with('Z')).count()
+}
+
+#[test]
+fn a_command_runs_with_the_rights_of_the_account_and_nothing_more() {
+    let Some(account) = Account::new() else { return };
+    let gateway = root_gateway(&[], None);
+    let rights = text(&run_ok(Command::new("id").arg(&account.name)).stdout);
+    assert_eq!(says(&gateway, &account, "id"), rights.trim_end());
+    assert!(rights.contains(&account.second_group()), "{rights}");
+    assert_eq!(says(&gateway, &account, "pwd"), account.home.path().to_string_lossy());
+    assert_eq!(says(&gateway, &account, "umask"), "0022");
+    let facts = says(
+        &gateway,
+        &account,
+        "grep -E '^(Uid|Gid|CapPrm|CapEff|CapAmb|SigBlk|SigIgn)' /proc/self/status",
+    );
+    for line in facts.lines() {
+        let (key, values) = line.split_once(':').expect("a field");
+        let values: Vec<&str> = values.split_whitespace().collect();
+        match key {
+            "Uid" => assert_eq!(values, vec![&*account.uid.to_string(); 4]),
+            "Gid" => assert!(values.iter().all(|gid| *gid == values[0] && *gid != "0"), "{line}"),
+            _ => assert_eq!(values, ["0000000000000000"], "{line}"),
+        }
+    }
+    assert_eq!(facts.lines().count(), 7);
+    // Pipes for the three streams, and nothing of ours or of the parent's: not its socket, through
+    // which signatures of the host could be had.
+    let open = says(&gateway, &account, "exec ls -l /proc/self/fd");
+    let open: Vec<&str> = open.lines().filter(|line| line.contains("->")).collect();
+    let own = |line: &&&str| !line.contains("/proc/") && !line.contains("/fd");
+    assert_eq!(open.iter().filter(own).count(), 3, "{open:?}");
+    assert!(open.iter().filter(own).all(|line| line.contains("pipe:")), "{open:?}");
+    let environment = says(&gateway, &account, "env");
+    assert!(environment.contains(&format!("USER={}", account.name)), "{environment}");
+    assert!(environment.contains(&format!("HOME={}", account.home.path().display())));
+    for line in environment.lines().filter(|line| !line.starts_with("SSH_")) {
+        let name = line.split('=').next().unwrap_or_default();
+        let known = ["USER", "LOGNAME", "HOME", "SHELL", "PATH", "PWD", "SHLVL", "_", "TZ", "MAIL"];
+        assert!(known.contains(&name), "{line}");
+    }
+    assert_eq!(account.delegates().len(), 1, "all of it in one process\n{}", gateway.log());
+}
+
+#[test]
+fn a_terminal_belongs_to_the_account() {
+    let Some(account) = Account::new() else { return };
+    let gateway = root_gateway(&[], None);
+    let mut child = ssh(&gateway, &account.name, &["RequestTTY=force"], &[])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("ssh starts");
+    let mut input = child.stdin.take().expect("its input");
+    let script = b"stat -c 'owner=%U mode=%a' $(tty); : > /dev/tty && echo controls-$((40+2)); \
+        ps -o sid=,tpgid= -p $$ | tr -s ' '; echo shell-$$; stty size; exit 3\n";
+    input.write_all(script).expect("typing");
+    let output = child.wait_with_output().expect("ssh ends");
+    let shown = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(3), "{shown}\n{}", gateway.log());
+    assert!(shown.contains(&format!("owner={} mode=6", account.name)), "{shown}");
+    assert!(!shown.contains("mode=666") && !shown.contains("mode=622"), "{shown}");
+    assert!(shown.contains("controls-42"), "{shown}");
+}
+
+#[test]
+fn files_are_those_of_the_account() {
+    let Some(account) = Account::new() else { return };
+    let gateway = root_gateway(&[], None);
+    let secret = gateway.path("secret");
+    fs::write(&secret, "for root alone").expect("a file");
+    fs::set_permissions(&secret, PermissionsExt::from_mode(0o600)).expect("a mode");
+    fs::write(gateway.path("public"), "for all").expect("a file");
+    let batch = format!("put {} mine\nmkdir inner\n", gateway.path("public").display());
+    let output = sftp(&gateway, &account, &[], &batch);
+    assert!(output.status.success(), "{output:?}\n{}", gateway.log());
+    for name in ["mine", "inner"] {
+        let found = fs::metadata(account.at_home(name)).expect("a new file");
+        assert_eq!(found.uid(), account.uid, "{name}");
+        assert_ne!(found.gid(), 0, "{name}");
+        assert_eq!(found.mode() & 0o022, 0, "{name}");
+    }
+    for batch in [
+        format!("get {} {}\n", secret.display(), gateway.path("stolen").display()),
+        format!("put {} {}\n", gateway.path("public").display(), gateway.path("new").display()),
+        format!("chmod 666 {}\n", secret.display()),
+        format!("rm {}\n", secret.display()),
+        "get /etc/shadow\n".to_owned(),
+    ] {
+        let output = sftp(&gateway, &account, &[], &batch);
+        assert!(!output.status.success(), "{batch}: {output:?}");
+        assert!(text(&output.stderr).contains("ermission denied"), "{batch}: {output:?}");
+    }
+    let output = ssh(&gateway, &account.name, &[], &[&format!("cat {}", secret.display())])
+        .output()
+        .expect("ssh starts");
+    assert!(!output.status.success() && output.stdout.is_empty());
+}
+
+#[test]
+fn keys_change_both_ways_with_the_host_key_far_away() {
+    let Some(account) = Account::new() else { return };
+    for host_key in ["ssh-ed25519", "ecdsa-sha2-nistp256", "rsa-sha2-512"] {
+        let gateway = root_gateway(&[], None);
+        let source = gateway.path("source");
+        fs::write(&source, noise(24 << 20, 5)).expect("a file");
+        let back = gateway.path("back");
+        let batch = format!("put {} there\nget there {}\n", source.display(), back.display());
+        let algorithm = format!("HostKeyAlgorithms={host_key}");
+        let output = sftp(&gateway, &account, &["RekeyLimit=1M", &algorithm], &batch);
+        assert!(output.status.success(), "{output:?}\n{}", gateway.log());
+        assert_eq!(sha256(&source), sha256(&back));
+        let rekeys = gateway.log().matches("Rekeyed").count();
+        assert!(rekeys >= 40, "{rekeys} rekeys\n{}", gateway.log());
+    }
+    // And asked for by us.
+    let gateway = root_gateway(&["RekeyLimit 1M"], None);
+    let output = ssh(&gateway, &account.name, &[], &["head -c 24000000 /dev/zero"]).output();
+    assert_eq!(output.expect("ssh starts").stdout.len(), 24_000_000);
+    assert!(gateway.log().matches("Rekeyed").count() >= 10, "{}", gateway.log());
+}
+
+#[test]
+fn an_idle_process_ends_and_the_next_login_starts_another() {
+    let Some(account) = Account::new() else { return };
+    let gateway = root_gateway(&[], Some(200));
+    assert_eq!(says(&gateway, &account, "echo one"), "one");
+    let first = account.delegates();
+    assert_eq!(first.len(), 1);
+    wait_for("the idle process to end", || account.delegates().is_empty());
+    wait_for("its farewell", || gateway.log().contains("has ended"));
+    assert_eq!(zombies(gateway.child.id()), 0);
+    assert_eq!(says(&gateway, &account, "echo two"), "two");
+    // Longer than the idle time, and nothing is idle.
+    assert_eq!(says(&gateway, &account, "sleep 1; echo three"), "three");
+    assert!(!gateway.log().contains("killing"), "{}", gateway.log());
+}
+
+/// Logins come just as the process takes its leave, over and over: none is lost.
+#[test]
+fn no_login_is_lost_to_a_farewell() {
+    let Some(account) = Account::new() else { return };
+    let gateway = root_gateway(&[], Some(60));
+    std::thread::scope(|scope| {
+        for lane in 0..2_u64 {
+            let (gateway, account) = (&gateway, &account);
+            scope.spawn(move || {
+                for n in 0..20_u64 {
+                    assert_eq!(says(gateway, account, "echo in"), "in");
+                    std::thread::sleep(Duration::from_millis((n * 13 + lane * 7) % 90));
+                }
+            });
+        }
+    });
+    let log = gateway.log();
+    let started = log.matches("Started process").count();
+    assert!(started > 2, "{started} processes\n{log}");
+    wait_for("the last process to end", || account.delegates().is_empty());
+    wait_for("no zombies", || zombies(gateway.child.id()) == 0);
+}
+
+#[test]
+fn a_killed_process_takes_its_own_connections_along_and_no_others() {
+    let (Some(one), Some(other)) = (Account::new(), Account::new()) else { return };
+    let gateway = root_gateway(&[], None);
+    let mut root = ssh(&gateway, "root", &[], &["cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("ssh starts");
+    let (mut first, mut second) = (hold(&gateway, &one), hold(&gateway, &one));
+    let mut third = hold(&gateway, &other);
+    let processes = one.delegates();
+    assert_eq!(processes.len(), 1);
+    kill("-9", processes[0]);
+    for child in [&mut first, &mut second] {
+        assert_eq!(end_of(child, Duration::from_secs(10)), 255);
+    }
+    assert_eq!(third.try_wait().expect("a status"), None);
+    assert_eq!(says(&gateway, &one, "echo again"), "again");
+    assert_ne!(one.delegates(), processes);
+    root.stdin.take().expect("input").write_all(b"still here\n").expect("typing");
+    assert_eq!(text(&root.wait_with_output().expect("ssh ends").stdout), "still here\n");
+    wait_for("no zombies", || zombies(gateway.child.id()) == 0);
+    let _ = third.kill();
+    let _ = third.wait();
+}
+
+/// An account that stops its process holds up itself and nobody else.
+#[test]
+fn a_stopped_process_does_not_hold_up_others() {
+    let (Some(one), Some(other)) = (Account::new(), Account::new()) else { return };
+    let mut gateway = root_gateway(&[], None);
+    assert_eq!(says(&gateway, &one, "echo in"), "in");
+    kill("-STOP", one.delegates()[0]);
+    let mut stuck = ssh(&gateway, &one.name, &[], &["true"]).spawn().expect("ssh starts");
+    assert_eq!(says(&gateway, &other, "echo in"), "in");
+    // It is not waited for when all end either, or not for long.
+    let start = Instant::now();
+    kill("-TERM", gateway.child.id());
+    assert!(gateway.child.wait().expect("its end").success());
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    assert!(one.delegates().is_empty() && other.delegates().is_empty());
+    assert_eq!(end_of(&mut stuck, Duration::from_secs(5)), 255);
+}
+
+#[test]
+fn all_processes_end_with_the_gateway() {
+    let (Some(one), Some(other)) = (Account::new(), Account::new()) else { return };
+    for signal in ["-TERM", "-KILL"] {
+        let mut gateway = root_gateway(&[], None);
+        let mut sessions = [hold(&gateway, &one), hold(&gateway, &one), hold(&gateway, &other)];
+        assert_eq!((one.delegates().len(), other.delegates().len()), (1, 1));
+        kill(signal, gateway.child.id());
+        let status = gateway.child.wait().expect("its end");
+        if signal == "-TERM" {
+            assert!(status.success(), "{status}\n{}", gateway.log());
+            assert!(one.delegates().is_empty() && other.delegates().is_empty(), "waited for");
+        }
+        for session in &mut sessions {
+            assert_eq!(end_of(session, Duration::from_secs(10)), 255);
+        }
+        for account in [&one, &other] {
+            wait_for("the process to end", || account.delegates().is_empty());
+            wait_for("its programs to end", || account.processes("sleep").is_empty());
+        }
+        let log = gateway.log();
+        assert_eq!(log.matches("server shutting down").count(), 3 * lines_an_event(&log), "{log}");
+    }
+}
+
+/// At DEBUG a line holds the message and the field of the same text.
+fn lines_an_event(log: &str) -> usize {
+    let line = log.lines().find(|line| line.contains("server shutting down"));
+    line.map_or(1, |line| line.matches("server shutting down").count())
+}
+
+/// A service manager tells all processes at once.
+#[test]
+fn the_process_of_an_account_ends_in_order_by_a_signal() {
+    let Some(account) = Account::new() else { return };
+    let gateway = root_gateway(&[], None);
+    let mut session = hold(&gateway, &account);
+    kill("-TERM", account.delegates()[0]);
+    assert_eq!(end_of(&mut session, Duration::from_secs(10)), 255);
+    wait_for("its last line", || gateway.log().contains("server shutting down"));
+    wait_for("its end", || account.delegates().is_empty());
+    assert_eq!(says(&gateway, &account, "echo again"), "again");
+}
+
+/// Its account may not look into it: it could otherwise have signatures of the host's keys made.
+#[test]
+fn the_process_is_closed_to_its_own_account() {
+    let Some(account) = Account::new() else { return };
+    let gateway = root_gateway(&[], None);
+    let mut session = hold(&gateway, &account);
+    let pid = account.delegates()[0];
+    for script in [
+        format!("ls /proc/{pid}/fd/3"),
+        format!("head -c 1 /proc/{pid}/mem"),
+        format!("cat /proc/{pid}/environ"),
+        format!("readlink /proc/{pid}/exe"),
+    ] {
+        let output = ssh(&gateway, &account.name, &[], &[&script]).output().expect("ssh starts");
+        assert!(!output.status.success(), "{script}: {output:?}");
+    }
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
+    for field in ["Uid:", "Gid:"] {
+        let line = status.lines().find(|line| line.starts_with(field)).expect("a field");
+        assert!(line.split_whitespace().skip(1).all(|id| id != "0"), "{line}");
+    }
+    assert!(status.contains("CapPrm:\t0000000000000000"), "{status}");
+    // Nothing but its streams, the parent's socket and its own things.
+    let parent = nix::unistd::getsid(Some(nix::unistd::Pid::from_raw(gateway.child.id() as i32)));
+    let own = nix::unistd::getsid(Some(nix::unistd::Pid::from_raw(pid as i32)));
+    assert_ne!(parent.expect("a session"), own.expect("a session"));
+    let listening: Vec<PathBuf> = fs::read_dir(format!("/proc/{}/fd", gateway.child.id()))
+        .expect("descriptors")
+        .flatten()
+        .filter_map(|entry| fs::read_link(entry.path()).ok())
+        .filter(|to| to.starts_with("/") && !to.starts_with("/dev") && !to.ends_with("log"))
+        .collect();
+    for entry in fs::read_dir(format!("/proc/{pid}/fd")).expect("descriptors").flatten() {
+        let to = fs::read_link(entry.path()).unwrap_or_default();
+        assert!(!listening.contains(&to), "{}", to.display());
+    }
+    let _ = session.kill();
+    let _ = session.wait();
+}
+
+/// The gateway of somebody who is not root: serves that account, and says nothing of others.
+#[test]
+fn an_account_serves_itself_alone() {
+    let (Some(one), Some(other)) = (Account::new(), Account::new()) else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    let binary = folder.path().join("tidegate");
+    fs::copy(env!("CARGO_BIN_EXE_tidegate"), &binary).expect("a copy that all can run");
+    fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).expect("a mode");
+    let gateway = Gateway::start_with(&["LogLevel DEBUG"], |command| {
+        let config = command.get_args().nth(2).expect("the configuration").to_owned();
+        let at = Path::new(&config).parent().expect("its folder").to_owned();
+        run_ok(Command::new("chown").arg("-R").arg(&one.name).arg(at));
+        let mut own = Command::new("runuser");
+        own.args(["-u", &one.name, "--"]).arg(&binary).args(command.get_args());
+        own.current_dir("/");
+        *command = own;
+    });
+    assert_eq!(says(&gateway, &one, "id -un"), one.name);
+    let shown = says(&gateway, &one, "exec ls -l /proc/self/fd");
+    assert!(!shown.contains("socket:") && !shown.contains("io_uring"), "{shown}");
+    let refused = |user: &str| {
+        let output = ssh(&gateway, user, &["LogLevel=DEBUG3"], &["true"]).output().expect("ssh");
+        assert_eq!(output.status.code(), Some(255));
+        // What came from the server, by type and size; cookies and keys differ anyway.
+        let lines = text(&output.stderr).replace(user, "USER");
+        let kept = lines.lines().filter(|line| {
+            line.contains("receive packet")
+                || line.contains("can continue")
+                || line.contains("ermission")
+        });
+        kept.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let stranger = refused("nosuchaccounthere");
+    assert!(stranger.iter().any(|line| line.contains("receive packet: type 51")), "{stranger:?}");
+    assert_eq!(refused(&other.name), stranger);
+    assert_eq!(refused("root"), stranger);
+    assert!(other.delegates().is_empty());
+}
