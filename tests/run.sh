@@ -41,7 +41,7 @@ cargo clippy --all-targets -- -D warnings
 say "tests"
 cargo test
 say "documentation"
-RUSTDOCFLAGS="-D warnings" cargo doc --no-deps --document-private-items
+RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --no-deps --document-private-items
 if [ "$quick" != --quick ]; then
     say "fuzzing"
     tests/fuzz/run.sh 10

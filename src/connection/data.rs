@@ -64,8 +64,7 @@ impl<R: Side> Connection<R> {
     }
 
     /// One packet around data that lies in memory already, with
-    /// [`HEADROOM`](crate::limits::HEADROOM) before it and [`TAILROOM`](crate::limits::TAILROOM)
-    /// behind it. Its credit must have been reserved, and it must fit one packet.
+    /// [`HEADROOM`](crate::limits::HEADROOM) bytes before it and [`TAILROOM`] behind it. Its credit must have been reserved, and it must fit one packet.
     pub fn plan_around(&mut self, id: ChannelId, extended: Option<u32>, data: Span) -> Plan {
         let layout = Layout::around(data, extended.is_some(), self.transport.geometry());
         if let Some(channel) = self.channels.get_mut(id) {

@@ -34,7 +34,7 @@ pub enum Job {
     },
     /// Makes a pseudo-terminal: [`super::open_terminal`].
     Terminal(Box<TerminalSpec>),
-    /// Starts a program: [`super::spawn`].
+    /// Starts a program: [`super::spawn()`].
     Spawn(Box<SpawnSpec>),
     Fs(Box<FsJob>),
 }
