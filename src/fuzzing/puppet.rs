@@ -43,6 +43,8 @@ pub(super) struct Puppet {
     /// New keys to send and to receive under, from the next NEWKEYS of each side on.
     next_sealing: Option<DirectionKeys>,
     next_opening: Option<DirectionKeys>,
+    /// Parts of the exchange under way that we have sent.
+    parts: u8,
     /// Between the subject's KEXINIT and its NEWKEYS.
     subject_exchanges: bool,
     /// Bytes of the subject not understood yet.
@@ -75,6 +77,7 @@ impl Puppet {
             subject_public: None,
             next_sealing: None,
             next_opening: None,
+            parts: 0,
             subject_exchanges: false,
             unread: Vec::new(),
             astray: false,
@@ -138,8 +141,15 @@ impl Puppet {
         [IDENT, b"\r\n"].concat()
     }
 
+    /// Out of turn, a part of the exchange changes what the subject's answers are about.
+    fn take_turn(&mut self, part: u8) {
+        self.astray |= self.parts != part;
+        self.parts = (part + 1) % 3;
+    }
+
     /// Our KEXINIT.
     pub(super) fn offer(&mut self) -> Vec<u8> {
+        self.take_turn(0);
         let list = |names: &'static str| NameList::new(names.as_bytes()).expect("valid");
         let kex = match (self.session_id, self.serves) {
             (Some(_), _) => "toy@tidegate.invalid",
@@ -167,6 +177,7 @@ impl Puppet {
 
     /// Our half: KEX_ECDH_INIT, or the whole answer to one.
     pub(super) fn half(&mut self) -> Vec<u8> {
+        self.take_turn(1);
         if !self.serves {
             let made = KexSecret::generate(KexKind::Toy, &mut self.entropy);
             let (secret, public) = made.expect("the toy makes keys");
@@ -188,6 +199,7 @@ impl Puppet {
 
     /// Our NEWKEYS; what follows is under the new keys, if there are any.
     pub(super) fn new_keys(&mut self) -> Vec<u8> {
+        self.take_turn(2);
         let packet = self.packet(&payload_of(&NewKeys));
         match self.next_sealing.take() {
             None => self.astray = true,

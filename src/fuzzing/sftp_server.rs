@@ -11,7 +11,7 @@ use super::rig::Rig;
 use crate::base::{Instant, SeededEntropy, Span};
 use crate::connection::{Answer, ChannelId, Conn, Event, Input as Taken, Query};
 use crate::crypto::KeyKind;
-use crate::limits::{HEADROOM, PACKET_SLOT, SFTP_HANDLES_MAX};
+use crate::limits::{HEADROOM, PACKET_SLOT, SFTP_HANDLES_MAX, SFTP_PACKET_BYTES_MAX};
 use crate::reactor::{Chunk, Class, Gather, Lease, Op, Pool, PoolSizes};
 use crate::services::sftp::{FsJob, Sftp};
 use crate::services::{Io, Job, Outgoing, Service, Surroundings, Wishes};
@@ -203,6 +203,8 @@ impl Desk {
         let mut out = Writer::new(&mut space);
         Request { id, operation }.write(&mut out).expect("room");
         let bytes = out.written().to_vec();
+        // One that is too long ends the session.
+        self.honest &= bytes.len() <= 4 + SFTP_PACKET_BYTES_MAX as usize;
         self.send(&bytes);
     }
 
