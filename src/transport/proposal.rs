@@ -184,9 +184,10 @@ impl Offers<'_> {
             let (ours, theirs) = if self.we_serve { (server, client) } else { (client, server) };
             Error::PeerIncompatible(
                 format!(
-                    "no common {what}: we offer {}, the peer {}",
-                    shortened(ours.as_str()),
-                    shortened(theirs.as_str())
+                    // What the reader does not know comes first: a log line may cut the rest.
+                    "no common {what}: the peer offers {}, we {}",
+                    shortened(theirs.as_str()),
+                    shortened(ours.as_str())
                 )
                 .into(),
             )

@@ -347,7 +347,7 @@ fn case_20_truncated_offers_and_no_common_ground() {
         let mut server = greeted_server();
         server.feed(&plain(&client_offer(change)));
         let error = server.fails_with(3).to_string();
-        assert!(error.starts_with(&format!("no common {what}: we offer")), "{error}");
+        assert!(error.starts_with(&format!("no common {what}: the peer offers")), "{error}");
     }
 }
 

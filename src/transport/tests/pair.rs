@@ -200,9 +200,9 @@ fn the_log_can_say_why_there_was_no_common_ground() {
     let error = pair.server.fails_with(3);
     assert_eq!(
         error.to_string(),
-        "no common key exchange method: we offer curve25519-sha256,curve25519-sha256@libssh.org,\
-         kex-strict-s-v00@openssh.com, the peer ecdh-sha2-nistp256,ext-info-c,\
-         kex-strict-c-v00@openssh.com"
+        "no common key exchange method: the peer offers ecdh-sha2-nistp256,ext-info-c,\
+         kex-strict-c-v00@openssh.com, we curve25519-sha256,curve25519-sha256@libssh.org,\
+         kex-strict-s-v00@openssh.com"
     );
 }
 
