@@ -233,6 +233,9 @@ pub const INPUT_COPY_BYTES_MAX: u32 = 1024;
 pub const LINKS_MAX: usize = 16_384;
 /// Bytes one link may open or seal before the next one runs.
 pub const LINK_TURN_BYTES_MAX: u32 = 512 * 1024;
+/// What a packet counts for in that sum at least: a small one costs more than its bytes, and 512 of
+/// them are half a millisecond.
+pub const LINK_TURN_PACKET_BYTES: u32 = 1024;
 /// Unsent bytes of a link after which nothing more is read for it and carving stops.
 pub const LINK_UNSENT_BYTES_MAX: u32 = 768 * 1024;
 /// Unsent bytes of a link after which it holds no more shared receive buffers for sending.

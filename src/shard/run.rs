@@ -4,7 +4,9 @@ use super::*;
 use crate::connection::{
     Answer, AuthFailed, Conn, Connection, ConnectionRecord, Event, Input, Query,
 };
-use crate::limits::{BULK_SLOT, LINK_TURN_BYTES_MAX, LINK_UNSENT_BYTES_MAX};
+use crate::limits::{
+    BULK_SLOT, LINK_TURN_BYTES_MAX, LINK_TURN_PACKET_BYTES, LINK_UNSENT_BYTES_MAX,
+};
 use crate::services::{Outgoing, Surroundings};
 use crate::transport::{Blame, Error, Server};
 use crate::wire::number::disconnect;
@@ -250,7 +252,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let mut spent = 0;
         while spent < LINK_TURN_BYTES_MAX {
             match self.step(key) {
-                Step::Again { used } => spent += used,
+                Step::Again { used } => spent += used.max(LINK_TURN_PACKET_BYTES),
                 Step::Wait => {
                     self.rest(key);
                     return;
@@ -295,7 +297,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             }
             Some(Ok(Input::Used { used, event })) => {
                 self.used(key, used, event);
-                Step::Again { used: used.max(1) }
+                Step::Again { used }
             }
         }
     }
@@ -375,6 +377,10 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             self.submit(token, Op::Send { fd, from });
         } else if link.state == LinkState::Leaving {
             self.leave(key);
+        } else if link.state == LinkState::Closing && !link.outgoing.is_sending() {
+            // The last words are out. A peer that sees the end behind them leaves, and need not
+            // wait until our patience is over.
+            self.driver.shutdown_send(fd);
         }
     }
 
