@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
@@ -48,6 +49,27 @@ pub fn keygen(path: &Path, kind: &str, bits: &str) {
     run_ok(&mut command);
 }
 
+/// Names and contents of the key files a gateway's folder has: made once a test program, for
+/// making them is slow.
+fn keys() -> &'static [(String, Vec<u8>)] {
+    static KEYS: OnceLock<Vec<(String, Vec<u8>)>> = OnceLock::new();
+    KEYS.get_or_init(|| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut files = Vec::new();
+        for (kind, bits) in HOST_KEYS {
+            for owner in ["host", "user"] {
+                let name = format!("{owner}_{kind}{bits}");
+                keygen(&folder.path().join(&name), kind, bits);
+                for name in [format!("{name}.pub"), name] {
+                    let content = fs::read(folder.path().join(&name)).expect("a key file");
+                    files.push((name, content));
+                }
+            }
+        }
+        files
+    })
+}
+
 /// A port that was free a moment ago.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
@@ -73,9 +95,10 @@ impl Gateway {
     pub fn start_with(lines: &[&str], change: impl FnOnce(&mut Command)) -> Gateway {
         let folder = tempfile::tempdir().expect("a folder");
         let at = folder.path();
-        for (kind, bits) in HOST_KEYS {
-            keygen(&at.join(format!("host_{kind}{bits}")), kind, bits);
-            keygen(&at.join(format!("user_{kind}{bits}")), kind, bits);
+        for (name, content) in keys() {
+            let path = at.join(name);
+            fs::write(&path, content).expect("a key file");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("permissions");
         }
         let mut authorized = String::new();
         for (kind, bits) in HOST_KEYS {

@@ -1,0 +1,272 @@
+//! After the login: channels and what is asked of them.
+
+use tidegate::wire::channel::{
+    ChannelClose, ChannelData, ChannelEof, ChannelExtendedData, ChannelFailure, ChannelNumber,
+    ChannelOpenConfirmation, ChannelOpenFailure, ChannelSuccess, ChannelWindowAdjust, GlobalBody,
+    GlobalRequest, RequestFailure, RequestSuccess,
+};
+use tidegate::wire::request::RequestBody;
+use tidegate::wire::{Message, number};
+
+use crate::PROTOCOL_ERROR;
+use crate::peer::{Farewell, Peer, Watch, channel_request, encode, open};
+use crate::support::Gateway;
+
+const fn to(number: u32) -> ChannelNumber {
+    ChannelNumber(number)
+}
+
+/// One of each message about a channel, all well formed.
+fn about_channel(number: u32) -> Vec<Vec<u8>> {
+    let recipient = to(number);
+    let confirmation = ChannelOpenConfirmation {
+        recipient,
+        sender: to(0),
+        window_bytes: 1 << 20,
+        packet_bytes_max: 1 << 15,
+        rest: &[],
+    };
+    vec![
+        encode(&confirmation),
+        encode(&ChannelOpenFailure { recipient, reason: 1, text: "", language: "" }),
+        encode(&ChannelWindowAdjust { recipient, bytes: 1 }),
+        encode(&ChannelData { recipient, data: b"x" }),
+        encode(&ChannelExtendedData { recipient, data_type: 1, data: b"x" }),
+        encode(&ChannelEof { recipient }),
+        encode(&ChannelClose { recipient }),
+        channel_request(number, RequestBody::Shell),
+        encode(&ChannelSuccess { recipient }),
+        encode(&ChannelFailure { recipient }),
+    ]
+}
+
+#[test]
+fn case_12_every_message_after_the_login() {
+    let gateway = Gateway::start(&[]);
+    let watch = Watch::begin(&gateway);
+    let mut peer = Peer::login(&gateway);
+    for number in (0..=255).filter(|number| *number != number::DISCONNECT) {
+        peer.send(&[number, 0, 0, 0, 9]);
+        peer.say(&GlobalRequest { want_reply: true, request: GlobalBody::KeepAlive });
+        match peer.hear() {
+            Ok(answer) => assert_eq!(answer[0], number::REQUEST_FAILURE, "message {number}"),
+            Err(Farewell::Said(PROTOCOL_ERROR, _)) => {
+                assert!(number <= 100 || number == number::PING, "message {number}");
+                watch.last_line(peer.port());
+                peer = Peer::login(&gateway);
+            }
+            Err(end) => panic!("message {number}: {end:?}"),
+        }
+    }
+    drop(peer);
+    watch.end();
+}
+
+#[test]
+fn cases_80_to_82_windows() {
+    let gateway = Gateway::start(&[]);
+    let watch = Watch::begin(&gateway);
+    let mut peer = Peer::login(&gateway);
+    for packet in [0, 1, 100] {
+        peer.say(&open(1, 1 << 20, packet));
+        let answer = peer.hear().expect("an answer");
+        assert_eq!(answer[0], number::CHANNEL_OPEN_FAILURE, "80: packets of {packet}");
+    }
+    peer.assert_well();
+    peer.say(&open(2, u32::MAX, 1 << 15));
+    let answer = peer.hear().expect("an answer");
+    let channel = ChannelOpenConfirmation::parse(&answer).expect("a confirmation").sender;
+    peer.say(&ChannelWindowAdjust { recipient: channel, bytes: u32::MAX });
+    peer.assert_dropped(PROTOCOL_ERROR, "81");
+
+    // A program that reads nothing: the window is not renewed.
+    let mut peer = Peer::login(&gateway);
+    let channel = peer.exec(0, "exec sleep 20");
+    let data = encode(&ChannelData { recipient: to(channel), data: &[7; 32 << 10] });
+    let mut sent = 0;
+    while sent < 1000 && peer.send(&data) {
+        sent += 1;
+    }
+    peer.assert_dropped(PROTOCOL_ERROR, "82: past the window");
+    assert!(watch.growth() < 8 << 20, "grew by {}", watch.growth());
+    let mut peer = Peer::login(&gateway);
+    let channel = peer.open_session(0);
+    peer.say(&ChannelData { recipient: to(channel), data: &[7; (32 << 10) + 1] });
+    peer.assert_dropped(PROTOCOL_ERROR, "82: a packet too large");
+    watch.end();
+}
+
+#[test]
+fn cases_83_84_channels_that_are_not_open() {
+    let gateway = Gateway::start(&[]);
+    let watch = Watch::begin(&gateway);
+    for message in about_channel(5).into_iter().chain(about_channel(u32::MAX)) {
+        let mut peer = Peer::login(&gateway);
+        peer.send(&message);
+        peer.assert_dropped(PROTOCOL_ERROR, &format!("83: unknown, message {}", message[0]));
+    }
+    for message in about_channel(0) {
+        let mut peer = Peer::login(&gateway);
+        let channel = peer.open_session(0);
+        assert_eq!(channel, 0);
+        peer.say(&ChannelClose { recipient: to(channel) });
+        peer.send(&message);
+        peer.assert_dropped(PROTOCOL_ERROR, &format!("83: closed, message {}", message[0]));
+        watch.last_line(peer.port());
+    }
+    let mut peer = Peer::login(&gateway);
+    let channel = peer.exec(0, "cat > /dev/null");
+    peer.say(&ChannelEof { recipient: to(channel) });
+    peer.say(&ChannelData { recipient: to(channel), data: b"x" });
+    peer.assert_dropped(PROTOCOL_ERROR, "84: data after EOF");
+    watch.end();
+}
+
+#[test]
+fn cases_85_to_88_many_channels() {
+    let gateway = Gateway::start(&["MaxSessions 10"]);
+    let watch = Watch::begin(&gateway);
+    let mut peer = Peer::login(&gateway);
+    let mut opened = Vec::new();
+    for ours in 0..200 {
+        peer.say(&open(ours, 1 << 20, 1 << 15));
+        let answer = peer.hear().expect("an answer");
+        if answer[0] == number::CHANNEL_OPEN_CONFIRMATION {
+            opened.push(ChannelOpenConfirmation::parse(&answer).expect("whole").sender);
+        } else {
+            assert_eq!(answer[0], number::CHANNEL_OPEN_FAILURE);
+        }
+    }
+    assert_eq!(opened.len(), 10, "85");
+    for recipient in opened {
+        peer.say(&ChannelClose { recipient });
+        assert_eq!(peer.hear().expect("an answer")[0], number::CHANNEL_CLOSE);
+    }
+    let before = watch.growth();
+    for round in 0..3000 {
+        let channel = peer.open_session(round);
+        peer.say(&ChannelClose { recipient: to(channel) });
+        assert_eq!(peer.hear().expect("an answer")[0], number::CHANNEL_CLOSE);
+    }
+    let grown = watch.growth().saturating_sub(before);
+    assert!(grown < 1 << 20, "86: grew by {grown}");
+
+    let channel = peer.exec(0, "cat");
+    let strays = [
+        encode(&ChannelSuccess { recipient: to(channel) }),
+        encode(&ChannelFailure { recipient: to(channel) }),
+        encode(&RequestSuccess { rest: b"" }),
+        encode(&RequestFailure),
+    ];
+    for stray in &strays {
+        assert!(peer.flood(stray, 5000));
+    }
+    peer.assert_well();
+    for body in [
+        RequestBody::Exec { command: b"id" },
+        RequestBody::Shell,
+        RequestBody::Subsystem { name: "sftp" },
+    ] {
+        assert!(!peer.ask(channel, body), "88: {body:?}");
+    }
+    peer.assert_well();
+    peer.send(&about_channel(channel)[0]);
+    peer.assert_dropped(PROTOCOL_ERROR, "87: a confirmation unasked");
+    watch.end();
+}
+
+#[test]
+fn cases_89_to_91_requests() {
+    let gateway = Gateway::start(&["AcceptEnv LANG"]);
+    let watch = Watch::begin(&gateway);
+    let pty = |term: &'static str, modes: &'static [u8]| RequestBody::PtyReq {
+        term,
+        columns: u32::MAX,
+        rows: u32::MAX,
+        width_pixels: u32::MAX,
+        height_pixels: 0,
+        modes,
+    };
+    let refused = [
+        RequestBody::Exec { command: b"id\0rm" },
+        RequestBody::Env { name: b"LD_PRELOAD", value: b"/tmp/x.so" },
+        RequestBody::Env { name: b"PATH", value: b"/tmp" },
+        RequestBody::Env { name: b"LANG\0", value: b"C" },
+        RequestBody::Env { name: b"LANG", value: b"C\0D" },
+        RequestBody::Env { name: b"LANG=x", value: b"C" },
+        RequestBody::Subsystem { name: "../../bin/sh" },
+        RequestBody::Subsystem { name: "sftp\n" },
+        RequestBody::Signal { name: "BOGUS\n" },
+        RequestBody::Signal { name: "KILL" },
+        RequestBody::Other { name: "x11-req", rest: b"\0\0\0\0\0" },
+        RequestBody::Other { name: "auth-agent-req@openssh.com", rest: b"" },
+        pty("xterm\x1b[2J", b"\0"),
+    ];
+    let mut peer = Peer::login(&gateway);
+    for (ours, body) in refused.into_iter().enumerate() {
+        let channel = peer.open_session(ours as u32);
+        assert!(!peer.ask(channel, body), "{body:?}");
+        peer.say(&ChannelClose { recipient: to(channel) });
+        assert_eq!(peer.hear().expect("an answer")[0], number::CHANNEL_CLOSE);
+    }
+    let channel = peer.open_session(100);
+    for _ in 0..1000 {
+        peer.ask(channel, RequestBody::Env { name: b"LANG", value: &[b'v'; 4000] });
+    }
+    assert!(peer.ask(channel, pty("xterm", b"\0")), "90: a huge terminal");
+    assert!(peer.ask(channel, RequestBody::Exec { command: b"stty size" }));
+    drop(peer);
+    for body in [
+        RequestBody::Exec { command: &[b'x'; 200_000] },
+        pty("xterm", b"\x03\0\0"),
+        RequestBody::Signal { name: &"A".repeat(1000) },
+    ] {
+        let mut peer = Peer::login(&gateway);
+        let channel = peer.open_session(0);
+        peer.send(&channel_request(channel, body));
+        peer.assert_dropped(PROTOCOL_ERROR, body.name());
+        watch.last_line(peer.port());
+    }
+    watch.end();
+}
+
+/// RFC 4254 §5.4: replies leave in the order of the requests, whatever each takes.
+#[test]
+fn case_95_replies_in_order() {
+    let gateway = Gateway::start(&["AcceptEnv LANG"]);
+    let watch = Watch::begin(&gateway);
+    let mut peer = Peer::login(&gateway);
+    let channel = peer.open_session(3);
+    let size =
+        RequestBody::WindowChange { columns: 80, rows: 24, width_pixels: 0, height_pixels: 0 };
+    let variable = RequestBody::Env { name: b"LANG", value: b"C" };
+    let unknown = RequestBody::Other { name: "x@y", rest: b"" };
+    let start = RequestBody::Exec { command: b"exec sleep 20" };
+    let global = GlobalRequest { want_reply: true, request: GlobalBody::KeepAlive };
+    let row = |number: usize| match number % 5 {
+        0 if number < 500 => (channel_request(channel, variable), number::CHANNEL_SUCCESS),
+        0 | 1 => (channel_request(channel, unknown), number::CHANNEL_FAILURE),
+        2 => (encode(&global), number::REQUEST_FAILURE),
+        3 => (encode(&open(9, 1 << 20, 0)), number::CHANNEL_OPEN_FAILURE),
+        _ => (channel_request(channel, size), number::CHANNEL_FAILURE),
+    };
+    let mut check = |rows: &mut dyn Iterator<Item = (Vec<u8>, u8)>| {
+        let (mut burst, mut expected) = (Vec::new(), Vec::new());
+        for (payload, answer) in rows {
+            burst.extend(peer.sealed(&payload));
+            expected.push(answer);
+        }
+        assert!(peer.write(&burst));
+        for (at, answer) in expected.into_iter().enumerate() {
+            assert_eq!(peer.hear().map(|heard| heard[0]), Ok(answer), "answer {at}");
+        }
+    };
+    for thousand in 0..10 {
+        check(&mut (thousand * 1000..(thousand + 1) * 1000).map(row));
+    }
+    // Those behind a start wait for it.
+    let start = (channel_request(channel, start), number::CHANNEL_SUCCESS);
+    check(&mut std::iter::once(start).chain(std::iter::repeat_n(row(1), 12)));
+    drop(peer);
+    watch.end();
+}

@@ -1,0 +1,203 @@
+//! Too much, too slowly, or for ever.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use tidegate::wire::channel::{
+    ChannelData, ChannelNumber, ChannelWindowAdjust, GlobalBody, GlobalRequest,
+};
+use tidegate::wire::transport::Ignore;
+use tidegate::wire::{Message, number};
+
+use crate::peer::{PATIENCE, Peer, Watch, encode, open};
+use crate::support::{Gateway, wait_for};
+use crate::{IDENT, good_kexinit, packet};
+
+fn global_request() -> Vec<u8> {
+    let request = GlobalBody::Other { name: "flood@example.org", rest: b"" };
+    encode(&GlobalRequest { want_reply: true, request })
+}
+
+/// The peer's half of a rekey never comes, and everything else does.
+#[test]
+fn case_33_a_rekey_without_end() {
+    let gateway = Gateway::start(&[]);
+    let watch = Watch::begin(&gateway);
+    let mut peer = Peer::login(&gateway);
+    let before = watch.growth();
+    peer.send(&good_kexinit());
+    let ignore = encode(&Ignore { data: &[0; 16 << 10] });
+    assert!(peer.flood(&ignore, 1024), "IGNORE is legal here");
+    let grown = watch.growth().saturating_sub(before);
+    assert!(grown < 2 << 20, "grew by {grown}");
+    gateway.assert_alive();
+    // What calls for an answer is not legal, so no answers pile up.
+    peer.send(&[number::PING, 0, 0, 0, 0]);
+    let mut rest = Vec::new();
+    peer.stream.read_to_end(&mut rest).expect("an end without a reset");
+    assert!(watch.last_line(peer.port()).contains("during a key exchange"));
+    watch.end();
+}
+
+#[test]
+fn case_124_half_open_connections() {
+    let gateway = Gateway::start(&["LoginGraceTime 2"]);
+    let watch = Watch::begin(&gateway);
+    let init = packet(&good_kexinit());
+    let stages: [&[u8]; 4] =
+        [b"", b"SSH-2.0-slow", IDENT, &[IDENT, &init[..init.len() / 2]].concat()];
+    let mut streams: Vec<TcpStream> = Vec::new();
+    for n in 0..200 {
+        let mut stream = gateway.connect().expect("a connection");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a time limit");
+        stream.write_all(stages[n % 4]).expect("written");
+        streams.push(stream);
+    }
+    let mut peers: Vec<Peer> = (0..8).map(|_| Peer::connect(&gateway)).collect();
+    for peer in &mut peers[..4] {
+        peer.ask_service();
+    }
+    gateway.assert_alive();
+    assert!(watch.growth() < 200 * (32 << 10), "grew by {}", watch.growth());
+    for mut stream in streams {
+        let mut rest = Vec::new();
+        let end = stream.read_to_end(&mut rest);
+        assert!(end.is_ok(), "not gone: {end:?}");
+    }
+    for mut peer in peers {
+        peer.assert_dropped(11, "a login that takes too long");
+        assert!(watch.last_line(peer.port()).contains("the login took too long"));
+    }
+    watch.end();
+}
+
+/// A peer that reads nothing is read from no longer.
+#[test]
+fn case_127_a_peer_that_never_reads() {
+    let gateway = Gateway::start(&[]);
+    let watch = Watch::begin(&gateway);
+    let messages =
+        [global_request(), encode(&open(0, 1 << 20, 0)), vec![number::PING, 0, 0, 0, 1, b'p']];
+    for message in messages {
+        let mut peer = Peer::login(&gateway);
+        let before = watch.growth();
+        peer.stream.set_write_timeout(Some(Duration::from_secs(1))).expect("a time limit");
+        let times = (30 << 20) / peer.sealed(&message).len();
+        let mut peer = Peer::login(&gateway);
+        peer.stream.set_write_timeout(Some(Duration::from_secs(1))).expect("a time limit");
+        let swallowed = peer.flood(&message, times);
+        let grown = watch.growth().saturating_sub(before);
+        assert!(!swallowed, "message {}: 30 MB were read", message[0]);
+        assert!(grown < 4 << 20, "message {}: grew by {grown}", message[0]);
+    }
+    watch.end();
+}
+
+/// A neighbour on the same gateway has its echo all the while.
+#[test]
+fn case_128_floods_beside_an_honest_session() {
+    let gateway = Gateway::start(&[]);
+    let watch = Watch::begin(&gateway);
+    let over = AtomicBool::new(false);
+    let slowest = std::thread::scope(|scope| {
+        for kind in 0..4 {
+            let (gateway, over) = (&gateway, &over);
+            scope.spawn(move || flood(gateway, kind, over));
+        }
+        let slowest = echo(&gateway, 15);
+        over.store(true, Ordering::Relaxed);
+        slowest
+    });
+    // Unoptimised, and with the flooders on the same processors.
+    assert!(slowest < Duration::from_secs(4), "an echo took {slowest:?}");
+    watch.end();
+}
+
+fn flood(gateway: &Gateway, kind: u32, over: &AtomicBool) {
+    let mut peer = Peer::login(gateway);
+    let channel = peer.exec(0, "cat > /dev/null");
+    let recipient = ChannelNumber(channel);
+    let message = match kind {
+        0 => encode(&Ignore { data: b"" }),
+        1 => encode(&ChannelData { recipient, data: b"" }),
+        2 => encode(&ChannelData { recipient, data: b"x" }),
+        _ => encode(&ChannelWindowAdjust { recipient, bytes: 1 }),
+    };
+    while !over.load(Ordering::Relaxed) {
+        assert!(peer.flood(&message, 500));
+    }
+    // What is still on its way need not be read.
+    reset(peer.stream);
+}
+
+#[allow(clippy::disallowed_methods, reason = "tests measure on the real clock")]
+fn echo(gateway: &Gateway, times: u32) -> Duration {
+    let mut peer = Peer::login(gateway);
+    let channel = peer.exec(0, "exec cat");
+    let mut slowest = Duration::ZERO;
+    for _ in 0..times {
+        let begun = std::time::Instant::now();
+        peer.say(&ChannelData { recipient: ChannelNumber(channel), data: b"hello" });
+        loop {
+            let heard = peer.hear().expect("an echo");
+            if heard[0] == number::CHANNEL_DATA {
+                let data = ChannelData::parse(&heard).expect("whole").data;
+                assert_eq!(data, b"hello");
+                break;
+            }
+        }
+        slowest = slowest.max(begun.elapsed());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    slowest
+}
+
+/// Resets at all times, by a peer with SO_LINGER 0.
+#[test]
+fn resets_leave_nothing() {
+    let gateway = Gateway::start(&[]);
+    let watch = Watch::begin(&gateway);
+    for round in 0..40 {
+        let peer = if round % 2 == 0 { Peer::connect(&gateway) } else { Peer::login(&gateway) };
+        let mut peer = peer;
+        if round % 4 == 3 {
+            peer.exec(0, "cat /dev/zero");
+        }
+        reset(peer.stream);
+        let mut stream = gateway.connect().expect("a connection");
+        let _ = stream.write_all(&IDENT[..round % IDENT.len()]);
+        reset(stream);
+    }
+    watch.end();
+}
+
+fn reset(stream: TcpStream) {
+    use nix::sys::socket::{setsockopt, sockopt::Linger};
+    let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+    setsockopt(&stream, Linger, &linger).expect("SO_LINGER");
+}
+
+/// Slots of unauthenticated connections come back exactly once: after many storms the limit is
+/// where it was.
+#[test]
+fn case_125_startups_are_given_back() {
+    let gateway = Gateway::start(&["MaxStartups 20:100:20"]);
+    let watch = Watch::begin(&gateway);
+    for round in 0..5 {
+        let held: Vec<TcpStream> = (0..40).filter_map(|_| greeted(gateway.address())).collect();
+        assert_eq!(held.len(), 20, "round {round}");
+        drop(held);
+        wait_for("the slots to come back", || greeted(gateway.address()).is_some());
+        watch.end();
+    }
+}
+
+/// A connection that got an identification.
+fn greeted(address: SocketAddr) -> Option<TcpStream> {
+    let mut stream = TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(PATIENCE)).ok()?;
+    let mut head = [0; 4];
+    (stream.read_exact(&mut head).is_ok() && head == *b"SSH-").then_some(stream)
+}
