@@ -31,6 +31,10 @@ pub const SMALL_SLOTS: u32 = 256;
 pub const PACKET_SLOTS: u32 = 1024;
 /// Bulk leases a shard: 64 MiB of address space, touched only when used.
 pub const BULK_SLOTS: u32 = 248;
+/// One of so many packet leases is for outboxes alone.
+pub const OUTBOX_SHARE: usize = 8;
+/// Outboxes of a link that wait to be sent; with more of them its input rests.
+pub const OUTBOXES_UNSENT_MAX: u16 = 8;
 /// Free slots of a class whose memory stays warm when the pool is trimmed.
 pub const TRIM_RESERVE_SLOTS: usize = 4;
 /// Slots of a class trimmed in one call, about half a millisecond of page-table work.

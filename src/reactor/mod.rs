@@ -10,7 +10,7 @@ mod uring;
 mod waker;
 
 pub use op::{Chunk, Completion, Errno, Fd, Full, Gather, Op, Spans, Target, Token};
-pub use pool::{Class, Lease, Pool, PoolSizes, PoolStats, leases_lost};
+pub use pool::{Class, Classes, Lease, Pool, PoolSizes, PoolStats, leases_lost};
 pub use timers::Timers;
 pub use uring::{Features, UringConfig, UringDriver};
 pub use waker::Waker;

@@ -8,8 +8,8 @@ use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap_anonymous, m
 
 use crate::base::Span;
 use crate::limits::{
-    BULK_SLOT, BULK_SLOTS, PACKET_SLOT, PACKET_SLOTS, SMALL_SLOT, SMALL_SLOTS, TRIM_RESERVE_SLOTS,
-    TRIM_SLOTS_A_CALL,
+    BULK_SLOT, BULK_SLOTS, OUTBOX_SHARE, PACKET_SLOT, PACKET_SLOTS, SMALL_SLOT, SMALL_SLOTS,
+    TRIM_RESERVE_SLOTS, TRIM_SLOTS_A_CALL,
 };
 
 /// Sizes of lease.
@@ -24,7 +24,7 @@ pub enum Class {
 }
 
 impl Class {
-    const ALL: [Class; 3] = [Class::Small, Class::Packet, Class::Bulk];
+    pub const ALL: [Class; 3] = [Class::Small, Class::Packet, Class::Bulk];
 
     /// Size of a lease of this class.
     pub const fn bytes(self) -> u32 {
@@ -41,6 +41,34 @@ impl Class {
             Class::Packet => 1,
             Class::Bulk => 2,
         }
+    }
+}
+
+/// Classes of which somebody has found none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Classes(u8);
+
+impl Classes {
+    pub const NONE: Classes = Classes(0);
+    /// A packet lease to say something in, the last ones included.
+    pub const OUTBOX: Classes = Classes(1 << 7);
+
+    #[must_use]
+    pub const fn with(self, class: Class) -> Classes {
+        Classes(self.0 | 1 << class.index())
+    }
+
+    #[must_use]
+    pub const fn and(self, other: Classes) -> Classes {
+        Classes(self.0 | other.0)
+    }
+
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    pub const fn contains(self, class: Class) -> bool {
+        self.0 & 1 << class.index() != 0
     }
 }
 
@@ -177,6 +205,16 @@ impl Pool {
         Some(Lease { home: self.home, slot, at: 0, len: class.bytes() })
     }
 
+    /// As [`Pool::take`], for whoever can wait: a few packet leases stay behind. Without them nobody
+    /// could say anything any more, not even what would make others give leases back.
+    pub fn take_spare(&mut self, class: Class) -> Option<Lease> {
+        if !self.has_spare(class) {
+            self.stats.refused += 1;
+            return None;
+        }
+        self.take(class)
+    }
+
     /// Cuts `lease` at `at` (from its first byte); it keeps the front, the rest is returned. The
     /// slot is free again when every part has been given back.
     ///
@@ -231,6 +269,21 @@ impl Pool {
     /// Slots of this class that could be taken now.
     pub fn free(&self, class: Class) -> usize {
         self.shelves[class.index()].free.len()
+    }
+
+    /// A lease of one of these classes could be had now.
+    pub fn has_any(&self, classes: Classes) -> bool {
+        let outbox = classes.0 & Classes::OUTBOX.0 != 0 && self.free(Class::Packet) > 0;
+        let spare = |class: &Class| classes.contains(*class) && self.has_spare(*class);
+        outbox || Class::ALL.iter().any(spare)
+    }
+
+    fn has_spare(&self, class: Class) -> bool {
+        let reserve = match class {
+            Class::Packet => self.slots(class).div_ceil(OUTBOX_SHARE),
+            Class::Small | Class::Bulk => 0,
+        };
+        self.free(class) > reserve
     }
 
     /// Slots of this class in all.

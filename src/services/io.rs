@@ -3,7 +3,7 @@ use super::outgoing::{Command, Outgoing, Surroundings};
 use crate::base::{Instant, Span};
 use crate::connection::{ChannelId, Conn, Plan};
 use crate::limits::{HEADROOM, LINK_UNSENT_BYTES_MAX, SHARED_UNSENT_BYTES_MAX, SMALL_BYTES};
-use crate::reactor::{Chunk, Class, Fd, Lease, Op};
+use crate::reactor::{Chunk, Class, Classes, Fd, Lease, Op};
 use crate::transport::Error;
 
 /// Where the first packet of a plan starts in its lease, so that its data is 64-byte aligned.
@@ -16,8 +16,8 @@ pub struct Wishes {
     pub jobs: Vec<(u16, Job)>,
     pub cancels: Vec<u16>,
     pub closes: Vec<Fd>,
-    /// A lease was wanted and none was there: call `on_ready` when some have come back.
-    pub starved: bool,
+    /// Leases were wanted and none were there: call `on_ready` when some have come back.
+    pub starved: Classes,
 }
 
 /// A service's view of its channel, its connection and the shard, for one call.
@@ -67,8 +67,10 @@ impl Io<'_> {
 
     /// `None` is back-pressure: `on_ready` is called again when leases have come back.
     pub fn take(&mut self, class: Class) -> Option<Lease> {
-        let lease = self.around.pool.take(class);
-        self.wishes.starved |= lease.is_none();
+        let lease = self.around.pool.take_spare(class);
+        if lease.is_none() {
+            self.wishes.starved = self.wishes.starved.with(class);
+        }
         lease
     }
 
@@ -168,7 +170,9 @@ impl Io<'_> {
         let written = self
             .outgoing
             .with_env(&mut self.around, |env, _| conn.write_data(id, None, bytes, env));
-        self.wishes.starved |= written.is_none();
+        if written.is_none() {
+            self.wishes.starved = self.wishes.starved.and(Classes::OUTBOX);
+        }
         written.unwrap_or(false)
     }
 

@@ -2,7 +2,7 @@ use std::collections::VecDeque;
 
 use crate::base::{Entropy, Instant, Span};
 use crate::connection::{ChannelId, Conn, Plan};
-use crate::limits::{GATHER_MAX, OUTBOX_RESERVE};
+use crate::limits::{GATHER_MAX, OUTBOX_RESERVE, OUTBOXES_UNSENT_MAX};
 use crate::reactor::{Chunk, Class, Gather, Lease, Pool};
 use crate::transport::{Env, Error, Outbox};
 
@@ -11,6 +11,8 @@ use crate::transport::{Env, Error, Outbox};
 #[derive(Debug)]
 pub enum Command {
     Data { plan: Plan, got: u32, lease: Lease },
+    Accept(ChannelId),
+    Reject { id: ChannelId, reason: u32, text: &'static str },
     Consumed { id: ChannelId, bytes: u32 },
     Reply { id: ChannelId, ok: bool },
     Eof(ChannelId),
@@ -30,6 +32,8 @@ pub struct Outgoing {
     sealed: VecDeque<Chunk>,
     waiting: VecDeque<Command>,
     unsent: u32,
+    /// Outboxes among what is unsent.
+    outboxes: u16,
     sending: bool,
 }
 
@@ -52,6 +56,11 @@ impl Outgoing {
         self.unsent
     }
 
+    /// The peer does not read what it provoked: enough has been said for now.
+    pub const fn is_crowded(&self) -> bool {
+        self.outboxes > OUTBOXES_UNSENT_MAX
+    }
+
     pub const fn is_sending(&self) -> bool {
         self.sending
     }
@@ -64,6 +73,12 @@ impl Outgoing {
     /// Commands wait for the end of a key exchange or for an outbox.
     pub fn has_waiting(&self) -> bool {
         !self.waiting.is_empty()
+    }
+
+    /// [`Outgoing::with_env`] would find or get an outbox.
+    pub fn has_room(&self, pool: &Pool) -> bool {
+        let roomy = self.outbox.as_ref().is_some_and(OutboxLease::is_roomy);
+        roomy || pool.free(Class::Packet) > 0
     }
 
     /// Runs `call` with an environment whose outbox has room for the largest reply to one packet.
@@ -147,6 +162,8 @@ impl Outgoing {
         self.sending = false;
         while let Some(chunk) = gather.pop() {
             self.unsent = self.unsent.saturating_sub(chunk.span.len);
+            // Data starts behind its headroom.
+            self.outboxes = self.outboxes.saturating_sub(u16::from(chunk.span.at == 0));
             pool.give_back(chunk.lease);
         }
     }
@@ -202,6 +219,10 @@ impl Outgoing {
         if let Command::Data { plan, got, mut lease } = command {
             let bytes = around.pool.bytes(&mut lease);
             return Ok(match conn.seal_plan(&plan, got, bytes, around.entropy) {
+                Ok(span) if span.is_empty() => {
+                    around.pool.give_back(lease);
+                    None
+                }
                 Ok(span) => {
                     self.push_sealed(Chunk { lease, span });
                     None
@@ -211,6 +232,8 @@ impl Outgoing {
         }
         let done = self.with_env(around, |env, _| match &command {
             Command::Data { .. } => Ok(()),
+            Command::Accept(id) => conn.accept_open_default(*id, env),
+            Command::Reject { id, reason, text } => conn.reject_open(*id, *reason, text, env),
             Command::Consumed { id, bytes } => conn.consumed(*id, *bytes, env),
             Command::Reply { id, ok } => conn.reply(*id, *ok, env),
             Command::Eof(id) => conn.send_eof(*id, env),
@@ -235,13 +258,14 @@ impl Outgoing {
     /// Moves the outbox's bytes behind what is already sealed, keeping the order of sealing.
     fn seal_outbox(&mut self) {
         if let Some(OutboxLease { lease, used }) = self.outbox.take() {
+            self.outboxes = self.outboxes.saturating_add(1);
             self.sealed.push_back(Chunk { lease, span: Span::new(0, used) });
         }
     }
 
     fn roomy_outbox(&mut self, pool: &mut Pool) -> Option<OutboxLease> {
         match self.outbox.take() {
-            Some(outbox) if outbox.lease.len() - outbox.used >= OUTBOX_RESERVE => Some(outbox),
+            Some(outbox) if outbox.is_roomy() => Some(outbox),
             full => {
                 self.outbox = full;
                 self.seal_outbox();
@@ -251,11 +275,19 @@ impl Outgoing {
     }
 }
 
+impl OutboxLease {
+    const fn is_roomy(&self) -> bool {
+        self.lease.len() - self.used >= OUTBOX_RESERVE
+    }
+}
+
 impl Command {
     const fn channel(&self) -> ChannelId {
         match self {
             Command::Data { plan, .. } => plan.channel,
-            Command::Consumed { id, .. }
+            Command::Accept(id)
+            | Command::Reject { id, .. }
+            | Command::Consumed { id, .. }
             | Command::Reply { id, .. }
             | Command::Eof(id)
             | Command::ExitStatus { id, .. }

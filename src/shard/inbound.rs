@@ -1,6 +1,6 @@
 use crate::base::Span;
 use crate::limits::{PACKET_SLOT, SMALL_BYTES};
-use crate::reactor::{Chunk, Class, Lease, Pool, Spans, Target};
+use crate::reactor::{Chunk, Class, Classes, Lease, Pool, Spans, Target};
 
 /// Free space a bulk lease must still have to be received into again.
 const ROOM_MIN: u32 = 48 * 1024;
@@ -11,16 +11,21 @@ const CALM_TURNS: u8 = 4;
 
 /// The receiving half of a connection: bytes received and not opened yet.
 ///
-/// While idle it owns nothing and waits on the shard's shared buffers. A receive that fills one of
-/// those turns the connection to bulk: single receives into its own large lease, in which packets
-/// are opened where they arrived.
+/// While idle it owns no lease and waits on the shard's shared buffers; the beginning of a packet
+/// whose rest is slow to come waits on the heap, so that no number of slow peers holds the buffers
+/// that others are to be received in. A receive that fills a shared buffer turns the connection to
+/// bulk: single receives into its own large lease, in which packets are opened where they arrived.
 #[derive(Debug, Default)]
 pub struct Inbound {
     lease: Option<Lease>,
+    /// Stands for the lease, from 0 to `end`, while there is none.
+    kept: Vec<u8>,
     start: u32,
     end: u32,
     bulk: bool,
     calm: u8,
+    /// The receive in flight is into a shared buffer.
+    shared: bool,
     /// Bytes that must be there, from `start`, before opening can go on.
     pub need: u32,
     /// A receive is in flight.
@@ -28,6 +33,22 @@ pub struct Inbound {
 }
 
 impl Inbound {
+    /// With bytes to be opened, for a connection that arrives from another process.
+    pub const fn with(bytes: Vec<u8>) -> Inbound {
+        let end = bytes.len() as u32;
+        Inbound {
+            lease: None,
+            kept: bytes,
+            start: 0,
+            end,
+            bulk: false,
+            calm: 0,
+            shared: false,
+            need: 0,
+            armed: false,
+        }
+    }
+
     pub const fn len(&self) -> u32 {
         self.end - self.start
     }
@@ -38,51 +59,58 @@ impl Inbound {
         len > 0 && len >= self.need
     }
 
-    /// Bytes to be opened, for a connection that arrives from another process.
-    pub fn preload(&mut self, bytes: &[u8], pool: &mut Pool) -> bool {
-        if bytes.is_empty() {
-            return true;
-        }
-        let Some(mut lease) = pool.take(class_for(bytes.len() as u32)) else { return false };
-        let Some(to) = pool.bytes(&mut lease).get_mut(..bytes.len()) else {
-            pool.give_back(lease);
-            return false;
-        };
-        to.copy_from_slice(bytes);
-        (self.lease, self.start, self.end) = (Some(lease), 0, bytes.len() as u32);
-        true
+    /// Puts the bytes where packets can be opened and handed on. False when no lease can be had.
+    pub fn settle_in(&mut self, pool: &mut Pool) -> bool {
+        self.kept.is_empty() || self.move_to_lease(self.len(), pool).is_some()
     }
 
     /// Where the next receive goes; `None` when no lease can be had now.
     pub fn next_target(&mut self, pool: &mut Pool) -> Option<Target> {
         if self.len() == 0 {
             self.release(pool);
-            if !self.bulk {
-                return Some(Target::Shared);
-            }
         }
-        if !self.has_room() {
-            self.move_to_new_lease(pool)?;
+        let need = self.need.max(self.len() + 1);
+        let alone = self.bulk || need > PACKET_SLOT;
+        let roomy = alone && (self.has_room() || self.move_to_lease(need, pool).is_some());
+        if let Some(lease) = self.lease.take_if(|_| roomy) {
+            let mut spans = Spans::new();
+            let _ = spans.push(Span::new(self.end, lease.len() - self.end));
+            return Some(Target::Owned { lease, spans });
         }
-        let lease = self.lease.take()?;
-        let mut spans = Spans::new();
-        let _ = spans.push(Span::new(self.end, lease.len() - self.end));
-        Some(Target::Owned { lease, spans })
+        if need > PACKET_SLOT {
+            return None;
+        }
+        self.keep(pool);
+        (self.bulk, self.shared) = (false, true);
+        Some(Target::Shared)
+    }
+
+    /// What [`Inbound::settle_in`] or [`Inbound::next_target`] found none of.
+    pub fn lacks(&self) -> Classes {
+        let large = Classes::NONE.with(Class::Bulk);
+        if self.need.max(self.len()) <= PACKET_SLOT { large.with(Class::Packet) } else { large }
     }
 
     /// A receive is over: `bytes` more, or none at end of stream or on error.
     pub fn received(&mut self, target: Target, bytes: u32, pool: &mut Pool) {
-        let Target::Owned { lease, mut spans } = target else { return };
-        if !self.bulk && self.len() == 0 {
-            // From a shared buffer: only there does a connection without bulk start from nothing.
-            let at = spans.pop().map_or(0, |span| span.at);
-            self.bulk = bytes >= SMALL_BYTES;
-            (self.start, self.end) = (at, at + bytes);
-        } else {
+        let shared = std::mem::take(&mut self.shared);
+        let Target::Owned { mut lease, mut spans } = target else { return };
+        if !shared {
             self.end += bytes;
             self.settle(bytes);
+            self.lease = Some(lease);
+        } else {
+            let span = Span::new(spans.pop().map_or(0, |span| span.at), bytes);
+            self.bulk = bytes >= SMALL_BYTES;
+            if self.kept.is_empty() {
+                (self.start, self.end) = (span.at, span.end());
+                self.lease = Some(lease);
+            } else {
+                self.kept.extend_from_slice(span.of(pool.bytes(&mut lease)).unwrap_or_default());
+                self.end = self.kept.len() as u32;
+                pool.give_back(lease);
+            }
         }
-        self.lease = Some(lease);
         if self.len() == 0 {
             self.release(pool);
         }
@@ -91,10 +119,11 @@ impl Inbound {
     /// The bytes to be opened.
     pub fn bytes<'a>(&'a mut self, pool: &'a Pool) -> &'a mut [u8] {
         let (start, end) = (self.start as usize, self.end as usize);
-        match &mut self.lease {
-            Some(lease) => pool.bytes(lease).get_mut(start..end).unwrap_or(&mut []),
-            None => &mut [],
-        }
+        let all = match &mut self.lease {
+            Some(lease) => pool.bytes(lease),
+            None => &mut self.kept,
+        };
+        all.get_mut(start..end).unwrap_or(&mut [])
     }
 
     /// The first `used` bytes are done with.
@@ -120,7 +149,26 @@ impl Inbound {
         if let Some(lease) = self.lease.take() {
             pool.give_back(lease);
         }
+        self.kept = Vec::new();
         (self.start, self.end) = (0, 0);
+    }
+
+    /// Waits without a lease, so that nobody waits for it in turn.
+    pub fn step_back(&mut self, pool: &mut Pool) {
+        if !self.armed && self.len() <= PACKET_SLOT {
+            self.keep(pool);
+        }
+    }
+
+    /// Gives the lease back and keeps the bytes that were in it.
+    fn keep(&mut self, pool: &mut Pool) {
+        if self.lease.is_none() {
+            return;
+        }
+        let kept = self.bytes(pool).to_vec();
+        self.release(pool);
+        self.end = kept.len() as u32;
+        self.kept = kept;
     }
 
     fn has_room(&self) -> bool {
@@ -130,25 +178,25 @@ impl Inbound {
         fits && room > 0 && (!self.bulk || room >= ROOM_MIN)
     }
 
-    fn move_to_new_lease(&mut self, pool: &mut Pool) -> Option<()> {
-        let need = self.need.max(self.len() + 1);
-        let wanted = if self.bulk { Class::Bulk } else { class_for(need) };
-        let mut fresh = match pool.take(wanted) {
+    /// Moves the bytes to a fresh lease of at least `need`.
+    fn move_to_lease(&mut self, need: u32, pool: &mut Pool) -> Option<()> {
+        let large = self.bulk || need > PACKET_SLOT;
+        let wanted = if large { Class::Bulk } else { Class::Packet };
+        let mut fresh = match pool.take_spare(wanted) {
             Some(lease) => lease,
             // Under pressure one packet at a time still makes progress.
-            None if need <= PACKET_SLOT => pool.take(Class::Packet)?,
+            None if !large => pool.take_spare(Class::Bulk)?,
+            None if need <= PACKET_SLOT => pool.take_spare(Class::Packet)?,
             None => return None,
         };
-        let len = self.len();
-        if let Some(mut old) = self.lease.take() {
-            let from = Span::new(self.start, len).of(pool.bytes(&mut old)).unwrap_or(&[]);
-            if let Some(to) = pool.bytes(&mut fresh).get_mut(..from.len()) {
-                to.copy_from_slice(from);
-            }
-            pool.give_back(old);
+        let bytes = self.bytes(pool);
+        let len = bytes.len() as u32;
+        if let Some(to) = pool.bytes(&mut fresh).get_mut(..bytes.len()) {
+            to.copy_from_slice(bytes);
         }
+        self.release(pool);
         self.lease = Some(fresh);
-        (self.start, self.end) = (0, len);
+        self.end = len;
         Some(())
     }
 
@@ -162,8 +210,4 @@ impl Inbound {
             }
         }
     }
-}
-
-const fn class_for(bytes: u32) -> Class {
-    if bytes <= PACKET_SLOT { Class::Packet } else { Class::Bulk }
 }

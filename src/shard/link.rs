@@ -3,9 +3,9 @@ use std::sync::Arc;
 use super::Inbound;
 use super::outside::Ends;
 use crate::base::Instant;
-use crate::connection::{ChannelId, Conn, ConnectionConfig, LoginLimits};
+use crate::connection::{Answer, ChannelId, Conn, ConnectionConfig, LoginLimits};
 use crate::crypto::{PublicKey, SignatureAlgorithm};
-use crate::reactor::Fd;
+use crate::reactor::{Classes, Fd};
 use crate::services::{Attached, Grant, Outgoing};
 
 /// One connection of a shard.
@@ -30,6 +30,10 @@ pub(super) struct Link {
     pub authenticated: bool,
     /// Its end has been reported.
     pub ended: bool,
+    /// It waits for one of these leases, and is on the shard's list of those that do.
+    pub lacks: Classes,
+    /// To the protocol's open question, while no outbox can be had.
+    pub answer: Option<Answer>,
     /// What the key that was asked about last permits; binding once authentication succeeds.
     pub grant: Option<Arc<Grant>>,
     /// The question that `grant` answers. A client asks whether a key would do and then signs with
@@ -62,8 +66,8 @@ pub(super) struct Attachment {
     pub in_flight: u16,
     /// The channel still exists.
     pub open: bool,
-    /// `on_ready` is owed once leases have come back.
-    pub starved: bool,
+    /// As [`Link::lacks`]: `on_ready` is owed once there are some.
+    pub lacks: Classes,
 }
 
 impl Link {

@@ -15,9 +15,9 @@ pub use outside::{Admission, Ends, HandOver, Mail, Outside};
 pub use report::{Report, What};
 
 use std::collections::VecDeque;
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
+use std::{fmt, io};
 
 use slab::Slab;
 
@@ -25,7 +25,7 @@ use crate::base::{Entropy, Instant};
 use crate::connection::ConnectionConfig;
 use crate::crypto::PrivateKey;
 use crate::limits::{HANDSHAKE_STEPS_A_TURN, LINKS_MAX};
-use crate::reactor::{Completion, Driver, Fd, Full, Op, Timers, Token};
+use crate::reactor::{Classes, Completion, Driver, Errno, Fd, Full, Op, Timers, Token};
 use crate::services::{Done, Job, Wishes};
 use crate::wire::number::disconnect;
 use inbound::Inbound;
@@ -38,6 +38,12 @@ const ACCEPT_REST: Duration = Duration::from_millis(500);
 /// Between two looks at memory that could go back to the system.
 const TRIM_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How long a connection may take to be ready for the process of its account: until the peer has
+/// taken the last words of its login.
+const LEAVING_TIME: Duration = Duration::from_secs(30);
+/// When jobs that the workers had no room for are tried again.
+const JOBS_RETRY: Duration = Duration::from_millis(1);
+
 /// Token keys: the top bits say whose the operation is, the rest is a slab key.
 const OF_ATTACHMENT: u32 = 1 << 31;
 const OF_LISTENER: u32 = 1 << 30;
@@ -45,6 +51,23 @@ const OF_LISTENER: u32 = 1 << 30;
 const TAG_RECV: u16 = 0;
 const TAG_SEND: u16 = 1;
 const TAG_JOB: u16 = 2;
+
+/// A connection that is this shard's and has not begun here.
+#[derive(Debug)]
+enum Arrival {
+    Accepted(Fd, Ends),
+    HandOver(Box<HandOver>),
+}
+
+impl Arrival {
+    /// What it takes to begin: a lease of one of these, or nothing.
+    const fn needs(&self) -> Classes {
+        match self {
+            Arrival::Accepted(..) => Classes::OUTBOX,
+            Arrival::HandOver(_) => Classes::NONE,
+        }
+    }
+}
 
 /// What every shard of a process is started with.
 #[derive(Clone)]
@@ -76,10 +99,14 @@ pub struct Shard<D: Driver, O: Outside> {
     handshakes: VecDeque<u32>,
     /// Links whose output is to be sent at the end of the turn.
     dirty: Vec<u32>,
-    /// Links and attachments that wait for leases.
+    /// Links and attachments that wait for leases, oldest first.
     starved: Vec<u32>,
+    /// Connections that wait to begin.
+    arrivals: VecDeque<Arrival>,
     timers: Timers,
     completions: Vec<Completion>,
+    /// Operations cancelled before the driver had room for them.
+    withdrawn: Vec<Completion>,
     mail: Vec<Mail>,
     /// Wishes of the service call under way; kept for its allocations.
     wishes: Wishes,
@@ -94,6 +121,24 @@ pub struct Shard<D: Driver, O: Outside> {
     trim_at: Option<Instant>,
     trimmed_at_taken: u64,
     stopping: bool,
+}
+
+impl<D: Driver, O: Outside> fmt::Debug for Shard<D, O> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shard")
+            .field("links", &self.links)
+            .field("attachments", &self.attachments)
+            .field("ready", &self.ready)
+            .field("handshakes", &self.handshakes)
+            .field("dirty", &self.dirty)
+            .field("starved", &self.starved)
+            .field("arrivals", &self.arrivals.len())
+            .field("ops_waiting", &self.ops_waiting)
+            .field("jobs_waiting", &self.jobs_waiting)
+            .field("rested", &self.rested)
+            .field("stopping", &self.stopping)
+            .finish_non_exhaustive()
+    }
 }
 
 impl<D: Driver, O: Outside> Shard<D, O> {
@@ -112,8 +157,10 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             handshakes: VecDeque::new(),
             dirty: Vec::new(),
             starved: Vec::new(),
+            arrivals: VecDeque::new(),
             timers: Timers::new(),
             completions: Vec::new(),
+            withdrawn: Vec::new(),
             mail: Vec::new(),
             wishes: Wishes::default(),
             ops_waiting: VecDeque::new(),
@@ -135,7 +182,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
 
     /// The shard was told to stop and has nothing left.
     pub fn is_done(&self) -> bool {
-        self.stopping && self.links.is_empty()
+        self.stopping && self.links.is_empty() && self.arrivals.is_empty()
     }
 
     pub const fn driver(&mut self) -> &mut D {
@@ -154,11 +201,13 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let until = self.wait_until(until);
         let mut completions = std::mem::take(&mut self.completions);
         self.driver.wait(until, &mut completions)?;
+        completions.append(&mut self.withdrawn);
         for completion in completions.drain(..) {
             self.completed(completion);
         }
         self.completions = completions;
         self.read_mail();
+        self.welcome();
         self.expire_timers();
         self.retry_waiting();
         self.run_ready();
@@ -169,11 +218,33 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     }
 
     fn wait_until(&mut self, until: Option<Instant>) -> Option<Instant> {
+        let now = self.driver.now();
         let busy = !self.ready.is_empty() || !self.handshakes.is_empty();
-        if busy || !self.jobs_waiting.is_empty() {
-            return Some(self.driver.now());
+        if busy || !self.withdrawn.is_empty() || self.can_feed() {
+            return Some(now);
         }
-        [until, self.timers.earliest(), self.rested, self.trim_at].into_iter().flatten().min()
+        // The workers' queue is full of others' jobs: nothing says when that changes.
+        let retry = (!self.jobs_waiting.is_empty()).then(|| now.after(JOBS_RETRY));
+        let own = [self.timers.earliest(), self.rested, self.trim_at, retry];
+        own.into_iter().chain([until]).flatten().min()
+    }
+
+    /// Somebody waits for leases that are there.
+    fn can_feed(&mut self) -> bool {
+        let lacks = self.starved.iter().fold(Classes::NONE, |all, key| all.and(self.lacks(*key)));
+        let needs = self.arrivals.front().map(Arrival::needs);
+        let pool = self.driver.pool();
+        pool.has_any(lacks) || needs.is_some_and(|needs| needs.is_empty() || pool.has_any(needs))
+    }
+
+    /// What the link or attachment waits for.
+    fn lacks(&self, key: u32) -> Classes {
+        let number = (key & !OF_ATTACHMENT) as usize;
+        if key & OF_ATTACHMENT != 0 {
+            self.attachments.get(number).map_or(Classes::NONE, |attachment| attachment.lacks)
+        } else {
+            self.links.get(number).map_or(Classes::NONE, |link| link.lacks)
+        }
     }
 
     fn completed(&mut self, completion: Completion) {
@@ -193,12 +264,31 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         for item in mail.drain(..) {
             match item {
                 Mail::Done { token, done } => self.job_done(token, done),
-                Mail::Accepted { socket, ends } => self.begin(socket, ends),
-                Mail::HandOver(connection) => self.take_over(*connection),
+                Mail::Accepted { socket, ends } => {
+                    self.arrivals.push_back(Arrival::Accepted(socket, ends));
+                }
+                Mail::HandOver(connection) => {
+                    self.arrivals.push_back(Arrival::HandOver(connection));
+                }
                 Mail::Stop => self.stop(),
             }
         }
         self.mail = mail;
+    }
+
+    /// New connections begin when there is memory to answer them.
+    fn welcome(&mut self) {
+        while let Some(arrival) = self.arrivals.pop_front() {
+            let needs = arrival.needs();
+            if !self.stopping && !needs.is_empty() && !self.driver.pool().has_any(needs) {
+                self.arrivals.push_front(arrival);
+                break;
+            }
+            match arrival {
+                Arrival::Accepted(socket, ends) => self.begin(socket, ends),
+                Arrival::HandOver(connection) => self.take_over(*connection),
+            }
+        }
     }
 
     fn job_done(&mut self, token: Token, done: Done) {
@@ -248,19 +338,32 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
     }
 
-    /// Leases may have come back this turn: whoever found none tries again.
+    /// Leases have come back: whoever found none tries again, oldest first.
     fn feed_starved(&mut self) {
+        if self.starved.is_empty() {
+            return;
+        }
         for key in std::mem::take(&mut self.starved) {
-            if key & OF_ATTACHMENT != 0 {
-                self.attachment_starved(key & !OF_ATTACHMENT);
+            let lacks = self.lacks(key);
+            if lacks.is_empty() {
+                continue;
+            }
+            if !self.driver.pool().has_any(lacks) {
+                self.starved.push(key);
+            } else if key & OF_ATTACHMENT != 0 {
+                self.attachment_fed(key & !OF_ATTACHMENT);
             } else {
-                self.mark_ready(key);
+                self.link_fed(key);
             }
         }
     }
 
     fn flush_dirty(&mut self) {
         while let Some(key) = self.dirty.pop() {
+            if let Some(link) = self.links.get_mut(key as usize) {
+                link.dirty = false;
+            }
+            self.keep_appointments(key);
             self.drain_events(key);
             self.flush(key);
             self.settle(key);
@@ -312,6 +415,18 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
     }
 
+    /// Asks for an operation to end early, wherever it is.
+    fn cancel(&mut self, token: Token) {
+        let waiting = self.ops_waiting.iter().position(|(of, _)| *of == token);
+        match waiting.and_then(|at| self.ops_waiting.remove(at)) {
+            Some((token, op)) => {
+                let result = Err(Errno(libc::ECANCELED));
+                self.withdrawn.push(Completion { token, op, result, more: false });
+            }
+            None => self.driver.cancel(token),
+        }
+    }
+
     fn submit_job(&mut self, token: Token, job: Job) {
         if !self.jobs_waiting.is_empty() {
             self.jobs_waiting.push_back((token, job));
@@ -359,12 +474,12 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     }
 
     fn admit(&mut self, socket: Fd) {
-        if self.stopping || self.links.len() >= LINKS_MAX {
+        if self.stopping || self.links.len() + self.arrivals.len() >= LINKS_MAX {
             self.driver.close(socket);
             return;
         }
         match self.outside.admit(socket) {
-            Admission::Here(ends) => self.begin(socket, ends),
+            Admission::Here(ends) => self.arrivals.push_back(Arrival::Accepted(socket, ends)),
             Admission::Elsewhere => {}
             Admission::Refused => self.driver.close(socket),
         }
@@ -373,7 +488,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     fn stop(&mut self) {
         self.stopping = true;
         for n in 0..self.config.listeners.len() {
-            self.driver.cancel(Token { key: OF_LISTENER | n as u32, generation: 0, tag: 0 });
+            self.cancel(Token { key: OF_LISTENER | n as u32, generation: 0, tag: 0 });
         }
         let keys: Vec<u32> = self.links.iter().map(|(key, _)| key as u32).collect();
         for key in keys {

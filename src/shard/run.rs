@@ -22,8 +22,8 @@ enum Step {
     },
     /// Nothing more to do until more bytes, an answer, room or a lease come.
     Wait,
-    /// No lease could be had.
-    Starved,
+    /// One of these leases is needed and none could be had.
+    Starved(Classes),
 }
 
 impl<D: Driver, O: Outside> Shard<D, O> {
@@ -79,10 +79,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             link.authenticated = true;
             link.follow(limits, &self.config.connection, now);
             link.grant = Some(Arc::new(*from.grant));
-            if !link.inbound.preload(&from.inbound, self.driver.pool()) {
-                self.close_link(key, disconnect::BY_APPLICATION, "out of memory");
-                return;
-            }
+            link.inbound = Inbound::with(from.inbound);
         }
         self.mark_ready(key);
     }
@@ -125,6 +122,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             dirty: false,
             authenticated: false,
             ended: false,
+            lacks: Classes::NONE,
+            answer: None,
             grant: None,
             asked: None,
             channels: Vec::new(),
@@ -133,7 +132,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         self.links.insert(link) as u32
     }
 
-    /// Calls into the protocol with room for its replies. An error ends the link.
+    /// Calls into the protocol with room for its replies. An error ends the link; without memory
+    /// nothing is called.
     pub(super) fn with_env<T>(
         &mut self,
         key: u32,
@@ -155,9 +155,29 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 None
             }
             None => {
-                self.starve_link(key);
+                self.starve_link(key, Classes::OUTBOX);
                 None
             }
+        }
+    }
+
+    /// Answers the protocol's open question, as soon as there is memory for what it then says.
+    fn answer(&mut self, key: u32, answer: Answer) {
+        if let Some(link) = self.links.get_mut(key as usize) {
+            link.answer = Some(answer);
+            self.give_answer(key);
+        }
+    }
+
+    fn give_answer(&mut self, key: u32) {
+        let Some(link) = self.links.get_mut(key as usize) else { return };
+        if link.answer.is_none() {
+            return;
+        }
+        if !link.outgoing.has_room(self.driver.pool()) {
+            self.starve_link(key, Classes::OUTBOX);
+        } else if let Some(answer) = link.answer.take() {
+            self.with_env(key, |conn, env| conn.answer(answer, env));
         }
     }
 
@@ -187,16 +207,16 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             }
             _ => {}
         }
-        self.settle(key);
+        self.mark_dirty(key);
     }
 
     fn send_completed(&mut self, key: u32) {
         let Some(link) = self.links.get_mut(key as usize) else { return };
         if link.state == LinkState::Open {
+            self.resume(key);
             self.wake_services(key);
             self.mark_ready(key);
         }
-        self.mark_dirty(key);
     }
 
     pub(super) fn link_job_done(&mut self, token: Token, done: Done) {
@@ -206,6 +226,11 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             return;
         }
         link.in_flight = link.in_flight.saturating_sub(1);
+        self.mark_dirty(key);
+        let Some(link) = self.links.get_mut(key as usize) else { return };
+        if link.state != LinkState::Open {
+            return;
+        }
         let answer = match done {
             Done::Signature(signature) => Answer::Signature(signature),
             Done::Key(grant) => {
@@ -213,20 +238,17 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 link.grant = grant.map(|grant| Arc::new(*grant));
                 Answer::Key(known)
             }
-            Done::Lost => {
+            Done::Lost | Done::Terminal(_) | Done::Spawned(_) | Done::Fs(_) => {
                 self.close_link(key, disconnect::BY_APPLICATION, "a worker failed");
                 return;
             }
-            Done::Terminal(_) | Done::Spawned(_) | Done::Fs(_) => return,
         };
-        if link.state == LinkState::Open {
-            self.with_env(key, |conn, env| conn.answer(answer, env));
-            self.mark_ready(key);
-        }
-        self.settle(key);
+        self.answer(key, answer);
+        self.mark_ready(key);
     }
 
     pub(super) fn link_timer(&mut self, key: u32, now: Instant) {
+        self.mark_dirty(key);
         let Some(link) = self.links.get_mut(key as usize) else { return };
         match link.state {
             LinkState::Open if link.conn.poll_timeout().is_some_and(|at| at <= now) => {
@@ -235,9 +257,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             }
             LinkState::Open => self.arm_timer(key),
             LinkState::Closing | LinkState::Leaving => {
-                self.report_end(key, "the peer did not take what was sent to it", false);
-                self.terminate(key);
-                self.settle(key);
+                self.peer_left(key, "the peer did not take what was sent to it");
             }
             LinkState::Terminating => {}
         }
@@ -257,8 +277,11 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                     self.rest(key);
                     return;
                 }
-                Step::Starved => {
-                    self.starve_link(key);
+                Step::Starved(lacks) => {
+                    if let Some(link) = self.links.get_mut(key as usize) {
+                        link.inbound.step_back(self.driver.pool());
+                    }
+                    self.starve_link(key, lacks);
                     return;
                 }
             }
@@ -271,10 +294,13 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let Some(link) = self.links.get_mut(key as usize) else { return Step::Wait };
         if link.state != LinkState::Open
             || link.conn.blocked()
-            || link.outgoing.backlog() > UNSENT_BYTES_MAX
+            || is_behind(link)
             || !link.inbound.is_workable()
         {
             return Step::Wait;
+        }
+        if !link.inbound.settle_in(self.driver.pool()) {
+            return Step::Starved(link.inbound.lacks());
         }
         let mut around = Surroundings {
             now: self.driver.now(),
@@ -286,7 +312,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             .outgoing
             .with_env(&mut around, |env, pool| conn.handle_input(env, inbound.bytes(pool)));
         match outcome {
-            None => Step::Starved,
+            None => Step::Starved(Classes::OUTBOX),
             Some(Err(error)) => {
                 self.fail(key, error);
                 Step::Wait
@@ -329,9 +355,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             let len = link.inbound.len();
             link.inbound.consume(len);
         }
-        let wanted = link.state == LinkState::Open
-            && !link.conn.blocked()
-            && link.outgoing.backlog() <= UNSENT_BYTES_MAX;
+        let wanted = link.state == LinkState::Open && !link.conn.blocked() && !is_behind(link);
         if (wanted || closing) && !link.inbound.armed {
             match link.inbound.next_target(self.driver.pool()) {
                 Some(into) => {
@@ -341,21 +365,46 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                     let token = Token { key, generation: link.generation, tag: TAG_RECV };
                     self.submit(token, Op::Recv { fd, into });
                 }
-                None => self.starve_link(key),
+                None => {
+                    let lacks = link.inbound.lacks();
+                    self.starve_link(key, lacks);
+                }
             }
         }
-        self.arm_timer(key);
     }
 
-    fn starve_link(&mut self, key: u32) {
-        if !self.starved.contains(&key) {
+    fn starve_link(&mut self, key: u32, lacks: Classes) {
+        let Some(link) = self.links.get_mut(key as usize) else { return };
+        if link.lacks.is_empty() {
             self.starved.push(key);
+        }
+        link.lacks = link.lacks.and(lacks);
+    }
+
+    /// There are leases again: all that may have waited for one goes on.
+    pub(super) fn link_fed(&mut self, key: u32) {
+        let Some(link) = self.links.get_mut(key as usize) else { return };
+        link.lacks = Classes::NONE;
+        self.mark_dirty(key);
+        self.mark_ready(key);
+        self.give_answer(key);
+        self.resume(key);
+        self.wake_services(key);
+    }
+
+    /// Commands that wait while no key exchange runs wait for an outbox.
+    pub(super) fn note_waiting(&mut self, key: u32) {
+        let waits = |link: &Link| link.outgoing.has_waiting() && link.conn.is_ready();
+        if self.links.get(key as usize).is_some_and(waits) {
+            self.starve_link(key, Classes::OUTBOX);
         }
     }
 
+    /// Not while memory is lacking: what is due then is done as soon as there is some.
     fn arm_timer(&mut self, key: u32) {
         let Some(link) = self.links.get(key as usize) else { return };
         if link.state == LinkState::Open
+            && link.lacks.is_empty()
             && let Some(at) = link.conn.poll_timeout()
         {
             self.timers.set(key, at);
@@ -364,9 +413,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
 
     /// Sends what has been sealed, all of one turn together.
     pub(super) fn flush(&mut self, key: u32) {
-        self.keep_appointments(key);
+        self.arm_timer(key);
         let Some(link) = self.links.get_mut(key as usize) else { return };
-        link.dirty = false;
         if link.state == LinkState::Terminating {
             return;
         }
@@ -395,11 +443,11 @@ impl<D: Driver, O: Outside> Shard<D, O> {
 
     /// What the protocol wants done at once: an EOF or CLOSE that waited for data to be sealed, a
     /// rekey that is due.
-    fn keep_appointments(&mut self, key: u32) {
+    pub(super) fn keep_appointments(&mut self, key: u32) {
         let now = self.driver.now();
         let Some(link) = self.links.get_mut(key as usize) else { return };
         let due = link.conn.poll_timeout().is_some_and(|at| at <= now);
-        if due && link.state == LinkState::Open {
+        if due && link.state == LinkState::Open && link.lacks.is_empty() {
             self.with_env(key, |conn, env| conn.handle_timeout(env));
         }
     }
@@ -435,7 +483,11 @@ impl<D: Driver, O: Outside> Shard<D, O> {
 
     /// Carries out what waited for the end of a key exchange or for an outbox.
     pub(super) fn resume(&mut self, key: u32) {
+        self.flush_protocol(key);
         let Some(link) = self.links.get_mut(key as usize) else { return };
+        if !link.outgoing.has_waiting() {
+            return;
+        }
         let mut around = Surroundings {
             now: self.driver.now(),
             pool: self.driver.pool(),
@@ -444,7 +496,23 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         if let Err(error) = link.outgoing.resume(&mut link.conn, &mut around) {
             self.fail(key, error);
         }
+        self.note_waiting(key);
         self.mark_dirty(key);
+    }
+
+    /// What the protocol kept back may take more than one outbox.
+    fn flush_protocol(&mut self, key: u32) {
+        while let Some(link) = self.links.get_mut(key as usize) {
+            let before = link.outgoing.backlog();
+            if link.state != LinkState::Open || link.conn.is_ready() {
+                return;
+            }
+            self.with_env(key, |conn, env| conn.flush(env));
+            let moved = |link: &Link| link.outgoing.backlog() > before;
+            if !self.links.get(key as usize).is_some_and(moved) {
+                return;
+            }
+        }
     }
 
     /// Work that is slow or needs rights leaves as a job; quick signatures are made here.
@@ -457,8 +525,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 let quick = self.config.host_keys.get(host_key).filter(|k| !k.is_slow());
                 if let Some(private) = quick {
                     let signature = private.sign(algorithm, &message).ok();
-                    let answer = Answer::Signature(signature.map(Vec::into_boxed_slice));
-                    self.with_env(key, |conn, env| conn.answer(answer, env));
+                    self.answer(key, Answer::Signature(signature.map(Vec::into_boxed_slice)));
                     return;
                 }
                 link.in_flight += 1;
@@ -466,7 +533,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             }
             Query::FindKey { user, key: public, algorithm } => {
                 if link.knows(&user, &public, algorithm) {
-                    self.with_env(key, |conn, env| conn.answer(Answer::Key(true), env));
+                    self.answer(key, Answer::Key(true));
                     return;
                 }
                 link.in_flight += 1;
@@ -499,7 +566,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         link.grant = Some(grant);
         if !here {
             link.state = LinkState::Leaving;
-            self.timers.set(key, self.driver.now().after(CLOSING_TIME));
+            self.timers.set(key, self.driver.now().after(LEAVING_TIME));
         }
         let ends = link.ends;
         self.outside.startup_over(ends, true);
@@ -556,8 +623,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
 
     /// We end a healthy connection.
     pub(super) fn close_link(&mut self, key: u32, code: u32, text: &str) {
-        self.say_goodbye(key, code, text);
         self.report_end(key, text, true);
+        self.say_goodbye(key, code, text);
     }
 
     fn say_goodbye(&mut self, key: u32, code: u32, text: &str) {
@@ -633,7 +700,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
         for (tag, live) in [(TAG_RECV, armed), (TAG_SEND, sending)] {
             if live {
-                self.driver.cancel(Token { key, generation, tag });
+                self.cancel(Token { key, generation, tag });
             }
         }
     }
@@ -661,6 +728,11 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let report = Report { serial: link.serial, peer: link.ends.peer, what };
         self.outside.report(report);
     }
+}
+
+/// So much is unsent that nothing more is to be provoked.
+const fn is_behind(link: &Link) -> bool {
+    link.outgoing.backlog() > UNSENT_BYTES_MAX || link.outgoing.is_crowded()
 }
 
 /// What another process exported.

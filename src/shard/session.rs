@@ -2,8 +2,7 @@
 
 use super::*;
 use crate::connection::{ChannelId, ChannelKind, ChannelRequest, Event};
-use crate::limits::{CHANNEL_PACKET_BYTES_MAX, WINDOW_BYTES};
-use crate::reactor::Chunk;
+use crate::reactor::{Chunk, Classes};
 use crate::services::{Attached, Command, Io, Noted, Service, Surroundings};
 use crate::wire::channel::open_failure;
 
@@ -30,9 +29,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let (reason, text) = match kind {
             ChannelKind::Session => {
                 self.attach(key, id);
-                self.with_env(key, |conn, env| {
-                    conn.accept_open(id, WINDOW_BYTES, CHANNEL_PACKET_BYTES_MAX, env)
-                });
+                self.command(key, Command::Accept(id));
                 return;
             }
             ChannelKind::Other { .. } => {
@@ -40,7 +37,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             }
             _ => (open_failure::ADMINISTRATIVELY_PROHIBITED, "forwarding is not permitted"),
         };
-        self.with_env(key, |conn, env| conn.reject_open(id, reason, text, env));
+        self.command(key, Command::Reject { id, reason, text });
         let what = format!("channel {kind:?}");
         self.report(key, What::Refused { what, why: text.to_owned() });
     }
@@ -56,7 +53,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             service: Attached::session(&grant, link.ends.peer, link.ends.local),
             in_flight: 0,
             open: true,
-            starved: false,
+            lacks: Classes::NONE,
         };
         let number = self.attachments.insert(attachment) as u32;
         link.channels.push((id, number));
@@ -109,6 +106,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         if let Err(error) = link.outgoing.command(command, &mut link.conn, &mut around) {
             self.fail(key, error);
         }
+        self.note_waiting(key);
         self.mark_dirty(key);
     }
 
@@ -144,6 +142,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         };
         call(&mut attachment.service, &mut io);
         self.grant_wishes(number);
+        self.note_waiting(key);
         self.mark_dirty(key);
         if let Some(error) = failed {
             self.fail(key, error);
@@ -156,12 +155,13 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let key = number | OF_ATTACHMENT;
         let generation = attachment.generation;
         attachment.in_flight += (wishes.ops.len() + wishes.jobs.len()) as u16;
-        if std::mem::take(&mut wishes.starved) && !attachment.starved {
-            attachment.starved = true;
+        let lacks = std::mem::take(&mut wishes.starved);
+        if attachment.lacks.is_empty() && !lacks.is_empty() {
             self.starved.push(key);
         }
+        attachment.lacks = attachment.lacks.and(lacks);
         for tag in wishes.cancels.drain(..) {
-            self.driver.cancel(Token { key, generation, tag });
+            self.cancel(Token { key, generation, tag });
         }
         for (tag, op) in wishes.ops.drain(..) {
             self.submit(Token { key, generation, tag }, op);
@@ -192,9 +192,9 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         self.release(number);
     }
 
-    pub(super) fn attachment_starved(&mut self, number: u32) {
+    pub(super) fn attachment_fed(&mut self, number: u32) {
         let Some(attachment) = self.attachments.get_mut(number as usize) else { return };
-        attachment.starved = false;
+        attachment.lacks = Classes::NONE;
         if attachment.open {
             self.with_service(number, |service, io| service.on_ready(io));
         }

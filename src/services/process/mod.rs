@@ -12,6 +12,8 @@ use std::ffi::CString;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use nix::sys::signal::Signal;
+
 use super::{
     Account, Child, Done, Exit, Io, Job, Program, Service, SpawnSpec, Terminal, TerminalSpec,
     signal_by_name,
@@ -31,6 +33,9 @@ const TAG_SPAWN: u16 = 5;
 
 /// RFC 4254 §5.2: SSH_EXTENDED_DATA_STDERR.
 const STDERR: u32 = 1;
+
+/// Signals kept for a program that is being started.
+const EARLY_SIGNALS_MAX: usize = 8;
 
 /// Who a session's programs run as and what they are told; the same for all sessions of a login.
 #[derive(Clone, Debug)]
@@ -73,6 +78,8 @@ pub struct Process {
     /// The channel exists no more.
     gone: bool,
     signals: bool,
+    /// Came before the program was there.
+    early_signals: Vec<Signal>,
 }
 
 #[derive(Debug)]
@@ -113,6 +120,7 @@ impl Process {
             close_sent: false,
             gone: false,
             signals: false,
+            early_signals: Vec::new(),
         }
     }
 
@@ -179,10 +187,18 @@ impl Process {
 
     /// RFC 4254 §6.9: to the program and what it started. Names that RFC 4254 §6.10 does not list
     /// are refused.
-    pub fn signal(&self, name: &str) -> bool {
-        let running = matches!(self.phase, Phase::Running) && self.signals;
-        match (signal_by_name(name.as_bytes()), &self.child) {
-            (Some(signal), Some(child)) if running => child.signal(signal),
+    pub fn signal(&mut self, name: &str) -> bool {
+        let Some(signal) = signal_by_name(name.as_bytes()).filter(|_| self.signals) else {
+            return false;
+        };
+        match (&self.phase, &self.child) {
+            (Phase::Running, Some(child)) => child.signal(signal),
+            // A client that asked for no answer cannot know that the program is not there yet.
+            (Phase::Preparing(_) | Phase::Starting { .. }, _) => {
+                let room = self.early_signals.len() < EARLY_SIGNALS_MAX;
+                self.early_signals.extend(Some(signal).filter(|_| room));
+                room
+            }
             _ => false,
         }
     }
@@ -286,6 +302,9 @@ impl Process {
             Done::Spawned(Ok(child)) => {
                 self.phase = Phase::Running;
                 answer(want_reply, true, io);
+                for signal in std::mem::take(&mut self.early_signals) {
+                    child.signal(signal);
+                }
                 io.submit(TAG_WATCH, Op::Readable { fd: child.watch() });
                 self.hold(child);
                 self.input.resume(io);

@@ -365,7 +365,11 @@ impl Service for Sftp {
     }
 
     fn on_done(&mut self, tag: u16, done: Done, io: &mut Io<'_>) {
-        let Done::Fs(done) = done else { return };
+        let done = match done {
+            Done::Fs(done) => done,
+            // Nobody knows how it went; the client shall not wait for ever.
+            _ => Box::new(FsDone::Failed(Failure::new(StatusCode::Failure))),
+        };
         if self.state == State::Gone {
             match *done {
                 FsDone::Opened(Opened { fd, .. }) | FsDone::OpenedDirectory(fd) => io.close_fd(fd),
