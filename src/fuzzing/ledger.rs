@@ -23,8 +23,9 @@ pub(super) struct Ledger {
     channels: BTreeMap<u32, Account>,
     /// The subject's number of a channel, and the puppet's.
     numbers: BTreeMap<u32, u32>,
-    /// Channels the subject has asked for and the puppet not answered.
-    asked: u32,
+    /// By the subject's numbers: what it has granted and what the puppet has sent, in bytes.
+    granted: BTreeMap<u32, u64>,
+    sent: BTreeMap<u32, u64>,
     requests: u64,
     replies: u64,
 }
@@ -62,9 +63,31 @@ impl Ledger {
                     self.account(ours).credit += u64::from(adjust.bytes);
                 }
             }
+            Some(&number::CHANNEL_DATA) => {
+                if let Ok(message) = ChannelData::parse(payload) {
+                    self.send(message.recipient.0, message.data.len());
+                }
+            }
+            Some(&number::CHANNEL_EXTENDED_DATA) => {
+                if let Ok(message) = ChannelExtendedData::parse(payload) {
+                    self.send(message.recipient.0, message.data.len());
+                }
+            }
             Some(&(number::CHANNEL_REQUEST | number::GLOBAL_REQUEST)) => self.requests += 1,
             _ => {}
         }
+    }
+
+    /// Whether the puppet has sent more than it was ever let, on a channel that there is.
+    pub(super) fn overran(&self) -> bool {
+        let over = |(theirs, sent): (&u32, &u64)| {
+            self.granted.get(theirs).is_some_and(|granted| sent > granted)
+        };
+        self.sent.iter().any(over)
+    }
+
+    fn send(&mut self, theirs: u32, len: usize) {
+        *self.sent.entry(theirs).or_default() += len as u64;
     }
 
     /// Something the subject has sent: a message of the right shape, within its rights.
@@ -102,12 +125,14 @@ impl Ledger {
     fn check_channel(&mut self, payload: &[u8]) -> Result<(), Malformed> {
         match payload[0] {
             number::CHANNEL_OPEN => {
-                ChannelOpen::parse(payload)?;
-                self.asked += 1;
+                let open = ChannelOpen::parse(payload)?;
+                *self.granted.entry(open.sender.0).or_default() += u64::from(open.window_bytes);
             }
             number::CHANNEL_OPEN_CONFIRMATION => {
                 let opened = ChannelOpenConfirmation::parse(payload)?;
                 self.numbers.insert(opened.sender.0, opened.recipient.0);
+                let granted = self.granted.entry(opened.sender.0).or_default();
+                *granted += u64::from(opened.window_bytes);
                 self.known(opened.recipient.0).opened += 1;
             }
             number::CHANNEL_OPEN_FAILURE => {
@@ -117,7 +142,14 @@ impl Ledger {
             number::CHANNEL_WINDOW_ADJUST => {
                 let adjust = ChannelWindowAdjust::parse(payload)?;
                 assert!(adjust.bytes > 0, "an adjustment by nothing");
-                self.open(adjust.recipient.0);
+                let ours = adjust.recipient.0;
+                self.open(ours);
+                // A script may give one number to several channels: then any of them may be meant.
+                for (theirs, named) in &self.numbers {
+                    if *named == ours {
+                        *self.granted.entry(*theirs).or_default() += u64::from(adjust.bytes);
+                    }
+                }
             }
             number::CHANNEL_DATA => {
                 let message = ChannelData::parse(payload)?;

@@ -80,6 +80,8 @@ pub(super) struct Rig {
     shown: usize,
     questions: Vec<Query>,
     authentications: u32,
+    /// A request that deserves a login has been made.
+    vouched: bool,
     /// Mistakes of ours are forgiven: the connection began with a lie.
     lenient: bool,
 }
@@ -129,6 +131,7 @@ impl Rig {
             shown: 0,
             questions: Vec::new(),
             authentications: 0,
+            vouched: false,
             lenient: false,
         }
     }
@@ -196,7 +199,8 @@ impl Rig {
     }
 
     /// A request that a server lets in.
-    pub(super) fn signed_request(&self) -> Vec<u8> {
+    pub(super) fn signed_request(&mut self) -> Vec<u8> {
+        self.vouched = true;
         let key = private_key(KeyKind::Ed25519);
         let mut attempt = PublicKeyAttempt {
             algorithm: HOST_KEY_ALGORITHM.name(),
@@ -333,6 +337,14 @@ impl Rig {
     /// What the owner of the connection makes of an event.
     fn owner(&mut self, event: Event, buf: &[u8]) {
         assert!(self.conn.channel_count() <= CHANNELS_MAX);
+        let of_the_login = matches!(
+            event,
+            Event::KeyExchanged { .. }
+                | Event::Query(_)
+                | Event::Banner { .. }
+                | Event::AuthFailed(_)
+        );
+        assert!(of_the_login || self.conn.is_authenticated(), "before the login: {event:?}");
         match event {
             Event::Query(query) => {
                 self.questions.push(query);
@@ -344,7 +356,8 @@ impl Rig {
             Event::AuthFailed(_) if self.authentications < 3 => self.begin_login(),
             Event::Authenticated { user, .. } => {
                 assert_eq!(&*user, USER, "somebody we never let in");
-                assert!(self.conn.is_authenticated());
+                let serves = matches!(self.conn, Conn::Server(_));
+                assert!(!serves || self.vouched, "nobody has signed for this login");
             }
             Event::Open { id, .. } => {
                 self.channels.push(id);
@@ -509,7 +522,11 @@ impl Rig {
         }
         self.run();
         self.flush();
-        let Some(error) = self.error.clone() else { return };
+        let Some(error) = self.error.clone() else {
+            let all_taken = self.inbox.is_empty() && !self.puppet.astray;
+            assert!(!all_taken || !self.puppet.ledger.overran(), "more data than was granted");
+            return;
+        };
         assert_eq!(self.conn.failure(), Some(&error));
         assert_eq!(self.conn.poll_timeout(), None, "a dead connection wants nothing");
         if self.farewell && !self.puppet.astray && !matches!(error, Error::Identification(_)) {

@@ -137,6 +137,10 @@ fn preauth() -> Vec<Seed> {
         vec![250],
     ];
     for target in ["server_preauth", "client_preauth"] {
+        for (name, message) in [about_channel(0), about_connection(), open_answers(0)].concat() {
+            let early = Program(vec![0]).say(&message);
+            seeds.push(seed(target, &format!("early-{name}"), early.0));
+        }
         let from_scratch = Program(vec![1]).with(&IDENTIFY);
         let whole = from_scratch.clone().with(&EXCHANGE).with(&EXCHANGE);
         seeds.push(seed(target, "exchange-twice", whole.0));
@@ -222,6 +226,8 @@ fn postauth(target: &'static str) -> Vec<Seed> {
     }
     let pieces = open.clone().pieces(3).say(&about_channel(0)[1].1).with(&EXCHANGE);
     seeds.push(seed(target, "pieces", pieces.0));
+    let flood = (0..70).fold(open.clone().habits(4), |flood, _| flood.with(&[10, 6, 0, 1]));
+    seeds.push(seed(target, "window-overrun", flood.0));
     let in_exchange = open.clone().with(&[3, 0]).say(&about_channel(0)[1].1);
     seeds.push(seed(target, "data-in-exchange", in_exchange.0));
     let busy = open.clone().habits(0x4f);
