@@ -272,6 +272,8 @@ pub const CONFIG_LINE_BYTES_MAX: usize = 16 * 1024;
 pub const CONFIG_INCLUDE_DEPTH_MAX: usize = 16;
 /// Files one configuration may consist of; a loop of includes ends here too.
 pub const CONFIG_FILES_MAX: usize = 1024;
+/// Items of one ChannelTimeout; they are walked for every channel.
+pub const CHANNEL_TIMEOUTS_MAX: usize = 64;
 /// Errors reported at once.
 pub const CONFIG_ERRORS_MAX: usize = 100;
 

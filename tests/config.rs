@@ -410,6 +410,9 @@ fn good_lines() -> impl Strategy<Value = String> {
         "PermitRootLogin (yes|no|without-password|forced-commands-only)",
         "(Banner|PidFile|HostKey) (/[a-z]{1,4}|\"/a b/c\\\\\\\\d\"|'/q\"')",
         "LogLevel (QUIET|info|DEBUG1|DEBUG3)",
+        "ChannelTimeout (none|session:\\*=1h|x11-connection=0 \"a b=5\")",
+        "UnusedConnectionTimeout (none|5m|0)",
+        "(PermitUserRC|PrintMotd) (yes|no)",
         "Tidegate(Reactors (auto|3)|LogFormat (text|json))",
         "(MaxSessions|MaxAuthTries) [1-9]",
     ]

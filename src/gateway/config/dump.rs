@@ -66,6 +66,13 @@ pub fn banner(view: &View<'_>) -> Vec<String> {
     one(path_or_none(view.login.banner.as_ref().map(|banner| banner.path.as_path())))
 }
 
+pub fn channel_timeout(view: &View<'_>) -> Vec<String> {
+    let timeouts = view.login.channel_timeouts.iter();
+    let words = timeouts.map(|t| quote(&format!("{}={}", t.pattern, t.time.as_secs())));
+    let words = words.collect::<Vec<_>>();
+    one(if words.is_empty() { "none".to_owned() } else { words.join(" ") })
+}
+
 pub fn ciphers(view: &View<'_>) -> Vec<String> {
     one(names_of(&view.global.ciphers))
 }
@@ -145,12 +152,20 @@ pub fn permit_tty(view: &View<'_>) -> Vec<String> {
     one(yes_no(view.login.permit_tty))
 }
 
+pub fn permit_user_rc(view: &View<'_>) -> Vec<String> {
+    one(yes_no(view.login.permit_user_rc))
+}
+
 pub fn pid_file(view: &View<'_>) -> Vec<String> {
     one(path_or_none(view.global.pid_file.as_deref()))
 }
 
 pub fn port(view: &View<'_>) -> Vec<String> {
     view.global.ports.iter().map(ToString::to_string).collect()
+}
+
+pub fn print_motd(view: &View<'_>) -> Vec<String> {
+    one(yes_no(view.global.print_motd))
 }
 
 pub fn pubkey_accepted_algorithms(view: &View<'_>) -> Vec<String> {
@@ -200,6 +215,11 @@ pub fn log_format(view: &View<'_>) -> Vec<String> {
 
 pub fn reactors(view: &View<'_>) -> Vec<String> {
     one(view.global.reactors.map_or("auto".to_owned(), |count| count.to_string()))
+}
+
+pub fn unused_connection_timeout(view: &View<'_>) -> Vec<String> {
+    let time = view.login.unused_connection_timeout;
+    one(time.map_or("none".to_owned(), |time| time.as_secs().to_string()))
 }
 
 pub fn version_addendum(view: &View<'_>) -> Vec<String> {

@@ -11,12 +11,13 @@ use super::keywords::Target;
 use super::lexer::quote;
 use super::patterns::{BadHost, UserPattern};
 use super::settings::{
-    AddressFamily, Banner, Listen, ListenHost, LogFormat, LogLevel, MaxStartups, Rekey, RootLogin,
-    Subsystem,
+    AddressFamily, Banner, ChannelTimeout, Listen, ListenHost, LogFormat, LogLevel, MaxStartups,
+    Rekey, RootLogin, Subsystem,
 };
 use super::values::{self, Values, is_none};
 use crate::limits::{
-    AUTH_REQUESTS_MAX, CHANNELS_MAX, ENV_COUNT_MAX, RSA_BITS_MAX, RSA_BITS_MIN, STARTUPS_MAX,
+    AUTH_REQUESTS_MAX, CHANNEL_TIMEOUTS_MAX, CHANNELS_MAX, ENV_COUNT_MAX, RSA_BITS_MAX,
+    RSA_BITS_MIN, STARTUPS_MAX,
 };
 
 /// What a parser answers.
@@ -79,6 +80,28 @@ pub fn banner(target: &mut Target, values: &Values<'_>) -> Done {
     let path = values.path_or_none()?;
     // The text is read once the whole configuration is known to be right.
     first(&mut target.login.banner, path.map(|path| Banner { path, text: "".into() }))
+}
+
+pub fn channel_timeout(target: &mut Target, values: &Values<'_>) -> Done {
+    let words = values.many()?;
+    if let [only] = words
+        && is_none(only)
+    {
+        return first(&mut target.login.channel_timeouts, Vec::new());
+    }
+    let mut timeouts = Vec::with_capacity(words.len());
+    for word in words {
+        let (pattern, time) = word
+            .split_once('=')
+            .filter(|(pattern, _)| !pattern.is_empty())
+            .ok_or_else(|| Wrong::new(word, "not a channel's type, a = and a time"))?;
+        let time = values::duration(time)?;
+        timeouts.push(ChannelTimeout { pattern: pattern.to_owned(), time });
+    }
+    if timeouts.len() > CHANNEL_TIMEOUTS_MAX {
+        return Err(Wrong::new("", format!("more than {CHANNEL_TIMEOUTS_MAX} timeouts")));
+    }
+    first(&mut target.login.channel_timeouts, timeouts)
 }
 
 pub fn ciphers(target: &mut Target, values: &Values<'_>) -> Done {
@@ -202,6 +225,10 @@ pub fn permit_tty(target: &mut Target, values: &Values<'_>) -> Done {
     first(&mut target.login.permit_tty, values.flag()?)
 }
 
+pub fn permit_user_rc(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.login.permit_user_rc, values.flag()?)
+}
+
 pub fn pid_file(target: &mut Target, values: &Values<'_>) -> Done {
     first(&mut target.global.pid_file, values.path_or_none()?)
 }
@@ -212,6 +239,10 @@ pub fn port(target: &mut Target, values: &Values<'_>) -> Done {
         target.global.ports.push(port);
     }
     Ok(())
+}
+
+pub fn print_motd(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.global.print_motd, values.flag()?)
 }
 
 pub fn pubkey_accepted_algorithms(target: &mut Target, values: &Values<'_>) -> Done {
@@ -305,6 +336,12 @@ pub fn reactors(target: &mut Target, values: &Values<'_>) -> Done {
         false => Some(values::number(word, 1..=REACTORS_MAX)? as usize),
     };
     first(&mut target.global.reactors, count)
+}
+
+pub fn unused_connection_timeout(target: &mut Target, values: &Values<'_>) -> Done {
+    let word = values.one()?;
+    let time = if is_none(word) { Duration::ZERO } else { values::duration(word)? };
+    first(&mut target.login.unused_connection_timeout, (!time.is_zero()).then_some(time))
 }
 
 pub fn version_addendum(target: &mut Target, values: &Values<'_>) -> Done {

@@ -25,8 +25,8 @@ pub use honour::{check_internal_sftp, expand_tokens, is_internal_sftp};
 pub use lexer::quote;
 pub use patterns::{HostList, NameList, UserPattern, Verdict};
 pub use settings::{
-    AddressFamily, Banner, Defaults, Effective, Global, Listen, ListenError, ListenHost, LogFormat,
-    LogLevel, MaxStartups, Rekey, RootLogin, Subsystem,
+    AddressFamily, Banner, ChannelTimeout, Defaults, Effective, Global, Listen, ListenError,
+    ListenHost, LogFormat, LogLevel, MaxStartups, Rekey, RootLogin, Subsystem,
 };
 pub use source::{Disk, NoFiles, Source};
 

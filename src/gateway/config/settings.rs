@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::patterns::UserPattern;
+use crate::base::wildcard_match;
 use crate::connection::LoginLimits;
 use crate::crypto::{CipherKind, KexKind, KeyKind, MacKind, SignatureAlgorithm};
 use crate::limits::{
@@ -89,6 +90,8 @@ settings! {
             login_grace: Option<Duration>,
             max_startups: MaxStartups,
             tcp_keep_alive: bool,
+            /// Show /etc/motd when a shell with a terminal starts.
+            print_motd: bool,
             log_level: LogLevel,
             log_format: LogFormat,
             /// What follows our software version in the identification line.
@@ -127,12 +130,18 @@ settings! {
             /// Runs instead of whatever the client asks for.
             force_command: Option<String>,
             permit_tty: bool,
+            /// Run the account's `~/.ssh/rc` before its shell.
+            permit_user_rc: bool,
             permit_root_login: RootLogin,
             rekey: Rekey,
             /// Ask a silent client whether it is there after this time; zero: never.
             client_alive_interval: Duration,
             /// Questions without an answer before the connection ends; 0: never ends it.
             client_alive_count_max: u32,
+            /// When idle channels are closed: the first whose pattern matches counts.
+            channel_timeouts: Vec<ChannelTimeout>,
+            /// Close a connection that has had no channel for this time; `None`: never.
+            unused_connection_timeout: Option<Duration>,
         }
         all {
             /// Patterns of the variables a client may set.
@@ -170,6 +179,7 @@ impl Default for Global {
             login_grace: Some(LOGIN_GRACE_DEFAULT),
             max_startups: MaxStartups { start: 10, rate: 30, full: 100 },
             tcp_keep_alive: true,
+            print_motd: true,
             log_level: LogLevel::Info,
             log_format: LogFormat::Text,
             version_addendum: None,
@@ -198,10 +208,13 @@ impl Default for Effective {
             set_env: Vec::new(),
             force_command: None,
             permit_tty: true,
+            permit_user_rc: true,
             permit_root_login: RootLogin::ProhibitPassword,
             rekey: Rekey { bytes: None, time: None },
             client_alive_interval: Duration::ZERO,
             client_alive_count_max: 3,
+            channel_timeouts: Vec::new(),
+            unused_connection_timeout: None,
             accept_env: Vec::new(),
             allow_users: Vec::new(),
             deny_users: Vec::new(),
@@ -393,6 +406,27 @@ pub enum RootLogin {
 pub struct Rekey {
     pub bytes: Option<u64>,
     pub time: Option<Duration>,
+}
+
+/// One item of ChannelTimeout: a pattern of channel types (`session:shell`, `session:*`,
+/// `direct-tcpip`, `global`; `*` and `?` are wildcards) and the time without data after which a
+/// channel of such a type is closed; zero: never.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChannelTimeout {
+    pub pattern: String,
+    pub time: Duration,
+}
+
+impl Effective {
+    /// How long a channel of `kind` (as [`ChannelTimeout`] writes types) may be idle; `None`: for
+    /// ever. The first item that matches decides.
+    pub fn channel_timeout(&self, kind: &str) -> Option<Duration> {
+        self.channel_timeouts
+            .iter()
+            .find(|item| wildcard_match(item.pattern.as_bytes(), kind.as_bytes()))
+            .map(|item| item.time)
+            .filter(|time| !time.is_zero())
+    }
 }
 
 /// The file named by Banner and its text, read when the configuration was.
