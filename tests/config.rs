@@ -298,6 +298,16 @@ fn the_values_that_ask_for_what_happens_anyway_are_accepted() {
             let config = parse(line.as_bytes()).unwrap_or_else(|e| panic!("{e}"));
             assert_eq!(config.warnings.is_empty(), silent, "{line}");
         }
+        if let Status::NotYet { offers, .. } = &keyword.status {
+            for value in *offers {
+                let config = parse(format!("{} {value}", keyword.name).as_bytes());
+                let warnings = config.unwrap_or_else(|e| panic!("{e}")).warnings;
+                let [warning] = warnings.as_slice() else { panic!("{warnings:?}") };
+                let told = warning.to_string();
+                let begin = format!("config:1: {} {value}: not in effect: ", keyword.name);
+                assert!(told.starts_with(&begin), "{told}");
+            }
+        }
         let refused = parse(format!("{} frobnicate", keyword.name).as_bytes()).is_err();
         assert_eq!(refused, matches!(keyword.status, Status::NotYet { .. }), "{}", keyword.name);
     }
@@ -413,6 +423,7 @@ fn good_lines() -> impl Strategy<Value = String> {
         "ChannelTimeout (none|session:\\*=1h|x11-connection=0 \"a b=5\")",
         "UnusedConnectionTimeout (none|5m|0)",
         "(PermitUserRC|PrintMotd) (yes|no)",
+        "SyslogFacility (AUTHPRIV|daemon|local7)",
         "Tidegate(Reactors (auto|3)|LogFormat (text|json))",
         "(MaxSessions|MaxAuthTries) [1-9]",
     ]

@@ -74,6 +74,7 @@ fn surroundings(has_file: bool) -> Surroundings {
         directory: std::env::current_dir().unwrap_or_default(),
         home: std::env::var_os("HOME").map(PathBuf::from),
         host_keys: host_keys::defaults(is_root, has_file, state_directory().as_deref()),
+        pid_file: None,
     }
 }
 

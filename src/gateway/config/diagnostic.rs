@@ -100,6 +100,8 @@ pub struct Surroundings {
     pub home: Option<PathBuf>,
     /// The host keys when no HostKey line says otherwise.
     pub host_keys: Vec<PathBuf>,
+    /// The file for the process's number when no PidFile line says otherwise.
+    pub pid_file: Option<PathBuf>,
 }
 
 /// The candidate that `word` is most likely a misspelling or the beginning of.

@@ -202,6 +202,10 @@ pub fn subsystem(view: &View<'_>) -> Vec<String> {
     view.login.subsystems.iter().map(|s| format!("{} {}", quote(&s.name), s.command)).collect()
 }
 
+pub fn syslog_facility(view: &View<'_>) -> Vec<String> {
+    one(view.global.syslog_facility.name())
+}
+
 pub fn tcp_keep_alive(view: &View<'_>) -> Vec<String> {
     one(yes_no(view.global.tcp_keep_alive))
 }

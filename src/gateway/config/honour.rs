@@ -11,8 +11,8 @@ use super::keywords::Target;
 use super::lexer::quote;
 use super::patterns::{BadHost, UserPattern};
 use super::settings::{
-    AddressFamily, Banner, ChannelTimeout, Listen, ListenHost, LogFormat, LogLevel, MaxStartups,
-    Rekey, RootLogin, Subsystem,
+    AddressFamily, Banner, ChannelTimeout, Facility, Listen, ListenHost, LogFormat, LogLevel,
+    MaxStartups, Rekey, RootLogin, Subsystem,
 };
 use super::values::{self, Values, is_none};
 use crate::limits::{
@@ -318,6 +318,10 @@ pub fn subsystem(target: &mut Target, values: &Values<'_>) -> Done {
         subsystems.push(Subsystem { name: name.clone(), command });
     }
     Ok(())
+}
+
+pub fn syslog_facility(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.global.syslog_facility, choice(values.one()?, &Facility::ALL)?)
 }
 
 pub fn tcp_keep_alive(target: &mut Target, values: &Values<'_>) -> Done {

@@ -51,8 +51,13 @@ pub enum Status {
     /// anyway; others draw a warning with the reason.
     AcceptedWithWarning { silent: &'static [&'static str], reason: &'static str },
     /// Refused with the reason, except for the values in `accepted`: they ask for what happens
-    /// anyway. The first of them is what a dump shows.
-    NotYet { accepted: &'static [&'static str], reason: &'static str },
+    /// anyway. The first of them is what a dump shows. Those in `offers` would only give clients
+    /// more than they get here, so that going on without is safe: they draw a warning.
+    NotYet {
+        accepted: &'static [&'static str],
+        offers: &'static [&'static str],
+        reason: &'static str,
+    },
 }
 
 /// The keyword a file means by `word`, under its own name or an older one.
@@ -91,9 +96,13 @@ pub fn markdown() -> String {
                 "accepted, with a warning",
                 format!("any ({} without the warning); {reason}", quoted_list(silent)),
             ),
-            Status::NotYet { accepted: [], reason } => ("not yet", format!("none; {reason}")),
-            Status::NotYet { accepted, reason } => {
+            Status::NotYet { accepted: [], reason, .. } => ("not yet", format!("none; {reason}")),
+            Status::NotYet { accepted, offers: [], reason } => {
                 ("not yet", format!("{} only; {reason}", quoted_list(accepted)))
+            }
+            Status::NotYet { accepted, offers, reason } => {
+                let (accepted, offers) = (quoted_list(accepted), quoted_list(offers));
+                ("not yet", format!("{accepted}; {offers} with a warning: {reason}"))
             }
         };
         let values = values.replace('|', "\\|");
@@ -150,7 +159,18 @@ const fn not_yet(
     accepted: &'static [&'static str],
     reason: &'static str,
 ) -> Keyword {
-    Keyword { name, scope, status: Status::NotYet { accepted, reason } }
+    Keyword { name, scope, status: Status::NotYet { accepted, offers: &[], reason } }
+}
+
+/// Not built yet, and nothing but an offer to clients.
+const fn offer(
+    name: &'static str,
+    scope: Scope,
+    accepted: &'static [&'static str],
+    offers: &'static [&'static str],
+    reason: &'static str,
+) -> Keyword {
+    Keyword { name, scope, status: Status::NotYet { accepted, offers, reason } }
 }
 
 const FORWARDING: &str = "forwarding is not built yet";
@@ -181,10 +201,10 @@ use Scope::{Global, GlobalForNow, Greeting, Match};
 pub const TABLE: &[Keyword] = &[
     honoured("AcceptEnv", Match, PATTERNS, honour::accept_env, dump::accept_env),
     honoured("AddressFamily", Global, "any, inet or inet6", honour::address_family, dump::address_family),
-    not_yet("AllowAgentForwarding", Match, &["no"], FORWARDING),
+    offer("AllowAgentForwarding", Match, &["no"], &["yes"], FORWARDING),
     honoured("AllowGroups", Match, PATTERNS, honour::allow_groups, dump::allow_groups),
-    not_yet("AllowStreamLocalForwarding", Match, &["no"], FORWARDING),
-    not_yet("AllowTcpForwarding", Match, &["no"], FORWARDING),
+    offer("AllowStreamLocalForwarding", Match, &["no"], &["yes", "all", "local", "remote"], FORWARDING),
+    offer("AllowTcpForwarding", Match, &["no"], &["yes", "all", "local", "remote"], FORWARDING),
     honoured("AllowUsers", Match, USERS, honour::allow_users, dump::allow_users),
     warned("AFSTokenPassing", Global, &["no"], OBSOLETE),
     not_yet("AuthenticationMethods", Match, &["any", "publickey"],
@@ -213,25 +233,25 @@ pub const TABLE: &[Keyword] = &[
         honour::client_alive_count_max, dump::client_alive_count_max),
     honoured("ClientAliveInterval", Match, "a time, like 30 or 5m; 0 never asks",
         honour::client_alive_interval, dump::client_alive_interval),
-    not_yet("Compression", Global, &["no"], "compression is not built yet"),
+    offer("Compression", Global, &["no"], &["yes", "delayed"], "compression is not built yet"),
     warned("DebianBanner", Global, &["no"], "our identification names no distribution"),
     honoured("DenyGroups", Match, PATTERNS, honour::deny_groups, dump::deny_groups),
     honoured("DenyUsers", Match, USERS, honour::deny_users, dump::deny_users),
     warned("DisableForwarding", Match, &["yes"], "nothing is forwarded yet, whatever it says"),
-    not_yet("ExposeAuthInfo", Match, &["no"], "telling sessions how they logged in is not built yet"),
+    offer("ExposeAuthInfo", Match, &["no"], &["yes"], "telling sessions how they logged in is not built yet"),
     not_yet("FingerprintHash", Global, &["sha256"], "fingerprints are always SHA-256"),
     honoured("ForceCommand", Match, "a command line, internal-sftp, or none",
         honour::force_command, dump::force_command),
-    not_yet("GatewayPorts", Match, &["no"], FORWARDING),
-    not_yet("GSSAPIAuthentication", Match, &["no"], PASSWORDS),
+    offer("GatewayPorts", Match, &["no"], &["yes", "clientspecified"], FORWARDING),
+    offer("GSSAPIAuthentication", Match, &["no"], &["yes"], PASSWORDS),
     warned("GSSAPICleanupCredentials", Global, &[], GSSAPI),
     warned("GSSAPIDelegateCredentials", Global, &[], GSSAPI),
     warned("GSSAPIKexAlgorithms", Global, &[], GSSAPI),
-    not_yet("GSSAPIKeyExchange", Global, &["no"], "GSSAPI key exchange is not offered"),
+    offer("GSSAPIKeyExchange", Global, &["no"], &["yes"], "GSSAPI key exchange is not offered"),
     warned("GSSAPIStoreCredentialsOnRekey", Global, &[], GSSAPI),
     warned("GSSAPIStrictAcceptorCheck", Global, &[], GSSAPI),
     warned("HostbasedAcceptedAlgorithms", Match, &[], HOSTBASED),
-    not_yet("HostbasedAuthentication", Match, &["no"], PASSWORDS),
+    offer("HostbasedAuthentication", Match, &["no"], &["yes"], PASSWORDS),
     warned("HostbasedUsesNameFromPacketOnly", Match, &[], HOSTBASED),
     not_yet("HostCertificate", Global, &["none"], CERTIFICATES),
     honoured("HostKey", Global, "the path of a private key that only its owner can read",
@@ -244,8 +264,8 @@ pub const TABLE: &[Keyword] = &[
         legal: "one or more paths, which may contain `*`, `?` and `[...]`; relative ones start at \
                 the directory of the main file" } },
     warned("IPQoS", Match, &["none"], "packets keep the system's class of service for now"),
-    not_yet("KbdInteractiveAuthentication", Match, &["no"], PASSWORDS),
-    not_yet("KerberosAuthentication", Match, &["no"], PASSWORDS),
+    offer("KbdInteractiveAuthentication", Match, &["no"], &["yes"], PASSWORDS),
+    offer("KerberosAuthentication", Match, &["no"], &["yes"], PASSWORDS),
     warned("KerberosGetAFSToken", Global, &[], KERBEROS),
     warned("KerberosOrLocalPasswd", Global, &[], KERBEROS),
     warned("KerberosTgtPassing", Global, &[], OBSOLETE),
@@ -269,14 +289,14 @@ pub const TABLE: &[Keyword] = &[
     warned("ModuliFile", Global, &[], "it concerns group exchange, which is not built yet"),
     warned("PAMAuthenticationViaKbdInt", Global, &[], OBSOLETE),
     warned("PAMServiceName", Match, &[], "it concerns PAM, which is not asked"),
-    not_yet("PasswordAuthentication", Match, &["no"], PASSWORDS),
-    not_yet("PermitEmptyPasswords", Match, &["no"], PASSWORDS),
+    offer("PasswordAuthentication", Match, &["no"], &["yes"], PASSWORDS),
+    offer("PermitEmptyPasswords", Match, &["no"], &["yes"], PASSWORDS),
     not_yet("PermitListen", Match, &["none", "any"], FORWARDING),
     not_yet("PermitOpen", Match, &["none", "any"], FORWARDING),
     honoured("PermitRootLogin", Match, "yes, no, prohibit-password or forced-commands-only",
         honour::permit_root_login, dump::permit_root_login),
     honoured("PermitTTY", Match, YES_NO, honour::permit_tty, dump::permit_tty),
-    not_yet("PermitTunnel", Match, &["no"], FORWARDING),
+    offer("PermitTunnel", Match, &["no"], &["yes", "point-to-point", "ethernet"], FORWARDING),
     not_yet("PermitUserEnvironment", Global, &["no"], "users' own environment files are not built yet"),
     honoured("PermitUserRC", Match, YES_NO, honour::permit_user_rc, dump::permit_user_rc),
     not_yet("PerSourceMaxStartups", Global, &["none"], PENALTIES),
@@ -285,7 +305,7 @@ pub const TABLE: &[Keyword] = &[
     warned("PerSourcePenaltyExemptList", Global, &["none"], "it concerns PerSourcePenalties, which is not built yet"),
     honoured("PidFile", Global, "a path, or none", honour::pid_file, dump::pid_file),
     honoured("Port", Global, "a port from 0 to 65535; 0 takes a free one", honour::port, dump::port),
-    not_yet("PrintLastLog", Global, &["no"], "telling the last login is not built yet"),
+    offer("PrintLastLog", Global, &["no"], &["yes"], "telling the last login is not built yet"),
     honoured("PrintMotd", Global, YES_NO, honour::print_motd, dump::print_motd),
     warned("Protocol", Global, &["2"], "protocol 2 is the only one there is"),
     honoured("PubkeyAcceptedAlgorithms", Match, SIGNATURES,
@@ -311,11 +331,13 @@ pub const TABLE: &[Keyword] = &[
     warned("SshdAuthPath", Global, &[], ONE_PROGRAM),
     warned("SshdSessionPath", Global, &[], ONE_PROGRAM),
     warned("StreamLocalBindMask", Match, &["0177"], "it concerns forwarding, which is not built yet"),
-    not_yet("StreamLocalBindUnlink", Match, &["no"], FORWARDING),
+    offer("StreamLocalBindUnlink", Match, &["no"], &["yes"], FORWARDING),
     honoured("StrictModes", Global, YES_NO, honour::strict_modes, dump::strict_modes),
     honoured("Subsystem", Match, "a name and a command line, or a name and internal-sftp",
         honour::subsystem, dump::subsystem),
-    warned("SyslogFacility", Global, &[], "log lines go to standard error or to the file given with -E"),
+    honoured("SyslogFacility", Global,
+        "DAEMON, USER, AUTH, AUTHPRIV or LOCAL0 to LOCAL7; it concerns `tidegate sshd`, which logs to syslog",
+        honour::syslog_facility, dump::syslog_facility),
     honoured("TCPKeepAlive", Global, YES_NO, honour::tcp_keep_alive, dump::tcp_keep_alive),
     honoured("TidegateLogFormat", Global, "text or json", honour::log_format, dump::log_format),
     honoured("TidegateReactors", Global, "a number of event loops from 1 to 1024, or auto for one a core",
@@ -325,12 +347,14 @@ pub const TABLE: &[Keyword] = &[
         honour::unused_connection_timeout, dump::unused_connection_timeout),
     not_yet("UseDNS", Global, &["no"], "names of clients are not looked up"),
     warned("UseLogin", Global, &["no"], OBSOLETE),
-    not_yet("UsePAM", Global, &["no"], "PAM is not asked yet"),
+    offer("UsePAM", Global, &["no"], &["yes"], 
+        "PAM is not asked yet; of its usual checks of accounts, locked and expired ones and \
+         /etc/nologin are done here, others are not"),
     warned("UsePrivilegeSeparation", Global, &[], OBSOLETE),
     warned("VerifyReverseMapping", Global, &[], OBSOLETE),
     honoured("VersionAddendum", Global, "printable text, or none", honour::version_addendum, dump::version_addendum),
     warned("X11DisplayOffset", Match, &[], X11),
-    not_yet("X11Forwarding", Match, &["no"], FORWARDING),
+    offer("X11Forwarding", Match, &["no"], &["yes"], FORWARDING),
     warned("X11UseLocalhost", Match, &["yes"], X11),
     warned("XAuthLocation", Global, &[], X11),
 ];

@@ -25,8 +25,8 @@ pub use honour::{check_internal_sftp, expand_tokens, is_internal_sftp};
 pub use lexer::quote;
 pub use patterns::{HostList, NameList, UserPattern, Verdict};
 pub use settings::{
-    AddressFamily, Banner, ChannelTimeout, Defaults, Effective, Global, Listen, ListenError,
-    ListenHost, LogFormat, LogLevel, MaxStartups, Rekey, RootLogin, Subsystem,
+    AddressFamily, Banner, ChannelTimeout, Defaults, Effective, Facility, Global, Listen,
+    ListenError, ListenHost, LogFormat, LogLevel, MaxStartups, Rekey, RootLogin, Subsystem,
 };
 pub use source::{Disk, NoFiles, Source};
 
@@ -131,6 +131,9 @@ impl Config {
         }
         let mut global = reading.global.over(&Global::default());
         complete(&mut global, defaults, reading.surroundings);
+        if reading.global.pid_file.is_none() {
+            global.pid_file.clone_from(&reading.surroundings.pid_file);
+        }
         check_families(&mut reading, &global);
         expand_ports(&mut global);
         let mut login = reading.login.over(&Effective::default());

@@ -178,7 +178,12 @@ impl<'s> Reading<'s> {
                     self.warning(place, keyword.name, format!("it changes nothing: {reason}"));
                 }
             }
-            Status::NotYet { accepted, reason } => {
+            Status::NotYet { accepted, offers, reason } => {
+                let value = values.words.join(" ");
+                if offers.iter().any(|known| known.eq_ignore_ascii_case(&value)) {
+                    let subject = format!("{} {value}", keyword.name);
+                    return self.warning(place, &subject, format!("not in effect: {reason}"));
+                }
                 self.not_yet(keyword, accepted, reason, &values, place);
             }
         }

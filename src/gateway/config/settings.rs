@@ -94,6 +94,7 @@ settings! {
             print_motd: bool,
             log_level: LogLevel,
             log_format: LogFormat,
+            syslog_facility: Facility,
             /// What follows our software version in the identification line.
             version_addendum: Option<String>,
             pid_file: Option<PathBuf>,
@@ -182,6 +183,7 @@ impl Default for Global {
             print_motd: true,
             log_level: LogLevel::Info,
             log_format: LogFormat::Text,
+            syslog_facility: Facility::Auth,
             version_addendum: None,
             pid_file: None,
             reactors: None,
@@ -389,6 +391,45 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
+}
+
+/// What lines in the system's log are filed under; the number is syslog's (RFC 3164 §4.1.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Facility {
+    User = 1,
+    Daemon = 3,
+    Auth = 4,
+    AuthPriv = 10,
+    Local0 = 16,
+    Local1,
+    Local2,
+    Local3,
+    Local4,
+    Local5,
+    Local6,
+    Local7,
+}
+
+impl Facility {
+    pub const ALL: [(&'static str, Facility); 12] = [
+        ("DAEMON", Facility::Daemon),
+        ("USER", Facility::User),
+        ("AUTH", Facility::Auth),
+        ("AUTHPRIV", Facility::AuthPriv),
+        ("LOCAL0", Facility::Local0),
+        ("LOCAL1", Facility::Local1),
+        ("LOCAL2", Facility::Local2),
+        ("LOCAL3", Facility::Local3),
+        ("LOCAL4", Facility::Local4),
+        ("LOCAL5", Facility::Local5),
+        ("LOCAL6", Facility::Local6),
+        ("LOCAL7", Facility::Local7),
+    ];
+
+    /// The name in files; one that [`Facility::ALL`] finds again.
+    pub fn name(self) -> &'static str {
+        Facility::ALL.iter().find(|(_, known)| *known == self).map_or("AUTH", |(name, _)| *name)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
