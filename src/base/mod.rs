@@ -1,10 +1,12 @@
-//! Floor 0: time, spans, entropy and fixed-capacity queues. Imports nothing of ours.
+//! Floor 0: time, spans, entropy, fixed-capacity queues, vector instructions. Imports nothing of
+//! ours.
 
 mod entropy;
 mod escape;
 mod few;
 mod instant;
 mod span;
+mod wide;
 mod wildcard;
 
 pub use entropy::{Entropy, SeededEntropy};
@@ -12,4 +14,5 @@ pub use escape::{Escaped, escape};
 pub use few::Few;
 pub use instant::Instant;
 pub use span::Span;
+pub use wide::{Wide, run_wide};
 pub use wildcard::wildcard_match;

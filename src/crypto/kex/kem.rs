@@ -6,6 +6,7 @@ use aws_lc_rs::kem;
 use sntrup761::rand::{TryCryptoRng, TryRng};
 use zeroize::Zeroizing;
 
+use super::sntrup;
 use crate::base::Entropy;
 use crate::crypto::{CryptoError, KexError, RandomPool};
 
@@ -27,7 +28,7 @@ impl Kem {
     pub(super) const fn key_bytes(self) -> usize {
         match self {
             Kem::MlKem768 => ML_KEM_768_KEY_BYTES,
-            Kem::Sntrup761 => sntrup761::PUBLIC_KEY_SIZE,
+            Kem::Sntrup761 => sntrup::KEY_BYTES,
         }
     }
 
@@ -47,10 +48,9 @@ impl Kem {
                 Ok((ciphertext.as_ref().to_vec(), Zeroizing::new(secret.as_ref().to_vec())))
             }
             Kem::Sntrup761 => {
-                let key = sntrup761::EncapsulationKey::try_from(key);
-                let key = key.map_err(|_| KexError::Length)?;
-                let (ciphertext, secret) = key.encapsulate(SecureGenerator(RandomPool::secure()));
-                Ok((ciphertext.as_ref().to_vec(), Zeroizing::new(secret.as_ref().to_vec())))
+                let key = key.try_into().map_err(|_| KexError::Length)?;
+                let (ciphertext, secret) = sntrup::encapsulate(key, &mut RandomPool::secure());
+                Ok((ciphertext, Zeroizing::new(secret.to_vec())))
             }
         }
     }
@@ -59,7 +59,7 @@ impl Kem {
 /// A decapsulation key.
 pub(super) enum KemSecret {
     MlKem768(kem::DecapsulationKey),
-    Sntrup761(Box<sntrup761::DecapsulationKey>),
+    Sntrup761(Box<Zeroizing<[u8; sntrup::SECRET_BYTES]>>),
 }
 
 impl KemSecret {
@@ -74,8 +74,12 @@ impl KemSecret {
                 Ok((KemSecret::MlKem768(secret), key))
             }
             Kem::Sntrup761 => {
-                let (key, secret) = sntrup761::generate_key(SecureGenerator(RandomPool::secure()));
-                Ok((KemSecret::Sntrup761(Box::new(secret)), key.as_ref().to_vec()))
+                let (key, made) = sntrup761::generate_key(SecureGenerator(RandomPool::secure()));
+                let mut secret = Box::new(Zeroizing::new([0; sntrup::SECRET_BYTES]));
+                for (to, from) in secret.iter_mut().zip(made.as_ref()) {
+                    *to = *from;
+                }
+                Ok((KemSecret::Sntrup761(secret), key.as_ref().to_vec()))
             }
         }
     }
@@ -84,7 +88,7 @@ impl KemSecret {
     pub(super) const fn ciphertext_bytes(&self) -> usize {
         match self {
             KemSecret::MlKem768(_) => ML_KEM_768_CIPHERTEXT_BYTES,
-            KemSecret::Sntrup761(_) => sntrup761::CIPHERTEXT_SIZE,
+            KemSecret::Sntrup761(_) => sntrup::CIPHERTEXT_BYTES,
         }
     }
 
@@ -101,9 +105,7 @@ impl KemSecret {
                 Ok(Zeroizing::new(secret.as_ref().to_vec()))
             }
             KemSecret::Sntrup761(key) => {
-                let ciphertext = sntrup761::Ciphertext::try_from(ciphertext);
-                let secret = key.decapsulate(&ciphertext.map_err(|_| KexError::Length)?);
-                Ok(Zeroizing::new(secret.as_ref().to_vec()))
+                Ok(Zeroizing::new(sntrup::decapsulate(&key, ciphertext).to_vec()))
             }
         }
     }

@@ -6,6 +6,7 @@
 
 mod curve;
 mod kem;
+mod sntrup;
 
 use std::fmt;
 
