@@ -53,6 +53,13 @@ pub const RING_WORKERS_BOUNDED: u32 = 4;
 /// Kernel threads of a ring for streams that can neither be polled nor read without blocking.
 pub const RING_WORKERS_UNBOUNDED: u32 = 16;
 
+/// Events that the mio driver takes from the kernel at once; the others follow with the next wait.
+pub const EVENTS_A_WAIT: usize = 1024;
+/// Connections that it accepts from one listener before it looks after the rest.
+pub const ACCEPTS_A_TURN: u32 = 64;
+/// Its threads for file reads and writes that could wait for a disk.
+pub const FILE_HELPERS: usize = 4;
+
 // ---- Transport (RFC 4253) ------------------------------------------------------------------
 
 /// RFC 4253 §4.2: the identification line, CR LF included.

@@ -1,5 +1,5 @@
-//! The io_uring driver against real sockets, pipes and files, in full and stepped down to what
-//! Linux 5.11 offers. Every test ends with the ledger: all operations completed, all leases back.
+//! The drivers against real sockets, pipes and files: io_uring in full and stepped down to what
+//! Linux 5.11 offers, mio with and without reading files on the spot. Every test ends with the ledger: all operations completed, all leases back.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -9,7 +9,8 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use tidegate::base::{Few, Instant, Span};
-use tidegate::limits::{BULK_SLOT, HEADROOM, SMALL_BYTES};
+use tidegate::limits::{BULK_SLOT, HEADROOM, OPS_IN_FLIGHT_MAX, SMALL_BYTES};
+use tidegate::reactor::either::{EitherDriver, Way};
 use tidegate::reactor::{
     Chunk, Class, Completion, Driver, DriverStats, Errno, Fd, Gather, Lease, Op, PoolSizes, Spans,
     Target, Token, UringConfig, UringDriver,
@@ -19,15 +20,19 @@ const POOL: PoolSizes = PoolSizes { small: 32, packet: 16, bulk: 16 };
 
 /// A driver and the completions it has given.
 struct Bench {
-    driver: UringDriver,
+    driver: EitherDriver,
     out: Vec<Completion>,
     submitted: u64,
     completed: u64,
 }
 
 impl Bench {
-    fn new(config: UringConfig) -> Bench {
-        let driver = UringDriver::new(config).expect("io_uring is available");
+    fn new(way: Way) -> Bench {
+        Bench::sized(way, OPS_IN_FLIGHT_MAX, POOL)
+    }
+
+    fn sized(way: Way, in_flight_max: u32, pool: PoolSizes) -> Bench {
+        let driver = EitherDriver::new(way, in_flight_max, pool).expect("the driver is available");
         Bench { driver, out: Vec::new(), submitted: 0, completed: 0 }
     }
 
@@ -118,14 +123,11 @@ impl Bench {
     }
 }
 
-fn config(plain: bool) -> UringConfig {
-    UringConfig { pool: POOL, plain, ..UringConfig::default() }
-}
-
-/// Runs a test on the ring as it is and stepped down.
-fn on_both(test: impl Fn(Bench)) {
-    for plain in [false, true] {
-        test(Bench::new(config(plain)));
+/// Runs a test on every driver there is.
+fn on_all(test: impl Fn(Bench)) {
+    for way in Way::ALL {
+        println!("{way:?}");
+        test(Bench::new(way));
     }
 }
 
@@ -181,17 +183,15 @@ fn loopback() -> (TcpStream, TcpStream) {
 
 #[test]
 fn features_are_found_and_stepped_down() {
-    let full = Bench::new(config(false));
-    let plain = Bench::new(config(true));
-    assert!(!plain.driver.features().buffer_ring && !plain.driver.features().deferred_task_work);
-    println!("{}", full.driver.features());
-    full.finish();
-    plain.finish();
+    let make = |plain| UringDriver::new(UringConfig { pool: POOL, plain, ..Default::default() });
+    let (full, plain) = (make(false).unwrap(), make(true).unwrap());
+    assert!(!plain.features().buffer_ring && !plain.features().deferred_task_work);
+    println!("{}", full.features());
 }
 
 #[test]
 fn receives_into_a_shared_buffer_with_headroom() {
-    on_both(|mut bench| {
+    on_all(|mut bench| {
         let (near, mut far) = pair();
         bench.submit(1, Op::Recv { fd: raw(&near), into: Target::Shared });
         bench.quiet();
@@ -227,7 +227,7 @@ fn receives_into_a_shared_buffer_with_headroom() {
 
 #[test]
 fn reads_a_pipe_into_a_shared_buffer() {
-    on_both(|mut bench| {
+    on_all(|mut bench| {
         let (reader, writer) = pipe();
         let mut writer = File::from(writer);
         bench.submit(1, Op::Read { fd: raw(&reader), into: Target::Shared });
@@ -249,7 +249,7 @@ fn reads_a_pipe_into_a_shared_buffer() {
 
 #[test]
 fn a_terminal_is_a_stream() {
-    on_both(|mut bench| {
+    on_all(|mut bench| {
         let pty = nix::pty::openpty(None, None).unwrap();
         nix::fcntl::fcntl(
             &pty.master,
@@ -289,7 +289,7 @@ fn a_terminal_is_a_stream() {
 
 #[test]
 fn receives_into_several_spans() {
-    on_both(|mut bench| {
+    on_all(|mut bench| {
         let (near, mut far) = pair();
         let lease = bench.bulk();
         let into = Target::Owned { lease, spans: spans(&[(64, 100), (1000, 50), (5000, 4000)]) };
@@ -314,7 +314,7 @@ fn receives_into_several_spans() {
 
 #[test]
 fn sends_everything_however_slow_the_reader() {
-    on_both(|mut bench| {
+    on_all(|mut bench| {
         let (near, mut far) = pair();
         let total = 8 * BULK_SLOT as usize;
         let reader = std::thread::Builder::new()
@@ -345,7 +345,7 @@ fn sends_everything_however_slow_the_reader() {
 
 #[test]
 fn one_chunk_and_parts_of_chunks_are_sent_as_asked() {
-    on_both(|mut bench| {
+    on_all(|mut bench| {
         let (near, mut far) = pair();
         let one = bench.filled(Class::Packet, 1);
         bench.submit(1, Op::Send { fd: raw(&near), from: gather([(one, Span::new(100, 50))]) });
@@ -371,7 +371,7 @@ fn one_chunk_and_parts_of_chunks_are_sent_as_asked() {
 
 #[test]
 fn files_at_offsets() {
-    on_both(|mut bench| {
+    on_all(|mut bench| {
         let mut file = tempfile::tempfile().unwrap();
         let fd = raw(&file);
         let (first, second) = (bench.filled(Class::Bulk, 5), bench.filled(Class::Bulk, 6));
@@ -414,7 +414,7 @@ fn files_at_offsets() {
 
 #[test]
 fn errors_are_the_kernels() {
-    on_both(|mut bench| {
+    on_all(|mut bench| {
         let (near, far) = pair();
         drop(far);
         let lease = bench.filled(Class::Packet, 0);
@@ -475,7 +475,7 @@ fn errors_are_the_kernels() {
 
 #[test]
 fn writes_to_a_full_pipe_wait_and_may_be_short() {
-    on_both(|mut bench| {
+    on_all(|mut bench| {
         let (reader, writer) = pipe();
         let mut reader = File::from(reader);
         let lease = bench.filled(Class::Bulk, 4);
@@ -501,7 +501,7 @@ fn writes_to_a_full_pipe_wait_and_may_be_short() {
 
 #[test]
 fn accepts_until_cancelled() {
-    on_both(|mut bench| {
+    on_all(|mut bench| {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
@@ -528,7 +528,7 @@ fn accepts_until_cancelled() {
 
 #[test]
 fn accepting_on_no_listener_fails() {
-    on_both(|mut bench| {
+    on_all(|mut bench| {
         let (near, _far) = pair();
         bench.submit(1, Op::Accept { listener: raw(&near) });
         let done = bench.one();
@@ -539,7 +539,7 @@ fn accepting_on_no_listener_fails() {
 
 #[test]
 fn readable_reports_a_childs_end() {
-    on_both(|mut bench| {
+    on_all(|mut bench| {
         let mut child =
             std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
         // SAFETY: a system call without pointers.
@@ -558,7 +558,7 @@ fn readable_reports_a_childs_end() {
 
 #[test]
 fn cancelling_ends_what_waits_wherever_it_is() {
-    on_both(|mut bench| {
+    on_all(|mut bench| {
         let (near, _far) = pair();
         let (reader, _writer) = pipe();
         let ops: [fn(Fd, Fd) -> Op; 3] = [
@@ -591,7 +591,7 @@ fn cancelling_ends_what_waits_wherever_it_is() {
 
 #[test]
 fn cancelling_a_stuck_send_gives_its_leases_back() {
-    on_both(|mut bench| {
+    on_all(|mut bench| {
         let (near, _far) = pair();
         let chunks: Vec<_> =
             (0..8).map(|seed| (bench.filled(Class::Bulk, seed), Span::new(0, BULK_SLOT))).collect();
@@ -607,7 +607,7 @@ fn cancelling_a_stuck_send_gives_its_leases_back() {
 
 #[test]
 fn shutting_down_ends_a_receive() {
-    on_both(|mut bench| {
+    on_all(|mut bench| {
         let (near, _far) = loopback();
         bench.submit(1, Op::Recv { fd: raw(&near), into: Target::Shared });
         bench.quiet();
@@ -620,7 +620,7 @@ fn shutting_down_ends_a_receive() {
 /// Data and cancellation race; whichever wins, no byte is lost and each operation completes once.
 #[test]
 fn cancel_races_lose_no_bytes() {
-    on_both(|mut bench| {
+    on_all(|mut bench| {
         let (near, mut far) = pair();
         let rounds = 2000u32;
         let writer = std::thread::Builder::new()
@@ -667,7 +667,7 @@ fn cancel_races_lose_no_bytes() {
 /// R14: far more sockets with data than shared buffers, and owners that hold on to them.
 #[test]
 fn shared_buffers_run_out_and_nothing_is_lost() {
-    on_both(|mut bench| {
+    on_all(|mut bench| {
         let count = 300usize;
         let mut pairs: Vec<(UnixStream, UnixStream)> = (0..count).map(|_| pair()).collect();
         for (tag, (near, _)) in pairs.iter().enumerate() {
@@ -711,7 +711,7 @@ fn shared_buffers_run_out_and_nothing_is_lost() {
 /// Receives armed while every buffer is out must still be served once buffers return.
 #[test]
 fn receives_armed_without_buffers_are_served_later() {
-    on_both(|mut bench| {
+    on_all(|mut bench| {
         let mut holders: Vec<_> =
             (0..32).filter_map(|_| bench.driver.pool().take(Class::Small)).collect();
         let mut pairs: Vec<(UnixStream, UnixStream)> = (0..64).map(|_| pair()).collect();
@@ -744,7 +744,7 @@ fn receives_armed_without_buffers_are_served_later() {
 
 #[test]
 fn waiting_ends_at_its_time() {
-    on_both(|mut bench| {
+    on_all(|mut bench| {
         let (near, _far) = pair();
         let token = bench.submit(1, Op::Recv { fd: raw(&near), into: Target::Shared });
         bench.turn(0);
@@ -768,7 +768,7 @@ fn waiting_ends_at_its_time() {
 
 #[test]
 fn wakers_end_a_sleep_from_any_thread_and_coalesce() {
-    on_both(|mut bench| {
+    on_all(|mut bench| {
         let waker = bench.driver.waker();
         waker.wake();
         bench.driver.wait(None, &mut bench.out).unwrap();
@@ -794,11 +794,15 @@ fn wakers_end_a_sleep_from_any_thread_and_coalesce() {
 /// R15: a tiny completion queue under many more events than it holds.
 #[test]
 fn a_small_completion_queue_overflows_without_loss() {
-    for plain in [false, true] {
+    for way in Way::ALL {
         let pool = PoolSizes { small: 64, packet: 4, bulk: 4 };
-        let config =
-            UringConfig { submissions: 16, completions: 32, in_flight_max: 1500, pool, plain };
-        let mut bench = Bench::new(config);
+        let mut bench = Bench::sized(way, 1500, pool);
+        if let Way::Uring | Way::UringPlain = way {
+            let plain = way == Way::UringPlain;
+            let config =
+                UringConfig { submissions: 16, completions: 32, in_flight_max: 1500, pool, plain };
+            bench.driver = EitherDriver::Uring(Box::new(UringDriver::new(config).unwrap()));
+        }
         let file = tempfile::tempfile().unwrap();
         let mut pipes = Vec::new();
         for tag in 0..1000u16 {
@@ -830,7 +834,7 @@ fn a_small_completion_queue_overflows_without_loss() {
 
 #[test]
 fn dropping_a_driver_takes_everything_back() {
-    on_both(|mut bench| {
+    on_all(|mut bench| {
         let (near, _far) = pair();
         let (reader, _writer) = pipe();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -854,11 +858,26 @@ fn dropping_a_driver_takes_everything_back() {
     });
 }
 
-/// 64 MiB each way over loopback with the shapes the shard uses; prints what it cost.
+/// 64 MiB over loopback with the shapes the shard uses; prints what it cost.
 #[test]
 fn bulk_over_loopback_is_few_system_calls() {
-    let total = 64 << 20;
-    let mut bench = Bench::new(config(false));
+    for way in [Way::Uring, Way::Mio] {
+        let mut bench = Bench::new(way);
+        let waits = move_bulk(&mut bench, 64 << 20);
+        let stats: DriverStats = bench.driver.stats();
+        println!("64 MiB over loopback, {way:?}: {waits} waits, {stats:?}");
+        assert!(stats.enters <= waits + 8, "one system call a turn: {stats:?}");
+        match way {
+            Way::Uring => assert!(stats.submissions <= 64 * 16, "{stats:?}"),
+            // A call for each attempt, and the vain ones.
+            _ => assert!(stats.submissions + stats.enters <= 64 * 64, "{stats:?}"),
+        }
+        bench.finish();
+    }
+}
+
+/// Sends `total` bytes to itself; answers how often it waited.
+fn move_bulk(bench: &mut Bench, total: usize) -> u64 {
     let (near, far) = loopback();
     far.set_nonblocking(true).unwrap();
     let packet = 256 * 1024;
@@ -869,7 +888,7 @@ fn bulk_over_loopback_is_few_system_calls() {
     let mut waits = 0u64;
     while received < total {
         if in_flight == 0 && sent < total {
-            let lease = bench.filled(Class::Bulk, 0);
+            let lease = bench.bulk();
             let from = gather([(lease, Span::new(0, packet as u32))]);
             bench.submit(1, Op::Send { fd: raw(&near), from });
             in_flight += 1;
@@ -899,19 +918,16 @@ fn bulk_over_loopback_is_few_system_calls() {
             bench.give_all(done.op);
         }
     }
-    let stats: DriverStats = bench.driver.stats();
-    println!("64 MiB over loopback: {waits} waits, {stats:?}");
-    assert!(stats.enters <= waits + 8, "one system call a turn");
-    assert!(stats.submissions <= 64 * 16, "{stats:?}");
-    bench.finish();
+    waits
 }
 
 #[test]
 fn the_driver_closes_what_it_is_told_to() {
-    let mut bench = Bench::new(config(false));
-    let (near, mut far) = pair();
-    let fd = Fd(near.into_raw_fd());
-    bench.driver.close(fd);
-    assert_eq!(far.read(&mut [0; 1]).unwrap(), 0);
-    bench.finish();
+    on_all(|mut bench| {
+        let (near, mut far) = pair();
+        let fd = Fd(near.into_raw_fd());
+        bench.driver.close(fd);
+        assert_eq!(far.read(&mut [0; 1]).unwrap(), 0);
+        bench.finish();
+    });
 }

@@ -1,14 +1,20 @@
 //! Floor 5: completion-shaped I/O. Drivers take [`Op`]s that own their memory and give them back in
 //! [`Completion`]s. Knows nothing of SSH.
 
+#[cfg(feature = "sim")]
+pub mod either;
+mod flights;
+mod mio;
 mod op;
 mod pool;
 #[cfg(feature = "sim")]
 pub mod sim;
+mod system;
 mod timers;
 mod uring;
 mod waker;
 
+pub use self::mio::{MioConfig, MioDriver};
 pub use op::{Chunk, Completion, Errno, Fd, Full, Gather, Op, Spans, Target, Token};
 pub use pool::{Class, Classes, Lease, Pool, PoolSizes, PoolStats, leases_lost};
 pub use timers::Timers;
@@ -39,6 +45,10 @@ pub trait Driver {
     /// Closes a descriptor at once.
     fn close(&mut self, fd: Fd);
 
+    /// Forgets a descriptor that its owner gives away or closes by other means. Nothing may be in
+    /// flight on it.
+    fn release(&mut self, _fd: Fd) {}
+
     /// Ends both directions of a socket, so that operations on it complete.
     fn shutdown(&mut self, fd: Fd);
 
@@ -61,11 +71,12 @@ pub trait Driver {
 /// Counts since a driver was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DriverStats {
-    /// Requests handed to the kernel, the driver's own included.
+    /// Requests handed to the kernel, the driver's own included. With mio each is a system call,
+    /// the vain ones and those of helpers included.
     pub submissions: u64,
-    /// System calls that submitted or waited.
+    /// System calls that submitted or waited; with mio, that waited.
     pub enters: u64,
-    /// Results the kernel gave.
+    /// Results the kernel gave, "not ready" apart.
     pub completions: u64,
     /// Receives that found no shared buffer and had to wait for one.
     pub enobufs: u64,

@@ -60,16 +60,19 @@ pub enum Target {
 #[derive(Debug)]
 pub enum Op {
     /// Connections from a listening socket; a completion each, `more` while armed. Result: the new
-    /// descriptor, non-blocking and close-on-exec. A cancelled accept may end with a descriptor.
+    /// descriptor, non-blocking and close-on-exec. A cancelled accept may end with a descriptor. The
+    /// listener may be made non-blocking.
     Accept { listener: Fd },
     /// Bytes from a socket. Result: how many; 0 at end of stream.
     Recv { fd: Fd, into: Target },
     /// All the bytes to a socket, however many kernel calls that takes. Result: their number. After
     /// an error or a cancellation some of them may have left.
     Send { fd: Fd, from: Gather },
-    /// Bytes from a pipe, terminal or other stream. Result: how many; 0 at end of file.
+    /// Bytes from a pipe, terminal or other stream, which is non-blocking. Result: how many; 0 at
+    /// end of file.
     Read { fd: Fd, into: Target },
-    /// Bytes to a pipe, terminal or other stream. Result: how many, which may be fewer than given.
+    /// Bytes to a pipe, terminal or other stream, which is non-blocking. Result: how many, which may
+    /// be fewer than given.
     Write { fd: Fd, from: Gather },
     /// Bytes from a file at an offset. Result: how many; fewer only at end of file or on error.
     ReadAt { fd: Fd, at: u64, lease: Lease, spans: Spans },
@@ -153,6 +156,33 @@ impl Op {
             pool.unlend(lease);
         }
     }
+
+    /// The operation ends: a lent lease is handed out with bytes, or goes back without.
+    pub(super) fn settle_lent(&mut self, result: Result<u32, Errno>, pool: &mut Pool) {
+        let (Op::Recv { into, .. } | Op::Read { into, .. }) = self else { return };
+        match (into, result) {
+            (Target::Owned { lease, spans }, Ok(len)) if len > 0 => {
+                pool.claim(lease);
+                if let Some(span) = spans.front_mut() {
+                    span.len = len;
+                }
+            }
+            _ => self.unlend(pool),
+        }
+    }
+}
+
+/// The places of a lease, each with its lease.
+pub(super) fn pieces<'a>(
+    lease: &'a Lease,
+    spans: &'a Spans,
+) -> impl Iterator<Item = (&'a Lease, Span)> {
+    spans.iter().map(move |span| (lease, *span))
+}
+
+/// The places of a gather, each with its lease.
+pub(super) fn chunks(from: &Gather) -> impl Iterator<Item = (&Lease, Span)> {
+    from.iter().map(|chunk| (&chunk.lease, chunk.span))
 }
 
 /// A finished operation, handed back whole with its leases.

@@ -597,6 +597,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             inbound,
             grant: Box::new((*grant).clone()),
         };
+        // The process that takes it closes it.
+        self.driver.release(socket);
         match self.outside.hand_over(Box::new(parcel)) {
             Ok(()) => {
                 // The socket is no longer ours to close.

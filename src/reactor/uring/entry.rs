@@ -5,7 +5,8 @@ use super::flight::{Flight, Stage};
 use super::shared::GROUP;
 use crate::base::Span;
 use crate::limits::{FRAMES_MAX, GATHER_MAX, HEADROOM, SMALL_BYTES};
-use crate::reactor::{Class, Errno, Fd, Gather, Lease, Op, Pool, Spans, Target};
+use crate::reactor::op::{chunks, pieces};
+use crate::reactor::{Class, Errno, Fd, Lease, Op, Pool, Target};
 
 /// What comes of asking for a flight's next request.
 #[allow(clippy::large_enum_variant, reason = "a submission entry is passed on at once")]
@@ -248,14 +249,6 @@ const fn poll_events(op: &Op) -> i16 {
         Op::Send { .. } | Op::Write { .. } | Op::WriteAt { .. } => libc::POLLOUT,
         _ => libc::POLLIN,
     }
-}
-
-fn pieces<'a>(lease: &'a Lease, spans: &'a Spans) -> impl Iterator<Item = (&'a Lease, Span)> {
-    spans.iter().map(move |span| (lease, *span))
-}
-
-fn chunks(from: &Gather) -> impl Iterator<Item = (&Lease, Span)> {
-    from.iter().map(|chunk| (&chunk.lease, chunk.span))
 }
 
 /// The offset that stands for a stream's own position.

@@ -1,6 +1,6 @@
 use super::flight::{Flight, Stage};
 use super::shared::SharedBuffers;
-use crate::reactor::{Errno, Op, Pool, Target};
+use crate::reactor::{Errno, Op, Pool};
 
 /// What becomes of a flight after a result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,20 +58,6 @@ pub(super) fn receive_shared(
             flight.op.lend(lease, len);
         }
         _ => pool.unlend(lease),
-    }
-}
-
-/// The flight ends: its borrowed lease is handed out with bytes, or goes back without.
-pub(super) fn settle_borrowed(flight: &mut Flight, result: Result<u32, Errno>, pool: &mut Pool) {
-    let (Op::Recv { into, .. } | Op::Read { into, .. }) = &mut flight.op else { return };
-    match (into, result) {
-        (Target::Owned { lease, spans }, Ok(len)) if len > 0 => {
-            pool.claim(lease);
-            if let Some(span) = spans.front_mut() {
-                span.len = len;
-            }
-        }
-        _ => flight.op.unlend(pool),
     }
 }
 

@@ -17,15 +17,16 @@ use std::time::Duration;
 
 use io_uring::{IoUring, cqueue, opcode};
 use nix::sys::socket::Shutdown;
-use nix::time::{ClockId, clock_gettime};
 
 use entry::{Request, Scatter, Style};
-use flight::{Flight, Flights, Id, Stage};
+use flight::{Flight, Stage};
 use judge::{Verdict, judge};
 use ring::{Pause, Ring};
 pub use setup::Features;
 use shared::SharedBuffers;
 
+use super::flights::{Flights, Id};
+use super::system::{self, ACCEPT_AGAIN, CLOSE_PATIENCE};
 use super::waker::Sleeper;
 use super::{
     Class, Completion, Driver, DriverStats, Errno, Fd, Full, Op, Pool, PoolSizes, Token, Waker,
@@ -197,9 +198,7 @@ impl UringDriver {
 
 impl Driver for UringDriver {
     fn now(&self) -> Instant {
-        let time = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("Linux has a monotonic clock");
-        let nanos = time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64;
-        Instant::from_nanos(nanos)
+        system::now()
     }
 
     fn pool(&mut self) -> &mut Pool {
@@ -207,7 +206,8 @@ impl Driver for UringDriver {
     }
 
     fn submit(&mut self, token: Token, op: Op) -> Result<(), Full> {
-        let id = self.core.flights.insert(token, op).map_err(Full)?;
+        let flight = Flight::new(token, op);
+        let id = self.core.flights.insert(flight).map_err(|flight| Full(flight.op))?;
         self.core.queue.push_back(Step::Start(id));
         Ok(())
     }
@@ -226,18 +226,15 @@ impl Driver for UringDriver {
             !self.core.flights.iter().any(|(_, flight)| flight.op.fd() == fd),
             "{fd:?} is closed with an operation in flight"
         );
-        let closed = nix::unistd::close(fd.0);
-        debug_assert_ne!(closed, Err(nix::Error::EBADF), "{fd:?} was not open");
+        system::close(fd);
     }
 
     fn shutdown(&mut self, fd: Fd) {
-        // Fails on a socket that is not connected any more, which is what was wanted.
-        let _ = nix::sys::socket::shutdown(fd.0, Shutdown::Both);
+        system::shutdown(fd, Shutdown::Both);
     }
 
     fn shutdown_send(&mut self, fd: Fd) {
-        // As above.
-        let _ = nix::sys::socket::shutdown(fd.0, Shutdown::Write);
+        system::shutdown(fd, Shutdown::Write);
     }
 
     fn wait(&mut self, until: Option<Instant>, out: &mut Vec<Completion>) -> io::Result<()> {
@@ -323,7 +320,7 @@ enum Step {
 struct Core {
     features: Features,
     style: Style,
-    flights: Flights,
+    flights: Flights<Flight>,
     queue: VecDeque<Step>,
     /// Shared receives waiting for a buffer, longest first.
     parked: VecDeque<Id>,
@@ -385,7 +382,7 @@ impl Core {
     fn finish(&mut self, id: Id, result: Result<u32, Errno>, pool: &mut Pool) {
         let Some(mut flight) = self.flights.remove(id) else { return };
         if flight.borrowed {
-            judge::settle_borrowed(&mut flight, result, pool);
+            flight.op.settle_lent(result, pool);
         }
         let Flight { token, op, .. } = flight;
         self.finished.push(Completion { token, op, result, more: false });
@@ -500,22 +497,5 @@ fn limit_workers(ring: &IoUring) -> bool {
 /// User data of requests that are no flights; no flight has a key this large.
 const BELL: u64 = u64::MAX;
 const CANCEL: u64 = u64::MAX - 1;
-
-/// Errors of a connection that died in the queue, not of the listener (accept(2)).
-const ACCEPT_AGAIN: [i32; 10] = [
-    libc::EINTR,
-    libc::ECONNABORTED,
-    libc::EPROTO,
-    libc::ENETDOWN,
-    libc::ENOPROTOOPT,
-    libc::EHOSTDOWN,
-    libc::ENONET,
-    libc::EHOSTUNREACH,
-    libc::EOPNOTSUPP,
-    libc::ENETUNREACH,
-];
-
-/// How long a driver being dropped waits for the kernel to answer.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 
 const _: () = assert!(OPS_IN_FLIGHT_MAX < u32::MAX - 1);
