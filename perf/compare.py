@@ -2,7 +2,7 @@
 """Tidegate beside Debian's sshd: server CPU and memory, same client, same run, alternating.
 
     perf/compare.py [--quick] [--cases get,put,exec-down,exec-up,login,idle] [--ciphers ...]
-                    [--runs N] [--size MiB] [--json FILE]
+                    [--runs N] [--size MiB] [--json FILE] [--peer NAME=COMMAND]...
 
 Needs root (sshd's privilege separation, cgroups), openssh-server and a release build; builds it
 when it is missing. Each case runs A B A B ... and prints medians and the ratio. CPU is that of the
@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import platform
+import shlex
 import shutil
 import signal
 import socket
@@ -163,6 +164,12 @@ class Bench:
         os.makedirs("/run/sshd", exist_ok=True)
         sshd = shutil.which("sshd") or "/usr/sbin/sshd"
         self.servers.append(Server("sshd", [sshd, "-D", "-e", "-f", str(config)], self.folder, port))
+        for name, command in self.options.peers:
+            port = free_port()
+            places = {"port": port, "host_key": self.folder / "host",
+                      "authorized_keys": self.folder / "authorized_keys"}
+            words = [word.format(**places) for word in shlex.split(command)]
+            self.servers.append(Server(name, words, self.folder, port))
 
     def ssh(self, server, program="ssh", cipher=None, kex="curve25519-sha256", extra=()):
         options = {
@@ -284,8 +291,10 @@ class Bench:
         theirs = statistics.median(figures["sshd"])
         spread = (max(figures["tidegate"]) - min(figures["tidegate"])) / ours * 100 if ours else 0
         label = f"{name} {argument or ''}".strip()
+        peers = "".join(f", {peer} {statistics.median(figures[peer]):.3f}"
+                        for peer, _ in self.options.peers)
         print(f"{label:44} {ours:10.3f} {theirs:10.3f} {ours / theirs:8.4f}  {unit} "
-              f"(n={runs}, spread {spread:.0f} %)", flush=True)
+              f"(n={runs}, spread {spread:.0f} %{peers})", flush=True)
         self.results.append({"case": name, "argument": argument, "unit": unit, "tidegate": ours,
                              "sshd": theirs, "ratio": ours / theirs, "all": figures})
 
@@ -343,12 +352,16 @@ def main():
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--data", help="folder for the files (default: the temporary folder)")
     parser.add_argument("--binary", type=Path)
+    parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND",
+                        help="another server, started with {port}, {host_key} and "
+                        "{authorized_keys} filled in, that takes part in the same run")
     parser.add_argument("--json")
     parser.add_argument("--keep", action="store_true")
     options = parser.parse_args()
     options.cases = options.cases.split(",")
     options.ciphers = options.ciphers.split(",")
     options.kex = options.kex.split(",")
+    options.peers = [peer.split("=", 1) for peer in options.peer]
     if options.quick:
         options.runs, options.size, options.logins, options.idle = 2, 256, 48, 100
     if os.geteuid() != 0:

@@ -147,6 +147,11 @@ pub const AUTHORIZED_KEYS_BYTES_MAX: u64 = 1024 * 1024;
 pub const AUTHORIZED_KEYS_LINE_BYTES_MAX: usize = 8 * 1024;
 /// Groups of one account that count; the kernel allows 65,536.
 pub const ACCOUNT_GROUPS_MAX: usize = 65_536;
+/// How long what the user database says is believed: an account that is locked, removed or put into
+/// another group is so for logins after this.
+pub const DIRECTORY_TIME: Duration = Duration::from_secs(1);
+/// Accounts whose entries are remembered at a time.
+pub const DIRECTORY_ENTRIES_MAX: usize = 1024;
 /// One entry of the shadow database.
 pub const SHADOW_ENTRY_BYTES_MAX: usize = 16 * 1024;
 pub const BANNER_BYTES_MAX: u32 = 16 * 1024;

@@ -6,6 +6,7 @@ pub mod broker;
 pub mod config;
 pub mod delegate;
 pub mod desk;
+pub mod directory;
 pub mod execute;
 pub mod host_keys;
 pub mod listen;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::accounts::{self, Closed};
 use super::authorized_keys::{self, FileError, Options, Owner};
 use super::config::{Config, Effective, RootLogin, Who, expand_tokens, is_internal_sftp};
+use super::directory::{Directory, Entry};
 use crate::base::{escape, wildcard_match};
 use crate::crypto::{KeyKind, PublicKey, SignatureAlgorithm};
 use crate::services::{Account, Grant, Subsystem};
@@ -33,6 +34,7 @@ pub struct Policy {
     /// The account this process runs as; `None` where the database does not know it.
     process: Option<Account>,
     uid: u32,
+    directory: Arc<Directory>,
 }
 
 /// Why a key was not let in: for the log, never for the client.
@@ -81,7 +83,7 @@ impl Policy {
     pub fn new(config: Arc<Config>) -> Policy {
         let uid = nix::unistd::geteuid().as_raw();
         let process = accounts::by_uid(uid).ok().flatten();
-        Policy { config, process, uid }
+        Policy { config, process, uid, directory: Arc::default() }
     }
 
     pub fn config(&self) -> &Arc<Config> {
@@ -99,22 +101,23 @@ impl Policy {
     /// those of the account we run as stand in, so that the time tells little. The transport of
     /// the answer hides the rest.
     pub fn permit(&self, request: &Request<'_>) -> Result<Grant, Box<Refusal>> {
-        let (account, database) = match accounts::by_name(request.user) {
-            Ok(account) => (account, None),
+        let (entry, database) = match self.directory.find(request.user) {
+            Ok(entry) => (entry, None),
             Err(why) => (None, Some(Reason::Database(why.to_string()))),
         };
-        let group_ids = account.as_ref().map(accounts::group_ids).unwrap_or_default();
-        let groups = accounts::group_names(&group_ids);
+        let none: (&[u32], &[String]) = (&[], &[]);
+        let (group_ids, groups) =
+            entry.as_ref().map_or(none, |entry| (&entry.group_ids, &entry.groups));
         let login = self.config.effective(&Who {
             user: Some(request.user),
-            account: Some(account.is_some()),
-            groups: &groups,
+            account: Some(entry.is_some()),
+            groups,
             peer: Some(request.peer.ip()),
             host: None,
             local: Some(request.local),
         });
-        let verdict = match (account, database) {
-            (Some(account), _) => self.admits(account, &groups, &login, request),
+        let verdict = match (&entry, database) {
+            (Some(entry), _) => self.admits(entry, &login, request),
             (None, Some(reason)) => Err(reason),
             (None, None) => Err(Reason::UnknownUser),
         };
@@ -124,7 +127,7 @@ impl Policy {
         };
         let mut search = Search::default();
         if let Some(account) = &account {
-            search = self.search(account, &group_ids, &login, request);
+            search = self.search(account, group_ids, &login, request);
         }
         let refuse = |reason, notes| Err(Box::new(Refusal { reason, notes }));
         match (reason, account, search.found) {
@@ -146,21 +149,21 @@ impl Policy {
     /// Everything about the user and the kind of key that does not need the files of keys.
     fn admits(
         &self,
-        account: Account,
-        groups: &[String],
+        entry: &Entry,
         login: &Effective,
         request: &Request<'_>,
     ) -> Result<Account, Reason> {
+        let account = &entry.account;
         if self.uid != 0 && account.uid != self.uid {
             let ours = self.process.as_ref().map(|process| process.name.clone());
             return Err(Reason::OtherAccount { ours: ours.unwrap_or_default() });
         }
-        check_lists(login, &account.name, groups, request)?;
+        check_lists(login, &account.name, &entry.groups, request)?;
         if account.uid == 0 && login.permit_root_login == RootLogin::No {
             return Err(Reason::RootLogin);
         }
         if self.uid == 0 {
-            match accounts::closed(&account) {
+            match entry.closed {
                 Some(Closed::Locked) => return Err(Reason::Locked),
                 Some(Closed::Expired) => return Err(Reason::Expired),
                 None => {}
@@ -170,10 +173,10 @@ impl Policy {
             }
         }
         if !is_program(&account.shell) {
-            return Err(Reason::Shell(account.shell));
+            return Err(Reason::Shell(account.shell.clone()));
         }
         check_key(login, request)?;
-        Ok(account)
+        Ok(account.clone())
     }
 
     /// Looks for the key in the account's files, with the account's rights.

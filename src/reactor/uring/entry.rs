@@ -146,6 +146,7 @@ fn direct(
         Op::Accept { listener } => Some(accept(*listener, style)),
         Op::Recv { fd, into: Target::Shared } => Some(shared(
             opcode::Recv::new(types::Fd(fd.0), std::ptr::null_mut(), SMALL_BYTES)
+                .ioprio(POLL_FIRST)
                 .buf_group(GROUP)
                 .build(),
         )),
@@ -250,6 +251,10 @@ const fn poll_events(op: &Op) -> i16 {
         _ => libc::POLLIN,
     }
 }
+
+/// IORING_RECVSEND_POLL_FIRST: a shared receive follows one that emptied the socket, so that a first
+/// attempt would find nothing. As old as buffer rings.
+const POLL_FIRST: u16 = 1;
 
 /// The offset that stands for a stream's own position.
 const STREAM: u64 = u64::MAX;
