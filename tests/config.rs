@@ -227,12 +227,12 @@ fn host_names_are_looked_up_when_the_server_starts() {
 
 #[test]
 fn what_changes_nothing_is_told() {
-    let text = "Protocol 2\nIPQoS af21 cs1\nUsePrivilegeSeparation sandbox\nCiphers +3des-cbc\n\
+    let text = "Protocol 2\nLogVerbose kex.c:*\nUsePrivilegeSeparation sandbox\nCiphers +3des-cbc\n\
                 Banner /nowhere/at/all\nMACs -hmac-sha2-265\n";
     let config = parse(text.as_bytes()).unwrap_or_else(|e| panic!("{e}"));
     let told: Vec<_> = config.warnings.iter().map(ToString::to_string).collect();
     let expected = [
-        "config:2: IPQoS: it changes nothing: packets keep the system's class of service for now",
+        "config:2: LogVerbose: it changes nothing: it names functions of OpenSSH's source",
         "config:3: UsePrivilegeSeparation: it changes nothing: it is obsolete, and sshd ignores it \
          too",
         "config:4: Ciphers: 3des-cbc is left out: CBC ciphers are not offered",
@@ -424,6 +424,8 @@ fn good_lines() -> impl Strategy<Value = String> {
         "UnusedConnectionTimeout (none|5m|0)",
         "(PermitUserRC|PrintMotd) (yes|no)",
         "SyslogFacility (AUTHPRIV|daemon|local7)",
+        "PermitUserEnvironment (yes|no|LC_\\*,!LC_[A-Z]{2})",
+        "IPQoS (none|af21|cs1|ef|0x[0-9a-f]{2}|12) (none|le|7)",
         "Tidegate(Reactors (auto|3)|LogFormat (text|json))",
         "(MaxSessions|MaxAuthTries) [1-9]",
     ]

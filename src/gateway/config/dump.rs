@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::algorithms::names_of;
+use super::ip_qos;
 use super::keywords::{Status, TABLE};
 use super::lexer::quote;
 use super::settings::{AddressFamily, Effective, Global, LogFormat, RootLogin};
@@ -105,6 +106,11 @@ pub fn host_key_algorithms(view: &View<'_>) -> Vec<String> {
     one(names_of(&view.global.host_key_algorithms))
 }
 
+pub fn ip_qos(view: &View<'_>) -> Vec<String> {
+    let qos = view.login.ip_qos;
+    one(format!("{} {}", ip_qos::text(qos.interactive), ip_qos::text(qos.bulk)))
+}
+
 pub fn kex_algorithms(view: &View<'_>) -> Vec<String> {
     one(names_of(&view.global.kex_algorithms))
 }
@@ -150,6 +156,14 @@ pub fn permit_root_login(view: &View<'_>) -> Vec<String> {
 
 pub fn permit_tty(view: &View<'_>) -> Vec<String> {
     one(yes_no(view.login.permit_tty))
+}
+
+pub fn permit_user_environment(view: &View<'_>) -> Vec<String> {
+    one(match view.global.user_environment.as_deref() {
+        None => "no".to_owned(),
+        Some("*") => "yes".to_owned(),
+        Some(patterns) => quote(patterns),
+    })
 }
 
 pub fn permit_user_rc(view: &View<'_>) -> Vec<String> {

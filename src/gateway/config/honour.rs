@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use super::algorithms;
 use super::diagnostic::Wrong;
+use super::ip_qos::{self, IpQos};
 use super::keywords::Target;
 use super::lexer::quote;
-use super::patterns::{BadHost, UserPattern};
+use super::patterns::{BadHost, NameList, UserPattern};
 use super::settings::{
     AddressFamily, Banner, ChannelTimeout, Facility, Listen, ListenHost, LogFormat, LogLevel,
     MaxStartups, Rekey, RootLogin, Subsystem,
@@ -145,6 +146,17 @@ pub fn host_key_algorithms(target: &mut Target, values: &Values<'_>) -> Done {
     first(&mut target.global.host_key_algorithms, list)
 }
 
+pub fn ip_qos(target: &mut Target, values: &Values<'_>) -> Done {
+    let (interactive, bulk) = match values.many()? {
+        [both] => (both, both),
+        [interactive, bulk] => (interactive, bulk),
+        [_, _, extra, ..] => return Err(Wrong::new(extra, "at most two values are expected")),
+        [] => return Ok(()),
+    };
+    let (interactive, bulk) = (ip_qos::parse(interactive)?, ip_qos::parse(bulk)?);
+    first(&mut target.login.ip_qos, IpQos { interactive, bulk })
+}
+
 pub fn kex_algorithms(target: &mut Target, values: &Values<'_>) -> Done {
     let list = algorithms::parse(values.one()?, &mut target.warnings)?;
     first(&mut target.global.kex_algorithms, list)
@@ -223,6 +235,19 @@ pub fn permit_root_login(target: &mut Target, values: &Values<'_>) -> Done {
 
 pub fn permit_tty(target: &mut Target, values: &Values<'_>) -> Done {
     first(&mut target.login.permit_tty, values.flag()?)
+}
+
+pub fn permit_user_environment(target: &mut Target, values: &Values<'_>) -> Done {
+    let word = values.one()?;
+    let patterns = match values.flag() {
+        Ok(true) => Some("*".to_owned()),
+        Ok(false) => None,
+        Err(_) if NameList::new(word).is_none() => {
+            return Err(Wrong::new(word, "an empty pattern"));
+        }
+        Err(_) => Some(word.to_owned()),
+    };
+    first(&mut target.global.user_environment, patterns)
 }
 
 pub fn permit_user_rc(target: &mut Target, values: &Values<'_>) -> Done {

@@ -263,7 +263,10 @@ pub const TABLE: &[Keyword] = &[
     Keyword { name: "Include", scope: Match, status: Status::Structure {
         legal: "one or more paths, which may contain `*`, `?` and `[...]`; relative ones start at \
                 the directory of the main file" } },
-    warned("IPQoS", Match, &["none"], "packets keep the system's class of service for now"),
+    honoured("IPQoS", Match,
+        "one or two classes of service, for sessions with a terminal and for the rest: a name like \
+         af21, cs1, ef or le, a number up to 255, or none for the system's own",
+        honour::ip_qos, dump::ip_qos),
     offer("KbdInteractiveAuthentication", Match, &["no"], &["yes"], PASSWORDS),
     offer("KerberosAuthentication", Match, &["no"], &["yes"], PASSWORDS),
     warned("KerberosGetAFSToken", Global, &[], KERBEROS),
@@ -297,7 +300,10 @@ pub const TABLE: &[Keyword] = &[
         honour::permit_root_login, dump::permit_root_login),
     honoured("PermitTTY", Match, YES_NO, honour::permit_tty, dump::permit_tty),
     offer("PermitTunnel", Match, &["no"], &["yes", "point-to-point", "ethernet"], FORWARDING),
-    not_yet("PermitUserEnvironment", Global, &["no"], "users' own environment files are not built yet"),
+    honoured("PermitUserEnvironment", Global,
+        "yes, no, or a list of variables with commas between, in which `*` and `?` stand for other \
+         characters and `!` denies",
+        honour::permit_user_environment, dump::permit_user_environment),
     honoured("PermitUserRC", Match, YES_NO, honour::permit_user_rc, dump::permit_user_rc),
     not_yet("PerSourceMaxStartups", Global, &["none"], PENALTIES),
     warned("PerSourceNetBlockSize", Global, &["32:128"], "it concerns PerSourceMaxStartups, which is not built yet"),

@@ -9,6 +9,7 @@ mod condition;
 mod diagnostic;
 mod dump;
 mod honour;
+mod ip_qos;
 pub mod keywords;
 mod lexer;
 mod patterns;
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 pub use condition::{Condition, Who};
 pub use diagnostic::{ConfigErrors, Diagnostic, Place, Surroundings, did_you_mean};
 pub use honour::{check_internal_sftp, expand_tokens, is_internal_sftp};
+pub use ip_qos::IpQos;
 pub use lexer::quote;
 pub use patterns::{HostList, NameList, UserPattern, Verdict};
 pub use settings::{

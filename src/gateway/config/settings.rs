@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::ip_qos::IpQos;
 use super::patterns::UserPattern;
 use crate::base::wildcard_match;
 use crate::connection::LoginLimits;
@@ -92,6 +93,9 @@ settings! {
             tcp_keep_alive: bool,
             /// Show /etc/motd when a shell with a terminal starts.
             print_motd: bool,
+            /// Which variables accounts may set for themselves in `~/.ssh/environment` and with
+            /// `environment=`: a list of patterns; `None`: none.
+            user_environment: Option<String>,
             log_level: LogLevel,
             log_format: LogFormat,
             syslog_facility: Facility,
@@ -143,6 +147,7 @@ settings! {
             channel_timeouts: Vec<ChannelTimeout>,
             /// Close a connection that has had no channel for this time; `None`: never.
             unused_connection_timeout: Option<Duration>,
+            ip_qos: IpQos,
         }
         all {
             /// Patterns of the variables a client may set.
@@ -181,6 +186,7 @@ impl Default for Global {
             max_startups: MaxStartups { start: 10, rate: 30, full: 100 },
             tcp_keep_alive: true,
             print_motd: true,
+            user_environment: None,
             log_level: LogLevel::Info,
             log_format: LogFormat::Text,
             syslog_facility: Facility::Auth,
@@ -217,6 +223,7 @@ impl Default for Effective {
             client_alive_count_max: 3,
             channel_timeouts: Vec::new(),
             unused_connection_timeout: None,
+            ip_qos: IpQos::default(),
             accept_env: Vec::new(),
             allow_users: Vec::new(),
             deny_users: Vec::new(),
