@@ -183,6 +183,9 @@ pub const COMMAND_BYTES_MAX: u32 = 32 * 1024;
 pub const ENV_NAME_BYTES_MAX: u32 = 256;
 pub const ENV_VALUE_BYTES_MAX: u32 = 8 * 1024;
 pub const ENV_COUNT_MAX: usize = 128;
+/// `~/.ssh/environment`: sshd's bound of its lines, and one of its size.
+pub const USER_ENVIRONMENT_LINES_MAX: usize = 1000;
+pub const USER_ENVIRONMENT_BYTES_MAX: u64 = 256 * 1024;
 pub const TERM_BYTES_MAX: u32 = 64;
 pub const PTY_MODES_BYTES_MAX: u32 = 1024;
 pub const PTY_SIDE_MAX: u32 = 10_000;

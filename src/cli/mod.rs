@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use crate::gateway::config::did_you_mean;
+use crate::services::run_prelude;
 
 /// The command line or the configuration is wrong; nothing was started.
 const EXIT_USAGE: u8 = 1;
@@ -28,6 +29,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match command.to_str() {
         Some("serve") => serve::run(args),
         Some("delegate") => delegate::run(args),
+        Some("session") => session(args),
         Some("help" | "--help" | "-h") => print(&help()),
         Some("version" | "--version" | "-V") => print(&version()),
         _ => {
@@ -41,6 +43,14 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
             ExitCode::from(EXIT_USAGE)
         }
     }
+}
+
+/// `tidegate session`: what comes before a program in a session's process. Started by a gateway,
+/// never by hand, so it has no help of its own.
+fn session(words: impl Iterator<Item = OsString>) -> ExitCode {
+    let why = run_prelude(words);
+    complain(&format!("session: {why}\n"));
+    ExitCode::from(EXIT_USAGE)
 }
 
 fn help() -> String {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::fixtures::private_key;
 use crate::crypto::{KeyKind, PublicKey};
-use crate::gateway::authorized_keys::{parse_line, search};
+use crate::gateway::authorized_keys::{Use, parse_line, search};
 use crate::gateway::config::{Config, Effective, Who, parse};
 
 /// A configuration file. What is accepted and printed is accepted again and means the same.
@@ -44,6 +44,9 @@ fn reads_back(config: &Config, login: &Effective) {
     assert_eq!(again.dump(&again.login), text);
 }
 
+/// In 2023.
+const NOW: u64 = 1_700_000_000;
+
 /// A file of keys, or one line of it. `KEY` stands for the key that is looked for, so that a
 /// fuzzer need not learn base64.
 pub fn authorized_keys(data: &[u8]) {
@@ -57,7 +60,7 @@ pub fn authorized_keys(data: &[u8]) {
             Err(error) => assert!(!error.to_string().is_empty(), "an error without words"),
         }
     }
-    let found = search(&text, key, PEER);
+    let found = search(&text, Use { key, peer: PEER, now: NOW });
     if let Some((number, options)) = found.found {
         let line = text.split(|byte| *byte == b'\n').nth(number as usize - 1);
         let entry = parse_line(line.expect("a line of the text")).expect("a line that counts");

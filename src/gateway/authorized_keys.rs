@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::config::{HostList, Verdict, check_internal_sftp};
-use crate::base::escape;
+use super::config::Verdict;
+use super::key_options::Options;
 use crate::crypto::PublicKey;
 use crate::limits::{
     AUTHORIZED_KEYS_BYTES_MAX, AUTHORIZED_KEYS_LINE_BYTES_MAX, HOST_KEY_BYTES_MAX, NAME_BYTES_MAX,
@@ -23,22 +23,6 @@ use crate::wire::Reader;
 
 /// Refused lines told about in one search; the rest would only fill the log.
 const REFUSED_MAX: usize = 8;
-
-/// What a line permits.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Options {
-    /// `command=`: runs instead of whatever the client asks for.
-    pub command: Option<String>,
-    /// `from=`: the addresses the key may be used from.
-    pub from: Option<HostList>,
-    pub pty: bool,
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        Options { command: None, from: None, pty: true }
-    }
-}
 
 /// A line that holds a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +61,8 @@ pub enum LineError {
     Separator,
     #[error("from= does not allow {0}")]
     WrongAddress(IpAddr),
+    #[error("its expiry-time {0} has passed")]
+    Expired(String),
 }
 
 /// Reads one line; `None` for empty ones and comments. Never panics: fuzzers start here.
@@ -88,7 +74,7 @@ pub fn parse_line(line: &[u8]) -> Result<Option<Entry>, LineError> {
         let (declared, actual) = (parts.key_type.to_owned(), inner.to_owned());
         return Err(LineError::TypeMismatch { declared, actual });
     }
-    let options = parse_options(parts.options)?;
+    let options = Options::parse(parts.options)?;
     Ok(Some(Entry { options, key_type: parts.key_type.to_owned(), blob }))
 }
 
@@ -101,15 +87,24 @@ pub struct Search {
     pub refused: Vec<(u32, LineError)>,
 }
 
-/// Looks for `key`, used from `peer`, in the text of a file.
-pub fn search(text: &[u8], key: &PublicKey, peer: IpAddr) -> Search {
+/// Who wants to use a key, and when.
+#[derive(Clone, Copy, Debug)]
+pub struct Use<'a> {
+    pub key: &'a PublicKey,
+    pub peer: IpAddr,
+    /// Seconds since 1970.
+    pub now: u64,
+}
+
+/// Looks for a key in the text of a file.
+pub fn search(text: &[u8], wanted: Use<'_>) -> Search {
     let mut search = Search::default();
-    let base64 = STANDARD.encode(key.blob());
+    let base64 = STANDARD.encode(wanted.key.blob());
     for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
         let number = u32::try_from(index + 1).unwrap_or(u32::MAX);
         let outcome = match split(line) {
             // Lines with other keys are nobody's business here, whatever is wrong with them.
-            Ok(Some(parts)) if parts.base64 == base64 => judge(&parts, key, peer),
+            Ok(Some(parts)) if parts.base64 == base64 => judge(&parts, wanted),
             _ => continue,
         };
         match outcome {
@@ -199,12 +194,16 @@ fn check_modes(path: &Path, metadata: &Metadata, owner: Owner<'_>) -> Result<(),
     Ok(())
 }
 
-fn judge(parts: &Parts<'_>, key: &PublicKey, peer: IpAddr) -> Result<Options, LineError> {
+fn judge(parts: &Parts<'_>, wanted: Use<'_>) -> Result<Options, LineError> {
+    let Use { key, peer, now } = wanted;
     if parts.key_type != key.type_name() {
         let (declared, actual) = (parts.key_type.to_owned(), key.type_name().to_owned());
         return Err(LineError::TypeMismatch { declared, actual });
     }
-    let options = parse_options(parts.options)?;
+    let options = Options::parse(parts.options)?;
+    if let Some(expiry) = options.expiry.as_ref().filter(|expiry| expiry.at < now) {
+        return Err(LineError::Expired(expiry.text.clone()));
+    }
     match &options.from {
         Some(from) if from.verdict(peer, None) != Verdict::Matches => {
             Err(LineError::WrongAddress(peer))
@@ -278,130 +277,6 @@ fn is_key_type(word: &str) -> bool {
     types.iter().any(|prefix| word.starts_with(prefix)) && !word.contains(['"', '=', ','])
 }
 
-fn parse_options(text: &str) -> Result<Options, LineError> {
-    let mut options = Options::default();
-    let mut rest = text;
-    while !rest.is_empty() {
-        let end = rest.find(['=', ',']).unwrap_or(rest.len());
-        let (name, behind) = rest.split_at(end);
-        let option = known(name)?;
-        let (value, behind) = match behind.strip_prefix('=') {
-            Some(behind) => dequote(option, behind).map(|(value, rest)| (Some(value), rest))?,
-            None => (None, behind),
-        };
-        apply(option, value, &mut options)?;
-        rest = match behind.strip_prefix(',') {
-            // A comma announces another option.
-            Some("") => return Err(LineError::Separator),
-            Some(behind) => behind,
-            None if behind.is_empty() => behind,
-            None => return Err(LineError::Separator),
-        };
-    }
-    Ok(options)
-}
-
-/// Options of sshd(8): those we enforce, those that ask for nothing we would do, and the rest.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Meaning {
-    Command,
-    From,
-    Pty,
-    NoPty,
-    Restrict,
-    /// It grants or denies what does not exist here yet: forwarding, ~/.ssh/rc.
-    Nothing,
-    NotYet,
-}
-
-type Known = (&'static str, Meaning);
-
-const OPTIONS: &[Known] = &[
-    ("agent-forwarding", Meaning::Nothing),
-    ("cert-authority", Meaning::NotYet),
-    ("command", Meaning::Command),
-    ("environment", Meaning::NotYet),
-    ("expiry-time", Meaning::NotYet),
-    ("from", Meaning::From),
-    ("no-agent-forwarding", Meaning::Nothing),
-    ("no-port-forwarding", Meaning::Nothing),
-    ("no-pty", Meaning::NoPty),
-    ("no-touch-required", Meaning::NotYet),
-    ("no-user-rc", Meaning::Nothing),
-    ("no-X11-forwarding", Meaning::Nothing),
-    ("permitlisten", Meaning::NotYet),
-    ("permitopen", Meaning::NotYet),
-    ("port-forwarding", Meaning::Nothing),
-    ("principals", Meaning::NotYet),
-    ("pty", Meaning::Pty),
-    ("restrict", Meaning::Restrict),
-    ("tunnel", Meaning::NotYet),
-    ("user-rc", Meaning::Nothing),
-    ("verify-required", Meaning::NotYet),
-    ("X11-forwarding", Meaning::Nothing),
-];
-
-fn known(name: &str) -> Result<Known, LineError> {
-    let found = OPTIONS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
-    match found.copied() {
-        Some((name, Meaning::NotYet)) => Err(LineError::NotYet(name)),
-        Some(option) => Ok(option),
-        None => Err(LineError::UnknownOption(format!("{:?}", escape(name.as_bytes())))),
-    }
-}
-
-/// A value in double quotes, in which `\"` is a quote, and what follows it.
-fn dequote((name, _): Known, text: &str) -> Result<(String, &str), LineError> {
-    let text = text.strip_prefix('"').ok_or(LineError::NoValue(name))?;
-    let mut value = String::new();
-    let mut characters = text.chars();
-    while let Some(character) = characters.next() {
-        match character {
-            '"' => return Ok((value, characters.as_str())),
-            '\\' if characters.as_str().starts_with('"') => value.extend(characters.next()),
-            _ => value.push(character),
-        }
-    }
-    Err(LineError::NoValue(name))
-}
-
-fn apply(
-    (name, meaning): Known,
-    value: Option<String>,
-    options: &mut Options,
-) -> Result<(), LineError> {
-    let takes_value = matches!(meaning, Meaning::Command | Meaning::From);
-    let value = match (takes_value, value) {
-        (true, None) => return Err(LineError::NoValue(name)),
-        (false, Some(_)) => return Err(LineError::NeedlessValue(name)),
-        (_, value) => value.unwrap_or_default(),
-    };
-    let bad = |problem: String| LineError::BadValue { name, problem };
-    match meaning {
-        Meaning::Command if options.command.is_some() => return Err(LineError::Twice(name)),
-        Meaning::Command => {
-            if value.contains('\0') {
-                return Err(bad("a NUL in the command".to_owned()));
-            }
-            check_internal_sftp(&value, &mut Vec::new()).map_err(|wrong| {
-                bad(format!("{} {}", escape(wrong.value.as_bytes()), wrong.problem))
-            })?;
-            options.command = Some(value);
-        }
-        Meaning::From if options.from.is_some() => return Err(LineError::Twice(name)),
-        Meaning::From => {
-            let list = HostList::new(&value).map_err(|wrong| {
-                bad(format!("{}: {:?}", wrong.problem, escape(wrong.item.as_bytes())))
-            })?;
-            options.from = Some(list);
-        }
-        Meaning::Pty => options.pty = true,
-        Meaning::NoPty | Meaning::Restrict => options.pty = false,
-        Meaning::Nothing | Meaning::NotYet => {}
-    }
-    Ok(())
-}
-
 const fn is_blank(character: char) -> bool {
     matches!(character, ' ' | '\t')
 }
@@ -416,13 +291,12 @@ mod tests {
     const ED25519: &str = "ssh-ed25519 \
         AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl";
 
-    fn options(text: &str) -> Result<Options, LineError> {
-        parse_line(format!("{text} {ED25519} ada@home").as_bytes())
-            .map(|entry| entry.expect("a line with a key").options)
-    }
-
     fn key() -> PublicKey {
         PrivateKey::generate(KeyKind::Ed25519).expect("a key").public().clone()
+    }
+
+    fn wanted(key: &PublicKey) -> Use<'_> {
+        Use { key, peer: peer(), now: 1_700_000_000 }
     }
 
     fn peer() -> IpAddr {
@@ -451,70 +325,6 @@ mod tests {
     }
 
     #[test]
-    fn commands_keep_blanks_commas_and_quotes() {
-        for (text, command) in [
-            ("command=\"ls -l /tmp\"", "ls -l /tmp"),
-            ("COMMAND=\"a,b\",no-pty", "a,b"),
-            (r#"command="say \"hi there\"""#, r#"say "hi there""#),
-            (r#"command="a \\n \b""#, r"a \\n \b"),
-            ("command=\"\"", ""),
-            ("command=\"x # y\"", "x # y"),
-        ] {
-            assert_eq!(options(text).expect(text).command.as_deref(), Some(command), "{text}");
-        }
-        // As sshd reads it: the backslash belongs to the quote, so the value never ends.
-        assert!(options(r#"command="a\\""#).is_err());
-    }
-
-    #[test]
-    fn restrictions_apply_in_order() {
-        for (text, pty) in [
-            ("no-pty", false),
-            ("restrict", false),
-            ("restrict,pty", true),
-            ("pty,restrict", false),
-            ("no-port-forwarding,no-X11-forwarding,no-agent-forwarding,no-user-rc", true),
-            ("restrict,port-forwarding,x11-forwarding,agent-forwarding,user-rc", false),
-        ] {
-            assert_eq!(options(text).expect(text).pty, pty, "{text}");
-        }
-    }
-
-    /// SECURITY case 77: what is unknown, misspelt or not built yet refuses the line.
-    #[test]
-    fn case_77_every_other_option_refuses_the_line() {
-        for text in [
-            "no-ptty",
-            "no_pty",
-            "permitopen=\"10.0.0.1:65536\"",
-            "permitlisten=\"4294967295\"",
-            "environment=\"A=b\"",
-            "expiry-time=\"20300101\"",
-            "cert-authority",
-            "principals=\"a\"",
-            "tunnel=\"1\"",
-            "verify-required",
-            "no-touch-required",
-            "command",
-            "command=ls",
-            "command=\"ls",
-            "command=\"a\",command=\"a\"",
-            "command=\"internal-sftp -R\"",
-            "no-pty=\"yes\"",
-            "from=\"\"",
-            "from=\"10.0.0.1/8\"",
-            "from=\"::1\",from=\"::1\"",
-            "no-pty,",
-            ",no-pty",
-            "no-pty,,pty",
-            "command=\"a\"no-pty",
-            "command=\"a\"x",
-        ] {
-            assert!(options(text).is_err(), "{text}");
-        }
-    }
-
-    #[test]
     fn from_limits_where_a_key_may_be_used() {
         let key = key();
         for (from, allowed) in [
@@ -525,14 +335,35 @@ mod tests {
             ("*.example.org", false),
         ] {
             let text = format!("from=\"{from}\" {}", key.to_openssh_line(""));
-            let search = search(text.as_bytes(), &key, peer());
+            let search = search(text.as_bytes(), wanted(&key));
             assert_eq!(search.found.is_some(), allowed, "{from}");
             let refused = if allowed { vec![] } else { vec![(1, LineError::WrongAddress(peer()))] };
             assert_eq!(search.refused, refused);
         }
         let text = format!("from=\"192.0.2.7\" {}", key.to_openssh_line(""));
         let mapped = "::ffff:192.0.2.7".parse().expect("an address");
-        assert!(search(text.as_bytes(), &key, mapped).found.is_some());
+        assert!(search(text.as_bytes(), Use { peer: mapped, ..wanted(&key) }).found.is_some());
+    }
+
+    #[test]
+    fn a_key_expires_behind_its_last_second() {
+        let key = key();
+        // 2023-11-14 22:13:20.
+        for (time, alive) in [
+            ("20231114221320Z", true),
+            ("20231114221319Z", false),
+            ("202311142213Z", false),
+            ("20231115z", true),
+            ("20231114UTC", false),
+            ("21000101", true),
+        ] {
+            let text = format!("expiry-time=\"{time}\" {}", key.to_openssh_line(""));
+            let search = search(text.as_bytes(), wanted(&key));
+            assert_eq!(search.found.is_some(), alive, "{time}");
+            let refused =
+                if alive { vec![] } else { vec![(1, LineError::Expired(time.to_owned()))] };
+            assert_eq!(search.refused, refused);
+        }
     }
 
     #[test]
@@ -542,7 +373,7 @@ mod tests {
         let text = format!(
             "# mine\n{other}\ntunnel=\"0\" {line}\nfrobnicate {other}\nno-pty {line}\n{line}"
         );
-        let search = search(text.as_bytes(), &key, peer());
+        let search = search(text.as_bytes(), wanted(&key));
         let (number, options) = search.found.expect("line 5");
         assert_eq!((number, options.pty), (5, false));
         assert_eq!(search.refused, [(3, LineError::NotYet("tunnel"))]);
@@ -554,13 +385,13 @@ mod tests {
         let key = key();
         let line = key.to_openssh_line("");
         let long = format!("command=\"{}\" {line}", "x".repeat(1024 * 1024));
-        assert_eq!(search(long.as_bytes(), &key, peer()), Search::default());
+        assert_eq!(search(long.as_bytes(), wanted(&key)), Search::default());
         let tail = format!("{} {line}", "x".repeat(AUTHORIZED_KEYS_LINE_BYTES_MAX));
-        assert_eq!(search(tail.as_bytes(), &key, peer()), Search::default());
+        assert_eq!(search(tail.as_bytes(), wanted(&key)), Search::default());
         assert_eq!(parse_line(long.as_bytes()), Err(LineError::TooLong));
 
         let wrong = line.replacen("ssh-ed25519", "ecdsa-sha2-nistp256", 1);
-        let found = search(wrong.as_bytes(), &key, peer());
+        let found = search(wrong.as_bytes(), wanted(&key));
         assert!(matches!(found.refused.as_slice(), [(1, LineError::TypeMismatch { .. })]));
         assert_eq!(found.found, None);
         assert!(matches!(parse_line(wrong.as_bytes()), Err(LineError::TypeMismatch { .. })));
@@ -629,18 +460,5 @@ mod tests {
             let _ = parse_line(&bytes);
         }
 
-        #[test]
-        fn no_option_text_makes_the_parser_panic(
-            text in "(command|from|restrict|no-pty|[a-z-]{1,5}|=|\"|\\\\|,| |é|\\*|!){0,20}"
-        ) {
-            let _ = options(&text);
-        }
-
-        #[test]
-        fn any_quoted_command_comes_out_as_it_went_in(command in "[^\"\\\\\0\n]{0,40}") {
-            proptest::prop_assume!(!command.starts_with("internal-sftp"));
-            let read = options(&format!("command=\"{command}\""));
-            proptest::prop_assert_eq!(read.map(|o| o.command), Ok(Some(command)));
-        }
     }
 }

@@ -154,6 +154,11 @@ impl Outside for Desk {
         }
     }
 
+    fn set_class(&mut self, socket: Fd, class: u8) {
+        // SAFETY: the shard that asks holds the descriptor open during this call.
+        set_class(unsafe { BorrowedFd::borrow_raw(socket.0) }, class);
+    }
+
     fn report(&mut self, report: Report) {
         if report.what.is_routine() && LevelFilter::current() < LevelFilter::INFO {
             return;
@@ -181,6 +186,13 @@ fn address(storage: &SockaddrStorage) -> Option<SocketAddr> {
     Some(SocketAddr::new(address.ip().to_canonical(), address.port()))
 }
 
+/// Best effort, as in sshd: unmarked packets arrive too. An IPv4 peer of a dual-stack listener
+/// heeds the first alone, and on an IPv4 socket the second fails.
+fn set_class(socket: BorrowedFd<'_>, class: u8) {
+    let _ = setsockopt(&socket, sockopt::Ipv4Tos, &i32::from(class));
+    let _ = setsockopt(&socket, sockopt::Ipv6TClass, &i32::from(class));
+}
+
 /// Best effort: a socket without these options still works.
 fn prepare(socket: Fd, keepalive: bool) {
     // SAFETY: the descriptor was just accepted and is not closed during this call.
@@ -196,6 +208,21 @@ mod tests {
     use super::*;
     use crate::base::Instant;
     use crate::reactor::{Driver, UringConfig, UringDriver};
+
+    #[test]
+    fn packets_are_marked_in_both_families() {
+        use nix::sys::socket::getsockopt;
+        use std::net::TcpListener;
+        use std::os::fd::AsFd;
+
+        let v4 = TcpListener::bind("127.0.0.1:0").expect("a socket");
+        set_class(v4.as_fd(), 0x48);
+        assert_eq!(getsockopt(&v4, sockopt::Ipv4Tos).expect("its class"), 0x48);
+        let Ok(v6) = TcpListener::bind("[::1]:0") else { return };
+        set_class(v6.as_fd(), 0x20);
+        assert_eq!(getsockopt(&v6, sockopt::Ipv6TClass).expect("its class"), 0x20);
+        assert_eq!(getsockopt(&v6, sockopt::Ipv4Tos).expect("its class"), 0x20);
+    }
 
     #[test]
     fn mail_that_comes_before_the_door_opens_is_not_slept_over() {

@@ -9,6 +9,7 @@ pub mod desk;
 pub mod directory;
 pub mod execute;
 pub mod host_keys;
+pub mod key_options;
 pub mod listen;
 pub mod parcel;
 pub mod policy;

@@ -1,20 +1,27 @@
 //! Who may log in with which key, and what that key then permits.
 
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
+
+use tracing::{info, warn};
 
 use super::accounts::{self, Closed};
-use super::authorized_keys::{self, FileError, Options, Owner};
+use super::authorized_keys::{self, FileError, Owner, Use};
 use super::config::{Config, Effective, RootLogin, Who, expand_tokens, is_internal_sftp};
 use super::directory::{Directory, Entry};
+use super::key_options::Options;
 use crate::base::{escape, wildcard_match};
 use crate::crypto::{KeyKind, PublicKey, SignatureAlgorithm};
-use crate::services::{Account, Grant, Subsystem};
+use crate::limits::BANNER_BYTES_MAX;
+use crate::services::{Account, Forwarding, Grant, Rules, Subsystem, is_listed};
 
-/// While it exists nobody but root logs in.
+/// While it exists nobody but root has sessions: everybody else is shown its text.
 const NO_LOGIN: &str = "/etc/nologin";
 
 /// A key that wants to log in. Everything but the key's own validity is the client's claim.
@@ -55,7 +62,6 @@ pub enum Reason {
     Database(String),
     Locked,
     Expired,
-    NoLogin,
     Shell(PathBuf),
     RootLogin,
     /// A pattern of this keyword matches.
@@ -140,6 +146,10 @@ impl Policy {
                 {
                     return refuse(Reason::NoForcedCommand, search.notes);
                 }
+                for note in &search.notes {
+                    let (user, source) = (escape(account.name.as_bytes()), &found.source);
+                    info!(%user, %source, "Passed over before {source} let {user} in: {note}");
+                }
                 Ok(self.grant(account, login, found, request))
             }
             _ => refuse(Reason::NoKey, search.notes),
@@ -167,9 +177,6 @@ impl Policy {
                 Some(Closed::Locked) => return Err(Reason::Locked),
                 Some(Closed::Expired) => return Err(Reason::Expired),
                 None => {}
-            }
-            if account.uid != 0 && Path::new(NO_LOGIN).exists() {
-                return Err(Reason::NoLogin);
             }
         }
         if !is_program(&account.shell) {
@@ -217,6 +224,7 @@ impl Policy {
         };
         let subsystems = login.subsystems.iter();
         let subsystems = subsystems.map(|s| (s.name.clone(), subsystem(&s.command))).collect();
+        let rules = self.rules(&account, &login, &found);
         let limits = Some(login.limits()).filter(|own| *own != self.config.login.limits());
         Grant {
             account,
@@ -229,6 +237,47 @@ impl Policy {
             open_files: None,
             limits,
             source: found.source,
+            rules,
+        }
+    }
+
+    fn rules(&self, account: &Account, login: &Effective, found: &Found) -> Rules {
+        let global = &self.config.global;
+        let options = &found.options;
+        let no_login = if account.uid == 0 { None } else { no_login() };
+        if no_login.is_some() {
+            let user = escape(account.name.as_bytes());
+            info!(%user, "{NO_LOGIN} exists: {user} is told so and gets no session");
+        }
+        // Nothing goes round a closed door.
+        let forwarding = match &no_login {
+            None => options.forwarding,
+            Some(_) => Forwarding { ports: false, agent: false, x11: false },
+        };
+        let permitted = |name: &str| match &global.user_environment {
+            Some(patterns) => is_listed(patterns, name),
+            None => false,
+        };
+        let (variables, others): (Vec<_>, Vec<_>) =
+            options.environment.iter().cloned().partition(|(name, _)| permitted(name));
+        for (name, _) in others {
+            let source = &found.source;
+            info!(%source, %name, "{source}: PermitUserEnvironment does not let {name} be set");
+        }
+        let timeouts = login.channel_timeouts.iter();
+        Rules {
+            variables,
+            user_environment: global.user_environment.clone(),
+            time_zone: std::env::var("TZ").ok(),
+            no_login,
+            motd: global.print_motd,
+            user_rc: login.permit_user_rc && options.user_rc,
+            forced_by_settings: login.force_command.is_some(),
+            channel_timeouts: timeouts.map(|item| (item.pattern.clone(), item.time)).collect(),
+            unused_timeout: login.unused_connection_timeout,
+            interactive_class: login.ip_qos.interactive,
+            bulk_class: login.ip_qos.bulk,
+            forwarding,
         }
     }
 }
@@ -259,13 +308,37 @@ impl Search {
                 return;
             }
         };
-        let result = authorized_keys::search(&text, request.key, request.peer.ip());
+        let wanted = Use { key: request.key, peer: request.peer.ip(), now: now() };
+        let result = authorized_keys::search(&text, wanted);
         let path = escape(path.as_os_str().as_encoded_bytes());
         let refused = result.refused.iter();
         self.notes.extend(refused.map(|(line, why)| format!("{path}:{line}: {why}")));
         self.found =
             result.found.map(|(line, options)| Found { options, source: format!("{path}:{line}") });
     }
+}
+
+/// Keys expire by the calendar.
+fn now() -> u64 {
+    #[expect(clippy::disallowed_methods, reason = "keys expire by the calendar")]
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.map_or(0, |now| now.as_secs())
+}
+
+/// The text of /etc/nologin, if there is one; one that cannot be read closes the door all the same.
+fn no_login() -> Option<String> {
+    if !Path::new(NO_LOGIN).exists() {
+        return None;
+    }
+    let mut text = Vec::new();
+    let read = File::open(NO_LOGIN)
+        .and_then(|file| file.take(u64::from(BANNER_BYTES_MAX)).read_to_end(&mut text));
+    if let Err(why) = read {
+        warn!(%why, "{NO_LOGIN} cannot be shown: {why}");
+    }
+    // No program can be told a NUL.
+    text.retain(|byte| *byte != 0);
+    Some(String::from_utf8_lossy(&text).into_owned())
 }
 
 /// DenyUsers, AllowUsers, DenyGroups, AllowGroups, in sshd's order.
@@ -334,7 +407,6 @@ impl fmt::Display for Reason {
                  `usermod -p '*' USER` unlocks it without a password",
             ),
             Reason::Expired => out.write_str("the account has expired"),
-            Reason::NoLogin => write!(out, "{NO_LOGIN} exists"),
             Reason::Shell(path) => {
                 let path = escape(path.as_os_str().as_encoded_bytes());
                 write!(out, "the account's shell {path} is no program")

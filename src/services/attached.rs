@@ -6,9 +6,15 @@ use std::sync::Arc;
 
 use super::process::{Login, Process, Start};
 use super::sftp::Sftp;
-use super::{Done, Grant, Io, Program, Service, Subsystem};
+use super::{Done, Grant, Io, Notice, Prelude, Program, Service, Subsystem};
 use crate::connection::ChannelRequest;
 use crate::reactor::{Chunk, Errno, Op};
+
+const INTERNAL_SFTP: &str = "internal-sftp";
+/// What sshd says to who asks for something else, and its exit statuses.
+const SFTP_ONLY: &str = "This service allows sftp connections only.\n";
+const SFTP_ONLY_STATUS: u8 = 1;
+const NO_LOGIN_STATUS: u8 = 254;
 
 /// The services, one of which a channel has. A closed set: dispatch is a match.
 #[derive(Debug)]
@@ -42,6 +48,7 @@ impl Attached {
             server,
             set_env: grant.set_env.clone(),
             open_files: grant.open_files,
+            rules: grant.rules.clone(),
         };
         Attached::Process(Box::new(Process::new(Arc::new(login))))
     }
@@ -79,6 +86,14 @@ impl Attached {
         };
         answer(granted, want_reply, io);
         Noted::Nothing
+    }
+
+    /// Somebody sits at a terminal, it seems.
+    pub const fn has_terminal(&self) -> bool {
+        match self {
+            Attached::Process(process) => process.has_terminal(),
+            Attached::Sftp(_) => false,
+        }
     }
 
     /// How it went, for the log; `None` when nothing was ever started.
@@ -121,56 +136,95 @@ impl Attached {
     }
 }
 
-/// `ForceCommand` and `command=` win over everything the client may ask for, subsystems included
-/// (sshd_config(5)); `internal-sftp` as the forced command serves SFTP.
-fn choose(request: ChannelRequest, grant: &Grant) -> Chosen {
-    let (asked, what, is_subsystem) = match request {
-        ChannelRequest::Exec { command } => {
-            let what = format!("command {}", String::from_utf8_lossy(&command));
-            (Some(command.into_vec()), what, false)
-        }
-        ChannelRequest::Subsystem { name } => {
-            (Some(name.to_string().into_bytes()), format!("subsystem {name}"), true)
-        }
-        _ => (None, "shell".to_owned(), false),
-    };
-    if let Some(forced) = &grant.forced_command {
-        if forced.split_whitespace().next() == Some("internal-sftp") {
-            return Chosen::Sftp;
-        }
-        let original = asked.and_then(|command| CString::new(command).ok());
-        return program(forced.as_bytes(), original, false, format!("forced command for {what}"));
-    }
-    match (asked, is_subsystem) {
-        (None, _) => {
-            let program = Program::Shell;
-            Chosen::Program(Start { program, original_command: None, signals: true }, what)
-        }
-        (Some(command), false) => program(&command, None, true, what),
-        (Some(name), true) => {
-            let name = String::from_utf8_lossy(&name).into_owned();
-            match grant.subsystem(&name) {
-                Some(Subsystem::Sftp) => Chosen::Sftp,
-                Some(Subsystem::Command(command)) => program(command.as_bytes(), None, false, what),
-                None => Chosen::Refused(what, "no Subsystem line names it"),
-            }
-        }
-    }
+/// What a client asked to have started.
+struct Asked {
+    /// As a command line; a shell has none.
+    command: Option<Vec<u8>>,
+    subsystem: Option<Subsystem>,
+    /// For the log.
+    what: String,
 }
 
-fn program(
-    command: &[u8],
-    original_command: Option<CString>,
-    signals: bool,
+/// `ForceCommand` and `command=` win over everything the client may ask for, subsystems included
+/// (sshd_config(5)); `internal-sftp` as the forced command serves SFTP to who asks for it.
+fn choose(request: ChannelRequest, grant: &Grant) -> Chosen {
+    let asked = match asked(request, grant) {
+        Ok(asked) => asked,
+        Err(refused) => return refused,
+    };
+    let what = asked.what;
+    if let Some(text) = &grant.rules.no_login {
+        return notice(text, true, NO_LOGIN_STATUS, format!("/etc/nologin for {what}"));
+    }
+    let is_subsystem = asked.subsystem.is_some();
+    let Some(forced) = &grant.forced_command else {
+        return match (asked.subsystem, asked.command) {
+            (Some(Subsystem::Sftp), _) => Chosen::Sftp,
+            (Some(Subsystem::Command(command)), _) => {
+                run(grant, Some(command.as_bytes()), None, is_subsystem, what)
+            }
+            (None, command) => run(grant, command.as_deref(), None, is_subsystem, what),
+        };
+    };
+    let what = format!("forced command for {what}");
+    if forced.split_whitespace().next() == Some(INTERNAL_SFTP) {
+        return match is_subsystem {
+            true => Chosen::Sftp,
+            false => notice(SFTP_ONLY, false, SFTP_ONLY_STATUS, what),
+        };
+    }
+    let original = asked.command.and_then(|command| CString::new(command).ok());
+    run(grant, Some(forced.as_bytes()), Some(original), is_subsystem, what)
+}
+
+fn asked(request: ChannelRequest, grant: &Grant) -> Result<Asked, Chosen> {
+    Ok(match request {
+        ChannelRequest::Exec { command } => {
+            let what = format!("command {}", String::from_utf8_lossy(&command));
+            Asked { command: Some(command.into_vec()), subsystem: None, what }
+        }
+        ChannelRequest::Subsystem { name } => {
+            let what = format!("subsystem {name}");
+            let Some(subsystem) = grant.subsystem(&name).cloned() else {
+                return Err(Chosen::Refused(what, "no Subsystem line names it"));
+            };
+            let command = match &subsystem {
+                Subsystem::Sftp => INTERNAL_SFTP.to_owned(),
+                Subsystem::Command(command) => command.clone(),
+            };
+            Asked { command: Some(command.into_bytes()), subsystem: Some(subsystem), what }
+        }
+        _ => Asked { command: None, subsystem: None, what: "shell".to_owned() },
+    })
+}
+
+/// `forced`: it is a forced command, and what the client asked for if that was a command.
+fn run(
+    grant: &Grant,
+    command: Option<&[u8]>,
+    forced: Option<Option<CString>>,
+    is_subsystem: bool,
     what: String,
 ) -> Chosen {
-    match CString::new(command) {
-        Ok(command) => {
-            let program = Program::Command(command);
-            Chosen::Program(Start { program, original_command, signals }, what)
-        }
-        Err(_) => Chosen::Refused(what, "the command contains NUL"),
-    }
+    let program = match command.map(CString::new) {
+        None => Program::Shell,
+        Some(Ok(command)) => Program::Command(command),
+        Some(Err(_)) => return Chosen::Refused(what, "the command contains NUL"),
+    };
+    let rules = &grant.rules;
+    // As in sshd: not for subsystems, nor where the administrator says what runs.
+    let user_rc = rules.user_rc && !is_subsystem && !rules.forced_by_settings;
+    let prelude = Prelude { motd: rules.motd, user_rc, system_rc: true };
+    let signals = forced.is_none() && !is_subsystem;
+    let original_command = forced.flatten();
+    Chosen::Program(Start { program, original_command, signals, prelude }, what)
+}
+
+fn notice(text: &str, as_error: bool, status: u8, what: String) -> Chosen {
+    let Ok(text) = CString::new(text) else { return Chosen::Refused(what, "a NUL in its text") };
+    let program = Program::Notice(Notice { text, as_error, status });
+    let (original_command, prelude) = (None, Prelude::default());
+    Chosen::Program(Start { program, original_command, signals: false, prelude }, what)
 }
 
 fn answer(granted: bool, want_reply: bool, io: &mut Io<'_>) {

@@ -8,8 +8,9 @@ use crate::base::wildcard_match;
 use crate::connection::LoginLimits;
 use crate::crypto::{PublicKey, SignatureAlgorithm};
 use crate::limits::PARCEL_BYTES_MAX;
+use crate::services::process::Environment;
 use crate::services::sftp::{FsDone, FsJob};
-use crate::services::{Child, Terminal, TerminalSpec};
+use crate::services::{Child, Rules, Terminal, TerminalSpec};
 use crate::transport::RekeyLimits;
 use crate::wire::Reader;
 
@@ -81,6 +82,7 @@ pub struct Grant {
     pub limits: Option<LoginLimits>,
     /// What let the key in (`path:line`), for the log.
     pub source: String,
+    pub rules: Rules,
 }
 
 /// What stands behind a subsystem's name.
@@ -119,6 +121,7 @@ impl Grant {
         put(&self.open_files.map_or([0; 8], u64::to_be_bytes));
         put(&encode_limits(self.limits));
         put(self.source.as_bytes());
+        put(&self.rules.encode());
         put(&[u8::from(self.forced_command.is_some())]);
         put(self.forced_command.as_deref().unwrap_or_default().as_bytes());
         put(&(self.accept_env.len() as u32).to_be_bytes());
@@ -155,6 +158,7 @@ impl Grant {
         let open_files = Some(open_files).filter(|limit| *limit > 0);
         let limits = decode_limits(r.string(64).ok()?)?;
         let source = text(&mut r)?;
+        let rules = Rules::decode(r.string(PARCEL_BYTES_MAX).ok()?)?;
         let forced = flag(&mut r)?;
         let forced_command = Some(text(&mut r)?).filter(|_| forced);
         let (mut accept_env, mut set_env, mut subsystems) = (Vec::new(), Vec::new(), Vec::new());
@@ -184,6 +188,7 @@ impl Grant {
             open_files,
             limits,
             source,
+            rules,
         })
     }
 }
@@ -244,14 +249,40 @@ pub enum Program {
     Shell,
     /// `shell -c command`.
     Command(CString),
+    /// Words in place of what was asked for; the account's shell has no part in it.
+    Notice(Notice),
+}
+
+/// What a session says before it ends, and how it ends.
+#[derive(Debug)]
+pub struct Notice {
+    pub text: CString,
+    /// On the standard error instead of the standard output.
+    pub as_error: bool,
+    /// Exit status.
+    pub status: u8,
+}
+
+/// What sshd does in a session before its program runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Prelude {
+    /// Show /etc/motd, if a shell is started on a terminal and there is no `~/.hushlogin`.
+    pub motd: bool,
+    /// Run `~/.ssh/rc` if there is one.
+    pub user_rc: bool,
+    /// Else run /etc/ssh/sshrc if there is one.
+    pub system_rc: bool,
 }
 
 #[derive(Debug)]
 pub struct SpawnSpec {
     pub account: Account,
     pub program: Program,
-    /// Complete `NAME=value` strings; the child gets these and nothing else.
-    pub env: Vec<CString>,
+    /// The child gets this and nothing else.
+    pub env: Environment,
+    /// The variables that `~/.ssh/environment` may set; `None`: it is not read.
+    pub user_environment: Option<String>,
+    pub prelude: Prelude,
     /// The slave's path when a terminal was requested; it becomes the controlling terminal.
     pub pty: Option<CString>,
     /// The soft limit of open files, where ours is higher than what programs expect.
@@ -297,6 +328,7 @@ mod tests {
                 rekey: RekeyLimits { bytes: Some(1 << 20), time: None, packets: 9 },
             }),
             source: "/home/ann/.ssh/authorized_keys:3".into(),
+            rules: Rules { motd: true, ..Rules::default() },
         };
         let bytes = grant.encode();
         assert_eq!(Grant::decode(&bytes), Some(grant.clone()));

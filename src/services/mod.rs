@@ -7,21 +7,29 @@ mod io;
 mod job;
 mod modes;
 mod outgoing;
+mod prelude;
 pub mod process;
 mod pty;
 mod reaper;
+mod rules;
 pub mod sftp;
 mod spawn;
+mod user_environment;
 
 pub use attached::{Attached, Noted};
 #[cfg(feature = "sim")]
 pub use child::Script;
 pub use child::{Child, Exit, Pipes, signal_by_name};
 pub use io::{Io, Wishes};
-pub use job::{Account, Done, Grant, Job, Program, SpawnFailed, SpawnSpec, Subsystem};
+pub use job::{
+    Account, Done, Grant, Job, Notice, Prelude, Program, SpawnFailed, SpawnSpec, Subsystem,
+};
 pub use outgoing::{Command, Outgoing, Surroundings};
+pub use prelude::run_prelude;
+pub use process::is_variable;
 pub use pty::{Terminal, TerminalSpec, open_terminal};
 pub use reaper::orphans;
+pub use rules::{Forwarding, Rules, is_listed};
 pub use spawn::{prepare, spawn};
 
 use crate::reactor::{Chunk, Errno, Op};

@@ -12,11 +12,14 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{AccessFlags, Uid, access, geteuid, getuid, pipe2};
 
 use super::child::{Child, Pipes};
-use super::job::{Program, SpawnFailed, SpawnSpec};
+use super::job::{Notice, Program, SpawnFailed, SpawnSpec};
+use super::{prelude, user_environment};
 use crate::reactor::Fd;
 
 /// What an account without a shell gets.
 const DEFAULT_SHELL: &CStr = c"/bin/sh";
+/// This very program, also after its file was replaced.
+const OURSELVES: &CStr = c"/proc/self/exe";
 
 /// Starts a program as its account, in its home directory, as the leader of a session of its own.
 ///
@@ -61,17 +64,24 @@ fn start(spec: &SpawnSpec, shell: &CStr) -> io::Result<Child> {
     let mut actions = Actions::new()?;
     let streams = Streams::new(spec)?;
     streams.attach(&mut actions)?;
+    let own = spec.user_environment.as_deref();
+    let own = own.map(|patterns| user_environment::read(&spec.account.home, patterns));
+    let own = own.unwrap_or_default();
+    own.complaints.iter().for_each(|complaint| streams.complain(complaint));
     let home = open_home(&spec.account.home);
     match &home {
         Ok(home) => actions.enter_open(home)?,
         Err(_) => actions.enter(c"/")?,
     }
     if let Err(why) = home {
-        streams.complain(&spec.account.home, why);
+        // OpenSSH's words, where the user sees them.
+        let (home, why) = (spec.account.home.display(), why.desc());
+        streams.complain(&format!("Could not chdir to home directory {home}: {why}\n"));
     }
-    let arguments = arguments(spec, shell);
+    let (program, arguments) = launch(spec, shell);
     let attributes = Attributes::new()?;
-    let pid = posix_spawn(shell, &actions, &attributes, &arguments, &spec.env)?;
+    let env = spec.env.complete(&own.variables);
+    let pid = posix_spawn(program, &actions, &attributes, &arguments, &env)?;
     let pidfd = match pidfd_open(pid) {
         Ok(pidfd) => pidfd,
         Err(why) => {
@@ -93,6 +103,30 @@ fn shell_of(spec: &SpawnSpec) -> CString {
     }
 }
 
+/// What is run, and with which words.
+fn launch<'a>(spec: &SpawnSpec, shell: &'a CStr) -> (&'a CStr, Vec<CString>) {
+    if let Program::Notice(notice) = &spec.program {
+        return (DEFAULT_SHELL, notice_words(notice));
+    }
+    let arguments = arguments(spec, shell);
+    match prelude::words(spec) {
+        None => (shell, arguments),
+        Some(mut words) => {
+            words.push(shell.to_owned());
+            words.extend(arguments);
+            (OURSELVES, words)
+        }
+    }
+}
+
+/// The text is a word of its own, never a part of the script.
+fn notice_words(notice: &Notice) -> Vec<CString> {
+    let to = if notice.as_error { " >&2" } else { "" };
+    let script = format!("printf %s \"$1\"{to}; exit {}", notice.status);
+    let script = CString::new(script).unwrap_or_default();
+    vec![c"sh".to_owned(), c"-c".to_owned(), script, c"sh".to_owned(), notice.text.clone()]
+}
+
 /// A leading dash tells a shell that it is a login shell.
 fn arguments(spec: &SpawnSpec, shell: &CStr) -> Vec<CString> {
     let name = shell.to_bytes().rsplit(|byte| *byte == b'/').next().unwrap_or_default();
@@ -100,6 +134,7 @@ fn arguments(spec: &SpawnSpec, shell: &CStr) -> Vec<CString> {
     match &spec.program {
         Program::Shell => vec![named(b"-")],
         Program::Command(command) => vec![named(b""), c"-c".to_owned(), command.clone()],
+        Program::Notice(notice) => notice_words(notice),
     }
 }
 
@@ -167,10 +202,8 @@ impl Streams {
         }
     }
 
-    /// OpenSSH's words, where the user sees them.
-    fn complain(&self, home: &Path, why: Errno) {
-        let text =
-            format!("Could not chdir to home directory {}: {}\n", home.display(), why.desc());
+    /// Tells the user, without waiting for him to read.
+    fn complain(&self, text: &str) {
         let to = match self {
             Streams::Pipes { stderr, .. } => &stderr.theirs,
             Streams::Terminal { slave, .. } => slave,
@@ -343,7 +376,8 @@ mod tests {
 
     use super::*;
     use crate::connection::WindowSize;
-    use crate::services::{Account, Exit, TerminalSpec, open_terminal, orphans};
+    use crate::services::process::Environment;
+    use crate::services::{Account, Exit, Prelude, TerminalSpec, open_terminal, orphans};
 
     fn spec(program: Program, home: &str) -> SpawnSpec {
         let account = Account {
@@ -354,7 +388,22 @@ mod tests {
             shell: "/bin/bash".into(),
         };
         let env = vec![c"PATH=/usr/bin:/bin".to_owned(), c"MARK=a b".to_owned()];
-        SpawnSpec { account, program, env, pty: None, open_files: None }
+        let env = env.into();
+        SpawnSpec {
+            account,
+            program,
+            env,
+            user_environment: None,
+            prelude: Prelude::default(),
+            pty: None,
+            open_files: None,
+        }
+    }
+
+    fn with(spec: &SpawnSpec, variable: CString) -> Environment {
+        let mut variables = spec.env.complete(&[]);
+        variables.push(variable);
+        variables.into()
     }
 
     fn command(text: &str) -> SpawnSpec {
@@ -408,7 +457,7 @@ mod tests {
         let terminal = open_terminal(&TerminalSpec { uid, size, modes: modes.into() }).unwrap();
         let mut spec = spec(program, home);
         spec.pty = Some(terminal.path().to_owned());
-        spec.env.push(c"PS1=> ".to_owned());
+        spec.env = with(&spec, c"PS1=> ".to_owned());
         let mut child = spawn(&spec).unwrap();
         assert!(child.take_pipes().is_none());
         // SAFETY: the terminal is dropped at the end.
@@ -509,12 +558,39 @@ mod tests {
     }
 
     #[test]
+    fn a_notice_is_said_word_for_word() {
+        for (as_error, status) in [(false, 1), (true, 254)] {
+            let text = CString::new("$HOME `id` \\n %s\n'\"").unwrap();
+            let notice = Notice { text: text.clone(), as_error, status };
+            let (out, err, exit) = run(&spec(Program::Notice(notice), "/"));
+            let said = text.to_str().unwrap();
+            assert_eq!(if as_error { (&*err, &*out) } else { (&*out, &*err) }, (said, ""));
+            assert_eq!(exit, Exit::Status(u32::from(status)));
+        }
+    }
+
+    #[test]
+    fn the_account_has_its_own_environment_file() {
+        let home = tempfile::tempdir().unwrap();
+        std::fs::create_dir(home.path().join(".ssh")).unwrap();
+        let file = home.path().join(".ssh/environment");
+        std::fs::write(&file, "OWN=1\nOTHER=2\nodd\nMARK=mine\n").unwrap();
+        let script = c"echo $OWN-$OTHER-$MARK".to_owned();
+        let mut spec = spec(Program::Command(script), home.path().to_str().unwrap());
+        assert_eq!(run(&spec).0, "--a b\n", "not without PermitUserEnvironment");
+        spec.user_environment = Some("O*,!OTHER,MARK".to_owned());
+        let (out, err, _) = run(&spec);
+        assert_eq!(out, "1--a b\n", "what comes later wins");
+        assert_eq!(err, format!("Bad line 3 in {}\n", file.display()));
+    }
+
+    #[test]
     fn commands_and_login_shells_get_their_names() {
         let (out, ..) = run(&command("echo $0; shopt -q login_shell || echo no login"));
         assert_eq!(out, "bash\nno login\n");
         let home = tempfile::tempdir().unwrap();
         let mut spec = spec(Program::Shell, home.path().to_str().unwrap());
-        spec.env.push(c"BASH_SILENCE_DEPRECATION_WARNING=1".to_owned());
+        spec.env = with(&spec, c"BASH_SILENCE_DEPRECATION_WARNING=1".to_owned());
         let mut child = spawn(&spec).unwrap();
         let pipes = child.take_pipes().unwrap();
         // SAFETY: closed below.
@@ -607,7 +683,7 @@ mod tests {
         assert_eq!(why.why.raw_os_error(), Some(libc::ENOENT));
         assert_eq!(why.program, "/no/such/shell");
         let mut long = command("true");
-        long.env.push(CString::new(vec![b'x'; 4 << 20]).unwrap());
+        long.env = with(&long, CString::new(vec![b'x'; 4 << 20]).unwrap());
         assert_eq!(spawn(&long).unwrap_err().why.raw_os_error(), Some(libc::E2BIG));
         let uid = geteuid().as_raw() + 1;
         let other = TerminalSpec { uid, size: WindowSize::default(), modes: Box::new([]) };

@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Inbound;
 use super::outside::Ends;
@@ -43,6 +44,12 @@ pub(super) struct Link {
     pub channels: Vec<(ChannelId, u32)>,
     /// Attachments not yet released, those without a channel included.
     pub attachments: u32,
+    /// When bytes of any channel were last seen, or the last channel went.
+    pub used: Instant,
+    /// When something of it could have been idle for too long; `None`: nothing is timed.
+    pub idle_check: Option<Instant>,
+    /// How its packets are marked, once they are.
+    pub class: Option<u8>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,6 +75,11 @@ pub(super) struct Attachment {
     pub open: bool,
     /// As [`Link::lacks`]: `on_ready` is owed once there are some.
     pub lacks: Classes,
+    /// The time of its traffic is noted.
+    pub timed: bool,
+    /// When bytes of it were last seen, and how long ago that may be at most.
+    pub used: Instant,
+    pub timeout: Option<Duration>,
 }
 
 impl Link {
@@ -83,6 +95,15 @@ impl Link {
         if let Some(limits) = own {
             self.conn.follow(Arc::new(shared.with_limits(limits)), now);
         }
+    }
+
+    pub fn check_idle_at(&mut self, at: Instant) {
+        self.idle_check = Some(self.idle_check.map_or(at, |earlier| earlier.min(at)));
+    }
+
+    /// When the protocol or the times beside it want attention.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        [self.conn.poll_timeout(), self.idle_check].into_iter().flatten().min()
     }
 
     pub fn attachment_of(&self, id: ChannelId) -> Option<u32> {

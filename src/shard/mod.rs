@@ -4,6 +4,7 @@
 //! The shard runs at its own pace: a completion only files its result and marks a link ready;
 //! links then run one after the other for a bounded number of bytes each.
 
+mod idle;
 mod inbound;
 mod link;
 mod outside;

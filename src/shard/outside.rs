@@ -82,6 +82,10 @@ pub trait Outside {
     /// process cannot be reached.
     fn hand_over(&mut self, connection: Box<HandOver>) -> Result<(), Box<HandOver>>;
 
+    /// Marks the packets that a socket sends: the byte of IP_TOS and IPV6_TCLASS. Where there is
+    /// no network there is nothing to mark.
+    fn set_class(&mut self, _socket: Fd, _class: u8) {}
+
     /// One line for the log. Dropped and counted when the log is behind.
     fn report(&mut self, report: Report);
 }

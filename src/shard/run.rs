@@ -81,6 +81,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             link.grant = Some(Arc::new(*from.grant));
             link.inbound = Inbound::with(from.inbound);
         }
+        self.begin_idle(key);
         self.mark_ready(key);
     }
 
@@ -128,6 +129,9 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             asked: None,
             channels: Vec::new(),
             attachments: 0,
+            used: self.driver.now(),
+            idle_check: None,
+            class: None,
         };
         self.links.insert(link) as u32
     }
@@ -249,6 +253,9 @@ impl<D: Driver, O: Outside> Shard<D, O> {
 
     pub(super) fn link_timer(&mut self, key: u32, now: Instant) {
         self.mark_dirty(key);
+        if self.links.get(key as usize).is_some_and(|link| link.state == LinkState::Open) {
+            self.expire_idle(key, now);
+        }
         let Some(link) = self.links.get_mut(key as usize) else { return };
         match link.state {
             LinkState::Open if link.conn.poll_timeout().is_some_and(|at| at <= now) => {
@@ -405,7 +412,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let Some(link) = self.links.get(key as usize) else { return };
         if link.state == LinkState::Open
             && link.lacks.is_empty()
-            && let Some(at) = link.conn.poll_timeout()
+            && let Some(at) = link.poll_timeout()
         {
             self.timers.set(key, at);
         }
@@ -564,11 +571,13 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let source = grant.source.clone();
         let here = self.outside.serves(&grant);
         link.grant = Some(grant);
-        if !here {
+        let ends = link.ends;
+        if here {
+            self.begin_idle(key);
+        } else {
             link.state = LinkState::Leaving;
             self.timers.set(key, self.driver.now().after(LEAVING_TIME));
         }
-        let ends = link.ends;
         self.outside.startup_over(ends, true);
         let fingerprint = public.map(|key| key.fingerprint());
         self.report(key, What::Authenticated { user, method, key: fingerprint, source });

@@ -43,7 +43,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     }
 
     fn attach(&mut self, key: u32, id: ChannelId) {
-        let generation = self.next_generation();
+        let (generation, now) = (self.next_generation(), self.driver.now());
         let Some(link) = self.links.get_mut(key as usize) else { return };
         let Some(grant) = link.grant.clone() else { return };
         let attachment = Attachment {
@@ -54,22 +54,31 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             in_flight: 0,
             open: true,
             lacks: Classes::NONE,
+            timed: false,
+            used: now,
+            timeout: None,
         };
         let number = self.attachments.insert(attachment) as u32;
         link.channels.push((id, number));
         link.attachments += 1;
+        self.time_channel(number, "session");
     }
 
     fn request(&mut self, key: u32, id: ChannelId, want_reply: bool, request: ChannelRequest) {
         let Some(link) = self.links.get(key as usize) else { return };
         let Some(grant) = link.grant.clone() else { return };
-        let mut noted = Noted::Nothing;
+        let (mut noted, kind) = (Noted::Nothing, session_kind(&request));
         self.on_channel(key, id, |service, io| {
             noted = service.on_request(request, want_reply, &grant, io);
         });
         match noted {
             Noted::Nothing => {}
             Noted::Started { what } => {
+                let number = self.links.get(key as usize).and_then(|link| link.attachment_of(id));
+                if let Some(number) = number {
+                    self.time_channel(number, &kind);
+                }
+                self.mark_class(key);
                 let user = grant.account.name.clone();
                 self.report(key, What::SessionStarted { user, what });
             }
@@ -89,6 +98,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let attachment = self.links.get(key as usize).and_then(|link| link.attachment_of(id));
         match attachment {
             Some(number) => {
+                self.note_traffic(number);
                 self.with_service(number, |service, io| service.on_data(chunk, extended, io));
             }
             None => self.driver.pool().give_back(chunk.lease),
@@ -96,7 +106,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     }
 
     /// A command on behalf of a channel without a service.
-    fn command(&mut self, key: u32, command: Command) {
+    pub(super) fn command(&mut self, key: u32, command: Command) {
         let Some(link) = self.links.get_mut(key as usize) else { return };
         let mut around = Surroundings {
             now: self.driver.now(),
@@ -180,6 +190,9 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         if let Some(attachment) = self.attachments.get_mut(number as usize) {
             attachment.in_flight = attachment.in_flight.saturating_sub(1);
         }
+        if result.is_ok_and(|bytes| bytes > 0) {
+            self.note_traffic(number);
+        }
         self.with_service(number, |service, io| service.on_completion(token.tag, op, result, io));
         self.release(number);
     }
@@ -188,6 +201,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         if let Some(attachment) = self.attachments.get_mut(number as usize) {
             attachment.in_flight = attachment.in_flight.saturating_sub(1);
         }
+        self.note_traffic(number);
         self.with_service(number, |service, io| service.on_done(token.tag, done, io));
         self.release(number);
     }
@@ -214,7 +228,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     }
 
     /// The channel is gone; its service ends once nothing of it is in flight.
-    fn detach(&mut self, key: u32, id: ChannelId) {
+    pub(super) fn detach(&mut self, key: u32, id: ChannelId) {
         let Some(link) = self.links.get_mut(key as usize) else { return };
         let Some(at) = link.channels.iter().position(|(of, _)| *of == id) else { return };
         let (_, number) = link.channels.swap_remove(at);
@@ -226,6 +240,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         {
             self.report(key, What::SessionEnded { what });
         }
+        self.note_departure(key);
         self.release(number);
     }
 
@@ -249,5 +264,15 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             link.attachments = link.attachments.saturating_sub(1);
         }
         self.mark_dirty(attachment.link);
+    }
+}
+
+/// What a session is called by ChannelTimeout once it has been asked for this.
+fn session_kind(request: &ChannelRequest) -> String {
+    match request {
+        ChannelRequest::Shell => "session:shell".to_owned(),
+        ChannelRequest::Exec { .. } => "session:command".to_owned(),
+        ChannelRequest::Subsystem { name } => format!("session:subsystem:{name}"),
+        _ => "session".to_owned(),
     }
 }

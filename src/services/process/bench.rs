@@ -14,7 +14,8 @@ use crate::crypto::{KeyKind, PrivateKey, RandomPool, SignatureAlgorithm};
 use crate::limits::CHANNEL_PACKET_BYTES_MAX;
 use crate::reactor::{Chunk, Class, Driver, Gather, PoolSizes, Token, UringConfig, UringDriver};
 use crate::services::{
-    Account, Done, Io, Job, Outgoing, Program, Service, Surroundings, Wishes, open_terminal, spawn,
+    Account, Done, Io, Job, Outgoing, Prelude, Program, Rules, Service, Surroundings, Wishes,
+    open_terminal, spawn,
 };
 use crate::transport::{
     Client, ClientConfig, Env, HostKey, Outbox, Preferences, RekeyLimits, ServerConfig,
@@ -444,18 +445,12 @@ impl Bench {
                 None
             }
             ChannelRequest::Shell => {
-                let start =
-                    Start { program: Program::Shell, original_command: None, signals: true };
-                process.start(start, want_reply, io);
+                process.start(plain(Program::Shell), want_reply, io);
                 None
             }
             ChannelRequest::Exec { command } => {
                 let program = Program::Command(std::ffi::CString::new(&*command).unwrap());
-                process.start(
-                    Start { program, original_command: None, signals: true },
-                    want_reply,
-                    io,
-                );
+                process.start(plain(program), want_reply, io);
                 None
             }
             ChannelRequest::Env { name, value } => Some(process.set_variable(&name, &value)),
@@ -659,6 +654,10 @@ pub(super) fn pty(columns: u32, rows: u32, modes: &[u8]) -> ChannelRequest {
     ChannelRequest::PtyReq { term: "vt220".into(), size, modes: modes.into() }
 }
 
+fn plain(program: Program) -> Start {
+    Start { program, original_command: None, signals: true, prelude: Prelude::default() }
+}
+
 fn login(home: &str) -> Login {
     Login {
         account: Account {
@@ -672,6 +671,7 @@ fn login(home: &str) -> Login {
         server: "192.0.2.1:22".parse().unwrap(),
         set_env: vec![("SET".to_owned(), "by us".to_owned())],
         open_files: None,
+        rules: Rules::default(),
     }
 }
 

@@ -2,7 +2,7 @@ use std::ffi::{CStr, CString};
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 
-use crate::services::Account;
+use crate::services::{Account, Rules};
 
 /// What an account's programs are found by, as Debian's login sets it.
 const PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/games";
@@ -19,15 +19,45 @@ pub struct EnvironmentSpec<'a> {
     pub accepted: &'a [(Box<str>, Box<[u8]>)],
     /// SetEnv.
     pub set: &'a [(String, String)],
+    /// TZ and the key's own variables.
+    pub rules: &'a Rules,
     /// The slave's path and the client's TERM.
     pub terminal: Option<(&'a CStr, &'a str)>,
     /// What the client asked for when something else is run in its place.
     pub original_command: Option<&'a CStr>,
 }
 
-/// The complete environment of a session's program; nothing of ours is inherited. In OpenSSH's
-/// order, where what comes later wins: the client, the account, SetEnv, the facts of the session.
-pub fn environment(spec: &EnvironmentSpec<'_>) -> Vec<CString> {
+/// A session's environment, but for the account's own file, which goes in the middle.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Environment {
+    before: Vec<CString>,
+    behind: Vec<CString>,
+}
+
+impl Environment {
+    /// Complete `NAME=value` strings, with the variables that the account's own file sets.
+    pub fn complete(&self, own: &[(String, Vec<u8>)]) -> Vec<CString> {
+        let mut variables = Variables(self.before.clone());
+        for (name, value) in own {
+            variables.set(name, value);
+        }
+        for variable in &self.behind {
+            variables.put(variable.clone());
+        }
+        variables.0
+    }
+}
+
+impl From<Vec<CString>> for Environment {
+    fn from(variables: Vec<CString>) -> Environment {
+        Environment { before: Vec::new(), behind: variables }
+    }
+}
+
+/// The environment of a session's program; nothing of ours is inherited but TZ. In OpenSSH's
+/// order, where what comes later wins: the client, the account, the key's options, the account's
+/// own file, SetEnv, the facts of the session.
+pub fn environment(spec: &EnvironmentSpec<'_>) -> Environment {
     let mut variables = Variables::default();
     for (name, value) in spec.accepted {
         variables.set(name, value);
@@ -40,11 +70,23 @@ pub fn environment(spec: &EnvironmentSpec<'_>) -> Vec<CString> {
     variables.set("PATH", if account.uid == 0 { ROOT_PATH } else { PATH }.as_bytes());
     variables.set("MAIL", format!("{MAIL_DIRECTORY}{}", account.name).as_bytes());
     variables.set("SHELL", if shell.is_empty() { b"/bin/sh" } else { shell });
+    if let Some(time_zone) = &spec.rules.time_zone {
+        variables.set("TZ", time_zone.as_bytes());
+    }
     if let Some((_, term)) = spec.terminal
         && !term.is_empty()
     {
         variables.set("TERM", term.as_bytes());
     }
+    for (name, value) in &spec.rules.variables {
+        variables.set(name, value.as_bytes());
+    }
+    Environment { before: variables.0, behind: facts(spec).0 }
+}
+
+/// What neither the client nor the account can change.
+fn facts(spec: &EnvironmentSpec<'_>) -> Variables {
+    let mut variables = Variables::default();
     for (name, value) in spec.set {
         variables.set(name, value.as_bytes());
     }
@@ -60,7 +102,7 @@ pub fn environment(spec: &EnvironmentSpec<'_>) -> Vec<CString> {
     if let Some(command) = spec.original_command {
         variables.set("SSH_ORIGINAL_COMMAND", command.to_bytes());
     }
-    variables.0
+    variables
 }
 
 /// A name that can stand before `=`, and a value that can stand behind it.
@@ -78,8 +120,15 @@ impl Variables {
         if !is_variable(name, value) {
             return;
         }
-        let Ok(variable) = CString::new([name.as_bytes(), b"=", value].concat()) else { return };
-        let prefix = variable.as_bytes().get(..=name.len()).unwrap_or_default();
+        if let Ok(variable) = CString::new([name.as_bytes(), b"=", value].concat()) {
+            self.put(variable);
+        }
+    }
+
+    fn put(&mut self, variable: CString) {
+        let bytes = variable.as_bytes();
+        let name = bytes.iter().position(|byte| *byte == b'=').unwrap_or(bytes.len());
+        let prefix = bytes.get(..=name).unwrap_or(bytes);
         match self.0.iter_mut().find(|known| known.as_bytes().starts_with(prefix)) {
             Some(known) => *known = variable,
             None => self.0.push(variable),
@@ -90,6 +139,8 @@ impl Variables {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    static NO_RULES: std::sync::LazyLock<Rules> = std::sync::LazyLock::new(Rules::default);
 
     fn account(uid: u32) -> Account {
         Account {
@@ -108,13 +159,18 @@ mod tests {
             server: "[::ffff:192.0.2.1]:22".parse().unwrap(),
             accepted: &[],
             set: &[],
+            rules: &NO_RULES,
             terminal: None,
             original_command: None,
         }
     }
 
-    fn texts(environment: Vec<CString>) -> Vec<String> {
-        environment.into_iter().map(|variable| variable.into_string().unwrap()).collect()
+    fn texts(environment: Environment) -> Vec<String> {
+        environment
+            .complete(&[])
+            .into_iter()
+            .map(|variable| variable.into_string().unwrap())
+            .collect()
     }
 
     #[test]
@@ -155,6 +211,28 @@ mod tests {
             assert!(texts.contains(&expected.to_owned()), "{expected}");
         }
         assert!(!texts.iter().any(|text| text.contains("evil") || text.contains("1.1.1.1")));
+    }
+
+    /// In sshd's order: the client, the account, the key, the account's file, SetEnv, the facts.
+    #[test]
+    fn what_comes_later_wins() {
+        let account = account(1000);
+        let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        let set = [pair("A", "set"), pair("LATE", "set")];
+        let rules = Rules {
+            variables: vec![pair("A", "key"), pair("B", "key"), pair("PATH", "key")],
+            time_zone: Some("UTC".into()),
+            ..Rules::default()
+        };
+        let spec = EnvironmentSpec { set: &set, rules: &rules, ..spec(&account) };
+        let own = ["A", "B", "MAIL", "SSH_CLIENT"].map(|name| (name.to_owned(), b"file".to_vec()));
+        let complete = environment(&spec).complete(&own);
+        let texts: Vec<_> = complete.iter().map(|text| text.to_str().unwrap()).collect();
+        for expected in ["TZ=UTC", "A=set", "B=file", "MAIL=file", "PATH=key", "LATE=set"] {
+            assert!(texts.contains(&expected), "{expected}: {texts:?}");
+        }
+        assert!(texts.contains(&"SSH_CLIENT=192.0.2.7 50022 22"));
+        assert_eq!(texts.iter().filter(|text| text.starts_with("A=")).count(), 1);
     }
 
     #[test]

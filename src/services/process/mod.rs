@@ -6,7 +6,7 @@ mod environment;
 mod input;
 mod output;
 
-pub use environment::{EnvironmentSpec, environment, is_variable};
+pub use environment::{Environment, EnvironmentSpec, environment, is_variable};
 
 use std::ffi::CString;
 use std::net::SocketAddr;
@@ -15,8 +15,8 @@ use std::sync::Arc;
 use nix::sys::signal::Signal;
 
 use super::{
-    Account, Child, Done, Exit, Io, Job, Program, Service, SpawnSpec, Terminal, TerminalSpec,
-    signal_by_name,
+    Account, Child, Done, Exit, Io, Job, Prelude, Program, Rules, Service, SpawnSpec, Terminal,
+    TerminalSpec, signal_by_name,
 };
 use crate::connection::WindowSize;
 use crate::limits::ENV_COUNT_MAX;
@@ -47,6 +47,7 @@ pub struct Login {
     pub set_env: Vec<(String, String)>,
     /// The soft limit of open files for programs; `None` leaves them ours.
     pub open_files: Option<u64>,
+    pub rules: Rules,
 }
 
 /// What to start, decided by policy.
@@ -57,6 +58,8 @@ pub struct Start {
     pub original_command: Option<CString>,
     /// The client may send signals. As in OpenSSH, not to a forced command or a subsystem.
     pub signals: bool,
+    /// What comes before it.
+    pub prelude: Prelude,
 }
 
 /// A program behind a session channel.
@@ -261,6 +264,7 @@ impl Process {
             server: self.login.server,
             accepted: &preparations.variables,
             set: &self.login.set_env,
+            rules: &self.login.rules,
             terminal: terminal.map(|path| (path, &*preparations.term)),
             original_command: start.original_command.as_deref(),
         });
@@ -268,6 +272,8 @@ impl Process {
             account: self.login.account.clone(),
             program: start.program,
             env,
+            user_environment: self.login.rules.user_environment.clone(),
+            prelude: start.prelude,
             pty: terminal.map(Into::into),
             open_files: self.login.open_files,
         };

@@ -1,0 +1,82 @@
+//! What sshd does in a session's process before the shell runs: /etc/motd, `~/.ssh/rc`,
+//! /etc/ssh/sshrc.
+//!
+//! These may take as long as they like, so they run in the new process itself: `tidegate session`
+//! does them there and then becomes the program. It is started only where there is such a file.
+
+use std::ffi::{CStr, CString, OsString};
+use std::fs::File;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::job::{Program, SpawnSpec};
+
+const MOTD: &str = "/etc/motd";
+const HUSH: &str = ".hushlogin";
+/// Below the home directory, which the process has entered.
+const USER_RC: &str = ".ssh/rc";
+const SYSTEM_RC: &str = "/etc/ssh/sshrc";
+const SHELL: &str = "/bin/sh";
+
+const SHOW_MOTD: &CStr = c"--motd";
+const RUN_USER_RC: &CStr = c"--user-rc";
+const RUN_SYSTEM_RC: &CStr = c"--system-rc";
+
+/// The words for `tidegate session` before those of the program; `None` when there is nothing to
+/// do.
+pub(super) fn words(spec: &SpawnSpec) -> Option<Vec<CString>> {
+    let wanted = spec.prelude;
+    let home = &spec.account.home;
+    let login_shell = matches!(spec.program, Program::Shell) && spec.pty.is_some();
+    let motd = wanted.motd && login_shell && Path::new(MOTD).exists() && !home.join(HUSH).exists();
+    let user_rc = wanted.user_rc && home.join(USER_RC).exists();
+    let system_rc = !user_rc && wanted.system_rc && Path::new(SYSTEM_RC).exists();
+    let steps = [(motd, SHOW_MOTD), (user_rc, RUN_USER_RC), (system_rc, RUN_SYSTEM_RC)];
+    let steps = steps.iter().filter(|(due, _)| *due).map(|(_, word)| (*word).to_owned());
+    let steps = steps.collect::<Vec<_>>();
+    if steps.is_empty() {
+        return None;
+    }
+    let front = [c"tidegate".to_owned(), c"session".to_owned()];
+    Some(front.into_iter().chain(steps).chain([c"--".to_owned()]).collect())
+}
+
+/// `tidegate session`: does what its words say, then becomes the program named behind `--`, whose
+/// first word is a path and whose second is the name it is to go by. Answers only if it cannot.
+pub fn run_prelude(words: impl Iterator<Item = OsString>) -> io::Error {
+    let mut words = words;
+    let mut steps = Vec::new();
+    for word in words.by_ref() {
+        if word == "--" {
+            break;
+        }
+        steps.push(word);
+    }
+    let (Some(program), Some(name)) = (words.next(), words.next()) else {
+        return io::Error::other("started by a gateway, not by hand");
+    };
+    let is = |step: &CStr| steps.iter().any(|known| known.as_encoded_bytes() == step.to_bytes());
+    if is(SHOW_MOTD) {
+        // As in sshd, a text that cannot be shown is no reason to do without the shell.
+        let _ = File::open(MOTD).and_then(|mut motd| io::copy(&mut motd, &mut io::stdout().lock()));
+    }
+    if is(RUN_USER_RC) {
+        run_rc(Command::new(&program).arg("-c").arg(format!("{SHELL} {USER_RC}")), USER_RC);
+    } else if is(RUN_SYSTEM_RC) {
+        run_rc(Command::new(SHELL).arg(SYSTEM_RC), SYSTEM_RC);
+    }
+    let why = Command::new(&program).arg0(name).args(words).exec();
+    io::Error::new(why.kind(), format!("{}: {why}", program.display()))
+}
+
+/// Runs it to its end. On its standard input sshd writes what X11 forwarding needs, which is
+/// nothing where nothing is forwarded.
+fn run_rc(command: &mut Command, path: &str) {
+    let started = command.stdin(Stdio::null()).status();
+    if started.is_err() {
+        // OpenSSH's words, where the user sees them.
+        eprintln!("Could not run {path}");
+    }
+}

@@ -1,0 +1,237 @@
+use std::time::Duration;
+
+use crate::base::wildcard_match;
+use crate::limits::{CHANNEL_TIMEOUTS_MAX, ENV_COUNT_MAX, PARCEL_BYTES_MAX};
+use crate::wire::Reader;
+
+/// The one channel type of ChannelTimeout that is not a type: all channels taken together.
+const ALL_CHANNELS: &str = "global";
+
+/// What a login's settings and its key's options say about its sessions and channels.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// `environment=` of the key, as far as PermitUserEnvironment lets it through.
+    pub variables: Vec<(String, String)>,
+    /// PermitUserEnvironment: the variables that `~/.ssh/environment` may set; `None`: it is not
+    /// read.
+    pub user_environment: Option<String>,
+    /// The gateway's own TZ, which sessions inherit.
+    pub time_zone: Option<String>,
+    /// /etc/nologin: what every session is told in place of what it asks for.
+    pub no_login: Option<String>,
+    /// PrintMotd.
+    pub motd: bool,
+    /// PermitUserRC and the key's options: `~/.ssh/rc` may run.
+    pub user_rc: bool,
+    /// The forced command is the administrator's (ForceCommand): `~/.ssh/rc` does not run.
+    pub forced_by_settings: bool,
+    /// ChannelTimeout in the order of the file: a pattern of channel types and a time, zero for
+    /// never.
+    pub channel_timeouts: Vec<(String, Duration)>,
+    /// UnusedConnectionTimeout.
+    pub unused_timeout: Option<Duration>,
+    /// IPQoS: the byte that marks packets while somebody sits at a terminal, and otherwise; `None`
+    /// leaves the system's.
+    pub interactive_class: Option<u8>,
+    pub bulk_class: Option<u8>,
+    /// What the key's options permit to forward.
+    pub forwarding: Forwarding,
+}
+
+/// Kinds of forwarding that a key's options permit. All of them, unless they say otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Forwarding {
+    pub ports: bool,
+    pub agent: bool,
+    pub x11: bool,
+}
+
+impl Default for Forwarding {
+    fn default() -> Forwarding {
+        Forwarding { ports: true, agent: true, x11: true }
+    }
+}
+
+impl Rules {
+    /// How long a channel of this type (`session:shell`, `direct-tcpip`) may be without traffic;
+    /// the first pattern that matches counts.
+    pub fn channel_timeout(&self, kind: &str) -> Option<Duration> {
+        let matches = |pattern: &str| {
+            pattern != ALL_CHANNELS && wildcard_match(pattern.as_bytes(), kind.as_bytes())
+        };
+        let found = self.channel_timeouts.iter().find(|(pattern, _)| matches(pattern));
+        found.map(|(_, time)| *time).filter(|time| !time.is_zero())
+    }
+
+    /// How long all channels together may be without traffic.
+    pub fn all_channels_timeout(&self) -> Option<Duration> {
+        let found = self.channel_timeouts.iter().find(|(pattern, _)| pattern == ALL_CHANNELS);
+        found.map(|(_, time)| *time).filter(|time| !time.is_zero())
+    }
+
+    /// For the way to the process of the account.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut put = |bytes: &[u8]| {
+            out.extend((bytes.len() as u32).to_be_bytes());
+            out.extend_from_slice(bytes);
+        };
+        let Forwarding { ports, agent, x11 } = self.forwarding;
+        put(&[self.motd, self.user_rc, self.forced_by_settings, ports, agent, x11].map(u8::from));
+        for text in [&self.user_environment, &self.time_zone, &self.no_login] {
+            put(&[u8::from(text.is_some())]);
+            put(text.as_deref().unwrap_or_default().as_bytes());
+        }
+        for class in [self.interactive_class, self.bulk_class] {
+            put(class.as_slice());
+        }
+        put(&seconds(self.unused_timeout.unwrap_or_default()));
+        put(&(self.variables.len() as u32).to_be_bytes());
+        for (name, value) in &self.variables {
+            put(name.as_bytes());
+            put(value.as_bytes());
+        }
+        put(&(self.channel_timeouts.len() as u32).to_be_bytes());
+        for (pattern, time) in &self.channel_timeouts {
+            put(pattern.as_bytes());
+            put(&seconds(*time));
+        }
+        out
+    }
+
+    /// What [`Rules::encode`] wrote; `None` for anything else.
+    pub fn decode(bytes: &[u8]) -> Option<Rules> {
+        let mut r = Reader::new(bytes);
+        let flags: [u8; 6] = r.string(6).ok()?.try_into().ok()?;
+        let [motd, user_rc, forced_by_settings, ports, agent, x11] = flags.map(|flag| flag == 1);
+        let user_environment = maybe(&mut r)?;
+        let time_zone = maybe(&mut r)?;
+        let no_login = maybe(&mut r)?;
+        let interactive_class = r.string(1).ok()?.first().copied();
+        let bulk_class = r.string(1).ok()?.first().copied();
+        let unused_timeout = Some(time(&mut r)?).filter(|time| !time.is_zero());
+        let mut variables = Vec::new();
+        for _ in 0..count(&mut r, ENV_COUNT_MAX)? {
+            variables.push((text(&mut r)?, text(&mut r)?));
+        }
+        let mut channel_timeouts = Vec::new();
+        for _ in 0..count(&mut r, CHANNEL_TIMEOUTS_MAX)? {
+            channel_timeouts.push((text(&mut r)?, time(&mut r)?));
+        }
+        r.end().ok()?;
+        Some(Rules {
+            variables,
+            user_environment,
+            time_zone,
+            no_login,
+            motd,
+            user_rc,
+            forced_by_settings,
+            channel_timeouts,
+            unused_timeout,
+            interactive_class,
+            bulk_class,
+            forwarding: Forwarding { ports, agent, x11 },
+        })
+    }
+}
+
+/// Whether a comma-separated list of patterns names `text`: one has to match, and none behind `!`
+/// may.
+pub fn is_listed(list: &str, text: &str) -> bool {
+    let mut listed = false;
+    for item in list.split(',') {
+        let (denies, pattern) = item.strip_prefix('!').map_or((false, item), |rest| (true, rest));
+        if wildcard_match(pattern.as_bytes(), text.as_bytes()) {
+            if denies {
+                return false;
+            }
+            listed = true;
+        }
+    }
+    listed
+}
+
+fn seconds(time: Duration) -> [u8; 8] {
+    time.as_secs().to_be_bytes()
+}
+
+fn time(r: &mut Reader<'_>) -> Option<Duration> {
+    let bytes = r.string(8).ok()?.try_into().ok()?;
+    Some(Duration::from_secs(u64::from_be_bytes(bytes)))
+}
+
+fn count(r: &mut Reader<'_>, most: usize) -> Option<usize> {
+    let bytes = r.string(4).ok()?.try_into().ok()?;
+    Some(u32::from_be_bytes(bytes) as usize).filter(|count| *count <= most)
+}
+
+fn text(r: &mut Reader<'_>) -> Option<String> {
+    Some(r.utf8(PARCEL_BYTES_MAX).ok()?.to_owned())
+}
+
+fn maybe(r: &mut Reader<'_>) -> Option<Option<String>> {
+    let there = r.string(1).ok()? == [1];
+    let text = text(r)?;
+    Some(there.then_some(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn timeouts(items: &[(&str, u64)]) -> Rules {
+        let items = items.iter().map(|(p, time)| ((*p).to_owned(), Duration::from_secs(*time)));
+        Rules { channel_timeouts: items.collect(), ..Rules::default() }
+    }
+
+    #[test]
+    fn the_first_pattern_that_matches_counts() {
+        let rules = timeouts(&[("session:shell", 0), ("session:*", 60), ("*", 5), ("global", 9)]);
+        assert_eq!(rules.channel_timeout("session:shell"), None);
+        assert_eq!(rules.channel_timeout("session:command"), Some(Duration::from_secs(60)));
+        assert_eq!(rules.channel_timeout("direct-tcpip"), Some(Duration::from_secs(5)));
+        assert_eq!(rules.all_channels_timeout(), Some(Duration::from_secs(9)));
+        let rules = timeouts(&[("*", 5)]);
+        assert_eq!(rules.all_channels_timeout(), None, "wildcards do not mean it");
+        assert_eq!(timeouts(&[("global", 9)]).channel_timeout("global"), None);
+    }
+
+    #[test]
+    fn lists_allow_and_deny() {
+        for (list, name, listed) in [
+            ("*", "A", true),
+            ("LANG,LC_*", "LC_ALL", true),
+            ("LANG,LC_*", "PATH", false),
+            ("*,!LD_*", "LD_PRELOAD", false),
+            ("!LD_*,*", "LD_PRELOAD", false),
+            ("!LD_*", "A", false),
+        ] {
+            assert_eq!(is_listed(list, name), listed, "{list} {name}");
+        }
+    }
+
+    #[test]
+    fn rules_travel_whole() {
+        let rules = Rules {
+            variables: vec![("A".into(), "b=c".into())],
+            user_environment: Some("LC_*,!X".into()),
+            time_zone: Some("UTC".into()),
+            no_login: Some(String::new()),
+            motd: true,
+            user_rc: false,
+            forced_by_settings: true,
+            channel_timeouts: vec![("session:*".into(), Duration::from_secs(7))],
+            unused_timeout: Some(Duration::from_secs(8)),
+            interactive_class: Some(0),
+            bulk_class: None,
+            forwarding: Forwarding { ports: false, agent: true, x11: false },
+        };
+        let bytes = rules.encode();
+        assert_eq!(Rules::decode(&bytes), Some(rules));
+        for cut in 0..bytes.len() {
+            assert_eq!(Rules::decode(&bytes[..cut]), None);
+        }
+        assert_eq!(Rules::decode(&Rules::default().encode()), Some(Rules::default()));
+    }
+}
