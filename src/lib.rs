@@ -9,7 +9,7 @@
 //! | 8 | [`gateway`] | configuration, policy, accounts, workers, the process |
 //! | 7 | [`shard`] | one thread: a driver, its connections, their timers |
 //! | 6 | [`services`] | what a channel is attached to: commands, terminals, SFTP |
-//! | 5 | [`reactor`] | completion-shaped I/O: io_uring, the simulator, buffers |
+//! | 5 | [`reactor`] | completion-shaped I/O: io_uring, mio, the simulator, buffers |
 //! | 4 | [`connection`] | RFC 4252 and RFC 4254 over a transport |
 //! | 3 | [`transport`] | RFC 4253: identification, key exchange, packets, rekeying |
 //! | 2 | [`crypto`] | suites, key exchange methods, keys and signatures |

@@ -426,7 +426,7 @@ fn good_lines() -> impl Strategy<Value = String> {
         "SyslogFacility (AUTHPRIV|daemon|local7)",
         "PermitUserEnvironment (yes|no|LC_\\*,!LC_[A-Z]{2})",
         "IPQoS (none|af21|cs1|ef|0x[0-9a-f]{2}|12) (none|le|7)",
-        "Tidegate(Reactors (auto|3)|LogFormat (text|json))",
+        "Tidegate(Reactors (auto|3)|Driver (auto|uring|MIO)|LogFormat (text|json))",
         "(MaxSessions|MaxAuthTries) [1-9]",
     ]
 }

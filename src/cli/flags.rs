@@ -93,6 +93,8 @@ const FLAGS: &[Flag] = &[
         |flags, _| { flags.options.push("AddressFamily inet".to_owned()); Ok(()) }),
     flag(Some('6'), None, None, "use IPv6 only",
         |flags, _| { flags.options.push("AddressFamily inet6".to_owned()); Ok(()) }),
+    flag(None, Some("driver"), Some("auto|uring|mio"), "the way to the kernel; auto is io_uring if it lets us",
+        |flags, value| { flags.options.push(format!("TidegateDriver {}", quote(value))); Ok(()) }),
     flag(None, Some("reactors"), Some("N"),
         "run this many event loops instead of one a core",
         |flags, value| { flags.options.push(format!("TidegateReactors {}", quote(value))); Ok(()) }),
@@ -259,9 +261,14 @@ mod tests {
         assert_eq!(flags.file, Some("a.conf".into()));
         assert_eq!(flags.ports, [22, 0]);
         assert_eq!(flags.options, ["Port=3", "StrictModes=no", "TidegateReactors 2"]);
-        let flags = parse("-4 -h /k --log-format json -q -E log").expect("flags");
-        let expected =
-            ["AddressFamily inet", "HostKey /k", "TidegateLogFormat json", "LogLevel QUIET"];
+        let flags = parse("-4 -h /k --driver mio --log-format json -q -E log").expect("flags");
+        let expected = [
+            "AddressFamily inet",
+            "HostKey /k",
+            "TidegateDriver mio",
+            "TidegateLogFormat json",
+            "LogLevel QUIET",
+        ];
         assert_eq!(flags.options, expected);
         assert_eq!(flags.log_file, Some("log".into()));
         assert_eq!(parse("-ddo LogLevel=INFO").expect("flags").options[0], "LogLevel DEBUG2");

@@ -231,6 +231,7 @@ fn start(
         connection: Arc::new(connection),
         host_keys: Arc::from([]),
         reactors,
+        driver: config.global.driver,
         startups: Startups::new(usize::MAX, 0, usize::MAX),
         execute: Arc::new(executor),
         broker: None,

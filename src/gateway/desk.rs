@@ -207,7 +207,8 @@ fn prepare(socket: Fd, keepalive: bool) {
 mod tests {
     use super::*;
     use crate::base::Instant;
-    use crate::reactor::{Driver, UringConfig, UringDriver};
+    use crate::reactor::either::{EitherDriver, Way};
+    use crate::reactor::{Driver, PoolSizes};
 
     #[test]
     fn packets_are_marked_in_both_families() {
@@ -226,14 +227,16 @@ mod tests {
 
     #[test]
     fn mail_that_comes_before_the_door_opens_is_not_slept_over() {
-        let door = Door::default();
-        door.put(Mail::Stop);
-        let mut driver = UringDriver::new(UringConfig::default()).expect("a ring");
-        door.open(driver.waker());
-        let before = driver.now();
-        let late = Instant::from_nanos(before.nanos() + 20_000_000_000);
-        driver.wait(Some(late), &mut Vec::new()).expect("a wait");
-        assert!(driver.now() < late, "the first wait slept");
-        assert!(matches!(door.inbox.pop(), Some(Mail::Stop)));
+        for way in Way::ALL {
+            let door = Door::default();
+            door.put(Mail::Stop);
+            let mut driver = EitherDriver::new(way, 16, PoolSizes::default()).expect("a driver");
+            door.open(driver.waker());
+            let before = driver.now();
+            let late = Instant::from_nanos(before.nanos() + 20_000_000_000);
+            driver.wait(Some(late), &mut Vec::new()).expect("a wait");
+            assert!(driver.now() < late, "the first wait slept");
+            assert!(matches!(door.inbox.pop(), Some(Mail::Stop)));
+        }
     }
 }

@@ -7,6 +7,7 @@ pub mod config;
 pub mod delegate;
 pub mod desk;
 pub mod directory;
+pub mod drivers;
 pub mod execute;
 pub mod host_keys;
 pub mod key_options;

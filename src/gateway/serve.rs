@@ -46,7 +46,7 @@ pub struct Options {
 /// Serves until SIGTERM or SIGINT.
 ///
 /// # Errors
-/// Something the configuration names cannot be had: a port, a host key, the ring.
+/// Something the configuration names cannot be had: a port, a host key, the driver.
 pub fn run(config: Config, options: &Options) -> anyhow::Result<()> {
     // Before any thread exists, so that all inherit the mask and none is interrupted.
     let signals = block_signals()?;
@@ -81,6 +81,7 @@ pub fn run(config: Config, options: &Options) -> anyhow::Result<()> {
         connection,
         host_keys: private,
         reactors,
+        driver: config.global.driver,
         startups: Startups::new(startups.start, startups.rate, startups.full),
         execute: Arc::new(executor),
         broker,

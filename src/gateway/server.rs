@@ -11,13 +11,15 @@ use anyhow::Context;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use tracing::{error, info, warn};
 
+use super::config::DriverChoice;
 use super::desk::{Desk, Door, Greeting, Office};
+use super::drivers::{self, Opened};
 use super::startups::Startups;
 use super::workers::{Execute, Reply, Workers};
 use crate::connection::ConnectionConfig;
 use crate::crypto::{PrivateKey, RandomPool};
 use crate::limits::{EVENTS_MAX, JOBS_MAX, LINKS_MAX, WORKERS_DEFAULT};
-use crate::reactor::{Driver, Fd, UringConfig, UringDriver};
+use crate::reactor::{Driver, Fd};
 use crate::shard::{HandOver, Mail, Report, Shard, ShardConfig};
 
 /// What a process of shards is started with.
@@ -26,6 +28,7 @@ pub struct Settings {
     pub connection: Arc<ConnectionConfig>,
     pub host_keys: Arc<[PrivateKey]>,
     pub reactors: usize,
+    pub driver: DriverChoice,
     pub startups: Startups,
     pub execute: Arc<dyn Execute>,
     pub broker: Option<Sender<Box<HandOver>>>,
@@ -45,7 +48,7 @@ impl Server {
     /// Starts the shards. Their reports come out of the receiver.
     ///
     /// # Errors
-    /// A thread or a ring could not be made; nothing is left running.
+    /// A thread or a driver could not be made; nothing is left running.
     pub fn start(settings: Settings) -> anyhow::Result<(Server, Receiver<Report>)> {
         let (log, reports) = bounded(EVENTS_MAX);
         let doors: Vec<Arc<Door>> = (0..settings.reactors.max(1)).map(|_| Arc::default()).collect();
@@ -64,6 +67,7 @@ impl Server {
             greeting: settings.greeting,
         });
         let mut server = Server { office, shards: Vec::new(), _listeners: settings.listeners };
+        let mut driver = settings.driver;
         for n in 0..settings.reactors.max(1) {
             let config = ShardConfig {
                 connection: Arc::clone(&settings.connection),
@@ -75,7 +79,7 @@ impl Server {
                 serial_base: n as u64 + 1,
                 serial_step: settings.reactors.max(1) as u64,
             };
-            server.start_shard(n, config)?;
+            driver = server.start_shard(n, config, driver)?;
         }
         Ok((server, reports))
     }
@@ -110,40 +114,73 @@ impl Server {
         }
     }
 
-    fn start_shard(&mut self, n: usize, config: ShardConfig) -> anyhow::Result<()> {
+    /// Answers what the next shard is to be started with.
+    fn start_shard(
+        &mut self,
+        n: usize,
+        config: ShardConfig,
+        driver: DriverChoice,
+    ) -> anyhow::Result<DriverChoice> {
         let office = Arc::clone(&self.office);
-        // The ring belongs to the thread that makes it; it says here whether it could.
-        let (ready, started) = bounded::<io::Result<String>>(1);
+        // The driver belongs to the thread that makes it; it says here whether it could.
+        let (ready, started) = bounded(1);
         let thread = thread::Builder::new()
             .name(format!("reactor-{n}"))
-            .spawn(move || run_shard(n, config, office, &ready))
+            .spawn(move || run_shard(n, config, office, driver, &ready))
             .context("cannot start a reactor thread")?;
         self.shards.push(thread);
-        let features = started.recv().context("a reactor thread ended at its start")??;
-        if n == 0 {
-            info!("io_uring: {features}");
+        let started = started.recv().context("a reactor thread ended at its start")??;
+        let Started { about, is_warning, choice } = started;
+        match is_warning {
+            true => warn!("{about}"),
+            false if n == 0 => info!("{about}"),
+            false => {}
         }
-        Ok(())
+        // Where io_uring was asked for, every shard has to have it.
+        Ok(if driver == DriverChoice::Uring { driver } else { choice })
     }
+}
+
+/// How a shard has started.
+struct Started {
+    about: String,
+    is_warning: bool,
+    choice: DriverChoice,
 }
 
 fn run_shard(
     n: usize,
     config: ShardConfig,
     office: Arc<Office>,
-    ready: &Sender<io::Result<String>>,
+    driver: DriverChoice,
+    ready: &Sender<io::Result<Started>>,
 ) {
-    let driver = match UringDriver::new(UringConfig::default()) {
-        Ok(driver) => driver,
+    let opened = match drivers::open(driver) {
+        Ok(opened) => opened,
         Err(why) => {
             let _ = ready.send(Err(why));
             return;
         }
     };
+    let ((about, is_warning), choice) = (opened.about(), opened.choice());
+    let ready = || drop(ready.send(Ok(Started { about, is_warning, choice })));
+    match opened {
+        Opened::Uring(driver) => run_shard_on(driver, n, config, office, ready),
+        Opened::Mio(driver, _) => run_shard_on(driver, n, config, office, ready),
+    }
+}
+
+fn run_shard_on<D: Driver>(
+    driver: D,
+    n: usize,
+    config: ShardConfig,
+    office: Arc<Office>,
+    ready: impl FnOnce(),
+) {
     if let Some(door) = office.doors.get(n) {
         door.open(driver.waker());
     }
-    let _ = ready.send(Ok(driver.features().to_string()));
+    ready();
     let desk = Desk::new(office, n);
     let mut shard = Shard::new(driver, desk, config, Box::new(RandomPool::secure()));
     while !shard.is_done() {

@@ -22,6 +22,14 @@ pub enum Way {
 
 impl Way {
     pub const ALL: [Way; 4] = [Way::Uring, Way::UringPlain, Way::Mio, Way::MioPlain];
+
+    /// For tests that run once for each driver (`TIDEGATE_TEST_DRIVER`) rather than on all of them.
+    pub fn under_test() -> Way {
+        match std::env::var("TIDEGATE_TEST_DRIVER").as_deref() {
+            Ok("mio") => Way::Mio,
+            _ => Way::Uring,
+        }
+    }
 }
 
 /// A driver of either kind.

@@ -1,7 +1,7 @@
 //! Floor 5: completion-shaped I/O. Drivers take [`Op`]s that own their memory and give them back in
 //! [`Completion`]s. Knows nothing of SSH.
 
-#[cfg(feature = "sim")]
+#[cfg(any(test, feature = "sim"))]
 pub mod either;
 mod flights;
 mod mio;

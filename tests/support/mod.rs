@@ -93,6 +93,15 @@ impl Gateway {
 
     /// The same with a change to how the gateway is run.
     pub fn start_with(lines: &[&str], change: impl FnOnce(&mut Command)) -> Gateway {
+        Gateway::start_on(driver().as_deref(), lines, change)
+    }
+
+    /// The same on a driver of the caller's choice, or of the gateway's.
+    pub fn start_on(
+        driver: Option<&str>,
+        lines: &[&str],
+        change: impl FnOnce(&mut Command),
+    ) -> Gateway {
         let folder = tempfile::tempdir().expect("a folder");
         let at = folder.path();
         for (name, content) in keys() {
@@ -106,15 +115,20 @@ impl Gateway {
             authorized += &fs::read_to_string(path).expect("a public key");
         }
         fs::write(at.join("authorized_keys"), authorized).expect("authorized_keys");
-        Gateway::run_in(folder, lines, change)
+        Gateway::run_in(folder, driver, lines, change)
     }
 
     /// Starts in a folder that already holds keys.
     pub fn start_in(folder: TempDir, lines: &[&str]) -> Gateway {
-        Gateway::run_in(folder, lines, |_| {})
+        Gateway::run_in(folder, driver().as_deref(), lines, |_| {})
     }
 
-    fn run_in(folder: TempDir, lines: &[&str], change: impl FnOnce(&mut Command)) -> Gateway {
+    fn run_in(
+        folder: TempDir,
+        driver: Option<&str>,
+        lines: &[&str],
+        change: impl FnOnce(&mut Command),
+    ) -> Gateway {
         let port = free_port();
         let at = folder.path();
         let mut config = lines.join("\n");
@@ -131,8 +145,8 @@ impl Gateway {
         let log = fs::File::create(at.join("log")).expect("a log");
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
         command.arg("serve").arg("-f").arg(at.join("tidegate_config")).args(["--reactors", "2"]);
-        if let Some(driver) = driver() {
-            command.args(["--driver", &driver]);
+        if let Some(driver) = driver {
+            command.args(["--driver", driver]);
         }
         change(&mut command);
         let child = command
@@ -237,6 +251,29 @@ impl Drop for Gateway {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// As in a container whose seccomp profile forbids io_uring: the program is told `errno`.
+pub fn forbid_io_uring(command: &mut Command, errno: i32) {
+    let statement = |code, jf, k| libc::sock_filter { code: code as u16, jt: 0, jf, k };
+    let mut filter = [
+        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
+        statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, libc::SYS_io_uring_setup as u32),
+        statement(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ERRNO | errno as u32),
+        statement(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ALLOW),
+    ];
+    let install = move || {
+        let program = libc::sock_fprog { len: filter.len() as u16, filter: filter.as_mut_ptr() };
+        // SAFETY: numbers, and a program that lives during the call.
+        let installed = unsafe {
+            libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+                && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program)
+                    == 0
+        };
+        if installed { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    };
+    // SAFETY: between fork and exec two system calls are made, on memory prepared before.
+    unsafe { std::os::unix::process::CommandExt::pre_exec(command, install) };
 }
 
 /// `len` bytes that do not compress and differ from seed to seed.

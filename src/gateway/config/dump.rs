@@ -8,7 +8,7 @@ use super::algorithms::names_of;
 use super::ip_qos;
 use super::keywords::{Status, TABLE};
 use super::lexer::quote;
-use super::settings::{AddressFamily, Effective, Global, LogFormat, RootLogin};
+use super::settings::{AddressFamily, DriverChoice, Effective, Global, LogFormat, RootLogin};
 
 /// What is dumped.
 pub struct View<'a> {
@@ -228,6 +228,14 @@ pub fn log_format(view: &View<'_>) -> Vec<String> {
     one(match view.global.log_format {
         LogFormat::Text => "text",
         LogFormat::Json => "json",
+    })
+}
+
+pub fn driver(view: &View<'_>) -> Vec<String> {
+    one(match view.global.driver {
+        DriverChoice::Auto => "auto",
+        DriverChoice::Uring => "uring",
+        DriverChoice::Mio => "mio",
     })
 }
 

@@ -12,8 +12,8 @@ use super::keywords::Target;
 use super::lexer::quote;
 use super::patterns::{BadHost, NameList, UserPattern};
 use super::settings::{
-    AddressFamily, Banner, ChannelTimeout, Facility, Listen, ListenHost, LogFormat, LogLevel,
-    MaxStartups, Rekey, RootLogin, Subsystem,
+    AddressFamily, Banner, ChannelTimeout, DriverChoice, Facility, Listen, ListenHost, LogFormat,
+    LogLevel, MaxStartups, Rekey, RootLogin, Subsystem,
 };
 use super::values::{self, Values, is_none};
 use crate::limits::{
@@ -356,6 +356,12 @@ pub fn tcp_keep_alive(target: &mut Target, values: &Values<'_>) -> Done {
 pub fn log_format(target: &mut Target, values: &Values<'_>) -> Done {
     let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
     first(&mut target.global.log_format, choice(values.one()?, &formats)?)
+}
+
+pub fn driver(target: &mut Target, values: &Values<'_>) -> Done {
+    let drivers =
+        [("auto", DriverChoice::Auto), ("uring", DriverChoice::Uring), ("mio", DriverChoice::Mio)];
+    first(&mut target.global.driver, choice(values.one()?, &drivers)?)
 }
 
 pub fn reactors(target: &mut Target, values: &Values<'_>) -> Done {

@@ -345,6 +345,7 @@ pub const TABLE: &[Keyword] = &[
         "DAEMON, USER, AUTH, AUTHPRIV or LOCAL0 to LOCAL7; it concerns `tidegate sshd`, which logs to syslog",
         honour::syslog_facility, dump::syslog_facility),
     honoured("TCPKeepAlive", Global, YES_NO, honour::tcp_keep_alive, dump::tcp_keep_alive),
+    honoured("TidegateDriver", Global, "auto (io_uring, and mio where that is refused), uring or mio", honour::driver, dump::driver),
     honoured("TidegateLogFormat", Global, "text or json", honour::log_format, dump::log_format),
     honoured("TidegateReactors", Global, "a number of event loops from 1 to 1024, or auto for one a core",
         honour::reactors, dump::reactors),

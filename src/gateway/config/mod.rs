@@ -27,8 +27,8 @@ pub use ip_qos::IpQos;
 pub use lexer::quote;
 pub use patterns::{HostList, NameList, UserPattern, Verdict};
 pub use settings::{
-    AddressFamily, Banner, ChannelTimeout, Defaults, Effective, Facility, Global, Listen,
-    ListenError, ListenHost, LogFormat, LogLevel, MaxStartups, Rekey, RootLogin, Subsystem,
+    AddressFamily, Banner, ChannelTimeout, Defaults, DriverChoice, Effective, Facility, Global,
+    Listen, ListenError, ListenHost, LogFormat, LogLevel, MaxStartups, Rekey, RootLogin, Subsystem,
 };
 pub use source::{Disk, NoFiles, Source};
 

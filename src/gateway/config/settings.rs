@@ -104,6 +104,7 @@ settings! {
             pid_file: Option<PathBuf>,
             /// Event loops; `None`: one a core.
             reactors: Option<usize>,
+            driver: DriverChoice,
         }
         all {
             ports: u16,
@@ -193,6 +194,7 @@ impl Default for Global {
             version_addendum: None,
             pid_file: None,
             reactors: None,
+            driver: DriverChoice::Auto,
             ports: Vec::new(),
             listen: Vec::new(),
             host_keys: Vec::new(),
@@ -391,6 +393,15 @@ impl LogLevel {
     pub fn name(self) -> &'static str {
         LogLevel::ALL.iter().find(|(_, level)| *level == self).map_or("INFO", |(name, _)| *name)
     }
+}
+
+/// The way to the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DriverChoice {
+    /// io_uring, and mio where it is refused.
+    Auto,
+    Uring,
+    Mio,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

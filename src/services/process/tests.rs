@@ -3,6 +3,7 @@ use std::time::Duration;
 use super::bench::{Bench, Said, Seen, Setting, exec, pty};
 use crate::base::SeededEntropy;
 use crate::connection::{ChannelRequest, WindowSize};
+use crate::reactor::either::Way;
 
 /// Where things were said, for statements about order.
 fn place(seen: &Seen, said: &Said) -> usize {
@@ -84,8 +85,8 @@ fn what_cannot_be_started_is_refused() {
 
 #[test]
 fn megabytes_pass_through_unharmed() {
-    for plain_driver in [false, true] {
-        let setting = Setting { plain_driver, ..Setting::default() };
+    for driver in Way::ALL {
+        let setting = Setting { driver, ..Setting::default() };
         let mut bench = Bench::new(&setting);
         bench.ask(exec("exec cat"));
         let block = noise(1 << 20);
