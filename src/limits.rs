@@ -280,6 +280,14 @@ pub const HAND_OVERS_MAX: usize = 1024;
 /// Unauthenticated connections a process holds.
 pub const STARTUPS_MAX: usize = LINKS_MAX;
 
+/// Earlier configurations whose connections are still served; then a reload has to wait for some to
+/// end. Each has reactors of its own.
+pub const GENERATIONS_MAX: usize = 64;
+/// Listening sockets a service manager may hand over.
+pub const LISTENERS_MAX: usize = 256;
+/// One line in the system's log, its header included.
+pub const SYSLOG_BYTES_MAX: usize = 8 * 1024;
+
 // ---- Configuration -------------------------------------------------------------------------
 
 pub const CONFIG_BYTES_MAX: u64 = 1024 * 1024;

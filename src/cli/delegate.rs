@@ -8,8 +8,9 @@ use std::time::Duration;
 use lexopt::Arg;
 
 use super::{EXIT_FAILED, EXIT_USAGE, complain};
-use crate::gateway::config::{LogFormat, LogLevel};
+use crate::gateway::config::{Facility, LogFormat, LogLevel};
 use crate::gateway::delegate::{self, Options};
+use crate::gateway::syslog::Syslog;
 use crate::limits::DELEGATE_IDLE_TIME;
 use crate::observe::lines;
 use crate::observe::log::{self, LogSetup};
@@ -44,7 +45,7 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 fn parse(args: impl Iterator<Item = OsString>) -> Option<Flags> {
-    let log = LogSetup { level: LogLevel::Info, format: LogFormat::Text };
+    let log = LogSetup { level: LogLevel::Info, format: LogFormat::Text, syslog: None };
     let (mut uid, mut reactors, mut idle_time, mut log) = (None, 1, DELEGATE_IDLE_TIME, log);
     let mut parser = lexopt::Parser::from_args(args);
     while let Some(arg) = parser.next().ok()? {
@@ -64,6 +65,10 @@ fn parse(args: impl Iterator<Item = OsString>) -> Option<Flags> {
                     "text" => LogFormat::Text,
                     _ => return None,
                 };
+            }
+            "syslog" => {
+                let (_, facility) = Facility::ALL.into_iter().find(|(known, _)| *known == value)?;
+                log.syslog = Some(Syslog::new(facility));
             }
             "log-level" => {
                 let (_, level) = LogLevel::ALL.into_iter().find(|(known, _)| *known == value)?;
@@ -92,9 +97,15 @@ mod tests {
         assert_eq!(flags.idle_time, Duration::from_millis(50));
         assert_eq!((flags.log.format, flags.log.level), (LogFormat::Json, LogLevel::Debug2));
         assert!(parsed("--reactors 3").is_none(), "an account is needed");
-        for bad in
-            ["x", "-r 1", "--reactors 0", "--log-format xml", "--log-level LOUD", "--other 1"]
-        {
+        for bad in [
+            "x",
+            "-r 1",
+            "--reactors 0",
+            "--syslog LOUD",
+            "--log-format xml",
+            "--log-level LOUD",
+            "--other 1",
+        ] {
             assert!(parsed(&format!("--uid 7 {bad}")).is_none(), "{bad}");
         }
     }

@@ -106,7 +106,7 @@ const FLAGS: &[Flag] = &[
         |flags, _| { flags.dump = true; Ok(()) }),
     flag(Some('C'), None, Some("SPEC"),
         "with -T: for a connection like user=U,addr=A,host=H,laddr=A,lport=P",
-        connection),
+        |flags, value| connection_spec(&mut flags.connection, value)),
     flag(Some('E'), Some("log-file"), Some("FILE"),
         "append log lines to this file",
         |flags, value| { flags.log_file = Some(path(value)?); Ok(()) }),
@@ -197,12 +197,15 @@ fn path(value: &str) -> Result<PathBuf, String> {
     if value.is_empty() { Err("an empty path".to_owned()) } else { Ok(PathBuf::from(value)) }
 }
 
-fn connection(flags: &mut ServeFlags, spec: &str) -> Result<(), String> {
+/// One `-C` of serve or sshd.
+///
+/// # Errors
+/// One line that says what is wrong.
+pub fn connection_spec(connection: &mut Connection, spec: &str) -> Result<(), String> {
     for part in spec.split(',') {
         let (name, value) =
             part.split_once('=').ok_or_else(|| format!("{part:?} is no name=value"))?;
         let address = || value.parse().map_err(|_| format!("{value:?} is no address"));
-        let connection = &mut flags.connection;
         match name {
             "user" => connection.user = Some(value.to_owned()),
             "host" => connection.host = Some(value.to_owned()),

@@ -1,11 +1,15 @@
 //! Floor 10: the command line. Each command has one table of flags, from which its help is made.
 
 mod delegate;
+mod effective;
 mod flags;
 mod serve;
+mod sshd;
+mod sshd_flags;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use crate::gateway::config::did_you_mean;
@@ -17,17 +21,25 @@ const EXIT_USAGE: u8 = 1;
 const EXIT_FAILED: u8 = 255;
 
 /// Commands and what they do, in one line each.
-const COMMANDS: &[(&str, &str)] = &[("serve", "serve SSH and SFTP in the foreground")];
+const COMMANDS: &[(&str, &str)] = &[
+    ("serve", "serve SSH and SFTP in the foreground"),
+    ("sshd", "take the place of sshd: its flags, its configuration, in the background"),
+];
 
 /// Runs what the command line asks for; `args` begin with the program's own name.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
-    let mut args = args.into_iter().skip(1);
+    let mut args = args.into_iter();
+    let name = args.next().unwrap_or_default();
+    if Path::new(&name).file_name().is_some_and(|name| name == "sshd") {
+        return sshd::run(args);
+    }
     let Some(command) = args.next() else {
         complain(&format!("a command is missing\n\n{}", help()));
         return ExitCode::from(EXIT_USAGE);
     };
     match command.to_str() {
         Some("serve") => serve::run(args),
+        Some("sshd") => sshd::run(args),
         Some("delegate") => delegate::run(args),
         Some("session") => session(args),
         Some("help" | "--help" | "-h") => print(&help()),

@@ -11,12 +11,12 @@ use std::process::ExitCode;
 use tracing::info;
 
 use super::flags::{self, ServeFlags};
-use super::{EXIT_FAILED, EXIT_USAGE, complain, print, version};
+use super::{EXIT_FAILED, EXIT_USAGE, complain, effective, print, version};
 use crate::base::escape;
 use crate::gateway::accounts;
-use crate::gateway::config::{Config, Disk, Request, Surroundings, Who};
+use crate::gateway::config::{Config, Disk, Request, Surroundings};
 use crate::gateway::host_keys::{self, HostKeys};
-use crate::gateway::serve::{self, Options};
+use crate::gateway::serve::{self, Connections, KeyRules, Options, Reload};
 use crate::observe::lines;
 use crate::observe::log::{self, LogSetup};
 
@@ -53,19 +53,22 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
 
 /// Reads the configuration; on errors tells all of them.
 fn load(flags: &ServeFlags) -> Result<Config, ExitCode> {
-    let request = Request {
-        file: flags.file.clone(),
-        options: flags.options.clone(),
-        ports: flags.ports.clone(),
-        surroundings: surroundings(flags.file.is_some()),
-    };
-    Config::load(&request, &Disk).map_err(|errors| {
+    Config::load(&request(flags), &Disk).map_err(|errors| {
         let count = errors.errors.len();
         let plural = if count == 1 { "" } else { "s" };
         let _ = writeln!(io::stderr().lock(), "{errors}");
         complain(&format!("{count} error{plural} in the configuration; nothing was started\n"));
         ExitCode::from(EXIT_USAGE)
     })
+}
+
+fn request(flags: &ServeFlags) -> Request {
+    Request {
+        file: flags.file.clone(),
+        options: flags.options.clone(),
+        ports: flags.ports.clone(),
+        surroundings: surroundings(flags.file.is_some()),
+    }
 }
 
 fn surroundings(has_file: bool) -> Surroundings {
@@ -102,36 +105,12 @@ fn check(flags: &ServeFlags, config: &Config) -> ExitCode {
     if !flags.dump {
         return ExitCode::SUCCESS;
     }
-    match dump(flags, config) {
+    match effective::dump(&flags.connection, config, true) {
         Ok(text) => print(&text),
         Err(why) => {
             complain(&format!("serve: {why}\n"));
             ExitCode::from(EXIT_USAGE)
         }
-    }
-}
-
-fn dump(flags: &ServeFlags, config: &Config) -> Result<String, String> {
-    let connection = &flags.connection;
-    if !connection.is_given() {
-        return Ok(config.dump(&config.login));
-    }
-    let account = match &connection.user {
-        Some(user) => accounts::by_name(user).map_err(|why| format!("user {user}: {why}"))?,
-        None => None,
-    };
-    let groups = account.as_ref().map(accounts::group_ids).unwrap_or_default();
-    let who = Who {
-        user: connection.user.as_deref(),
-        account: connection.user.as_ref().map(|_| account.is_some()),
-        groups: &accounts::group_names(&groups),
-        peer: connection.address,
-        host: connection.host.as_deref(),
-        local: connection.local(),
-    };
-    match config.lacks(&who) {
-        Some(name) => Err(format!("a Match line asks for {name}; tell it with -C {name}=...")),
-        None => Ok(config.dump(&config.effective(&who))),
     }
 }
 
@@ -141,14 +120,31 @@ fn start(flags: &ServeFlags, config: Config) -> anyhow::Result<()> {
     if let Some(path) = &flags.log_file {
         log::redirect(path)?;
     }
-    let setup = LogSetup { level: config.global.log_level, format: config.global.log_format };
-    log::start(&setup)?;
-    let outcome = serve::run(config, &Options { ready: announce, log: lines::write_all });
+    let (level, format) = (config.global.log_level, config.global.log_format);
+    log::start(&LogSetup { level, format, syslog: None })?;
+    let options = Options {
+        ready: announce,
+        log: lines::write_all,
+        syslog: None,
+        connections: Connections::Listen,
+        keys: KeyRules::All { state: state_directory() },
+        detach: None,
+        // Without a file there is nothing to read again: then a closed terminal ends it.
+        reload: flags.file.is_some().then(|| reload(request(flags))),
+    };
+    let outcome = serve::run(config, &options);
     if let (Err(why), Some(_)) = (&outcome, &flags.log_file) {
         // Whoever started it should see it too, not only the log.
         let _ = writeln!(File::from(terminal), "tidegate: {why:#}");
     }
     outcome
+}
+
+fn reload(request: Request) -> Reload {
+    Reload {
+        read: Box::new(move || Ok(Config::load(&request, &Disk)?)),
+        renewed: |config| log::set_level(config.global.log_level),
+    }
 }
 
 /// What somebody who tries it out needs to know: where it listens, the key to expect, and the

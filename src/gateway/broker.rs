@@ -15,14 +15,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use crossbeam::channel::{Receiver, Sender, bounded};
+use crossbeam::channel::{Receiver, Sender, bounded, select};
 use nix::errno::Errno;
 use nix::unistd::{Gid, getgrouplist};
 use tracing::{error, info};
 
-use super::config::{LogFormat, LogLevel};
+use super::config::{Facility, LogFormat, LogLevel};
 use super::parcel::Parcel;
 use super::socket::Messenger;
+use super::syslog;
 use crate::crypto::{PrivateKey, SignatureAlgorithm};
 use crate::limits::{DELEGATE_ENDING_TIME, PARCEL_BYTES_MAX};
 use crate::services::Account;
@@ -41,12 +42,19 @@ pub struct BrokerConfig {
     pub reactors: usize,
     pub log_format: LogFormat,
     pub log_level: LogLevel,
+    /// Its lines go to the system's log instead of standard error.
+    pub syslog: Option<Facility>,
     /// How long a delegate stays without a connection.
     pub idle_time: Duration,
 }
 
-/// Serves hand-overs until every shard is gone; then ends every delegate and waits for them.
-pub fn run(config: &BrokerConfig, connections: &Receiver<Box<HandOver>>) {
+/// Serves hand-overs until every shard is gone. Then waits until every delegate has ended by
+/// itself; from the moment that `keep` is closed, ends them.
+pub fn run(
+    config: &BrokerConfig,
+    connections: &Receiver<Box<HandOver>>,
+    keep: &Receiver<Infallible>,
+) {
     let (alive, ended) = bounded(0);
     let mut broker = Broker { config, delegates: BTreeMap::new(), alive };
     for connection in connections {
@@ -54,11 +62,16 @@ pub fn run(config: &BrokerConfig, connections: &Receiver<Box<HandOver>>) {
     }
     let Broker { delegates, alive, .. } = broker;
     drop(alive);
+    // Nothing is ever sent on either: `ended` closes when the last listener has seen the end of its
+    // process.
+    select! {
+        recv(ended) -> _ => return,
+        recv(keep) -> _ => {}
+    }
     for delegate in delegates.into_values() {
         let _ = delegate.messenger.try_send(&Parcel::Stop.encode(), None);
         delegate.messenger.hang_up();
     }
-    // Nothing is ever sent: this returns when the last listener has seen the end of its process.
     let _ = ended.recv();
 }
 
@@ -217,7 +230,9 @@ fn spawn(config: &BrokerConfig, account: &Account, theirs: &Messenger) -> io::Re
         .args(["--idle-time", &config.idle_time.as_millis().to_string()])
         .args(["--log-format", format])
         .args(["--log-level", config.log_level.name()])
+        .args(config.syslog.iter().flat_map(|facility| ["--syslog", facility.name()]))
         .env_clear()
+        .envs(std::env::vars_os().filter(|(name, _)| name == syslog::TEST_VARIABLE))
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::null());

@@ -9,7 +9,7 @@ use std::{io, thread};
 
 use anyhow::{Context, bail};
 use crossbeam::channel::{Receiver, Sender, bounded};
-use nix::sys::signal::SigSet;
+use nix::sys::signal::Signal;
 use nix::unistd::{Uid, setresuid, setuid};
 use tracing::{error, info};
 
@@ -17,10 +17,11 @@ use super::broker::DELEGATE_FD;
 use super::config;
 use super::execute::{Executor, Signer};
 use super::parcel::Parcel;
-use super::serve;
 use super::server::{Server, Settings};
+use super::signals::{Signals, Woken};
 use super::socket::Messenger;
 use super::startups::Startups;
+use super::{generation, serve};
 use crate::crypto::{PublicKey, SignatureAlgorithm};
 use crate::limits::{PARCEL_BYTES_MAX, REKEY_TIME_MAX};
 use crate::reactor::Fd;
@@ -51,7 +52,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     nix::sys::prctl::set_name(c"tidegate")?;
     let messenger = Arc::new(parent()?);
     // Before any thread exists, so that all inherit the mask and none is interrupted.
-    let signals = serve::block_signals()?;
+    let signals = Signals::catch(&[Signal::SIGTERM, Signal::SIGINT])?;
     // The parent's socket among others must not reach the programs of the account.
     services::prepare().context("cannot prepare for starting programs")?;
     let mut buffer = vec![0; PARCEL_BYTES_MAX as usize];
@@ -222,12 +223,14 @@ fn start(
         .map(|blob| PublicKey::from_blob(blob))
         .collect::<Result<Vec<_>, _>>()
         .context("the gateway's host keys do not parse")?;
-    let offers = serve::offers(&config, &keys);
-    let connection = serve::connection_config(&config, &config.login, offers)?;
+    let offers = generation::offers(&config, &keys);
+    let connection = generation::connection_config(&config, &config.login, offers)?;
     let open_files = serve::raise_open_files();
     let executor = Executor { policy: None, signer, open_files };
     let settings = Settings {
         listeners: Vec::new(),
+        // Connections bring their numbers along.
+        first_serial: 1,
         connection: Arc::new(connection),
         host_keys: Arc::from([]),
         reactors,
@@ -292,11 +295,11 @@ fn watch_idleness(
 }
 
 /// Whoever ends all our processes at once ends this one in order too.
-fn watch_signals(messenger: Arc<Messenger>, signals: SigSet) -> anyhow::Result<()> {
+fn watch_signals(messenger: Arc<Messenger>, signals: Signals) -> anyhow::Result<()> {
     thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
-            if signals.wait().is_ok() {
+            if let Ok(Woken::Signal(_)) = signals.wait(&[], None) {
                 messenger.hang_up();
             }
         })

@@ -1,6 +1,6 @@
 //! What a shard sees of the rest of the process: workers, the other shards, admission, the log.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -159,6 +159,14 @@ impl Outside for Desk {
         set_class(unsafe { BorrowedFd::borrow_raw(socket.0) }, class);
     }
 
+    /// Only the first shard accepts. What it gave to the others is in their inboxes by now, before
+    /// the word that they may end.
+    fn accepting_is_over(&mut self) {
+        if self.shard == 0 {
+            self.office.doors.iter().skip(1).for_each(|door| door.put(Mail::Retire));
+        }
+    }
+
     fn report(&mut self, report: Report) {
         if report.what.is_routine() && LevelFilter::current() < LevelFilter::INFO {
             return;
@@ -167,6 +175,16 @@ impl Outside for Desk {
             self.office.reports_lost.fetch_add(1, Ordering::Relaxed);
         }
     }
+}
+
+/// What stands for the addresses of a connection that has none, such as one through pipes; no
+/// pattern but one for everybody matches it.
+const UNKNOWN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), u16::MAX);
+
+/// Makes a connection ready that was accepted elsewhere.
+pub fn welcome(socket: Fd, keepalive: bool) -> Ends {
+    prepare(socket, keepalive);
+    ends_of(socket).unwrap_or(Ends { peer: UNKNOWN, local: UNKNOWN })
 }
 
 /// Both addresses of a connected socket; `None` when the peer has already gone.

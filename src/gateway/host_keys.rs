@@ -105,6 +105,32 @@ pub fn defaults(is_root: bool, has_file: bool, state: Option<&Path>) -> Vec<Path
     state.flat_map(|state| OWN_KEYS.iter().map(|(_, name)| state.join(name))).collect()
 }
 
+/// sshd's three keys: those that exist, or all when none does.
+pub fn of_sshd() -> Vec<PathBuf> {
+    let all = SSHD_KEYS.map(PathBuf::from).to_vec();
+    let found: Vec<_> = all.iter().filter(|path| path.exists()).cloned().collect();
+    if found.is_empty() { all } else { found }
+}
+
+/// Reads the keys that the configuration names, as sshd does: those that cannot be used are told
+/// about, and one that can be is enough. None is made.
+pub fn load_usable(global: &Global, required_rsa_size: u32) -> Result<HostKeys, HostKeyError> {
+    let (mut host_keys, mut broken) = (Vec::new(), Vec::new());
+    for path in &global.host_keys {
+        let alone = Global { host_keys: vec![path.clone()], ..global.clone() };
+        match load(&alone, required_rsa_size, None) {
+            Ok(_) | Err(HostKeyError::None) => host_keys.push(path.clone()),
+            Err(why) => broken.push(why),
+        }
+    }
+    if host_keys.is_empty() {
+        return Err(broken.into_iter().next().unwrap_or(HostKeyError::None));
+    }
+    let mut loaded = load(&Global { host_keys, ..global.clone() }, required_rsa_size, None)?;
+    loaded.warnings.extend(broken.iter().map(|why| format!("not used: {why}")));
+    Ok(loaded)
+}
+
 /// Reads the keys that the configuration names. Those of the state directory are made when they
 /// are not there yet; any other must exist.
 pub fn load(

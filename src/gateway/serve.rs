@@ -1,174 +1,124 @@
-//! From a configuration to a running gateway, and to its end.
+//! From a configuration to a running gateway, through reloads, and to its end.
 
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
+use std::{mem, process, thread};
 
 use anyhow::{Context, bail};
-use crossbeam::channel::{Receiver, bounded};
+use crossbeam::channel::Receiver;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::{SigSet, Signal};
-use tracing::{info, warn};
+use nix::sys::signal::Signal;
+use nix::sys::socket::{SockFlag, accept4};
+use nix::unistd::chdir;
+use tracing::{error, info, warn};
 
-use super::broker::{self, BrokerConfig};
-use super::config::{Config, Effective, Who};
-use super::desk::Greeting;
-use super::execute::{Executor, Signer};
+use super::config::{Config, Facility};
+use super::daemon::{self, Detach, Detached, Herald};
+use super::generation::{Generation, Plan};
 use super::host_keys::{self, HostKeys};
-use super::listen;
-use super::policy::Policy;
-use super::server::{Server, Settings, addresses};
-use super::startups::Startups;
-use crate::connection::ConnectionConfig;
-use crate::crypto::{PrivateKey, PublicKey};
-use crate::limits::{DELEGATE_IDLE_TIME, HAND_OVERS_MAX};
+use super::inetd::Streams;
+use super::listen::Listeners;
+use super::pid_file::PidFile;
+use super::signals::{Signals, Woken};
+use super::systemd::{self, Notifier};
+use crate::limits::{DELEGATE_IDLE_TIME, GENERATIONS_MAX};
 use crate::services;
 use crate::shard::Report;
-use crate::transport::{self, HostKey, Preferences};
 
-/// Our software version in the identification line (RFC 4253 §4.2).
-const SOFTWARE: &str = concat!("Tidegate_", env!("CARGO_PKG_VERSION"));
+/// How often it is looked whether an earlier generation has ended.
+const RETIRED_CHECK: Duration = Duration::from_secs(1);
+/// The same for the only connection of a process, which ends with it.
+const ONLY_CHECK: Duration = Duration::from_millis(20);
+/// How long the process of an account stays behind the only connection there is.
+const ONLY_IDLE_TIME: Duration = Duration::from_millis(120);
 
 /// What the command line adds to a configuration.
 pub struct Options {
-    /// Called once when everything listens, with the addresses and the host keys.
+    /// Called when everything listens, with the addresses and the host keys.
     pub ready: fn(&[SocketAddr], &HostKeys),
     /// Writes log lines until the gateway has ended.
     pub log: fn(&Receiver<Report>),
+    /// Where the processes of accounts log, if not to standard error.
+    pub syslog: Option<Facility>,
+    pub connections: Connections,
+    pub keys: KeyRules,
+    /// Go into the background before serving.
+    pub detach: Option<Detach>,
+    /// What SIGHUP does; without it, it ends the gateway.
+    pub reload: Option<Reload>,
 }
 
-/// Serves until SIGTERM or SIGINT.
+/// Where connections come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Connections {
+    /// As many as come.
+    Listen,
+    /// The first that comes, and no other.
+    First,
+    /// Standard input and output are one.
+    Given,
+}
+
+/// Which host keys will do.
+#[derive(Clone, Debug)]
+pub enum KeyRules {
+    /// Every one must be usable; those of the state directory are made when they are not there.
+    All { state: Option<PathBuf> },
+    /// sshd's rule: one is enough, the others are told about.
+    Any,
+}
+
+/// How the configuration is read again.
+pub struct Reload {
+    pub read: Box<dyn Fn() -> anyhow::Result<Config>>,
+    /// Called when the new one is in force.
+    pub renewed: fn(&Config),
+}
+
+/// Serves until SIGTERM, SIGINT or SIGQUIT, or until the only connection has ended.
 ///
 /// # Errors
 /// Something the configuration names cannot be had: a port, a host key, the driver.
 pub fn run(config: Config, options: &Options) -> anyhow::Result<()> {
-    // Before any thread exists, so that all inherit the mask and none is interrupted.
-    let signals = block_signals()?;
+    // The pid in LISTEN_PID is this process's, whatever it becomes later.
+    let given = systemd::inherited_listeners()?;
+    let ends = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP];
+    let signals = Signals::catch(&ends).context("cannot catch signals")?;
     services::prepare().context("cannot prepare for starting programs")?;
-    let config = Arc::new(config);
-    let state = host_keys::state_directory(is_root(), |name| std::env::var_os(name));
-    let mut keys =
-        host_keys::load(&config.global, config.login.required_rsa_size, state.as_deref())?;
-    for warning in config.warnings.iter().map(ToString::to_string).chain(keys.warnings.drain(..)) {
-        warn!("{warning}");
+    let start = Start { config: Arc::new(config), options, open_files: raise_open_files() };
+    let keys = load_keys(&start.config, &options.keys)?;
+    tell_warnings(&start.config, &keys);
+    match options.connections {
+        Connections::Listen => start.listen(keys, given, &signals),
+        Connections::First => {
+            let listeners = listeners(&start.config, given)?;
+            (options.ready)(&listeners.addresses(), &keys);
+            let Some(socket) = first(&listeners, &signals)? else { return Ok(()) };
+            drop(listeners);
+            start.serve_one(keys, socket, &signals)
+        }
+        Connections::Given => {
+            let (socket, rest) = Streams::take()?.split();
+            let outcome = start.serve_one(keys, socket, &signals);
+            rest.wait();
+            outcome
+        }
     }
-    let offers = keys.keys.iter().map(host_keys::HostKey::offer).collect();
-    let connection = Arc::new(connection_config(&config, &config.login, offers)?);
-    let greeting = greeting(&config, &connection);
-    let listeners = listen_all(&config)?;
-    let _pid_file = config.global.pid_file.as_deref().map(PidFile::write);
-    let open_files = raise_open_files();
-    let addresses = addresses(&listeners);
-    (options.ready)(&addresses, &keys);
-    let private: Arc<[PrivateKey]> = keys.keys.into_iter().map(|key| key.private).collect();
-    let reactors = reactors(&config);
-    let policy = Policy::new(Arc::clone(&config));
-    let (broker, broker_thread) = start_broker(&config, &private, reactors)?;
-    let executor = Executor {
-        policy: Some(policy),
-        signer: Arc::new(Arc::clone(&private)) as Arc<dyn Signer>,
-        open_files,
-    };
-    let startups = config.global.max_startups;
-    let (server, reports) = Server::start(Settings {
-        listeners,
-        connection,
-        host_keys: private,
-        reactors,
-        driver: config.global.driver,
-        startups: Startups::new(startups.start, startups.rate, startups.full),
-        execute: Arc::new(executor),
-        broker,
-        tcp_keepalive: config.global.tcp_keep_alive,
-        greeting,
-    })?;
-    let log = options.log;
-    let log = thread::Builder::new()
-        .name("log".to_owned())
-        .spawn(move || log(&reports))
-        .context("cannot start the log thread")?;
-    info!("Serving with {reactors} reactors");
-    let signal = signals.wait().context("cannot wait for signals")?;
-    info!("{signal}: ending all connections");
-    server.stop();
-    let _ = log.join();
-    if let Some(thread) = broker_thread {
-        let _ = thread.join();
-    }
-    Ok(())
 }
 
-/// What the protocol floors need of a configuration.
+/// Reads the host keys that the configuration names.
 ///
 /// # Errors
-/// The identification line would be malformed.
-pub fn connection_config(
-    config: &Config,
-    login: &Effective,
-    host_keys: Vec<HostKey>,
-) -> anyhow::Result<ConnectionConfig> {
-    let global = &config.global;
-    let software = match &global.version_addendum {
-        Some(addendum) => format!("{SOFTWARE} {addendum}"),
-        None => SOFTWARE.to_owned(),
-    };
-    let Some(mut preferences) = Preferences::new(&software) else {
-        bail!("VersionAddendum does not fit an identification line (printable ASCII, 255 bytes)");
-    };
-    preferences.kex.clone_from(&global.kex_algorithms);
-    preferences.ciphers.clone_from(&global.ciphers);
-    preferences.macs.clone_from(&global.macs);
-    preferences.rekey = login.limits().rekey;
-    preferences.first_exchange_time_max = global.login_grace;
-    let mut server = transport::ServerConfig::new(preferences, host_keys);
-    server.user_algorithms = config.pubkey_algorithms_offered();
-    let mut connection = ConnectionConfig::new(Arc::new(server));
-    connection.banner = login.banner.as_ref().map(|banner| banner.text.to_string());
-    connection.auth_tries_max = login.max_auth_tries;
-    connection.login_grace = global.login_grace;
-    connection.sessions_max = login.limits().sessions_max;
-    connection.client_alive = login.limits().client_alive;
-    connection.delay_secret = secret()?;
-    Ok(connection)
-}
-
-/// Only where Match blocks exist can a connection differ from others before its login.
-fn greeting(config: &Arc<Config>, shared: &Arc<ConnectionConfig>) -> Option<Greeting> {
-    if !config.has_match_blocks() {
-        return None;
-    }
-    let (config, shared) = (Arc::clone(config), Arc::clone(shared));
-    Some(Box::new(move |ends| {
-        let login = config.effective(&Who {
-            user: None,
-            account: None,
-            groups: &[],
-            peer: Some(ends.peer.ip()),
-            host: None,
-            local: Some(ends.local),
-        });
-        let mut own = shared.with_limits(login.limits());
-        own.banner = login.banner.as_ref().map(|banner| banner.text.to_string());
-        own.auth_tries_max = login.max_auth_tries;
-        Arc::new(own)
-    }))
-}
-
-/// Host keys of which only the public halves are here: somebody else signs.
-pub fn offers(config: &Config, keys: &[PublicKey]) -> Vec<HostKey> {
-    keys.iter()
-        .map(|public| {
-            let allowed = config.global.host_key_algorithms.iter().copied();
-            let algorithms = allowed.filter(|a| a.key_kind() == public.kind()).collect();
-            HostKey { public: public.clone(), algorithms }
-        })
-        .collect()
+/// By the rules, there are not enough of them.
+pub fn load_keys(config: &Config, rules: &KeyRules) -> anyhow::Result<HostKeys> {
+    let least = config.login.required_rsa_size;
+    Ok(match rules {
+        KeyRules::All { state } => host_keys::load(&config.global, least, state.as_deref())?,
+        KeyRules::Any => host_keys::load_usable(&config.global, least)?,
+    })
 }
 
 /// Raises our soft limit of open files to the hard one; answers what it was, for programs.
@@ -181,40 +131,225 @@ pub fn raise_open_files() -> Option<u64> {
     Some(soft)
 }
 
-/// PidFile; it goes when the gateway ends. As with sshd, one that cannot be written is told and
-/// stops nothing.
-struct PidFile(Option<PathBuf>);
+/// What a gateway needs to begin.
+struct Start<'a> {
+    config: Arc<Config>,
+    options: &'a Options,
+    open_files: Option<u64>,
+}
 
-impl PidFile {
-    fn write(path: &Path) -> PidFile {
-        // Whoever can write the directory could have put a link there.
-        let _ = fs::remove_file(path);
-        let mut options = OpenOptions::new();
-        let file = options.write(true).create_new(true).mode(0o644).open(path);
-        let written = file.and_then(|mut file| writeln!(file, "{}", std::process::id()));
-        match written {
-            Ok(()) => PidFile(Some(path.to_owned())),
+impl<'a> Start<'a> {
+    fn plan(&self, keys: HostKeys) -> Plan {
+        Plan {
+            config: Arc::clone(&self.config),
+            keys,
+            listeners: Vec::new(),
+            reactors: reactors(&self.config),
+            number: 0,
+            idle_time: idle_time(),
+            open_files: self.open_files,
+            log: self.options.log,
+            syslog: self.options.syslog,
+        }
+    }
+
+    /// Serves whoever comes. Sockets are opened before going into the background, so that whoever
+    /// started us learns what is wrong with them.
+    fn listen(self, keys: HostKeys, given: Vec<OwnedFd>, signals: &Signals) -> anyhow::Result<()> {
+        let listeners = listeners(&self.config, given)?;
+        let herald = match self.options.detach {
+            Some(how) if !daemon::is_detached() => match daemon::detach(how)? {
+                Detached::Caller => return Ok(()),
+                Detached::Background(herald) => Some(herald),
+            },
+            Some(_) => chdir("/").map(|()| None)?,
+            None => None,
+        };
+        match self.open(keys, listeners) {
+            Ok(gateway) => {
+                gateway.notifier.ready(herald.is_some().then(process::id));
+                herald.into_iter().for_each(Herald::serving);
+                gateway.serve(signals)
+            }
             Err(why) => {
-                let path = path.display();
-                warn!(%path, %why, "PidFile {path}: {why}");
-                PidFile(None)
+                herald.into_iter().for_each(|herald| herald.failed(&format!("{why:#}")));
+                Err(why)
             }
         }
     }
+
+    fn open(self, keys: HostKeys, listeners: Listeners) -> anyhow::Result<Gateway<'a>> {
+        let mut plan = self.plan(keys);
+        plan.listeners = listeners.sockets();
+        (self.options.ready)(&listeners.addresses(), &plan.keys);
+        let fingerprints = fingerprints(&plan.keys);
+        let current = Generation::start(plan)?;
+        let pid_file = self.config.global.pid_file.as_deref().map(PidFile::write);
+        info!("Serving with {} reactors", reactors(&self.config));
+        Ok(Gateway {
+            current,
+            retired: Vec::new(),
+            started: 1,
+            listeners,
+            fingerprints,
+            pid_file,
+            notifier: Notifier::from_environment(),
+            start: self,
+        })
+    }
+
+    /// Serves one connection to its end.
+    fn serve_one(self, keys: HostKeys, socket: OwnedFd, signals: &Signals) -> anyhow::Result<()> {
+        let plan = Plan { reactors: 1, idle_time: ONLY_IDLE_TIME, ..self.plan(keys) };
+        let mut only = Generation::start(plan)?;
+        only.adopt(socket);
+        only.retire();
+        while !only.is_over() {
+            match signals.wait(&[], Some(ONLY_CHECK)).context("cannot wait for signals")? {
+                // ssh sends it to its ProxyCommand when the connection is over; its end comes too.
+                Woken::Signal(Signal::SIGHUP) if self.options.connections == Connections::Given => {
+                }
+                Woken::Signal(signal) => {
+                    info!("Received signal {}; terminating.", signal as i32);
+                    break;
+                }
+                Woken::Ready(_) | Woken::TimedOut => {}
+            }
+        }
+        only.end();
+        Ok(())
+    }
 }
 
-impl Drop for PidFile {
-    fn drop(&mut self) {
-        if let Some(path) = &self.0 {
-            let _ = fs::remove_file(path);
+/// A gateway that listens.
+struct Gateway<'a> {
+    start: Start<'a>,
+    current: Generation,
+    /// Earlier ones that still have connections.
+    retired: Vec<Generation>,
+    /// Generations that there have been.
+    started: u64,
+    listeners: Listeners,
+    /// Of the host keys in use.
+    fingerprints: Vec<String>,
+    pid_file: Option<PidFile>,
+    notifier: Notifier,
+}
+
+impl Gateway<'_> {
+    fn serve(mut self, signals: &Signals) -> anyhow::Result<()> {
+        let signal = loop {
+            let check = (!self.retired.is_empty()).then_some(RETIRED_CHECK);
+            let woken = signals.wait(&[], check).context("cannot wait for signals")?;
+            self.retired.retain_mut(|generation| !generation.is_over());
+            match (woken, &self.start.options.reload) {
+                (Woken::Signal(Signal::SIGHUP), Some(reload)) => self.reload(reload),
+                (Woken::Signal(signal), _) => break signal,
+                (Woken::Ready(_) | Woken::TimedOut, _) => {}
+            }
+        };
+        info!("Received signal {}; terminating.", signal as i32);
+        self.notifier.stopping();
+        // No connection is to come in that is ended at once.
+        self.listeners.close_except(&Listeners::default());
+        drop(self.pid_file);
+        self.retired.into_iter().chain([self.current]).for_each(Generation::end);
+        Ok(())
+    }
+
+    fn reload(&mut self, reload: &Reload) {
+        info!("Received SIGHUP; reading the configuration again");
+        self.notifier.reloading();
+        match self.renew(reload) {
+            Ok(true) => info!("The configuration is in force for new connections"),
+            Ok(false) => info!("Nothing has changed"),
+            Err(why) => {
+                for line in format!("{why:#}").lines() {
+                    error!("{}", line.trim_start());
+                }
+                error!("The configuration from before stays in force");
+            }
+        }
+        self.notifier.ready(None);
+    }
+
+    /// Puts the configuration in force as it is now; answers whether it differs. Until the last
+    /// step nothing is changed, so that an error leaves everything as it was.
+    fn renew(&mut self, reload: &Reload) -> anyhow::Result<bool> {
+        let config = (reload.read)()?;
+        let keys = load_keys(&config, &self.start.options.keys)?;
+        let fingerprints = fingerprints(&keys);
+        if config == *self.start.config && fingerprints == self.fingerprints {
+            return Ok(false);
+        }
+        if self.retired.len() >= GENERATIONS_MAX {
+            bail!("connections under {GENERATIONS_MAX} earlier configurations are still open");
+        }
+        let listeners = self.listeners.renewed(&config.global)?;
+        let former = mem::replace(&mut self.start.config, Arc::new(config));
+        let mut plan = self.start.plan(keys);
+        (plan.listeners, plan.number) = (listeners.sockets(), self.started);
+        let (addresses, ready) = (listeners.addresses(), self.start.options.ready);
+        tell_warnings(&self.start.config, &plan.keys);
+        ready(&addresses, &plan.keys);
+        let next = match Generation::start(plan) {
+            Ok(next) => next,
+            Err(why) => {
+                listeners.close_except(&self.listeners);
+                self.listeners.resume();
+                self.start.config = former;
+                return Err(why);
+            }
+        };
+        // Both accept until the former one has heard.
+        let former = mem::replace(&mut self.current, next);
+        former.retire();
+        self.retired.push(former);
+        mem::replace(&mut self.listeners, listeners).close_except(&self.listeners);
+        self.fingerprints = fingerprints;
+        self.started += 1;
+        let path = self.start.config.global.pid_file.as_deref();
+        if self.pid_file.as_ref().map(PidFile::path) != path {
+            self.pid_file = path.map(PidFile::write);
+        }
+        (reload.renewed)(&self.start.config);
+        Ok(true)
+    }
+}
+
+fn tell_warnings(config: &Config, keys: &HostKeys) {
+    for warning in config.warnings.iter().map(ToString::to_string).chain(keys.warnings.clone()) {
+        warn!("{warning}");
+    }
+}
+
+fn listeners(config: &Config, given: Vec<OwnedFd>) -> anyhow::Result<Listeners> {
+    if given.is_empty() { Listeners::open(&config.global) } else { Listeners::given(given) }
+}
+
+/// The first connection that comes; none when a signal comes before it.
+fn first(listeners: &Listeners, signals: &Signals) -> anyhow::Result<Option<OwnedFd>> {
+    let sockets = listeners.sockets();
+    let borrowed: Vec<_> = sockets.iter().map(|socket| socket.as_fd()).collect();
+    loop {
+        let ready = match signals.wait(&borrowed, None).context("cannot wait for signals")? {
+            Woken::Signal(_) => return Ok(None),
+            Woken::Ready(n) => sockets.get(n),
+            Woken::TimedOut => None,
+        };
+        let Some(socket) = ready else { continue };
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        match accept4(socket.as_raw_fd(), flags) {
+            // SAFETY: the kernel has just made this descriptor for us alone.
+            Ok(fd) => return Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) })),
+            // It was gone again.
+            Err(_) => continue,
         }
     }
 }
 
-fn secret() -> anyhow::Result<u64> {
-    let mut bytes = [0; 8];
-    aws_lc_rs::rand::fill(&mut bytes).ok().context("the system has no randomness")?;
-    Ok(u64::from_ne_bytes(bytes))
+fn fingerprints(keys: &HostKeys) -> Vec<String> {
+    keys.keys.iter().map(|key| key.private.public().fingerprint()).collect()
 }
 
 fn reactors(config: &Config) -> usize {
@@ -222,69 +357,8 @@ fn reactors(config: &Config) -> usize {
     config.global.reactors.unwrap_or(cores).max(1)
 }
 
-fn listen_all(config: &Config) -> anyhow::Result<Vec<OwnedFd>> {
-    let mut listeners = Vec::new();
-    let addresses = config.global.sockets()?;
-    let only = addresses.len() == 1;
-    for address in addresses {
-        match listen::open(address) {
-            Ok(listener) => listeners.push(listener),
-            // A machine without IPv6 still serves IPv4, as sshd does.
-            Err(why) if !only && why.kind() == io::ErrorKind::AddrNotAvailable => warn!("{why}"),
-            Err(why) => return Err(why.into()),
-        }
-    }
-    if listeners.is_empty() {
-        bail!("no address to listen on could be opened");
-    }
-    Ok(listeners)
-}
-
-type BrokerParts = (
-    Option<crossbeam::channel::Sender<Box<crate::shard::HandOver>>>,
-    Option<thread::JoinHandle<()>>,
-);
-
-/// Only root can act for other accounts.
-fn start_broker(
-    config: &Arc<Config>,
-    host_keys: &Arc<[PrivateKey]>,
-    reactors: usize,
-) -> anyhow::Result<BrokerParts> {
-    if !is_root() {
-        return Ok((None, None));
-    }
-    let (sender, connections) = bounded(HAND_OVERS_MAX);
-    let broker = BrokerConfig {
-        settings: config.dump(&config.login).into_bytes(),
-        host_keys: Arc::clone(host_keys),
-        reactors,
-        log_format: config.global.log_format,
-        log_level: config.global.log_level,
-        idle_time: idle_time(),
-    };
-    let thread = thread::Builder::new()
-        .name("broker".to_owned())
-        .spawn(move || broker::run(&broker, &connections))
-        .context("cannot start the broker thread")?;
-    Ok((Some(sender), Some(thread)))
-}
-
 /// A variable that tests set, in milliseconds; nobody else needs another time.
 fn idle_time() -> Duration {
     let own = std::env::var("TIDEGATE_TEST_IDLE_TIME").ok().and_then(|text| text.parse().ok());
     own.map_or(DELEGATE_IDLE_TIME, Duration::from_millis)
-}
-
-/// SIGTERM and SIGINT end a process in order: a thread waits for them.
-pub(super) fn block_signals() -> anyhow::Result<SigSet> {
-    let mut signals = SigSet::empty();
-    signals.add(Signal::SIGTERM);
-    signals.add(Signal::SIGINT);
-    signals.thread_block().context("cannot block signals")?;
-    Ok(signals)
-}
-
-fn is_root() -> bool {
-    nix::unistd::geteuid().is_root()
 }

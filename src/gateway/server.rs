@@ -1,8 +1,7 @@
 //! A running gateway: threads, their doors, and how they end.
 
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
@@ -12,7 +11,7 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use tracing::{error, info, warn};
 
 use super::config::DriverChoice;
-use super::desk::{Desk, Door, Greeting, Office};
+use super::desk::{self, Desk, Door, Greeting, Office};
 use super::drivers::{self, Opened};
 use super::startups::Startups;
 use super::workers::{Execute, Reply, Workers};
@@ -24,7 +23,9 @@ use crate::shard::{HandOver, Mail, Report, Shard, ShardConfig};
 
 /// What a process of shards is started with.
 pub struct Settings {
-    pub listeners: Vec<OwnedFd>,
+    pub listeners: Vec<Arc<OwnedFd>>,
+    /// Connections are numbered in the log from here.
+    pub first_serial: u64,
     pub connection: Arc<ConnectionConfig>,
     pub host_keys: Arc<[PrivateKey]>,
     pub reactors: usize,
@@ -41,7 +42,7 @@ pub struct Server {
     office: Arc<Office>,
     shards: Vec<JoinHandle<()>>,
     /// Held so that listening sockets close after the last shard.
-    _listeners: Vec<OwnedFd>,
+    _listeners: Vec<Arc<OwnedFd>>,
 }
 
 impl Server {
@@ -76,7 +77,7 @@ impl Server {
                     0 => server._listeners.iter().map(|fd| Fd(fd.as_raw_fd())).collect(),
                     _ => Vec::new(),
                 },
-                serial_base: n as u64 + 1,
+                serial_base: settings.first_serial + n as u64,
                 serial_step: settings.reactors.max(1) as u64,
             };
             driver = server.start_shard(n, config, driver)?;
@@ -91,6 +92,29 @@ impl Server {
             door.enter();
             door.put(Mail::HandOver(connection));
         }
+    }
+
+    /// Serves a connection that was accepted elsewhere, as if it had been accepted here.
+    pub fn adopt(&self, socket: OwnedFd) {
+        let Some(door) = self.office.doors.first() else { return };
+        // Its slot is given back when it has logged in or ended.
+        if self.office.startups.admit() {
+            let ends = desk::welcome(Fd(socket.as_raw_fd()), self.office.tcp_keepalive);
+            door.enter();
+            door.put(Mail::Accepted { socket: Fd(socket.into_raw_fd()), ends });
+        }
+    }
+
+    /// Accepts no more; each shard ends when its last connection has ended by itself.
+    pub fn retire(&self) {
+        if let Some(door) = self.office.doors.first() {
+            door.put(Mail::Retire);
+        }
+    }
+
+    /// Every shard has ended.
+    pub fn is_over(&self) -> bool {
+        self.shards.iter().all(JoinHandle::is_finished)
     }
 
     /// Connections open now.
@@ -189,15 +213,6 @@ fn run_shard_on<D: Driver>(
             return;
         }
     }
-}
-
-/// The addresses of listening sockets, as they were bound.
-pub fn addresses(listeners: &[OwnedFd]) -> Vec<SocketAddr> {
-    listeners
-        .iter()
-        .filter_map(|fd| fd.try_clone().ok())
-        .filter_map(|fd| std::net::TcpListener::from(fd).local_addr().ok())
-        .collect()
 }
 
 const _: () = assert!(LINKS_MAX <= u32::MAX as usize >> 2);

@@ -5,21 +5,32 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
+use std::sync::OnceLock;
 
 use tracing::field::Field;
 use tracing::level_filters::LevelFilter;
+use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::format::{self, Writer};
-use tracing_subscriber::fmt::writer::BoxMakeWriter;
+use tracing_subscriber::fmt::writer::{BoxMakeWriter, MakeWriter};
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::registry::Registry;
+use tracing_subscriber::reload::{self, Handle};
 
 pub use crate::base::{Escaped, escape};
 use crate::gateway::config::{LogFormat, LogLevel};
+use crate::gateway::syslog::{Line, Severity, Syslog};
 
 /// How this process logs.
 #[derive(Clone, Debug)]
 pub struct LogSetup {
     pub level: LogLevel,
     pub format: LogFormat,
+    /// Where lines go; none: to standard error.
+    pub syslog: Option<Syslog>,
 }
+
+/// Changes the level that [`start`] set.
+static LEVEL: OnceLock<Handle<LevelFilter, Registry>> = OnceLock::new();
 
 /// Makes this file, appended to, the standard error of the process: for log lines, for those of
 /// processes started later, and for whatever else complains there.
@@ -32,14 +43,27 @@ pub fn redirect(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Starts logging to standard error for the whole process. Text lines are for people: time, level, the message.
-/// JSON lines carry the message and every field, one object a line.
+/// Starts logging for the whole process. Text lines are for people: time, level, the message (the
+/// system's log has the first two of its own). JSON lines carry the message and every field, one
+/// object a line.
 ///
 /// # Errors
 /// Logging has been started before.
 pub fn start(setup: &LogSetup) -> io::Result<()> {
-    let subscriber = subscriber(setup, BoxMakeWriter::new(io::stderr), io::stderr().is_terminal());
-    tracing::subscriber::set_global_default(subscriber).map_err(io::Error::other)
+    let (subscriber, level) = match &setup.syslog {
+        Some(syslog) => subscriber(setup, BoxMakeWriter::new(ToSyslog(syslog.clone())), false),
+        None => subscriber(setup, BoxMakeWriter::new(io::stderr), io::stderr().is_terminal()),
+    };
+    tracing::subscriber::set_global_default(subscriber).map_err(io::Error::other)?;
+    let _ = LEVEL.set(level);
+    Ok(())
+}
+
+/// Another level from now on.
+pub fn set_level(level: LogLevel) {
+    if let Some(handle) = LEVEL.get() {
+        let _ = handle.reload(filter(level));
+    }
 }
 
 /// The least severe level of `tracing` that is written at one of sshd's.
@@ -60,19 +84,47 @@ fn open(path: &Path) -> io::Result<File> {
     file.map_err(|why| io::Error::new(why.kind(), format!("log file {}: {why}", path.display())))
 }
 
-fn subscriber(setup: &LogSetup, writer: BoxMakeWriter, colours: bool) -> Subscriber {
-    let builder = tracing_subscriber::fmt()
-        .with_max_level(filter(setup.level))
-        .with_target(false)
-        .with_ansi(colours)
-        .with_writer(writer);
-    match setup.format {
-        LogFormat::Json => Box::new(builder.json().flatten_event(true).finish()),
-        // Messages are whole sentences; their fields would only repeat them.
-        LogFormat::Text if setup.level < LogLevel::Debug => {
-            Box::new(builder.fmt_fields(format::debug_fn(message_alone)).finish())
+fn subscriber(
+    setup: &LogSetup,
+    writer: BoxMakeWriter,
+    colours: bool,
+) -> (Subscriber, Handle<LevelFilter, Registry>) {
+    let (level, handle) = reload::Layer::new(filter(setup.level));
+    let lines =
+        tracing_subscriber::fmt::layer().with_target(false).with_ansi(colours).with_writer(writer);
+    // Messages are whole sentences; their fields would only repeat them.
+    let brief = setup.level < LogLevel::Debug;
+    let lines = match (setup.format, &setup.syslog) {
+        (LogFormat::Json, _) => lines.json().flatten_event(true).boxed(),
+        (LogFormat::Text, Some(_)) => {
+            let lines = lines.without_time().with_level(false);
+            lines.fmt_fields(format::debug_fn(message_alone)).boxed()
         }
-        LogFormat::Text => Box::new(builder.finish()),
+        (LogFormat::Text, None) if brief => {
+            lines.fmt_fields(format::debug_fn(message_alone)).boxed()
+        }
+        (LogFormat::Text, None) => lines.boxed(),
+    };
+    (Box::new(Registry::default().with(level).with(lines)), handle)
+}
+
+/// Each event is one line in the system's log, as severe there as here.
+struct ToSyslog(Syslog);
+
+impl<'a> MakeWriter<'a> for ToSyslog {
+    type Writer = Line<'a>;
+
+    fn make_writer(&'a self) -> Line<'a> {
+        self.0.line(Severity::Info)
+    }
+
+    fn make_writer_for(&'a self, event: &Metadata<'_>) -> Line<'a> {
+        self.0.line(match *event.level() {
+            Level::ERROR => Severity::Error,
+            Level::WARN => Severity::Warning,
+            Level::INFO => Severity::Info,
+            Level::DEBUG | Level::TRACE => Severity::Debug,
+        })
     }
 }
 
@@ -103,9 +155,9 @@ mod tests {
     fn logged(level: LogLevel, format: LogFormat, log: impl FnOnce()) -> String {
         let sink = Sink::default();
         let copy = sink.clone();
-        let setup = LogSetup { level, format };
+        let setup = LogSetup { level, format, syslog: None };
         let writer = BoxMakeWriter::new(move || copy.clone());
-        tracing::subscriber::with_default(subscriber(&setup, writer, false), log);
+        tracing::subscriber::with_default(subscriber(&setup, writer, false).0, log);
         let bytes = sink.0.lock().expect("the sink").clone();
         String::from_utf8(bytes).expect("UTF-8")
     }

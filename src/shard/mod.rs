@@ -122,6 +122,9 @@ pub struct Shard<D: Driver, O: Outside> {
     trim_at: Option<Instant>,
     trimmed_at_taken: u64,
     stopping: bool,
+    retiring: bool,
+    /// Accepts in flight.
+    accepting: usize,
 }
 
 impl<D: Driver, O: Outside> fmt::Debug for Shard<D, O> {
@@ -171,6 +174,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             trim_at: None,
             trimmed_at_taken: 0,
             stopping: false,
+            retiring: false,
+            accepting: 0,
         };
         shard.accept();
         shard
@@ -181,9 +186,10 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         self.links.len()
     }
 
-    /// The shard was told to stop and has nothing left.
+    /// The shard was told to end and has nothing left.
     pub fn is_done(&self) -> bool {
-        self.stopping && self.links.is_empty() && self.arrivals.is_empty()
+        let told = self.stopping || self.retiring && self.accepting == 0;
+        told && self.links.is_empty() && self.arrivals.is_empty()
     }
 
     pub const fn driver(&mut self) -> &mut D {
@@ -272,6 +278,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                     self.arrivals.push_back(Arrival::HandOver(connection));
                 }
                 Mail::Stop => self.stop(),
+                Mail::Retire => self.retire(),
             }
         }
         self.mail = mail;
@@ -451,7 +458,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
 
     fn accept_from(&mut self, token: Token) {
         let listener = self.config.listeners.get((token.key & !OF_LISTENER) as usize).copied();
-        if let Some(listener) = listener.filter(|_| !self.stopping) {
+        if let Some(listener) = listener.filter(|_| !self.stopping && !self.retiring) {
+            self.accepting += 1;
             self.submit(token, Op::Accept { listener });
         }
     }
@@ -461,6 +469,11 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             self.admit(Fd(socket as i32));
         }
         if completion.more {
+            return;
+        }
+        self.accepting = self.accepting.saturating_sub(1);
+        if self.retiring {
+            self.tell_when_accepting_is_over();
             return;
         }
         // Out of descriptors or memory: live sessions go on, accepting rests. Every other error
@@ -486,11 +499,30 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
     }
 
-    fn stop(&mut self) {
-        self.stopping = true;
+    /// Connections that the kernel has accepted meanwhile are served: an accept that ends says so.
+    fn retire(&mut self) {
+        self.retiring = true;
+        self.resting.clear();
+        self.rested = None;
+        self.cancel_accepts();
+        self.tell_when_accepting_is_over();
+    }
+
+    fn tell_when_accepting_is_over(&mut self) {
+        if self.accepting == 0 {
+            self.outside.accepting_is_over();
+        }
+    }
+
+    fn cancel_accepts(&mut self) {
         for n in 0..self.config.listeners.len() {
             self.cancel(Token { key: OF_LISTENER | n as u32, generation: 0, tag: 0 });
         }
+    }
+
+    fn stop(&mut self) {
+        self.stopping = true;
+        self.cancel_accepts();
         let keys: Vec<u32> = self.links.iter().map(|(key, _)| key as u32).collect();
         for key in keys {
             self.close_link(key, disconnect::BY_APPLICATION, "server shutting down");

@@ -50,6 +50,8 @@ pub enum Mail {
     HandOver(Box<HandOver>),
     /// End every connection with DISCONNECT (by application) and stop accepting.
     Stop,
+    /// Accept no more. The shard is done when its last connection has ended by itself.
+    Retire,
 }
 
 /// The shard's one seam to the rest of the process: workers, other shards, policy and the log.
@@ -85,6 +87,9 @@ pub trait Outside {
     /// Marks the packets that a socket sends: the byte of IP_TOS and IPV6_TCLASS. Where there is
     /// no network there is nothing to mark.
     fn set_class(&mut self, _socket: Fd, _class: u8) {}
+
+    /// This shard was told to retire, and no connection of its listeners is on its way any more.
+    fn accepting_is_over(&mut self) {}
 
     /// One line for the log. Dropped and counted when the log is behind.
     fn report(&mut self, report: Report);

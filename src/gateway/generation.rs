@@ -1,0 +1,229 @@
+//! Everything that runs under one configuration. A reload starts the next generation; the one
+//! before keeps the connections it has, under the configuration they began with, and ends with the
+//! last of them.
+
+use std::convert::Infallible;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use crossbeam::channel::{Receiver, Sender, bounded};
+
+use super::broker::{self, BrokerConfig};
+use super::config::{Config, Effective, Facility, Who};
+use super::desk::Greeting;
+use super::execute::{Executor, Signer};
+use super::host_keys::{self, HostKeys};
+use super::policy::Policy;
+use super::server::{Server, Settings};
+use super::startups::Startups;
+use crate::connection::ConnectionConfig;
+use crate::crypto::{PrivateKey, PublicKey};
+use crate::limits::HAND_OVERS_MAX;
+use crate::shard::{HandOver, Report};
+use crate::transport::{self, HostKey, Preferences};
+
+/// Our software version in the identification line (RFC 4253 §4.2).
+const SOFTWARE: &str = concat!("Tidegate_", env!("CARGO_PKG_VERSION"));
+
+/// What a generation is started with.
+pub struct Plan {
+    pub config: Arc<Config>,
+    pub keys: HostKeys,
+    pub listeners: Vec<Arc<OwnedFd>>,
+    pub reactors: usize,
+    /// Counted from 0: connections are numbered in the log so that no two have the same number.
+    pub number: u64,
+    /// How long the process of an account stays without a connection.
+    pub idle_time: Duration,
+    /// The soft limit of open files that programs get; ours is raised.
+    pub open_files: Option<u64>,
+    /// Writes log lines until there are no more.
+    pub log: fn(&Receiver<Report>),
+    /// Where the processes of accounts log, if not to standard error.
+    pub syslog: Option<Facility>,
+}
+
+/// A running generation.
+pub struct Generation {
+    /// Absent once every shard has ended.
+    server: Option<Server>,
+    /// Closed to end the processes of accounts.
+    keep: Sender<Infallible>,
+    /// They end when there is nothing left for them to do.
+    helpers: Vec<JoinHandle<()>>,
+}
+
+impl Generation {
+    /// # Errors
+    /// The configuration cannot be put to work, or the system lacks threads, memory or the ring.
+    pub fn start(plan: Plan) -> anyhow::Result<Generation> {
+        let config = plan.config;
+        let offers = plan.keys.keys.iter().map(host_keys::HostKey::offer).collect();
+        let connection = Arc::new(connection_config(&config, &config.login, offers)?);
+        let greeting = greeting(&config, &connection);
+        let private: Arc<[PrivateKey]> = plan.keys.keys.into_iter().map(|k| k.private).collect();
+        let (keep, kept) = bounded(0);
+        let mut helpers = Vec::new();
+        // Only root can act for other accounts.
+        let broker = if nix::unistd::geteuid().is_root() {
+            let settings = BrokerConfig {
+                settings: config.dump(&config.login).into_bytes(),
+                host_keys: Arc::clone(&private),
+                reactors: plan.reactors,
+                log_format: config.global.log_format,
+                log_level: config.global.log_level,
+                syslog: plan.syslog,
+                idle_time: plan.idle_time,
+            };
+            let (sender, thread) = start_broker(settings, kept)?;
+            helpers.push(thread);
+            Some(sender)
+        } else {
+            None
+        };
+        let executor = Executor {
+            policy: Some(Policy::new(Arc::clone(&config))),
+            signer: Arc::new(Arc::clone(&private)) as Arc<dyn Signer>,
+            open_files: plan.open_files,
+        };
+        let startups = config.global.max_startups;
+        let (server, reports) = Server::start(Settings {
+            listeners: plan.listeners,
+            first_serial: (plan.number << 32) + 1,
+            connection,
+            host_keys: private,
+            reactors: plan.reactors,
+            driver: config.global.driver,
+            startups: Startups::new(startups.start, startups.rate, startups.full),
+            execute: Arc::new(executor),
+            broker,
+            tcp_keepalive: config.global.tcp_keep_alive,
+            greeting,
+        })?;
+        let log = plan.log;
+        let log = thread::Builder::new().name("log".to_owned()).spawn(move || log(&reports));
+        helpers.push(log.context("cannot start the log thread")?);
+        Ok(Generation { server: Some(server), keep, helpers })
+    }
+
+    /// Serves a connection that was accepted elsewhere.
+    pub fn adopt(&self, socket: OwnedFd) {
+        if let Some(server) = &self.server {
+            server.adopt(socket);
+        }
+    }
+
+    /// Accepts no more connections; those it has go on.
+    pub fn retire(&self) {
+        if let Some(server) = &self.server {
+            server.retire();
+        }
+    }
+
+    /// A retired generation has served its last connection.
+    pub fn is_over(&mut self) -> bool {
+        if let Some(server) = self.server.take_if(|server| server.is_over()) {
+            server.stop();
+        }
+        self.server.is_none() && self.helpers.iter().all(JoinHandle::is_finished)
+    }
+
+    /// Ends every connection and waits until that is done.
+    pub fn end(self) {
+        let Generation { server, keep, helpers } = self;
+        drop(keep);
+        if let Some(server) = server {
+            server.stop();
+        }
+        for helper in helpers {
+            let _ = helper.join();
+        }
+    }
+}
+
+type Broker = (Sender<Box<HandOver>>, JoinHandle<()>);
+
+fn start_broker(settings: BrokerConfig, kept: Receiver<Infallible>) -> anyhow::Result<Broker> {
+    let (sender, connections) = bounded(HAND_OVERS_MAX);
+    let thread = thread::Builder::new()
+        .name("broker".to_owned())
+        .spawn(move || broker::run(&settings, &connections, &kept))
+        .context("cannot start the broker thread")?;
+    Ok((sender, thread))
+}
+
+/// What the protocol floors need of a configuration.
+///
+/// # Errors
+/// The identification line would be malformed.
+pub fn connection_config(
+    config: &Config,
+    login: &Effective,
+    host_keys: Vec<HostKey>,
+) -> anyhow::Result<ConnectionConfig> {
+    let global = &config.global;
+    let software = match &global.version_addendum {
+        Some(addendum) => format!("{SOFTWARE} {addendum}"),
+        None => SOFTWARE.to_owned(),
+    };
+    let Some(mut preferences) = Preferences::new(&software) else {
+        bail!("VersionAddendum does not fit an identification line (printable ASCII, 255 bytes)");
+    };
+    preferences.kex.clone_from(&global.kex_algorithms);
+    preferences.ciphers.clone_from(&global.ciphers);
+    preferences.macs.clone_from(&global.macs);
+    preferences.rekey = login.limits().rekey;
+    preferences.first_exchange_time_max = global.login_grace;
+    let mut server = transport::ServerConfig::new(preferences, host_keys);
+    server.user_algorithms = config.pubkey_algorithms_offered();
+    let mut connection = ConnectionConfig::new(Arc::new(server));
+    connection.banner = login.banner.as_ref().map(|banner| banner.text.to_string());
+    connection.auth_tries_max = login.max_auth_tries;
+    connection.login_grace = global.login_grace;
+    connection.sessions_max = login.limits().sessions_max;
+    connection.client_alive = login.limits().client_alive;
+    connection.delay_secret = secret()?;
+    Ok(connection)
+}
+
+/// Only where Match blocks exist can a connection differ from others before its login.
+fn greeting(config: &Arc<Config>, shared: &Arc<ConnectionConfig>) -> Option<Greeting> {
+    if !config.has_match_blocks() {
+        return None;
+    }
+    let (config, shared) = (Arc::clone(config), Arc::clone(shared));
+    Some(Box::new(move |ends| {
+        let login = config.effective(&Who {
+            user: None,
+            account: None,
+            groups: &[],
+            peer: Some(ends.peer.ip()),
+            host: None,
+            local: Some(ends.local),
+        });
+        let mut own = shared.with_limits(login.limits());
+        own.banner = login.banner.as_ref().map(|banner| banner.text.to_string());
+        own.auth_tries_max = login.max_auth_tries;
+        Arc::new(own)
+    }))
+}
+
+/// Host keys of which only the public halves are here: somebody else signs.
+pub fn offers(config: &Config, keys: &[PublicKey]) -> Vec<HostKey> {
+    keys.iter()
+        .map(|public| {
+            let allowed = config.global.host_key_algorithms.iter().copied();
+            let algorithms = allowed.filter(|a| a.key_kind() == public.kind()).collect();
+            HostKey { public: public.clone(), algorithms }
+        })
+        .collect()
+}
+
+fn secret() -> anyhow::Result<u64> {
+    let mut bytes = [0; 8];
+    aws_lc_rs::rand::fill(&mut bytes).ok().context("the system has no randomness")?;
+    Ok(u64::from_ne_bytes(bytes))
+}
