@@ -44,7 +44,7 @@ say "tests"
 cargo test
 say "the network tests again, on the second driver"
 # Whatever starts a gateway, and what moves a program's bytes.
-mapfile -t network < <(grep -lE '\bGateway\b' tests/*.rs | sed 's|.*/|--test=|; s|\.rs$||')
+mapfile -t network < <(grep -lE '\b(Gateway|Site)\b' tests/*.rs | sed 's|.*/|--test=|; s|\.rs$||')
 TIDEGATE_TEST_DRIVER=mio cargo test "${network[@]}"
 TIDEGATE_TEST_DRIVER=mio cargo test --lib services::process
 say "documentation"

@@ -179,6 +179,8 @@ fn start(flags: &SshdFlags, config: Config, request: Request) -> Result<(), Exit
     if let Some(path) = &flags.log_file {
         log::redirect(path).map_err(|why| failed(&why))?;
     }
+    // The configuration's paths are absolute by now, and no file system is to be kept in use.
+    nix::unistd::chdir("/").map_err(|why| failed(&why))?;
     let facility = to_syslog.then_some(config.global.syslog_facility);
     let setup = LogSetup {
         level: config.global.log_level,

@@ -78,8 +78,7 @@ mod tests {
         writer.write_all(b"x").expect("room");
         let both = [silent.as_fd(), reader.as_fd()];
         assert_eq!(signals.wait(&both, None).expect("a wait"), Woken::Ready(1));
-        nix::sys::pthread::pthread_kill(nix::sys::pthread::pthread_self(), Signal::SIGURG)
-            .expect("a signal");
+        nix::sys::signal::raise(Signal::SIGURG).expect("a signal");
         assert_eq!(signals.wait(&both, None).expect("a wait"), Woken::Signal(Signal::SIGURG));
     }
 }
