@@ -240,6 +240,28 @@ pub const SFTP_SMALL_CHUNKS_MAX: usize = 32;
 pub const SFTP_SMALL_CHUNK_BYTES: usize = 2 * 1024;
 /// One NAME reply.
 pub const SFTP_NAMES_BYTES_MAX: usize = 30 * 1024;
+/// Replies gathered before they are written, and requests read ahead, when SFTP runs over plain
+/// streams.
+pub const SFTP_STREAM_BYTES: usize = 128 * 1024;
+
+// ---- SCP -----------------------------------------------------------------------------------
+
+/// One control line of a client: OpenSSH's own bound.
+pub const SCP_LINE_BYTES_MAX: usize = 16 * 1024;
+/// Directories inside one another; each holds a descriptor or a line of memory.
+pub const SCP_DEPTH_MAX: usize = 256;
+/// Names and their bytes that patterns on one command line may become, as a shell bounds them.
+pub const SCP_NAMES_MAX: usize = 65_536;
+pub const SCP_NAMES_BYTES_MAX: usize = 1024 * 1024;
+/// Names of a directory that are read ahead while one is sent.
+pub const SCP_ENTRIES_BYTES: usize = 32 * 1024;
+/// File reads of one session under way.
+pub const SCP_READS_MAX: usize = 8;
+/// Write operations of one session under way.
+pub const SCP_WRITE_OPS_MAX: usize = 16;
+/// Replies and notes to the client that it has not taken yet; nothing more is read while there are
+/// more.
+pub const SCP_UNSENT_BYTES_MAX: usize = 64 * 1024;
 
 /// What a pipe to or from a program is made to hold once it moves bulk; the system's default is
 /// 64 KiB. Pages are taken only for what is in it.

@@ -4,6 +4,7 @@ mod delegate;
 mod effective;
 mod flags;
 mod serve;
+mod sftp_server;
 mod sshd;
 mod sshd_flags;
 
@@ -24,14 +25,17 @@ const EXIT_FAILED: u8 = 255;
 const COMMANDS: &[(&str, &str)] = &[
     ("serve", "serve SSH and SFTP in the foreground"),
     ("sshd", "take the place of sshd: its flags, its configuration, in the background"),
+    ("sftp-server", "serve SFTP on standard input and output, for any sshd"),
 ];
 
 /// Runs what the command line asks for; `args` begin with the program's own name.
 pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let mut args = args.into_iter();
     let name = args.next().unwrap_or_default();
-    if Path::new(&name).file_name().is_some_and(|name| name == "sshd") {
-        return sshd::run(args);
+    match Path::new(&name).file_name().and_then(|name| name.to_str()) {
+        Some("sshd") => return sshd::run(args),
+        Some("sftp-server") => return sftp_server::run(args),
+        _ => {}
     }
     let Some(command) = args.next() else {
         complain(&format!("a command is missing\n\n{}", help()));
@@ -40,6 +44,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match command.to_str() {
         Some("serve") => serve::run(args),
         Some("sshd") => sshd::run(args),
+        Some("sftp-server") => sftp_server::run(args),
         Some("delegate") => delegate::run(args),
         Some("session") => session(args),
         Some("help" | "--help" | "-h") => print(&help()),
@@ -68,7 +73,7 @@ fn session(words: impl Iterator<Item = OsString>) -> ExitCode {
 fn help() -> String {
     let mut text = format!("{}\nUsage: tidegate COMMAND [FLAGS]\n\nCommands:\n", version());
     for (name, what) in COMMANDS {
-        text.push_str(&format!("  {name:<10} {what}\n"));
+        text.push_str(&format!("  {name:<12} {what}\n"));
     }
     text.push_str(
         "\n`tidegate COMMAND --help` tells more. Without flags, `tidegate serve` listens on\n",

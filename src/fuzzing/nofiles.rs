@@ -66,7 +66,7 @@ impl Desk {
             assert!(self.open.contains_key(&fd.0), "a job on a closed file: {job:?}");
         }
         match job {
-            FsJob::Base { home } => FsDone::Base(home.to_bytes().into()),
+            FsJob::Base { home, .. } => FsDone::Base(home.to_bytes().into()),
             FsJob::Open { .. } => {
                 let fd = self.open_one(self.size);
                 // Some are one and the same file.

@@ -13,7 +13,7 @@ use crate::connection::{Answer, ChannelId, Conn, Event, Input as Taken, Query};
 use crate::crypto::KeyKind;
 use crate::limits::{HEADROOM, PACKET_SLOT, SFTP_HANDLES_MAX, SFTP_PACKET_BYTES_MAX};
 use crate::reactor::{Chunk, Class, Gather, Lease, Op, Pool, PoolSizes};
-use crate::services::sftp::{FsJob, Sftp};
+use crate::services::sftp::{FsJob, Options, Sftp};
 use crate::services::{Io, Job, Outgoing, Service, Surroundings, Wishes};
 use crate::transport::{Env, Error, Outbox};
 use crate::wire::Writer;
@@ -123,7 +123,7 @@ impl Desk {
             conn: rig.conn,
             puppet: rig.puppet,
             id,
-            sftp: Sftp::new(Path::new("/home/me")),
+            sftp: Sftp::new(Path::new("/home/me"), "me", Options::default()),
             outgoing: Outgoing::default(),
             pool: Pool::new(sizes).expect("memory"),
             entropy: SeededEntropy::new(seed.into()),

@@ -8,7 +8,7 @@ use super::policy::{Policy, Request};
 use super::workers::Execute;
 use crate::base::escape;
 use crate::crypto::{PrivateKey, SignatureAlgorithm};
-use crate::services::{Done, Job, open_terminal, sftp, spawn};
+use crate::services::{Done, Job, open_terminal, scp, sftp, spawn};
 
 /// Makes the slow signatures of key exchanges.
 pub trait Signer: Send + Sync {
@@ -74,6 +74,7 @@ impl Execute for Executor {
             Job::Terminal(spec) => Done::Terminal(open_terminal(&spec)),
             Job::Spawn(spec) => Done::Spawned(spawn(&spec)),
             Job::Fs(job) => Done::Fs(Box::new(sftp::fs::run(*job))),
+            Job::Scp(job) => Done::Scp(Box::new(scp::jobs::run(*job))),
         }
     }
 }

@@ -13,7 +13,9 @@ use tracing::{info, warn};
 
 use super::accounts::{self, Closed};
 use super::authorized_keys::{self, FileError, Owner, Use};
-use super::config::{Config, Effective, RootLogin, Who, expand_tokens, is_internal_sftp};
+use super::config::{
+    Config, Effective, RootLogin, ScpServer, Who, expand_tokens, is_internal_sftp,
+};
 use super::directory::{Directory, Entry};
 use super::key_options::Options;
 use crate::base::{escape, wildcard_match};
@@ -219,7 +221,7 @@ impl Policy {
         request: &Request<'_>,
     ) -> Grant {
         let subsystem = |command: &str| match is_internal_sftp(command) {
-            true => Subsystem::Sftp,
+            true => Subsystem::Sftp(command.to_owned()),
             false => Subsystem::Command(command.to_owned()),
         };
         let subsystems = login.subsystems.iter();
@@ -234,6 +236,7 @@ impl Policy {
             accept_env: login.accept_env,
             set_env: login.set_env,
             subsystems,
+            scp: login.scp == ScpServer::Internal,
             open_files: None,
             limits,
             source: found.source,
@@ -486,7 +489,10 @@ mod tests {
         assert_eq!(grant.accept_env, ["LC_*"]);
         assert_eq!(grant.set_env, [("A".to_owned(), "b".to_owned())]);
         let command = Subsystem::Command("/bin/x \"a b\"".to_owned());
-        let expected = [("sftp".to_owned(), Subsystem::Sftp), ("x".to_owned(), command)];
+        let expected = [
+            ("sftp".to_owned(), Subsystem::Sftp("internal-sftp".to_owned())),
+            ("x".to_owned(), command),
+        ];
         assert_eq!(grant.subsystems, expected);
         assert_eq!(grant.source, format!("{}/keys:2", scene.directory.path().display()));
     }

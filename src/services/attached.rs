@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::process::{Login, Process, Start};
-use super::sftp::Sftp;
+use super::scp::{self, Scp, Side};
+use super::sftp::{Flags, Options, Sftp};
 use super::{Done, Grant, Io, Notice, Prelude, Program, Service, Subsystem};
 use crate::connection::ChannelRequest;
 use crate::reactor::{Chunk, Errno, Op};
@@ -22,6 +23,7 @@ pub enum Attached {
     /// A command, a shell, or a session that has not started anything yet.
     Process(Box<Process>),
     Sftp(Box<Sftp>),
+    Scp(Box<Scp>),
 }
 
 /// What a request led to, for the log.
@@ -35,7 +37,9 @@ pub enum Noted {
 /// What to run for a request that starts something.
 enum Chosen {
     Program(Start, String),
-    Sftp,
+    /// With the options behind its name.
+    Sftp(Box<Options>),
+    Scp(Box<scp::Command>),
     Refused(String, &'static str),
 }
 
@@ -92,7 +96,7 @@ impl Attached {
     pub const fn has_terminal(&self) -> bool {
         match self {
             Attached::Process(process) => process.has_terminal(),
-            Attached::Sftp(_) => false,
+            Attached::Sftp(_) | Attached::Scp(_) => false,
         }
     }
 
@@ -101,6 +105,7 @@ impl Attached {
         match self {
             Attached::Process(process) => process.outcome(),
             Attached::Sftp(_) => Some("sftp".to_owned()),
+            Attached::Scp(scp) => Some(scp.outcome()),
         }
     }
 
@@ -117,14 +122,23 @@ impl Attached {
             let why = "the session has already started";
             return Noted::Refused { what: "second start".to_owned(), why };
         }
-        match choose(request, grant) {
+        match choose(request, grant, process.has_terminal()) {
             Chosen::Program(start, what) => {
                 process.start(start, want_reply, io);
                 Noted::Started { what }
             }
-            Chosen::Sftp => {
+            Chosen::Scp(command) => {
                 process.make_way(io);
-                *self = Attached::Sftp(Box::new(Sftp::new(&grant.account.home)));
+                let what = format!("scp -{}", if command.side == Side::Source { 'f' } else { 't' });
+                answer(true, want_reply, io);
+                let scp = Scp::start(*command, &grant.account.home, io);
+                *self = Attached::Scp(Box::new(scp));
+                Noted::Started { what }
+            }
+            Chosen::Sftp(options) => {
+                process.make_way(io);
+                let sftp = Sftp::new(&grant.account.home, &grant.account.name, *options);
+                *self = Attached::Sftp(Box::new(sftp));
                 answer(true, want_reply, io);
                 Noted::Started { what: "sftp".to_owned() }
             }
@@ -147,7 +161,7 @@ struct Asked {
 
 /// `ForceCommand` and `command=` win over everything the client may ask for, subsystems included
 /// (sshd_config(5)); `internal-sftp` as the forced command serves SFTP to who asks for it.
-fn choose(request: ChannelRequest, grant: &Grant) -> Chosen {
+fn choose(request: ChannelRequest, grant: &Grant, has_terminal: bool) -> Chosen {
     let asked = match asked(request, grant) {
         Ok(asked) => asked,
         Err(refused) => return refused,
@@ -159,17 +173,23 @@ fn choose(request: ChannelRequest, grant: &Grant) -> Chosen {
     let is_subsystem = asked.subsystem.is_some();
     let Some(forced) = &grant.forced_command else {
         return match (asked.subsystem, asked.command) {
-            (Some(Subsystem::Sftp), _) => Chosen::Sftp,
+            (Some(Subsystem::Sftp(line)), _) => sftp(&line, what),
             (Some(Subsystem::Command(command)), _) => {
                 run(grant, Some(command.as_bytes()), None, is_subsystem, what)
             }
-            (None, command) => run(grant, command.as_deref(), None, is_subsystem, what),
+            (None, command) => {
+                let command = command.as_deref();
+                match command.and_then(|command| scp(command, grant, has_terminal)) {
+                    Some(copy) => Chosen::Scp(Box::new(copy)),
+                    None => run(grant, command, None, is_subsystem, what),
+                }
+            }
         };
     };
     let what = format!("forced command for {what}");
     if forced.split_whitespace().next() == Some(INTERNAL_SFTP) {
         return match is_subsystem {
-            true => Chosen::Sftp,
+            true => sftp(forced, what),
             false => notice(SFTP_ONLY, false, SFTP_ONLY_STATUS, what),
         };
     }
@@ -189,13 +209,26 @@ fn asked(request: ChannelRequest, grant: &Grant) -> Result<Asked, Chosen> {
                 return Err(Chosen::Refused(what, "no Subsystem line names it"));
             };
             let command = match &subsystem {
-                Subsystem::Sftp => INTERNAL_SFTP.to_owned(),
-                Subsystem::Command(command) => command.clone(),
+                Subsystem::Sftp(line) | Subsystem::Command(line) => line.clone(),
             };
             Asked { command: Some(command.into_bytes()), subsystem: Some(subsystem), what }
         }
         _ => Asked { command: None, subsystem: None, what: "shell".to_owned() },
     })
+}
+
+/// In process only if the account's shell would do just the same.
+fn scp(command: &[u8], grant: &Grant, has_terminal: bool) -> Option<scp::Command> {
+    let may = grant.scp && !has_terminal && scp::is_plain_shell(&grant.account.shell);
+    if may { scp::Command::parse(command) } else { None }
+}
+
+fn sftp(line: &str, what: String) -> Chosen {
+    match Flags::of_internal(line) {
+        Ok(flags) => Chosen::Sftp(Box::new(flags.options)),
+        // Checked when the line was read; if it changed since, nobody gets more than was meant.
+        Err(_) => Chosen::Refused(what, "the options of internal-sftp make no sense"),
+    }
 }
 
 /// `forced`: it is a forced command, and what the client asked for if that was a command.
@@ -238,6 +271,7 @@ impl Service for Attached {
         match self {
             Attached::Process(process) => process.on_data(data, extended, io),
             Attached::Sftp(sftp) => sftp.on_data(data, extended, io),
+            Attached::Scp(scp) => scp.on_data(data, extended, io),
         }
     }
 
@@ -245,6 +279,7 @@ impl Service for Attached {
         match self {
             Attached::Process(process) => process.on_eof(io),
             Attached::Sftp(sftp) => sftp.on_eof(io),
+            Attached::Scp(scp) => scp.on_eof(io),
         }
     }
 
@@ -252,6 +287,7 @@ impl Service for Attached {
         match self {
             Attached::Process(process) => process.on_completion(tag, op, result, io),
             Attached::Sftp(sftp) => sftp.on_completion(tag, op, result, io),
+            Attached::Scp(scp) => scp.on_completion(tag, op, result, io),
         }
     }
 
@@ -259,6 +295,7 @@ impl Service for Attached {
         match self {
             Attached::Process(process) => process.on_done(tag, done, io),
             Attached::Sftp(sftp) => sftp.on_done(tag, done, io),
+            Attached::Scp(scp) => scp.on_done(tag, done, io),
         }
     }
 
@@ -266,6 +303,7 @@ impl Service for Attached {
         match self {
             Attached::Process(process) => process.on_ready(io),
             Attached::Sftp(sftp) => sftp.on_ready(io),
+            Attached::Scp(scp) => scp.on_ready(io),
         }
     }
 
@@ -273,6 +311,7 @@ impl Service for Attached {
         match self {
             Attached::Process(process) => process.on_close(io),
             Attached::Sftp(sftp) => sftp.on_close(io),
+            Attached::Scp(scp) => scp.on_close(io),
         }
     }
 
@@ -280,6 +319,7 @@ impl Service for Attached {
         match self {
             Attached::Process(process) => process.release(io),
             Attached::Sftp(sftp) => sftp.release(io),
+            Attached::Scp(scp) => scp.release(io),
         }
     }
 }

@@ -163,13 +163,18 @@ impl Io<'_> {
     /// Small channel data, copied and sealed at once. `false`, and nothing done, when credit,
     /// readiness or an outbox is lacking: try again in `on_ready`.
     pub fn reply(&mut self, bytes: &[u8]) -> bool {
+        self.write(None, bytes)
+    }
+
+    /// The same, on the stream that `extended` names (RFC 4254 §5.2).
+    pub fn write(&mut self, extended: Option<u32>, bytes: &[u8]) -> bool {
         if !self.is_ready() {
             return false;
         }
         let (id, conn) = (self.id, &mut *self.conn);
         let written = self
             .outgoing
-            .with_env(&mut self.around, |env, _| conn.write_data(id, None, bytes, env));
+            .with_env(&mut self.around, |env, _| conn.write_data(id, extended, bytes, env));
         if written.is_none() {
             self.wishes.starved = self.wishes.starved.and(Classes::OUTBOX);
         }
@@ -221,6 +226,11 @@ impl Io<'_> {
     /// Asks for the operation with this tag to end early. Its completion still comes.
     pub fn cancel(&mut self, tag: u16) {
         self.wishes.cancels.push(tag);
+    }
+
+    /// Gives every lease of an operation back that nobody waits for any more.
+    pub fn dissolve(&mut self, op: Op) {
+        op.dissolve(self.around.pool);
     }
 
     /// Asks for a job; its outcome comes to `on_done` with this tag.

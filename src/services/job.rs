@@ -9,6 +9,7 @@ use crate::connection::LoginLimits;
 use crate::crypto::{PublicKey, SignatureAlgorithm};
 use crate::limits::PARCEL_BYTES_MAX;
 use crate::services::process::Environment;
+use crate::services::scp::{ScpDone, ScpJob};
 use crate::services::sftp::{FsDone, FsJob};
 use crate::services::{Child, Rules, Terminal, TerminalSpec};
 use crate::transport::RekeyLimits;
@@ -38,6 +39,7 @@ pub enum Job {
     /// Starts a program: [`super::spawn()`].
     Spawn(Box<SpawnSpec>),
     Fs(Box<FsJob>),
+    Scp(Box<ScpJob>),
 }
 
 #[derive(Debug)]
@@ -48,6 +50,7 @@ pub enum Done {
     Terminal(std::io::Result<Terminal>),
     Spawned(Result<Child, SpawnFailed>),
     Fs(Box<FsDone>),
+    Scp(Box<ScpDone>),
     /// The job was lost to a defect or to the end of the process; it may have been begun.
     Lost,
 }
@@ -76,6 +79,8 @@ pub struct Grant {
     /// Variables put into every session.
     pub set_env: Vec<(String, String)>,
     pub subsystems: Vec<(String, Subsystem)>,
+    /// `TidegateScp internal`: the commands of scp's own protocol are served in process.
+    pub scp: bool,
     /// The soft limit of open files for programs; `None` leaves them ours.
     pub open_files: Option<u64>,
     /// What the login's own settings change of its connection; `None`: nothing.
@@ -88,8 +93,8 @@ pub struct Grant {
 /// What stands behind a subsystem's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Subsystem {
-    /// SFTP, served in process.
-    Sftp,
+    /// SFTP, served in process: the configured line, `internal-sftp` and its options.
+    Sftp(String),
     /// A command for the account's shell.
     Command(String),
 }
@@ -117,7 +122,7 @@ impl Grant {
         put(self.account.home.as_os_str().as_bytes());
         put(self.account.shell.as_os_str().as_bytes());
         put(self.key.blob());
-        put(&[u8::from(self.pty)]);
+        put(&[u8::from(self.pty), u8::from(self.scp)]);
         put(&self.open_files.map_or([0; 8], u64::to_be_bytes));
         put(&encode_limits(self.limits));
         put(self.source.as_bytes());
@@ -134,10 +139,12 @@ impl Grant {
         put(&(self.subsystems.len() as u32).to_be_bytes());
         for (name, subsystem) in &self.subsystems {
             put(name.as_bytes());
-            match subsystem {
-                Subsystem::Sftp => put(&[]),
-                Subsystem::Command(command) => put(command.as_bytes()),
-            }
+            let (kind, line) = match subsystem {
+                Subsystem::Sftp(line) => (0, line),
+                Subsystem::Command(line) => (1, line),
+            };
+            put(&[kind]);
+            put(line.as_bytes());
         }
         out
     }
@@ -153,7 +160,8 @@ impl Grant {
             shell: path(&mut r)?,
         };
         let key = PublicKey::from_blob(r.string(PARCEL_BYTES_MAX).ok()?).ok()?;
-        let pty = flag(&mut r)?;
+        let &[pty, scp] = r.string(2).ok()? else { return None };
+        let (pty, scp) = (pty == 1, scp == 1);
         let open_files = u64::from_be_bytes(r.string(8).ok()?.try_into().ok()?);
         let open_files = Some(open_files).filter(|limit| *limit > 0);
         let limits = decode_limits(r.string(64).ok()?)?;
@@ -170,9 +178,9 @@ impl Grant {
         }
         for _ in 0..number(&mut r)? {
             let name = text(&mut r)?;
-            let subsystem = match text(&mut r)? {
-                command if command.is_empty() => Subsystem::Sftp,
-                command => Subsystem::Command(command),
+            let subsystem = match flag(&mut r)? {
+                false => Subsystem::Sftp(text(&mut r)?),
+                true => Subsystem::Command(text(&mut r)?),
             };
             subsystems.push((name, subsystem));
         }
@@ -185,6 +193,7 @@ impl Grant {
             accept_env,
             set_env,
             subsystems,
+            scp,
             open_files,
             limits,
             source,
@@ -318,9 +327,10 @@ mod tests {
             accept_env: vec!["LC_*".into()],
             set_env: vec![("A".into(), "b c".into())],
             subsystems: vec![
-                ("sftp".into(), Subsystem::Sftp),
+                ("sftp".into(), Subsystem::Sftp("internal-sftp -R".into())),
                 ("x".into(), Subsystem::Command("run x".into())),
             ],
+            scp: true,
             open_files: Some(1024),
             limits: Some(LoginLimits {
                 sessions_max: 3,
@@ -336,7 +346,7 @@ mod tests {
             assert_eq!(Grant::decode(&bytes[..cut]), None);
         }
         assert!(grant.accepts_variable("LC_ALL") && !grant.accepts_variable("PATH"));
-        assert_eq!(grant.subsystem("sftp"), Some(&Subsystem::Sftp));
+        assert_eq!(grant.subsystem("sftp"), Some(&Subsystem::Sftp("internal-sftp -R".into())));
         assert_eq!(grant.subsystem("scp"), None);
     }
 }

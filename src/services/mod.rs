@@ -12,8 +12,10 @@ pub mod process;
 mod pty;
 mod reaper;
 mod rules;
+pub mod scp;
 pub mod sftp;
 mod spawn;
+mod umask;
 mod user_environment;
 
 pub use attached::{Attached, Noted};

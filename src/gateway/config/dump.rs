@@ -8,7 +8,9 @@ use super::algorithms::names_of;
 use super::ip_qos;
 use super::keywords::{Status, TABLE};
 use super::lexer::quote;
-use super::settings::{AddressFamily, DriverChoice, Effective, Global, LogFormat, RootLogin};
+use super::settings::{
+    AddressFamily, DriverChoice, Effective, Global, LogFormat, RootLogin, ScpServer,
+};
 
 /// What is dumped.
 pub struct View<'a> {
@@ -152,6 +154,11 @@ pub fn permit_root_login(view: &View<'_>) -> Vec<String> {
         RootLogin::ProhibitPassword => "without-password",
         RootLogin::ForcedCommandsOnly => "forced-commands-only",
     })
+}
+
+pub fn scp(view: &View<'_>) -> Vec<String> {
+    let named = ScpServer::ALL.iter().find(|(_, server)| *server == view.login.scp);
+    one(named.map_or("internal", |(name, _)| *name))
 }
 
 pub fn permit_tty(view: &View<'_>) -> Vec<String> {

@@ -13,13 +13,14 @@ use super::lexer::quote;
 use super::patterns::{BadHost, NameList, UserPattern};
 use super::settings::{
     AddressFamily, Banner, ChannelTimeout, DriverChoice, Facility, Listen, ListenHost, LogFormat,
-    LogLevel, MaxStartups, Rekey, RootLogin, Subsystem,
+    LogLevel, MaxStartups, Rekey, RootLogin, ScpServer, Subsystem,
 };
 use super::values::{self, Values, is_none};
 use crate::limits::{
     AUTH_REQUESTS_MAX, CHANNEL_TIMEOUTS_MAX, CHANNELS_MAX, ENV_COUNT_MAX, RSA_BITS_MAX,
     RSA_BITS_MIN, STARTUPS_MAX,
 };
+use crate::services::sftp::{BadOption, Flags};
 
 /// What a parser answers.
 type Done = Result<(), Wrong>;
@@ -379,6 +380,10 @@ pub fn unused_connection_timeout(target: &mut Target, values: &Values<'_>) -> Do
     first(&mut target.login.unused_connection_timeout, (!time.is_zero()).then_some(time))
 }
 
+pub fn scp(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.login.scp, choice(values.one()?, &ScpServer::ALL)?)
+}
+
 pub fn version_addendum(target: &mut Target, values: &Values<'_>) -> Done {
     let text = values.line()?;
     if !text.bytes().all(|b| matches!(b, b' '..=b'~')) {
@@ -395,24 +400,18 @@ pub fn is_internal_sftp(command: &str) -> bool {
     command.split([' ', '\t']).next() == Some("internal-sftp")
 }
 
-/// Options of internal-sftp would restrict or log what it does: none is taken and then ignored.
+/// The options of internal-sftp are taken as they are meant, or not at all.
 pub fn check_internal_sftp(command: &str, warnings: &mut Vec<String>) -> Done {
     if !is_internal_sftp(command) {
         return Ok(());
     }
-    let mut options = command.split([' ', '\t']).skip(1).filter(|word| !word.is_empty());
-    while let Some(option) = options.next() {
-        match option {
-            // Where and how much it logs: the server's own log has it.
-            "-e" => {}
-            "-f" | "-l" => {
-                options.next();
-            }
-            _ => {
-                let wrong = Wrong::new(option, "this option of internal-sftp is not built yet");
-                return Err(wrong.help("leave it out; -e, -f and -l are accepted"));
-            }
-        }
+    let flags = Flags::of_internal(command).map_err(|BadOption { word, problem }| {
+        let wrong = Wrong::new(&word, problem);
+        wrong.help("the options are -R, -P and -p with requests, -u, -d, -e, -f and -l")
+    })?;
+    let logging =
+        [("-e", flags.to_stderr), ("-f", flags.facility.is_some()), ("-l", flags.level.is_some())];
+    for (option, _) in logging.into_iter().filter(|(_, given)| *given) {
         warnings.push(format!("internal-sftp {option} changes nothing: the server's log is used"));
     }
     Ok(())
@@ -545,12 +544,20 @@ mod tests {
     }
 
     #[test]
-    fn options_of_internal_sftp_are_not_taken_and_ignored() {
+    fn options_of_internal_sftp_are_taken_or_refused() {
         assert!(check_internal_sftp("internal-sftp", &mut Vec::new()).is_ok());
         let mut warnings = Vec::new();
         assert!(check_internal_sftp("internal-sftp -l INFO -f AUTH", &mut warnings).is_ok());
         assert_eq!(warnings.len(), 2);
-        for bad in ["internal-sftp -R", "internal-sftp -d /x", "internal-sftp -l INFO -u 077"] {
+        for good in ["internal-sftp -R", "internal-sftp -d /x/%u", "internal-sftp -l INFO -u 077"] {
+            assert!(check_internal_sftp(good, &mut Vec::new()).is_ok(), "{good}");
+        }
+        for bad in [
+            "internal-sftp -x",
+            "internal-sftp -P wriet",
+            "internal-sftp -u 9",
+            "internal-sftp -d %h",
+        ] {
             assert!(check_internal_sftp(bad, &mut Vec::new()).is_err(), "{bad}");
         }
         assert!(check_internal_sftp("internal-sftp-x -R", &mut Vec::new()).is_ok());

@@ -349,6 +349,8 @@ pub const TABLE: &[Keyword] = &[
     honoured("TidegateLogFormat", Global, "text or json", honour::log_format, dump::log_format),
     honoured("TidegateReactors", Global, "a number of event loops from 1 to 1024, or auto for one a core",
         honour::reactors, dump::reactors),
+    honoured("TidegateScp", Match, "internal, or external for the account's shell and its own scp",
+        honour::scp, dump::scp),
     not_yet("TrustedUserCAKeys", Match, &["none"], CERTIFICATES),
     honoured("UnusedConnectionTimeout", Match, "a time, like 30 or 5m, or none",
         honour::unused_connection_timeout, dump::unused_connection_timeout),

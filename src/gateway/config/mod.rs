@@ -28,7 +28,8 @@ pub use lexer::quote;
 pub use patterns::{HostList, NameList, UserPattern, Verdict};
 pub use settings::{
     AddressFamily, Banner, ChannelTimeout, Defaults, DriverChoice, Effective, Facility, Global,
-    Listen, ListenError, ListenHost, LogFormat, LogLevel, MaxStartups, Rekey, RootLogin, Subsystem,
+    Listen, ListenError, ListenHost, LogFormat, LogLevel, MaxStartups, Rekey, RootLogin, ScpServer,
+    Subsystem,
 };
 pub use source::{Disk, NoFiles, Source};
 

@@ -136,6 +136,8 @@ settings! {
             /// Runs instead of whatever the client asks for.
             force_command: Option<String>,
             permit_tty: bool,
+            /// Who serves scp's own protocol.
+            scp: ScpServer,
             /// Run the account's `~/.ssh/rc` before its shell.
             permit_user_rc: bool,
             permit_root_login: RootLogin,
@@ -218,6 +220,7 @@ impl Default for Effective {
             set_env: Vec::new(),
             force_command: None,
             permit_tty: true,
+            scp: ScpServer::Internal,
             permit_user_rc: true,
             permit_root_login: RootLogin::ProhibitPassword,
             rekey: Rekey { bytes: None, time: None },
@@ -343,6 +346,20 @@ impl Global {
 pub struct ListenError {
     pub name: String,
     pub why: String,
+}
+
+/// Who carries out the commands that `scp -O` sends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScpServer {
+    /// This program, without a shell.
+    Internal,
+    /// The account's shell, with whatever it finds as `scp`.
+    External,
+}
+
+impl ScpServer {
+    pub const ALL: [(&'static str, ScpServer); 2] =
+        [("internal", ScpServer::Internal), ("external", ScpServer::External)];
 }
 
 /// What a client starts when it asks for a subsystem by name.

@@ -66,6 +66,15 @@ pub fn read(fd: Fd, mut accounts: Box<AccountNames>) -> Result<FsDone, Errno> {
     Ok(FsDone::Entries { count, encoded, accounts })
 }
 
+/// The next names of an open directory, dots included; `None` at its end.
+pub(in crate::services) fn records(
+    fd: Fd,
+    space: &mut [u8],
+) -> Result<Option<impl Iterator<Item = &CStr>>, Errno> {
+    let len = next_records(fd, space)?;
+    Ok((len > 0).then(|| names(space.get(..len).unwrap_or(&[]))))
+}
+
 fn next_records(fd: Fd, space: &mut [u8]) -> Result<usize, Errno> {
     let (to, len) = (space.as_mut_ptr(), space.len());
     // SAFETY: the kernel writes at most `len` bytes to `to`, which is exclusively borrowed for the

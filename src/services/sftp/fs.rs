@@ -24,6 +24,7 @@ use super::realpath::real_path;
 use super::status::Failure;
 use crate::limits::SFTP_NAMES_BYTES_MAX;
 use crate::reactor::Fd;
+use crate::services::umask::with_umask;
 use crate::wire::Writer;
 use crate::wire::sftp::{Attributes, StatusCode, VfsStatus};
 
@@ -41,15 +42,17 @@ pub enum Subject {
 /// done.
 #[derive(Debug)]
 pub enum FsJob {
-    /// Where relative paths start, given the account's home.
+    /// Where relative paths start, given the account's home and what was chosen in its place.
     Base {
         home: CString,
+        start: Option<CString>,
     },
-    /// `flags` are the wire's.
+    /// `flags` are the wire's; `umask` is in the place of the process's own.
     Open {
         path: CString,
         flags: u32,
         permissions: u32,
+        umask: Option<u32>,
     },
     OpenDirectory {
         path: CString,
@@ -78,6 +81,7 @@ pub enum FsJob {
     MakeDirectory {
         path: CString,
         permissions: u32,
+        umask: Option<u32>,
     },
     RemoveDirectory {
         path: CString,
@@ -157,14 +161,16 @@ pub fn run(job: FsJob) -> FsDone {
 }
 
 /// A descriptor for the length of one call.
-pub(super) fn borrow<'a>(fd: Fd) -> BorrowedFd<'a> {
+pub(in crate::services) fn borrow<'a>(fd: Fd) -> BorrowedFd<'a> {
     // SAFETY: the service owns the descriptor and closes it only when no job or operation that was
     // given it is in flight; the borrow does not outlive the job. The service never uses -1.
     unsafe { BorrowedFd::borrow_raw(fd.0) }
 }
 
 /// Calls again as long as a signal interrupts.
-pub(super) fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+pub(in crate::services) fn retry<T>(
+    mut call: impl FnMut() -> Result<T, Errno>,
+) -> Result<T, Errno> {
     loop {
         match call() {
             Err(Errno::EINTR) => {}
@@ -175,9 +181,9 @@ pub(super) fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, 
 
 fn attempt(job: FsJob) -> Result<FsDone, Failure> {
     let done = match job {
-        FsJob::Base { home } => FsDone::Base(base(&home)),
-        FsJob::Open { path, flags, permissions } => {
-            FsDone::Opened(open::file(&path, flags, permissions)?)
+        FsJob::Base { home, start } => FsDone::Base(base(&home, start.as_deref())),
+        FsJob::Open { path, flags, permissions, umask } => {
+            FsDone::Opened(with_umask(umask, || open::file(&path, flags, permissions))?)
         }
         FsJob::OpenDirectory { path } => FsDone::OpenedDirectory(open::directory(&path)?),
         FsJob::ReadDirectory { fd, accounts } => directory::read(fd, accounts)?,
@@ -193,8 +199,8 @@ fn attempt(job: FsJob) -> Result<FsDone, Failure> {
             Subject::Handle(fd) => fstatvfs(borrow(*fd)),
         }?)),
         FsJob::Remove { path } => nothing(unlink(path.as_c_str()))?,
-        FsJob::MakeDirectory { path, permissions } => {
-            nothing(mkdir(path.as_c_str(), mode(permissions)))?
+        FsJob::MakeDirectory { path, permissions, umask } => {
+            nothing(with_umask(umask, || mkdir(path.as_c_str(), mode(permissions))))?
         }
         FsJob::RemoveDirectory { path } => {
             nothing(unlinkat(AT_FDCWD, path.as_c_str(), UnlinkatFlags::RemoveDir))?
@@ -224,18 +230,22 @@ fn nothing(outcome: Result<(), Errno>) -> Result<FsDone, Errno> {
     outcome.map(|()| FsDone::Done)
 }
 
-/// The home without links in it when it can be entered; the root otherwise, as a login does it.
-fn base(home: &CStr) -> Box<[u8]> {
-    let resolved = real_path(b"/", home.to_bytes());
+/// Where relative paths start: the home without links in it when it can be entered, the root
+/// otherwise, as a login does it. `start` counts from there and is used if it can be entered.
+pub(in crate::services) fn base(home: &CStr, start: Option<&CStr>) -> Box<[u8]> {
     let enterable = |path: &Vec<u8>| {
         let path = CString::new(path.as_slice()).unwrap_or_default();
         stat(path.as_c_str()).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFDIR)
             && access(path.as_c_str(), AccessFlags::X_OK).is_ok()
     };
-    resolved.ok().filter(enterable).unwrap_or_else(|| b"/".to_vec()).into_boxed_slice()
+    let entered = |from: &[u8], path: &CStr| {
+        real_path(from, path.to_bytes()).ok().filter(enterable).map(Vec::into_boxed_slice)
+    };
+    let home = entered(b"/", home).unwrap_or_else(|| Box::new(*b"/"));
+    start.and_then(|start| entered(&home, start)).unwrap_or(home)
 }
 
-fn account(user: &[u8]) -> Option<User> {
+pub(in crate::services) fn account(user: &[u8]) -> Option<User> {
     User::from_name(std::str::from_utf8(user).ok()?).ok().flatten()
 }
 

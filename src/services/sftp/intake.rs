@@ -2,6 +2,7 @@ use std::ffi::CString;
 
 use super::fs::{FsJob, Subject};
 use super::handles::HandleName;
+use super::options::Options;
 use super::waiting::{Class, CopyAsk, HandleAsk, Waiting, What};
 use crate::limits::SFTP_WAITING_BYTES_MAX;
 use crate::wire::sftp::{Operation, Request, StatusCode, open};
@@ -12,19 +13,22 @@ const FILE_PERMISSIONS: u32 = 0o666;
 const DIRECTORY_PERMISSIONS: u32 = 0o777;
 
 /// Turns a request into what waits for its turn. `base` is where relative paths start.
-pub fn wait(request: &Request<'_>, base: &[u8]) -> Waiting {
-    let what = what(&request.operation, base).unwrap_or(What::Status(StatusCode::BadMessage));
-    Waiting { id: request.id, what }
+pub fn wait(request: &Request<'_>, base: &[u8], options: &Options) -> Waiting {
+    if !options.permit_operation(&request.operation) {
+        return Waiting { id: request.id, what: What::Status(StatusCode::PermissionDenied) };
+    }
+    let what = what(&request.operation, base, options.umask);
+    Waiting { id: request.id, what: what.unwrap_or(What::Status(StatusCode::BadMessage)) }
 }
 
 /// `None` for a path with a NUL in it, which no system call can take.
-fn what(operation: &Operation<'_>, base: &[u8]) -> Option<What> {
+fn what(operation: &Operation<'_>, base: &[u8], umask: Option<u32>) -> Option<What> {
     let at = |path: &[u8]| absolute(base, path);
     Some(match *operation {
         Operation::Init { .. } => What::Init,
         Operation::Open { path, flags, attributes } => {
             let permissions = attributes.permissions.unwrap_or(FILE_PERMISSIONS);
-            job(Class::Alone, FsJob::Open { path: at(path)?, flags, permissions })
+            job(Class::Alone, FsJob::Open { path: at(path)?, flags, permissions, umask })
         }
         Operation::Read { handle, offset, len } => {
             What::Read { handle: HandleName::parse(handle), offset, len }
@@ -55,12 +59,12 @@ fn what(operation: &Operation<'_>, base: &[u8]) -> Option<What> {
         Operation::HomeDirectory { user } => {
             job(Class::Look, FsJob::HomeDirectory { user: user.into() })
         }
-        _ => path_job(operation, base)?,
+        _ => path_job(operation, base, umask)?,
     })
 }
 
 /// The requests that are about paths alone.
-fn path_job(operation: &Operation<'_>, base: &[u8]) -> Option<What> {
+fn path_job(operation: &Operation<'_>, base: &[u8], umask: Option<u32>) -> Option<What> {
     let at = |path: &[u8]| absolute(base, path);
     Some(match *operation {
         Operation::Stat { path } => {
@@ -91,7 +95,7 @@ fn path_job(operation: &Operation<'_>, base: &[u8]) -> Option<What> {
         Operation::Remove { path } => job(Class::Alone, FsJob::Remove { path: at(path)? }),
         Operation::MakeDirectory { path, attributes } => {
             let permissions = attributes.permissions.unwrap_or(DIRECTORY_PERMISSIONS);
-            job(Class::Alone, FsJob::MakeDirectory { path: at(path)?, permissions })
+            job(Class::Alone, FsJob::MakeDirectory { path: at(path)?, permissions, umask })
         }
         Operation::RemoveDirectory { path } => {
             job(Class::Alone, FsJob::RemoveDirectory { path: at(path)? })
@@ -116,7 +120,7 @@ fn path_job(operation: &Operation<'_>, base: &[u8]) -> Option<What> {
 
 /// A process serves many sessions, so it cannot be in each one's directory: relative paths are put
 /// behind the base. An empty path stays empty, and fails as one.
-fn absolute(base: &[u8], path: &[u8]) -> Option<CString> {
+pub(in crate::services) fn absolute(base: &[u8], path: &[u8]) -> Option<CString> {
     if path.is_empty() || path.starts_with(b"/") {
         return CString::new(path).ok();
     }
@@ -159,7 +163,7 @@ mod tests {
         assert_eq!(at("/home/me", ""), Some("".into()));
         assert_eq!(at("/home/me", "a\0b"), None);
         let operation = Operation::SymbolicLink { target: b"rel", path: b"l" };
-        let Some(What::Job { job, .. }) = what(&operation, b"/h") else { panic!("a job") };
+        let Some(What::Job { job, .. }) = what(&operation, b"/h", None) else { panic!("a job") };
         let FsJob::SymbolicLink { target, path } = *job else { panic!("a link") };
         assert_eq!((target.as_bytes(), path.as_bytes()), (&b"rel"[..], &b"/h/l"[..]));
     }
@@ -167,7 +171,7 @@ mod tests {
     #[test]
     fn nul_bytes_are_bad_messages() {
         let request = Request { id: 4, operation: Operation::Stat { path: b"a\0b" } };
-        let waiting = wait(&request, b"/");
+        let waiting = wait(&request, b"/", &Options::default());
         assert!(matches!(waiting, Waiting { id: 4, what: What::Status(StatusCode::BadMessage) }));
     }
 }

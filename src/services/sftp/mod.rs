@@ -20,6 +20,7 @@
 
 mod attrs;
 mod copy;
+mod desk;
 mod directory;
 pub mod fs;
 mod handles;
@@ -28,18 +29,28 @@ mod intake;
 mod jobs;
 mod longname;
 mod open;
+mod options;
 mod reads;
 mod realpath;
 mod replies;
 mod status;
+mod stdio;
 mod waiting;
 mod writes;
 
 pub use copy::Copy;
+pub(super) use directory::records as directory_records;
 pub use fs::{FsDone, FsJob, Subject};
+pub(super) use fs::{account, base, borrow};
+pub(super) use input::Input;
+pub(super) use intake::absolute;
 pub use longname::AccountNames;
 pub use open::{FileId, Opened};
+pub(super) use open::{open_at, refuse_own_process};
+pub use options::{BadOption, Flags, Options, request_names};
 pub use status::{Failure, status_of};
+pub use stdio::{Note, Setting, serve};
+pub(super) use writes::{discard, drop_front};
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
@@ -48,9 +59,8 @@ use std::path::Path;
 use nix::errno::Errno;
 use slab::Slab;
 
+use self::desk::{Desk, Running};
 use self::handles::{HandleName, Handles};
-use self::input::Input;
-use self::jobs::Running;
 use self::reads::Reads;
 use self::replies::Replies;
 use self::waiting::{Queue, Waiting, What};
@@ -70,7 +80,7 @@ const JOB_TAGS: u16 = 0x300;
 /// Length, kind and id: enough to answer a request that is skipped.
 const FRONT_BYTES: usize = 9;
 /// How often an operation that was interrupted is asked for again.
-const RETRIES_MAX: u8 = 64;
+pub(super) const RETRIES_MAX: u8 = 64;
 /// Exit statuses: a clean end, and a client that does not speak the protocol.
 const EXIT_CLEAN: u32 = 0;
 const EXIT_BAD_PEER: u32 = 11;
@@ -78,9 +88,7 @@ const EXIT_BAD_PEER: u32 = 11;
 /// One SFTP session on one channel.
 #[derive(Debug)]
 pub struct Sftp {
-    home: CString,
-    /// Where relative paths start; known once INIT has been answered.
-    base: Box<[u8]>,
+    desk: Desk,
     state: State,
     /// The peer has sent EOF.
     input_over: bool,
@@ -88,12 +96,10 @@ pub struct Sftp {
     input: Input,
     waiting: Queue,
     jobs: Slab<Running>,
-    handles: Handles,
     reads: Reads,
     writes: Writes,
     /// The request for which an fsync is under way, and how often it was tried.
     flushing: Option<(u32, u8)>,
-    replies: Replies,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,21 +135,20 @@ enum Step {
 
 impl Sftp {
     /// A session for an account. Nothing is looked at before the client says INIT.
-    pub fn new(home: &Path) -> Sftp {
+    pub fn new(home: &Path, user: &str, options: Options) -> Sftp {
+        let start = options.start_directory(home, user);
+        let home = CString::new(home.as_os_str().as_bytes()).unwrap_or_default();
         Sftp {
-            home: CString::new(home.as_os_str().as_bytes()).unwrap_or_default(),
-            base: Box::new(*b"/"),
+            desk: Desk::new(home, start, options),
             state: State::Fresh,
             input_over: false,
             reading: Reading::Request,
             input: Input::default(),
             waiting: Queue::default(),
             jobs: Slab::new(),
-            handles: Handles::default(),
             reads: Reads::default(),
             writes: Writes::default(),
             flushing: None,
-            replies: Replies::default(),
         }
     }
 
@@ -153,7 +158,7 @@ impl Sftp {
             return;
         }
         loop {
-            self.replies.flush(!self.reads.is_empty(), io);
+            self.desk.replies.flush(!self.reads.is_empty(), io);
             let started = self.start_waiting(io);
             let mut read = false;
             while self.read_step(io) == Step::Onward {
@@ -180,7 +185,7 @@ impl Sftp {
         match self.reading {
             Reading::Request => self.read_request(io),
             Reading::WriteData => {
-                match self.writes.take(&mut self.input, &mut self.replies, io) {
+                match self.writes.take(&mut self.input, &mut self.desk.replies, io) {
                     Taken::All => self.reading = Reading::Request,
                     Taken::Hungry | Taken::Blocked => return Step::Stuck,
                 }
@@ -215,7 +220,7 @@ impl Sftp {
             return self.read_write(id, len, io);
         }
         if len > SFTP_REQUEST_BYTES_MAX {
-            return self.refuse(id, len);
+            return self.refuse(id, len, StatusCode::BadMessage);
         }
         let total = 4 + len as usize;
         if !self.input.fill(total, io) {
@@ -223,7 +228,7 @@ impl Sftp {
         }
         let packet = self.input.partial().get(4..).unwrap_or(&[]);
         let waiting = match Request::parse(packet) {
-            Ok(request) => intake::wait(&request, &self.base),
+            Ok(request) => intake::wait(&request, &self.desk.base, &self.desk.options),
             Err(_) if kind == kind::INIT => {
                 self.state = State::Ending(EXIT_BAD_PEER);
                 return Step::Onward;
@@ -240,7 +245,7 @@ impl Sftp {
 
     fn greet(&mut self, io: &Io<'_>) {
         if self.state == State::Fresh {
-            self.handles = Handles::starting_at(io.now().nanos() as u32);
+            self.desk.handles = Handles::starting_at(io.now().nanos() as u32);
         }
         self.state = State::Greeting;
     }
@@ -249,38 +254,41 @@ impl Sftp {
     /// cannot be written yet stays where it is, and its window is not granted again.
     fn read_write(&mut self, id: u32, len: u32, io: &mut Io<'_>) -> Step {
         if (len as usize) < FRONT_BYTES {
-            return self.refuse(id, len);
+            return self.refuse(id, len, StatusCode::BadMessage);
+        }
+        if !self.desk.options.permit("write") {
+            return self.refuse(id, len, StatusCode::PermissionDenied);
         }
         if !self.input.fill(FRONT_BYTES + 4, io) {
             return Step::Stuck;
         }
         let total = match WriteHeader::total(self.input.partial()) {
             Ok(total) if total <= 4 + len as usize => total,
-            _ => return self.refuse(id, len),
+            _ => return self.refuse(id, len, StatusCode::BadMessage),
         };
         if !self.input.fill(total, io) {
             return Step::Stuck;
         }
         let Ok(header) = WriteHeader::parse(self.input.partial()) else {
-            return self.refuse(id, len);
+            return self.refuse(id, len, StatusCode::BadMessage);
         };
-        if !self.waiting.is_empty() || !self.is_idle() || !self.replies.is_empty() {
+        if !self.waiting.is_empty() || !self.is_idle() || !self.desk.replies.is_empty() {
             return Step::Stuck;
         }
-        let file = self.handles.file(HandleName::parse(header.handle));
+        let file = self.desk.handles.file(HandleName::parse(header.handle));
         self.writes.begin(header.id, file, header.offset, header.len);
         self.input.clear_partial();
         self.reading = Reading::WriteData;
         Step::Onward
     }
 
-    /// Answers BAD_MESSAGE and skips the rest of a request that is too long or makes no sense. The
-    /// frame is sound, so the session goes on.
-    fn refuse(&mut self, id: u32, len: u32) -> Step {
+    /// Answers with `code` and skips the rest of a request that is too long, makes no sense or is
+    /// not permitted. The frame is sound, so the session goes on.
+    fn refuse(&mut self, id: u32, len: u32, code: StatusCode) -> Step {
         let have = self.input.partial().len();
         let left = (4 + len).saturating_sub(have as u32);
         self.input.clear_partial();
-        self.waiting.push(Waiting { id, what: What::Status(StatusCode::BadMessage) }, FRONT_BYTES);
+        self.waiting.push(Waiting { id, what: What::Status(code) }, FRONT_BYTES);
         self.reading = Reading::Skip(left);
         Step::Onward
     }
@@ -289,10 +297,10 @@ impl Sftp {
     fn finish(&mut self, io: &mut Io<'_>) {
         let over = self.input_over && self.input.is_empty();
         if over {
-            self.writes.abandon_body(&mut self.input, &mut self.replies, io);
+            self.writes.abandon_body(&mut self.input, &mut self.desk.replies, io);
         }
         let busy = !self.is_idle() || !self.writes.is_empty() || !self.waiting.is_empty();
-        if busy || !self.replies.is_empty() {
+        if busy || !self.desk.replies.is_empty() {
             return;
         }
         let code = match self.state {
@@ -322,7 +330,7 @@ impl Sftp {
                 status_of(errno)
             }
         };
-        self.replies.status(id, code);
+        self.desk.replies.status(id, code);
     }
 }
 
@@ -352,13 +360,13 @@ impl Service for Sftp {
         match tag {
             WRITE_TAGS..FLUSH_TAG => {
                 let key = usize::from(tag - WRITE_TAGS);
-                let rest = (&mut self.input, &mut self.replies, &mut *io);
+                let rest = (&mut self.input, &mut self.desk.replies, &mut *io);
                 self.writes.completed(key, op, result, gone, rest);
             }
             FLUSH_TAG => self.flushed(op, result, io),
             _ => {
                 let key = usize::from(tag - READ_TAGS);
-                self.reads.completed(key, op, result, gone, (&mut self.replies, &mut *io));
+                self.reads.completed(key, op, result, gone, (&mut self.desk.replies, &mut *io));
             }
         }
         self.advance(io);
@@ -394,11 +402,11 @@ impl Service for Sftp {
             io.cancel(FLUSH_TAG);
         }
         self.waiting.clear();
-        self.replies = Replies::default();
+        self.desk.replies = Replies::default();
     }
 
     fn release(&mut self, io: &mut Io<'_>) {
-        for handle in self.handles.drain() {
+        for handle in self.desk.handles.drain() {
             io.close_fd(handle.fd());
         }
     }
@@ -406,7 +414,7 @@ impl Service for Sftp {
 
 /// Worth asking again: the call was interrupted, not refused. A file that is not a plain one may
 /// say "again" for as long as nobody feeds it.
-fn is_transient(errno: Errno, regular: bool) -> bool {
+pub(super) fn is_transient(errno: Errno, regular: bool) -> bool {
     match errno {
         Errno::EINTR | Errno::ECANCELED => true,
         Errno::EAGAIN => regular,

@@ -75,7 +75,11 @@ fn open_flags(flags: u32) -> OFlag {
 
 /// Links that the kernel makes up (/proc/self/fd/7, /proc/self/root) are not followed: they lead to
 /// this process's own descriptors.
-fn open_at(path: &CStr, flags: OFlag, mode: Mode) -> Result<OwnedFd, Errno> {
+pub(in crate::services) fn open_at(
+    path: &CStr,
+    flags: OFlag,
+    mode: Mode,
+) -> Result<OwnedFd, Errno> {
     // openat2 is strict where open is lax: a mode only with O_CREAT.
     let mode = if flags.contains(OFlag::O_CREAT) { mode } else { Mode::empty() };
     let how = OpenHow::new().flags(flags).mode(mode).resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
@@ -87,7 +91,7 @@ fn open_at(path: &CStr, flags: OFlag, mode: Mode) -> Result<OwnedFd, Errno> {
 }
 
 /// Memory and maps of this very process (its keys, other sessions' data) are nobody's files.
-fn refuse_own_process(fd: &OwnedFd) -> Result<(), Errno> {
+pub(in crate::services) fn refuse_own_process(fd: &OwnedFd) -> Result<(), Errno> {
     if fstatfs(fd)?.filesystem_type() != PROC_SUPER_MAGIC {
         return Ok(());
     }

@@ -49,6 +49,13 @@ impl Replies {
         self.bytes.truncate(at + written.unwrap_or(0));
     }
 
+    /// Moves everything to the end of `to`, for a session without a window.
+    pub fn drain_to(&mut self, to: &mut Vec<u8>) {
+        to.extend_from_slice(self.bytes.get(self.sent..).unwrap_or(&[]));
+        self.bytes.clear();
+        (self.sent, self.owed) = (0, 0);
+    }
+
     /// Sends what the window, the outbox and the rule above allow. True when everything has left.
     pub fn flush(&mut self, data_on_its_way: bool, io: &mut Io<'_>) -> bool {
         while !self.is_empty() && io.may_send() {

@@ -253,7 +253,8 @@ impl Body {
     }
 }
 
-fn discard(gather: &mut Gather, input: &mut Input, io: &mut Io<'_>) {
+/// Gives everything back and counts it as used.
+pub(in crate::services) fn discard(gather: &mut Gather, input: &mut Input, io: &mut Io<'_>) {
     while let Some(chunk) = gather.pop() {
         input.used(chunk.span.len);
         io.give_back(chunk.lease);
@@ -261,7 +262,12 @@ fn discard(gather: &mut Gather, input: &mut Input, io: &mut Io<'_>) {
 }
 
 /// Gives back what has been written.
-fn drop_front(gather: &mut Gather, mut written: u32, input: &mut Input, io: &mut Io<'_>) {
+pub(in crate::services) fn drop_front(
+    gather: &mut Gather,
+    mut written: u32,
+    input: &mut Input,
+    io: &mut Io<'_>,
+) {
     input.used(written);
     while let Some(front) = gather.front_mut() {
         let step = written.min(front.span.len);

@@ -44,7 +44,7 @@ fn code(done: FsDone) -> u32 {
 }
 
 fn open_as(path: CString, flags: u32, permissions: u32) -> Result<(fs::File, Opened), u32> {
-    match run(FsJob::Open { path, flags, permissions }) {
+    match run(FsJob::Open { path, flags, permissions, umask: None }) {
         FsDone::Opened(opened) => {
             // SAFETY: the descriptor was just opened and is owned by nobody else.
             let fd = unsafe { OwnedFd::from_raw_fd(opened.fd.0) };
@@ -261,8 +261,9 @@ fn directories_open_list_and_go() {
     let open = |name| code(run(FsJob::OpenDirectory { path: place.path(name) }));
     assert_eq!(open("file"), 2);
     assert_eq!(open("gone"), 2);
-    let make =
-        |name, permissions| code(run(FsJob::MakeDirectory { path: place.path(name), permissions }));
+    let make = |name, permissions| {
+        code(run(FsJob::MakeDirectory { path: place.path(name), permissions, umask: None }))
+    };
     assert_eq!(make("dir", 0o40700), 0);
     assert_eq!(place.at("dir").metadata().expect("stat").mode() & 0o7777, 0o700);
     assert_eq!(make("dir", 0o777), 4);
@@ -361,7 +362,7 @@ fn paths_expand() {
 fn the_base_is_the_home_or_the_root() {
     let place = Place::with("file", "");
     symlink(place.0.path(), place.at("link")).expect("link");
-    let base = |home| match run(FsJob::Base { home }) {
+    let base = |home| match run(FsJob::Base { home, start: None }) {
         FsDone::Base(base) => base,
         other => panic!("{other:?}"),
     };

@@ -82,6 +82,7 @@ pub struct Setup {
     pub rekey: RekeyLimits,
     pub sizes: PoolSizes,
     pub seed: u64,
+    pub options: Options,
 }
 
 impl Default for Setup {
@@ -92,6 +93,7 @@ impl Default for Setup {
             rekey: RekeyLimits::default(),
             sizes: PoolSizes { small: 64, packet: 128, bulk: 24 },
             seed: 7,
+            options: Options::default(),
         }
     }
 }
@@ -122,7 +124,7 @@ impl Rig {
         let to_server = out.bytes;
         let mut rig = Rig {
             pool: Pool::new(setup.sizes).expect("pool"),
-            sftp: Sftp::new(home),
+            sftp: Sftp::new(home, "me", setup.options),
             faults: Faults::default(),
             deaf: false,
             frozen: false,
