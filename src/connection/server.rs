@@ -442,7 +442,7 @@ pub(super) const SERVICE_USERAUTH: &str = "ssh-userauth";
 /// RFC 4253 §10.
 pub(super) const SERVICE_CONNECTION: &str = "ssh-connection";
 
-const TOO_MANY: Error = Error::PeerMisbehaved("too many authentication failures");
+const TOO_MANY: Error = Error::PeerMisbehaved("Too many authentication failures");
 /// Past this much work for one refusal its time gives nothing away any more.
 const DELAY_MAX: Duration = Duration::from_secs(5);
 

@@ -15,13 +15,13 @@ use super::job::{Program, SpawnSpec};
 
 const MOTD: &str = "/etc/motd";
 const HUSH: &str = ".hushlogin";
-/// Below the home directory, which the process has entered.
+/// Below the home directory.
 const USER_RC: &str = ".ssh/rc";
 const SYSTEM_RC: &str = "/etc/ssh/sshrc";
 const SHELL: &str = "/bin/sh";
 
 const SHOW_MOTD: &CStr = c"--motd";
-const RUN_USER_RC: &CStr = c"--user-rc";
+const RUN_USER_RC: &str = "--user-rc=";
 const RUN_SYSTEM_RC: &CStr = c"--system-rc";
 
 /// The words for `tidegate session` before those of the program; `None` when there is nothing to
@@ -33,14 +33,26 @@ pub(super) fn words(spec: &SpawnSpec) -> Option<Vec<CString>> {
     let motd = wanted.motd && login_shell && Path::new(MOTD).exists() && !home.join(HUSH).exists();
     let user_rc = wanted.user_rc && home.join(USER_RC).exists();
     let system_rc = !user_rc && wanted.system_rc && Path::new(SYSTEM_RC).exists();
-    let steps = [(motd, SHOW_MOTD), (user_rc, RUN_USER_RC), (system_rc, RUN_SYSTEM_RC)];
-    let steps = steps.iter().filter(|(due, _)| *due).map(|(_, word)| (*word).to_owned());
+    let user_step = CString::new(format!("{RUN_USER_RC}{}", rc_of(home))).unwrap_or_default();
+    let system_step = RUN_SYSTEM_RC.to_owned();
+    let steps = [(motd, SHOW_MOTD.to_owned()), (user_rc, user_step), (system_rc, system_step)];
+    let steps = steps.into_iter().filter(|(due, _)| *due).map(|(_, word)| word);
     let steps = steps.collect::<Vec<_>>();
     if steps.is_empty() {
         return None;
     }
     let front = [c"tidegate".to_owned(), c"session".to_owned()];
     Some(front.into_iter().chain(steps).chain([c"--".to_owned()]).collect())
+}
+
+/// As sshd writes it, where no shell can misread that: the process has entered the home directory.
+fn rc_of(home: &Path) -> String {
+    let path = home.join(USER_RC);
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+@".contains(c);
+    match path.to_str().filter(|path| path.chars().all(plain)) {
+        Some(path) => path.to_owned(),
+        None => USER_RC.to_owned(),
+    }
 }
 
 /// `tidegate session`: does what its words say, then becomes the program named behind `--`, whose
@@ -62,8 +74,9 @@ pub fn run_prelude(words: impl Iterator<Item = OsString>) -> io::Error {
         // As in sshd, a text that cannot be shown is no reason to do without the shell.
         let _ = File::open(MOTD).and_then(|mut motd| io::copy(&mut motd, &mut io::stdout().lock()));
     }
-    if is(RUN_USER_RC) {
-        run_rc(Command::new(&program).arg("-c").arg(format!("{SHELL} {USER_RC}")), USER_RC);
+    let user_rc = steps.iter().find_map(|step| step.to_str()?.strip_prefix(RUN_USER_RC));
+    if let Some(path) = user_rc {
+        run_rc(Command::new(&program).arg("-c").arg(format!("{SHELL} {path}")), path);
     } else if is(RUN_SYSTEM_RC) {
         run_rc(Command::new(SHELL).arg(SYSTEM_RC), SYSTEM_RC);
     }

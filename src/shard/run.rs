@@ -253,8 +253,13 @@ impl<D: Driver, O: Outside> Shard<D, O> {
 
     pub(super) fn link_timer(&mut self, key: u32, now: Instant) {
         self.mark_dirty(key);
-        if self.links.get(key as usize).is_some_and(|link| link.state == LinkState::Open) {
+        let is_open = |link: &Link| link.state == LinkState::Open;
+        if self.links.get(key as usize).is_some_and(is_open) {
             self.expire_idle(key, now);
+            // The time that has come is not that of its last words.
+            if !self.links.get(key as usize).is_some_and(is_open) {
+                return;
+            }
         }
         let Some(link) = self.links.get_mut(key as usize) else { return };
         match link.state {

@@ -1,6 +1,8 @@
 //! A gateway in a folder of its own, and OpenSSH's clients pointed at it.
 #![allow(dead_code, reason = "each test file uses its own part")]
 
+pub mod account;
+
 use std::fs;
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};

@@ -1,0 +1,138 @@
+//! Timeouts: what is idle, unused, silent or slow.
+
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::{client, here, shown, ssh, with_blocks};
+use crate::support::{Gateway, drain};
+
+/// Runs to its end; how long that took.
+fn timed(command: &mut Command) -> (super::Shown, Duration) {
+    let start = Instant::now();
+    (shown(command), start.elapsed())
+}
+
+fn within(what: &str, time: Duration, from: u64, to: u64) {
+    let range = Duration::from_secs(from)..Duration::from_secs(to);
+    assert!(range.contains(&time), "{what}: {time:?}");
+}
+
+#[test]
+fn idle_channels_are_closed_by_their_kind() {
+    let (gateway, ports) = with_blocks(
+        &["Subsystem own sleep 1000"],
+        &[
+            "ChannelTimeout session:command=2",
+            "ChannelTimeout session:shell=2 session:*=0",
+            "ChannelTimeout session:subsystem:own=2",
+            "ChannelTimeout global=2",
+            "ChannelTimeout direct-tcpip=2 x11-connection=2",
+        ],
+    );
+    std::thread::scope(|scope| {
+        let gateway = &gateway;
+        for (port, words, closed) in [
+            (ports[0], vec!["sleep 6; echo done"], true),
+            (ports[1], vec!["sleep 6; echo done"], false),
+            (ports[2], vec!["own"], true),
+            (ports[2], vec!["sleep 6; echo done"], false),
+            (ports[3], vec!["sleep 6; echo done"], true),
+            (ports[4], vec!["sleep 6; echo done"], false),
+            // Traffic either way keeps it open.
+            (
+                ports[0],
+                vec!["for n in 1 2 3 4 5 6 7 8 9; do echo $n; sleep .5; done; echo done"],
+                false,
+            ),
+        ] {
+            scope.spawn(move || {
+                let mut ssh = ssh(gateway, port, &[], &words);
+                if words == ["own"] {
+                    ssh = client(gateway, &[&format!("Port={port}")]);
+                    ssh.args(["-s", "127.0.0.1", "own"]);
+                }
+                let (seen, time) = timed(&mut ssh);
+                assert_eq!(!seen.out.contains("done"), closed, "{words:?}: {seen:?}");
+                if closed {
+                    assert!(time >= Duration::from_secs(2), "{words:?}: {time:?}");
+                    assert_ne!(seen.code, Some(0), "{seen:?}");
+                }
+            });
+        }
+        scope.spawn(|| {
+            let mut shell = ssh(gateway, ports[1], &[], &[]);
+            let mut shell = shell.stdin(Stdio::piped()).spawn().expect("ssh starts");
+            let start = Instant::now();
+            // Waiting would close it, and the shell would end by itself.
+            let _input = shell.stdin.take();
+            let _ = shell.wait();
+            within("a shell", start.elapsed(), 2, 20);
+        });
+    });
+    assert!(gateway.log().contains("closed after 2 s without traffic (ChannelTimeout)"));
+    gateway.assert_alive();
+}
+
+#[test]
+fn unused_silent_and_slow_connections_end() {
+    let (gateway, ports) = with_blocks(
+        &["LoginGraceTime 2"],
+        &["UnusedConnectionTimeout 1", "ClientAliveInterval 1\nClientAliveCountMax 2"],
+    );
+    std::thread::scope(|scope| {
+        let gateway = &gateway;
+        scope.spawn(|| {
+            let port = format!("Port={}", ports[0]);
+            let (seen, time) =
+                timed(client(gateway, &[&port, "LogLevel=INFO"]).args(["-N", "127.0.0.1"]));
+            within("unused", time, 1, 20);
+            assert!(seen.err.contains("UnusedConnectionTimeout"), "{seen:?}");
+            // A session counts as use, however quiet.
+            let (seen, _) = timed(&mut ssh(gateway, ports[0], &[], &["sleep 3; echo done"]));
+            assert_eq!(seen.out, "done\n");
+        });
+        scope.spawn(|| {
+            let mut silent = ssh(gateway, ports[1], &[], &["echo ready; sleep 1000"]);
+            let streams = silent.stdout(Stdio::piped()).stderr(Stdio::null());
+            let mut silent = streams.spawn().expect("ssh starts");
+            let mut ready = [0; 5];
+            let out = silent.stdout.as_mut().expect("output");
+            std::io::Read::read_exact(out, &mut ready).expect("a line");
+            // One that answers stays.
+            std::thread::sleep(Duration::from_millis(3500));
+            assert_eq!(silent.try_wait().expect("a status"), None);
+            signal(&silent, "-STOP");
+            let start = Instant::now();
+            while !gateway.log().contains("the peer does not answer") {
+                assert!(start.elapsed() < Duration::from_secs(10), "{}", gateway.log());
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            within("silent", start.elapsed(), 1, 10);
+            signal(&silent, "-CONT");
+            let _ = silent.kill();
+            let _ = silent.wait();
+        });
+        scope.spawn(|| {
+            let start = Instant::now();
+            let mut stream = gateway.connect().expect("a connection");
+            drain(&mut stream);
+            within("slow", start.elapsed(), 2, 10);
+        });
+    });
+}
+
+fn signal(child: &Child, name: &str) {
+    let _ = Command::new("kill").args([name, &child.id().to_string()]).status();
+}
+
+/// RekeyLimit holds for the logins that its block is about.
+#[test]
+fn keys_change_as_often_as_the_login_is_told() {
+    let (gateway, ports) = with_blocks(&[], &["RekeyLimit 1M"]);
+    let script = "head -c 8000000 /dev/zero";
+    let rekeys = |gateway: &Gateway| gateway.log().matches("Rekeyed").count();
+    assert_eq!(shown(&mut here(&gateway, &[], &[script])).out.len(), 8_000_000);
+    assert_eq!(rekeys(&gateway), 0);
+    assert_eq!(shown(&mut ssh(&gateway, ports[0], &[], &[script])).out.len(), 8_000_000);
+    assert!(rekeys(&gateway) >= 4, "{}", gateway.log());
+}
