@@ -92,8 +92,8 @@ fn case_77_what_is_not_enforced_refuses_the_line() {
         assert_eq!((seen.code, &*seen.out), (Some(255), ""), "{options}");
         let expected = format!("{file}:1: option");
         let told = |log: &str| {
-            let lines = log.lines().filter(|line| line.contains(&expected));
-            lines.last().is_some_and(|line| line.contains(name))
+            let mut lines = log.lines().rev().filter(|line| line.contains(&expected));
+            lines.next().is_some_and(|line| line.contains(name))
         };
         wait_for(options, || told(&gateway.log()));
     }
