@@ -186,7 +186,9 @@ fn files_are_those_of_the_account() {
 #[test]
 fn keys_change_both_ways_with_the_host_key_far_away() {
     let Some(account) = Account::new() else { return };
-    for host_key in ["ssh-ed25519", "ecdsa-sha2-nistp256", "rsa-sha2-512"] {
+    // Signatures do not differ by the driver: one kind is enough for the second.
+    let kinds = if support::driver().as_deref() == Some("mio") { 1 } else { 3 };
+    for host_key in &["ssh-ed25519", "ecdsa-sha2-nistp256", "rsa-sha2-512"][..kinds] {
         let gateway = root_gateway(&[], None);
         let source = gateway.path("source");
         fs::write(&source, noise(24 << 20, 5)).expect("a file");

@@ -2,8 +2,6 @@
 
 use std::ptr::null_mut;
 
-use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
-
 use super::flight::Flight;
 use super::places::Places;
 use crate::limits::SMALL_BYTES;
@@ -215,12 +213,11 @@ const fn refuses_haste(errno: Errno) -> bool {
     matches!(errno.0, libc::EAGAIN | libc::EOPNOTSUPP | libc::ENOSYS)
 }
 
-/// The file has no disk to wait for.
+/// The file lies in memory (tmpfs, memfd) and has no disk to wait for. Only such files have seals;
+/// unlike its type, they are known without asking the filesystem, which could be far away.
 fn is_in_memory(fd: Fd, stats: &mut DriverStats) -> bool {
-    stats.submissions += 1;
-    // SAFETY: an operation is in flight on the descriptor, so its owner keeps it open.
-    let borrowed = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd.0) };
-    fstatfs(borrowed).is_ok_and(|stat| stat.filesystem_type() == TMPFS_MAGIC)
+    // SAFETY: takes two numbers.
+    call(stats, || unsafe { libc::fcntl(fd.0, libc::F_GET_SEALS) } as isize).is_ok()
 }
 
 const fn outcome(result: Result<u32, Errno>) -> Outcome {
