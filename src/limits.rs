@@ -55,6 +55,8 @@ pub const RING_WORKERS_UNBOUNDED: u32 = 16;
 
 /// Events that the mio driver takes from the kernel at once; the others follow with the next wait.
 pub const EVENTS_A_WAIT: usize = 1024;
+/// Entries that a driver's queues have room for from the start; they grow to what is in flight at once.
+pub const QUEUE_ENTRIES_FIRST: usize = 64;
 /// Connections that it accepts from one listener before it looks after the rest.
 pub const ACCEPTS_A_TURN: u32 = 64;
 /// Its threads for file reads and writes that could wait for a disk.

@@ -6,6 +6,7 @@ use std::thread;
 
 use super::calls;
 use super::places::Places;
+use crate::limits::QUEUE_ENTRIES_FIRST;
 use crate::reactor::flights::Id;
 use crate::reactor::{DriverStats, Errno, Fd, Waker};
 
@@ -53,34 +54,41 @@ pub(super) struct Helpers {
     max: usize,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Desk {
     papers: Mutex<Papers>,
     bell: Condvar,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Papers {
     jobs: VecDeque<Job>,
     answers: Vec<Answer>,
-    /// Threads that wait for a job.
-    free: usize,
+    /// Jobs begun and not answered.
+    begun: usize,
     closed: bool,
 }
 
 impl Helpers {
     pub(super) fn new(max: usize, waker: Waker) -> Helpers {
-        Helpers { desk: Arc::default(), waker, started: 0, max }
+        let papers = Papers {
+            jobs: VecDeque::with_capacity(QUEUE_ENTRIES_FIRST),
+            answers: Vec::with_capacity(QUEUE_ENTRIES_FIRST),
+            begun: 0,
+            closed: false,
+        };
+        let desk = Desk { papers: Mutex::new(papers), bell: Condvar::new() };
+        Helpers { desk: Arc::new(desk), waker, started: 0, max }
     }
 
     /// The answer comes by [`Helpers::collect`], after the waker has been rung.
     pub(super) fn submit(&mut self, job: Job) {
         let mut papers = self.desk.papers();
         papers.jobs.push_back(job);
-        let lacking = papers.jobs.len() > papers.free;
+        let work = papers.jobs.len() + papers.begun;
         drop(papers);
         self.desk.bell.notify_one();
-        if lacking && self.started < self.max {
+        if work > self.started && self.started < self.max {
             self.start();
         }
     }
@@ -134,10 +142,9 @@ impl Desk {
             if papers.closed {
                 return false;
             }
-            papers.free += 1;
             papers = self.bell.wait(papers).unwrap_or_else(PoisonError::into_inner);
-            papers.free -= 1;
         };
+        papers.begun += 1;
         drop(papers);
         self.answer(job, waker);
         true
@@ -146,8 +153,10 @@ impl Desk {
     /// On the reactor's own thread, when no other could be had.
     fn work_off(&self, waker: &Waker) {
         loop {
-            let job = self.papers().jobs.pop_front();
-            let Some(job) = job else { return };
+            let mut papers = self.papers();
+            let Some(job) = papers.jobs.pop_front() else { return };
+            papers.begun += 1;
+            drop(papers);
             self.answer(job, waker);
         }
     }
@@ -165,7 +174,10 @@ impl Desk {
             },
             Work::Sync => calls::sync_slowly(job.fd, &mut stats),
         };
-        self.papers().answers.push(Answer { id, result, calls: stats.submissions });
+        let mut papers = self.papers();
+        papers.begun -= 1;
+        papers.answers.push(Answer { id, result, calls: stats.submissions });
+        drop(papers);
         waker.wake();
     }
 }

@@ -36,7 +36,9 @@ use super::{
     Class, Completion, Driver, DriverStats, Errno, Fd, Full, Op, Pool, PoolSizes, Token, Waker,
 };
 use crate::base::Instant;
-use crate::limits::{ACCEPTS_A_TURN, EVENTS_A_WAIT, FILE_HELPERS, OPS_IN_FLIGHT_MAX};
+use crate::limits::{
+    ACCEPTS_A_TURN, EVENTS_A_WAIT, FILE_HELPERS, OPS_IN_FLIGHT_MAX, QUEUE_ENTRIES_FIRST,
+};
 
 /// How large a driver is. The default is what a shard in production has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,12 +80,12 @@ impl MioDriver {
         let core = Core {
             flights: Flights::new(config.in_flight_max),
             watches: Watches::new(poll.registry().try_clone()?),
-            queue: VecDeque::new(),
-            parked: VecDeque::new(),
-            finished: Vec::new(),
+            queue: VecDeque::with_capacity(QUEUE_ENTRIES_FIRST),
+            parked: VecDeque::with_capacity(QUEUE_ENTRIES_FIRST),
+            finished: Vec::with_capacity(QUEUE_ENTRIES_FIRST),
             helpers: Helpers::new(FILE_HELPERS, sleeper.waker()),
             helped: 0,
-            answers: Vec::new(),
+            answers: Vec::with_capacity(QUEUE_ENTRIES_FIRST),
             sleeper,
             plain: config.plain,
             scratch: Vec::new(),

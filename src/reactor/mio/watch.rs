@@ -6,6 +6,7 @@ use ::mio::{Interest, Registry};
 
 use super::calls;
 use super::flight::Way;
+use crate::limits::QUEUE_ENTRIES_FIRST;
 use crate::reactor::flights::Id;
 use crate::reactor::{DriverStats, Errno, Fd};
 
@@ -46,8 +47,9 @@ struct Ways {
 }
 
 impl Watches {
-    pub(super) const fn new(registry: Registry) -> Watches {
-        Watches { registry, list: Vec::new(), resting: Vec::new() }
+    pub(super) fn new(registry: Registry) -> Watches {
+        let resting = Vec::with_capacity(QUEUE_ENTRIES_FIRST);
+        Watches { registry, list: Vec::with_capacity(NUMBERS_FIRST), resting }
     }
 
     /// Whether an attempt in this direction could succeed, as far as is known.
@@ -203,5 +205,7 @@ impl Ways {
     }
 }
 
+/// Descriptor numbers that there is room for from the start: some 40 KiB, touched as they are used.
+const NUMBERS_FIRST: usize = 1024;
 /// Urgent data are asked for only to know of them.
 const IN: Interest = Interest::READABLE.add(Interest::PRIORITY);

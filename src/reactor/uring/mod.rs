@@ -33,8 +33,8 @@ use super::{
 };
 use crate::base::Instant;
 use crate::limits::{
-    OPS_IN_FLIGHT_MAX, RING_COMPLETIONS, RING_SUBMISSIONS, RING_WORKERS_BOUNDED,
-    RING_WORKERS_UNBOUNDED,
+    OPS_IN_FLIGHT_MAX, QUEUE_ENTRIES_FIRST, RING_COMPLETIONS, RING_SUBMISSIONS,
+    RING_WORKERS_BOUNDED, RING_WORKERS_UNBOUNDED,
 };
 
 /// How large a driver is. The default is what a shard in production has.
@@ -345,7 +345,7 @@ impl Core {
             flights: Flights::new(config.in_flight_max),
             queue: VecDeque::from([Step::WatchBell]),
             parked: VecDeque::new(),
-            finished: Vec::new(),
+            finished: Vec::with_capacity(QUEUE_ENTRIES_FIRST),
             sleeper: Sleeper::new()?,
             bell_watched: false,
             hurry: false,
