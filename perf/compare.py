@@ -154,7 +154,8 @@ class Bench:
         port = free_port()
         config = self.folder / "tidegate_config"
         config.write_text(self.config(port))
-        command = [str(self.options.binary), "serve", "-f", str(config)]
+        command = [str(self.options.binary), "serve", "-f", str(config),
+                   "-o", "PerSourcePenalties=no"]
         if self.options.reactors:
             command += ["--reactors", str(self.options.reactors)]
         self.servers.append(Server("tidegate", command, self.folder, port))

@@ -303,6 +303,8 @@ pub const DELEGATE_ENDING_TIME: Duration = Duration::from_secs(5);
 pub const HAND_OVERS_MAX: usize = 1024;
 /// Unauthenticated connections a process holds.
 pub const STARTUPS_MAX: usize = LINKS_MAX;
+/// Sources whose penalties are remembered, of each family; some 64 bytes each.
+pub const PENALTY_SOURCES_MAX: u32 = 1 << 20;
 
 /// Earlier configurations whose connections are still served; then a reload has to wait for some to
 /// end. Each has reactors of its own.

@@ -14,6 +14,9 @@ use tidegate::gateway::config::{
     Config, ConfigErrors, Disk, Effective, Request, RootLogin, Surroundings, Who, parse,
 };
 
+#[path = "config/differential.rs"]
+mod differential;
+
 /// Rewrites expected files instead of comparing with them.
 const BLESS: &str = "TIDEGATE_BLESS";
 
@@ -142,7 +145,7 @@ fn what_is_needed_before_the_login_may_depend_on_addresses() {
     let far = config.effective(&Who { peer: address("192.0.2.7"), ..Who::default() });
     assert_eq!((far.banner, far.max_auth_tries, far.max_sessions), (None, 3, 5));
     let ann = config.effective(&Who { user: Some("ann"), ..near });
-    assert_eq!((ann.max_sessions, ann.rekey.bytes, ann.max_auth_tries), (1, Some(1 << 20), 9));
+    assert_eq!((ann.max_sessions, ann.rekey_bytes, ann.max_auth_tries), (1, Some(1 << 20), 9));
     assert_eq!(ann.client_alive_interval, Duration::from_secs(5));
     // Subsystems are overridden name by name.
     let commands: Vec<_> =
@@ -324,6 +327,26 @@ fn the_manual_shows_the_table() {
     expect_file(&path, &format!("{front}{begin}{table}{end}{back}"));
 }
 
+#[test]
+fn the_three_lists_stand_in_the_documentation_and_hold_the_whole_manual() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/configuration.md");
+    let text = fs::read_to_string(&path).expect("the document");
+    let (begin, end) = ("<!-- lists -->\n\n", "<!-- end of lists -->");
+    let (front, rest) = text.split_once(begin).expect("the mark before the lists");
+    let (lists, back) = rest.split_once(end).expect("the mark behind the lists");
+    expect_file(&path, &format!("{front}{begin}{}{end}{back}", keywords::lists()));
+    // Every keyword of the manual stands in one list, whatever made them.
+    for name in MANUAL.split_whitespace() {
+        let item = |line: &str| line.starts_with(&format!("- {name}:"));
+        let option = |line: &str| line.starts_with(&format!("- {name} ("));
+        let word = |line: &str| {
+            !line.starts_with('-') && line.trim_end_matches('.').split(", ").any(|w| w == name)
+        };
+        let places = lists.lines().filter(|line| item(line) || option(line) || word(line)).count();
+        assert_eq!(places, 1, "{name}");
+    }
+}
+
 fn tidegate(args: &[&str]) -> (Option<i32>, String, String) {
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"))
         .args(args)
@@ -420,6 +443,10 @@ fn good_lines() -> impl Strategy<Value = String> {
         "PermitRootLogin (yes|no|without-password|forced-commands-only)",
         "(Banner|PidFile|HostKey) (/[a-z]{1,4}|\"/a b/c\\\\\\\\d\"|'/q\"')",
         "LogLevel (QUIET|info|DEBUG1|DEBUG3)",
+        "PerSourceMaxStartups (none|[0-9]{1,3})",
+        "PerSourceNetBlockSize (24|0:0|32:64)",
+        "PerSourcePenalties (no|yes|(crash|authfail|noauth|min):[0-9]{1,3}(\\.5|m|s)?( max-sources[46]:[0-9]{1,3}| overflow6?:deny-all){0,2})",
+        "PerSourcePenaltyExemptList (none|10\\.0\\.0\\.0/8,!10\\.1\\.1\\.1|::1)",
         "ChannelTimeout (none|session:\\*=1h|x11-connection=0 \"a b=5\")",
         "UnusedConnectionTimeout (none|5m|0)",
         "(PermitUserRC|PrintMotd) (yes|no)",

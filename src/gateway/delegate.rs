@@ -226,7 +226,7 @@ fn start(
     let offers = generation::offers(&config, &keys);
     let connection = generation::connection_config(&config, &config.login, offers)?;
     let open_files = serve::raise_open_files();
-    let executor = Executor { policy: None, signer, open_files };
+    let executor = Executor { policy: None, startups: None, signer, open_files };
     let settings = Settings {
         listeners: Vec::new(),
         // Connections bring their numbers along.
@@ -235,7 +235,7 @@ fn start(
         host_keys: Arc::from([]),
         reactors,
         driver: config.global.driver,
-        startups: Startups::new(usize::MAX, 0, usize::MAX),
+        startups: Arc::new(Startups::unbounded()),
         execute: Arc::new(executor),
         broker: None,
         tcp_keepalive: config.global.tcp_keep_alive,

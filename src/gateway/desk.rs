@@ -4,18 +4,22 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use crossbeam::channel::{Sender, TrySendError};
 use crossbeam::queue::SegQueue;
-use nix::sys::socket::{SockaddrStorage, getpeername, getsockname, setsockopt, sockopt};
+use nix::sys::socket::{
+    MsgFlags, SockaddrStorage, getpeername, getsockname, send, setsockopt, sockopt,
+};
 use tracing::level_filters::LevelFilter;
+use tracing::{debug, info};
 
-use super::startups::Startups;
+use super::startups::{KeptOut, Refused, Startups};
 use super::workers::{Reply, Workers};
 use crate::connection::ConnectionConfig;
 use crate::reactor::{Fd, Token, Waker};
 use crate::services::{Done, Grant, Job};
-use crate::shard::{Admission, Ends, HandOver, Mail, Outside, Report};
+use crate::shard::{Admission, Ends, HandOver, Mail, Outside, Report, StartupEnd};
 
 /// How other threads reach one shard. What waits in the inbox is bounded by what was admitted:
 /// jobs in flight, accepted connections, connections handed over.
@@ -62,7 +66,7 @@ impl Reply for Door {
 pub struct Office {
     pub doors: Vec<Arc<Door>>,
     pub workers: Workers,
-    pub startups: Startups,
+    pub startups: Arc<Startups>,
     /// Lines for the log, and how many were lost because it was behind.
     pub log: Sender<Report>,
     pub reports_lost: AtomicU64,
@@ -119,7 +123,10 @@ impl Outside for Desk {
 
     fn admit(&mut self, socket: Fd) -> Admission {
         let Some(ends) = ends_of(socket) else { return Admission::Refused };
-        if !self.office.startups.admit() {
+        if let Err(why) = self.office.startups.admit(ends.peer.ip(), now()) {
+            let peer = ends.peer;
+            debug!(%peer, %why, "Not let in: {peer}: {why}");
+            tell(socket, why);
             return Admission::Refused;
         }
         prepare(socket, self.office.tcp_keepalive);
@@ -133,8 +140,11 @@ impl Outside for Desk {
         Admission::Elsewhere
     }
 
-    fn startup_over(&mut self, _ends: Ends, _authenticated: bool) {
-        self.office.startups.over();
+    fn startup_over(&mut self, ends: Ends, how: StartupEnd) {
+        if let Some(KeptOut { time, why }) = self.office.startups.over(ends.peer, how, now()) {
+            let (source, seconds) = (ends.peer.ip(), time.as_secs_f32());
+            info!(%source, seconds, why, "Keeping {source} out for {seconds} s: {why}");
+        }
     }
 
     fn ended(&mut self) {
@@ -185,6 +195,22 @@ const UNKNOWN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), u
 pub fn welcome(socket: Fd, keepalive: bool) -> Ends {
     prepare(socket, keepalive);
     ends_of(socket).unwrap_or(Ends { peer: UNKNOWN, local: UNKNOWN })
+}
+
+/// For what all shards share; each has a clock of its own for the rest.
+#[expect(clippy::disallowed_methods, reason = "penalties are shared by drivers, and outlive them")]
+fn now() -> Instant {
+    Instant::now()
+}
+
+/// A line before the identification that never comes (RFC 4253 §4.2), in sshd's words. It fits the
+/// buffer of a fresh socket; one that does not take it goes without.
+fn tell(socket: Fd, why: Refused) {
+    let line: &[u8] = match why {
+        Refused::TooMany | Refused::TooManyOfSource => b"Exceeded MaxStartups\r\n",
+        Refused::Penalty(_) | Refused::TooManyPenalties => b"Not allowed at this time\r\n",
+    };
+    let _ = send(socket.0, line, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
 }
 
 /// Both addresses of a connected socket; `None` when the peer has already gone.

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use tracing::{error, info};
 
-use super::policy::{Policy, Request};
+use super::policy::{Policy, Reason, Request};
+use super::startups::Startups;
 use super::workers::Execute;
 use crate::base::escape;
 use crate::crypto::{PrivateKey, SignatureAlgorithm};
@@ -44,6 +45,8 @@ impl Signer for Arc<[PrivateKey]> {
 pub struct Executor {
     /// Who may log in; a process that only takes logins over has none.
     pub policy: Option<Policy>,
+    /// Hears of users who do not exist.
+    pub startups: Option<Arc<Startups>>,
     pub signer: Arc<dyn Signer>,
     /// The soft limit of open files that programs get; ours is raised.
     pub open_files: Option<u64>,
@@ -61,6 +64,11 @@ impl Execute for Executor {
                         Done::Key(Some(Box::new(grant)))
                     }
                     Err(refusal) => {
+                        if let (Reason::UnknownUser, Some(startups)) =
+                            (&refusal.reason, &self.startups)
+                        {
+                            startups.note_unknown_user(peer);
+                        }
                         let user = escape(user.as_bytes());
                         let key = key.fingerprint();
                         info!(%user, key, %peer, "Key {key} does not let {user} in: {refusal}");

@@ -84,12 +84,13 @@ impl Generation {
         } else {
             None
         };
+        let startups = Arc::new(Startups::new(&config.global));
         let executor = Executor {
+            startups: Some(Arc::clone(&startups)),
             policy: Some(Policy::new(Arc::clone(&config))),
             signer: Arc::new(Arc::clone(&private)) as Arc<dyn Signer>,
             open_files: plan.open_files,
         };
-        let startups = config.global.max_startups;
         let (server, reports) = Server::start(Settings {
             listeners: plan.listeners,
             first_serial: (plan.number << 32) + 1,
@@ -97,7 +98,7 @@ impl Generation {
             host_keys: private,
             reactors: plan.reactors,
             driver: config.global.driver,
-            startups: Startups::new(startups.start, startups.rate, startups.full),
+            startups,
             execute: Arc::new(executor),
             broker,
             tcp_keepalive: config.global.tcp_keep_alive,

@@ -30,7 +30,7 @@ pub struct Settings {
     pub host_keys: Arc<[PrivateKey]>,
     pub reactors: usize,
     pub driver: DriverChoice,
-    pub startups: Startups,
+    pub startups: Arc<Startups>,
     pub execute: Arc<dyn Execute>,
     pub broker: Option<Sender<Box<HandOver>>>,
     pub tcp_keepalive: bool,
@@ -98,11 +98,10 @@ impl Server {
     pub fn adopt(&self, socket: OwnedFd) {
         let Some(door) = self.office.doors.first() else { return };
         // Its slot is given back when it has logged in or ended.
-        if self.office.startups.admit() {
-            let ends = desk::welcome(Fd(socket.as_raw_fd()), self.office.tcp_keepalive);
-            door.enter();
-            door.put(Mail::Accepted { socket: Fd(socket.into_raw_fd()), ends });
-        }
+        self.office.startups.adopt();
+        let ends = desk::welcome(Fd(socket.as_raw_fd()), self.office.tcp_keepalive);
+        door.enter();
+        door.put(Mail::Accepted { socket: Fd(socket.into_raw_fd()), ends });
     }
 
     /// Accepts no more; each shard ends when its last connection has ended by itself.

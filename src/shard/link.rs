@@ -29,6 +29,8 @@ pub(super) struct Link {
     /// On the shard's list of links to be flushed at the end of the turn.
     pub dirty: bool,
     pub authenticated: bool,
+    /// The peer has tried to log in, and failed.
+    pub attempted: bool,
     /// Its end has been reported.
     pub ended: bool,
     /// It waits for one of these leases, and is on the shard's list of those that do.

@@ -12,7 +12,7 @@ mod report;
 mod run;
 mod session;
 
-pub use outside::{Admission, Ends, HandOver, Mail, Outside};
+pub use outside::{Admission, Ends, HandOver, Mail, Outside, StartupEnd};
 pub use report::{Report, What};
 
 use std::collections::VecDeque;

@@ -54,6 +54,22 @@ pub enum Mail {
     Retire,
 }
 
+/// How the time before a login ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StartupEnd {
+    LoggedIn,
+    /// The peer tried, and is gone without a login.
+    Attempted,
+    /// The peer is gone without an attempt.
+    NoAttempt,
+    /// The login took too long.
+    Late,
+    /// The configuration wants no such connection.
+    Refused,
+    /// Nothing the peer did.
+    Ours,
+}
+
 /// The shard's one seam to the rest of the process: workers, other shards, policy and the log.
 /// Calls never block.
 pub trait Outside {
@@ -72,7 +88,7 @@ pub trait Outside {
     fn admit(&mut self, socket: Fd) -> Admission;
 
     /// An unauthenticated connection has logged in or ended: its startup slot is free.
-    fn startup_over(&mut self, ends: Ends, authenticated: bool);
+    fn startup_over(&mut self, ends: Ends, how: StartupEnd);
 
     /// A connection of this shard has ended or left.
     fn ended(&mut self);

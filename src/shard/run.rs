@@ -57,7 +57,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
 
     /// An admitted connection that cannot begin.
     fn turn_away(&mut self, socket: Fd, ends: Ends) {
-        self.outside.startup_over(ends, false);
+        self.outside.startup_over(ends, StartupEnd::Ours);
         self.outside.ended();
         self.driver.close(socket);
     }
@@ -122,6 +122,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             queued: false,
             dirty: false,
             authenticated: false,
+            attempted: false,
             ended: false,
             lacks: Classes::NONE,
             answer: None,
@@ -473,8 +474,13 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             Event::Authenticated { user, method, key: public } => {
                 self.authenticated(key, user, method, public);
             }
-            Event::AuthFailed(failed) if failed.probe => {}
             Event::AuthFailed(failed) => {
+                if let Some(link) = self.links.get_mut(key as usize) {
+                    link.attempted = true;
+                }
+                if failed.probe {
+                    return;
+                }
                 let AuthFailed { user, method, key: public, .. } = *failed;
                 let public = public.map(|public| public.fingerprint());
                 self.report(key, What::AuthFailed { user, method, key: public });
@@ -583,7 +589,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             link.state = LinkState::Leaving;
             self.timers.set(key, self.driver.now().after(LEAVING_TIME));
         }
-        self.outside.startup_over(ends, true);
+        self.outside.startup_over(ends, StartupEnd::LoggedIn);
         let fingerprint = public.map(|key| key.fingerprint());
         self.report(key, What::Authenticated { user, method, key: fingerprint, source });
         self.mark_dirty(key);
@@ -633,13 +639,18 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     pub(super) fn fail(&mut self, key: u32, error: Error) {
         let reason = error.to_string();
         let ours = error.blame() == Blame::Us;
-        self.report_end(key, &reason, ours);
+        let how = match (&error, ours) {
+            (Error::Deadline(_), _) => Some(StartupEnd::Late),
+            (_, true) => Some(StartupEnd::Ours),
+            _ => None,
+        };
+        self.report_end(key, &reason, ours, how);
         self.set_closing(key);
     }
 
     /// We end a healthy connection.
     pub(super) fn close_link(&mut self, key: u32, code: u32, text: &str) {
-        self.report_end(key, text, true);
+        self.report_end(key, text, true, Some(StartupEnd::Ours));
         self.say_goodbye(key, code, text);
     }
 
@@ -675,12 +686,13 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     }
 
     fn peer_left(&mut self, key: u32, reason: &str) {
-        self.report_end(key, reason, false);
+        self.report_end(key, reason, false, None);
         self.terminate(key);
     }
 
-    /// The line in the log that ends a connection; only the first reason counts.
-    fn report_end(&mut self, key: u32, reason: &str, ours: bool) {
+    /// The line in the log that ends a connection; only the first reason counts. Unless `how` says
+    /// otherwise, a peer that is not logged in is judged by whether it has tried.
+    fn report_end(&mut self, key: u32, reason: &str, ours: bool, how: Option<StartupEnd>) {
         let Some(link) = self.links.get_mut(key as usize) else { return };
         if link.ended {
             return;
@@ -695,9 +707,10 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             bytes_out: stats.bytes_out,
             after: self.driver.now().since(link.since),
         };
+        let tried = if link.attempted { StartupEnd::Attempted } else { StartupEnd::NoAttempt };
         let (ends, authenticated) = (link.ends, link.authenticated);
         if !authenticated {
-            self.outside.startup_over(ends, false);
+            self.outside.startup_over(ends, how.unwrap_or(tried));
         }
         self.report(key, what);
     }

@@ -201,3 +201,34 @@ fn greeted(address: SocketAddr) -> Option<TcpStream> {
     let mut head = [0; 4];
     (stream.read_exact(&mut head).is_ok() && head == *b"SSH-").then_some(stream)
 }
+
+/// What comes instead of an identification.
+fn answer(gateway: &Gateway) -> String {
+    let mut stream = gateway.connect().expect("a connection");
+    let mut text = String::new();
+    let _ = stream.read_to_string(&mut text);
+    text
+}
+
+#[test]
+fn a_source_that_does_not_log_in_is_kept_out() {
+    // The harness has looked once whether the gateway listens.
+    let gateway = Gateway::start(&["PerSourcePenalties noauth:60 min:100"]);
+    drop(greeted(gateway.address()).expect("one more is let in"));
+    wait_for("the penalty", || gateway.log().contains("Keeping 127.0.0.1 out for 1"));
+    assert_eq!(answer(&gateway), "Not allowed at this time\r\n");
+    assert!(gateway.log().contains("it did not try to log in"), "{}", gateway.log());
+}
+
+#[test]
+fn one_source_holds_so_many_startups_and_no_more() {
+    let gateway = Gateway::start(&["PerSourceMaxStartups 3"]);
+    let mut held = Vec::new();
+    wait_for("three at a time", || {
+        held.extend(greeted(gateway.address()));
+        held.len() == 3
+    });
+    assert_eq!(answer(&gateway), "Exceeded MaxStartups\r\n");
+    held.pop();
+    wait_for("a free place", || greeted(gateway.address()).is_some());
+}

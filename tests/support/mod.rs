@@ -137,6 +137,7 @@ impl Gateway {
         config += &format!(
             "\nListenAddress 127.0.0.1:{port}\nAuthorizedKeysFile {}/authorized_keys\n\
              StrictModes no\nPermitRootLogin yes\nMaxStartups 1000:30:2000\n\
+             PerSourcePenalties no\n\
              Subsystem sftp internal-sftp\nLogLevel DEBUG\n",
             at.display()
         );

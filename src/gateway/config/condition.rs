@@ -31,10 +31,12 @@ pub struct Condition {
 enum Criterion {
     User(NameList),
     Group(NameList),
-    Host(HostList),
+    /// Lower case.
+    Host(NameList),
     Address(HostList),
     LocalAddress(HostList),
     LocalPort(Vec<u16>),
+    Version(NameList),
     /// The account does not exist.
     InvalidUser,
     /// A line that was in error; its block must apply to nobody.
@@ -42,9 +44,17 @@ enum Criterion {
 }
 
 /// Criteria that take a value.
-const WITH_VALUE: [&str; 6] = ["User", "Group", "Host", "Address", "LocalAddress", "LocalPort"];
-/// Criteria of sshd that are not built yet.
-const NOT_YET: [&str; 4] = ["RDomain", "Version", "SessionType", "Command"];
+const WITH_VALUE: [&str; 7] =
+    ["User", "Group", "Host", "Address", "LocalAddress", "LocalPort", "Version"];
+/// Criteria that are refused, and why.
+const REFUSED: [(&str, &str); 3] = [
+    ("RDomain", "routing domains are not built yet"),
+    ("SessionType", "it is a criterion of ssh_config, not of sshd_config"),
+    ("Command", "it is a criterion of ssh_config, not of sshd_config"),
+];
+const ALL_ALONE: &str = "all stands alone, without other criteria";
+/// What Version is matched against, as sshd matches its own release.
+const VERSION: &str = concat!("Tidegate_", env!("CARGO_PKG_VERSION"));
 
 impl Condition {
     /// Matches everybody.
@@ -65,6 +75,9 @@ impl Condition {
                 None => (word.as_str(), None),
             };
             if name.eq_ignore_ascii_case("all") && attached.is_none() {
+                if all {
+                    return Err(Wrong::new("all", ALL_ALONE));
+                }
                 all = true;
             } else if name.eq_ignore_ascii_case("invalid-user") && attached.is_none() {
                 criteria.push(Criterion::InvalidUser);
@@ -78,7 +91,7 @@ impl Condition {
             }
         }
         match (all, criteria.is_empty()) {
-            (true, false) => Err(Wrong::new("all", "all stands alone, without other criteria")),
+            (true, false) => Err(Wrong::new("all", ALL_ALONE)),
             (false, true) => {
                 Err(Wrong::new("", "no criterion follows").help("Match all, perhaps?"))
             }
@@ -91,6 +104,11 @@ impl Condition {
         !self.criteria.iter().any(|criterion| {
             matches!(criterion, Criterion::User(_) | Criterion::Group(_) | Criterion::InvalidUser)
         })
+    }
+
+    /// It asks about nothing.
+    pub fn is_all(&self) -> bool {
+        self.criteria.is_empty()
     }
 
     pub fn applies(&self, who: &Who<'_>) -> bool {
@@ -107,7 +125,7 @@ impl Condition {
             Criterion::Address(_) => who.peer.is_none().then_some("addr"),
             Criterion::LocalAddress(_) => who.local.is_none().then_some("laddr"),
             Criterion::LocalPort(_) => who.local.is_none().then_some("lport"),
-            Criterion::Never => None,
+            Criterion::Version(_) | Criterion::Never => None,
         })
     }
 }
@@ -140,17 +158,21 @@ impl Criterion {
             Criterion::LocalPort(ports) => {
                 who.local.is_some_and(|local| ports.contains(&local.port()))
             }
+            Criterion::Version(list) => list.verdict(VERSION) == Verdict::Matches,
             Criterion::InvalidUser => who.account == Some(false),
             Criterion::Never => false,
         }
     }
 }
 
-/// A host criterion is about the name; the address as text stands in for an unknown one.
-fn host_matches(list: &HostList, who: &Who<'_>) -> bool {
-    let address = who.peer.unwrap_or(IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED));
-    (who.peer.is_some() || who.host.is_some())
-        && list.verdict(address, who.host) == Verdict::Matches
+/// About the name alone; the address as text stands in for one that was not looked up.
+fn host_matches(list: &NameList, who: &Who<'_>) -> bool {
+    let name = match (who.host, who.peer) {
+        (Some(host), _) => host.to_ascii_lowercase(),
+        (None, Some(peer)) => peer.to_canonical().to_string(),
+        (None, None) => return false,
+    };
+    list.verdict(&name) == Verdict::Matches
 }
 
 fn check_name(name: &str) -> Result<&'static str, Wrong> {
@@ -158,8 +180,8 @@ fn check_name(name: &str) -> Result<&'static str, Wrong> {
     if let Some(known) = WITH_VALUE.iter().find(|known| is(known)) {
         return Ok(known);
     }
-    if let Some(known) = NOT_YET.iter().find(|known| is(known)) {
-        return Err(Wrong::new(name, format!("matching by {known} is not built yet")));
+    if let Some((_, why)) = REFUSED.iter().find(|(known, _)| is(known)) {
+        return Err(Wrong::new(name, *why));
     }
     let wrong = Wrong::new(name, format!("there is no criterion {name:?}"));
     let names = WITH_VALUE.into_iter().chain(["all", "invalid-user"]);
@@ -170,13 +192,14 @@ fn check_name(name: &str) -> Result<&'static str, Wrong> {
 }
 
 fn criterion(name: &str, value: &str) -> Result<Criterion, Wrong> {
-    let names = || NameList::new(value).ok_or_else(|| Wrong::new(value, "an empty pattern"));
+    let names = |text| NameList::new(text).ok_or_else(|| Wrong::new(text, "an empty pattern"));
     let hosts = || HostList::new(value).map_err(|bad| bad_host(value, &bad));
     Ok(match name {
-        "User" => Criterion::User(names()?),
-        "Group" => Criterion::Group(names()?),
-        "Host" => Criterion::Host(hosts()?),
+        "User" => Criterion::User(names(value)?),
+        "Group" => Criterion::Group(names(value)?),
+        "Host" => Criterion::Host(names(&value.to_ascii_lowercase())?),
         "Address" => Criterion::Address(hosts()?),
+        "Version" => Criterion::Version(names(value)?),
         "LocalAddress" => Criterion::LocalAddress(hosts()?),
         _ => Criterion::LocalPort(value.split(',').map(port).collect::<Result<_, _>>()?),
     })
@@ -213,6 +236,7 @@ mod tests {
             "Address 192.0.2.0/24 User anna",
             "Host 192.0.2.*",
             "LocalAddress 198.51.100.1 LocalPort 22,2222",
+            "Version Tidegate_*,!OpenSSH_*",
         ] {
             assert!(condition(line).expect(line).applies(&who), "{line}");
         }
@@ -224,6 +248,9 @@ mod tests {
             "Address 192.0.2.0/24 User bob",
             "LocalPort 22",
             "invalid-user",
+            "Version OpenSSH_*",
+            // It is about names, and a name is no address.
+            "Host 192.0.2.0/24",
         ] {
             assert!(!condition(line).expect(line).applies(&who), "{line}");
         }
@@ -250,10 +277,12 @@ mod tests {
             "user",
             "user a,,b",
             "all user anna",
+            "all all",
+            "Command uptime",
+            "RDomain blue",
             "Adress 10.0.0.0/8",
             "Address 10.0.0.1/8",
             "LocalPort ssh",
-            "Version 2",
             "User= x",
         ] {
             assert!(condition(bad).is_err(), "{bad}");

@@ -2,11 +2,10 @@
 //! be fed back and means the same.
 
 use std::path::Path;
-use std::time::Duration;
 
 use super::algorithms::names_of;
 use super::ip_qos;
-use super::keywords::{Status, TABLE};
+use super::keywords::{self, Status, TABLE};
 use super::lexer::quote;
 use super::settings::{
     AddressFamily, DriverChoice, Effective, Global, LogFormat, RootLogin, ScpServer,
@@ -18,12 +17,35 @@ pub struct View<'a> {
     pub login: &'a Effective,
 }
 
-/// Every setting, a `keyword value` line each, keywords in lower case.
+/// The order of `sshd -T`. Keywords that it does not print follow by name.
+const ORDER: &str = "Port AddressFamily ListenAddress UsePAM PAMServiceName LoginGraceTime \
+    X11DisplayOffset MaxAuthTries MaxSessions ClientAliveInterval ClientAliveCountMax \
+    RequiredRSASize StreamLocalBindMask UnusedConnectionTimeout PermitRootLogin IgnoreRhosts \
+    IgnoreUserKnownHosts HostbasedAuthentication HostbasedUsesNameFromPacketOnly \
+    PubkeyAuthentication KerberosAuthentication KerberosOrLocalPasswd KerberosTicketCleanup \
+    GSSAPIAuthentication PasswordAuthentication KbdInteractiveAuthentication PrintMotd PrintLastLog \
+    X11Forwarding X11UseLocalhost PermitTTY PermitUserRC StrictModes TCPKeepAlive \
+    PermitEmptyPasswords Compression GatewayPorts UseDNS AllowTcpForwarding AllowAgentForwarding \
+    DisableForwarding AllowStreamLocalForwarding StreamLocalBindUnlink FingerprintHash \
+    ExposeAuthInfo RefuseConnection PidFile ModuliFile XAuthLocation Ciphers MACs Banner \
+    ForceCommand ChrootDirectory TrustedUserCAKeys RevokedKeys SecurityKeyProvider \
+    AuthorizedPrincipalsFile VersionAddendum AuthorizedKeysCommand AuthorizedKeysCommandUser \
+    AuthorizedPrincipalsCommand AuthorizedPrincipalsCommandUser HostKeyAgent KexAlgorithms \
+    CASignatureAlgorithms HostbasedAcceptedAlgorithms HostKeyAlgorithms PubkeyAcceptedAlgorithms \
+    RDomain SshdSessionPath SshdAuthPath PerSourcePenaltyExemptList LogLevel SyslogFacility \
+    AuthorizedKeysFile HostKey HostCertificate AllowUsers DenyUsers AllowGroups DenyGroups \
+    AcceptEnv SetEnv AuthenticationMethods LogVerbose ChannelTimeout Subsystem MaxStartups \
+    PerSourceMaxStartups PerSourceNetBlockSize PermitTunnel IPQoS RekeyLimit PermitOpen \
+    PermitListen PermitUserEnvironment PubkeyAuthOptions PerSourcePenalties";
+
+/// Every setting, a `keyword value` line each, keywords in lower case, in the order of `sshd -T`.
 ///
 /// Keywords whose only accepted value is what happens anyway are shown with that value.
 pub fn dump(view: &View<'_>) -> String {
+    let ordered = ORDER.split_whitespace().filter_map(keywords::find);
+    let others = TABLE.iter().filter(|k| !ORDER.split_whitespace().any(|name| name == k.name));
     let mut text = String::new();
-    for keyword in TABLE {
+    for keyword in ordered.chain(others) {
         let values = match &keyword.status {
             Status::Honoured { dump, .. } => dump(view),
             Status::NotYet { accepted: [what_happens, ..], .. } => vec![(*what_happens).to_owned()],
@@ -198,9 +220,8 @@ pub fn pubkey_authentication(view: &View<'_>) -> Vec<String> {
 }
 
 pub fn rekey_limit(view: &View<'_>) -> Vec<String> {
-    let limit = view.login.rekey;
-    let seconds = limit.time.map_or(0, |time: Duration| time.as_secs());
-    one(format!("{} {seconds}", limit.bytes.unwrap_or(0)))
+    let seconds = view.login.rekey_time.map_or(0, |time| time.as_secs());
+    one(format!("{} {seconds}", view.login.rekey_bytes.unwrap_or(0)))
 }
 
 pub fn required_rsa_size(view: &View<'_>) -> Vec<String> {
@@ -273,4 +294,18 @@ fn path_or_none(path: Option<&Path>) -> String {
 
 const fn yes_no(flag: bool) -> &'static str {
     if flag { "yes" } else { "no" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_order_names_every_keyword_of_the_table_once_at_most() {
+        let names = ORDER.split_whitespace().collect::<Vec<_>>();
+        for (at, name) in names.iter().enumerate() {
+            assert!(keywords::find(name).is_some_and(|k| k.name == *name), "{name}");
+            assert!(!names[..at].contains(name), "{name} stands twice");
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,7 +14,7 @@ use super::lexer::quote;
 use super::patterns::{BadHost, NameList, UserPattern};
 use super::settings::{
     AddressFamily, Banner, ChannelTimeout, DriverChoice, Facility, Listen, ListenHost, LogFormat,
-    LogLevel, MaxStartups, Rekey, RootLogin, ScpServer, Subsystem,
+    LogLevel, MaxStartups, RootLogin, ScpServer, Subsystem,
 };
 use super::values::{self, Values, is_none};
 use crate::limits::{
@@ -29,6 +30,8 @@ type Done = Result<(), Wrong>;
 const ADDENDUM_BYTES_MAX: usize = 180;
 /// The table of keywords says so in words.
 const _: () = assert!(RSA_BITS_MIN == 2048 && RSA_BITS_MAX == 8192 && AUTH_REQUESTS_MAX == 64);
+/// sshd's least RequiredRSASize; ours is what counts.
+const RSA_BITS_LEAST: u32 = 1024;
 /// sshd's least RekeyLimit; smaller ones would rekey on every packet.
 const REKEY_BYTES_LEAST: u64 = 16;
 /// Event loops a process may be asked to run.
@@ -75,7 +78,8 @@ pub fn authorized_keys_file(target: &mut Target, values: &Values<'_>) -> Done {
         }
         check_tokens(word)?;
     }
-    first(&mut target.login.authorized_keys_files, words.to_vec())
+    let files = words.iter().map(|word| from_home(word, values)).collect::<Result<_, _>>()?;
+    first(&mut target.login.authorized_keys_files, files)
 }
 
 pub fn banner(target: &mut Target, values: &Values<'_>) -> Done {
@@ -194,18 +198,24 @@ pub fn macs(target: &mut Target, values: &Values<'_>) -> Done {
 }
 
 pub fn max_auth_tries(target: &mut Target, values: &Values<'_>) -> Done {
-    first(&mut target.login.max_auth_tries, values.number(1..=AUTH_REQUESTS_MAX)?)
+    first(
+        &mut target.login.max_auth_tries,
+        clamped(values, 1..=AUTH_REQUESTS_MAX, &mut target.warnings)?,
+    )
 }
 
 pub fn max_sessions(target: &mut Target, values: &Values<'_>) -> Done {
-    first(&mut target.login.max_sessions, values.number(0..=CHANNELS_MAX as u32)?)
+    first(
+        &mut target.login.max_sessions,
+        clamped(values, 0..=CHANNELS_MAX as u32, &mut target.warnings)?,
+    )
 }
 
 pub fn max_startups(target: &mut Target, values: &Values<'_>) -> Done {
     let word = values.one()?;
-    let most = STARTUPS_MAX as u32;
+    let most = i32::MAX as u32;
     let parts = word.split(':').collect::<Vec<_>>();
-    let limits = match parts.as_slice() {
+    let mut limits = match parts.as_slice() {
         [full] => {
             let full = values::number(full, 1..=most)? as usize;
             MaxStartups { start: full, rate: 30, full }
@@ -219,6 +229,11 @@ pub fn max_startups(target: &mut Target, values: &Values<'_>) -> Done {
     };
     if limits.start > limits.full {
         return Err(Wrong::new(word, "start is larger than full"));
+    }
+    if limits.full > STARTUPS_MAX {
+        target.warnings.push(format!("{} counts as {STARTUPS_MAX}, our own bound", limits.full));
+        limits.full = STARTUPS_MAX;
+        limits.start = limits.start.min(STARTUPS_MAX);
     }
     first(&mut target.global.max_startups, limits)
 }
@@ -291,19 +306,23 @@ pub fn rekey_limit(target: &mut Target, values: &Values<'_>) -> Done {
     if size != 0 && size < REKEY_BYTES_LEAST {
         return Err(Wrong::new(bytes, "less than 16 bytes").help("1G is a usual value"));
     }
-    let time = match time {
-        Some(word) if !is_none(word) => values::duration(word)?,
-        _ => Duration::ZERO,
-    };
-    let limit = Rekey {
-        bytes: (size != 0).then_some(size),
-        time: (time != Duration::ZERO).then_some(time),
-    };
-    first(&mut target.login.rekey, limit)
+    first(&mut target.login.rekey_bytes, (size != 0).then_some(size))?;
+    // A line that says nothing about the time leaves it to a later one.
+    match time {
+        Some(word) if !is_none(word) => {
+            let time = values::duration(word)?;
+            first(&mut target.login.rekey_time, (time != Duration::ZERO).then_some(time))
+        }
+        _ => Ok(()),
+    }
 }
 
 pub fn required_rsa_size(target: &mut Target, values: &Values<'_>) -> Done {
-    first(&mut target.login.required_rsa_size, values.number(RSA_BITS_MIN..=RSA_BITS_MAX)?)
+    let bits = values.number(RSA_BITS_LEAST..=RSA_BITS_MAX)?;
+    if bits < RSA_BITS_MIN {
+        target.warnings.push(format!("keys of fewer than {RSA_BITS_MIN} bits are never taken"));
+    }
+    first(&mut target.login.required_rsa_size, bits.max(RSA_BITS_MIN))
 }
 
 pub fn set_env(target: &mut Target, values: &Values<'_>) -> Done {
@@ -417,15 +436,30 @@ pub fn check_internal_sftp(command: &str, warnings: &mut Vec<String>) -> Done {
     Ok(())
 }
 
+/// A number that sshd takes and that counts as our own bound when it is beyond.
+fn clamped(
+    values: &Values<'_>,
+    range: RangeInclusive<u32>,
+    warnings: &mut Vec<String>,
+) -> Result<u32, Wrong> {
+    let number = values.number(0..=i32::MAX as u32)?;
+    let counts = number.clamp(*range.start(), *range.end());
+    if counts != number {
+        warnings.push(format!("{number} counts as {counts}, our own bound"));
+    }
+    Ok(counts)
+}
+
 /// The first value wins; a later one was checked and is dropped.
-fn first<T>(place: &mut Option<T>, value: T) -> Done {
+pub fn first<T>(place: &mut Option<T>, value: T) -> Done {
     if place.is_none() {
         *place = Some(value);
     }
     Ok(())
 }
 
-fn choice<T: Copy>(word: &str, choices: &[(&str, T)]) -> Result<T, Wrong> {
+/// The one of several values that is meant.
+pub fn choice<T: Copy>(word: &str, choices: &[(&str, T)]) -> Result<T, Wrong> {
     let chosen = choices.iter().find(|(name, _)| name.eq_ignore_ascii_case(word));
     chosen.map(|(_, value)| *value).ok_or_else(|| {
         let names = choices.iter().map(|(name, _)| *name);
@@ -478,6 +512,17 @@ fn host_name(word: &str, host: &str) -> Result<String, Wrong> {
         return Err(wrong.help("for every local address leave ListenAddress out"));
     }
     Ok(host.to_owned())
+}
+
+/// As in sshd, `~/` is the home of whoever runs the server, and never that of a user who logs in.
+fn from_home(template: &str, values: &Values<'_>) -> Result<String, Wrong> {
+    let Some(below) = template.strip_prefix('~') else { return Ok(template.to_owned()) };
+    let home = values.surroundings.home.as_ref().and_then(|home| home.to_str());
+    match (below.strip_prefix('/'), home) {
+        (Some(below), Some(home)) => Ok(format!("{}/{below}", home.replace('%', "%%"))),
+        _ => Err(Wrong::new(template, "this home directory is not known")
+            .help("write %h for the home directory of whoever logs in")),
+    }
 }
 
 fn check_tokens(template: &str) -> Done {

@@ -4,6 +4,7 @@ use super::diagnostic::{Wrong, did_you_mean};
 use super::dump::{self, View};
 use super::honour;
 use super::settings::{EffectiveDraft, GlobalDraft};
+use super::sources;
 use super::values::Values;
 
 /// Where a parser puts what it read.
@@ -111,6 +112,48 @@ pub fn markdown() -> String {
     text
 }
 
+/// The three lists of the documentation: what is honoured, what is accepted and changes nothing,
+/// and what is refused; a heading with the count before each.
+pub fn lists() -> String {
+    let mut lists = [
+        ("Honoured", Vec::new()),
+        ("Accepted with a warning", Vec::new()),
+        ("Refused", Vec::new()),
+    ];
+    for keyword in TABLE {
+        let (list, line) = match &keyword.status {
+            Status::Honoured { .. } | Status::Structure { .. } => (0, String::new()),
+            Status::AcceptedWithWarning { silent: [], reason } => (1, format!(": {reason}")),
+            Status::AcceptedWithWarning { silent, reason } => {
+                (1, format!(" (not for {}): {reason}", quoted_list(silent)))
+            }
+            Status::NotYet { accepted: [], reason, .. } => (2, format!(": {reason}")),
+            Status::NotYet { accepted, offers: [], reason } => {
+                (2, format!(" (but for {}): {reason}", quoted_list(accepted)))
+            }
+            Status::NotYet { accepted, reason, .. } => {
+                (1, format!(" (not for {}): not in effect, {reason}", quoted_list(accepted)))
+            }
+        };
+        lists[list].1.push((keyword.name, line));
+    }
+    let mut text = String::new();
+    for (heading, keywords) in lists {
+        text.push_str(&format!("### {heading}: {}\n\n", keywords.len()));
+        let brief = keywords.iter().all(|(_, line)| line.is_empty());
+        if brief {
+            let names = keywords.iter().map(|(name, _)| *name).collect::<Vec<_>>();
+            text.push_str(&format!("{}.\n\n", names.join(", ")));
+            continue;
+        }
+        for (name, line) in keywords {
+            text.push_str(&format!("- {name}{line}\n"));
+        }
+        text.push('\n');
+    }
+    text
+}
+
 /// `a`, `b` or `c`.
 pub fn quoted_list(values: &[&str]) -> String {
     match values {
@@ -176,7 +219,6 @@ const fn offer(
 const FORWARDING: &str = "forwarding is not built yet";
 const CERTIFICATES: &str = "certificates are not built yet";
 const PASSWORDS: &str = "public keys are the only way to log in so far";
-const PENALTIES: &str = "limits per source address are not built yet";
 const HOSTBASED: &str = "it concerns host-based authentication, which is not offered";
 const KERBEROS: &str = "it concerns Kerberos, which is not offered";
 const GSSAPI: &str = "it concerns GSSAPI, which is not offered";
@@ -239,15 +281,15 @@ pub const TABLE: &[Keyword] = &[
     honoured("DenyUsers", Match, USERS, honour::deny_users, dump::deny_users),
     warned("DisableForwarding", Match, &["yes"], "nothing is forwarded yet, whatever it says"),
     offer("ExposeAuthInfo", Match, &["no"], &["yes"], "telling sessions how they logged in is not built yet"),
-    not_yet("FingerprintHash", Global, &["sha256"], "fingerprints are always SHA-256"),
+    not_yet("FingerprintHash", Global, &["SHA256"], "fingerprints are always SHA-256"),
     honoured("ForceCommand", Match, "a command line, internal-sftp, or none",
         honour::force_command, dump::force_command),
     offer("GatewayPorts", Match, &["no"], &["yes", "clientspecified"], FORWARDING),
-    offer("GSSAPIAuthentication", Match, &["no"], &["yes"], PASSWORDS),
+    warned("GSSAPIAuthentication", Match, &["no"], GSSAPI),
     warned("GSSAPICleanupCredentials", Global, &[], GSSAPI),
     warned("GSSAPIDelegateCredentials", Global, &[], GSSAPI),
     warned("GSSAPIKexAlgorithms", Global, &[], GSSAPI),
-    offer("GSSAPIKeyExchange", Global, &["no"], &["yes"], "GSSAPI key exchange is not offered"),
+    warned("GSSAPIKeyExchange", Global, &["no"], GSSAPI),
     warned("GSSAPIStoreCredentialsOnRekey", Global, &[], GSSAPI),
     warned("GSSAPIStrictAcceptorCheck", Global, &[], GSSAPI),
     warned("HostbasedAcceptedAlgorithms", Match, &[], HOSTBASED),
@@ -268,7 +310,7 @@ pub const TABLE: &[Keyword] = &[
          af21, cs1, ef or le, a number up to 255, or none for the system's own",
         honour::ip_qos, dump::ip_qos),
     offer("KbdInteractiveAuthentication", Match, &["no"], &["yes"], PASSWORDS),
-    offer("KerberosAuthentication", Match, &["no"], &["yes"], PASSWORDS),
+    warned("KerberosAuthentication", Match, &["no"], KERBEROS),
     warned("KerberosGetAFSToken", Global, &[], KERBEROS),
     warned("KerberosOrLocalPasswd", Global, &[], KERBEROS),
     warned("KerberosTgtPassing", Global, &[], OBSOLETE),
@@ -284,10 +326,10 @@ pub const TABLE: &[Keyword] = &[
     warned("LogVerbose", Match, &["none"], "it names functions of OpenSSH's source"),
     honoured("MACs", Global, LISTS, honour::macs, dump::macs),
     Keyword { name: "Match", scope: Match, status: Status::Structure {
-        legal: "all, or one or more of User, Group, Host, Address, LocalAddress, LocalPort with a \
-                pattern list each, and invalid-user" } },
-    honoured("MaxAuthTries", Greeting, "a number from 1 to 64", honour::max_auth_tries, dump::max_auth_tries),
-    honoured("MaxSessions", Match, "a number from 0 to 1024", honour::max_sessions, dump::max_sessions),
+        legal: "all, or one or more of User, Group, Host, Address, LocalAddress, LocalPort and Version \
+                with a pattern list each, and invalid-user" } },
+    honoured("MaxAuthTries", Greeting, "a number; counts as 1 to 64", honour::max_auth_tries, dump::max_auth_tries),
+    honoured("MaxSessions", Match, "a number; counts as 1024 at most", honour::max_sessions, dump::max_sessions),
     honoured("MaxStartups", Global, "a number, or start:rate:full", honour::max_startups, dump::max_startups),
     warned("ModuliFile", Global, &[], "it concerns group exchange, which is not built yet"),
     warned("PAMAuthenticationViaKbdInt", Global, &[], OBSOLETE),
@@ -305,10 +347,18 @@ pub const TABLE: &[Keyword] = &[
          characters and `!` denies",
         honour::permit_user_environment, dump::permit_user_environment),
     honoured("PermitUserRC", Match, YES_NO, honour::permit_user_rc, dump::permit_user_rc),
-    not_yet("PerSourceMaxStartups", Global, &["none"], PENALTIES),
-    warned("PerSourceNetBlockSize", Global, &["32:128"], "it concerns PerSourceMaxStartups, which is not built yet"),
-    not_yet("PerSourcePenalties", Global, &["no"], PENALTIES),
-    warned("PerSourcePenaltyExemptList", Global, &["none"], "it concerns PerSourcePenalties, which is not built yet"),
+    honoured("PerSourceMaxStartups", Global, "a number of connections, or none",
+        sources::per_source_max_startups, sources::dump_max_startups),
+    honoured("PerSourceNetBlockSize", Global, "bits of an IPv4 address from 0 to 32, or ipv4:ipv6 with 0 to 128",
+        sources::per_source_net_block_size, sources::dump_net_block_size),
+    honoured("PerSourcePenalties", Global,
+        "yes, no, or one or more of crash:, authfail:, invaliduser:, noauth:, grace-exceeded:, \
+         refuseconnection:, max: and min: with a time, max-sources4: and max-sources6: with a number, \
+         overflow: and overflow6: with permissive or deny-all",
+        sources::per_source_penalties, sources::dump_penalties),
+    honoured("PerSourcePenaltyExemptList", Global,
+        "addresses with commas between, which may have a mask length; or none",
+        sources::per_source_penalty_exempt_list, sources::dump_penalty_exempt_list),
     honoured("PidFile", Global, "a path, or none", honour::pid_file, dump::pid_file),
     honoured("Port", Global, "a port from 0 to 65535; 0 takes a free one", honour::port, dump::port),
     offer("PrintLastLog", Global, &["no"], &["yes"], "telling the last login is not built yet"),
@@ -322,9 +372,9 @@ pub const TABLE: &[Keyword] = &[
     not_yet("RefuseConnection", Match, &["no"], 
         "refusing connections by policy is not built yet; without this line they are accepted"),
     honoured("RekeyLimit", Match,
-        "bytes, like 1G, or default; then, if wanted, a time, like 1h, or none",
+        "bytes, like 1.5G, or default; then, if wanted, a time, like 1h, or none",
         honour::rekey_limit, dump::rekey_limit),
-    honoured("RequiredRSASize", Match, "bits, from 2048 to 8192", honour::required_rsa_size, dump::required_rsa_size),
+    honoured("RequiredRSASize", Match, "bits, from 2048 to 8192; from 1024 on counts as 2048", honour::required_rsa_size, dump::required_rsa_size),
     warned("ReverseMappingCheck", Global, &[], OBSOLETE),
     not_yet("RevokedKeys", Match, &["none"], 
         "lists of revoked keys are not built yet; without this line those keys are accepted"),

@@ -16,6 +16,7 @@ mod patterns;
 mod reader;
 mod settings;
 mod source;
+mod sources;
 mod values;
 
 use std::path::{Path, PathBuf};
@@ -28,8 +29,8 @@ pub use lexer::quote;
 pub use patterns::{HostList, NameList, UserPattern, Verdict};
 pub use settings::{
     AddressFamily, Banner, ChannelTimeout, Defaults, DriverChoice, Effective, Facility, Global,
-    Listen, ListenError, ListenHost, LogFormat, LogLevel, MaxStartups, Rekey, RootLogin, ScpServer,
-    Subsystem,
+    Listen, ListenError, ListenHost, LogFormat, LogLevel, MaxStartups, Overflow, Penalties,
+    RootLogin, ScpServer, SourceBlocks, Subsystem,
 };
 pub use source::{Disk, NoFiles, Source};
 
@@ -132,6 +133,10 @@ impl Config {
         if !ports.is_empty() {
             reading.global.ports = ports.to_vec();
         }
+        if defaults == Defaults::NoFile {
+            // Whoever tries it out on one machine is every source there is.
+            reading.global.penalties.enabled.get_or_insert(false);
+        }
         let mut global = reading.global.over(&Global::default());
         complete(&mut global, defaults, reading.surroundings);
         if reading.global.pid_file.is_none() {
@@ -183,9 +188,15 @@ fn complete(global: &mut Global, defaults: Defaults, surroundings: &Surroundings
         };
         let addresses =
             if without_file { vec![loopback] } else { global.address_family.wildcards() };
-        let listen = |address| Listen { host: ListenHost::Address(address), port: None };
-        global.listen = addresses.into_iter().map(listen).collect();
+        let listen = |address, port| Listen { host: ListenHost::Address(address), port };
+        // In sshd's order: every address of the first port, then those of the next.
+        let of_port = |port| addresses.iter().map(move |address| listen(*address, port));
+        global.listen = global.ports.iter().flat_map(|port| of_port(Some(*port))).collect();
     }
+    if !global.penalties.enabled {
+        global.penalties = Penalties { enabled: false, ..Penalties::default() };
+    }
+    global.penalties.overflow6.get_or_insert(global.penalties.overflow);
     if global.host_keys.is_empty() {
         global.host_keys.clone_from(&surroundings.host_keys);
     }

@@ -244,7 +244,11 @@ impl<'s> Reading<'s> {
     fn may_stand_here(&mut self, keyword: &Keyword, place: &Place) -> bool {
         let (problem, help) = match (self.block, keyword.scope) {
             (None, _) | (_, Scope::Match) => return true,
-            (Some(block), Scope::Greeting) if self.is_about_addresses(block) => return true,
+            // `Match all` is how a file says that a block is over.
+            (Some(block), _) if self.chain(block, Condition::is_all) => return true,
+            (Some(block), Scope::Greeting) if self.chain(block, Condition::is_about_addresses) => {
+                return true;
+            }
             (_, Scope::Greeting) => (
                 "it is needed before the user is known, so this block cannot decide it",
                 "put it into a block of Address, Host, LocalAddress or LocalPort alone",
@@ -260,11 +264,11 @@ impl<'s> Reading<'s> {
         false
     }
 
-    /// The block and those whose includes brought it in.
-    fn is_about_addresses(&self, block: usize) -> bool {
+    /// Whether it holds for the block and for those whose includes brought it in.
+    fn chain(&self, block: usize, holds: impl Fn(&Condition) -> bool) -> bool {
         let mut next = Some(block);
         while let Some(block) = next.and_then(|block| self.blocks.get(block)) {
-            if !block.condition.is_about_addresses() {
+            if !holds(&block.condition) {
                 return false;
             }
             next = block.within;
@@ -301,7 +305,7 @@ impl<'s> Reading<'s> {
             let wrong = wrong.help("look for files that include each other");
             return self.error(place, keyword.name, wrong, None);
         }
-        let (outer, block, blocks) = (self.outer, self.block, self.blocks.len());
+        let outer = self.outer;
         for pattern in patterns {
             let path = match values::path(pattern, self.surroundings) {
                 Ok(_) if !pattern.starts_with("~/") => self.directory.join(pattern),
@@ -312,9 +316,7 @@ impl<'s> Reading<'s> {
                 }
             };
             for file in source::glob(&path, self.source) {
-                // A Match block of the included file ends with the file and needs ours to apply.
-                (self.outer, self.block) = (block, block);
-                let Err(why) = self.file_at(&file, depth + 1) else { continue };
+                let Err(why) = self.included(&file, depth + 1) else { continue };
                 let subject = format!("Include {}", escape(file.as_os_str().as_encoded_bytes()));
                 let problem = format!("cannot be read: {why}");
                 // As in sshd, a file that is not there is no error; it may be a slip, though.
@@ -325,10 +327,20 @@ impl<'s> Reading<'s> {
                 }
             }
         }
-        (self.outer, self.block) = (outer, block);
+        self.outer = outer;
+    }
+
+    /// A Match block of the included file ends with the file and needs ours to apply. What follows
+    /// it comes after it, so our block goes on as a new one.
+    fn included(&mut self, file: &Path, depth: usize) -> io::Result<()> {
+        let (block, blocks) = (self.block, self.blocks.len());
+        self.outer = block;
+        let outcome = self.file_at(file, depth);
+        self.block = block;
         if let (Some(interrupted), true) = (block, self.blocks.len() > blocks) {
             self.open_block(Condition::ALL, Some(interrupted));
         }
+        outcome
     }
 
     fn open_block(&mut self, condition: Condition, within: Option<usize>) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ip_qos::IpQos;
-use super::patterns::UserPattern;
+use super::patterns::{HostList, UserPattern};
 use crate::base::wildcard_match;
 use crate::connection::LoginLimits;
 use crate::crypto::{CipherKind, KexKind, KeyKind, MacKind, SignatureAlgorithm};
@@ -19,13 +19,14 @@ use crate::transport::RekeyLimits;
 /// Declares a struct of settings and its draft, in which every field may still be unset.
 ///
 /// `first` fields keep the first value they are given, `all` fields collect, `named` fields collect
-/// and keep the first of each name.
+/// and keep the first of each name, `nested` ones are settings and drafts of their own.
 macro_rules! settings {
     (
         $(#[$doc:meta])* $settings:ident, $draft:ident {
             first { $( $(#[$first_doc:meta])* $first:ident: $first_type:ty, )* }
             all { $( $(#[$all_doc:meta])* $all:ident: $all_type:ty, )* }
             named { $( $(#[$named_doc:meta])* $named:ident: $named_type:ty, )* }
+            $( nested { $( $nested:ident: $nested_type:ty, $nested_draft:ty; )* } )?
         }
     ) => {
         $(#[$doc])*
@@ -34,6 +35,7 @@ macro_rules! settings {
             $( $(#[$first_doc])* pub $first: $first_type, )*
             $( $(#[$all_doc])* pub $all: Vec<$all_type>, )*
             $( $(#[$named_doc])* pub $named: Vec<$named_type>, )*
+            $( $( pub $nested: $nested_type, )* )?
         }
 
         #[doc = concat!("[`", stringify!($settings), "`] while they are being read.")]
@@ -42,6 +44,7 @@ macro_rules! settings {
             $( pub $first: Option<$first_type>, )*
             $( pub $all: Vec<$all_type>, )*
             $( pub $named: Vec<$named_type>, )*
+            $( $( pub $nested: $nested_draft, )* )?
         }
 
         impl $draft {
@@ -50,6 +53,7 @@ macro_rules! settings {
                 $( if self.$first.is_none() { self.$first.clone_from(&later.$first); } )*
                 $( self.$all.extend_from_slice(&later.$all); )*
                 $( self.$named = by_name(&self.$named, &later.$named); )*
+                $( $( self.$nested.absorb(&later.$nested); )* )?
             }
 
             /// What this draft sets, and `base` where it sets nothing.
@@ -58,6 +62,7 @@ macro_rules! settings {
                     $( $first: self.$first.clone().unwrap_or_else(|| base.$first.clone()), )*
                     $( $all: if self.$all.is_empty() { &base.$all } else { &self.$all }.clone(), )*
                     $( $named: by_name(&self.$named, &base.$named), )*
+                    $( $( $nested: self.$nested.over(&base.$nested), )* )?
                 }
             }
         }
@@ -90,6 +95,12 @@ settings! {
             /// Time from the first byte to the end of the login; `None`: for ever.
             login_grace: Option<Duration>,
             max_startups: MaxStartups,
+            /// Unauthenticated connections of one source; `None`: any number.
+            per_source_startups: Option<u32>,
+            /// How much of an address is one source.
+            source_blocks: SourceBlocks,
+            /// Sources that are never penalised.
+            penalty_exempt: Option<HostList>,
             tcp_keep_alive: bool,
             /// Show /etc/motd when a shell with a terminal starts.
             print_motd: bool,
@@ -111,6 +122,42 @@ settings! {
             listen: Listen,
             host_keys: PathBuf,
         }
+        named {}
+        nested {
+            penalties: Penalties, PenaltiesDraft;
+        }
+    }
+}
+
+settings! {
+    /// What sources that misbehave are kept out for. A penalty adds to one that still runs.
+    Penalties, PenaltiesDraft {
+        first {
+            enabled: bool,
+            /// For a connection that made the process fail.
+            crash: Duration,
+            /// For a connection that ended after failed attempts only.
+            auth_failure: Duration,
+            /// For one that ended after attempts for a user who does not exist.
+            invalid_user: Duration,
+            /// For a connection that ended without an attempt.
+            no_auth: Duration,
+            /// For one that did not log in in time.
+            grace: Duration,
+            /// For one that RefuseConnection ended.
+            refused: Duration,
+            /// No source is kept out for longer.
+            max: Duration,
+            /// A sum below this keeps nobody out yet.
+            min: Duration,
+            /// IPv4 sources remembered at one time.
+            sources4: u32,
+            sources6: u32,
+            overflow: Overflow,
+            /// `None`: as for IPv4.
+            overflow6: Option<Overflow>,
+        }
+        all {}
         named {}
     }
 }
@@ -141,7 +188,10 @@ settings! {
             /// Run the account's `~/.ssh/rc` before its shell.
             permit_user_rc: bool,
             permit_root_login: RootLogin,
-            rekey: Rekey,
+            /// Bytes after which new keys are agreed on; `None` leaves it to the cipher.
+            rekey_bytes: Option<u64>,
+            /// Time after which new keys are agreed on; `None`: no time does it.
+            rekey_time: Option<Duration>,
             /// Ask a silent client whether it is there after this time; zero: never.
             client_alive_interval: Duration,
             /// Questions without an answer before the connection ends; 0: never ends it.
@@ -187,6 +237,10 @@ impl Default for Global {
             strict_modes: true,
             login_grace: Some(LOGIN_GRACE_DEFAULT),
             max_startups: MaxStartups { start: 10, rate: 30, full: 100 },
+            per_source_startups: None,
+            source_blocks: SourceBlocks { ipv4: 32, ipv6: 128 },
+            penalty_exempt: None,
+            penalties: Penalties::default(),
             tcp_keep_alive: true,
             print_motd: true,
             user_environment: None,
@@ -200,6 +254,26 @@ impl Default for Global {
             ports: Vec::new(),
             listen: Vec::new(),
             host_keys: Vec::new(),
+        }
+    }
+}
+
+impl Default for Penalties {
+    fn default() -> Penalties {
+        Penalties {
+            enabled: true,
+            crash: Duration::from_secs(90),
+            auth_failure: Duration::from_secs(5),
+            invalid_user: Duration::from_secs(5),
+            no_auth: Duration::from_secs(1),
+            grace: Duration::from_secs(10),
+            refused: Duration::from_secs(10),
+            max: Duration::from_secs(600),
+            min: Duration::from_secs(15),
+            sources4: 65_536,
+            sources6: 65_536,
+            overflow: Overflow::Permissive,
+            overflow6: None,
         }
     }
 }
@@ -223,7 +297,8 @@ impl Default for Effective {
             scp: ScpServer::Internal,
             permit_user_rc: true,
             permit_root_login: RootLogin::ProhibitPassword,
-            rekey: Rekey { bytes: None, time: None },
+            rekey_bytes: None,
+            rekey_time: None,
             client_alive_interval: Duration::ZERO,
             client_alive_count_max: 3,
             channel_timeouts: Vec::new(),
@@ -251,8 +326,8 @@ impl Effective {
             sessions_max: self.max_sessions,
             client_alive: Some((self.client_alive_interval, count)),
             rekey: RekeyLimits {
-                bytes: self.rekey.bytes,
-                time: self.rekey.time,
+                bytes: self.rekey_bytes,
+                time: self.rekey_time,
                 packets: REKEY_PACKETS_MAX,
             },
         }
@@ -380,6 +455,22 @@ pub struct MaxStartups {
     pub full: usize,
 }
 
+/// The bits of an address that tell sources apart (PerSourceNetBlockSize).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourceBlocks {
+    pub ipv4: u8,
+    pub ipv6: u8,
+}
+
+/// What happens when more sources misbehave than are remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overflow {
+    /// Nobody is let in until some penalties have run out.
+    DenyAll,
+    /// The penalties that end soonest are forgotten.
+    Permissive,
+}
+
 /// sshd's levels. `Debug` is DEBUG and DEBUG1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogLevel {
@@ -475,13 +566,6 @@ pub enum RootLogin {
     ProhibitPassword,
     /// By a key whose line names a command.
     ForcedCommandsOnly,
-}
-
-/// When new keys are agreed on; `None` leaves it to the transport's defaults.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rekey {
-    pub bytes: Option<u64>,
-    pub time: Option<Duration>,
 }
 
 /// One item of ChannelTimeout: a pattern of channel types (`session:shell`, `session:*`,

@@ -118,19 +118,58 @@ pub fn duration(word: &str) -> Result<Duration, Wrong> {
     }
 }
 
-/// Bytes: `1048576`, `1024K`, `1M`, `1G`.
-pub fn size(word: &str) -> Result<u64, Wrong> {
-    let bad = || Wrong::new(word, "not a size").help("write bytes, or K, M, G: 500M, 1G");
-    let (digits, unit) = match word.as_bytes().last().map(u8::to_ascii_lowercase) {
-        Some(b'k') => (&word[..word.len() - 1], 1 << 10),
-        Some(b'm') => (&word[..word.len() - 1], 1 << 20),
-        Some(b'g') => (&word[..word.len() - 1], 1 << 30),
-        _ => (word, 1),
-    };
-    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return Err(bad());
+/// The same with decimals in each part: `0.5`, `1.5m`.
+pub fn fractional_duration(word: &str) -> Result<Duration, Wrong> {
+    let bad =
+        || Wrong::new(word, "not a time").help("write seconds, or units: 90, 0.5, 10m, 1h30m");
+    let mut total = Duration::ZERO;
+    let mut rest = word;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let (number, tail) = rest.split_at(end);
+        let unit = tail.chars().next();
+        let rest_behind = tail.get(unit.map_or(0, char::len_utf8)..).unwrap_or_default();
+        let seconds = match unit.map(|unit| unit.to_ascii_lowercase()) {
+            None | Some('s') => 1,
+            Some('m') => 60,
+            Some('h') => 60 * 60,
+            Some('d') => 24 * 60 * 60,
+            Some('w') => 7 * 24 * 60 * 60,
+            Some(_) => return Err(bad()),
+        };
+        let micros = scaled(number, seconds * 1_000_000).ok_or_else(bad)?;
+        total = total.checked_add(Duration::from_micros(micros)).ok_or_else(bad)?;
+        rest = rest_behind;
     }
-    digits.parse::<u64>().ok().and_then(|count| count.checked_mul(unit)).ok_or_else(bad)
+    if word.is_empty() || total.as_secs() > i32::MAX as u64 { Err(bad()) } else { Ok(total) }
+}
+
+/// Bytes: `1048576`, `1024K`, `1.5G`; also T, P and E.
+pub fn size(word: &str) -> Result<u64, Wrong> {
+    let bad = || Wrong::new(word, "not a size").help("write bytes, or K, M, G: 500M, 1.5G");
+    let unit = word.as_bytes().last().map(u8::to_ascii_lowercase);
+    let powers = [b'b', b'k', b'm', b'g', b't', b'p', b'e'];
+    let power = powers.iter().position(|known| Some(*known) == unit);
+    let digits = if power.is_some() { &word[..word.len() - 1] } else { word };
+    let bytes = scaled(digits, 1 << (10 * power.unwrap_or(0))).ok_or_else(bad)?;
+    if bytes > i64::MAX as u64 { Err(bad()) } else { Ok(bytes) }
+}
+
+/// A decimal number times `scale`, rounded down.
+fn scaled(number: &str, scale: u64) -> Option<u64> {
+    let (whole, decimals) = number.split_once('.').unwrap_or((number, ""));
+    let is_number = |digits: &str| digits.bytes().all(|b| b.is_ascii_digit());
+    if whole.is_empty() || !is_number(whole) || !is_number(decimals) || decimals.len() > 18 {
+        return None;
+    }
+    let whole = whole.parse::<u64>().ok()?.checked_mul(scale)?;
+    if decimals.is_empty() {
+        // `5.` is a slip.
+        return (!number.ends_with('.')).then_some(whole);
+    }
+    let parts = u128::from(decimals.parse::<u64>().ok()?) * u128::from(scale);
+    let parts = parts / 10_u128.pow(decimals.len() as u32);
+    whole.checked_add(u64::try_from(parts).ok()?)
 }
 
 pub fn path(word: &str, surroundings: &Surroundings) -> Result<PathBuf, Wrong> {
@@ -194,12 +233,26 @@ mod tests {
     }
 
     #[test]
+    fn fractional_times() {
+        for (word, millis) in [("1", 1000), ("0.5", 500), ("1.5m", 90_000), ("1h0.25s", 3_600_250)]
+        {
+            assert_eq!(fractional_duration(word), Ok(Duration::from_millis(millis)), "{word}");
+        }
+        for bad in ["", ".", "1.", ".5", "1..5", "1x", "-1", "1.5.5", "9999999999", "\u{e4}"] {
+            assert!(fractional_duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn sizes() {
         let cases = [("0", 0), ("16", 16), ("1K", 1024), ("500m", 500 << 20), ("4G", 4_u64 << 30)];
         for (word, bytes) in cases {
             assert_eq!(size(word), Ok(bytes), "{word}");
         }
-        for bad in ["", "K", "1T", "1.5G", "-1", "99999999999G", "1 G"] {
+        for (word, bytes) in [("1.5G", 3 << 29), ("0.5k", 512), ("1t", 1 << 40), ("16b", 16)] {
+            assert_eq!(size(word), Ok(bytes), "{word}");
+        }
+        for bad in ["", "K", "1Z", "1.5.5G", "-1", "99999999999G", "1 G", ".5G", "1.G", "\u{e4}"] {
             assert!(size(bad).is_err(), "{bad}");
         }
     }
