@@ -79,8 +79,18 @@ pub const PADDING_MIN: u32 = 4;
 pub const NAME_LIST_BYTES_MAX: u32 = 16 * 1024;
 /// One algorithm name (RFC 4250 §4.6.1).
 pub const NAME_BYTES_MAX: u32 = 64;
-/// The largest key-exchange public value: sntrup761 (1,158) and ML-KEM-768 (1,184) with X25519.
+/// The largest key-exchange public value: sntrup761 (1,158) and ML-KEM-768 (1,184) with X25519, a
+/// number modulo 8,192 bits (1,025).
 pub const KEX_PUBLIC_BYTES_MAX: u32 = 2048;
+/// Bits of a Diffie-Hellman modulus (RFC 8270 asks for 2048 at least; OpenSSH's figures).
+pub const DH_BITS_MIN: u32 = 2048;
+pub const DH_BITS_MAX: u32 = 8192;
+/// Bits of the group that our client asks for: as strong as the curves it would take instead.
+pub const DH_BITS_WANTED: u32 = 3072;
+/// Bits of a Diffie-Hellman secret: twice the strength of the strongest cipher.
+pub const DH_SECRET_BITS: u32 = 512;
+/// A moduli file (moduli(5)); OpenSSH's own has half a megabyte.
+pub const MODULI_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// Our own KEXINIT, with every name there is.
 pub const KEXINIT_BYTES_MAX: usize = 4096;
 pub const HOST_KEY_BYTES_MAX: u32 = 8 * 1024;

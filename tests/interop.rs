@@ -170,6 +170,49 @@ fn every_algorithm_that_both_have() {
     println!("{} combinations logged in", jobs.len());
 }
 
+const OLD_KEX: [&str; 4] = [
+    "diffie-hellman-group14-sha256",
+    "diffie-hellman-group16-sha512",
+    "diffie-hellman-group18-sha512",
+    "diffie-hellman-group-exchange-sha256",
+];
+
+/// What leaves a client no newer choice.
+const OLD_CHOICES: [&str; 6] = [
+    "KexAlgorithms=diffie-hellman-group14-sha256",
+    "KexAlgorithms=diffie-hellman-group16-sha512",
+    "KexAlgorithms=diffie-hellman-group18-sha512",
+    "KexAlgorithms=diffie-hellman-group-exchange-sha256",
+    "MACs=hmac-sha1",
+    "MACs=hmac-sha1-etm@openssh.com",
+];
+
+/// Finite-field Diffie-Hellman and HMAC-SHA-1 are there for who configures them, rekeying included,
+/// and for nobody else.
+#[test]
+fn old_algorithms_by_configuration_alone() {
+    let kex = format!("KexAlgorithms +{}", OLD_KEX.join(","));
+    let macs = "MACs +hmac-sha1,hmac-sha1-etm@openssh.com";
+    let gateway = Gateway::start(&[&kex, macs]);
+    let fixed = Gateway::start(&[&kex, "ModuliFile /nonexistent/moduli"]);
+    let plain = Gateway::start(&[]);
+    for choice in OLD_CHOICES {
+        for host_key in ["HostKeyAlgorithms=ssh-ed25519", "HostKeyAlgorithms=rsa-sha2-512"] {
+            let options = [choice, host_key, "Ciphers=aes128-ctr", "RekeyLimit=64K"];
+            let output = run_ok(&mut gateway.ssh(&options, &["head -c 300000 /dev/zero | wc -c"]));
+            assert_eq!(text(&output.stdout).trim(), "300000", "{choice}");
+        }
+        let output = plain.ssh(&[choice, "Ciphers=aes128-ctr"], &["true"]).output().expect("ssh");
+        assert_eq!(output.status.code(), Some(255), "{choice}");
+    }
+    for refusal in ["no common key exchange method", "no common MAC"] {
+        assert!(plain.log().contains(refusal), "{}", plain.log());
+    }
+    let exchange = "KexAlgorithms=diffie-hellman-group-exchange-sha256";
+    run_ok(&mut fixed.ssh(&[exchange], &["true"]));
+    assert!(fixed.log().contains("group exchange uses the fixed groups"), "{}", fixed.log());
+}
+
 #[test]
 fn every_user_key_type_logs_in_and_strangers_do_not() {
     let gateway = Gateway::start(&[]);

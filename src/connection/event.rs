@@ -2,7 +2,8 @@
 
 use crate::base::Span;
 use crate::connection::ChannelId;
-use crate::crypto::{PublicKey, SignatureAlgorithm};
+use crate::crypto::kex::Group;
+use crate::crypto::{KexError, PublicKey, SharedSecret, SignatureAlgorithm};
 use crate::limits::{PTY_MODES_BYTES_MAX, PTY_SIDE_MAX};
 use crate::wire::channel::{GlobalBody, OpenKind};
 use crate::wire::request::RequestBody;
@@ -79,6 +80,9 @@ pub struct AuthFailed {
 /// Work that is not done here: slow, privileged, or somebody else's to decide.
 #[derive(Debug)]
 pub enum Query {
+    /// Server: answer the client's public value in this group
+    /// ([`respond_in`](crate::crypto::kex::respond_in)), which takes milliseconds.
+    Agree { group: Box<Group>, client_public: Box<[u8]> },
     /// Server: sign the exchange hash with this host key of the configuration.
     Sign { host_key: usize, algorithm: SignatureAlgorithm, message: Box<[u8]> },
     /// Client: the server has proved that it holds this key; is it the right one?
@@ -93,6 +97,8 @@ pub enum Query {
 /// What comes of a [`Query`].
 #[derive(Debug)]
 pub enum Answer {
+    /// To `Agree`: our public value and the shared secret.
+    Agreement(Result<(Box<[u8]>, SharedSecret), KexError>),
     /// To `Sign` and `SignLogin`: the signature blob, or `None` when the key could not sign.
     Signature(Option<Box<[u8]>>),
     /// To `TrustHostKey`.

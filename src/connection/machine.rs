@@ -119,6 +119,13 @@ impl<R: Side> Connection<R> {
     pub fn answer(&mut self, answer: Answer, env: &mut Env<'_>) -> Result<(), Error> {
         self.check()?;
         let outcome = match (self.transport.query(), answer) {
+            (Some(TransportQuery::Agree { .. }), Answer::Agreement(agreement)) => {
+                let answered = self.transport.answer(transport::Answer::Agreement(agreement), env);
+                // One question leads to the next: the exchange is to be signed.
+                let next = self.transport.query().map(|query| Event::Query(owned(query)));
+                self.channels.events.extend(next);
+                answered
+            }
             (Some(TransportQuery::Sign { .. }), Answer::Signature(signature)) => {
                 self.transport.answer(transport::Answer::Signature(signature), env)
             }
@@ -323,6 +330,9 @@ pub(super) const fn malformed(message: u8) -> impl Fn(Malformed) -> Error {
 
 fn owned(query: &TransportQuery) -> Query {
     match query {
+        TransportQuery::Agree { group, client_public } => {
+            Query::Agree { group: Box::new(group.clone()), client_public: client_public.clone() }
+        }
         TransportQuery::Sign { host_key, algorithm, message } => Query::Sign {
             host_key: *host_key,
             algorithm: *algorithm,

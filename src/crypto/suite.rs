@@ -118,12 +118,27 @@ pub enum MacKind {
     HmacSha256Etm,
     /// Over the ciphertext, with the length in clear (OpenSSH PROTOCOL §1.5).
     HmacSha512Etm,
+    /// RFC 4253 §6.4, over the plaintext packet. SHA-1's collisions do not break it; it is for
+    /// peers that have nothing newer.
+    HmacSha1,
+    /// Over the ciphertext, with the length in clear (OpenSSH PROTOCOL §1.5).
+    HmacSha1Etm,
 }
 
 impl MacKind {
-    /// Every MAC that can be negotiated, in our order of preference.
-    pub const ALL: &'static [MacKind] =
+    /// What is offered unless configured otherwise, in our order of preference.
+    pub const DEFAULT: &'static [MacKind] =
         &[MacKind::HmacSha256Etm, MacKind::HmacSha512Etm, MacKind::HmacSha256, MacKind::HmacSha512];
+
+    /// Every MAC that can be negotiated.
+    pub const ALL: &'static [MacKind] = &[
+        MacKind::HmacSha256Etm,
+        MacKind::HmacSha512Etm,
+        MacKind::HmacSha256,
+        MacKind::HmacSha512,
+        MacKind::HmacSha1Etm,
+        MacKind::HmacSha1,
+    ];
 
     /// The name used in negotiation; `<implicit>` is for logs and is never sent.
     pub const fn name(self) -> &'static str {
@@ -133,6 +148,8 @@ impl MacKind {
             MacKind::HmacSha512 => "hmac-sha2-512",
             MacKind::HmacSha256Etm => "hmac-sha2-256-etm@openssh.com",
             MacKind::HmacSha512Etm => "hmac-sha2-512-etm@openssh.com",
+            MacKind::HmacSha1 => "hmac-sha1",
+            MacKind::HmacSha1Etm => "hmac-sha1-etm@openssh.com",
         }
     }
 
@@ -150,12 +167,13 @@ impl MacKind {
             MacKind::Implicit => 0,
             MacKind::HmacSha256 | MacKind::HmacSha256Etm => 32,
             MacKind::HmacSha512 | MacKind::HmacSha512Etm => 64,
+            MacKind::HmacSha1 | MacKind::HmacSha1Etm => 20,
         }
     }
 
     /// Encrypt-then-MAC: the tag is checked before anything is decrypted.
     pub const fn is_etm(self) -> bool {
-        matches!(self, MacKind::HmacSha256Etm | MacKind::HmacSha512Etm)
+        matches!(self, MacKind::HmacSha256Etm | MacKind::HmacSha512Etm | MacKind::HmacSha1Etm)
     }
 }
 
@@ -354,13 +372,14 @@ mod tests {
         for kind in MacKind::ALL {
             assert_eq!(MacKind::from_name(kind.name()), Some(*kind));
         }
-        assert_eq!(Suite::all().count(), 3 + 3 * 4);
+        assert_eq!(Suite::all().count(), 3 + 3 * 6);
+        assert!(MacKind::DEFAULT.iter().all(|kind| kind.key_bytes() >= 32), "SHA-1 by default");
     }
 
     /// SECURITY case 22: nothing called `none` can be chosen, nor a cipher left without a tag.
     #[test]
     fn case_22_no_cipher_without_a_tag() {
-        for name in ["none", "", "<implicit>", "aes256-cbc", "hmac-sha1", "AES128-CTR"] {
+        for name in ["none", "", "<implicit>", "aes256-cbc", "hmac-sha1-96", "AES128-CTR"] {
             assert_eq!(CipherKind::from_name(name), None, "{name}");
             assert_eq!(MacKind::from_name(name), None, "{name}");
         }

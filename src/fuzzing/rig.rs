@@ -12,7 +12,7 @@ use crate::connection::{
     Answer, ChannelId, ChannelRequest, ClientConnectionConfig, Conn, Connection, ConnectionConfig,
     ConnectionRecord, Event, Input, LoginMethod, Plan, Query,
 };
-use crate::crypto::{KexKind, KeyKind};
+use crate::crypto::{KexKind, KeyKind, kex};
 use crate::limits::{CHANNELS_MAX, OUTBOX_RESERVE, PACKET_LENGTH_MAX, PACKET_SLOT};
 use crate::transport::{Client, Env, Error, Outbox, Server};
 use crate::wire::auth::{
@@ -409,6 +409,10 @@ impl Rig {
         };
         let answer = match self.questions.pop() {
             None => Answer::Key(agrees),
+            Some(Query::Agree { group, client_public }) => {
+                let agreement = kex::respond_in(&group, &client_public);
+                Answer::Agreement(agreement.map(|(public, secret)| (public.into(), secret)))
+            }
             Some(Query::Sign { algorithm, message, .. }) => sign(algorithm, &message),
             Some(Query::SignLogin { algorithm, message, .. }) => sign(algorithm, &message),
             Some(Query::TrustHostKey { key, .. }) => {

@@ -8,7 +8,7 @@ use super::policy::{Policy, Reason, Request};
 use super::startups::Startups;
 use super::workers::Execute;
 use crate::base::escape;
-use crate::crypto::{PrivateKey, SignatureAlgorithm};
+use crate::crypto::{PrivateKey, SignatureAlgorithm, kex};
 use crate::services::{Done, Job, open_terminal, scp, sftp, spawn};
 
 /// Makes the slow signatures of key exchanges.
@@ -75,6 +75,10 @@ impl Execute for Executor {
                         Done::Key(None)
                     }
                 }
+            }
+            Job::Agree { group, client_public } => {
+                let agreement = kex::respond_in(&group, &client_public);
+                Done::Agreement(agreement.map(|(public, secret)| (public.into(), secret)))
             }
             Job::Sign { host_key, algorithm, message } => {
                 Done::Signature(self.signer.sign(host_key, algorithm, &message))

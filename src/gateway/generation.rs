@@ -16,6 +16,7 @@ use super::config::{Config, Effective, Facility, Who};
 use super::desk::Greeting;
 use super::execute::{Executor, Signer};
 use super::host_keys::{self, HostKeys};
+use super::moduli;
 use super::policy::Policy;
 use super::server::{Server, Settings};
 use super::startups::Startups;
@@ -180,6 +181,7 @@ pub fn connection_config(
     preferences.first_exchange_time_max = global.login_grace;
     let mut server = transport::ServerConfig::new(preferences, host_keys);
     server.user_algorithms = config.pubkey_algorithms_offered();
+    server.moduli = moduli::load(global);
     let mut connection = ConnectionConfig::new(Arc::new(server));
     connection.banner = login.banner.as_ref().map(|banner| banner.text.to_string());
     connection.auth_tries_max = login.max_auth_tries;

@@ -15,6 +15,7 @@ pub mod host_keys;
 pub mod inetd;
 pub mod key_options;
 pub mod listen;
+pub mod moduli;
 pub mod parcel;
 pub mod pid_file;
 pub mod policy;

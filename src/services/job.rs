@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use crate::base::wildcard_match;
 use crate::connection::LoginLimits;
-use crate::crypto::{PublicKey, SignatureAlgorithm};
+use crate::crypto::kex::Group;
+use crate::crypto::{KexError, PublicKey, SharedSecret, SignatureAlgorithm};
 use crate::limits::PARCEL_BYTES_MAX;
 use crate::services::process::Environment;
 use crate::services::scp::{ScpDone, ScpJob};
@@ -28,6 +29,11 @@ pub enum Job {
         peer: SocketAddr,
         local: SocketAddr,
     },
+    /// Answers a client's public value in a finite-field key exchange.
+    Agree {
+        group: Box<Group>,
+        client_public: Box<[u8]>,
+    },
     /// Signs with host key number `host_key` of the configuration.
     Sign {
         host_key: usize,
@@ -45,6 +51,8 @@ pub enum Job {
 #[derive(Debug)]
 pub enum Done {
     Key(Option<Box<Grant>>),
+    /// Our public value and the shared secret, for the shard that asked.
+    Agreement(Result<(Box<[u8]>, SharedSecret), KexError>),
     /// `None` when the key could not sign; the cause has been logged by the worker.
     Signature(Option<Box<[u8]>>),
     Terminal(std::io::Result<Terminal>),

@@ -238,6 +238,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
         let answer = match done {
             Done::Signature(signature) => Answer::Signature(signature),
+            Done::Agreement(agreement) => Answer::Agreement(agreement),
             Done::Key(grant) => {
                 let known = grant.is_some();
                 link.grant = grant.map(|grant| Arc::new(*grant));
@@ -548,6 +549,10 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 }
                 link.in_flight += 1;
                 self.submit_job(token, Job::Sign { host_key, algorithm, message });
+            }
+            Query::Agree { group, client_public } => {
+                link.in_flight += 1;
+                self.submit_job(token, Job::Agree { group, client_public });
             }
             Query::FindKey { user, key: public, algorithm } => {
                 if link.knows(&user, &public, algorithm) {

@@ -1,9 +1,14 @@
 use super::exchange::{Agreed, Context, Derived, ExchangeProven, Step};
+use super::gex::Chosen;
 use super::proposal::{EXT_INFO_CLIENT, EXT_INFO_SERVER, STRICT_CLIENT, STRICT_SERVER};
 use super::role::{Role, sealed};
 use super::{Answer, ClientConfig, Error, Negotiated, Preferences, Query};
-use crate::crypto::{KexError, KexSecret, MacKind, PublicKey};
-use crate::wire::transport::{KexEcdhInit, KexEcdhReply};
+use crate::crypto::kex::Group;
+use crate::crypto::{KexError, KexKind, KexSecret, MacKind, PublicKey};
+use crate::limits::{DH_BITS_MAX, DH_BITS_MIN, DH_BITS_WANTED};
+use crate::wire::transport::{
+    KexDhGexGroup, KexDhGexInit, KexDhGexReply, KexDhGexRequest, KexEcdhInit, KexEcdhReply,
+};
 use crate::wire::{Message, number};
 
 /// The end that checks a host key.
@@ -12,11 +17,19 @@ pub struct Client;
 
 impl Role for Client {}
 
+/// What the server is to send next.
+pub enum ExpectServer {
+    /// RFC 4419 §3: the group for the sizes that we asked for.
+    Group(Box<(Agreed, KexDhGexRequest)>),
+    Reply(Box<ExpectReply>),
+}
+
 /// Our public value has left; waits for the server's and its signature.
 pub struct ExpectReply {
     agreed: Agreed,
     secret: KexSecret,
     client_public: Box<[u8]>,
+    chosen: Option<Chosen>,
 }
 
 /// The signature holds; whether the key is the right one is for others to say.
@@ -30,11 +43,10 @@ pub struct AwaitTrust {
 
 impl sealed::Steps for Client {
     type Config = ClientConfig;
-    type PeerHalf = ExpectReply;
+    type PeerHalf = ExpectServer;
     type Question = AwaitTrust;
 
     const SERVER: bool = false;
-    const PEER_HALF: u8 = number::KEX_ECDH_REPLY;
     const MARKERS: &'static [&'static str] = &[EXT_INFO_CLIENT, STRICT_CLIENT];
     const STRICT: &'static str = STRICT_CLIENT;
     const PEER_STRICT: &'static str = STRICT_SERVER;
@@ -54,52 +66,55 @@ impl sealed::Steps for Client {
         false
     }
 
-    fn agreed(agreed: Agreed, cx: &mut Context<'_, '_, Client>) -> Result<ExpectReply, Error> {
+    fn expects(half: &ExpectServer) -> u8 {
+        match half {
+            ExpectServer::Group(_) => number::KEX_DH_GEX_GROUP,
+            ExpectServer::Reply(half) if half.chosen.is_some() => number::KEX_DH_GEX_REPLY,
+            ExpectServer::Reply(_) => number::KEX_ECDH_REPLY,
+        }
+    }
+
+    fn agreed(agreed: Agreed, cx: &mut Context<'_, '_, Client>) -> Result<ExpectServer, Error> {
         if let Some(session) = cx.session {
             refuse_weaker(cx.config, &session.negotiated, &agreed.negotiated)?;
+        }
+        if agreed.negotiated.kex == KexKind::DhGroupExchange {
+            let request = KexDhGexRequest {
+                bits_min: DH_BITS_MIN,
+                bits_wanted: DH_BITS_WANTED,
+                bits_max: DH_BITS_MAX,
+            };
+            cx.wires.emit(&request, cx.env)?;
+            return Ok(ExpectServer::Group(Box::new((agreed, request))));
         }
         let generated = KexSecret::generate(agreed.negotiated.kex, cx.env.entropy);
         let (secret, client_public) = generated.map_err(KexError::from)?;
         cx.wires.emit(&KexEcdhInit { client_public: &client_public }, cx.env)?;
-        Ok(ExpectReply { agreed, secret, client_public: client_public.into() })
+        let client_public = client_public.into();
+        let reply = ExpectReply { agreed, secret, client_public, chosen: None };
+        Ok(ExpectServer::Reply(Box::new(reply)))
     }
 
     fn peer_half(
-        half: ExpectReply,
+        half: ExpectServer,
         payload: &[u8],
         cx: &mut Context<'_, '_, Client>,
     ) -> Result<Step<Client>, Error> {
-        let reply =
-            KexEcdhReply::parse(payload).map_err(Error::malformed(number::KEX_ECDH_REPLY))?;
-        let host_key = PublicKey::from_blob(reply.host_key)
-            .map_err(|_| Error::HostKey("the server's key cannot be read"))?;
-        let algorithm = half.agreed.negotiated.host_key;
-        if host_key.kind() != algorithm.key_kind() {
-            return Err(Error::HostKey("the server's key is not of the agreed kind"));
-        }
-        // RFC 4253 §9 leaves it open; a server that changes its key in mid-connection is not the
-        // one the user accepted.
-        if cx.session.is_some_and(|session| session.host_key != host_key) {
-            return Err(Error::HostKey("the server changed its key"));
-        }
-        let secret = half.secret.finish(reply.server_public)?;
-        let publics = (&*half.client_public, reply.server_public);
-        let hash = half.agreed.hash(cx, reply.host_key, publics, &secret);
-        host_key
-            .verify(algorithm, hash.as_ref(), reply.signature)
-            .map_err(|_| Error::HostKey("the server's signature does not verify"))?;
-        let proven = ExchangeProven::by_signature();
-        let derived = half.agreed.derive(cx, hash, &secret)?;
-        let question = AwaitTrust {
-            query: Query::TrustHostKey { key: host_key.clone(), algorithm },
-            negotiated: half.agreed.negotiated,
-            host_key,
-            derived,
-            proven,
-        };
-        match cx.session {
-            None => Ok(Step::Question(question)),
-            Some(_) => trusted(question, cx),
+        match half {
+            ExpectServer::Group(half) => {
+                let (agreed, request) = *half;
+                Ok(Step::PeerHalf(group_came(agreed, &request, payload, cx)?))
+            }
+            ExpectServer::Reply(half) if half.chosen.is_some() => {
+                let KexDhGexReply(reply) = KexDhGexReply::parse(payload)
+                    .map_err(Error::malformed(number::KEX_DH_GEX_REPLY))?;
+                reply_came(*half, &reply, cx)
+            }
+            ExpectServer::Reply(half) => {
+                let reply = KexEcdhReply::parse(payload)
+                    .map_err(Error::malformed(number::KEX_ECDH_REPLY))?;
+                reply_came(*half, &reply, cx)
+            }
         }
     }
 
@@ -115,8 +130,68 @@ impl sealed::Steps for Client {
         match answer {
             Answer::Trust(true) => trusted(question, cx),
             Answer::Trust(false) => Err(Error::HostKeyRefused),
-            Answer::Signature(_) => Err(Error::Invariant("an answer to another question")),
+            _ => Err(Error::Invariant("an answer to another question")),
         }
+    }
+}
+
+/// RFC 4419 §3: a group is believed only after a look at it. Its owner is not proven yet.
+fn group_came(
+    agreed: Agreed,
+    request: &KexDhGexRequest,
+    payload: &[u8],
+    cx: &mut Context<'_, '_, Client>,
+) -> Result<ExpectServer, Error> {
+    let message =
+        KexDhGexGroup::parse(payload).map_err(Error::malformed(number::KEX_DH_GEX_GROUP))?;
+    let group = Group::new(message.prime, message.generator);
+    let sizes = request.bits_min..=request.bits_max;
+    let group = group.filter(|group| sizes.contains(&group.bits()));
+    let group = group.filter(|group| group.looks_safe(cx.env.entropy));
+    let group = group.ok_or(Error::PeerMisbehaved("a Diffie-Hellman group that is not safe"))?;
+    let generated = KexSecret::generate_in(agreed.negotiated.kex, &group);
+    let (secret, client_public) = generated.map_err(KexError::from)?;
+    let init = KexDhGexInit(KexEcdhInit { client_public: &client_public });
+    cx.wires.emit(&init, cx.env)?;
+    let chosen = Some(Chosen::new(request, group)?);
+    let client_public = client_public.into();
+    Ok(ExpectServer::Reply(Box::new(ExpectReply { agreed, secret, client_public, chosen })))
+}
+
+fn reply_came(
+    half: ExpectReply,
+    reply: &KexEcdhReply<'_>,
+    cx: &mut Context<'_, '_, Client>,
+) -> Result<Step<Client>, Error> {
+    let host_key = PublicKey::from_blob(reply.host_key)
+        .map_err(|_| Error::HostKey("the server's key cannot be read"))?;
+    let algorithm = half.agreed.negotiated.host_key;
+    if host_key.kind() != algorithm.key_kind() {
+        return Err(Error::HostKey("the server's key is not of the agreed kind"));
+    }
+    // RFC 4253 §9 leaves it open; a server that changes its key in mid-connection is not the
+    // one the user accepted.
+    if cx.session.is_some_and(|session| session.host_key != host_key) {
+        return Err(Error::HostKey("the server changed its key"));
+    }
+    let secret = half.secret.finish(reply.server_public)?;
+    let publics = (&*half.client_public, reply.server_public);
+    let hash = half.agreed.hash(cx, reply.host_key, half.chosen.as_ref(), publics, &secret);
+    host_key
+        .verify(algorithm, hash.as_ref(), reply.signature)
+        .map_err(|_| Error::HostKey("the server's signature does not verify"))?;
+    let proven = ExchangeProven::by_signature();
+    let derived = half.agreed.derive(cx, hash, &secret)?;
+    let question = AwaitTrust {
+        query: Query::TrustHostKey { key: host_key.clone(), algorithm },
+        negotiated: half.agreed.negotiated,
+        host_key,
+        derived,
+        proven,
+    };
+    match cx.session {
+        None => Ok(Step::Question(question)),
+        Some(_) => trusted(question, cx),
     }
 }
 

@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ident;
+use crate::crypto::kex::Moduli;
 use crate::crypto::{CipherKind, KexKind, MacKind, Provider, PublicKey, SignatureAlgorithm, Suite};
 use crate::limits::{
     LOGIN_GRACE_DEFAULT, REKEY_BYTES_DEFAULT, REKEY_BYTES_MAX, REKEY_BYTES_MIN,
@@ -80,7 +81,7 @@ impl Default for Preferences {
             ident: concat!("SSH-2.0-Tidegate_", env!("CARGO_PKG_VERSION")).into(),
             kex: KexKind::DEFAULT.to_vec(),
             ciphers: CipherKind::ALL.to_vec(),
-            macs: MacKind::ALL.to_vec(),
+            macs: MacKind::DEFAULT.to_vec(),
             provider: Provider::default(),
             rekey: RekeyLimits::default(),
             allow_exposed_chacha: false,
@@ -111,6 +112,8 @@ pub struct ServerConfig {
     pub host_keys: Vec<HostKey>,
     /// What we accept in a user's signature: our `server-sig-algs` (RFC 8308 §3.1).
     pub user_algorithms: Vec<SignatureAlgorithm>,
+    /// What group exchange (RFC 4419) chooses from; empty: the fixed groups of RFC 3526.
+    pub moduli: Arc<Moduli>,
     /// Send our KEXINIT behind our identification. A server that waits for the client's first may
     /// leave out what does not suit that client; one that stays silent gets the full list soon.
     pub kexinit_first: bool,
@@ -122,6 +125,7 @@ impl ServerConfig {
             preferences,
             host_keys,
             user_algorithms: SignatureAlgorithm::ALL.to_vec(),
+            moduli: Arc::default(),
             kexinit_first: true,
         }
     }

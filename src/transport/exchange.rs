@@ -1,6 +1,7 @@
 //! RFC 4253 §7 and §8: one key exchange, the first or a later one. Each step is a struct that holds
 //! only what that step knows, and is left by value.
 
+use super::gex::Chosen;
 use super::packet::Ready;
 use super::proposal::{self, Offers};
 use super::role::Role;
@@ -114,7 +115,7 @@ impl<R: Role> Exchange<R> {
         Ok(Exchange { step, skip_guess, ..self })
     }
 
-    /// The peer's public value.
+    /// The peer's public value, or what comes before it.
     pub(super) fn half(
         self,
         payload: &[u8],
@@ -158,11 +159,12 @@ impl Offered {
 }
 
 impl Agreed {
-    /// RFC 4253 §8 and RFC 5656 §4: the exchange hash, H.
+    /// RFC 4253 §8, RFC 4419 §3 and RFC 5656 §4: the exchange hash, H.
     pub(super) fn hash<R: Role>(
         &self,
         cx: &Context<'_, '_, R>,
         host_key: &[u8],
+        chosen: Option<&Chosen>,
         (client_public, server_public): (&[u8], &[u8]),
         secret: &SharedSecret,
     ) -> Digest {
@@ -170,10 +172,12 @@ impl Agreed {
         let ours = (cx.our_ident.as_bytes(), &*self.ours);
         let theirs = (cx.peer_ident, &*self.theirs);
         let (client, server) = if R::SERVER { (theirs, ours) } else { (ours, theirs) };
-        for part in [client.0, server.0, client.1, server.1, host_key, client_public, server_public]
-        {
+        for part in [client.0, server.0, client.1, server.1, host_key] {
             hasher.update_string(part);
         }
+        hasher.update(chosen.map_or(&[], |chosen| &*chosen.hashed));
+        hasher.update_string(client_public);
+        hasher.update_string(server_public);
         hasher.update(secret.encoded());
         hasher.finish()
     }

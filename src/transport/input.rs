@@ -69,7 +69,7 @@ impl<R: Role> Transport<R> {
         if number::is_kex_method(number) && self.skips_guess() {
             return Ok(true);
         }
-        match verdict(self.place(), number, R::PEER_HALF) {
+        match verdict(self.place(), number, self.expected_half()) {
             Verdict::Deliver => return Ok(false),
             Verdict::Ignore => {}
             Verdict::Disconnect => return Err(farewell_of(payload)),
@@ -108,6 +108,14 @@ impl<R: Role> Transport<R> {
                 }
             }
             _ => Place::Open,
+        }
+    }
+
+    /// The number of the key exchange message that is next; none has the number 0.
+    fn expected_half(&self) -> u8 {
+        match self.exchange().map(|exchange| &exchange.step) {
+            Some(Step::PeerHalf(half)) => R::expects(half),
+            _ => 0,
         }
     }
 

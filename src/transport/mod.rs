@@ -24,6 +24,7 @@ mod client;
 mod config;
 mod error;
 mod exchange;
+mod gex;
 mod ident;
 mod input;
 mod machine;
@@ -50,11 +51,16 @@ pub use server::Server;
 pub use session::PeerExtensions;
 pub use wires::Stats;
 
-use crate::crypto::{Digest, PublicKey, SignatureAlgorithm};
+use crate::crypto::kex::Group;
+use crate::crypto::{Digest, KexError, PublicKey, SharedSecret, SignatureAlgorithm};
 
 /// Work that is not done here. While one is open nothing is carved.
 #[derive(Debug)]
 pub enum Query {
+    /// Answer the client's public value in this group: [`kex::respond_in`]. Takes milliseconds.
+    ///
+    /// [`kex::respond_in`]: crate::crypto::kex::respond_in
+    Agree { group: Group, client_public: Box<[u8]> },
     /// Sign the exchange hash with the host key at this place of [`ServerConfig::host_keys`].
     Sign { host_key: usize, algorithm: SignatureAlgorithm, message: Digest },
     /// The server proved that it holds this key; is it the right one?
@@ -64,6 +70,8 @@ pub enum Query {
 /// What comes of a [`Query`].
 #[derive(Debug)]
 pub enum Answer {
+    /// Our public value and the shared secret.
+    Agreement(Result<(Box<[u8]>, SharedSecret), KexError>),
     /// The signature blob, or `None` when the key could not sign.
     Signature(Option<Box<[u8]>>),
     Trust(bool),

@@ -12,14 +12,12 @@ pub(super) mod sealed {
     /// What differs between the roles in a key exchange.
     pub trait Steps: Sized + 'static {
         type Config: std::fmt::Debug;
-        /// Waits for the peer's public value.
+        /// Waits for the peer's public value, or for what comes before it.
         type PeerHalf;
         /// Waits for the answer to a [`Query`].
         type Question;
 
         const SERVER: bool;
-        /// The message number of the peer's public value.
-        const PEER_HALF: u8;
         /// Names of ours that only look like key exchange methods.
         const MARKERS: &'static [&'static str];
         const STRICT: &'static str;
@@ -35,6 +33,9 @@ pub(super) mod sealed {
 
         /// Whether our KEXINIT waits for the peer's.
         fn holds_back(config: &Self::Config) -> bool;
+
+        /// The number of the message that `half` waits for.
+        fn expects(half: &Self::PeerHalf) -> u8;
 
         fn agreed(agreed: Agreed, cx: &mut Context<'_, '_, Self>) -> Result<Self::PeerHalf, Error>
         where

@@ -37,8 +37,8 @@ pub(super) enum Verdict {
     Refuse(&'static str),
 }
 
-/// The one table of what may come when. `half` is the number of the peer's public value: 30 from a
-/// client, 31 from a server.
+/// The one table of what may come when. `half` is the number of the message that the key exchange
+/// method waits for: most often 30 from a client, 31 from a server.
 pub(super) const fn verdict(place: Place, number: u8, half: u8) -> Verdict {
     match (place, number) {
         (_, number::DISCONNECT) => Verdict::Disconnect,

@@ -12,7 +12,7 @@ pub mod sftp;
 pub mod transport;
 mod writer;
 
-pub use reader::{Malformed, NameList, Reader};
+pub use reader::{Malformed, NameList, Reader, mpint_magnitude};
 pub use writer::{NoSpace, Writer};
 
 /// One SSH message: its number and its fields (RFC 4250 §4.1).

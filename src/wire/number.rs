@@ -22,6 +22,14 @@ pub const NEWKEYS: u8 = 21;
 pub const KEX_ECDH_INIT: u8 = 30;
 /// RFC 5656 §4.
 pub const KEX_ECDH_REPLY: u8 = 31;
+/// RFC 4419 §5. Shares its number with [`KEX_ECDH_REPLY`]: the method says which is meant.
+pub const KEX_DH_GEX_GROUP: u8 = 31;
+/// RFC 4419 §5.
+pub const KEX_DH_GEX_INIT: u8 = 32;
+/// RFC 4419 §5.
+pub const KEX_DH_GEX_REPLY: u8 = 33;
+/// RFC 4419 §5.
+pub const KEX_DH_GEX_REQUEST: u8 = 34;
 
 /// RFC 4252 §5.
 pub const USERAUTH_REQUEST: u8 = 50;

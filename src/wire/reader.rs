@@ -90,18 +90,23 @@ impl<'a> Reader<'a> {
     /// A non-negative mpint's magnitude: big-endian, no leading zero, empty for zero.
     /// Negative and non-minimal encodings are refused (RFC 4251 §5).
     pub fn mpint(&mut self, len_max: u32) -> Result<&'a [u8], Malformed> {
-        match self.string(len_max)? {
-            [] => Ok(&[]),
-            [0] => Err(Malformed::Mpint),
-            [0, rest @ ..] if rest.first().is_some_and(|b| b & 0x80 != 0) => Ok(rest),
-            [0, ..] => Err(Malformed::Mpint),
-            [first, ..] if first & 0x80 != 0 => Err(Malformed::Mpint),
-            magnitude => Ok(magnitude),
-        }
+        mpint_magnitude(self.string(len_max)?)
     }
 
     pub fn name_list(&mut self, len_max: u32) -> Result<NameList<'a>, Malformed> {
         NameList::new(self.string(len_max)?)
+    }
+}
+
+/// The magnitude of an mpint's bytes, as [`Reader::mpint`] reads it.
+pub fn mpint_magnitude(bytes: &[u8]) -> Result<&[u8], Malformed> {
+    match bytes {
+        [] => Ok(&[]),
+        [0] => Err(Malformed::Mpint),
+        [0, rest @ ..] if rest.first().is_some_and(|b| b & 0x80 != 0) => Ok(rest),
+        [0, ..] => Err(Malformed::Mpint),
+        [first, ..] if first & 0x80 != 0 => Err(Malformed::Mpint),
+        magnitude => Ok(magnitude),
     }
 }
 

@@ -261,10 +261,11 @@ impl<'a> Message<'a> for NewKeys {
     }
 }
 
-/// RFC 5656 §4, RFC 8731 and the hybrid methods: the client's half of the exchange.
+/// RFC 5656 §4, RFC 8731 and the hybrid methods: the client's half of the exchange. RFC 4253 §8's
+/// KEXDH_INIT looks the same: an mpint is a string of its bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KexEcdhInit<'a> {
-    /// Q_C, or the method's concatenation of public values.
+    /// Q_C, the method's concatenation of public values, or the bytes of the mpint e.
     pub client_public: &'a [u8],
 }
 
@@ -285,7 +286,7 @@ impl<'a> Message<'a> for KexEcdhInit<'a> {
 pub struct KexEcdhReply<'a> {
     /// K_S.
     pub host_key: &'a [u8],
-    /// Q_S.
+    /// Q_S, and what corresponds to it in other methods.
     pub server_public: &'a [u8],
     pub signature: &'a [u8],
 }
@@ -305,6 +306,82 @@ impl<'a> Message<'a> for KexEcdhReply<'a> {
         out.string(self.host_key)?;
         out.string(self.server_public)?;
         out.string(self.signature)
+    }
+}
+
+/// RFC 4419 §3: the sizes of group that the client takes, in bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KexDhGexRequest {
+    pub bits_min: u32,
+    pub bits_wanted: u32,
+    pub bits_max: u32,
+}
+
+impl<'a> Message<'a> for KexDhGexRequest {
+    const NUMBER: u8 = number::KEX_DH_GEX_REQUEST;
+
+    fn decode(body: &mut Reader<'a>) -> Result<KexDhGexRequest, Malformed> {
+        let (bits_min, bits_wanted, bits_max) = (body.uint32()?, body.uint32()?, body.uint32()?);
+        Ok(KexDhGexRequest { bits_min, bits_wanted, bits_max })
+    }
+
+    fn encode(&self, out: &mut Writer<'_>) -> Result<(), NoSpace> {
+        out.uint32(self.bits_min)?;
+        out.uint32(self.bits_wanted)?;
+        out.uint32(self.bits_max)
+    }
+}
+
+/// RFC 4419 §3: the group that the server chose. Magnitudes, big-endian.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KexDhGexGroup<'a> {
+    pub prime: &'a [u8],
+    pub generator: &'a [u8],
+}
+
+impl<'a> Message<'a> for KexDhGexGroup<'a> {
+    const NUMBER: u8 = number::KEX_DH_GEX_GROUP;
+
+    fn decode(body: &mut Reader<'a>) -> Result<KexDhGexGroup<'a>, Malformed> {
+        let prime = body.mpint(KEX_PUBLIC_BYTES_MAX)?;
+        Ok(KexDhGexGroup { prime, generator: body.mpint(KEX_PUBLIC_BYTES_MAX)? })
+    }
+
+    fn encode(&self, out: &mut Writer<'_>) -> Result<(), NoSpace> {
+        out.mpint(self.prime)?;
+        out.mpint(self.generator)
+    }
+}
+
+/// RFC 4419 §3: the client's half, once it has a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KexDhGexInit<'a>(pub KexEcdhInit<'a>);
+
+impl<'a> Message<'a> for KexDhGexInit<'a> {
+    const NUMBER: u8 = number::KEX_DH_GEX_INIT;
+
+    fn decode(body: &mut Reader<'a>) -> Result<KexDhGexInit<'a>, Malformed> {
+        KexEcdhInit::decode(body).map(KexDhGexInit)
+    }
+
+    fn encode(&self, out: &mut Writer<'_>) -> Result<(), NoSpace> {
+        self.0.encode(out)
+    }
+}
+
+/// RFC 4419 §3: the server's half.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KexDhGexReply<'a>(pub KexEcdhReply<'a>);
+
+impl<'a> Message<'a> for KexDhGexReply<'a> {
+    const NUMBER: u8 = number::KEX_DH_GEX_REPLY;
+
+    fn decode(body: &mut Reader<'a>) -> Result<KexDhGexReply<'a>, Malformed> {
+        KexEcdhReply::decode(body).map(KexDhGexReply)
+    }
+
+    fn encode(&self, out: &mut Writer<'_>) -> Result<(), NoSpace> {
+        self.0.encode(out)
     }
 }
 

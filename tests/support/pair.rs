@@ -280,6 +280,10 @@ impl End {
             Answer::Signature(key.sign(algorithm, message).ok().map(Into::into))
         };
         let answer = match query {
+            Query::Agree { group, client_public } => {
+                let agreement = tidegate::crypto::kex::respond_in(group, client_public);
+                Answer::Agreement(agreement.map(|(public, secret)| (public.into(), secret)))
+            }
             Query::Sign { host_key: 0, algorithm, message } => {
                 sign(host_key(), *algorithm, message)
             }

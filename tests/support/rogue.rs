@@ -239,6 +239,7 @@ impl<R: Role> Stage<R> {
                 Answer::Signature(Some(signature.into()))
             }
             Some(Query::TrustHostKey { .. }) => Answer::Trust(true),
+            Some(Query::Agree { .. }) => panic!("only quick methods are offered"),
         };
         self.with(|rogue, env| rogue.answer(answer, env)).expect("answered");
     }

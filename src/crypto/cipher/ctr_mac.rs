@@ -5,7 +5,7 @@ use crate::crypto::{
     BadTag, CipherKind, CryptoError, DirectionKeys, Geometry, MacKind, Provider, Stamp,
 };
 
-/// AES in counter mode (RFC 4344 §4) with an HMAC (RFC 6668), before or after encryption.
+/// AES in counter mode (RFC 4344 §4) with an HMAC (RFC 4253 §6.4, RFC 6668), before or after encryption.
 ///
 /// The library's streaming context carries its counter along, which would tie sealing to one
 /// thread and one order. Here the counter of a packet's first block is computed from its place.
@@ -34,6 +34,7 @@ impl CtrMacKey {
         let digest = match kind {
             MacKind::HmacSha256 | MacKind::HmacSha256Etm => hmac::HMAC_SHA256,
             MacKind::HmacSha512 | MacKind::HmacSha512Etm => hmac::HMAC_SHA512,
+            MacKind::HmacSha1 | MacKind::HmacSha1Etm => hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY,
             MacKind::Implicit => return Err(CryptoError::Unsupported),
         };
         let key = cipher::UnboundCipherKey::new(algorithm, keys.cipher_key())
@@ -192,6 +193,25 @@ mod tests {
             };
             assert_eq!(stream(&before, 0, 96)[16..], stream(&after, 0, 80));
             assert_eq!(stream(&before, 1, 80), stream(&after, 0, 80));
+        }
+    }
+
+    /// RFC 2202 §3, cases 1 and 2, as those of RFC 4231 below.
+    #[test]
+    fn known_sha1_tags() {
+        let vectors: [(&[u8], &[u8], &str); 2] = [
+            (&[0x0b; 20], b"Hi There", "b617318655057264e28bc0b6fb378c8ef146be00"),
+            (b"Jefe", b"what do ya want for nothing?", "effcdf6ae5eb2fa2d27416d5f184df9c259a7c79"),
+        ];
+        for (mac_key, data, expected) in vectors {
+            let mut padded = mac_key.to_vec();
+            padded.resize(20, 0);
+            let parts: [&[u8]; 3] = [&[1; 16], &[2; 16], &padded];
+            let key = key(CipherKind::Aes128Ctr, MacKind::HmacSha1, parts);
+            let (seq, message) = data.split_first_chunk().expect("four bytes");
+            let mut packet = [message, &[0; 20]].concat();
+            key.seal(stamp(u32::from_be_bytes(*seq), 0), &mut packet).expect("sealed");
+            assert_eq!(packet[message.len()..], unhex(expected));
         }
     }
 

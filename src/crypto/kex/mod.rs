@@ -6,14 +6,21 @@
 
 mod curve;
 mod kem;
+mod modp;
+mod moduli;
+mod primes;
 mod sntrup;
+
+pub use modp::Group;
+pub use moduli::{BadModulus, Moduli};
 
 use std::fmt;
 
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+use zeroize::Zeroizing;
 
 use self::curve::{Curve, CurveSecret};
 use self::kem::{Kem, KemSecret};
+use self::modp::ModpSecret;
 use super::{CryptoError, HashKind, KexError};
 use crate::base::Entropy;
 use crate::wire::Writer;
@@ -33,14 +40,24 @@ pub enum KexKind {
     EcdhP384,
     /// RFC 5656 §4.
     EcdhP521,
+    /// RFC 8268: the 2048-bit group of RFC 3526.
+    DhGroup14,
+    /// RFC 8268: the 4096-bit group.
+    DhGroup16,
+    /// RFC 8268: the 8192-bit group.
+    DhGroup18,
+    /// RFC 4419: a group of the server's choice.
+    DhGroupExchange,
     /// Two nonces hashed together, for the simulator alone.
     #[cfg(feature = "sim")]
     Toy,
 }
 
 impl KexKind {
-    /// Every method fit for a real connection, in our order of preference: the ones that resist a
-    /// quantum computer first, and of equals the cheaper first.
+    /// What is offered unless configured otherwise, in our order of preference: the ones that
+    /// resist a quantum computer first, and of equals the cheaper first. Finite-field
+    /// Diffie-Hellman is not among them, as in OpenSSH's server since 10.0: it makes us work for
+    /// milliseconds at the price of a random number (CVE-2002-20001), and most peers have better.
     pub const DEFAULT: &'static [KexKind] = &[
         KexKind::MlKem768X25519,
         KexKind::Sntrup761X25519,
@@ -48,6 +65,20 @@ impl KexKind {
         KexKind::EcdhP256,
         KexKind::EcdhP384,
         KexKind::EcdhP521,
+    ];
+
+    /// Every method fit for a real connection.
+    pub const ALL: &'static [KexKind] = &[
+        KexKind::MlKem768X25519,
+        KexKind::Sntrup761X25519,
+        KexKind::Curve25519,
+        KexKind::EcdhP256,
+        KexKind::EcdhP384,
+        KexKind::EcdhP521,
+        KexKind::DhGroupExchange,
+        KexKind::DhGroup16,
+        KexKind::DhGroup18,
+        KexKind::DhGroup14,
     ];
 
     /// The names used in negotiation; the standard one first, then older spellings of the same.
@@ -61,6 +92,10 @@ impl KexKind {
             KexKind::EcdhP256 => &["ecdh-sha2-nistp256"],
             KexKind::EcdhP384 => &["ecdh-sha2-nistp384"],
             KexKind::EcdhP521 => &["ecdh-sha2-nistp521"],
+            KexKind::DhGroup14 => &["diffie-hellman-group14-sha256"],
+            KexKind::DhGroup16 => &["diffie-hellman-group16-sha512"],
+            KexKind::DhGroup18 => &["diffie-hellman-group18-sha512"],
+            KexKind::DhGroupExchange => &["diffie-hellman-group-exchange-sha256"],
             #[cfg(feature = "sim")]
             KexKind::Toy => &["toy@tidegate.invalid"],
         }
@@ -71,17 +106,35 @@ impl KexKind {
         if KexKind::Toy.names().contains(&name) {
             return Some(KexKind::Toy);
         }
-        KexKind::DEFAULT.iter().copied().find(|kind| kind.names().contains(&name))
+        KexKind::ALL.iter().copied().find(|kind| kind.names().contains(&name))
     }
 
     /// The hash of the exchange and of key derivation.
     pub const fn hash(self) -> HashKind {
         match self {
-            KexKind::MlKem768X25519 | KexKind::Curve25519 | KexKind::EcdhP256 => HashKind::Sha256,
+            KexKind::MlKem768X25519
+            | KexKind::Curve25519
+            | KexKind::EcdhP256
+            | KexKind::DhGroup14
+            | KexKind::DhGroupExchange => HashKind::Sha256,
             KexKind::EcdhP384 => HashKind::Sha384,
-            KexKind::Sntrup761X25519 | KexKind::EcdhP521 => HashKind::Sha512,
+            KexKind::Sntrup761X25519
+            | KexKind::EcdhP521
+            | KexKind::DhGroup16
+            | KexKind::DhGroup18 => HashKind::Sha512,
             #[cfg(feature = "sim")]
             KexKind::Toy => HashKind::Sha256,
+        }
+    }
+
+    /// The fixed group of a finite-field method; `None` for the others, and for group exchange,
+    /// where the server chooses one.
+    pub fn group(self) -> Option<Group> {
+        match self {
+            KexKind::DhGroup14 => Group::of_2048_bits(),
+            KexKind::DhGroup16 => Group::of_4096_bits(),
+            KexKind::DhGroup18 => Group::of_8192_bits(),
+            _ => None,
         }
     }
 
@@ -93,6 +146,10 @@ impl KexKind {
             KexKind::EcdhP256 => Scheme::Curve(Curve::P256),
             KexKind::EcdhP384 => Scheme::Curve(Curve::P384),
             KexKind::EcdhP521 => Scheme::Curve(Curve::P521),
+            KexKind::DhGroup14
+            | KexKind::DhGroup16
+            | KexKind::DhGroup18
+            | KexKind::DhGroupExchange => Scheme::Modp,
             #[cfg(feature = "sim")]
             KexKind::Toy => Scheme::Toy,
         }
@@ -105,6 +162,8 @@ enum Scheme {
     Curve(Curve),
     /// A KEM beside X25519; K is the hash of both results, as a string.
     Hybrid(Kem),
+    /// Modulo a prime: K is an mpint.
+    Modp,
     #[cfg(feature = "sim")]
     Toy,
 }
@@ -119,13 +178,15 @@ pub struct KexSecret {
 enum Secret {
     Curve(CurveSecret),
     Hybrid(KemSecret, CurveSecret),
+    Modp(ModpSecret),
     #[cfg(feature = "sim")]
     Toy([u8; TOY_BYTES]),
 }
 
 impl KexSecret {
     /// Makes an ephemeral secret and the public value to send. Real methods draw on the library's
-    /// own generator whatever `entropy` is; only the simulator's method uses `entropy`.
+    /// own generator whatever `entropy` is; only the simulator's method uses `entropy`. Group
+    /// exchange needs a group first: [`KexSecret::generate_in`].
     pub fn generate(
         kind: KexKind,
         entropy: &mut dyn Entropy,
@@ -141,6 +202,12 @@ impl KexSecret {
                 public.extend_from_slice(&curve_public);
                 (Secret::Hybrid(kem_secret, curve_secret), public)
             }
+            Scheme::Modp => {
+                return KexSecret::generate_in(
+                    kind,
+                    &kind.group().ok_or(CryptoError::Unsupported)?,
+                );
+            }
             #[cfg(feature = "sim")]
             Scheme::Toy => {
                 let nonce = toy_nonce(entropy);
@@ -149,6 +216,12 @@ impl KexSecret {
         };
         let _ = entropy;
         Ok((KexSecret { hash: kind.hash(), secret }, public))
+    }
+
+    /// The same in a group that the server chose. Takes milliseconds, as does its end.
+    pub fn generate_in(kind: KexKind, group: &Group) -> Result<(KexSecret, Vec<u8>), CryptoError> {
+        let (secret, public) = ModpSecret::generate(group)?;
+        Ok((KexSecret { hash: kind.hash(), secret: Secret::Modp(secret) }, public))
     }
 
     /// Takes the server's public value.
@@ -161,6 +234,7 @@ impl KexSecret {
                 let post_quantum = kem.decapsulate(ciphertext)?;
                 SharedSecret::combined(self.hash, &post_quantum, &classical)
             }
+            Secret::Modp(secret) => SharedSecret::mpint(&secret.agree(server_public)?),
             #[cfg(feature = "sim")]
             Secret::Toy(nonce) => toy_secret(&nonce, server_public, server_public),
         }
@@ -193,6 +267,10 @@ pub fn respond(
             public.extend_from_slice(&curve_public);
             (public, SharedSecret::combined(kind.hash(), &post_quantum, &classical)?)
         }
+        Scheme::Modp => {
+            let group = kind.group().ok_or(CryptoError::Unsupported)?;
+            return respond_in(&group, client_public);
+        }
         #[cfg(feature = "sim")]
         Scheme::Toy => {
             let nonce = toy_nonce(entropy);
@@ -203,26 +281,30 @@ pub fn respond(
     Ok(answer)
 }
 
-/// The shared secret K, encoded as the method hashes it: an mpint for plain Diffie-Hellman, a
-/// string for the hybrids (which hash a fixed-length value). Wiped when dropped.
-#[derive(Zeroize, ZeroizeOnDrop)]
-pub struct SharedSecret {
-    bytes: [u8; ENCODED_BYTES_MAX],
-    len: usize,
+/// The same in a finite-field group. Takes milliseconds: not for a thread that others wait for.
+pub fn respond_in(
+    group: &Group,
+    client_public: &[u8],
+) -> Result<(Vec<u8>, SharedSecret), KexError> {
+    // What is refused is refused before any work is done for it.
+    group.check(client_public)?;
+    let (secret, public) = ModpSecret::generate(group)?;
+    Ok((public, SharedSecret::mpint(&secret.agree(client_public)?)?))
 }
 
-/// Length field, sign byte and a P-521 coordinate.
-const ENCODED_BYTES_MAX: usize = 4 + 1 + 66;
+/// The shared secret K, encoded as the method hashes it: an mpint for plain Diffie-Hellman, a
+/// string for the hybrids (which hash a fixed-length value). Wiped when dropped.
+pub struct SharedSecret(Zeroizing<Vec<u8>>);
 
 impl SharedSecret {
     /// K as it enters the exchange hash and key derivation, length field included.
     pub fn encoded(&self) -> &[u8] {
-        self.bytes.get(..self.len).unwrap_or(&[])
+        &self.0
     }
 
     /// RFC 8731 §3.1, RFC 5656 §4: the bytes are a big-endian number.
     fn mpint(magnitude: &[u8]) -> Result<SharedSecret, KexError> {
-        SharedSecret::write(|out| out.mpint(magnitude))
+        SharedSecret::write(magnitude.len(), |out| out.mpint(magnitude))
     }
 
     /// K = HASH(post-quantum secret || classical secret).
@@ -235,17 +317,20 @@ impl SharedSecret {
         hasher.update(post_quantum);
         hasher.update(classical);
         let digest = Zeroizing::new(hasher.finish());
-        SharedSecret::write(|out| out.string((*digest).as_ref()))
+        SharedSecret::write(digest.len(), |out| out.string((*digest).as_ref()))
     }
 
     fn write(
+        len: usize,
         encode: impl FnOnce(&mut Writer<'_>) -> Result<(), crate::wire::NoSpace>,
     ) -> Result<SharedSecret, KexError> {
-        let mut secret = SharedSecret { bytes: [0; ENCODED_BYTES_MAX], len: 0 };
-        let mut out = Writer::new(&mut secret.bytes);
+        // A length and a sign byte besides.
+        let mut bytes = Zeroizing::new(vec![0; len + 4 + 1]);
+        let mut out = Writer::new(&mut bytes);
         encode(&mut out).map_err(|_| CryptoError::Library)?;
-        secret.len = out.len();
-        Ok(secret)
+        let len = out.len();
+        bytes.truncate(len);
+        Ok(SharedSecret(bytes))
     }
 }
 
@@ -295,6 +380,7 @@ mod tests {
         KexKind::EcdhP256,
         KexKind::EcdhP384,
         KexKind::EcdhP521,
+        KexKind::DhGroup14,
         #[cfg(feature = "sim")]
         KexKind::Toy,
     ];
@@ -400,12 +486,14 @@ mod tests {
     /// what another method sends.
     #[test]
     fn no_method_takes_another_ones_values() {
-        for kind in ALL {
+        // To finite-field Diffie-Hellman any bytes are a number, most of them in range.
+        let others = || ALL.iter().filter(|kind| kind.group().is_none());
+        for kind in others() {
             let (_, public) = client(*kind);
-            for other in ALL {
+            for other in others() {
                 let toy_takes_any = other.names() == ["toy@tidegate.invalid"] && public.len() == 32;
                 let mixed = respond(*other, &public, &mut entropy());
-                let same_shape = public.len() == 32 && other == &KexKind::Curve25519;
+                let same_shape = public.len() == 32 && *other == KexKind::Curve25519;
                 if kind != other && !toy_takes_any && !same_shape {
                     assert!(mixed.is_err(), "{kind:?} to {other:?}");
                 }

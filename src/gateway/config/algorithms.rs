@@ -9,8 +9,11 @@ use crate::crypto::{CipherKind, KexKind, MacKind, SignatureAlgorithm};
 pub trait Listed: Copy + PartialEq + 'static {
     /// What one of the family is called in messages.
     const NOUN: &'static str;
-    /// Everything this server can do, most wanted first; it is the default too.
+    /// Everything this server can do.
     const ALL: &'static [Self];
+    /// What it offers unless it is told otherwise, most wanted first: lists that begin with `+`,
+    /// `-` or `^` start from here.
+    const DEFAULT: &'static [Self] = Self::ALL;
     /// Names that OpenSSH knows and this server does not, and why not.
     const ABSENT: &'static [(&'static str, &'static str)];
     /// sshd reads `*` and `?` in these lists.
@@ -21,8 +24,8 @@ pub trait Listed: Copy + PartialEq + 'static {
 }
 
 const CBC: &str = "CBC ciphers are not offered";
-const OLD_MAC: &str = "truncated, MD5, SHA-1 and UMAC codes are not offered";
-const MODP: &str = "finite-field Diffie-Hellman is not built yet";
+const OLD_MAC: &str = "truncated, MD5 and UMAC codes are not offered";
+const SHA1_KEX: &str = "key exchange under SHA-1 is never used";
 const CERTIFICATE: &str = "certificates are not built yet";
 const SECURITY_KEY: &str = "security keys are not built yet";
 const SHA1: &str = "SHA-1 signatures are never used";
@@ -48,14 +51,13 @@ impl Listed for CipherKind {
 impl Listed for MacKind {
     const NOUN: &'static str = "MAC";
     const ALL: &'static [Self] = MacKind::ALL;
+    const DEFAULT: &'static [Self] = MacKind::DEFAULT;
     const ABSENT: &'static [(&'static str, &'static str)] = &[
-        ("hmac-sha1", OLD_MAC),
         ("hmac-sha1-96", OLD_MAC),
         ("hmac-md5", OLD_MAC),
         ("hmac-md5-96", OLD_MAC),
         ("umac-64@openssh.com", OLD_MAC),
         ("umac-128@openssh.com", OLD_MAC),
-        ("hmac-sha1-etm@openssh.com", OLD_MAC),
         ("hmac-sha1-96-etm@openssh.com", OLD_MAC),
         ("hmac-md5-etm@openssh.com", OLD_MAC),
         ("hmac-md5-96-etm@openssh.com", OLD_MAC),
@@ -71,15 +73,12 @@ impl Listed for MacKind {
 
 impl Listed for KexKind {
     const NOUN: &'static str = "key exchange method";
-    const ALL: &'static [Self] = KexKind::DEFAULT;
+    const ALL: &'static [Self] = KexKind::ALL;
+    const DEFAULT: &'static [Self] = KexKind::DEFAULT;
     const ABSENT: &'static [(&'static str, &'static str)] = &[
-        ("diffie-hellman-group1-sha1", MODP),
-        ("diffie-hellman-group14-sha1", MODP),
-        ("diffie-hellman-group14-sha256", MODP),
-        ("diffie-hellman-group16-sha512", MODP),
-        ("diffie-hellman-group18-sha512", MODP),
-        ("diffie-hellman-group-exchange-sha1", MODP),
-        ("diffie-hellman-group-exchange-sha256", MODP),
+        ("diffie-hellman-group1-sha1", SHA1_KEX),
+        ("diffie-hellman-group14-sha1", SHA1_KEX),
+        ("diffie-hellman-group-exchange-sha1", SHA1_KEX),
         ("mlkem768nistp256-sha256", "this hybrid is not built yet"),
         ("mlkem1024nistp384-sha384", "this hybrid is not built yet"),
     ];
@@ -127,8 +126,8 @@ pub fn parse<T: Listed>(text: &str, warnings: &mut Vec<String>) -> Result<Vec<T>
     let named = items.split(',').filter(|name| !name.is_empty());
     let list = match mode {
         "-" => without::<T>(named, warnings),
-        "+" => union(T::ALL, &listed(named, warnings)?),
-        "^" => union(&listed(named, warnings)?, T::ALL),
+        "+" => union(T::DEFAULT, &listed(named, warnings)?),
+        "^" => union(&listed(named, warnings)?, T::DEFAULT),
         _ => listed(named, warnings)?,
     };
     if list.is_empty() {
@@ -166,7 +165,7 @@ fn without<'a, T: Listed>(
     patterns: impl Iterator<Item = &'a str>,
     warnings: &mut Vec<String>,
 ) -> Vec<T> {
-    let mut list = T::ALL.to_vec();
+    let mut list = T::DEFAULT.to_vec();
     for pattern in patterns {
         let known = matching::<T>(pattern, true).next().is_some();
         list.retain(|kind| !matching::<T>(pattern, true).any(|removed| removed == *kind));
@@ -210,7 +209,9 @@ fn is_named(name: &str, known: &str, patterns: bool) -> bool {
 
 fn unknown<T: Listed>(name: &str) -> Wrong {
     let wrong = Wrong::new(name, format!("no {} is called {name:?}", T::NOUN));
-    wrong.help(match did_you_mean(name, every_name::<T>()) {
+    // Nobody is led to what is off for a reason.
+    let names = T::DEFAULT.iter().flat_map(|kind| kind.names());
+    wrong.help(match did_you_mean(name, names) {
         Some(meant) => format!("did you mean {meant}?"),
         None => format!("this server has {}", names_of(T::ALL)),
     })
@@ -258,6 +259,20 @@ mod tests {
             warnings[0].contains("did you mean chacha20-poly1305@openssh.com?"),
             "{warnings:?}"
         );
+    }
+
+    /// Old algorithms are there for who names them and for nobody else.
+    #[test]
+    fn old_algorithms_come_by_name_alone() {
+        let kex = |text| parse::<KexKind>(text, &mut Vec::new()).expect("a list");
+        assert_eq!(kex("-ecdh-*"), &KexKind::DEFAULT[..3]);
+        let list = kex("+diffie-hellman-group14-sha256");
+        assert_eq!(list.split_last(), Some((&KexKind::DhGroup14, KexKind::DEFAULT)));
+        assert_eq!(kex("diffie-hellman-group-exchange-sha256"), [KexKind::DhGroupExchange]);
+        let macs = |text| parse::<MacKind>(text, &mut Vec::new()).expect("a list");
+        assert_eq!(macs("-*sha1*"), MacKind::DEFAULT);
+        assert_eq!(macs("^hmac-sha1").first(), Some(&MacKind::HmacSha1));
+        assert!(parse::<KexKind>("diffie-hellman-group1-sha1", &mut Vec::new()).is_err());
     }
 
     #[test]

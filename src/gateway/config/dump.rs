@@ -199,6 +199,10 @@ pub fn permit_user_rc(view: &View<'_>) -> Vec<String> {
     one(yes_no(view.login.permit_user_rc))
 }
 
+pub fn moduli_file(view: &View<'_>) -> Vec<String> {
+    one(quote(&view.global.moduli_file.to_string_lossy()))
+}
+
 pub fn pid_file(view: &View<'_>) -> Vec<String> {
     one(path_or_none(view.global.pid_file.as_deref()))
 }

@@ -270,6 +270,10 @@ pub fn permit_user_rc(target: &mut Target, values: &Values<'_>) -> Done {
     first(&mut target.login.permit_user_rc, values.flag()?)
 }
 
+pub fn moduli_file(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.global.moduli_file, values.path()?)
+}
+
 pub fn pid_file(target: &mut Target, values: &Values<'_>) -> Done {
     first(&mut target.global.pid_file, values.path_or_none()?)
 }

@@ -87,6 +87,8 @@ settings! {
             address_family: AddressFamily,
             host_key_algorithms: Vec<SignatureAlgorithm>,
             kex_algorithms: Vec<KexKind>,
+            /// The groups that group exchange chooses from.
+            moduli_file: PathBuf,
             /// Equal to [`CipherKind::ALL`] unless the administrator chose: then no steering.
             ciphers: Vec<CipherKind>,
             macs: Vec<MacKind>,
@@ -232,8 +234,9 @@ impl Default for Global {
             address_family: AddressFamily::Any,
             host_key_algorithms: SignatureAlgorithm::ALL.to_vec(),
             kex_algorithms: KexKind::DEFAULT.to_vec(),
+            moduli_file: PathBuf::from("/etc/ssh/moduli"),
             ciphers: CipherKind::ALL.to_vec(),
-            macs: MacKind::ALL.to_vec(),
+            macs: MacKind::DEFAULT.to_vec(),
             strict_modes: true,
             login_grace: Some(LOGIN_GRACE_DEFAULT),
             max_startups: MaxStartups { start: 10, rate: 30, full: 100 },

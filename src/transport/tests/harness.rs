@@ -3,7 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use crate::base::{Instant, SeededEntropy};
-use crate::crypto::{KeyKind, PrivateKey};
+use crate::crypto::{KeyKind, PrivateKey, kex};
 use crate::limits::OUTBOX_RESERVE;
 use crate::transport::exchange::{Offered, Step};
 use crate::transport::machine::Stage;
@@ -146,6 +146,10 @@ impl<R: Role> End<R> {
         let answer = match self.transport.query() {
             None => return true,
             Some(_) if !self.answers => return false,
+            Some(Query::Agree { group, client_public }) => {
+                let agreement = kex::respond_in(group, client_public);
+                Answer::Agreement(agreement.map(|(public, secret)| (public.into(), secret)))
+            }
             Some(Query::Sign { host_key, algorithm, message }) => {
                 let signature = (self.signer)(*host_key).sign(*algorithm, message.as_ref());
                 Answer::Signature(Some(signature.expect("signed").into()))
@@ -153,10 +157,14 @@ impl<R: Role> End<R> {
             Some(Query::TrustHostKey { .. }) => Answer::Trust(self.trusts),
         };
         self.queries += 1;
-        if let Err(error) = self.call(|transport, env| transport.answer(answer, env)) {
-            self.error = Some(error);
+        match self.call(|transport, env| transport.answer(answer, env)) {
+            // One question may lead to the next.
+            Ok(()) => self.settle_query(),
+            Err(error) => {
+                self.error = Some(error);
+                true
+            }
         }
-        true
     }
 
     /// Seals a payload in place, as bulk data leaves. False when it may not leave now.

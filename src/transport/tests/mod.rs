@@ -1,5 +1,6 @@
 //! Two transports in memory: what honest peers do, and what the rows of SECURITY.md do.
 
+mod dh;
 mod framing;
 mod handoff;
 mod harness;

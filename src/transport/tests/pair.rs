@@ -40,7 +40,7 @@ fn exchange_traffic(pair: &mut Pair) {
 
 #[test]
 fn every_key_exchange_method() {
-    for kex in KexKind::DEFAULT.iter().chain(&[KexKind::Toy]) {
+    for kex in KexKind::ALL.iter().chain(&[KexKind::Toy]) {
         let mut pair = pair_of(*kex, toy(), Provider::Toy, Provider::Toy);
         pair.settle();
         pair.expect_alive();
@@ -48,7 +48,9 @@ fn every_key_exchange_method() {
         assert_eq!(negotiated.kex, *kex);
         assert_eq!(negotiated.kex_name, kex.names()[0]);
         assert!(negotiated.strict);
-        assert_eq!((pair.client.queries, pair.server.queries), (1, 1));
+        // Arithmetic that takes milliseconds is asked for, and then the signature.
+        let server_queries = if kex.names()[0].starts_with("diffie") { 2 } else { 1 };
+        assert_eq!((pair.client.queries, pair.server.queries), (1, server_queries));
         exchange_traffic(&mut pair);
         pair.client.rekey();
         pair.settle();
