@@ -109,7 +109,7 @@ fn feed<R: Role>(end: &mut Transport<R>, inbox: &mut Vec<u8>, out: &mut Vec<u8>,
         }
         match call(end, out, |end, env| end.carve(env, inbox).expect("honest")) {
             Carved::Need { .. } => return,
-            Carved::Handled { used } | Carved::Payload { used, .. } => {
+            Carved::Handled { used } | Carved::Payload { used, .. } | Carved::Unpacked { used } => {
                 inbox.drain(..used as usize);
             }
         }

@@ -213,6 +213,43 @@ fn old_algorithms_by_configuration_alone() {
     assert!(fixed.log().contains("group exchange uses the fixed groups"), "{}", fixed.log());
 }
 
+/// `Compression`, where client and server both want it: commands and files, across new keys.
+#[test]
+fn compression_where_both_want_it() {
+    let gateway = Gateway::start(&["Compression yes"]);
+    let plain = Gateway::start(&[]);
+    let (zeros, random) = (vec![0; 2 * MIB], noise(2 * MIB, 9));
+    for cipher in ["Ciphers=aes128-gcm@openssh.com", "Ciphers=aes256-ctr"] {
+        for content in [&zeros, &random] {
+            let options = ["Compression=yes", cipher, "RekeyLimit=1M"];
+            let mut child = gateway
+                .ssh(&options, &["cat"])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .expect("ssh starts");
+            let mut input = child.stdin.take().expect("its input");
+            let output = std::thread::scope(|scope| {
+                scope.spawn(move || input.write_all(content).expect("written"));
+                child.wait_with_output().expect("ssh ends")
+            });
+            assert!(output.status.success() && output.stdout == *content, "{cipher}");
+        }
+    }
+    assert!(gateway.log().contains("compressed"), "{}", gateway.log());
+    fs::write(gateway.path("source"), noise(2 * MIB, 3)).expect("a file");
+    let (source, there, back) =
+        (gateway.path("source"), gateway.path("there"), gateway.path("back"));
+    let [from, to, home] = [&source, &there, &back].map(|path| path.display().to_string());
+    let batch = format!("put {from} {to}\nget {to} {home}\n");
+    let output = gateway.sftp(&["Compression=yes"], &batch);
+    assert!(output.status.success(), "{}\n{}", text(&output.stderr), gateway.log());
+    assert_eq!(sha256(&source), sha256(&back));
+    let output = run_ok(&mut plain.ssh(&["Compression=yes"], &["echo fine"]));
+    assert_eq!(text(&output.stdout), "fine\n");
+    assert!(!plain.log().contains("compressed"), "{}", plain.log());
+}
+
 #[test]
 fn every_user_key_type_logs_in_and_strangers_do_not() {
     let gateway = Gateway::start(&[]);

@@ -13,7 +13,8 @@ use tidegate::crypto::{KeyKind, PrivateKey};
 use tidegate::limits::{CHANNELS_MAX, WINDOW_BYTES};
 use tidegate::transport::RekeyLimits;
 
-const FLAVOURS: [Flavour; 4] = [Flavour::Toy, Flavour::Gcm, Flavour::Chacha, Flavour::Ctr];
+const FLAVOURS: [Flavour; 5] =
+    [Flavour::Toy, Flavour::Gcm, Flavour::Chacha, Flavour::Ctr, Flavour::Zlib];
 
 #[test]
 fn logs_in_under_every_cipher() {
@@ -538,14 +539,17 @@ proptest! {
     /// The same bytes in any pieces give the same events.
     #[test]
     fn pieces_do_not_matter(seed in any::<u64>()) {
-        let whole = scripted(seed, false, false);
-        prop_assert!(whole == scripted(seed, true, false));
+        for flavour in [Flavour::Toy, Flavour::Zlib] {
+            let whole = scripted(flavour, seed, false, false);
+            prop_assert!(whole == scripted(flavour, seed, true, false));
+        }
     }
 
     /// Moving a connection to another process now and then changes nothing that either side sees.
     #[test]
     fn hand_overs_do_not_matter(seed in any::<u64>()) {
-        let (still, moved) = (scripted(seed, false, false), scripted(seed, false, true));
+        let script = |moves| scripted(Flavour::Toy, seed, false, moves);
+        let (still, moved) = (script(false), script(true));
         for (still, moved) in [(&still.0, &moved.0), (&still.1, &moved.1)] {
             let same = still.iter().zip(moved).take_while(|(a, b)| a == b).count();
             let at = |trace: &[String]| trace.get(same).map(|t| t.chars().take(120).collect::<String>());
@@ -574,8 +578,8 @@ fn seal(end: &mut support::End, plan: tidegate::connection::Plan, sent: &mut Vec
 }
 
 /// A conversation that depends on `seed` alone; answers what both sides saw.
-fn scripted(seed: u64, splits: bool, moves: bool) -> (Vec<String>, Vec<String>) {
-    let setup = toy();
+fn scripted(flavour: Flavour, seed: u64, splits: bool, moves: bool) -> (Vec<String>, Vec<String>) {
+    let setup = Setup::new(flavour);
     let mut pair = Pair::new(&setup);
     pair.splits = splits;
     pair.run();
@@ -626,9 +630,13 @@ fn scripted(seed: u64, splits: bool, moves: bool) -> (Vec<String>, Vec<String>) 
 /// Case 36: keys change every few packets with data, EOF and CLOSE queued; order and content hold.
 #[test]
 fn case_36_new_keys_every_few_packets() {
-    for (flavour, packets) in
-        [(Flavour::Toy, 20), (Flavour::Toy, 3), (Flavour::Gcm, 25), (Flavour::Ctr, 40)]
-    {
+    for (flavour, packets) in [
+        (Flavour::Toy, 20),
+        (Flavour::Toy, 3),
+        (Flavour::Gcm, 25),
+        (Flavour::Ctr, 40),
+        (Flavour::Zlib, 9),
+    ] {
         let rekey = RekeyLimits { packets, ..RekeyLimits::default() };
         let mut pair = Pair::logged_in(&Setup::with_rekey(flavour, rekey));
         pair.splits = true;
@@ -721,6 +729,25 @@ fn only_quiet_connections_are_exported() {
     assert!(pair.server.conn.export().is_none(), "a key exchange runs");
     pair.run();
     assert!(pair.server.conn.export().is_some());
+}
+
+/// A compressed connection can move until its first compressed packet, so that the process of an
+/// account can take it over right after the login; and it works where it arrives.
+#[test]
+fn compressed_connections_move_before_their_first_packet() {
+    let setup = Setup::new(Flavour::Zlib);
+    let mut pair = Pair::logged_in(&setup);
+    let now = pair.now;
+    assert!(pair.server.hand_over(&setup, now) && pair.client.hand_over(&setup, now));
+    let (ours, theirs) = pair.session();
+    let data = vec![7; 200_000];
+    assert_eq!(pair.client.send_planned(ours, None, &data), data.len());
+    assert_eq!(pair.server.send_planned(theirs, None, &data), data.len());
+    pair.run();
+    assert!(pair.client.error.is_none() && pair.server.error.is_none());
+    assert_eq!((&pair.server.received[&theirs], &pair.client.received[&ours]), (&data, &data));
+    assert!(pair.server.conn.stats().bytes_in < 10_000, "it was not compressed");
+    assert!(pair.server.conn.export().is_none() && pair.client.conn.export().is_none());
 }
 
 /// Shards run on threads, and connections move between them.

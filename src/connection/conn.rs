@@ -30,6 +30,11 @@ impl Conn {
         either!(self.handle_input(env, buf))
     }
 
+    /// [`Connection::unpacked_len`].
+    pub fn unpacked_len(&self) -> u32 {
+        either!(self.unpacked_len())
+    }
+
     /// [`Connection::poll_event`].
     pub fn poll_event(&mut self) -> Option<Event> {
         either!(self.poll_event())

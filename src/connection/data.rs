@@ -5,7 +5,7 @@ use super::plan::{Frame, Layout};
 use super::side::Side;
 use super::{ChannelId, Connection, Plan};
 use crate::base::{Entropy, Span};
-use crate::limits::TAILROOM;
+use crate::limits::{FRAMES_MAX, TAILROOM};
 use crate::transport::{Deferred, Env};
 use crate::wire::channel::{ChannelData, ChannelExtendedData};
 use crate::wire::{Writer, number};
@@ -104,6 +104,14 @@ impl<R: Side> Connection<R> {
         let layout = plan.layout().recut(self.transport.geometry());
         let moved = layout == plan.layout() || plan.layout().shift(layout, got, buf);
         let header = (recipient, plan.extended(), layout.header());
+        if self.transport.packs() {
+            let packed =
+                if moved { self.pack_plan(layout, got, header, buf, entropy) } else { None };
+            if packed.is_none() {
+                self.fail_later("a plan that does not fit its lease compressed");
+            }
+            return Ok(packed.unwrap_or_default());
+        }
         let sealed = moved
             && layout
                 .frames(got)
@@ -163,23 +171,43 @@ impl<R: Side> Connection<R> {
     fn seal_frame(
         &mut self,
         frame: Frame,
-        (recipient, extended, header): (u32, Option<u32>, u32),
+        header: (u32, Option<u32>, u32),
         buf: &mut [u8],
         entropy: &mut dyn Entropy,
     ) -> Option<()> {
         let packet = frame.packet.of_mut(buf)?;
-        let mut out = Writer::new(packet.get_mut(5..5 + header as usize)?);
-        let number = match extended {
-            None => number::CHANNEL_DATA,
-            Some(_) => number::CHANNEL_EXTENDED_DATA,
-        };
-        out.byte(number).ok()?;
-        out.uint32(recipient).ok()?;
-        if let Some(data_type) = extended {
-            out.uint32(data_type).ok()?;
+        let payload_len = write_header(frame, header, packet)?;
+        self.transport.seal(packet, payload_len, entropy).ok()
+    }
+
+    /// The same for packets that are compressed: they get other lengths, so all are packed before
+    /// the first is laid over the place of the next.
+    fn pack_plan(
+        &mut self,
+        layout: Layout,
+        got: u32,
+        header: (u32, Option<u32>, u32),
+        buf: &mut [u8],
+        entropy: &mut dyn Entropy,
+    ) -> Option<Span> {
+        let mut payloads = Vec::with_capacity(FRAMES_MAX);
+        for frame in layout.frames(got) {
+            let packet = frame.packet.of_mut(buf)?;
+            let payload_len = write_header(frame, header, packet)?;
+            let payload = packet.get(5..5 + payload_len as usize)?;
+            payloads.push(self.transport.pack(payload).ok()?);
         }
-        out.uint32(frame.data.len).ok()?;
-        self.transport.seal(packet, header + frame.data.len, entropy).ok()
+        let whole = layout.whole(got);
+        let mut end = whole.at;
+        for payload in payloads {
+            let len = payload.len() as u32;
+            let span = Span::new(end, self.transport.geometry().wire_len(len));
+            let packet = span.of_mut(buf)?;
+            packet.get_mut(5..5 + payload.len())?.copy_from_slice(&payload);
+            self.transport.seal(packet, len, entropy).ok()?;
+            end = span.end();
+        }
+        Some(Span::new(whole.at, end - whole.at))
     }
 
     /// A plan has ended: `sent` of its bytes are spent, the rest comes back.
@@ -193,4 +221,24 @@ impl<R: Side> Connection<R> {
             self.channels.drained.push(plan.channel);
         }
     }
+}
+
+/// Writes the channel header of a packet whose data lies in it; answers its payload's length.
+fn write_header(
+    frame: Frame,
+    (recipient, extended, header): (u32, Option<u32>, u32),
+    packet: &mut [u8],
+) -> Option<u32> {
+    let mut out = Writer::new(packet.get_mut(5..5 + header as usize)?);
+    let number = match extended {
+        None => number::CHANNEL_DATA,
+        Some(_) => number::CHANNEL_EXTENDED_DATA,
+    };
+    out.byte(number).ok()?;
+    out.uint32(recipient).ok()?;
+    if let Some(data_type) = extended {
+        out.uint32(data_type).ok()?;
+    }
+    out.uint32(frame.data.len).ok()?;
+    Some(header + frame.data.len)
 }

@@ -40,6 +40,8 @@ pub enum Event {
     /// Bytes of the channel, in the buffer that was handed in. `extended`: beside the main stream
     /// (RFC 4254 §5.2; 1 is standard error). Their window is granted again by `consumed`.
     Data { id: ChannelId, extended: Option<u32>, data: Span },
+    /// The same from a peer that compresses: the bytes themselves.
+    Copied { id: ChannelId, extended: Option<u32>, data: Box<[u8]> },
     /// The peer asks something of the channel. If it wants a reply, call `reply`; later requests
     /// of the channel wait until then.
     Request { id: ChannelId, want_reply: bool, request: ChannelRequest },
@@ -57,6 +59,18 @@ pub enum Event {
     Global { want_reply: bool, request: GlobalRequest },
     /// The peer has answered our oldest unanswered global request.
     GlobalDone { ok: bool },
+}
+
+impl Event {
+    /// An event whose bytes lie in `buf`, which is not the owner's.
+    pub(super) fn copied(self, buf: &[u8]) -> Event {
+        match self {
+            Event::Data { id, extended, data } => {
+                Event::Copied { id, extended, data: data.of(buf).unwrap_or_default().into() }
+            }
+            event => event,
+        }
+    }
 }
 
 /// One attempt that came to nothing.

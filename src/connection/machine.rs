@@ -95,12 +95,26 @@ impl<R: Side> Connection<R> {
             Carved::Need { total } => return Ok(Input::Need { total }),
             Carved::Handled { used } => (used, self.handled(exchanges, env)),
             Carved::Payload { used, payload } => (used, self.receive(payload, buf, env)),
+            Carved::Unpacked { used } => {
+                let bytes = self.transport.take_unpacked();
+                let all = Span::new(0, bytes.len() as u32);
+                (
+                    used,
+                    self.receive(all, &bytes, env)
+                        .map(|event| event.map(|event| event.copied(&bytes))),
+                )
+            }
         };
         if let Some(alive) = &mut self.alive {
             (alive.asked, alive.at) = (0, env.now.after(alive.interval));
         }
         let event = event.map_err(|error| self.fail(error, env))?;
         Ok(Input::Used { used, event })
+    }
+
+    /// Bytes that the packet handled last was compressed from; zero where the peer does not compress.
+    pub fn unpacked_len(&self) -> u32 {
+        self.transport.unpacked_len()
     }
 
     /// Events that did not come out of a packet's handling. Owners call this after every other call

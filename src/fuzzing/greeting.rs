@@ -104,6 +104,7 @@ fn feed<R: Role>(mut transport: Transport<R>, bytes: &[u8], step: usize) -> Outc
                 payloads.push(payload.of(&buf[..have]).expect("inside the buffer").to_vec());
                 used
             }
+            Ok(Carved::Unpacked { .. }) => panic!("compressed before anybody logged in"),
         };
         assert!(used > 0 && used as usize <= have, "it used what it had not");
         buf = &mut buf[used as usize..];

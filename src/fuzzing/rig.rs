@@ -371,6 +371,7 @@ impl Rig {
                     self.call(|conn, env| conn.consumed(id, data.len, env));
                 }
             }
+            Event::Copied { .. } => panic!("nobody agreed to compress"),
             Event::Request { id, want_reply, request } => {
                 if let ChannelRequest::PtyReq { modes, .. } = &request {
                     crate::wire::request::terminal_modes(modes).for_each(drop);

@@ -24,7 +24,7 @@ use crate::connection::ConnectionConfig;
 use crate::crypto::{PrivateKey, PublicKey};
 use crate::limits::HAND_OVERS_MAX;
 use crate::shard::{HandOver, Report};
-use crate::transport::{self, HostKey, Preferences};
+use crate::transport::{self, CompressionKind, HostKey, Preferences};
 
 /// Our software version in the identification line (RFC 4253 §4.2).
 const SOFTWARE: &str = concat!("Tidegate_", env!("CARGO_PKG_VERSION"));
@@ -177,6 +177,9 @@ pub fn connection_config(
     preferences.kex.clone_from(&global.kex_algorithms);
     preferences.ciphers.clone_from(&global.ciphers);
     preferences.macs.clone_from(&global.macs);
+    if global.compression {
+        preferences.compression = CompressionKind::ALL.to_vec();
+    }
     preferences.rekey = login.limits().rekey;
     preferences.first_exchange_time_max = global.login_grace;
     let mut server = transport::ServerConfig::new(preferences, host_keys);

@@ -35,6 +35,8 @@ pub(super) struct Link {
     pub ended: bool,
     /// It waits for one of these leases, and is on the shard's list of those that do.
     pub lacks: Classes,
+    /// Data that came compressed and waits for a lease.
+    pub owed: Option<Box<Owed>>,
     /// To the protocol's open question, while no outbox can be had.
     pub answer: Option<Answer>,
     /// What the key that was asked about last permits; binding once authentication succeeds.
@@ -52,6 +54,14 @@ pub(super) struct Link {
     pub idle_check: Option<Instant>,
     /// How its packets are marked, once they are.
     pub class: Option<u8>,
+}
+
+/// Channel data that lies in no lease yet.
+#[derive(Debug)]
+pub(super) struct Owed {
+    pub id: ChannelId,
+    pub extended: Option<u32>,
+    pub data: Box<[u8]>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,12 +1,16 @@
 //! The life of a link: begin, receive, run, send, end.
 
+use super::link::Owed;
 use super::*;
+use crate::base::Span;
 use crate::connection::{
     Answer, AuthFailed, Conn, Connection, ConnectionRecord, Event, Input, Query,
 };
 use crate::limits::{
-    BULK_SLOT, LINK_TURN_BYTES_MAX, LINK_TURN_PACKET_BYTES, LINK_UNSENT_BYTES_MAX,
+    BULK_SLOT, HEADROOM, LINK_TURN_BYTES_MAX, LINK_TURN_PACKET_BYTES, LINK_UNSENT_BYTES_MAX,
+    PACKET_SLOT,
 };
+use crate::reactor::{Chunk, Class};
 use crate::services::{Outgoing, Surroundings};
 use crate::transport::{Blame, Error, Server};
 use crate::wire::number::disconnect;
@@ -125,6 +129,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             attempted: false,
             ended: false,
             lacks: Classes::NONE,
+            owed: None,
             answer: None,
             grant: None,
             asked: None,
@@ -306,6 +311,9 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     /// Opens and handles one packet.
     fn step(&mut self, key: u32) -> Step {
         let Some(link) = self.links.get_mut(key as usize) else { return Step::Wait };
+        if let Some(owed) = link.owed.take_if(|_| link.state == LinkState::Open) {
+            return self.deliver(key, owed);
+        }
         if link.state != LinkState::Open
             || link.conn.blocked()
             || is_behind(link)
@@ -336,10 +344,28 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 Step::Wait
             }
             Some(Ok(Input::Used { used, event })) => {
+                let work = used.max(link.conn.unpacked_len());
                 self.used(key, used, event);
-                Step::Again { used }
+                Step::Again { used: work }
             }
         }
+    }
+
+    /// Data that came compressed goes into a lease, which services expect it in.
+    fn deliver(&mut self, key: u32, owed: Box<Owed>) -> Step {
+        let Some(link) = self.links.get_mut(key as usize) else { return Step::Wait };
+        let span = Span::new(HEADROOM, owed.data.len() as u32);
+        let class = if span.end() <= PACKET_SLOT { Class::Packet } else { Class::Bulk };
+        let pool = self.driver.pool();
+        let Some(mut lease) = pool.take_spare(class) else {
+            link.owed = Some(owed);
+            return Step::Starved(Classes::NONE.with(class));
+        };
+        if let Some(room) = span.of_mut(pool.bytes(&mut lease)) {
+            room.copy_from_slice(&owed.data);
+        }
+        self.channel_data(key, owed.id, owed.extended, Chunk { lease, span });
+        Step::Again { used: 0 }
     }
 
     fn used(&mut self, key: u32, used: u32, event: Option<Event>) {
@@ -351,6 +377,10 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 if let Some(chunk) = chunk {
                     self.channel_data(key, id, extended, chunk);
                 }
+            }
+            Some(Event::Copied { id, extended, data }) => {
+                link.inbound.consume(used);
+                link.owed = Some(Box::new(Owed { id, extended, data }));
             }
             Some(event) => {
                 link.inbound.consume(used);

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::ident;
+use super::{CompressionKind, ident};
 use crate::crypto::kex::Moduli;
 use crate::crypto::{CipherKind, KexKind, MacKind, Provider, PublicKey, SignatureAlgorithm, Suite};
 use crate::limits::{
@@ -48,6 +48,8 @@ pub struct Preferences {
     /// Those the provider does not support are left out of the offer.
     pub ciphers: Vec<CipherKind>,
     pub macs: Vec<MacKind>,
+    /// A client gets the first of its own that the server has too.
+    pub compression: Vec<CompressionKind>,
     pub provider: Provider,
     pub rekey: RekeyLimits,
     /// Lets a peer without strict key exchange use ChaCha20-Poly1305, which it then uses exposed to
@@ -82,6 +84,7 @@ impl Default for Preferences {
             kex: KexKind::DEFAULT.to_vec(),
             ciphers: CipherKind::ALL.to_vec(),
             macs: MacKind::DEFAULT.to_vec(),
+            compression: vec![CompressionKind::None],
             provider: Provider::default(),
             rekey: RekeyLimits::default(),
             allow_exposed_chacha: false,

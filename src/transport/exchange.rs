@@ -224,6 +224,10 @@ impl Derived {
         let outbound = &mut cx.wires.outbound;
         outbound.install(self.outbound, strict);
         outbound.blocked = false;
+        let (to_server, to_client) =
+            (negotiated.compression_to_server, negotiated.compression_to_client);
+        cx.wires.awaits_keys = true;
+        cx.wires.compress_outbound(if R::SERVER { to_client } else { to_server });
         let session_id = session_id(cx, self.hash);
         let outcome = Outcome { session_id, negotiated, host_key, _proven: proven };
         Ok(ExpectNewKeys { inbound: self.inbound, outcome })

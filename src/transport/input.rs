@@ -32,7 +32,20 @@ impl<R: Role> Transport<R> {
         };
         self.wires.stats.packets_in += 1;
         self.count_in(used)?;
-        let is_ours = self.receive(payload.of(buf).unwrap_or(&[]), env)?;
+        let bytes = payload.of(buf).unwrap_or(&[]);
+        if let Some(unpacker) = &mut self.wires.inbound.unpacker {
+            let bytes = unpacker.unpack(bytes)?;
+            let is_ours = self.receive(&bytes, env)?;
+            self.maintain(env)?;
+            if is_ours {
+                return Ok(Carved::Handled { used });
+            }
+            if let Some(unpacker) = &mut self.wires.inbound.unpacker {
+                unpacker.payload = bytes;
+            }
+            return Ok(Carved::Unpacked { used });
+        }
+        let is_ours = self.receive(bytes, env)?;
         self.maintain(env)?;
         Ok(if is_ours { Carved::Handled { used } } else { Carved::Payload { used, payload } })
     }

@@ -35,6 +35,8 @@ pub enum Carved {
     Handled { used: u32 },
     /// A payload for the floors above, opened in place; its packet took `used` bytes.
     Payload { used: u32, payload: Span },
+    /// The same where the peer compresses: [`Transport::take_unpacked`] has the payload.
+    Unpacked { used: u32 },
 }
 
 /// Data may not leave now: a key exchange runs, or older messages wait. Nothing was changed.
@@ -195,6 +197,33 @@ impl<R: Role> Transport<R> {
         self.wires.outbound.geometry()
     }
 
+    /// Whether payloads are compressed on their way out: what is handed to
+    /// [`seal`](Transport::seal) has been through [`pack`](Transport::pack) then.
+    pub const fn packs(&self) -> bool {
+        self.wires.outbound.packer.is_some()
+    }
+
+    /// Compresses a payload that is sealed next. Nothing may be sent in between, and what was packed
+    /// must be sealed: the peer unpacks it as part of one stream.
+    pub fn pack(&mut self, payload: &[u8]) -> Result<Vec<u8>, Error> {
+        match &mut self.wires.outbound.packer {
+            Some(packer) => packer.pack(payload),
+            None => Err(Error::Invariant("compression is not in force")),
+        }
+    }
+
+    /// The payload that [`carve`](Transport::carve) unpacked last.
+    pub fn take_unpacked(&mut self) -> Vec<u8> {
+        let unpacker = self.wires.inbound.unpacker.as_mut();
+        unpacker.map(|unpacker| mem::take(&mut unpacker.payload)).unwrap_or_default()
+    }
+
+    /// Bytes that the packet carved last took as a payload where the peer compresses, otherwise
+    /// zero: work to be counted beside its bytes on the wire.
+    pub fn unpacked_len(&self) -> u32 {
+        self.wires.inbound.unpacker.as_ref().map_or(0, |unpacker| unpacker.len)
+    }
+
     /// Frames and seals bulk data in place. `packet` is exactly
     /// [`wire_len(payload_len)`](Geometry::wire_len) bytes with the payload at offset 5.
     pub fn seal(
@@ -268,9 +297,13 @@ impl<R: Role> Transport<R> {
     }
 
     /// The peer is authenticated: larger packets are believed and more bytes taken.
-    pub const fn authenticated(&mut self) {
+    pub fn authenticated(&mut self) {
         self.wires.authenticated = true;
         self.wires.inbound.authenticated();
+        // A server's compression begins behind the message that says so, which may still wait.
+        if !R::SERVER {
+            self.wires.start_compression();
+        }
     }
 
     /// Starts a key exchange; nothing happens when one runs already.

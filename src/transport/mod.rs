@@ -21,6 +21,7 @@
 
 mod backlog;
 mod client;
+mod compression;
 mod config;
 mod error;
 mod exchange;
@@ -40,6 +41,7 @@ mod verdict;
 mod wires;
 
 pub use client::Client;
+pub use compression::CompressionKind;
 pub use config::{ClientConfig, HostKey, Preferences, RekeyLimits, ServerConfig};
 pub use error::{Blame, Error};
 pub use machine::{Carved, Deferred, Transport};

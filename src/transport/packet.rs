@@ -1,11 +1,14 @@
 //! RFC 4253 §6: the two directions of a connection, packet by packet.
 
+use super::compression::{Packer, Unpacker};
 use super::{Error, Outbox};
 use crate::base::{Entropy, Span};
 use crate::crypto::{
     Counters, CryptoError, DirectionKeys, Exhausted, Geometry, OpenKey, Provider, SealKey,
 };
-use crate::limits::{PACKET_LENGTH_MAX, PACKET_LENGTH_PREAUTH_MAX, PADDING_MIN, REKEY_PACKETS_MAX};
+use crate::limits::{
+    PACKET_LENGTH_MAX, PACKET_LENGTH_PREAUTH_MAX, PADDING_MIN, REKEY_PACKETS_MAX, TAILROOM,
+};
 use crate::wire::{NoSpace, Writer};
 
 /// Where a payload starts in its packet: behind the length and the padding length.
@@ -80,6 +83,8 @@ pub(super) struct Inbound {
     pub key: OpenKey,
     pub raw: Option<Box<DirectionKeys>>,
     pub wear: Wear,
+    /// Once the peer compresses.
+    pub unpacker: Option<Box<Unpacker>>,
     /// Bytes of the packet at the front of the caller's buffer; zero until its length is known.
     need: u32,
     length_max: u32,
@@ -97,6 +102,7 @@ impl Inbound {
             key: OpenKey::Plain,
             raw: None,
             wear: Wear::new(),
+            unpacker: None,
             need: 0,
             length_max: PACKET_LENGTH_PREAUTH_MAX,
         }
@@ -154,6 +160,8 @@ pub(super) struct Outbound {
     pub key: SealKey,
     pub raw: Option<Box<DirectionKeys>>,
     pub wear: Wear,
+    /// Once we compress.
+    pub packer: Option<Box<Packer>>,
     /// Our KEXINIT has left and our NEWKEYS has not, or there are no keys yet: only the key
     /// exchange itself may leave (RFC 4253 §7.1).
     pub blocked: bool,
@@ -161,7 +169,7 @@ pub(super) struct Outbound {
 
 impl Outbound {
     pub(super) const fn new() -> Outbound {
-        Outbound { key: SealKey::Plain, raw: None, wear: Wear::new(), blocked: true }
+        Outbound { key: SealKey::Plain, raw: None, wear: Wear::new(), packer: None, blocked: true }
     }
 
     pub(super) fn install(&mut self, ready: Ready<SealKey>, strict: bool) {
@@ -209,7 +217,10 @@ impl Outbound {
         let spare = out.spare();
         let mut writer = Writer::new(spare.get_mut(PAYLOAD_AT..).ok_or(NotSent::NoSpace)?);
         fill(&mut writer).map_err(|NoSpace| NotSent::NoSpace)?;
-        let payload_len = writer.len() as u32;
+        let mut payload_len = writer.len() as u32;
+        if let Some(packer) = &mut self.packer {
+            payload_len = pack_in_place(packer, spare, payload_len)?;
+        }
         let wire_len = self.geometry().wire_len(payload_len);
         let packet = spare.get_mut(..wire_len as usize).ok_or(NotSent::NoSpace)?;
         self.seal(packet, payload_len, entropy).map_err(|Exhausted| NotSent::Exhausted)?;
@@ -223,6 +234,21 @@ impl Outbound {
 pub(super) enum NotSent {
     NoSpace,
     Exhausted,
+    Packer,
+}
+
+/// Compresses the payload in `spare`, behind the packet's head; answers its new length. Without room
+/// for the worst case nothing has happened.
+fn pack_in_place(packer: &mut Packer, spare: &mut [u8], len: u32) -> Result<u32, NotSent> {
+    let body = spare.get_mut(PAYLOAD_AT..).unwrap_or_default();
+    if body.len() < Packer::bound(len as usize) + TAILROOM as usize {
+        return Err(NotSent::NoSpace);
+    }
+    let packed = packer.pack(body.get(..len as usize).unwrap_or(&[]));
+    let packed = packed.map_err(|_| NotSent::Packer)?;
+    let room = body.get_mut(..packed.len()).ok_or(NotSent::Packer)?;
+    room.copy_from_slice(&packed);
+    Ok(packed.len() as u32)
 }
 
 /// Padding length, one byte of payload and the least padding (RFC 4253 §6).

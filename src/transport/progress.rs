@@ -81,6 +81,10 @@ impl<R: Role> Transport<R> {
             return Err(Error::Invariant("NEWKEYS out of step"));
         };
         self.wires.inbound.install(step.inbound, self.wires.strict);
+        let agreed = &step.outcome.negotiated;
+        let (to_server, to_client) = (agreed.compression_to_server, agreed.compression_to_client);
+        self.wires.awaits_keys = false;
+        self.wires.compress_inbound(if R::SERVER { to_server } else { to_client });
         let session = match before {
             Ok(mut session) => {
                 session.renew(&step.outcome, now);

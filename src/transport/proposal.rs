@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Error, Preferences};
+use super::{CompressionKind, Error, Preferences};
 use crate::base::Entropy;
 use crate::crypto::{CipherKind, KexKind, MacKind, SignatureAlgorithm, Suite};
 use crate::limits::KEXINIT_BYTES_MAX;
@@ -27,6 +27,8 @@ pub struct Negotiated {
     pub host_key: SignatureAlgorithm,
     pub to_server: Suite,
     pub to_client: Suite,
+    pub compression_to_server: CompressionKind,
+    pub compression_to_client: CompressionKind,
     /// Both sides follow strict key exchange (OpenSSH PROTOCOL §1.10).
     pub strict: bool,
 }
@@ -38,6 +40,10 @@ impl fmt::Display for Negotiated {
         if self.to_client != self.to_server {
             write!(f, " out ")?;
             write_suite(f, self.to_client)?;
+        }
+        let compression = [self.compression_to_server, self.compression_to_client];
+        if compression.contains(&CompressionKind::Delayed) {
+            write!(f, " compressed")?;
         }
         if !self.strict {
             write!(f, " without strict key exchange")?;
@@ -71,6 +77,7 @@ pub(super) fn offer<'n>(
         offered.map(|cipher| cipher.name())
     };
     let macs = || preferences.macs.iter().map(|mac| mac.name());
+    let compression = || preferences.compression.iter().map(|kind| kind.name());
     let kex = preferences.kex.iter().flat_map(|kex| kex.names()).copied();
     let mut payload = vec![0; KEXINIT_BYTES_MAX];
     let mut cookie = [0; 16];
@@ -84,8 +91,8 @@ pub(super) fn offer<'n>(
     out.name_list(ciphers())?;
     out.name_list(macs())?;
     out.name_list(macs())?;
-    out.name_list([NO_COMPRESSION])?;
-    out.name_list([NO_COMPRESSION])?;
+    out.name_list(compression())?;
+    out.name_list(compression())?;
     out.name_list([])?;
     out.name_list([])?;
     // We never guess: a wrong guess costs a key generation and saves nothing on a fast path.
@@ -135,14 +142,24 @@ impl Offers<'_> {
             (client.cipher_to_client, server.cipher_to_client),
             (client.mac_to_client, server.mac_to_client),
         )?;
-        let none = |name: &str| (name == NO_COMPRESSION).then_some(());
-        for (theirs, ours) in [
-            (client.compression_to_server, server.compression_to_server),
-            (client.compression_to_client, server.compression_to_client),
-        ] {
-            self.common("compression", theirs, ours, none)?;
-        }
-        Ok(Negotiated { kex, kex_name, host_key, to_server, to_client, strict })
+        let compression =
+            |client, server| self.common("compression", client, server, CompressionKind::from_name);
+        Ok(Negotiated {
+            kex,
+            kex_name,
+            host_key,
+            to_server,
+            to_client,
+            compression_to_server: compression(
+                client.compression_to_server,
+                server.compression_to_server,
+            )?,
+            compression_to_client: compression(
+                client.compression_to_client,
+                server.compression_to_client,
+            )?,
+            strict,
+        })
     }
 
     /// RFC 4253 §7: whether the packet that follows the peer's KEXINIT was sent on a wrong guess
@@ -195,8 +212,6 @@ impl Offers<'_> {
     }
 }
 
-/// The only compression there is. `zlib` before authentication is never offered.
-const NO_COMPRESSION: &str = "none";
 /// Bytes of a name-list quoted in an error.
 const QUOTED_BYTES_MAX: usize = 400;
 

@@ -9,7 +9,10 @@ use super::machine::{Established, Stage};
 use super::packet::{Ready, Wear};
 use super::session::Session;
 use super::wires::Wires;
-use super::{Error, Negotiated, PeerExtensions, Role, Stats, Transport, proposal};
+use super::{
+    CompressionKind, Error, Negotiated, PeerExtensions, Role, Stats, Transport, compression,
+    proposal,
+};
 use crate::base::Instant;
 use crate::crypto::{
     CipherKind, Counters, Digest, DirectionKeys, KexError, MacKind, PublicKey, SignatureAlgorithm,
@@ -51,7 +54,8 @@ struct Direction {
 }
 
 impl<R: Role> Transport<R> {
-    /// What another process needs to go on with this connection. `None` unless it is quiet.
+    /// What another process needs to go on with this connection. `None` unless it is quiet, and where
+    /// packets are compressed from the first of them on.
     pub fn export(&self) -> Option<TransportRecord> {
         let Ok(Stage::Established(Established { session, exchange: None })) = &self.stage else {
             return None;
@@ -64,6 +68,10 @@ impl<R: Role> Transport<R> {
             Some(Direction { keys, counters: wear.counters.clone(), bytes: wear.bytes })
         };
         let Wires { inbound, outbound, .. } = &self.wires;
+        // A stream's window would have to travel too; before the first packet there is none.
+        if !compression::are_fresh(outbound.packer.as_deref(), inbound.unpacker.as_deref()) {
+            return None;
+        }
         Some(TransportRecord {
             serves: R::SERVER,
             authenticated: self.wires.authenticated,
@@ -102,6 +110,12 @@ impl<R: Role> Transport<R> {
         wires.outbound.install(Ready::seal(provider, keys).map_err(KexError::from)?, false);
         (wires.outbound.wear.counters, wires.outbound.wear.bytes) = (counters, bytes);
         wires.outbound.blocked = false;
+        let agreed = &record.negotiated;
+        let (to_server, to_client) = (agreed.compression_to_server, agreed.compression_to_client);
+        wires.compression = if R::SERVER { [to_client, to_server] } else { [to_server, to_client] };
+        if record.authenticated {
+            wires.start_compression();
+        }
         wires.stats = record.stats;
         let outcome = Outcome {
             session_id: record.session_id,
@@ -130,6 +144,8 @@ impl TransportRecord {
         out.string(&self.peer_ident)?;
         out.string(self.negotiated.kex_name.as_bytes())?;
         out.string(self.negotiated.host_key.name().as_bytes())?;
+        out.string(self.negotiated.compression_to_server.name().as_bytes())?;
+        out.string(self.negotiated.compression_to_client.name().as_bytes())?;
         out.boolean(self.negotiated.strict)?;
         out.string(self.host_key.blob())?;
         write_extensions(&mut out, self.extensions.as_ref())?;
@@ -162,6 +178,8 @@ impl TransportRecord {
         let peer_ident = body.string(IDENT_BYTES_MAX as u32)?.into();
         let (kex, kex_name) = name(&mut body, proposal::kex_from_name)?;
         let host_key_algorithm = name(&mut body, SignatureAlgorithm::from_name)?;
+        let compression_to_server = name(&mut body, CompressionKind::from_name)?;
+        let compression_to_client = name(&mut body, CompressionKind::from_name)?;
         let strict = boolean(&mut body)?;
         let host_key = PublicKey::from_blob(body.string(HOST_KEY_BYTES_MAX)?);
         let host_key = host_key.map_err(|_| Malformed::Range)?;
@@ -188,6 +206,8 @@ impl TransportRecord {
             host_key: host_key_algorithm,
             to_server,
             to_client,
+            compression_to_server,
+            compression_to_client,
             strict,
         };
         Ok(TransportRecord {
@@ -257,7 +277,7 @@ impl Direction {
 }
 
 /// The record's layout. Another process may be another version of this program.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// The longest of the raw keys.
 const KEY_BYTES_MAX: u32 = 64;
 /// 2^32 packets is the end of any key; with the largest packets that is 2^46 blocks.

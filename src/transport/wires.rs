@@ -1,10 +1,11 @@
 use zeroize::Zeroizing;
 
 use super::backlog::Backlog;
+use super::compression::{Packer, Unpacker};
 use super::packet::{Inbound, NotSent, Outbound};
-use super::{Env, Error};
+use super::{CompressionKind, Env, Error};
 use crate::limits::PACKET_SLOT;
-use crate::wire::{Message, NoSpace, Writer};
+use crate::wire::{Message, NoSpace, Writer, number};
 
 /// Plain counters; whoever runs the connection reads them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -24,6 +25,12 @@ pub(super) struct Wires {
     /// Both sides follow strict key exchange.
     pub strict: bool,
     pub authenticated: bool,
+    /// What was agreed for our direction and for the peer's.
+    pub compression: [CompressionKind; 2],
+    /// Authentication is over on the wire: what was agreed is in force.
+    pub compressing: bool,
+    /// Our NEWKEYS has left and the peer's has not come: it is under what was in force before.
+    pub awaits_keys: bool,
     pub stats: Stats,
 }
 
@@ -35,6 +42,9 @@ impl Wires {
             backlog: None,
             strict: false,
             authenticated: false,
+            compression: [CompressionKind::None; 2],
+            compressing: false,
+            awaits_keys: false,
             stats: Stats { bytes_in: 0, bytes_out: 0, packets_in: 0, packets_out: 0 },
         }
     }
@@ -65,6 +75,7 @@ impl Wires {
         env: &mut Env<'_>,
     ) -> Result<(), Error> {
         if self.is_clear() && self.write(env, |out| message.write(out)).is_ok() {
+            self.has_left(M::NUMBER);
             return Ok(());
         }
         let mut scratch = Zeroizing::new(vec![0; PACKET_SLOT as usize]);
@@ -76,6 +87,7 @@ impl Wires {
     /// The same for a payload that is encoded already.
     pub(super) fn send_payload(&mut self, payload: &[u8], env: &mut Env<'_>) -> Result<(), Error> {
         if self.is_clear() && self.write(env, |out| out.bytes(payload)).is_ok() {
+            self.has_left(payload.first().copied().unwrap_or(0));
             return Ok(());
         }
         self.defer(payload)
@@ -88,8 +100,10 @@ impl Wires {
         }
         while let Some(mut backlog) = self.backlog.take() {
             let Some(payload) = backlog.front() else { return };
+            let number = payload.first().copied().unwrap_or(0);
             let sent = self.write(env, |out| out.bytes(payload)).is_ok();
             if sent {
+                self.has_left(number);
                 backlog.pop();
             }
             if !backlog.is_empty() {
@@ -98,6 +112,37 @@ impl Wires {
             if !sent {
                 return;
             }
+        }
+    }
+
+    /// New keys in our direction: the stream of compressed packets starts again with them.
+    pub(super) fn compress_outbound(&mut self, kind: CompressionKind) {
+        self.compression[0] = kind;
+        let packs = self.compressing && kind == CompressionKind::Delayed;
+        self.outbound.packer = packs.then(|| Box::new(Packer::new()));
+    }
+
+    /// The same for the peer's.
+    pub(super) fn compress_inbound(&mut self, kind: CompressionKind) {
+        self.compression[1] = kind;
+        let unpacks = self.compressing && kind == CompressionKind::Delayed;
+        self.inbound.unpacker = unpacks.then(|| Box::new(Unpacker::new()));
+    }
+
+    /// Authentication is over on the wire: what was agreed begins (OpenSSH PROTOCOL §1.2).
+    pub(super) fn start_compression(&mut self) {
+        self.compressing = true;
+        let [outbound, inbound] = self.compression;
+        self.compress_outbound(outbound);
+        if !self.awaits_keys {
+            self.compress_inbound(inbound);
+        }
+    }
+
+    /// A server's success is the last packet of either side that is not compressed.
+    fn has_left(&mut self, number: u8) {
+        if number == number::USERAUTH_SUCCESS {
+            self.start_compression();
         }
     }
 
@@ -125,5 +170,6 @@ const fn not_sent(why: NotSent) -> Error {
     match why {
         NotSent::NoSpace => Error::Invariant("the outbox is full"),
         NotSent::Exhausted => Error::Invariant("the keys are used up"),
+        NotSent::Packer => Error::Invariant("compression failed"),
     }
 }

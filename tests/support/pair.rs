@@ -16,8 +16,8 @@ use tidegate::crypto::{
     CipherKind, KexKind, KeyKind, PrivateKey, Provider, PublicKey, SignatureAlgorithm,
 };
 use tidegate::transport::{
-    Client, ClientConfig, Env, Error, HostKey, Outbox, Preferences, RekeyLimits, Server,
-    ServerConfig,
+    Client, ClientConfig, CompressionKind, Env, Error, HostKey, Outbox, Preferences, RekeyLimits,
+    Server, ServerConfig,
 };
 
 pub const USER: &str = "me";
@@ -40,12 +40,14 @@ pub enum Flavour {
     Gcm,
     Chacha,
     Ctr,
+    /// As `Toy`, and compressed once the user is authenticated.
+    Zlib,
 }
 
 pub fn preferences(flavour: Flavour) -> Preferences {
     let mut preferences = Preferences::new("Pair_1").expect("valid software");
     match flavour {
-        Flavour::Toy => {
+        Flavour::Toy | Flavour::Zlib => {
             preferences.provider = Provider::Toy;
             preferences.kex = vec![KexKind::Toy];
             preferences.ciphers = vec![CipherKind::Toy];
@@ -54,8 +56,10 @@ pub fn preferences(flavour: Flavour) -> Preferences {
         Flavour::Chacha => preferences.ciphers = vec![CipherKind::Chacha20Poly1305],
         Flavour::Ctr => preferences.ciphers = vec![CipherKind::Aes128Ctr],
     }
-    if flavour != Flavour::Toy {
-        preferences.kex = vec![KexKind::Curve25519];
+    match flavour {
+        Flavour::Toy => {}
+        Flavour::Zlib => preferences.compression = vec![CompressionKind::Delayed],
+        _ => preferences.kex = vec![KexKind::Curve25519],
     }
     preferences
 }
@@ -249,6 +253,14 @@ impl End {
                 self.received.entry(id).or_default().extend(&bytes);
                 if habits.consumes {
                     self.attempt(now, |conn, env| conn.consumed(id, data.len, env));
+                }
+                Seen::Data { id, extended, bytes }
+            }
+            Event::Copied { id, extended, data } => {
+                let bytes = data.into_vec();
+                self.received.entry(id).or_default().extend(&bytes);
+                if habits.consumes {
+                    self.attempt(now, |conn, env| conn.consumed(id, bytes.len() as u32, env));
                 }
                 Seen::Data { id, extended, bytes }
             }

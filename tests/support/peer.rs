@@ -276,6 +276,7 @@ impl Peer {
                 self.heard.push_back(payload.of(&inbox).expect("inside").to_vec());
                 used = bytes;
             }
+            Ok(Carved::Unpacked { .. }) => panic!("nobody agreed to compress"),
             Err(Error::Disconnected { code, text }) => {
                 self.farewell = Some(Farewell::Said(code, text.into()));
             }

@@ -217,6 +217,7 @@ impl<R: Role> Stage<R> {
                     self.heard.push(payload.of(&bytes).expect("inside").to_vec());
                     used
                 }
+                Ok(Carved::Unpacked { .. }) => panic!("nobody agreed to compress"),
                 Err(error) => {
                     self.farewell = Some(error);
                     0

@@ -114,6 +114,10 @@ pub fn deny_groups(view: &View<'_>) -> Vec<String> {
     quoted(&view.login.deny_groups)
 }
 
+pub fn compression(view: &View<'_>) -> Vec<String> {
+    one(if view.global.compression { "delayed" } else { "no" })
+}
+
 pub fn deny_users(view: &View<'_>) -> Vec<String> {
     quoted(&view.login.deny_users)
 }

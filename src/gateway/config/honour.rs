@@ -127,6 +127,11 @@ pub fn deny_groups(target: &mut Target, values: &Values<'_>) -> Done {
     group_patterns(&mut target.login.deny_groups, values)
 }
 
+pub fn compression(target: &mut Target, values: &Values<'_>) -> Done {
+    let choices = [("yes", true), ("delayed", true), ("no", false)];
+    first(&mut target.global.compression, choice(values.one()?, &choices)?)
+}
+
 pub fn deny_users(target: &mut Target, values: &Values<'_>) -> Done {
     user_patterns(&mut target.login.deny_users, values)
 }

@@ -275,7 +275,7 @@ pub const TABLE: &[Keyword] = &[
         honour::client_alive_count_max, dump::client_alive_count_max),
     honoured("ClientAliveInterval", Match, "a time, like 30 or 5m; 0 never asks",
         honour::client_alive_interval, dump::client_alive_interval),
-    offer("Compression", Global, &["no"], &["yes", "delayed"], "compression is not built yet"),
+    honoured("Compression", Global, "yes, delayed or no; yes is delayed too", honour::compression, dump::compression),
     warned("DebianBanner", Global, &["no"], "our identification names no distribution"),
     honoured("DenyGroups", Match, PATTERNS, honour::deny_groups, dump::deny_groups),
     honoured("DenyUsers", Match, USERS, honour::deny_users, dump::deny_users),

@@ -92,6 +92,8 @@ settings! {
             /// Equal to [`CipherKind::ALL`] unless the administrator chose: then no steering.
             ciphers: Vec<CipherKind>,
             macs: Vec<MacKind>,
+            /// Compress for clients that ask for it.
+            compression: bool,
             /// Check who owns and may write authorized_keys and the directories above it.
             strict_modes: bool,
             /// Time from the first byte to the end of the login; `None`: for ever.
@@ -237,6 +239,7 @@ impl Default for Global {
             moduli_file: PathBuf::from("/etc/ssh/moduli"),
             ciphers: CipherKind::ALL.to_vec(),
             macs: MacKind::DEFAULT.to_vec(),
+            compression: false,
             strict_modes: true,
             login_grace: Some(LOGIN_GRACE_DEFAULT),
             max_startups: MaxStartups { start: 10, rate: 30, full: 100 },

@@ -130,6 +130,10 @@ impl<R: Role> End<R> {
                     self.delivered.push(payload.to_vec());
                     used
                 }
+                Ok(Carved::Unpacked { used }) => {
+                    self.delivered.push(self.transport.take_unpacked());
+                    used
+                }
                 Err(error) => {
                     self.error = Some(error);
                     return;
@@ -169,6 +173,8 @@ impl<R: Role> End<R> {
 
     /// Seals a payload in place, as bulk data leaves. False when it may not leave now.
     pub(super) fn seal(&mut self, payload: &[u8]) -> bool {
+        let packed = self.transport.packs().then(|| self.transport.pack(payload).expect("packed"));
+        let payload = packed.as_deref().unwrap_or(payload);
         let len = payload.len() as u32;
         let mut packet = vec![0; self.transport.geometry().wire_len(len) as usize];
         packet[5..][..payload.len()].copy_from_slice(payload);

@@ -7,3 +7,4 @@ mod harness;
 mod keyexchange;
 mod pair;
 mod rekey;
+mod zlib;
