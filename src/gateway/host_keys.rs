@@ -295,6 +295,11 @@ fn advice(why: &KeyError, path: &Path) -> String {
             ", and a server cannot ask for it; `ssh-keygen -p -N '' -f '{}'` takes it off",
             path.display()
         ),
+        // The same command converts the file.
+        KeyError::EncryptedPem => format!(
+            "; for a host key, which must have no passphrase, `ssh-keygen -p -N '' -f '{}'`",
+            path.display()
+        ),
         _ => String::new(),
     }
 }
@@ -346,6 +351,33 @@ mod tests {
         assert!(!state.exists());
         keys.push(directory.path().join("absent"));
         assert!(check(&global(keys), 2048, Some(&state)).is_err());
+    }
+
+    /// What ssh-keygen writes in each format: read, or refused with the command that mends it.
+    #[test]
+    fn old_formats_are_read_and_passphrases_are_not() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let formats =
+            [("ecdsa", "PEM"), ("ecdsa", "PKCS8"), ("rsa", "PEM"), ("ed25519", "RFC4716")];
+        for (kind, format) in formats {
+            for passphrase in ["", "secret"] {
+                let path = directory.path().join(format!("{kind}-{format}-{passphrase}"));
+                let made = std::process::Command::new("ssh-keygen")
+                    .args(["-q", "-t", kind, "-m", format, "-N", passphrase, "-f"])
+                    .arg(&path)
+                    .status();
+                assert!(made.expect("ssh-keygen").success());
+                let loaded = load(&global(vec![path.clone()]), 2048, None);
+                if passphrase.is_empty() {
+                    assert_eq!(loaded.expect("a key").keys.len(), 1, "{kind} {format}");
+                    continue;
+                }
+                let error = loaded.expect_err("encrypted").to_string();
+                let command = format!("`ssh-keygen -p -N '' -f '{}'`", path.display());
+                assert!(error.starts_with(&format!("host key {}: ", path.display())), "{error}");
+                assert!(error.contains(&command), "{error}");
+            }
+        }
     }
 
     #[test]
