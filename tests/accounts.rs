@@ -149,6 +149,34 @@ fn a_terminal_belongs_to_the_account() {
     assert!(shown.contains("controls-42"), "{shown}");
 }
 
+/// scp's own protocol, served in the account's process: its home, its rights, its umask.
+#[test]
+fn copies_by_scp_are_those_of_the_account() {
+    let Some(account) = Account::new() else { return };
+    let gateway = root_gateway(&["SetEnv PATH=/nowhere"], None);
+    let secret = gateway.path("secret");
+    fs::write(&secret, "for root alone").expect("a file");
+    fs::set_permissions(&secret, PermissionsExt::from_mode(0o600)).expect("a mode");
+    let scp = |words: &[&str]| {
+        let mut command = gateway.client(Path::new("scp"), &[&format!("User={}", account.name)]);
+        command.arg("-O").args(words).output().expect("scp starts")
+    };
+    let local = gateway.path("local");
+    fs::write(&local, "mine").expect("a file");
+    fs::set_permissions(&local, PermissionsExt::from_mode(0o666)).expect("a mode");
+    let (local, far) = (local.display().to_string(), secret.display());
+    let output = scp(&[&local, "127.0.0.1:~/up"]);
+    assert!(output.status.success(), "{output:?}\n{}", gateway.log());
+    let meta = fs::metadata(account.at_home("up")).expect("it is there");
+    assert_eq!((meta.uid(), meta.mode() & 0o777), (account.uid, 0o644));
+    let output = scp(&[&format!("127.0.0.1:{far}"), "/dev/null"]);
+    assert_eq!(text(&output.stderr), format!("scp: {far}: Permission denied\n"));
+    assert_eq!(output.status.code(), Some(1));
+    let output = scp(&[&local, "127.0.0.1:/etc/tidegate-must-not-exist"]);
+    assert!(text(&output.stderr).contains("Permission denied"), "{output:?}");
+    assert!(gateway.log().contains("scp -t"), "{}", gateway.log());
+}
+
 #[test]
 fn files_are_those_of_the_account() {
     let Some(account) = Account::new() else { return };

@@ -187,6 +187,39 @@ fn several_sources_patterns_and_targets() {
     assert!(text(&verbose.stderr).contains("Sending file modes: C0644 2 a1"), "{verbose:?}");
 }
 
+/// Key exchanges in the middle of files, a slow client, and ciphers that lay packets out otherwise.
+#[test]
+fn long_copies_over_changing_keys() {
+    let gateway = gateway();
+    let from = gateway.path("from");
+    fs::write(&from, noise(24 << 20, 4)).expect("a file");
+    let sum = sha256(&from);
+    let path = from.display().to_string();
+    for (n, options) in [
+        ["RekeyLimit=3M", "Ciphers=aes256-gcm@openssh.com"],
+        ["RekeyLimit=1M", "Ciphers=aes128-ctr"],
+        ["RekeyLimit=2M", "Ciphers=chacha20-poly1305@openssh.com"],
+    ]
+    .iter()
+    .enumerate()
+    {
+        let (up, down) = (gateway.path(&format!("up{n}")), gateway.path(&format!("down{n}")));
+        for words in
+            [["-O", &path, &remote(&up)], ["-O", &remote(&from), &down.display().to_string()]]
+        {
+            let mut command = gateway.client(Path::new("scp"), options);
+            let output = command.args(words).output().expect("scp starts");
+            assert!(output.status.success(), "{options:?} {words:?} {output:?}\n{}", gateway.log());
+        }
+        assert_eq!((sha256(&up), sha256(&down)), (sum.clone(), sum.clone()), "{options:?}");
+    }
+    // 16 Mbit/s, so that the window is what holds the server back.
+    fs::write(&from, noise(2 << 20, 8)).expect("a file");
+    let slow = gateway.path("slow");
+    scp_ok(&gateway, &["-O", "-l", "16000", &remote(&from), &slow.display().to_string()]);
+    assert_eq!(sha256(&slow), sha256(&from));
+}
+
 #[test]
 fn homes_and_tildes() {
     let gateway = gateway();

@@ -271,6 +271,46 @@ mod tests {
         }
     }
 
+    /// What we take as words, sh takes as the very same words, and as nothing else.
+    #[test]
+    fn case_116_sh_reads_the_same_words() {
+        let empty = tempfile::tempdir().expect("a folder");
+        let alphabet: Vec<char> = " \t'\"\\*?[]!^$`;#=ab-/\u{e9}".chars().collect();
+        let (mut state, mut accepted, mut script) = (7_u64, Vec::new(), String::new());
+        script.push_str("scp() { printf '<%s>' \"$@\"; printf '\\n.\\n'; }\n");
+        while accepted.len() < 400 {
+            let mut line = String::from("scp -f ");
+            for _ in 0..8 {
+                state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let at = (state >> 33) as usize % alphabet.len();
+                line.push(alphabet[at]);
+            }
+            if let Some(command) = Command::parse(line.as_bytes()) {
+                script.push_str(&format!("{line}\n"));
+                accepted.push((line, command));
+            }
+        }
+        let mut run = std::process::Command::new("sh");
+        let output = run.arg("-c").arg(&script).current_dir(empty.path()).output();
+        let output = output.expect("sh runs");
+        let said = String::from_utf8(output.stdout).expect("UTF-8");
+        let said: Vec<&str> = said.split("\n.\n").collect();
+        assert_eq!(said.len(), accepted.len() + 1, "{}", String::from_utf8_lossy(&output.stderr));
+        for ((line, command), said) in accepted.iter().zip(said) {
+            let words = command
+                .words
+                .iter()
+                .map(|word| format!("<{}>", String::from_utf8(word.text()).expect("UTF-8")));
+            // `--` is for scp itself, and our parser has taken it.
+            let said = said.replacen("<-f>", "", 1).replacen("<-->", "", 1);
+            let flags = |text: &str| text.starts_with("<-") && !text.starts_with("<->");
+            let ours = words.collect::<String>();
+            if !flags(&said) {
+                assert_eq!(ours, said, "{line:?}");
+            }
+        }
+    }
+
     #[test]
     fn tildes_are_seen_only_unquoted() {
         let tilde = |line: &str| {

@@ -334,4 +334,19 @@ mod tests {
         let many = vec![vec![b'x'; 100]; SCP_NAMES_BYTES_MAX / 100];
         assert_eq!(check(&many), Err(TooMany));
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_pattern_panics_and_plain_text_matches_itself(
+            pattern in proptest::collection::vec(
+                (proptest::sample::select(b"ab*?[]!^-:\xc3\xa9".to_vec()), proptest::bool::ANY),
+                0..12,
+            ),
+            name in proptest::collection::vec(proptest::num::u8::ANY, 0..12),
+        ) {
+            is_match(&compile(&pattern), &units(&name));
+            let quoted: Vec<(u8, bool)> = name.iter().map(|byte| (*byte, true)).collect();
+            assert!(is_match(&compile(&quoted), &units(&name)));
+        }
+    }
 }

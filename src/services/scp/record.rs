@@ -171,4 +171,23 @@ mod tests {
         }
         assert_eq!(Record::parse(b"bash: no such file"), Err(Wrong::Unknown));
     }
+
+    proptest::proptest! {
+        /// Whatever comes, a name that is accepted stays in its directory.
+        #[test]
+        fn accepted_names_are_single_names(
+            first in proptest::sample::select(vec![b'C', b'D', b'T', b'E', 0, 1, 2, b'x']),
+            rest in "[0-7]{0,5} ?[0-9]{0,21} ?[a-z./\\x00 -]{0,8}",
+        ) {
+            let line = [&[first][..], rest.as_bytes()].concat();
+            if let Ok(Record::File { name, .. } | Record::Directory { name, .. }) =
+                Record::parse(&line)
+            {
+                let path = std::path::PathBuf::from(String::from_utf8_lossy(&name).into_owned());
+                let parts: Vec<_> = path.components().collect();
+                assert!(matches!(parts.as_slice(), [std::path::Component::Normal(_)]), "{path:?}");
+                assert!(!name.contains(&b'/') && !name.contains(&0));
+            }
+        }
+    }
 }
