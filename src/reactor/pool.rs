@@ -169,6 +169,8 @@ pub struct Pool {
     shelves: [Shelf; 3],
     /// Leases out on each slot; a slot is free again at zero.
     parts: Box<[u16]>,
+    /// Small slots that somebody owns, those on offer not counted.
+    small_owned: u16,
     stats: PoolStats,
 }
 
@@ -190,7 +192,8 @@ impl Pool {
         });
         let region = Region::new(offset)?;
         let parts = vec![0; slots as usize].into_boxed_slice();
-        Ok(Pool { home: register(), region, shelves, parts, stats: PoolStats::default() })
+        let stats = PoolStats::default();
+        Ok(Pool { home: register(), region, shelves, parts, small_owned: 0, stats })
     }
 
     /// `None` is back-pressure, never an allocation.
@@ -201,6 +204,7 @@ impl Pool {
         };
         debug_assert_eq!(self.parts[slot as usize], 0);
         self.parts[slot as usize] = 1;
+        self.small_owned += u16::from(class == Class::Small);
         self.stats.taken += 1;
         Some(Lease { home: self.home, slot, at: 0, len: class.bytes() })
     }
@@ -262,6 +266,7 @@ impl Pool {
         *parts -= 1;
         if *parts == 0 {
             let class = self.class_of_slot(slot);
+            self.small_owned -= u16::from(class == Class::Small);
             self.shelves[class.index()].push(slot);
         }
     }
@@ -284,6 +289,16 @@ impl Pool {
             Class::Small | Class::Bulk => 0,
         };
         self.free(class) > reserve
+    }
+
+    /// Few slots of this class are left: what does not move should not hold any.
+    pub fn is_scarce(&self, class: Class) -> bool {
+        let slots = self.slots(class);
+        match class {
+            // Those on offer are not free, and are not gone either.
+            Class::Small => usize::from(self.small_owned) + slots / 4 >= slots,
+            Class::Packet | Class::Bulk => self.free(class) < slots / 4,
+        }
     }
 
     /// Slots of this class in all.
@@ -329,6 +344,7 @@ impl Pool {
     /// A lent lease is about to be handed to an owner.
     pub(super) fn claim(&mut self, lease: &Lease) {
         self.check(lease);
+        self.small_owned += 1;
         self.stats.taken += 1;
     }
 
@@ -559,6 +575,37 @@ mod tests {
         assert_eq!(pool.free(Class::Bulk), 0);
         pool.give_back(middle);
         assert_eq!(pool.free(Class::Bulk), 1);
+    }
+
+    #[test]
+    fn what_is_on_offer_is_not_scarce() {
+        let mut pool = pool(8, 8, 8);
+        let mut offered: Vec<Lease> = (0..8).map(|_| pool.lend().unwrap()).collect();
+        assert!(Class::ALL.iter().all(|class| !pool.is_scarce(*class)));
+        for lease in &offered[..5] {
+            pool.claim(lease);
+        }
+        assert!(!pool.is_scarce(Class::Small));
+        pool.claim(&offered[5]);
+        assert!(pool.is_scarce(Class::Small));
+        let mut front = offered.swap_remove(5);
+        let back = pool.split(&mut front, 10);
+        pool.give_back(front);
+        assert!(pool.is_scarce(Class::Small), "a part is still out");
+        pool.give_back(back);
+        assert!(!pool.is_scarce(Class::Small));
+        for lease in offered.drain(5..) {
+            pool.unlend(lease);
+        }
+        for lease in offered {
+            pool.give_back(lease);
+        }
+        let large: Vec<Lease> = (0..7).map(|_| pool.take(Class::Packet).unwrap()).collect();
+        assert!(pool.is_scarce(Class::Packet) && !pool.is_scarce(Class::Bulk));
+        for lease in large {
+            pool.give_back(lease);
+        }
+        assert_eq!(pool.stats().outstanding(), 0);
     }
 
     #[test]

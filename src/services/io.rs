@@ -74,10 +74,14 @@ impl Io<'_> {
         lease
     }
 
-    /// Few large leases are left: what does not move should not hold any.
+    /// Few leases of some class are left: what does not move should not hold any.
     pub fn is_scarce(&self) -> bool {
-        let pool = &*self.around.pool;
-        [Class::Packet, Class::Bulk].iter().any(|class| pool.free(*class) < pool.slots(*class) / 4)
+        Class::ALL.iter().any(|class| self.around.pool.is_scarce(*class))
+    }
+
+    /// Few of the buffers are left in which everybody receives.
+    pub fn is_receiving_scarce(&self) -> bool {
+        self.around.pool.is_scarce(Class::Small)
     }
 
     pub fn give_back(&mut self, lease: Lease) {
@@ -157,7 +161,23 @@ impl Io<'_> {
         }
         self.conn.refund(self.id, SMALL_BYTES.saturating_sub(data.len));
         let plan = self.conn.plan_around(self.id, extended, data);
+        let lease = self.spare_shared(lease, data);
         self.command(Command::Data { plan, got: data.len, lease });
+    }
+
+    /// Moves the data elsewhere if buffers for receiving are scarce: the end of the key exchange
+    /// that it may have to wait for is received in one.
+    fn spare_shared(&mut self, lease: Lease, data: Span) -> Lease {
+        if !self.is_receiving_scarce() {
+            return lease;
+        }
+        let Some(mut other) = self.around.pool.take_spare(Class::Packet) else { return lease };
+        let from = data.of(self.around.pool.view(&lease)).unwrap_or_default();
+        if let Some(to) = data.of_mut(self.around.pool.bytes(&mut other)) {
+            to.copy_from_slice(from);
+        }
+        self.give_back(lease);
+        other
     }
 
     /// Small channel data, copied and sealed at once. `false`, and nothing done, when credit,

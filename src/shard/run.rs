@@ -400,7 +400,10 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             link.inbound.consume(len);
         }
         let wanted = link.state == LinkState::Open && !link.conn.blocked() && !is_behind(link);
-        if (wanted || closing) && !link.inbound.armed {
+        if !wanted && !closing {
+            // Until something else has happened, which others may have to receive first.
+            link.inbound.step_back(self.driver.pool());
+        } else if !link.inbound.armed {
             match link.inbound.next_target(self.driver.pool()) {
                 Some(into) => {
                     let Some(fd) = link.socket else { return };

@@ -2,7 +2,7 @@ use std::collections::VecDeque;
 
 use super::TAG_INPUT;
 use crate::base::Span;
-use crate::limits::{CHANNEL_PACKET_BYTES_MAX, INPUT_COPY_BYTES_MAX};
+use crate::limits::{CHANNEL_PACKET_BYTES_MAX, INPUT_COPY_BYTES_MAX, SMALL_BYTES};
 use crate::reactor::{Chunk, Class, Errno, Fd, Gather, Op};
 use crate::services::{Child, Io};
 
@@ -59,7 +59,9 @@ impl Input {
         }
         let moves = self.fd.is_some() && !self.writing;
         let copies = data.span.len <= INPUT_COPY_BYTES_MAX || io.is_scarce();
-        if copies && !moves {
+        // Even a write may wait for ever.
+        let spares = data.span.len <= SMALL_BYTES && io.is_receiving_scarce();
+        if spares || (copies && !moves) {
             self.copy(data, io);
         } else {
             self.waiting.push_back(Held::Received(data));

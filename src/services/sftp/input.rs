@@ -1,9 +1,14 @@
 use std::collections::VecDeque;
 
 use crate::base::Span;
-use crate::limits::{SFTP_SMALL_CHUNK_BYTES, SFTP_SMALL_CHUNKS_MAX};
+use crate::limits::{
+    CHANNEL_PACKET_BYTES_MAX, SFTP_SMALL_CHUNK_BYTES, SFTP_SMALL_CHUNKS_MAX, SMALL_BYTES,
+};
 use crate::reactor::{Chunk, Class};
 use crate::services::Io;
+
+/// Bytes of one block of copied data; a packet's lease takes it.
+const BLOCK_BYTES: usize = CHANNEL_PACKET_BYTES_MAX as usize;
 
 /// Channel data that has come and is not used yet. The receive window bounds it: what is in here
 /// has not been granted again.
@@ -17,56 +22,49 @@ pub struct Input {
 }
 
 #[derive(Debug)]
-struct Held {
-    chunk: Chunk,
-    /// The lease is our own and takes more bytes behind the span.
-    ours: bool,
+enum Held {
+    /// Where it was received.
+    Received(Chunk),
+    /// What holds no lease, from `start` on.
+    Copied { bytes: Vec<u8>, start: usize },
+}
+
+impl Held {
+    fn len(&self) -> u32 {
+        match self {
+            Held::Received(chunk) => chunk.span.len,
+            Held::Copied { bytes, start } => (bytes.len() - start) as u32,
+        }
+    }
 }
 
 impl Input {
     /// Keeps a chunk. Many tiny ones are copied together, so that a peer that sends one byte a
-    /// packet does not pin a receive buffer with each.
+    /// packet does not pin a receive buffer with each; and when those buffers become scarce, so is
+    /// everything that may be in one.
     pub fn hold(&mut self, chunk: Chunk, io: &mut Io<'_>) {
-        if chunk.span.is_empty() {
-            io.give_back(chunk.lease);
-            return;
-        }
+        let len = chunk.span.len;
         let crowded = self.held.len() >= SFTP_SMALL_CHUNKS_MAX;
-        if !crowded || chunk.span.len as usize > SFTP_SMALL_CHUNK_BYTES {
-            self.held.push_back(Held { chunk, ours: false });
-            return;
+        if len == 0 {
+            io.give_back(chunk.lease);
+        } else if (crowded && len as usize <= SFTP_SMALL_CHUNK_BYTES)
+            || (len <= SMALL_BYTES && io.is_receiving_scarce())
+        {
+            self.copy(chunk, io);
+        } else {
+            self.held.push_back(Held::Received(chunk));
         }
-        self.hold_copy(chunk, io);
     }
 
-    fn hold_copy(&mut self, mut chunk: Chunk, io: &mut Io<'_>) {
-        let len = chunk.span.len;
-        let roomy =
-            |held: &Held| held.ours && held.chunk.lease.len() - held.chunk.span.end() >= len;
-        if !self.held.back().is_some_and(roomy) {
-            match io.take(Class::Packet) {
-                Some(lease) => {
-                    let chunk = Chunk { lease, span: Span::new(0, 0) };
-                    self.held.push_back(Held { chunk, ours: true });
-                }
-                None => {
-                    self.held.push_back(Held { chunk, ours: false });
-                    return;
-                }
+    fn copy(&mut self, mut chunk: Chunk, io: &mut Io<'_>) {
+        let from = chunk.span.of(io.bytes(&mut chunk.lease)).unwrap_or_default();
+        match self.held.back_mut() {
+            Some(Held::Copied { bytes, .. }) if bytes.len() + from.len() <= BLOCK_BYTES => {
+                bytes.extend_from_slice(from);
             }
-        }
-        let mut copy = [0; SFTP_SMALL_CHUNK_BYTES];
-        let Some(copy) = copy.get_mut(..len as usize) else { return };
-        if let Some(from) = chunk.span.of(io.bytes(&mut chunk.lease)) {
-            copy.copy_from_slice(from);
+            _ => self.held.push_back(Held::Copied { bytes: from.to_vec(), start: 0 }),
         }
         io.give_back(chunk.lease);
-        let Some(back) = self.held.back_mut() else { return };
-        let place = Span::new(back.chunk.span.end(), len);
-        if let Some(to) = place.of_mut(io.bytes(&mut back.chunk.lease)) {
-            to.copy_from_slice(copy);
-        }
-        back.chunk.span.len += len;
     }
 
     /// Nothing has come that is not used.
@@ -78,10 +76,15 @@ impl Input {
     pub fn fill(&mut self, need: usize, io: &mut Io<'_>) -> bool {
         while self.partial.len() < need {
             let Some(front) = self.held.front_mut() else { return false };
-            let more = (need - self.partial.len()).min(front.chunk.span.len as usize);
-            let take = Span::new(front.chunk.span.at, more as u32);
-            let bytes = take.of(io.bytes(&mut front.chunk.lease)).unwrap_or(&[]);
-            self.partial.extend_from_slice(bytes);
+            let more = (need - self.partial.len()).min(front.len() as usize);
+            let bytes = match front {
+                Held::Received(chunk) => {
+                    let take = Span::new(chunk.span.at, more as u32);
+                    take.of(io.bytes(&mut chunk.lease))
+                }
+                Held::Copied { bytes, start } => bytes.get(*start..*start + more),
+            };
+            self.partial.extend_from_slice(bytes.unwrap_or_default());
             self.eat(more as u32, io);
         }
         true
@@ -100,21 +103,43 @@ impl Input {
         }
     }
 
-    /// Up to `max` bytes of what has come, where they are. The caller counts them as used when they
-    /// are ([`Input::used`]).
+    /// Up to `max` bytes of what has come, in memory that an operation can own. The caller counts
+    /// them as used when they are ([`Input::used`]). `None` when there are none, or no memory: then
+    /// the service hears when there is some.
     pub fn piece(&mut self, max: u32, io: &mut Io<'_>) -> Option<Chunk> {
         if max == 0 {
             return None;
         }
         let front = self.held.front_mut()?;
-        let Span { at, len } = front.chunk.span;
-        if len <= max {
-            return self.held.pop_front().map(|held| held.chunk);
+        let take = front.len().min(max);
+        let whole = take == front.len();
+        let chunk = match front {
+            Held::Copied { bytes, start } => {
+                let mut lease = io.take(Class::Packet)?;
+                let span = Span::new(0, take);
+                let from = bytes.get(*start..*start + take as usize).unwrap_or_default();
+                if let Some(to) = span.of_mut(io.bytes(&mut lease)) {
+                    to.copy_from_slice(from);
+                }
+                *start += take as usize;
+                Chunk { lease, span }
+            }
+            Held::Received(_) if whole => match self.held.pop_front() {
+                Some(Held::Received(chunk)) => return Some(chunk),
+                _ => return None,
+            },
+            Held::Received(chunk) => {
+                let Span { at, len } = chunk.span;
+                let rest = io.split(&mut chunk.lease, at + take);
+                let lease = std::mem::replace(&mut chunk.lease, rest);
+                chunk.span = Span::new(0, len - take);
+                return Some(Chunk { lease, span: Span::new(at, take) });
+            }
+        };
+        if whole {
+            self.held.pop_front();
         }
-        let rest = io.split(&mut front.chunk.lease, at + max);
-        let lease = std::mem::replace(&mut front.chunk.lease, rest);
-        front.chunk.span = Span::new(0, len - max);
-        Some(Chunk { lease, span: Span::new(at, max) })
+        Some(chunk)
     }
 
     /// Drops up to `max` bytes; answers how many.
@@ -123,7 +148,7 @@ impl Input {
         while skipped < max
             && let Some(front) = self.held.front()
         {
-            let more = (max - skipped).min(front.chunk.span.len);
+            let more = (max - skipped).min(front.len());
             self.eat(more, io);
             skipped += more;
         }
@@ -143,8 +168,8 @@ impl Input {
     /// Gives everything back. The window is granted again if the channel lives.
     pub fn discard(&mut self, io: &mut Io<'_>) {
         while let Some(held) = self.held.pop_front() {
-            self.used(held.chunk.span.len);
-            io.give_back(held.chunk.lease);
+            self.used(held.len());
+            give_back(held, io);
         }
         self.partial = Vec::new();
     }
@@ -153,11 +178,20 @@ impl Input {
     fn eat(&mut self, bytes: u32, io: &mut Io<'_>) {
         self.used(bytes);
         let Some(front) = self.held.front_mut() else { return };
-        front.chunk.span = front.chunk.span.skip(bytes);
-        if front.chunk.span.is_empty()
+        match front {
+            Held::Received(chunk) => chunk.span = chunk.span.skip(bytes),
+            Held::Copied { start, .. } => *start += bytes as usize,
+        }
+        if front.len() == 0
             && let Some(held) = self.held.pop_front()
         {
-            io.give_back(held.chunk.lease);
+            give_back(held, io);
         }
+    }
+}
+
+fn give_back(held: Held, io: &mut Io<'_>) {
+    if let Held::Received(chunk) = held {
+        io.give_back(chunk.lease);
     }
 }

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use super::rig::{Got, Rig, Setup, encode, init};
 use super::*;
 use crate::limits::{SFTP_REQUESTS_MAX, WINDOW_BYTES};
+use crate::reactor::{Class, PoolSizes};
 
 #[test]
 fn nothing_is_served_before_init() {
@@ -18,6 +19,34 @@ fn nothing_is_served_before_init() {
     assert_eq!((rig.exit, rig.ended), (Some(EXIT_BAD_PEER), true));
     assert_eq!(rig.leases_out(), 0);
     rig.cut();
+}
+
+/// Everybody receives in the small buffers: a session that has to wait must not hold them all.
+#[test]
+fn data_that_waits_leaves_receive_buffers_to_others() {
+    for piece in [10, 3_000] {
+        let home = home();
+        let sizes = PoolSizes { small: 8, ..Setup::default().sizes };
+        let mut rig = Rig::greeted_with(home.path(), Setup { sizes, ..Setup::default() });
+        let handle = rig.open("file", NEW);
+        rig.frozen = true;
+        rig.ask(Operation::Stat { path: b"." });
+        let content = pattern(60_000);
+        let write = |offset: usize, data| {
+            let offset = offset as u64;
+            encode(77, Operation::Write { handle: &handle, offset, data })
+        };
+        let stream = [write(0, &content[..40_000]), write(40_000, &content[40_000..])].concat();
+        rig.send_in(&stream, piece);
+        assert!(rig.pool.free(Class::Small) >= 2, "{} are left", rig.pool.free(Class::Small));
+        assert!(rig.take_replies().is_empty());
+        rig.frozen = false;
+        rig.settle();
+        assert_eq!(rig.take_replies().len(), 3);
+        assert!(files::read(home.path().join("file")).expect("read") == content);
+        assert_eq!(rig.leases_out(), 0);
+        rig.cut();
+    }
 }
 
 #[test]
