@@ -1,4 +1,4 @@
-use zeroize::Zeroizing;
+use zeroize::Zeroize;
 
 use super::backlog::Backlog;
 use super::compression::{Packer, Unpacker};
@@ -78,10 +78,18 @@ impl Wires {
             self.has_left(M::NUMBER);
             return Ok(());
         }
-        let mut scratch = Zeroizing::new(vec![0; PACKET_SLOT as usize]);
+        let mut scratch = vec![0; PACKET_SLOT as usize];
         let mut out = Writer::new(&mut scratch);
-        message.write(&mut out).map_err(|NoSpace| Error::Invariant("a message too long"))?;
-        self.defer(out.written())
+        let encoded = message.write(&mut out);
+        let kept = match encoded {
+            Ok(()) => self.defer(out.written()),
+            Err(NoSpace) => Err(Error::Invariant("a message too long")),
+        };
+        // A password may have been in it. Wiping the rest as well, which is zeroes, would be most
+        // of what a peer costs that asks for much during a key exchange.
+        let used = out.len();
+        scratch.get_mut(..used).unwrap_or_default().zeroize();
+        kept
     }
 
     /// The same for a payload that is encoded already.
