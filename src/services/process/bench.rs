@@ -171,10 +171,15 @@ impl Bench {
 
     /// The client asks something of the channel and wants an answer.
     pub fn ask(&mut self, request: ChannelRequest) {
+        self.request(request, true);
+    }
+
+    /// The client asks something of the channel.
+    pub fn request(&mut self, request: ChannelRequest, want_reply: bool) {
         let (client, id) = (&mut self.client, self.client_id);
         let now = self.driver.now();
         let sent = with_env(&mut self.to_server, &mut self.entropy, now, |env| {
-            client.request(id, &request, true, env).unwrap()
+            client.request(id, &request, want_reply, env).unwrap()
         });
         assert!(sent);
     }

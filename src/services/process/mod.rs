@@ -324,6 +324,11 @@ impl Process {
                 if !self.gone {
                     answer(want_reply, false, io);
                     self.input.stop(io);
+                    // Whoever wants no answer must still learn that there is nothing to wait for.
+                    if !want_reply {
+                        self.close_sent = true;
+                        io.close();
+                    }
                 }
             }
         }

@@ -83,6 +83,17 @@ fn what_cannot_be_started_is_refused() {
     bench.finish();
 }
 
+/// A client that wants no answer would wait for ever for a program that is not there.
+#[test]
+fn what_cannot_be_started_without_an_answer_closes() {
+    let mut bench = Bench::new(&Setting::default());
+    bench.spoil_shell();
+    bench.request(exec("true"), false);
+    bench.say_all(&noise(100_000));
+    let seen = bench.finish();
+    assert_eq!(seen.said, [Said::Close]);
+}
+
 #[test]
 fn megabytes_pass_through_unharmed() {
     for driver in Way::ALL {
