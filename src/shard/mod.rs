@@ -7,6 +7,8 @@
 mod idle;
 mod inbound;
 mod link;
+#[cfg(feature = "sim")]
+mod moves;
 mod outside;
 mod report;
 mod run;

@@ -342,7 +342,8 @@ impl World {
         self.faults.starved += 1;
         let delay = STARVED_RETRY * (1 << flight.starved.min(12));
         flight.starved += 1;
-        self.schedule(self.now.after(delay));
+        flight.not_before = self.now.after(delay);
+        self.schedule(flight.not_before);
         None
     }
 }

@@ -1,14 +1,15 @@
+use std::fmt;
+
 use super::attempt::{Flight, Outcome};
 use super::handle::SimWorld;
 use super::world::{DriverRecord, World};
 use crate::base::Instant;
 use crate::reactor::waker::Sleeper;
 use crate::reactor::{
-    Completion, Driver, DriverStats, Fd, Full, Op, Pool, PoolSizes, Token, Waker,
+    Class, Completion, Driver, DriverStats, Fd, Full, Op, Pool, PoolSizes, Token, Waker,
 };
 
 /// [`Driver`] over a [`SimWorld`]. Never blocks: `wait` gives what is due now.
-#[derive(Debug)]
 pub struct SimDriver {
     world: SimWorld,
     number: usize,
@@ -27,6 +28,7 @@ impl SimDriver {
             alive: true,
             seen: u64::MAX,
             eager: true,
+            until: None,
             sleeper: Sleeper::without_kernel(),
             submitted: 0,
             completed: 0,
@@ -47,6 +49,11 @@ impl SimDriver {
         assert!(tokens.is_empty(), "in flight: {tokens:?}");
         let stats = self.pool.stats();
         assert_eq!(stats.outstanding(), 0, "{stats:?}");
+    }
+
+    /// Nothing is in flight.
+    pub const fn is_idle(&self) -> bool {
+        self.flights.is_empty()
     }
 
     /// Two transfers in one direction of one stream would mix their bytes.
@@ -86,6 +93,18 @@ impl SimDriver {
             };
             out.push(Completion { token, op, result, more });
         }
+    }
+}
+
+impl fmt::Debug for SimDriver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let free = Class::ALL.map(|class| self.pool.free(class));
+        f.debug_struct("SimDriver")
+            .field("number", &self.number)
+            .field("flights", &self.flights)
+            .field("free", &free)
+            .field("leases", &self.pool.stats())
+            .finish()
     }
 }
 
@@ -200,9 +219,8 @@ impl World {
             driver.spins = 0;
             driver.spins_at = now;
         }
-        if let Some(until) = until {
-            self.schedule(until);
-        }
+        // Not an event of the world: the next wait has an end of its own.
+        driver.until = until.filter(|until| *until > now);
     }
 }
 

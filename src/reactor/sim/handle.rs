@@ -50,13 +50,21 @@ impl SimWorld {
     pub fn advance_to_next_event(&self) -> bool {
         let mut world = self.0.borrow_mut();
         let now = world.now;
-        match world.events.range(now.after(Duration::from_nanos(1))..).next().copied() {
+        let event = world.events.range(now.after(Duration::from_nanos(1))..).next().copied();
+        let alive = world.drivers.iter().filter(|driver| driver.alive);
+        match alive.filter_map(|driver| driver.until).chain(event).min() {
             Some(at) => {
                 world.advance(at);
                 true
             }
             None => false,
         }
+    }
+
+    /// Something outside the world happens at `at`: the clock stops there, and every driver is
+    /// turned.
+    pub fn wake_at(&self, at: Instant) {
+        self.0.borrow_mut().schedule(at);
     }
 
     /// Moves the clock past whatever happens in between: a machine that was suspended.
@@ -173,6 +181,11 @@ impl SimWorld {
         self.0.borrow().files[file.0 as usize].clone()
     }
 
+    /// Gives a file other contents, as a program without a driver does.
+    pub fn replace(&self, file: FileId, contents: Vec<u8>) {
+        self.0.borrow_mut().files[file.0 as usize] = contents;
+    }
+
     /// Shortens a file, or lengthens it with zeroes.
     pub fn truncate(&self, file: FileId, len: u64) {
         self.0.borrow_mut().files[file.0 as usize].resize(len as usize, 0);
@@ -206,6 +219,11 @@ impl SimWorld {
                 Ok(len)
             }
         }
+    }
+
+    /// A driver has an operation on `fd` in flight.
+    pub fn is_in_use(&self, fd: Fd) -> bool {
+        self.0.borrow().in_use.contains_key(&fd.0)
     }
 
     /// Closes a descriptor that belongs to no driver.

@@ -2,7 +2,8 @@
 //!
 //! One [`SimWorld`] holds the sockets, pipes, files and listeners; any number of [`SimDriver`]s
 //! share it on one thread. Nothing blocks: `wait` gives what is due and returns. The harness turns
-//! drivers while the world is [`SimWorld::busy`] and otherwise moves the clock:
+//! drivers while the world is [`SimWorld::busy`] and otherwise moves the clock, after one more turn
+//! in which every driver hears until when it may sleep:
 //!
 //! ```
 //! # use tidegate::reactor::sim::SimWorld;
@@ -12,7 +13,10 @@
 //! while !done(&shards) {
 //!     if world.busy() {
 //!         for shard in &mut shards { /* shard.turn() */ }
-//!     } else if !world.advance_to_next_event() {
+//!         continue;
+//!     }
+//!     for shard in &mut shards { /* shard.turn() */ }
+//!     if !world.busy() && !world.advance_to_next_event() {
 //!         panic!("nothing will ever happen again");
 //!     }
 //! }

@@ -12,6 +12,7 @@ pub(super) struct Stream {
     capacity: usize,
     segments: VecDeque<Segment>,
     buffered: usize,
+    choked: bool,
     /// Of the last byte sent so far.
     last_arrival: Instant,
     end: Option<(Instant, End)>,
@@ -42,6 +43,7 @@ impl Stream {
             capacity: capacity as usize,
             segments: VecDeque::new(),
             buffered: 0,
+            choked: false,
             last_arrival: Instant::ZERO,
             end: None,
             unread_since: None,
@@ -49,9 +51,10 @@ impl Stream {
         }
     }
 
-    /// Bytes that can be sent now.
+    /// Bytes that can be sent now. A stream that was full takes up again when a quarter of it is
+    /// free, as TCP does against silly windows.
     pub(super) const fn room(&self) -> usize {
-        self.capacity - self.buffered
+        if self.choked { 0 } else { self.capacity - self.buffered }
     }
 
     pub(super) const fn is_empty(&self) -> bool {
@@ -79,6 +82,7 @@ impl Stream {
             self.segments.push_back(Segment { arrival, bytes: bytes.to_vec(), read: 0 });
             event(arrival);
         }
+        self.choked |= self.buffered >= self.capacity;
     }
 
     /// Bytes that can be read now.
@@ -107,6 +111,7 @@ impl Stream {
             }
         }
         self.buffered -= done;
+        self.choked &= self.capacity - self.buffered < self.capacity / 4;
         done
     }
 
@@ -129,6 +134,7 @@ impl Stream {
                 self.buffered -= lost.bytes.len() - lost.read;
             }
         }
+        self.choked = false;
         self.last_arrival = now;
         self.end = Some((at, end));
     }
@@ -136,7 +142,7 @@ impl Stream {
     /// Nobody will read: what is under way vanishes.
     pub(super) fn discard(&mut self, now: Instant) {
         self.segments.clear();
-        self.buffered = 0;
+        (self.buffered, self.choked) = (0, false);
         self.unread_since.get_or_insert(now);
     }
 }

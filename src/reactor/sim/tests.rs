@@ -502,6 +502,20 @@ fn shutting_down_ends_operations_in_flight() {
 }
 
 #[test]
+fn a_full_stream_takes_up_again_when_a_quarter_is_free() {
+    let world = SimWorld::calm(1);
+    let (reader, writer) = world.pipe();
+    assert_eq!(world.write(writer, &[1; 70_000]), Ok(65_536));
+    let mut read = vec![0; 16_383];
+    assert_eq!(world.read(reader, &mut read), Ok(16_383));
+    assert_eq!(world.write(writer, &[2; 1]), Err(Errno(libc::EAGAIN)));
+    assert_eq!(world.read(reader, &mut read[..1]), Ok(1));
+    assert_eq!(world.write(writer, &[2; 70_000]), Ok(16_384));
+    world.close(reader);
+    world.close(writer);
+}
+
+#[test]
 fn pipes_terminals_and_exits() {
     let world = SimWorld::calm(1);
     let mut program = Program::new(&world);

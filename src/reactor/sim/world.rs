@@ -57,6 +57,8 @@ pub(super) struct DriverRecord {
     pub(super) seen: u64,
     /// Its last wait asked for no sleep.
     pub(super) eager: bool,
+    /// When its last wait wanted to end.
+    pub(super) until: Option<Instant>,
     pub(super) sleeper: Sleeper,
     pub(super) submitted: u64,
     pub(super) completed: u64,
