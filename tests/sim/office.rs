@@ -1,0 +1,403 @@
+//! The rest of the gateway's process, simulated: workers, policy, the other shard, the log.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::ffi::CString;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tidegate::base::{Instant, SeededEntropy};
+use tidegate::connection::{ConnectionConfig, WindowSize};
+use tidegate::crypto::PublicKey;
+use tidegate::reactor::sim::SimWorld;
+use tidegate::reactor::{Fd, Token};
+use tidegate::services::{
+    Account, Child, Done, Grant, Job, Pipes, Program as Run, Rules, Script, SpawnFailed, SpawnSpec,
+    Subsystem, Terminal,
+};
+use tidegate::shard::{Admission, Ends, HandOver, Mail, Outside, Report, StartupEnd, What};
+
+use crate::chance::{hits, one_in, up_to};
+use crate::child::{Program, SimChild, Streams};
+use crate::files::SimFiles;
+use crate::keys;
+use crate::tally::Tally;
+
+/// What the office is like in one run.
+#[derive(Clone, Debug)]
+pub struct Manners {
+    pub shards: usize,
+    /// How long a job may take.
+    pub job_time: Duration,
+    /// Jobs the workers hold before they refuse more.
+    pub jobs_max: usize,
+    /// How long programs may be busy with themselves.
+    pub dawdles: Duration,
+    /// Of a million: jobs whose worker dies.
+    pub lost: u32,
+    /// Programs that cannot be started.
+    pub spawn_fails: u32,
+    /// Hand-overs that fail.
+    pub hand_over_fails: u32,
+    /// Connections refused on sight.
+    pub refuses: u32,
+    /// File jobs that fail.
+    pub files_fail: u32,
+}
+
+/// Failures of our own that were arranged.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Arranged {
+    pub lost: u64,
+    pub spawns: u64,
+    pub hand_overs: u64,
+    pub refused: u64,
+}
+
+pub struct Office {
+    pub world: SimWorld,
+    pub manners: Manners,
+    pub files: SimFiles,
+    pub arranged: Arranged,
+    /// Jobs done, and connections handed over.
+    pub jobs_done: u64,
+    pub jobs_refused: u64,
+    pub handed_over: u64,
+    pub children_started: u64,
+    /// Connections that count as not logged in yet; each must be taken back once.
+    pub startups: i64,
+    /// Connections of each shard, those on their way to it included.
+    pub load: Vec<i64>,
+    pub reports: Vec<Report>,
+    pub children: Vec<SimChild>,
+    /// The shard that accepts has been told to stop.
+    pub stopping: bool,
+    entropy: SeededEntropy,
+    jobs: Vec<Queued>,
+    mail: Vec<VecDeque<(Instant, Mail)>>,
+    /// The slaves of terminals that no program has opened yet, by name.
+    slaves: Vec<(CString, Fd)>,
+    next_port: u16,
+}
+
+impl std::fmt::Debug for Office {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Office").finish_non_exhaustive()
+    }
+}
+
+struct Queued {
+    due: Instant,
+    shard: usize,
+    token: Token,
+    job: Job,
+}
+
+/// One shard's view of the office.
+pub struct SimOutside {
+    pub office: Rc<RefCell<Office>>,
+    pub shard: usize,
+}
+
+impl Office {
+    pub fn new(world: SimWorld, manners: Manners, entropy: SeededEntropy) -> Office {
+        let shards = manners.shards;
+        let mut files = SimFiles::default();
+        files.failing = manners.files_fail;
+        Office {
+            world,
+            manners,
+            files,
+            arranged: Arranged::default(),
+            jobs_done: 0,
+            jobs_refused: 0,
+            handed_over: 0,
+            children_started: 0,
+            startups: 0,
+            load: vec![0; shards],
+            reports: Vec::new(),
+            children: Vec::new(),
+            stopping: false,
+            entropy,
+            jobs: Vec::new(),
+            mail: (0..shards).map(|_| VecDeque::new()).collect(),
+            slaves: Vec::new(),
+            next_port: 40_000,
+        }
+    }
+
+    /// Nothing fails any more.
+    pub fn heal(&mut self) {
+        let manners = &mut self.manners;
+        (manners.lost, manners.spawn_fails, manners.hand_over_fails, manners.refuses) =
+            (0, 0, 0, 0);
+        self.files.failing = 0;
+    }
+
+    pub fn post(&mut self, shard: usize, mail: Mail) {
+        let at = self.world.now().after(up_to(&mut self.entropy, self.manners.job_time));
+        self.world.wake_at(at);
+        self.world.wake_at(self.world.now().after(Duration::from_nanos(1)));
+        self.mail[shard].push_back((at, mail));
+    }
+
+    pub fn count(&self, tally: &mut Tally) {
+        let Arranged { lost, spawns, hand_overs, refused } = self.arranged;
+        let rekeyed =
+            |report: &&Report| matches!(report.what, What::KeyExchanged { first: false, .. });
+        let all = [
+            ("job", self.jobs_done),
+            ("job lost", lost),
+            ("job refused", self.jobs_refused),
+            ("start failed", spawns),
+            ("admission refused", refused),
+            ("file job failed", self.files.failed),
+            ("hand-over", self.handed_over),
+            ("hand-over failed", hand_overs),
+            ("program", self.children_started),
+            ("rekeyed", self.reports.iter().filter(rekeyed).count() as u64),
+        ];
+        for (what, times) in all {
+            tally.count(what, times);
+        }
+    }
+
+    /// Mail that nobody has read, and jobs that nobody has done.
+    pub fn waiting(&self) -> usize {
+        self.jobs.len() + self.mail.iter().map(VecDeque::len).sum::<usize>()
+    }
+
+    pub fn step_children(&mut self) {
+        let Office { children, world, entropy, .. } = self;
+        for child in children.iter_mut() {
+            child.step(world, entropy);
+        }
+        children.retain(|child| !child.is_over());
+    }
+
+    fn collect(&mut self, shard: usize, mail: &mut Vec<Mail>) {
+        let now = self.world.now();
+        loop {
+            let due: Vec<usize> = (0..self.jobs.len())
+                .filter(|n| self.jobs[*n].shard == shard && self.jobs[*n].due <= now)
+                .collect();
+            if due.is_empty() {
+                break;
+            }
+            let which = due[self.entropy.below(due.len() as u64) as usize];
+            let Queued { token, job, .. } = self.jobs.swap_remove(which);
+            let done = self.work(job);
+            self.jobs_done += 1;
+            mail.push(Mail::Done { token, done });
+        }
+        while self.mail[shard].front().is_some_and(|(at, _)| *at <= now) {
+            let Some((_, item)) = self.mail[shard].pop_front() else { break };
+            self.stopping |= shard == 0 && matches!(item, Mail::Stop);
+            mail.push(item);
+        }
+    }
+
+    fn work(&mut self, job: Job) -> Done {
+        // A worker that dies while it closes a file leaves it open: not counted as a leak of ours.
+        let closes = matches!(&job, Job::Fs(job) if matches!(**job, tidegate::services::sftp::FsJob::Close { .. }));
+        if !closes && hits(&mut self.entropy, self.manners.lost) {
+            self.arranged.lost += 1;
+            return Done::Lost;
+        }
+        match job {
+            Job::FindKey { user, key, .. } => Done::Key(grant(&user, &key).map(Box::new)),
+            Job::Sign { algorithm, message, .. } => {
+                let signature = keys::slow_host().sign(algorithm, &message).ok();
+                Done::Signature(signature.map(Vec::into_boxed_slice))
+            }
+            Job::Terminal(spec) => Done::Terminal(self.terminal(spec.size)),
+            Job::Spawn(spec) => Done::Spawned(self.spawn(&spec)),
+            Job::Scp(job) => panic!("nobody asked for scp: {job:?}"),
+            Job::Fs(job) => {
+                Done::Fs(Box::new(self.files.run(*job, &self.world, &mut self.entropy)))
+            }
+        }
+    }
+
+    fn terminal(&mut self, size: WindowSize) -> std::io::Result<Terminal> {
+        if hits(&mut self.entropy, self.manners.spawn_fails) {
+            self.arranged.spawns += 1;
+            return Err(std::io::Error::from_raw_os_error(libc::ENOSPC));
+        }
+        let (master, slave) = self.world.terminal();
+        let path = CString::new(format!("/dev/pts/{}", slave.0)).expect("no NUL");
+        self.slaves.push((path.clone(), slave));
+        Ok(Terminal::scripted(master, path, Arc::new(Mutex::new(size))))
+    }
+
+    fn spawn(&mut self, spec: &SpawnSpec) -> Result<Child, SpawnFailed> {
+        let command = match &spec.program {
+            Run::Shell => "cat".to_owned(),
+            Run::Command(command) => command.to_string_lossy().into_owned(),
+            Run::Notice(notice) => panic!("nobody was to be told {notice:?}"),
+        };
+        let fail = |why: i32| SpawnFailed {
+            program: command.clone(),
+            why: std::io::Error::from_raw_os_error(why),
+        };
+        if hits(&mut self.entropy, self.manners.spawn_fails) {
+            self.arranged.spawns += 1;
+            return Err(fail(libc::EAGAIN));
+        }
+        let program = Program::parse(&command).ok_or_else(|| fail(libc::ENOENT))?;
+        let (streams, pipes) = match &spec.pty {
+            Some(path) => {
+                let at = self.slaves.iter().position(|(known, _)| known == path);
+                let slave = at.map(|at| self.slaves.swap_remove(at).1);
+                let terminal = slave.ok_or_else(|| fail(libc::ENXIO))?;
+                let streams =
+                    Streams { stdin: None, stdout: None, stderr: None, terminal: Some(terminal) };
+                (streams, None)
+            }
+            None => {
+                let (theirs_in, ours_in) = self.world.pipe();
+                let (ours_out, theirs_out) = self.world.pipe();
+                let (ours_err, theirs_err) = self.world.pipe();
+                let streams = Streams {
+                    stdin: Some(theirs_in),
+                    stdout: Some(theirs_out),
+                    stderr: Some(theirs_err),
+                    terminal: None,
+                };
+                (streams, Some(Pipes { stdin: ours_in, stdout: ours_out, stderr: ours_err }))
+            }
+        };
+        let watch = self.world.exit_event();
+        let script = Arc::new(Mutex::new(Script::default()));
+        let dawdles = self.manners.dawdles;
+        let child = SimChild::new(program, streams, watch, Arc::clone(&script), dawdles);
+        self.children.push(child);
+        self.children_started += 1;
+        Ok(Child::scripted(watch, pipes, script))
+    }
+
+    /// Terminals that were made and that no program has opened: their slaves go with the last
+    /// master.
+    pub fn close_slaves(&mut self) {
+        for (_, slave) in self.slaves.drain(..) {
+            self.world.close(slave);
+        }
+    }
+}
+
+/// `u0-name` lives on shard 0, `u1-name` on shard 1; nobody else does.
+fn grant(user: &str, key: &PublicKey) -> Option<Grant> {
+    let home = user.strip_prefix('u')?.split_once('-')?.0.parse().ok()?;
+    if key != keys::user().public() {
+        return None;
+    }
+    Some(Grant {
+        account: Account {
+            name: user.to_owned(),
+            uid: 1000,
+            gid: home,
+            home: "/home".into(),
+            shell: "/bin/sh".into(),
+        },
+        key: key.clone(),
+        forced_command: None,
+        pty: true,
+        accept_env: vec!["LC_*".to_owned()],
+        set_env: Vec::new(),
+        subsystems: vec![("sftp".to_owned(), Subsystem::Sftp("internal-sftp".to_owned()))],
+        // Served like SFTP, with files of its own: its tests are on its floor.
+        scp: false,
+        open_files: None,
+        limits: None,
+        rules: Rules::default(),
+        source: "simulated".to_owned(),
+    })
+}
+
+impl Outside for SimOutside {
+    fn submit(&mut self, token: Token, job: Job) -> Result<(), Job> {
+        let office = &mut *self.office.borrow_mut();
+        if office.jobs.len() >= office.manners.jobs_max {
+            office.jobs_refused += 1;
+            return Err(job);
+        }
+        let due = office.world.now().after(up_to(&mut office.entropy, office.manners.job_time));
+        office.world.wake_at(due.max(office.world.now().after(Duration::from_nanos(1))));
+        office.jobs.push(Queued { due, shard: self.shard, token, job });
+        Ok(())
+    }
+
+    fn collect(&mut self, mail: &mut Vec<Mail>) {
+        self.office.borrow_mut().collect(self.shard, mail);
+    }
+
+    fn greeting(&mut self, _ends: Ends) -> Option<Arc<ConnectionConfig>> {
+        None
+    }
+
+    fn admit(&mut self, socket: Fd) -> Admission {
+        let office = &mut *self.office.borrow_mut();
+        if hits(&mut office.entropy, office.manners.refuses) {
+            office.arranged.refused += 1;
+            return Admission::Refused;
+        }
+        office.startups += 1;
+        office.next_port += 1;
+        let peer = SocketAddr::from(([192, 0, 2, 7], office.next_port));
+        let ends = Ends { peer, local: SocketAddr::from(([192, 0, 2, 1], 22)) };
+        let to = match one_in(&mut office.entropy, 3) {
+            true => office.entropy.below(office.manners.shards as u64) as usize,
+            false => self.shard,
+        };
+        office.load[to] += 1;
+        if to == self.shard {
+            return Admission::Here(ends);
+        }
+        office.post(to, Mail::Accepted { socket, ends });
+        Admission::Elsewhere
+    }
+
+    fn startup_over(&mut self, _ends: Ends, _how: StartupEnd) {
+        self.office.borrow_mut().startups -= 1;
+    }
+
+    fn ended(&mut self) {
+        self.office.borrow_mut().load[self.shard] -= 1;
+    }
+
+    fn serves(&self, grant: &Grant) -> bool {
+        let shards = self.office.borrow().manners.shards as u32;
+        grant.account.gid % shards == self.shard as u32
+    }
+
+    fn hand_over(&mut self, connection: Box<HandOver>) -> Result<(), Box<HandOver>> {
+        let office = &mut *self.office.borrow_mut();
+        if hits(&mut office.entropy, office.manners.hand_over_fails) {
+            office.arranged.hand_overs += 1;
+            return Err(connection);
+        }
+        // What a process boundary would do to it.
+        let grant = Grant::decode(&connection.grant.encode()).expect("a grant travels");
+        assert_eq!(grant, *connection.grant);
+        let home = grant.account.gid as usize % office.manners.shards;
+        office.load[home] += 1;
+        office.handed_over += 1;
+        office.post(home, Mail::HandOver(connection));
+        Ok(())
+    }
+
+    fn report(&mut self, report: Report) {
+        self.office.borrow_mut().reports.push(report);
+    }
+}
+
+/// Reports that call an end our own doing.
+pub fn own_faults(reports: &[Report]) -> Vec<String> {
+    let ours = |report: &Report| match &report.what {
+        What::Disconnected { ours: true, reason, .. } => Some(reason.clone()),
+        _ => None,
+    };
+    reports.iter().filter_map(ours).collect()
+}

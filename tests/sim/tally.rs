@@ -1,0 +1,143 @@
+//! What a run came to, and whether all runs together met with everything that they are for.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Counts by name, over one seed or many.
+#[derive(Clone, Debug, Default)]
+pub struct Tally {
+    pub seeds: u64,
+    pub trace: u64,
+    counts: BTreeMap<String, u64>,
+    /// The most of something that a seed had, and which seed.
+    peaks: BTreeMap<&'static str, (u64, u64)>,
+}
+
+/// What many seeds together must have met with; a simulator that stops exercising one of these
+/// would pass ever more easily.
+const EXERCISED: &[&str] = &[
+    // Ends.
+    "client done",
+    "client lost",
+    "client refused",
+    "client vanished",
+    "stopped in the middle",
+    // Moves and keys.
+    "hand-over",
+    "hand-over failed",
+    "client moved",
+    "gateway moved",
+    "client began rekey",
+    "rekeyed",
+    "data during a key exchange",
+    // What clients do.
+    "cat",
+    "source",
+    "sink",
+    "early",
+    "leave",
+    "exit",
+    "die",
+    "wait",
+    "stubborn",
+    "deaf",
+    "terminal",
+    "shell",
+    "closed early",
+    "file put",
+    "file got",
+    "file copied",
+    "file missed",
+    "directory listed",
+    "rest before reading",
+    "meddled Flip",
+    "meddled Insert",
+    "meddled Lose",
+    "meddled Double",
+    "meddled Silence",
+    // The office.
+    "job",
+    "job lost",
+    "job refused",
+    "start failed",
+    "admission refused",
+    "file job failed",
+    // Memory.
+    "lease refused",
+    // The world.
+    "short transfer",
+    "reset",
+    "stall",
+    "flipped bit",
+    "no shared buffer",
+    "full ring",
+    "cancel lost",
+    "interrupt",
+    "accept error",
+    "connection refused",
+    "disk error",
+    "disk full",
+    // Those who break rules.
+    "crime Noise",
+    "crime Silence",
+    "crime Loiter",
+    "crime AuthFlood",
+    "crime EarlyChannel",
+    "crime WindowOverrun",
+    "crime PacketTooLarge",
+    "crime UnknownChannel",
+    "crime DataAfterEof",
+    "crime CloseTwice",
+    "crime AdjustPastEnd",
+    "crime GlobalFlood",
+    "crime PingFlood",
+    "crime PingDrip",
+    "crime OpenFlood",
+    "crime RequestFlood",
+    "crime IgnoreFlood",
+    "crime HalfRekey",
+    "crime SftpNoise",
+    "crime RandomMessages",
+    "crime Hoard",
+];
+
+impl Tally {
+    pub fn count(&mut self, what: impl Into<String>, times: u64) {
+        *self.counts.entry(what.into()).or_default() += times;
+    }
+
+    pub fn peak(&mut self, what: &'static str, seed: u64, value: u64) {
+        let peak = self.peaks.entry(what).or_insert((value, seed));
+        *peak = (*peak).max((value, seed));
+    }
+
+    pub fn add(&mut self, other: Tally) {
+        self.seeds += other.seeds;
+        self.trace ^= other.trace;
+        for (what, times) in other.counts {
+            self.count(what, times);
+        }
+        for (what, (value, seed)) in other.peaks {
+            self.peak(what, seed, value);
+        }
+    }
+
+    /// What should have been met with and was not.
+    pub fn missing(&self) -> Vec<&'static str> {
+        let met = |what: &str| self.counts.get(what).is_some_and(|times| *times > 0);
+        EXERCISED.iter().copied().filter(|what| !met(what)).collect()
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{} seeds", self.seeds)?;
+        for (what, times) in &self.counts {
+            writeln!(f, "{times:>12} {what}")?;
+        }
+        for (what, (value, seed)) in &self.peaks {
+            writeln!(f, "{value:>12} {what}, at most (seed {seed})")?;
+        }
+        Ok(())
+    }
+}
