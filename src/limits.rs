@@ -159,6 +159,9 @@ pub const AUTHORIZED_KEYS_BYTES_MAX: u64 = 1024 * 1024;
 pub const AUTHORIZED_KEYS_LINE_BYTES_MAX: usize = 8 * 1024;
 /// Groups of one account that count; the kernel allows 65,536.
 pub const ACCOUNT_GROUPS_MAX: usize = 65_536;
+/// The pause a service can ask for: how long a channel's EOF waits for the end of a program that has
+/// closed its output.
+pub const SERVICE_PAUSE: Duration = Duration::from_millis(100);
 /// How long what the user database says is believed: an account that is locked, removed or put into
 /// another group is so for logins after this.
 pub const DIRECTORY_TIME: Duration = Duration::from_secs(1);

@@ -19,6 +19,21 @@ need git git
 need gcc gcc
 need pgrep procps
 need python3 python3
+# Every client that people come with.
+module() { # module package
+    /usr/bin/python3 -W ignore -c "import $1" >/dev/null 2>&1 || missing+=("$2")
+}
+if [ "$quick" != --quick ]; then
+    need dbclient dropbear-bin
+    need plink putty-tools
+    need curl curl
+    need lftp lftp
+    need rclone rclone
+    need ansible ansible-core
+    module paramiko python3-paramiko
+    module asyncssh python3-asyncssh
+    export TIDEGATE_ALL_CLIENTS=1
+fi
 if [ ${#missing[@]} -gt 0 ]; then
     say "installing ${missing[*]}"
     run=$([ "$(id -u)" = 0 ] || echo sudo)

@@ -18,6 +18,8 @@ pub struct Wishes {
     pub closes: Vec<Fd>,
     /// Leases were wanted and none were there: call `on_ready` when some have come back.
     pub starved: Classes,
+    /// Call `on_ready` after [`crate::limits::SERVICE_PAUSE`].
+    pub paused: bool,
 }
 
 /// A service's view of its channel, its connection and the shard, for one call.
@@ -235,6 +237,11 @@ impl Io<'_> {
 
     pub fn close(&mut self) {
         self.command(Command::Close(self.id));
+    }
+
+    /// Asks for an `on_ready` when [`crate::limits::SERVICE_PAUSE`] has passed.
+    pub const fn pause(&mut self) {
+        self.wishes.paused = true;
     }
 
     /// Asks for an operation; its completion comes to `on_completion` with this tag. A tag has one

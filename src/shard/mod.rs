@@ -104,6 +104,9 @@ pub struct Shard<D: Driver, O: Outside> {
     dirty: Vec<u32>,
     /// Links and attachments that wait for leases, oldest first.
     starved: Vec<u32>,
+    /// Attachments (by number and generation) that are to be called, and when; soonest first, for
+    /// all pauses are equally long.
+    paused: VecDeque<(Instant, u32, u16)>,
     /// Connections that wait to begin.
     arrivals: VecDeque<Arrival>,
     timers: Timers,
@@ -163,6 +166,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             handshakes: VecDeque::new(),
             dirty: Vec::new(),
             starved: Vec::new(),
+            paused: VecDeque::new(),
             arrivals: VecDeque::new(),
             timers: Timers::new(),
             completions: Vec::new(),
@@ -234,7 +238,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
         // The workers' queue is full of others' jobs: nothing says when that changes.
         let retry = (!self.jobs_waiting.is_empty()).then(|| now.after(JOBS_RETRY));
-        let own = [self.timers.earliest(), self.rested, self.trim_at, retry];
+        let pause = self.paused.front().map(|(at, ..)| *at);
+        let own = [self.timers.earliest(), self.rested, self.trim_at, retry, pause];
         own.into_iter().chain([until]).flatten().min()
     }
 
@@ -313,6 +318,12 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let now = self.driver.now();
         while let Some(key) = self.timers.pop(now) {
             self.link_timer(key, now);
+        }
+        while let Some((at, number, generation)) = self.paused.front().copied()
+            && at <= now
+        {
+            self.paused.pop_front();
+            self.attachment_pause_over(number, generation);
         }
         if self.rested.is_some_and(|at| at <= now) {
             self.rested = None;

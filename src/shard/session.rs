@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::connection::{ChannelId, ChannelKind, ChannelRequest, Event};
+use crate::limits::SERVICE_PAUSE;
 use crate::reactor::{Chunk, Classes};
 use crate::services::{Attached, Command, Io, Noted, Service, Surroundings};
 use crate::wire::channel::open_failure;
@@ -170,6 +171,10 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             self.starved.push(key);
         }
         attachment.lacks = attachment.lacks.and(lacks);
+        if std::mem::take(&mut wishes.paused) {
+            let until = self.driver.now().after(SERVICE_PAUSE);
+            self.paused.push_back((until, number, generation));
+        }
         for tag in wishes.cancels.drain(..) {
             self.cancel(Token { key, generation, tag });
         }
@@ -204,6 +209,13 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         self.note_traffic(number);
         self.with_service(number, |service, io| service.on_done(token.tag, done, io));
         self.release(number);
+    }
+
+    pub(super) fn attachment_pause_over(&mut self, number: u32, generation: u16) {
+        let same = |attachment: &Attachment| attachment.generation == generation && attachment.open;
+        if self.attachments.get(number as usize).is_some_and(same) {
+            self.with_service(number, |service, io| service.on_ready(io));
+        }
     }
 
     pub(super) fn attachment_fed(&mut self, number: u32) {

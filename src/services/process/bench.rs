@@ -11,7 +11,7 @@ use crate::connection::{
     Event, Input, LoginMethod, Query, WindowSize,
 };
 use crate::crypto::{KeyKind, PrivateKey, RandomPool, SignatureAlgorithm};
-use crate::limits::CHANNEL_PACKET_BYTES_MAX;
+use crate::limits::{CHANNEL_PACKET_BYTES_MAX, SERVICE_PAUSE};
 use crate::reactor::either::{EitherDriver, Way};
 use crate::reactor::{Chunk, Class, Driver, Gather, PoolSizes, Token};
 use crate::services::{
@@ -85,6 +85,8 @@ pub(super) struct Bench {
     conn: Conn,
     outgoing: Outgoing,
     wishes: Wishes,
+    /// When the process wants to be called.
+    paused: Option<Instant>,
     id: ChannelId,
     in_flight: usize,
     gone: bool,
@@ -136,6 +138,7 @@ impl Bench {
             conn,
             outgoing: Outgoing::default(),
             wishes: Wishes::default(),
+            paused: None,
             id,
             in_flight: 0,
             gone: false,
@@ -293,6 +296,10 @@ impl Bench {
                 process.on_completion(tag, completion.op, completion.result, io);
             });
         }
+        if self.paused.is_some_and(|at| at <= self.driver.now()) {
+            self.paused = None;
+            self.call(|process, io| process.on_ready(io));
+        }
         self.resume();
         self.poll_events();
         self.release();
@@ -327,6 +334,9 @@ impl Bench {
         }
         for (tag, op) in wishes.ops {
             self.driver.submit(token(tag), op).unwrap();
+        }
+        if wishes.paused {
+            self.paused = Some(self.driver.now().after(SERVICE_PAUSE));
         }
         self.jobs.extend(wishes.jobs);
         for fd in wishes.closes {

@@ -18,8 +18,9 @@ use super::{
     Account, Child, Done, Exit, Io, Job, Prelude, Program, Rules, Service, SpawnSpec, Terminal,
     TerminalSpec, signal_by_name,
 };
+use crate::base::Instant;
 use crate::connection::WindowSize;
-use crate::limits::ENV_COUNT_MAX;
+use crate::limits::{ENV_COUNT_MAX, SERVICE_PAUSE};
 use crate::reactor::{Chunk, Errno, Op};
 use input::Input;
 use output::Output;
@@ -76,6 +77,8 @@ pub struct Process {
     input: Input,
     output: Output,
     errors: Output,
+    /// The output is over and EOF waits for the end of the program, until then.
+    eof_due: Option<Instant>,
     eof_sent: bool,
     close_sent: bool,
     /// The channel exists no more.
@@ -119,6 +122,7 @@ impl Process {
             input: Input::default(),
             output: Output::new(TAG_OUTPUT, None),
             errors: Output::new(TAG_ERRORS, Some(STDERR)),
+            eof_due: None,
             eof_sent: false,
             close_sent: false,
             gone: false,
@@ -353,7 +357,7 @@ impl Process {
     // ---- Ending ------------------------------------------------------------------------------
 
     fn watched(&mut self, result: Result<u32, Errno>, io: &mut Io<'_>) {
-        if self.gone {
+        if self.gone || matches!(self.phase, Phase::Exited(_)) {
             return;
         }
         let Some(child) = &mut self.child else { return };
@@ -369,6 +373,11 @@ impl Process {
                 Exit::Status(255)
             }
         };
+        self.tell_exit(exit, io);
+        self.finish_if_done(io);
+    }
+
+    fn tell_exit(&mut self, exit: Exit, io: &mut Io<'_>) {
         self.phase = Phase::Exited(exit);
         match exit {
             Exit::Status(code) => io.exit_status(code),
@@ -376,7 +385,6 @@ impl Process {
         }
         // What it left running may still write, but reads nothing more from us.
         self.input.stop(io);
-        self.finish_if_done(io);
     }
 
     fn pump(&mut self, io: &mut Io<'_>) {
@@ -401,6 +409,22 @@ impl Process {
         }
     }
 
+    /// A program that ends closes its output a moment before it can be waited for. Some clients
+    /// leave at EOF, so the exit status of such a one has to go first: EOF waits, but not for long,
+    /// for the program may also go on in silence.
+    fn has_lingered(&mut self, io: &mut Io<'_>) -> bool {
+        if let Some(exit) = self.child.as_mut().and_then(Child::reap) {
+            self.tell_exit(exit, io);
+            return true;
+        }
+        let due = self.eof_due;
+        if due.is_none() {
+            self.eof_due = Some(io.now().after(SERVICE_PAUSE));
+            io.pause();
+        }
+        due.is_some_and(|due| due <= io.now())
+    }
+
     /// EOF when the output has been read, CLOSE when the program has ended as well.
     fn finish_if_done(&mut self, io: &mut Io<'_>) {
         let started = matches!(self.phase, Phase::Running | Phase::Exited(_));
@@ -408,6 +432,9 @@ impl Process {
             return;
         }
         if !self.eof_sent {
+            if matches!(self.phase, Phase::Running) && !self.has_lingered(io) {
+                return;
+            }
             self.eof_sent = true;
             io.eof();
         }

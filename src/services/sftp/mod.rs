@@ -120,7 +120,10 @@ enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reading {
     Request,
-    WriteData,
+    WriteData {
+        /// Bytes behind the data.
+        trailing: u32,
+    },
     /// The rest of a request that has been answered already.
     Skip(u32),
 }
@@ -184,9 +187,9 @@ impl Sftp {
         }
         match self.reading {
             Reading::Request => self.read_request(io),
-            Reading::WriteData => {
+            Reading::WriteData { trailing } => {
                 match self.writes.take(&mut self.input, &mut self.desk.replies, io) {
-                    Taken::All => self.reading = Reading::Request,
+                    Taken::All => self.reading = Reading::Skip(trailing),
                     Taken::Hungry | Taken::Blocked => return Step::Stuck,
                 }
                 Step::Onward
@@ -277,8 +280,8 @@ impl Sftp {
         }
         let file = self.desk.handles.file(HandleName::parse(header.handle));
         self.writes.begin(header.id, file, header.offset, header.len);
+        self.reading = Reading::WriteData { trailing: header.trailing };
         self.input.clear_partial();
-        self.reading = Reading::WriteData;
         Step::Onward
     }
 

@@ -368,6 +368,9 @@ pub struct WriteHeader<'a> {
     pub offset: u64,
     /// Bytes of data that follow.
     pub len: u32,
+    /// Bytes of the packet behind the data, to be skipped: Go's pkg/sftp sends whole buffers of
+    /// which only the front counts, and OpenSSH's server lets it.
+    pub trailing: u32,
 }
 
 impl<'a> WriteHeader<'a> {
@@ -383,8 +386,8 @@ impl<'a> WriteHeader<'a> {
         Ok(13 + handle as usize + 12)
     }
 
-    /// Reads a header of exactly [`WriteHeader::total`] bytes, and checks that packet and data end
-    /// together.
+    /// Reads a header of exactly [`WriteHeader::total`] bytes, and checks that the data is inside the
+    /// packet.
     pub fn parse(front: &'a [u8]) -> Result<WriteHeader<'a>, Malformed> {
         let mut body = Reader::new(front);
         let packet = body.uint32()?;
@@ -400,17 +403,16 @@ impl<'a> WriteHeader<'a> {
             return Err(Malformed::OverLimit);
         }
         let expected = (front.len() - 4) as u64 + u64::from(len);
-        match u64::from(packet).cmp(&expected) {
-            std::cmp::Ordering::Less => Err(Malformed::Truncated),
-            std::cmp::Ordering::Equal => Ok(WriteHeader { id, handle, offset, len }),
-            std::cmp::Ordering::Greater => Err(Malformed::TrailingData),
-        }
+        let trailing = u64::from(packet).checked_sub(expected).ok_or(Malformed::Truncated)?;
+        let trailing = u32::try_from(trailing).map_err(|_| Malformed::OverLimit)?;
+        Ok(WriteHeader { id, handle, offset, len, trailing })
     }
 
     /// Writes the header of a packet whose `len` data bytes follow from elsewhere.
     pub fn write(&self, out: &mut Writer<'_>) -> Result<(), NoSpace> {
         let handle = u32::try_from(self.handle.len()).map_err(|_| NoSpace)?;
-        out.uint32((1 + 4 + 4 + 8 + 4u32).saturating_add(handle).saturating_add(self.len))?;
+        let behind = self.len.saturating_add(self.trailing);
+        out.uint32((1 + 4 + 4 + 8 + 4u32).saturating_add(handle).saturating_add(behind))?;
         out.byte(kind::WRITE)?;
         out.uint32(self.id)?;
         out.string(self.handle)?;
@@ -536,16 +538,16 @@ mod tests {
         let total = WriteHeader::total(&packet[..13]).expect("header");
         assert_eq!(total, 29);
         let header = WriteHeader::parse(&packet[..total]).expect("header");
-        assert_eq!(header, WriteHeader { id: 3, handle: b"hndl", offset: 5, len: 40 });
+        assert_eq!(header, WriteHeader { id: 3, handle: b"hndl", offset: 5, len: 40, trailing: 0 });
         let mut space = [0; 64];
         let mut out = Writer::new(&mut space);
         header.write(&mut out).expect("room");
         assert_eq!(out.written(), &packet[..total]);
-        for (change, error) in [(-1, Malformed::Truncated), (1, Malformed::TrailingData)] {
-            let mut lying = packet[..total].to_vec();
-            lying[3] = (lying[3] as i8 + change) as u8;
-            assert_eq!(WriteHeader::parse(&lying), Err(error));
-        }
+        let mut lying = packet[..total].to_vec();
+        lying[3] -= 1;
+        assert_eq!(WriteHeader::parse(&lying), Err(Malformed::Truncated));
+        lying[3] += 3;
+        assert_eq!(WriteHeader::parse(&lying).expect("header").trailing, 2);
         assert!(total <= WRITE_HEADER_BYTES_MAX);
     }
 

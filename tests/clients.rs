@@ -1,0 +1,335 @@
+//! Clients other than OpenSSH's, as their users run them.
+//!
+//! tests/run.sh installs them all. A client that is missing elsewhere is named and left out, unless
+//! `TIDEGATE_ALL_CLIENTS` is set: then it is a failure.
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use support::{Gateway, noise, run_ok, sha256};
+
+const PAYLOAD: usize = 64 << 20;
+
+/// Whether a program is there; what installs it, if not.
+fn has(program: &str, package: &str) -> bool {
+    let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output();
+    present(found.is_ok_and(|output| output.status.success()), program, package)
+}
+
+fn has_module(module: &str, package: &str) -> bool {
+    let import = format!("import {module}");
+    let found = Command::new("/usr/bin/python3").args(["-W", "ignore", "-c", &import]).output();
+    present(found.is_ok_and(|output| output.status.success()), module, package)
+}
+
+fn present(found: bool, what: &str, package: &str) -> bool {
+    let required = std::env::var_os("TIDEGATE_ALL_CLIENTS").is_some();
+    assert!(found || !required, "{what} is missing: apt-get install {package}");
+    if !found {
+        println!("left out: {what} is missing; apt-get install {package}");
+    }
+    found
+}
+
+fn user() -> String {
+    let output = run_ok(Command::new("id").arg("-un"));
+    text(&output.stdout).trim().to_owned()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn feed(mut command: Command, input: &Path) -> Output {
+    command.stdin(fs::File::open(input).expect("the input"));
+    run_ok(&mut command)
+}
+
+/// A file of noise and its SHA-256.
+fn payload(gateway: &Gateway, len: usize) -> (PathBuf, String) {
+    let path = gateway.path("payload");
+    fs::write(&path, noise(len, 7)).expect("a file");
+    let sum = sha256(&path);
+    (path, sum)
+}
+
+fn python(gateway: &Gateway, script: &str) {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients").join(script);
+    let folder = gateway.path("work");
+    fs::create_dir(&folder).expect("a folder");
+    let mut command = Command::new("/usr/bin/python3");
+    command.args(["-W", "ignore"]).arg(script).arg(gateway.port.to_string()).arg(user());
+    command.arg(gateway.path("user_ed25519")).arg(folder);
+    let output = command.stdin(Stdio::null()).output().expect("python starts");
+    assert!(
+        output.status.success(),
+        "{}\n{}\nlog:\n{}",
+        text(&output.stdout),
+        text(&output.stderr),
+        gateway.log()
+    );
+}
+
+#[test]
+fn dropbear() {
+    if !has("dbclient", "dropbear-bin") {
+        return;
+    }
+    let gateway = Gateway::start(&[]);
+    let (file, sum) = payload(&gateway, PAYLOAD);
+    let dbclient = |key: &str, options: &[&str], what: &str| {
+        let mut command = Command::new("dbclient");
+        command.args(["-y", "-y", "-i"]).arg(gateway.path(&format!("db_{key}")));
+        command.args(["-p", &gateway.port.to_string(), "-l", &user()]);
+        command.args(options).args(["127.0.0.1", what]).stdin(Stdio::null());
+        command.env("HOME", gateway.folder.path());
+        command
+    };
+    for key in ["user_ed25519", "user_rsa3072", "user_ecdsa256", "user_ecdsa521"] {
+        let to = gateway.path(&format!("db_{key}"));
+        run_ok(
+            Command::new("dropbearconvert")
+                .args(["openssh", "dropbear"])
+                .args([gateway.path(key), to]),
+        );
+        let output = dbclient(key, &[], "echo out; exit 7").output().expect("dbclient starts");
+        let seen = (text(&output.stdout), output.status.code());
+        assert_eq!(seen, ("out\n".to_owned(), Some(7)), "{key}\n{}", gateway.log());
+    }
+    for cipher in ["aes128-ctr", "aes256-ctr", "chacha20-poly1305@openssh.com"] {
+        let output = run_ok(&mut dbclient("user_ed25519", &["-c", cipher], "echo hi"));
+        assert_eq!(text(&output.stdout), "hi\n", "{cipher}");
+    }
+    let output = feed(dbclient("user_ed25519", &[], "sha256sum"), &file);
+    assert!(text(&output.stdout).starts_with(&sum));
+}
+
+#[test]
+fn putty() {
+    if !has("plink", "putty-tools") {
+        return;
+    }
+    let gateway = Gateway::start(&[]);
+    let (file, sum) = payload(&gateway, PAYLOAD);
+    let key = gateway.path("user.ppk");
+    run_ok(
+        Command::new("puttygen")
+            .arg(gateway.path("user_ed25519"))
+            .args(["-O", "private", "-o"])
+            .arg(&key),
+    );
+    let line = run_ok(Command::new("ssh-keygen").arg("-lf").arg(gateway.path("host_ed25519.pub")));
+    let line = text(&line.stdout);
+    let fingerprint = line.split(' ').nth(1).expect("a fingerprint").to_owned();
+    let tool = |program: &str| {
+        let mut command = Command::new(program);
+        command.args(["-batch", "-hostkey", &fingerprint, "-P", &gateway.port.to_string(), "-i"]);
+        command.arg(&key).stdin(Stdio::null()).env("HOME", gateway.folder.path());
+        command
+    };
+    let at = format!("{}@127.0.0.1", user());
+    let output = tool("plink").args([&at, "echo out; exit 7"]).output().expect("plink starts");
+    assert_eq!((text(&output.stdout), output.status.code()), ("out\n".to_owned(), Some(7)));
+    let mut command = tool("plink");
+    command.args([&at, "sha256sum"]);
+    assert!(text(&feed(command, &file).stdout).starts_with(&sum));
+    let output = run_ok(tool("plink").args(["-t", &at, "tty"]));
+    assert!(text(&output.stdout).contains("/dev/pts/"), "{}", text(&output.stdout));
+
+    let folder = gateway.path("putty");
+    fs::create_dir(&folder).expect("a folder");
+    let batch = gateway.path("psftp.batch");
+    let odd = "odd 'name' ☃";
+    let lines = format!(
+        "cd {}\nlcd {}\nput payload up\nmkdir \"{odd}\"\ncd \"{odd}\"\nput ../authorized_keys\n\
+         cd ..\nchmod 640 up\nmv up moved\nget moved down\nls\nrm moved\n",
+        folder.display(),
+        gateway.folder.path().display()
+    );
+    fs::write(&batch, lines.replace("../authorized_keys", "authorized_keys")).expect("a batch");
+    run_ok(tool("psftp").arg("-b").arg(&batch).arg(&at));
+    assert_eq!(sha256(&gateway.path("down")), sum);
+    assert!(folder.join(odd).join("authorized_keys").exists());
+
+    for way in ["-sftp", "-scp"] {
+        let (there, back) = (folder.join(way), gateway.path(way));
+        let remote = format!("{at}:{}", there.display());
+        run_ok(tool("pscp").args([way, "-p"]).arg(&file).arg(&remote));
+        run_ok(tool("pscp").args([way, "-p"]).arg(&remote).arg(&back));
+        assert_eq!((sha256(&there), sha256(&back)), (sum.clone(), sum.clone()), "{way}");
+    }
+    let missing = format!("{at}:{}/none", folder.display());
+    let output = tool("pscp").arg(missing).arg(gateway.path("none")).output().expect("pscp starts");
+    assert!(!output.status.success());
+}
+
+#[test]
+fn paramiko() {
+    if has_module("paramiko", "python3-paramiko") {
+        python(&Gateway::start(&[]), "paramiko_client.py");
+    }
+}
+
+#[test]
+fn asyncssh() {
+    if has_module("asyncssh", "python3-asyncssh") {
+        python(&Gateway::start(&[]), "asyncssh_client.py");
+    }
+}
+
+/// libssh2, through curl.
+#[test]
+fn curl() {
+    let speaks = |output: Output| text(&output.stdout).contains(" sftp");
+    let found = Command::new("curl").arg("-V").output().is_ok_and(speaks);
+    if !present(found, "curl with SFTP", "curl") {
+        return;
+    }
+    let gateway = Gateway::start(&[]);
+    let (file, sum) = payload(&gateway, 20 << 20);
+    // libssh2 signs with RSA keys by SHA-1 alone before its release 1.11.
+    let curl = |words: &[&str]| {
+        let mut command = Command::new("curl");
+        command.args(["-sS", "--insecure", "--max-time", "60", "-u", &format!("{}:", user())]);
+        command.arg("--key").arg(gateway.path("user_ecdsa256"));
+        command.arg("--pubkey").arg(gateway.path("user_ecdsa256.pub")).args(words);
+        command.stdin(Stdio::null());
+        command
+    };
+    let folder = gateway.folder.path().display().to_string();
+    let url = |path: &str| format!("sftp://127.0.0.1:{}{folder}/{path}", gateway.port);
+    let path = file.display().to_string();
+    run_ok(&mut curl(&["--ftp-create-dirs", "-T", &path, &url("curl/sub/up")]));
+    assert_eq!(sha256(&gateway.path("curl/sub/up")), sum);
+    let back = gateway.path("back").display().to_string();
+    run_ok(&mut curl(&["-o", &back, &url("curl/sub/up")]));
+    assert_eq!(sha256(&gateway.path("back")), sum);
+    let half = (10 << 20).to_string();
+    fs::OpenOptions::new()
+        .write(true)
+        .open(gateway.path("back"))
+        .and_then(|file| file.set_len(10 << 20))
+        .expect("half a file");
+    run_ok(&mut curl(&["-C", &half, "-o", &back, &url("curl/sub/up")]));
+    assert_eq!(sha256(&gateway.path("back")), sum, "a download that goes on");
+    let listing = run_ok(&mut curl(&["-l", &url("curl/sub/")]));
+    assert!(text(&listing.stdout).lines().any(|name| name == "up"));
+    let rename = format!("rename {folder}/curl/sub/up {folder}/curl/sub/moved");
+    run_ok(&mut curl(&["-Q", &rename, "-l", &url("curl/sub/")]));
+    assert!(gateway.path("curl/sub/moved").exists());
+    let output = curl(&["-o", "/dev/null", &url("curl/none")]).output().expect("curl starts");
+    assert_eq!(output.status.code(), Some(78), "remote file not found");
+}
+
+/// Two levels of folders, small files, an odd name, an empty file.
+fn tree(at: &Path) {
+    fs::create_dir_all(at.join("a folder/sub")).expect("folders");
+    for n in 0..150 {
+        fs::write(at.join(format!("a folder/sub/{n}")), format!("{n}\n")).expect("a file");
+    }
+    fs::write(at.join("large"), noise(5_000_001, 3)).expect("a file");
+    fs::write(at.join("empty"), "").expect("a file");
+    fs::write(at.join("ümläut 'quoted' & ☃"), "odd").expect("a file");
+}
+
+fn same(left: &Path, right: &Path) {
+    run_ok(Command::new("diff").arg("-r").arg(left).arg(right));
+}
+
+#[test]
+fn lftp() {
+    if !has("lftp", "lftp") {
+        return;
+    }
+    let gateway = Gateway::start(&[]);
+    let (here, there, back) = (gateway.path("here"), gateway.path("there"), gateway.path("back"));
+    tree(&here);
+    let ssh = format!(
+        "ssh -F /dev/null -a -x -p {} -i {} -o IdentitiesOnly=yes -o StrictHostKeyChecking=no \
+         -o UserKnownHostsFile={} -o LogLevel=ERROR",
+        gateway.port,
+        gateway.path("user_ed25519").display(),
+        gateway.path("known").display()
+    );
+    let script = format!(
+        "set cmd:fail-exit yes; set net:max-retries 1; set net:timeout 20; \
+         set sftp:connect-program \"{ssh}\"; open sftp://{}:@127.0.0.1; \
+         mirror -R --parallel=3 {here} {there}; mirror --parallel=3 {there} {back}; \
+         mv {there}/large {there}/moved; rm {there}/moved; bye",
+        user(),
+        here = here.display(),
+        there = there.display(),
+        back = back.display()
+    );
+    let mut command = Command::new("lftp");
+    command.args(["--norc", "-c", &script]).env("HOME", gateway.folder.path()).stdin(Stdio::null());
+    run_ok(&mut command);
+    same(&here, &back);
+    assert!(!there.join("large").exists() && !there.join("moved").exists());
+}
+
+/// Go's x/crypto/ssh and pkg/sftp, through rclone.
+#[test]
+fn rclone() {
+    if !has("rclone", "rclone") {
+        return;
+    }
+    let gateway = Gateway::start(&[]);
+    let (here, there, back) = (gateway.path("here"), gateway.path("there"), gateway.path("back"));
+    tree(&here);
+    let remote = format!(
+        ":sftp,host=127.0.0.1,port={},user={},key_file='{}':{}",
+        gateway.port,
+        user(),
+        gateway.path("user_ed25519").display(),
+        there.display()
+    );
+    let rclone = |words: &[&str]| {
+        let mut command = Command::new("rclone");
+        command.args(["--config", "/dev/null", "--retries", "1", "--transfers", "4"]).args(words);
+        command.env("HOME", gateway.folder.path()).stdin(Stdio::null());
+        command
+    };
+    let (here_name, back_name) = (here.display().to_string(), back.display().to_string());
+    run_ok(&mut rclone(&["copy", &here_name, &remote]));
+    same(&here, &there);
+    run_ok(&mut rclone(&["check", &here_name, &remote]));
+    run_ok(&mut rclone(&["copy", &remote, &back_name]));
+    same(&here, &back);
+    run_ok(&mut rclone(&["purge", &remote]));
+    assert!(!there.exists());
+}
+
+#[test]
+fn ansible() {
+    if !has("ansible", "ansible-core") {
+        return;
+    }
+    let gateway = Gateway::start(&[]);
+    let (file, sum) = payload(&gateway, 3 << 20);
+    let inventory = format!(
+        "gate ansible_host=127.0.0.1 ansible_port={} ansible_user={} \
+         ansible_ssh_private_key_file={} ansible_python_interpreter=/usr/bin/python3 \
+         ansible_ssh_common_args='-F /dev/null -o StrictHostKeyChecking=no -o UserKnownHostsFile={}'\n",
+        gateway.port,
+        user(),
+        gateway.path("user_ed25519").display(),
+        gateway.path("known").display()
+    );
+    fs::write(gateway.path("inventory"), inventory).expect("an inventory");
+    let copied = gateway.path("copied");
+    let copy = format!("src={} dest={}", file.display(), copied.display());
+    for words in
+        [&["-m", "ping"][..], &["-m", "copy", "-a", &copy], &["-m", "shell", "-a", "echo hi"]]
+    {
+        let mut command = Command::new("ansible");
+        command.arg("all").arg("-i").arg(gateway.path("inventory")).args(words);
+        command.env("HOME", gateway.folder.path()).env("ANSIBLE_HOST_KEY_CHECKING", "False");
+        command.env("LC_ALL", "C.UTF-8").stdin(Stdio::null());
+        run_ok(&mut command);
+    }
+    assert_eq!(sha256(&copied), sum);
+}
