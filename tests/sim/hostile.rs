@@ -274,6 +274,7 @@ impl Hostile {
             let (used, heard) = match carved {
                 Carved::Need { .. } => (0, None),
                 Carved::Handled { used } => (used, None),
+                Carved::Unpacked { .. } => panic!("nobody asked for compression"),
                 Carved::Payload { used, payload } => {
                     (used, Some(payload.of(&inbox).expect("inside").to_vec()))
                 }
