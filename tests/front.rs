@@ -534,7 +534,9 @@ fn a_socket_as_inetd_gives_it_is_a_connection() {
 
 #[test]
 fn a_reload_keeps_sessions_and_counts_for_new_ones() {
-    let site = Site::new(&["Banner none"]);
+    // So many connections that come to nothing would draw a penalty.
+    let calm = "PerSourcePenalties no";
+    let site = Site::new(&[calm]);
     let running = site.running(&[]);
     let mut early = site.session(&[]);
     let refused = AtomicUsize::new(0);
@@ -542,7 +544,9 @@ fn a_reload_keeps_sessions_and_counts_for_new_ones() {
     std::thread::scope(|scope| {
         // Not one connection is refused, and each is greeted, whenever it comes.
         scope.spawn(|| {
-            while !over.load(Ordering::Relaxed) {
+            // The limit is for a test that fails: its panic must not wait for us.
+            let start = Instant::now();
+            while !over.load(Ordering::Relaxed) && start.elapsed() < Duration::from_secs(120) {
                 tries.fetch_add(1, Ordering::Relaxed);
                 let greeted =
                     TcpStream::connect((Ipv4Addr::LOCALHOST, site.port)).and_then(|mut s| {
@@ -555,7 +559,7 @@ fn a_reload_keeps_sessions_and_counts_for_new_ones() {
             }
         });
         for n in 1..=10 {
-            site.configure(&[&format!("SetEnv ROUND={n}")]);
+            site.configure(&[calm, &format!("SetEnv ROUND={n}")]);
             kill("-HUP", running.pid());
             site.wait_for_log("is in force for new connections", n);
             let output = run_ok(&mut site.ssh(&[], "echo $ROUND"));
@@ -575,7 +579,7 @@ fn a_reload_keeps_sessions_and_counts_for_new_ones() {
     for (n, line) in
         ["Frobnicate yes", "HostKey /nonexistent", "ListenAddress 192.0.2.1"].iter().enumerate()
     {
-        site.configure(&[line, "SetEnv ROUND=never"]);
+        site.configure(&[line, calm, "SetEnv ROUND=never"]);
         if n > 0 {
             let config = fs::read_to_string(site.path("config")).expect("the configuration");
             let host = format!("HostKey {}\n", site.path("host").display());
@@ -656,6 +660,21 @@ fn serve_reloads_its_file_and_ends_without_one() {
     site.wait_for_log("is in force for new connections", 1);
     let output = run_ok(&mut site.ssh(&[], "echo $ROUND"));
     assert_eq!(text(&output.stdout), "2\n");
+    // The level counts at once, for better or worse.
+    site.wait_for_log("Accepted publickey", 1);
+    site.configure(&["LogLevel ERROR", "SetEnv ROUND=3"]);
+    kill("-HUP", running.pid());
+    wait_for("the third round", || run_ok(&mut site.ssh(&[], "echo $ROUND")).stdout == b"3\n");
+    let logged = site.log().len();
+    site.assert_serves();
+    site.configure(&["SetEnv ROUND=4"]);
+    kill("-HUP", running.pid());
+    wait_for("the fourth round", || run_ok(&mut site.ssh(&[], "echo $ROUND")).stdout == b"4\n");
+    site.wait_for_log("Accepted publickey", 2);
+    let log = site.log();
+    let (_, quiet) = log.split_at(logged);
+    let quiet = quiet.split("is in force").next().expect("what came before");
+    assert!(!quiet.contains("Accepted"), "{quiet}");
     kill("-TERM", running.pid());
     assert_eq!(running.end().code(), Some(0));
 
@@ -831,7 +850,7 @@ fn the_unit_of_debian_starts_reloads_and_stops_it_with_only_the_path_changed() {
 
 /// As root, other accounts have processes of their own, and these outlive a reload as well.
 #[test]
-fn processes_of_accounts_outlive_a_reload_and_end_with_an_only_connection() {
+fn processes_of_accounts_outlive_a_reload() {
     if !is_root() {
         return skip("only root acts for other accounts");
     }
@@ -890,15 +909,38 @@ fn processes_of_accounts_outlive_a_reload_and_end_with_an_only_connection() {
     ask(&mut late);
     drop(late);
     drop(running);
+}
 
-    // One connection through pipes, for an account: everything ends with it.
+/// One connection through pipes, for an account that is not ours: everything ends with it.
+#[test]
+fn an_only_connection_of_another_account_has_a_process_of_its_own() {
+    if !is_root() {
+        return skip("only root acts for other accounts");
+    }
+    let site = Site::new(&["SyslogFacility LOCAL0"]);
     let proxy = format!(
         "ProxyCommand={} sshd -i -f {}",
         env!("CARGO_BIN_EXE_tidegate"),
         site.path("config").display()
     );
     fs::write(site.path("batch"), "ls /\n").expect("a batch");
+    let syslog = UnixDatagram::bind(site.path("syslog")).expect("a logger");
+    // As the system's: every account may write to it.
+    fs::set_permissions(site.path("syslog"), PermissionsExt::from_mode(0o666)).expect("a mode");
     let mut sftp = site.client("sftp", &[&proxy]);
+    sftp.env("TIDEGATE_TEST_SYSLOG", site.path("syslog"));
     let output = run_ok(sftp.arg("-b").arg(site.path("batch")).arg("daemon@x"));
     assert!(text(&output.stdout).contains("etc"), "{output:?}");
+    // Both processes log to syslog, each under its own number; LOCAL0 is 16.
+    let mut lines = Vec::new();
+    let number = |lines: &[String], what: &str| {
+        let line = lines.iter().find(|line| line.starts_with("<134>") && line.contains(what))?;
+        Some(line.split_once("sshd[")?.1.split_once("]: ")?.0.to_owned())
+    };
+    wait_for("both logs", || {
+        lines.extend(received(&syslog));
+        number(&lines, "]: Starting session: ").is_some()
+    });
+    let accepted = number(&lines, "]: Accepted publickey").expect("a line of the first process");
+    assert_ne!(number(&lines, "]: Starting session: "), Some(accepted), "{lines:?}");
 }
