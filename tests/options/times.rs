@@ -4,7 +4,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::{client, here, shown, ssh, with_blocks};
-use crate::support::{Gateway, drain};
+use crate::support::{Gateway, drain, wait_for};
 
 /// Runs to its end; how long that took.
 fn timed(command: &mut Command) -> (super::Shown, Duration) {
@@ -119,6 +119,23 @@ fn unused_silent_and_slow_connections_end() {
             within("slow", start.elapsed(), 2, 10);
         });
     });
+}
+
+/// SECURITY case 67: many that never log in end together, in time, and cost nobody else anything.
+#[test]
+fn case_67_those_that_never_log_in_end_together() {
+    const COUNT: usize = 300;
+    let gateway = Gateway::start(&["LoginGraceTime 3"]);
+    let before = gateway.descriptors();
+    let start = Instant::now();
+    let mut silent = (0..COUNT).map(|_| gateway.connect().expect("room")).collect::<Vec<_>>();
+    for stream in &mut silent {
+        // Until the gateway has had enough; the stream's own limit is longer.
+        assert!(drain(stream).starts_with(b"SSH-2.0-"));
+    }
+    wait_for("descriptors", || gateway.descriptors() <= before + 4);
+    within("all of them", start.elapsed(), 2, 15);
+    gateway.assert_alive();
 }
 
 fn signal(child: &Child, name: &str) {

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::{Shown, allow, here, own, put_at_home, shown, ssh, with_blocks};
 use crate::support::account::Account;
-use crate::support::{Gateway, wait_for};
+use crate::support::{Gateway, keygen, wait_for};
 
 fn is_in(seen: &Shown) -> bool {
     assert!(seen.out == "in\n" || seen.err.contains("Permission denied (publickey)"), "{seen:?}");
@@ -53,6 +53,32 @@ fn lists_of_users_and_groups() {
     for reason in ["DenyUsers tide* matches", "AllowGroups does not name", "PermitRootLogin is no"]
     {
         assert!(gateway.log().contains(reason), "{reason}\n{}", gateway.log());
+    }
+}
+
+/// SECURITY cases 44 and 46: RSA keys that are too short do not log in, nor does any with SHA-1.
+#[test]
+fn case_44_and_46_short_keys_and_old_signatures() {
+    let (gateway, ports) = with_blocks(&[], &["RequiredRSASize 3072"]);
+    let mut keys = String::new();
+    for bits in ["1024", "2048", "3072"] {
+        let path = gateway.path(bits);
+        keygen(&path, "rsa", bits);
+        keys += &fs::read_to_string(path.with_extension("pub")).expect("a key");
+    }
+    fs::write(gateway.path("authorized_keys"), keys).expect("authorized_keys");
+    let login = |port, bits: &str, algorithms: &str| {
+        let identity = format!("IdentityFile={}", gateway.path(bits).display());
+        let algorithms = format!("PubkeyAcceptedAlgorithms={algorithms}");
+        let options = [&*identity, &*algorithms, "RequiredRSASize=1024"];
+        is_in(&shown(&mut ssh(&gateway, port, &options, &["echo in"])))
+    };
+    for (bits, default, strict) in
+        [("1024", false, false), ("2048", true, false), ("3072", true, true)]
+    {
+        assert_eq!(login(gateway.port, bits, "rsa-sha2-512"), default, "{bits}");
+        assert_eq!(login(ports[0], bits, "rsa-sha2-256"), strict, "{bits}");
+        assert!(!login(gateway.port, bits, "ssh-rsa"), "{bits} with SHA-1");
     }
 }
 

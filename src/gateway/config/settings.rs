@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use super::ip_qos::IpQos;
 use super::patterns::{HostList, UserPattern};
-use crate::base::wildcard_match;
 use crate::connection::LoginLimits;
 use crate::crypto::{CipherKind, KexKind, KeyKind, MacKind, SignatureAlgorithm};
 use crate::limits::{
@@ -581,18 +580,6 @@ pub enum RootLogin {
 pub struct ChannelTimeout {
     pub pattern: String,
     pub time: Duration,
-}
-
-impl Effective {
-    /// How long a channel of `kind` (as [`ChannelTimeout`] writes types) may be idle; `None`: for
-    /// ever. The first item that matches decides.
-    pub fn channel_timeout(&self, kind: &str) -> Option<Duration> {
-        self.channel_timeouts
-            .iter()
-            .find(|item| wildcard_match(item.pattern.as_bytes(), kind.as_bytes()))
-            .map(|item| item.time)
-            .filter(|time| !time.is_zero())
-    }
 }
 
 /// The file named by Banner and its text, read when the configuration was.
