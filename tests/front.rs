@@ -61,6 +61,7 @@ impl Site {
         let text = format!(
             "{}\nPort {}\nListenAddress 127.0.0.1\nHostKey {at}/host\nStrictModes no\n\
              AuthorizedKeysFile {at}/authorized_keys\nPermitRootLogin yes\nPidFile {at}/pid\n\
+             PerSourcePenalties no\n\
              Subsystem sftp internal-sftp\nTidegateReactors 2\nTidegateDriver {}\n{}\n",
             lines.join("\n"),
             self.port,
