@@ -27,7 +27,7 @@ fn what(operation: &Operation<'_>, base: &[u8], umask: Option<u32>) -> Option<Wh
     Some(match *operation {
         Operation::Init { .. } => What::Init,
         Operation::Open { path, flags, attributes } => {
-            let permissions = attributes.permissions.unwrap_or(FILE_PERMISSIONS);
+            let permissions = masked(attributes.permissions.unwrap_or(FILE_PERMISSIONS), umask);
             job(Class::Alone, FsJob::Open { path: at(path)?, flags, permissions, umask })
         }
         Operation::Read { handle, offset, len } => {
@@ -63,6 +63,12 @@ fn what(operation: &Operation<'_>, base: &[u8], umask: Option<u32>) -> Option<Wh
     })
 }
 
+/// What `-u` takes away is taken away here as well, for a sandbox may keep the thread that makes the
+/// file from having a umask of its own.
+fn masked(permissions: u32, umask: Option<u32>) -> u32 {
+    permissions & !umask.unwrap_or(0)
+}
+
 /// The requests that are about paths alone.
 fn path_job(operation: &Operation<'_>, base: &[u8], umask: Option<u32>) -> Option<What> {
     let at = |path: &[u8]| absolute(base, path);
@@ -94,7 +100,8 @@ fn path_job(operation: &Operation<'_>, base: &[u8], umask: Option<u32>) -> Optio
         }
         Operation::Remove { path } => job(Class::Alone, FsJob::Remove { path: at(path)? }),
         Operation::MakeDirectory { path, attributes } => {
-            let permissions = attributes.permissions.unwrap_or(DIRECTORY_PERMISSIONS);
+            let permissions =
+                masked(attributes.permissions.unwrap_or(DIRECTORY_PERMISSIONS), umask);
             job(Class::Alone, FsJob::MakeDirectory { path: at(path)?, permissions, umask })
         }
         Operation::RemoveDirectory { path } => {
