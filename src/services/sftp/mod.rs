@@ -275,7 +275,8 @@ impl Sftp {
         let Ok(header) = WriteHeader::parse(self.input.partial()) else {
             return self.refuse(id, len, StatusCode::BadMessage);
         };
-        if !self.waiting.is_empty() || !self.is_idle() || !self.desk.replies.is_empty() {
+        let busy = !self.waiting.is_empty() || !self.is_idle() || !self.desk.replies.is_empty();
+        if busy || self.writes.is_full() {
             return Step::Stuck;
         }
         let file = self.desk.handles.file(HandleName::parse(header.handle));

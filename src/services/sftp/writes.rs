@@ -1,3 +1,5 @@
+use std::collections::VecDeque;
+
 use nix::errno::Errno;
 use slab::Slab;
 
@@ -16,6 +18,9 @@ use crate::wire::sftp::StatusCode;
 #[derive(Debug, Default)]
 pub struct Writes {
     requests: Slab<Writing>,
+    /// The requests as they came. They are answered in this order, for some clients (paramiko) drop an
+    /// answer that overtakes another.
+    order: VecDeque<usize>,
     ops: Slab<WriteOp>,
     /// The request whose data is coming in.
     body: Option<Body>,
@@ -80,6 +85,11 @@ impl Writes {
         self.requests.is_empty()
     }
 
+    /// So many wait for an answer that no more may begin.
+    pub fn is_full(&self) -> bool {
+        self.requests.len() >= SFTP_WRITE_OPS_MAX
+    }
+
     /// A WRITE begins; its `len` bytes of data come next. `file` is `None` when its handle names no
     /// open file.
     pub fn begin(&mut self, id: u32, file: Option<OpenFile>, offset: u64, len: u32) {
@@ -96,6 +106,7 @@ impl Writes {
         let offset = if file.is_some_and(|file| file.append) { 0 } else { offset };
         let writing = Writing { id, file, complete: false, ops: 0, failed, silent: false };
         let request = self.requests.insert(writing);
+        self.order.push_back(request);
         self.body =
             Some(Body { request, remaining: len, offset, gather: Gather::new(), gathered: 0 });
     }
@@ -125,7 +136,7 @@ impl Writes {
                 if let Some(writing) = self.requests.get_mut(request) {
                     writing.complete = true;
                 }
-                self.settle(request, replies);
+                self.settle(replies);
                 return Taken::All;
             }
             match input.piece(body.remaining, io) {
@@ -149,7 +160,7 @@ impl Writes {
             writing.complete = true;
             writing.silent = true;
         }
-        self.settle(body.request, replies);
+        self.settle(replies);
     }
 
     /// A WriteAt has completed. What it did not write is written next, or its request fails.
@@ -191,7 +202,7 @@ impl Writes {
             writing.ops -= 1;
             writing.failed = writing.failed.or(failed);
         }
-        self.settle(request, replies);
+        self.settle(replies);
     }
 
     /// Gives back what has not been handed to an operation, and asks operations to end early.
@@ -225,15 +236,17 @@ impl Writes {
         true
     }
 
-    /// Answers a request once all its data has been written, or has failed to be.
-    fn settle(&mut self, request: usize, replies: &mut Replies) {
-        let done = self.requests.get(request).is_some_and(|w| w.complete && w.ops == 0);
-        if !done {
-            return;
-        }
-        let Writing { id, failed, silent, .. } = self.requests.remove(request);
-        if !silent {
-            replies.status(id, failed.unwrap_or(StatusCode::Ok));
+    /// Answers requests all of whose data has been written, or has failed to be.
+    fn settle(&mut self, replies: &mut Replies) {
+        let is_done = |writing: &Writing| writing.complete && writing.ops == 0;
+        while let Some(request) = self.order.front().copied()
+            && self.requests.get(request).is_some_and(is_done)
+        {
+            self.order.pop_front();
+            let Writing { id, failed, silent, .. } = self.requests.remove(request);
+            if !silent {
+                replies.status(id, failed.unwrap_or(StatusCode::Ok));
+            }
         }
     }
 }

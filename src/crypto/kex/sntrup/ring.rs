@@ -36,8 +36,8 @@ pub(super) fn multiply(left: &[i16; P], right: &[i16; P]) -> Zeroizing<[i32; P]>
     product
 }
 
-/// Because x^P = x + 1, the coefficient of x^k in a product is the sum over j of left[j] times
-/// s(k - j), where s(t) = right[t] + right[t + P] + right[t + P - 1] and what is out of range is
+/// Because x^P = x + 1, the coefficient of x^k in a product is the sum over j of `left[j]` times
+/// s(k - j), where `s(t) = right[t] + right[t + P] + right[t + P - 1]` and what is out of range is
 /// zero. Here s lies backwards, from t = P - 1 down, so that j counts up.
 #[inline(always)]
 fn spread(right: &[i16; P]) -> Zeroizing<[i16; SPREAD]> {
