@@ -2,7 +2,8 @@
 # Runs every check. Installs what the tests need, by package name, when it is missing.
 #
 #   tests/run.sh            everything
-#   tests/run.sh --quick    without the newer OpenSSH and without fuzzing
+#   tests/run.sh --quick    without the newer OpenSSH, without fuzzing, and with those other clients
+#                           only that are installed
 set -euo pipefail
 cd "$(dirname "$0")/.."
 quick=${1:-}
