@@ -116,8 +116,9 @@ pub const REKEY_PACKETS_MAX: u32 = 1 << 31;
 pub const REKEY_TIME_MAX: Duration = Duration::from_secs(60);
 /// Rekeys a peer may start back to back, then one a second.
 pub const REKEY_BURST: u32 = 10;
-/// A rekey that a peer starts after moving this much is paid for and not counted.
-pub const REKEY_PAID_BYTES: u64 = 512 * 1024;
+/// Moving this much pays for a rekey as a second does. OpenSSH with `RekeyLimit 16K`, or any less,
+/// renews its keys before each bulk packet of 32 KiB and now and then before a small one.
+pub const REKEY_PAID_BYTES: u64 = 8 * 1024;
 /// How long a server that wants to see the client's KEXINIT first waits for it.
 pub const KEXINIT_WAIT_MAX: Duration = Duration::from_millis(100);
 /// A transport handed to another process: identifications, a host key, extensions and two sets of

@@ -180,6 +180,43 @@ fn asyncssh() {
     }
 }
 
+/// libssh, by a program of our own: Debian has none that uses it.
+#[test]
+fn libssh() {
+    let header = Path::new("/usr/include/libssh/sftp.h").exists();
+    if !has("gcc", "gcc") || !present(header, "libssh's header", "libssh-dev") {
+        return;
+    }
+    // Its Diffie-Hellman is ours only by configuration.
+    let finite = "KexAlgorithms +diffie-hellman-group-exchange-sha256,\
+                  diffie-hellman-group14-sha256,diffie-hellman-group16-sha512";
+    let gateway = Gateway::start(&[finite]);
+    let (file, sum) = payload(&gateway, PAYLOAD);
+    let small = gateway.path("small");
+    fs::write(&small, noise(12 << 20, 8)).expect("a file");
+    let program = gateway.path("libssh");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/libssh.c");
+    run_ok(
+        Command::new("gcc")
+            .args(["-O1", "-Wall", "-Werror", "-o"])
+            .arg(&program)
+            .arg(source)
+            .arg("-lssh"),
+    );
+    let mut command = Command::new(&program);
+    command.arg(gateway.port.to_string()).arg(user()).arg(gateway.path("user_ed25519")).arg(file);
+    command.args([&small, &gateway.path("there"), &gateway.path("back")]).stdin(Stdio::null());
+    let output = command.env("HOME", gateway.folder.path()).output().expect("it starts");
+    let said = text(&output.stdout);
+    assert!(output.status.success(), "{said}{}\n{}", text(&output.stderr), gateway.log());
+    assert!(said.starts_with(&sum), "{said}");
+    assert!(said.contains("33 101\r\n/dev/pts/"), "{said}");
+    let sums = ["small", "there", "back"].map(|name| sha256(&gateway.path(name)));
+    assert!(sums[0] == sums[1] && sums[1] == sums[2], "{sums:?}");
+    let rekeys = gateway.log().matches("Rekeyed").count();
+    assert!(rekeys >= 12, "{rekeys} rekeys");
+}
+
 /// libssh2, through curl.
 #[test]
 fn curl() {

@@ -293,6 +293,37 @@ fn files_travel_both_ways_while_keys_change_every_mebibyte() {
     assert!(rekeys >= size, "{rekeys} rekeys in {} MiB", 2 * size);
 }
 
+/// What a client may set counts as its right: keys that change with every packet, in both
+/// directions of transfer and under a command's output.
+#[test]
+fn case_34_the_smallest_rekey_limits_are_served() {
+    let gateway = Gateway::start(&[]);
+    fs::write(gateway.path("source"), noise(2 * MIB, 12)).expect("a file");
+    let (source, there, back) =
+        (gateway.path("source"), gateway.path("there"), gateway.path("back"));
+    let batch = format!(
+        "put {} {}\nget {} {}\n",
+        source.display(),
+        there.display(),
+        there.display(),
+        back.display()
+    );
+    let quick = "KexAlgorithms=curve25519-sha256";
+    for limit in ["RekeyLimit=300K", "RekeyLimit=16K"] {
+        let output = gateway.sftp(&[limit, quick], &batch);
+        assert!(output.status.success(), "{limit}: {}\n{}", text(&output.stderr), gateway.log());
+        assert_eq!(sha256(&source), sha256(&back), "{limit}");
+        let output =
+            run_ok(&mut gateway.ssh(&[limit, quick], &["head -c 1000000 /dev/zero | sha256sum"]));
+        assert!(text(&output.stdout).starts_with("d29751f2649b32ff"), "{}", text(&output.stdout));
+    }
+    let mut command = gateway.ssh(&["RekeyLimit=16", quick], &["sha256sum"]);
+    command.stdin(fs::File::open(&source).expect("the input"));
+    assert!(text(&run_ok(&mut command).stdout).starts_with(&sha256(&source)), "{}", gateway.log());
+    let rekeys = gateway.log().matches("Rekeyed").count();
+    assert!(rekeys > 150, "{rekeys} rekeys");
+}
+
 #[test]
 fn fifty_sessions_share_one_connection() {
     let gateway = Gateway::start(&["MaxSessions 60"]);

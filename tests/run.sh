@@ -31,6 +31,7 @@ if [ "$quick" != --quick ]; then
     need lftp lftp
     need rclone rclone
     need ansible ansible-core
+    [ -e /usr/include/libssh/sftp.h ] || missing+=(libssh-dev)
     module paramiko python3-paramiko
     module asyncssh python3-asyncssh
     export TIDEGATE_ALL_CLIENTS=1

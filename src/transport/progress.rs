@@ -9,7 +9,7 @@ use super::session::Session;
 use super::wires::Wires;
 use super::{Env, Error, Role, Transport};
 use crate::base::Instant;
-use crate::limits::{KEXINIT_BYTES_MAX, REKEY_PAID_BYTES, REKEY_TIME_MAX, TAILROOM};
+use crate::limits::{KEXINIT_BYTES_MAX, REKEY_TIME_MAX, TAILROOM};
 use crate::wire::transport::NewKeys;
 use crate::wire::{Message, number};
 
@@ -18,8 +18,10 @@ impl<R: Role> Transport<R> {
         if let Ok(Stage::Established(established)) = &mut self.stage
             && established.exchange.is_none()
         {
-            let moved = self.wires.inbound.wear.bytes.max(self.wires.outbound.wear.bytes);
-            if moved < REKEY_PAID_BYTES && !established.session.throttle.admit(env.now) {
+            // A long KEXINIT does not pay for itself.
+            let heard = self.wires.inbound.wear.bytes.saturating_sub(payload.len() as u64);
+            let moved = heard.max(self.wires.outbound.wear.bytes);
+            if !established.session.throttle.admit(moved, env.now) {
                 return Err(Error::PeerMisbehaved("key exchanges in too quick succession"));
             }
             let deadline = Some(env.now.after(REKEY_TIME_MAX));

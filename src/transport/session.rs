@@ -5,7 +5,7 @@ use super::exchange::Outcome;
 use super::{Error, Negotiated};
 use crate::base::Instant;
 use crate::crypto::{Digest, PublicKey};
-use crate::limits::REKEY_BURST;
+use crate::limits::{REKEY_BURST, REKEY_PAID_BYTES};
 use crate::wire::transport::ExtInfo;
 use crate::wire::{Message, number};
 
@@ -108,20 +108,28 @@ pub(super) const PING: &[u8] = b"ping@openssh.com";
 /// OpenSSH PROTOCOL §2.1.
 pub(super) const HOSTBOUND: &[u8] = b"publickey-hostbound@openssh.com";
 
+/// What an exchange costs where time pays.
+const PRICE_NANOS: u64 = 1_000_000_000;
+
 /// RFC 8308 §2.4.
 const EXT_INFOS_MAX: u8 = 2;
 
-/// Lets a burst of [`REKEY_BURST`] through, then one a second.
+/// Lets a burst of [`REKEY_BURST`] through, then one a second or one for [`REKEY_PAID_BYTES`],
+/// whichever comes first: exchanges that the traffic justifies pass, a flood of them does not.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Throttle {
-    /// When everything let through so far is paid for at one a second.
+    /// When everything let through so far is paid for.
     paid_at: Instant,
 }
 
 impl Throttle {
-    pub(super) fn admit(&mut self, now: Instant) -> bool {
+    /// `moved`: bytes under the present keys, in the busier direction.
+    pub(super) fn admit(&mut self, moved: u64, now: Instant) -> bool {
         let burst = Duration::from_secs(u64::from(REKEY_BURST));
-        let paid_at = self.paid_at.max(now).after(Duration::from_secs(1));
+        let earned = moved.saturating_mul(PRICE_NANOS / REKEY_PAID_BYTES);
+        let owed = self.paid_at.since(now).as_nanos() as u64;
+        let owed = owed.saturating_add(PRICE_NANOS).saturating_sub(earned);
+        let paid_at = now.after(Duration::from_nanos(owed));
         let admitted = paid_at <= now.after(burst);
         if admitted {
             self.paid_at = paid_at;
@@ -139,10 +147,26 @@ mod tests {
         let mut throttle = Throttle::default();
         let start = Instant::from_nanos(5_000_000_000);
         let at = |millis| start.after(Duration::from_millis(millis));
-        assert_eq!((0..50).filter(|_| throttle.admit(at(0))).count(), 10);
-        assert!(!throttle.admit(at(999)));
-        assert!(throttle.admit(at(1000)) && !throttle.admit(at(1000)));
-        assert_eq!((0..50).filter(|_| throttle.admit(at(60_000))).count(), 10);
+        assert_eq!((0..50).filter(|_| throttle.admit(0, at(0))).count(), 10);
+        assert!(!throttle.admit(0, at(999)));
+        assert!(throttle.admit(0, at(1000)) && !throttle.admit(0, at(1000)));
+        assert_eq!((0..50).filter(|_| throttle.admit(0, at(60_000))).count(), 10);
+    }
+
+    #[test]
+    fn case_34_data_pays_for_new_keys() {
+        let now = Instant::from_nanos(5_000_000_000);
+        let passed = |moved: &dyn Fn(u64) -> u64| {
+            let mut throttle = Throttle::default();
+            (0..1000).take_while(|n| throttle.admit(moved(*n), now)).count()
+        };
+        assert_eq!(passed(&|_| REKEY_PAID_BYTES), 1000);
+        // Small and large packets in turn, as a terminal beside an upload.
+        assert_eq!(passed(&|n| 40 + (n % 2) * 2 * REKEY_PAID_BYTES), 1000);
+        // Half of the price buys twice the burst, and no more.
+        assert!((19..=21).contains(&passed(&|_| REKEY_PAID_BYTES / 2)));
+        // Nothing is saved up: much data pays for the burst once.
+        assert_eq!(passed(&|n| if n == 0 { u64::MAX } else { 0 }), 11);
     }
 
     #[test]

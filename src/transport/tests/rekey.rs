@@ -282,9 +282,7 @@ fn case_34_rekeys_back_to_back_are_throttled() {
     }
     let mut pair = authenticated();
     for _ in 0..50 {
-        for _ in 0..20 {
-            assert!(pair.client.seal(&[94; 30_000]));
-        }
+        assert!(pair.client.seal(&[94; 10_000]));
         pair.client.rekey();
         pair.settle();
         pair.expect_alive();
