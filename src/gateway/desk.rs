@@ -4,7 +4,6 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
 
 use crossbeam::channel::{Sender, TrySendError};
 use crossbeam::queue::SegQueue;
@@ -17,7 +16,7 @@ use tracing::{debug, info};
 use super::startups::{KeptOut, Refused, Startups};
 use super::workers::{Reply, Workers};
 use crate::connection::ConnectionConfig;
-use crate::reactor::{Fd, Token, Waker};
+use crate::reactor::{self, Fd, Token, Waker};
 use crate::services::{Done, Grant, Job};
 use crate::shard::{Admission, Ends, HandOver, Mail, Outside, Report, StartupEnd};
 
@@ -123,7 +122,7 @@ impl Outside for Desk {
 
     fn admit(&mut self, socket: Fd) -> Admission {
         let Some(ends) = ends_of(socket) else { return Admission::Refused };
-        if let Err(why) = self.office.startups.admit(ends.peer.ip(), now()) {
+        if let Err(why) = self.office.startups.admit(ends.peer.ip(), reactor::now()) {
             let peer = ends.peer;
             debug!(%peer, %why, "Not let in: {peer}: {why}");
             tell(socket, why);
@@ -141,7 +140,9 @@ impl Outside for Desk {
     }
 
     fn startup_over(&mut self, ends: Ends, how: StartupEnd) {
-        if let Some(KeptOut { time, why }) = self.office.startups.over(ends.peer, how, now()) {
+        if let Some(KeptOut { time, why }) =
+            self.office.startups.over(ends.peer, how, reactor::now())
+        {
             let (source, seconds) = (ends.peer.ip(), time.as_secs_f32());
             info!(%source, seconds, why, "Keeping {source} out for {seconds} s: {why}");
         }
@@ -195,12 +196,6 @@ const UNKNOWN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), u
 pub fn welcome(socket: Fd, keepalive: bool) -> Ends {
     prepare(socket, keepalive);
     ends_of(socket).unwrap_or(Ends { peer: UNKNOWN, local: UNKNOWN })
-}
-
-/// For what all shards share; each has a clock of its own for the rest.
-#[expect(clippy::disallowed_methods, reason = "penalties are shared by drivers, and outlive them")]
-fn now() -> Instant {
-    Instant::now()
 }
 
 /// A line before the identification that never comes (RFC 4253 §4.2), in sshd's words. It fits the

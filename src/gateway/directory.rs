@@ -8,11 +8,10 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use nix::time::{ClockId, clock_gettime};
-
 use super::accounts::{self, Closed};
 use crate::base::Instant;
 use crate::limits::{DIRECTORY_ENTRIES_MAX, DIRECTORY_TIME};
+use crate::reactor;
 use crate::services::Account;
 
 /// What the user database says about an account that exists.
@@ -40,7 +39,7 @@ impl Directory {
     /// # Errors
     /// The user database does not answer.
     pub fn find(&self, name: &str) -> io::Result<Option<Arc<Entry>>> {
-        let now = now()?;
+        let now = reactor::now();
         if let Some(entry) = self.remembered(name, now) {
             return Ok(Some(entry));
         }
@@ -74,11 +73,6 @@ fn ask(account: Account) -> Entry {
     let groups = accounts::group_names(&group_ids);
     let closed = if nix::unistd::geteuid().is_root() { accounts::closed(&account) } else { None };
     Entry { account, group_ids, groups, closed }
-}
-
-fn now() -> io::Result<Instant> {
-    let time = clock_gettime(ClockId::CLOCK_MONOTONIC)?;
-    Ok(Instant::from_nanos(time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64))
 }
 
 #[cfg(test)]

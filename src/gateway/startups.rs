@@ -6,9 +6,10 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::config::{Global, HostList, MaxStartups, Overflow, Penalties, SourceBlocks, Verdict};
+use crate::base::Instant;
 use crate::limits::STARTUPS_MAX;
 use crate::shard::StartupEnd;
 
@@ -329,12 +330,11 @@ impl Table {
             return None;
         }
         let before = self.remove(source);
-        let runs = before.map_or(Duration::ZERO, |p| p.until.saturating_duration_since(now));
+        let runs = before.map_or(Duration::ZERO, |p| p.until.since(now));
         let sum = (runs + time).min(rules.max);
         let was_active = before.is_some_and(|penalty| penalty.active);
         let active = was_active || sum >= rules.min;
-        // Past what the clock can tell there is no end, and no penalty either.
-        let until = now.checked_add(sum)?;
+        let until = now.after(sum);
         self.penalties.insert(source, Penalty { until, active, why });
         self.by_end.insert((until, source));
         while overflow == Overflow::Permissive && self.penalties.len() > most {
@@ -395,9 +395,8 @@ mod tests {
         startups.over(peer, how, now)
     }
 
-    #[expect(clippy::disallowed_methods, reason = "tests need some time to begin at")]
     fn start() -> Instant {
-        Instant::now()
+        Instant::from_nanos(1_000_000_000)
     }
 
     fn seconds(count: u64) -> Duration {
@@ -464,16 +463,16 @@ mod tests {
         assert_eq!(one(&startups, from, StartupEnd::Attempted, now), None);
         let kept_out = one(&startups, from, StartupEnd::Attempted, now).expect("the third");
         assert_eq!(kept_out.time, seconds(15));
-        let late = now + seconds(14);
+        let late = now.after(seconds(14));
         assert_eq!(startups.admit(peer(from).ip(), late), Err(Refused::Penalty(kept_out.why)));
         assert_eq!(startups.admit(peer("192.0.2.2").ip(), late), Ok(()));
         // Connections that were open already add to it, up to the most.
         for _ in 0..5 {
             assert_eq!(startups.over(peer(from), StartupEnd::Attempted, late), None);
         }
-        let later = late + seconds(19);
+        let later = late.after(seconds(19));
         assert!(startups.admit(peer(from).ip(), later).is_err());
-        assert_eq!(startups.admit(peer(from).ip(), later + seconds(1)), Ok(()));
+        assert_eq!(startups.admit(peer(from).ip(), later.after(seconds(1))), Ok(()));
     }
 
     #[test]
@@ -529,7 +528,7 @@ mod tests {
         let refused = strict.admit(peer("198.51.100.1").ip(), now);
         assert_eq!(refused, Err(Refused::TooManyPenalties));
         assert_eq!(strict.admit(peer("2001:db8::1").ip(), now), Ok(()));
-        let over = now + seconds(10);
+        let over = now.after(seconds(10));
         assert_eq!(strict.admit(peer("198.51.100.1").ip(), over), Ok(()));
     }
 

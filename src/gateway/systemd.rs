@@ -9,9 +9,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 use nix::sys::socket::{getsockopt, sockopt};
-use nix::time::{ClockId, clock_gettime};
 
 use crate::limits::LISTENERS_MAX;
+use crate::reactor;
 
 /// The first descriptor that is handed over (sd_listen_fds(3)).
 pub(super) const FIRST_FD: i32 = 3;
@@ -37,8 +37,7 @@ impl Notifier {
 
     /// The configuration is being read again; [`Notifier::ready`] follows.
     pub fn reloading(&self) {
-        let now = clock_gettime(ClockId::CLOCK_MONOTONIC);
-        let microseconds = now.map_or(0, |now| now.tv_sec() * 1_000_000 + now.tv_nsec() / 1000);
+        let microseconds = reactor::now().nanos() / 1000;
         self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={microseconds}"));
     }
 

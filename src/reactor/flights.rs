@@ -68,6 +68,18 @@ impl<F: Named> Flights<F> {
         self.len
     }
 
+    /// All there are now, for who changes them one by one.
+    pub(super) fn ids(&self) -> Vec<Id> {
+        self.iter().map(|(id, _)| id).collect()
+    }
+
+    /// Ends every flight without a completion; `each` disposes of it.
+    pub(super) fn end_all(&mut self, mut each: impl FnMut(F)) {
+        for id in self.ids() {
+            self.remove(id).map(&mut each);
+        }
+    }
+
     /// Gives the flight back when there is no room.
     pub(super) fn insert(&mut self, flight: F) -> Result<Id, F> {
         if self.len == self.max {

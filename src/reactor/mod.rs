@@ -17,6 +17,7 @@ mod waker;
 pub use self::mio::{MioConfig, MioDriver};
 pub use op::{Chunk, Completion, Errno, Fd, Full, Gather, Op, Spans, Target, Token};
 pub use pool::{Class, Classes, Lease, Pool, PoolSizes, PoolStats, leases_lost};
+pub use system::now;
 pub use timers::Timers;
 pub use uring::{Features, UringConfig, UringDriver};
 pub use waker::Waker;

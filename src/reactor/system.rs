@@ -5,11 +5,15 @@ use std::time::Duration;
 use nix::sys::socket::Shutdown;
 use nix::time::{ClockId, clock_gettime};
 
-use super::Fd;
-use crate::base::Instant;
+use super::{Errno, Fd, Lease, Pool};
+use crate::base::{Instant, Span};
 
-/// The monotonic clock.
-pub(super) fn now() -> Instant {
+/// The monotonic clock of every driver over the real kernel, for what they share and what outlives
+/// them.
+///
+/// # Panics
+/// When the kernel has no such clock.
+pub fn now() -> Instant {
     let time = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("Linux has a monotonic clock");
     Instant::from_nanos(time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
 }
@@ -39,6 +43,28 @@ pub(super) const ACCEPT_AGAIN: [i32; 10] = [
     libc::EOPNOTSUPP,
     libc::ENETUNREACH,
 ];
+
+/// Gives `each` the memory of `pieces` without the first `skip` bytes, in order. Nothing is given
+/// for what is empty.
+pub(super) fn each_place<'a>(
+    pool: &Pool,
+    pieces: impl Iterator<Item = (&'a Lease, Span)>,
+    mut skip: u32,
+    mut each: impl FnMut(libc::iovec),
+) -> Result<(), Errno> {
+    for (lease, span) in pieces {
+        let rest = span.skip(skip);
+        skip -= span.len - rest.len;
+        let Some(start) = pool.place(lease, rest) else {
+            debug_assert!(false, "{span:?} is outside {lease:?}");
+            return Err(Errno(libc::EFAULT));
+        };
+        if !rest.is_empty() {
+            each(libc::iovec { iov_base: start.as_ptr().cast(), iov_len: rest.len as usize });
+        }
+    }
+    Ok(())
+}
 
 /// How long a driver being dropped waits for what it cannot take back.
 pub(super) const CLOSE_PATIENCE: Duration = Duration::from_secs(2);

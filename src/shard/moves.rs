@@ -1,10 +1,15 @@
-//! For the simulator: connections that move under their services.
+//! For the simulator: connections that move under their services, and when a shard may sleep.
 
 use super::*;
 use crate::connection::{Conn, Connection, ConnectionRecord};
 use crate::transport::Server;
 
 impl<D: Driver, O: Outside> Shard<D, O> {
+    /// Until when the next turn's wait would sleep if nothing completes and nobody rings.
+    pub fn sleeps_until(&mut self) -> Option<Instant> {
+        self.wait_until(None)
+    }
+
     /// Takes every connection that is quiet through its record, as a hand-over to another process
     /// does, at whatever its channels are just doing. Answers how many there were.
     ///

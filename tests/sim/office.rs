@@ -12,7 +12,7 @@ use tidegate::base::{Instant, SeededEntropy};
 use tidegate::connection::{ConnectionConfig, WindowSize};
 use tidegate::crypto::PublicKey;
 use tidegate::reactor::sim::SimWorld;
-use tidegate::reactor::{Fd, Token};
+use tidegate::reactor::{Fd, Token, Waker};
 use tidegate::services::{
     Account, Child, Done, Grant, Job, Pipes, Program as Run, Rules, Script, SpawnFailed, SpawnSpec,
     Subsystem, Terminal,
@@ -74,9 +74,11 @@ pub struct Office {
     pub children: Vec<SimChild>,
     /// The shard that accepts has been told to stop.
     pub stopping: bool,
+    /// Of each shard: nothing else tells it that there is mail.
+    pub wakers: Vec<Waker>,
     entropy: SeededEntropy,
     jobs: Vec<Queued>,
-    mail: Vec<VecDeque<(Instant, Mail)>>,
+    mail: Vec<VecDeque<Posted>>,
     /// The slaves of terminals that no program has opened yet, by name.
     slaves: Vec<(CString, Fd)>,
     next_port: u16,
@@ -90,9 +92,16 @@ impl std::fmt::Debug for Office {
 
 struct Queued {
     due: Instant,
+    rung: bool,
     shard: usize,
     token: Token,
     job: Job,
+}
+
+struct Posted {
+    due: Instant,
+    rung: bool,
+    mail: Mail,
 }
 
 /// One shard's view of the office.
@@ -120,6 +129,7 @@ impl Office {
             reports: Vec::new(),
             children: Vec::new(),
             stopping: false,
+            wakers: Vec::new(),
             entropy,
             jobs: Vec::new(),
             mail: (0..shards).map(|_| VecDeque::new()).collect(),
@@ -140,7 +150,24 @@ impl Office {
         let at = self.world.now().after(up_to(&mut self.entropy, self.manners.job_time));
         self.world.wake_at(at);
         self.world.wake_at(self.world.now().after(Duration::from_nanos(1)));
-        self.mail[shard].push_back((at, mail));
+        // It arrives behind what was posted before it.
+        let due = self.mail[shard].back().map_or(at, |last| at.max(last.due));
+        self.mail[shard].push_back(Posted { due, rung: false, mail });
+    }
+
+    /// Wakes the shards for what has become due, once for each piece as a worker does.
+    pub fn ring(&mut self) {
+        let now = self.world.now();
+        for queued in self.jobs.iter_mut().filter(|queued| !queued.rung && queued.due <= now) {
+            queued.rung = true;
+            self.wakers[queued.shard].wake();
+        }
+        for (mail, waker) in self.mail.iter_mut().zip(&self.wakers) {
+            for posted in mail.iter_mut().filter(|posted| !posted.rung && posted.due <= now) {
+                posted.rung = true;
+                waker.wake();
+            }
+        }
     }
 
     pub fn count(&self, tally: &mut Tally) {
@@ -192,10 +219,10 @@ impl Office {
             self.jobs_done += 1;
             mail.push(Mail::Done { token, done });
         }
-        while self.mail[shard].front().is_some_and(|(at, _)| *at <= now) {
-            let Some((_, item)) = self.mail[shard].pop_front() else { break };
-            self.stopping |= shard == 0 && matches!(item, Mail::Stop);
-            mail.push(item);
+        while self.mail[shard].front().is_some_and(|posted| posted.due <= now) {
+            let Some(posted) = self.mail[shard].pop_front() else { break };
+            self.stopping |= shard == 0 && matches!(posted.mail, Mail::Stop);
+            mail.push(posted.mail);
         }
     }
 
@@ -327,7 +354,7 @@ impl Outside for SimOutside {
         }
         let due = office.world.now().after(up_to(&mut office.entropy, office.manners.job_time));
         office.world.wake_at(due.max(office.world.now().after(Duration::from_nanos(1))));
-        office.jobs.push(Queued { due, shard: self.shard, token, job });
+        office.jobs.push(Queued { due, rung: false, shard: self.shard, token, job });
         Ok(())
     }
 

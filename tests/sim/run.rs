@@ -33,6 +33,8 @@ pub struct Run {
     world: SimWorld,
     office: Rc<RefCell<Office>>,
     shards: Vec<Shard<SimDriver, SimOutside>>,
+    /// Until when each of them sleeps if nothing wakes it.
+    naps: Vec<Option<Instant>>,
     listener: Fd,
     listening: bool,
     pub clients: Vec<Client>,
@@ -81,9 +83,12 @@ impl Run {
                 };
                 let outside = SimOutside { office: Rc::clone(&office), shard: n };
                 let entropy = Box::new(stream(draw.seed, if n == 0 { "left" } else { "right" }));
-                Shard::new(world.driver(draw.pools[n]), outside, config, entropy)
+                let driver = world.driver(draw.pools[n]);
+                office.borrow_mut().wakers.push(driver.waker());
+                Shard::new(driver, outside, config, entropy)
             })
             .collect();
+        let naps = vec![Some(Instant::ZERO); draw.manners.shards];
         let clients = draw
             .clients
             .iter()
@@ -102,6 +107,7 @@ impl Run {
             world,
             office,
             shards,
+            naps,
             listener,
             listening: true,
             clients,
@@ -188,14 +194,22 @@ impl Run {
         self.world.advance_to_next_event()
     }
 
+    /// Turns the shards that would not sleep on: whatever else happens in the world, a shard that
+    /// was not woken up for it does not notice.
     fn turn_shards(&mut self) {
+        self.office.borrow_mut().ring();
         let first = self.chance.below(self.shards.len() as u64) as usize;
         for n in 0..self.shards.len() {
             let at = (first + n) % self.shards.len();
-            if hits(&mut self.chance, self.draw.moves) {
-                self.moved += u64::from(self.shards[at].move_quiet_links());
+            let shard = &mut self.shards[at];
+            let moves = hits(&mut self.chance, self.draw.moves);
+            if moves {
+                self.moved += u64::from(shard.move_quiet_links());
             }
-            self.shards[at].turn(None).expect("the simulated driver does not fail");
+            if shard.driver().is_due(self.naps[at]) || moves {
+                shard.turn(None).expect("the simulated driver does not fail");
+                self.naps[at] = shard.sleeps_until();
+            }
         }
     }
 

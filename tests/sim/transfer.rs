@@ -422,6 +422,9 @@ impl Transfer {
                 }
             }
             (Asked::Write { at, len }, Reply::Status { code: StatusCode::Ok, .. }) => {
+                let is_write = |asked: &Asked| matches!(asked, Asked::Write { .. });
+                let older = self.unanswered.range(..response.id).find(|(_, asked)| is_write(asked));
+                assert!(older.is_none(), "the answer to {} overtook {older:?}", response.id);
                 now.good += u64::from(len);
                 now.written.push((at, len));
             }

@@ -193,8 +193,7 @@ impl Drop for MioDriver {
     /// Helpers work on the pool's region until they have answered, so they are waited for. One that
     /// does not (a hung disk) costs the region's address space: it is never unmapped.
     fn drop(&mut self) {
-        let ids: Vec<Id> = self.core.flights.iter().map(|(id, _)| id).collect();
-        for id in ids {
+        for id in self.core.flights.ids() {
             self.core.cancel(id, &mut self.pool);
         }
         let deadline = system::now().after(CLOSE_PATIENCE);
@@ -213,10 +212,7 @@ impl Drop for MioDriver {
         for completion in self.core.finished.drain(..) {
             completion.op.dissolve(&mut self.pool);
         }
-        let ids: Vec<Id> = self.core.flights.iter().map(|(id, _)| id).collect();
-        for flight in ids.into_iter().filter_map(|id| self.core.flights.remove(id)) {
-            flight.op.dissolve(&mut self.pool);
-        }
+        self.core.flights.end_all(|flight| flight.op.dissolve(&mut self.pool));
     }
 }
 

@@ -2,6 +2,7 @@ use std::ptr::null_mut;
 
 use crate::base::Span;
 use crate::limits::{FRAMES_MAX, GATHER_MAX};
+use crate::reactor::system::each_place;
 use crate::reactor::{Errno, Lease, Pool};
 
 /// The memory that one system call reads or fills, in order. Lives on the stack of whoever makes
@@ -18,24 +19,14 @@ impl Places {
     pub(super) fn new<'a>(
         pool: &Pool,
         pieces: impl Iterator<Item = (&'a Lease, Span)>,
-        mut skip: u32,
+        skip: u32,
     ) -> Result<Places, Errno> {
         let mut places = Places { list: [NOWHERE; FRAMES_MAX], count: 0, bytes: 0 };
-        for (lease, span) in pieces {
-            let rest = span.skip(skip);
-            skip -= span.len - rest.len;
-            let Some(start) = pool.place(lease, rest) else {
-                debug_assert!(false, "{span:?} is outside {lease:?}");
-                return Err(Errno(libc::EFAULT));
-            };
-            if !rest.is_empty() {
-                let place =
-                    libc::iovec { iov_base: start.as_ptr().cast(), iov_len: rest.len as usize };
-                places.list[places.count] = place;
-                places.count += 1;
-                places.bytes += rest.len;
-            }
-        }
+        each_place(pool, pieces, skip, |place| {
+            places.list[places.count] = place;
+            places.count += 1;
+            places.bytes += place.iov_len as u32;
+        })?;
         Ok(places)
     }
 

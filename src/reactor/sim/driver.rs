@@ -14,6 +14,10 @@ pub struct SimDriver {
     world: SimWorld,
     number: usize,
     flights: Vec<Flight>,
+    /// What [`SimDriver::is_due`] found for the next wait, once it has looked.
+    found: Option<Vec<Completion>>,
+    /// When an operation that found no room is to be tried again.
+    room_at: Option<Instant>,
     stats: DriverStats,
     pool: Pool,
 }
@@ -37,7 +41,8 @@ impl SimDriver {
             spins_at,
         });
         drop(inner);
-        SimDriver { world, number, flights: Vec::new(), stats: DriverStats::default(), pool }
+        let stats = DriverStats::default();
+        SimDriver { world, number, flights: Vec::new(), found: None, room_at: None, stats, pool }
     }
 
     /// Nothing is in flight and every lease has come back.
@@ -54,6 +59,26 @@ impl SimDriver {
     /// Nothing is in flight.
     pub const fn is_idle(&self) -> bool {
         self.flights.is_empty()
+    }
+
+    /// Whether a driver that was told to sleep until `until` would go on now: something has
+    /// completed, a waker has rung, there is room again, the time has come, or there is no reason.
+    /// A harness that turns its loops only then finds what they forget to wake up for.
+    pub fn is_due(&mut self, until: Option<Instant>) -> bool {
+        let shared = self.world.clone();
+        let world = &mut *shared.0.borrow_mut();
+        world.begin_wait(self.number, until);
+        let mut found = self.found.take().unwrap_or_default();
+        let interrupted = world.interrupts(self.number);
+        if !interrupted {
+            self.attempt_all(world, &mut found);
+        }
+        let has_room = self.room_at.take_if(|at| *at <= world.now).is_some();
+        let driver = &world.drivers[self.number];
+        let called = driver.eager || driver.sleeper.is_rung();
+        let due = interrupted || has_room || called || !found.is_empty();
+        self.found = Some(found);
+        due
     }
 
     /// Two transfers in one direction of one stream would mix their bytes.
@@ -122,7 +147,7 @@ impl Driver for SimDriver {
         let world = &mut *self.world.0.borrow_mut();
         if world.hits(world.swarm.full) {
             world.faults.full += 1;
-            world.retry_soon();
+            self.room_at = Some(world.retry_soon());
             return Err(Full(op));
         }
         let mut delay = world.up_to(world.swarm.latency_max);
@@ -174,12 +199,11 @@ impl Driver for SimDriver {
         if world.drivers[self.number].sleeper.wake_up() {
             self.stats.wakes += 1;
         }
-        if world.hits(world.swarm.interrupt) {
-            world.faults.interrupts += 1;
-            world.drivers[self.number].eager = true;
-            return Ok(());
+        if let Some(mut found) = self.found.take() {
+            out.append(&mut found);
+        } else if !world.interrupts(self.number) {
+            self.attempt_all(world, out);
         }
-        self.attempt_all(world, out);
         Ok(())
     }
 
@@ -201,10 +225,21 @@ impl Drop for SimDriver {
             world.vacate(flight.op.fd());
             flight.op.dissolve(&mut self.pool);
         }
+        for completion in self.found.take().unwrap_or_default() {
+            completion.op.dissolve(&mut self.pool);
+        }
     }
 }
 
 impl World {
+    /// A wait of the driver ends for no reason.
+    fn interrupts(&mut self, number: usize) -> bool {
+        let interrupted = self.hits(self.swarm.interrupt);
+        self.faults.interrupts += u64::from(interrupted);
+        self.drivers[number].eager |= interrupted;
+        interrupted
+    }
+
     /// # Panics
     /// When a driver is turned and turned while time stands still.
     fn begin_wait(&mut self, number: usize, until: Option<Instant>) {

@@ -145,10 +145,12 @@ impl World {
         }
     }
 
-    /// Something was held back without reason; it is to be tried again soon.
-    pub(super) fn retry_soon(&mut self) {
+    /// Something was held back without reason; it is to be tried again soon, and when.
+    pub(super) fn retry_soon(&mut self) -> Instant {
         let delay = Duration::from_nanos(1) + self.up_to(Duration::from_micros(50));
-        self.schedule(self.now.after(delay));
+        let at = self.now.after(delay);
+        self.schedule(at);
+        at
     }
 
     pub(super) fn advance(&mut self, at: Instant) {

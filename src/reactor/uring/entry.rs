@@ -6,6 +6,7 @@ use super::shared::GROUP;
 use crate::base::Span;
 use crate::limits::{FRAMES_MAX, GATHER_MAX, HEADROOM, SMALL_BYTES};
 use crate::reactor::op::{chunks, pieces};
+use crate::reactor::system::each_place;
 use crate::reactor::{Class, Errno, Fd, Lease, Op, Pool, Target};
 
 /// What comes of asking for a flight's next request.
@@ -65,23 +66,13 @@ impl Scatter {
         &mut self,
         pool: &Pool,
         pieces: impl Iterator<Item = (&'a Lease, Span)>,
-        mut skip: u32,
+        skip: u32,
     ) -> Result<Places, Errno> {
         let first = self.places_used;
-        for (lease, span) in pieces {
-            let rest = span.skip(skip);
-            skip -= span.len - rest.len;
-            let Some(start) = pool.place(lease, rest) else {
-                debug_assert!(false, "{span:?} is outside {lease:?}");
-                return Err(Errno(libc::EFAULT));
-            };
-            if !rest.is_empty() {
-                let place =
-                    libc::iovec { iov_base: start.as_ptr().cast(), iov_len: rest.len as usize };
-                self.places[self.places_used] = place;
-                self.places_used += 1;
-            }
-        }
+        each_place(pool, pieces, skip, |place| {
+            self.places[self.places_used] = place;
+            self.places_used += 1;
+        })?;
         match self.places_used - first {
             0 => Ok(Places::None),
             1 => {

@@ -270,8 +270,7 @@ impl Drop for UringDriver {
     /// address space: it is never unmapped.
     fn drop(&mut self) {
         self.core.closing = true;
-        let ids: Vec<Id> = self.core.flights.iter().map(|(id, _)| id).collect();
-        for id in ids {
+        for id in self.core.flights.ids() {
             self.core.cancel(id, &mut self.pool);
         }
         if self.core.bell_watched {
@@ -297,10 +296,7 @@ impl Drop for UringDriver {
         for completion in out {
             completion.op.dissolve(&mut self.pool);
         }
-        let ids: Vec<Id> = self.core.flights.iter().map(|(id, _)| id).collect();
-        for flight in ids.into_iter().filter_map(|id| self.core.flights.remove(id)) {
-            flight.op.dissolve(&mut self.pool);
-        }
+        self.core.flights.end_all(|flight| flight.op.dissolve(&mut self.pool));
         if let Some(shared) = &mut self.shared {
             shared.withdraw(&mut self.pool);
         }

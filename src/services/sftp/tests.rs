@@ -256,6 +256,39 @@ fn pipelined_requests_keep_their_order() {
     assert!(files::read(home.path().join("file")).expect("read") == expected[..8_000]);
 }
 
+/// paramiko drops an answer that overtakes another one and then waits for it for ever. Writes that
+/// end last first, an empty one, one to no file and one that fails among them.
+#[test]
+fn writes_are_answered_in_the_order_in_which_they_came() {
+    let home = home();
+    let mut rig = Rig::greeted(home.path());
+    let handle = rig.open("file", NEW);
+    let content = pattern(8_000);
+    rig.ops_frozen = true;
+    let mut script = Vec::new();
+    for (n, data) in content.chunks(1_000).enumerate() {
+        let (id, offset) = (10 * n as u32, 1_000 * n as u64);
+        script.extend(encode(id, Operation::Write { handle: &handle, offset, data }));
+        let (handle, data) = if n == 5 { (&b"gone"[..], data) } else { (&handle[..], &[][..]) };
+        script.extend(encode(id + 1, Operation::Write { handle, offset, data }));
+    }
+    rig.send(&script);
+    rig.settle();
+    assert_eq!(rig.ops.len(), 8, "all are under way at once");
+    assert_eq!(rig.take_replies(), [], "the first is not done");
+    rig.faults.full_at = Some((6_500, nix::libc::ENOSPC));
+    rig.ops.make_contiguous().reverse();
+    rig.ops_frozen = false;
+    rig.settle();
+    let replies = rig.take_replies();
+    let ids: Vec<u32> = replies.iter().map(|(id, _)| *id).collect();
+    let expected: Vec<u32> = (0..8).flat_map(|n| [10 * n, 10 * n + 1]).collect();
+    assert_eq!(ids, expected);
+    let failed = replies.iter().filter(|(_, got)| got.code() != 0).map(|(id, _)| *id);
+    assert_eq!(failed.collect::<Vec<_>>(), [51, 60, 70]);
+    assert_eq!(rig.leases_out(), 0);
+}
+
 #[test]
 fn appending_keeps_the_order_of_the_requests() {
     let home = home();
