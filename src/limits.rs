@@ -183,6 +183,19 @@ pub const PROMPT_BYTES_MAX: u32 = 4 * 1024;
 
 /// Channels of one connection, pending opens included.
 pub const CHANNELS_MAX: usize = 1024;
+/// Forwarded connections of one link, those that are being made or still write out included; sessions
+/// count too.
+pub const FORWARDS_MAX: usize = 1000;
+/// Those of them that are being made.
+pub const FORWARDS_PENDING_MAX: usize = 256;
+/// How long connecting to one address may take before the next is tried.
+pub const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
+/// Addresses of a name that are tried.
+pub const CONNECT_ADDRESSES_MAX: usize = 8;
+/// How long what a closed channel brought may take to be written.
+pub const FORWARD_LINGER_TIME: Duration = Duration::from_secs(3);
+/// Places in one list of what may be forwarded.
+pub const PERMITS_MAX: usize = 1024;
 /// Sessions of one connection unless MaxSessions says otherwise.
 pub const SESSIONS_DEFAULT: u32 = 10;
 /// Our receive window a channel, and the mark at which it is granted again.

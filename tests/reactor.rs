@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -535,6 +535,58 @@ fn accepting_on_no_listener_fails() {
         assert!(done.result.is_err() && !done.more);
         bench.finish();
     });
+}
+
+#[test]
+fn connects_are_made_refused_and_taken_back() {
+    on_all(|mut bench| {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a listener");
+        let to = listener.local_addr().expect("an address");
+        let fd = bench.driver.socket(&to).expect("a socket");
+        bench.submit(1, Op::Connect { fd, to });
+        assert_eq!(bench.one().result, Ok(0));
+        let (mut peer, _) = listener.accept().expect("a connection");
+        peer.write_all(b"hello").expect("a write");
+        bench.submit(1, Op::Recv { fd, into: Target::Shared });
+        let done = bench.one();
+        assert_eq!(bench.bytes(&done.op, 5), b"hello");
+        bench.give_all(done.op);
+        bench.driver.close(fd);
+
+        drop(listener);
+        let fd = bench.driver.socket(&to).expect("a socket");
+        bench.submit(2, Op::Connect { fd, to });
+        assert_eq!(bench.one().result, Err(Errno(libc::ECONNREFUSED)));
+        bench.driver.close(fd);
+
+        // Nobody answers where the line of those who wait is full.
+        let (_full, to) = full_listener();
+        let fd = bench.driver.socket(&to).expect("a socket");
+        let token = bench.submit(3, Op::Connect { fd, to });
+        bench.quiet();
+        bench.driver.cancel(token);
+        assert_eq!(bench.one().result, Err(Errno(libc::ECANCELED)));
+        bench.driver.close(fd);
+        bench.finish();
+    });
+}
+
+/// A listener whose queue is full, and what fills it.
+fn full_listener() -> ((OwnedFd, Vec<OwnedFd>), SocketAddr) {
+    use nix::sys::socket::*;
+    let stream =
+        |flags| socket(AddressFamily::Inet, SockType::Stream, flags, None).expect("a socket");
+    let listener = stream(SockFlag::empty());
+    bind(listener.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).expect("a port");
+    listen(&listener, Backlog::new(0).expect("a backlog")).expect("a listener");
+    let name: SockaddrIn = getsockname(listener.as_raw_fd()).expect("its address");
+    let fill = (0..4).map(|_| {
+        let socket = stream(SockFlag::SOCK_NONBLOCK);
+        let _ = connect(socket.as_raw_fd(), &name);
+        socket
+    });
+    let fill = fill.collect();
+    ((listener, fill), SocketAddr::from((name.ip(), name.port())))
 }
 
 #[test]

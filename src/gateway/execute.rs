@@ -9,7 +9,7 @@ use super::startups::Startups;
 use super::workers::Execute;
 use crate::base::escape;
 use crate::crypto::{PrivateKey, SignatureAlgorithm, kex};
-use crate::services::{Done, Job, open_terminal, scp, sftp, spawn};
+use crate::services::{Done, Job, forward, open_terminal, scp, sftp, spawn};
 
 /// Makes the slow signatures of key exchanges.
 pub trait Signer: Send + Sync {
@@ -87,6 +87,8 @@ impl Execute for Executor {
             Job::Spawn(spec) => Done::Spawned(spawn(&spec)),
             Job::Fs(job) => Done::Fs(Box::new(sftp::fs::run(*job))),
             Job::Scp(job) => Done::Scp(Box::new(scp::jobs::run(*job))),
+            Job::Resolve { host, port } => Done::Resolved(forward::resolve(&host, port)),
+            Job::ConnectPath(path) => Done::Connected(forward::connect_to_path(&path)),
         }
     }
 }

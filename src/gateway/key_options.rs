@@ -4,7 +4,9 @@ use super::authorized_keys::LineError;
 use super::config::{HostList, check_internal_sftp};
 use crate::base::escape;
 use crate::limits::ENV_COUNT_MAX;
-use crate::services::{Forwarding, is_variable};
+use crate::limits::PERMITS_MAX;
+use crate::services::forward::{Permit as Place, Permits};
+use crate::services::is_variable;
 
 /// What a line permits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +23,16 @@ pub struct Options {
     /// `~/.ssh/rc` may run.
     pub user_rc: bool,
     pub forwarding: Forwarding,
+}
+
+/// What a line permits to forward. All of it, unless it says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forwarding {
+    pub ports: bool,
+    pub agent: bool,
+    pub x11: bool,
+    /// `permitopen=`.
+    pub open: Permits,
 }
 
 /// The last moment at which a key may be used.
@@ -43,6 +55,12 @@ impl Default for Options {
             user_rc: true,
             forwarding: Forwarding::default(),
         }
+    }
+}
+
+impl Default for Forwarding {
+    fn default() -> Forwarding {
+        Forwarding { ports: true, agent: true, x11: true, open: Permits::ANY }
     }
 }
 
@@ -134,6 +152,9 @@ impl Options {
                     self.expiry = Some(Expiry { at, text: value });
                 }
             }
+            Valued::Open => {
+                add_place(&mut self.forwarding.open, Place::parse(&value)).map_err(bad)?
+            }
             Valued::Environment => {
                 let (variable, text) = variable_of(&value).map_err(|why| bad(why.to_owned()))?;
                 if self.environment.len() >= ENV_COUNT_MAX {
@@ -167,6 +188,7 @@ enum Valued {
     Environment,
     Expiry,
     From,
+    Open,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -195,7 +217,7 @@ const OPTIONS: &[Known] = &[
     ("no-user-rc", Meaning::Permit(Permit::UserRc, false)),
     ("no-X11-forwarding", Meaning::Permit(Permit::X11, false)),
     ("permitlisten", Meaning::NotYet),
-    ("permitopen", Meaning::NotYet),
+    ("permitopen", Meaning::Value(Valued::Open)),
     ("port-forwarding", Meaning::Permit(Permit::Ports, true)),
     ("principals", Meaning::NotYet),
     ("pty", Meaning::Permit(Permit::Pty, true)),
@@ -228,6 +250,15 @@ fn dequote((name, _): Known, text: &str) -> Result<(String, &str), LineError> {
         }
     }
     Err(LineError::NoValue(name))
+}
+
+fn add_place(to: &mut Permits, place: Result<Place, &'static str>) -> Result<(), String> {
+    let places = to.0.get_or_insert_default();
+    if places.len() >= PERMITS_MAX {
+        return Err(format!("more than {PERMITS_MAX} places"));
+    }
+    places.push(place?);
+    Ok(())
 }
 
 fn variable_of(text: &str) -> Result<(&str, &str), &'static str> {
@@ -328,7 +359,7 @@ mod tests {
             ("no-user-rc,USER-RC,No-Port-Forwarding", [true, true, false, true, true]),
         ] {
             let found = options(text).expect(text);
-            let forwarding = Forwarding { ports, agent, x11 };
+            let forwarding = Forwarding { ports, agent, x11, open: Permits::ANY };
             assert_eq!(
                 (found.pty, found.user_rc, found.forwarding),
                 (pty, rc, forwarding),
@@ -346,6 +377,16 @@ mod tests {
         assert!(options(&many(1000)).is_ok(), "one name is one variable");
         let many = (0..=ENV_COUNT_MAX).map(|n| format!("environment=\"A{n}=1\""));
         assert!(options(&many.collect::<Vec<_>>().join(",")).is_err());
+    }
+
+    #[test]
+    fn places_to_be_connected_to_add_up() {
+        let found = options("permitopen=\"10.0.0.1:80\",permitopen=\"[::1]:*\"").expect("places");
+        let open = found.forwarding.open;
+        assert!(open.permits("10.0.0.1", 80) && open.permits("::1", 9));
+        assert!(!open.permits("10.0.0.1", 81) && !open.permits("h", 80));
+        let many = vec!["permitopen=\"h:1\""; PERMITS_MAX + 1].join(",");
+        assert!(options(&many).is_err());
     }
 
     #[test]
@@ -383,7 +424,9 @@ mod tests {
             "no-ptty",
             "no_pty",
             "permitopen=\"10.0.0.1:65536\"",
-            "permitopen=\"10.0.0.1:80\"",
+            "permitopen=\"10.0.0.1\"",
+            "permitopen=\"\"",
+            "permitopen",
             "permitlisten=\"4294967295\"",
             "permitlisten=\"8080\"",
             "environment=\"A\"",

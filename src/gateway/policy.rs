@@ -17,11 +17,12 @@ use super::config::{
     Config, Effective, RootLogin, ScpServer, Who, expand_tokens, is_internal_sftp,
 };
 use super::directory::{Directory, Entry};
-use super::key_options::Options;
+use super::key_options::{self, Options};
 use crate::base::{escape, wildcard_match};
 use crate::crypto::{KeyKind, PublicKey, SignatureAlgorithm};
 use crate::limits::BANNER_BYTES_MAX;
-use crate::services::{Account, Forwarding, Grant, Rules, Subsystem, is_listed};
+use crate::services::forward::Forwarding;
+use crate::services::{Account, Grant, Rules, Subsystem, is_listed};
 
 /// While it exists nobody but root has sessions: everybody else is shown its text.
 const NO_LOGIN: &str = "/etc/nologin";
@@ -252,11 +253,7 @@ impl Policy {
             let user = escape(account.name.as_bytes());
             info!(%user, "{NO_LOGIN} exists: {user} is told so and gets no session");
         }
-        // Nothing goes round a closed door.
-        let forwarding = match &no_login {
-            None => options.forwarding,
-            Some(_) => Forwarding { ports: false, agent: false, x11: false },
-        };
+        let forwarding = forwarding(login, &options.forwarding, no_login.is_none());
         let permitted = |name: &str| match &global.user_environment {
             Some(patterns) => is_listed(patterns, name),
             None => false,
@@ -282,6 +279,19 @@ impl Policy {
             bulk_class: login.ip_qos.bulk,
             forwarding,
         }
+    }
+}
+
+/// What the settings and the key both permit. `open`: nothing goes round a closed door.
+fn forwarding(login: &Effective, key: &key_options::Forwarding, open: bool) -> Forwarding {
+    let any = open && !login.disable_forwarding;
+    Forwarding {
+        tcp: login.allow_tcp_forwarding.only_if(any && key.ports),
+        streamlocal: login.allow_streamlocal_forwarding.only_if(any && key.ports),
+        open: login.permit_open.clone(),
+        key_open: key.open.clone(),
+        agent: any && key.agent,
+        x11: any && key.x11,
     }
 }
 

@@ -62,6 +62,21 @@ pub fn write(report: &Report) {
             let what = escape(what);
             info!(link, %ip, port, %what, "Session ended: {what}");
         }
+        What::Forwarding { user, what } => {
+            let what = escape(what);
+            info!(link, %ip, port, user, %what, "Forwarding {what} for {user}");
+        }
+        What::NotForwarded { user, what, why } => {
+            let (what, why) = (escape(what), escape(why));
+            warn!(link, %ip, port, user, %what, %why, "Cannot forward {what} for {user}: {why}");
+        }
+        What::Forwarded { user, what, bytes_in, bytes_out, reason } => {
+            let what = escape(what);
+            info!(
+                link, %ip, port, user, %what, bytes_in, bytes_out, reason,
+                "Forwarded {what} for {user}: {bytes_in} bytes in, {bytes_out} out, {reason}"
+            );
+        }
         What::Refused { what, why } => {
             let what = escape(what);
             warn!(link, %ip, port, %what, why, "Refused {what}: {why}");

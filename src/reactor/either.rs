@@ -1,10 +1,11 @@
 //! One real driver or the other, for tests that hold on all of them.
 
 use std::io;
+use std::net::SocketAddr;
 
 use super::{
-    Completion, Driver, DriverStats, Fd, Full, MioConfig, MioDriver, Op, Pool, PoolSizes, Token,
-    UringConfig, UringDriver, Waker,
+    Completion, Driver, DriverStats, Errno, Fd, Full, MioConfig, MioDriver, Op, Pool, PoolSizes,
+    Token, UringConfig, UringDriver, Waker,
 };
 use crate::base::Instant;
 
@@ -81,6 +82,10 @@ impl Driver for EitherDriver {
 
     fn cancel(&mut self, token: Token) {
         pass_on!(self, driver => driver.cancel(token));
+    }
+
+    fn socket(&mut self, to: &SocketAddr) -> Result<Fd, Errno> {
+        pass_on!(self, driver => driver.socket(to))
     }
 
     fn close(&mut self, fd: Fd) {

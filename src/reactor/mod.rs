@@ -22,6 +22,8 @@ pub use timers::Timers;
 pub use uring::{Features, UringConfig, UringDriver};
 pub use waker::Waker;
 
+use std::net::SocketAddr;
+
 use crate::base::Instant;
 
 /// One event loop's way to the kernel (or to the simulated world).
@@ -42,6 +44,12 @@ pub trait Driver {
 
     /// Asks for the operation with this token to end early. Its completion still comes.
     fn cancel(&mut self, token: Token);
+
+    /// A stream socket that is to be connected there: non-blocking, close-on-exec, no delay.
+    ///
+    /// # Errors
+    /// The process is out of descriptors or memory, or the kernel has no such network.
+    fn socket(&mut self, to: &SocketAddr) -> Result<Fd, Errno>;
 
     /// Closes a descriptor at once.
     fn close(&mut self, fd: Fd);

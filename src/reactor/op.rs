@@ -1,3 +1,5 @@
+use std::net::SocketAddr;
+
 use super::{Lease, Pool};
 use crate::base::{Few, Span};
 use crate::limits::{FRAMES_MAX, GATHER_MAX, HEADROOM, SMALL_BYTES};
@@ -63,6 +65,8 @@ pub enum Op {
     /// descriptor, non-blocking and close-on-exec. A cancelled accept may end with a descriptor. The
     /// listener may be made non-blocking.
     Accept { listener: Fd },
+    /// Connects a fresh stream socket ([`super::Driver::socket`]). Result: 0, when it is connected.
+    Connect { fd: Fd, to: SocketAddr },
     /// Bytes from a socket. Result: how many; 0 at end of stream.
     Recv { fd: Fd, into: Target },
     /// All the bytes to a socket, however many kernel calls that takes. Result: their number. After
@@ -89,6 +93,7 @@ impl Op {
     pub const fn fd(&self) -> Fd {
         match self {
             Op::Accept { listener: fd }
+            | Op::Connect { fd, .. }
             | Op::Recv { fd, .. }
             | Op::Send { fd, .. }
             | Op::Read { fd, .. }
@@ -127,7 +132,7 @@ impl Op {
             Op::Send { from, .. } | Op::Write { from, .. } | Op::WriteAt { from, .. } => {
                 from.iter().map(|chunk| chunk.span.len).sum()
             }
-            Op::Accept { .. } | Op::Fsync { .. } | Op::Readable { .. } => 0,
+            Op::Accept { .. } | Op::Connect { .. } | Op::Fsync { .. } | Op::Readable { .. } => 0,
         }
     }
 

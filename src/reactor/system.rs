@@ -1,8 +1,12 @@
 //! What drivers over the real kernel have in common.
 
+use std::net::SocketAddr;
+use std::os::fd::{BorrowedFd, IntoRawFd};
 use std::time::Duration;
 
-use nix::sys::socket::Shutdown;
+use nix::sys::socket::{
+    AddressFamily, Shutdown, SockFlag, SockType, SockaddrStorage, setsockopt, sockopt,
+};
 use nix::time::{ClockId, clock_gettime};
 
 use super::{Errno, Fd, Lease, Pool};
@@ -16,6 +20,37 @@ use crate::base::{Instant, Span};
 pub fn now() -> Instant {
     let time = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("Linux has a monotonic clock");
     Instant::from_nanos(time.tv_sec() as u64 * 1_000_000_000 + time.tv_nsec() as u64)
+}
+
+/// [`super::Driver::socket`].
+pub(super) fn socket(to: &SocketAddr) -> Result<Fd, Errno> {
+    let family = match to {
+        SocketAddr::V4(_) => AddressFamily::Inet,
+        SocketAddr::V6(_) => AddressFamily::Inet6,
+    };
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let socket = nix::sys::socket::socket(family, SockType::Stream, flags, None)
+        .map_err(|errno| Errno(errno as i32))?;
+    // Without it, little that is forwarded would wait for more.
+    let _ = setsockopt(&socket, sockopt::TcpNoDelay, &true);
+    Ok(Fd(socket.into_raw_fd()))
+}
+
+/// Starts to connect: done at once, or EINPROGRESS.
+pub(super) fn connect(fd: Fd, to: &SocketAddr) -> Result<(), Errno> {
+    let address = SockaddrStorage::from(*to);
+    nix::sys::socket::connect(fd.0, &address).map_err(|errno| Errno(errno as i32))
+}
+
+/// How connecting has ended, once the socket is writable.
+pub(super) fn connected(fd: Fd) -> Result<u32, Errno> {
+    // SAFETY: whoever asks has it open, and it is borrowed for this call alone.
+    let socket = unsafe { BorrowedFd::borrow_raw(fd.0) };
+    match nix::sys::socket::getsockopt(&socket, sockopt::SocketError) {
+        Ok(0) => Ok(0),
+        Ok(errno) => Err(Errno(errno)),
+        Err(errno) => Err(Errno(errno as i32)),
+    }
 }
 
 /// Closes a descriptor that nothing is in flight on.

@@ -4,6 +4,7 @@ use std::ffi::CString;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::forward::{Forward, Target};
 use super::process::{Login, Process, Start};
 use super::scp::{self, Scp, Side};
 use super::sftp::{Flags, Options, Sftp};
@@ -24,6 +25,8 @@ pub enum Attached {
     Process(Box<Process>),
     Sftp(Box<Sftp>),
     Scp(Box<Scp>),
+    /// A connection to elsewhere.
+    Forward(Box<Forward>),
 }
 
 /// What a request led to, for the log.
@@ -55,6 +58,37 @@ impl Attached {
             rules: grant.rules.clone(),
         };
         Attached::Process(Box::new(Process::new(Arc::new(login))))
+    }
+
+    /// A connection that the client wants made; [`Attached::begin`] starts it.
+    pub fn forward(target: Target) -> Attached {
+        Attached::Forward(Box::new(Forward::new(target)))
+    }
+
+    /// Starts what runs without being asked for more.
+    pub fn begin(&mut self, io: &mut Io<'_>) {
+        if let Attached::Forward(forward) = self {
+            forward.begin(io);
+        }
+    }
+
+    /// The channel's type, as ChannelTimeout names it.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Attached::Process(_) | Attached::Sftp(_) | Attached::Scp(_) => "session",
+            Attached::Forward(forward) => forward.kind(),
+        }
+    }
+
+    /// A connection that is still being made.
+    pub const fn is_pending(&self) -> bool {
+        matches!(self, Attached::Forward(forward) if forward.is_pending())
+    }
+
+    /// The channel is gone and something of it is still to be done: [`Service::on_ready`] is called
+    /// as before, [`Service::release`] when this is over.
+    pub fn lingers(&self) -> bool {
+        matches!(self, Attached::Forward(forward) if forward.lingers())
     }
 
     /// Carries a request out as far as the grant allows, and answers it if an answer is wanted.
@@ -96,7 +130,7 @@ impl Attached {
     pub const fn has_terminal(&self) -> bool {
         match self {
             Attached::Process(process) => process.has_terminal(),
-            Attached::Sftp(_) | Attached::Scp(_) => false,
+            Attached::Sftp(_) | Attached::Scp(_) | Attached::Forward(_) => false,
         }
     }
 
@@ -106,6 +140,8 @@ impl Attached {
             Attached::Process(process) => process.outcome(),
             Attached::Sftp(_) => Some("sftp".to_owned()),
             Attached::Scp(scp) => Some(scp.outcome()),
+            // It tells by itself.
+            Attached::Forward(_) => None,
         }
     }
 
@@ -272,6 +308,7 @@ impl Service for Attached {
             Attached::Process(process) => process.on_data(data, extended, io),
             Attached::Sftp(sftp) => sftp.on_data(data, extended, io),
             Attached::Scp(scp) => scp.on_data(data, extended, io),
+            Attached::Forward(forward) => forward.on_data(data, extended, io),
         }
     }
 
@@ -280,6 +317,7 @@ impl Service for Attached {
             Attached::Process(process) => process.on_eof(io),
             Attached::Sftp(sftp) => sftp.on_eof(io),
             Attached::Scp(scp) => scp.on_eof(io),
+            Attached::Forward(forward) => forward.on_eof(io),
         }
     }
 
@@ -288,6 +326,7 @@ impl Service for Attached {
             Attached::Process(process) => process.on_completion(tag, op, result, io),
             Attached::Sftp(sftp) => sftp.on_completion(tag, op, result, io),
             Attached::Scp(scp) => scp.on_completion(tag, op, result, io),
+            Attached::Forward(forward) => forward.on_completion(tag, op, result, io),
         }
     }
 
@@ -296,6 +335,7 @@ impl Service for Attached {
             Attached::Process(process) => process.on_done(tag, done, io),
             Attached::Sftp(sftp) => sftp.on_done(tag, done, io),
             Attached::Scp(scp) => scp.on_done(tag, done, io),
+            Attached::Forward(forward) => forward.on_done(tag, done, io),
         }
     }
 
@@ -304,6 +344,7 @@ impl Service for Attached {
             Attached::Process(process) => process.on_ready(io),
             Attached::Sftp(sftp) => sftp.on_ready(io),
             Attached::Scp(scp) => scp.on_ready(io),
+            Attached::Forward(forward) => forward.on_ready(io),
         }
     }
 
@@ -312,6 +353,7 @@ impl Service for Attached {
             Attached::Process(process) => process.on_close(io),
             Attached::Sftp(sftp) => sftp.on_close(io),
             Attached::Scp(scp) => scp.on_close(io),
+            Attached::Forward(forward) => forward.on_close(io),
         }
     }
 
@@ -320,6 +362,7 @@ impl Service for Attached {
             Attached::Process(process) => process.release(io),
             Attached::Sftp(sftp) => sftp.release(io),
             Attached::Scp(scp) => scp.release(io),
+            Attached::Forward(forward) => forward.release(io),
         }
     }
 }

@@ -1,4 +1,7 @@
+use std::net::SocketAddr;
+
 use super::Job;
+use super::forward::Note;
 use super::outgoing::{Command, Outgoing, Surroundings};
 use crate::base::{Instant, Span};
 use crate::connection::{ChannelId, Conn, Plan};
@@ -16,6 +19,15 @@ pub struct Wishes {
     pub jobs: Vec<(u16, Job)>,
     pub cancels: Vec<u16>,
     pub closes: Vec<Fd>,
+    /// Sockets whose sending direction ends.
+    pub shut_downs: Vec<Fd>,
+    /// Connections to be made, each on a socket of its own.
+    pub connects: Vec<(u16, SocketAddr)>,
+    pub notes: Vec<Note>,
+    /// Call `on_ready` then, whatever happens before.
+    pub wake_at: Option<Instant>,
+    /// The channel that the peer asked for is refused, and the service is over.
+    pub reject: Option<(u32, &'static str)>,
     /// Leases were wanted and none were there: call `on_ready` when some have come back.
     pub starved: Classes,
     /// Call `on_ready` after [`crate::limits::SERVICE_PAUSE`].
@@ -258,6 +270,37 @@ impl Io<'_> {
     /// Gives every lease of an operation back that nobody waits for any more.
     pub fn dissolve(&mut self, op: Op) {
         op.dissolve(self.around.pool);
+    }
+
+    /// Asks for a connection. The completion brings the socket, connected or not; its number is
+    /// negative when there could not be one.
+    pub fn connect(&mut self, tag: u16, to: SocketAddr) {
+        self.wishes.connects.push((tag, to));
+    }
+
+    /// Ends the sending direction of a socket.
+    pub fn shut_down(&mut self, fd: Fd) {
+        self.wishes.shut_downs.push(fd);
+    }
+
+    /// Asks for an `on_ready` at that time, in place of what was asked for before.
+    pub const fn wake_at(&mut self, at: Instant) {
+        self.wishes.wake_at = Some(at);
+    }
+
+    /// Tells the log.
+    pub fn note(&mut self, note: Note) {
+        self.wishes.notes.push(note);
+    }
+
+    /// Opens the channel that the peer asked for.
+    pub fn accept(&mut self) {
+        self.command(Command::Accept(self.id));
+    }
+
+    /// Refuses it, for a reason of RFC 4254 §5.1. The service is closed and released.
+    pub const fn reject(&mut self, reason: u32, text: &'static str) {
+        self.wishes.reject = Some((reason, text));
     }
 
     /// Asks for a job; its outcome comes to `on_done` with this tag.

@@ -1,5 +1,6 @@
 use std::ffi::{CString, OsStr};
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -46,6 +47,13 @@ pub enum Job {
     Spawn(Box<SpawnSpec>),
     Fs(Box<FsJob>),
     Scp(Box<ScpJob>),
+    /// Looks a host's addresses up: [`super::forward::resolve`].
+    Resolve {
+        host: Box<str>,
+        port: u16,
+    },
+    /// Connects to a socket in the file system: [`super::forward::connect_to_path`].
+    ConnectPath(Box<[u8]>),
 }
 
 #[derive(Debug)]
@@ -59,6 +67,8 @@ pub enum Done {
     Spawned(Result<Child, SpawnFailed>),
     Fs(Box<FsDone>),
     Scp(Box<ScpDone>),
+    Resolved(std::io::Result<Vec<SocketAddr>>),
+    Connected(std::io::Result<OwnedFd>),
     /// The job was lost to a defect or to the end of the process; it may have been begun.
     Lost,
 }

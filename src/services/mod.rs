@@ -3,6 +3,7 @@
 
 mod attached;
 mod child;
+pub mod forward;
 mod io;
 mod job;
 mod modes;
@@ -15,6 +16,7 @@ mod rules;
 pub mod scp;
 pub mod sftp;
 mod spawn;
+mod stream;
 mod umask;
 mod user_environment;
 
@@ -31,7 +33,7 @@ pub use prelude::run_prelude;
 pub use process::is_variable;
 pub use pty::{Terminal, TerminalSpec, open_terminal};
 pub use reaper::orphans;
-pub use rules::{Forwarding, Rules, is_listed};
+pub use rules::{Rules, is_listed};
 pub use spawn::{prepare, spawn};
 
 use crate::reactor::{Chunk, Errno, Op};

@@ -200,7 +200,8 @@ impl Outgoing {
     pub fn forget_channel(&mut self, gone: ChannelId, pool: &mut Pool) {
         let mut kept = VecDeque::new();
         while let Some(command) = self.waiting.pop_front() {
-            if command.channel() != gone {
+            // An answer to the peer's open is owed whatever becomes of our side.
+            if command.channel() != gone || matches!(command, Command::Reject { .. }) {
                 kept.push_back(command);
             } else if let Command::Data { lease, .. } = command {
                 pool.give_back(lease);

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use crate::base::wildcard_match;
 use crate::limits::{CHANNEL_TIMEOUTS_MAX, ENV_COUNT_MAX, PARCEL_BYTES_MAX};
+use crate::services::forward::{Forwarding, Permits, Ways};
 use crate::wire::Reader;
 
 /// The one channel type of ChannelTimeout that is not a type: all channels taken together.
@@ -34,22 +35,8 @@ pub struct Rules {
     /// leaves the system's.
     pub interactive_class: Option<u8>,
     pub bulk_class: Option<u8>,
-    /// What the key's options permit to forward.
+    /// What may be forwarded.
     pub forwarding: Forwarding,
-}
-
-/// Kinds of forwarding that a key's options permit. All of them, unless they say otherwise.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Forwarding {
-    pub ports: bool,
-    pub agent: bool,
-    pub x11: bool,
-}
-
-impl Default for Forwarding {
-    fn default() -> Forwarding {
-        Forwarding { ports: true, agent: true, x11: true }
-    }
 }
 
 impl Rules {
@@ -76,8 +63,7 @@ impl Rules {
             out.extend((bytes.len() as u32).to_be_bytes());
             out.extend_from_slice(bytes);
         };
-        let Forwarding { ports, agent, x11 } = self.forwarding;
-        put(&[self.motd, self.user_rc, self.forced_by_settings, ports, agent, x11].map(u8::from));
+        put(&[self.motd, self.user_rc, self.forced_by_settings].map(u8::from));
         for text in [&self.user_environment, &self.time_zone, &self.no_login] {
             put(&[u8::from(text.is_some())]);
             put(text.as_deref().unwrap_or_default().as_bytes());
@@ -86,6 +72,7 @@ impl Rules {
             put(class.as_slice());
         }
         put(&seconds(self.unused_timeout.unwrap_or_default()));
+        put_forwarding(&self.forwarding, &mut put);
         put(&(self.variables.len() as u32).to_be_bytes());
         for (name, value) in &self.variables {
             put(name.as_bytes());
@@ -102,14 +89,15 @@ impl Rules {
     /// What [`Rules::encode`] wrote; `None` for anything else.
     pub fn decode(bytes: &[u8]) -> Option<Rules> {
         let mut r = Reader::new(bytes);
-        let flags: [u8; 6] = r.string(6).ok()?.try_into().ok()?;
-        let [motd, user_rc, forced_by_settings, ports, agent, x11] = flags.map(|flag| flag == 1);
+        let flags: [u8; 3] = r.string(3).ok()?.try_into().ok()?;
+        let [motd, user_rc, forced_by_settings] = flags.map(|flag| flag == 1);
         let user_environment = maybe(&mut r)?;
         let time_zone = maybe(&mut r)?;
         let no_login = maybe(&mut r)?;
         let interactive_class = r.string(1).ok()?.first().copied();
         let bulk_class = r.string(1).ok()?.first().copied();
         let unused_timeout = Some(time(&mut r)?).filter(|time| !time.is_zero());
+        let forwarding = forwarding_of(&mut r)?;
         let mut variables = Vec::new();
         for _ in 0..count(&mut r, ENV_COUNT_MAX)? {
             variables.push((text(&mut r)?, text(&mut r)?));
@@ -131,9 +119,30 @@ impl Rules {
             unused_timeout,
             interactive_class,
             bulk_class,
-            forwarding: Forwarding { ports, agent, x11 },
+            forwarding,
         })
     }
+}
+
+fn put_forwarding(forwarding: &Forwarding, put: &mut impl FnMut(&[u8])) {
+    let Forwarding { tcp, streamlocal, open, key_open, agent, x11 } = forwarding;
+    let flags = [tcp.local, tcp.remote, streamlocal.local, streamlocal.remote, *agent, *x11];
+    put(&flags.map(u8::from));
+    open.encode(put);
+    key_open.encode(put);
+}
+
+fn forwarding_of(r: &mut Reader<'_>) -> Option<Forwarding> {
+    let flags: [u8; 6] = r.string(6).ok()?.try_into().ok()?;
+    let [local, remote, path_local, path_remote, agent, x11] = flags.map(|flag| flag == 1);
+    Some(Forwarding {
+        tcp: Ways { local, remote },
+        streamlocal: Ways { local: path_local, remote: path_remote },
+        open: Permits::decode(r)?,
+        key_open: Permits::decode(r)?,
+        agent,
+        x11,
+    })
 }
 
 /// Whether a comma-separated list of patterns names `text`: one has to match, and none behind `!`
@@ -179,6 +188,7 @@ fn maybe(r: &mut Reader<'_>) -> Option<Option<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::services::forward::Permit;
 
     fn timeouts(items: &[(&str, u64)]) -> Rules {
         let items = items.iter().map(|(p, time)| ((*p).to_owned(), Duration::from_secs(*time)));
@@ -225,7 +235,14 @@ mod tests {
             unused_timeout: Some(Duration::from_secs(8)),
             interactive_class: Some(0),
             bulk_class: None,
-            forwarding: Forwarding { ports: false, agent: true, x11: false },
+            forwarding: Forwarding {
+                tcp: Ways::LOCAL,
+                streamlocal: Ways::REMOTE,
+                open: Permits(Some(vec![Permit::parse("h:*").expect("an item")])),
+                key_open: Permits::NONE,
+                agent: true,
+                x11: false,
+            },
         };
         let bytes = rules.encode();
         assert_eq!(Rules::decode(&bytes), Some(rules));

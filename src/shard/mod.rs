@@ -4,6 +4,7 @@
 //! The shard runs at its own pace: a completion only files its result and marks a link ready;
 //! links then run one after the other for a bounded number of bytes each.
 
+mod forward;
 mod idle;
 mod inbound;
 mod link;
@@ -18,6 +19,7 @@ pub use outside::{Admission, Ends, HandOver, Mail, Outside, StartupEnd};
 pub use report::{Report, What};
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use std::{fmt, io};
@@ -110,6 +112,8 @@ pub struct Shard<D: Driver, O: Outside> {
     /// Connections that wait to begin.
     arrivals: VecDeque<Arrival>,
     timers: Timers,
+    /// When attachments want to be called whatever happens, by number.
+    service_timers: Timers,
     completions: Vec<Completion>,
     /// Operations cancelled before the driver had room for them.
     withdrawn: Vec<Completion>,
@@ -169,6 +173,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             paused: VecDeque::new(),
             arrivals: VecDeque::new(),
             timers: Timers::new(),
+            service_timers: Timers::new(),
             completions: Vec::new(),
             withdrawn: Vec::new(),
             mail: Vec::new(),
@@ -239,7 +244,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         // The workers' queue is full of others' jobs: nothing says when that changes.
         let retry = (!self.jobs_waiting.is_empty()).then(|| now.after(JOBS_RETRY));
         let pause = self.paused.front().map(|(at, ..)| *at);
-        let own = [self.timers.earliest(), self.rested, self.trim_at, retry, pause];
+        let services = self.service_timers.earliest();
+        let own = [self.timers.earliest(), services, self.rested, self.trim_at, retry, pause];
         own.into_iter().chain([until]).flatten().min()
     }
 
@@ -325,6 +331,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             self.paused.pop_front();
             self.attachment_pause_over(number, generation);
         }
+        self.expire_service_timers(now);
         if self.rested.is_some_and(|at| at <= now) {
             self.rested = None;
             for token in std::mem::take(&mut self.resting) {

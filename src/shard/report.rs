@@ -43,6 +43,25 @@ pub enum What {
     SessionEnded {
         what: String,
     },
+    /// A connection was made for the client.
+    Forwarding {
+        user: String,
+        what: String,
+    },
+    /// One could not be made.
+    NotForwarded {
+        user: String,
+        what: String,
+        why: String,
+    },
+    /// One is over; bytes from and to the client.
+    Forwarded {
+        user: String,
+        what: String,
+        bytes_in: u64,
+        bytes_out: u64,
+        reason: &'static str,
+    },
     Refused {
         what: String,
         why: String,
@@ -62,7 +81,7 @@ impl What {
     /// Ordinary life: of interest to a log that is asked to tell all, and to no other.
     pub const fn is_routine(&self) -> bool {
         match self {
-            What::AuthFailed { .. } | What::Refused { .. } => false,
+            What::AuthFailed { .. } | What::Refused { .. } | What::NotForwarded { .. } => false,
             What::Disconnected { ours, .. } => !*ours,
             _ => true,
         }

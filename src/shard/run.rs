@@ -249,7 +249,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 link.grant = grant.map(|grant| Arc::new(*grant));
                 Answer::Key(known)
             }
-            Done::Lost | Done::Terminal(_) | Done::Spawned(_) | Done::Fs(_) | Done::Scp(_) => {
+            _ => {
                 self.close_link(key, disconnect::BY_APPLICATION, "a worker failed");
                 return;
             }

@@ -5,7 +5,6 @@ use crate::connection::{ChannelId, ChannelKind, ChannelRequest, Event};
 use crate::limits::SERVICE_PAUSE;
 use crate::reactor::{Chunk, Classes};
 use crate::services::{Attached, Command, Io, Noted, Service, Surroundings};
-use crate::wire::channel::open_failure;
 
 impl<D: Driver, O: Outside> Shard<D, O> {
     pub(super) fn channel_event(&mut self, key: u32, event: Event) {
@@ -27,31 +26,27 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     }
 
     fn open(&mut self, key: u32, id: ChannelId, kind: ChannelKind) {
-        let (reason, text) = match kind {
-            ChannelKind::Session => {
-                self.attach(key, id);
-                self.command(key, Command::Accept(id));
-                return;
-            }
-            ChannelKind::Other { .. } => {
-                (open_failure::UNKNOWN_CHANNEL_TYPE, "unknown channel type")
-            }
-            _ => (open_failure::ADMINISTRATIVELY_PROHIBITED, "forwarding is not permitted"),
-        };
-        self.command(key, Command::Reject { id, reason, text });
-        let what = format!("channel {kind:?}");
-        self.report(key, What::Refused { what, why: text.to_owned() });
+        if kind != ChannelKind::Session {
+            self.open_other(key, id, kind);
+            return;
+        }
+        let Some(link) = self.links.get(key as usize) else { return };
+        let Some(grant) = link.grant.clone() else { return };
+        let service = Attached::session(&grant, link.ends.peer, link.ends.local);
+        if let Some(number) = self.attach(key, id, service) {
+            self.time_channel(number, "session");
+        }
+        self.command(key, Command::Accept(id));
     }
 
-    fn attach(&mut self, key: u32, id: ChannelId) {
+    pub(super) fn attach(&mut self, key: u32, id: ChannelId, service: Attached) -> Option<u32> {
         let (generation, now) = (self.next_generation(), self.driver.now());
-        let Some(link) = self.links.get_mut(key as usize) else { return };
-        let Some(grant) = link.grant.clone() else { return };
+        let link = self.links.get_mut(key as usize)?;
         let attachment = Attachment {
             link: key,
             id,
             generation,
-            service: Attached::session(&grant, link.ends.peer, link.ends.local),
+            service,
             in_flight: 0,
             open: true,
             lacks: Classes::NONE,
@@ -62,7 +57,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let number = self.attachments.insert(attachment) as u32;
         link.channels.push((id, number));
         link.attachments += 1;
-        self.time_channel(number, "session");
+        Some(number)
     }
 
     fn request(&mut self, key: u32, id: ChannelId, want_reply: bool, request: ChannelRequest) {
@@ -134,7 +129,11 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     }
 
     /// Calls a service and carries out what it wished for.
-    fn with_service(&mut self, number: u32, call: impl FnOnce(&mut Attached, &mut Io<'_>)) {
+    pub(super) fn with_service(
+        &mut self,
+        number: u32,
+        call: impl FnOnce(&mut Attached, &mut Io<'_>),
+    ) {
         let Some(attachment) = self.attachments.get_mut(number as usize) else { return };
         let key = attachment.link;
         let Some(link) = self.links.get_mut(key as usize) else { return };
@@ -165,7 +164,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let Some(attachment) = self.attachments.get_mut(number as usize) else { return };
         let key = number | OF_ATTACHMENT;
         let generation = attachment.generation;
-        attachment.in_flight += (wishes.ops.len() + wishes.jobs.len()) as u16;
+        let under_way = wishes.ops.len() + wishes.jobs.len() + wishes.connects.len();
+        attachment.in_flight += under_way as u16;
         let lacks = std::mem::take(&mut wishes.starved);
         if attachment.lacks.is_empty() && !lacks.is_empty() {
             self.starved.push(key);
@@ -184,10 +184,26 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         for (tag, job) in wishes.jobs.drain(..) {
             self.submit_job(Token { key, generation, tag }, job);
         }
+        for (tag, to) in wishes.connects.drain(..) {
+            self.connect_for(Token { key, generation, tag }, to);
+        }
+        for fd in wishes.shut_downs.drain(..) {
+            self.driver.shutdown_send(fd);
+        }
         for fd in wishes.closes.drain(..) {
             self.driver.close(fd);
         }
+        if let Some(at) = wishes.wake_at.take() {
+            self.service_timers.set(number, at);
+        }
+        for note in wishes.notes.drain(..) {
+            self.note(number, note);
+        }
+        let rejected = wishes.reject.take();
         self.wishes = wishes;
+        if let Some((reason, text)) = rejected {
+            self.refuse(number, reason, text);
+        }
     }
 
     pub(super) fn attachment_completed(&mut self, number: u32, completion: Completion) {
@@ -221,8 +237,9 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     pub(super) fn attachment_fed(&mut self, number: u32) {
         let Some(attachment) = self.attachments.get_mut(number as usize) else { return };
         attachment.lacks = Classes::NONE;
-        if attachment.open {
+        if attachment.open || attachment.service.lingers() {
             self.with_service(number, |service, io| service.on_ready(io));
+            self.release(number);
         }
     }
 
@@ -265,12 +282,21 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
     }
 
-    fn release(&mut self, number: u32) {
+    /// The channel is not opened after all.
+    fn refuse(&mut self, number: u32, reason: u32, text: &'static str) {
         let Some(attachment) = self.attachments.get(number as usize) else { return };
-        if attachment.open || attachment.in_flight > 0 {
+        let (key, id) = (attachment.link, attachment.id);
+        self.detach(key, id);
+        self.command(key, Command::Reject { id, reason, text });
+    }
+
+    pub(super) fn release(&mut self, number: u32) {
+        let Some(attachment) = self.attachments.get(number as usize) else { return };
+        if attachment.open || attachment.in_flight > 0 || attachment.service.lingers() {
             return;
         }
         self.with_service(number, |service, io| service.release(io));
+        self.service_timers.clear(number);
         let attachment = self.attachments.remove(number as usize);
         if let Some(link) = self.links.get_mut(attachment.link as usize) {
             link.attachments = link.attachments.saturating_sub(1);

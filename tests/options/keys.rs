@@ -74,7 +74,7 @@ fn case_77_what_is_not_enforced_refuses_the_line() {
     let file = gateway.path("authorized_keys").display().to_string();
     for (options, name) in [
         ("no-ptyy", "no-ptyy"),
-        ("permitopen=\"localhost:80\"", "permitopen"),
+        ("permitopen=\"localhost\"", "permitopen"),
         ("permitlisten=\"8080\"", "permitlisten"),
         ("tunnel=\"1\"", "tunnel"),
         ("principals=\"a\"", "principals"),

@@ -244,6 +244,12 @@ impl Office {
             Job::Terminal(spec) => Done::Terminal(self.terminal(spec.size)),
             Job::Spawn(spec) => Done::Spawned(self.spawn(&spec)),
             Job::Scp(job) => panic!("nobody asked for scp: {job:?}"),
+            // Half of all names are unknown; behind the others nobody ever answers.
+            Job::Resolve { port, .. } if port % 2 == 0 => {
+                Done::Resolved(Ok((1..=3).map(|n| ([192, 0, 2, n], port).into()).collect()))
+            }
+            Job::Resolve { .. } => Done::Resolved(Err(std::io::ErrorKind::NotFound.into())),
+            Job::ConnectPath(_) => Done::Connected(Err(std::io::ErrorKind::NotFound.into())),
             Job::Fs(job) => {
                 Done::Fs(Box::new(self.files.run(*job, &self.world, &mut self.entropy)))
             }

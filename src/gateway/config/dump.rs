@@ -288,7 +288,7 @@ pub fn version_addendum(view: &View<'_>) -> Vec<String> {
     one(view.global.version_addendum.as_deref().unwrap_or("none"))
 }
 
-fn one(value: impl ToString) -> Vec<String> {
+pub(super) fn one(value: impl ToString) -> Vec<String> {
     vec![value.to_string()]
 }
 
@@ -300,7 +300,7 @@ fn path_or_none(path: Option<&Path>) -> String {
     path.map_or("none".to_owned(), |path| quote(&path.to_string_lossy()))
 }
 
-const fn yes_no(flag: bool) -> &'static str {
+pub(super) const fn yes_no(flag: bool) -> &'static str {
     if flag { "yes" } else { "no" }
 }
 

@@ -24,7 +24,7 @@ use crate::limits::{
 use crate::services::sftp::{BadOption, Flags};
 
 /// What a parser answers.
-type Done = Result<(), Wrong>;
+pub type Done = Result<(), Wrong>;
 
 /// Bytes of identification that may follow our software version (RFC 4253 §4.2 allows 255 in all).
 const ADDENDUM_BYTES_MAX: usize = 180;

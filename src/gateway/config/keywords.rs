@@ -2,6 +2,7 @@
 
 use super::diagnostic::{Wrong, did_you_mean};
 use super::dump::{self, View};
+use super::forwarding;
 use super::honour;
 use super::settings::{EffectiveDraft, GlobalDraft};
 use super::sources;
@@ -227,6 +228,7 @@ const OBSOLETE: &str = "it is obsolete, and sshd ignores it too";
 const PROGRAM: &str = "programs that answer for keys or names are not built yet";
 const SECURITY_KEYS: &str = "security keys are not built yet";
 const ONE_PROGRAM: &str = "this server needs no second program";
+const WAYS: &str = "yes, all, no, local (to elsewhere) or remote (back to the client)";
 const YES_NO: &str = "yes or no";
 const SIGNATURES: &str = "signature algorithms with commas between, `*` and `?` for several; \
                           `+list` adds to the default, `-list` removes, `^list` puts first";
@@ -245,8 +247,10 @@ pub const TABLE: &[Keyword] = &[
     honoured("AddressFamily", Global, "any, inet or inet6", honour::address_family, dump::address_family),
     offer("AllowAgentForwarding", Match, &["no"], &["yes"], FORWARDING),
     honoured("AllowGroups", Match, PATTERNS, honour::allow_groups, dump::allow_groups),
-    offer("AllowStreamLocalForwarding", Match, &["no"], &["yes", "all", "local", "remote"], FORWARDING),
-    offer("AllowTcpForwarding", Match, &["no"], &["yes", "all", "local", "remote"], FORWARDING),
+    honoured("AllowStreamLocalForwarding", Match, WAYS,
+        forwarding::allow_streamlocal_forwarding, forwarding::dump_allow_streamlocal_forwarding),
+    honoured("AllowTcpForwarding", Match, WAYS,
+        forwarding::allow_tcp_forwarding, forwarding::dump_allow_tcp_forwarding),
     honoured("AllowUsers", Match, USERS, honour::allow_users, dump::allow_users),
     warned("AFSTokenPassing", Global, &["no"], OBSOLETE),
     not_yet("AuthenticationMethods", Match, &["any", "publickey"],
@@ -279,7 +283,8 @@ pub const TABLE: &[Keyword] = &[
     warned("DebianBanner", Global, &["no"], "our identification names no distribution"),
     honoured("DenyGroups", Match, PATTERNS, honour::deny_groups, dump::deny_groups),
     honoured("DenyUsers", Match, USERS, honour::deny_users, dump::deny_users),
-    warned("DisableForwarding", Match, &["yes"], "nothing is forwarded yet, whatever it says"),
+    honoured("DisableForwarding", Match, YES_NO,
+        forwarding::disable_forwarding, forwarding::dump_disable_forwarding),
     offer("ExposeAuthInfo", Match, &["no"], &["yes"], "telling sessions how they logged in is not built yet"),
     not_yet("FingerprintHash", Global, &["SHA256"], "fingerprints are always SHA-256"),
     honoured("ForceCommand", Match, "a command line, internal-sftp, or none",
@@ -338,7 +343,10 @@ pub const TABLE: &[Keyword] = &[
     offer("PasswordAuthentication", Match, &["no"], &["yes"], PASSWORDS),
     offer("PermitEmptyPasswords", Match, &["no"], &["yes"], PASSWORDS),
     not_yet("PermitListen", Match, &["none", "any"], FORWARDING),
-    not_yet("PermitOpen", Match, &["none", "any"], FORWARDING),
+    honoured("PermitOpen", Match,
+        "any, none, or one or more host:port, address:port or [address]:port, in which host and \
+         port may be `*`; names are compared as they are, not looked up",
+        forwarding::permit_open, forwarding::dump_permit_open),
     honoured("PermitRootLogin", Match, "yes, no, prohibit-password or forced-commands-only",
         honour::permit_root_login, dump::permit_root_login),
     honoured("PermitTTY", Match, YES_NO, honour::permit_tty, dump::permit_tty),

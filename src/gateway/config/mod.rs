@@ -8,6 +8,7 @@ mod algorithms;
 mod condition;
 mod diagnostic;
 mod dump;
+mod forwarding;
 mod honour;
 mod ip_qos;
 pub mod keywords;

@@ -13,6 +13,7 @@ use crate::crypto::{CipherKind, KexKind, KeyKind, MacKind, SignatureAlgorithm};
 use crate::limits::{
     AUTH_TRIES_DEFAULT, LOGIN_GRACE_DEFAULT, REKEY_PACKETS_MAX, RSA_BITS_MIN, SESSIONS_DEFAULT,
 };
+use crate::services::forward::{Permits, Ways};
 use crate::transport::RekeyLimits;
 
 /// Declares a struct of settings and its draft, in which every field may still be unset.
@@ -204,6 +205,14 @@ settings! {
             /// Close a connection that has had no channel for this time; `None`: never.
             unused_connection_timeout: Option<Duration>,
             ip_qos: IpQos,
+            /// Which way TCP connections are forwarded.
+            allow_tcp_forwarding: Ways,
+            /// Which way connections of Unix sockets are.
+            allow_streamlocal_forwarding: Ways,
+            /// Whatever else is said: nothing is forwarded.
+            disable_forwarding: bool,
+            /// Where clients may be connected to.
+            permit_open: Permits,
         }
         all {
             /// Patterns of the variables a client may set.
@@ -309,6 +318,10 @@ impl Default for Effective {
             channel_timeouts: Vec::new(),
             unused_connection_timeout: None,
             ip_qos: IpQos::default(),
+            allow_tcp_forwarding: Ways::BOTH,
+            allow_streamlocal_forwarding: Ways::BOTH,
+            disable_forwarding: false,
+            permit_open: Permits::ANY,
             accept_env: Vec::new(),
             allow_users: Vec::new(),
             deny_users: Vec::new(),

@@ -6,6 +6,7 @@ use super::flight::Flight;
 use super::places::Places;
 use crate::limits::SMALL_BYTES;
 use crate::reactor::op::{chunks, pieces};
+use crate::reactor::system;
 use crate::reactor::{DriverStats, Errno, Fd, Op, Pool, Target};
 
 /// What an attempt at an operation came to.
@@ -25,6 +26,7 @@ pub(super) enum Outcome {
 pub(super) fn attempt(flight: &mut Flight, pool: &mut Pool, stats: &mut DriverStats) -> Outcome {
     match flight.op {
         Op::Accept { .. } => Outcome::Done(Err(Errno(libc::EINVAL))),
+        Op::Connect { .. } => connect(flight, stats),
         Op::Recv { fd, .. } => take_in(flight, pool, |places| receive(fd, places, stats)),
         Op::Read { fd, .. } => take_in(flight, pool, |places| read(fd, places, stats)),
         Op::Send { fd, .. } => send_all(fd, flight, pool, stats),
@@ -107,6 +109,25 @@ pub(super) unsafe fn write_slowly(
 pub(super) fn sync_slowly(fd: Fd, stats: &mut DriverStats) -> Result<u32, Errno> {
     // SAFETY: takes a number.
     call(stats, || unsafe { libc::fsync(fd.0) } as isize)
+}
+
+/// Starts to connect, or asks what has come of it.
+fn connect(flight: &mut Flight, stats: &mut DriverStats) -> Outcome {
+    let Op::Connect { fd, to } = flight.op else { return Outcome::NotReady };
+    stats.submissions += 1;
+    if flight.begun {
+        return match writable(fd, stats) {
+            Ok(_) => Outcome::Done(system::connected(fd)),
+            waits => outcome(waits),
+        };
+    }
+    flight.begun = true;
+    match system::connect(fd, &to) {
+        Ok(()) => Outcome::Done(Ok(0)),
+        // It goes on, interrupted or not.
+        Err(Errno(libc::EINPROGRESS | libc::EINTR)) => Outcome::NotReady,
+        Err(errno) => Outcome::Done(Err(errno)),
+    }
 }
 
 /// Bytes from a stream, into the operation's own memory or a small lease of our choice.
@@ -312,7 +333,16 @@ fn offset(at: u64) -> Result<libc::off_t, Errno> {
 
 /// The poll events of a descriptor that is readable, at its end or broken.
 fn ready(fd: Fd, stats: &mut DriverStats) -> Result<u32, Errno> {
-    let mut poll = libc::pollfd { fd: fd.0, events: libc::POLLIN, revents: 0 };
+    poll(fd, libc::POLLIN, stats)
+}
+
+/// The same of one that can be written to, or is broken.
+fn writable(fd: Fd, stats: &mut DriverStats) -> Result<u32, Errno> {
+    poll(fd, libc::POLLOUT, stats)
+}
+
+fn poll(fd: Fd, events: i16, stats: &mut DriverStats) -> Result<u32, Errno> {
+    let mut poll = libc::pollfd { fd: fd.0, events, revents: 0 };
     // SAFETY: one entry, which lives during the call.
     match call(stats, || unsafe { libc::poll(&raw mut poll, 1, 0) } as isize)? {
         0 => Err(Errno(libc::EAGAIN)),

@@ -8,6 +8,8 @@ pub(super) struct Flight {
     pub(super) op: Op,
     /// Bytes already moved by earlier attempts at the same operation.
     pub(super) done: u32,
+    /// A connect has been started, and is only asked about from then on.
+    pub(super) begun: bool,
     pub(super) place: Place,
     /// Its `Owned` target is a small lease of the driver's choice; without bytes it is `Shared`.
     pub(super) borrowed: bool,
@@ -37,12 +39,22 @@ pub(super) enum Way {
 
 impl Flight {
     pub(super) const fn new(token: Token, op: Op) -> Flight {
-        Flight { token, op, done: 0, place: Place::Queued, borrowed: false, next: None }
+        Flight {
+            token,
+            op,
+            done: 0,
+            begun: false,
+            place: Place::Queued,
+            borrowed: false,
+            next: None,
+        }
     }
 
     pub(super) const fn way(&self) -> Way {
         match self.op {
-            Op::Send { .. } | Op::Write { .. } | Op::WriteAt { .. } => Way::Out,
+            Op::Connect { .. } | Op::Send { .. } | Op::Write { .. } | Op::WriteAt { .. } => {
+                Way::Out
+            }
             _ => Way::In,
         }
     }

@@ -14,6 +14,7 @@ mod watch;
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use ::mio::event::Event;
@@ -147,6 +148,10 @@ impl Driver for MioDriver {
             self.core.cancel(id, &mut self.pool);
         }
         self.core.scratch = found;
+    }
+
+    fn socket(&mut self, to: &SocketAddr) -> Result<Fd, Errno> {
+        system::socket(to)
     }
 
     fn close(&mut self, fd: Fd) {

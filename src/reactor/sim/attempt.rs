@@ -1,3 +1,4 @@
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::stream::End;
@@ -72,6 +73,7 @@ impl World {
     ) -> Result<Outcome, Errno> {
         match &mut flight.op {
             Op::Accept { listener } => self.accept(*listener),
+            Op::Connect { fd, to } => self.connect_to(*fd, *to),
             Op::Recv { .. } | Op::Read { .. } => self.receive(flight, pool, stats),
             Op::Send { .. } => self.send(flight, pool),
             Op::Write { fd, from } => self.transmit(*fd, from, 0, pool).map(|moved| match moved {
@@ -118,6 +120,22 @@ impl World {
             },
             _ => Err(Errno(libc::EBADF)),
         }
+    }
+
+    fn connect_to(&mut self, fd: Fd, to: SocketAddr) -> Result<Outcome, Errno> {
+        match self.object(fd) {
+            Some(Object::Fresh) => {}
+            Some(Object::Duplex { .. }) => return Err(Errno(libc::EISCONN)),
+            _ => return Err(Errno(libc::EBADF)),
+        }
+        let Some(listener) = self.addresses.get(&to).copied() else { return Ok(Outcome::NotYet) };
+        let near = self.connect(listener)?;
+        // The connection is the socket's from now on, under its own number.
+        let end = self.object_mut(near).map(|end| std::mem::replace(end, Object::Closed));
+        if let (Some(end), Some(socket)) = (end, self.object_mut(fd)) {
+            *socket = end;
+        }
+        Ok(Outcome::Done(Ok(0)))
     }
 
     fn receive(

@@ -1,12 +1,13 @@
 use std::fmt;
+use std::net::SocketAddr;
 
 use super::attempt::{Flight, Outcome};
 use super::handle::SimWorld;
-use super::world::{DriverRecord, World};
+use super::world::{DriverRecord, Object, World};
 use crate::base::Instant;
 use crate::reactor::waker::Sleeper;
 use crate::reactor::{
-    Class, Completion, Driver, DriverStats, Fd, Full, Op, Pool, PoolSizes, Token, Waker,
+    Class, Completion, Driver, DriverStats, Errno, Fd, Full, Op, Pool, PoolSizes, Token, Waker,
 };
 
 /// [`Driver`] over a [`SimWorld`]. Never blocks: `wait` gives what is due now.
@@ -177,6 +178,10 @@ impl Driver for SimDriver {
             world.schedule(flight.not_before);
             world.activity += 1;
         }
+    }
+
+    fn socket(&mut self, _to: &SocketAddr) -> Result<Fd, Errno> {
+        Ok(self.world.0.borrow_mut().open(Object::Fresh))
     }
 
     fn close(&mut self, fd: Fd) {

@@ -1,5 +1,6 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -104,6 +105,12 @@ impl SimWorld {
     /// A socket that connections can be made to.
     pub fn listen(&self) -> Fd {
         self.0.borrow_mut().open(Object::Listener { queue: VecDeque::new() })
+    }
+
+    /// Connections to this address reach the listener, and are refused once it is closed. An
+    /// address that was never published never answers.
+    pub fn publish(&self, at: SocketAddr, listener: Fd) {
+        self.0.borrow_mut().addresses.insert(at, listener);
     }
 
     /// Connects to a listener; the other end reaches its accept after the delay. Answers the

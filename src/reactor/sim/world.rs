@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::stream::{End, Stream};
@@ -45,6 +46,8 @@ pub(super) struct World {
     /// Operations in flight by descriptor.
     pub(super) in_use: BTreeMap<i32, u32>,
     pub(super) objects: Vec<Object>,
+    /// Where listeners can be reached; connecting anywhere else is never answered.
+    pub(super) addresses: BTreeMap<SocketAddr, Fd>,
     pub(super) events: BTreeSet<Instant>,
     pub(super) trace: u64,
 }
@@ -92,6 +95,8 @@ pub(super) enum Object {
     Exit {
         fired: bool,
     },
+    /// A socket that is not connected yet.
+    Fresh,
     Closed,
 }
 
@@ -105,6 +110,7 @@ impl Object {
             Object::File { .. } => "file",
             Object::Listener { .. } => "listener",
             Object::Exit { .. } => "exit event",
+            Object::Fresh => "socket, not connected",
             Object::Closed => "closed",
         }
     }
@@ -124,6 +130,7 @@ impl World {
             activity: 0,
             in_use: BTreeMap::new(),
             objects: Vec::new(),
+            addresses: BTreeMap::new(),
             events: BTreeSet::new(),
             trace: seed,
         }
@@ -309,7 +316,7 @@ impl World {
                     self.close(server);
                 }
             }
-            Object::File { .. } | Object::Exit { .. } => {}
+            Object::File { .. } | Object::Exit { .. } | Object::Fresh => {}
         }
         self.activity += 1;
     }

@@ -1,12 +1,15 @@
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
 use io_uring::squeue::{Entry, Flags};
 use io_uring::{opcode, types};
+use nix::sys::socket::{SockaddrLike, SockaddrStorage};
 
 use super::flight::{Flight, Stage};
 use super::shared::GROUP;
 use crate::base::Span;
 use crate::limits::{FRAMES_MAX, GATHER_MAX, HEADROOM, SMALL_BYTES};
 use crate::reactor::op::{chunks, pieces};
-use crate::reactor::system::each_place;
+use crate::reactor::system::{self, each_place};
 use crate::reactor::{Class, Errno, Fd, Lease, Op, Pool, Target};
 
 /// What comes of asking for a flight's next request.
@@ -33,8 +36,10 @@ pub(super) struct Style {
 pub(super) struct Scatter {
     places: Box<[libc::iovec]>,
     headers: Box<[libc::msghdr]>,
+    addresses: Box<[SockaddrStorage]>,
     places_used: usize,
     headers_used: usize,
+    addresses_used: usize,
 }
 
 impl Scatter {
@@ -45,20 +50,26 @@ impl Scatter {
         Scatter {
             places: vec![place; submissions.max(1) * 2 + FRAMES_MAX].into_boxed_slice(),
             headers: vec![header; submissions.max(1)].into_boxed_slice(),
+            addresses: vec![SockaddrStorage::from(NOWHERE); CONNECTS_A_SUBMISSION]
+                .into_boxed_slice(),
             places_used: 0,
             headers_used: 0,
+            addresses_used: 0,
         }
     }
 
     /// Whether any one request's list still fits.
     pub(super) const fn has_room(&self) -> bool {
-        self.places.len() - self.places_used >= FRAMES_MAX && self.headers_used < self.headers.len()
+        self.places.len() - self.places_used >= FRAMES_MAX
+            && self.headers_used < self.headers.len()
+            && self.addresses_used < self.addresses.len()
     }
 
     /// To be called only when the kernel has consumed every submission entry.
     pub(super) const fn reset(&mut self) {
         self.places_used = 0;
         self.headers_used = 0;
+        self.addresses_used = 0;
     }
 
     /// Lists the bytes of `pieces` without the first `skip`. One piece needs no list.
@@ -82,6 +93,13 @@ impl Scatter {
             }
             count => Ok(Places::Many(&raw const self.places[first], count)),
         }
+    }
+
+    fn address(&mut self, to: &SocketAddr) -> (*const libc::sockaddr, libc::socklen_t) {
+        let address = &mut self.addresses[self.addresses_used];
+        self.addresses_used += 1;
+        *address = SockaddrStorage::from(*to);
+        (address.as_ptr(), address.len())
     }
 
     fn header(&mut self, places: *const libc::iovec, count: usize) -> *const libc::msghdr {
@@ -109,6 +127,9 @@ pub(super) fn request(
     if needs_poll_first(flight, style) {
         flight.stage = Stage::Poll;
     }
+    if let (Op::Connect { fd, .. }, Stage::Polled) = (&flight.op, flight.stage) {
+        return Request::Finish(system::connected(*fd));
+    }
     if flight.stage == Stage::Poll {
         return Request::Submit(poll(flight.op.fd(), poll_events(&flight.op)));
     }
@@ -135,6 +156,10 @@ fn direct(
     let done = flight.done;
     let entry = match &flight.op {
         Op::Accept { listener } => Some(accept(*listener, style)),
+        Op::Connect { fd, to } => {
+            let (address, len) = scatter.address(to);
+            Some(opcode::Connect::new(types::Fd(fd.0), address, len).build())
+        }
         Op::Recv { fd, into: Target::Shared } => Some(shared(
             opcode::Recv::new(types::Fd(fd.0), std::ptr::null_mut(), SMALL_BYTES)
                 .ioprio(POLL_FIRST)
@@ -238,7 +263,9 @@ fn poll(fd: Fd, events: i16) -> Entry {
 
 const fn poll_events(op: &Op) -> i16 {
     match op {
-        Op::Send { .. } | Op::Write { .. } | Op::WriteAt { .. } => libc::POLLOUT,
+        Op::Connect { .. } | Op::Send { .. } | Op::Write { .. } | Op::WriteAt { .. } => {
+            libc::POLLOUT
+        }
         _ => libc::POLLIN,
     }
 }
@@ -246,6 +273,10 @@ const fn poll_events(op: &Op) -> i16 {
 /// IORING_RECVSEND_POLL_FIRST: a shared receive follows one that emptied the socket, so that a first
 /// attempt would find nothing. As old as buffer rings.
 const POLL_FIRST: u16 = 1;
+
+/// Connects put into one submission; more of them make another.
+const CONNECTS_A_SUBMISSION: usize = 64;
+const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// The offset that stands for a stream's own position.
 const STREAM: u64 = u64::MAX;

@@ -31,6 +31,10 @@ pub(super) fn judge(flight: &mut Flight, result: Result<u32, Errno>) -> Verdict 
         Err(Errno(libc::EINTR)) => Verdict::Continue,
         Err(Errno(libc::ENOBUFS)) if flight.op.is_shared() => Verdict::Park,
         Err(Errno(libc::EAGAIN)) if is_stream(&flight.op) => Verdict::AwaitReadiness,
+        Err(Errno(libc::EINPROGRESS | libc::EALREADY | libc::EAGAIN)) if is_connect(&flight.op) => {
+            Verdict::AwaitReadiness
+        }
+        Err(Errno(libc::EISCONN)) if is_connect(&flight.op) => Verdict::Finish(Ok(0)),
         // What has been read is told first; the error comes again with the next read.
         Err(errno) if matches!(flight.op, Op::ReadAt { .. }) => match (errno, flight.done) {
             (Errno(libc::ECANCELED), _) | (_, 0) => Verdict::Finish(result),
@@ -76,6 +80,10 @@ fn judge_progress(flight: &mut Flight, moved: u32) -> Verdict {
         (_, 0) => Verdict::Finish(Err(Errno(libc::EIO))),
         _ => Verdict::Continue,
     }
+}
+
+const fn is_connect(op: &Op) -> bool {
+    matches!(op, Op::Connect { .. })
 }
 
 const fn is_stream(op: &Op) -> bool {

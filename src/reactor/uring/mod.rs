@@ -13,6 +13,7 @@ mod shared;
 
 use std::collections::VecDeque;
 use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use io_uring::{IoUring, cqueue, opcode};
@@ -219,6 +220,10 @@ impl Driver for UringDriver {
             self.core.cancel(id, &mut self.pool);
         }
         self.core.scratch = found;
+    }
+
+    fn socket(&mut self, to: &SocketAddr) -> Result<Fd, Errno> {
+        system::socket(to)
     }
 
     fn close(&mut self, fd: Fd) {

@@ -3,8 +3,6 @@
 #[cfg(test)]
 mod bench;
 mod environment;
-mod input;
-mod output;
 
 pub use environment::{Environment, EnvironmentSpec, environment, is_variable};
 
@@ -14,6 +12,7 @@ use std::sync::Arc;
 
 use nix::sys::signal::Signal;
 
+use super::stream::{End, Input, Output};
 use super::{
     Account, Child, Done, Exit, Io, Job, Prelude, Program, Rules, Service, SpawnSpec, Terminal,
     TerminalSpec, signal_by_name,
@@ -22,8 +21,6 @@ use crate::base::Instant;
 use crate::connection::WindowSize;
 use crate::limits::{ENV_COUNT_MAX, SERVICE_PAUSE};
 use crate::reactor::{Chunk, Errno, Op};
-use input::Input;
-use output::Output;
 
 const TAG_INPUT: u16 = 0;
 const TAG_OUTPUT: u16 = 1;
@@ -119,7 +116,7 @@ impl Process {
             phase: Phase::Preparing(Box::default()),
             terminal: None,
             child: None,
-            input: Input::default(),
+            input: Input::new(TAG_INPUT),
             output: Output::new(TAG_OUTPUT, None),
             errors: Output::new(TAG_ERRORS, Some(STDERR)),
             eof_due: None,
@@ -341,13 +338,13 @@ impl Process {
     fn hold(&mut self, mut child: Child) {
         match (child.take_pipes(), &self.terminal) {
             (Some(pipes), _) => {
-                self.input.open(pipes.stdin, true);
-                self.output.open(pipes.stdout, true);
-                self.errors.open(pipes.stderr, true);
+                self.input.open(pipes.stdin, End::Pipe);
+                self.output.open(pipes.stdout, End::Pipe);
+                self.errors.open(pipes.stderr, End::Pipe);
             }
             (None, Some(terminal)) => {
-                self.input.open(terminal.master(), false);
-                self.output.open(terminal.master(), false);
+                self.input.open(terminal.master(), End::Terminal);
+                self.output.open(terminal.master(), End::Terminal);
             }
             (None, None) => {}
         }

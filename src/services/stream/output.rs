@@ -1,3 +1,4 @@
+use super::End;
 use crate::base::Span;
 use crate::connection::Plan;
 use crate::limits::{CHANNEL_PACKET_BYTES_MAX, FRAMES_MAX, SMALL_BYTES};
@@ -12,19 +13,17 @@ const BULK_BYTES: u32 = 8 * CHANNEL_PACKET_BYTES_MAX;
 /// Small reads in a row after which a stream waits without memory of its own again.
 const CALM_READS: u8 = 2;
 
-/// One of a program's output streams on its way to the peer.
+/// The bytes of a program's output stream or of a socket on their way to the peer.
 ///
 /// While little comes it waits on the shard's shared buffers and owns none. When reads fill those,
 /// it waits for the descriptor to be readable and then reads into packets laid out in a lease of
 /// its own, large or very large by what the last read brought.
 #[derive(Debug)]
-pub(super) struct Output {
+pub struct Output {
     tag: u16,
     extended: Option<u32>,
     fd: Option<Fd>,
-    /// The descriptor is a pipe of our own: closed at its end, widened for bulk. A terminal never
-    /// gives more than a page at a time.
-    owned: bool,
+    end: End,
     flight: Flight,
     /// The descriptor has something for us.
     readable: bool,
@@ -60,7 +59,7 @@ impl Output {
             tag,
             extended,
             fd: None,
-            owned: false,
+            end: End::Pipe,
             flight: Flight::None,
             readable: false,
             size: Size::Small,
@@ -69,8 +68,8 @@ impl Output {
         }
     }
 
-    pub const fn open(&mut self, fd: Fd, owned: bool) {
-        (self.fd, self.owned) = (Some(fd), owned);
+    pub const fn open(&mut self, fd: Fd, end: End) {
+        (self.fd, self.end) = (Some(fd), end);
     }
 
     /// Everything has been read.
@@ -88,7 +87,7 @@ impl Output {
             self.read_planned(fd, io);
         } else if self.size == Size::Small && io.credit() >= SPARE_CREDIT && io.reserve_shared() {
             self.flight = Flight::Shared { yielding: false };
-            io.submit(self.tag, Op::Read { fd, into: Target::Shared });
+            io.submit(self.tag, self.take_in(fd, Target::Shared));
         } else {
             self.wait(fd, io);
         }
@@ -117,7 +116,11 @@ impl Output {
         io: &mut Io<'_>,
     ) {
         match (std::mem::replace(&mut self.flight, Flight::None), op) {
-            (Flight::Shared { .. }, Op::Read { into: Target::Owned { lease, mut spans }, .. }) => {
+            (
+                Flight::Shared { .. },
+                Op::Read { into: Target::Owned { lease, mut spans }, .. }
+                | Op::Recv { into: Target::Owned { lease, mut spans }, .. },
+            ) => {
                 let bytes = result.unwrap_or(0);
                 match spans.pop() {
                     Some(span) if bytes > 0 => {
@@ -130,12 +133,14 @@ impl Output {
                 }
             }
             (Flight::Shared { .. }, _) => io.refund_shared(),
-            (Flight::Planned(plan), Op::Read { into: Target::Owned { lease, .. }, .. }) => {
-                match result {
-                    Ok(bytes) if bytes > 0 => io.send(plan, bytes, lease),
-                    _ => io.drop_plan(plan, lease),
-                }
-            }
+            (
+                Flight::Planned(plan),
+                Op::Read { into: Target::Owned { lease, .. }, .. }
+                | Op::Recv { into: Target::Owned { lease, .. }, .. },
+            ) => match result {
+                Ok(bytes) if bytes > 0 => io.send(plan, bytes, lease),
+                _ => io.drop_plan(plan, lease),
+            },
             // A wait that failed is no reason to lose bytes: the read will tell.
             _ => {
                 self.readable = true;
@@ -161,7 +166,9 @@ impl Output {
     /// As `completed`, for a channel that exists no more.
     pub fn abandoned(&mut self, op: Op, io: &mut Io<'_>) {
         let flight = std::mem::replace(&mut self.flight, Flight::None);
-        if let Op::Read { into: Target::Owned { lease, .. }, .. } = op {
+        if let Op::Read { into: Target::Owned { lease, .. }, .. }
+        | Op::Recv { into: Target::Owned { lease, .. }, .. } = op
+        {
             match flight {
                 Flight::Planned(plan) => io.drop_plan(plan, lease),
                 _ => io.give_back(lease),
@@ -178,8 +185,15 @@ impl Output {
 
     /// The descriptor, if it is ours and still open; nothing is in flight on it.
     pub fn take_fd(&mut self) -> Option<Fd> {
-        let owned = self.owned;
+        let owned = self.end == End::Pipe;
         self.fd.take().filter(|_| owned)
+    }
+
+    const fn take_in(&self, fd: Fd, into: Target) -> Op {
+        match self.end {
+            End::Pipe | End::Terminal => Op::Read { fd, into },
+            End::Socket => Op::Recv { fd, into },
+        }
     }
 
     fn wait(&mut self, fd: Fd, io: &mut Io<'_>) {
@@ -197,11 +211,11 @@ impl Output {
         self.readable = false;
         let spans: Spans = plan.spans(0);
         self.flight = Flight::Planned(plan);
-        io.submit(self.tag, Op::Read { fd, into: Target::Owned { lease, spans } });
+        io.submit(self.tag, self.take_in(fd, Target::Owned { lease, spans }));
     }
 
     fn adapt(&mut self, bytes: u32, child: Option<&Child>) {
-        if !self.owned {
+        if self.end == End::Terminal {
             return;
         }
         self.calm = if bytes < SMALL_BYTES { self.calm.saturating_add(1) } else { 0 };
@@ -213,6 +227,7 @@ impl Output {
             same => same,
         };
         if self.size == Size::Bulk
+            && self.end == End::Pipe
             && !self.widened
             && let (Some(child), Some(fd)) = (child, self.fd)
         {

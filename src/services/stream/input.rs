@@ -1,6 +1,6 @@
 use std::collections::VecDeque;
 
-use super::TAG_INPUT;
+use super::End;
 use crate::base::Span;
 use crate::limits::{CHANNEL_PACKET_BYTES_MAX, INPUT_COPY_BYTES_MAX, SMALL_BYTES};
 use crate::reactor::{Chunk, Class, Errno, Fd, Gather, Op};
@@ -12,24 +12,26 @@ const QUEUE_KEPT: usize = 32;
 /// Bytes of one block of copied data; a packet's lease takes it.
 const BLOCK_BYTES: usize = CHANNEL_PACKET_BYTES_MAX as usize;
 
-/// Channel data on its way to the program: one write in flight at a time, straight out of the
+/// Channel data on its way to a program or a socket: one write in flight at a time, straight out of the
 /// memory in which it was received.
 ///
 /// Receive buffers are for data that moves. What a program keeps waiting is copied when it comes in
 /// little pieces, each of which would hold a buffer, or when buffers become scarce; the channel's
 /// window bounds it.
-#[derive(Debug, Default)]
-pub(super) struct Input {
+#[derive(Debug)]
+pub struct Input {
+    /// Of its operations.
+    tag: u16,
     fd: Option<Fd>,
-    /// The descriptor is a pipe of our own, to be closed at the end of the data. A terminal stays:
-    /// it has no end of file but the character that says so, and sending that is the client's.
-    owned: bool,
+    end: End,
     waiting: VecDeque<Held>,
     writing: bool,
     ended: bool,
     /// Nobody reads it any more: what still comes is thrown away.
     broken: bool,
     widened: bool,
+    /// The channel exists no more: its window is not granted again.
+    muted: bool,
 }
 
 /// Data that waits to be written.
@@ -41,9 +43,24 @@ enum Held {
 }
 
 impl Input {
+    /// `tag` names its operations.
+    pub const fn new(tag: u16) -> Input {
+        Input {
+            tag,
+            fd: None,
+            end: End::Pipe,
+            waiting: VecDeque::new(),
+            writing: false,
+            ended: false,
+            broken: false,
+            widened: false,
+            muted: false,
+        }
+    }
+
     /// Where the data goes.
-    pub const fn open(&mut self, fd: Fd, owned: bool) {
-        (self.fd, self.owned) = (Some(fd), owned);
+    pub const fn open(&mut self, fd: Fd, end: End) {
+        (self.fd, self.end) = (Some(fd), end);
     }
 
     /// The program runs, or buffers have come back: what waited may go.
@@ -79,12 +96,16 @@ impl Input {
     pub fn stop(&mut self, io: &mut Io<'_>) {
         self.broken = true;
         if self.writing {
-            io.cancel(TAG_INPUT);
+            io.cancel(self.tag);
         }
         for held in std::mem::take(&mut self.waiting) {
             match held {
-                Held::Received(chunk) => io.discard(chunk),
-                Held::Copied(bytes) => io.consumed(bytes.len() as u32),
+                Held::Received(chunk) => {
+                    let bytes = chunk.span.len;
+                    io.give_back(chunk.lease);
+                    self.grant(bytes, io);
+                }
+                Held::Copied(bytes) => self.grant(bytes.len() as u32, io),
             }
         }
         self.close_if_done(io);
@@ -94,13 +115,19 @@ impl Input {
     pub fn abandon(&mut self, io: &mut Io<'_>) {
         self.broken = true;
         if self.writing {
-            io.cancel(TAG_INPUT);
+            io.cancel(self.tag);
         }
         for held in std::mem::take(&mut self.waiting) {
             if let Held::Received(chunk) = held {
                 io.give_back(chunk.lease);
             }
         }
+    }
+
+    /// The channel exists no more, and what it brought is still to be written.
+    pub fn write_out(&mut self, io: &mut Io<'_>) {
+        (self.muted, self.ended) = (true, true);
+        self.write(io);
     }
 
     /// A write is over. `silent` when the channel exists no more.
@@ -141,7 +168,7 @@ impl Input {
             self.abandon(io);
             return;
         }
-        io.consumed(consumed);
+        self.grant(consumed, io);
         if self.broken {
             self.stop(io);
         } else {
@@ -149,9 +176,19 @@ impl Input {
         }
     }
 
+    /// Everything has been written that will be: nothing is in flight.
+    pub const fn is_done(&self) -> bool {
+        self.fd.is_none() && self.broken
+    }
+
+    /// Bytes wait or are being written.
+    pub fn is_busy(&self) -> bool {
+        self.writing || !self.waiting.is_empty()
+    }
+
     /// The descriptor, if it is ours and still open; nothing is in flight on it.
     pub fn take_fd(&mut self) -> Option<Fd> {
-        let owned = self.owned;
+        let owned = self.end == End::Pipe;
         self.fd.take().filter(|_| owned)
     }
 
@@ -173,17 +210,35 @@ impl Input {
             self.waiting = VecDeque::new();
         }
         self.writing = true;
-        io.submit(TAG_INPUT, Op::Write { fd, from });
+        let op = match self.end {
+            End::Pipe | End::Terminal => Op::Write { fd, from },
+            End::Socket => Op::Send { fd, from },
+        };
+        io.submit(self.tag, op);
     }
 
     fn close_if_done(&mut self, io: &mut Io<'_>) {
         let done = self.broken || (self.ended && self.waiting.is_empty());
-        if done
-            && !self.writing
-            && let Some(fd) = self.take_fd()
-        {
-            self.broken = true;
-            io.close_fd(fd);
+        if !done || self.writing {
+            return;
+        }
+        match (self.end, self.fd) {
+            (End::Socket, Some(fd)) => {
+                (self.fd, self.broken) = (None, true);
+                io.shut_down(fd);
+            }
+            (End::Pipe, Some(fd)) => {
+                (self.fd, self.broken) = (None, true);
+                io.close_fd(fd);
+            }
+            (End::Terminal, _) => self.fd = None,
+            (_, None) => {}
+        }
+    }
+
+    fn grant(&self, bytes: u32, io: &mut Io<'_>) {
+        if !self.muted {
+            io.consumed(bytes);
         }
     }
 
@@ -234,7 +289,7 @@ impl Input {
     }
 
     fn widen(&mut self, child: Option<&Child>) {
-        if self.owned
+        if self.end == End::Pipe
             && !self.widened
             && let (Some(child), Some(fd)) = (child, self.fd)
         {

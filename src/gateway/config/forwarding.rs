@@ -1,0 +1,75 @@
+//! The keywords about what is forwarded for clients: their parsers and how they are dumped.
+
+use super::diagnostic::Wrong;
+use super::dump::{View, one, yes_no};
+use super::honour::{Done, choice, first};
+use super::keywords::Target;
+use super::values::{Values, is_none};
+use crate::limits::PERMITS_MAX;
+use crate::services::forward::{Permit, Permits, Ways};
+
+pub fn allow_streamlocal_forwarding(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.login.allow_streamlocal_forwarding, choice(values.one()?, &Ways::NAMES)?)
+}
+
+pub fn dump_allow_streamlocal_forwarding(view: &View<'_>) -> Vec<String> {
+    ways(view.login.allow_streamlocal_forwarding)
+}
+
+pub fn allow_tcp_forwarding(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.login.allow_tcp_forwarding, choice(values.one()?, &Ways::NAMES)?)
+}
+
+pub fn dump_allow_tcp_forwarding(view: &View<'_>) -> Vec<String> {
+    ways(view.login.allow_tcp_forwarding)
+}
+
+pub fn disable_forwarding(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.login.disable_forwarding, values.flag()?)
+}
+
+pub fn dump_disable_forwarding(view: &View<'_>) -> Vec<String> {
+    one(yes_no(view.login.disable_forwarding))
+}
+
+pub fn permit_open(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.login.permit_open, permits(values, Permit::parse)?)
+}
+
+pub fn dump_permit_open(view: &View<'_>) -> Vec<String> {
+    places(&view.login.permit_open)
+}
+
+fn ways(ways: Ways) -> Vec<String> {
+    one(Ways::NAMES.iter().find(|(_, known)| *known == ways).map_or("no", |(name, _)| *name))
+}
+
+fn places(permits: &Permits) -> Vec<String> {
+    one(match permits.0.as_deref() {
+        None => "any".to_owned(),
+        Some([]) => "none".to_owned(),
+        Some(list) => list.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "),
+    })
+}
+
+fn permits(
+    values: &Values<'_>,
+    parse: fn(&str) -> Result<Permit, &'static str>,
+) -> Result<Permits, Wrong> {
+    let words = values.many()?;
+    match words {
+        [only] if only.eq_ignore_ascii_case("any") => return Ok(Permits::ANY),
+        [only] if is_none(only) => return Ok(Permits::NONE),
+        _ => {}
+    }
+    if words.len() > PERMITS_MAX {
+        return Err(Wrong::new("", format!("more than {PERMITS_MAX} places")));
+    }
+    let read = |word: &String| {
+        parse(word).map_err(|problem| {
+            let wrong = Wrong::new(word, problem);
+            wrong.help("write any or none alone, or places like 10.0.0.1:22 [::1]:22 host:*")
+        })
+    };
+    words.iter().map(read).collect::<Result<_, _>>().map(|list| Permits(Some(list)))
+}

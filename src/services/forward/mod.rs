@@ -1,0 +1,396 @@
+//! A connection made for the client: `direct-tcpip` (RFC 4254 §7.2) and
+//! `direct-streamlocal@openssh.com` (OpenSSH PROTOCOL §2.4).
+
+mod permits;
+mod resolve;
+
+pub use permits::{Forwarding, Permit, Permits, Ways};
+pub use resolve::{connect_to_path, resolve};
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::IntoRawFd;
+
+use super::stream::{End, Input, Output};
+use super::{Done, Io, Job, Service};
+use crate::base::Instant;
+use crate::limits::{CONNECT_TIME_MAX, FORWARD_LINGER_TIME};
+use crate::reactor::{Chunk, Errno, Fd, Op};
+use crate::wire::channel::open_failure;
+
+const TAG_INPUT: u16 = 0;
+const TAG_OUTPUT: u16 = 1;
+const TAG_CONNECT: u16 = 2;
+const TAG_LOOK_UP: u16 = 3;
+
+/// Where a client wants to be connected to; as it wrote it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    Tcp { host: Box<str>, port: u32 },
+    Path(Box<[u8]>),
+}
+
+/// What is to be told about a forwarded connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Note {
+    /// It is connected.
+    Opened { what: String },
+    /// It could not be.
+    Failed { what: String, why: String },
+    /// It is over: what came from the client, what went to it, and how it ended.
+    Ended { what: String, bytes_in: u64, bytes_out: u64, reason: &'static str },
+}
+
+/// A channel with a socket behind it. Each direction ends on its own; the channel is closed when
+/// both have.
+#[derive(Debug)]
+pub struct Forward {
+    target: Target,
+    phase: Phase,
+    input: Input,
+    output: Output,
+    socket: Option<Fd>,
+    /// Until when something may take: connecting to one address, or writing what a channel brought
+    /// before it was closed.
+    deadline: Option<Instant>,
+    eof_sent: bool,
+    close_sent: bool,
+    /// The channel exists no more.
+    gone: bool,
+    bytes_in: u64,
+    bytes_out: u64,
+    /// The target broke the connection, or stopped to listen.
+    broken: Option<Errno>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    /// The name is being looked up, or the path connected to.
+    LookingUp,
+    /// One address is being tried; those behind it are next.
+    Connecting {
+        at: SocketAddr,
+        rest: VecDeque<SocketAddr>,
+    },
+    Open,
+    /// It never came to be.
+    Failed,
+}
+
+impl Target {
+    /// The channel's type, as ChannelTimeout names it.
+    pub const fn kind(&self) -> &'static str {
+        match self {
+            Target::Tcp { .. } => "direct-tcpip",
+            Target::Path(_) => "direct-streamlocal@openssh.com",
+        }
+    }
+
+    /// Whether a login may be connected to it; if not, why.
+    ///
+    /// # Errors
+    /// The setting or the option that forbids it.
+    pub fn check(&self, rules: &Forwarding) -> Result<(), &'static str> {
+        let (ways, [open, key_open]) = match self {
+            Target::Tcp { host, port } => {
+                let port = u16::try_from(*port).map_err(|_| "a port is at most 65535")?;
+                let lists = [&rules.open, &rules.key_open];
+                (rules.tcp, lists.map(|list| list.permits(host, port)))
+            }
+            Target::Path(path) => {
+                let lists = [&rules.open, &rules.key_open];
+                (rules.streamlocal, lists.map(|list| list.permits_path(path)))
+            }
+        };
+        match () {
+            () if !ways.local => Err("forwarding is not permitted by the settings or the key"),
+            () if !open => Err("PermitOpen does not list it"),
+            () if !key_open => Err("the key's permitopen does not list it"),
+            () => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Tcp { host, port } => write!(out, "{host} port {port}"),
+            Target::Path(path) => out.write_str(&String::from_utf8_lossy(path)),
+        }
+    }
+}
+
+impl Forward {
+    pub const fn new(target: Target) -> Forward {
+        Forward {
+            target,
+            phase: Phase::LookingUp,
+            input: Input::new(TAG_INPUT),
+            output: Output::new(TAG_OUTPUT, None),
+            socket: None,
+            deadline: None,
+            eof_sent: false,
+            close_sent: false,
+            gone: false,
+            bytes_in: 0,
+            bytes_out: 0,
+            broken: None,
+        }
+    }
+
+    /// Starts to connect. The channel is accepted or refused when that is over.
+    pub fn begin(&mut self, io: &mut Io<'_>) {
+        match &self.target {
+            Target::Tcp { host, port } => {
+                let port = u16::try_from(*port).unwrap_or_default();
+                match host.parse::<IpAddr>() {
+                    Ok(address) => self.try_next([SocketAddr::new(address, port)].into(), io),
+                    Err(_) => io.job(TAG_LOOK_UP, Job::Resolve { host: host.clone(), port }),
+                }
+            }
+            Target::Path(path) => io.job(TAG_LOOK_UP, Job::ConnectPath(path.clone())),
+        }
+    }
+
+    /// The channel's type.
+    pub const fn kind(&self) -> &'static str {
+        self.target.kind()
+    }
+
+    /// It is not connected yet.
+    pub const fn is_pending(&self) -> bool {
+        matches!(self.phase, Phase::LookingUp | Phase::Connecting { .. })
+    }
+
+    /// The channel is gone, and what it brought has not all been written.
+    pub fn lingers(&self) -> bool {
+        self.gone && self.deadline.is_some() && self.input.is_busy()
+    }
+
+    // ---- Connecting --------------------------------------------------------------------------
+
+    fn looked_up(&mut self, done: Done, io: &mut Io<'_>) {
+        match done {
+            Done::Connected(Ok(socket)) => {
+                self.socket = Some(Fd(socket.into_raw_fd()));
+                if !self.gone {
+                    self.connected(io);
+                }
+            }
+            _ if self.gone => {}
+            Done::Resolved(Ok(addresses)) => self.try_next(addresses.into(), io),
+            Done::Resolved(Err(why)) | Done::Connected(Err(why)) => {
+                self.fail(why.to_string(), io);
+            }
+            _ => self.fail("a worker failed".to_owned(), io),
+        }
+    }
+
+    fn try_next(&mut self, mut addresses: VecDeque<SocketAddr>, io: &mut Io<'_>) {
+        let Some(at) = addresses.pop_front() else {
+            self.fail("there is no address to connect to".to_owned(), io);
+            return;
+        };
+        self.phase = Phase::Connecting { at, rest: addresses };
+        let deadline = io.now().after(CONNECT_TIME_MAX);
+        self.deadline = Some(deadline);
+        io.wake_at(deadline);
+        io.connect(TAG_CONNECT, at);
+    }
+
+    /// An attempt is over. The socket is ours again.
+    fn attempted(&mut self, fd: Fd, result: Result<u32, Errno>, io: &mut Io<'_>) {
+        let opened = fd.0 >= 0;
+        match result {
+            Ok(_) => {
+                self.socket = Some(fd);
+                if !self.gone {
+                    self.connected(io);
+                }
+            }
+            Err(errno) => {
+                if opened {
+                    io.close_fd(fd);
+                }
+                if self.gone {
+                    return;
+                }
+                let phase = std::mem::replace(&mut self.phase, Phase::LookingUp);
+                match phase {
+                    Phase::Connecting { rest, .. } if !rest.is_empty() => self.try_next(rest, io),
+                    Phase::Connecting { at, .. } => {
+                        let late = self.deadline.is_some_and(|deadline| deadline <= io.now());
+                        let why = match late && errno.0 == libc::ECANCELED {
+                            true => format!("{at} did not answer in time"),
+                            false => format!("{at}: {errno}"),
+                        };
+                        self.fail(why, io);
+                    }
+                    phase => self.phase = phase,
+                }
+            }
+        }
+    }
+
+    fn connected(&mut self, io: &mut Io<'_>) {
+        let Some(fd) = self.socket else { return };
+        let what = self.to_string();
+        self.phase = Phase::Open;
+        self.deadline = None;
+        io.note(Note::Opened { what });
+        self.input.open(fd, End::Socket);
+        self.output.open(fd, End::Socket);
+        io.accept();
+        self.output.pump(io);
+    }
+
+    fn fail(&mut self, why: String, io: &mut Io<'_>) {
+        io.note(Note::Failed { what: self.to_string(), why });
+        self.phase = Phase::Failed;
+        self.deadline = None;
+        io.reject(open_failure::CONNECT_FAILED, "cannot connect there");
+    }
+
+    // ---- Ending ------------------------------------------------------------------------------
+
+    fn pump(&mut self, io: &mut Io<'_>) {
+        if self.gone || !matches!(self.phase, Phase::Open) {
+            return;
+        }
+        self.output.pump(io);
+        if self.output.is_done() && !self.eof_sent {
+            self.eof_sent = true;
+            io.eof();
+        }
+        if self.eof_sent && self.input.is_done() && !self.close_sent {
+            self.close_sent = true;
+            io.close();
+            // Nothing is in flight on it any more.
+            if let Some(socket) = self.socket.take() {
+                io.close_fd(socket);
+            }
+        }
+    }
+
+    fn note_end(&mut self, io: &mut Io<'_>) {
+        if !matches!(self.phase, Phase::Open) {
+            return;
+        }
+        let reason = match (self.close_sent, self.broken) {
+            (_, Some(_)) => "the target broke it off",
+            (true, None) => "both sides were done",
+            (false, None) => "the client closed it",
+        };
+        let (bytes_in, bytes_out) = (self.bytes_in, self.bytes_out);
+        io.note(Note::Ended { what: self.to_string(), bytes_in, bytes_out, reason });
+    }
+}
+
+impl fmt::Display for Forward {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} to {}", self.target.kind(), self.target)
+    }
+}
+
+impl Service for Forward {
+    fn on_data(&mut self, data: Chunk, extended: Option<u32>, io: &mut Io<'_>) {
+        if self.gone || self.close_sent {
+            io.give_back(data.lease);
+        } else if extended.is_some() {
+            io.discard(data);
+        } else {
+            self.input.data(data, io);
+        }
+    }
+
+    fn on_eof(&mut self, io: &mut Io<'_>) {
+        self.input.end(io);
+        self.pump(io);
+    }
+
+    fn on_completion(&mut self, tag: u16, op: Op, result: Result<u32, Errno>, io: &mut Io<'_>) {
+        match (tag, op) {
+            (TAG_CONNECT, Op::Connect { fd, .. }) => self.attempted(fd, result, io),
+            (TAG_INPUT, Op::Send { from, .. }) => {
+                self.bytes_in += u64::from(result.unwrap_or(0));
+                self.note_error(result);
+                let lost = self.gone && self.deadline.is_none();
+                self.input.written(from, result, None, lost, io);
+                self.pump(io);
+            }
+            (TAG_OUTPUT, op) if self.gone => self.output.abandoned(op, io),
+            (TAG_OUTPUT, op) => {
+                if matches!(op, Op::Recv { .. }) {
+                    self.bytes_out += u64::from(result.unwrap_or(0));
+                    self.note_error(result);
+                }
+                self.output.completed(op, result, None, io);
+                self.pump(io);
+            }
+            _ => {}
+        }
+    }
+
+    fn on_done(&mut self, tag: u16, done: Done, io: &mut Io<'_>) {
+        if tag == TAG_LOOK_UP {
+            self.looked_up(done, io);
+        }
+    }
+
+    fn on_ready(&mut self, io: &mut Io<'_>) {
+        let late = self.deadline.is_some_and(|deadline| deadline <= io.now());
+        match &self.phase {
+            Phase::Connecting { .. } if late && !self.gone => io.cancel(TAG_CONNECT),
+            Phase::Open if late && self.gone => {
+                self.deadline = None;
+                self.input.abandon(io);
+            }
+            Phase::Open => {
+                self.input.resume(io);
+                self.pump(io);
+            }
+            _ => {}
+        }
+    }
+
+    /// What the channel brought is still written, for a while: a client may close right behind its
+    /// last bytes.
+    fn on_close(&mut self, io: &mut Io<'_>) {
+        self.gone = true;
+        match self.phase {
+            Phase::Connecting { .. } => io.cancel(TAG_CONNECT),
+            Phase::Open => {
+                self.output.cancel(io);
+                if self.input.is_busy() {
+                    let deadline = io.now().after(FORWARD_LINGER_TIME);
+                    self.deadline = Some(deadline);
+                    io.wake_at(deadline);
+                    self.input.write_out(io);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn release(&mut self, io: &mut Io<'_>) {
+        self.note_end(io);
+        self.input.abandon(io);
+        if let Some(socket) = self.socket.take() {
+            io.close_fd(socket);
+        }
+    }
+}
+
+impl Forward {
+    /// Errors that are not of our own making.
+    fn note_error(&mut self, result: Result<u32, Errno>) {
+        const OURS: [i32; 5] =
+            [libc::ECANCELED, libc::EAGAIN, libc::EINTR, libc::ENOBUFS, libc::ENOMEM];
+        if let Err(errno) = result
+            && !OURS.contains(&errno.0)
+        {
+            self.broken.get_or_insert(errno);
+        }
+    }
+}

@@ -1,0 +1,245 @@
+use std::fmt;
+use std::net::IpAddr;
+
+use crate::limits::PERMITS_MAX;
+use crate::wire::Reader;
+
+/// What stands for any host in a [`Permit`].
+const ANY: &str = "*";
+
+/// What a login may have forwarded: its settings and its key's options taken together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forwarding {
+    /// AllowTcpForwarding.
+    pub tcp: Ways,
+    /// AllowStreamLocalForwarding.
+    pub streamlocal: Ways,
+    /// PermitOpen.
+    pub open: Permits,
+    /// The key's `permitopen`.
+    pub key_open: Permits,
+    pub agent: bool,
+    pub x11: bool,
+}
+
+impl Default for Forwarding {
+    fn default() -> Forwarding {
+        Forwarding {
+            tcp: Ways::BOTH,
+            streamlocal: Ways::BOTH,
+            open: Permits::ANY,
+            key_open: Permits::ANY,
+            agent: true,
+            x11: true,
+        }
+    }
+}
+
+/// Which way forwarded connections may be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ways {
+    /// From the client to elsewhere.
+    pub local: bool,
+    /// From here to the client.
+    pub remote: bool,
+}
+
+impl Ways {
+    pub const BOTH: Ways = Ways { local: true, remote: true };
+    pub const LOCAL: Ways = Ways { local: true, remote: false };
+    pub const REMOTE: Ways = Ways { local: false, remote: true };
+    pub const NONE: Ways = Ways { local: false, remote: false };
+
+    /// As PermitOpen's neighbours in sshd_config name them.
+    pub const NAMES: [(&'static str, Ways); 5] = [
+        ("yes", Ways::BOTH),
+        ("all", Ways::BOTH),
+        ("no", Ways::NONE),
+        ("local", Ways::LOCAL),
+        ("remote", Ways::REMOTE),
+    ];
+
+    /// Nothing, unless `permitted`.
+    #[must_use]
+    pub const fn only_if(self, permitted: bool) -> Ways {
+        if permitted { self } else { Ways::NONE }
+    }
+}
+
+/// A list of places; `None` permits all of them, an empty one none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Permits(pub Option<Vec<Permit>>);
+
+/// A place that may be connected to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Permit {
+    /// A name or an address, or `*` for all of them.
+    host: String,
+    /// `None`: any.
+    port: Option<u16>,
+}
+
+impl Permits {
+    pub const ANY: Permits = Permits(None);
+    pub const NONE: Permits = Permits(Some(Vec::new()));
+
+    /// Whether a connection to this host, as the client wrote it, is permitted.
+    ///
+    /// As in sshd, names are compared and never looked up for this: a name that is not listed is
+    /// refused wherever it may lead, and one that is leads where the system says. Addresses are
+    /// compared as such, so an IPv4 address written as an IPv6 one is the same.
+    pub fn permits(&self, host: &str, port: u16) -> bool {
+        self.any(|permit| permit.port.is_none_or(|own| own == port) && permit.names(host))
+    }
+
+    /// Whether a connection to the socket at this path is permitted: by an item for any port only.
+    pub fn permits_path(&self, path: &[u8]) -> bool {
+        self.any(|permit| {
+            permit.port.is_none() && (permit.host == ANY || permit.host.as_bytes() == path)
+        })
+    }
+
+    fn any(&self, test: impl Fn(&Permit) -> bool) -> bool {
+        self.0.as_ref().is_none_or(|list| list.iter().any(test))
+    }
+
+    pub(in crate::services) fn encode(&self, put: &mut impl FnMut(&[u8])) {
+        let list = self.0.as_deref().unwrap_or_default();
+        put(&[u8::from(self.0.is_some())]);
+        put(&(list.len() as u32).to_be_bytes());
+        for permit in list {
+            put(permit.host.as_bytes());
+            put(&permit.port.unwrap_or_default().to_be_bytes());
+        }
+    }
+
+    pub(in crate::services) fn decode(r: &mut Reader<'_>) -> Option<Permits> {
+        let some = r.string(1).ok()? == [1];
+        let count = u32::from_be_bytes(r.string(4).ok()?.try_into().ok()?);
+        let mut list = Vec::new();
+        for _ in 0..Some(count as usize).filter(|count| *count <= PERMITS_MAX)? {
+            let host = r.utf8(u32::from(u16::MAX)).ok()?.to_owned();
+            let port = u16::from_be_bytes(r.string(2).ok()?.try_into().ok()?);
+            list.push(Permit { host, port: Some(port).filter(|port| *port > 0) });
+        }
+        (some || list.is_empty()).then_some(Permits(some.then_some(list)))
+    }
+}
+
+impl Permit {
+    /// `host:port`, `address:port` or `[address]:port`, where host and port may be `*`.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(text: &str) -> Result<Permit, &'static str> {
+        let (host, port) = match text.strip_prefix('[') {
+            Some(rest) => rest.split_once("]:").ok_or("no ]:port behind the address")?,
+            None => text.rsplit_once(':').ok_or("no :port behind the host")?,
+        };
+        if !text.starts_with('[') && host.contains(':') && !host.starts_with('/') {
+            return Err("an IPv6 address is written [address]:port");
+        }
+        if host.is_empty() || host.contains(['\0', '[', ']']) {
+            return Err("neither a host nor an address");
+        }
+        let port = match port {
+            ANY => None,
+            digits if digits.bytes().all(|digit| digit.is_ascii_digit()) => {
+                let port = digits.parse().ok().filter(|port| *port > 0);
+                Some(port.ok_or("not a port: 1 to 65535, or *")?)
+            }
+            _ => return Err("not a port: 1 to 65535, or *"),
+        };
+        Ok(Permit { host: host.to_owned(), port })
+    }
+
+    fn names(&self, host: &str) -> bool {
+        if self.host == ANY || self.host.eq_ignore_ascii_case(host) {
+            return true;
+        }
+        let address = |text: &str| text.parse::<IpAddr>().ok().map(|ip| ip.to_canonical());
+        address(host).is_some_and(|asked| address(&self.host) == Some(asked))
+    }
+}
+
+impl fmt::Display for Permit {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.host.contains(':') {
+            true => write!(out, "[{}]:", self.host)?,
+            false => write!(out, "{}:", self.host)?,
+        }
+        match self.port {
+            Some(port) => write!(out, "{port}"),
+            None => out.write_str(ANY),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn permits(list: &[&str]) -> Permits {
+        Permits(Some(list.iter().map(|text| Permit::parse(text).expect(text)).collect()))
+    }
+
+    #[test]
+    fn names_and_addresses_are_taken_as_they_are_written() {
+        for (list, host, port, permitted) in [
+            (&["10.0.0.1:80"][..], "10.0.0.1", 80, true),
+            (&["10.0.0.1:80"], "10.0.0.1", 81, false),
+            (&["10.0.0.1:80"], "10.0.0.2", 80, false),
+            (&["10.0.0.1:*"], "10.0.0.1", 9, true),
+            (&["*:80"], "anything", 80, true),
+            (&["*:80"], "anything", 81, false),
+            (&["db.example:5432"], "DB.example", 5432, true),
+            // A name is not listed by the address it leads to, nor an address by its name.
+            (&["127.0.0.1:80"], "localhost", 80, false),
+            (&["localhost:80"], "127.0.0.1", 80, false),
+            (&["db.example:80"], "db.example.", 80, false),
+            // One address in another family's clothes is the same address.
+            (&["127.0.0.1:80"], "::ffff:127.0.0.1", 80, true),
+            (&["127.0.0.1:80"], "::ffff:7f00:1", 80, true),
+            (&["127.0.0.1:80"], "::ffff:127.0.0.2", 80, false),
+            (&["[::1]:80"], "0:0:0:0:0:0:0:1", 80, true),
+            (&["[::1]:80"], "::", 80, false),
+            // What other programs read as 127.0.0.1.
+            (&["127.0.0.1:80"], "2130706433", 80, false),
+            (&["127.0.0.1:80"], "0x7f000001", 80, false),
+            (&["127.0.0.1:80"], "0177.0.0.1", 80, false),
+            (&["127.0.0.1:80"], "127.1", 80, false),
+            (&["127.0.0.1:80"], "0.0.0.0", 80, false),
+            (&["127.0.0.1:80"], "", 80, false),
+            // Link-local addresses are listed like others, zone and all.
+            (&["127.0.0.1:80"], "169.254.169.254", 80, false),
+            (&["[fe80::1%eth0]:80"], "fe80::1%eth0", 80, true),
+            (&["[fe80::1]:80"], "fe80::1%eth1", 80, false),
+            (&[], "10.0.0.1", 80, false),
+        ] {
+            assert_eq!(permits(list).permits(host, port), permitted, "{list:?} {host} {port}");
+        }
+        assert!(Permits::ANY.permits("anything", 1));
+    }
+
+    #[test]
+    fn paths_are_permitted_by_items_for_any_port() {
+        assert!(Permits::ANY.permits_path(b"/run/x"));
+        assert!(permits(&["*:*"]).permits_path(b"/run/x"));
+        assert!(permits(&["/run/x:*"]).permits_path(b"/run/x"));
+        for list in [&["*:80"][..], &["/run/x:1"], &["/run/y:*"], &["localhost:*"], &[]] {
+            assert!(!permits(list).permits_path(b"/run/x"), "{list:?}");
+        }
+    }
+
+    #[test]
+    fn items_are_read_or_refused() {
+        for text in ["10.0.0.1:80", "*:*", "[::1]:22", "h:*", "[fe80::1%eth0]:1"] {
+            assert_eq!(Permit::parse(text).expect(text).to_string(), text);
+        }
+        for text in
+            ["", "h", "h:", ":80", "h:0", "h:65536", "h:+1", "::1:80", "[::1]", "[::1]80", "h:x"]
+        {
+            assert!(Permit::parse(text).is_err(), "{text}");
+        }
+    }
+}
