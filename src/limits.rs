@@ -315,6 +315,9 @@ pub const HANDSHAKE_STEPS_A_TURN: u32 = 4;
 /// Jobs queued for the workers of a process; a full queue is back-pressure.
 pub const JOBS_MAX: usize = 4096;
 pub const WORKERS_DEFAULT: usize = 4;
+/// Names of clients looked up at one time (UseDNS): a resolver that does not answer holds up as many
+/// logins, and nothing else.
+pub const GREETERS: usize = 16;
 /// Log events a shard may be ahead of the log.
 pub const EVENTS_MAX: usize = 4096;
 /// One message between a broker and the process of an account.

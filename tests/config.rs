@@ -123,7 +123,7 @@ fn match_blocks_override_the_rest_and_the_first_of_them_wins() {
 }
 
 #[test]
-fn what_is_needed_before_the_login_may_depend_on_addresses() {
+fn what_is_needed_before_the_login_may_depend_on_addresses_and_users() {
     let scratch = tempfile::tempdir().expect("a directory");
     let write = |name: &str, text: &str| {
         let path = scratch.path().join(name);
@@ -152,6 +152,33 @@ fn what_is_needed_before_the_login_may_depend_on_addresses() {
         ann.subsystems.iter().map(|s| (s.name.as_str(), s.command.as_str())).collect();
     assert_eq!(commands, [("x", "/bin/other"), ("sftp", "internal-sftp")]);
     assert_dump_reads_back(&config, &Effective { banner: None, ..ann });
+}
+
+#[test]
+fn users_are_asked_about_where_something_before_the_login_depends_on_them() {
+    for (text, asks, level) in [
+        ("Banner none\nMaxAuthTries 3\nLogLevel DEBUG", false, None),
+        ("Match Address 10.0.0.0/8\nMaxAuthTries 3", false, None),
+        ("Match User ann\nPermitTTY no", false, None),
+        ("Match User ann\nMaxAuthTries 3", true, None),
+        ("Match Address 10.0.0.0/8 Group staff\nBanner /etc/issue", true, None),
+        ("Match Address 10.0.0.0/8\nLogLevel DEBUG\nMatch all\nLogLevel INFO", true, Some("DEBUG")),
+        ("RefuseConnection yes", true, None),
+        ("Match Address 10.0.0.0/8\nRefuseConnection yes", true, None),
+        ("Match Address 10.0.0.0/8\nRefuseConnection no", false, None),
+        ("UseDNS yes", true, None),
+    ] {
+        let config = parse(text.as_bytes()).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(config.asks_users(), asks, "{text}");
+        assert_eq!(config.own_log_level().map(|level| level.name()), level, "{text}");
+    }
+    let text = "LogLevel ERROR\nMatch User ann\nLogLevel VERBOSE\nRefuseConnection yes";
+    let config = parse(text.as_bytes()).unwrap_or_else(|e| panic!("{e}"));
+    let login = config.effective(&Who { user: Some("ann"), ..Who::default() });
+    assert_eq!((login.log_level.name(), login.refuse_connection), ("VERBOSE", true));
+    assert_dump_reads_back(&config, &login);
+    let login = config.effective(&Who { user: Some("bob"), ..Who::default() });
+    assert_eq!((login.log_level.name(), login.refuse_connection), ("ERROR", false));
 }
 
 #[test]

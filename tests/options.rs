@@ -6,6 +6,8 @@
 mod beside;
 #[path = "options/keys.rs"]
 mod keys;
+#[path = "options/matched.rs"]
+mod matched;
 #[path = "options/sessions.rs"]
 mod sessions;
 mod support;

@@ -3,12 +3,15 @@
 #[path = "support/pair.rs"]
 mod support;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
 use support::{Flavour, Habits, Pair, Seen, Setup, Side, USER, toy, user_key};
 use tidegate::base::SeededEntropy;
-use tidegate::connection::{ChannelKind, ChannelRequest, Conn, Event, LoginMethod};
+use tidegate::connection::{
+    Answer, ChannelKind, ChannelRequest, Conn, Event, LoginMethod, Query,
+};
 use tidegate::crypto::{KeyKind, PrivateKey};
 use tidegate::limits::{CHANNELS_MAX, WINDOW_BYTES};
 use tidegate::transport::RekeyLimits;
@@ -64,6 +67,45 @@ fn a_banner_and_the_methods_are_told_first() {
     pair.authenticate(user_key().public());
     pair.run();
     assert!(pair.client.conn.is_authenticated());
+}
+
+#[test]
+fn what_holds_for_a_user_is_asked_for_once_and_holds_from_the_first_answer_on() {
+    let mut setup = toy();
+    setup.server.banner = Some("for everybody".to_owned());
+    setup.server.asks_users = true;
+    let mut pair = Pair::new(&setup);
+    pair.run();
+    pair.login(USER, LoginMethod::None);
+    pair.run();
+    let asks = |event: &Event| matches!(event, Event::Query(Query::Greet { user }) if **user == *USER);
+    assert_eq!(pair.server.saw(asks), 1);
+    let refused = |event: &Event| matches!(event, Event::AuthFailed(_));
+    assert!(pair.server.conn.blocked() && pair.client.saw(refused) == 0);
+    // An answer to another question changes nothing.
+    let now = pair.now;
+    pair.server.attempt(now, |conn, env| conn.answer(Answer::Key(true), env));
+    let mut own = setup.server.clone();
+    (own.banner, own.auth_tries_max) = (Some("for you alone".to_owned()), 2);
+    let answer = Answer::Greeted(Arc::new(own));
+    pair.server.attempt(now, |conn, env| conn.answer(answer, env));
+    pair.run();
+    let banner = |event: &Event| matches!(event, Event::Banner { text } if **text == *"for you alone");
+    assert_eq!(pair.client.saw(banner), 1);
+    // The look-up shows in no time: the refusal leaves when every other would.
+    assert_eq!(pair.client.saw(refused), 0);
+    pair.advance(Duration::from_millis(60));
+    assert_eq!(pair.client.saw(refused), 1);
+    for failures in 1..=2 {
+        let stranger = PrivateKey::generate(KeyKind::Ed25519).expect("a key");
+        assert!(pair.server.error.is_none(), "{failures}");
+        pair.authenticate(stranger.public());
+        pair.run();
+        pair.advance(Duration::from_millis(60));
+    }
+    let error = pair.server.error.as_ref().expect("the second failure is the last");
+    assert!(error.to_string().contains("Too many authentication failures"), "{error}");
+    assert_eq!(pair.server.saw(asks), 1);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use crate::gateway::delegate::{self, Options};
 use crate::gateway::syslog::Syslog;
 use crate::limits::DELEGATE_IDLE_TIME;
 use crate::observe::lines;
-use crate::observe::log::{self, LogSetup};
+use crate::observe::log::{self, Levels, LogSetup};
 
 struct Flags {
     uid: u32,
@@ -45,7 +45,11 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 fn parse(args: impl Iterator<Item = OsString>) -> Option<Flags> {
-    let log = LogSetup { level: LogLevel::Info, format: LogFormat::Text, syslog: None };
+    let log = LogSetup {
+        levels: Levels { base: LogLevel::Info, own: None },
+        format: LogFormat::Text,
+        syslog: None,
+    };
     let (mut uid, mut reactors, mut idle_time, mut log) = (None, 1, DELEGATE_IDLE_TIME, log);
     let mut parser = lexopt::Parser::from_args(args);
     while let Some(arg) = parser.next().ok()? {
@@ -72,7 +76,11 @@ fn parse(args: impl Iterator<Item = OsString>) -> Option<Flags> {
             }
             "log-level" => {
                 let (_, level) = LogLevel::ALL.into_iter().find(|(known, _)| *known == value)?;
-                log.level = level;
+                log.levels.base = level;
+            }
+            "own-log-level" => {
+                let (_, level) = LogLevel::ALL.into_iter().find(|(known, _)| *known == value)?;
+                log.levels.own = Some(level);
             }
             _ => return None,
         }
@@ -91,11 +99,15 @@ mod tests {
     #[test]
     fn what_a_gateway_passes_is_understood_and_nothing_else() {
         let flags =
-            parsed("--uid 7 --reactors 3 --idle-time 50 --log-format json --log-level DEBUG2")
-                .expect("flags");
+            parsed(
+            "--uid 7 --reactors 3 --idle-time 50 --log-format json --log-level DEBUG2 \
+             --own-log-level DEBUG3",
+        )
+        .expect("flags");
         assert_eq!((flags.uid, flags.reactors), (7, 3));
         assert_eq!(flags.idle_time, Duration::from_millis(50));
-        assert_eq!((flags.log.format, flags.log.level), (LogFormat::Json, LogLevel::Debug2));
+        let levels = Levels { base: LogLevel::Debug2, own: Some(LogLevel::Debug3) };
+        assert_eq!((flags.log.format, flags.log.levels), (LogFormat::Json, levels));
         assert!(parsed("--reactors 3").is_none(), "an account is needed");
         for bad in [
             "x",

@@ -18,7 +18,7 @@ use crate::gateway::config::{Config, Disk, Request, Surroundings};
 use crate::gateway::host_keys::{self, HostKeys};
 use crate::gateway::serve::{self, Connections, KeyRules, Options, Reload};
 use crate::observe::lines;
-use crate::observe::log::{self, LogSetup};
+use crate::observe::log::{self, Levels, LogSetup};
 
 /// Runs `serve` with the words behind it.
 pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
@@ -120,8 +120,8 @@ fn start(flags: &ServeFlags, config: Config) -> anyhow::Result<()> {
     if let Some(path) = &flags.log_file {
         log::redirect(path)?;
     }
-    let (level, format) = (config.global.log_level, config.global.log_format);
-    log::start(&LogSetup { level, format, syslog: None })?;
+    let (levels, format) = (Levels::of(&config), config.global.log_format);
+    log::start(&LogSetup { levels, format, syslog: None })?;
     let options = Options {
         ready: announce,
         log: lines::write_all,
@@ -143,7 +143,7 @@ fn start(flags: &ServeFlags, config: Config) -> anyhow::Result<()> {
 fn reload(request: Request) -> Reload {
     Reload {
         read: Box::new(move || Ok(Config::load(&request, &Disk)?)),
-        renewed: |config| log::set_level(config.global.log_level),
+        renewed: |config| log::set_levels(Levels::of(config)),
     }
 }
 

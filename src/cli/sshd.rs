@@ -23,7 +23,7 @@ use crate::gateway::host_keys::{self, HostKeys};
 use crate::gateway::serve::{self, Connections, KeyRules, Options, Reload};
 use crate::gateway::syslog::{Severity, Syslog};
 use crate::observe::lines;
-use crate::observe::log::{self, LogSetup};
+use crate::observe::log::{self, Levels, LogSetup};
 
 /// Where Debian's sshd leaves its number; /var/run is a link to /run.
 const PID_FILE: &str = "/run/sshd.pid";
@@ -168,7 +168,7 @@ fn start(flags: &SshdFlags, config: Config, request: Request) -> Result<(), Exit
         ExitCode::from(EXIT_USAGE)
     })?;
     let to_syslog = !flags.logs_to_stderr();
-    if to_syslog && !flags.inetd && config.global.log_level != LogLevel::Quiet {
+    if to_syslog && !flags.inetd && config.login.log_level != LogLevel::Quiet {
         // Whoever starts us should see them, not only the log.
         let warnings = config.warnings.iter().map(ToString::to_string);
         for warning in warnings.chain(keys.warnings) {
@@ -183,7 +183,7 @@ fn start(flags: &SshdFlags, config: Config, request: Request) -> Result<(), Exit
     nix::unistd::chdir("/").map_err(|why| failed(&why))?;
     let facility = to_syslog.then_some(config.global.syslog_facility);
     let setup = LogSetup {
-        level: config.global.log_level,
+        levels: Levels::of(&config),
         format: config.global.log_format,
         syslog: facility.map(Syslog::new),
     };
@@ -227,7 +227,7 @@ fn reload(request: Request) -> Reload {
     let request = Request { file, ..request };
     Reload {
         read: Box::new(move || Ok(Config::load(&request, &Disk)?)),
-        renewed: |config| log::set_level(config.global.log_level),
+        renewed: |config| log::set_levels(Levels::of(config)),
     }
 }
 

@@ -15,6 +15,8 @@ pub struct ConnectionConfig {
     /// Shown before the first attempt is answered; what passes
     /// [`crate::limits::BANNER_SENT_BYTES_MAX`] is cut off.
     pub banner: Option<String>,
+    /// Banner and tries may depend on the user: ask for them when the name is known.
+    pub asks_users: bool,
     /// Failed attempts after which the connection ends.
     pub auth_tries_max: u32,
     /// From the first byte to the end of the login. `None`: for ever.
@@ -40,6 +42,7 @@ impl ConnectionConfig {
         ConnectionConfig {
             transport,
             banner: None,
+            asks_users: false,
             auth_tries_max: AUTH_TRIES_DEFAULT,
             login_grace: Some(LOGIN_GRACE_DEFAULT),
             sessions_max: SESSIONS_DEFAULT,

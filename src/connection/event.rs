@@ -1,7 +1,9 @@
 //! What a connection tells its owner, and what it asks of it.
 
+use std::sync::Arc;
+
 use crate::base::Span;
-use crate::connection::ChannelId;
+use crate::connection::{ChannelId, ConnectionConfig};
 use crate::crypto::kex::Group;
 use crate::crypto::{KexError, PublicKey, SharedSecret, SignatureAlgorithm};
 use crate::limits::{PTY_MODES_BYTES_MAX, PTY_SIDE_MAX};
@@ -104,6 +106,9 @@ pub enum Query {
     /// Server: may this key log in as this user? Nothing has been proved yet: the answer may not
     /// be acted on before [`Event::Authenticated`] names the same key.
     FindKey { user: Box<str>, key: Box<PublicKey>, algorithm: SignatureAlgorithm },
+    /// Server: what holds for whoever logs in under this name? Asked once, before anything about
+    /// the login is answered, where [`super::ConnectionConfig::asks_users`] is set.
+    Greet { user: Box<str> },
     /// Client: sign a login with this key.
     SignLogin { key: Box<PublicKey>, algorithm: SignatureAlgorithm, message: Box<[u8]> },
 }
@@ -119,6 +124,8 @@ pub enum Answer {
     Trust(bool),
     /// To `FindKey`.
     Key(bool),
+    /// To `Greet`.
+    Greeted(Arc<ConnectionConfig>),
 }
 
 /// What a channel is for (RFC 4254 §6.1, §7.2, OpenSSH PROTOCOL §2.4). Texts are the peer's.

@@ -84,6 +84,8 @@ enum Waits {
     Key(Box<KeyAttempt>),
     /// For a refusal to become due, whatever its cause.
     Refusal { at: Instant },
+    /// For what holds for this user; the request that named it is answered then.
+    Greeting { asked_at: Instant, request: Box<[u8]> },
 }
 
 #[derive(Debug)]
@@ -158,7 +160,7 @@ impl Side for Server {
             }
             number::USERAUTH_REQUEST if !done => {
                 let request = UserAuthRequest::parse(payload).map_err(malformed(number))?;
-                connection.attempt(&request, env)
+                connection.attempt(&request, payload, env)
             }
             // RFC 4252 §5.1: further requests after success are silently ignored.
             number::USERAUTH_REQUEST => Ok(None),
@@ -180,13 +182,16 @@ impl Side for Server {
         answer: Answer,
         env: &mut Env<'_>,
     ) -> Result<(), Error> {
-        let (Stage::Trying(trying), Answer::Key(found)) = (&mut connection.login.stage, answer)
-        else {
-            return Ok(());
-        };
-        match trying.waits.take() {
-            Some(Waits::Key(attempt)) => connection.key_judged(*attempt, found, env),
-            waits => {
+        let Stage::Trying(trying) = &mut connection.login.stage else { return Ok(()) };
+        match (trying.waits.take(), answer) {
+            (Some(Waits::Key(attempt)), Answer::Key(found)) => {
+                connection.key_judged(*attempt, found, env)
+            }
+            (Some(Waits::Greeting { asked_at, request }), Answer::Greeted(config)) => {
+                connection.login.config = config;
+                connection.greeted(asked_at, &request, env)
+            }
+            (waits, _) => {
                 trying.waits = waits;
                 Ok(())
             }
@@ -236,8 +241,10 @@ impl Connection<Server> {
     fn attempt(
         &mut self,
         request: &UserAuthRequest<'_>,
+        payload: &[u8],
         env: &mut Env<'_>,
     ) -> Result<Option<Event>, Error> {
+        let asks = self.login.config.asks_users;
         let Stage::Trying(trying) = &mut self.login.stage else {
             return Err(Error::PeerMisbehaved("a login before its service was asked for"));
         };
@@ -247,18 +254,54 @@ impl Connection<Server> {
         if **user != *request.user {
             return Err(Error::PeerMisbehaved("the user name changed between requests"));
         }
+        if first && asks {
+            trying.waits = Some(Waits::Greeting { asked_at: env.now, request: payload.into() });
+        }
         self.check_requests()?;
         if request.service != SERVICE_CONNECTION {
             let error = Error::PeerMisbehaved("this service is not offered");
             return Err(self.fail_with(disconnect::SERVICE_NOT_AVAILABLE, error, env));
         }
+        if first && asks {
+            return Ok(Some(Event::Query(Query::Greet { user: request.user.into() })));
+        }
         if first {
             self.send_banner(env)?;
-        }
-        match &request.method {
             // Nothing is looked up for it, so there is nothing to hide. The first one is how a
             // client asks which methods there are, and is no failure.
-            AuthMethod::None if first => self.send_failure(env).map(|()| None),
+            if matches!(request.method, AuthMethod::None) {
+                return self.send_failure(env).map(|()| None);
+            }
+        }
+        self.method_asked(request, env)
+    }
+
+    /// The first request, once it is known what holds for its user. Accounts were looked up for
+    /// that, so no answer to it leaves at once.
+    fn greeted(
+        &mut self,
+        asked_at: Instant,
+        request: &[u8],
+        env: &mut Env<'_>,
+    ) -> Result<(), Error> {
+        let parsed = UserAuthRequest::parse(request);
+        let request = parsed.map_err(malformed(number::USERAUTH_REQUEST))?;
+        self.send_banner(env)?;
+        if matches!(request.method, AuthMethod::None) {
+            self.refuse_later(asked_at, env.now);
+            return Ok(());
+        }
+        let event = self.method_asked(&request, env)?;
+        self.channels.events.extend(event);
+        Ok(())
+    }
+
+    fn method_asked(
+        &mut self,
+        request: &UserAuthRequest<'_>,
+        env: &mut Env<'_>,
+    ) -> Result<Option<Event>, Error> {
+        match &request.method {
             AuthMethod::None => {
                 self.count_failure("none", None, false);
                 self.refuse_now(env).map(|()| None)

@@ -60,7 +60,7 @@ pub fn authorized_keys(data: &[u8]) {
             Err(error) => assert!(!error.to_string().is_empty(), "an error without words"),
         }
     }
-    let found = search(&text, Use { key, peer: PEER, now: NOW });
+    let found = search(&text, Use { key, peer: PEER, host: None, now: NOW });
     if let Some((number, options)) = found.found {
         let line = text.split(|byte| *byte == b'\n').nth(number as usize - 1);
         let entry = parse_line(line.expect("a line of the text")).expect("a line that counts");

@@ -420,6 +420,7 @@ impl Rig {
                 assert_eq!(*key, *private_key(KeyKind::Ed25519).public());
                 Answer::Trust(agrees)
             }
+            Some(Query::Greet { .. }) => Answer::Greeted(Arc::clone(&SERVER)),
             Some(Query::FindKey { user, key, .. }) => {
                 let ours = *key == *private_key(KeyKind::Ed25519).public();
                 Answer::Key(agrees && ours && &*user == USER)

@@ -92,6 +92,8 @@ pub struct Search {
 pub struct Use<'a> {
     pub key: &'a PublicKey,
     pub peer: IpAddr,
+    /// The peer's name, when one is known.
+    pub host: Option<&'a str>,
     /// Seconds since 1970.
     pub now: u64,
 }
@@ -195,7 +197,7 @@ fn check_modes(path: &Path, metadata: &Metadata, owner: Owner<'_>) -> Result<(),
 }
 
 fn judge(parts: &Parts<'_>, wanted: Use<'_>) -> Result<Options, LineError> {
-    let Use { key, peer, now } = wanted;
+    let Use { key, peer, host, now } = wanted;
     if parts.key_type != key.type_name() {
         let (declared, actual) = (parts.key_type.to_owned(), key.type_name().to_owned());
         return Err(LineError::TypeMismatch { declared, actual });
@@ -205,7 +207,7 @@ fn judge(parts: &Parts<'_>, wanted: Use<'_>) -> Result<Options, LineError> {
         return Err(LineError::Expired(expiry.text.clone()));
     }
     match &options.from {
-        Some(from) if from.verdict(peer, None) != Verdict::Matches => {
+        Some(from) if from.verdict(peer, host) != Verdict::Matches => {
             Err(LineError::WrongAddress(peer))
         }
         _ => Ok(options),
@@ -296,7 +298,7 @@ mod tests {
     }
 
     fn wanted(key: &PublicKey) -> Use<'_> {
-        Use { key, peer: peer(), now: 1_700_000_000 }
+        Use { key, peer: peer(), host: None, now: 1_700_000_000 }
     }
 
     fn peer() -> IpAddr {

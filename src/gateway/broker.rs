@@ -42,6 +42,8 @@ pub struct BrokerConfig {
     pub reactors: usize,
     pub log_format: LogFormat,
     pub log_level: LogLevel,
+    /// The most talkative level of single connections, if some have their own.
+    pub own_log_level: Option<LogLevel>,
     /// Its lines go to the system's log instead of standard error.
     pub syslog: Option<Facility>,
     /// How long a delegate stays without a connection.
@@ -230,6 +232,7 @@ fn spawn(config: &BrokerConfig, account: &Account, theirs: &Messenger) -> io::Re
         .args(["--idle-time", &config.idle_time.as_millis().to_string()])
         .args(["--log-format", format])
         .args(["--log-level", config.log_level.name()])
+        .args(config.own_log_level.iter().flat_map(|level| ["--own-log-level", level.name()]))
         .args(config.syslog.iter().flat_map(|facility| ["--syslog", facility.name()]))
         .env_clear()
         .envs(std::env::vars_os().filter(|(name, _)| name == syslog::TEST_VARIABLE))

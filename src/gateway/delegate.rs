@@ -226,7 +226,7 @@ fn start(
     let offers = generation::offers(&config, &keys);
     let connection = generation::connection_config(&config, &config.login, offers)?;
     let open_files = serve::raise_open_files();
-    let executor = Executor { policy: None, startups: None, signer, open_files };
+    let executor = Executor { policy: None, startups: None, greets: None, signer, open_files };
     let settings = Settings {
         listeners: Vec::new(),
         // Connections bring their numbers along.
@@ -240,6 +240,7 @@ fn start(
         broker: None,
         tcp_keepalive: config.global.tcp_keep_alive,
         greeting: None,
+        looks_names_up: false,
     };
     Server::start(settings)
 }

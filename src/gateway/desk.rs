@@ -65,6 +65,8 @@ impl Reply for Door {
 pub struct Office {
     pub doors: Vec<Arc<Door>>,
     pub workers: Workers,
+    /// Those that may wait for other machines, so that nobody else waits for them.
+    pub greeters: Option<Workers>,
     pub startups: Arc<Startups>,
     /// Lines for the log, and how many were lost because it was behind.
     pub log: Sender<Report>,
@@ -105,7 +107,11 @@ impl Desk {
 
 impl Outside for Desk {
     fn submit(&mut self, token: Token, job: Job) -> Result<(), Job> {
-        self.office.workers.try_submit(self.shard, token, job)
+        let workers = match (&job, &self.office.greeters) {
+            (Job::Greet { .. }, Some(greeters)) => greeters,
+            _ => &self.office.workers,
+        };
+        workers.try_submit(self.shard, token, job)
     }
 
     fn collect(&mut self, mail: &mut Vec<Mail>) {

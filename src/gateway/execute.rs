@@ -1,15 +1,21 @@
 //! What worker threads do for the shards of this process.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tracing::{error, info};
 
 use super::policy::{Policy, Reason, Request};
+use super::{generation, log_level, names};
+use super::names::Resolver;
 use super::startups::Startups;
 use super::workers::Execute;
 use crate::base::escape;
+use crate::connection::ConnectionConfig;
 use crate::crypto::{PrivateKey, SignatureAlgorithm, kex};
-use crate::services::{Done, Job, forward, open_terminal, scp, sftp, spawn};
+use crate::services::{
+    About, Done, Greeted, Job, forward, open_terminal, scp, sftp, spawn,
+};
 
 /// Makes the slow signatures of key exchanges.
 pub trait Signer: Send + Sync {
@@ -45,6 +51,8 @@ impl Signer for Arc<[PrivateKey]> {
 pub struct Executor {
     /// Who may log in; a process that only takes logins over has none.
     pub policy: Option<Policy>,
+    /// What connections hear before their login; a process that only takes logins over has none.
+    pub greets: Option<Greets>,
     /// Hears of users who do not exist.
     pub startups: Option<Arc<Startups>>,
     pub signer: Arc<dyn Signer>,
@@ -55,27 +63,12 @@ pub struct Executor {
 impl Execute for Executor {
     fn run(&self, job: Job) -> Done {
         match job {
-            Job::FindKey { user, key, algorithm, peer, local } => {
-                let Some(policy) = &self.policy else { return Done::Key(None) };
-                let request = Request { user: &user, key: &key, algorithm, peer, local };
-                match policy.permit(&request) {
-                    Ok(mut grant) => {
-                        grant.open_files = self.open_files;
-                        Done::Key(Some(Box::new(grant)))
-                    }
-                    Err(refusal) => {
-                        if let (Reason::UnknownUser, Some(startups)) =
-                            (&refusal.reason, &self.startups)
-                        {
-                            startups.note_unknown_user(peer);
-                        }
-                        let user = escape(user.as_bytes());
-                        let key = key.fingerprint();
-                        info!(%user, key, %peer, "Key {key} does not let {user} in: {refusal}");
-                        Done::Key(None)
-                    }
-                }
+            Job::FindKey { user, key, algorithm, peer, local, about } => {
+                let host = about.host.as_deref();
+                let request = Request { user: &user, key: &key, algorithm, peer, host, local };
+                log_level::under(about.verbosity, || self.find_key(&request))
             }
+            Job::Greet { user, peer, local } => self.greet(&user, peer, local),
             Job::Agree { group, client_public } => {
                 let agreement = kex::respond_in(&group, &client_public);
                 Done::Agreement(agreement.map(|(public, secret)| (public.into(), secret)))
@@ -90,5 +83,60 @@ impl Execute for Executor {
             Job::Resolve { host, port } => Done::Resolved(forward::resolve(&host, port)),
             Job::ConnectPath(path) => Done::Connected(forward::connect_to_path(&path)),
         }
+    }
+}
+
+/// What it takes to say what holds for a login before it is over.
+pub struct Greets {
+    /// What connections begin with.
+    pub shared: Arc<ConnectionConfig>,
+    /// Who knows the names of clients, where they matter.
+    pub names: Option<Box<dyn Resolver>>,
+}
+
+impl Executor {
+    fn find_key(&self, request: &Request<'_>) -> Done {
+        let Some(policy) = &self.policy else { return Done::Key(None) };
+        match policy.permit(request) {
+            Ok(mut grant) => {
+                grant.open_files = self.open_files;
+                Done::Key(Some(Box::new(grant)))
+            }
+            Err(refusal) => {
+                let peer = request.peer;
+                if let (Reason::UnknownUser, Some(startups)) = (&refusal.reason, &self.startups) {
+                    startups.note_unknown_user(peer);
+                }
+                let user = escape(request.user.as_bytes());
+                let key = request.key.fingerprint();
+                info!(%user, key, %peer, "Key {key} does not let {user} in: {refusal}");
+                Done::Key(None)
+            }
+        }
+    }
+
+    fn greet(&self, user: &str, peer: SocketAddr, local: SocketAddr) -> Done {
+        let (Some(policy), Some(Greets { shared, names })) = (&self.policy, &self.greets) else {
+            return Done::Lost;
+        };
+        let host = names.as_ref().and_then(|names| names::of_peer(&**names, peer.ip()));
+        let (login, exists) = policy.greeting(user, peer, host.as_deref(), local);
+        let own_level = policy.config().own_log_level().is_some();
+        let verbosity = own_level.then(|| login.log_level.number());
+        let about = About { host, verbosity };
+        if !login.refuse_connection {
+            let config = Some(Arc::new(generation::greeted(shared, &login)));
+            return Done::Greeted(Greeted { config, about });
+        }
+        // In sshd's words, which ban lists look for.
+        let (user, ip, port) = (escape(user.as_bytes()), peer.ip(), peer.port());
+        let invalid = if exists { "" } else { "invalid user " };
+        log_level::under(verbosity, || {
+            info!(
+                %user, %ip, port,
+                "administratively prohibited connection for {invalid}{user} from {ip} port {port}"
+            );
+        });
+        Done::Greeted(Greeted { config: None, about })
     }
 }

@@ -14,9 +14,10 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use super::broker::{self, BrokerConfig};
 use super::config::{Config, Effective, Facility, Who};
 use super::desk::Greeting;
-use super::execute::{Executor, Signer};
+use super::execute::{Executor, Greets, Signer};
 use super::host_keys::{self, HostKeys};
 use super::moduli;
+use super::names::{self, Resolver};
 use super::policy::Policy;
 use super::server::{Server, Settings};
 use super::startups::Startups;
@@ -75,7 +76,8 @@ impl Generation {
                 host_keys: Arc::clone(&private),
                 reactors: plan.reactors,
                 log_format: config.global.log_format,
-                log_level: config.global.log_level,
+                log_level: config.login.log_level,
+                own_log_level: config.own_log_level(),
                 syslog: plan.syslog,
                 idle_time: plan.idle_time,
             };
@@ -87,6 +89,7 @@ impl Generation {
         };
         let startups = Arc::new(Startups::new(&config.global));
         let executor = Executor {
+            greets: Some(Greets { shared: Arc::clone(&connection), names: names(&config) }),
             startups: Some(Arc::clone(&startups)),
             policy: Some(Policy::new(Arc::clone(&config))),
             signer: Arc::new(Arc::clone(&private)) as Arc<dyn Signer>,
@@ -104,6 +107,7 @@ impl Generation {
             broker,
             tcp_keepalive: config.global.tcp_keep_alive,
             greeting,
+            looks_names_up: config.global.use_dns,
         })?;
         let log = plan.log;
         let log = thread::Builder::new().name("log".to_owned()).spawn(move || log(&reports));
@@ -188,6 +192,7 @@ pub fn connection_config(
     let mut connection = ConnectionConfig::new(Arc::new(server));
     connection.banner = login.banner.as_ref().map(|banner| banner.text.to_string());
     connection.auth_tries_max = login.max_auth_tries;
+    connection.asks_users = config.asks_users();
     connection.login_grace = global.login_grace;
     connection.sessions_max = login.limits().sessions_max;
     connection.client_alive = login.limits().client_alive;
@@ -210,11 +215,20 @@ fn greeting(config: &Arc<Config>, shared: &Arc<ConnectionConfig>) -> Option<Gree
             host: None,
             local: Some(ends.local),
         });
-        let mut own = shared.with_limits(login.limits());
-        own.banner = login.banner.as_ref().map(|banner| banner.text.to_string());
-        own.auth_tries_max = login.max_auth_tries;
-        Arc::new(own)
+        Arc::new(greeted(&shared, &login))
     }))
+}
+
+/// What of a login's settings matters before it is over.
+pub(super) fn greeted(shared: &ConnectionConfig, login: &Effective) -> ConnectionConfig {
+    let mut own = shared.with_limits(login.limits());
+    own.banner = login.banner.as_ref().map(|banner| banner.text.to_string());
+    own.auth_tries_max = login.max_auth_tries;
+    own
+}
+
+fn names(config: &Config) -> Option<Box<dyn Resolver>> {
+    config.global.use_dns.then(|| Box::new(names::System) as Box<dyn Resolver>)
 }
 
 /// Host keys of which only the public halves are here: somebody else signs.

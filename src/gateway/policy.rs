@@ -34,6 +34,8 @@ pub struct Request<'a> {
     pub key: &'a PublicKey,
     pub algorithm: SignatureAlgorithm,
     pub peer: SocketAddr,
+    /// The peer's name, if names are looked up.
+    pub host: Option<&'a str>,
     pub local: SocketAddr,
 }
 
@@ -104,6 +106,27 @@ impl Policy {
         self.process.as_ref()
     }
 
+    /// What holds for this user before the login is over.
+    /// Answers also whether the user exists.
+    pub fn greeting(
+        &self,
+        user: &str,
+        peer: SocketAddr,
+        host: Option<&str>,
+        local: SocketAddr,
+    ) -> (Effective, bool) {
+        let entry = self.directory.find(user).ok().flatten();
+        let login = self.config.effective(&Who {
+            user: Some(user),
+            account: Some(entry.is_some()),
+            groups: entry.as_ref().map_or(&[], |entry| &entry.groups),
+            peer: Some(peer.ip()),
+            host,
+            local: Some(local),
+        });
+        (login, entry.is_some())
+    }
+
     /// May this key log in as this user, and what may it do then?
     ///
     /// Reads files of keys whether or not the user exists and may log in: for a user who may not,
@@ -122,7 +145,7 @@ impl Policy {
             account: Some(entry.is_some()),
             groups,
             peer: Some(request.peer.ip()),
-            host: None,
+            host: request.host,
             local: Some(request.local),
         });
         let verdict = match (&entry, database) {
@@ -228,7 +251,9 @@ impl Policy {
         let subsystems = login.subsystems.iter();
         let subsystems = subsystems.map(|s| (s.name.clone(), subsystem(&s.command))).collect();
         let rules = self.rules(&account, &login, &found);
-        let limits = Some(login.limits()).filter(|own| *own != self.config.login.limits());
+        // Where blocks exist, what held before the login may differ from what holds now.
+        let limits = self.config.has_match_blocks().then(|| login.limits());
+        let verbosity = self.config.own_log_level().map(|_| login.log_level.number());
         Grant {
             account,
             key: request.key.clone(),
@@ -241,6 +266,7 @@ impl Policy {
             open_files: None,
             limits,
             source: found.source,
+            verbosity,
             rules,
         }
     }
@@ -321,7 +347,7 @@ impl Search {
                 return;
             }
         };
-        let wanted = Use { key: request.key, peer: request.peer.ip(), now: now() };
+        let wanted = Use { key: request.key, peer: request.peer.ip(), host: request.host, now: now() };
         let result = authorized_keys::search(&text, wanted);
         let path = escape(path.as_os_str().as_encoded_bytes());
         let refused = result.refused.iter();
@@ -361,11 +387,11 @@ fn check_lists(
     groups: &[String],
     request: &Request<'_>,
 ) -> Result<(), Reason> {
-    let peer = request.peer.ip();
-    if let Some(pattern) = login.deny_users.iter().find(|p| p.matches(user, peer)) {
+    let (peer, host) = (request.peer.ip(), request.host);
+    if let Some(pattern) = login.deny_users.iter().find(|p| p.matches(user, peer, host)) {
         return Err(Reason::Denied { keyword: "DenyUsers", pattern: pattern.to_string() });
     }
-    if !login.allow_users.is_empty() && !login.allow_users.iter().any(|p| p.matches(user, peer)) {
+    if !login.allow_users.is_empty() && !login.allow_users.iter().any(|p| p.matches(user, peer, host)) {
         return Err(Reason::NotAllowed { keyword: "AllowUsers" });
     }
     let is_member = |pattern: &&String| {
@@ -475,6 +501,7 @@ mod tests {
                 key: &self.key,
                 algorithm: SignatureAlgorithm::Ed25519,
                 peer: ([192, 0, 2, 7], 50_000).into(),
+                host: None,
                 local: ([192, 0, 2, 1], 2222).into(),
             })
         }
@@ -602,6 +629,7 @@ mod tests {
                 key: &scene.key,
                 algorithm: SignatureAlgorithm::Ed25519,
                 peer: ([192, 0, 2, 7], 50_000).into(),
+                host: None,
                 local: ([192, 0, 2, 1], 2222).into(),
             })
             .expect_err("refused");

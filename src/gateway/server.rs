@@ -17,7 +17,7 @@ use super::startups::Startups;
 use super::workers::{Execute, Reply, Workers};
 use crate::connection::ConnectionConfig;
 use crate::crypto::{PrivateKey, RandomPool};
-use crate::limits::{EVENTS_MAX, JOBS_MAX, LINKS_MAX, WORKERS_DEFAULT};
+use crate::limits::{EVENTS_MAX, GREETERS, JOBS_MAX, LINKS_MAX, STARTUPS_MAX, WORKERS_DEFAULT};
 use crate::reactor::{Driver, Fd};
 use crate::shard::{HandOver, Mail, Report, Shard, ShardConfig};
 
@@ -35,6 +35,8 @@ pub struct Settings {
     pub broker: Option<Sender<Box<HandOver>>>,
     pub tcp_keepalive: bool,
     pub greeting: Option<Greeting>,
+    /// Greetings wait for answers of others, and are given by threads of their own.
+    pub looks_names_up: bool,
 }
 
 /// A process's shards, running.
@@ -54,11 +56,18 @@ impl Server {
         let (log, reports) = bounded(EVENTS_MAX);
         let doors: Vec<Arc<Door>> = (0..settings.reactors.max(1)).map(|_| Arc::default()).collect();
         let replies = doors.iter().map(|door| Arc::clone(door) as Arc<dyn Reply>).collect();
-        let workers = Workers::start(WORKERS_DEFAULT, JOBS_MAX, settings.execute, replies)
+        let (execute, copy) = (settings.execute, Vec::clone(&replies));
+        let greeters = settings.looks_names_up.then(|| {
+            Workers::start(GREETERS, STARTUPS_MAX, Arc::clone(&execute), copy)
+                .map(Workers::left_behind)
+        });
+        let greeters = greeters.transpose().context("cannot start threads that look names up")?;
+        let workers = Workers::start(WORKERS_DEFAULT, JOBS_MAX, execute, replies)
             .context("cannot start worker threads")?;
         let office = Arc::new(Office {
             doors,
             workers,
+            greeters,
             startups: settings.startups,
             log,
             reports_lost: AtomicU64::new(0),

@@ -25,6 +25,8 @@ pub trait Reply: Send + Sync {
 /// answered [`Done::Lost`], and the threads are joined.
 pub struct Workers {
     bench: Arc<Bench>,
+    /// Not joined.
+    left_behind: bool,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -66,7 +68,7 @@ impl Workers {
             bell: Mutex::new(()),
             rings: Condvar::new(),
         });
-        let mut workers = Workers { bench, threads: Vec::new() };
+        let mut workers = Workers { bench, left_behind: false, threads: Vec::new() };
         for n in 0..threads.max(1) {
             let bench = Arc::clone(&workers.bench);
             let thread = std::thread::Builder::new()
@@ -75,6 +77,14 @@ impl Workers {
             workers.threads.push(thread);
         }
         Ok(workers)
+    }
+
+    /// Workers that nobody waits for at the end: what they do may take long, and it does not matter
+    /// where it is broken off.
+    #[must_use]
+    pub fn left_behind(mut self) -> Workers {
+        self.left_behind = true;
+        self
     }
 
     /// Queues a job; its outcome goes to reply number `reply` with this token. Never waits.
@@ -92,7 +102,7 @@ impl Drop for Workers {
     fn drop(&mut self) {
         self.bench.stopping.store(true, Ordering::SeqCst);
         self.bench.ring(true);
-        for thread in self.threads.drain(..) {
+        for thread in self.threads.drain(..).filter(|_| !self.left_behind) {
             let _ = thread.join();
         }
     }

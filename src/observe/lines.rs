@@ -7,6 +7,7 @@ use crossbeam::channel::Receiver;
 use tracing::{error, info, warn};
 
 use crate::base::{Escaped, escape as escape_bytes};
+use crate::gateway::log_level;
 use crate::shard::{Report, What};
 
 /// How long the log rests after it has caught up. A login makes several lines within moments;
@@ -24,6 +25,10 @@ pub fn write_all(reports: &Receiver<Report>) {
 
 /// Writes the line of one event.
 pub fn write(report: &Report) {
+    log_level::under(report.verbosity, || write_line(report));
+}
+
+fn write_line(report: &Report) {
     let (link, ip, port) = (report.serial, report.peer.ip(), report.peer.port());
     match &report.what {
         What::Connected { local } => {

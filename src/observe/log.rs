@@ -9,28 +9,70 @@ use std::sync::OnceLock;
 
 use tracing::field::Field;
 use tracing::level_filters::LevelFilter;
+use tracing::subscriber::Interest;
 use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::format::{self, Writer};
 use tracing_subscriber::fmt::writer::{BoxMakeWriter, MakeWriter};
-use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::registry::Registry;
 use tracing_subscriber::reload::{self, Handle};
 
 pub use crate::base::{Escaped, escape};
-use crate::gateway::config::{LogFormat, LogLevel};
+use crate::gateway::config::{Config, LogFormat, LogLevel};
+use crate::gateway::log_level;
 use crate::gateway::syslog::{Line, Severity, Syslog};
 
 /// How this process logs.
 #[derive(Clone, Debug)]
 pub struct LogSetup {
-    pub level: LogLevel,
+    pub levels: Levels,
     pub format: LogFormat,
     /// Where lines go; none: to standard error.
     pub syslog: Option<Syslog>,
 }
 
-/// Changes the level that [`start`] set.
-static LEVEL: OnceLock<Handle<LevelFilter, Registry>> = OnceLock::new();
+/// Which lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Levels {
+    /// Those about the process, and about connections without a level of their own.
+    pub base: LogLevel,
+    /// The most talkative level that a connection may have (LogLevel in a Match block).
+    pub own: Option<LogLevel>,
+}
+
+impl Levels {
+    pub fn of(config: &Config) -> Levels {
+        Levels { base: config.login.log_level, own: config.own_log_level() }
+    }
+
+    /// Nothing beyond this is ever written.
+    fn most(self) -> LevelFilter {
+        filter(self.own.map_or(self.base, |own| own.max(self.base)))
+    }
+}
+
+/// Asks for every line at which level its connection is logged; where none has a level of its own
+/// that is known once and for all.
+impl Layer<Registry> for Levels {
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
+        match self.own {
+            _ if *metadata.level() > self.most() => Interest::never(),
+            None => Interest::always(),
+            Some(_) => Interest::sometimes(),
+        }
+    }
+
+    fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, Registry>) -> bool {
+        *metadata.level() <= filter(log_level::own().unwrap_or(self.base))
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(self.most())
+    }
+}
+
+/// Changes the levels that [`start`] set.
+static LEVELS: OnceLock<Handle<Levels, Registry>> = OnceLock::new();
 
 /// Makes this file, appended to, the standard error of the process: for log lines, for those of
 /// processes started later, and for whatever else complains there.
@@ -55,14 +97,14 @@ pub fn start(setup: &LogSetup) -> io::Result<()> {
         None => subscriber(setup, BoxMakeWriter::new(io::stderr), io::stderr().is_terminal()),
     };
     tracing::subscriber::set_global_default(subscriber).map_err(io::Error::other)?;
-    let _ = LEVEL.set(level);
+    let _ = LEVELS.set(level);
     Ok(())
 }
 
-/// Another level from now on.
-pub fn set_level(level: LogLevel) {
-    if let Some(handle) = LEVEL.get() {
-        let _ = handle.reload(filter(level));
+/// Other levels from now on.
+pub fn set_levels(levels: Levels) {
+    if let Some(handle) = LEVELS.get() {
+        let _ = handle.reload(levels);
     }
 }
 
@@ -88,12 +130,12 @@ fn subscriber(
     setup: &LogSetup,
     writer: BoxMakeWriter,
     colours: bool,
-) -> (Subscriber, Handle<LevelFilter, Registry>) {
-    let (level, handle) = reload::Layer::new(filter(setup.level));
+) -> (Subscriber, Handle<Levels, Registry>) {
+    let (level, handle) = reload::Layer::new(setup.levels);
     let lines =
         tracing_subscriber::fmt::layer().with_target(false).with_ansi(colours).with_writer(writer);
     // Messages are whole sentences; their fields would only repeat them.
-    let brief = setup.level < LogLevel::Debug;
+    let brief = setup.levels.base < LogLevel::Debug;
     let lines = match (setup.format, &setup.syslog) {
         (LogFormat::Json, _) => lines.json().flatten_event(true).boxed(),
         (LogFormat::Text, Some(_)) => {
@@ -153,9 +195,13 @@ mod tests {
     }
 
     fn logged(level: LogLevel, format: LogFormat, log: impl FnOnce()) -> String {
+        logged_at(Levels { base: level, own: None }, format, log)
+    }
+
+    fn logged_at(levels: Levels, format: LogFormat, log: impl FnOnce()) -> String {
         let sink = Sink::default();
         let copy = sink.clone();
-        let setup = LogSetup { level, format, syslog: None };
+        let setup = LogSetup { levels, format, syslog: None };
         let writer = BoxMakeWriter::new(move || copy.clone());
         tracing::subscriber::with_default(subscriber(&setup, writer, false).0, log);
         let bytes = sink.0.lock().expect("the sink").clone();
@@ -177,6 +223,24 @@ mod tests {
         assert_eq!(text.lines().count(), 2);
         assert_eq!(logged(LogLevel::Quiet, LogFormat::Text, greet), "");
         assert_eq!(logged(LogLevel::Error, LogFormat::Text, greet), "");
+    }
+
+    #[test]
+    fn a_connection_is_logged_at_its_own_level() {
+        let levels = Levels { base: LogLevel::Info, own: Some(LogLevel::Debug) };
+        let text = logged_at(levels, LogFormat::Text, || {
+            greet();
+            log_level::under(Some(LogLevel::Debug.number()), greet);
+            log_level::under(Some(LogLevel::Quiet.number()), greet);
+            greet();
+        });
+        assert_eq!(text.matches("Hello").count(), 3, "{text}");
+        assert_eq!(text.matches("whisper").count(), 1, "{text}");
+        // Nobody is to talk more than was said at the start.
+        let silent = Levels { base: LogLevel::Quiet, own: Some(LogLevel::Info) };
+        let debug = Some(LogLevel::Debug3.number());
+        let text = logged_at(silent, LogFormat::Text, || log_level::under(debug, greet));
+        assert_eq!((text.matches("Hello").count(), text.matches("whisper").count()), (1, 0));
     }
 
     #[test]

@@ -3,10 +3,11 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::wildcard_match;
-use crate::connection::LoginLimits;
+use crate::connection::{ConnectionConfig, LoginLimits};
 use crate::crypto::kex::Group;
 use crate::crypto::{KexError, PublicKey, SharedSecret, SignatureAlgorithm};
 use crate::limits::PARCEL_BYTES_MAX;
@@ -27,6 +28,14 @@ pub enum Job {
         key: Box<PublicKey>,
         /// How the key signs; policy may allow only some ways.
         algorithm: SignatureAlgorithm,
+        peer: SocketAddr,
+        local: SocketAddr,
+        about: About,
+    },
+    /// What holds before the login of this user: banner, tries, whether it may go on at all. May
+    /// look the peer's name up.
+    Greet {
+        user: Box<str>,
         peer: SocketAddr,
         local: SocketAddr,
     },
@@ -61,6 +70,7 @@ pub enum Done {
     Key(Option<Box<Grant>>),
     /// Our public value and the shared secret, for the shard that asked.
     Agreement(Result<(Box<[u8]>, SharedSecret), KexError>),
+    Greeted(Greeted),
     /// `None` when the key could not sign; the cause has been logged by the worker.
     Signature(Option<Box<[u8]>>),
     Terminal(std::io::Result<Terminal>),
@@ -71,6 +81,23 @@ pub enum Done {
     Connected(std::io::Result<OwnedFd>),
     /// The job was lost to a defect or to the end of the process; it may have been begun.
     Lost,
+}
+
+/// What comes of a [`Job::Greet`].
+#[derive(Debug)]
+pub struct Greeted {
+    /// `None`: the configuration wants no such connection (RefuseConnection).
+    pub config: Option<Arc<ConnectionConfig>>,
+    pub about: About,
+}
+
+/// What was found out about a connection when it named its user; the shard only carries it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct About {
+    /// The peer's name, if names are looked up and this one leads back to its address.
+    pub host: Option<Arc<str>>,
+    /// The number of the log level that holds for the connection, if it has its own.
+    pub verbosity: Option<u8>,
 }
 
 /// A system account as the user database gives it.
@@ -105,6 +132,8 @@ pub struct Grant {
     pub limits: Option<LoginLimits>,
     /// What let the key in (`path:line`), for the log.
     pub source: String,
+    /// As [`About::verbosity`]; less than 255.
+    pub verbosity: Option<u8>,
     pub rules: Rules,
 }
 
@@ -140,7 +169,7 @@ impl Grant {
         put(self.account.home.as_os_str().as_bytes());
         put(self.account.shell.as_os_str().as_bytes());
         put(self.key.blob());
-        put(&[u8::from(self.pty), u8::from(self.scp)]);
+        put(&[u8::from(self.pty), u8::from(self.scp), self.verbosity.unwrap_or(u8::MAX)]);
         put(&self.open_files.map_or([0; 8], u64::to_be_bytes));
         put(&encode_limits(self.limits));
         put(self.source.as_bytes());
@@ -178,8 +207,9 @@ impl Grant {
             shell: path(&mut r)?,
         };
         let key = PublicKey::from_blob(r.string(PARCEL_BYTES_MAX).ok()?).ok()?;
-        let &[pty, scp] = r.string(2).ok()? else { return None };
+        let &[pty, scp, verbosity] = r.string(3).ok()? else { return None };
         let (pty, scp) = (pty == 1, scp == 1);
+        let verbosity = Some(verbosity).filter(|level| *level != u8::MAX);
         let open_files = u64::from_be_bytes(r.string(8).ok()?.try_into().ok()?);
         let open_files = Some(open_files).filter(|limit| *limit > 0);
         let limits = decode_limits(r.string(64).ok()?)?;
@@ -215,6 +245,7 @@ impl Grant {
             open_files,
             limits,
             source,
+            verbosity,
             rules,
         })
     }
@@ -355,6 +386,7 @@ mod tests {
                 client_alive: Some((Duration::from_secs(7), 2)),
                 rekey: RekeyLimits { bytes: Some(1 << 20), time: None, packets: 9 },
             }),
+            verbosity: Some(4),
             source: "/home/ann/.ssh/authorized_keys:3".into(),
             rules: Rules { motd: true, ..Rules::default() },
         };

@@ -7,7 +7,7 @@ use crate::base::Instant;
 use crate::connection::{Answer, ChannelId, Conn, ConnectionConfig, LoginLimits};
 use crate::crypto::{PublicKey, SignatureAlgorithm};
 use crate::reactor::{Classes, Fd};
-use crate::services::{Attached, Grant, Outgoing};
+use crate::services::{About, Attached, Grant, Outgoing};
 
 /// One connection of a shard.
 #[derive(Debug)]
@@ -44,6 +44,7 @@ pub(super) struct Link {
     /// The question that `grant` answers. A client asks whether a key would do and then signs with
     /// it: the second time the answer is known.
     pub asked: Option<(Box<str>, SignatureAlgorithm)>,
+    pub about: About,
     /// Channels and the attachments that serve them.
     pub channels: Vec<(ChannelId, u32)>,
     /// Attachments not yet released, those without a channel included.

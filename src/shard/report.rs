@@ -7,6 +7,8 @@ pub struct Report {
     /// Names the connection for its whole life, across hand-overs: process-unique.
     pub serial: u64,
     pub peer: SocketAddr,
+    /// The number of the log level that holds for the connection, if it has its own.
+    pub verbosity: Option<u8>,
     pub what: What,
 }
 

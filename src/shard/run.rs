@@ -11,7 +11,7 @@ use crate::limits::{
     PACKET_SLOT,
 };
 use crate::reactor::{Chunk, Class};
-use crate::services::{Outgoing, Surroundings};
+use crate::services::{About, Greeted, Outgoing, Surroundings};
 use crate::transport::{Blame, Error, Server};
 use crate::wire::number::disconnect;
 
@@ -82,6 +82,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         if let Some(link) = self.links.get_mut(key as usize) {
             link.authenticated = true;
             link.follow(limits, &self.config.connection, now);
+            link.about.verbosity = from.grant.verbosity;
             link.grant = Some(Arc::new(*from.grant));
             link.inbound = Inbound::with(from.inbound);
         }
@@ -100,7 +101,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             bytes_out: 0,
             after: Duration::ZERO,
         };
-        self.outside.report(Report { serial: from.serial, peer: from.ends.peer, what });
+        let verbosity = from.grant.verbosity;
+        self.outside.report(Report { serial: from.serial, peer: from.ends.peer, verbosity, what });
     }
 
     fn insert(
@@ -133,6 +135,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             answer: None,
             grant: None,
             asked: None,
+            about: About::default(),
             channels: Vec::new(),
             attachments: 0,
             used: self.driver.now(),
@@ -244,6 +247,17 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let answer = match done {
             Done::Signature(signature) => Answer::Signature(signature),
             Done::Agreement(agreement) => Answer::Agreement(agreement),
+            Done::Greeted(Greeted { config: Some(config), about }) => {
+                link.about = about;
+                Answer::Greeted(config)
+            }
+            Done::Greeted(Greeted { config: None, about }) => {
+                link.about = about;
+                let why = "RefuseConnection is yes";
+                self.report_end(key, why, false, Some(StartupEnd::Refused));
+                self.say_goodbye(key, disconnect::BY_APPLICATION, "connection refused");
+                return;
+            }
             Done::Key(grant) => {
                 let known = grant.is_some();
                 link.grant = grant.map(|grant| Arc::new(*grant));
@@ -583,6 +597,10 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 link.in_flight += 1;
                 self.submit_job(token, Job::Sign { host_key, algorithm, message });
             }
+            Query::Greet { user } => {
+                link.in_flight += 1;
+                self.submit_job(token, Job::Greet { user, peer, local });
+            }
             Query::Agree { group, client_public } => {
                 link.in_flight += 1;
                 self.submit_job(token, Job::Agree { group, client_public });
@@ -595,7 +613,9 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 link.in_flight += 1;
                 link.grant = None;
                 link.asked = Some((user.clone(), algorithm));
-                self.submit_job(token, Job::FindKey { user, key: public, algorithm, peer, local });
+                let about = link.about.clone();
+                let key = public;
+                self.submit_job(token, Job::FindKey { user, key, algorithm, peer, local, about });
             }
             _ => self.close_link(key, disconnect::BY_APPLICATION, "no such question in a server"),
         }
@@ -792,7 +812,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
 
     pub(super) fn report(&mut self, key: u32, what: What) {
         let Some(link) = self.links.get(key as usize) else { return };
-        let report = Report { serial: link.serial, peer: link.ends.peer, what };
+        let (peer, verbosity) = (link.ends.peer, link.about.verbosity);
+        let report = Report { serial: link.serial, peer, verbosity, what };
         self.outside.report(report);
     }
 }

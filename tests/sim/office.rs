@@ -236,6 +236,7 @@ impl Office {
         match job {
             Job::FindKey { user, key, .. } => Done::Key(grant(&user, &key).map(Box::new)),
             // Worlds that repeat exchange keys in the shard.
+            Job::Greet { user, .. } => panic!("nobody asks about {user}"),
             Job::Agree { group, .. } => panic!("nobody offered {group:?}"),
             Job::Sign { algorithm, message, .. } => {
                 let signature = keys::slow_host().sign(algorithm, &message).ok();
@@ -347,6 +348,7 @@ fn grant(user: &str, key: &PublicKey) -> Option<Grant> {
         open_files: None,
         limits: None,
         rules: Rules::default(),
+        verbosity: None,
         source: "simulated".to_owned(),
     })
 }

@@ -152,7 +152,7 @@ pub fn login_grace_time(view: &View<'_>) -> Vec<String> {
 }
 
 pub fn log_level(view: &View<'_>) -> Vec<String> {
-    one(view.global.log_level.name())
+    one(view.login.log_level.name())
 }
 
 pub fn macs(view: &View<'_>) -> Vec<String> {
@@ -227,6 +227,10 @@ pub fn pubkey_authentication(view: &View<'_>) -> Vec<String> {
     one(yes_no(view.login.pubkey_authentication))
 }
 
+pub fn refuse_connection(view: &View<'_>) -> Vec<String> {
+    one(yes_no(view.login.refuse_connection))
+}
+
 pub fn rekey_limit(view: &View<'_>) -> Vec<String> {
     let seconds = view.login.rekey_time.map_or(0, |time| time.as_secs());
     one(format!("{} {seconds}", view.login.rekey_bytes.unwrap_or(0)))
@@ -258,6 +262,10 @@ pub fn syslog_facility(view: &View<'_>) -> Vec<String> {
 
 pub fn tcp_keep_alive(view: &View<'_>) -> Vec<String> {
     one(yes_no(view.global.tcp_keep_alive))
+}
+
+pub fn use_dns(view: &View<'_>) -> Vec<String> {
+    one(yes_no(view.global.use_dns))
 }
 
 pub fn log_format(view: &View<'_>) -> Vec<String> {

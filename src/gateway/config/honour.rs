@@ -194,7 +194,7 @@ pub fn login_grace_time(target: &mut Target, values: &Values<'_>) -> Done {
 }
 
 pub fn log_level(target: &mut Target, values: &Values<'_>) -> Done {
-    first(&mut target.global.log_level, choice(values.one()?, &LogLevel::ALL)?)
+    first(&mut target.login.log_level, choice(values.one()?, &LogLevel::ALL)?)
 }
 
 pub fn macs(target: &mut Target, values: &Values<'_>) -> Done {
@@ -304,6 +304,10 @@ pub fn pubkey_authentication(target: &mut Target, values: &Values<'_>) -> Done {
     first(&mut target.login.pubkey_authentication, values.flag()?)
 }
 
+pub fn refuse_connection(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.login.refuse_connection, values.flag()?)
+}
+
 pub fn rekey_limit(target: &mut Target, values: &Values<'_>) -> Done {
     let (bytes, time) = match values.many()? {
         [bytes] => (bytes, None),
@@ -406,6 +410,10 @@ pub fn unused_connection_timeout(target: &mut Target, values: &Values<'_>) -> Do
     let word = values.one()?;
     let time = if is_none(word) { Duration::ZERO } else { values::duration(word)? };
     first(&mut target.login.unused_connection_timeout, (!time.is_zero()).then_some(time))
+}
+
+pub fn use_dns(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.global.use_dns, values.flag()?)
 }
 
 pub fn scp(target: &mut Target, values: &Values<'_>) -> Done {

@@ -34,11 +34,6 @@ pub struct Keyword {
 pub enum Scope {
     /// Outside of Match blocks, as in sshd.
     Global,
-    /// sshd allows it inside Match too; we do not yet.
-    GlobalForNow,
-    /// Anywhere, but it matters before the user's name is known: inside a block whose criteria are
-    /// about addresses and ports.
-    Greeting,
     /// Anywhere.
     Match,
 }
@@ -83,8 +78,6 @@ pub fn markdown() -> String {
     for keyword in TABLE {
         let place = match keyword.scope {
             Scope::Global => "no",
-            Scope::GlobalForNow => "not yet",
-            Scope::Greeting => "by address",
             Scope::Match => "yes",
         };
         let (status, values) = match &keyword.status {
@@ -238,7 +231,7 @@ const PATTERNS: &str = "one or more names; `*` and `?` stand for other character
 const USERS: &str = "one or more `user` or `user@host`; `*` and `?` stand for other characters, \
                      and a host may be an address with a mask length";
 
-use Scope::{Global, GlobalForNow, Greeting, Match};
+use Scope::{Global, Match};
 
 /// Every keyword, by name.
 #[rustfmt::skip]
@@ -265,7 +258,7 @@ pub const TABLE: &[Keyword] = &[
     not_yet("AuthorizedPrincipalsCommand", Match, &["none"], CERTIFICATES),
     not_yet("AuthorizedPrincipalsCommandUser", Match, &["none"], CERTIFICATES),
     not_yet("AuthorizedPrincipalsFile", Match, &["none"], CERTIFICATES),
-    honoured("Banner", Greeting, "the path of a text file, or none", honour::banner, dump::banner),
+    honoured("Banner", Match, "the path of a text file, or none", honour::banner, dump::banner),
     warned("CASignatureAlgorithms", Match, &[], "it concerns certificates, which are not built yet"),
     honoured("ChannelTimeout", Match,
         "one or more type=time, like session:shell=1h or session:*=10m, where the type may contain \
@@ -326,14 +319,14 @@ pub const TABLE: &[Keyword] = &[
         honour::listen_address, dump::listen_address),
     honoured("LoginGraceTime", Global, "a time, like 30 or 2m; 0 waits for ever",
         honour::login_grace_time, dump::login_grace_time),
-    honoured("LogLevel", GlobalForNow, "QUIET, FATAL, ERROR, INFO, VERBOSE, DEBUG, DEBUG1, DEBUG2 or DEBUG3",
+    honoured("LogLevel", Match, "QUIET, FATAL, ERROR, INFO, VERBOSE, DEBUG, DEBUG1, DEBUG2 or DEBUG3",
         honour::log_level, dump::log_level),
     warned("LogVerbose", Match, &["none"], "it names functions of OpenSSH's source"),
     honoured("MACs", Global, LISTS, honour::macs, dump::macs),
     Keyword { name: "Match", scope: Match, status: Status::Structure {
         legal: "all, or one or more of User, Group, Host, Address, LocalAddress, LocalPort and Version \
                 with a pattern list each, and invalid-user" } },
-    honoured("MaxAuthTries", Greeting, "a number; counts as 1 to 64", honour::max_auth_tries, dump::max_auth_tries),
+    honoured("MaxAuthTries", Match, "a number; counts as 1 to 64", honour::max_auth_tries, dump::max_auth_tries),
     honoured("MaxSessions", Match, "a number; counts as 1024 at most", honour::max_sessions, dump::max_sessions),
     honoured("MaxStartups", Global, "a number, or start:rate:full", honour::max_startups, dump::max_startups),
     honoured("ModuliFile", Global, "the path of a moduli(5) file; it is read when KexAlgorithms has group exchange",
@@ -378,8 +371,7 @@ pub const TABLE: &[Keyword] = &[
     honoured("PubkeyAuthentication", Match, YES_NO, honour::pubkey_authentication, dump::pubkey_authentication),
     not_yet("PubkeyAuthOptions", Match, &["none"], SECURITY_KEYS),
     not_yet("RDomain", Match, &["none"], "routing domains are not built yet"),
-    not_yet("RefuseConnection", Match, &["no"], 
-        "refusing connections by policy is not built yet; without this line they are accepted"),
+    honoured("RefuseConnection", Match, YES_NO, honour::refuse_connection, dump::refuse_connection),
     honoured("RekeyLimit", Match,
         "bytes, like 1.5G, or default; then, if wanted, a time, like 1h, or none",
         honour::rekey_limit, dump::rekey_limit),
@@ -413,7 +405,7 @@ pub const TABLE: &[Keyword] = &[
     not_yet("TrustedUserCAKeys", Match, &["none"], CERTIFICATES),
     honoured("UnusedConnectionTimeout", Match, "a time, like 30 or 5m, or none",
         honour::unused_connection_timeout, dump::unused_connection_timeout),
-    not_yet("UseDNS", Global, &["no"], "names of clients are not looked up"),
+    honoured("UseDNS", Global, YES_NO, honour::use_dns, dump::use_dns),
     warned("UseLogin", Global, &["no"], OBSOLETE),
     offer("UsePAM", Global, &["no"], &["yes"], 
         "PAM is not asked yet; of its usual checks of accounts, locked and expired ones and \

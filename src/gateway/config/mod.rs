@@ -105,6 +105,30 @@ impl Config {
         self.blocks.iter().find_map(|block| block.condition.lacks(who))
     }
 
+    /// The most talkative of the log levels that Match blocks set; `None` where none does.
+    pub fn own_log_level(&self) -> Option<LogLevel> {
+        self.blocks.iter().filter_map(|block| block.draft.log_level).max()
+    }
+
+    /// Whether the banner, the tries, a log level or a refusal depend on more than addresses: then
+    /// nothing of a login can be answered before its user is known.
+    pub fn asks_users(&self) -> bool {
+        let anybody = self.global.use_dns || self.login.refuse_connection;
+        anybody || self.blocks.iter().any(|block| {
+            let draft = &block.draft;
+            let greets = draft.banner.is_some() || draft.max_auth_tries.is_some();
+            let always = draft.refuse_connection == Some(true) || draft.log_level.is_some();
+            always || greets && self.is_about_users(block)
+        })
+    }
+
+    /// The block, or one whose Include brought it in, asks for more than addresses.
+    fn is_about_users(&self, block: &Block) -> bool {
+        let outer = block.within.and_then(|outer| self.blocks.get(outer));
+        !block.condition.is_about_addresses()
+            || outer.is_some_and(|outer| self.is_about_users(outer))
+    }
+
     pub fn has_match_blocks(&self) -> bool {
         !self.blocks.is_empty()
     }

@@ -129,9 +129,10 @@ impl UserPattern {
         Ok(UserPattern { user: user.to_owned(), hosts })
     }
 
-    pub fn matches(&self, user: &str, address: IpAddr) -> bool {
+    /// `host` is the peer's name when one is known.
+    pub fn matches(&self, user: &str, address: IpAddr, host: Option<&str>) -> bool {
         wildcard_match(self.user.as_bytes(), user.as_bytes())
-            && self.hosts.as_ref().is_none_or(|h| h.verdict(address, None) == Verdict::Matches)
+            && self.hosts.as_ref().is_none_or(|h| h.verdict(address, host) == Verdict::Matches)
     }
 }
 
@@ -238,7 +239,7 @@ mod tests {
     #[test]
     fn user_at_host() {
         let from = "192.0.2.7".parse().expect("an address");
-        let matches = |p: &str, user| UserPattern::new(p).expect("a pattern").matches(user, from);
+        let matches = |p: &str, user| UserPattern::new(p).expect("a pattern").matches(user, from, None);
         assert!(matches("an*", "anna"));
         assert!(matches("anna@192.0.2.0/24", "anna"));
         assert!(!matches("anna@!192.0.2.7,192.0.2.0/24", "anna"));

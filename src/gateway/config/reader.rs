@@ -246,18 +246,8 @@ impl<'s> Reading<'s> {
             (None, _) | (_, Scope::Match) => return true,
             // `Match all` is how a file says that a block is over.
             (Some(block), _) if self.chain(block, Condition::is_all) => return true,
-            (Some(block), Scope::Greeting) if self.chain(block, Condition::is_about_addresses) => {
-                return true;
-            }
-            (_, Scope::Greeting) => (
-                "it is needed before the user is known, so this block cannot decide it",
-                "put it into a block of Address, Host, LocalAddress or LocalPort alone",
-            ),
             (_, Scope::Global) => {
                 ("it may not stand inside a Match block", "move it above the first Match line")
-            }
-            (_, Scope::GlobalForNow) => {
-                ("inside a Match block it is not built yet", "move it above the first Match line")
             }
         };
         self.error(place, keyword.name, Wrong::new("", problem).help(help), None);

@@ -111,9 +111,10 @@ settings! {
             /// Which variables accounts may set for themselves in `~/.ssh/environment` and with
             /// `environment=`: a list of patterns; `None`: none.
             user_environment: Option<String>,
-            log_level: LogLevel,
             log_format: LogFormat,
             syslog_facility: Facility,
+            /// Look the names of clients up.
+            use_dns: bool,
             /// What follows our software version in the identification line.
             version_addendum: Option<String>,
             pid_file: Option<PathBuf>,
@@ -192,6 +193,8 @@ settings! {
             /// Run the account's `~/.ssh/rc` before its shell.
             permit_user_rc: bool,
             permit_root_login: RootLogin,
+            /// End the connection as soon as it names its user.
+            refuse_connection: bool,
             /// Bytes after which new keys are agreed on; `None` leaves it to the cipher.
             rekey_bytes: Option<u64>,
             /// Time after which new keys are agreed on; `None`: no time does it.
@@ -213,6 +216,8 @@ settings! {
             disable_forwarding: bool,
             /// Where clients may be connected to.
             permit_open: Permits,
+            /// Of lines about the connection; outside of blocks, of all others too.
+            log_level: LogLevel,
         }
         all {
             /// Patterns of the variables a client may set.
@@ -258,9 +263,9 @@ impl Default for Global {
             tcp_keep_alive: true,
             print_motd: true,
             user_environment: None,
-            log_level: LogLevel::Info,
             log_format: LogFormat::Text,
             syslog_facility: Facility::Auth,
+            use_dns: false,
             version_addendum: None,
             pid_file: None,
             reactors: None,
@@ -311,6 +316,7 @@ impl Default for Effective {
             scp: ScpServer::Internal,
             permit_user_rc: true,
             permit_root_login: RootLogin::ProhibitPassword,
+            refuse_connection: false,
             rekey_bytes: None,
             rekey_time: None,
             client_alive_interval: Duration::ZERO,
@@ -322,6 +328,7 @@ impl Default for Effective {
             allow_streamlocal_forwarding: Ways::BOTH,
             disable_forwarding: false,
             permit_open: Permits::ANY,
+            log_level: LogLevel::Info,
             accept_env: Vec::new(),
             allow_users: Vec::new(),
             deny_users: Vec::new(),
@@ -514,6 +521,15 @@ impl LogLevel {
         ("DEBUG2", LogLevel::Debug2),
         ("DEBUG3", LogLevel::Debug3),
     ];
+
+    /// For where only a number can go.
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+
+    pub fn of_number(number: u8) -> Option<LogLevel> {
+        LogLevel::ALL.into_iter().map(|(_, level)| level).find(|level| level.number() == number)
+    }
 
     /// The name in files; one that [`LogLevel::ALL`] finds again.
     pub fn name(self) -> &'static str {
