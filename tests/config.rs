@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use proptest::prelude::*;
 use tidegate::crypto::{KeyKind, PrivateKey};
-use tidegate::gateway::config::keywords::{self, ALIASES, Status, TABLE};
+use tidegate::gateway::config::keywords::{self, ALIASES, Scope, Status, TABLE};
 use tidegate::gateway::config::{
     Config, ConfigErrors, Disk, Effective, Request, RootLogin, Surroundings, Who, parse,
 };
@@ -296,6 +296,32 @@ const MANUAL: &str = "AcceptEnv AddressFamily AllowAgentForwarding AllowGroups \
     StreamLocalBindUnlink StrictModes Subsystem SyslogFacility TCPKeepAlive TrustedUserCAKeys \
     UnusedConnectionTimeout UseDNS UsePAM VersionAddendum X11DisplayOffset X11Forwarding \
     X11UseLocalhost XAuthLocation";
+
+/// Those of them that sshd lets a Match block set, as `SSHCFG_ALL` in its table, deprecated ones
+/// included.
+const IN_MATCH: &str = "AcceptEnv AllowAgentForwarding AllowGroups AllowStreamLocalForwarding \
+    AllowTcpForwarding AllowUsers AuthenticationMethods AuthorizedKeysCommand \
+    AuthorizedKeysCommandUser AuthorizedKeysFile AuthorizedKeysFile2 AuthorizedPrincipalsCommand \
+    AuthorizedPrincipalsCommandUser AuthorizedPrincipalsFile Banner CASignatureAlgorithms \
+    ChannelTimeout ChrootDirectory ClientAliveCountMax ClientAliveInterval DenyGroups DenyUsers \
+    DisableForwarding ExposeAuthInfo ForceCommand GatewayPorts GSSAPIAuthentication \
+    HostbasedAcceptedAlgorithms HostbasedAuthentication HostbasedUsesNameFromPacketOnly \
+    IgnoreRhosts Include IPQoS KbdInteractiveAuthentication KerberosAuthentication LogLevel \
+    LogVerbose Match MaxAuthTries MaxSessions PAMServiceName PasswordAuthentication \
+    PermitEmptyPasswords PermitListen PermitOpen PermitRootLogin PermitTTY PermitTunnel PermitUserRC \
+    PubkeyAcceptedAlgorithms PubkeyAuthentication PubkeyAuthOptions RDomain RefuseConnection \
+    RekeyLimit RequiredRSASize RevokedKeys RhostsRSAAuthentication RSAAuthentication SetEnv \
+    StreamLocalBindMask StreamLocalBindUnlink Subsystem TidegateScp TrustedUserCAKeys \
+    UnusedConnectionTimeout X11DisplayOffset X11Forwarding X11UseLocalhost";
+
+#[test]
+fn keywords_may_stand_in_match_blocks_where_they_may_in_those_of_sshd() {
+    let in_match = |name: &str| IN_MATCH.split_whitespace().any(|known| known == name);
+    for keyword in TABLE {
+        let expected = if in_match(keyword.name) { Scope::Match } else { Scope::Global };
+        assert_eq!(keyword.scope, expected, "{}", keyword.name);
+    }
+}
 
 #[test]
 fn the_table_knows_every_keyword_once() {

@@ -276,6 +276,9 @@ fn command_lines_end_with_the_status_of_sshd() {
         "-p 0",
         "-p 65536",
         "-p nonsense",
+        "-t -p ssh -h AT/host -f none",
+        "-t -h AT/host -f none -oPort=ssh -oListenAddress=127.0.0.1:ssh",
+        "-t -h AT/host -f none -oPort=nonsense",
         "-p",
         "-t extra -h AT/host",
         "-t -f AT/absent",
@@ -290,6 +293,7 @@ fn command_lines_end_with_the_status_of_sshd() {
         "-C user=ann -f none",
         "-T -f AT/match -h AT/host -C user=ann,host=h,addr=192.0.2.1,laddr=192.0.2.2,lport=22",
         "-T -f AT/match -h AT/host -C addr=192.0.2.1",
+        "-T -f AT/match -h AT/host -C user=ann,host=h,addr=192.0.2.1,laddr=192.0.2.2,lport=ssh",
         "-T -f AT/match -h AT/host -C nonsense=1",
         "-T -f AT/match -h AT/host -C lport=0x",
         "-R",
@@ -328,12 +332,21 @@ fn what_is_wrong_is_told_with_file_and_line() {
 
 #[test]
 fn settings_are_printed_for_a_connection() {
-    let site = Site::new(&["Match User ann Address 192.0.2.0/24", "PermitTTY no"]);
+    let site = Site::new(&[
+        "Match User ann Address 192.0.2.0/24",
+        "PermitTTY no",
+        "Match invalid-user",
+        "PermitTTY no",
+    ]);
     for (words, tty) in [
         (["-T", "-C", "user=ann,addr=192.0.2.7"], "no"),
         (["-T", "-C", "user=bob,addr=192.0.2.7"], "yes"),
         (["-G", "-C", "user=ann,addr=192.0.2.7,rdomain=x"], "no"),
         (["-G", "-C", "user=ann,addr=198.51.100.7"], "yes"),
+        (["-G", "-C", "user=bob,invalid-user"], "no"),
+        (["-G", "-C", "invalid-user"], "no"),
+        // Whether a user exists is for whoever asks to say.
+        (["-G", "-C", "user=no-such-user"], "yes"),
     ] {
         let (status, out, told) = run(&mut site.sshd(&words));
         assert_eq!((status, told.as_str()), (0, ""));
@@ -847,6 +860,23 @@ fn the_unit_of_debian_starts_reloads_and_stops_it_with_only_the_path_changed() {
     assert_eq!(hear(), "STOPPING=1");
     assert_eq!(running.end().code(), Some(0));
     assert_eq!(session.end().code(), Some(255), "sessions end with the gateway");
+}
+
+#[test]
+fn signals_end_it_with_the_status_of_sshd() {
+    for (signal, status) in [("-TERM", 0), ("-QUIT", 255)] {
+        let site = Site::new(&[]);
+        let mut running = site.running(&["-D"]);
+        site.wait_for_log("Server listening on", 1);
+        let start = Instant::now();
+        while !site.path("pid").exists() {
+            assert!(start.elapsed() < Duration::from_secs(20), "it writes its number");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        kill(signal, running.pid());
+        assert_eq!(running.end().code(), Some(status), "{signal}");
+        assert!(!site.path("pid").exists(), "{signal}");
+    }
 }
 
 /// As root, other accounts have processes of their own, and these outlive a reload as well.

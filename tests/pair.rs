@@ -9,9 +9,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use support::{Flavour, Habits, Pair, Seen, Setup, Side, USER, toy, user_key};
 use tidegate::base::SeededEntropy;
-use tidegate::connection::{
-    Answer, ChannelKind, ChannelRequest, Conn, Event, LoginMethod, Query,
-};
+use tidegate::connection::{Answer, ChannelKind, ChannelRequest, Conn, Event, LoginMethod, Query};
 use tidegate::crypto::{KeyKind, PrivateKey};
 use tidegate::limits::{CHANNELS_MAX, WINDOW_BYTES};
 use tidegate::transport::RekeyLimits;
@@ -78,7 +76,8 @@ fn what_holds_for_a_user_is_asked_for_once_and_holds_from_the_first_answer_on() 
     pair.run();
     pair.login(USER, LoginMethod::None);
     pair.run();
-    let asks = |event: &Event| matches!(event, Event::Query(Query::Greet { user }) if **user == *USER);
+    let asks =
+        |event: &Event| matches!(event, Event::Query(Query::Greet { user }) if **user == *USER);
     assert_eq!(pair.server.saw(asks), 1);
     let refused = |event: &Event| matches!(event, Event::AuthFailed(_));
     assert!(pair.server.conn.blocked() && pair.client.saw(refused) == 0);
@@ -90,7 +89,8 @@ fn what_holds_for_a_user_is_asked_for_once_and_holds_from_the_first_answer_on() 
     let answer = Answer::Greeted(Arc::new(own));
     pair.server.attempt(now, |conn, env| conn.answer(answer, env));
     pair.run();
-    let banner = |event: &Event| matches!(event, Event::Banner { text } if **text == *"for you alone");
+    let banner =
+        |event: &Event| matches!(event, Event::Banner { text } if **text == *"for you alone");
     assert_eq!(pair.client.saw(banner), 1);
     // The look-up shows in no time: the refusal leaves when every other would.
     assert_eq!(pair.client.saw(refused), 0);

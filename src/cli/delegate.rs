@@ -98,8 +98,7 @@ mod tests {
 
     #[test]
     fn what_a_gateway_passes_is_understood_and_nothing_else() {
-        let flags =
-            parsed(
+        let flags = parsed(
             "--uid 7 --reactors 3 --idle-time 50 --log-format json --log-level DEBUG2 \
              --own-log-level DEBUG3",
         )

@@ -5,13 +5,26 @@ use crate::gateway::config::{Config, Who};
 
 use super::flags::Connection;
 
+/// How much has to be known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Completeness {
+    /// What a Match line asks for has to be told; whether the user exists is looked up.
+    Asked,
+    /// sshd's rule: what was not told does not match, and every user exists whom `invalid-user`
+    /// does not deny.
+    AsGiven,
+}
+
 /// The settings as lines of a configuration: for the connection that was told about, or those that
-/// hold where no Match block applies. What a Match line asks for and was not told does not match
-/// (sshd's rule), or is an error if the answer is to be `complete`.
+/// hold where no Match block applies.
 ///
 /// # Errors
 /// The accounts cannot be looked up, or the connection lacks something.
-pub fn dump(connection: &Connection, config: &Config, complete: bool) -> Result<String, String> {
+pub fn dump(
+    connection: &Connection,
+    config: &Config,
+    completeness: Completeness,
+) -> Result<String, String> {
     if !connection.is_given() {
         return Ok(config.dump(&config.login));
     }
@@ -20,15 +33,20 @@ pub fn dump(connection: &Connection, config: &Config, complete: bool) -> Result<
         None => None,
     };
     let groups = account.as_ref().map(accounts::group_ids).unwrap_or_default();
+    let exists = match completeness {
+        _ if connection.invalid_user => Some(false),
+        Completeness::AsGiven => Some(true),
+        Completeness::Asked => connection.user.as_ref().map(|_| account.is_some()),
+    };
     let who = Who {
         user: connection.user.as_deref(),
-        account: connection.user.as_ref().map(|_| account.is_some()),
+        account: exists,
         groups: &accounts::group_names(&groups),
         peer: connection.address,
         host: connection.host.as_deref(),
         local: connection.local(),
     };
-    match config.lacks(&who).filter(|_| complete) {
+    match config.lacks(&who).filter(|_| completeness == Completeness::Asked) {
         Some(name) => Err(format!("a Match line asks for {name}; tell it with -C {name}=...")),
         None => Ok(config.dump(&config.effective(&who))),
     }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use lexopt::Arg;
 
 use crate::gateway::config::{did_you_mean, quote};
+use crate::gateway::names;
 
 /// What the flags of `serve` say; nothing is looked at or opened yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub struct Connection {
     pub address: Option<IpAddr>,
     pub local_address: Option<IpAddr>,
     pub local_port: Option<u16>,
+    /// The user does not exist, whoever it is.
+    pub invalid_user: bool,
 }
 
 impl Connection {
@@ -82,7 +85,8 @@ const FLAGS: &[Flag] = &[
     flag(Some('p'), Some("port"), Some("PORT"),
         "listen on this port; 0 takes a free one; may be repeated",
         |flags, value| {
-            let port = value.parse().map_err(|_| format!("{value:?} is no port from 0 to 65535"))?;
+            let port = value.parse().ok().or_else(|| names::service_port(value));
+            let port = port.ok_or_else(|| format!("{value:?} is no port from 0 to 65535"))?;
             flags.ports.push(port);
             Ok(())
         }),
@@ -203,6 +207,10 @@ fn path(value: &str) -> Result<PathBuf, String> {
 /// One line that says what is wrong.
 pub fn connection_spec(connection: &mut Connection, spec: &str) -> Result<(), String> {
     for part in spec.split(',') {
+        if part == "invalid-user" {
+            connection.invalid_user = true;
+            continue;
+        }
         let (name, value) =
             part.split_once('=').ok_or_else(|| format!("{part:?} is no name=value"))?;
         let address = || value.parse().map_err(|_| format!("{value:?} is no address"));
@@ -212,15 +220,16 @@ pub fn connection_spec(connection: &mut Connection, spec: &str) -> Result<(), St
             "addr" => connection.address = Some(address()?),
             "laddr" => connection.local_address = Some(address()?),
             "lport" => {
-                let port = value.parse().map_err(|_| format!("{value:?} is no port"))?;
+                let port = value.parse().ok().or_else(|| names::service_port(value));
+                let port = port.ok_or_else(|| format!("{value:?} is no port"))?;
                 connection.local_port = Some(port);
             }
             // What matches by it is not built yet.
             "rdomain" => {}
             _ => {
-                let names = ["user", "host", "addr", "laddr", "lport"];
+                let known = ["user", "host", "addr", "laddr", "lport"];
                 let hint =
-                    did_you_mean(name, names).map(|meant| format!("; did you mean {meant}?"));
+                    did_you_mean(name, known).map(|meant| format!("; did you mean {meant}?"));
                 return Err(format!("there is no {name:?}{}", hint.unwrap_or_default()));
             }
         }

@@ -10,12 +10,14 @@ use std::process::ExitCode;
 
 use tracing::info;
 
+use super::effective::{self, Completeness};
 use super::flags::{self, ServeFlags};
-use super::{EXIT_FAILED, EXIT_USAGE, complain, effective, print, version};
+use super::{EXIT_FAILED, EXIT_USAGE, complain, print, version};
 use crate::base::escape;
 use crate::gateway::accounts;
 use crate::gateway::config::{Config, Disk, Request, Surroundings};
 use crate::gateway::host_keys::{self, HostKeys};
+use crate::gateway::names;
 use crate::gateway::serve::{self, Connections, KeyRules, Options, Reload};
 use crate::observe::lines;
 use crate::observe::log::{self, Levels, LogSetup};
@@ -78,6 +80,7 @@ fn surroundings(has_file: bool) -> Surroundings {
         home: std::env::var_os("HOME").map(PathBuf::from),
         host_keys: host_keys::defaults(is_root, has_file, state_directory().as_deref()),
         pid_file: None,
+        service: Some(names::service_port),
     }
 }
 
@@ -105,7 +108,7 @@ fn check(flags: &ServeFlags, config: &Config) -> ExitCode {
     if !flags.dump {
         return ExitCode::SUCCESS;
     }
-    match effective::dump(&flags.connection, config, true) {
+    match effective::dump(&flags.connection, config, Completeness::Asked) {
         Ok(text) => print(&text),
         Err(why) => {
             complain(&format!("serve: {why}\n"));
@@ -137,7 +140,7 @@ fn start(flags: &ServeFlags, config: Config) -> anyhow::Result<()> {
         // Whoever started it should see it too, not only the log.
         let _ = writeln!(File::from(terminal), "tidegate: {why:#}");
     }
-    outcome
+    outcome.map(|_| ())
 }
 
 fn reload(request: Request) -> Reload {

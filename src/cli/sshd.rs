@@ -9,18 +9,21 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use nix::sys::signal::Signal;
 use nix::sys::stat::fstat;
 use tracing::info;
 
+use super::effective::{self, Completeness};
 use super::sshd_flags::{self, Action, SshdFlags};
-use super::{EXIT_FAILED, EXIT_USAGE, complain, effective, print};
+use super::{EXIT_FAILED, EXIT_USAGE, complain, print};
 use crate::base::escape;
 use crate::gateway::config::{
     Config, ConfigErrors, Diagnostic, Disk, Facility, LogLevel, Request, Surroundings,
 };
 use crate::gateway::daemon::{self, Detach};
 use crate::gateway::host_keys::{self, HostKeys};
-use crate::gateway::serve::{self, Connections, KeyRules, Options, Reload};
+use crate::gateway::names;
+use crate::gateway::serve::{self, Connections, Ending, KeyRules, Options, Reload};
 use crate::gateway::syslog::{Severity, Syslog};
 use crate::observe::lines;
 use crate::observe::log::{self, Levels, LogSetup};
@@ -59,8 +62,16 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
     }
     adapt(&flags, &mut config);
     match start(&flags, config, request) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(ending) => ending_status(ending),
         Err(code) => code,
+    }
+}
+
+/// Only SIGTERM asks for an end that is a success; a service manager looks at this.
+fn ending_status(ending: Ending) -> ExitCode {
+    match ending {
+        Ending::Over | Ending::Signal(Signal::SIGTERM) => ExitCode::SUCCESS,
+        Ending::Signal(_) => ExitCode::from(EXIT_FAILED),
     }
 }
 
@@ -102,6 +113,7 @@ fn request(flags: &SshdFlags) -> Request {
             home: std::env::var_os("HOME").map(PathBuf::from),
             host_keys: host_keys::of_sshd(),
             pid_file: Some(PID_FILE.into()),
+            service: Some(names::service_port),
         },
     }
 }
@@ -137,7 +149,7 @@ fn check(flags: &SshdFlags, config: &Config) -> ExitCode {
     if flags.action == Action::Check {
         return ExitCode::SUCCESS;
     }
-    match effective::dump(&flags.connection, config, false) {
+    match effective::dump(&flags.connection, config, Completeness::AsGiven) {
         Ok(text) => print(&text),
         Err(why) => {
             complain(&format!("sshd: {why}\n"));
@@ -157,7 +169,7 @@ fn adapt(flags: &SshdFlags, config: &mut Config) {
     }
 }
 
-fn start(flags: &SshdFlags, config: Config, request: Request) -> Result<(), ExitCode> {
+fn start(flags: &SshdFlags, config: Config, request: Request) -> Result<Ending, ExitCode> {
     let failed = |why: &dyn std::fmt::Display| {
         flags.tell(&format!("{why:#}\n"));
         ExitCode::from(EXIT_FAILED)

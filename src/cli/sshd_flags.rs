@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use super::flags::{self, Connection};
 use crate::gateway::config::{self, quote};
+use crate::gateway::names;
 
 /// Where sshd looks for its configuration.
 const FILE: &str = "/etc/ssh/sshd_config";
@@ -92,7 +93,7 @@ const FLAGS: &[Flag] = &[
     flag('4', None, "use IPv4 only", |r, _| { r.family = Some("inet"); Ok(()) }),
     flag('6', None, "use IPv6 only", |r, _| { r.family = Some("inet6"); Ok(()) }),
     flag('b', Some("bits"), "ignored, as by sshd", |_, _| Ok(())),
-    flag('C', Some("spec"), "with -T or -G: for user=U,host=H,addr=A,laddr=A,lport=P,rdomain=D",
+    flag('C', Some("spec"), "with -T or -G: for user=U,host=H,addr=A,laddr=A,lport=P,rdomain=D,invalid-user",
         |r, value| flags::connection_spec(&mut r.flags.connection, value)
             .map_err(|why| refused(format!("-C: {why}")))),
     flag('c', Some("file"), "a certificate of a host key", |r, value| option(r, "HostCertificate", value)),
@@ -273,7 +274,9 @@ fn login_grace_time(reading: &mut Reading, value: &str) -> Result<(), Refused> {
 
 fn port(reading: &mut Reading, value: &str) -> Result<(), Refused> {
     let port = value.parse().ok().filter(|port| *port > 0);
-    let port = port.ok_or_else(|| refused(format!("-p: {value:?} is no port from 1 to 65535")))?;
+    let port = port.or_else(|| names::service_port(value)).ok_or_else(|| {
+        refused(format!("-p: {value:?} is no port from 1 to 65535, and no service"))
+    })?;
     if reading.flags.ports.len() >= PORTS_MAX {
         return Err(refused(format!("-p: more than {PORTS_MAX} ports")));
     }

@@ -5,17 +5,15 @@ use std::sync::Arc;
 
 use tracing::{error, info};
 
-use super::policy::{Policy, Reason, Request};
-use super::{generation, log_level, names};
 use super::names::Resolver;
+use super::policy::{Policy, Reason, Request};
 use super::startups::Startups;
 use super::workers::Execute;
+use super::{generation, log_level, names};
 use crate::base::escape;
 use crate::connection::ConnectionConfig;
 use crate::crypto::{PrivateKey, SignatureAlgorithm, kex};
-use crate::services::{
-    About, Done, Greeted, Job, forward, open_terminal, scp, sftp, spawn,
-};
+use crate::services::{About, Done, Greeted, Job, forward, open_terminal, scp, sftp, spawn};
 
 /// Makes the slow signatures of key exchanges.
 pub trait Signer: Send + Sync {

@@ -1,8 +1,10 @@
-//! The names of clients (UseDNS), which decide only where they lead back to the address.
+//! Names that the system knows: of clients (UseDNS), which decide only where they lead back to the
+//! address, and of services.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::net::{IpAddr, ToSocketAddrs};
+use std::ptr::null_mut;
 use std::sync::Arc;
 
 use nix::sys::socket::{SockaddrLike, SockaddrStorage};
@@ -37,7 +39,7 @@ impl Resolver for System {
                 socket.len(),
                 name.as_mut_ptr().cast(),
                 name.len() as libc::socklen_t,
-                std::ptr::null_mut(),
+                null_mut(),
                 0,
                 libc::NI_NAMEREQD,
             )
@@ -69,9 +71,7 @@ pub fn of_peer(resolver: &dyn Resolver, address: IpAddr) -> Option<Arc<str>> {
         return None;
     }
     match resolver.addresses_of(&name) {
-        Ok(found) if found.iter().any(|found| found.to_canonical() == address) => {
-            Some(name.into())
-        }
+        Ok(found) if found.iter().any(|found| found.to_canonical() == address) => Some(name.into()),
         Ok(_) => {
             info!(
                 %address, %shown,
@@ -86,9 +86,43 @@ pub fn of_peer(resolver: &dyn Resolver, address: IpAddr) -> Option<Arc<str>> {
     }
 }
 
+/// The TCP port of a service by its name in services(5), like `ssh`.
+pub fn service_port(name: &str) -> Option<u16> {
+    // A number is no name, and the C library would take it for one with blanks before it.
+    if !name.bytes().any(|byte| byte.is_ascii_alphabetic()) {
+        return None;
+    }
+    let name = CString::new(name).ok()?;
+    // SAFETY: all of its fields are numbers and pointers, for which zero stands for nothing.
+    let mut hints: libc::addrinfo = unsafe { std::mem::zeroed() };
+    (hints.ai_family, hints.ai_socktype) = (libc::AF_INET, libc::SOCK_STREAM);
+    let mut found: *mut libc::addrinfo = null_mut();
+    // SAFETY: the name ends with NUL, and hints and found outlive the call.
+    let failed =
+        unsafe { libc::getaddrinfo(null_mut(), name.as_ptr(), &raw const hints, &raw mut found) };
+    if failed != 0 || found.is_null() {
+        return None;
+    }
+    // SAFETY: the call succeeded, so there is a first item, and its address of the family that was
+    // asked for is as long as it says.
+    let address = unsafe { SockaddrStorage::from_raw((*found).ai_addr, Some((*found).ai_addrlen)) };
+    // SAFETY: it came from getaddrinfo and is not used again.
+    unsafe { libc::freeaddrinfo(found) };
+    Some(address?.as_sockaddr_in()?.port())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn services_have_ports() {
+        for none in ["", "22", " 22", "0x16", "no-such-service", "a\0b"] {
+            assert_eq!(service_port(none), None, "{none:?}");
+        }
+        // Where services(5) is installed at all.
+        assert!(service_port("ssh").is_none_or(|port| port == 22));
+    }
 
     struct Book(&'static [(&'static str, &'static str)], &'static [(&'static str, &'static str)]);
 

@@ -347,7 +347,8 @@ impl Search {
                 return;
             }
         };
-        let wanted = Use { key: request.key, peer: request.peer.ip(), host: request.host, now: now() };
+        let wanted =
+            Use { key: request.key, peer: request.peer.ip(), host: request.host, now: now() };
         let result = authorized_keys::search(&text, wanted);
         let path = escape(path.as_os_str().as_encoded_bytes());
         let refused = result.refused.iter();
@@ -391,7 +392,9 @@ fn check_lists(
     if let Some(pattern) = login.deny_users.iter().find(|p| p.matches(user, peer, host)) {
         return Err(Reason::Denied { keyword: "DenyUsers", pattern: pattern.to_string() });
     }
-    if !login.allow_users.is_empty() && !login.allow_users.iter().any(|p| p.matches(user, peer, host)) {
+    if !login.allow_users.is_empty()
+        && !login.allow_users.iter().any(|p| p.matches(user, peer, host))
+    {
         return Err(Reason::NotAllowed { keyword: "AllowUsers" });
     }
     let is_member = |pattern: &&String| {

@@ -78,11 +78,19 @@ pub struct Reload {
     pub renewed: fn(&Config),
 }
 
+/// Why serving is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// There was nothing left to serve, or another process serves.
+    Over,
+    Signal(Signal),
+}
+
 /// Serves until SIGTERM, SIGINT or SIGQUIT, or until the only connection has ended.
 ///
 /// # Errors
 /// Something the configuration names cannot be had: a port, a host key, the driver.
-pub fn run(config: Config, options: &Options) -> anyhow::Result<()> {
+pub fn run(config: Config, options: &Options) -> anyhow::Result<Ending> {
     // The pid in LISTEN_PID is this process's, whatever it becomes later.
     let given = systemd::inherited_listeners()?;
     let ends = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP];
@@ -96,7 +104,10 @@ pub fn run(config: Config, options: &Options) -> anyhow::Result<()> {
         Connections::First => {
             let listeners = listeners(&start.config, given)?;
             (options.ready)(&listeners.addresses(), &keys);
-            let Some(socket) = first(&listeners, &signals)? else { return Ok(()) };
+            let socket = match first(&listeners, &signals)? {
+                Ok(socket) => socket,
+                Err(signal) => return Ok(Ending::Signal(signal)),
+            };
             drop(listeners);
             start.serve_one(keys, socket, &signals)
         }
@@ -155,11 +166,16 @@ impl<'a> Start<'a> {
 
     /// Serves whoever comes. Sockets are opened before going into the background, so that whoever
     /// started us learns what is wrong with them.
-    fn listen(self, keys: HostKeys, given: Vec<OwnedFd>, signals: &Signals) -> anyhow::Result<()> {
+    fn listen(
+        self,
+        keys: HostKeys,
+        given: Vec<OwnedFd>,
+        signals: &Signals,
+    ) -> anyhow::Result<Ending> {
         let listeners = listeners(&self.config, given)?;
         let herald = match self.options.detach {
             Some(how) if !daemon::is_detached() => match daemon::detach(how)? {
-                Detached::Caller => return Ok(()),
+                Detached::Caller => return Ok(Ending::Over),
                 Detached::Background(herald) => Some(herald),
             },
             Some(_) => chdir("/").map(|()| None)?,
@@ -199,7 +215,13 @@ impl<'a> Start<'a> {
     }
 
     /// Serves one connection to its end.
-    fn serve_one(self, keys: HostKeys, socket: OwnedFd, signals: &Signals) -> anyhow::Result<()> {
+    fn serve_one(
+        self,
+        keys: HostKeys,
+        socket: OwnedFd,
+        signals: &Signals,
+    ) -> anyhow::Result<Ending> {
+        let mut ending = Ending::Over;
         let plan = Plan { reactors: 1, idle_time: ONLY_IDLE_TIME, ..self.plan(keys) };
         let mut only = Generation::start(plan)?;
         only.adopt(socket);
@@ -211,13 +233,14 @@ impl<'a> Start<'a> {
                 }
                 Woken::Signal(signal) => {
                     info!("Received signal {}; terminating.", signal as i32);
+                    ending = Ending::Signal(signal);
                     break;
                 }
                 Woken::Ready(_) | Woken::TimedOut => {}
             }
         }
         only.end();
-        Ok(())
+        Ok(ending)
     }
 }
 
@@ -237,7 +260,7 @@ struct Gateway<'a> {
 }
 
 impl Gateway<'_> {
-    fn serve(mut self, signals: &Signals) -> anyhow::Result<()> {
+    fn serve(mut self, signals: &Signals) -> anyhow::Result<Ending> {
         let signal = loop {
             let check = (!self.retired.is_empty()).then_some(RETIRED_CHECK);
             let woken = signals.wait(&[], check).context("cannot wait for signals")?;
@@ -254,7 +277,7 @@ impl Gateway<'_> {
         self.listeners.close_except(&Listeners::default());
         drop(self.pid_file);
         self.retired.into_iter().chain([self.current]).for_each(Generation::end);
-        Ok(())
+        Ok(Ending::Signal(signal))
     }
 
     fn reload(&mut self, reload: &Reload) {
@@ -327,13 +350,13 @@ fn listeners(config: &Config, given: Vec<OwnedFd>) -> anyhow::Result<Listeners> 
     if given.is_empty() { Listeners::open(&config.global) } else { Listeners::given(given) }
 }
 
-/// The first connection that comes; none when a signal comes before it.
-fn first(listeners: &Listeners, signals: &Signals) -> anyhow::Result<Option<OwnedFd>> {
+/// The first connection that comes, or the signal that came before it.
+fn first(listeners: &Listeners, signals: &Signals) -> anyhow::Result<Result<OwnedFd, Signal>> {
     let sockets = listeners.sockets();
     let borrowed: Vec<_> = sockets.iter().map(|socket| socket.as_fd()).collect();
     loop {
         let ready = match signals.wait(&borrowed, None).context("cannot wait for signals")? {
-            Woken::Signal(_) => return Ok(None),
+            Woken::Signal(signal) => return Ok(Err(signal)),
             Woken::Ready(n) => sockets.get(n),
             Woken::TimedOut => None,
         };
@@ -341,7 +364,7 @@ fn first(listeners: &Listeners, signals: &Signals) -> anyhow::Result<Option<Owne
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         match accept4(socket.as_raw_fd(), flags) {
             // SAFETY: the kernel has just made this descriptor for us alone.
-            Ok(fd) => return Ok(Some(unsafe { OwnedFd::from_raw_fd(fd) })),
+            Ok(fd) => return Ok(Ok(unsafe { OwnedFd::from_raw_fd(fd) })),
             // It was gone again.
             Err(_) => continue,
         }

@@ -26,8 +26,8 @@ pub use child::Script;
 pub use child::{Child, Exit, Pipes, signal_by_name};
 pub use io::{Io, Wishes};
 pub use job::{
-    About, Greeted,
-    Account, Done, Grant, Job, Notice, Prelude, Program, SpawnFailed, SpawnSpec, Subsystem,
+    About, Account, Done, Grant, Greeted, Job, Notice, Prelude, Program, SpawnFailed, SpawnSpec,
+    Subsystem,
 };
 pub use outgoing::{Command, Outgoing, Surroundings};
 pub use prelude::run_prelude;

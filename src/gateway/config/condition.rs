@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::diagnostic::{Wrong, did_you_mean};
+use super::diagnostic::{Surroundings, Wrong, did_you_mean};
 use super::honour::bad_host;
 use super::patterns::{HostList, NameList, Verdict};
 use super::values::port;
@@ -65,7 +65,7 @@ impl Condition {
     }
 
     /// Reads the words behind Match.
-    pub fn new(words: &[String]) -> Result<Condition, Wrong> {
+    pub fn new(words: &[String], surroundings: &Surroundings) -> Result<Condition, Wrong> {
         let mut criteria = Vec::new();
         let mut all = false;
         let mut words = words.iter();
@@ -87,7 +87,7 @@ impl Condition {
                 let value = value.filter(|value| !value.is_empty()).ok_or_else(|| {
                     Wrong::new(name, "a pattern list is missing behind the criterion")
                 })?;
-                criteria.push(criterion(known, value)?);
+                criteria.push(criterion(known, value, surroundings)?);
             }
         }
         match (all, criteria.is_empty()) {
@@ -191,7 +191,7 @@ fn check_name(name: &str) -> Result<&'static str, Wrong> {
     })
 }
 
-fn criterion(name: &str, value: &str) -> Result<Criterion, Wrong> {
+fn criterion(name: &str, value: &str, surroundings: &Surroundings) -> Result<Criterion, Wrong> {
     let names = |text| NameList::new(text).ok_or_else(|| Wrong::new(text, "an empty pattern"));
     let hosts = || HostList::new(value).map_err(|bad| bad_host(value, &bad));
     Ok(match name {
@@ -201,7 +201,10 @@ fn criterion(name: &str, value: &str) -> Result<Criterion, Wrong> {
         "Address" => Criterion::Address(hosts()?),
         "Version" => Criterion::Version(names(value)?),
         "LocalAddress" => Criterion::LocalAddress(hosts()?),
-        _ => Criterion::LocalPort(value.split(',').map(port).collect::<Result<_, _>>()?),
+        _ => {
+            let ports = value.split(',').map(|word| port(word, surroundings));
+            Criterion::LocalPort(ports.collect::<Result<_, _>>()?)
+        }
     })
 }
 
@@ -210,7 +213,8 @@ mod tests {
     use super::*;
 
     fn condition(line: &str) -> Result<Condition, Wrong> {
-        Condition::new(&super::super::lexer::words(line).expect("words"))
+        let words = super::super::lexer::words(line).expect("words");
+        Condition::new(&words, &Surroundings::default())
     }
 
     fn who() -> Who<'static> {

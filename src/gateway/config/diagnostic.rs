@@ -102,6 +102,8 @@ pub struct Surroundings {
     pub host_keys: Vec<PathBuf>,
     /// The file for the process's number when no PidFile line says otherwise.
     pub pid_file: Option<PathBuf>,
+    /// The TCP port of a service that is written by its name; none: names are no ports.
+    pub service: Option<fn(&str) -> Option<u16>>,
 }
 
 /// The candidate that `word` is most likely a misspelling or the beginning of.

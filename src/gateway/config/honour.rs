@@ -179,7 +179,7 @@ pub fn listen_address(target: &mut Target, values: &Values<'_>) -> Done {
         return Err(Wrong::new(word, "routing domains are not built yet"));
     }
     let word = values.one()?;
-    let (host, port) = values::host_and_port(word)?;
+    let (host, port) = values::host_and_port(word, values.surroundings)?;
     let host = match host.parse::<IpAddr>() {
         Ok(address) => ListenHost::Address(address),
         Err(_) => ListenHost::Name(host_name(word, host)?),
@@ -284,7 +284,7 @@ pub fn pid_file(target: &mut Target, values: &Values<'_>) -> Done {
 }
 
 pub fn port(target: &mut Target, values: &Values<'_>) -> Done {
-    let port = values::port(values.one()?)?;
+    let port = values::port(values.one()?, values.surroundings)?;
     if !target.global.ports.contains(&port) {
         target.global.ports.push(port);
     }

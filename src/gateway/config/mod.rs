@@ -114,12 +114,13 @@ impl Config {
     /// nothing of a login can be answered before its user is known.
     pub fn asks_users(&self) -> bool {
         let anybody = self.global.use_dns || self.login.refuse_connection;
-        anybody || self.blocks.iter().any(|block| {
-            let draft = &block.draft;
-            let greets = draft.banner.is_some() || draft.max_auth_tries.is_some();
-            let always = draft.refuse_connection == Some(true) || draft.log_level.is_some();
-            always || greets && self.is_about_users(block)
-        })
+        anybody
+            || self.blocks.iter().any(|block| {
+                let draft = &block.draft;
+                let greets = draft.banner.is_some() || draft.max_auth_tries.is_some();
+                let always = draft.refuse_connection == Some(true) || draft.log_level.is_some();
+                always || greets && self.is_about_users(block)
+            })
     }
 
     /// The block, or one whose Include brought it in, asks for more than addresses.

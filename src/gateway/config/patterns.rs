@@ -239,7 +239,8 @@ mod tests {
     #[test]
     fn user_at_host() {
         let from = "192.0.2.7".parse().expect("an address");
-        let matches = |p: &str, user| UserPattern::new(p).expect("a pattern").matches(user, from, None);
+        let matches =
+            |p: &str, user| UserPattern::new(p).expect("a pattern").matches(user, from, None);
         assert!(matches("an*", "anna"));
         assert!(matches("anna@192.0.2.0/24", "anna"));
         assert!(!matches("anna@!192.0.2.7,192.0.2.0/24", "anna"));

@@ -277,7 +277,7 @@ impl<'s> Reading<'s> {
             let wrong = Wrong::new("", "a block cannot be opened on the command line");
             return self.error(place, keyword.name, wrong.help("write it into a file"), None);
         }
-        let condition = Condition::new(&values.words).unwrap_or_else(|wrong| {
+        let condition = Condition::new(&values.words, self.surroundings).unwrap_or_else(|wrong| {
             let subject = subject(keyword, &wrong);
             self.error(place, &subject, wrong, legal_of(keyword));
             Condition::never()

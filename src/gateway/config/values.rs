@@ -83,8 +83,12 @@ pub fn number(word: &str, range: RangeInclusive<u32>) -> Result<u32, Wrong> {
     }
 }
 
-/// A TCP port; 0 lets the kernel choose a free one, which is told in the log.
-pub fn port(word: &str) -> Result<u16, Wrong> {
+/// A TCP port, or the name of a service; 0 lets the kernel choose a free one, which is told in the
+/// log.
+pub fn port(word: &str, surroundings: &Surroundings) -> Result<u16, Wrong> {
+    if let Some(port) = surroundings.service.and_then(|service| service(word)) {
+        return Ok(port);
+    }
     let number = number(word, 0..=u32::from(u16::MAX))?;
     u16::try_from(number).map_err(|_| Wrong::new(word, "not a port"))
 }
@@ -184,19 +188,24 @@ pub fn path(word: &str, surroundings: &Surroundings) -> Result<PathBuf, Wrong> {
 }
 
 /// `address`, `host`, `address:port`, `host:port`, `[address]:port`: the host's part and the port.
-pub fn host_and_port(word: &str) -> Result<(&str, Option<u16>), Wrong> {
+pub fn host_and_port<'a>(
+    word: &'a str,
+    surroundings: &Surroundings,
+) -> Result<(&'a str, Option<u16>), Wrong> {
     if let Some(rest) = word.strip_prefix('[') {
         let (host, behind) =
             rest.split_once(']').ok_or_else(|| Wrong::new(word, "a [ without its ]"))?;
         return match behind.strip_prefix(':') {
-            Some(digits) => Ok((host, Some(port(digits)?))),
+            Some(digits) => Ok((host, Some(port(digits, surroundings)?))),
             None if behind.is_empty() => Ok((host, None)),
             None => Err(Wrong::new(word, "only :port may follow the ]")),
         };
     }
     // More than one colon: an IPv6 address, which needs brackets before a port can follow.
     match word.rsplit_once(':') {
-        Some((host, digits)) if !host.contains(':') => Ok((host, Some(port(digits)?))),
+        Some((host, digits)) if !host.contains(':') => {
+            Ok((host, Some(port(digits, surroundings)?)))
+        }
         Some(_) if word.parse::<IpAddr>().is_err() => {
             let wrong = Wrong::new(word, "no IPv6 address");
             Err(wrong.help("with a port it is written [address]:port"))
@@ -259,6 +268,12 @@ mod tests {
 
     #[test]
     fn hosts_and_ports() {
+        let none = Surroundings::default();
+        let service = |name: &str| (name == "ssh").then_some(22);
+        let some = Surroundings { service: Some(service), ..Surroundings::default() };
+        assert_eq!(host_and_port("[::1]:ssh", &some), Ok(("::1", Some(22))));
+        assert_eq!((port("ssh", &some), port("23", &some)), (Ok(22), Ok(23)));
+        assert!(port("telnet", &some).is_err() && port("ssh", &none).is_err());
         for (word, expected) in [
             ("127.0.0.1", ("127.0.0.1", None)),
             ("127.0.0.1:22", ("127.0.0.1", Some(22))),
@@ -267,10 +282,10 @@ mod tests {
             ("[::1]:2222", ("::1", Some(2222))),
             ("localhost:0", ("localhost", Some(0))),
         ] {
-            assert_eq!(host_and_port(word), Ok(expected), "{word}");
+            assert_eq!(host_and_port(word, &none), Ok(expected), "{word}");
         }
         for bad in ["[::1", "[::1]22", "127.0.0.1:", "h:65536", "h:x", "::1:99999", "1:2:3"] {
-            assert!(host_and_port(bad).is_err(), "{bad}");
+            assert!(host_and_port(bad, &none).is_err(), "{bad}");
         }
     }
 
