@@ -19,7 +19,11 @@ pub trait Reply: Send + Sync {
     fn deliver(&self, token: Token, done: Done);
 }
 
-/// A few threads that do what would stall a shard, behind one bounded queue.
+/// A few threads that do what would stall a shard, behind bounded queues.
+///
+/// Anybody can have the big-number work of a key exchange done before a login, and at no cost to
+/// himself (CVE-2002-20001). At most half of the threads do that at one time; what remains is for
+/// logins and live sessions.
 ///
 /// Dropping it ends it in order: jobs that were begun are finished, those that still wait are
 /// answered [`Done::Lost`], and the threads are joined.
@@ -40,6 +44,10 @@ struct Order {
 /// login's few should not pay for threads that spin.
 struct Bench {
     queue: ArrayQueue<Order>,
+    /// Of jobs that [`is_costly`].
+    costly: ArrayQueue<Order>,
+    costly_running: AtomicUsize,
+    costly_running_max: usize,
     execute: Arc<dyn Execute>,
     replies: Vec<Arc<dyn Reply>>,
     stopping: AtomicBool,
@@ -49,7 +57,7 @@ struct Bench {
 }
 
 impl Workers {
-    /// `jobs_max` bounds the jobs that wait for a thread. `replies` are addressed by their index.
+    /// `jobs_max` bounds the jobs that wait for a thread, in each queue. `replies` are addressed by their index.
     ///
     /// # Errors
     /// A thread could not be started.
@@ -61,6 +69,9 @@ impl Workers {
     ) -> io::Result<Workers> {
         let bench = Arc::new(Bench {
             queue: ArrayQueue::new(jobs_max.max(1)),
+            costly: ArrayQueue::new(jobs_max.max(1)),
+            costly_running: AtomicUsize::new(0),
+            costly_running_max: (threads / 2).max(1),
             execute,
             replies,
             stopping: AtomicBool::new(false),
@@ -92,7 +103,8 @@ impl Workers {
     /// # Errors
     /// The queue is full: the job comes back.
     pub fn try_submit(&self, reply: usize, token: Token, job: Job) -> Result<(), Job> {
-        self.bench.queue.push(Order { reply, token, job }).map_err(|order| order.job)?;
+        let queue = if is_costly(&job) { &self.bench.costly } else { &self.bench.queue };
+        queue.push(Order { reply, token, job }).map_err(|order| order.job)?;
         self.bench.ring(false);
         Ok(())
     }
@@ -124,16 +136,38 @@ impl Bench {
         }
     }
 
+    /// A job that may be begun now.
+    fn take(&self) -> Option<Order> {
+        if let Some(order) = self.queue.pop() {
+            return Some(order);
+        }
+        let more = |running: usize| (running < self.costly_running_max).then_some(running + 1);
+        self.costly_running.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).ok()?;
+        let order = self.costly.pop();
+        if order.is_none() {
+            self.costly_running.fetch_sub(1, Ordering::SeqCst);
+        }
+        order
+    }
+
+    /// A costly job is over. Whoever did it may have other work next.
+    fn make_room(&self) {
+        self.costly_running.fetch_sub(1, Ordering::SeqCst);
+        if !self.costly.is_empty() {
+            self.ring(false);
+        }
+    }
+
     /// The next job; `None` when the workers end.
     fn next(&self) -> Option<Order> {
         loop {
-            if let Some(order) = self.queue.pop() {
+            if let Some(order) = self.take() {
                 return Some(order);
             }
             let bell = self.bell.lock().unwrap_or_else(PoisonError::into_inner);
             self.asleep.fetch_add(1, Ordering::SeqCst);
             fence(Ordering::SeqCst);
-            let order = self.queue.pop();
+            let order = self.take();
             let ending = self.stopping.load(Ordering::SeqCst);
             if order.is_none() && !ending {
                 drop(self.rings.wait(bell).unwrap_or_else(PoisonError::into_inner));
@@ -147,6 +181,7 @@ impl Bench {
 
     fn work(&self) {
         while let Some(Order { reply, token, job }) = self.next() {
+            let costly = is_costly(&job);
             let done = if self.stopping.load(Ordering::Acquire) {
                 Done::Lost
             } else {
@@ -154,11 +189,19 @@ impl Bench {
                 // a panic could leave half changed (its locks are poisoned).
                 catch_unwind(AssertUnwindSafe(|| self.execute.run(job))).unwrap_or(Done::Lost)
             };
+            if costly {
+                self.make_room();
+            }
             if let Some(reply) = self.replies.get(reply) {
                 reply.deliver(token, done);
             }
         }
     }
+}
+
+/// Milliseconds of arithmetic that a peer may cause before it has said who it is.
+fn is_costly(job: &Job) -> bool {
+    matches!(job, Job::Agree { .. } | Job::Sign { .. })
 }
 
 #[cfg(test)]
@@ -199,6 +242,9 @@ mod tests {
     const DEFECTIVE: u8 = 13;
 
     fn signed(job: Job) -> Done {
+        if let Job::Sign { message, .. } = job {
+            return Done::Signature(Some(message));
+        }
         let Job::Terminal(spec) = job else { panic!("an unexpected job") };
         assert_ne!(spec.uid, u32::from(DEFECTIVE), "a defect in a job");
         Done::Signature(Some(spec.modes))
@@ -266,8 +312,59 @@ mod tests {
         assert_eq!(inbox.recv().unwrap().0, token(9));
     }
 
+    /// Lets jobs that are not costly through, and counts those that wait for permission.
+    struct Weighed {
+        permits: Mutex<mpsc::Receiver<()>>,
+        inside: mpsc::Sender<()>,
+    }
+
+    impl Execute for Weighed {
+        fn run(&self, job: Job) -> Done {
+            if is_costly(&job) {
+                self.inside.send(()).unwrap();
+                self.permits.lock().unwrap().recv().unwrap();
+            }
+            signed(job)
+        }
+    }
+
+    fn costly(n: u8) -> Job {
+        let algorithm = crate::crypto::SignatureAlgorithm::RsaSha512;
+        Job::Sign { host_key: 0, algorithm, message: Box::new([n]) }
+    }
+
+    /// SECURITY case 29: however many key exchanges wait to be worked out, other work goes on.
     #[test]
-    fn a_panic_costs_one_job() {
+    fn case_29_costly_jobs_leave_half_of_the_threads_to_others() {
+        let (permit, permits) = mpsc::channel();
+        let (inside, begun) = mpsc::channel();
+        let (reply, inbox) = inbox();
+        let weighed = Arc::new(Weighed { permits: Mutex::new(permits), inside });
+        let workers = Workers::start(4, 64, weighed, vec![reply]).unwrap();
+        for n in 0..20 {
+            workers.try_submit(0, token(n), costly(n)).unwrap();
+        }
+        for _ in 0..2 {
+            begun.recv().unwrap();
+        }
+        for n in 100..140 {
+            workers.try_submit(0, token(n), job(n)).unwrap();
+        }
+        let mut others: Vec<u32> = (0..40).map(|_| inbox.recv().unwrap().0.key).collect();
+        others.sort_unstable();
+        assert!(others.into_iter().eq(100..140), "the others are done");
+        assert!(begun.try_recv().is_err(), "and no third costly one was begun");
+        for _ in 0..20 {
+            permit.send(()).unwrap();
+        }
+        let mut rest: Vec<u32> = (0..20).map(|_| inbox.recv().unwrap().0.key).collect();
+        rest.sort_unstable();
+        assert!(rest.into_iter().eq(0..20));
+    }
+
+    /// SECURITY case 64: what fails while a key is judged is an end, never a login.
+    #[test]
+    fn case_64_a_panic_costs_one_job() {
         let (reply, inbox) = inbox();
         let workers = Workers::start(1, 64, Arc::new(Prompt), vec![reply]).unwrap();
         workers.try_submit(0, token(1), job(DEFECTIVE)).unwrap();
