@@ -3,6 +3,8 @@
 
 #[path = "hostile/channels.rs"]
 mod channels;
+#[path = "hostile/keyexchange.rs"]
+mod keyexchange;
 #[path = "hostile/load.rs"]
 mod load;
 #[path = "hostile/login.rs"]
@@ -11,6 +13,8 @@ mod login;
 mod peer;
 #[path = "hostile/sftp.rs"]
 mod sftp;
+#[path = "hostile/signatures.rs"]
+mod signatures;
 mod support;
 
 use std::io::{ErrorKind, Read, Write};

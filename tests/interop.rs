@@ -296,7 +296,7 @@ fn files_travel_both_ways_while_keys_change_every_mebibyte() {
 /// What a client may set counts as its right: keys that change with every packet, in both
 /// directions of transfer and under a command's output.
 #[test]
-fn case_34_the_smallest_rekey_limits_are_served() {
+fn cases_30_34_the_smallest_rekey_limits_are_served() {
     let gateway = Gateway::start(&[]);
     fs::write(gateway.path("source"), noise(2 * MIB, 12)).expect("a file");
     let (source, there, back) =

@@ -724,7 +724,7 @@ fn the_server_s_flags_on_the_command_line() {
 
 /// The options of internal-sftp bind, whichever way it is reached.
 #[test]
-fn options_of_the_service_in_process() {
+fn case_114_options_of_the_service_in_process() {
     let place = tempfile::tempdir().expect("a folder");
     let path = place.path().display();
     fs::write(place.path().join("f"), "x").expect("a file");

@@ -1,5 +1,5 @@
 //! The house rules that a compiler does not know: floors, file sizes, where `unsafe` may stand,
-//! files nobody declares.
+//! files nobody declares, attacks without a test.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -198,4 +198,100 @@ fn the_protocol_floors_know_no_clock_and_no_io() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// The numbers of docs/security-cases.md; those between belong to what is not built yet.
+const CASES: [std::ops::RangeInclusive<u32>; 5] =
+    [1..=68, 80..=95, 108..=116, 118..=120, 122..=122];
+
+/// Whether the name of a test bears a number: by itself, or between two with `to` in the middle.
+fn bears(test: &str, number: u32) -> bool {
+    let words: Vec<&str> = test.split('_').collect();
+    let alone = words.iter().any(|word| word.parse() == Ok(number));
+    let between = words.windows(3).any(|words| {
+        let ends = (words[0].parse::<u32>(), words[2].parse::<u32>());
+        words[1] == "to" && matches!(ends, (Ok(from), Ok(to)) if (from..=to).contains(&number))
+    });
+    alone || between
+}
+
+/// What is wrong with the tests that a row names.
+fn wrong_tests(number: u32, tests: &str, files: &[(String, String)]) -> Vec<String> {
+    let (mut wrong, mut borne, mut text) = (Vec::new(), false, None);
+    for word in tests.split('`').skip(1).step_by(2) {
+        if word.ends_with(".rs") {
+            text = files.iter().find(|(name, _)| name == word).map(|(_, text)| text);
+            if text.is_none() {
+                wrong.push(format!("case {number}: no file {word}"));
+            }
+        } else {
+            let is_test = text.is_some_and(|text| {
+                let start = text.find(&format!("fn {word}("));
+                let before = start.map(|start| text[..start].trim_end());
+                before.is_some_and(|before| before.ends_with("#[test]"))
+            });
+            if !is_test {
+                wrong.push(format!("case {number}: no test {word} in the file named before it"));
+            }
+            borne |= bears(word, number);
+        }
+    }
+    let waits = tests.contains("waits for: ");
+    if text.is_none() && !waits {
+        wrong.push(format!("case {number} has no test and does not say what it waits for"));
+    } else if text.is_some() && !borne {
+        wrong.push(format!("case {number}: none of its tests bears the number"));
+    }
+    wrong
+}
+
+#[test]
+fn every_attack_has_a_test_or_says_what_it_waits_for() {
+    let files: Vec<_> = rust_files("src").into_iter().chain(rust_files("tests")).collect();
+    let table = fs::read_to_string(root().join("docs/security-cases.md")).expect("the table");
+    let mut wanted = CASES.into_iter().flatten();
+    let mut wrong = Vec::new();
+    for row in table.lines().filter(|line| line.starts_with("| ")) {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+        let Ok(number) = cells[0].parse() else { continue };
+        assert_eq!(wanted.next(), Some(number), "the next row of docs/security-cases.md");
+        assert_eq!(cells.len(), 3, "case {number}: number, attack, tests");
+        // What waits may name commands in the same quotes.
+        let tests = cells[2].split("waits for: ").next().unwrap_or_default();
+        let waits = if tests.len() < cells[2].len() { "waits for: " } else { "" };
+        wrong.extend(wrong_tests(number, &format!("{tests}{waits}"), &files));
+    }
+    assert_eq!(wanted.next(), None, "a case is missing at the end of docs/security-cases.md");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn names_of_tests_bear_their_numbers() {
+    assert!(bears("case_4_control", 4) && bears("cases_42_43_forms", 43));
+    assert!(bears("cases_1_to_6_identifications", 5) && bears("case_44_and_46_keys", 46));
+    assert!(!bears("case_14_marker", 4) && !bears("cases_1_to_6_x", 7));
+    let files = vec![("a.rs".to_owned(), "#[test]\nfn case_7_x() {}\nfn case_8_y() {}".to_owned())];
+    let count = |number, tests| wrong_tests(number, tests, &files).len();
+    assert_eq!(count(7, "`a.rs`: `case_7_x`"), 0);
+    assert_eq!(count(8, "`a.rs`: `case_7_x`"), 1, "another's number");
+    assert_eq!(count(8, "`a.rs`: `case_8_y`"), 1, "no test");
+    assert_eq!(count(7, "`a.rs`: `case_7_z`"), 1, "no such function");
+    assert_eq!(count(7, "`b.rs`: `case_7_x`"), 3, "no such file");
+    assert_eq!((count(7, ""), count(7, "waits for: ")), (1, 0));
+}
+
+/// SECURITY case 48: no key is ever used to decrypt by RSA, so there is no oracle; and the crate
+/// that cannot do it in constant time (RUSTSEC-2023-0071) is not there.
+#[test]
+fn case_48_nothing_decrypts_by_rsa() {
+    for lock in ["Cargo.lock", "tests/fuzz/Cargo.lock"] {
+        let lock = fs::read_to_string(root().join(lock)).expect("a lock file");
+        assert!(lock.contains("name = \"aws-lc-rs\""), "a lock file of ours");
+        assert!(!lock.lines().any(|line| line == "name = \"rsa\""), "the crate rsa is locked");
+    }
+    let names = ["PrivateDecryptingKey", "OaepPrivate", "Pkcs1Private", "RSA_private_decrypt"];
+    for (name, text) in rust_files("src") {
+        let found = names.iter().find(|word| text.contains(**word));
+        assert!(found.is_none(), "{name} uses {found:?}");
+    }
 }

@@ -79,7 +79,7 @@ mod tests {
 
     /// SECURITY case 130: nothing a peer sends can move the cursor, fake a line or hide text.
     #[test]
-    fn case_130_hostile_text_is_shown_harmless() {
+    fn cases_120_130_hostile_text_is_shown_harmless() {
         let cases: &[(&[u8], &str)] = &[
             (b"anna", "anna"),
             ("grüße 日本".as_bytes(), "grüße 日本"),

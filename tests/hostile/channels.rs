@@ -270,3 +270,26 @@ fn case_95_replies_in_order() {
     drop(peer);
     watch.end();
 }
+
+#[test]
+fn case_92_x11_is_refused() {
+    let gateway = Gateway::start(&[]);
+    let watch = Watch::begin(&gateway);
+    let mut peer = Peer::login(&gateway);
+    let channel = peer.open_session(0);
+    let string = |bytes: &[u8]| [&(bytes.len() as u32).to_be_bytes()[..], bytes].concat();
+    // RFC 4254 §6.3.1: single connection, protocol, cookie, screen.
+    for cookie in [&b"00112233445566778899aabbccddeeff"[..], b"00\r\nadd :0 . 11\r\n", b"`id`"] {
+        let parts = [&[0][..], &string(b"MIT-MAGIC-COOKIE-1"), &string(cookie), &[0; 4]].concat();
+        assert!(!peer.ask(channel, RequestBody::Other { name: "x11-req", rest: &parts }));
+    }
+    // A channel of X11 is the server's to open, asked for or not.
+    let origin = [string(b"127.0.0.1"), vec![0, 0, 0x17, 0x70]].concat();
+    let numbers =
+        [&7u32.to_be_bytes()[..], &(1u32 << 20).to_be_bytes(), &(1u32 << 15).to_be_bytes()];
+    peer.send(&[&[number::CHANNEL_OPEN][..], &string(b"x11"), &numbers.concat(), &origin].concat());
+    assert_eq!(peer.hear().expect("an answer")[0], number::CHANNEL_OPEN_FAILURE);
+    peer.assert_well();
+    drop(peer);
+    watch.end();
+}

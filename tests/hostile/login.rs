@@ -11,7 +11,8 @@ use tidegate::wire::{NameList, number};
 
 use crate::PROTOCOL_ERROR;
 use crate::peer::{
-    Farewell, Peer, USER, Watch, channel_request, encode, open, probe_fields, user_key,
+    Farewell, Manner, PLAIN, Peer, USER, Watch, channel_request, encode, open, probe_fields,
+    user_key,
 };
 use crate::support::Gateway;
 
@@ -201,4 +202,184 @@ fn cases_62_130_odd_names() {
     assert!(log.contains("root\\nAccepted"), "{log}");
     assert!(log.contains("\\u{202e}") && !log.contains('\u{202e}'), "{log}");
     assert!(log.lines().all(|line| line.len() < 2500), "a line is long");
+}
+
+/// USERAUTH_INFO_RESPONSE that nobody asked for, with counts that are none.
+#[test]
+fn case_60_answers_to_no_prompt() {
+    let gateway = Gateway::start(&[]);
+    let watch = Watch::begin(&gateway);
+    let before = watch.growth();
+    for body in [&b"\0\0\0\0"[..], b"\xff\xff\xff\xff", b"\0\0\0\x01\0\0\0\x01x"] {
+        for tried in [false, true] {
+            let mut peer = Peer::connect(&gateway);
+            peer.ask_service();
+            if tried {
+                let rest = b"\0\0\0\0\0\0\0\0";
+                let method = AuthMethod::Other { name: "keyboard-interactive", rest };
+                peer.send(&request(USER, method));
+                assert_eq!(peer.hear().expect("an answer")[0], number::USERAUTH_FAILURE);
+            }
+            peer.send(&[&[number::USERAUTH_INFO_RESPONSE], body].concat());
+            peer.assert_dropped(PROTOCOL_ERROR, "an answer unasked");
+        }
+    }
+    assert!(watch.growth().saturating_sub(before) < 4 << 20);
+    watch.end();
+}
+
+/// Nobody comes in by a password, nor learns anything: the same bytes for whoever is asked for,
+/// known, unknown or impossible.
+#[test]
+fn cases_63_65_passwords_and_who_is_known() {
+    let gateway = Gateway::start(&["DenyUsers daemon"]);
+    let watch = Watch::begin(&gateway);
+    let stranger = PrivateKey::generate(KeyKind::Ed25519).expect("a key");
+    let mut answers: Vec<Vec<u8>> = Vec::new();
+    for user in [USER, "nobody", "daemon", "no-such-user-at-all", "", "a\0b"] {
+        let mut peer = Peer::connect(&gateway);
+        peer.ask_service();
+        let signed = peer.signed(&stranger, user);
+        for message in [
+            request(user, AuthMethod::None),
+            request(user, AuthMethod::Password { password: b"", new: None }),
+            request(user, AuthMethod::Password { password: b"a\0", new: Some(b"") }),
+            request(user, AuthMethod::Password { password: &[b'x'; 1024], new: None }),
+            probe(user, &stranger),
+            signed,
+        ] {
+            peer.send(&message);
+            answers.push(peer.hear().expect("an answer"));
+        }
+    }
+    assert_eq!(answers[0][0], number::USERAUTH_FAILURE);
+    assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
+    for user in [USER, "no-such-user-at-all"] {
+        let mut peer = Peer::connect(&gateway);
+        peer.ask_service();
+        peer.send(&request(user, AuthMethod::Password { password: &[b'x'; 20_000], new: None }));
+        peer.assert_dropped(PROTOCOL_ERROR, user);
+    }
+    watch.end();
+}
+
+#[test]
+fn case_68_a_second_login() {
+    let gateway = Gateway::start(&[]);
+    let watch = Watch::begin(&gateway);
+    let mut peer = Peer::login(&gateway);
+    let key = user_key(&gateway);
+    let again = peer.signed(&key, USER);
+    for message in [again, probe("nobody", &key), request("nobody", AuthMethod::None)] {
+        peer.send(&message);
+        peer.assert_well();
+    }
+    peer.say(&ServiceRequest { name: b"ssh-userauth" });
+    peer.say(&ServiceRequest { name: b"ssh-connection" });
+    peer.assert_well();
+    let channel = peer.exec(0, "id -u");
+    assert_eq!(channel, 0);
+    drop(peer);
+    watch.end();
+}
+
+/// Everything a key's judgement needs may fail; what fails is a login refused.
+#[test]
+fn case_64_what_fails_lets_nobody_in() {
+    let gateway = Gateway::start(&[]);
+    let watch = Watch::begin(&gateway);
+    let key = user_key(&gateway);
+    let ready = || {
+        let mut peer = Peer::connect(&gateway);
+        peer.ask_service();
+        peer
+    };
+    let refused = |peer: &mut Peer, what: &str| {
+        let message = peer.signed(&key, USER);
+        peer.send(&message);
+        match peer.hear() {
+            Ok(answer) => assert_eq!(answer[0], number::USERAUTH_FAILURE, "{what}"),
+            Err(Farewell::Said(..)) => {}
+            Err(end) => panic!("{what}: {end:?}"),
+        }
+    };
+    // The file of keys is a directory, a pipe nobody writes to, a loop, empty, or gone.
+    let file = gateway.path("authorized_keys");
+    let kept = gateway.path("kept");
+    std::fs::rename(&file, &kept).expect("moved");
+    refused(&mut ready(), "gone");
+    std::fs::create_dir(&file).expect("a directory");
+    refused(&mut ready(), "a directory");
+    std::fs::remove_dir(&file).expect("removed");
+    nix::unistd::mkfifo(&file, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+    refused(&mut ready(), "a pipe");
+    std::fs::remove_file(&file).expect("removed");
+    std::os::unix::fs::symlink(&file, &file).expect("a loop");
+    refused(&mut ready(), "a loop");
+    std::fs::remove_file(&file).expect("removed");
+    std::fs::write(&file, "").expect("an empty file");
+    refused(&mut ready(), "empty");
+    std::fs::remove_file(&file).expect("removed");
+    std::fs::rename(&kept, &file).expect("moved back");
+
+    // No descriptor is left to open it with, nor a process to be had: the login waits for neither.
+    let mut starved = ready();
+    let mut live = Peer::login(&gateway);
+    let pid = nix::libc::pid_t::try_from(gateway.child.id()).expect("a pid");
+    let limits = |soft: u64| nix::libc::rlimit { rlim_cur: soft, rlim_max: 20_000 };
+    let before = limit(pid, Some(limits(1)));
+    refused(&mut starved, "no descriptors");
+    live.assert_well();
+    let channel = live.open_session(0);
+    assert!(!live.ask(channel, RequestBody::Exec { command: b"id" }), "no descriptors for a pipe");
+    limit(pid, Some(before));
+    live.assert_well();
+    let channel = live.exec(1, "true");
+    assert_ne!(channel, u32::MAX);
+    drop((starved, live));
+    watch.end();
+}
+
+/// Reads and, if asked to, sets how many descriptors a process may have.
+fn limit(pid: nix::libc::pid_t, new: Option<nix::libc::rlimit>) -> nix::libc::rlimit {
+    let mut old = nix::libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    let new = new.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: two structures that live during the call, or none.
+    let done = unsafe { nix::libc::prlimit(pid, nix::libc::RLIMIT_NOFILE, new, &raw mut old) };
+    assert_eq!(done, 0);
+    old
+}
+
+/// One packet of nothing much that would become far more than a packet may be.
+#[test]
+fn cases_49_50_compressed_packets() {
+    let gateway = Gateway::start(&["Compression yes"]);
+    let watch = Watch::begin(&gateway);
+    let manner = Manner { compresses: true, ..PLAIN };
+    let login = || {
+        let mut peer = Peer::connect_as(&gateway, manner);
+        peer.log_in(&gateway);
+        peer
+    };
+    // What is honest passes, three to one and far better.
+    let mut peer = login();
+    let channel = peer.exec(0, "wc -c");
+    let data = [b'a'; 30_000];
+    for _ in 0..20 {
+        peer.say(&ChannelData { recipient: ChannelNumber(channel), data: &data });
+    }
+    peer.assert_well();
+    drop(peer);
+    for len in [262_145, 290_000] {
+        let mut peer = login();
+        let mut bomb = vec![0; len];
+        bomb[0] = number::IGNORE;
+        bomb[1..5].copy_from_slice(&(len as u32 - 5).to_be_bytes());
+        let travelling = peer.sealed(&bomb);
+        assert!(travelling.len() < 2000, "{} bytes travel", travelling.len());
+        peer.write(&travelling);
+        peer.assert_dropped(PROTOCOL_ERROR, &format!("49: {len} bytes"));
+    }
+    assert!(watch.growth() < 16 << 20, "grew by {}", watch.growth());
+    watch.end();
 }

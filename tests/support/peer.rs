@@ -13,7 +13,8 @@ use std::time::Duration;
 use tidegate::base::{Instant, SeededEntropy};
 use tidegate::crypto::{CipherKind, KexKind, MacKind, PrivateKey, SignatureAlgorithm};
 use tidegate::transport::{
-    Answer, Carved, Client, ClientConfig, Env, Error, Outbox, Preferences, Query, Transport,
+    Answer, Carved, Client, ClientConfig, CompressionKind, Env, Error, Outbox, Preferences, Query,
+    Transport,
 };
 use tidegate::wire::auth::{AuthMethod, PublicKeyAttempt, UserAuthRequest};
 use tidegate::wire::channel::{
@@ -47,6 +48,8 @@ pub struct Manner {
     pub line_feed_only: bool,
     /// Writes one byte at a time.
     pub dribbles: bool,
+    /// Wants compression from the login on.
+    pub compresses: bool,
 }
 
 pub const PLAIN: Manner = Manner {
@@ -54,6 +57,7 @@ pub const PLAIN: Manner = Manner {
     mac: MacKind::HmacSha256Etm,
     line_feed_only: false,
     dribbles: false,
+    compresses: false,
 };
 
 pub struct Peer {
@@ -78,6 +82,9 @@ impl Peer {
         preferences.kex = vec![KexKind::Curve25519];
         preferences.ciphers = vec![manner.cipher];
         preferences.macs = vec![manner.mac];
+        if manner.compresses {
+            preferences.compression = vec![CompressionKind::Delayed];
+        }
         let stream = gateway.connect().expect("a connection");
         stream.set_read_timeout(Some(PATIENCE)).expect("a time limit");
         stream.set_nodelay(true).expect("no delay");
@@ -204,6 +211,19 @@ impl Peer {
         true
     }
 
+    /// New keys; or how the server ended the connection instead.
+    pub fn rekey(&mut self) -> Result<(), Farewell> {
+        let before = self.transport.exchanges();
+        let bytes = self.with(|transport, env| transport.rekey(env).expect("it may begin"));
+        self.write(&bytes);
+        while self.transport.exchanges() == before || !self.transport.is_ready() {
+            if !self.listen() {
+                return Err(self.farewell.clone().unwrap_or(Farewell::Closed));
+            }
+        }
+        Ok(())
+    }
+
     /// One message as it would travel.
     pub fn sealed(&mut self, payload: &[u8]) -> Vec<u8> {
         let bytes = self.with(|transport, env| {
@@ -276,7 +296,10 @@ impl Peer {
                 self.heard.push_back(payload.of(&inbox).expect("inside").to_vec());
                 used = bytes;
             }
-            Ok(Carved::Unpacked { .. }) => panic!("nobody agreed to compress"),
+            Ok(Carved::Unpacked { used: bytes }) => {
+                self.heard.push_back(self.transport.take_unpacked().to_vec());
+                used = bytes;
+            }
             Err(Error::Disconnected { code, text }) => {
                 self.farewell = Some(Farewell::Said(code, text.into()));
             }

@@ -79,7 +79,7 @@ fn points_must_be_whole_and_on_their_curve() {
 
 /// SECURITY case 45: a blob that names one curve and holds another.
 #[test]
-fn types_must_agree_with_contents() {
+fn case_45_types_must_agree_with_contents() {
     let p256 = PrivateKey::generate(KeyKind::EcdsaP256).expect("generates");
     let p384 = PrivateKey::generate(KeyKind::EcdsaP384).expect("generates");
     let point = |key: &PrivateKey, at: usize| key.public().blob()[at..].to_vec();
@@ -142,7 +142,7 @@ fn small_order_points_are_refused() {
 
 /// SECURITY cases 43 and 44.
 #[test]
-fn rsa_numbers_are_bounded() {
+fn cases_43_44_rsa_numbers_are_bounded() {
     let verdict = |exponent: &[u8], modulus: &[u8]| {
         let blob = Numbers::Rsa { exponent, modulus }.encode().expect("fits");
         PublicKey::from_blob(&blob).map(drop)
@@ -179,7 +179,7 @@ fn rsa_numbers_are_bounded() {
 
 /// SECURITY cases 45 and 46: the algorithm asked for is the only one that counts.
 #[test]
-fn algorithms_cannot_be_confused() {
+fn cases_45_46_algorithms_cannot_be_confused() {
     let keys = KeyKind::ALL.map(|kind| PrivateKey::generate(kind).expect("generates"));
     for key in &keys {
         for &made_with in SignatureAlgorithm::for_key(key.kind()) {
@@ -223,7 +223,7 @@ fn signatures_end_where_they_should() {
 
 /// SECURITY case 42: S and S + L are the same number to the curve, not to RFC 8032 §5.1.7.
 #[test]
-fn ed25519_signatures_have_one_form() {
+fn case_42_ed25519_signatures_have_one_form() {
     let order = unhex("edd3f55c1a631258d69cf7a2def9de1400000000000000000000000000000010");
     let key = PrivateKey::generate(KeyKind::Ed25519).expect("generates");
     let blob = key.sign(SignatureAlgorithm::Ed25519, MESSAGE).expect("signs");
@@ -250,7 +250,7 @@ const P256_ORDER: &str = "ffffffff00000000ffffffffffffffffbce6faada7179e84f3b9ca
 
 /// SECURITY case 43.
 #[test]
-fn ecdsa_numbers_lie_between_zero_and_the_order() {
+fn case_43_ecdsa_numbers_lie_between_zero_and_the_order() {
     let algorithm = SignatureAlgorithm::EcdsaP256;
     let key = PrivateKey::generate(KeyKind::EcdsaP256).expect("generates");
     let verdict = |body: Vec<u8>| key.public().verify(algorithm, MESSAGE, &named(algorithm, &body));
@@ -301,7 +301,7 @@ fn padded(info: &[u8]) -> Vec<u8> {
 
 /// SECURITY case 43: RSA padding is checked to the last byte.
 #[test]
-fn rsa_padding_has_one_form() {
+fn case_43_rsa_padding_has_one_form() {
     let key = rsa_key();
     let Pair::Rsa(ref pair) = *key.pair() else { panic!("an RSA key") };
     let document = to_pkcs8(pair).expect("encodes");
@@ -382,7 +382,7 @@ const P521_ORDER: &str = "01ffffffffffffffffffffffffffffffffffffffffffffffffffff
 /// SECURITY case 47: nonces recovered with the private key spread over the whole range. PuTTY's
 /// always had nine zero bits on top, and fifty-eight signatures gave the key away.
 #[test]
-fn p521_nonces_are_not_short() {
+fn case_47_p521_nonces_are_not_short() {
     let key = PrivateKey::generate(KeyKind::EcdsaP521).expect("generates");
     let Pair::Ecdsa(_, ref pair) = *key.pair() else { panic!("an ECDSA key") };
     let number = |bytes: &[u8]| BoxedUint::from_be_slice(bytes, 576).expect("fits");
@@ -430,7 +430,7 @@ fn file_around(public: &[u8], section: &[u8]) -> Vec<u8> {
 
 /// SECURITY case 122: the work a file asks for is bounded before it is done.
 #[test]
-fn rounds_are_bounded() {
+fn case_122_rounds_are_bounded() {
     let key = PrivateKey::generate(KeyKind::Ed25519).expect("generates");
     let file = unarmoured(&key.to_openssh_encrypted("", b"secret").expect("writes"));
     let at = 15 + (4 + 10) + (4 + 6) + 4 + (4 + 16);

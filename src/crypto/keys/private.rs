@@ -306,6 +306,20 @@ mod tests {
         }
     }
 
+    /// SECURITY case 47: a signature that came out wrong stays here. The pair of another key stands
+    /// for a computation that failed.
+    #[test]
+    fn case_47_a_faulty_signature_does_not_leave() {
+        for kind in [KeyKind::EcdsaP256, KeyKind::EcdsaP521, KeyKind::Rsa] {
+            let (key, other) = (PrivateKey::generate(kind), PrivateKey::generate(kind));
+            let (key, other) = (key.expect("generates"), other.expect("generates"));
+            let faulty = PrivateKey { public: key.public, pair: other.pair, comment: "".into() };
+            for &algorithm in SignatureAlgorithm::for_key(kind) {
+                assert_eq!(faulty.sign(algorithm, b"message"), Err(CryptoError::Library));
+            }
+        }
+    }
+
     #[test]
     fn files_round_trip() {
         for kind in KeyKind::ALL {

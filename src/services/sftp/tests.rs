@@ -482,7 +482,7 @@ fn extensions_answer() {
 
 /// SECURITY 113.
 #[test]
-fn copies_are_made_in_pieces_and_not_onto_themselves() {
+fn case_113_copies_are_made_in_pieces_and_not_onto_themselves() {
     let home = home();
     let from = files::File::create(home.path().join("from")).expect("made");
     from.write_all_at(b"start", 0).expect("written");

@@ -99,7 +99,7 @@ fn open_tells_files_apart() {
 
 /// SECURITY 115: nothing that is not a plain file holds a worker.
 #[test]
-fn pipes_and_devices_do_not_wait() {
+fn case_115_pipes_and_devices_do_not_wait() {
     let place = Place::new();
     mkfifo(&place.at("fifo"), Mode::from_bits_truncate(0o600)).expect("fifo");
     assert_eq!(open_as(place.path("fifo"), open::READ, 0).err(), Some(4));
@@ -115,7 +115,7 @@ fn pipes_and_devices_do_not_wait() {
 }
 
 #[test]
-fn this_process_is_not_a_file() {
+fn case_115_this_process_is_not_a_file() {
     let path = |path: &str| CString::new(path).expect("no NUL");
     let (read, write) = (open::READ, open::READ | open::WRITE);
     for flags in [read, write] {

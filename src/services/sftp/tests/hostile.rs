@@ -68,7 +68,7 @@ fn impossible_lengths_end_the_session() {
 
 /// SECURITY 112, 110: the frame is sound, so the session goes on.
 #[test]
-fn bad_requests_are_bad_messages() {
+fn cases_110_112_bad_requests_are_bad_messages() {
     let home = home();
     let mut rig = Rig::greeted(home.path());
     let handle = rig.open("file", NEW);
