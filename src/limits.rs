@@ -194,6 +194,11 @@ pub const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
 pub const CONNECT_ADDRESSES_MAX: usize = 8;
 /// How long what a closed channel brought may take to be written.
 pub const FORWARD_LINGER_TIME: Duration = Duration::from_secs(3);
+/// Places where one connection listens for its client, and sockets of one place.
+pub const LISTENERS_OF_LINK_MAX: usize = 128;
+pub const LISTENER_SOCKETS_MAX: usize = 8;
+/// Connections that wait at such a socket; sshd's figure.
+pub const FORWARD_BACKLOG: i32 = 128;
 /// Places in one list of what may be forwarded.
 pub const PERMITS_MAX: usize = 1024;
 /// Sessions of one connection unless MaxSessions says otherwise.
@@ -227,6 +232,8 @@ pub const OPEN_FAILURE_TEXT_BYTES_MAX: u32 = 1024;
 pub const GLOBAL_PENDING_MAX: usize = 8;
 /// Requests on one channel that arrived behind a start still under way.
 pub const REPLIES_PENDING_MAX: usize = 16;
+/// Global requests behind one that is being carried out: a client asks for all its listeners at once.
+pub const GLOBALS_HELD_MAX: usize = 512;
 /// The bytes of such requests on one connection.
 pub const HELD_REQUEST_BYTES_MAX: usize = 128 * 1024;
 /// Requests of ours on one channel awaiting an answer.
@@ -318,6 +325,8 @@ pub const WORKERS_DEFAULT: usize = 4;
 /// Names of clients looked up at one time (UseDNS): a resolver that does not answer holds up as many
 /// logins, and nothing else.
 pub const GREETERS: usize = 16;
+/// Threads of a process that look names up for forwarded connections.
+pub const RESOLVERS: usize = 2;
 /// Log events a shard may be ahead of the log.
 pub const EVENTS_MAX: usize = 4096;
 /// One message between a broker and the process of an account.

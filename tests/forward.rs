@@ -1,6 +1,8 @@
 //! Forwarded connections, with OpenSSH's client and curl: what gets through, what is refused and why.
 #![allow(clippy::disallowed_methods, reason = "tests wait on the real clock")]
 
+#[path = "forward/back.rs"]
+mod back;
 mod support;
 
 use std::fs::{self, File, OpenOptions, Permissions};
@@ -95,7 +97,12 @@ fn greeter() -> u16 {
 
 /// The log says so, now or soon.
 fn logged(gateway: &Gateway, what: &str) {
-    wait_for(&format!("{what:?} in the log"), || gateway.log().contains(what));
+    let start = Instant::now();
+    while !gateway.log().contains(what) {
+        let log = gateway.log();
+        assert!(start.elapsed() < Duration::from_secs(20), "not in the log: {what}\n{log}");
+        thread::sleep(Duration::from_millis(20));
+    }
 }
 
 /// Gives back what came, when there is no more.

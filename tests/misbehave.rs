@@ -12,7 +12,9 @@ use rogue::{Stage, attempt, confirmation, encode, open};
 use support::{Flavour, Habits, Seen, Setup, USER, host_key, toy, user_key};
 use tidegate::connection::{Answer, ChannelRequest, Event, Query};
 use tidegate::crypto::{KeyKind, PrivateKey, PublicKey, SignatureAlgorithm};
-use tidegate::limits::{AUTH_REQUESTS_MAX, CHANNEL_PACKET_BYTES_MAX, WINDOW_BYTES};
+use tidegate::limits::{
+    AUTH_REQUESTS_MAX, CHANNEL_PACKET_BYTES_MAX, GLOBALS_HELD_MAX, WINDOW_BYTES,
+};
 use tidegate::transport::Client;
 use tidegate::wire::auth::{
     AuthMethod, PublicKeyOk, UserAuthFailure, UserAuthRequest, UserAuthSuccess,
@@ -857,15 +859,28 @@ fn no_more_sessions_is_kept() {
 }
 
 #[test]
-fn forwards_are_refused_and_told_of() {
+fn forwards_are_the_owners_to_answer_and_answered_in_order() {
     let mut stage = Stage::server_logged_in(&toy());
+    stage.victim.habits.replies = false;
     let request = GlobalBody::TcpipForward { address: "", port: 70_000 };
     stage.say(&GlobalRequest { want_reply: true, request });
-    assert_eq!(fate(&stage), Fate::Answers(number::REQUEST_FAILURE));
+    stage.say(&GlobalRequest { want_reply: true, request: GlobalBody::KeepAlive });
+    assert_eq!(fate(&stage), Fate::Ignores);
     assert_eq!(
         stage.victim.saw(|event| matches!(event, Event::Global { want_reply: true, .. })),
         1
     );
+    stage.victim.attempt(stage.now, |conn, env| conn.reply_global(true, Some(4464), env));
+    stage.run();
+    let said: Vec<u8> = stage.heard.iter().filter_map(|message| message.first().copied()).collect();
+    let first = said.iter().position(|n| *n == number::REQUEST_SUCCESS).expect("an answer");
+    assert_eq!(said.get(first + 1), Some(&number::REQUEST_FAILURE), "{said:?}");
+    // What waits behind one that is under way has a bound.
+    stage.say(&GlobalRequest { want_reply: false, request });
+    for _ in 0..=GLOBALS_HELD_MAX {
+        stage.say(&GlobalRequest { want_reply: true, request: GlobalBody::KeepAlive });
+    }
+    assert_eq!(fate(&stage), Fate::Drops(2));
 }
 
 /// Case 128, as far as one connection goes: what means nothing costs nothing that lasts.

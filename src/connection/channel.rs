@@ -94,6 +94,15 @@ impl Channel {
     }
 }
 
+/// Global requests that take time. Answers have the order of the requests (RFC 4254 §4), so those
+/// behind one that is being carried out wait.
+#[derive(Debug, Default)]
+pub(super) struct Globals {
+    /// Whether the peer wants to hear what comes of the first one; `None` when none is under way.
+    pub due: Option<bool>,
+    pub held: VecDeque<Box<[u8]>>,
+}
+
 /// Every channel of a connection, and what they share.
 #[derive(Debug)]
 pub(super) struct Channels {
@@ -107,6 +116,8 @@ pub(super) struct Channels {
     pub held_bytes: usize,
     /// The client will open no more sessions (OpenSSH PROTOCOL §2.2).
     pub no_more_sessions: bool,
+    /// A global request that is being carried out, and those behind it.
+    pub global: Option<Box<Globals>>,
     /// Channels whose EOF or CLOSE waited for their last plan, which is gone now.
     pub drained: Vec<ChannelId>,
     /// What happened outside `handle_input`.
@@ -122,6 +133,7 @@ impl Channels {
             windows: 0,
             held_bytes: 0,
             no_more_sessions: false,
+            global: None,
             drained: Vec::new(),
             events: VecDeque::new(),
         }

@@ -189,6 +189,16 @@ impl Conn {
         either!(self.reply(id, ok, env))
     }
 
+    /// [`Connection::reply_global`].
+    pub fn reply_global(
+        &mut self,
+        ok: bool,
+        port: Option<u32>,
+        env: &mut Env<'_>,
+    ) -> Result<(), Error> {
+        either!(self.reply_global(ok, port, env))
+    }
+
     /// [`Connection::send_eof`].
     pub fn send_eof(&mut self, id: ChannelId, env: &mut Env<'_>) -> Result<(), Error> {
         either!(self.send_eof(id, env))

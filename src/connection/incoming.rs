@@ -6,7 +6,9 @@ use super::machine::{Asker, malformed};
 use super::side::Side;
 use super::{ChannelId, ChannelKind, ChannelRequest, Connection, Event, GlobalRequest};
 use crate::base::Span;
-use crate::limits::{CHANNEL_PACKET_BYTES_MIN, HELD_REQUEST_BYTES_MAX, REPLIES_PENDING_MAX};
+use crate::limits::{
+    CHANNEL_PACKET_BYTES_MIN, GLOBALS_HELD_MAX, HELD_REQUEST_BYTES_MAX, REPLIES_PENDING_MAX,
+};
 use crate::transport::{Env, Error};
 use crate::wire::channel::{
     self, ChannelClose, ChannelData, ChannelEof, ChannelExtendedData, ChannelFailure,
@@ -71,7 +73,7 @@ impl<R: Side> Connection<R> {
             }
             number::GLOBAL_REQUEST => {
                 let request = channel::GlobalRequest::parse(bytes).map_err(bad)?;
-                self.global(&request, env)
+                self.global_or_hold(&request, bytes, env)
             }
             number::REQUEST_SUCCESS => {
                 RequestSuccess::parse(bytes).map_err(bad)?;
@@ -270,6 +272,40 @@ impl<R: Side> Connection<R> {
         Ok(())
     }
 
+    fn global_or_hold(
+        &mut self,
+        message: &channel::GlobalRequest<'_>,
+        bytes: &[u8],
+        env: &mut Env<'_>,
+    ) -> Result<Option<Event>, Error> {
+        let Some(globals) = &mut self.channels.global else { return self.global(message, env) };
+        let bytes_held = self.channels.held_bytes + bytes.len();
+        if globals.held.len() >= GLOBALS_HELD_MAX || bytes_held > HELD_REQUEST_BYTES_MAX {
+            return Err(Error::PeerMisbehaved("too many requests behind one that is under way"));
+        }
+        globals.held.push_back(bytes.into());
+        self.channels.held_bytes = bytes_held;
+        Ok(None)
+    }
+
+    /// Takes up what was held back, up to the next request that waits for our owner.
+    pub(super) fn take_up_globals(&mut self, env: &mut Env<'_>) -> Result<(), Error> {
+        while let Some(globals) = &mut self.channels.global
+            && globals.due.is_none()
+        {
+            let Some(payload) = globals.held.pop_front() else {
+                self.channels.global = None;
+                break;
+            };
+            self.channels.held_bytes = self.channels.held_bytes.saturating_sub(payload.len());
+            let bad = malformed(number::GLOBAL_REQUEST);
+            let request = channel::GlobalRequest::parse(&payload).map_err(bad)?;
+            let event = self.global(&request, env)?;
+            self.channels.events.extend(event);
+        }
+        Ok(())
+    }
+
     fn global(
         &mut self,
         message: &channel::GlobalRequest<'_>,
@@ -279,10 +315,13 @@ impl<R: Side> Connection<R> {
             self.channels.no_more_sessions = true;
         }
         let want_reply = message.want_reply;
-        if want_reply {
+        let request = GlobalRequest::from_wire(&message.request);
+        // Nobody forwards for a server.
+        if R::IS_SERVER && request.is_some() {
+            self.channels.global.get_or_insert_default().due = Some(want_reply);
+        } else if want_reply {
             self.transport.send(&RequestFailure, env)?;
         }
-        let request = GlobalRequest::from_wire(&message.request);
         Ok(request.map(|request| Event::Global { want_reply, request }))
     }
 

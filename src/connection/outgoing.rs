@@ -9,7 +9,7 @@ use crate::transport::{Env, Error};
 use crate::wire::Message;
 use crate::wire::channel::{
     ChannelClose, ChannelEof, ChannelFailure, ChannelNumber, ChannelOpen, ChannelOpenConfirmation,
-    ChannelOpenFailure, ChannelSuccess, ChannelWindowAdjust,
+    ChannelOpenFailure, ChannelSuccess, ChannelWindowAdjust, RequestFailure, RequestSuccess,
 };
 use crate::wire::request::{self, RequestBody};
 
@@ -126,6 +126,28 @@ impl<R: Side> Connection<R> {
             false => self.say(&ChannelFailure { recipient }, env)?,
         }
         self.take_up_held(id, env).map_err(|error| self.fail(error, env))
+    }
+
+    /// The global request that was heard of has been carried out, or not; the peer is told if it
+    /// wants to know. `port`: the one that was chosen for a peer that
+    /// left the choice to us (RFC 4254 §7.1). Requests that came behind it are taken up.
+    pub fn reply_global(
+        &mut self,
+        ok: bool,
+        port: Option<u32>,
+        env: &mut Env<'_>,
+    ) -> Result<(), Error> {
+        self.check()?;
+        let due = self.channels.global.as_mut().and_then(|globals| globals.due.take());
+        let Some(want_reply) = due else { return Ok(()) };
+        let port = port.map(u32::to_be_bytes);
+        let rest = port.as_ref().map_or(&[][..], |port| port);
+        match (want_reply, ok) {
+            (true, true) => self.say(&RequestSuccess { rest }, env)?,
+            (true, false) => self.say(&RequestFailure, env)?,
+            (false, _) => {}
+        }
+        self.take_up_globals(env).map_err(|error| self.fail(error, env))
     }
 
     /// Says that no more data will come, behind what is laid out already.

@@ -61,6 +61,7 @@ impl<R: Side> Connection<R> {
             && self.is_authenticated()
             && !self.blocked()
             && self.channels.events.is_empty()
+            && self.channels.global.is_none()
             && self.channels.drained.is_empty();
         if !quiet {
             return None;

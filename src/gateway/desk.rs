@@ -67,6 +67,8 @@ pub struct Office {
     pub workers: Workers,
     /// Those that may wait for other machines, so that nobody else waits for them.
     pub greeters: Option<Workers>,
+    /// The same for the connections of those who are logged in.
+    pub resolvers: Workers,
     pub startups: Arc<Startups>,
     /// Lines for the log, and how many were lost because it was behind.
     pub log: Sender<Report>,
@@ -109,6 +111,7 @@ impl Outside for Desk {
     fn submit(&mut self, token: Token, job: Job) -> Result<(), Job> {
         let workers = match (&job, &self.office.greeters) {
             (Job::Greet { .. }, Some(greeters)) => greeters,
+            (Job::Resolve { .. } | Job::Listen(_), _) => &self.office.resolvers,
             _ => &self.office.workers,
         };
         workers.try_submit(self.shard, token, job)

@@ -79,6 +79,7 @@ impl Execute for Executor {
             Job::Fs(job) => Done::Fs(Box::new(sftp::fs::run(*job))),
             Job::Scp(job) => Done::Scp(Box::new(scp::jobs::run(*job))),
             Job::Resolve { host, port } => Done::Resolved(forward::resolve(&host, port)),
+            Job::Listen(spec) => Done::Listening(forward::listen_at(&spec)),
             Job::ConnectPath(path) => Done::Connected(forward::connect_to_path(&path)),
         }
     }

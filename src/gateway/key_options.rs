@@ -33,6 +33,8 @@ pub struct Forwarding {
     pub x11: bool,
     /// `permitopen=`.
     pub open: Permits,
+    /// `permitlisten=`.
+    pub listen: Permits,
 }
 
 /// The last moment at which a key may be used.
@@ -60,7 +62,7 @@ impl Default for Options {
 
 impl Default for Forwarding {
     fn default() -> Forwarding {
-        Forwarding { ports: true, agent: true, x11: true, open: Permits::ANY }
+        Forwarding { ports: true, agent: true, x11: true, open: Permits::ANY, listen: Permits::ANY }
     }
 }
 
@@ -152,6 +154,10 @@ impl Options {
                     self.expiry = Some(Expiry { at, text: value });
                 }
             }
+            Valued::Listen => {
+                let place = Place::parse_listen(&value);
+                add_place(&mut self.forwarding.listen, place).map_err(bad)?;
+            }
             Valued::Open => {
                 add_place(&mut self.forwarding.open, Place::parse(&value)).map_err(bad)?
             }
@@ -188,6 +194,7 @@ enum Valued {
     Environment,
     Expiry,
     From,
+    Listen,
     Open,
 }
 
@@ -216,7 +223,7 @@ const OPTIONS: &[Known] = &[
     ("no-touch-required", Meaning::NotYet),
     ("no-user-rc", Meaning::Permit(Permit::UserRc, false)),
     ("no-X11-forwarding", Meaning::Permit(Permit::X11, false)),
-    ("permitlisten", Meaning::NotYet),
+    ("permitlisten", Meaning::Value(Valued::Listen)),
     ("permitopen", Meaning::Value(Valued::Open)),
     ("port-forwarding", Meaning::Permit(Permit::Ports, true)),
     ("principals", Meaning::NotYet),
@@ -359,7 +366,7 @@ mod tests {
             ("no-user-rc,USER-RC,No-Port-Forwarding", [true, true, false, true, true]),
         ] {
             let found = options(text).expect(text);
-            let forwarding = Forwarding { ports, agent, x11, open: Permits::ANY };
+            let forwarding = Forwarding { ports, agent, x11, ..Forwarding::default() };
             assert_eq!(
                 (found.pty, found.user_rc, found.forwarding),
                 (pty, rc, forwarding),
@@ -385,6 +392,10 @@ mod tests {
         let open = found.forwarding.open;
         assert!(open.permits("10.0.0.1", 80) && open.permits("::1", 9));
         assert!(!open.permits("10.0.0.1", 81) && !open.permits("h", 80));
+        let found = options("permitlisten=\"8080\",permitlisten=\"localhost:*\"");
+        let listen = found.expect("places").forwarding.listen;
+        assert!(listen.permits_listening("localhost", 9) && listen.permits_listening("", 8080));
+        assert!(!listen.permits_listening("", 8081));
         let many = vec!["permitopen=\"h:1\""; PERMITS_MAX + 1].join(",");
         assert!(options(&many).is_err());
     }
@@ -428,7 +439,8 @@ mod tests {
             "permitopen=\"\"",
             "permitopen",
             "permitlisten=\"4294967295\"",
-            "permitlisten=\"8080\"",
+            "permitlisten=\"h\"",
+            "permitlisten",
             "environment=\"A\"",
             "environment=\"=b\"",
             "environment=\"A-B=c\"",

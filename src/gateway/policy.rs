@@ -14,7 +14,7 @@ use tracing::{info, warn};
 use super::accounts::{self, Closed};
 use super::authorized_keys::{self, FileError, Owner, Use};
 use super::config::{
-    Config, Effective, RootLogin, ScpServer, Who, expand_tokens, is_internal_sftp,
+    AddressFamily, Config, Effective, RootLogin, ScpServer, Who, expand_tokens, is_internal_sftp,
 };
 use super::directory::{Directory, Entry};
 use super::key_options::{self, Options};
@@ -279,7 +279,8 @@ impl Policy {
             let user = escape(account.name.as_bytes());
             info!(%user, "{NO_LOGIN} exists: {user} is told so and gets no session");
         }
-        let forwarding = forwarding(login, &options.forwarding, no_login.is_none());
+        let (family, open) = (global.address_family, no_login.is_none());
+        let forwarding = forwarding(login, family, &options.forwarding, open);
         let permitted = |name: &str| match &global.user_environment {
             Some(patterns) => is_listed(patterns, name),
             None => false,
@@ -309,13 +310,25 @@ impl Policy {
 }
 
 /// What the settings and the key both permit. `open`: nothing goes round a closed door.
-fn forwarding(login: &Effective, key: &key_options::Forwarding, open: bool) -> Forwarding {
+fn forwarding(
+    login: &Effective,
+    family: AddressFamily,
+    key: &key_options::Forwarding,
+    open: bool,
+) -> Forwarding {
     let any = open && !login.disable_forwarding;
     Forwarding {
         tcp: login.allow_tcp_forwarding.only_if(any && key.ports),
         streamlocal: login.allow_streamlocal_forwarding.only_if(any && key.ports),
         open: login.permit_open.clone(),
         key_open: key.open.clone(),
+        listen: login.permit_listen.clone(),
+        key_listen: key.listen.clone(),
+        gateway_ports: login.gateway_ports,
+        inet: family != AddressFamily::Inet6,
+        inet6: family != AddressFamily::Inet,
+        bind_mask: login.streamlocal_bind_mask,
+        bind_unlink: login.streamlocal_bind_unlink,
         agent: any && key.agent,
         x11: any && key.x11,
     }

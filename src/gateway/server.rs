@@ -17,7 +17,9 @@ use super::startups::Startups;
 use super::workers::{Execute, Reply, Workers};
 use crate::connection::ConnectionConfig;
 use crate::crypto::{PrivateKey, RandomPool};
-use crate::limits::{EVENTS_MAX, GREETERS, JOBS_MAX, LINKS_MAX, STARTUPS_MAX, WORKERS_DEFAULT};
+use crate::limits::{
+    EVENTS_MAX, GREETERS, JOBS_MAX, LINKS_MAX, RESOLVERS, STARTUPS_MAX, WORKERS_DEFAULT,
+};
 use crate::reactor::{Driver, Fd};
 use crate::shard::{HandOver, Mail, Report, Shard, ShardConfig};
 
@@ -55,19 +57,23 @@ impl Server {
     pub fn start(settings: Settings) -> anyhow::Result<(Server, Receiver<Report>)> {
         let (log, reports) = bounded(EVENTS_MAX);
         let doors: Vec<Arc<Door>> = (0..settings.reactors.max(1)).map(|_| Arc::default()).collect();
-        let replies = doors.iter().map(|door| Arc::clone(door) as Arc<dyn Reply>).collect();
-        let (execute, copy) = (settings.execute, Vec::clone(&replies));
-        let greeters = settings.looks_names_up.then(|| {
-            Workers::start(GREETERS, STARTUPS_MAX, Arc::clone(&execute), copy)
+        let replies: Vec<_> = doors.iter().map(|door| Arc::clone(door) as Arc<dyn Reply>).collect();
+        let execute = settings.execute;
+        let apart = |threads, jobs_max| {
+            Workers::start(threads, jobs_max, Arc::clone(&execute), Vec::clone(&replies))
                 .map(Workers::left_behind)
-        });
-        let greeters = greeters.transpose().context("cannot start threads that look names up")?;
+                .context("cannot start threads that look names up")
+        };
+        let greeters = settings.looks_names_up.then(|| apart(GREETERS, STARTUPS_MAX));
+        let greeters = greeters.transpose()?;
+        let resolvers = apart(RESOLVERS, JOBS_MAX)?;
         let workers = Workers::start(WORKERS_DEFAULT, JOBS_MAX, execute, replies)
             .context("cannot start worker threads")?;
         let office = Arc::new(Office {
             doors,
             workers,
             greeters,
+            resolvers,
             startups: settings.startups,
             log,
             reports_lost: AtomicU64::new(0),

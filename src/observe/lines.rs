@@ -71,6 +71,10 @@ fn write_line(report: &Report) {
             let what = escape(what);
             info!(link, %ip, port, user, %what, "Forwarding {what} for {user}");
         }
+        What::Listening { user, what } => {
+            let what = escape(what);
+            info!(link, %ip, port, user, %what, "Listening for {user}: {what}");
+        }
         What::NotForwarded { user, what, why } => {
             let (what, why) = (escape(what), escape(why));
             warn!(link, %ip, port, user, %what, %why, "Cannot forward {what} for {user}: {why}");

@@ -88,6 +88,10 @@ impl Driver for EitherDriver {
         pass_on!(self, driver => driver.socket(to))
     }
 
+    fn welcome(&mut self, fd: Fd) -> Option<SocketAddr> {
+        pass_on!(self, driver => driver.welcome(fd))
+    }
+
     fn close(&mut self, fd: Fd) {
         pass_on!(self, driver => driver.close(fd));
     }

@@ -51,6 +51,10 @@ pub trait Driver {
     /// The process is out of descriptors or memory, or the kernel has no such network.
     fn socket(&mut self, to: &SocketAddr) -> Result<Fd, Errno>;
 
+    /// A connection that a listener gave: nothing on it is held back from now on. Answers who is at
+    /// its other end, where that has an address.
+    fn welcome(&mut self, fd: Fd) -> Option<SocketAddr>;
+
     /// Closes a descriptor at once.
     fn close(&mut self, fd: Fd);
 

@@ -36,6 +36,20 @@ pub(super) fn socket(to: &SocketAddr) -> Result<Fd, Errno> {
     Ok(Fd(socket.into_raw_fd()))
 }
 
+/// [`super::Driver::welcome`].
+pub(super) fn welcome(fd: Fd) -> Option<SocketAddr> {
+    // SAFETY: whoever asks has it open, and it is borrowed for this call alone.
+    let socket = unsafe { BorrowedFd::borrow_raw(fd.0) };
+    let peer: SockaddrStorage = nix::sys::socket::getpeername(fd.0).ok()?;
+    let peer = match (peer.as_sockaddr_in(), peer.as_sockaddr_in6()) {
+        (Some(peer), _) => SocketAddr::V4((*peer).into()),
+        (None, Some(peer)) => SocketAddr::V6((*peer).into()),
+        (None, None) => return None,
+    };
+    let _ = setsockopt(&socket, sockopt::TcpNoDelay, &true);
+    Some(peer)
+}
+
 /// Starts to connect: done at once, or EINPROGRESS.
 pub(super) fn connect(fd: Fd, to: &SocketAddr) -> Result<(), Errno> {
     let address = SockaddrStorage::from(*to);

@@ -10,7 +10,7 @@ use super::scp::{self, Scp, Side};
 use super::sftp::{Flags, Options, Sftp};
 use super::{Done, Grant, Io, Notice, Prelude, Program, Service, Subsystem};
 use crate::connection::ChannelRequest;
-use crate::reactor::{Chunk, Errno, Op};
+use crate::reactor::{Chunk, Errno, Fd, Op};
 
 const INTERNAL_SFTP: &str = "internal-sftp";
 /// What sshd says to who asks for something else, and its exit statuses.
@@ -63,6 +63,25 @@ impl Attached {
     /// A connection that the client wants made; [`Attached::begin`] starts it.
     pub fn forward(target: Target) -> Attached {
         Attached::Forward(Box::new(Forward::new(target)))
+    }
+
+    /// A connection that was taken for the client, which is asked to open the channel.
+    pub fn offered(kind: &'static str, what: String, socket: Fd) -> Attached {
+        Attached::Forward(Box::new(Forward::offered(kind, what, socket)))
+    }
+
+    /// The client has opened the channel that we asked for.
+    pub fn opened(&mut self, io: &mut Io<'_>) {
+        if let Attached::Forward(forward) = self {
+            forward.opened(io);
+        }
+    }
+
+    /// The client has refused it, and the channel is gone.
+    pub fn refused(&mut self, why: &str, io: &mut Io<'_>) {
+        if let Attached::Forward(forward) = self {
+            forward.refused(why, io);
+        }
     }
 
     /// Starts what runs without being asked for more.

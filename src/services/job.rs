@@ -11,6 +11,7 @@ use crate::connection::{ConnectionConfig, LoginLimits};
 use crate::crypto::kex::Group;
 use crate::crypto::{KexError, PublicKey, SharedSecret, SignatureAlgorithm};
 use crate::limits::PARCEL_BYTES_MAX;
+use crate::services::forward::{ListenSpec, Listening};
 use crate::services::process::Environment;
 use crate::services::scp::{ScpDone, ScpJob};
 use crate::services::sftp::{FsDone, FsJob};
@@ -63,6 +64,8 @@ pub enum Job {
     },
     /// Connects to a socket in the file system: [`super::forward::connect_to_path`].
     ConnectPath(Box<[u8]>),
+    /// Listens for a client: [`super::forward::listen_at`].
+    Listen(Box<ListenSpec>),
 }
 
 #[derive(Debug)]
@@ -79,6 +82,7 @@ pub enum Done {
     Scp(Box<ScpDone>),
     Resolved(std::io::Result<Vec<SocketAddr>>),
     Connected(std::io::Result<OwnedFd>),
+    Listening(std::io::Result<Listening>),
     /// The job was lost to a defect or to the end of the process; it may have been begun.
     Lost,
 }

@@ -10,15 +10,41 @@ use crate::transport::{Env, Error, Outbox};
 /// be had, because data, EOF and CLOSE of a channel must leave in order.
 #[derive(Debug)]
 pub enum Command {
-    Data { plan: Plan, got: u32, lease: Lease },
+    Data {
+        plan: Plan,
+        got: u32,
+        lease: Lease,
+    },
     Accept(ChannelId),
-    Reject { id: ChannelId, reason: u32, text: &'static str },
-    Consumed { id: ChannelId, bytes: u32 },
-    Reply { id: ChannelId, ok: bool },
+    Reject {
+        id: ChannelId,
+        reason: u32,
+        text: &'static str,
+    },
+    Consumed {
+        id: ChannelId,
+        bytes: u32,
+    },
+    Reply {
+        id: ChannelId,
+        ok: bool,
+    },
     Eof(ChannelId),
-    ExitStatus { id: ChannelId, code: u32 },
-    ExitSignal { id: ChannelId, name: &'static str, core_dumped: bool },
+    ExitStatus {
+        id: ChannelId,
+        code: u32,
+    },
+    ExitSignal {
+        id: ChannelId,
+        name: &'static str,
+        core_dumped: bool,
+    },
     Close(ChannelId),
+    /// To a request about the connection; with the port that was chosen, if one was.
+    ReplyGlobal {
+        ok: bool,
+        port: Option<u32>,
+    },
 }
 
 /// The sending half of a connection: what has been sealed and not sent, in order, and what could
@@ -201,7 +227,7 @@ impl Outgoing {
         let mut kept = VecDeque::new();
         while let Some(command) = self.waiting.pop_front() {
             // An answer to the peer's open is owed whatever becomes of our side.
-            if command.channel() != gone || matches!(command, Command::Reject { .. }) {
+            if command.channel() != Some(gone) || matches!(command, Command::Reject { .. }) {
                 kept.push_back(command);
             } else if let Command::Data { lease, .. } = command {
                 pool.give_back(lease);
@@ -243,6 +269,7 @@ impl Outgoing {
                 conn.exit_signal(*id, name, *core_dumped, "", env)
             }
             Command::Close(id) => conn.close(*id, env),
+            Command::ReplyGlobal { ok, port } => conn.reply_global(*ok, *port, env),
         });
         match done {
             None => Ok(Some(command)),
@@ -283,8 +310,9 @@ impl OutboxLease {
 }
 
 impl Command {
-    const fn channel(&self) -> ChannelId {
-        match self {
+    const fn channel(&self) -> Option<ChannelId> {
+        Some(match self {
+            Command::ReplyGlobal { .. } => return None,
             Command::Data { plan, .. } => plan.channel,
             Command::Accept(id)
             | Command::Reject { id, .. }
@@ -294,6 +322,6 @@ impl Command {
             | Command::ExitStatus { id, .. }
             | Command::ExitSignal { id, .. }
             | Command::Close(id) => *id,
-        }
+        })
     }
 }

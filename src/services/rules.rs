@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use crate::base::wildcard_match;
 use crate::limits::{CHANNEL_TIMEOUTS_MAX, ENV_COUNT_MAX, PARCEL_BYTES_MAX};
-use crate::services::forward::{Forwarding, Permits, Ways};
+use crate::services::forward::{Forwarding, GatewayPorts, Permits, Ways};
 use crate::wire::Reader;
 
 /// The one channel type of ChannelTimeout that is not a type: all channels taken together.
@@ -125,21 +125,39 @@ impl Rules {
 }
 
 fn put_forwarding(forwarding: &Forwarding, put: &mut impl FnMut(&[u8])) {
-    let Forwarding { tcp, streamlocal, open, key_open, agent, x11 } = forwarding;
-    let flags = [tcp.local, tcp.remote, streamlocal.local, streamlocal.remote, *agent, *x11];
-    put(&flags.map(u8::from));
-    open.encode(put);
-    key_open.encode(put);
+    let Forwarding { tcp, streamlocal, inet, inet6, bind_unlink, agent, x11, .. } = forwarding;
+    let ways = [tcp.local, tcp.remote, streamlocal.local, streamlocal.remote];
+    put(&ways.map(u8::from));
+    put(&[*inet, *inet6, *bind_unlink, *agent, *x11].map(u8::from));
+    put(&[forwarding.gateway_ports as u8]);
+    put(&forwarding.bind_mask.to_be_bytes());
+    for permits in
+        [&forwarding.open, &forwarding.key_open, &forwarding.listen, &forwarding.key_listen]
+    {
+        permits.encode(put);
+    }
 }
 
 fn forwarding_of(r: &mut Reader<'_>) -> Option<Forwarding> {
-    let flags: [u8; 6] = r.string(6).ok()?.try_into().ok()?;
-    let [local, remote, path_local, path_remote, agent, x11] = flags.map(|flag| flag == 1);
+    let ways: [u8; 4] = r.string(4).ok()?.try_into().ok()?;
+    let [local, remote, path_local, path_remote] = ways.map(|flag| flag == 1);
+    let flags: [u8; 5] = r.string(5).ok()?.try_into().ok()?;
+    let [inet, inet6, bind_unlink, agent, x11] = flags.map(|flag| flag == 1);
+    let which = usize::from(*r.string(1).ok()?.first()?);
+    let (_, gateway_ports) = *GatewayPorts::NAMES.get(which)?;
+    let bind_mask = u32::from_be_bytes(r.string(4).ok()?.try_into().ok()?);
     Some(Forwarding {
         tcp: Ways { local, remote },
         streamlocal: Ways { local: path_local, remote: path_remote },
         open: Permits::decode(r)?,
         key_open: Permits::decode(r)?,
+        listen: Permits::decode(r)?,
+        key_listen: Permits::decode(r)?,
+        gateway_ports,
+        inet,
+        inet6,
+        bind_mask,
+        bind_unlink,
         agent,
         x11,
     })
@@ -240,8 +258,14 @@ mod tests {
                 streamlocal: Ways::REMOTE,
                 open: Permits(Some(vec![Permit::parse("h:*").expect("an item")])),
                 key_open: Permits::NONE,
+                listen: Permits(Some(vec![Permit::parse_listen("80").expect("an item")])),
+                gateway_ports: GatewayPorts::ClientSpecified,
+                inet6: false,
+                bind_mask: 0o22,
+                bind_unlink: true,
                 agent: true,
                 x11: false,
+                ..Forwarding::default()
             },
         };
         let bytes = rules.encode();

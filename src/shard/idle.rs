@@ -109,6 +109,12 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     }
 
     fn expire_channel(&mut self, key: u32, id: ChannelId, idle: Duration) {
+        // What is not open yet has times of its own.
+        let number = self.links.get(key as usize).and_then(|link| link.attachment_of(id));
+        let attachment = number.and_then(|number| self.attachments.get(number as usize));
+        if attachment.is_some_and(|attachment| attachment.service.is_pending()) {
+            return;
+        }
         let seconds = idle.as_secs();
         let what = format!("closed after {seconds} s without traffic (ChannelTimeout)");
         self.report(key, What::SessionEnded { what });

@@ -7,6 +7,7 @@ use crate::base::Instant;
 use crate::connection::{Answer, ChannelId, Conn, ConnectionConfig, LoginLimits};
 use crate::crypto::{PublicKey, SignatureAlgorithm};
 use crate::reactor::{Classes, Fd};
+use crate::services::forward::Place;
 use crate::services::{About, Attached, Grant, Outgoing};
 
 /// One connection of a shard.
@@ -47,6 +48,8 @@ pub(super) struct Link {
     pub about: About,
     /// Channels and the attachments that serve them.
     pub channels: Vec<(ChannelId, u32)>,
+    /// Where the client wants us to listen, while a worker sees to it.
+    pub asked_to_listen: Option<Place>,
     /// Attachments not yet released, those without a channel included.
     pub attachments: u32,
     /// When bytes of any channel were last seen, or the last channel went.

@@ -8,6 +8,7 @@ mod forward;
 mod idle;
 mod inbound;
 mod link;
+mod listen;
 #[cfg(feature = "sim")]
 mod moves;
 mod outside;
@@ -35,6 +36,7 @@ use crate::services::{Done, Job, Wishes};
 use crate::wire::number::disconnect;
 use inbound::Inbound;
 use link::{Attachment, Link, LinkState};
+use listen::{Listener, Offer};
 
 /// How long a closing connection may take to say its last words.
 const CLOSING_TIME: Duration = Duration::from_secs(1);
@@ -52,10 +54,12 @@ const JOBS_RETRY: Duration = Duration::from_millis(1);
 /// Token keys: the top bits say whose the operation is, the rest is a slab key.
 const OF_ATTACHMENT: u32 = 1 << 31;
 const OF_LISTENER: u32 = 1 << 30;
+const OF_PLACE: u32 = 1 << 29;
 /// Operations of a link by tag.
 const TAG_RECV: u16 = 0;
 const TAG_SEND: u16 = 1;
 const TAG_JOB: u16 = 2;
+const TAG_LISTEN: u16 = 3;
 
 /// A connection that is this shard's and has not begun here.
 #[derive(Debug)]
@@ -95,6 +99,10 @@ pub struct Shard<D: Driver, O: Outside> {
     entropy: Box<dyn Entropy>,
     links: Slab<Link>,
     attachments: Slab<Attachment>,
+    /// Sockets that listen for clients of links.
+    listeners: Slab<Listener>,
+    /// Connections that were taken for clients who have not been asked about them.
+    offers: VecDeque<Offer>,
     generation: u16,
     serial: u64,
     /// Authenticated links with something to do, oldest first.
@@ -125,6 +133,8 @@ pub struct Shard<D: Driver, O: Outside> {
     jobs_waiting: VecDeque<(Token, Job)>,
     /// Listeners that rest because the process is out of descriptors, and until when.
     resting: Vec<Token>,
+    /// Those of links.
+    resting_places: Vec<(Token, Op)>,
     rested: Option<Instant>,
     /// When memory that stays unused goes back to the system, and the leases taken when that was
     /// last looked at.
@@ -164,6 +174,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             entropy,
             links: Slab::new(),
             attachments: Slab::new(),
+            listeners: Slab::new(),
+            offers: VecDeque::new(),
             generation: 0,
             serial,
             ready: VecDeque::new(),
@@ -181,6 +193,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             ops_waiting: VecDeque::new(),
             jobs_waiting: VecDeque::new(),
             resting: Vec::new(),
+            resting_places: Vec::new(),
             rested: None,
             trim_at: None,
             trimmed_at_taken: 0,
@@ -200,7 +213,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     /// The shard was told to end and has nothing left.
     pub fn is_done(&self) -> bool {
         let told = self.stopping || self.retiring && self.accepting == 0;
-        told && self.links.is_empty() && self.arrivals.is_empty()
+        let idle = self.listeners.is_empty() && self.offers.is_empty();
+        told && self.links.is_empty() && self.arrivals.is_empty() && idle
     }
 
     pub const fn driver(&mut self) -> &mut D {
@@ -273,6 +287,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             self.attachment_completed(key & !OF_ATTACHMENT, completion);
         } else if key & OF_LISTENER != 0 {
             self.accepted(completion);
+        } else if key & OF_PLACE != 0 {
+            self.place_completed(completion);
         } else {
             self.link_completed(key, completion);
         }
@@ -334,6 +350,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         self.expire_service_timers(now);
         if self.rested.is_some_and(|at| at <= now) {
             self.rested = None;
+            self.wake_places();
             for token in std::mem::take(&mut self.resting) {
                 self.accept_from(token);
             }
@@ -341,6 +358,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     }
 
     fn retry_waiting(&mut self) {
+        self.make_offers();
         while let Some((token, op)) = self.ops_waiting.pop_front() {
             if let Err(Full(op)) = self.driver.submit(token, op) {
                 self.ops_waiting.push_front((token, op));

@@ -50,6 +50,11 @@ pub enum What {
         user: String,
         what: String,
     },
+    /// Connections are taken for the client, or not any more.
+    Listening {
+        user: String,
+        what: String,
+    },
     /// One could not be made.
     NotForwarded {
         user: String,

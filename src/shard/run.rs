@@ -137,6 +137,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             asked: None,
             about: About::default(),
             channels: Vec::new(),
+            asked_to_listen: None,
             attachments: 0,
             used: self.driver.now(),
             idle_check: None,
@@ -240,6 +241,10 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
         link.in_flight = link.in_flight.saturating_sub(1);
         self.mark_dirty(key);
+        if token.tag == TAG_LISTEN {
+            self.listening(key, done);
+            return;
+        }
         let Some(link) = self.links.get_mut(key as usize) else { return };
         if link.state != LinkState::Open {
             return;
@@ -533,7 +538,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 let public = public.map(|public| public.fingerprint());
                 self.report(key, What::AuthFailed { user, method, key: public });
             }
-            Event::Global { .. } | Event::GlobalDone { .. } => {}
+            Event::Global { want_reply, request } => self.global(key, want_reply, request),
+            Event::GlobalDone { .. } => {}
             channel => self.channel_event(key, channel),
         }
     }

@@ -20,6 +20,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 self.command(key, Command::Close(id));
             }
             Event::Closed(id) => self.detach(key, id),
+            Event::Opened { id } => self.offer_taken(key, id),
+            Event::OpenFailed { id, text, .. } => self.offer_refused(key, id, &text),
             // Answers to a client's questions; a server asks none of these.
             _ => {}
         }
@@ -116,7 +118,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         self.mark_dirty(key);
     }
 
-    fn on_channel(
+    pub(super) fn on_channel(
         &mut self,
         key: u32,
         id: ChannelId,
@@ -275,6 +277,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
 
     /// The connection is over: every service ends.
     pub(super) fn end_services(&mut self, key: u32) {
+        self.end_listeners(key, |_| true);
         while let Some((id, _)) =
             self.links.get(key as usize).and_then(|link| link.channels.first()).copied()
         {

@@ -75,7 +75,7 @@ fn case_77_what_is_not_enforced_refuses_the_line() {
     for (options, name) in [
         ("no-ptyy", "no-ptyy"),
         ("permitopen=\"localhost\"", "permitopen"),
-        ("permitlisten=\"8080\"", "permitlisten"),
+        ("permitlisten=\"localhost\"", "permitlisten"),
         ("tunnel=\"1\"", "tunnel"),
         ("principals=\"a\"", "principals"),
         ("cert-authority", "cert-authority"),

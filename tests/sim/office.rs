@@ -250,6 +250,7 @@ impl Office {
                 Done::Resolved(Ok((1..=3).map(|n| ([192, 0, 2, n], port).into()).collect()))
             }
             Job::Resolve { .. } => Done::Resolved(Err(std::io::ErrorKind::NotFound.into())),
+            Job::Listen(_) => Done::Listening(Err(std::io::ErrorKind::AddrInUse.into())),
             Job::ConnectPath(_) => Done::Connected(Err(std::io::ErrorKind::NotFound.into())),
             Job::Fs(job) => {
                 Done::Fs(Box::new(self.files.run(*job, &self.world, &mut self.entropy)))

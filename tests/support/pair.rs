@@ -276,6 +276,9 @@ impl End {
                     Event::Request { id, want_reply: true, .. } if habits.replies => {
                         self.attempt(now, |conn, env| conn.reply(*id, true, env));
                     }
+                    Event::Global { .. } if habits.replies => {
+                        self.attempt(now, |conn, env| conn.reply_global(false, None, env));
+                    }
                     Event::PeerClosed(id) if habits.closes => {
                         self.attempt(now, |conn, env| conn.close(*id, env));
                     }

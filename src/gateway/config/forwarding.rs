@@ -6,7 +6,7 @@ use super::honour::{Done, choice, first};
 use super::keywords::Target;
 use super::values::{Values, is_none};
 use crate::limits::PERMITS_MAX;
-use crate::services::forward::{Permit, Permits, Ways};
+use crate::services::forward::{GatewayPorts, Permit, Permits, Ways};
 
 pub fn allow_streamlocal_forwarding(target: &mut Target, values: &Values<'_>) -> Done {
     first(&mut target.login.allow_streamlocal_forwarding, choice(values.one()?, &Ways::NAMES)?)
@@ -40,6 +40,43 @@ pub fn dump_permit_open(view: &View<'_>) -> Vec<String> {
     places(&view.login.permit_open)
 }
 
+pub fn permit_listen(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.login.permit_listen, permits(values, Permit::parse_listen)?)
+}
+
+pub fn dump_permit_listen(view: &View<'_>) -> Vec<String> {
+    places(&view.login.permit_listen)
+}
+
+pub fn gateway_ports(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.login.gateway_ports, choice(values.one()?, &GatewayPorts::NAMES)?)
+}
+
+pub fn dump_gateway_ports(view: &View<'_>) -> Vec<String> {
+    let named = |(_, known): &&(&str, GatewayPorts)| *known == view.login.gateway_ports;
+    one(GatewayPorts::NAMES.iter().find(named).map_or("no", |(name, _)| *name))
+}
+
+pub fn streamlocal_bind_mask(target: &mut Target, values: &Values<'_>) -> Done {
+    let word = values.one()?;
+    let octal = !word.is_empty() && word.bytes().all(|digit| matches!(digit, b'0'..=b'7'));
+    let mask = u32::from_str_radix(word, 8).ok().filter(|mask| octal && *mask <= 0o777);
+    let mask = mask.ok_or_else(|| Wrong::new(word, "not an octal mask from 0 to 0777"))?;
+    first(&mut target.login.streamlocal_bind_mask, mask)
+}
+
+pub fn dump_streamlocal_bind_mask(view: &View<'_>) -> Vec<String> {
+    one(format!("0{:o}", view.login.streamlocal_bind_mask))
+}
+
+pub fn streamlocal_bind_unlink(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.login.streamlocal_bind_unlink, values.flag()?)
+}
+
+pub fn dump_streamlocal_bind_unlink(view: &View<'_>) -> Vec<String> {
+    one(yes_no(view.login.streamlocal_bind_unlink))
+}
+
 fn ways(ways: Ways) -> Vec<String> {
     one(Ways::NAMES.iter().find(|(_, known)| *known == ways).map_or("no", |(name, _)| *name))
 }
@@ -68,7 +105,7 @@ fn permits(
     let read = |word: &String| {
         parse(word).map_err(|problem| {
             let wrong = Wrong::new(word, problem);
-            wrong.help("write any or none alone, or places like 10.0.0.1:22 [::1]:22 host:*")
+            wrong.help("write any or none alone, or places like 10.0.0.1:22, [::1]:22 or host:*")
         })
     };
     words.iter().map(read).collect::<Result<_, _>>().map(|list| Permits(Some(list)))

@@ -13,7 +13,7 @@ use crate::crypto::{CipherKind, KexKind, KeyKind, MacKind, SignatureAlgorithm};
 use crate::limits::{
     AUTH_TRIES_DEFAULT, LOGIN_GRACE_DEFAULT, REKEY_PACKETS_MAX, RSA_BITS_MIN, SESSIONS_DEFAULT,
 };
-use crate::services::forward::{Permits, Ways};
+use crate::services::forward::{BIND_MASK, GatewayPorts, Permits, Ways};
 use crate::transport::RekeyLimits;
 
 /// Declares a struct of settings and its draft, in which every field may still be unset.
@@ -218,6 +218,14 @@ settings! {
             permit_open: Permits,
             /// Of lines about the connection; outside of blocks, of all others too.
             log_level: LogLevel,
+            /// Where connections are taken for clients.
+            permit_listen: Permits,
+            /// Where those can come from.
+            gateway_ports: GatewayPorts,
+            /// The umask of Unix sockets that are made for clients.
+            streamlocal_bind_mask: u32,
+            /// Remove a socket that is in the way first.
+            streamlocal_bind_unlink: bool,
         }
         all {
             /// Patterns of the variables a client may set.
@@ -329,6 +337,10 @@ impl Default for Effective {
             disable_forwarding: false,
             permit_open: Permits::ANY,
             log_level: LogLevel::Info,
+            permit_listen: Permits::ANY,
+            gateway_ports: GatewayPorts::No,
+            streamlocal_bind_mask: BIND_MASK,
+            streamlocal_bind_unlink: false,
             accept_env: Vec::new(),
             allow_users: Vec::new(),
             deny_users: Vec::new(),

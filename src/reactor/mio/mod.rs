@@ -154,6 +154,10 @@ impl Driver for MioDriver {
         system::socket(to)
     }
 
+    fn welcome(&mut self, fd: Fd) -> Option<SocketAddr> {
+        system::welcome(fd)
+    }
+
     fn close(&mut self, fd: Fd) {
         self.release(fd);
         system::close(fd);

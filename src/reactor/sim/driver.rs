@@ -184,6 +184,10 @@ impl Driver for SimDriver {
         Ok(self.world.0.borrow_mut().open(Object::Fresh))
     }
 
+    fn welcome(&mut self, _fd: Fd) -> Option<SocketAddr> {
+        None
+    }
+
     fn close(&mut self, fd: Fd) {
         self.world.0.borrow_mut().close(fd);
     }

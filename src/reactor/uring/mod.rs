@@ -226,6 +226,10 @@ impl Driver for UringDriver {
         system::socket(to)
     }
 
+    fn welcome(&mut self, fd: Fd) -> Option<SocketAddr> {
+        system::welcome(fd)
+    }
+
     fn close(&mut self, fd: Fd) {
         debug_assert!(
             !self.core.flights.iter().any(|(_, flight)| flight.op.fd() == fd),

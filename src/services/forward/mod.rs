@@ -1,10 +1,12 @@
-//! A connection made for the client: `direct-tcpip` (RFC 4254 §7.2) and
-//! `direct-streamlocal@openssh.com` (OpenSSH PROTOCOL §2.4).
+//! A connection made for the client (`direct-tcpip`, RFC 4254 §7.2) or taken for it
+//! (`forwarded-tcpip`, §7.1), or either of a Unix socket (OpenSSH PROTOCOL §2.4).
 
+mod listen;
 mod permits;
 mod resolve;
 
-pub use permits::{Forwarding, Permit, Permits, Ways};
+pub use listen::{ListenSpec, Listening, Place, listen_at};
+pub use permits::{BIND_MASK, Forwarding, GatewayPorts, Permit, Permits, Ways};
 pub use resolve::{connect_to_path, resolve};
 
 use std::collections::VecDeque;
@@ -46,7 +48,10 @@ pub enum Note {
 /// both have.
 #[derive(Debug)]
 pub struct Forward {
-    target: Target,
+    /// The channel's type, as ChannelTimeout names it.
+    kind: &'static str,
+    /// What it is about, for the log.
+    what: String,
     phase: Phase,
     input: Input,
     output: Output,
@@ -54,6 +59,7 @@ pub struct Forward {
     /// Until when something may take: connecting to one address, or writing what a channel brought
     /// before it was closed.
     deadline: Option<Instant>,
+    eof_heard: bool,
     eof_sent: bool,
     close_sent: bool,
     /// The channel exists no more.
@@ -66,6 +72,8 @@ pub struct Forward {
 
 #[derive(Debug)]
 enum Phase {
+    /// To be begun.
+    New(Target),
     /// The name is being looked up, or the path connected to.
     LookingUp,
     /// One address is being tried; those behind it are next.
@@ -73,6 +81,8 @@ enum Phase {
         at: SocketAddr,
         rest: VecDeque<SocketAddr>,
     },
+    /// The client was offered a connection that was taken for it.
+    Offered,
     Open,
     /// It never came to be.
     Failed,
@@ -122,14 +132,26 @@ impl fmt::Display for Target {
 }
 
 impl Forward {
-    pub const fn new(target: Target) -> Forward {
+    pub fn new(target: Target) -> Forward {
+        let what = format!("{} to {target}", target.kind());
+        Forward::with(target.kind(), what, Phase::New(target), None)
+    }
+
+    /// A connection that was taken for the client, which is asked to open the channel.
+    pub fn offered(kind: &'static str, what: String, socket: Fd) -> Forward {
+        Forward::with(kind, what, Phase::Offered, Some(socket))
+    }
+
+    const fn with(kind: &'static str, what: String, phase: Phase, socket: Option<Fd>) -> Forward {
         Forward {
-            target,
-            phase: Phase::LookingUp,
+            kind,
+            what,
+            phase,
             input: Input::new(TAG_INPUT),
             output: Output::new(TAG_OUTPUT, None),
-            socket: None,
+            socket,
             deadline: None,
+            eof_heard: false,
             eof_sent: false,
             close_sent: false,
             gone: false,
@@ -141,26 +163,46 @@ impl Forward {
 
     /// Starts to connect. The channel is accepted or refused when that is over.
     pub fn begin(&mut self, io: &mut Io<'_>) {
-        match &self.target {
+        let Phase::New(target) = std::mem::replace(&mut self.phase, Phase::LookingUp) else {
+            return;
+        };
+        match target {
             Target::Tcp { host, port } => {
-                let port = u16::try_from(*port).unwrap_or_default();
+                let port = u16::try_from(port).unwrap_or_default();
                 match host.parse::<IpAddr>() {
                     Ok(address) => self.try_next([SocketAddr::new(address, port)].into(), io),
-                    Err(_) => io.job(TAG_LOOK_UP, Job::Resolve { host: host.clone(), port }),
+                    Err(_) => io.job(TAG_LOOK_UP, Job::Resolve { host, port }),
                 }
             }
-            Target::Path(path) => io.job(TAG_LOOK_UP, Job::ConnectPath(path.clone())),
+            Target::Path(path) => io.job(TAG_LOOK_UP, Job::ConnectPath(path)),
         }
+    }
+
+    /// The client has opened the channel that it was offered.
+    pub fn opened(&mut self, io: &mut Io<'_>) {
+        if matches!(self.phase, Phase::Offered) {
+            self.start(io);
+        }
+    }
+
+    /// The client has refused it. The channel is gone.
+    pub fn refused(&mut self, why: &str, io: &mut Io<'_>) {
+        self.phase = Phase::Failed;
+        let why = format!("the client refused it: {why}");
+        io.note(Note::Failed { what: self.what.clone(), why });
     }
 
     /// The channel's type.
     pub const fn kind(&self) -> &'static str {
-        self.target.kind()
+        self.kind
     }
 
     /// It is not connected yet.
     pub const fn is_pending(&self) -> bool {
-        matches!(self.phase, Phase::LookingUp | Phase::Connecting { .. })
+        match self.phase {
+            Phase::New(_) | Phase::LookingUp | Phase::Connecting { .. } | Phase::Offered => true,
+            Phase::Open | Phase::Failed => false,
+        }
     }
 
     /// The channel is gone, and what it brought has not all been written.
@@ -234,19 +276,23 @@ impl Forward {
     }
 
     fn connected(&mut self, io: &mut Io<'_>) {
+        io.accept();
+        self.start(io);
+    }
+
+    /// The channel is open, and bytes may go.
+    fn start(&mut self, io: &mut Io<'_>) {
         let Some(fd) = self.socket else { return };
-        let what = self.to_string();
         self.phase = Phase::Open;
         self.deadline = None;
-        io.note(Note::Opened { what });
+        io.note(Note::Opened { what: self.what.clone() });
         self.input.open(fd, End::Socket);
         self.output.open(fd, End::Socket);
-        io.accept();
         self.output.pump(io);
     }
 
     fn fail(&mut self, why: String, io: &mut Io<'_>) {
-        io.note(Note::Failed { what: self.to_string(), why });
+        io.note(Note::Failed { what: self.what.clone(), why });
         self.phase = Phase::Failed;
         self.deadline = None;
         io.reject(open_failure::CONNECT_FAILED, "cannot connect there");
@@ -277,19 +323,14 @@ impl Forward {
         if !matches!(self.phase, Phase::Open) {
             return;
         }
-        let reason = match (self.close_sent, self.broken) {
-            (_, Some(_)) => "the target broke it off",
+        let both = self.close_sent || (self.eof_heard && self.eof_sent);
+        let reason = match (both, self.broken) {
+            (_, Some(_)) => "the other end broke it off",
             (true, None) => "both sides were done",
             (false, None) => "the client closed it",
         };
         let (bytes_in, bytes_out) = (self.bytes_in, self.bytes_out);
-        io.note(Note::Ended { what: self.to_string(), bytes_in, bytes_out, reason });
-    }
-}
-
-impl fmt::Display for Forward {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{} to {}", self.target.kind(), self.target)
+        io.note(Note::Ended { what: self.what.clone(), bytes_in, bytes_out, reason });
     }
 }
 
@@ -305,6 +346,7 @@ impl Service for Forward {
     }
 
     fn on_eof(&mut self, io: &mut Io<'_>) {
+        self.eof_heard = true;
         self.input.end(io);
         self.pump(io);
     }

@@ -1,6 +1,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use crate::base::wildcard_match;
 use crate::limits::PERMITS_MAX;
 use crate::wire::Reader;
 
@@ -18,6 +19,18 @@ pub struct Forwarding {
     pub open: Permits,
     /// The key's `permitopen`.
     pub key_open: Permits,
+    /// PermitListen.
+    pub listen: Permits,
+    /// The key's `permitlisten`.
+    pub key_listen: Permits,
+    pub gateway_ports: GatewayPorts,
+    /// AddressFamily: connections are made and taken over IPv4, over IPv6.
+    pub inet: bool,
+    pub inet6: bool,
+    /// StreamLocalBindMask.
+    pub bind_mask: u32,
+    /// StreamLocalBindUnlink: a socket that is in the way is removed first.
+    pub bind_unlink: bool,
     pub agent: bool,
     pub x11: bool,
 }
@@ -29,10 +42,39 @@ impl Default for Forwarding {
             streamlocal: Ways::BOTH,
             open: Permits::ANY,
             key_open: Permits::ANY,
+            listen: Permits::ANY,
+            key_listen: Permits::ANY,
+            gateway_ports: GatewayPorts::No,
+            inet: true,
+            inet6: true,
+            bind_mask: BIND_MASK,
+            bind_unlink: false,
             agent: true,
             x11: true,
         }
     }
+}
+
+/// StreamLocalBindMask unless set: sockets are their owner's alone.
+pub const BIND_MASK: u32 = 0o177;
+
+/// Where what listens for clients can be reached from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GatewayPorts {
+    /// From here alone.
+    No,
+    /// From everywhere.
+    Yes,
+    /// From where the client says.
+    ClientSpecified,
+}
+
+impl GatewayPorts {
+    pub const NAMES: [(&'static str, GatewayPorts); 3] = [
+        ("no", GatewayPorts::No),
+        ("yes", GatewayPorts::Yes),
+        ("clientspecified", GatewayPorts::ClientSpecified),
+    ];
 }
 
 /// Which way forwarded connections may be made.
@@ -99,6 +141,14 @@ impl Permits {
         })
     }
 
+    /// Whether listening at this address, as the client wrote it, is permitted. Hosts are patterns
+    /// here (sshd_config(5)); a port that is ours to choose is in no item but one for any port.
+    pub fn permits_listening(&self, address: &str, port: u16) -> bool {
+        let address = address.to_ascii_lowercase();
+        let names = |permit: &Permit| wildcard_match(permit.host.as_bytes(), address.as_bytes());
+        self.any(|permit| permit.port.is_none_or(|own| own == port) && names(permit))
+    }
+
     fn any(&self, test: impl Fn(&Permit) -> bool) -> bool {
         self.0.as_ref().is_none_or(|list| list.iter().any(test))
     }
@@ -151,6 +201,17 @@ impl Permit {
             _ => return Err("not a port: 1 to 65535, or *"),
         };
         Ok(Permit { host: host.to_owned(), port })
+    }
+
+    /// What may be listened at: as [`Permit::parse`], or a port alone for every address.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse_listen(text: &str) -> Result<Permit, &'static str> {
+        match text.contains(':') {
+            true => Permit::parse(text),
+            false => Permit::parse(&format!("{ANY}:{text}")),
+        }
     }
 
     fn names(&self, host: &str) -> bool {
@@ -228,6 +289,32 @@ mod tests {
         assert!(permits(&["/run/x:*"]).permits_path(b"/run/x"));
         for list in [&["*:80"][..], &["/run/x:1"], &["/run/y:*"], &["localhost:*"], &[]] {
             assert!(!permits(list).permits_path(b"/run/x"), "{list:?}");
+        }
+    }
+
+    #[test]
+    fn addresses_to_listen_at_are_patterns() {
+        let permits = |list: &[&str]| {
+            let items = list.iter().map(|text| Permit::parse_listen(text).expect(text));
+            Permits(Some(items.collect()))
+        };
+        for (list, address, port, permitted) in [
+            (&["8080"][..], "localhost", 8080, true),
+            (&["8080"], "", 8080, true),
+            (&["8080"], "localhost", 8081, false),
+            (&["8080"], "localhost", 0, false),
+            (&["*"], "localhost", 0, true),
+            (&["localhost:8080"], "LocalHost", 8080, true),
+            (&["localhost:8080"], "127.0.0.1", 8080, false),
+            (&["127.0.0.*:8080"], "127.0.0.1", 8080, true),
+            (&["[::1]:*"], "::1", 9, true),
+            (&[], "localhost", 8080, false),
+        ] {
+            let found = permits(list).permits_listening(address, port);
+            assert_eq!(found, permitted, "{list:?} {address} {port}");
+        }
+        for text in ["", "x", "0", "65536", "h:", "::1"] {
+            assert!(Permit::parse_listen(text).is_err(), "{text}");
         }
     }
 
