@@ -9,6 +9,8 @@ mod chance;
 mod child;
 #[path = "sim/client.rs"]
 mod client;
+#[path = "sim/copy.rs"]
+mod copy;
 #[path = "sim/draw.rs"]
 mod draw;
 #[path = "sim/files.rs"]
@@ -29,6 +31,8 @@ mod staged;
 mod tally;
 #[path = "sim/task.rs"]
 mod task;
+#[path = "sim/times.rs"]
+mod times;
 #[path = "sim/transfer.rs"]
 mod transfer;
 

@@ -241,6 +241,12 @@ impl Conn {
         either!(self.credit(id))
     }
 
+    /// [`Connection::set_aside`].
+    #[cfg(feature = "sim")]
+    pub fn set_aside(&self, id: ChannelId) -> u32 {
+        either!(self.set_aside(id))
+    }
+
     /// [`Connection::packet_max`].
     pub fn packet_max(&self, id: ChannelId) -> u32 {
         either!(self.packet_max(id))

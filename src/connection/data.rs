@@ -19,6 +19,12 @@ impl<R: Side> Connection<R> {
         }
     }
 
+    /// Credit that is set aside for plans and reads.
+    #[cfg(feature = "sim")]
+    pub fn set_aside(&self, id: ChannelId) -> u32 {
+        self.channels.get(id).map_or(0, |channel| channel.send_window.reserved())
+    }
+
     /// The largest data of one packet on this channel.
     pub fn packet_max(&self, id: ChannelId) -> u32 {
         self.channels.get(id).map_or(0, |channel| channel.send_window.packet_bytes_max())

@@ -284,20 +284,26 @@ impl Pool {
     }
 
     fn has_spare(&self, class: Class) -> bool {
-        let reserve = match class {
-            Class::Packet => self.slots(class).div_ceil(OUTBOX_SHARE),
-            Class::Small | Class::Bulk => 0,
-        };
-        self.free(class) > reserve
+        self.free(class) > self.reserve(class)
     }
 
-    /// Few slots of this class are left: what does not move should not hold any.
+    /// Slots that only [`Pool::take`] gives.
+    fn reserve(&self, class: Class) -> usize {
+        match class {
+            Class::Packet => self.slots(class).div_ceil(OUTBOX_SHARE),
+            Class::Small | Class::Bulk => 0,
+        }
+    }
+
+    /// Few slots of this class are left: what does not move should not hold any. Said while there
+    /// are still some to spare, however small the pool is.
     pub fn is_scarce(&self, class: Class) -> bool {
         let slots = self.slots(class);
         match class {
             // Those on offer are not free, and are not gone either.
             Class::Small => usize::from(self.small_owned) + slots / 4 >= slots,
-            Class::Packet | Class::Bulk => self.free(class) < slots / 4,
+            Class::Packet => self.free(class) <= self.reserve(class) + slots / 8,
+            Class::Bulk => self.free(class) < slots.div_ceil(4),
         }
     }
 
@@ -600,12 +606,30 @@ mod tests {
         for lease in offered {
             pool.give_back(lease);
         }
-        let large: Vec<Lease> = (0..7).map(|_| pool.take(Class::Packet).unwrap()).collect();
+        let large: Vec<Lease> = (0..6).map(|_| pool.take(Class::Packet).unwrap()).collect();
         assert!(pool.is_scarce(Class::Packet) && !pool.is_scarce(Class::Bulk));
         for lease in large {
             pool.give_back(lease);
         }
         assert_eq!(pool.stats().outstanding(), 0);
+    }
+
+    #[test]
+    fn memory_is_scarce_before_there_is_none_to_spare() {
+        for slots in 1..80 {
+            let mut pool = pool(1, slots, slots);
+            for class in [Class::Packet, Class::Bulk] {
+                let mut taken = Vec::new();
+                while !pool.is_scarce(class) {
+                    taken.push(pool.take_spare(class).expect("said not to be scarce"));
+                }
+                let few = pool.slots(class) < OUTBOX_SHARE;
+                assert!(few || pool.has_spare(class), "{slots} {class:?}");
+                for lease in taken {
+                    pool.give_back(lease);
+                }
+            }
+        }
     }
 
     #[test]

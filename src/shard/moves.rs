@@ -10,6 +10,37 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         self.wait_until(None)
     }
 
+    /// A time that has come since `since`, the last turn, and for which nobody was woken: a wait was
+    /// to end no later.
+    pub fn overslept(&mut self, since: Instant) -> Option<Instant> {
+        let now = self.driver.now();
+        let pause = self.paused.front().map(|(at, ..)| *at);
+        let times = [self.timers.earliest(), self.rested, pause];
+        times.into_iter().flatten().find(|at| since < *at && *at < now)
+    }
+
+    /// What could be done now and would be slept over, or window that nobody will ever use again:
+    /// a wake-up or a refund was forgotten.
+    pub fn forgotten(&mut self) -> Option<String> {
+        let now = self.driver.now();
+        let queued = [self.ready.len(), self.handshakes.len(), self.withdrawn.len()];
+        let sleeps = self.wait_until(None).is_none_or(|until| until > now);
+        if sleeps && (queued != [0; 3] || self.can_feed()) {
+            return Some(format!("queues of {queued:?}, and those who wait for leases"));
+        }
+        let forgets = |(key, link): (usize, &Link)| {
+            let what = link.forgets()?;
+            Some(format!("link {key}: {what}"))
+        };
+        let kept = |(number, attachment): (usize, &Attachment)| {
+            let link = self.links.get(attachment.link as usize)?;
+            let may = attachment.in_flight > 0 || link.outgoing.has_waiting();
+            let bytes = link.conn.set_aside(attachment.id);
+            (!may && bytes > 0).then(|| format!("{bytes} bytes of window, attachment {number}"))
+        };
+        self.links.iter().find_map(forgets).or_else(|| self.attachments.iter().find_map(kept))
+    }
+
     /// Takes every connection that is quiet through its record, as a hand-over to another process
     /// does, at whatever its channels are just doing. Answers how many there were.
     ///
@@ -34,5 +65,26 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             moved += 1;
         }
         moved
+    }
+}
+
+impl Link {
+    fn forgets(&self) -> Option<&'static str> {
+        // The end of a send wakes everything, and memory whoever lacks it.
+        let waits = self.outgoing.is_sending() || !self.lacks.is_empty();
+        if self.state != LinkState::Open || waits {
+            return None;
+        }
+        if self.outgoing.backlog() > 0 || self.outgoing.has_waiting() && self.conn.is_ready() {
+            return Some("what could be sent is not");
+        }
+        let may_read = !self.queued && !self.conn.blocked() && !run::is_behind(self);
+        if !self.queued && self.owed.is_some() || may_read && self.inbound.is_workable() {
+            return Some("what has come is not looked at");
+        }
+        if may_read && !self.inbound.armed {
+            return Some("nothing is received");
+        }
+        None
     }
 }

@@ -825,7 +825,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
 }
 
 /// So much is unsent that nothing more is to be provoked.
-const fn is_behind(link: &Link) -> bool {
+pub(super) const fn is_behind(link: &Link) -> bool {
     link.outgoing.backlog() > UNSENT_BYTES_MAX || link.outgoing.is_crowded()
 }
 

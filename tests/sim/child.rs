@@ -50,6 +50,13 @@ pub enum Program {
     Stubborn,
     /// Reads nothing and does nothing until a signal comes.
     Deaf,
+    /// Closes its input at once and does nothing until a signal comes.
+    Shut,
+    /// Writes so much, closes its outputs, and goes on until its input ends.
+    Hush {
+        out: Flow,
+        code: u32,
+    },
 }
 
 impl Program {
@@ -68,6 +75,8 @@ impl Program {
             Program::Wait => "wait".to_owned(),
             Program::Stubborn => "stubborn".to_owned(),
             Program::Deaf => "deaf".to_owned(),
+            Program::Shut => "shut".to_owned(),
+            Program::Hush { out, code } => format!("hush {seed} {} {code}", out.len),
         }
     }
 
@@ -97,6 +106,10 @@ impl Program {
             ("wait", []) => Program::Wait,
             ("stubborn", []) => Program::Stubborn,
             ("deaf", []) => Program::Deaf,
+            ("shut", []) => Program::Shut,
+            ("hush", [seed, len, code]) => {
+                Program::Hush { out: Flow::new(*seed, *len), code: *code as u32 }
+            }
             _ => return None,
         })
     }
@@ -239,6 +252,21 @@ impl SimChild {
             Program::Sink { .. } | Program::Early { .. } => self.swallow(step, world),
             Program::Wait | Program::Stubborn => self.ignore(step, world),
             Program::Deaf => Next::Stuck,
+            Program::Shut => {
+                close(&mut [&mut self.streams.stdin], world);
+                Next::Stuck
+            }
+            Program::Hush { out, .. } if out.left() > 0 => {
+                emit(out, step, self.streams.stdout, world)
+            }
+            Program::Hush { code, .. } => {
+                let exit = Next::Exit(Exit::Status(*code));
+                close(&mut [&mut self.streams.stdout, &mut self.streams.stderr], world);
+                match self.ignore(step, world) {
+                    Next::Exit(_) => exit,
+                    next => next,
+                }
+            }
         }
     }
 
@@ -317,10 +345,7 @@ impl SimChild {
         self.exited = true;
         let leaves = matches!((&self.program, exit), (Program::Leave { .. }, Exit::Status(_)));
         if leaves {
-            for fd in [self.streams.stdin.take(), self.streams.stderr.take()].into_iter().flatten()
-            {
-                world.close(fd);
-            }
+            close(&mut [&mut self.streams.stdin, &mut self.streams.stderr], world);
             self.streams.stdout = self.streams.stdout.or(self.streams.terminal.take());
         } else {
             self.let_go(world);
@@ -331,9 +356,13 @@ impl SimChild {
 
     fn let_go(&mut self, world: &SimWorld) {
         let Streams { stdin, stdout, stderr, terminal } = &mut self.streams;
-        for fd in [stdin, stdout, stderr, terminal].into_iter().filter_map(Option::take) {
-            world.close(fd);
-        }
+        close(&mut [stdin, stdout, stderr, terminal], world);
+    }
+}
+
+fn close(streams: &mut [&mut Option<Fd>], world: &SimWorld) {
+    for fd in streams.iter_mut().filter_map(|stream| stream.take()) {
+        world.close(fd);
     }
 }
 

@@ -23,6 +23,7 @@ use crate::line::{Line, Meddling, Reading};
 use crate::office::Office;
 use crate::tally::Tally;
 use crate::task::{Task, TaskPlan};
+use crate::times::{LEAD, SLACK};
 
 /// How a client ends its own part before its tasks are done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +53,10 @@ pub struct ClientPlan {
     pub moves: u32,
     /// Ends without a word.
     pub rude: bool,
+    /// It stays when it has nothing more to do, until the gateway ends it after this time.
+    pub lingers: Option<Duration>,
+    /// Once it has fallen silent, the gateway ends it in this time.
+    pub silence_max: Option<Duration>,
     pub seed: u64,
 }
 
@@ -88,10 +93,14 @@ struct Live {
     by_channel: BTreeMap<ChannelId, usize>,
     vanishes_at: Option<Instant>,
     leaving: bool,
+    /// It has nothing more to do and stays.
+    idle_since: Option<Instant>,
     half_gone: bool,
     digests_at: Instant,
     /// Times channel data came while new keys were being agreed on.
     data_in_rekey: u64,
+    /// Times it came compressed.
+    unpacked: u64,
 }
 
 impl Client {
@@ -148,9 +157,10 @@ impl Client {
         tally.count("client began rekey", u64::from(self.rekeyed));
         let Some(live) = &self.live else { return };
         tally.count("data during a key exchange", live.data_in_rekey);
+        tally.count("compressed data", live.unpacked);
         tally.count("rest before reading", live.line.rested);
         if let Some(Meddling { how, .. }) =
-            self.plan.meddling.as_ref().filter(|_| live.line.meddled)
+            self.plan.meddling.as_ref().filter(|_| live.line.meddled_at.is_some())
         {
             tally.count(format!("meddled {how:?}"), 1);
         }
@@ -169,11 +179,30 @@ impl Client {
             return;
         }
         if let Err(outcome) = self.act() {
+            let outcome = self.judge(outcome);
             if let Some(live) = &mut self.live {
                 live.line.close();
             }
             self.outcome = Some(outcome);
         }
+    }
+
+    /// Whether an end was what it waited for, and came in time.
+    fn judge(&self, outcome: Outcome) -> Outcome {
+        let Some(live) = &self.live else { return outcome };
+        let now = self.world.now();
+        if let Some(most) = self.plan.silence_max.filter(|_| live.line.meddled_at.is_some()) {
+            let silent = now.since(live.line.meddled_at.unwrap_or(now));
+            assert!(silent <= most, "silent for {silent:?}, and still served");
+        }
+        let (Some(time), Some(since), Outcome::Lost(_)) =
+            (self.plan.lingers, live.idle_since, &outcome)
+        else {
+            return outcome;
+        };
+        let idle = now.since(since);
+        assert!(idle <= time + SLACK, "idle for {idle:?}, and still served");
+        if idle + LEAD >= time { Outcome::Done } else { outcome }
     }
 
     fn connect(&mut self) -> bool {
@@ -199,9 +228,11 @@ impl Client {
             by_channel: BTreeMap::new(),
             vanishes_at,
             leaving: false,
+            idle_since: None,
             half_gone: false,
             digests_at: Instant::ZERO,
             data_in_rekey: 0,
+            unpacked: 0,
         });
         true
     }
@@ -250,6 +281,11 @@ impl Client {
         }
         if let Some(at) = live.conn.poll_timeout() {
             self.world.wake_at(at);
+        }
+        for task in live.tasks.iter().filter(|task| !task.is_over()) {
+            if let Some(at) = task.wakes_at() {
+                self.world.wake_at(at);
+            }
         }
         let digesting = live.tasks.iter().any(|task| !task.is_over() && task.is_digesting());
         if digesting && live.digests_at <= now {
@@ -356,13 +392,19 @@ impl Live {
                 task.data(extended, &bytes);
                 Ok(())
             }
+            Event::Copied { id, extended, data } => {
+                self.unpacked += 1;
+                self.task(id).expect("data belongs to a task").data(extended, &data);
+                Ok(())
+            }
             Event::PeerClosed(id) => {
                 self.task(id).expect("a task is closed").peer_closed();
                 self.with(|conn, env| conn.close(id, env))
             }
             Event::Closed(id) | Event::OpenFailed { id, .. } => {
                 let opened = matches!(event, Event::Closed(_));
-                self.task(id).expect("a task ends").closed(opened);
+                let now = self.line.now();
+                self.task(id).expect("a task ends").closed(opened, now);
                 self.by_channel.remove(&id);
                 Ok(())
             }
@@ -463,6 +505,10 @@ impl Live {
     fn leave_when_done(&mut self, plan: &ClientPlan) {
         let done = self.logged_in && self.waiting.is_empty();
         if done && self.tasks.iter().all(Task::is_over) {
+            if plan.lingers.is_some() {
+                self.idle_since.get_or_insert(self.line.now());
+                return;
+            }
             self.leaving = true;
             if !plan.rude {
                 let code = disconnect::BY_APPLICATION;

@@ -6,19 +6,24 @@ use std::time::Duration;
 use tidegate::base::{Instant, SeededEntropy};
 use tidegate::connection::{ClientConnectionConfig, ConnectionConfig};
 use tidegate::crypto::{CipherKind, KexKind, PrivateKey, Provider, SignatureAlgorithm};
+use tidegate::limits::OUTBOXES_UNSENT_MAX;
 use tidegate::reactor::PoolSizes;
 use tidegate::reactor::sim::Swarm;
-use tidegate::transport::{ClientConfig, HostKey, Preferences, RekeyLimits, ServerConfig};
+use tidegate::transport::{
+    ClientConfig, CompressionKind, HostKey, Preferences, RekeyLimits, ServerConfig,
+};
 
 use crate::bytes::Flow;
 use crate::chance::{one_in, pick, size, stream, up_to};
 use crate::child::Program;
 use crate::client::{ClientPlan, Vanish};
+use crate::copy::{CopyFile, CopyPlan};
 use crate::hostile::{Crime, HostilePlan};
 use crate::keys;
 use crate::line::{Meddle, Meddling, Reading};
 use crate::office::Manners;
 use crate::task::{ExecPlan, TaskPlan};
+use crate::times::Times;
 use crate::transfer::{FileAct, FilePlan, TransferPlan};
 
 /// What a run may blame a lost connection on.
@@ -68,17 +73,23 @@ impl Draw {
             swarm.delay_max = swarm.delay_max.min(Duration::from_millis(1));
         }
         let shards = 1 + chance.below(2) as usize;
-        let manners = manners(&mut chance, weather, shards);
-        let pools = (0..shards).map(|_| pool(&mut chance)).collect();
+        let times = Times::draw(&mut stream(seed, "times"));
+        let manners = manners(&mut chance, weather, shards, times.clone());
+        let mut pools: Vec<PoolSizes> = (0..shards).map(|_| pool(&mut chance)).collect();
         let mut builder = Builder {
             preferences: preferences(&mut chance, repeats),
             chance: stream(seed, "clients"),
             files: Vec::new(),
             shards,
             weather,
+            times: times.clone(),
+            crowd: one_in(&mut chance, 60),
             packets: 0,
         };
-        let count = 1 + size(&mut builder.chance, 5);
+        let count = match builder.crowd {
+            true => 10 + builder.chance.below(10),
+            false => 1 + size(&mut builder.chance, 5),
+        };
         let mut clients = Vec::new();
         let mut hostiles = Vec::new();
         for n in 0..count {
@@ -89,7 +100,12 @@ impl Draw {
             }
         }
         let Builder { files, preferences, packets, .. } = builder;
-        let (gateway, host_keys) = gateway(&mut chance, preferences, repeats, packets);
+        // Whoever reads no answers holds so many; a shard has them for all it lets in.
+        let held = hostiles.len() as u32 * (u32::from(OUTBOXES_UNSENT_MAX) + 2);
+        for pool in &mut pools {
+            pool.packet = pool.packet.max(8 + held);
+        }
+        let (gateway, host_keys) = gateway(&mut chance, preferences, repeats, packets, &times);
         let start = Instant::from_nanos(1_000_000_000);
         let heals_at = start.after(up_to(&mut chance, Duration::from_secs(20)));
         let stops_at = (weather == Weather::Rough && one_in(&mut chance, 12))
@@ -113,22 +129,26 @@ impl Draw {
     }
 }
 
-fn manners(chance: &mut SeededEntropy, weather: Weather, shards: usize) -> Manners {
+fn manners(chance: &mut SeededEntropy, weather: Weather, shards: usize, times: Times) -> Manners {
     let rough = |chance: &mut SeededEntropy, most: u64| {
         let on = weather == Weather::Rough && one_in(chance, 4);
         if on { chance.below(most) as u32 } else { 0 }
     };
     let micros = Duration::from_micros;
+    let jobs_max = pick(chance, [1, 3, 4096, 4096]);
+    // Those who find no room look again every millisecond.
+    let longest = micros(if jobs_max < 4096 { 100_000 } else { 900_000 });
     Manners {
         shards,
-        job_time: pick(chance, [micros(0), micros(300), micros(40_000), micros(900_000)]),
-        jobs_max: pick(chance, [1, 3, 4096, 4096]),
+        job_time: pick(chance, [micros(0), micros(300), micros(40_000), longest]),
+        jobs_max,
         dawdles: pick(chance, [micros(0), micros(500), micros(200_000)]),
         lost: rough(chance, 50_000),
         spawn_fails: rough(chance, 300_000),
         hand_over_fails: rough(chance, 300_000),
         refuses: rough(chance, 300_000),
         files_fail: rough(chance, 100_000),
+        times,
     }
 }
 
@@ -156,8 +176,12 @@ fn preferences(chance: &mut SeededEntropy, toy: bool) -> Preferences {
             [CipherKind::Aes256Gcm, CipherKind::Chacha20Poly1305, CipherKind::Aes128Ctr],
         );
         preferences.ciphers = vec![cipher];
-        preferences.kex =
-            vec![pick(chance, [KexKind::Curve25519, KexKind::MlKem768X25519, KexKind::EcdhP256])];
+        let kex = pick(chance, [KexKind::Curve25519, KexKind::MlKem768X25519, KexKind::EcdhP256]);
+        // Agreed on by the workers, and expensive.
+        preferences.kex = vec![if one_in(chance, 20) { KexKind::DhGroupExchange } else { kex }];
+    }
+    if one_in(chance, 5) {
+        preferences.compression = vec![CompressionKind::Delayed, CompressionKind::None];
     }
     preferences
 }
@@ -167,6 +191,7 @@ fn gateway(
     mut preferences: Preferences,
     repeats: bool,
     packets: u64,
+    times: &Times,
 ) -> (Arc<ConnectionConfig>, Arc<[PrivateKey]>) {
     // A few key exchanges a connection, not more: clients take only so many in a second.
     if one_in(chance, 3) {
@@ -182,9 +207,7 @@ fn gateway(
     config.window_bytes = pick(chance, [20_000, 70_000, 2 << 20, 2 << 20]);
     config.packet_bytes = pick(chance, [1_000, 32 << 10, 32 << 10]);
     config.banner = one_in(chance, 4).then(|| "Mind the tide.\n".repeat(20));
-    if one_in(chance, 3) {
-        config.client_alive = Some((Duration::from_secs(15), 4));
-    }
+    config.client_alive = times.alive.filter(|_| !times.with_login);
     config.delay_secret = chance.next_u64();
     (Arc::new(config), host_keys)
 }
@@ -195,6 +218,9 @@ struct Builder {
     files: Vec<(String, u64, u64)>,
     shards: usize,
     weather: Weather,
+    times: Times,
+    /// Many come at once, each for little.
+    crowd: bool,
     /// About how many packets the busiest client exchanges.
     packets: u64,
 }
@@ -206,8 +232,8 @@ const LONG_STREAM_BYTES: u64 = 1_500_000;
 impl Builder {
     fn client(&mut self, n: u64) -> ClientPlan {
         let home = self.chance.below(self.shards as u64);
-        let tasks: Vec<TaskPlan> =
-            (0..1 + size(&mut self.chance, 7)).map(|_| self.task(n)).collect();
+        let count = if self.crowd { 1 } else { 1 + size(&mut self.chance, 7) };
+        let tasks: Vec<TaskPlan> = (0..count).map(|_| self.task(n)).collect();
         let packets = 200 + tasks.iter().map(packets).sum::<u64>();
         self.packets = self.packets.max(packets);
         let rough = self.weather == Weather::Rough;
@@ -232,14 +258,18 @@ impl Builder {
                 [Meddle::Flip, Meddle::Insert, Meddle::Lose, Meddle::Double, Meddle::Silence],
             ),
         });
-        if matches!(meddling, Some(Meddling { how: Meddle::Silence, .. })) {
+        let silent = matches!(meddling, Some(Meddling { how: Meddle::Silence, .. }));
+        if silent && self.times.alive.is_some() {
+            // Nothing else ends it.
+            vanishes = None;
+        } else if silent {
             // A gateway that asks for no sign of life would wait with it for ever.
             let after = up_to(chance, Duration::from_secs(200));
             vanishes = vanishes.or(Some((after, Vanish::Close)));
         }
         ClientPlan {
             starts_at: Instant::from_nanos(1_000_000_000)
-                .after(up_to(chance, Duration::from_millis(300))),
+                .after(up_to(chance, Duration::from_millis(if self.crowd { 0 } else { 300 }))),
             user: format!("u{home}-{n}"),
             wrong_keys: chance.below(8).saturating_sub(5) as u32,
             asks_none_first: one_in(chance, 3),
@@ -253,28 +283,64 @@ impl Builder {
             rekeys_max: 4,
             moves: pick(chance, [0, 3_000, 30_000]),
             rude: one_in(chance, 3),
+            lingers: self.times.unused.filter(|_| one_in(chance, 3)),
+            silence_max: self.times.silence_max().filter(|_| silent),
             seed: chance.next_u64(),
         }
     }
 
     fn task(&mut self, client: u64) -> TaskPlan {
-        if one_in(&mut self.chance, 3) {
-            TaskPlan::Sftp(self.transfer(client))
-        } else {
-            TaskPlan::Exec(self.exec())
+        match self.chance.below(7) {
+            _ if self.crowd => TaskPlan::Exec(self.exec(2_000)),
+            0 | 1 => TaskPlan::Sftp(self.transfer(client)),
+            2 => TaskPlan::Scp(self.copy(client)),
+            _ => {
+                let most = match one_in(&mut self.chance, 40) {
+                    true => LONG_STREAM_BYTES,
+                    false => STREAM_BYTES,
+                };
+                let mut plan = self.exec(most);
+                self.time(&mut plan);
+                TaskPlan::Exec(plan)
+            }
         }
     }
 
-    fn exec(&mut self) -> ExecPlan {
+    /// Where something is timed, some commands are idle until they are closed for it, and some do
+    /// a little for longer than anything may be idle.
+    fn time(&mut self, plan: &mut ExecPlan) {
         let chance = &mut self.chance;
-        let most = if one_in(chance, 40) { LONG_STREAM_BYTES } else { STREAM_BYTES };
+        let idle = self.times.command();
+        let time = idle.map(|(time, _)| time).or(self.times.unused);
+        let Some(time) = time.filter(|_| one_in(chance, 6)) else { return };
+        let plain = ExecPlan {
+            terminal: false,
+            shell: false,
+            signal: None,
+            closes_after: None,
+            ..plan.clone()
+        };
+        *plan = match idle.filter(|_| one_in(chance, 2)) {
+            idle @ Some(_) => ExecPlan { program: Program::Wait, input: 0, idle, ..plain },
+            None => ExecPlan {
+                program: Program::Cat,
+                input: 2 + chance.below(5),
+                piece: 1,
+                pace: time / 3,
+                ..plain
+            },
+        };
+    }
+
+    fn exec(&mut self, most: u64) -> ExecPlan {
+        let chance = &mut self.chance;
         let input = size(chance, most);
         let seed = chance.next_u64();
         let terminal = one_in(chance, 5);
         let code = chance.below(4) as u32;
         let output = Flow::new(seed, size(chance, most));
         let errors = if one_in(chance, 3) { size(chance, 20_000) } else { 0 };
-        let (program, signal) = match (chance.below(10), terminal) {
+        let (program, signal) = match (chance.below(12), terminal) {
             (0..=2, false) => (Program::Cat, None),
             (3, false) => (Program::Sink { input: Flow::new(seed, input) }, None),
             (4, false) => {
@@ -287,6 +353,8 @@ impl Builder {
             (8, false) if one_in(chance, 2) => (Program::Deaf, Some("TERM")),
             (8, _) => (Program::Wait, Some(pick(chance, ["TERM", "INT", "HUP"]))),
             (9, false) if one_in(chance, 2) => (Program::Stubborn, Some("KILL")),
+            (10, false) => (Program::Hush { out: output, code }, None),
+            (11, false) => (Program::Shut, Some(pick(chance, ["TERM", "KILL"]))),
             _ => {
                 let err = Flow::new(!seed, if terminal { 0 } else { errors });
                 (Program::Source { out: output, err, code }, None)
@@ -299,6 +367,7 @@ impl Builder {
                 | Program::Early { .. }
                 | Program::Exit { .. }
                 | Program::Deaf
+                | Program::Shut
         );
         let gulp = pick(chance, [1, 500, 20_000]);
         let closes_after = (!terminal && one_in(chance, 10)).then(|| chance.below(5_000));
@@ -319,6 +388,39 @@ impl Builder {
             signal,
             closes_after,
             gulp,
+            idle: None,
+            pace: Duration::ZERO,
+        }
+    }
+
+    fn copy(&mut self, client: u64) -> CopyPlan {
+        let chance = &mut self.chance;
+        let name = format!("{client}-{:x}", chance.next_u64());
+        let sends = one_in(chance, 2);
+        let recursive = one_in(chance, 2);
+        let count = if recursive { chance.below(4) } else { 1 };
+        let mut files = Vec::new();
+        for n in 0..count {
+            let seed = chance.next_u64();
+            let len = size(chance, STREAM_BYTES);
+            let file = if recursive { format!("f{n}") } else { name.clone() };
+            let path =
+                if recursive { format!("/home/{name}/{file}") } else { format!("/home/{name}") };
+            if !sends {
+                self.files.push((path.clone(), seed, len));
+            }
+            files.push(CopyFile { name: file, path, seed, len });
+        }
+        CopyPlan {
+            // A directory without files does not exist in a file system of names.
+            recursive: recursive && (sends || count > 0),
+            misses: !sends && files.is_empty(),
+            sends,
+            name,
+            files,
+            preserve: one_in(chance, 2),
+            piece: pick(chance, [10, 1_000, 32 << 10]),
+            leaves_after: one_in(chance, 10).then(|| chance.below(20_000)),
         }
     }
 
@@ -429,6 +531,10 @@ fn packets(task: &TaskPlan) -> u64 {
             plan.input / u64::from(plan.piece / 2 + 1) + out / 200 + 20
         }
         TaskPlan::Sftp(plan) => {
+            let bytes: u64 = plan.files.iter().map(|file| file.len).sum();
+            bytes / u64::from(plan.piece / 2 + 1) + bytes / 200 + 50
+        }
+        TaskPlan::Scp(plan) => {
             let bytes: u64 = plan.files.iter().map(|file| file.len).sum();
             bytes / u64::from(plan.piece / 2 + 1) + bytes / 200 + 50
         }

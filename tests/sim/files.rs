@@ -6,6 +6,7 @@ use nix::errno::Errno;
 use tidegate::base::SeededEntropy;
 use tidegate::reactor::Fd;
 use tidegate::reactor::sim::{FileId, SimWorld};
+use tidegate::services::scp::{self, ScpDone, ScpJob, Word, jobs::Kind};
 use tidegate::services::sftp::{self, Failure, FsDone, FsJob, Opened, Subject};
 use tidegate::wire::Writer;
 use tidegate::wire::sftp::{Attributes, StatusCode, open, put_name};
@@ -49,6 +50,88 @@ impl SimFiles {
             return FsDone::Failed(Errno::EIO.into());
         }
         self.attempt(job, world).unwrap_or_else(|errno| FsDone::Failed(Failure::from(errno)))
+    }
+
+    pub fn scp(&mut self, job: ScpJob, world: &SimWorld, entropy: &mut SeededEntropy) -> ScpDone {
+        let spoiled = hits(entropy, self.failing);
+        self.failed += u64::from(spoiled);
+        if spoiled && !matches!(job, ScpJob::Finish(_)) {
+            return ScpDone::Failed(Errno::EIO);
+        }
+        match self.attempt_scp(job, world).unwrap_or_else(ScpDone::Failed) {
+            ScpDone::Finished(None) if spoiled => {
+                ScpDone::Finished(Some(("set times", Errno::EIO)))
+            }
+            done => done,
+        }
+    }
+
+    fn attempt_scp(&mut self, job: ScpJob, world: &SimWorld) -> Result<ScpDone, Errno> {
+        Ok(match job {
+            ScpJob::Expand { words, .. } => {
+                let names = words.iter().map(Word::text).collect();
+                ScpDone::Expanded { base: Box::from(*b"/home"), names }
+            }
+            ScpJob::Open { path } => {
+                let file = self.names.get(path.as_bytes()).copied();
+                let inside = self.inside(path.as_bytes());
+                let kind = match (file, inside.is_empty()) {
+                    (Some(_), _) => Kind::File,
+                    (None, false) => Kind::Directory,
+                    (None, true) => return Err(Errno::ENOENT),
+                };
+                let size = file.map_or(0, |file| world.contents(file).len() as u64);
+                let fd = world.open_file(file.unwrap_or_else(|| world.create_file(Vec::new())));
+                if kind == Kind::Directory {
+                    self.open.insert(fd.0, Handle::Directory(inside));
+                }
+                let mode = if kind == Kind::File { 0o100_644 } else { 0o40_755 };
+                ScpDone::Opened(scp::jobs::Opened { fd, kind, mode, size, times: (5, 6) })
+            }
+            ScpJob::Entries { fd } => match self.open.get_mut(&fd.0) {
+                Some(Handle::Directory(names)) => {
+                    let some = names.split_off(names.len().saturating_sub(2));
+                    ScpDone::Entries(some.into_iter().map(Vec::into_boxed_slice).collect())
+                }
+                _ => return Err(Errno::ENOTDIR),
+            },
+            ScpJob::Look { path } => {
+                let is_directory = !self.inside(path.as_bytes()).is_empty();
+                if !is_directory && !self.names.contains_key(path.as_bytes()) {
+                    return Err(Errno::ENOENT);
+                }
+                ScpDone::Looked { is_directory }
+            }
+            ScpJob::Create { path, .. } => {
+                let existed = self.names.contains_key(path.as_bytes());
+                match self.open(path.as_bytes(), open::WRITE | open::CREATE, world)? {
+                    FsDone::Opened(Opened { fd, .. }) => {
+                        ScpDone::Created { fd, existed, regular: true }
+                    }
+                    other => panic!("{other:?}"),
+                }
+            }
+            ScpJob::Finish(finish) => {
+                let file = self.file(finish.fd)?;
+                if let Some(size) = finish.size {
+                    world.truncate(file, size);
+                }
+                self.open.remove(&finish.fd.0);
+                world.close(finish.fd);
+                ScpDone::Finished(None)
+            }
+            ScpJob::MakeDirectory { path, .. } => {
+                ScpDone::Made { existed: !self.inside(path.as_bytes()).is_empty() }
+            }
+            ScpJob::FinishDirectory { .. } => ScpDone::Done,
+        })
+    }
+
+    /// The names in a directory, which is there as long as there are some.
+    fn inside(&self, directory: &[u8]) -> Vec<Vec<u8>> {
+        let below =
+            |name: &Vec<u8>| Some(name.strip_prefix(directory)?.strip_prefix(b"/")?.to_vec());
+        self.names.keys().filter_map(below).collect()
     }
 
     fn attempt(&mut self, job: FsJob, world: &SimWorld) -> Result<FsDone, Errno> {

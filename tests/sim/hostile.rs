@@ -274,7 +274,10 @@ impl Hostile {
             let (used, heard) = match carved {
                 Carved::Need { .. } => (0, None),
                 Carved::Handled { used } => (used, None),
-                Carved::Unpacked { .. } => panic!("nobody asked for compression"),
+                Carved::Unpacked { used } => {
+                    let unpacked = self.transport.as_mut().map(Transport::take_unpacked);
+                    (used, unpacked)
+                }
                 Carved::Payload { used, payload } => {
                     (used, Some(payload.of(&inbox).expect("inside").to_vec()))
                 }

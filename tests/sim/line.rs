@@ -43,7 +43,7 @@ pub struct Line {
     outbox: Vec<u8>,
     sent: u64,
     meddling: Option<Meddling>,
-    pub meddled: bool,
+    pub meddled_at: Option<Instant>,
     reading: Reading,
     resting_until: Instant,
     pub rested: u64,
@@ -71,7 +71,7 @@ impl Line {
             outbox: Vec::new(),
             sent: 0,
             meddling,
-            meddled: false,
+            meddled_at: None,
             reading,
             resting_until: Instant::ZERO,
             rested: 0,
@@ -83,12 +83,12 @@ impl Line {
     /// For a failure's sake.
     pub fn describe(&self) -> String {
         format!(
-            "{} bytes in, {} out, {} sent, resting until {:?}, meddled {}",
+            "{} bytes in, {} out, {} sent, resting until {:?}, meddled at {:?}",
             self.inbox.len(),
             self.outbox.len(),
             self.sent,
             self.resting_until,
-            self.meddled
+            self.meddled_at
         )
     }
 
@@ -100,6 +100,10 @@ impl Line {
         let used = env.out.used();
         self.outbox.extend_from_slice(&self.scratch[..used]);
         answer
+    }
+
+    pub fn now(&self) -> Instant {
+        self.world.now()
     }
 
     pub fn push(&mut self, bytes: &[u8]) {
@@ -183,13 +187,13 @@ impl Line {
     fn meddle(&mut self) {
         let Some(Meddling { after, how }) = self.meddling.clone() else { return };
         let at = after.saturating_sub(self.sent) as usize;
-        if self.meddled && matches!(how, Meddle::Silence) {
+        if self.meddled_at.is_some() && matches!(how, Meddle::Silence) {
             self.outbox.clear();
         }
-        if self.meddled || at >= self.outbox.len() {
+        if self.meddled_at.is_some() || at >= self.outbox.len() {
             return;
         }
-        self.meddled = true;
+        self.meddled_at = Some(self.world.now());
         match how {
             Meddle::Flip => self.outbox[at] ^= 1 << self.entropy.below(8),
             Meddle::Insert => self.outbox.insert(at, self.entropy.next_u64() as u8),

@@ -9,12 +9,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tidegate::base::{Instant, SeededEntropy};
-use tidegate::connection::{ConnectionConfig, WindowSize};
-use tidegate::crypto::PublicKey;
+use tidegate::connection::{ConnectionConfig, LoginLimits, WindowSize};
+use tidegate::crypto::{PublicKey, kex};
 use tidegate::reactor::sim::SimWorld;
 use tidegate::reactor::{Fd, Token, Waker};
+use tidegate::services::scp::ScpJob;
+use tidegate::services::sftp::FsJob;
 use tidegate::services::{
-    Account, Child, Done, Grant, Job, Pipes, Program as Run, Rules, Script, SpawnFailed, SpawnSpec,
+    Account, Child, Done, Grant, Job, Pipes, Program as Run, Script, SpawnFailed, SpawnSpec,
     Subsystem, Terminal,
 };
 use tidegate::shard::{Admission, Ends, HandOver, Mail, Outside, Report, StartupEnd, What};
@@ -24,6 +26,7 @@ use crate::child::{Program, SimChild, Streams};
 use crate::files::SimFiles;
 use crate::keys;
 use crate::tally::Tally;
+use crate::times::Times;
 
 /// What the office is like in one run.
 #[derive(Clone, Debug)]
@@ -45,6 +48,8 @@ pub struct Manners {
     pub refuses: u32,
     /// File jobs that fail.
     pub files_fail: u32,
+    /// What logins are timed by.
+    pub times: Times,
 }
 
 /// Failures of our own that were arranged.
@@ -66,6 +71,10 @@ pub struct Office {
     pub jobs_refused: u64,
     pub handed_over: u64,
     pub children_started: u64,
+    /// Key exchanges in a finite field.
+    pub agreed: u64,
+    /// What logins bring with them, where they do.
+    pub limits: Option<LoginLimits>,
     /// Connections that count as not logged in yet; each must be taken back once.
     pub startups: i64,
     /// Connections of each shard, those on their way to it included.
@@ -124,6 +133,8 @@ impl Office {
             jobs_refused: 0,
             handed_over: 0,
             children_started: 0,
+            agreed: 0,
+            limits: None,
             startups: 0,
             load: vec![0; shards],
             reports: Vec::new(),
@@ -184,11 +195,25 @@ impl Office {
             ("hand-over", self.handed_over),
             ("hand-over failed", hand_overs),
             ("program", self.children_started),
+            ("finite field", self.agreed),
+            ("unused too long", self.ended_for(UNUSED)),
+            ("silent too long", self.ended_for(SILENT)),
             ("rekeyed", self.reports.iter().filter(rekeyed).count() as u64),
         ];
         for (what, times) in all {
             tally.count(what, times);
         }
+    }
+
+    /// Whether something that is asked of files may come to nothing, by arrangement.
+    pub fn files_may_fail(&self) -> bool {
+        let faults = self.world.faults();
+        self.files.failed + self.arranged.lost + faults.disk_errors + faults.disk_full > 0
+    }
+
+    fn ended_for(&self, why: &str) -> u64 {
+        let is = |report: &&Report| matches!(&report.what, What::Disconnected { reason, .. } if reason.contains(why));
+        self.reports.iter().filter(is).count() as u64
     }
 
     /// Mail that nobody has read, and jobs that nobody has done.
@@ -228,23 +253,32 @@ impl Office {
 
     fn work(&mut self, job: Job) -> Done {
         // A worker that dies while it closes a file leaves it open: not counted as a leak of ours.
-        let closes = matches!(&job, Job::Fs(job) if matches!(**job, tidegate::services::sftp::FsJob::Close { .. }));
+        let closes = match &job {
+            Job::Fs(job) => matches!(**job, FsJob::Close { .. }),
+            Job::Scp(job) => matches!(**job, ScpJob::Finish(_)),
+            _ => false,
+        };
         if !closes && hits(&mut self.entropy, self.manners.lost) {
             self.arranged.lost += 1;
             return Done::Lost;
         }
         match job {
-            Job::FindKey { user, key, .. } => Done::Key(grant(&user, &key).map(Box::new)),
-            // Worlds that repeat exchange keys in the shard.
+            Job::FindKey { user, key, .. } => Done::Key(self.grant(&user, &key).map(Box::new)),
             Job::Greet { user, .. } => panic!("nobody asks about {user}"),
-            Job::Agree { group, .. } => panic!("nobody offered {group:?}"),
+            Job::Agree { group, client_public } => {
+                self.agreed += 1;
+                let agreement = kex::respond_in(&group, &client_public);
+                Done::Agreement(agreement.map(|(public, secret)| (public.into(), secret)))
+            }
             Job::Sign { algorithm, message, .. } => {
                 let signature = keys::slow_host().sign(algorithm, &message).ok();
                 Done::Signature(signature.map(Vec::into_boxed_slice))
             }
             Job::Terminal(spec) => Done::Terminal(self.terminal(spec.size)),
             Job::Spawn(spec) => Done::Spawned(self.spawn(&spec)),
-            Job::Scp(job) => panic!("nobody asked for scp: {job:?}"),
+            Job::Scp(job) => {
+                Done::Scp(Box::new(self.files.scp(*job, &self.world, &mut self.entropy)))
+            }
             // Half of all names are unknown; behind the others nobody ever answers.
             Job::Resolve { port, .. } if port % 2 == 0 => {
                 Done::Resolved(Ok((1..=3).map(|n| ([192, 0, 2, n], port).into()).collect()))
@@ -315,6 +349,36 @@ impl Office {
         Ok(Child::scripted(watch, pipes, script))
     }
 
+    /// `u0-name` lives on shard 0, `u1-name` on shard 1; nobody else does.
+    fn grant(&self, user: &str, key: &PublicKey) -> Option<Grant> {
+        let home = user.strip_prefix('u')?.split_once('-')?.0.parse().ok()?;
+        if key != keys::user().public() {
+            return None;
+        }
+        let times = &self.manners.times;
+        Some(Grant {
+            account: Account {
+                name: user.to_owned(),
+                uid: 1000,
+                gid: home,
+                home: "/home".into(),
+                shell: "/bin/sh".into(),
+            },
+            key: key.clone(),
+            forced_command: None,
+            pty: true,
+            accept_env: vec!["LC_*".to_owned()],
+            set_env: Vec::new(),
+            subsystems: vec![("sftp".to_owned(), Subsystem::Sftp("internal-sftp".to_owned()))],
+            scp: true,
+            open_files: None,
+            limits: self.limits.filter(|_| times.with_login),
+            rules: times.rules(),
+            verbosity: None,
+            source: "simulated".to_owned(),
+        })
+    }
+
     /// Terminals that were made and that no program has opened: their slaves go with the last
     /// master.
     pub fn close_slaves(&mut self) {
@@ -322,36 +386,6 @@ impl Office {
             self.world.close(slave);
         }
     }
-}
-
-/// `u0-name` lives on shard 0, `u1-name` on shard 1; nobody else does.
-fn grant(user: &str, key: &PublicKey) -> Option<Grant> {
-    let home = user.strip_prefix('u')?.split_once('-')?.0.parse().ok()?;
-    if key != keys::user().public() {
-        return None;
-    }
-    Some(Grant {
-        account: Account {
-            name: user.to_owned(),
-            uid: 1000,
-            gid: home,
-            home: "/home".into(),
-            shell: "/bin/sh".into(),
-        },
-        key: key.clone(),
-        forced_command: None,
-        pty: true,
-        accept_env: vec!["LC_*".to_owned()],
-        set_env: Vec::new(),
-        subsystems: vec![("sftp".to_owned(), Subsystem::Sftp("internal-sftp".to_owned()))],
-        // Served like SFTP, with files of its own: its tests are on its floor.
-        scp: false,
-        open_files: None,
-        limits: None,
-        rules: Rules::default(),
-        verbosity: None,
-        source: "simulated".to_owned(),
-    })
 }
 
 impl Outside for SimOutside {
@@ -431,10 +465,16 @@ impl Outside for SimOutside {
     }
 }
 
-/// Reports that call an end our own doing.
+/// What reports of ends say that were asked for.
+const UNUSED: &str = "UnusedConnectionTimeout";
+const SILENT: &str = "the peer does not answer";
+
+/// Reports that call an end our own doing, where that was not asked for.
 pub fn own_faults(reports: &[Report]) -> Vec<String> {
     let ours = |report: &Report| match &report.what {
-        What::Disconnected { ours: true, reason, .. } => Some(reason.clone()),
+        What::Disconnected { ours: true, reason, .. } if !reason.contains(UNUSED) => {
+            Some(reason.clone())
+        }
         _ => None,
     };
     reports.iter().filter_map(ours).collect()

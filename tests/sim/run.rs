@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tidegate::base::{Instant, SeededEntropy};
+use tidegate::connection::LoginLimits;
 use tidegate::reactor::sim::{Faults, SimDriver, SimWorld};
 use tidegate::reactor::{Driver, Fd};
 use tidegate::shard::{Mail, Shard, ShardConfig};
@@ -35,6 +36,8 @@ pub struct Run {
     shards: Vec<Shard<SimDriver, SimOutside>>,
     /// Until when each of them sleeps if nothing wakes it.
     naps: Vec<Option<Instant>>,
+    /// When each of them was turned last.
+    turned_at: Vec<Instant>,
     listener: Fd,
     listening: bool,
     pub clients: Vec<Client>,
@@ -66,6 +69,8 @@ impl Run {
         let listener = world.listen();
         let manners = draw.manners.clone();
         let mut office = Office::new(world.clone(), manners, stream(draw.seed, "office"));
+        let client_alive = draw.manners.times.alive;
+        office.limits = Some(LoginLimits { client_alive, ..draw.gateway.limits() });
         for (path, seed, len) in &draw.files {
             let mut contents = vec![0; *len as usize];
             content(*seed, 0, &mut contents);
@@ -88,7 +93,8 @@ impl Run {
                 Shard::new(driver, outside, config, entropy)
             })
             .collect();
-        let naps = vec![Some(Instant::ZERO); draw.manners.shards];
+        let shards_count = draw.manners.shards;
+        let naps = vec![Some(Instant::ZERO); shards_count];
         let clients = draw
             .clients
             .iter()
@@ -108,6 +114,7 @@ impl Run {
             office,
             shards,
             naps,
+            turned_at: vec![Instant::ZERO; shards_count],
             listener,
             listening: true,
             clients,
@@ -207,8 +214,13 @@ impl Run {
                 self.moved += u64::from(shard.move_quiet_links());
             }
             if shard.driver().is_due(self.naps[at]) || moves {
+                let overslept = shard.overslept(self.turned_at[at]);
+                assert!(overslept.is_none(), "shard {at} slept past {overslept:?}: {shard:#?}");
+                self.turned_at[at] = self.world.now();
                 shard.turn(None).expect("the simulated driver does not fail");
                 self.naps[at] = shard.sleeps_until();
+                let forgotten = shard.forgotten();
+                assert!(forgotten.is_none(), "shard {at} forgets {forgotten:?}: {shard:#?}");
             }
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tidegate::base::Instant;
 use tidegate::reactor::PoolSizes;
 use tidegate::reactor::sim::Swarm;
-use tidegate::transport::Preferences;
+use tidegate::transport::{CompressionKind, Preferences};
 
 use crate::bytes::Flow;
 use crate::child::Program;
@@ -15,11 +15,15 @@ use crate::draw::{Draw, Weather};
 use crate::hostile::{Crime, HostilePlan};
 use crate::run::Run;
 use crate::task::{ExecPlan, TaskPlan};
+use crate::times::Times;
 
 /// A draw with at least one client, made calm, with one shard.
 fn calm(pool: PoolSizes) -> Draw {
     let fits = |draw: &Draw| {
-        let seldom = |preferences: &Preferences| preferences.rekey.packets > 1 << 20;
+        let seldom = |preferences: &Preferences| {
+            preferences.rekey.packets > 1 << 20
+                && preferences.compression == [CompressionKind::None]
+        };
         draw.manners.shards == 1
             && seldom(&draw.gateway.transport.preferences)
             && draw
@@ -33,6 +37,7 @@ fn calm(pool: PoolSizes) -> Draw {
     let manners = &mut draw.manners;
     (manners.job_time, manners.jobs_max, manners.dawdles) = (Duration::ZERO, 4096, Duration::ZERO);
     (manners.lost, manners.spawn_fails, manners.refuses, manners.files_fail) = (0, 0, 0, 0);
+    manners.times = Times::default();
     let mut gateway = (*draw.gateway).clone();
     (gateway.window_bytes, gateway.packet_bytes) = (2 << 20, 32 << 10);
     gateway.client_alive = None;
@@ -51,9 +56,11 @@ fn calm(pool: PoolSizes) -> Draw {
         signal: None,
         closes_after: None,
         gulp: 500,
+        idle: None,
+        pace: Duration::ZERO,
     })];
     let client = &mut draw.clients[0];
-    (client.meddling, client.vanishes) = (None, None);
+    (client.meddling, client.vanishes, client.lingers) = (None, None, None);
     (client.moves, client.rekeys, client.reading.rests) = (0, 0, 0);
     draw
 }
@@ -87,6 +94,22 @@ fn those_who_wait_leave_receive_buffers_to_others() {
         assert!(run.hostiles.iter().all(|hostile| !hostile.over), "{crime:?} goes on");
         assert_eq!(run.clients[0].outcome, Some(Outcome::Done), "{crime:?}");
         run.finish();
+    }
+}
+
+/// A program that reads nothing holds little memory with what it is sent, so that the connection
+/// can still be read from, and its end be noticed.
+#[test]
+fn who_fills_a_window_for_nothing_does_not_fill_a_small_pool() {
+    for (hoards, packet) in [(1, 8), (1, 11), (1, 17), (2, 20), (3, 30)] {
+        let mut draw = calm(PoolSizes { small: 5, packet, bulk: 3 });
+        draw.swarm.latency_max = Duration::from_millis(3);
+        draw.swarm.pipe_bytes = 4_096;
+        let hoard = hostile_like(&draw, Crime::Hoard);
+        let hoard = HostilePlan { patience: Duration::from_secs(50), ..hoard };
+        draw.hostiles = vec![hoard; hoards];
+        draw.clients[0].starts_at = Instant::from_nanos(30_000_000_000);
+        Run::new(draw).finish();
     }
 }
 

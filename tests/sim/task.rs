@@ -2,21 +2,25 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
 
-use tidegate::base::SeededEntropy;
+use tidegate::base::{Instant, SeededEntropy};
 use tidegate::connection::{ChannelId, ChannelRequest, Connection, WindowSize};
 use tidegate::transport::{Client as ClientRole, Env, Error};
 
 use crate::bytes::Flow;
 use crate::child::Program;
+use crate::copy::{Copy, CopyPlan};
 use crate::office::Office;
 use crate::tally::Tally;
+use crate::times::SLACK;
 use crate::transfer::{Transfer, TransferPlan};
 
 #[derive(Clone, Debug)]
 pub enum TaskPlan {
     Exec(ExecPlan),
     Sftp(TransferPlan),
+    Scp(CopyPlan),
 }
 
 /// A command, or a shell.
@@ -39,6 +43,11 @@ pub struct ExecPlan {
     pub closes_after: Option<u64>,
     /// Received data is consumed in one go whenever so much has come.
     pub gulp: u32,
+    /// Nothing is done on the channel until the gateway closes it for being idle: not before this
+    /// time, and before long where only the channel itself counts.
+    pub idle: Option<(Duration, bool)>,
+    /// Between two pieces of input.
+    pub pace: Duration,
 }
 
 #[derive(Debug)]
@@ -52,6 +61,7 @@ pub struct Task {
 enum Kind {
     Exec(Box<Exec>),
     Sftp(Box<Transfer>),
+    Scp(Box<Copy>),
 }
 
 #[derive(Debug)]
@@ -73,6 +83,13 @@ struct Exec {
     owed: u32,
     /// What started it may fail, by arrangement.
     lenient: bool,
+    /// When it was asked for, and when it was known to run.
+    asked_at: Instant,
+    runs_since: Option<Instant>,
+    /// What could be sent at first.
+    window: u32,
+    /// Of the next piece of input.
+    next_at: Instant,
     what: String,
 }
 
@@ -91,6 +108,7 @@ impl Task {
                 Kind::Exec(Box::new(Exec::new(plan, lenient || office.arranged.lost > 0)))
             }
             TaskPlan::Sftp(plan) => Kind::Sftp(Box::new(Transfer::new(plan, office))),
+            TaskPlan::Scp(plan) => Kind::Scp(Box::new(Copy::new(plan, office))),
         };
         Task { id, kind, over: false }
     }
@@ -103,6 +121,7 @@ impl Task {
         match &self.kind {
             Kind::Exec(exec) => exec.count(tally),
             Kind::Sftp(sftp) => sftp.count(tally),
+            Kind::Scp(scp) => scp.count(tally),
         }
     }
 
@@ -111,6 +130,15 @@ impl Task {
         match &self.kind {
             Kind::Exec(exec) => exec.owed > 0,
             Kind::Sftp(sftp) => sftp.owed > 0,
+            Kind::Scp(scp) => scp.owed > 0,
+        }
+    }
+
+    /// When it goes on by itself.
+    pub fn wakes_at(&self) -> Option<Instant> {
+        match &self.kind {
+            Kind::Exec(exec) => (!exec.plan.pace.is_zero()).then_some(exec.next_at),
+            _ => None,
         }
     }
 
@@ -122,6 +150,7 @@ impl Task {
         match &mut self.kind {
             Kind::Exec(exec) => exec.opened(self.id, conn, env),
             Kind::Sftp(sftp) => sftp.opened(self.id, conn, env),
+            Kind::Scp(scp) => scp.opened(self.id, conn, env),
         }
     }
 
@@ -137,6 +166,10 @@ impl Task {
                 sftp.request_done(ok);
                 Ok(())
             }
+            Kind::Scp(scp) => {
+                scp.request_done(ok);
+                Ok(())
+            }
         }
     }
 
@@ -144,6 +177,7 @@ impl Task {
         match &mut self.kind {
             Kind::Exec(exec) => exec.data(extended, bytes),
             Kind::Sftp(sftp) => sftp.data(extended, bytes),
+            Kind::Scp(scp) => scp.data(extended, bytes),
         }
     }
 
@@ -159,9 +193,11 @@ impl Task {
                 assert_eq!(exec.exit, None, "{} ends twice", exec.what);
                 exec.exit = Some(exit);
             }
-            Kind::Sftp(sftp) => match exit {
-                Ending::Status(code) => sftp.exited(code),
-                Ending::Signal(name) => panic!("an sftp session ended by {name}"),
+            served => match (served, exit) {
+                (Kind::Sftp(sftp), Ending::Status(code)) => sftp.exited(code),
+                (Kind::Scp(scp), Ending::Status(code)) => scp.exited(code),
+                (served, Ending::Signal(name)) => panic!("{served:?} ended by {name}"),
+                (Kind::Exec(_), _) => {}
             },
         }
     }
@@ -170,6 +206,7 @@ impl Task {
         match &mut self.kind {
             Kind::Exec(exec) => exec.eof_seen = true,
             Kind::Sftp(sftp) => sftp.ended(),
+            Kind::Scp(scp) => scp.ended(),
         }
     }
 
@@ -177,6 +214,7 @@ impl Task {
         match &mut self.kind {
             Kind::Exec(exec) => exec.closing = true,
             Kind::Sftp(sftp) => sftp.peer_closed(),
+            Kind::Scp(scp) => scp.peer_closed(),
         }
     }
 
@@ -184,12 +222,13 @@ impl Task {
     ///
     /// # Panics
     /// When the task did not get what it came for.
-    pub fn closed(&mut self, opened: bool) {
+    pub fn closed(&mut self, opened: bool, now: Instant) {
         assert!(opened, "a session was refused");
         self.over = true;
         match &mut self.kind {
-            Kind::Exec(exec) => exec.check_complete(),
+            Kind::Exec(exec) => exec.check_complete(now),
             Kind::Sftp(sftp) => sftp.check_complete(),
+            Kind::Scp(scp) => scp.check_complete(),
         }
     }
 
@@ -203,6 +242,7 @@ impl Task {
         match &mut self.kind {
             Kind::Exec(exec) => exec.pump(self.id, conn, env, chance),
             Kind::Sftp(sftp) => sftp.pump(self.id, conn, env, chance),
+            Kind::Scp(scp) => scp.pump(self.id, conn, env, chance),
         }
     }
 }
@@ -218,7 +258,9 @@ impl Exec {
                 (none.clone(), out.clone(), none)
             }
             Program::Source { out, err, .. } => (none, out.clone(), err.clone()),
-            Program::Leave { out, .. } => (none.clone(), out.clone(), none),
+            Program::Leave { out, .. } | Program::Hush { out, .. } => {
+                (none.clone(), out.clone(), none)
+            }
             Program::Sink { .. } | Program::Early { .. } => {
                 (Flow::new(seed, sent), none.clone(), none)
             }
@@ -241,6 +283,10 @@ impl Exec {
             exit: None,
             owed: 0,
             lenient,
+            asked_at: Instant::ZERO,
+            runs_since: None,
+            window: 0,
+            next_at: Instant::ZERO,
             what,
         }
     }
@@ -269,6 +315,8 @@ impl Exec {
         };
         self.ask(id, &start, conn, env)?;
         self.started = self.plan.eager || !self.plan.want_reply;
+        self.asked_at = env.now;
+        self.window = conn.credit(id);
         Ok(())
     }
 
@@ -301,6 +349,7 @@ impl Exec {
         let last = self.answered == self.asked;
         if last && ok {
             self.started = true;
+            self.runs_since.get_or_insert(env.now);
         }
         // It could not be started: there is nothing to wait for.
         if last && !ok && !self.signalled {
@@ -346,7 +395,9 @@ impl Exec {
         };
         // What a deaf program is sent has to pile up first.
         let deaf = matches!(self.plan.program, Program::Deaf);
-        if deaf && self.input.left() > 0 && conn.credit(id) > 0 {
+        // And what nobody reads has to be taken all the same.
+        let shut = matches!(self.plan.program, Program::Shut);
+        if self.input.left() > 0 && (shut || deaf && conn.credit(id) > 0) {
             return self.send(id, conn, env, chance);
         }
         if self.answered == self.asked && self.exit.is_none() {
@@ -369,8 +420,17 @@ impl Exec {
         }
         if self.input.left() == 0 {
             let program = &self.plan.program;
-            let waits = matches!(program, Program::Wait | Program::Stubborn | Program::Deaf);
-            let waits = waits && self.plan.signal.is_some();
+            let waits = matches!(
+                program,
+                Program::Wait | Program::Stubborn | Program::Deaf | Program::Shut
+            );
+            let waits = waits && (self.plan.signal.is_some() || self.plan.idle.is_some());
+            // What was read is granted again, all but what makes no WINDOW_ADJUST yet.
+            let grain = (self.window / 2).min(conn.packet_max(id).saturating_mul(3));
+            let owed = self.output.left() > 0 || conn.credit(id) <= self.window - grain;
+            let waits = waits || matches!(program, Program::Cat) && owed;
+            // It goes on in silence, which the client has to hear of.
+            let waits = waits || matches!(program, Program::Hush { .. }) && !self.eof_seen;
             let ends = !self.plan.terminal && !waits;
             if ends {
                 self.eof_sent = true;
@@ -379,13 +439,14 @@ impl Exec {
             return Ok(ends);
         }
         let most = u64::from(self.plan.piece.min(conn.credit(id)));
-        if most == 0 {
+        if most == 0 || self.next_at > env.now {
             return Ok(false);
         }
         let bytes = self.input.peek(1 + chance.below(most));
         let written = conn.write_data(id, None, &bytes, env);
         if written {
             self.input.advance(bytes.len());
+            self.next_at = env.now.after(self.plan.pace);
         }
         Ok(written)
     }
@@ -396,12 +457,28 @@ impl Exec {
         tally.count("terminal", u64::from(self.plan.terminal));
         tally.count("shell", u64::from(self.plan.shell));
         tally.count("closed early", u64::from(self.plan.closes_after.is_some()));
+        tally.count("idle too long", u64::from(self.plan.idle.is_some()));
+        tally.count("seldom heard of", u64::from(!self.plan.pace.is_zero()));
     }
 
-    fn check_complete(&self) {
+    /// It was closed for being idle, neither too early nor too late.
+    fn check_idle(&self, (time, alone): (Duration, bool), now: Instant) {
+        let what = &self.what;
+        assert_eq!(self.exit, None, "{what} was idle, and yet it ended");
+        let failed = self.lenient && !self.plan.want_reply;
+        let idle = now.since(self.asked_at);
+        assert!(idle >= time || failed, "{what} was closed after {idle:?}");
+        let idle = self.runs_since.map_or(Duration::ZERO, |since| now.since(since));
+        assert!(!alone || idle <= time + SLACK, "{what} was closed only after {idle:?}");
+    }
+
+    fn check_complete(&self, now: Instant) {
         let what = &self.what;
         if self.plan.closes_after.is_some() || self.refused > 0 {
             return;
+        }
+        if let Some(time) = self.plan.idle {
+            return self.check_idle(time, now);
         }
         if self.exit.is_none() {
             // It could not be started, and the client did not ask to be told.
@@ -412,6 +489,7 @@ impl Exec {
             Program::Source { code, .. }
             | Program::Early { code, .. }
             | Program::Leave { code, .. }
+            | Program::Hush { code, .. }
             | Program::Exit { code } => Ending::Status(*code),
             Program::Die { name } => Ending::Signal((*name).to_owned()),
             Program::Stubborn => match self.plan.signal {

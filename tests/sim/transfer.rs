@@ -456,11 +456,8 @@ impl Transfer {
         }
     }
 
-    /// Whether a request may come to nothing, by arrangement.
     fn may_fail(&self) -> bool {
-        let office = self.office.borrow();
-        let faults = office.world.faults();
-        office.files.failed + office.arranged.lost + faults.disk_errors + faults.disk_full > 0
+        self.office.borrow().files_may_fail()
     }
 
     /// What was said to be written is written.
