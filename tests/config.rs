@@ -8,10 +8,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 use tidegate::crypto::{KeyKind, PrivateKey};
 use tidegate::gateway::config::keywords::{self, ALIASES, Scope, Status, TABLE};
 use tidegate::gateway::config::{
-    Config, ConfigErrors, Disk, Effective, Request, RootLogin, Surroundings, Who, parse,
+    Config, ConfigErrors, Disk, Effective, Endpoint, Request, RootLogin, Surroundings, Who, parse,
 };
 
 #[path = "config/differential.rs"]
@@ -239,7 +241,8 @@ fn without_a_file_it_listens_on_loopback_and_serves_files() {
     let request = Request { surroundings, ..Request::default() };
     let config = Config::load(&request, &Disk).unwrap_or_else(|e| panic!("{e}"));
     let sockets = config.global.sockets().expect("addresses");
-    assert_eq!(sockets, ["127.0.0.1:2222".parse().expect("an address")]);
+    let address = "127.0.0.1:2222".parse().expect("an address");
+    assert_eq!(sockets, [Endpoint { address, rdomain: None }]);
     assert_eq!(config.login.subsystems[0].name, "sftp");
     assert_eq!(config.global.host_keys, keys);
     assert_eq!(config.global.login_grace, Some(Duration::from_secs(120)));
@@ -249,7 +252,9 @@ fn without_a_file_it_listens_on_loopback_and_serves_files() {
 #[test]
 fn host_names_are_looked_up_when_the_server_starts() {
     let config = parse(b"AddressFamily inet\nListenAddress localhost:4022").expect("a config");
-    assert_eq!(config.global.sockets().expect("addresses"), [([127, 0, 0, 1], 4022).into()]);
+    let sockets = config.global.sockets().expect("addresses");
+    let addresses: Vec<_> = sockets.iter().map(|socket| socket.address).collect();
+    assert_eq!(addresses, [([127, 0, 0, 1], 4022).into()]);
     let config = parse(b"ListenAddress host.invalid:1").expect("a config");
     let error = config.global.sockets().expect_err("no such host").to_string();
     assert!(error.starts_with("ListenAddress host.invalid: "), "{error}");
@@ -475,7 +480,7 @@ fn lines() -> impl Strategy<Value = String> {
 fn good_lines() -> impl Strategy<Value = String> {
     prop_oneof![
         (1_u16..).prop_map(|port| format!("Port {port}")),
-        "ListenAddress (127\\.0\\.0\\.1|\\[::1\\]|localhost)(:[1-9][0-9]{0,3})?",
+        "ListenAddress (127\\.0\\.0\\.1|\\[::1\\]|localhost)(:[1-9][0-9]{0,3})?( rdomain [a-z]{1,8}-[0-9])?",
         "AuthorizedKeysFile( [a-z/.]{1,8}| \"a b\"){1,3}",
         "(Allow|Deny)Users( [a-z*]{1,5}(@(10\\.0\\.0\\.0/8|!::1,\\*\\.example))?){1,3}",
         "(Allow|Deny)Groups( [a-z*?]{1,5}| \"with blank\"){1,3}",
@@ -508,7 +513,31 @@ fn good_lines() -> impl Strategy<Value = String> {
         "IPQoS (none|af21|cs1|ef|0x[0-9a-f]{2}|12) (none|le|7)",
         "Tidegate(Reactors (auto|3)|Driver (auto|uring|MIO)|LogFormat (text|json))",
         "(MaxSessions|MaxAuthTries) [1-9]",
+        "AddressFamily any",
+        "MACs [+^-]?(hmac-sha2-256|hmac-sha1-etm@openssh\\.com)",
+        "Compression (yes|no|delayed)",
+        "ModuliFile (/[a-z]{1,4}|\"/a b\")",
+        "RequiredRSASize (2048|3072|8192)",
+        "(UseDNS|RefuseConnection|DisableForwarding) (yes|no)",
+        "TidegateScp (internal|external)",
+        "Allow(Tcp|StreamLocal)Forwarding (yes|no|all|local|remote)",
+        "PermitListen (any|none|([a-z*.]{1,6}:)?([1-9][0-9]{0,3}|\\*)( localhost:22)?)",
+        "GatewayPorts (yes|no|clientspecified)",
+        "StreamLocalBind(Mask 0[0-7]{3}|Unlink (yes|no))",
+        "PermitOpen (any|none|[a-z*.]{1,6}:([1-9][0-9]{0,3}|\\*)( \\[::1\\]:22)?)",
     ]
+}
+
+#[test]
+fn every_keyword_that_is_honoured_is_among_the_random_lines() {
+    let mut runner = TestRunner::deterministic();
+    let line = |_| good_lines().new_tree(&mut runner).expect("a line").current();
+    let lines: Vec<String> = (0..3000).map(line).collect();
+    let word = |line: &String| line.split([' ', '=']).next().unwrap_or_default().to_owned();
+    let drawn: std::collections::BTreeSet<_> = lines.iter().map(word).collect();
+    for keyword in TABLE.iter().filter(|k| matches!(k.status, Status::Honoured { .. })) {
+        assert!(drawn.contains(keyword.name), "{} is never drawn", keyword.name);
+    }
 }
 
 proptest! {
@@ -531,6 +560,27 @@ proptest! {
             assert_dump_reads_back(&config, &config.login);
             assert_dump_reads_back(&config, &config.effective(&who));
         }
+    }
+
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_holds_for_a_login_reads_back(
+        lines in prop::collection::vec(good_lines(), 0..8),
+        own in prop::collection::vec(good_lines(), 1..24),
+    ) {
+        let may_stand = |line: &&String| {
+            let name = line.split([' ', '=']).next().unwrap_or_default();
+            keywords::find(name).is_some_and(|keyword| keyword.scope == Scope::Match)
+        };
+        let own = own.iter().filter(may_stand).map(String::as_str).collect::<Vec<_>>().join("\n");
+        let text = format!("{}\nMatch User ann\n{own}", lines.join("\n"));
+        let config = parse(text.as_bytes()).unwrap_or_else(|errors| panic!("{errors}\n{text}"));
+        let who = Who { user: Some("ann"), ..Who::default() };
+        assert_dump_reads_back(&config, &config.effective(&who));
     }
 
     #[test]

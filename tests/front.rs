@@ -3,6 +3,8 @@
 #![allow(clippy::disallowed_methods, reason = "tests wait on the real clock")]
 
 mod support;
+#[path = "front/units.rs"]
+mod units;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -20,7 +22,6 @@ use tempfile::TempDir;
 
 const SSHD: &str = "/usr/sbin/sshd";
 const STOCK: &str = "/usr/share/openssh/sshd_config";
-const UNIT: &str = "/lib/systemd/system/ssh.service";
 
 fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -266,6 +267,9 @@ fn command_lines_end_with_the_status_of_sshd() {
     let site = Site::new(&[]);
     fs::write(site.path("wrong"), "Port 22\nFrobnicate yes\n").expect("a file");
     fs::write(site.path("value"), "MaxAuthTries lots\n").expect("a file");
+    fs::write(site.path("device"), "ListenAddress 127.0.0.1 rdomain no-such\n").expect("a file");
+    fs::write(site.path("bound"), "ListenAddress ::1 rdomain lo\nMatch RDomain lo\n")
+        .expect("a file");
     fs::write(site.path("match"), "Match User ann\nPermitTTY no\n").expect("a file");
     let at = site.folder.path().display().to_string();
     let cases = [
@@ -284,6 +288,8 @@ fn command_lines_end_with_the_status_of_sshd() {
         "-t -f AT/absent",
         "-t -f AT/wrong -h AT/host",
         "-t -f AT/value -h AT/host",
+        "-t -f AT/device -h AT/host",
+        "-T -f AT/bound -h AT/host -C user=a,host=h,addr=192.0.2.1,laddr=192.0.2.2,lport=22,rdomain=lo",
         "-t -h AT/absent -f none",
         "-t -h AT/absent -h AT/host -f none",
         "-t -f none -h AT/host -oFrobnicate=yes",
@@ -319,9 +325,9 @@ fn command_lines_end_with_the_status_of_sshd() {
 
 #[test]
 fn what_is_wrong_is_told_with_file_and_line() {
-    let site = Site::new(&["LogLevel INFO", "PermitOpen 192.0.2.1:1"]);
+    let site = Site::new(&["LogLevel INFO", "PermitTTY perhaps"]);
     let (status, _, told) = run(&mut site.sshd(&["-t"]));
-    let place = format!("{}:2: PermitOpen 192.0.2.1:1: ", site.path("config").display());
+    let place = format!("{}:2: PermitTTY perhaps: ", site.path("config").display());
     assert!(status == 255 && told.contains(&place), "{status} {told}");
     // The same when it would serve, in the background or not.
     for words in [["-q"].as_slice(), &["-D"], &["-d"]] {
@@ -701,36 +707,6 @@ fn serve_reloads_its_file_and_ends_without_one() {
 }
 
 #[test]
-fn sockets_of_a_service_manager_are_served() {
-    let site = Site::new(&["Port 1"]);
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, site.port)).expect("the port");
-    let config = site.path("config");
-    let log = site.path("log");
-    // What systemd does: the sockets from number 3 on, and the number of the process.
-    let script = "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"";
-    let mut command = Command::new("sh");
-    command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_tidegate"), "sshd", "-D"]);
-    command.arg("-f").arg(&config).arg("-E").arg(&log).stdin(OwnedFd::from(listener));
-    let mut running = Running(command.spawn().expect("it starts"));
-    drop(command);
-    site.wait_for_log(&format!("Server listening on 127.0.0.1 port {}.", site.port), 1);
-    site.assert_serves();
-    site.configure(&["Port 1", "SetEnv ROUND=2"]);
-    kill("-HUP", running.pid());
-    site.wait_for_log("is in force for new connections", 1);
-    let output = run_ok(&mut site.ssh(&[], "echo $ROUND"));
-    assert_eq!(text(&output.stdout), "2\n");
-    kill("-TERM", running.pid());
-    assert_eq!(running.end().code(), Some(0));
-    // A socket of another kind is a slip in somebody's unit.
-    let (one, _other) = UnixStream::pair().expect("a pair");
-    let mut command = Command::new("sh");
-    command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_tidegate"), "sshd", "-De"]);
-    let (status, _, told) = run(command.arg("-f").arg(&config).stdin(OwnedFd::from(one)));
-    assert!(status == 255 && told.contains("LISTEN_FDS: it does not listen"), "{status} {told}");
-}
-
-#[test]
 fn the_stock_configuration_of_debian_starts_and_names_what_it_does_without() {
     if !Path::new(STOCK).exists() {
         return skip("there is no /usr/share/openssh/sshd_config");
@@ -779,87 +755,6 @@ fn the_stock_configuration_of_debian_starts_and_names_what_it_does_without() {
     let (status, _, told) =
         run(&mut site.bare(&[&words[..], &["-oChrootDirectory=/srv"]].concat()));
     assert!(status == 255 && told.contains("ChrootDirectory"), "{status} {told}");
-}
-
-/// The commands of a unit's lines of one kind, with its variables filled in.
-fn commands(unit: &str, kind: &str, variables: &[(&str, &str)]) -> Vec<Vec<String>> {
-    let lines = unit.lines().filter_map(|line| line.strip_prefix(kind)?.strip_prefix('='));
-    let word = |word: &str| -> Vec<String> {
-        match word.strip_prefix('$') {
-            Some(name) => {
-                let found = variables.iter().find(|(known, _)| *known == name);
-                let (_, value) = found.unwrap_or_else(|| panic!("what is ${name}?"));
-                value.split_whitespace().map(str::to_owned).collect()
-            }
-            None => vec![word.to_owned()],
-        }
-    };
-    lines.map(|line| line.split_whitespace().flat_map(word).collect()).collect()
-}
-
-#[test]
-fn the_unit_of_debian_starts_reloads_and_stops_it_with_only_the_path_changed() {
-    let Ok(unit) = fs::read_to_string(UNIT) else {
-        return skip("there is no ssh.service here");
-    };
-    if !is_root() || !Path::new("/etc/ssh/ssh_host_ed25519_key").exists() {
-        return skip("the unit runs as root, with host keys in /etc/ssh");
-    }
-    assert!(unit.contains("\nType=notify\n") && unit.contains("\nKillMode=process\n"), "{unit}");
-    let site = Site::new(&[]);
-    // Only the path: a link by the name that the unit uses.
-    let name = site.path("sshd");
-    symlink(env!("CARGO_BIN_EXE_tidegate"), &name).expect("a link");
-    let unit = unit.replace(SSHD, name.to_str().expect("UTF-8"));
-    let manager = UnixDatagram::bind(site.path("notify")).expect("a socket");
-    manager.set_read_timeout(Some(Duration::from_secs(20))).expect("a limit");
-    let hear = || {
-        let mut buffer = [0; 500];
-        let len = manager.recv(&mut buffer).expect("a word of the service");
-        text(&buffer[..len])
-    };
-    let at = site.folder.path().display();
-    // What /etc/default/ssh may set, so that the test stays by itself.
-    let options = format!(
-        "-p {} -oListenAddress=127.0.0.1 -oPidFile={at}/pid -oAuthorizedKeysFile={at}/authorized_keys \
-         -oStrictModes=no -oPermitRootLogin=yes",
-        site.port
-    );
-    let command = |words: &[String]| {
-        let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).stdin(Stdio::null()).env("NOTIFY_SOCKET", site.path("notify"));
-        command.env("TIDEGATE_TEST_SYSLOG", site.path("syslog"));
-        command
-    };
-    let mut variables = vec![("SSHD_OPTS", options.as_str())];
-    let before = commands(&unit, "ExecStartPre", &variables);
-    assert!(!before.is_empty());
-    for words in before {
-        run_ok(&mut command(&words));
-    }
-    let [start] = &commands(&unit, "ExecStart", &variables)[..] else { panic!("{unit}") };
-    let mut running = Running(command(start).spawn().expect("it starts"));
-    assert_eq!(hear(), "READY=1");
-    site.assert_serves();
-    let mut session = site.session(&[]);
-    let pid = running.pid().to_string();
-    variables.push(("MAINPID", &pid));
-    let reload = commands(&unit, "ExecReload", &variables);
-    assert!(reload.iter().any(|words| words[0].ends_with("kill")), "{unit}");
-    for words in reload {
-        run_ok(&mut command(&words));
-    }
-    let word = hear();
-    let time = word.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").expect(&word);
-    assert!(time.parse::<u64>().expect("a time") > 0);
-    assert_eq!(hear(), "READY=1");
-    session.assert_alive();
-    site.assert_serves();
-    // `systemctl stop` with KillMode=process: a SIGTERM to this process alone.
-    kill("-TERM", running.pid());
-    assert_eq!(hear(), "STOPPING=1");
-    assert_eq!(running.end().code(), Some(0));
-    assert_eq!(session.end().code(), Some(255), "sessions end with the gateway");
 }
 
 #[test]

@@ -45,6 +45,7 @@ pub fn dump(
         peer: connection.address,
         host: connection.host.as_deref(),
         local: connection.local(),
+        rdomain: connection.rdomain.as_deref(),
     };
     match config.lacks(&who).filter(|_| completeness == Completeness::Asked) {
         Some(name) => Err(format!("a Match line asks for {name}; tell it with -C {name}=...")),

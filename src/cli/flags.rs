@@ -33,6 +33,7 @@ pub struct Connection {
     pub address: Option<IpAddr>,
     pub local_address: Option<IpAddr>,
     pub local_port: Option<u16>,
+    pub rdomain: Option<String>,
     /// The user does not exist, whoever it is.
     pub invalid_user: bool,
 }
@@ -224,10 +225,9 @@ pub fn connection_spec(connection: &mut Connection, spec: &str) -> Result<(), St
                 let port = port.ok_or_else(|| format!("{value:?} is no port"))?;
                 connection.local_port = Some(port);
             }
-            // What matches by it is not built yet.
-            "rdomain" => {}
+            "rdomain" => connection.rdomain = Some(value.to_owned()),
             _ => {
-                let known = ["user", "host", "addr", "laddr", "lport"];
+                let known = ["user", "host", "addr", "laddr", "lport", "rdomain"];
                 let hint =
                     did_you_mean(name, known).map(|meant| format!("; did you mean {meant}?"));
                 return Err(format!("there is no {name:?}{}", hint.unwrap_or_default()));

@@ -81,6 +81,7 @@ fn surroundings(has_file: bool) -> Surroundings {
         host_keys: host_keys::defaults(is_root, has_file, state_directory().as_deref()),
         pid_file: None,
         service: Some(names::service_port),
+        device: Some(names::is_device),
     }
 }
 

@@ -114,6 +114,7 @@ fn request(flags: &SshdFlags) -> Request {
             host_keys: host_keys::of_sshd(),
             pid_file: Some(PID_FILE.into()),
             service: Some(names::service_port),
+            device: Some(names::is_device),
         },
     }
 }

@@ -22,7 +22,7 @@ pub fn sshd_config(data: &[u8]) {
         for peer in [None, Some(PEER), Some("::1".parse().expect("an address"))] {
             let local = peer.map(|ip| SocketAddr::new(ip, 2222));
             let (account, host) = (user.map(|user| !user.is_empty()), Some("host.example"));
-            let who = Who { user, account, groups: &groups, peer, host, local };
+            let who = Who { user, account, groups: &groups, peer, host, local, rdomain: user };
             let _ = config.lacks(&who);
             let login = config.effective(&who);
             if !logins.contains(&login) {

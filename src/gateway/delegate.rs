@@ -25,7 +25,7 @@ use super::{generation, serve};
 use crate::crypto::{PublicKey, SignatureAlgorithm};
 use crate::limits::{PARCEL_BYTES_MAX, REKEY_TIME_MAX};
 use crate::reactor::Fd;
-use crate::services::{self, Grant};
+use crate::services::{self, Grant, RoutingDomain};
 use crate::shard::{Ends, HandOver, Report};
 
 /// Looks in a row that must find nothing open before the process is idle.
@@ -241,6 +241,7 @@ fn start(
         tcp_keepalive: config.global.tcp_keep_alive,
         greeting: None,
         looks_names_up: false,
+        routes: false,
     };
     Server::start(settings)
 }
@@ -253,7 +254,7 @@ fn take_over(server: &Server, parcel: Parcel, socket: OwnedFd) {
     };
     server.take_over(Box::new(HandOver {
         socket: Fd(socket.into_raw_fd()),
-        ends: Ends { peer, local },
+        ends: Ends { peer, local, routing: RoutingDomain::default() },
         serial,
         record,
         inbound,

@@ -2,13 +2,14 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::BorrowedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use crossbeam::channel::{Sender, TrySendError};
 use crossbeam::queue::SegQueue;
 use nix::sys::socket::{
-    MsgFlags, SockaddrStorage, getpeername, getsockname, send, setsockopt, sockopt,
+    MsgFlags, SockaddrStorage, getpeername, getsockname, getsockopt, send, setsockopt, sockopt,
 };
 use tracing::level_filters::LevelFilter;
 use tracing::{debug, info};
@@ -17,7 +18,7 @@ use super::startups::{KeptOut, Refused, Startups};
 use super::workers::{Reply, Workers};
 use crate::connection::ConnectionConfig;
 use crate::reactor::{self, Fd, Token, Waker};
-use crate::services::{Done, Grant, Job};
+use crate::services::{Done, Grant, Job, RoutingDomain};
 use crate::shard::{Admission, Ends, HandOver, Mail, Outside, Report, StartupEnd};
 
 /// How other threads reach one shard. What waits in the inbox is bounded by what was admitted:
@@ -79,6 +80,8 @@ pub struct Office {
     pub broker: Option<Sender<Box<HandOver>>>,
     pub tcp_keepalive: bool,
     pub greeting: Option<Greeting>,
+    /// Somebody wants to know the routing domains of connections.
+    pub routes: bool,
 }
 
 /// What holds before a login where Match blocks ask for addresses.
@@ -138,6 +141,8 @@ impl Outside for Desk {
             return Admission::Refused;
         }
         prepare(socket, self.office.tcp_keepalive);
+        let routing = if self.office.routes { routing_of(socket) } else { ends.routing };
+        let ends = Ends { routing, ..ends };
         let to = self.least_loaded();
         let Some(door) = self.office.doors.get(to) else { return Admission::Refused };
         door.enter();
@@ -204,7 +209,8 @@ const UNKNOWN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), u
 /// Makes a connection ready that was accepted elsewhere.
 pub fn welcome(socket: Fd, keepalive: bool) -> Ends {
     prepare(socket, keepalive);
-    ends_of(socket).unwrap_or(Ends { peer: UNKNOWN, local: UNKNOWN })
+    let routing = RoutingDomain::default();
+    ends_of(socket).unwrap_or(Ends { peer: UNKNOWN, local: UNKNOWN, routing })
 }
 
 /// A line before the identification that never comes (RFC 4253 §4.2), in sshd's words. It fits the
@@ -221,7 +227,15 @@ fn tell(socket: Fd, why: Refused) {
 fn ends_of(socket: Fd) -> Option<Ends> {
     let peer = address(&getpeername::<SockaddrStorage>(socket.0).ok()?)?;
     let local = address(&getsockname::<SockaddrStorage>(socket.0).ok()?)?;
-    Some(Ends { peer, local })
+    Some(Ends { peer, local, routing: RoutingDomain::default() })
+}
+
+/// A socket that was accepted is bound as its listener is.
+fn routing_of(socket: Fd) -> RoutingDomain {
+    // SAFETY: the shard that asks holds the descriptor open during this call.
+    let socket = unsafe { BorrowedFd::borrow_raw(socket.0) };
+    let device = getsockopt(&socket, sockopt::BindToDevice).unwrap_or_default();
+    RoutingDomain::new(device.as_bytes())
 }
 
 /// An IPv4 peer of a dual-stack listener is shown and matched as IPv4.

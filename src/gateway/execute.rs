@@ -1,12 +1,11 @@
 //! What worker threads do for the shards of this process.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tracing::{error, info};
 
 use super::names::Resolver;
-use super::policy::{Policy, Reason, Request};
+use super::policy::{Comer, Policy, Reason, Request};
 use super::startups::Startups;
 use super::workers::Execute;
 use super::{generation, log_level, names};
@@ -61,12 +60,20 @@ pub struct Executor {
 impl Execute for Executor {
     fn run(&self, job: Job) -> Done {
         match job {
-            Job::FindKey { user, key, algorithm, peer, local, about } => {
+            Job::FindKey { user, key, algorithm, peer, local, routing, about } => {
                 let host = about.host.as_deref();
-                let request = Request { user: &user, key: &key, algorithm, peer, host, local };
+                let rdomain = routing.name();
+                let request =
+                    Request { user: &user, key: &key, algorithm, peer, host, local, rdomain };
                 log_level::under(about.verbosity, || self.find_key(&request))
             }
-            Job::Greet { user, peer, local } => self.greet(&user, peer, local),
+            Job::Greet { user, peer, local, routing } => {
+                let names = self.greets.as_ref().and_then(|greets| greets.names.as_deref());
+                let host = names.and_then(|names| names::of_peer(names, peer.ip()));
+                let (host_name, rdomain) = (host.as_deref(), routing.name());
+                let comer = Comer { user: &user, peer, host: host_name, local, rdomain };
+                self.greet(&comer, host.clone())
+            }
             Job::Agree { group, client_public } => {
                 let agreement = kex::respond_in(&group, &client_public);
                 Done::Agreement(agreement.map(|(public, secret)| (public.into(), secret)))
@@ -114,12 +121,11 @@ impl Executor {
         }
     }
 
-    fn greet(&self, user: &str, peer: SocketAddr, local: SocketAddr) -> Done {
-        let (Some(policy), Some(Greets { shared, names })) = (&self.policy, &self.greets) else {
+    fn greet(&self, comer: &Comer<'_>, host: Option<Arc<str>>) -> Done {
+        let (Some(policy), Some(Greets { shared, .. })) = (&self.policy, &self.greets) else {
             return Done::Lost;
         };
-        let host = names.as_ref().and_then(|names| names::of_peer(&**names, peer.ip()));
-        let (login, exists) = policy.greeting(user, peer, host.as_deref(), local);
+        let (login, exists) = policy.greeting(comer);
         let own_level = policy.config().own_log_level().is_some();
         let verbosity = own_level.then(|| login.log_level.number());
         let about = About { host, verbosity };
@@ -128,6 +134,7 @@ impl Executor {
             return Done::Greeted(Greeted { config, about });
         }
         // In sshd's words, which ban lists look for.
+        let Comer { user, peer, .. } = comer;
         let (user, ip, port) = (escape(user.as_bytes()), peer.ip(), peer.port());
         let invalid = if exists { "" } else { "invalid user " };
         log_level::under(verbosity, || {

@@ -108,6 +108,7 @@ impl Generation {
             tcp_keepalive: config.global.tcp_keep_alive,
             greeting,
             looks_names_up: config.global.use_dns,
+            routes: config.asks_routing(),
         })?;
         let log = plan.log;
         let log = thread::Builder::new().name("log".to_owned()).spawn(move || log(&reports));
@@ -214,6 +215,7 @@ fn greeting(config: &Arc<Config>, shared: &Arc<ConnectionConfig>) -> Option<Gree
             peer: Some(ends.peer.ip()),
             host: None,
             local: Some(ends.local),
+            rdomain: ends.routing.name(),
         });
         Arc::new(greeted(&shared, &login))
     }))

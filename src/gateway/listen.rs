@@ -1,5 +1,6 @@
 //! Listening sockets: opened, kept over a reload, taken over from a service manager.
 
+use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -13,7 +14,7 @@ use nix::sys::socket::{
 };
 use tracing::warn;
 
-use super::config::Global;
+use super::config::{Endpoint, Global};
 
 /// Connections the kernel completes ahead of us.
 const BACKLOG: i32 = 4096;
@@ -21,7 +22,7 @@ const BACKLOG: i32 = 4096;
 /// The sockets a gateway listens on, each with the address the configuration asked for.
 #[derive(Debug, Default)]
 pub struct Listeners {
-    open: Vec<(SocketAddr, Arc<OwnedFd>)>,
+    open: Vec<(Endpoint, Arc<OwnedFd>)>,
     /// They came from a service manager: ListenAddress and Port do not count.
     given: bool,
 }
@@ -37,7 +38,7 @@ impl Listeners {
             let Some(address) = addresses([&socket]).pop() else {
                 bail!("a listening socket that was handed over has no IP address");
             };
-            open.push((address, Arc::new(socket)));
+            open.push((Endpoint { address, rdomain: None }, Arc::new(socket)));
         }
         Ok(Listeners { open, given: true })
     }
@@ -73,16 +74,16 @@ impl Listeners {
         }
     }
 
-    fn renew(&self, wanted: &[SocketAddr]) -> anyhow::Result<Listeners> {
+    fn renew(&self, wanted: &[Endpoint]) -> anyhow::Result<Listeners> {
         let mut open = Vec::new();
         for address in wanted {
             let kept = self.open.iter().find(|(known, _)| known == address);
             let opened = match kept {
                 Some((_, socket)) => Ok(Arc::clone(socket)),
-                None => self.open_beside(*address, wanted).map(Arc::new),
+                None => self.open_beside(address, wanted).map(Arc::new),
             };
             match opened {
-                Ok(socket) => open.push((*address, socket)),
+                Ok(socket) => open.push((address.clone(), socket)),
                 // A machine without IPv6 still serves IPv4, as sshd does.
                 Err(why) if wanted.len() > 1 && why.kind() == io::ErrorKind::AddrNotAvailable => {
                     warn!("{why}");
@@ -98,17 +99,18 @@ impl Listeners {
 
     /// A new address may be in the way of an old one, as 127.0.0.1 and 0.0.0.0 are at one port: what
     /// is not wanted any more then goes first.
-    fn open_beside(&self, address: SocketAddr, wanted: &[SocketAddr]) -> io::Result<OwnedFd> {
-        let refused = match open(address) {
+    fn open_beside(&self, endpoint: &Endpoint, wanted: &[Endpoint]) -> io::Result<OwnedFd> {
+        let refused = match open(endpoint) {
             Err(why) if why.kind() == io::ErrorKind::AddrInUse => why,
             outcome => return outcome,
         };
-        let in_the_way = |old: &SocketAddr| old.port() == address.port() && !wanted.contains(old);
+        let port = endpoint.address.port();
+        let in_the_way = |old: &Endpoint| old.address.port() == port && !wanted.contains(old);
         let old = self.open.iter().filter(|(old, _)| in_the_way(old));
         if old.map(|(_, socket)| silence(socket)).count() == 0 {
             return Err(refused);
         }
-        open(address)
+        open(endpoint)
     }
 
     /// Ends listening on what `kept` has not, at once: accepts in the kernel still hold a socket
@@ -132,8 +134,9 @@ impl Listeners {
 ///
 /// # Errors
 /// The system's, with the address and what usually helps.
-pub fn open(address: SocketAddr) -> io::Result<OwnedFd> {
-    try_open(address).map_err(|why| {
+pub fn open(endpoint: &Endpoint) -> io::Result<OwnedFd> {
+    let address = endpoint.address;
+    try_open(endpoint).map_err(|why| {
         let hint = match why.kind() {
             io::ErrorKind::AddrInUse => "; another program listens there, choose a port with -p",
             io::ErrorKind::PermissionDenied => "; ports below 1024 need root, choose one with -p",
@@ -167,7 +170,8 @@ fn silence(socket: &Arc<OwnedFd>) {
     let _ = shutdown(socket.as_raw_fd(), Shutdown::Both);
 }
 
-fn try_open(address: SocketAddr) -> io::Result<OwnedFd> {
+fn try_open(endpoint: &Endpoint) -> io::Result<OwnedFd> {
+    let address = endpoint.address;
     let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket(family, SockType::Stream, flags, None)?;
@@ -175,6 +179,9 @@ fn try_open(address: SocketAddr) -> io::Result<OwnedFd> {
     if address.is_ipv6() {
         // An IPv4 listener of its own stands beside it, as with sshd.
         setsockopt(&fd, sockopt::Ipv6V6Only, &true)?;
+    }
+    if let Some(name) = &endpoint.rdomain {
+        setsockopt(&fd, sockopt::BindToDevice, &OsString::from(name))?;
     }
     bind(fd.as_raw_fd(), &SockaddrStorage::from(address))?;
     listen(&fd, Backlog::new(BACKLOG)?)?;
@@ -192,10 +199,11 @@ mod tests {
     fn a_port_in_use_is_explained() {
         let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = taken.local_addr().expect("its address");
-        let error = open(address).expect_err("it is taken").to_string();
+        let at = |address| Endpoint { address, rdomain: None };
+        let error = open(&at(address)).expect_err("it is taken").to_string();
         assert!(error.contains(&address.to_string()), "{error}");
         assert!(error.contains("choose a port with -p"), "{error}");
-        assert!(open("127.0.0.1:0".parse().expect("address")).is_ok());
+        assert!(open(&at("127.0.0.1:0".parse().expect("address"))).is_ok());
     }
 
     fn global(addresses: &[SocketAddr]) -> Global {

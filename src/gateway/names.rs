@@ -7,6 +7,7 @@ use std::net::{IpAddr, ToSocketAddrs};
 use std::ptr::null_mut;
 use std::sync::Arc;
 
+use nix::net::if_::if_nametoindex;
 use nix::sys::socket::{SockaddrLike, SockaddrStorage};
 use tracing::{debug, info};
 
@@ -109,6 +110,11 @@ pub fn service_port(name: &str) -> Option<u16> {
     // SAFETY: it came from getaddrinfo and is not used again.
     unsafe { libc::freeaddrinfo(found) };
     Some(address?.as_sockaddr_in()?.port())
+}
+
+/// Whether there is a network device of this name.
+pub fn is_device(name: &str) -> bool {
+    if_nametoindex(name).is_ok()
 }
 
 #[cfg(test)]

@@ -37,6 +37,18 @@ pub struct Request<'a> {
     /// The peer's name, if names are looked up.
     pub host: Option<&'a str>,
     pub local: SocketAddr,
+    /// Where the connection is routed, if that matters.
+    pub rdomain: Option<&'a str>,
+}
+
+/// Whoever has named a user and tried nothing yet.
+#[derive(Clone, Copy, Debug)]
+pub struct Comer<'a> {
+    pub user: &'a str,
+    pub peer: SocketAddr,
+    pub host: Option<&'a str>,
+    pub local: SocketAddr,
+    pub rdomain: Option<&'a str>,
 }
 
 /// Decides by an immutable configuration. Calls may block on the user database and on files.
@@ -108,21 +120,16 @@ impl Policy {
 
     /// What holds for this user before the login is over.
     /// Answers also whether the user exists.
-    pub fn greeting(
-        &self,
-        user: &str,
-        peer: SocketAddr,
-        host: Option<&str>,
-        local: SocketAddr,
-    ) -> (Effective, bool) {
-        let entry = self.directory.find(user).ok().flatten();
+    pub fn greeting(&self, comer: &Comer<'_>) -> (Effective, bool) {
+        let entry = self.directory.find(comer.user).ok().flatten();
         let login = self.config.effective(&Who {
-            user: Some(user),
+            user: Some(comer.user),
             account: Some(entry.is_some()),
             groups: entry.as_ref().map_or(&[], |entry| &entry.groups),
-            peer: Some(peer.ip()),
-            host,
-            local: Some(local),
+            peer: Some(comer.peer.ip()),
+            host: comer.host,
+            local: Some(comer.local),
+            rdomain: comer.rdomain,
         });
         (login, entry.is_some())
     }
@@ -147,6 +154,7 @@ impl Policy {
             peer: Some(request.peer.ip()),
             host: request.host,
             local: Some(request.local),
+            rdomain: request.rdomain,
         });
         let verdict = match (&entry, database) {
             (Some(entry), _) => self.admits(entry, &login, request),
@@ -519,6 +527,7 @@ mod tests {
                 peer: ([192, 0, 2, 7], 50_000).into(),
                 host: None,
                 local: ([192, 0, 2, 1], 2222).into(),
+                rdomain: None,
             })
         }
 
@@ -647,6 +656,7 @@ mod tests {
                 peer: ([192, 0, 2, 7], 50_000).into(),
                 host: None,
                 local: ([192, 0, 2, 1], 2222).into(),
+                rdomain: None,
             })
             .expect_err("refused");
         assert!(refusal.to_string().contains("StrictModes"), "{refusal}");

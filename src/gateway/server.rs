@@ -39,6 +39,7 @@ pub struct Settings {
     pub greeting: Option<Greeting>,
     /// Greetings wait for answers of others, and are given by threads of their own.
     pub looks_names_up: bool,
+    pub routes: bool,
 }
 
 /// A process's shards, running.
@@ -81,6 +82,7 @@ impl Server {
             broker: settings.broker,
             tcp_keepalive: settings.tcp_keepalive,
             greeting: settings.greeting,
+            routes: settings.routes,
         });
         let mut server = Server { office, shards: Vec::new(), _listeners: settings.listeners };
         let mut driver = settings.driver;

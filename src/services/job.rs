@@ -15,7 +15,7 @@ use crate::services::forward::{ListenSpec, Listening};
 use crate::services::process::Environment;
 use crate::services::scp::{ScpDone, ScpJob};
 use crate::services::sftp::{FsDone, FsJob};
-use crate::services::{Child, Rules, Terminal, TerminalSpec};
+use crate::services::{Child, RoutingDomain, Rules, Terminal, TerminalSpec};
 use crate::transport::RekeyLimits;
 use crate::wire::Reader;
 
@@ -31,6 +31,7 @@ pub enum Job {
         algorithm: SignatureAlgorithm,
         peer: SocketAddr,
         local: SocketAddr,
+        routing: RoutingDomain,
         about: About,
     },
     /// What holds before the login of this user: banner, tries, whether it may go on at all. May
@@ -39,6 +40,7 @@ pub enum Job {
         user: Box<str>,
         peer: SocketAddr,
         local: SocketAddr,
+        routing: RoutingDomain,
     },
     /// Answers a client's public value in a finite-field key exchange.
     Agree {

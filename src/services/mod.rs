@@ -12,6 +12,7 @@ mod prelude;
 pub mod process;
 mod pty;
 mod reaper;
+mod routing_domain;
 mod rules;
 pub mod scp;
 pub mod sftp;
@@ -34,6 +35,7 @@ pub use prelude::run_prelude;
 pub use process::is_variable;
 pub use pty::{Terminal, TerminalSpec, open_terminal};
 pub use reaper::orphans;
+pub use routing_domain::RoutingDomain;
 pub use rules::{Rules, is_listed};
 pub use spawn::{prepare, spawn};
 

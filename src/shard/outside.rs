@@ -5,13 +5,15 @@ use std::sync::Arc;
 use super::Report;
 use crate::connection::ConnectionConfig;
 use crate::reactor::{Fd, Token};
-use crate::services::{Done, Grant, Job};
+use crate::services::{Done, Grant, Job, RoutingDomain};
 
 /// The two ends of an accepted connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ends {
     pub peer: SocketAddr,
     pub local: SocketAddr,
+    /// Only told where somebody wants to know.
+    pub routing: RoutingDomain,
 }
 
 /// What happens to a connection that a listener accepted.

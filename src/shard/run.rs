@@ -591,7 +591,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     fn ask(&mut self, key: u32, query: Query) {
         let Some(link) = self.links.get_mut(key as usize) else { return };
         let token = Token { key, generation: link.generation, tag: TAG_JOB };
-        let Ends { peer, local } = link.ends;
+        let Ends { peer, local, routing } = link.ends;
         match query {
             Query::Sign { host_key, algorithm, message } => {
                 let quick = self.config.host_keys.get(host_key).filter(|k| !k.is_slow());
@@ -605,7 +605,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             }
             Query::Greet { user } => {
                 link.in_flight += 1;
-                self.submit_job(token, Job::Greet { user, peer, local });
+                self.submit_job(token, Job::Greet { user, peer, local, routing });
             }
             Query::Agree { group, client_public } => {
                 link.in_flight += 1;
@@ -621,7 +621,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 link.asked = Some((user.clone(), algorithm));
                 let about = link.about.clone();
                 let key = public;
-                self.submit_job(token, Job::FindKey { user, key, algorithm, peer, local, about });
+                let job = Job::FindKey { user, key, algorithm, peer, local, routing, about };
+                self.submit_job(token, job);
             }
             _ => self.close_link(key, disconnect::BY_APPLICATION, "no such question in a server"),
         }

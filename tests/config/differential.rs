@@ -61,6 +61,7 @@ impl Bench {
         let groups = accounts::group_names(&groups);
         let local: IpAddr = part("laddr").unwrap_or("127.0.0.1").parse().expect("an address");
         let login = config.effective(&Who {
+            rdomain: None,
             user: part("user"),
             account: part("user").map(|_| account.is_some()),
             groups: &groups,

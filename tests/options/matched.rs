@@ -102,3 +102,14 @@ fn names_of_clients_decide_where_they_are_looked_up() {
     allow(&gateway, "from=\"localhost\"");
     assert_eq!(shown(&mut here(&gateway, &[], &show)).code, Some(255));
 }
+
+#[test]
+fn routing_domains_are_devices_that_listeners_are_bound_to() {
+    let port = crate::support::free_port();
+    let line = format!("ListenAddress 127.0.0.1:{port} rdomain lo");
+    let gateway = ending_with(&[&line], "Match RDomain lo\nSetEnv NAMED=yes\n");
+    let show = ["echo $NAMED"];
+    let bound = shown(&mut super::ssh(&gateway, port, &[], &show));
+    assert_eq!(bound.out, "yes\n", "{bound:?}\n{}", gateway.log());
+    assert_eq!(shown(&mut here(&gateway, &[], &show)).out, "\n", "{}", gateway.log());
+}

@@ -418,7 +418,11 @@ impl Outside for SimOutside {
         office.startups += 1;
         office.next_port += 1;
         let peer = SocketAddr::from(([192, 0, 2, 7], office.next_port));
-        let ends = Ends { peer, local: SocketAddr::from(([192, 0, 2, 1], 22)) };
+        let ends = Ends {
+            peer,
+            local: SocketAddr::from(([192, 0, 2, 1], 22)),
+            routing: Default::default(),
+        };
         let to = match one_in(&mut office.entropy, 3) {
             true => office.entropy.below(office.manners.shards as u64) as usize,
             false => self.shard,

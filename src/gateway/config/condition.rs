@@ -19,6 +19,8 @@ pub struct Who<'a> {
     /// The peer's name; without look-ups its address as text.
     pub host: Option<&'a str>,
     pub local: Option<SocketAddr>,
+    /// The routing domain of the connection.
+    pub rdomain: Option<&'a str>,
 }
 
 /// All criteria of one Match line.
@@ -36,6 +38,7 @@ enum Criterion {
     Address(HostList),
     LocalAddress(HostList),
     LocalPort(Vec<u16>),
+    RDomain(NameList),
     Version(NameList),
     /// The account does not exist.
     InvalidUser,
@@ -44,11 +47,10 @@ enum Criterion {
 }
 
 /// Criteria that take a value.
-const WITH_VALUE: [&str; 7] =
-    ["User", "Group", "Host", "Address", "LocalAddress", "LocalPort", "Version"];
+const WITH_VALUE: [&str; 8] =
+    ["User", "Group", "Host", "Address", "LocalAddress", "LocalPort", "RDomain", "Version"];
 /// Criteria that are refused, and why.
-const REFUSED: [(&str, &str); 3] = [
-    ("RDomain", "routing domains are not built yet"),
+const REFUSED: [(&str, &str); 2] = [
     ("SessionType", "it is a criterion of ssh_config, not of sshd_config"),
     ("Command", "it is a criterion of ssh_config, not of sshd_config"),
 ];
@@ -106,6 +108,11 @@ impl Condition {
         })
     }
 
+    /// It asks about the routing domain.
+    pub fn is_about_routing(&self) -> bool {
+        self.criteria.iter().any(|criterion| matches!(criterion, Criterion::RDomain(_)))
+    }
+
     /// It asks about nothing.
     pub fn is_all(&self) -> bool {
         self.criteria.is_empty()
@@ -125,6 +132,7 @@ impl Condition {
             Criterion::Address(_) => who.peer.is_none().then_some("addr"),
             Criterion::LocalAddress(_) => who.local.is_none().then_some("laddr"),
             Criterion::LocalPort(_) => who.local.is_none().then_some("lport"),
+            Criterion::RDomain(_) => who.rdomain.is_none().then_some("rdomain"),
             Criterion::Version(_) | Criterion::Never => None,
         })
     }
@@ -157,6 +165,9 @@ impl Criterion {
             }
             Criterion::LocalPort(ports) => {
                 who.local.is_some_and(|local| ports.contains(&local.port()))
+            }
+            Criterion::RDomain(list) => {
+                who.rdomain.is_some_and(|name| list.verdict(name) == Verdict::Matches)
             }
             Criterion::Version(list) => list.verdict(VERSION) == Verdict::Matches,
             Criterion::InvalidUser => who.account == Some(false),
@@ -200,6 +211,7 @@ fn criterion(name: &str, value: &str, surroundings: &Surroundings) -> Result<Cri
         "Host" => Criterion::Host(names(&value.to_ascii_lowercase())?),
         "Address" => Criterion::Address(hosts()?),
         "Version" => Criterion::Version(names(value)?),
+        "RDomain" => Criterion::RDomain(names(value)?),
         "LocalAddress" => Criterion::LocalAddress(hosts()?),
         _ => {
             let ports = value.split(',').map(|word| port(word, surroundings));
@@ -225,6 +237,7 @@ mod tests {
             peer: Some("192.0.2.7".parse().expect("an address")),
             host: None,
             local: Some("198.51.100.1:2222".parse().expect("an address")),
+            rdomain: Some("blue"),
         }
     }
 
@@ -241,6 +254,7 @@ mod tests {
             "Host 192.0.2.*",
             "LocalAddress 198.51.100.1 LocalPort 22,2222",
             "Version Tidegate_*,!OpenSSH_*",
+            "RDomain bl*",
         ] {
             assert!(condition(line).expect(line).applies(&who), "{line}");
         }
@@ -251,6 +265,8 @@ mod tests {
             "Group users",
             "Address 192.0.2.0/24 User bob",
             "LocalPort 22",
+            "RDomain red",
+            "RDomain *,!blue",
             "invalid-user",
             "Version OpenSSH_*",
             // It is about names, and a name is no address.
@@ -264,7 +280,15 @@ mod tests {
     fn what_is_unknown_matches_nothing() {
         let nobody = Who::default();
         assert!(condition("all").expect("all").applies(&nobody));
-        let lines = ["User *", "Group *", "Address *", "Host *", "LocalAddress *", "invalid-user"];
+        let lines = [
+            "User *",
+            "Group *",
+            "Address *",
+            "Host *",
+            "LocalAddress *",
+            "invalid-user",
+            "RDomain *",
+        ];
         for line in lines {
             let condition = condition(line).expect(line);
             assert!(!condition.applies(&nobody), "{line}");
@@ -283,7 +307,7 @@ mod tests {
             "all user anna",
             "all all",
             "Command uptime",
-            "RDomain blue",
+            "RDomain blue,,red",
             "Adress 10.0.0.0/8",
             "Address 10.0.0.1/8",
             "LocalPort ssh",

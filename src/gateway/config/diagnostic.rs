@@ -104,6 +104,8 @@ pub struct Surroundings {
     pub pid_file: Option<PathBuf>,
     /// The TCP port of a service that is written by its name; none: names are no ports.
     pub service: Option<fn(&str) -> Option<u16>>,
+    /// Whether a network device exists; none: nobody looks.
+    pub device: Option<fn(&str) -> bool>,
 }
 
 /// The candidate that `word` is most likely a misspelling or the beginning of.

@@ -34,6 +34,8 @@ const _: () = assert!(RSA_BITS_MIN == 2048 && RSA_BITS_MAX == 8192 && AUTH_REQUE
 const RSA_BITS_LEAST: u32 = 1024;
 /// sshd's least RekeyLimit; smaller ones would rekey on every packet.
 const REKEY_BYTES_LEAST: u64 = 16;
+/// The kernel's own (IFNAMSIZ, less the NUL).
+const DEVICE_BYTES_MAX: usize = 15;
 /// Event loops a process may be asked to run.
 const REACTORS_MAX: u32 = 1024;
 
@@ -173,18 +175,18 @@ pub fn kex_algorithms(target: &mut Target, values: &Values<'_>) -> Done {
 }
 
 pub fn listen_address(target: &mut Target, values: &Values<'_>) -> Done {
-    if let [_, word, ..] = values.words.as_slice()
-        && word.eq_ignore_ascii_case("rdomain")
-    {
-        return Err(Wrong::new(word, "routing domains are not built yet"));
-    }
-    let word = values.one()?;
+    let (word, rdomain) = match values.words.as_slice() {
+        [word, keyword, name] if keyword.eq_ignore_ascii_case("rdomain") => {
+            (word.as_str(), Some(routing_domain(name, values)?))
+        }
+        _ => (values.one()?, None),
+    };
     let (host, port) = values::host_and_port(word, values.surroundings)?;
     let host = match host.parse::<IpAddr>() {
         Ok(address) => ListenHost::Address(address),
         Err(_) => ListenHost::Name(host_name(word, host)?),
     };
-    target.global.listen.push(Listen { host, port });
+    target.global.listen.push(Listen { host, port, rdomain });
     Ok(())
 }
 
@@ -520,6 +522,19 @@ fn refuse_negation(pattern: &str) -> Done {
 pub fn bad_host(word: &str, bad: &BadHost) -> Wrong {
     let at: &dyn Display = &bad.item;
     Wrong::new(word, format!("{}: {:?}", bad.problem, at.to_string()))
+}
+
+/// On Linux a routing domain is a network device.
+fn routing_domain(name: &str, values: &Values<'_>) -> Result<String, Wrong> {
+    let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'/' | b'"' | b'\'' | b'\\');
+    if name.is_empty() || name.len() > DEVICE_BYTES_MAX || !name.bytes().all(plain) {
+        return Err(Wrong::new(name, "not the name of a network device"));
+    }
+    if values.surroundings.device.is_some_and(|exists| !exists(name)) {
+        let wrong = Wrong::new(name, "this machine has no such network device");
+        return Err(wrong.help("`ip -brief link` lists them; a routing domain is a VRF device"));
+    }
+    Ok(name.to_owned())
 }
 
 fn host_name(word: &str, host: &str) -> Result<String, Wrong> {

@@ -316,7 +316,8 @@ pub const TABLE: &[Keyword] = &[
     warned("KerberosTicketCleanup", Global, &[], KERBEROS),
     honoured("KexAlgorithms", Global, LISTS, honour::kex_algorithms, dump::kex_algorithms),
     warned("KeyRegenerationInterval", Global, &[], OBSOLETE),
-    honoured("ListenAddress", Global, "address, host, address:port, host:port or [address]:port",
+    honoured("ListenAddress", Global, "address, host, address:port, host:port or [address]:port; then, if wanted, rdomain and the name of a \
+         network device",
         honour::listen_address, dump::listen_address),
     honoured("LoginGraceTime", Global, "a time, like 30 or 2m; 0 waits for ever",
         honour::login_grace_time, dump::login_grace_time),
@@ -325,8 +326,8 @@ pub const TABLE: &[Keyword] = &[
     warned("LogVerbose", Match, &["none"], "it names functions of OpenSSH's source"),
     honoured("MACs", Global, LISTS, honour::macs, dump::macs),
     Keyword { name: "Match", scope: Match, status: Status::Structure {
-        legal: "all, or one or more of User, Group, Host, Address, LocalAddress, LocalPort and Version \
-                with a pattern list each, and invalid-user" } },
+        legal: "all, or one or more of User, Group, Host, Address, LocalAddress, LocalPort, RDomain and \
+                Version with a pattern list each, and invalid-user" } },
     honoured("MaxAuthTries", Match, "a number; counts as 1 to 64", honour::max_auth_tries, dump::max_auth_tries),
     honoured("MaxSessions", Match, "a number; counts as 1024 at most", honour::max_sessions, dump::max_sessions),
     honoured("MaxStartups", Global, "a number, or start:rate:full", honour::max_startups, dump::max_startups),
@@ -367,14 +368,17 @@ pub const TABLE: &[Keyword] = &[
         sources::per_source_penalty_exempt_list, sources::dump_penalty_exempt_list),
     honoured("PidFile", Global, "a path, or none", honour::pid_file, dump::pid_file),
     honoured("Port", Global, "a port from 0 to 65535; 0 takes a free one", honour::port, dump::port),
-    offer("PrintLastLog", Global, &["no"], &["yes"], "telling the last login is not built yet"),
+    offer("PrintLastLog", Global, &["no"], &["yes"],
+        "logins are not recorded yet, so there is no last one to tell"),
     honoured("PrintMotd", Global, YES_NO, honour::print_motd, dump::print_motd),
     warned("Protocol", Global, &["2"], "protocol 2 is the only one there is"),
     honoured("PubkeyAcceptedAlgorithms", Match, SIGNATURES,
         honour::pubkey_accepted_algorithms, dump::pubkey_accepted_algorithms),
     honoured("PubkeyAuthentication", Match, YES_NO, honour::pubkey_authentication, dump::pubkey_authentication),
     not_yet("PubkeyAuthOptions", Match, &["none"], SECURITY_KEYS),
-    not_yet("RDomain", Match, &["none"], "routing domains are not built yet"),
+    not_yet("RDomain", Match, &["none"],
+        "a process cannot be put into a routing domain on Linux, where sshd refuses it too; \
+         ListenAddress and Match know routing domains"),
     honoured("RefuseConnection", Match, YES_NO, honour::refuse_connection, dump::refuse_connection),
     honoured("RekeyLimit", Match,
         "bytes, like 1.5G, or default; then, if wanted, a time, like 1h, or none",

@@ -29,8 +29,8 @@ pub use ip_qos::IpQos;
 pub use lexer::quote;
 pub use patterns::{HostList, NameList, UserPattern, Verdict};
 pub use settings::{
-    AddressFamily, Banner, ChannelTimeout, Defaults, DriverChoice, Effective, Facility, Global,
-    Listen, ListenError, ListenHost, LogFormat, LogLevel, MaxStartups, Overflow, Penalties,
+    AddressFamily, Banner, ChannelTimeout, Defaults, DriverChoice, Effective, Endpoint, Facility,
+    Global, Listen, ListenError, ListenHost, LogFormat, LogLevel, MaxStartups, Overflow, Penalties,
     RootLogin, ScpServer, SourceBlocks, Subsystem,
 };
 pub use source::{Disk, NoFiles, Source};
@@ -121,6 +121,11 @@ impl Config {
                 let always = draft.refuse_connection == Some(true) || draft.log_level.is_some();
                 always || greets && self.is_about_users(block)
             })
+    }
+
+    /// Whether it matters how a connection is routed.
+    pub fn asks_routing(&self) -> bool {
+        self.blocks.iter().any(|block| block.condition.is_about_routing())
     }
 
     /// The block, or one whose Include brought it in, asks for more than addresses.
@@ -214,7 +219,8 @@ fn complete(global: &mut Global, defaults: Defaults, surroundings: &Surroundings
         };
         let addresses =
             if without_file { vec![loopback] } else { global.address_family.wildcards() };
-        let listen = |address, port| Listen { host: ListenHost::Address(address), port };
+        let listen =
+            |address, port| Listen { host: ListenHost::Address(address), port, rdomain: None };
         // In sshd's order: every address of the first port, then those of the next.
         let of_port = |port| addresses.iter().map(move |address| listen(*address, port));
         global.listen = global.ports.iter().flat_map(|port| of_port(Some(*port))).collect();
@@ -256,7 +262,7 @@ fn expand_ports(global: &mut Global) {
             None => global.ports.clone(),
         };
         for port in ports {
-            let one = Listen { host: listen.host.clone(), port: Some(port) };
+            let one = Listen { port: Some(port), ..listen.clone() };
             if !expanded.contains(&one) {
                 expanded.push(one);
             }

@@ -405,6 +405,15 @@ pub struct Listen {
     pub host: ListenHost,
     /// `None` while the Port lines are not known; always known in [`Global`].
     pub port: Option<u16>,
+    /// The routing domain that clients come from; `None`: those of no domain.
+    pub rdomain: Option<String>,
+}
+
+/// What one socket listens on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    pub address: SocketAddr,
+    pub rdomain: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -420,13 +429,14 @@ impl fmt::Display for Listen {
             ListenHost::Address(address) => write!(out, "{address}")?,
             ListenHost::Name(name) => write!(out, "{name}")?,
         }
-        self.port.map_or(Ok(()), |port| write!(out, ":{port}"))
+        self.port.map_or(Ok(()), |port| write!(out, ":{port}"))?;
+        self.rdomain.as_ref().map_or(Ok(()), |name| write!(out, " rdomain {name}"))
     }
 }
 
 impl Global {
     /// Every socket address to listen on; looks host names up, so it may block and fail.
-    pub fn sockets(&self) -> Result<Vec<SocketAddr>, ListenError> {
+    pub fn sockets(&self) -> Result<Vec<Endpoint>, ListenError> {
         let mut sockets = Vec::new();
         for listen in &self.listen {
             let port = listen.port.unwrap_or_default();
@@ -442,7 +452,8 @@ impl Global {
                 let why = "it has no address of the family that AddressFamily allows".to_owned();
                 return Err(ListenError { name: name.clone(), why });
             }
-            for socket in found {
+            for address in found {
+                let socket = Endpoint { address, rdomain: listen.rdomain.clone() };
                 if !sockets.contains(&socket) {
                     sockets.push(socket);
                 }
