@@ -16,6 +16,8 @@ mod sftp;
 #[path = "hostile/signatures.rs"]
 mod signatures;
 mod support;
+#[path = "hostile/variants.rs"]
+mod variants;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -23,6 +25,7 @@ use std::net::Shutdown;
 use peer::{Farewell, Manner, PATIENCE, PLAIN, Peer, Watch, encode};
 use support::Gateway;
 use tidegate::crypto::{CipherKind, MacKind};
+use tidegate::wire::request::RequestBody;
 use tidegate::wire::transport::{Disconnect, KexInit, NewKeys, ServiceRequest};
 use tidegate::wire::{Message, NameList, number};
 
@@ -256,6 +259,27 @@ fn case_10_ends_at_every_place_and_single_bytes() {
     for end in (0..whole.len()).step_by(5) {
         let said = say(&gateway, &whole[..end], true);
         watch.last_line(said.port);
+    }
+    // Behind the login too, in a channel's opening, its command and its input.
+    let mut end = 0;
+    loop {
+        let mut peer = Peer::login(&gateway);
+        let recipient = tidegate::wire::channel::ChannelNumber(0);
+        let messages = [
+            encode(&peer::open(0, 1 << 20, 1 << 15)),
+            peer::channel_request(0, RequestBody::Exec { command: b"cat > /dev/null" }),
+            encode(&tidegate::wire::channel::ChannelData { recipient, data: b"input" }),
+            encode(&tidegate::wire::channel::ChannelEof { recipient }),
+        ];
+        let bytes: Vec<u8> = messages.iter().flat_map(|message| peer.sealed(message)).collect();
+        if end > bytes.len() {
+            break;
+        }
+        peer.write(&bytes[..end]);
+        peer.half_close();
+        while peer.hear().is_ok() {}
+        watch.last_line(peer.port());
+        end += 13;
     }
     let mut peer = Peer::connect_as(&gateway, Manner { dribbles: true, ..PLAIN });
     peer.log_in(&gateway);

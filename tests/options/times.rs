@@ -132,7 +132,7 @@ fn case_67_those_that_never_log_in_end_together() {
     setrlimit(Resource::RLIMIT_NOFILE, hard, hard).expect("a wider limit");
     // Where a process may not have so many descriptors: as many as it may.
     let count = COUNT.min(hard.saturating_sub(600));
-    let grace = 6;
+    let grace = 5;
     let grace_line = format!("LoginGraceTime {grace}");
     let gateway = Gateway::start(&["MaxStartups 16000", &grace_line]);
     // Listening comes before the reactors' own descriptors.
