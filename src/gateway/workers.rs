@@ -22,8 +22,9 @@ pub trait Reply: Send + Sync {
 /// A few threads that do what would stall a shard, behind bounded queues.
 ///
 /// Anybody can have the big-number work of a key exchange done before a login, and at no cost to
-/// himself (CVE-2002-20001). At most half of the threads do that at one time; what remains is for
-/// logins and live sessions.
+/// himself (CVE-2002-20001), and anybody who is logged in can ask for names that no server answers
+/// for. At most half of the threads do the one at one time, half the other, and all but one both;
+/// what remains is for logins and live sessions.
 ///
 /// Dropping it ends it in order: jobs that were begun are finished, those that still wait are
 /// answered [`Done::Lost`], and the threads are joined.
@@ -44,10 +45,10 @@ struct Order {
 /// login's few should not pay for threads that spin.
 struct Bench {
     queue: ArrayQueue<Order>,
-    /// Of jobs that [`is_costly`].
-    costly: ArrayQueue<Order>,
-    costly_running: AtomicUsize,
-    costly_running_max: usize,
+    /// Those of jobs that may not take every thread: see [`lane_of`].
+    lanes: [Lane; 2],
+    running: AtomicUsize,
+    running_max: usize,
     execute: Arc<dyn Execute>,
     replies: Vec<Arc<dyn Reply>>,
     stopping: AtomicBool,
@@ -56,8 +57,15 @@ struct Bench {
     rings: Condvar,
 }
 
+struct Lane {
+    queue: ArrayQueue<Order>,
+    running: AtomicUsize,
+    running_max: usize,
+}
+
 impl Workers {
-    /// `jobs_max` bounds the jobs that wait for a thread, in each queue. `replies` are addressed by their index.
+    /// `jobs_max` bounds the jobs that wait for a thread, in each queue. `replies` are addressed by
+    /// their index.
     ///
     /// # Errors
     /// A thread could not be started.
@@ -69,9 +77,13 @@ impl Workers {
     ) -> io::Result<Workers> {
         let bench = Arc::new(Bench {
             queue: ArrayQueue::new(jobs_max.max(1)),
-            costly: ArrayQueue::new(jobs_max.max(1)),
-            costly_running: AtomicUsize::new(0),
-            costly_running_max: (threads / 2).max(1),
+            lanes: [(); 2].map(|()| Lane {
+                queue: ArrayQueue::new(jobs_max.max(1)),
+                running: AtomicUsize::new(0),
+                running_max: (threads / 2).max(1),
+            }),
+            running: AtomicUsize::new(0),
+            running_max: threads.saturating_sub(1).max(1),
             execute,
             replies,
             stopping: AtomicBool::new(false),
@@ -103,7 +115,8 @@ impl Workers {
     /// # Errors
     /// The queue is full: the job comes back.
     pub fn try_submit(&self, reply: usize, token: Token, job: Job) -> Result<(), Job> {
-        let queue = if is_costly(&job) { &self.bench.costly } else { &self.bench.queue };
+        let lane = lane_of(&job).and_then(|lane| self.bench.lanes.get(lane));
+        let queue = lane.map_or(&self.bench.queue, |lane| &lane.queue);
         queue.push(Order { reply, token, job }).map_err(|order| order.job)?;
         self.bench.ring(false);
         Ok(())
@@ -141,19 +154,27 @@ impl Bench {
         if let Some(order) = self.queue.pop() {
             return Some(order);
         }
-        let more = |running: usize| (running < self.costly_running_max).then_some(running + 1);
-        self.costly_running.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).ok()?;
-        let order = self.costly.pop();
-        if order.is_none() {
-            self.costly_running.fetch_sub(1, Ordering::SeqCst);
-        }
-        order
+        self.lanes.iter().find_map(|lane| {
+            claim(&lane.running, lane.running_max)?;
+            let order = claim(&self.running, self.running_max).and_then(|()| {
+                let order = lane.queue.pop();
+                if order.is_none() {
+                    self.running.fetch_sub(1, Ordering::SeqCst);
+                }
+                order
+            });
+            if order.is_none() {
+                lane.running.fetch_sub(1, Ordering::SeqCst);
+            }
+            order
+        })
     }
 
-    /// A costly job is over. Whoever did it may have other work next.
-    fn make_room(&self) {
-        self.costly_running.fetch_sub(1, Ordering::SeqCst);
-        if !self.costly.is_empty() {
+    /// A job of a lane is over. Whoever did it may have other work next.
+    fn make_room(&self, lane: &Lane) {
+        self.running.fetch_sub(1, Ordering::SeqCst);
+        lane.running.fetch_sub(1, Ordering::SeqCst);
+        if self.lanes.iter().any(|lane| !lane.queue.is_empty()) {
             self.ring(false);
         }
     }
@@ -181,7 +202,7 @@ impl Bench {
 
     fn work(&self) {
         while let Some(Order { reply, token, job }) = self.next() {
-            let costly = is_costly(&job);
+            let lane = lane_of(&job).and_then(|lane| self.lanes.get(lane));
             let done = if self.stopping.load(Ordering::Acquire) {
                 Done::Lost
             } else {
@@ -189,8 +210,8 @@ impl Bench {
                 // a panic could leave half changed (its locks are poisoned).
                 catch_unwind(AssertUnwindSafe(|| self.execute.run(job))).unwrap_or(Done::Lost)
             };
-            if costly {
-                self.make_room();
+            if let Some(lane) = lane {
+                self.make_room(lane);
             }
             if let Some(reply) = self.replies.get(reply) {
                 reply.deliver(token, done);
@@ -199,9 +220,20 @@ impl Bench {
     }
 }
 
-/// Milliseconds of arithmetic that a peer may cause before it has said who it is.
-fn is_costly(job: &Job) -> bool {
-    matches!(job, Job::Agree { .. } | Job::Sign { .. })
+/// One more of `count`, unless there are `max`.
+fn claim(count: &AtomicUsize, max: usize) -> Option<()> {
+    let more = |count: usize| (count < max).then_some(count + 1);
+    count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).ok().map(drop)
+}
+
+/// Milliseconds of arithmetic that a peer may cause before it has said who it is; and questions to
+/// name servers, any of which may be answered late or never.
+const fn lane_of(job: &Job) -> Option<usize> {
+    match job {
+        Job::Agree { .. } | Job::Sign { .. } => Some(0),
+        Job::Resolve { .. } => Some(1),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -244,6 +276,9 @@ mod tests {
     fn signed(job: Job) -> Done {
         if let Job::Sign { message, .. } = job {
             return Done::Signature(Some(message));
+        }
+        if let Job::Resolve { .. } = job {
+            return Done::Resolved(Ok(Vec::new()));
         }
         let Job::Terminal(spec) = job else { panic!("an unexpected job") };
         assert_ne!(spec.uid, u32::from(DEFECTIVE), "a defect in a job");
@@ -312,16 +347,16 @@ mod tests {
         assert_eq!(inbox.recv().unwrap().0, token(9));
     }
 
-    /// Lets jobs that are not costly through, and counts those that wait for permission.
+    /// Lets jobs of no lane through, and counts those that wait for permission.
     struct Weighed {
         permits: Mutex<mpsc::Receiver<()>>,
-        inside: mpsc::Sender<()>,
+        inside: mpsc::Sender<Option<usize>>,
     }
 
     impl Execute for Weighed {
         fn run(&self, job: Job) -> Done {
-            if is_costly(&job) {
-                self.inside.send(()).unwrap();
+            if lane_of(&job).is_some() {
+                self.inside.send(lane_of(&job)).unwrap();
                 self.permits.lock().unwrap().recv().unwrap();
             }
             signed(job)
@@ -333,9 +368,14 @@ mod tests {
         Job::Sign { host_key: 0, algorithm, message: Box::new([n]) }
     }
 
-    /// SECURITY case 29: however many key exchanges wait to be worked out, other work goes on.
+    fn question() -> Job {
+        Job::Resolve { host: "silent.example".into(), port: 22 }
+    }
+
+    /// SECURITY cases 29 and 129: however much arithmetic and however many names wait, other work
+    /// goes on.
     #[test]
-    fn case_29_costly_jobs_leave_half_of_the_threads_to_others() {
+    fn case_29_slow_jobs_leave_a_thread_to_others() {
         let (permit, permits) = mpsc::channel();
         let (inside, begun) = mpsc::channel();
         let (reply, inbox) = inbox();
@@ -344,22 +384,25 @@ mod tests {
         for n in 0..20 {
             workers.try_submit(0, token(n), costly(n)).unwrap();
         }
-        for _ in 0..2 {
-            begun.recv().unwrap();
+        let mut kinds = vec![begun.recv().unwrap(), begun.recv().unwrap()];
+        for n in 20..40 {
+            workers.try_submit(0, token(n), question()).unwrap();
         }
+        kinds.push(begun.recv().unwrap());
+        assert_eq!(kinds, [Some(0), Some(0), Some(1)]);
         for n in 100..140 {
             workers.try_submit(0, token(n), job(n)).unwrap();
         }
         let mut others: Vec<u32> = (0..40).map(|_| inbox.recv().unwrap().0.key).collect();
         others.sort_unstable();
         assert!(others.into_iter().eq(100..140), "the others are done");
-        assert!(begun.try_recv().is_err(), "and no third costly one was begun");
-        for _ in 0..20 {
+        assert!(begun.try_recv().is_err(), "and the last thread has taken none of those");
+        for _ in 0..40 {
             permit.send(()).unwrap();
         }
-        let mut rest: Vec<u32> = (0..20).map(|_| inbox.recv().unwrap().0.key).collect();
+        let mut rest: Vec<u32> = (0..40).map(|_| inbox.recv().unwrap().0.key).collect();
         rest.sort_unstable();
-        assert!(rest.into_iter().eq(0..20));
+        assert!(rest.into_iter().eq(0..40));
     }
 
     /// SECURITY case 64: what fails while a key is judged is an end, never a login.
