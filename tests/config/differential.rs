@@ -419,6 +419,22 @@ fn includes() {
     }
 }
 
+/// What sshd prints of itself, defaults and all, is a configuration here.
+#[test]
+fn what_sshd_prints_is_accepted() {
+    let Some(bench) = Bench::new() else { return };
+    let at = |name| bench.directory.path().join(name);
+    bench
+        .write("main", "Subsystem sftp internal-sftp\nAllowUsers ann bob@10.0.0.0/8\nSetEnv A=b\n");
+    let mut command = Command::new(SSHD);
+    let output = command.arg("-T").arg("-f").arg(at("main")).arg("-h").arg(at("key")).output();
+    fs::write(at("main"), output.expect("sshd starts").stdout).expect("a file");
+    let config = load(&at("main")).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(config.login.allow_users.len(), 2);
+    assert_eq!(config.login.set_env, [("A".to_owned(), "b".to_owned())]);
+    super::assert_dump_reads_back(&config, &config.login);
+}
+
 /// Where we differ on purpose; docs/configuration.md says why.
 #[test]
 fn known_differences() {

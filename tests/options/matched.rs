@@ -5,6 +5,7 @@ use std::io::Write;
 use std::net::ToSocketAddrs;
 
 use super::{allow, here, open_to_all, shown};
+use crate::support::account::Account;
 use crate::support::{Gateway, wait_for};
 
 /// A gateway whose file ends with these lines.
@@ -52,6 +53,24 @@ fn banner_tries_and_log_level_may_depend_on_the_user() {
     for quiet in ["Accepted publickey", "Starting session", "Too many authentication"] {
         assert!(!log.contains(quiet), "{quiet}: {log}");
     }
+}
+
+/// The level goes along to the process of the account.
+#[test]
+fn the_log_level_of_a_block_holds_in_the_processes_of_accounts() {
+    let Some(account) = Account::new() else { return };
+    let rest = format!("Match User {}\nLogLevel VERBOSE\n", account.name);
+    let gateway = ending_with(&["LogLevel QUIET", "PerSourcePenalties no"], &rest);
+    let user = format!("User={}", account.name);
+    assert_eq!(shown(&mut here(&gateway, &[&user], &["echo in"])).out, "in\n");
+    assert_eq!(shown(&mut here(&gateway, &[], &["echo in"])).out, "in\n");
+    let started = "Starting session: ";
+    wait_for("the session's line", || gateway.log().contains(started));
+    let log = gateway.log();
+    assert!(log.contains(&format!(" for {} from 127.0.0.1", account.name)), "{log}");
+    assert_eq!(log.matches("Accepted publickey").count(), 1, "{log}");
+    assert_eq!(log.matches(started).count(), 1, "{log}");
+    assert!(!log.contains("Serving with"), "{log}");
 }
 
 #[test]
