@@ -417,6 +417,19 @@ mod tests {
     }
 
     #[test]
+    fn those_left_behind_are_not_waited_for() {
+        let (permit, permits) = mpsc::channel();
+        let (reply, inbox) = inbox();
+        let gated = Arc::new(Gated(Mutex::new(permits)));
+        let workers = Workers::start(1, 4, gated, vec![reply]).unwrap().left_behind();
+        workers.try_submit(0, token(1), job(1)).unwrap();
+        // The thread still waits for its permission, so joining it would never end.
+        drop(workers);
+        permit.send(()).unwrap();
+        assert_eq!(inbox.recv().unwrap().0, token(1));
+    }
+
+    #[test]
     fn stopping_answers_what_waits() {
         let (permit, permits) = mpsc::channel();
         let (reply, inbox) = inbox();
