@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Tidegate beside Debian's sshd: server CPU and memory, same client, same run, alternating.
 
-    perf/compare.py [--quick] [--cases get,put,exec-down,exec-up,login,idle] [--ciphers ...]
-                    [--runs N] [--size MiB] [--json FILE] [--peer NAME=COMMAND]...
+    perf/compare.py [--quick] [--cases get,put,exec-down,exec-up,login,login-ssh,idle]
+                    [--ciphers ...] [--runs N] [--size MiB] [--json FILE] [--peer NAME=COMMAND]...
 
 Needs root (sshd's privilege separation, cgroups), openssh-server and a release build; builds it
 when it is missing. Each case runs A B A B ... and prints medians and the ratio. CPU is that of the
 server's whole process tree, read from a control group of its own; for exec cases the command's own
-CPU is subtracted. Everything happens on 127.0.0.1 in a temporary folder.
+CPU is subtracted. Logins are made by perf/load.rs, sixteen at once from one process, or by as many
+`ssh` programs (login-ssh), which cost more CPU than the servers and take their caches. Everything happens on 127.0.0.1 in a temporary folder.
 """
 
 import argparse
@@ -241,6 +242,19 @@ class Bench:
         return server.cpu() - before - self.command_cpu(times.read_text()), self.options.size / 1024
 
     def login(self, server, kex):
+        def load(count):
+            subprocess.run([self.options.load, f"127.0.0.1:{server.port}", self.user,
+                            self.folder / "user", str(count), "16", kex,
+                            "chacha20-poly1305@openssh.com"],
+                           check=True, stdout=subprocess.DEVNULL)
+            time.sleep(0.5)
+        load(16)
+        count = self.options.logins
+        before = server.cpu()
+        load(count)
+        return (server.cpu() - before) * 1000, count
+
+    def login_ssh(self, server, kex):
         count, at_once = self.options.logins, 16
         before = server.cpu()
         running, started = [], 0
@@ -315,7 +329,11 @@ class Bench:
                     self.compare(name, case, cipher, "CPU-s/GiB", options.runs)
         if "login" in options.cases:
             for kex in options.kex:
-                self.compare("login", self.login, kex, "CPU-ms/login", max(2, options.runs // 2))
+                self.compare("login", self.login, kex, "CPU-ms/login", options.runs)
+        if "login-ssh" in options.cases:
+            for kex in options.kex:
+                self.compare("login-ssh", self.login_ssh, kex, "CPU-ms/login",
+                             max(2, options.runs // 2))
         if "idle" in options.cases:
             self.compare("idle login", self.idle, None, "KiB PSS each", 1)
         if options.json:
@@ -341,7 +359,7 @@ def established(port):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", default="get,put,exec-down,exec-up,login,idle")
+    parser.add_argument("--cases", default="get,put,exec-down,exec-up,login,login-ssh,idle")
     parser.add_argument("--ciphers", default="aes128-gcm@openssh.com,aes256-gcm@openssh.com,"
                         "chacha20-poly1305@openssh.com,aes128-ctr")
     parser.add_argument("--kex", default="curve25519-sha256")
@@ -367,10 +385,13 @@ def main():
         options.runs, options.size, options.logins, options.idle = 2, 256, 48, 100
     if os.geteuid() != 0:
         sys.exit("perf/compare.py needs root: sshd separates privileges and cgroups need it")
+    target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
+    options.load = target / "examples" / "load"
     if options.binary is None:
-        target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
         subprocess.run(["cargo", "build", "--release"], cwd=ROOT, check=True)
-        options.binary = target / "release" / "tidegate"
+        options.binary = target / "tidegate"
+    if "login" in options.cases:
+        subprocess.run(["cargo", "build", "--release", "--example", "load"], cwd=ROOT, check=True)
     bench = Bench(options)
     try:
         bench.start()

@@ -141,7 +141,9 @@ impl Bench {
         if self.asleep.load(Ordering::SeqCst) == 0 {
             return;
         }
-        let _bell = self.bell.lock().unwrap_or_else(PoisonError::into_inner);
+        // A sleeper between its last look and its sleep holds the bell. It is let go before the call,
+        // or the one that wakes would have to wait for it.
+        drop(self.bell.lock().unwrap_or_else(PoisonError::into_inner));
         if all {
             self.rings.notify_all();
         } else {
