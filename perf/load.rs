@@ -4,6 +4,8 @@
 //!
 //!     load ADDRESS USER KEY-FILE LOGINS AT-ONCE KEX CIPHER
 
+#![expect(clippy::disallowed_methods, reason = "a program of its own, with a clock of its own")]
+
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Arc;

@@ -161,8 +161,14 @@ pub const AUTHORIZED_KEYS_LINE_BYTES_MAX: usize = 8 * 1024;
 /// Groups of one account that count; the kernel allows 65,536.
 pub const ACCOUNT_GROUPS_MAX: usize = 65_536;
 /// The pause a service can ask for: how long a channel's EOF waits for the end of a program that has
-/// closed its output.
+/// closed its output, and how long data of a file waits for more of it, to be written in one go.
 pub const SERVICE_PAUSE: Duration = Duration::from_millis(100);
+/// Bytes a service must be owed before the socket is asked to wake nobody for less, and the most it is
+/// asked to collect: half a bulk slot.
+pub const RECEIVE_MARK_BYTES_MIN: u32 = 32 * 1024;
+pub const RECEIVE_MARK_BYTES_MAX: u32 = BULK_SLOT / 2;
+/// How long bytes may lie in a socket below its receive mark.
+pub const RECEIVE_MARK_TIME: Duration = Duration::from_millis(20);
 /// How long what the user database says is believed: an account that is locked, removed or put into
 /// another group is so for logins after this.
 pub const DIRECTORY_TIME: Duration = Duration::from_secs(1);

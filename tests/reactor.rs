@@ -1,6 +1,9 @@
 //! The drivers against real sockets, pipes and files: io_uring in full and stepped down to what
 //! Linux 5.11 offers, mio with and without reading files on the spot. Every test ends with the ledger: all operations completed, all leases back.
 
+#[path = "support/bench.rs"]
+mod bench;
+
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -8,178 +11,14 @@ use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use tidegate::base::{Few, Instant, Span};
-use tidegate::limits::{BULK_SLOT, HEADROOM, OPS_IN_FLIGHT_MAX, SMALL_BYTES};
+use bench::*;
+use tidegate::base::Span;
+use tidegate::limits::{BULK_SLOT, HEADROOM, SMALL_BYTES};
 use tidegate::reactor::either::{EitherDriver, Way};
 use tidegate::reactor::{
-    Chunk, Class, Completion, Driver, DriverStats, Errno, Fd, Gather, Lease, Op, PoolSizes, Spans,
-    Target, Token, UringConfig, UringDriver,
+    Class, Completion, Driver, DriverStats, Errno, Fd, Gather, Op, PoolSizes, Spans, Target, Token,
+    UringConfig, UringDriver,
 };
-
-const POOL: PoolSizes = PoolSizes { small: 32, packet: 16, bulk: 16 };
-
-/// A driver and the completions it has given.
-struct Bench {
-    driver: EitherDriver,
-    out: Vec<Completion>,
-    submitted: u64,
-    completed: u64,
-}
-
-impl Bench {
-    fn new(way: Way) -> Bench {
-        Bench::sized(way, OPS_IN_FLIGHT_MAX, POOL)
-    }
-
-    fn sized(way: Way, in_flight_max: u32, pool: PoolSizes) -> Bench {
-        let driver = EitherDriver::new(way, in_flight_max, pool).expect("the driver is available");
-        Bench { driver, out: Vec::new(), submitted: 0, completed: 0 }
-    }
-
-    fn submit(&mut self, tag: u16, op: Op) -> Token {
-        let token = Token { key: u32::from(tag), generation: 0, tag };
-        self.driver.submit(token, op).expect("room for one more");
-        self.submitted += 1;
-        token
-    }
-
-    fn soon(&self, millis: u64) -> Option<Instant> {
-        Some(self.driver.now().after(Duration::from_millis(millis)))
-    }
-
-    /// Turns once; counts and returns what completed.
-    fn turn(&mut self, millis: u64) -> Vec<Completion> {
-        let until = self.soon(millis);
-        self.driver.wait(until, &mut self.out).expect("waiting works");
-        self.completed += self.out.iter().filter(|done| !done.more).count() as u64;
-        std::mem::take(&mut self.out)
-    }
-
-    /// Turns until `count` operations have completed.
-    fn collect(&mut self, count: usize) -> Vec<Completion> {
-        let mut all = Vec::new();
-        let end = self.driver.now().after(Duration::from_secs(20));
-        while all.len() < count {
-            assert!(self.driver.now() < end, "{} of {count} completed", all.len());
-            all.extend(self.turn(1000));
-        }
-        assert_eq!(all.len(), count);
-        all
-    }
-
-    fn one(&mut self) -> Completion {
-        self.collect(1).pop().expect("one")
-    }
-
-    /// Nothing completes for a while.
-    fn quiet(&mut self) {
-        let end = self.driver.now().after(Duration::from_millis(30));
-        while self.driver.now() < end {
-            let done = self.turn(10);
-            assert!(done.is_empty(), "{done:?}");
-        }
-    }
-
-    fn packet(&mut self) -> Lease {
-        self.driver.pool().take(Class::Packet).expect("a packet slot")
-    }
-
-    fn bulk(&mut self) -> Lease {
-        self.driver.pool().take(Class::Bulk).expect("a bulk slot")
-    }
-
-    fn filled(&mut self, class: Class, seed: u8) -> Lease {
-        let mut lease = self.driver.pool().take(class).expect("a slot");
-        fill(self.driver.pool().bytes(&mut lease), seed);
-        lease
-    }
-
-    fn give(&mut self, lease: Lease) {
-        self.driver.pool().give_back(lease);
-    }
-
-    fn give_all(&mut self, op: Op) {
-        op.dissolve(self.driver.pool());
-    }
-
-    /// The received bytes, in order.
-    fn bytes(&mut self, op: &Op, len: u32) -> Vec<u8> {
-        let (Op::Recv { into: Target::Owned { lease, spans }, .. }
-        | Op::Read { into: Target::Owned { lease, spans }, .. }
-        | Op::ReadAt { lease, spans, .. }) = op
-        else {
-            panic!("no bytes in {op:?}");
-        };
-        let view = self.driver.pool().view(lease);
-        let all: Vec<u8> = spans.iter().flat_map(|span| span.of(view).unwrap().to_vec()).collect();
-        all[..len as usize].to_vec()
-    }
-
-    fn finish(mut self) {
-        assert_eq!(self.driver.stats().in_flight, 0);
-        assert_eq!(self.submitted, self.completed, "every operation completes once");
-        let stats = self.driver.pool().stats();
-        assert_eq!(stats.outstanding(), 0, "{stats:?}");
-    }
-}
-
-/// Runs a test on every driver there is.
-fn on_all(test: impl Fn(Bench)) {
-    for way in Way::ALL {
-        println!("{way:?}");
-        test(Bench::new(way));
-    }
-}
-
-fn fill(bytes: &mut [u8], seed: u8) {
-    for (at, byte) in bytes.iter_mut().enumerate() {
-        *byte = (at as u8).wrapping_mul(31).wrapping_add((at >> 8) as u8).wrapping_add(seed);
-    }
-}
-
-fn pattern(len: usize, seed: u8) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    fill(&mut bytes, seed);
-    bytes
-}
-
-fn spans(list: &[(u32, u32)]) -> Spans {
-    let mut spans = Spans::new();
-    for (at, len) in list {
-        spans.push(Span::new(*at, *len)).unwrap();
-    }
-    spans
-}
-
-fn gather(chunks: impl IntoIterator<Item = (Lease, Span)>) -> Gather {
-    let mut gather = Few::new();
-    for (lease, span) in chunks {
-        gather.push(Chunk { lease, span }).unwrap();
-    }
-    gather
-}
-
-fn raw(fd: &impl AsRawFd) -> Fd {
-    Fd(fd.as_raw_fd())
-}
-
-fn pair() -> (UnixStream, UnixStream) {
-    let (ours, theirs) = UnixStream::pair().unwrap();
-    ours.set_nonblocking(true).unwrap();
-    (ours, theirs)
-}
-
-fn pipe() -> (OwnedFd, OwnedFd) {
-    nix::unistd::pipe2(nix::fcntl::OFlag::O_NONBLOCK | nix::fcntl::OFlag::O_CLOEXEC).unwrap()
-}
-
-fn loopback() -> (TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let near = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-    let (far, _) = listener.accept().unwrap();
-    near.set_nonblocking(true).unwrap();
-    (near, far)
-}
 
 #[test]
 fn features_are_found_and_stepped_down() {
@@ -308,6 +147,33 @@ fn receives_into_several_spans() {
         let done = bench.one();
         assert_eq!(bench.bytes(&done.op, 5), b"short");
         bench.give_all(done.op);
+        bench.finish();
+    });
+}
+
+#[test]
+fn a_receive_mark_keeps_quiet_until_enough_is_there() {
+    /// What lets the receive complete.
+    type Then<'a> = &'a dyn Fn(&mut Bench, &mut TcpStream, Fd);
+    let more: Then<'_> = &|_, far, _| far.write_all(&pattern(1500, 0)[400..]).unwrap();
+    let lower: Then<'_> = &|bench, _, fd| bench.driver.set_receive_mark(fd, 1);
+    let end: Then<'_> = &|_, far, _| far.shutdown(std::net::Shutdown::Write).unwrap();
+    on_all(|mut bench| {
+        let (near, mut far) = loopback();
+        let fd = raw(&near);
+        for (then, len) in [(more, 1500), (lower, 400), (end, 400)] {
+            let into = Target::Owned { lease: bench.packet(), spans: spans(&[(0, 4096)]) };
+            bench.driver.set_receive_mark(fd, 1000);
+            bench.submit(1, Op::Recv { fd, into });
+            bench.quiet();
+            far.write_all(&pattern(400, 0)).unwrap();
+            bench.quiet();
+            then(&mut bench, &mut far, fd);
+            let done = bench.one();
+            assert_eq!(done.result, Ok(len));
+            assert_eq!(bench.bytes(&done.op, len), pattern(len as usize, 0));
+            bench.give_all(done.op);
+        }
         bench.finish();
     });
 }

@@ -100,6 +100,10 @@ impl Driver for EitherDriver {
         pass_on!(self, driver => driver.release(fd));
     }
 
+    fn set_receive_mark(&mut self, fd: Fd, bytes: u32) {
+        pass_on!(self, driver => driver.set_receive_mark(fd, bytes));
+    }
+
     fn shutdown(&mut self, fd: Fd) {
         pass_on!(self, driver => driver.shutdown(fd));
     }

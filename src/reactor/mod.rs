@@ -62,6 +62,11 @@ pub trait Driver {
     /// flight on it.
     fn release(&mut self, _fd: Fd) {}
 
+    /// From now on, and already for a receive in flight, so many bytes have to be there before one
+    /// completes, unless the peer has ended its direction; 1 is the usual. A hint: a receive may
+    /// still bring less, and a descriptor that knows no such thing ignores it.
+    fn set_receive_mark(&mut self, fd: Fd, bytes: u32);
+
     /// Ends both directions of a socket, so that operations on it complete.
     fn shutdown(&mut self, fd: Fd);
 

@@ -123,7 +123,7 @@ impl Op {
     }
 
     /// Bytes it may move at most.
-    pub(super) fn total(&self) -> u32 {
+    pub fn total(&self) -> u32 {
         match self {
             Op::Recv { into: Target::Owned { spans, .. }, .. }
             | Op::Read { into: Target::Owned { spans, .. }, .. }

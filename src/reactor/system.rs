@@ -79,6 +79,15 @@ pub(super) fn shutdown(fd: Fd, how: Shutdown) {
     let _ = nix::sys::socket::shutdown(fd.0, how);
 }
 
+/// Lets a socket wake its reader only when so many bytes are there (SO_RCVLOWAT of socket(7)).
+pub(super) fn set_receive_mark(fd: Fd, bytes: u32) {
+    let bytes = i32::try_from(bytes).unwrap_or(i32::MAX);
+    let (at, len) = ((&raw const bytes).cast(), size_of_val(&bytes) as libc::socklen_t);
+    // SAFETY: `at` points to `len` bytes that outlive the call. It fails on what is not a socket,
+    // which then wakes its reader for every byte.
+    unsafe { libc::setsockopt(fd.0, libc::SOL_SOCKET, libc::SO_RCVLOWAT, at, len) };
+}
+
 /// Errors of a connection that died in the queue, not of the listener (accept(2)).
 pub(super) const ACCEPT_AGAIN: [i32; 10] = [
     libc::EINTR,

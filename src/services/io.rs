@@ -32,6 +32,8 @@ pub struct Wishes {
     pub starved: Classes,
     /// Call `on_ready` after [`crate::limits::SERVICE_PAUSE`].
     pub paused: bool,
+    /// Bytes of the channel without which nothing can be done with what has come.
+    pub awaited: u32,
 }
 
 /// A service's view of its channel, its connection and the shard, for one call.
@@ -254,6 +256,12 @@ impl Io<'_> {
     /// Asks for an `on_ready` when [`crate::limits::SERVICE_PAUSE`] has passed.
     pub const fn pause(&mut self) {
         self.wishes.paused = true;
+    }
+
+    /// So many more bytes of the channel must come before anything can be done with them: there is no
+    /// need to be told of fewer at once. Holds until the next call.
+    pub const fn awaits(&mut self, bytes: u32) {
+        self.wishes.awaited = bytes;
     }
 
     /// Asks for an operation; its completion comes to `on_completion` with this tag. A tag has one

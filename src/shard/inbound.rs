@@ -53,6 +53,11 @@ impl Inbound {
         self.end - self.start
     }
 
+    /// It receives into a large lease of its own.
+    pub const fn is_bulk(&self) -> bool {
+        self.bulk
+    }
+
     /// Enough is there for the next packet, or for finding out how long it is.
     pub const fn is_workable(&self) -> bool {
         let len = self.len();

@@ -58,6 +58,9 @@ pub(super) struct Link {
     pub idle_check: Option<Instant>,
     /// How its packets are marked, once they are.
     pub class: Option<u8>,
+    /// The socket's receive mark, and until when what lies below it may wait.
+    pub mark: u32,
+    pub mark_until: Option<Instant>,
 }
 
 /// Channel data that lies in no lease yet.
@@ -96,6 +99,8 @@ pub(super) struct Attachment {
     /// When bytes of it were last seen, and how long ago that may be at most.
     pub used: Instant,
     pub timeout: Option<Duration>,
+    /// Bytes of the channel that must come before it has anything to do with them.
+    pub awaited: u32,
 }
 
 impl Link {
@@ -119,7 +124,7 @@ impl Link {
 
     /// When the protocol or the times beside it want attention.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        [self.conn.poll_timeout(), self.idle_check].into_iter().flatten().min()
+        [self.conn.poll_timeout(), self.idle_check, self.mark_until].into_iter().flatten().min()
     }
 
     pub fn attachment_of(&self, id: ChannelId) -> Option<u32> {

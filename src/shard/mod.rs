@@ -9,6 +9,7 @@ mod idle;
 mod inbound;
 mod link;
 mod listen;
+mod mark;
 #[cfg(feature = "sim")]
 mod moves;
 mod outside;

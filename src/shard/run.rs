@@ -142,6 +142,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             used: self.driver.now(),
             idle_check: None,
             class: None,
+            mark: 1,
+            mark_until: None,
         };
         self.links.insert(link) as u32
     }
@@ -203,6 +205,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         match completion.op {
             Op::Recv { into, .. } => {
                 link.inbound.armed = false;
+                link.mark_until = None;
                 let bytes = completion.result.unwrap_or(0);
                 link.inbound.received(into, bytes, self.driver.pool());
                 match completion.result {
@@ -286,6 +289,10 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             if !self.links.get(key as usize).is_some_and(is_open) {
                 return;
             }
+        }
+        let Some(link) = self.links.get_mut(key as usize) else { return };
+        if link.mark_until.is_some_and(|at| at <= now) {
+            self.set_receive_mark(key, 1);
         }
         let Some(link) = self.links.get_mut(key as usize) else { return };
         match link.state {
@@ -429,7 +436,9 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                     link.inbound.armed = true;
                     link.in_flight += 1;
                     let token = Token { key, generation: link.generation, tag: TAG_RECV };
-                    self.submit(token, Op::Recv { fd, into });
+                    let op = Op::Recv { fd, into };
+                    self.choose_receive_mark(key, op.total());
+                    self.submit(token, op);
                 }
                 None => {
                     let lacks = link.inbound.lacks();

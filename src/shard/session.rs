@@ -55,6 +55,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             timed: false,
             used: now,
             timeout: None,
+            awaited: 0,
         };
         let number = self.attachments.insert(attachment) as u32;
         link.channels.push((id, number));
@@ -173,6 +174,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             self.starved.push(key);
         }
         attachment.lacks = attachment.lacks.and(lacks);
+        attachment.awaited = std::mem::take(&mut wishes.awaited);
         if std::mem::take(&mut wishes.paused) {
             let until = self.driver.now().after(SERVICE_PAUSE);
             self.paused.push_back((until, number, generation));

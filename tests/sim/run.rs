@@ -352,6 +352,7 @@ fn count_faults(faults: &Faults, tally: &mut Tally) {
         ("stall", faults.stalls),
         ("flipped bit", faults.flips),
         ("no shared buffer", faults.starved),
+        ("below the receive mark", faults.below_mark),
         ("full ring", faults.full),
         ("cancel lost", faults.cancels_lost),
         ("interrupt", faults.interrupts),

@@ -87,6 +87,7 @@ const EXERCISED: &[&str] = &[
     "cancel lost",
     "interrupt",
     "accept error",
+    "below the receive mark",
     "connection refused",
     "disk error",
     "disk full",

@@ -171,6 +171,10 @@ impl Driver for MioDriver {
         self.core.watches.release(fd, &mut self.core.stats);
     }
 
+    fn set_receive_mark(&mut self, fd: Fd, bytes: u32) {
+        system::set_receive_mark(fd, bytes);
+    }
+
     fn shutdown(&mut self, fd: Fd) {
         system::shutdown(fd, Shutdown::Both);
     }

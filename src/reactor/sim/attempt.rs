@@ -161,6 +161,10 @@ impl World {
         if self.is_held_up(rx) {
             return Ok(Outcome::NotYet);
         }
+        if self.streams[rx].is_below_mark(self.now) {
+            self.faults.below_mark += 1;
+            return Ok(Outcome::NotYet);
+        }
         self.maybe_reset(fd)?;
         let borrowed = if flight.op.is_shared() {
             match self.borrow_small(flight, pool, stats) {

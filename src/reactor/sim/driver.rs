@@ -192,6 +192,10 @@ impl Driver for SimDriver {
         self.world.0.borrow_mut().close(fd);
     }
 
+    fn set_receive_mark(&mut self, fd: Fd, bytes: u32) {
+        self.world.0.borrow_mut().set_receive_mark(fd, bytes);
+    }
+
     fn shutdown(&mut self, fd: Fd) {
         self.world.0.borrow_mut().shutdown(fd, true);
     }

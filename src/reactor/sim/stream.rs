@@ -19,6 +19,8 @@ pub(super) struct Stream {
     /// When the reading side was closed.
     pub(super) unread_since: Option<Instant>,
     pub(super) stalled_until: Instant,
+    /// So many bytes have to be there before a reader is told.
+    pub(super) mark: usize,
 }
 
 #[derive(Debug)]
@@ -48,6 +50,7 @@ impl Stream {
             end: None,
             unread_since: None,
             stalled_until: Instant::ZERO,
+            mark: 1,
         }
     }
 
@@ -92,6 +95,12 @@ impl Stream {
             .take_while(|segment| segment.arrival <= now)
             .map(|segment| segment.bytes.len() - segment.read)
             .sum()
+    }
+
+    /// A reader is told nothing yet: less than its mark has come, and more still can.
+    pub(super) fn is_below_mark(&self, now: Instant) -> bool {
+        let over = self.end.is_some_and(|(at, _)| at <= now);
+        self.available(now) < self.mark && !over && !self.choked
     }
 
     /// Reads arrived bytes; as many as fit.

@@ -20,6 +20,8 @@ pub struct Faults {
     pub stalls: u64,
     pub flips: u64,
     pub starved: u64,
+    /// Receives that a mark kept waiting although there were bytes.
+    pub below_mark: u64,
     pub full: u64,
     pub cancels_lost: u64,
     pub interrupts: u64,
@@ -221,6 +223,13 @@ impl World {
             Some(Object::Closed) | None => Err(Errno(libc::EBADF)),
             Some(_) => Err(Errno(libc::EINVAL)),
         }
+    }
+
+    pub(super) fn set_receive_mark(&mut self, fd: Fd, bytes: u32) {
+        let Ok(rx) = self.readable(fd) else { return };
+        self.streams[rx].mark = bytes as usize;
+        self.schedule(self.now);
+        self.activity += 1;
     }
 
     /// The stream that `fd` writes to, if it still takes bytes.

@@ -175,7 +175,10 @@ fn direct(
         Op::Recv { fd, into: Target::Owned { lease, spans } } => {
             match scatter.list(pool, pieces(lease, spans), 0)? {
                 Places::One(start, len) => {
-                    Some(opcode::Recv::new(types::Fd(fd.0), start, len).build())
+                    let receive = opcode::Recv::new(types::Fd(fd.0), start, len);
+                    let receive =
+                        if style.buffer_ring { receive.ioprio(POLL_FIRST) } else { receive };
+                    Some(receive.build())
                 }
                 places => read(*fd, places, STREAM),
             }
@@ -270,8 +273,8 @@ const fn poll_events(op: &Op) -> i16 {
     }
 }
 
-/// IORING_RECVSEND_POLL_FIRST: a shared receive follows one that emptied the socket, so that a first
-/// attempt would find nothing. As old as buffer rings.
+/// IORING_RECVSEND_POLL_FIRST: a receive follows one that emptied the socket, so that a first attempt
+/// would find nothing, or less than the socket's receive mark. As old as buffer rings.
 const POLL_FIRST: u16 = 1;
 
 /// Connects put into one submission; more of them make another.

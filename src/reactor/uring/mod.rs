@@ -238,6 +238,10 @@ impl Driver for UringDriver {
         system::close(fd);
     }
 
+    fn set_receive_mark(&mut self, fd: Fd, bytes: u32) {
+        system::set_receive_mark(fd, bytes);
+    }
+
     fn shutdown(&mut self, fd: Fd) {
         system::shutdown(fd, Shutdown::Both);
     }

@@ -6,7 +6,7 @@ use super::peer::Peer;
 use crate::limits::SCP_WRITE_OPS_MAX;
 use crate::reactor::{self, Chunk, Fd, Gather, Op};
 use crate::services::Io;
-use crate::services::sftp::{Input, RETRIES_MAX, discard, drop_front, is_transient};
+use crate::services::sftp::{Input, Patience, RETRIES_MAX, discard, drop_front, is_transient};
 
 /// A file on its way from the client: its bytes are written out of the buffers that they were
 /// received in, up to a gather's worth at once and several at once.
@@ -22,6 +22,7 @@ pub struct Receiving {
     gather: Gather,
     gathered: u32,
     ops: Slab<Write>,
+    patience: Patience,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +53,7 @@ impl Receiving {
             gather: Gather::new(),
             gathered: 0,
             ops: Slab::new(),
+            patience: Patience::default(),
         }
     }
 
@@ -78,10 +80,11 @@ impl Receiving {
             match piece {
                 Some(piece) => self.push(piece, &mut peer.input, io),
                 None => {
-                    // No lease is kept waiting for a slow peer when the file could take its bytes.
-                    if (self.ops.is_empty() || peer.input_over) && !self.gather.is_empty() {
+                    let held = !peer.input_over && self.patience.lasts(io);
+                    if !self.gather.is_empty() && !held {
                         self.submit(io);
                     }
+                    io.awaits(want);
                     let over = peer.input_over && self.gather.is_empty() && self.ops.is_empty();
                     return if over { Got::Part } else { Got::Wait };
                 }

@@ -50,7 +50,7 @@ pub(super) use open::{open_at, refuse_own_process};
 pub use options::{BadOption, Flags, Options, request_names};
 pub use status::{Failure, status_of};
 pub use stdio::{Note, Setting, serve};
-pub(super) use writes::{discard, drop_front};
+pub(super) use writes::{Patience, discard, drop_front};
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
@@ -172,6 +172,9 @@ impl Sftp {
             }
         }
         self.input.report(io);
+        if self.input.is_empty() {
+            io.awaits(self.writes.awaited());
+        }
         self.finish(io);
     }
 

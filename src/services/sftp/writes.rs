@@ -8,7 +8,8 @@ use super::input::Input;
 use super::replies::Replies;
 use super::status::status_of;
 use super::{RETRIES_MAX, is_transient};
-use crate::limits::SFTP_WRITE_OPS_MAX;
+use crate::base::Instant;
+use crate::limits::{SERVICE_PAUSE, SFTP_WRITE_OPS_MAX};
 use crate::reactor::{self, Chunk, Gather, Op};
 use crate::services::Io;
 use crate::wire::sftp::StatusCode;
@@ -24,6 +25,30 @@ pub struct Writes {
     ops: Slab<WriteOp>,
     /// The request whose data is coming in.
     body: Option<Body>,
+    patience: Patience,
+}
+
+/// How long a gather waits for more data of its request: fewer operations write it then. No lease
+/// is kept waiting for a slow peer, nor when others need it.
+#[derive(Debug, Default)]
+pub(in crate::services) struct Patience {
+    /// When the pause ends that has been asked for.
+    until: Option<Instant>,
+}
+
+impl Patience {
+    /// The gather may wait: an `on_ready` comes when it may not any more.
+    pub(in crate::services) fn lasts(&mut self, io: &mut Io<'_>) -> bool {
+        let until = *self.until.get_or_insert_with(|| {
+            io.pause();
+            io.now().after(SERVICE_PAUSE)
+        });
+        let over = until <= io.now();
+        if over {
+            self.until = None;
+        }
+        !over && !io.is_scarce()
+    }
 }
 
 #[derive(Debug)]
@@ -142,14 +167,18 @@ impl Writes {
             match input.piece(body.remaining, io) {
                 Some(piece) => body.push(piece, input, io),
                 None => {
-                    // No lease is kept waiting for a slow peer when the file could take its bytes.
-                    if self.ops.is_empty() && !body.gather.is_empty() {
+                    if !body.gather.is_empty() && !self.patience.lasts(io) {
                         self.submit(io);
                     }
                     return Taken::Hungry;
                 }
             }
         }
+    }
+
+    /// Bytes of the current WRITE that have yet to come.
+    pub fn awaited(&self) -> u32 {
+        self.body.as_ref().map_or(0, |body| body.remaining)
     }
 
     /// The peer will send no more: the rest of the current WRITE will not come.

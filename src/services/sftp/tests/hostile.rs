@@ -182,7 +182,7 @@ fn tiny_packets_do_not_pin_a_buffer_each() {
     assert_eq!(rig.leases_out(), 0);
 }
 
-/// A client that stops in the middle of a WRITE holds no buffer while it is silent.
+/// A client that stops in the middle of a WRITE holds no buffer for long.
 #[test]
 fn half_a_write_holds_no_lease() {
     let home = home();
@@ -193,15 +193,35 @@ fn half_a_write_holds_no_lease() {
     for end in [4, 20, 35, 30_000] {
         rig.send(&write[from..end]);
         rig.settle();
+        rig.pause();
         assert_eq!(rig.leases_out(), 0, "{end}");
         from = end;
     }
     rig.send(&write[from..60_000]);
     rig.settle();
+    assert_ne!(rig.leases_out(), 0, "the rest may come at once");
+    rig.pause();
     assert_eq!(rig.leases_out(), 0);
     rig.send(&write[60_000..]);
     rig.settle();
     assert_eq!(rig.take_replies(), [(7, Got::Status(0, "Success".into()))]);
+    assert!(files::read(home.path().join("file")).expect("read") == pattern(90_000));
+}
+
+/// Data of a WRITE that comes packet by packet goes to the file together.
+#[test]
+fn a_write_in_many_packets_is_one_operation() {
+    let home = home();
+    let mut rig = Rig::greeted(home.path());
+    let handle = rig.open("file", NEW);
+    let write = encode(7, Operation::Write { handle: &handle, offset: 0, data: &pattern(90_000) });
+    let before = rig.ops_done;
+    for piece in write.chunks(20_000) {
+        rig.send(piece);
+        rig.settle();
+    }
+    assert_eq!(rig.take_replies(), [(7, Got::Status(0, "Success".into()))]);
+    assert_eq!(rig.ops_done - before, 1);
     assert!(files::read(home.path().join("file")).expect("read") == pattern(90_000));
 }
 

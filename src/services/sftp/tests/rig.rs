@@ -16,7 +16,7 @@ use crate::connection::{
     ConnectionConfig, Event, Input as Carved, LoginMethod, Query,
 };
 use crate::crypto::{CipherKind, KeyKind, PrivateKey, SignatureAlgorithm};
-use crate::limits::{HEADROOM, OUTBOX_RESERVE};
+use crate::limits::{HEADROOM, OUTBOX_RESERVE, SERVICE_PAUSE};
 use crate::reactor::{Class, Fd, Gather, Pool, PoolSizes};
 use crate::services::{Job, Outgoing, Surroundings, Wishes};
 use crate::transport::{
@@ -63,6 +63,10 @@ pub struct Rig {
     pub client_channel: Option<ChannelId>,
     entropy: SeededEntropy,
     now: Instant,
+    /// When the pause ends that the service asked for.
+    paused: Option<Instant>,
+    /// Operations carried out.
+    pub ops_done: usize,
     conn: Conn,
     outgoing: Outgoing,
     channel: Option<ChannelId>,
@@ -140,6 +144,8 @@ impl Rig {
             client_channel: None,
             entropy,
             now,
+            paused: None,
+            ops_done: 0,
             conn,
             outgoing: Outgoing::default(),
             channel: None,
@@ -251,6 +257,15 @@ impl Rig {
         }
     }
 
+    /// Lets so much time pass that a pause is over, then settles.
+    pub fn pause(&mut self) {
+        self.now = self.now.after(SERVICE_PAUSE);
+        if self.paused.take_if(|at| *at <= self.now).is_some() {
+            self.serve(|sftp, io| sftp.on_ready(io));
+        }
+        self.settle();
+    }
+
     /// One round of everything; false when nothing happened.
     pub fn turn(&mut self) -> bool {
         let mut moved = self.serve_input();
@@ -299,6 +314,10 @@ impl Rig {
         call(&mut self.sftp, &mut io);
         assert!(failed.is_none(), "{failed:?}");
         assert!(self.conn.failure().is_none(), "{:?}", self.conn.failure());
+        if wishes.paused {
+            assert!(self.paused.is_none(), "one pause at a time");
+            self.paused = Some(self.now.after(SERVICE_PAUSE));
+        }
         self.ops.extend(wishes.ops);
         self.jobs.extend(wishes.jobs);
         self.ops_peak = self.ops_peak.max(self.ops.len());
@@ -392,6 +411,7 @@ impl Rig {
         if !self.ops_frozen
             && let Some((tag, mut op)) = self.ops.remove(at)
         {
+            self.ops_done += 1;
             let result = self.perform(&mut op).map_err(reactor::Errno);
             self.serve(|sftp, io| sftp.on_completion(tag, op, result, io));
             moved = true;
