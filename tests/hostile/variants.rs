@@ -367,6 +367,44 @@ fn everything_at_once() {
     assert!(!gateway.log().contains("panicked"), "{}", gateway.log());
 }
 
+/// New keys asked for while the login is judged, so that the login is over, and the connection about
+/// to be handed over, in the middle of a key exchange.
+#[test]
+fn new_keys_while_the_login_is_judged() {
+    let gateway = Gateway::start(&[]);
+    std::fs::set_permissions(gateway.folder.path(), PermissionsExt::from_mode(0o755))
+        .expect("mode");
+    let account = Account::new();
+    let other = account.as_ref().map(|account| account.name.clone());
+    for user in [Some(USER.to_owned()), other].into_iter().flatten() {
+        for repeat in 0..3 {
+            let mut peer = Peer::connect(&gateway);
+            peer.ask_service();
+            if repeat > 0 {
+                peer.rekey().expect("new keys before the login");
+            }
+            let login = peer.signed(&user_key(&gateway), &user);
+            peer.send(&login);
+            peer.rekey().expect("new keys");
+            assert_eq!(peer.hear(), Ok(vec![number::USERAUTH_SUCCESS]), "{user}");
+            peer.transport.authenticated();
+            if repeat > 1 {
+                peer.rekey().expect("new keys behind the login");
+            }
+            peer.exec(0, "id -un");
+            loop {
+                let message = peer.hear().expect("the session");
+                if message[0] == number::CHANNEL_DATA {
+                    assert_eq!(&message[9..], format!("{user}\n").as_bytes());
+                    break;
+                }
+            }
+        }
+    }
+    drop(account);
+    assert!(!gateway.log().contains("panicked"), "{}", gateway.log());
+}
+
 /// Noise behind the key exchange and before the login.
 #[test]
 fn noise_before_the_login() {
