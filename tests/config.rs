@@ -518,7 +518,7 @@ fn good_lines() -> impl Strategy<Value = String> {
         "Compression (yes|no|delayed)",
         "ModuliFile (/[a-z]{1,4}|\"/a b\")",
         "RequiredRSASize (2048|3072|8192)",
-        "(UseDNS|RefuseConnection|DisableForwarding) (yes|no)",
+        "(UseDNS|RefuseConnection|DisableForwarding|AllowAgentForwarding) (yes|no)",
         "TidegateScp (internal|external)",
         "Allow(Tcp|StreamLocal)Forwarding (yes|no|all|local|remote)",
         "PermitListen (any|none|([a-z*.]{1,6}:)?([1-9][0-9]{0,3}|\\*)( localhost:22)?)",

@@ -1,6 +1,8 @@
 //! Forwarded connections, with OpenSSH's client and curl: what gets through, what is refused and why.
 #![allow(clippy::disallowed_methods, reason = "tests wait on the real clock")]
 
+#[path = "forward/agent.rs"]
+mod agent;
 #[path = "forward/back.rs"]
 mod back;
 mod support;

@@ -240,6 +240,8 @@ pub enum ChannelRequest {
     },
     /// The peer reads no more: sending may stop early.
     EndOfWrite,
+    /// Programs may use the client's agent.
+    AgentForward,
     /// Anything else, without its fields.
     Other {
         name: Box<str>,
@@ -301,6 +303,7 @@ impl ChannelRequest {
                 ChannelRequest::ExitSignal { name, core_dumped, text }
             }
             RequestBody::EndOfWrite => ChannelRequest::EndOfWrite,
+            RequestBody::AgentForward => ChannelRequest::AgentForward,
             RequestBody::XonXoff { .. } | RequestBody::Other { .. } => {
                 ChannelRequest::Other { name: body.name().into() }
             }
@@ -333,6 +336,7 @@ impl ChannelRequest {
                 RequestBody::ExitSignal { name, core_dumped: *core_dumped, text, language: "" }
             }
             ChannelRequest::EndOfWrite => RequestBody::EndOfWrite,
+            ChannelRequest::AgentForward => RequestBody::AgentForward,
             ChannelRequest::Other { name } => RequestBody::Other { name, rest: &[] },
         }
     }
@@ -440,6 +444,7 @@ mod tests {
             ChannelRequest::ExitStatus { code: 3 },
             ChannelRequest::ExitSignal { name: "KILL".into(), core_dumped: true, text: "".into() },
             ChannelRequest::EndOfWrite,
+            ChannelRequest::AgentForward,
             ChannelRequest::Other { name: "winadj".into() },
         ];
         for request in requests {

@@ -87,6 +87,11 @@ impl Execute for Executor {
             Job::Scp(job) => Done::Scp(Box::new(scp::jobs::run(*job))),
             Job::Resolve { host, port } => Done::Resolved(forward::resolve(&host, port)),
             Job::Listen(spec) => Done::Listening(forward::listen_at(&spec)),
+            Job::MakeAgentSocket => Done::AgentSocket(forward::make_agent_socket()),
+            Job::RemoveAgentSocket(path) => {
+                forward::remove_agent_socket(&path);
+                Done::Removed
+            }
             Job::ConnectPath(path) => Done::Connected(forward::connect_to_path(&path)),
         }
     }

@@ -337,7 +337,7 @@ fn forwarding(
         inet6: family != AddressFamily::Inet,
         bind_mask: login.streamlocal_bind_mask,
         bind_unlink: login.streamlocal_bind_unlink,
-        agent: any && key.agent,
+        agent: any && key.agent && login.allow_agent_forwarding,
         x11: any && key.x11,
     }
 }

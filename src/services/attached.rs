@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::forward::{Forward, Target};
@@ -81,6 +82,22 @@ impl Attached {
     pub fn refused(&mut self, why: &str, io: &mut Io<'_>) {
         if let Attached::Forward(forward) = self {
             forward.refused(why, io);
+        }
+    }
+
+    /// The client's agent is to be had before the session's program starts. `false`: this is no
+    /// program's session.
+    pub const fn await_agent(&mut self, want_reply: bool) -> bool {
+        match self {
+            Attached::Process(process) => process.await_agent(want_reply),
+            _ => false,
+        }
+    }
+
+    /// Where the client's agent can be found from now on; `None`: nowhere.
+    pub fn agent_made(&mut self, path: Option<PathBuf>, io: &mut Io<'_>) {
+        if let Attached::Process(process) = self {
+            process.agent_made(path, io);
         }
     }
 

@@ -68,6 +68,10 @@ pub enum Job {
     ConnectPath(Box<[u8]>),
     /// Listens for a client: [`super::forward::listen_at`].
     Listen(Box<ListenSpec>),
+    /// [`super::forward::make_agent_socket`].
+    MakeAgentSocket,
+    /// [`super::forward::remove_agent_socket`].
+    RemoveAgentSocket(PathBuf),
 }
 
 #[derive(Debug)]
@@ -85,6 +89,8 @@ pub enum Done {
     Resolved(std::io::Result<Vec<SocketAddr>>),
     Connected(std::io::Result<OwnedFd>),
     Listening(std::io::Result<Listening>),
+    AgentSocket(std::io::Result<(PathBuf, OwnedFd)>),
+    Removed,
     /// The job was lost to a defect or to the end of the process; it may have been begun.
     Lost,
 }

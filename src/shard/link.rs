@@ -2,6 +2,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Inbound;
+use super::agent::Agent;
 use super::outside::Ends;
 use crate::base::Instant;
 use crate::connection::{Answer, ChannelId, Conn, ConnectionConfig, LoginLimits};
@@ -50,6 +51,7 @@ pub(super) struct Link {
     pub channels: Vec<(ChannelId, u32)>,
     /// Where the client wants us to listen, while a worker sees to it.
     pub asked_to_listen: Option<Place>,
+    pub agent: Agent,
     /// Attachments not yet released, those without a channel included.
     pub attachments: u32,
     /// When bytes of any channel were last seen, or the last channel went.

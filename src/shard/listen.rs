@@ -9,6 +9,9 @@ use crate::limits::{FORWARDS_MAX, LISTENERS_OF_LINK_MAX};
 use crate::services::forward::{ListenSpec, Listening, Place};
 use crate::services::{Attached, Command};
 
+/// The type of a channel to the client's agent.
+const AGENT: &str = "auth-agent@openssh.com";
+
 /// One socket that listens for a link's client.
 #[derive(Debug)]
 pub(super) struct Listener {
@@ -126,7 +129,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
     }
 
-    fn accept_for(&mut self, key: u32, place: Place, port: u16, socket: OwnedFd) {
+    pub(super) fn accept_for(&mut self, key: u32, place: Place, port: u16, socket: OwnedFd) {
         let generation = self.next_generation();
         let Some(link) = self.links.get(key as usize) else { return };
         let socket = Fd(socket.into_raw_fd());
@@ -242,6 +245,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 let origin_host = host.into();
                 (ChannelKind::ForwardedTcpip { address, port, origin_host, origin_port }, from)
             }
+            Place::Agent(_) => (ChannelKind::Other { name: AGENT.into() }, one.place.to_string()),
             Place::Path(path) => {
                 (ChannelKind::ForwardedStreamlocal { path: path.clone() }, one.place.to_string())
             }

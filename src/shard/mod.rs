@@ -4,6 +4,7 @@
 //! The shard runs at its own pace: a completion only files its result and marks a link ready;
 //! links then run one after the other for a bounded number of bytes each.
 
+mod agent;
 mod forward;
 mod idle;
 mod inbound;
@@ -61,6 +62,8 @@ const TAG_RECV: u16 = 0;
 const TAG_SEND: u16 = 1;
 const TAG_JOB: u16 = 2;
 const TAG_LISTEN: u16 = 3;
+const TAG_AGENT: u16 = 4;
+const TAG_AGENT_GONE: u16 = 5;
 
 /// A connection that is this shard's and has not begun here.
 #[derive(Debug)]

@@ -1,5 +1,6 @@
 //! The life of a link: begin, receive, run, send, end.
 
+use super::agent::Agent;
 use super::link::Owed;
 use super::*;
 use crate::base::Span;
@@ -138,6 +139,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             about: About::default(),
             channels: Vec::new(),
             asked_to_listen: None,
+            agent: Agent::None,
             attachments: 0,
             used: self.driver.now(),
             idle_check: None,
@@ -244,9 +246,11 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
         link.in_flight = link.in_flight.saturating_sub(1);
         self.mark_dirty(key);
-        if token.tag == TAG_LISTEN {
-            self.listening(key, done);
-            return;
+        match token.tag {
+            TAG_LISTEN => return self.listening(key, done),
+            TAG_AGENT => return self.agent_made(key, done),
+            TAG_AGENT_GONE => return,
+            _ => {}
         }
         let Some(link) = self.links.get_mut(key as usize) else { return };
         if link.state != LinkState::Open {

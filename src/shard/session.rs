@@ -37,6 +37,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let service = Attached::session(&grant, link.ends.peer, link.ends.local);
         if let Some(number) = self.attach(key, id, service) {
             self.time_channel(number, "session");
+            self.tell_agent(number);
         }
         self.command(key, Command::Accept(id));
     }
@@ -66,6 +67,10 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     fn request(&mut self, key: u32, id: ChannelId, want_reply: bool, request: ChannelRequest) {
         let Some(link) = self.links.get(key as usize) else { return };
         let Some(grant) = link.grant.clone() else { return };
+        if request == ChannelRequest::AgentForward {
+            self.forward_agent(key, id, want_reply);
+            return;
+        }
         let (mut noted, kind) = (Noted::Nothing, session_kind(&request));
         self.on_channel(key, id, |service, io| {
             noted = service.on_request(request, want_reply, &grant, io);
@@ -280,6 +285,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     /// The connection is over: every service ends.
     pub(super) fn end_services(&mut self, key: u32) {
         self.end_listeners(key, |_| true);
+        self.remove_agent(key);
         while let Some((id, _)) =
             self.links.get(key as usize).and_then(|link| link.channels.first()).copied()
         {

@@ -72,7 +72,9 @@ pub enum RequestBody<'a> {
     },
     /// OpenSSH PROTOCOL §2.1: the peer will read no more; sending may stop early.
     EndOfWrite,
-    /// Anything else: x11-req, auth-agent-req@openssh.com and names nobody knows.
+    /// OpenSSH's own name for RFC draft-ietf-secsh-agent: programs may use the client's agent.
+    AgentForward,
+    /// Anything else: x11-req and names nobody knows.
     Other {
         name: &'a str,
         rest: &'a [u8],
@@ -94,6 +96,7 @@ impl<'a> RequestBody<'a> {
             RequestBody::ExitStatus { .. } => "exit-status",
             RequestBody::ExitSignal { .. } => "exit-signal",
             RequestBody::EndOfWrite => "eow@openssh.com",
+            RequestBody::AgentForward => "auth-agent-req@openssh.com",
             RequestBody::Other { name, .. } => name,
         }
     }
@@ -132,6 +135,7 @@ impl<'a> RequestBody<'a> {
                 RequestBody::ExitSignal { name, core_dumped, text, language }
             }
             "eow@openssh.com" => RequestBody::EndOfWrite,
+            "auth-agent-req@openssh.com" => RequestBody::AgentForward,
             name => RequestBody::Other { name, rest: body.bytes(body.rest().len())? },
         })
     }
@@ -147,7 +151,7 @@ impl<'a> RequestBody<'a> {
                 out.string(name)?;
                 out.string(value)
             }
-            RequestBody::Shell | RequestBody::EndOfWrite => Ok(()),
+            RequestBody::Shell | RequestBody::EndOfWrite | RequestBody::AgentForward => Ok(()),
             RequestBody::Exec { command } => out.string(command),
             RequestBody::Subsystem { name } | RequestBody::Signal { name } => {
                 out.string(name.as_bytes())
@@ -239,6 +243,7 @@ mod tests {
             RequestBody::ExitStatus { code: 255 },
             RequestBody::ExitSignal { name: "KILL", core_dumped: true, text: "x", language: "" },
             RequestBody::EndOfWrite,
+            RequestBody::AgentForward,
             RequestBody::Other { name: "auth-agent-req@openssh.com", rest: b"" },
             RequestBody::Other { name: "x11-req", rest: b"\0\0" },
         ]

@@ -106,6 +106,7 @@ fn ports_are_chosen_told_served_and_cancelled() {
     assert_eq!(echo("127.0.0.1", chosen, b"still"), b"still");
     // The rest ends with the connection.
     drop(master);
+    logged(&gateway, "Disconnected root from ");
     wait_for("the end of listening", || nobody_listens("127.0.0.1", chosen));
     assert!(nobody_listens("::1", chosen));
     logged(

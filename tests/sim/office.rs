@@ -285,6 +285,8 @@ impl Office {
             }
             Job::Resolve { .. } => Done::Resolved(Err(std::io::ErrorKind::NotFound.into())),
             Job::Listen(_) => Done::Listening(Err(std::io::ErrorKind::AddrInUse.into())),
+            Job::MakeAgentSocket => Done::AgentSocket(Err(std::io::ErrorKind::NotFound.into())),
+            Job::RemoveAgentSocket(path) => panic!("nobody made {path:?}"),
             Job::ConnectPath(_) => Done::Connected(Err(std::io::ErrorKind::NotFound.into())),
             Job::Fs(job) => {
                 Done::Fs(Box::new(self.files.run(*job, &self.world, &mut self.entropy)))

@@ -8,6 +8,14 @@ use super::values::{Values, is_none};
 use crate::limits::PERMITS_MAX;
 use crate::services::forward::{GatewayPorts, Permit, Permits, Ways};
 
+pub fn allow_agent_forwarding(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.login.allow_agent_forwarding, values.flag()?)
+}
+
+pub fn dump_allow_agent_forwarding(view: &View<'_>) -> Vec<String> {
+    one(yes_no(view.login.allow_agent_forwarding))
+}
+
 pub fn allow_streamlocal_forwarding(target: &mut Target, values: &Values<'_>) -> Done {
     first(&mut target.login.allow_streamlocal_forwarding, choice(values.one()?, &Ways::NAMES)?)
 }

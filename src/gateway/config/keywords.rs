@@ -238,7 +238,8 @@ use Scope::{Global, Match};
 pub const TABLE: &[Keyword] = &[
     honoured("AcceptEnv", Match, PATTERNS, honour::accept_env, dump::accept_env),
     honoured("AddressFamily", Global, "any, inet or inet6", honour::address_family, dump::address_family),
-    offer("AllowAgentForwarding", Match, &["no"], &["yes"], FORWARDING),
+    honoured("AllowAgentForwarding", Match, YES_NO,
+        forwarding::allow_agent_forwarding, forwarding::dump_allow_agent_forwarding),
     honoured("AllowGroups", Match, PATTERNS, honour::allow_groups, dump::allow_groups),
     honoured("AllowStreamLocalForwarding", Match, WAYS,
         forwarding::allow_streamlocal_forwarding, forwarding::dump_allow_streamlocal_forwarding),

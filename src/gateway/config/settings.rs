@@ -214,6 +214,8 @@ settings! {
             allow_streamlocal_forwarding: Ways,
             /// Whatever else is said: nothing is forwarded.
             disable_forwarding: bool,
+            /// Programs may use the client's agent.
+            allow_agent_forwarding: bool,
             /// Where clients may be connected to.
             permit_open: Permits,
             /// Of lines about the connection; outside of blocks, of all others too.
@@ -335,6 +337,7 @@ impl Default for Effective {
             allow_tcp_forwarding: Ways::BOTH,
             allow_streamlocal_forwarding: Ways::BOTH,
             disable_forwarding: false,
+            allow_agent_forwarding: true,
             permit_open: Permits::ANY,
             log_level: LogLevel::Info,
             permit_listen: Permits::ANY,

@@ -3,7 +3,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrStorage, UnixAddr, bind, getsockname,
@@ -23,6 +23,8 @@ pub enum Place {
         port: u32,
     },
     Path(Box<[u8]>),
+    /// Where programs find the client's agent. Made by [`super::make_agent_socket`] alone.
+    Agent(PathBuf),
 }
 
 /// What it takes to listen there.
@@ -51,6 +53,7 @@ impl Place {
         match self {
             Place::Tcp { .. } => "forwarded-tcpip",
             Place::Path(_) => "forwarded-streamlocal@openssh.com",
+            Place::Agent(_) => "agent-connection",
         }
     }
 
@@ -62,6 +65,7 @@ impl Place {
         let ways = match self {
             Place::Tcp { .. } => rules.tcp,
             Place::Path(_) => rules.streamlocal,
+            Place::Agent(_) => return Err("nobody asks for it in this way"),
         };
         if !ways.remote {
             return Err("forwarding is not permitted by the settings or the key");
@@ -89,6 +93,7 @@ impl std::fmt::Display for Place {
             Place::Tcp { address, port } if address.is_empty() => write!(out, "* port {port}"),
             Place::Tcp { address, port } => write!(out, "{address} port {port}"),
             Place::Path(path) => out.write_str(&String::from_utf8_lossy(path)),
+            Place::Agent(path) => write!(out, "{}", path.display()),
         }
     }
 }
@@ -109,6 +114,7 @@ pub fn listen_at(spec: &ListenSpec) -> io::Result<Listening> {
             listen(&socket, Backlog::new(FORWARD_BACKLOG)?)?;
             Ok(Listening { sockets: vec![socket], port: 0 })
         }
+        Place::Agent(_) => Err(io::ErrorKind::InvalidInput.into()),
     }
 }
 

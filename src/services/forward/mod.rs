@@ -1,10 +1,12 @@
 //! A connection made for the client (`direct-tcpip`, RFC 4254 §7.2) or taken for it
 //! (`forwarded-tcpip`, §7.1), or either of a Unix socket (OpenSSH PROTOCOL §2.4).
 
+mod agent;
 mod listen;
 mod permits;
 mod resolve;
 
+pub use agent::{make_agent_socket, remove_agent_socket};
 pub use listen::{ListenSpec, Listening, Place, listen_at};
 pub use permits::{BIND_MASK, Forwarding, GatewayPorts, Permit, Permits, Ways};
 pub use resolve::{connect_to_path, resolve};

@@ -1,6 +1,7 @@
 use std::ffi::{CStr, CString};
 use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use crate::services::{Account, Rules};
 
@@ -25,6 +26,8 @@ pub struct EnvironmentSpec<'a> {
     pub terminal: Option<(&'a CStr, &'a str)>,
     /// What the client asked for when something else is run in its place.
     pub original_command: Option<&'a CStr>,
+    /// The socket of the client's agent.
+    pub agent: Option<&'a Path>,
 }
 
 /// A session's environment, but for the account's own file, which goes in the middle.
@@ -102,6 +105,9 @@ fn facts(spec: &EnvironmentSpec<'_>) -> Variables {
     if let Some(command) = spec.original_command {
         variables.set("SSH_ORIGINAL_COMMAND", command.to_bytes());
     }
+    if let Some(agent) = spec.agent {
+        variables.set("SSH_AUTH_SOCK", agent.as_os_str().as_bytes());
+    }
     variables
 }
 
@@ -162,6 +168,7 @@ mod tests {
             rules: &NO_RULES,
             terminal: None,
             original_command: None,
+            agent: None,
         }
     }
 
@@ -241,10 +248,16 @@ mod tests {
         let spec = EnvironmentSpec {
             terminal: Some((c"/dev/pts/9", "xterm")),
             original_command: Some(c"rm -rf x"),
+            agent: Some(Path::new("/tmp/a")),
             ..spec(&account)
         };
         let texts = texts(environment(&spec));
-        for expected in ["TERM=xterm", "SSH_TTY=/dev/pts/9", "SSH_ORIGINAL_COMMAND=rm -rf x"] {
+        for expected in [
+            "TERM=xterm",
+            "SSH_TTY=/dev/pts/9",
+            "SSH_ORIGINAL_COMMAND=rm -rf x",
+            "SSH_AUTH_SOCK=/tmp/a",
+        ] {
             assert!(texts.contains(&expected.to_owned()), "{expected}");
         }
     }

@@ -8,6 +8,7 @@ pub use environment::{Environment, EnvironmentSpec, environment, is_variable};
 
 use std::ffi::CString;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use nix::sys::signal::Signal;
@@ -83,6 +84,10 @@ pub struct Process {
     signals: bool,
     /// Came before the program was there.
     early_signals: Vec<Signal>,
+    /// A socket for the client's agent is being made; whether its request wants an answer.
+    agent_wanted: Option<bool>,
+    /// Where programs find the client's agent.
+    agent: Option<PathBuf>,
 }
 
 #[derive(Debug)]
@@ -125,6 +130,8 @@ impl Process {
             gone: false,
             signals: false,
             early_signals: Vec::new(),
+            agent_wanted: None,
+            agent: None,
         }
     }
 
@@ -148,6 +155,26 @@ impl Process {
         preparations.terminal_wanted = Some(want_reply);
         let uid = self.login.account.uid;
         io.job(TAG_TERMINAL, Job::Terminal(Box::new(TerminalSpec { uid, size, modes })));
+    }
+
+    /// The client's agent is to be had before the program starts. `false` when that was asked for
+    /// already.
+    pub const fn await_agent(&mut self, want_reply: bool) -> bool {
+        let first = self.agent_wanted.is_none() && !self.gone;
+        if first {
+            self.agent_wanted = Some(want_reply);
+        }
+        first
+    }
+
+    /// Where the client's agent can be found from now on; `None`: nowhere. Answers the request.
+    pub fn agent_made(&mut self, path: Option<PathBuf>, io: &mut Io<'_>) {
+        let made = path.is_some();
+        self.agent = path;
+        if let Some(want_reply) = self.agent_wanted.take().filter(|_| !self.gone) {
+            answer(want_reply, made, io);
+            self.spawn_if_prepared(io);
+        }
     }
 
     /// RFC 4254 §6.4, for a variable that policy let through.
@@ -254,7 +281,7 @@ impl Process {
 
     fn spawn_if_prepared(&mut self, io: &mut Io<'_>) {
         let Phase::Preparing(preparations) = &mut self.phase else { return };
-        if preparations.terminal_wanted.is_some() {
+        if preparations.terminal_wanted.is_some() || self.agent_wanted.is_some() {
             return;
         }
         let Some((start, want_reply)) = preparations.start.take() else { return };
@@ -268,6 +295,7 @@ impl Process {
             rules: &self.login.rules,
             terminal: terminal.map(|path| (path, &*preparations.term)),
             original_command: start.original_command.as_deref(),
+            agent: self.agent.as_deref(),
         });
         let spec = SpawnSpec {
             account: self.login.account.clone(),
