@@ -17,6 +17,7 @@ need ssh openssh-client
 need sshd openssh-server
 need rsync rsync
 need git git
+need curl curl
 need gcc gcc
 need pgrep procps
 need python3 python3
@@ -27,7 +28,6 @@ module() { # module package
 if [ "$quick" != --quick ]; then
     need dbclient dropbear-bin
     need plink putty-tools
-    need curl curl
     need lftp lftp
     need rclone rclone
     need ansible ansible-core
