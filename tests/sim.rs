@@ -93,6 +93,8 @@ fn run_all(seeds: impl Iterator<Item = u64> + Send) -> Tally {
                     match judge(seed) {
                         Ok(tally) => total.lock().expect("the lock").add(tally),
                         Err(why) => {
+                            // Of a long run one wants to know before its end.
+                            println!("{}", why.lines().next().unwrap_or_default());
                             failed.fetch_add(1, Ordering::Relaxed);
                             failures.lock().expect("the lock").push(why);
                         }

@@ -15,7 +15,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     pub fn overslept(&mut self, since: Instant) -> Option<Instant> {
         let now = self.driver.now();
         let pause = self.paused.front().map(|(at, ..)| *at);
-        let times = [self.timers.earliest(), self.rested, pause];
+        let services = self.service_timers.earliest();
+        let times = [self.timers.earliest(), services, self.rested, pause];
         times.into_iter().flatten().find(|at| since < *at && *at < now)
     }
 

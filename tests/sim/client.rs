@@ -403,8 +403,9 @@ impl Live {
             }
             Event::Closed(id) | Event::OpenFailed { id, .. } => {
                 let opened = matches!(event, Event::Closed(_));
-                let now = self.line.now();
-                self.task(id).expect("a task ends").closed(opened, now);
+                // What a client that has fallen silent asked for has not all been heard.
+                let (now, silent) = (self.line.now(), self.line.meddled_at.is_some());
+                self.task(id).expect("a task ends").closed(opened, now, silent);
                 self.by_channel.remove(&id);
                 Ok(())
             }

@@ -222,9 +222,12 @@ impl Task {
     ///
     /// # Panics
     /// When the task did not get what it came for.
-    pub fn closed(&mut self, opened: bool, now: Instant) {
+    pub fn closed(&mut self, opened: bool, now: Instant, excused: bool) {
         assert!(opened, "a session was refused");
         self.over = true;
+        if excused {
+            return;
+        }
         match &mut self.kind {
             Kind::Exec(exec) => exec.check_complete(now),
             Kind::Sftp(sftp) => sftp.check_complete(),

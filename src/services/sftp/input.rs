@@ -40,16 +40,15 @@ impl Held {
 
 impl Input {
     /// Keeps a chunk. Many tiny ones are copied together, so that a peer that sends one byte a
-    /// packet does not pin a receive buffer with each; and when those buffers become scarce, so is
-    /// everything that may be in one.
+    /// packet does not pin a buffer with each; and when buffers become scarce, so is everything that
+    /// is small or waits behind something else.
     pub fn hold(&mut self, chunk: Chunk, io: &mut Io<'_>) {
         let len = chunk.span.len;
         let crowded = self.held.len() >= SFTP_SMALL_CHUNKS_MAX;
+        let waits = len <= SMALL_BYTES || !self.held.is_empty();
         if len == 0 {
             io.give_back(chunk.lease);
-        } else if (crowded && len as usize <= SFTP_SMALL_CHUNK_BYTES)
-            || (len <= SMALL_BYTES && io.is_receiving_scarce())
-        {
+        } else if (crowded && len as usize <= SFTP_SMALL_CHUNK_BYTES) || (waits && io.is_scarce()) {
             self.copy(chunk, io);
         } else {
             self.held.push_back(Held::Received(chunk));
