@@ -349,7 +349,7 @@ fn fifty_sessions_share_one_connection() {
         let output = session.wait_with_output().expect("a session ends");
         assert_eq!(text(&output.stdout), format!("{n}\n1048576\n"), "{}", text(&output.stderr));
     }
-    assert_eq!(gateway.log().matches("Accepted publickey").count(), 1, "{}", gateway.log());
+    assert_eq!(gateway.log().matches("Accepted publickey for ").count(), 1, "{}", gateway.log());
     let _ = master.kill();
     let _ = master.wait();
 }

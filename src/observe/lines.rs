@@ -9,6 +9,7 @@ use tracing::{error, info, warn};
 use crate::base::{Escaped, escape as escape_bytes};
 use crate::gateway::log_level;
 use crate::shard::{Report, What};
+use crate::wire::auth::{METHOD_PUBLIC_KEY, METHOD_PUBLIC_KEY_HOST_BOUND};
 
 /// How long the log rests after it has caught up. A login makes several lines within moments;
 /// writing them together wakes this thread once.
@@ -28,6 +29,11 @@ pub fn write(report: &Report) {
     log_level::under(report.verbosity, || write_line(report));
 }
 
+/// A method as sshd logs it: the host-bound one is the same to whoever reads.
+fn familiar(method: &str) -> &str {
+    if method == METHOD_PUBLIC_KEY_HOST_BOUND { METHOD_PUBLIC_KEY } else { method }
+}
+
 fn write_line(report: &Report) {
     let (link, ip, port) = (report.serial, report.peer.ip(), report.peer.port());
     match &report.what {
@@ -40,7 +46,7 @@ fn write_line(report: &Report) {
             info!(link, %ip, port, %client, algorithms, "{what}: {algorithms}, client {client}");
         }
         What::AuthFailed { user, method, key } => {
-            let (user, method) = (escape(user), escape(method));
+            let (user, method) = (escape(user), escape(familiar(method)));
             let key = key.as_deref().unwrap_or("");
             let colon = if key.is_empty() { "" } else { ": " };
             warn!(
@@ -49,7 +55,7 @@ fn write_line(report: &Report) {
             );
         }
         What::Authenticated { user, method, key, source } => {
-            let user = escape(user);
+            let (user, method) = (escape(user), familiar(method));
             let key = key.as_deref().unwrap_or("");
             info!(
                 link, %ip, port, %user, method, key, source,
