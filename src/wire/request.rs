@@ -244,7 +244,7 @@ mod tests {
             RequestBody::ExitSignal { name: "KILL", core_dumped: true, text: "x", language: "" },
             RequestBody::EndOfWrite,
             RequestBody::AgentForward,
-            RequestBody::Other { name: "auth-agent-req@openssh.com", rest: b"" },
+            RequestBody::Other { name: "hostkeys-req@example.org", rest: b"" },
             RequestBody::Other { name: "x11-req", rest: b"\0\0" },
         ]
     }
