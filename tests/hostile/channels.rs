@@ -177,7 +177,7 @@ fn cases_85_to_88_many_channels() {
 
 #[test]
 fn cases_89_to_91_requests() {
-    let gateway = Gateway::start(&["AcceptEnv LANG"]);
+    let gateway = Gateway::start(&["AcceptEnv LANG", "AllowAgentForwarding no"]);
     let watch = Watch::begin(&gateway);
     let pty = |term: &'static str, modes: &'static [u8]| RequestBody::PtyReq {
         term,
