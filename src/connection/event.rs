@@ -57,8 +57,8 @@ pub enum Event {
     PeerClosed(ChannelId),
     /// Both sides are closed; `id` is dead. Nothing is heard of it again.
     Closed(ChannelId),
-    /// The peer asked something of the connection. Server role: call `reply_global`
-    /// whether or not it wants a reply; later global requests wait until then. Client role: it has been refused.
+    /// The peer asked something of the connection. Server role: call `reply_global` whether or not it
+    /// wants a reply; later global requests wait until then. Client role: it has been refused.
     Global { want_reply: bool, request: GlobalRequest },
     /// The peer has answered our oldest unanswered global request.
     GlobalDone { ok: bool },

@@ -31,10 +31,10 @@ impl<D: Driver, O: Outside> Shard<D, O> {
 
     /// A mark that is already so costs nothing.
     pub(super) fn set_receive_mark(&mut self, key: u32, mark: u32) {
-        let until = self.driver.now().after(RECEIVE_MARK_TIME);
+        let until = (mark > 1).then(|| self.driver.now().after(RECEIVE_MARK_TIME));
         let Some(link) = self.links.get_mut(key as usize) else { return };
         let Some(fd) = link.socket else { return };
-        link.mark_until = (mark > 1).then_some(until);
+        link.mark_until = until;
         if link.mark != mark {
             link.mark = mark;
             self.driver.set_receive_mark(fd, mark);

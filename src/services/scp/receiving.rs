@@ -80,7 +80,8 @@ impl Receiving {
             match piece {
                 Some(piece) => self.push(piece, &mut peer.input, io),
                 None => {
-                    let held = !peer.input_over && self.patience.lasts(io);
+                    let may_wait = !self.gather.is_empty() && !peer.input_over;
+                    let held = may_wait && self.patience.lasts(io);
                     if !self.gather.is_empty() && !held {
                         self.submit(io);
                     }
