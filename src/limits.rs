@@ -64,6 +64,14 @@ pub const FILE_HELPERS: usize = 4;
 
 // ---- Transport (RFC 4253) ------------------------------------------------------------------
 
+/// What a proxy says before that: HAProxy's addresses and everything it can be asked to add are a few
+/// hundred bytes.
+pub const PROXY_HEADER_BYTES_MAX: usize = 4096;
+/// Connections of proxies that have not said yet whom they speak for.
+pub const PREFACES_MAX: usize = 4096;
+/// How long they may take to.
+pub const PREFACE_TIME_DEFAULT: Duration = Duration::from_secs(3);
+
 /// RFC 4253 §4.2: the identification line, CR LF included.
 pub const IDENT_BYTES_MAX: usize = 255;
 /// Lines a server may send before its identification, and their bytes together.

@@ -8,6 +8,7 @@ use crate::wire::channel::{
     ChannelData, ChannelExtendedData, ChannelOpen, ChannelOpenConfirmation, ChannelOpenFailure,
     ChannelWindowAdjust, GlobalRequest, RequestFailure, RequestSuccess,
 };
+use crate::wire::proxy::{self, ProxyScan, ProxyVersion};
 use crate::wire::request::{ChannelRequest, terminal_modes as modes_of};
 use crate::wire::sftp::{Operation, Reply, Request, Response, WRITE_HEADER_BYTES_MAX, WriteHeader};
 use crate::wire::transport::{
@@ -51,6 +52,18 @@ pub fn transport_messages(data: &[u8]) {
     );
     if let Ok(info) = ExtInfo::parse(data) {
         assert!(info.iter().count() <= crate::limits::EXT_INFO_COUNT_MAX as usize);
+    }
+}
+
+/// What a proxy tells, in either version.
+pub fn proxy_header(data: &[u8]) {
+    let Ok(ProxyScan::Header { used, origin }) = proxy::scan(data) else { return };
+    assert!(used <= data.len());
+    for version in [ProxyVersion::One, ProxyVersion::Two] {
+        let written = proxy::encode(version, &origin);
+        let used = written.len();
+        let again = proxy::scan(&written);
+        assert_eq!(again, Ok(ProxyScan::Header { used, origin }), "written and read again");
     }
 }
 

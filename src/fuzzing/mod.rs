@@ -24,7 +24,9 @@ mod rig;
 mod script;
 mod sftp_server;
 
-pub use codec::{channel, reader, sftp, terminal_modes, transport_messages, userauth};
+pub use codec::{
+    channel, proxy_header, reader, sftp, terminal_modes, transport_messages, userauth,
+};
 pub use files::{authorized_keys, sshd_config};
 pub use greeting::{ident, kexinit};
 pub use handoff::handoff;
@@ -59,6 +61,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("kexinit", kexinit),
     ("packet", packet),
     ("private_key", private_key),
+    ("proxy_header", proxy_header),
     ("public_key", public_key),
     ("reader", reader),
     ("server_postauth", server_postauth),

@@ -6,6 +6,7 @@
 pub mod auth;
 pub mod channel;
 pub mod number;
+pub mod proxy;
 mod reader;
 pub mod request;
 pub mod sftp;

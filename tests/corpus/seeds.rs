@@ -6,6 +6,7 @@ mod scripts;
 use tidegate::base::SeededEntropy;
 use tidegate::crypto::{KexKind, KexSecret, KeyKind, SignatureAlgorithm, kex};
 use tidegate::fuzzing::{MESSAGE, fixtures};
+use tidegate::wire::proxy::{self, ProxyOrigin, ProxyVersion};
 use tidegate::wire::{Message, Writer};
 
 /// Target, file name and bytes.
@@ -19,6 +20,31 @@ pub fn all() -> Vec<Seed> {
     seeds.extend(greetings());
     seeds.extend(scripts::all());
     seeds.extend(lines());
+    seeds.extend(proxy_headers());
+    seeds
+}
+
+/// Whom a proxy speaks for, with something behind it.
+fn proxy_headers() -> Vec<Seed> {
+    let mut seeds = Vec::new();
+    let address = |text: &str| text.parse().expect("an address");
+    let client =
+        |client, server| ProxyOrigin::Client { client: address(client), server: address(server) };
+    for (name, origin) in [
+        ("itself", ProxyOrigin::Itself),
+        ("four", client("192.0.2.1:50000", "198.51.100.2:22")),
+        ("six", client("[2001:db8::1]:50000", "[::1]:22")),
+    ] {
+        for version in [ProxyVersion::One, ProxyVersion::Two] {
+            let mut bytes = proxy::encode(version, &origin);
+            bytes.extend(b"SSH-2.0-x\r\n");
+            seeds.push(seed("proxy_header", &format!("{name}-{version}"), bytes));
+        }
+    }
+    let mut fields = proxy::encode(ProxyVersion::Two, &client("192.0.2.1:1", "192.0.2.2:2"));
+    fields[15] += 7;
+    fields.extend(b"\x04\0\0\xee\0\x01x");
+    seeds.push(seed("proxy_header", "fields", fields));
     seeds
 }
 
