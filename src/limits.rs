@@ -151,6 +151,18 @@ pub const KEY_FILE_BYTES_MAX: u64 = 64 * 1024;
 /// A comment in a key file that we write.
 pub const KEY_FILE_COMMENT_BYTES_MAX: usize = 1024;
 
+/// A certificate's blob: it travels where a plain key does.
+pub const CERTIFICATE_BYTES_MAX: u32 = HOST_KEY_BYTES_MAX;
+/// Names in one certificate: OpenSSH's figure.
+pub const CERTIFICATE_PRINCIPALS_MAX: usize = 256;
+/// Critical options in one certificate, and as many extensions; OpenSSH knows three and six.
+pub const CERTIFICATE_OPTIONS_MAX: usize = 64;
+/// Networks in one source-address option; they are walked at every login.
+pub const CERTIFICATE_NETWORKS_MAX: usize = 256;
+/// How long a certificate made for one login has been valid when it is made, for clocks that are
+/// behind ours.
+pub const CERTIFICATE_CLOCK_SKEW: Duration = Duration::from_secs(60);
+
 // ---- Authentication (RFC 4252) -------------------------------------------------------------
 
 pub const USER_BYTES_MAX: u32 = 255;

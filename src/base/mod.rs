@@ -1,6 +1,7 @@
 //! Floor 0: time, spans, entropy, fixed-capacity queues, vector instructions. Imports nothing of
 //! ours.
 
+mod calendar;
 mod entropy;
 mod escape;
 mod few;
@@ -9,6 +10,7 @@ mod span;
 mod wide;
 mod wildcard;
 
+pub use calendar::Utc;
 pub use entropy::{Entropy, SeededEntropy};
 pub use escape::{Escaped, escape};
 pub use few::Few;

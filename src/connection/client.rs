@@ -7,6 +7,7 @@ use super::server::{SERVICE_CONNECTION, SERVICE_USERAUTH};
 use super::side::{Limits, Side};
 use super::{Answer, AuthFailed, ClientConnectionConfig, Connection, Event, Query};
 use crate::base::Instant;
+use crate::crypto::keys::Certificate;
 use crate::crypto::{PublicKey, SignatureAlgorithm};
 use crate::transport::{Client, Env, Error, Transport};
 use crate::wire::auth::{
@@ -24,6 +25,9 @@ pub enum LoginMethod {
     None,
     /// Asks whether the key would do, then has the owner sign ([`Query::SignLogin`]).
     PublicKey { key: Box<PublicKey>, algorithm: SignatureAlgorithm },
+    /// The same with the key shown inside its certificate. What is signed, and by which key, are as
+    /// without.
+    Certificate { certificate: Box<Certificate>, algorithm: SignatureAlgorithm },
 }
 
 impl Connection<Client> {
@@ -117,7 +121,7 @@ impl LoginMethod {
     const fn first_step(&self) -> Step {
         match self {
             LoginMethod::None => Step::Verdict,
-            LoginMethod::PublicKey { .. } => Step::Probe,
+            LoginMethod::PublicKey { .. } | LoginMethod::Certificate { .. } => Step::Probe,
         }
     }
 }
@@ -264,11 +268,11 @@ impl Connection<Client> {
     fn send_request(&mut self, signature: Option<&[u8]>, env: &mut Env<'_>) -> Result<(), Error> {
         let Stage::Trying(trying) = &self.login.stage else { return Ok(()) };
         let host_key = self.bound_host_key();
-        let method = match &trying.method {
-            LoginMethod::None => AuthMethod::None,
-            LoginMethod::PublicKey { key, algorithm } => AuthMethod::PublicKey(PublicKeyAttempt {
-                algorithm: algorithm.name(),
-                key: key.blob(),
+        let method = match trying.method.offer() {
+            None => AuthMethod::None,
+            Some(offer) => AuthMethod::PublicKey(PublicKeyAttempt {
+                algorithm: offer.name,
+                key: offer.blob,
                 host_key: host_key.as_ref().map(PublicKey::blob),
                 signature,
             }),
@@ -289,15 +293,15 @@ impl Connection<Client> {
         let Stage::Trying(trying) = &mut self.login.stage else {
             return Err(Error::Invariant("no login under way"));
         };
-        let LoginMethod::PublicKey { key, algorithm } = &trying.method else {
+        let Some(offer) = trying.method.offer() else {
             return Err(Error::PeerMisbehaved("a login message that answers nothing"));
         };
-        if ok.algorithm != algorithm.name() || ok.key != key.blob() {
+        if ok.algorithm != offer.name || ok.key != offer.blob {
             return Err(Error::PeerMisbehaved("an opinion of a key we did not offer"));
         }
         let attempt = PublicKeyAttempt {
-            algorithm: algorithm.name(),
-            key: key.blob(),
+            algorithm: offer.name,
+            key: offer.blob,
             host_key: host_key.as_ref().map(PublicKey::blob),
             signature: None,
         };
@@ -309,7 +313,7 @@ impl Connection<Client> {
             .map_err(|_| Error::Invariant("no room for what is signed"))?;
         let len = out.len();
         message.truncate(len);
-        let (key, algorithm) = (key.clone(), *algorithm);
+        let (key, algorithm) = (Box::new(offer.key.clone()), offer.algorithm);
         trying.step = Step::Signature;
         Ok(Event::Query(Query::SignLogin { key, algorithm, message: message.into() }))
     }
@@ -346,14 +350,35 @@ impl LoginMethod {
     const fn name(&self) -> &'static str {
         match self {
             LoginMethod::None => "none",
-            LoginMethod::PublicKey { .. } => METHOD_PUBLIC_KEY,
+            LoginMethod::PublicKey { .. } | LoginMethod::Certificate { .. } => METHOD_PUBLIC_KEY,
         }
     }
 
     fn key(&self) -> Option<Box<PublicKey>> {
+        self.offer().map(|offer| Box::new(offer.key.clone()))
+    }
+
+    fn offer(&self) -> Option<Offer<'_>> {
         match self {
             LoginMethod::None => None,
-            LoginMethod::PublicKey { key, .. } => Some(key.clone()),
+            LoginMethod::PublicKey { key, algorithm } => {
+                Some(Offer { name: algorithm.name(), blob: key.blob(), key, algorithm: *algorithm })
+            }
+            LoginMethod::Certificate { certificate, algorithm } => Some(Offer {
+                name: algorithm.certificate_name(),
+                blob: certificate.blob(),
+                key: certificate.key(),
+                algorithm: *algorithm,
+            }),
         }
     }
+}
+
+/// A key as it is shown to the server.
+struct Offer<'a> {
+    name: &'static str,
+    blob: &'a [u8],
+    /// The key that signs, and how.
+    key: &'a PublicKey,
+    algorithm: SignatureAlgorithm,
 }

@@ -25,39 +25,39 @@ const TYPES: [(&str, &str, KeyKind); 7] = [
     ("rsa", "4096", KeyKind::Rsa),
 ];
 
-struct Keygen(TempDir);
+pub(super) struct Keygen(TempDir);
 
 impl Keygen {
-    fn new() -> Keygen {
+    pub(super) fn new() -> Keygen {
         Keygen(tempfile::tempdir().expect("a directory"))
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
     }
 
-    fn try_run(&self, arguments: &[&str]) -> Output {
+    pub(super) fn try_run(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new("ssh-keygen");
         command.current_dir(self.0.path()).args(arguments).stdin(std::process::Stdio::null());
         command.env("SSH_ASKPASS_REQUIRE", "never");
         command.output().expect("these tests need OpenSSH's ssh-keygen")
     }
 
-    fn run(&self, arguments: &[&str]) -> String {
+    pub(super) fn run(&self, arguments: &[&str]) -> String {
         let output = self.try_run(arguments);
         assert!(output.status.success(), "ssh-keygen {arguments:?}: {output:?}");
         String::from_utf8(output.stdout).expect("text")
     }
 
     /// Makes a key; answers its private file and its public line.
-    fn make(&self, name: &str, arguments: &[&str]) -> (String, String) {
+    pub(super) fn make(&self, name: &str, arguments: &[&str]) -> (String, String) {
         self.run(&[&["-q", "-f", name, "-C", "me@here now"], arguments].concat());
         let read = |path: &Path| fs::read_to_string(path).expect("written");
         (read(&self.path(name)), read(&self.path(&format!("{name}.pub"))))
     }
 
     /// Puts a private file where ssh-keygen will read it.
-    fn put(&self, name: &str, text: &str) {
+    pub(super) fn put(&self, name: &str, text: &str) {
         let path = self.path(name);
         fs::write(&path, text).expect("writes");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("chmod");

@@ -6,6 +6,7 @@
 //! so there is no setting that could enable them.
 
 mod armour;
+mod certificate;
 mod curve;
 mod der;
 mod error;
@@ -23,6 +24,10 @@ mod keygen_tests;
 #[cfg(test)]
 mod vector_tests;
 
+pub use certificate::{
+    Certificate, CertificateError, CertificateKind, CertificateRefused, Certification, Extensions,
+    LoginCertificate, Trust, UserUse, VerifiedHost, VerifiedUser,
+};
 pub use error::{BadSignature, KeyError};
 pub use private::PrivateKey;
 pub use public::PublicKey;
@@ -65,6 +70,23 @@ impl KeyKind {
     /// The kind a blob's name stands for.
     pub fn from_name(name: &str) -> Option<KeyKind> {
         KeyKind::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// The name at the front of a certificate of such a key (OpenSSH PROTOCOL.certkeys). RSA has one
+    /// here too, though its signatures have two algorithms.
+    pub const fn certificate_name(self) -> &'static str {
+        match self {
+            KeyKind::Ed25519 => "ssh-ed25519-cert-v01@openssh.com",
+            KeyKind::EcdsaP256 => "ecdsa-sha2-nistp256-cert-v01@openssh.com",
+            KeyKind::EcdsaP384 => "ecdsa-sha2-nistp384-cert-v01@openssh.com",
+            KeyKind::EcdsaP521 => "ecdsa-sha2-nistp521-cert-v01@openssh.com",
+            KeyKind::Rsa => "ssh-rsa-cert-v01@openssh.com",
+        }
+    }
+
+    /// The kind of key in a certificate whose blob begins with this name.
+    pub fn from_certificate_name(name: &str) -> Option<KeyKind> {
+        KeyKind::ALL.into_iter().find(|kind| kind.certificate_name() == name)
     }
 
     /// The short word people use: what `ssh-keygen -t` takes and `ssh-keygen -l` prints.
@@ -125,6 +147,23 @@ impl SignatureAlgorithm {
         SignatureAlgorithm::ALL.into_iter().find(|algorithm| algorithm.name() == name)
     }
 
+    /// What stands in KEXINIT and in a publickey request when the key is shown inside a
+    /// certificate. The signature itself bears [`SignatureAlgorithm::name`].
+    pub const fn certificate_name(self) -> &'static str {
+        match self {
+            SignatureAlgorithm::RsaSha512 => "rsa-sha2-512-cert-v01@openssh.com",
+            SignatureAlgorithm::RsaSha256 => "rsa-sha2-256-cert-v01@openssh.com",
+            plain => plain.key_kind().certificate_name(),
+        }
+    }
+
+    /// The algorithm of a certified key by this name. `ssh-rsa-cert-v01@openssh.com` is none: it
+    /// stands for RSA with SHA-1.
+    pub fn from_certificate_name(name: &str) -> Option<SignatureAlgorithm> {
+        let all = SignatureAlgorithm::ALL.into_iter();
+        all.into_iter().find(|algorithm| algorithm.certificate_name() == name)
+    }
+
     /// The kind of key that signs this way.
     pub const fn key_kind(self) -> KeyKind {
         match self {
@@ -156,6 +195,7 @@ mod tests {
     fn names_are_distinct_and_map_back() {
         for kind in KeyKind::ALL {
             assert_eq!(KeyKind::from_name(kind.name()), Some(kind));
+            assert_eq!(KeyKind::from_certificate_name(kind.certificate_name()), Some(kind));
             for algorithm in SignatureAlgorithm::for_key(kind) {
                 assert_eq!(algorithm.key_kind(), kind);
             }
@@ -163,6 +203,9 @@ mod tests {
         for algorithm in SignatureAlgorithm::ALL {
             assert_eq!(SignatureAlgorithm::from_name(algorithm.name()), Some(algorithm));
             assert!(SignatureAlgorithm::for_key(algorithm.key_kind()).contains(&algorithm));
+            let certified = algorithm.certificate_name();
+            assert_eq!(SignatureAlgorithm::from_certificate_name(certified), Some(algorithm));
+            assert_eq!(SignatureAlgorithm::from_name(certified), None);
         }
     }
 
@@ -171,6 +214,8 @@ mod tests {
         for name in ["ssh-rsa", "ssh-dss", "rsa-sha2-512-cert-v01@openssh.com", "", "SSH-ED25519"] {
             assert_eq!(SignatureAlgorithm::from_name(name), None, "{name}");
         }
+        let sha1 = KeyKind::Rsa.certificate_name();
+        assert_eq!(SignatureAlgorithm::from_certificate_name(sha1), None);
         assert_eq!(KeyKind::from_name("ssh-dss"), None);
         assert_eq!(KeyKind::from_name("rsa-sha2-512"), None);
     }

@@ -98,14 +98,7 @@ impl PublicKey {
     /// The line of a `.pub` or authorized_keys file, without a line end. Control characters in the
     /// comment become spaces, so that it stays one line.
     pub fn to_openssh_line(&self, comment: &str) -> String {
-        let mut line = String::from(self.type_name());
-        line.push(' ');
-        STANDARD.encode_string(&self.blob, &mut line);
-        if !comment.is_empty() {
-            line.push(' ');
-            line.extend(comment.chars().map(|c| if c.is_control() { ' ' } else { c }));
-        }
-        line
+        line(self.type_name(), &self.blob, comment)
     }
 
     /// Checks a signature blob (RFC 4253 §6.6: algorithm name, then signature). The name inside
@@ -274,6 +267,19 @@ fn check_rsa(exponent: &[u8], modulus: &[u8]) -> Result<(), KeyError> {
 pub(super) fn bits(magnitude: &[u8]) -> u32 {
     let top = magnitude.first().map_or(0, |byte| byte.leading_zeros());
     u32::try_from(magnitude.len()).unwrap_or(u32::MAX).saturating_mul(8).saturating_sub(top)
+}
+
+/// A line of a file of keys or certificates, without a line end. Control characters in the comment
+/// become spaces, so that it stays one line.
+pub(super) fn line(type_name: &str, blob: &[u8], comment: &str) -> String {
+    let mut line = String::from(type_name);
+    line.push(' ');
+    STANDARD.encode_string(blob, &mut line);
+    if !comment.is_empty() {
+        line.push(' ');
+        line.extend(comment.chars().map(|c| if c.is_control() { ' ' } else { c }));
+    }
+    line
 }
 
 pub(super) fn unsupported(name: &str) -> KeyError {
