@@ -1,5 +1,6 @@
 //! Floor 10: the command line. Each command has one table of flags, from which its help is made.
 
+mod bench;
 mod delegate;
 mod effective;
 mod flags;
@@ -25,6 +26,7 @@ const EXIT_FAILED: u8 = 255;
 const COMMANDS: &[(&str, &str)] = &[
     ("serve", "serve SSH and SFTP in the foreground"),
     ("sshd", "take the place of sshd: its flags, its configuration, in the background"),
+    ("bench", "measure ciphers, key exchanges, signatures and logins on this machine"),
     ("sftp-server", "serve SFTP on standard input and output, for any sshd"),
 ];
 
@@ -45,6 +47,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some("serve") => serve::run(args),
         Some("sshd") => sshd::run(args),
         Some("sftp-server") => sftp_server::run(args),
+        Some("bench") => bench::run(args),
         Some("delegate") => delegate::run(args),
         Some("session") => session(args),
         Some("help" | "--help" | "-h") => print(&help()),

@@ -1,0 +1,87 @@
+//! `tidegate bench`: what this machine's hardware does with SSH's algorithms, for people who
+//! publish figures and for people who choose machines.
+
+mod cipher;
+mod flags;
+mod html;
+mod kex;
+mod login;
+mod machine;
+mod report;
+mod sample;
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::ExitCode;
+use std::{fs, io};
+
+use anyhow::{Context, Result};
+
+use self::flags::{BenchFlags, What};
+use self::machine::Machine;
+use self::report::Report;
+use super::{EXIT_FAILED, EXIT_USAGE, complain, print};
+
+/// A case is slower than before by more than the threshold.
+const EXIT_SLOWER: u8 = 2;
+
+/// Runs `bench` with the words behind it.
+pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
+    let flags = match BenchFlags::parse(args) {
+        Ok(flags) => flags,
+        Err(why) => {
+            complain(&format!("bench: {why}\n"));
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    if flags.help {
+        return print(&flags::help());
+    }
+    match measure(&flags) {
+        Ok(code) => code,
+        Err(why) => {
+            complain(&format!("bench: {why:#}\n"));
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
+}
+
+fn measure(flags: &BenchFlags) -> Result<ExitCode> {
+    // What is asked for last is looked at first: a missing file should not cost a measurement.
+    let before = flags.compare.as_deref().map(read).transpose()?;
+    let rows = match flags.what {
+        What::Cipher => cipher::measure(flags)?,
+        What::Kex => kex::measure(flags)?,
+    };
+    if rows.is_empty() {
+        let only = flags.only.as_deref().unwrap_or_default();
+        anyhow::bail!("no case has {only:?} in its name");
+    }
+    let report = Report::new(flags.what.name(), Machine::look(), rows);
+    if let Some(path) = &flags.save {
+        write(path, &report.to_json()?)?;
+    }
+    if let Some(path) = &flags.html {
+        write(path, &html::page(&report))?;
+    }
+    let comparison = before.map(|before| report.compare(&before, flags.threshold));
+    let mut text = if flags.json { report.to_json()? } else { report.to_text() };
+    if let Some(comparison) = &comparison {
+        let words = comparison.to_text();
+        // Standard output stays one JSON document.
+        if flags.json { complain(&words) } else { text.push_str(&words) }
+    }
+    print(&text);
+    let slower = comparison.is_some_and(|comparison| comparison.is_slower());
+    Ok(if slower { ExitCode::from(EXIT_SLOWER) } else { ExitCode::SUCCESS })
+}
+
+fn read(path: &Path) -> Result<Report> {
+    let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
+    Report::from_json(&text).with_context(|| path.display().to_string())
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    let outcome: io::Result<()> = fs::write(path, text);
+    outcome.with_context(|| path.display().to_string())
+}

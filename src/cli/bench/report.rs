@@ -1,0 +1,303 @@
+//! Figures and how they are told: tables, JSON, and beside an earlier run.
+
+use std::fmt::Write;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use super::machine::Machine;
+use super::sample::Sample;
+
+/// The first field of the JSON; its number changes with the meaning of any field.
+pub const SCHEMA: &str = "tidegate-bench/1";
+/// A saved file is not longer than this.
+const JSON_BYTES_MAX: usize = 16 << 20;
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unit {
+    Packet,
+    Operation,
+}
+
+/// One case.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// The case, from the general to the particular, divided by slashes.
+    pub name: String,
+    pub unit: Unit,
+    /// Nanoseconds a unit takes on one thread.
+    pub nanos: f64,
+    /// How far the measurements lie apart, in percent of `nanos`.
+    pub spread_percent: f64,
+    /// Units a second, of all threads together.
+    pub per_second: f64,
+    /// Payload, of all threads together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gib_per_second: Option<f64>,
+}
+
+impl Row {
+    pub fn new(name: String, unit: Unit, sample: Sample, gib_per_second: Option<f64>) -> Row {
+        let Sample { nanos, spread_percent, per_second } = sample;
+        Row { name, unit, nanos, spread_percent, per_second, gib_per_second }
+    }
+}
+
+/// A run.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    pub schema: String,
+    pub bench: String,
+    pub machine: Machine,
+    pub cases: Vec<Row>,
+}
+
+impl Report {
+    pub fn new(bench: &str, machine: Machine, cases: Vec<Row>) -> Report {
+        Report { schema: SCHEMA.to_owned(), bench: bench.to_owned(), machine, cases }
+    }
+
+    /// # Errors
+    /// A figure that JSON cannot say.
+    pub fn to_json(&self) -> Result<String> {
+        Ok(serde_json::to_string_pretty(self)? + "\n")
+    }
+
+    /// # Errors
+    /// Not a report, or one of another schema.
+    pub fn from_json(text: &str) -> Result<Report> {
+        if text.len() > JSON_BYTES_MAX {
+            bail!("{} bytes are more than a report has", text.len());
+        }
+        let report: Report = serde_json::from_str(text).context("no report of `tidegate bench`")?;
+        if report.schema != SCHEMA {
+            bail!("schema {:?}, and this program reads {SCHEMA:?}", report.schema);
+        }
+        Ok(report)
+    }
+
+    pub fn to_text(&self) -> String {
+        let machine = &self.machine;
+        let mut text = format!("{}; {} CPUs; {}\n", machine.cpu, machine.cpus, machine.kernel);
+        let _ = writeln!(text, "offers {}; load {}", machine.features.join(" "), machine.load);
+        let commit = machine.commit.as_ref().map(|commit| format!(" ({commit})"));
+        let commit = commit.unwrap_or_default();
+        let libraries = machine.libraries.join(", ");
+        let _ = writeln!(text, "tidegate {}{commit}; {libraries}", machine.tidegate);
+        let tables = self.tables();
+        if tables.is_empty() {
+            self.list(&mut text)
+        } else {
+            tables.iter().for_each(|t| t.write(&mut text))
+        }
+        text
+    }
+
+    /// One line a case.
+    fn list(&self, text: &mut String) {
+        let width = self.cases.iter().map(|row| row.name.len()).max().unwrap_or(0);
+        let _ = writeln!(text, "\n{:<width$} {:>12} {:>12} {:>8}", "", "us", "a second", "spread");
+        for row in &self.cases {
+            let (us, spread) = (row.nanos / 1e3, row.spread_percent);
+            let (name, rate) = (&row.name, row.per_second);
+            let _ = writeln!(text, "{name:<width$} {us:>12.2} {rate:>12.0} {spread:>6.0} %");
+        }
+    }
+
+    /// Cases named `what/suite/library/bytes/threads`, sizes across; nothing for other names.
+    pub fn tables(&self) -> Vec<Table> {
+        let mut tables: Vec<Table> = Vec::new();
+        for row in &self.cases {
+            let parts: Vec<&str> = row.name.split('/').collect();
+            let (&[what, suite, library, bytes, threads], Some(gib)) =
+                (parts.as_slice(), row.gib_per_second)
+            else {
+                return Vec::new();
+            };
+            let threads =
+                if threads == "1" { "one thread".into() } else { format!("{threads} threads") };
+            let line = format!("{suite} {library}");
+            let figures = [("GiB/s", gib), ("ns a packet", row.nanos)];
+            for (unit, figure) in figures {
+                let title = format!("{what}, {threads}, {unit}");
+                let at =
+                    tables.iter().position(|table| table.title == title).unwrap_or_else(|| {
+                        tables.push(Table::new(title));
+                        tables.len() - 1
+                    });
+                if let Some(table) = tables.get_mut(at) {
+                    table.add(&line, bytes, figure);
+                }
+            }
+        }
+        tables
+    }
+
+    /// Beside an earlier run, case by case.
+    pub fn compare(&self, before: &Report, threshold: f64) -> Comparison {
+        let mut comparison = Comparison {
+            threshold,
+            elsewhere: self.machine.cpu != before.machine.cpu,
+            ..Comparison::default()
+        };
+        for row in &self.cases {
+            let Some(old) = before.cases.iter().find(|old| old.name == row.name) else {
+                comparison.unmatched += 1;
+                continue;
+            };
+            comparison.matched += 1;
+            let change = 100.0 * (row.nanos / old.nanos.max(1e-3) - 1.0);
+            if change.abs() > threshold {
+                comparison.changes.push((row.name.clone(), old.nanos, row.nanos, change));
+            }
+        }
+        comparison
+    }
+}
+
+/// Figures by suite and size.
+pub struct Table {
+    pub title: String,
+    pub columns: Vec<String>,
+    pub lines: Vec<(String, Vec<Option<f64>>)>,
+}
+
+impl Table {
+    const fn new(title: String) -> Table {
+        Table { title, columns: Vec::new(), lines: Vec::new() }
+    }
+
+    fn add(&mut self, line: &str, column: &str, figure: f64) {
+        let column = match self.columns.iter().position(|known| known == column) {
+            Some(at) => at,
+            None => {
+                self.columns.push(column.to_owned());
+                self.columns.len() - 1
+            }
+        };
+        let at = match self.lines.iter().position(|(known, _)| known == line) {
+            Some(at) => at,
+            None => {
+                self.lines.push((line.to_owned(), Vec::new()));
+                self.lines.len() - 1
+            }
+        };
+        if let Some((_, figures)) = self.lines.get_mut(at) {
+            figures.resize(figures.len().max(column + 1), None);
+            if let Some(place) = figures.get_mut(column) {
+                *place = Some(figure);
+            }
+        }
+    }
+
+    fn write(&self, text: &mut String) {
+        let width = self.lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+        let width = width.max(self.title.len());
+        let _ = write!(text, "\n{:<width$}", self.title);
+        for column in &self.columns {
+            let _ = write!(text, " {column:>9}");
+        }
+        text.push('\n');
+        for (name, figures) in &self.lines {
+            let _ = write!(text, "{name:<width$}");
+            for figure in figures {
+                let _ = match figure {
+                    Some(figure) if *figure < 100.0 => write!(text, " {figure:>9.2}"),
+                    Some(figure) => write!(text, " {figure:>9.0}"),
+                    None => write!(text, " {:>9}", "-"),
+                };
+            }
+            text.push('\n');
+        }
+    }
+}
+
+/// What has changed since an earlier run.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Comparison {
+    threshold: f64,
+    matched: usize,
+    /// Cases that the earlier run has not.
+    unmatched: usize,
+    /// Measured on another CPU.
+    elsewhere: bool,
+    /// Case, nanoseconds before and now, change in percent; those past the threshold alone.
+    changes: Vec<(String, f64, f64, f64)>,
+}
+
+impl Comparison {
+    /// A case takes longer than before by more than the threshold.
+    pub fn is_slower(&self) -> bool {
+        self.changes.iter().any(|(.., change)| *change > 0.0)
+    }
+
+    pub fn to_text(&self) -> String {
+        let (matched, threshold) = (self.matched, self.threshold);
+        let mut text = format!("\ncompared {matched} cases; changes of more than {threshold} %:\n");
+        if self.elsewhere {
+            text.push_str("the earlier run was on another CPU\n");
+        }
+        if self.unmatched > 0 {
+            let _ = writeln!(text, "{} cases are not in the earlier run", self.unmatched);
+        }
+        for (name, before, now, change) in &self.changes {
+            let word = if *change > 0.0 { "slower" } else { "faster" };
+            let _ =
+                writeln!(text, "{change:+7.1} % {word} {name}: {before:.0} ns, now {now:.0} ns");
+        }
+        if self.changes.is_empty() {
+            text.push_str("none\n");
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(cases: &[(&str, f64)]) -> Report {
+        let row = |(name, nanos): &(&str, f64)| {
+            let sample = Sample { nanos: *nanos, spread_percent: 1.0, per_second: 1e9 / nanos };
+            Row::new((*name).to_owned(), Unit::Packet, sample, Some(2.5))
+        };
+        Report::new("cipher", Machine::look(), cases.iter().map(row).collect())
+    }
+
+    #[test]
+    fn json_is_read_again_and_others_are_refused() {
+        let told = report(&[("seal/a/b/64/1", 100.0)]);
+        let json = told.to_json().expect("written");
+        assert_eq!(Report::from_json(&json).expect("read"), told);
+        let other = json.replace(SCHEMA, "tidegate-bench/0");
+        assert!(Report::from_json(&other).expect_err("another").to_string().contains("schema"));
+        assert!(Report::from_json("{}").is_err());
+    }
+
+    #[test]
+    fn tables_have_sizes_across() {
+        let told =
+            report(&[("seal/a/b/64/1", 10.0), ("seal/a/b/256/1", 20.0), ("seal/a/c/256/1", 30.0)]);
+        let tables = told.tables();
+        assert_eq!(tables.len(), 2);
+        assert_eq!(tables[1].title, "seal, one thread, ns a packet");
+        assert_eq!(tables[1].columns, ["64", "256"]);
+        assert_eq!(tables[1].lines[1], ("a c".to_owned(), vec![None, Some(30.0)]));
+        let text = told.to_text();
+        assert!(text.contains("20.00") && text.contains(" - "), "{text}");
+    }
+
+    #[test]
+    fn slower_is_told_from_faster_and_from_noise() {
+        let before = report(&[("a", 100.0), ("b", 100.0), ("c", 100.0)]);
+        let now = report(&[("a", 109.0), ("b", 50.0), ("d", 1.0)]);
+        let comparison = now.compare(&before, 10.0);
+        assert!(!comparison.is_slower());
+        assert_eq!((comparison.matched, comparison.unmatched), (2, 1));
+        let text = comparison.to_text();
+        assert!(text.contains("-50.0 % faster b") && !text.contains(" a:"), "{text}");
+        assert!(report(&[("a", 111.0)]).compare(&before, 10.0).is_slower());
+    }
+}
