@@ -163,6 +163,19 @@ pub const CERTIFICATE_NETWORKS_MAX: usize = 256;
 /// behind ours.
 pub const CERTIFICATE_CLOCK_SKEW: Duration = Duration::from_secs(60);
 
+/// One known_hosts file: some hundred thousand lines.
+pub const KNOWN_HOSTS_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// One line of it: an RSA key of the largest size and as many names again.
+pub const KNOWN_HOSTS_LINE_BYTES_MAX: usize = 16 * 1024;
+/// Lines that could not be read and are told about.
+pub const KNOWN_HOSTS_SKIPPED_MAX: usize = 8;
+
+/// One message of an agent; OpenSSH's figure.
+pub const AGENT_FRAME_BYTES_MAX: u32 = 256 * 1024;
+/// Keys an agent may have, and the comment of one; OpenSSH's figure for the first.
+pub const AGENT_IDENTITIES_MAX: u32 = 2048;
+pub const AGENT_COMMENT_BYTES_MAX: u32 = 4 * 1024;
+
 // ---- Authentication (RFC 4252) -------------------------------------------------------------
 
 pub const USER_BYTES_MAX: u32 = 255;

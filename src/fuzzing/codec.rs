@@ -1,5 +1,6 @@
 //! Bytes to messages and back: what is read is written again and must read the same.
 
+use crate::wire::agent::{AgentReply, frame_bytes};
 use crate::wire::auth::{
     InfoRequest, InfoResponse, PublicKeyOk, UserAuthBanner, UserAuthFailure, UserAuthRequest,
     UserAuthSuccess,
@@ -52,6 +53,17 @@ pub fn transport_messages(data: &[u8]) {
     );
     if let Ok(info) = ExtInfo::parse(data) {
         assert!(info.iter().count() <= crate::limits::EXT_INFO_COUNT_MAX as usize);
+    }
+}
+
+/// What an agent sends: a length, then as much of a reply as is there.
+pub fn agent(data: &[u8]) {
+    let Ok(Some(len)) = frame_bytes(data) else { return };
+    assert!((1..=crate::limits::AGENT_FRAME_BYTES_MAX).contains(&len));
+    let body = data.get(4..).unwrap_or_default();
+    let frame = body.get(..len as usize).unwrap_or(body);
+    if let Ok(AgentReply::Identities(found)) = AgentReply::parse(frame) {
+        assert_eq!(found.iter().count(), found.len() as usize);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::fixtures::private_key;
+use crate::crypto::keys::known_hosts::{HostName, KnownHosts, Verdict};
 use crate::crypto::{KeyKind, PublicKey};
 use crate::gateway::authorized_keys::{Use, parse_line, search};
 use crate::gateway::config::{Config, Effective, Who, parse};
@@ -66,6 +67,31 @@ pub fn authorized_keys(data: &[u8]) {
         let entry = parse_line(line.expect("a line of the text")).expect("a line that counts");
         let entry = entry.expect("a line with a key");
         assert_eq!((&*entry.blob, entry.options), (key.blob(), options));
+    }
+}
+
+/// A known_hosts file. `KEY` stands for the key that a host shows, as above.
+pub fn known_hosts(data: &[u8]) {
+    let key = private_key(KeyKind::Ed25519).public();
+    let text = replace(data, b"KEY", key.to_openssh_line("").as_bytes());
+    let mut known = KnownHosts::default();
+    if known.add_file("f", &text).is_err() {
+        return;
+    }
+    for (place, why) in known.skipped() {
+        assert!(!why.to_string().is_empty() && place.line > 0);
+    }
+    for (name, port) in [("gate", 22), ("gate", 2222), ("a.example.org", 22)] {
+        let Some(host) = HostName::new(name, port) else { panic!("a plain name") };
+        let types = known.types(&host);
+        if let Verdict::Known(place) = known.check(&host, key) {
+            assert!(types.kinds.contains(&KeyKind::Ed25519));
+            let line = text.split(|byte| *byte == b'\n').nth(place.line as usize - 1);
+            assert!(line.is_some_and(|line| line.windows(4).any(|w| w == b"AAAA")));
+        }
+        let other = private_key(KeyKind::EcdsaP256).public();
+        let verdict = known.check(&host, other);
+        assert!(types.kinds.is_empty() || !matches!(verdict, Verdict::Unknown) || port != 22);
     }
 }
 

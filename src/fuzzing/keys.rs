@@ -6,6 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use super::Input;
 use super::fixtures::private_key as fixture;
 use crate::base::SeededEntropy;
+use crate::crypto::keys::{Certificate, Trust, UserUse};
 use crate::crypto::{KexKind, KexSecret};
 use crate::crypto::{KeyKind, PrivateKey, PublicKey, SignatureAlgorithm, kex};
 use crate::wire::Reader;
@@ -26,6 +27,31 @@ pub fn public_key(data: &[u8]) {
     {
         assert!(!comment.contains('\n'));
         assert_eq!(PublicKey::from_blob(key.blob()), Ok(key));
+    }
+}
+
+/// A certificate's blob, or the text of its line. Nobody but the fixture signs, so whatever counts
+/// is what it has signed.
+pub fn certificate(data: &[u8]) {
+    let read = Certificate::from_blob(data).ok().or_else(|| {
+        let text = std::str::from_utf8(data).ok()?;
+        Some(Certificate::from_text(text).ok()?.0)
+    });
+    let Some(certificate) = read else { return };
+    let line = certificate.to_openssh_line("a comment");
+    assert_eq!(Certificate::from_text(&line), Ok((certificate.clone(), "a comment")));
+    assert!(PublicKey::from_blob(certificate.blob()).is_err(), "a certificate is no key");
+    let authorities = [fixture(KeyKind::Ed25519).public().clone()];
+    let trust = Trust { authorities: &authorities, algorithms: &SignatureAlgorithm::ALL };
+    let peer = [192, 0, 2, 7].into();
+    let used = UserUse { principals: &["ada"], peer, now: 1_700_000_000 };
+    if let Ok(verified) = certificate.verify_user(trust, used) {
+        assert!(certificate.principals().any(|name| name == "ada"));
+        assert_eq!(verified.certificate().authority(), &authorities[0]);
+        assert!(certificate.verify_host(trust, "ada", used.now).is_err());
+    }
+    if let Err(why) = certificate.verify_host(trust, "gate.example.org", used.now) {
+        assert!(!why.to_string().is_empty());
     }
 }
 

@@ -25,12 +25,14 @@ mod script;
 mod sftp_server;
 
 pub use codec::{
-    channel, proxy_header, reader, sftp, terminal_modes, transport_messages, userauth,
+    agent, channel, proxy_header, reader, sftp, terminal_modes, transport_messages, userauth,
 };
-pub use files::{authorized_keys, sshd_config};
+pub use files::{authorized_keys, known_hosts, sshd_config};
 pub use greeting::{ident, kexinit};
 pub use handoff::handoff;
-pub use keys::{MESSAGE, PASSPHRASE, armoured, kex_public, private_key, public_key, signature};
+pub use keys::{
+    MESSAGE, PASSPHRASE, armoured, certificate, kex_public, private_key, public_key, signature,
+};
 pub use packet::packet;
 pub use script::{client_postauth, client_preauth, server_postauth, server_preauth};
 pub use sftp_server::sftp_server;
@@ -51,7 +53,9 @@ pub type Target = fn(&[u8]);
 /// Every target by name. Each has a file in `tests/fuzz/fuzz_targets` and a folder in
 /// `tests/corpus`.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("agent", agent),
     ("authorized_keys", authorized_keys),
+    ("certificate", certificate),
     ("channel", channel),
     ("client_postauth", client_postauth),
     ("client_preauth", client_preauth),
@@ -59,6 +63,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("ident", ident),
     ("kex_public", kex_public),
     ("kexinit", kexinit),
+    ("known_hosts", known_hosts),
     ("packet", packet),
     ("private_key", private_key),
     ("proxy_header", proxy_header),

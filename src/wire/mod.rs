@@ -3,6 +3,7 @@
 //! Every decoder bounds a length before it believes it and ends with [`Reader::end`], so trailing
 //! bytes are an error everywhere.
 
+pub mod agent;
 pub mod auth;
 pub mod channel;
 pub mod number;

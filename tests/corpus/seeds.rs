@@ -4,6 +4,7 @@ mod messages;
 mod scripts;
 
 use tidegate::base::SeededEntropy;
+use tidegate::crypto::keys::{CertificateKind, Certification, Extensions};
 use tidegate::crypto::{KexKind, KexSecret, KeyKind, SignatureAlgorithm, kex};
 use tidegate::fuzzing::{MESSAGE, fixtures};
 use tidegate::wire::proxy::{self, ProxyOrigin, ProxyVersion};
@@ -20,6 +21,8 @@ pub fn all() -> Vec<Seed> {
     seeds.extend(greetings());
     seeds.extend(scripts::all());
     seeds.extend(lines());
+    seeds.extend(known_hosts());
+    seeds.extend(agents());
     seeds.extend(proxy_headers());
     seeds
 }
@@ -60,6 +63,42 @@ fn lines() -> Vec<Seed> {
     lines.map(|(name, text)| seed("authorized_keys", name, text)).to_vec()
 }
 
+/// Files of known hosts; `KEY` stands for the key that the host shows.
+fn known_hosts() -> Vec<Seed> {
+    let other = fixtures::private_key(KeyKind::EcdsaP384).public().to_openssh_line("");
+    let files = [
+        ("plain", "# hosts\ngate,192.0.2.7 KEY\n[gate]:2222 KEY\r\n".to_owned()),
+        ("patterns", format!("*.example.org,!a.example.org KEY x\n* {other}\n")),
+        ("markers", "@cert-authority *.example.org KEY\n@revoked * KEY\n@x y KEY\n".to_owned()),
+        (
+            "hashed",
+            "|1|F1E1KeoE/eEWhi10WpGv4OdiO6Y=|3988QV0VE8wmZL7suNrYQLITLCg= KEY\n|1|A|B KEY\n"
+                .to_owned(),
+        ),
+        ("odd", "gate ssh-rsa AAAA\ngate ssh-dss AAAAB3NzaC1kc3MAAAAB\ngate 1024 35 12".to_owned()),
+    ];
+    files.map(|(name, text)| seed("known_hosts", name, text)).to_vec()
+}
+
+/// Frames that an agent sends.
+fn agents() -> Vec<Seed> {
+    let frame = |body: &[u8]| [&(body.len() as u32).to_be_bytes()[..], body].concat();
+    let mut space = vec![0; 8192];
+    let mut out = Writer::new(&mut space);
+    let kinds = [KeyKind::Ed25519, KeyKind::Rsa];
+    out.byte(12).and_then(|()| out.uint32(2)).expect("room");
+    for kind in kinds {
+        let key = fixtures::private_key(kind).public().blob();
+        out.string(key).and_then(|()| out.string(b"me@here")).expect("room");
+    }
+    vec![
+        seed("agent", "identities", frame(out.written())),
+        seed("agent", "signature", frame(b"\x0e\0\0\0\x09signature")),
+        seed("agent", "failure", frame(&[5])),
+        seed("agent", "none", frame(&[12, 0, 0, 0, 0])),
+    ]
+}
+
 /// Seeds that differ from run to run: written once, kept, and never compared.
 pub fn kept() -> Vec<Seed> {
     let mut seeds = Vec::new();
@@ -71,6 +110,36 @@ pub fn kept() -> Vec<Seed> {
             let signature = key.sign(SignatureAlgorithm::ALL[at], MESSAGE).expect("a working key");
             let bytes = [&[place as u8, at as u8][..], &signature].concat();
             seeds.push(seed("signature", kind.name(), bytes));
+        }
+    }
+    for kind in [KeyKind::Ed25519, KeyKind::EcdsaP256, KeyKind::Rsa] {
+        for (word, kind_of, principals) in [
+            ("user", CertificateKind::User, &["ada", "bob"]),
+            ("host", CertificateKind::Host, &["*.example.org", "gate"]),
+        ] {
+            let user = kind_of == CertificateKind::User;
+            let certification = Certification {
+                kind: kind_of,
+                serial: 7,
+                key_id: "a seed",
+                principals,
+                valid_after: 0,
+                valid_before: u64::MAX,
+                force_command: user.then_some("ls"),
+                source_address: user.then_some("192.0.2.0/24,2001:db8::1"),
+                verify_required: false,
+                extensions: Extensions::USUAL,
+            };
+            let authority = fixtures::private_key(KeyKind::Ed25519);
+            let key = fixtures::private_key(match kind {
+                KeyKind::Ed25519 => KeyKind::EcdsaP384,
+                other => other,
+            });
+            let certificate = certification.issue(key.public(), authority).expect("issues");
+            let name = format!("{word}-{}", key.kind().name());
+            let line = certificate.to_openssh_line("seed");
+            seeds.push(seed("certificate", &format!("{name}-line"), line));
+            seeds.push(seed("certificate", &name, certificate.blob()));
         }
     }
     for folder in ["good", "bad"] {

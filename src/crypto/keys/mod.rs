@@ -11,6 +11,7 @@ mod curve;
 mod der;
 mod error;
 mod file_cipher;
+pub mod known_hosts;
 mod openssh_file;
 mod private;
 mod public;
