@@ -71,6 +71,10 @@ pub const PROXY_HEADER_BYTES_MAX: usize = 4096;
 pub const PREFACES_MAX: usize = 4096;
 /// How long they may take to.
 pub const PREFACE_TIME_DEFAULT: Duration = Duration::from_secs(3);
+pub const PREFACE_TIME_MAX: Duration = Duration::from_secs(60);
+/// How long sessions may take to end by themselves when the gateway is told to.
+pub const DRAIN_TIME_DEFAULT: Duration = Duration::from_secs(1);
+pub const DRAIN_TIME_MAX: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// RFC 4253 §4.2: the identification line, CR LF included.
 pub const IDENT_BYTES_MAX: usize = 255;
@@ -375,6 +379,8 @@ pub const PARCEL_BYTES_MAX: u32 = 1024 * 1024;
 pub const PARCEL_QUEUE_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// How long the process of an account stays without a connection.
 pub const DELEGATE_IDLE_TIME: Duration = Duration::from_secs(30);
+/// The same once no connection can come to it any more, and behind the only one there is.
+pub const RETIRED_IDLE_TIME: Duration = Duration::from_millis(120);
 /// How long such a process may take to end once it was told to; then it is killed.
 pub const DELEGATE_ENDING_TIME: Duration = Duration::from_secs(5);
 /// Authenticated connections waiting for the process of their account.

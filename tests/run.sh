@@ -18,6 +18,7 @@ need sshd openssh-server
 need rsync rsync
 need git git
 need curl curl
+need haproxy haproxy
 need gcc gcc
 need pgrep procps
 need python3 python3

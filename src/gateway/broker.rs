@@ -64,6 +64,10 @@ pub fn run(
     }
     let Broker { delegates, alive, .. } = broker;
     drop(alive);
+    // Nothing comes any more: none has to wait for it.
+    for delegate in delegates.values() {
+        let _ = delegate.messenger.try_send(&Parcel::Retire.encode(), None);
+    }
     // Nothing is ever sent on either: `ended` closes when the last listener has seen the end of its
     // process.
     select! {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use std::{io, thread};
 
 use anyhow::{Context, bail};
-use crossbeam::channel::{Receiver, Sender, bounded};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use nix::sys::signal::Signal;
 use nix::unistd::{Uid, setresuid, setuid};
 use tracing::{error, info};
@@ -23,7 +23,7 @@ use super::socket::Messenger;
 use super::startups::Startups;
 use super::{generation, serve};
 use crate::crypto::{PublicKey, SignatureAlgorithm};
-use crate::limits::{PARCEL_BYTES_MAX, REKEY_TIME_MAX};
+use crate::limits::{PARCEL_BYTES_MAX, REKEY_TIME_MAX, RETIRED_IDLE_TIME};
 use crate::reactor::Fd;
 use crate::services::{self, Grant, RoutingDomain};
 use crate::shard::{Ends, HandOver, Report};
@@ -70,9 +70,10 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         .spawn(move || log(&reports))
         .context("cannot start the log thread")?;
     let post = Post(Arc::new(Mutex::new(Some(Open { server, received: 0 }))));
-    watch_idleness(Arc::clone(&messenger), post.clone(), options.idle_time)?;
+    let (retire, retired) = bounded(1);
+    watch_idleness(Arc::clone(&messenger), post.clone(), options.idle_time, retired)?;
     watch_signals(Arc::clone(&messenger), signals)?;
-    hear(&messenger, &signer, &post, &mut buffer);
+    hear(&messenger, &signer, &post, &retire, &mut buffer);
     // Workers that wait for a signature wait for nothing now.
     signer.close();
     let last = post.open().take();
@@ -106,7 +107,13 @@ fn parent() -> anyhow::Result<Messenger> {
 }
 
 /// Serves what the parent sends, until it sends no more.
-fn hear(messenger: &Messenger, signer: &RemoteSigner, post: &Post, buffer: &mut [u8]) {
+fn hear(
+    messenger: &Messenger,
+    signer: &RemoteSigner,
+    post: &Post,
+    retire: &Sender<()>,
+    buffer: &mut [u8],
+) {
     loop {
         let (len, passenger) = match messenger.receive(buffer) {
             Ok((0, _)) => return,
@@ -116,6 +123,7 @@ fn hear(messenger: &Messenger, signer: &RemoteSigner, post: &Post, buffer: &mut 
         };
         match (Parcel::decode(buffer.get(..len).unwrap_or(&[])), passenger) {
             (Ok(Parcel::Stop), _) => return,
+            (Ok(Parcel::Retire), _) => drop(retire.try_send(())),
             (Ok(Parcel::Signature { ticket, signature }), _) => signer.answer(ticket, signature),
             (Ok(connection @ Parcel::Connection { .. }), Some(socket)) => {
                 if let Some(open) = &mut *post.open() {
@@ -239,6 +247,7 @@ fn start(
         execute: Arc::new(executor),
         broker: None,
         tcp_keepalive: config.global.tcp_keep_alive,
+        proxies: None,
         greeting: None,
         looks_names_up: false,
         routes: false,
@@ -263,17 +272,22 @@ fn take_over(server: &Server, parcel: Parcel, socket: OwnedFd) {
 }
 
 /// Tells the parent when nothing has been open for a while; it answers with a farewell unless
-/// another connection is on its way.
+/// another connection is on its way. Once it was told to retire, a moment is enough.
 fn watch_idleness(
     messenger: Arc<Messenger>,
     post: Post,
     idle_time: Duration,
+    retired: Receiver<()>,
 ) -> anyhow::Result<()> {
-    let check = idle_time / IDLE_CHECKS;
+    let mut check = idle_time / IDLE_CHECKS;
     let watch = move || {
         let (mut calm, mut before) = (0, 0);
         loop {
-            thread::sleep(check);
+            match retired.recv_timeout(check) {
+                Err(RecvTimeoutError::Timeout) => {}
+                Ok(()) => check = check.min(RETIRED_IDLE_TIME / IDLE_CHECKS),
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
             let (links, received) = match &*post.open() {
                 Some(open) => (open.server.links(), open.received),
                 None => return,

@@ -5,21 +5,24 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use crossbeam::channel::{Sender, TrySendError};
 use crossbeam::queue::SegQueue;
 use nix::sys::socket::{
     MsgFlags, SockaddrStorage, getpeername, getsockname, getsockopt, send, setsockopt, sockopt,
 };
+use tracing::info;
 use tracing::level_filters::LevelFilter;
-use tracing::{debug, info};
 
+use super::config::{Proxies, Verdict};
+use super::drops::Drops;
 use super::startups::{KeptOut, Refused, Startups};
 use super::workers::{Reply, Workers};
 use crate::connection::ConnectionConfig;
 use crate::reactor::{self, Fd, Token, Waker};
 use crate::services::{Done, Grant, Job, RoutingDomain};
-use crate::shard::{Admission, Ends, HandOver, Mail, Outside, Report, StartupEnd};
+use crate::shard::{Admission, Asking, Ends, HandOver, Mail, Outside, Report, StartupEnd};
 
 /// How other threads reach one shard. What waits in the inbox is bounded by what was admitted:
 /// jobs in flight, accepted connections, connections handed over.
@@ -71,6 +74,10 @@ pub struct Office {
     /// The same for the connections of those who are logged in.
     pub resolvers: Workers,
     pub startups: Arc<Startups>,
+    /// Connections that were turned away.
+    pub drops: Drops,
+    /// Who is asked whose connection it passes on, and for how long.
+    pub proxies: Option<(Proxies, Duration)>,
     /// Lines for the log, and how many were lost because it was behind.
     pub log: Sender<Report>,
     pub reports_lost: AtomicU64,
@@ -82,6 +89,23 @@ pub struct Office {
     pub greeting: Option<Greeting>,
     /// Somebody wants to know the routing domains of connections.
     pub routes: bool,
+}
+
+impl Office {
+    /// Whether a peer is asked whose connection it passes on.
+    fn asking(&self, peer: IpAddr) -> Option<Asking> {
+        let (proxies, time) = self.proxies.as_ref()?;
+        let is_proxy = proxies.networks.verdict(peer, None) == Verdict::Matches;
+        is_proxy.then_some(Asking { time: *time, required: proxies.required })
+    }
+
+    /// One line about all connections that were turned away since the last.
+    pub fn tell_drops(&self) {
+        if let Some(told) = self.drops.take() {
+            let count = told.total();
+            info!(count, "Turned {count} connections away: {told}");
+        }
+    }
 }
 
 /// What holds before a login where Match blocks ask for addresses.
@@ -133,10 +157,20 @@ impl Outside for Desk {
     }
 
     fn admit(&mut self, socket: Fd) -> Admission {
-        let Some(ends) = ends_of(socket) else { return Admission::Refused };
-        if let Err(why) = self.office.startups.admit(ends.peer.ip(), reactor::now()) {
-            let peer = ends.peer;
-            debug!(%peer, %why, "Not let in: {peer}: {why}");
+        let Some(ends) = ends_of(socket) else {
+            self.office.drops.count("being gone again", None);
+            return Admission::Refused;
+        };
+        match self.office.asking(ends.peer.ip()) {
+            Some(asking) => Admission::Ask(ends, asking),
+            None => self.admit_as(socket, ends, &mut Vec::new()),
+        }
+    }
+
+    fn admit_as(&mut self, socket: Fd, ends: Ends, inbound: &mut Vec<u8>) -> Admission {
+        let peer = ends.peer.ip();
+        if let Err(why) = self.office.startups.admit(peer, reactor::now()) {
+            self.office.drops.count(why.keyword(), Some(peer));
             tell(socket, why);
             return Admission::Refused;
         }
@@ -149,8 +183,16 @@ impl Outside for Desk {
         if to == self.shard {
             return Admission::Here(ends);
         }
-        door.put(Mail::Accepted { socket, ends });
+        door.put(Mail::Accepted { socket, ends, inbound: std::mem::take(inbound) });
         Admission::Elsewhere
+    }
+
+    fn dropped(&mut self, socket: Fd, why: &'static str) {
+        self.office.drops.count(why, ends_of(socket).map(|ends| ends.peer.ip()));
+    }
+
+    fn tell_drops(&mut self) {
+        self.office.tell_drops();
     }
 
     fn startup_over(&mut self, ends: Ends, how: StartupEnd) {

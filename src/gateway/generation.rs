@@ -103,6 +103,7 @@ impl Generation {
             reactors: plan.reactors,
             driver: config.global.driver,
             startups,
+            proxies: config.global.proxies.clone().map(|all| (all, config.global.proxy_time)),
             execute: Arc::new(executor),
             broker,
             tcp_keepalive: config.global.tcp_keep_alive,

@@ -9,6 +9,7 @@ pub mod delegate;
 pub mod desk;
 pub mod directory;
 pub mod drivers;
+mod drops;
 pub mod execute;
 pub mod generation;
 pub mod host_keys;

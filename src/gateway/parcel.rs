@@ -31,6 +31,8 @@ pub enum Parcel {
     Idle { received: u64 },
     /// End all connections.
     Stop,
+    /// No connection comes any more: end with the last.
+    Retire,
 }
 
 impl Parcel {
@@ -67,6 +69,7 @@ impl Parcel {
                 out.extend(received.to_be_bytes());
             }
             Parcel::Stop => out.push(6),
+            Parcel::Retire => out.push(7),
         }
         out
     }
@@ -103,6 +106,7 @@ impl Parcel {
             },
             5 => Parcel::Idle { received: r.uint64()? },
             6 => Parcel::Stop,
+            7 => Parcel::Retire,
             _ => return Err(Malformed::Number),
         };
         r.end()?;
@@ -152,6 +156,7 @@ mod tests {
             Parcel::Signature { ticket: 1, signature: vec![4; 83] },
             Parcel::Idle { received: 3 },
             Parcel::Stop,
+            Parcel::Retire,
         ];
         for parcel in parcels {
             let mut bytes = parcel.encode();

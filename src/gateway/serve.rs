@@ -24,16 +24,15 @@ use super::listen::Listeners;
 use super::pid_file::PidFile;
 use super::signals::{Signals, Woken};
 use super::systemd::{self, Notifier};
-use crate::limits::{DELEGATE_IDLE_TIME, GENERATIONS_MAX};
+use crate::limits::{DELEGATE_IDLE_TIME, GENERATIONS_MAX, RETIRED_IDLE_TIME};
+use crate::reactor;
 use crate::services;
 use crate::shard::Report;
 
 /// How often it is looked whether an earlier generation has ended.
 const RETIRED_CHECK: Duration = Duration::from_secs(1);
-/// The same for the only connection of a process, which ends with it.
+/// The same when the process ends with it.
 const ONLY_CHECK: Duration = Duration::from_millis(20);
-/// How long the process of an account stays behind the only connection there is.
-const ONLY_IDLE_TIME: Duration = Duration::from_millis(120);
 
 /// What the command line adds to a configuration.
 pub struct Options {
@@ -222,7 +221,7 @@ impl<'a> Start<'a> {
         signals: &Signals,
     ) -> anyhow::Result<Ending> {
         let mut ending = Ending::Over;
-        let plan = Plan { reactors: 1, idle_time: ONLY_IDLE_TIME, ..self.plan(keys) };
+        let plan = Plan { reactors: 1, idle_time: RETIRED_IDLE_TIME, ..self.plan(keys) };
         let mut only = Generation::start(plan)?;
         only.adopt(socket);
         only.retire();
@@ -276,7 +275,12 @@ impl Gateway<'_> {
         // No connection is to come in that is ended at once.
         self.listeners.close_except(&Listeners::default());
         drop(self.pid_file);
-        self.retired.into_iter().chain([self.current]).for_each(Generation::end);
+        let mut last: Vec<Generation> = self.retired.into_iter().chain([self.current]).collect();
+        // Whoever sits at the terminal and presses Ctrl-C does not want to wait.
+        if signal == Signal::SIGTERM {
+            drain(&mut last, self.start.config.global.drain_time, signals)?;
+        }
+        last.into_iter().for_each(Generation::end);
         Ok(Ending::Signal(signal))
     }
 
@@ -337,6 +341,30 @@ impl Gateway<'_> {
         }
         (reload.renewed)(&self.start.config);
         Ok(true)
+    }
+}
+
+/// Lets connections end by themselves for this time, or until another signal than SIGHUP comes.
+fn drain(last: &mut Vec<Generation>, time: Duration, signals: &Signals) -> anyhow::Result<()> {
+    let until = reactor::now().after(time);
+    last.iter().for_each(Generation::retire);
+    loop {
+        last.retain_mut(|generation| !generation.is_over());
+        if last.is_empty() {
+            info!("All sessions have ended");
+            return Ok(());
+        }
+        if reactor::now() >= until {
+            info!("Ending the sessions that are still open");
+            return Ok(());
+        }
+        match signals.wait(&[], Some(ONLY_CHECK)).context("cannot wait for signals")? {
+            Woken::Signal(Signal::SIGHUP) | Woken::Ready(_) | Woken::TimedOut => {}
+            Woken::Signal(signal) => {
+                info!("Received signal {}; ending all sessions", signal as i32);
+                return Ok(());
+            }
+        }
     }
 }
 

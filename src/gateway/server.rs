@@ -5,14 +5,16 @@ use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use anyhow::Context;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use tracing::{error, info, warn};
 
-use super::config::DriverChoice;
+use super::config::{DriverChoice, Proxies};
 use super::desk::{self, Desk, Door, Greeting, Office};
 use super::drivers::{self, Opened};
+use super::drops::Drops;
 use super::startups::Startups;
 use super::workers::{Execute, Reply, Workers};
 use crate::connection::ConnectionConfig;
@@ -33,6 +35,8 @@ pub struct Settings {
     pub reactors: usize,
     pub driver: DriverChoice,
     pub startups: Arc<Startups>,
+    /// Who is asked whose connection it passes on, and for how long.
+    pub proxies: Option<(Proxies, Duration)>,
     pub execute: Arc<dyn Execute>,
     pub broker: Option<Sender<Box<HandOver>>>,
     pub tcp_keepalive: bool,
@@ -76,6 +80,8 @@ impl Server {
             greeters,
             resolvers,
             startups: settings.startups,
+            drops: Drops::default(),
+            proxies: settings.proxies,
             log,
             reports_lost: AtomicU64::new(0),
             uid: nix::unistd::geteuid().as_raw(),
@@ -118,7 +124,8 @@ impl Server {
         self.office.startups.adopt();
         let ends = desk::welcome(Fd(socket.as_raw_fd()), self.office.tcp_keepalive);
         door.enter();
-        door.put(Mail::Accepted { socket: Fd(socket.into_raw_fd()), ends });
+        let inbound = Vec::new();
+        door.put(Mail::Accepted { socket: Fd(socket.into_raw_fd()), ends, inbound });
     }
 
     /// Accepts no more; each shard ends when its last connection has ended by itself.
@@ -148,6 +155,7 @@ impl Server {
                 error!("a reactor thread ended with a panic");
             }
         }
+        self.office.tell_drops();
         let lost = self.office.reports_lost.load(Ordering::Relaxed);
         if lost > 0 {
             warn!(lost, "{lost} log lines were lost because the log was behind");

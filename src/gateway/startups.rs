@@ -43,6 +43,18 @@ pub enum Refused {
     TooManyPenalties,
 }
 
+impl Refused {
+    /// The keyword that says so.
+    pub const fn keyword(self) -> &'static str {
+        match self {
+            Refused::TooMany => "MaxStartups",
+            Refused::TooManyOfSource => "PerSourceMaxStartups",
+            Refused::Penalty(_) => "PerSourcePenalties",
+            Refused::TooManyPenalties => "PerSourcePenalties overflow",
+        }
+    }
+}
+
 /// A penalty that keeps its source out from now on, for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeptOut {

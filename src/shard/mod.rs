@@ -14,11 +14,13 @@ mod mark;
 #[cfg(feature = "sim")]
 mod moves;
 mod outside;
+mod preface;
 mod report;
 mod run;
 mod session;
 
 pub use outside::{Admission, Ends, HandOver, Mail, Outside, StartupEnd};
+pub use preface::Asking;
 pub use report::{Report, What};
 
 use std::collections::VecDeque;
@@ -39,11 +41,15 @@ use crate::wire::number::disconnect;
 use inbound::Inbound;
 use link::{Attachment, Link, LinkState};
 use listen::{Listener, Offer};
+use preface::Preface;
 
 /// How long a closing connection may take to say its last words.
 const CLOSING_TIME: Duration = Duration::from_secs(1);
 /// How long accepting rests after the process ran out of descriptors.
 const ACCEPT_REST: Duration = Duration::from_millis(500);
+/// How often it is told how many connections were turned away.
+const DROPS_INTERVAL: Duration = Duration::from_secs(1);
+const TOO_MANY_LINKS: &str = "the reactor has as many connections as it may";
 /// Between two looks at memory that could go back to the system.
 const TRIM_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -57,6 +63,7 @@ const JOBS_RETRY: Duration = Duration::from_millis(1);
 const OF_ATTACHMENT: u32 = 1 << 31;
 const OF_LISTENER: u32 = 1 << 30;
 const OF_PLACE: u32 = 1 << 29;
+const OF_PREFACE: u32 = 1 << 28;
 /// Operations of a link by tag.
 const TAG_RECV: u16 = 0;
 const TAG_SEND: u16 = 1;
@@ -68,7 +75,8 @@ const TAG_AGENT_GONE: u16 = 5;
 /// A connection that is this shard's and has not begun here.
 #[derive(Debug)]
 enum Arrival {
-    Accepted(Fd, Ends),
+    /// With what it has brought already.
+    Accepted(Fd, Ends, Vec<u8>),
     HandOver(Box<HandOver>),
 }
 
@@ -121,6 +129,9 @@ pub struct Shard<D: Driver, O: Outside> {
     /// Attachments (by number and generation) that are to be called, and when; soonest first, for
     /// all pauses are equally long.
     paused: VecDeque<(Instant, u32, u16)>,
+    /// Connections of proxies that have not told whose they are.
+    prefaces: Slab<Preface>,
+    preface_timers: Timers,
     /// Connections that wait to begin.
     arrivals: VecDeque<Arrival>,
     timers: Timers,
@@ -144,6 +155,8 @@ pub struct Shard<D: Driver, O: Outside> {
     /// last looked at.
     trim_at: Option<Instant>,
     trimmed_at_taken: u64,
+    /// When it is told what was turned away; `None`: nothing was.
+    drops_at: Option<Instant>,
     stopping: bool,
     retiring: bool,
     /// Accepts in flight.
@@ -187,6 +200,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             dirty: Vec::new(),
             starved: Vec::new(),
             paused: VecDeque::new(),
+            prefaces: Slab::new(),
+            preface_timers: Timers::new(),
             arrivals: VecDeque::new(),
             timers: Timers::new(),
             service_timers: Timers::new(),
@@ -201,6 +216,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             rested: None,
             trim_at: None,
             trimmed_at_taken: 0,
+            drops_at: None,
             stopping: false,
             retiring: false,
             accepting: 0,
@@ -217,6 +233,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     /// The shard was told to end and has nothing left.
     pub fn is_done(&self) -> bool {
         let told = self.stopping || self.retiring && self.accepting == 0;
+        let told = told && self.prefaces.is_empty();
         let idle = self.listeners.is_empty() && self.offers.is_empty();
         told && self.links.is_empty() && self.arrivals.is_empty() && idle
     }
@@ -264,7 +281,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let pause = self.paused.front().map(|(at, ..)| *at);
         let services = self.service_timers.earliest();
         let own = [self.timers.earliest(), services, self.rested, self.trim_at, retry, pause];
-        own.into_iter().chain([until]).flatten().min()
+        let own = own.into_iter().chain([self.preface_timers.earliest(), self.drops_at]);
+        own.chain([until]).flatten().min()
     }
 
     /// Somebody waits for leases that are there.
@@ -293,6 +311,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             self.accepted(completion);
         } else if key & OF_PLACE != 0 {
             self.place_completed(completion);
+        } else if key & OF_PREFACE != 0 {
+            self.preface_completed(completion);
         } else {
             self.link_completed(key, completion);
         }
@@ -304,8 +324,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         for item in mail.drain(..) {
             match item {
                 Mail::Done { token, done } => self.job_done(token, done),
-                Mail::Accepted { socket, ends } => {
-                    self.arrivals.push_back(Arrival::Accepted(socket, ends));
+                Mail::Accepted { socket, ends, inbound } => {
+                    self.arrivals.push_back(Arrival::Accepted(socket, ends, inbound));
                 }
                 Mail::HandOver(connection) => {
                     self.arrivals.push_back(Arrival::HandOver(connection));
@@ -326,7 +346,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 break;
             }
             match arrival {
-                Arrival::Accepted(socket, ends) => self.begin(socket, ends),
+                Arrival::Accepted(socket, ends, inbound) => self.begin(socket, ends, inbound),
                 Arrival::HandOver(connection) => self.take_over(*connection),
             }
         }
@@ -352,6 +372,10 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             self.attachment_pause_over(number, generation);
         }
         self.expire_service_timers(now);
+        self.expire_prefaces(now);
+        if self.drops_at.take_if(|at| *at <= now).is_some() {
+            self.outside.tell_drops();
+        }
         if self.rested.is_some_and(|at| at <= now) {
             self.rested = None;
             self.wake_places();
@@ -530,19 +554,41 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     }
 
     fn admit(&mut self, socket: Fd) {
-        if self.stopping || self.links.len() + self.arrivals.len() >= LINKS_MAX {
+        if self.stopping {
             self.driver.close(socket);
             return;
         }
-        match self.outside.admit(socket) {
-            Admission::Here(ends) => self.arrivals.push_back(Arrival::Accepted(socket, ends)),
-            Admission::Elsewhere => {}
-            Admission::Refused => self.driver.close(socket),
+        if self.links.len() + self.arrivals.len() >= LINKS_MAX {
+            self.drop_connection(socket, TOO_MANY_LINKS);
+            return;
         }
+        match self.outside.admit(socket) {
+            Admission::Here(ends) => {
+                self.arrivals.push_back(Arrival::Accepted(socket, ends, Vec::new()));
+            }
+            Admission::Ask(ends, asking) => self.ask_whose(socket, ends, asking),
+            Admission::Elsewhere => {}
+            Admission::Refused => self.refused(socket),
+        }
+    }
+
+    /// Turns a connection away before it has begun.
+    fn drop_connection(&mut self, socket: Fd, why: &'static str) {
+        self.outside.dropped(socket, why);
+        self.refused(socket);
+    }
+
+    /// It was turned away, and counted.
+    fn refused(&mut self, socket: Fd) {
+        self.driver.close(socket);
+        self.drops_at.get_or_insert(self.driver.now().after(DROPS_INTERVAL));
     }
 
     /// Connections that the kernel has accepted meanwhile are served: an accept that ends says so.
     fn retire(&mut self) {
+        if self.retiring {
+            return;
+        }
         self.retiring = true;
         self.resting.clear();
         self.rested = None;
@@ -551,7 +597,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     }
 
     fn tell_when_accepting_is_over(&mut self) {
-        if self.accepting == 0 {
+        if self.accepting == 0 && self.prefaces.is_empty() {
             self.outside.accepting_is_over();
         }
     }
@@ -565,6 +611,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     fn stop(&mut self) {
         self.stopping = true;
         self.cancel_accepts();
+        self.cancel_prefaces();
         let keys: Vec<u32> = self.links.iter().map(|(key, _)| key as u32).collect();
         for key in keys {
             self.close_link(key, disconnect::BY_APPLICATION, "server shutting down");

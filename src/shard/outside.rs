@@ -2,7 +2,7 @@ use std::net::SocketAddr;
 
 use std::sync::Arc;
 
-use super::Report;
+use super::{Asking, Report};
 use crate::connection::ConnectionConfig;
 use crate::reactor::{Fd, Token};
 use crate::services::{Done, Grant, Job, RoutingDomain};
@@ -21,6 +21,9 @@ pub struct Ends {
 pub enum Admission {
     /// This shard serves it.
     Here(Ends),
+    /// A proxy made it, which is asked first whose it is; then it is admitted by
+    /// [`Outside::admit_as`].
+    Ask(Ends, Asking),
     /// Another shard was given it.
     Elsewhere,
     /// The descriptor is to be closed; the reason has been counted and logged.
@@ -46,8 +49,8 @@ pub struct HandOver {
 pub enum Mail {
     /// A job's outcome.
     Done { token: Token, done: Done },
-    /// A connection that another shard accepted for this one.
-    Accepted { socket: Fd, ends: Ends },
+    /// A connection that another shard accepted for this one, and what it has brought already.
+    Accepted { socket: Fd, ends: Ends, inbound: Vec<u8> },
     /// An authenticated connection from the process that accepted it.
     HandOver(Box<HandOver>),
     /// End every connection with DISCONNECT (by application) and stop accepting.
@@ -88,6 +91,18 @@ pub trait Outside {
 
     /// Decides about a freshly accepted socket and prepares it (no delay, keepalive).
     fn admit(&mut self, socket: Fd) -> Admission;
+
+    /// Decides about a connection that a proxy passes on, with these ends. What it has brought goes
+    /// with it if it goes elsewhere.
+    fn admit_as(&mut self, _socket: Fd, _ends: Ends, _inbound: &mut Vec<u8>) -> Admission {
+        Admission::Refused
+    }
+
+    /// The shard itself turns a connection away.
+    fn dropped(&mut self, _socket: Fd, _why: &'static str) {}
+
+    /// Connections were turned away; it is time to say how many, for the next second.
+    fn tell_drops(&mut self) {}
 
     /// An unauthenticated connection has logged in or ended: its startup slot is free.
     fn startup_over(&mut self, ends: Ends, how: StartupEnd);

@@ -33,7 +33,7 @@ enum Step {
 
 impl<D: Driver, O: Outside> Shard<D, O> {
     /// A freshly accepted connection.
-    pub(super) fn begin(&mut self, socket: Fd, ends: Ends) {
+    pub(super) fn begin(&mut self, socket: Fd, ends: Ends, inbound: Vec<u8>) {
         if self.stopping {
             self.turn_away(socket, ends);
             return;
@@ -55,6 +55,9 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let serial = self.serial;
         self.serial += self.config.serial_step;
         let key = self.insert(Conn::Server(connection), outgoing, socket, ends, serial);
+        if let Some(link) = self.links.get_mut(key as usize) {
+            link.inbound = Inbound::with(inbound);
+        }
         self.report(key, What::Connected { local: ends.local });
         self.mark_dirty(key);
         self.mark_ready(key);

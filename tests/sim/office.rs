@@ -83,6 +83,10 @@ pub struct Office {
     pub children: Vec<SimChild>,
     /// The shard that accepts has been told to stop.
     pub stopping: bool,
+    /// When the last line about refused connections came, and how many they told of.
+    pub drops_told: Option<Instant>,
+    pub drops: u64,
+    drops_untold: u64,
     /// Of each shard: nothing else tells it that there is mail.
     pub wakers: Vec<Waker>,
     entropy: SeededEntropy,
@@ -140,6 +144,9 @@ impl Office {
             reports: Vec::new(),
             children: Vec::new(),
             stopping: false,
+            drops_told: None,
+            drops: 0,
+            drops_untold: 0,
             wakers: Vec::new(),
             entropy,
             jobs: Vec::new(),
@@ -191,6 +198,7 @@ impl Office {
             ("job refused", self.jobs_refused),
             ("start failed", spawns),
             ("admission refused", refused),
+            ("refusal told", self.drops),
             ("file job failed", self.files.failed),
             ("hand-over", self.handed_over),
             ("hand-over failed", hand_overs),
@@ -415,6 +423,7 @@ impl Outside for SimOutside {
         let office = &mut *self.office.borrow_mut();
         if hits(&mut office.entropy, office.manners.refuses) {
             office.arranged.refused += 1;
+            office.drops_untold += 1;
             return Admission::Refused;
         }
         office.startups += 1;
@@ -433,8 +442,24 @@ impl Outside for SimOutside {
         if to == self.shard {
             return Admission::Here(ends);
         }
-        office.post(to, Mail::Accepted { socket, ends });
+        office.post(to, Mail::Accepted { socket, ends, inbound: Vec::new() });
         Admission::Elsewhere
+    }
+
+    /// However many there are, it is told once a second.
+    fn tell_drops(&mut self) {
+        let office = &mut *self.office.borrow_mut();
+        let now = office.world.now();
+        assert!(office.drops_untold > 0, "told of nothing");
+        if let Some(last) = office.drops_told {
+            assert!(
+                now.since(last) >= Duration::from_secs(1),
+                "told again after {:?}",
+                now.since(last)
+            );
+        }
+        office.drops_told = Some(now);
+        office.drops += std::mem::take(&mut office.drops_untold);
     }
 
     fn startup_over(&mut self, _ends: Ends, _how: StartupEnd) {

@@ -3,6 +3,7 @@
 use super::diagnostic::{Wrong, did_you_mean};
 use super::dump::{self, View};
 use super::forwarding;
+use super::front;
 use super::honour;
 use super::settings::{EffectiveDraft, GlobalDraft};
 use super::sources;
@@ -407,8 +408,15 @@ pub const TABLE: &[Keyword] = &[
         "DAEMON, USER, AUTH, AUTHPRIV or LOCAL0 to LOCAL7; it concerns `tidegate sshd`, which logs to syslog",
         honour::syslog_facility, dump::syslog_facility),
     honoured("TCPKeepAlive", Global, YES_NO, honour::tcp_keep_alive, dump::tcp_keep_alive),
+    honoured("TidegateDrainTime", Global, "a time, like 30 or 5m, up to a week; 0 or none ends sessions at once",
+        front::drain_time, front::dump_drain_time),
     honoured("TidegateDriver", Global, "auto (io_uring, and mio where that is refused), uring or mio", honour::driver, dump::driver),
     honoured("TidegateLogFormat", Global, "text or json", honour::log_format, dump::log_format),
+    honoured("TidegateProxyProtocol", Global,
+        "addresses and networks of proxies with commas between, and required or optional; or none",
+        front::proxy_protocol, front::dump_proxy_protocol),
+    honoured("TidegateProxyProtocolTimeout", Global, "a time from 1 second to 1 minute",
+        front::proxy_protocol_timeout, front::dump_proxy_protocol_timeout),
     honoured("TidegateReactors", Global, "a number of event loops from 1 to 1024, or auto for one a core",
         honour::reactors, dump::reactors),
     honoured("TidegateScp", Match, "internal, or external for the account's shell and its own scp",

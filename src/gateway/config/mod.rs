@@ -9,6 +9,7 @@ mod condition;
 mod diagnostic;
 mod dump;
 mod forwarding;
+mod front;
 mod honour;
 mod ip_qos;
 pub mod keywords;
@@ -31,7 +32,7 @@ pub use patterns::{HostList, NameList, UserPattern, Verdict};
 pub use settings::{
     AddressFamily, Banner, ChannelTimeout, Defaults, DriverChoice, Effective, Endpoint, Facility,
     Global, Listen, ListenError, ListenHost, LogFormat, LogLevel, MaxStartups, Overflow, Penalties,
-    RootLogin, ScpServer, SourceBlocks, Subsystem,
+    Proxies, RootLogin, ScpServer, SourceBlocks, Subsystem,
 };
 pub use source::{Disk, NoFiles, Source};
 

@@ -80,6 +80,11 @@ impl HostList {
         Ok(HostList { items })
     }
 
+    /// No item is the pattern of a name.
+    pub fn is_of_addresses(&self) -> bool {
+        self.items.iter().all(|(_, pattern)| matches!(pattern, HostPattern::Net(_)))
+    }
+
     /// `host` is the peer's name when one is known; an IPv4 address that arrived mapped into IPv6
     /// is judged as IPv4.
     pub fn verdict(&self, address: IpAddr, host: Option<&str>) -> Verdict {

@@ -11,7 +11,8 @@ use super::patterns::{HostList, UserPattern};
 use crate::connection::LoginLimits;
 use crate::crypto::{CipherKind, KexKind, KeyKind, MacKind, SignatureAlgorithm};
 use crate::limits::{
-    AUTH_TRIES_DEFAULT, LOGIN_GRACE_DEFAULT, REKEY_PACKETS_MAX, RSA_BITS_MIN, SESSIONS_DEFAULT,
+    AUTH_TRIES_DEFAULT, DRAIN_TIME_DEFAULT, LOGIN_GRACE_DEFAULT, PREFACE_TIME_DEFAULT,
+    REKEY_PACKETS_MAX, RSA_BITS_MIN, SESSIONS_DEFAULT,
 };
 use crate::services::forward::{BIND_MASK, GatewayPorts, Permits, Ways};
 use crate::transport::RekeyLimits;
@@ -105,6 +106,12 @@ settings! {
             source_blocks: SourceBlocks,
             /// Sources that are never penalised.
             penalty_exempt: Option<HostList>,
+            /// Who may tell whose connection it passes on.
+            proxies: Option<Proxies>,
+            /// How long it may take to.
+            proxy_time: Duration,
+            /// How long sessions may go on when the gateway ends.
+            drain_time: Duration,
             tcp_keep_alive: bool,
             /// Show /etc/motd when a shell with a terminal starts.
             print_motd: bool,
@@ -270,6 +277,9 @@ impl Default for Global {
             source_blocks: SourceBlocks { ipv4: 32, ipv6: 128 },
             penalty_exempt: None,
             penalties: Penalties::default(),
+            proxies: None,
+            proxy_time: PREFACE_TIME_DEFAULT,
+            drain_time: DRAIN_TIME_DEFAULT,
             tcp_keep_alive: true,
             print_motd: true,
             user_environment: None,
@@ -504,6 +514,14 @@ pub struct MaxStartups {
     /// Per cent refused at `start`.
     pub rate: u32,
     pub full: usize,
+}
+
+/// Peers that are asked whose connection they pass on (the PROXY protocol).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proxies {
+    pub networks: HostList,
+    /// A connection of theirs that does not tell is refused; else it is their own.
+    pub required: bool,
 }
 
 /// The bits of an address that tell sources apart (PerSourceNetBlockSize).
