@@ -3,9 +3,11 @@
 
 #[cfg(any(test, feature = "sim"))]
 pub mod either;
+mod files;
 mod flights;
 mod mio;
 mod op;
+mod places;
 mod pool;
 #[cfg(feature = "sim")]
 pub mod sim;

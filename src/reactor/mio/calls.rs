@@ -3,9 +3,10 @@
 use std::ptr::null_mut;
 
 use super::flight::Flight;
-use super::places::Places;
 use crate::limits::SMALL_BYTES;
+use crate::reactor::files::{call, is_in_memory, read_at, write_at};
 use crate::reactor::op::{chunks, pieces};
+use crate::reactor::places::Places;
 use crate::reactor::system;
 use crate::reactor::{DriverStats, Errno, Fd, Op, Pool, Target};
 
@@ -62,47 +63,6 @@ pub(super) fn is_tcp(fd: Fd, stats: &mut DriverStats) -> bool {
         asked.map(|_| value)
     };
     option(libc::SO_PROTOCOL, stats) == Ok(libc::IPPROTO_TCP)
-}
-
-/// Reads all of `places` from the file at `at`, as far as it goes. Waits for the disk.
-///
-/// # Safety
-/// The places are leased to the caller's operation, and to nobody else, during the call.
-pub(super) unsafe fn read_slowly(
-    fd: Fd,
-    at: u64,
-    mut places: Places,
-    stats: &mut DriverStats,
-) -> Result<u32, Errno> {
-    let mut done = 0;
-    while places.bytes() > 0 {
-        // SAFETY: passed on to the caller.
-        match unsafe { read_at(fd, at.saturating_add(u64::from(done)), &places, 0, stats) } {
-            Ok(0) => break,
-            Ok(moved) => {
-                done += moved;
-                places.skip(moved);
-            }
-            Err(errno) if done == 0 => return Err(errno),
-            // What has been read is told first; the error comes again with the next read.
-            Err(_) => break,
-        }
-    }
-    Ok(done)
-}
-
-/// Writes once to the file at `at`. Waits for the disk.
-///
-/// # Safety
-/// As for [`read_slowly`].
-pub(super) unsafe fn write_slowly(
-    fd: Fd,
-    at: u64,
-    places: &Places,
-    stats: &mut DriverStats,
-) -> Result<u32, Errno> {
-    // SAFETY: passed on to the caller.
-    unsafe { write_at(fd, at, places, 0, stats) }
 }
 
 /// Waits until the file is on stable storage.
@@ -234,13 +194,6 @@ const fn refuses_haste(errno: Errno) -> bool {
     matches!(errno.0, libc::EAGAIN | libc::EOPNOTSUPP | libc::ENOSYS)
 }
 
-/// The file lies in memory (tmpfs, memfd) and has no disk to wait for. Only such files have seals;
-/// unlike its type, they are known without asking the filesystem, which could be far away.
-fn is_in_memory(fd: Fd, stats: &mut DriverStats) -> bool {
-    // SAFETY: takes two numbers.
-    call(stats, || unsafe { libc::fcntl(fd.0, libc::F_GET_SEALS) } as isize).is_ok()
-}
-
 const fn outcome(result: Result<u32, Errno>) -> Outcome {
     match result {
         Err(Errno(libc::EAGAIN)) => Outcome::NotReady,
@@ -294,43 +247,6 @@ fn write(fd: Fd, places: &Places, stats: &mut DriverStats) -> Result<u32, Errno>
     call(stats, || unsafe { libc::writev(fd.0, list.as_ptr(), list.len() as i32) })
 }
 
-/// # Safety
-/// The places are leased to the caller's operation, and to nobody else, during the call.
-unsafe fn read_at(
-    fd: Fd,
-    at: u64,
-    places: &Places,
-    flags: i32,
-    stats: &mut DriverStats,
-) -> Result<u32, Errno> {
-    let (list, at) = (places.list(), offset(at)?);
-    call(stats, || {
-        // SAFETY: passed on to the caller; the list outlives the call.
-        unsafe { libc::preadv2(fd.0, list.as_ptr(), list.len() as i32, at, flags) }
-    })
-}
-
-/// # Safety
-/// As for [`read_at`].
-unsafe fn write_at(
-    fd: Fd,
-    at: u64,
-    places: &Places,
-    flags: i32,
-    stats: &mut DriverStats,
-) -> Result<u32, Errno> {
-    let (list, at) = (places.list(), offset(at)?);
-    call(stats, || {
-        // SAFETY: passed on to the caller; the list outlives the call.
-        unsafe { libc::pwritev2(fd.0, list.as_ptr(), list.len() as i32, at, flags) }
-    })
-}
-
-/// A negative offset would stand for the descriptor's own position.
-fn offset(at: u64) -> Result<libc::off_t, Errno> {
-    libc::off_t::try_from(at).map_err(|_| Errno(libc::EINVAL))
-}
-
 /// The poll events of a descriptor that is readable, at its end or broken.
 fn ready(fd: Fd, stats: &mut DriverStats) -> Result<u32, Errno> {
     poll(fd, libc::POLLIN, stats)
@@ -348,25 +264,5 @@ fn poll(fd: Fd, events: i16, stats: &mut DriverStats) -> Result<u32, Errno> {
         0 => Err(Errno(libc::EAGAIN)),
         _ if poll.revents & libc::POLLNVAL != 0 => Err(Errno(libc::EBADF)),
         _ => Ok(poll.revents as u32),
-    }
-}
-
-/// Makes a system call, again after an interruption.
-fn call(stats: &mut DriverStats, mut make: impl FnMut() -> isize) -> Result<u32, Errno> {
-    loop {
-        stats.submissions += 1;
-        let result = make();
-        if result >= 0 {
-            stats.completions += 1;
-            return Ok(result as u32);
-        }
-        match nix::errno::Errno::last_raw() {
-            libc::EINTR => {}
-            libc::EAGAIN => return Err(Errno(libc::EAGAIN)),
-            errno => {
-                stats.completions += 1;
-                return Err(Errno(errno));
-            }
-        }
     }
 }

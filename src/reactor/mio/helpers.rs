@@ -5,9 +5,10 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use super::calls;
-use super::places::Places;
 use crate::limits::QUEUE_ENTRIES_FIRST;
+use crate::reactor::files;
 use crate::reactor::flights::Id;
+use crate::reactor::places::Places;
 use crate::reactor::{DriverStats, Errno, Fd, Waker};
 
 /// One operation on a file. Its flight keeps the leases, untouched, until the answer has come.
@@ -166,11 +167,11 @@ impl Desk {
         let result = match job.work {
             // SAFETY: see `Job`.
             Work::Read { at, places } => unsafe {
-                calls::read_slowly(job.fd, at, places, &mut stats)
+                files::read_slowly(job.fd, at, places, &mut stats)
             },
             // SAFETY: see `Job`.
             Work::Write { at, places } => unsafe {
-                calls::write_slowly(job.fd, at, &places, &mut stats)
+                files::write_slowly(job.fd, at, &places, &mut stats)
             },
             Work::Sync => calls::sync_slowly(job.fd, &mut stats),
         };

@@ -9,7 +9,6 @@
 mod calls;
 mod flight;
 mod helpers;
-mod places;
 mod watch;
 
 use std::collections::VecDeque;
@@ -26,11 +25,11 @@ use nix::sys::socket::Shutdown;
 use calls::Outcome;
 use flight::{Flight, Place, Way};
 use helpers::{Answer, Helpers, Job, Work};
-use places::Places;
 use watch::Watches;
 
 use super::flights::{Flights, Id};
 use super::op::{chunks, pieces};
+use super::places::Places;
 use super::system::{self, ACCEPT_AGAIN, CLOSE_PATIENCE};
 use super::waker::Sleeper;
 use super::{

@@ -26,6 +26,7 @@ use ring::{Pause, Ring};
 pub use setup::Features;
 use shared::SharedBuffers;
 
+use super::files;
 use super::flights::{Flights, Id};
 use super::system::{self, ACCEPT_AGAIN, CLOSE_PATIENCE};
 use super::waker::Sleeper;
@@ -129,6 +130,13 @@ impl UringDriver {
     /// `None` when there is nothing to submit: the flight is gone, finished or parked.
     fn start(&mut self, id: Id) -> Option<io_uring::squeue::Entry> {
         let flight = self.core.flights.get(id)?;
+        // The ring would leave it to a thread of the kernel, on another CPU.
+        if !self.core.plain
+            && let Some(result) = files::in_memory(&flight.op, &self.pool, &mut self.core.stats)
+        {
+            self.core.finish(id, result, &mut self.pool);
+            return None;
+        }
         match entry::request(flight, self.core.style, &mut self.pool, &mut self.scatter) {
             Request::Submit(entry) => {
                 flight.in_kernel = true;
@@ -328,6 +336,7 @@ enum Step {
 #[derive(Debug)]
 struct Core {
     features: Features,
+    plain: bool,
     style: Style,
     flights: Flights<Flight>,
     queue: VecDeque<Step>,
@@ -350,6 +359,7 @@ impl Core {
     fn new(config: &UringConfig, features: Features, style: Style) -> io::Result<Core> {
         Ok(Core {
             features,
+            plain: config.plain,
             style,
             flights: Flights::new(config.in_flight_max),
             queue: VecDeque::from([Step::WatchBell]),
