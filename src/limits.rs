@@ -206,6 +206,8 @@ pub const RECEIVE_MARK_BYTES_MIN: u32 = 32 * 1024;
 pub const RECEIVE_MARK_BYTES_MAX: u32 = BULK_SLOT / 2;
 /// How long bytes may lie in a socket below its receive mark.
 pub const RECEIVE_MARK_TIME: Duration = Duration::from_millis(20);
+/// How long a link keeps the large lease in which it received bulk when nothing more comes.
+pub const RECEIVE_LEASE_TIME: Duration = Duration::from_secs(1);
 /// How long what the user database says is believed: an account that is locked, removed or put into
 /// another group is so for logins after this.
 pub const DIRECTORY_TIME: Duration = Duration::from_secs(1);

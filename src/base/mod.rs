@@ -10,6 +10,8 @@ mod span;
 mod wide;
 mod wildcard;
 
+pub mod tally;
+
 pub use calendar::Utc;
 pub use entropy::{Entropy, SeededEntropy};
 pub use escape::{Escaped, escape};

@@ -4,6 +4,7 @@ use super::half::SendHalf;
 use super::plan::{Frame, Layout};
 use super::side::Side;
 use super::{ChannelId, Connection, Plan};
+use crate::base::tally::{self, Cost};
 use crate::base::{Entropy, Span};
 use crate::limits::{FRAMES_MAX, TAILROOM};
 use crate::transport::{Deferred, Env};
@@ -158,6 +159,7 @@ impl<R: Side> Connection<R> {
         let Some(channel) = self.channels.get_mut(id) else { return false };
         let reserved = channel.send_window.reserve(len);
         channel.send_window.spend(reserved);
+        tally::add(Cost::Copied, u64::from(len));
         let recipient = channel.recipient;
         for data in bytes.chunks(packet as usize) {
             let sent = match extended {
@@ -209,7 +211,7 @@ impl<R: Side> Connection<R> {
             let len = payload.len() as u32;
             let span = Span::new(end, self.transport.geometry().wire_len(len));
             let packet = span.of_mut(buf)?;
-            packet.get_mut(5..5 + payload.len())?.copy_from_slice(&payload);
+            tally::copy(packet.get_mut(5..5 + payload.len())?, &payload);
             self.transport.seal(packet, len, entropy).ok()?;
             end = span.end();
         }

@@ -1,5 +1,6 @@
 //! Where data lies before it becomes packets.
 
+use crate::base::tally::{self, Cost};
 use crate::base::{Few, Span};
 use crate::connection::ChannelId;
 use crate::crypto::Geometry;
@@ -176,6 +177,7 @@ fn move_within(buf: &mut [u8], from: Span, to: Span) -> bool {
     }
     if from != to {
         buf.copy_within(from.range(), to.range().start);
+        tally::add(Cost::Copied, u64::from(from.len));
     }
     true
 }

@@ -3,6 +3,7 @@ use std::fmt;
 use zeroize::Zeroize;
 
 use crate::base::Entropy;
+use crate::base::tally::{self, Cost};
 
 /// Bytes drawn from the generator at a time.
 const POOL_BYTES: usize = 4096;
@@ -75,6 +76,7 @@ impl fmt::Debug for RandomPool {
 
 /// A generator that fails leaves nothing safe to do: predictable keys are worse than a dead process.
 fn draw(bytes: &mut [u8]) {
+    tally::add(Cost::Draws, 1);
     if aws_lc_rs::rand::fill(bytes).is_err() {
         std::process::abort();
     }

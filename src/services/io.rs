@@ -3,7 +3,7 @@ use std::net::SocketAddr;
 use super::Job;
 use super::forward::Note;
 use super::outgoing::{Command, Outgoing, Surroundings};
-use crate::base::{Instant, Span};
+use crate::base::{Instant, Span, tally};
 use crate::connection::{ChannelId, Conn, Plan};
 use crate::limits::{HEADROOM, LINK_UNSENT_BYTES_MAX, SHARED_UNSENT_BYTES_MAX, SMALL_BYTES};
 use crate::reactor::{Chunk, Class, Classes, Fd, Lease, Op};
@@ -190,7 +190,7 @@ impl Io<'_> {
         let Some(mut other) = self.around.pool.take_spare(Class::Packet) else { return lease };
         let from = data.of(self.around.pool.view(&lease)).unwrap_or_default();
         if let Some(to) = data.of_mut(self.around.pool.bytes(&mut other)) {
-            to.copy_from_slice(from);
+            tally::copy(to, from);
         }
         self.give_back(lease);
         other

@@ -1,4 +1,4 @@
-use crate::base::Span;
+use crate::base::{Span, tally};
 use crate::limits::{PACKET_SLOT, SMALL_BYTES};
 use crate::reactor::{Chunk, Class, Classes, Lease, Pool, Spans, Target};
 
@@ -58,6 +58,12 @@ impl Inbound {
         self.bulk
     }
 
+    /// Nothing comes any more: the next receive shares, unless a packet is half there that is too large
+    /// for that.
+    pub const fn calm_down(&mut self) {
+        (self.bulk, self.calm) = (false, 0);
+    }
+
     /// Enough is there for the next packet, or for finding out how long it is.
     pub const fn is_workable(&self) -> bool {
         let len = self.len();
@@ -111,7 +117,8 @@ impl Inbound {
                 (self.start, self.end) = (span.at, span.end());
                 self.lease = Some(lease);
             } else {
-                self.kept.extend_from_slice(span.of(pool.bytes(&mut lease)).unwrap_or_default());
+                let bytes = span.of(pool.bytes(&mut lease)).unwrap_or_default();
+                tally::append(&mut self.kept, bytes);
                 self.end = self.kept.len() as u32;
                 pool.give_back(lease);
             }
@@ -170,7 +177,9 @@ impl Inbound {
         if self.lease.is_none() {
             return;
         }
-        let kept = self.bytes(pool).to_vec();
+        let mut kept = std::mem::take(&mut self.kept);
+        let bytes = self.bytes(pool);
+        tally::append(&mut kept, bytes);
         self.release(pool);
         self.end = kept.len() as u32;
         self.kept = kept;
@@ -197,7 +206,7 @@ impl Inbound {
         let bytes = self.bytes(pool);
         let len = bytes.len() as u32;
         if let Some(to) = pool.bytes(&mut fresh).get_mut(..bytes.len()) {
-            to.copy_from_slice(bytes);
+            tally::copy(to, bytes);
         }
         self.release(pool);
         self.lease = Some(fresh);
@@ -211,7 +220,7 @@ impl Inbound {
         } else if self.bulk {
             self.calm += 1;
             if self.calm >= CALM_TURNS {
-                (self.bulk, self.calm) = (false, 0);
+                self.calm_down();
             }
         }
     }

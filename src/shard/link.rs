@@ -63,6 +63,8 @@ pub(super) struct Link {
     /// The socket's receive mark, and until when what lies below it may wait.
     pub mark: u32,
     pub mark_until: Option<Instant>,
+    /// When the lease of the receive in flight is taken back, unless something comes.
+    pub lease_until: Option<Instant>,
 }
 
 /// Channel data that lies in no lease yet.
@@ -126,7 +128,8 @@ impl Link {
 
     /// When the protocol or the times beside it want attention.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        [self.conn.poll_timeout(), self.idle_check, self.mark_until].into_iter().flatten().min()
+        let own = [self.idle_check, self.mark_until, self.lease_until];
+        own.into_iter().chain([self.conn.poll_timeout()]).flatten().min()
     }
 
     pub fn attachment_of(&self, id: ChannelId) -> Option<u32> {

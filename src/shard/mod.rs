@@ -31,11 +31,14 @@ use std::{fmt, io};
 
 use slab::Slab;
 
+use crate::base::tally::{self, Cost};
 use crate::base::{Entropy, Instant};
 use crate::connection::ConnectionConfig;
 use crate::crypto::PrivateKey;
 use crate::limits::{HANDSHAKE_STEPS_A_TURN, LINKS_MAX};
-use crate::reactor::{Classes, Completion, Driver, Errno, Fd, Full, Op, Timers, Token};
+use crate::reactor::{
+    Classes, Completion, Driver, DriverStats, Errno, Fd, Full, Op, Timers, Token,
+};
 use crate::services::{Done, Job, Wishes};
 use crate::wire::number::disconnect;
 use inbound::Inbound;
@@ -161,6 +164,8 @@ pub struct Shard<D: Driver, O: Outside> {
     retiring: bool,
     /// Accepts in flight.
     accepting: usize,
+    /// What the process's counts have been told.
+    told: (DriverStats, u64),
 }
 
 impl<D: Driver, O: Outside> fmt::Debug for Shard<D, O> {
@@ -220,6 +225,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             stopping: false,
             retiring: false,
             accepting: 0,
+            told: (DriverStats::default(), 0),
         };
         shard.accept();
         shard
@@ -267,6 +273,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         self.feed_starved();
         self.flush_dirty();
         self.tend_pool();
+        self.tell_costs();
         Ok(())
     }
 
@@ -461,6 +468,18 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
     }
 
+    /// For tests: what the shard has cost since it last said so.
+    fn tell_costs(&mut self) {
+        if tally::COUNTS {
+            let (stats, leases) = (self.driver.stats(), self.driver.pool().stats().outstanding());
+            let (before, leases_before) = std::mem::replace(&mut self.told, (stats, leases));
+            tally::add(Cost::Turns, 1);
+            tally::change(Cost::Enters, before.enters, stats.enters);
+            tally::change(Cost::Requests, before.submissions, stats.submissions);
+            tally::change(Cost::Leases, leases_before, leases);
+        }
+    }
+
     fn mark_ready(&mut self, key: u32) {
         let Some(link) = self.links.get_mut(key as usize) else { return };
         if !link.queued {
@@ -482,6 +501,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     }
 
     fn submit(&mut self, token: Token, op: Op) {
+        tally::add(Cost::Operations, 1);
         if !self.ops_waiting.is_empty() {
             self.ops_waiting.push_back((token, op));
         } else if let Err(Full(op)) = self.driver.submit(token, op) {

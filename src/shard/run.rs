@@ -4,14 +4,15 @@ use super::agent::Agent;
 use super::link::Owed;
 use super::*;
 use crate::base::Span;
+use crate::base::tally::{self, Cost};
 use crate::connection::{
     Answer, AuthFailed, Conn, Connection, ConnectionRecord, Event, Input, Query,
 };
 use crate::limits::{
     BULK_SLOT, HEADROOM, LINK_TURN_BYTES_MAX, LINK_TURN_PACKET_BYTES, LINK_UNSENT_BYTES_MAX,
-    PACKET_SLOT,
+    PACKET_SLOT, RECEIVE_LEASE_TIME,
 };
-use crate::reactor::{Chunk, Class};
+use crate::reactor::{Chunk, Class, Target};
 use crate::services::{About, Greeted, Outgoing, Surroundings};
 use crate::transport::{Blame, Error, Server};
 use crate::wire::number::disconnect;
@@ -149,6 +150,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             class: None,
             mark: 1,
             mark_until: None,
+            lease_until: None,
         };
         self.links.insert(link) as u32
     }
@@ -210,7 +212,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         match completion.op {
             Op::Recv { into, .. } => {
                 link.inbound.armed = false;
-                link.mark_until = None;
+                (link.mark_until, link.lease_until) = (None, None);
                 let bytes = completion.result.unwrap_or(0);
                 link.inbound.received(into, bytes, self.driver.pool());
                 match completion.result {
@@ -301,6 +303,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         if link.mark_until.is_some_and(|at| at <= now) {
             self.set_receive_mark(key, 1);
         }
+        self.take_lease_back(key, now);
         let Some(link) = self.links.get_mut(key as usize) else { return };
         match link.state {
             LinkState::Open if link.conn.poll_timeout().is_some_and(|at| at <= now) => {
@@ -395,7 +398,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             return Step::Starved(Classes::NONE.with(class));
         };
         if let Some(room) = span.of_mut(pool.bytes(&mut lease)) {
-            room.copy_from_slice(&owed.data);
+            tally::copy(room, &owed.data);
         }
         self.channel_data(key, owed.id, owed.extended, Chunk { lease, span });
         Step::Again { used: 0 }
@@ -443,6 +446,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                     link.inbound.armed = true;
                     link.in_flight += 1;
                     let token = Token { key, generation: link.generation, tag: TAG_RECV };
+                    let owned = matches!(into, Target::Owned { .. });
+                    link.lease_until = owned.then(|| self.driver.now().after(RECEIVE_LEASE_TIME));
                     let op = Op::Recv { fd, into };
                     self.choose_receive_mark(key, op.total());
                     self.submit(token, op);
@@ -453,6 +458,18 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 }
             }
         }
+    }
+
+    /// A link that has nothing to receive any more waits on the shared buffers again.
+    fn take_lease_back(&mut self, key: u32, now: Instant) {
+        let Some(link) = self.links.get_mut(key as usize) else { return };
+        if link.lease_until.is_none_or(|at| at > now) {
+            return;
+        }
+        link.lease_until = None;
+        link.inbound.calm_down();
+        let token = Token { key, generation: link.generation, tag: TAG_RECV };
+        self.cancel(token);
     }
 
     fn starve_link(&mut self, key: u32, lacks: Classes) {
@@ -504,6 +521,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         if let Some(from) = link.outgoing.next_send() {
             link.in_flight += 1;
             let token = Token { key, generation: link.generation, tag: TAG_SEND };
+            tally::add(Cost::Sends, 1);
             self.submit(token, Op::Send { fd, from });
         } else if link.state == LinkState::Leaving {
             self.leave(key);

@@ -1,6 +1,6 @@
 use std::collections::VecDeque;
 
-use crate::base::Span;
+use crate::base::{Span, tally};
 use crate::limits::{
     CHANNEL_PACKET_BYTES_MAX, SFTP_SMALL_CHUNK_BYTES, SFTP_SMALL_CHUNKS_MAX, SMALL_BYTES,
 };
@@ -59,9 +59,13 @@ impl Input {
         let from = chunk.span.of(io.bytes(&mut chunk.lease)).unwrap_or_default();
         match self.held.back_mut() {
             Some(Held::Copied { bytes, .. }) if bytes.len() + from.len() <= BLOCK_BYTES => {
-                bytes.extend_from_slice(from);
+                tally::append(bytes, from);
             }
-            _ => self.held.push_back(Held::Copied { bytes: from.to_vec(), start: 0 }),
+            _ => {
+                let mut bytes = Vec::with_capacity(from.len());
+                tally::append(&mut bytes, from);
+                self.held.push_back(Held::Copied { bytes, start: 0 });
+            }
         }
         io.give_back(chunk.lease);
     }
@@ -83,7 +87,7 @@ impl Input {
                 }
                 Held::Copied { bytes, start } => bytes.get(*start..*start + more),
             };
-            self.partial.extend_from_slice(bytes.unwrap_or_default());
+            tally::append(&mut self.partial, bytes.unwrap_or_default());
             self.eat(more as u32, io);
         }
         true
@@ -118,7 +122,7 @@ impl Input {
                 let span = Span::new(0, take);
                 let from = bytes.get(*start..*start + take as usize).unwrap_or_default();
                 if let Some(to) = span.of_mut(io.bytes(&mut lease)) {
-                    to.copy_from_slice(from);
+                    tally::copy(to, from);
                 }
                 *start += take as usize;
                 Chunk { lease, span }

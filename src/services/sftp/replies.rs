@@ -1,4 +1,4 @@
-use crate::base::Span;
+use crate::base::{Span, tally};
 use crate::limits::OUTBOX_RESERVE;
 use crate::reactor::Class;
 use crate::services::Io;
@@ -116,7 +116,7 @@ impl Replies {
             let place = Span::new(place.at, more as u32);
             let from = bytes.get(copied..copied + more).unwrap_or(&[]);
             if let Some(to) = place.of_mut(io.bytes(&mut lease)) {
-                to.copy_from_slice(from);
+                tally::copy(to, from);
             }
             copied += more;
         }

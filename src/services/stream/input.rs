@@ -1,13 +1,14 @@
 use std::collections::VecDeque;
 
 use super::End;
-use crate::base::Span;
-use crate::limits::{CHANNEL_PACKET_BYTES_MAX, INPUT_COPY_BYTES_MAX, SMALL_BYTES};
+use crate::base::{Span, tally};
+use crate::limits::{CHANNEL_PACKET_BYTES_MAX, INPUT_COPY_BYTES_MAX, SMALL_BYTES, WINDOW_BYTES};
 use crate::reactor::{Chunk, Class, Errno, Fd, Gather, Op};
 use crate::services::{Child, Io};
 
-/// A queue that had to grow past this gives its memory back when it is empty.
-const QUEUE_KEPT: usize = 32;
+/// A queue that had to grow past this gives its memory back when it is empty. A window of large
+/// packets is no reason to.
+const QUEUE_KEPT: usize = (WINDOW_BYTES / CHANNEL_PACKET_BYTES_MAX) as usize;
 
 /// Bytes of one block of copied data; a packet's lease takes it.
 const BLOCK_BYTES: usize = CHANNEL_PACKET_BYTES_MAX as usize;
@@ -203,11 +204,11 @@ impl Input {
             let _ = from.push(chunk);
         }
         if from.is_empty() {
+            if self.waiting.is_empty() && self.waiting.capacity() > QUEUE_KEPT {
+                self.waiting = VecDeque::new();
+            }
             self.close_if_done(io);
             return;
-        }
-        if self.waiting.is_empty() && self.waiting.capacity() > QUEUE_KEPT {
-            self.waiting = VecDeque::new();
         }
         self.writing = true;
         let op = match self.end {
@@ -254,7 +255,7 @@ impl Input {
             }
             let Some(Held::Copied(block)) = self.waiting.back_mut() else { break };
             let (taken, left) = rest.split_at(rest.len().min(BLOCK_BYTES - block.len()));
-            block.extend_from_slice(taken);
+            tally::append(block, taken);
             rest = left;
         }
         io.give_back(data.lease);
@@ -272,7 +273,7 @@ impl Input {
                 };
                 let span = Span::new(0, block.len() as u32);
                 if let Some(to) = span.of_mut(io.bytes(&mut lease)) {
-                    to.copy_from_slice(&block);
+                    tally::copy(to, &block);
                 }
                 Some(Chunk { lease, span })
             }

@@ -1,0 +1,379 @@
+//! What moving bytes through a whole gateway costs, in counts: allocations, copies, operations,
+//! system calls. OpenSSH's clients talk to a gateway in this process; what two sizes of the same
+//! transfer differ by is what its middle costs, whatever its beginning and its end do.
+
+#![cfg(all(target_os = "linux", target_env = "gnu"))]
+
+mod support;
+
+use std::ffi::{c_int, c_void};
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use support::{keygen, noise, wait_for};
+use tempfile::TempDir;
+
+use tidegate::base::tally::{self, Cost};
+use tidegate::gateway::config;
+use tidegate::gateway::generation::{Generation, Plan};
+use tidegate::gateway::listen::Listeners;
+use tidegate::gateway::serve::{self, KeyRules};
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+fn count() {
+    ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+}
+
+unsafe extern "C" {
+    fn __libc_malloc(size: usize) -> *mut c_void;
+    fn __libc_calloc(count: usize, size: usize) -> *mut c_void;
+    fn __libc_realloc(old: *mut c_void, size: usize) -> *mut c_void;
+    fn __libc_memalign(alignment: usize, size: usize) -> *mut c_void;
+}
+
+// The C library's allocation functions are replaced, so that allocations made by C code count as
+// well. Rust's own allocator ends in the same functions.
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn malloc(size: usize) -> *mut c_void {
+    count();
+    // SAFETY: glibc's own allocator under its other name; same contract.
+    unsafe { __libc_malloc(size) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn calloc(items: usize, size: usize) -> *mut c_void {
+    count();
+    // SAFETY: as above.
+    unsafe { __libc_calloc(items, size) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn realloc(old: *mut c_void, size: usize) -> *mut c_void {
+    count();
+    // SAFETY: as above; `old` came from the same allocator.
+    unsafe { __libc_realloc(old, size) }
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn posix_memalign(out: *mut *mut c_void, alignment: usize, size: usize) -> c_int {
+    count();
+    // SAFETY: as above; `out` is valid for one pointer by the function's contract.
+    unsafe {
+        let block = __libc_memalign(alignment, size);
+        if block.is_null() {
+            return libc::ENOMEM;
+        }
+        out.write(block);
+    }
+    0
+}
+
+/// Counts are the process's: one test at a time.
+static ALONE: Mutex<()> = Mutex::new(());
+
+/// A gateway with one reactor in this process.
+struct Host {
+    running: Option<Generation>,
+    port: u16,
+    folder: TempDir,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Host {
+    fn start(driver: &str) -> Host {
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        tidegate::services::prepare().expect("programs can be started");
+        let folder = tempfile::tempdir_in(memory()).expect("a folder");
+        let at = folder.path();
+        keygen(&at.join("host"), "ed25519", "");
+        keygen(&at.join("user"), "ed25519", "");
+        let text = format!(
+            "HostKey {0}/host\nAuthorizedKeysFile {0}/user.pub\nStrictModes no\nUseDNS no\n\
+             PermitRootLogin yes\nPrintMotd no\nSubsystem sftp internal-sftp\n\
+             LogLevel QUIET\nTidegateDriver {driver}\n",
+            at.display()
+        );
+        let config = Arc::new(config::parse(text.as_bytes()).expect("a configuration"));
+        let keys = serve::load_keys(&config, &KeyRules::All { state: None }).expect("a host key");
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let port = listener.local_addr().expect("its address").port();
+        let listeners = Listeners::given(vec![listener.into()]).expect("a listener");
+        let running = Generation::start(Plan {
+            config,
+            keys,
+            listeners: listeners.sockets(),
+            reactors: 1,
+            number: 0,
+            idle_time: Duration::from_secs(1),
+            open_files: None,
+            log: |reports| while reports.recv().is_ok() {},
+            syslog: None,
+        });
+        let running = Some(running.expect("a gateway"));
+        Host { running, port, folder, _alone: alone }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn client(&self, program: &str) -> Command {
+        let mut command = Command::new(program);
+        command.args(["-F", "/dev/null", "-q"]);
+        for option in [
+            format!("Port={}", self.port),
+            format!("IdentityFile={}", self.path("user").display()),
+            "IdentitiesOnly=yes".to_owned(),
+            "IdentityAgent=none".to_owned(),
+            "StrictHostKeyChecking=no".to_owned(),
+            "UserKnownHostsFile=/dev/null".to_owned(),
+            "BatchMode=yes".to_owned(),
+            "KexAlgorithms=curve25519-sha256".to_owned(),
+            "Ciphers=aes256-gcm@openssh.com".to_owned(),
+        ] {
+            command.args(["-o", &option]);
+        }
+        command.stdin(Stdio::null());
+        command
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.end();
+        }
+    }
+}
+
+/// Where files lie in memory, so that nothing depends on a disk.
+fn memory() -> PathBuf {
+    let shared = Path::new("/dev/shm");
+    if shared.is_dir() { shared.to_owned() } else { std::env::temp_dir() }
+}
+
+/// Bytes of the two transfers that are compared.
+const SHORT: usize = 16 << 20;
+const LONG: usize = 48 << 20;
+
+#[derive(Clone, Copy, Debug)]
+enum Flow {
+    SftpGet,
+    SftpPut,
+    ScpDown,
+    ScpUp,
+    ExecDown,
+    ExecUp,
+}
+
+/// What a mebibyte may cost between its arrival and its departure.
+struct Price {
+    flow: Flow,
+    /// Bytes copied in user space.
+    copied: u64,
+    /// Operations asked of the driver, those that send to the connection among them.
+    operations: u64,
+    sends: u64,
+}
+
+/// A file or pipe is read in pieces of 255 or 256 KiB and each leaves in one send. Uploads are
+/// received in pieces of up to 264 KiB; the packet that the end of one cuts is copied: an eighth at
+/// most. A quiet machine needs a third to a half of this.
+const PRICES: [Price; 6] = [
+    Price { flow: Flow::SftpGet, copied: 4 << 10, operations: 20, sends: 8 },
+    Price { flow: Flow::SftpPut, copied: 128 << 10, operations: 32, sends: 8 },
+    Price { flow: Flow::ScpDown, copied: 1 << 10, operations: 20, sends: 8 },
+    Price { flow: Flow::ScpUp, copied: 128 << 10, operations: 32, sends: 8 },
+    Price { flow: Flow::ExecDown, copied: 1 << 10, operations: 40, sends: 12 },
+    Price { flow: Flow::ExecUp, copied: 128 << 10, operations: 60, sends: 16 },
+];
+
+/// System calls that an operation takes at most: the operation itself, one that was tried in vain,
+/// and one to wait. With a ring one call does for all that were asked for.
+const CALLS_AN_OPERATION: u64 = 3;
+/// Packets between two draws from the generator, at least.
+const PACKETS_A_DRAW: u64 = 100;
+/// A slow moment of the machine makes pieces small, and none makes them larger.
+const TRIES: usize = 5;
+
+#[derive(Clone, Copy, Debug)]
+struct Counts {
+    allocations: u64,
+    costs: [u64; 7],
+}
+
+const COSTS: [Cost; 7] = [
+    Cost::Copied,
+    Cost::Draws,
+    Cost::Turns,
+    Cost::Operations,
+    Cost::Sends,
+    Cost::Enters,
+    Cost::Requests,
+];
+
+impl Counts {
+    fn now() -> Counts {
+        let allocations = ALLOCATIONS.load(Ordering::Relaxed);
+        Counts { allocations, costs: COSTS.map(tally::total) }
+    }
+
+    /// What is more in `self`.
+    fn beyond(self, other: Counts) -> Counts {
+        let mut costs = self.costs;
+        costs.iter_mut().zip(other.costs).for_each(|(of, less)| *of = of.saturating_sub(less));
+        Counts { allocations: self.allocations.saturating_sub(other.allocations), costs }
+    }
+
+    fn of(&self, cost: Cost) -> u64 {
+        COSTS.iter().zip(self.costs).find(|(of, _)| **of == cost).map_or(0, |(_, count)| count)
+    }
+
+    /// What `mebibytes` cost too much.
+    fn excess(&self, price: &Price, mebibytes: u64) -> Vec<String> {
+        let calls = self.of(Cost::Enters) + self.of(Cost::Requests);
+        let packets = 32 * mebibytes;
+        let bounds = [
+            ("bytes copied", self.of(Cost::Copied), price.copied * mebibytes),
+            ("operations", self.of(Cost::Operations), price.operations * mebibytes),
+            ("sends", self.of(Cost::Sends), price.sends * mebibytes),
+            ("sends, with one a turn", self.of(Cost::Sends), self.of(Cost::Turns)),
+            ("system calls", calls, CALLS_AN_OPERATION * self.of(Cost::Operations)),
+            ("draws", self.of(Cost::Draws), packets / PACKETS_A_DRAW),
+            // A queue that grows once more, no more.
+            ("allocations", self.allocations, mebibytes / 4),
+        ];
+        let over = bounds.iter().filter(|(_, count, most)| count > most);
+        over.map(|(what, count, most)| format!("{count} {what}, at most {most}")).collect()
+    }
+}
+
+fn command(gateway: &Host, flow: Flow, source: &Path, target: &Path) -> Command {
+    let (from, to) = (source.display().to_string(), target.display().to_string());
+    match flow {
+        Flow::SftpGet | Flow::SftpPut => {
+            let verb = if matches!(flow, Flow::SftpGet) { "get" } else { "put" };
+            fs::write(gateway.path("batch"), format!("{verb} {from} {to}\n")).expect("a batch");
+            let mut command = gateway.client("sftp");
+            command.arg("-b").arg(gateway.path("batch")).arg("127.0.0.1").stdout(Stdio::null());
+            command
+        }
+        Flow::ScpDown | Flow::ScpUp => {
+            let mut command = gateway.client("scp");
+            let far = |path| format!("127.0.0.1:{path}");
+            let down = matches!(flow, Flow::ScpDown);
+            let ends = if down { [far(from), to] } else { [from, far(to)] };
+            command.arg("-O").args(ends);
+            command
+        }
+        Flow::ExecDown => {
+            let mut command = gateway.client("ssh");
+            command.arg("127.0.0.1").arg(format!("cat {from}"));
+            command.stdout(fs::File::create(target).expect("a file"));
+            command
+        }
+        Flow::ExecUp => {
+            let mut command = gateway.client("ssh");
+            command.arg("127.0.0.1").arg(format!("cat > {to}"));
+            command.stdin(fs::File::open(source).expect("a file"));
+            command
+        }
+    }
+}
+
+/// No link, and no lease but those that are nobody's.
+fn wait_for_rest(what: &str) {
+    wait_for(what, || tally::total(Cost::Leases) == 0);
+}
+
+fn transfer(gateway: &Host, flow: Flow, bytes: usize) -> Counts {
+    let (source, target) = (gateway.path(&format!("source{bytes}")), gateway.path("target"));
+    if !source.exists() {
+        fs::write(&source, noise(bytes, 1)).expect("a file");
+    }
+    let _ = fs::remove_file(&target);
+    let mut command = command(gateway, flow, &source, &target);
+    wait_for_rest("the gateway to be idle");
+    let before = Counts::now();
+    let status = command.status().expect("the client starts");
+    assert!(status.success(), "{flow:?}: {status}");
+    wait_for_rest("the link to end");
+    let counts = Counts::now().beyond(before);
+    assert!(fs::read(&source).unwrap() == fs::read(&target).unwrap(), "{flow:?}");
+    counts
+}
+
+fn moves_at_its_price(driver: &str) {
+    let gateway = Host::start(driver);
+    for price in &PRICES {
+        // What is slow to grow grows.
+        transfer(&gateway, price.flow, LONG);
+        let mebibytes = ((LONG - SHORT) >> 20) as u64;
+        let mut excess = Vec::new();
+        for _ in 0..TRIES {
+            let short = transfer(&gateway, price.flow, SHORT);
+            let middle = transfer(&gateway, price.flow, LONG).beyond(short);
+            println!("{driver}, {:?}, {mebibytes} MiB: {middle:?}", price.flow);
+            excess = middle.excess(price, mebibytes);
+            if excess.is_empty() {
+                break;
+            }
+        }
+        assert!(excess.is_empty(), "{driver}, {:?}, {mebibytes} MiB: {excess:?}", price.flow);
+    }
+}
+
+#[test]
+fn bytes_move_at_their_price_on_io_uring() {
+    moves_at_its_price("uring");
+}
+
+#[test]
+fn bytes_move_at_their_price_on_mio() {
+    moves_at_its_price("mio");
+}
+
+/// A session that rests holds no lease, whatever it did before.
+#[test]
+fn idle_links_own_no_lease() {
+    for driver in ["uring", "mio"] {
+        let gateway = Host::start(driver);
+        let mut sessions: Vec<Child> = Vec::new();
+        for words in [&["-N", "127.0.0.1"][..], &["127.0.0.1", "cat"], &["-s", "127.0.0.1", "sftp"]]
+        {
+            let mut command = gateway.client("ssh");
+            command.args(words).stdin(Stdio::piped()).stdout(Stdio::piped());
+            sessions.push(command.spawn().expect("ssh starts"));
+        }
+        let [_, cat, sftp] = &mut sessions[..] else { unreachable!() };
+        // More than fits the small buffers, both ways.
+        let text = noise(3 << 20, 2);
+        let mut input = cat.stdin.take().expect("a pipe");
+        let output = cat.stdout.as_mut().expect("a pipe");
+        std::thread::scope(|scope| {
+            scope.spawn(|| input.write_all(&text).expect("room"));
+            let mut echoed = vec![0; text.len()];
+            output.read_exact(&mut echoed).expect("an echo");
+            assert!(echoed == text);
+        });
+        // INIT, and the answer.
+        let init = [0, 0, 0, 5, 1, 0, 0, 0, 3];
+        sftp.stdin.as_mut().expect("a pipe").write_all(&init).expect("room");
+        sftp.stdout.as_mut().expect("a pipe").read_exact(&mut [0; 9]).expect("VERSION");
+        wait_for_rest("three idle links to own nothing");
+        drop(input);
+        for session in &mut sessions {
+            assert!(session.try_wait().expect("its status").is_none() || session.stdin.is_none());
+            let _ = session.kill();
+            let _ = session.wait();
+        }
+    }
+}
