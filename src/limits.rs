@@ -248,6 +248,15 @@ pub const FORWARD_BACKLOG: i32 = 128;
 pub const PERMITS_MAX: usize = 1024;
 /// Sessions of one connection unless MaxSessions says otherwise.
 pub const SESSIONS_DEFAULT: u32 = 10;
+/// How long a login at a host behind the gateway may take, from the first byte.
+pub const UPSTREAM_LOGIN_TIME_MAX: Duration = Duration::from_secs(30);
+/// A host that could not be reached is tried last for this long.
+pub const UPSTREAM_REST_TIME: Duration = Duration::from_secs(10);
+/// How long a client has to take the news that its host is gone.
+pub const UPSTREAM_NEWS_TIME: Duration = Duration::from_secs(1);
+/// Hosts of one TidegateUpstream, and lists of them whose state is remembered.
+pub const UPSTREAM_HOSTS_MAX: usize = 64;
+pub const UPSTREAM_FLEETS_MAX: usize = 1024;
 /// Our receive window a channel, and the mark at which it is granted again.
 pub const WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 /// The sum of windows granted on one link.
@@ -281,6 +290,9 @@ pub const REPLIES_PENDING_MAX: usize = 16;
 pub const GLOBALS_HELD_MAX: usize = 512;
 /// The bytes of such requests on one connection.
 pub const HELD_REQUEST_BYTES_MAX: usize = 128 * 1024;
+/// A request about a channel that is passed on to another connection: the longest command and its
+/// frame; it fits an empty outbox.
+pub const RELAYED_REQUEST_BYTES_MAX: usize = COMMAND_BYTES_MAX as usize + 512;
 /// Requests of ours on one channel awaiting an answer.
 pub const REQUESTS_UNANSWERED_MAX: u32 = 256;
 /// The least receive window a channel is given when a link's sum runs short.
@@ -417,6 +429,7 @@ const _: () = assert!(PACKET_SLOT >= PACKET_LENGTH_PREAUTH_MAX + 4 + 64);
 const _: () = assert!(PACKET_SLOT > CHANNEL_PACKET_BYTES_MAX + HEADROOM + TAILROOM);
 const _: () = assert!(BULK_SLOT >= 8 * (CHANNEL_PACKET_BYTES_MAX + 18 + 19 + 64));
 const _: () = assert!(PACKET_SLOT > 2 * OUTBOX_RESERVE);
+const _: () = assert!(PACKET_SLOT as usize > RELAYED_REQUEST_BYTES_MAX + TAILROOM as usize);
 const _: () = assert!(PACKET_LENGTH_MAX + 4 + 64 <= BULK_SLOT);
 const _: () = assert!(SFTP_DATA_BYTES_MAX + 1024 <= SFTP_PACKET_BYTES_MAX);
 const _: () = assert!(CHANNEL_PACKET_BYTES_MAX > SFTP_NAMES_BYTES_MAX as u32 + 64);

@@ -316,7 +316,9 @@ const IN_MATCH: &str = "AcceptEnv AllowAgentForwarding AllowGroups AllowStreamLo
     PermitEmptyPasswords PermitListen PermitOpen PermitRootLogin PermitTTY PermitTunnel PermitUserRC \
     PubkeyAcceptedAlgorithms PubkeyAuthentication PubkeyAuthOptions RDomain RefuseConnection \
     RekeyLimit RequiredRSASize RevokedKeys RhostsRSAAuthentication RSAAuthentication SetEnv \
-    StreamLocalBindMask StreamLocalBindUnlink Subsystem TidegateScp TrustedUserCAKeys \
+    StreamLocalBindMask StreamLocalBindUnlink Subsystem TidegateScp TidegateUpstream \
+    TidegateUpstreamHostKeyPolicy TidegateUpstreamIdentity TidegateUpstreamKnownHosts \
+    TidegateUpstreamTargets TidegateUpstreamUser TrustedUserCAKeys \
     UnusedConnectionTimeout X11DisplayOffset X11Forwarding X11UseLocalhost";
 
 #[test]
@@ -522,6 +524,11 @@ fn good_lines() -> impl Strategy<Value = String> {
         "TidegateScp (internal|external)",
         "TidegateProxyProtocol (none|10\\.0\\.0\\.0/8,!10\\.1\\.1\\.1,::1( required| optional)?)",
         "Tidegate(ProxyProtocolTimeout [1-9]|DrainTime (none|0|5m|[1-9][0-9]))",
+        "TidegateUpstream (none|[a-z]{1,6}(:[1-9][0-9]{0,3})?( \\[::1\\]:22)?)",
+        "TidegateUpstreamTargets (none|\\*\\.[a-z]{1,6}(:\\*)?( \"a b\")?)",
+        "TidegateUpstreamUser (none|deploy|%u-%%|%%)",
+        "TidegateUpstreamHostKeyPolicy (strict|accept-new)",
+        "TidegateUpstream(Identity (none|/[a-z]{1,4})|KnownHosts /[a-z]{1,4})",
         "Allow(Tcp|StreamLocal)Forwarding (yes|no|all|local|remote)",
         "PermitListen (any|none|([a-z*.]{1,6}:)?([1-9][0-9]{0,3}|\\*)( localhost:22)?)",
         "GatewayPorts (yes|no|clientspecified)",

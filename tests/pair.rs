@@ -222,7 +222,11 @@ fn case_94_a_server_opens_nothing_unasked() {
         origin_host: "".into(),
         origin_port: 2,
     };
-    for kind in [ChannelKind::Session, forwarded, ChannelKind::Other { name: "x11".into() }] {
+    for kind in [
+        ChannelKind::Session,
+        forwarded,
+        ChannelKind::Other { name: "x11".into(), rest: Box::default() },
+    ] {
         let now = pair.now;
         pair.server.attempt(now, |conn, env| conn.open(&kind, env));
         pair.run();
@@ -350,7 +354,7 @@ fn global_requests_are_answered_in_order() {
     }
     pair.run();
     for end in [&pair.client, &pair.server] {
-        assert_eq!(end.saw(|event| matches!(event, Event::GlobalDone { ok: false })), 2);
+        assert_eq!(end.saw(|event| matches!(event, Event::GlobalDone { ok: false, .. })), 2);
     }
 }
 

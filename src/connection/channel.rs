@@ -77,6 +77,11 @@ impl Channel {
         self.is_open() && self.send != SendHalf::Closed
     }
 
+    /// Data of the peer's may still come.
+    pub(super) fn hears_data(&self) -> bool {
+        self.may_speak() && self.recv == RecvHalf::Open
+    }
+
     /// New data may be laid out.
     pub(super) fn takes_data(&self) -> bool {
         self.is_open() && self.send.takes_data() && self.recv != RecvHalf::Closed
@@ -116,6 +121,8 @@ pub(super) struct Channels {
     pub held_bytes: usize,
     /// The client will open no more sessions (OpenSSH PROTOCOL §2.2).
     pub no_more_sessions: bool,
+    /// Requests go to the owner as they came.
+    pub relays: bool,
     /// A global request that is being carried out, and those behind it.
     pub global: Option<Box<Globals>>,
     /// Channels whose EOF or CLOSE waited for their last plan, which is gone now.
@@ -133,6 +140,7 @@ impl Channels {
             windows: 0,
             held_bytes: 0,
             no_more_sessions: false,
+            relays: false,
             global: None,
             drained: Vec::new(),
             events: VecDeque::new(),
@@ -179,6 +187,18 @@ impl Channels {
         channel.recv_window = RecvWindow::new(window, packet);
         self.count_window(window);
         window
+    }
+
+    /// The same for a channel whose peer may send only `bytes` of it at first.
+    pub(super) fn grant_part(
+        &mut self,
+        id: ChannelId,
+        window: u32,
+        packet: u32,
+        bytes: u32,
+    ) -> u32 {
+        self.grant(id, window, packet);
+        self.slots.get_mut(id).map_or(0, |channel| channel.recv_window.begin_with(bytes))
     }
 
     /// What a new channel gets: as much as it asks for while there is plenty, then a share of what

@@ -1,11 +1,12 @@
 use std::sync::Arc;
 
 use super::{
-    Answer, ChannelId, ChannelKind, ChannelRequest, Connection, ConnectionConfig, Event, Input,
-    Plan,
+    Answer, ChannelId, ChannelKind, ChannelRequest, Connection, ConnectionConfig, Event,
+    GlobalRequest, Input, Plan,
 };
 use crate::base::{Entropy, Instant, Span};
 use crate::transport::{Client, Deferred, Env, Error, Negotiated, Server, Stats};
+use crate::wire::request::RequestBody;
 
 /// A connection in either role, so that what is attached to its channels need not care. Each
 /// method is that of [`Connection`] by the same name.
@@ -304,5 +305,82 @@ impl Conn {
         env: &mut Env<'_>,
     ) -> bool {
         either!(self.write_data(id, extended, bytes, env))
+    }
+
+    /// [`Connection::relay`].
+    pub const fn relay(&mut self) {
+        either!(self.relay())
+    }
+
+    /// [`Connection::open_with`].
+    pub fn open_with(
+        &mut self,
+        kind: &ChannelKind,
+        window_bytes: u32,
+        packet_bytes: u32,
+        env: &mut Env<'_>,
+    ) -> Result<Option<ChannelId>, Error> {
+        either!(self.open_with(kind, window_bytes, packet_bytes, env))
+    }
+
+    /// [`Connection::pass_request`].
+    pub fn pass_request(
+        &mut self,
+        id: ChannelId,
+        want_reply: bool,
+        body: RequestBody<'_>,
+        env: &mut Env<'_>,
+    ) -> Result<bool, Error> {
+        either!(self.pass_request(id, want_reply, body, env))
+    }
+
+    /// [`Connection::pass_reply`].
+    pub fn pass_reply(&mut self, id: ChannelId, ok: bool, env: &mut Env<'_>) -> Result<(), Error> {
+        either!(self.pass_reply(id, ok, env))
+    }
+
+    /// [`Connection::pass_global`].
+    pub fn pass_global(
+        &mut self,
+        request: &GlobalRequest,
+        env: &mut Env<'_>,
+    ) -> Result<bool, Error> {
+        either!(self.pass_global(request, env))
+    }
+
+    /// [`Connection::grant_up_to`].
+    pub fn grant_up_to(
+        &mut self,
+        id: ChannelId,
+        bytes: u32,
+        env: &mut Env<'_>,
+    ) -> Result<(), Error> {
+        either!(self.grant_up_to(id, bytes, env))
+    }
+
+    /// [`Connection::fits_around`].
+    pub fn fits_around(&self, extended: Option<u32>, data: Span, room: u32) -> bool {
+        either!(self.fits_around(extended, data, room))
+    }
+
+    /// [`Connection::owes_window`].
+    pub fn owes_window(&self, id: ChannelId, bytes: u32) -> bool {
+        either!(self.owes_window(id, bytes))
+    }
+
+    /// [`Connection::offered_window`].
+    pub fn offered_window(&self, id: ChannelId) -> u32 {
+        either!(self.offered_window(id))
+    }
+
+    /// [`Connection::accept_with`].
+    pub fn accept_with(
+        &mut self,
+        id: ChannelId,
+        window_bytes: u32,
+        packet_bytes: u32,
+        env: &mut Env<'_>,
+    ) -> Result<(), Error> {
+        either!(self.accept_with(id, window_bytes, packet_bytes, env))
     }
 }

@@ -47,6 +47,10 @@ pub enum Event {
     /// The peer asks something of the channel. If it wants a reply, call `reply`; later requests
     /// of the channel wait until then.
     Request { id: ChannelId, want_reply: bool, request: ChannelRequest },
+    /// The same on a connection that is relayed: the message as it came
+    /// ([`ChannelRequest::parse`](crate::wire::request::ChannelRequest)). If it wants a reply, pass
+    /// one on with `pass_reply`, in the order of the requests.
+    Asked { id: ChannelId, request: Box<[u8]> },
     /// The peer has answered our oldest unanswered request.
     RequestDone { id: ChannelId, ok: bool },
     /// The peer takes more data.
@@ -60,8 +64,9 @@ pub enum Event {
     /// The peer asked something of the connection. Server role: call `reply_global` whether or not it
     /// wants a reply; later global requests wait until then. Client role: it has been refused.
     Global { want_reply: bool, request: GlobalRequest },
-    /// The peer has answered our oldest unanswered global request.
-    GlobalDone { ok: bool },
+    /// The peer has answered our oldest unanswered global request. `port`: the one it chose, if it
+    /// was asked to (RFC 4254 §7.1).
+    GlobalDone { ok: bool, port: Option<u32> },
 }
 
 impl Event {
@@ -152,9 +157,10 @@ pub enum ChannelKind {
     ForwardedStreamlocal {
         path: Box<[u8]>,
     },
-    /// A type we do not know, without its fields.
+    /// A type we do not know, and its fields.
     Other {
         name: Box<str>,
+        rest: Box<[u8]>,
     },
 }
 
@@ -176,7 +182,9 @@ impl From<&OpenKind<'_>> for ChannelKind {
             OpenKind::ForwardedStreamlocal { path } => {
                 ChannelKind::ForwardedStreamlocal { path: path.into() }
             }
-            OpenKind::Other { name, .. } => ChannelKind::Other { name: name.into() },
+            OpenKind::Other { name, rest } => {
+                ChannelKind::Other { name: name.into(), rest: rest.into() }
+            }
         }
     }
 }
@@ -195,7 +203,7 @@ impl ChannelKind {
             }
             ChannelKind::DirectStreamlocal { path } => OpenKind::DirectStreamlocal { path },
             ChannelKind::ForwardedStreamlocal { path } => OpenKind::ForwardedStreamlocal { path },
-            ChannelKind::Other { name } => OpenKind::Other { name, rest: &[] },
+            ChannelKind::Other { name, rest } => OpenKind::Other { name, rest },
         }
     }
 }
@@ -390,6 +398,21 @@ impl GlobalRequest {
             }
         })
     }
+
+    pub(super) fn to_wire(&self) -> GlobalBody<'_> {
+        match self {
+            GlobalRequest::TcpipForward { address, port } => {
+                GlobalBody::TcpipForward { address, port: *port }
+            }
+            GlobalRequest::CancelTcpipForward { address, port } => {
+                GlobalBody::CancelTcpipForward { address, port: *port }
+            }
+            GlobalRequest::StreamlocalForward { path } => GlobalBody::StreamlocalForward { path },
+            GlobalRequest::CancelStreamlocalForward { path } => {
+                GlobalBody::CancelStreamlocalForward { path }
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -466,7 +489,7 @@ mod tests {
             },
             ChannelKind::DirectStreamlocal { path: (*b"/s").into() },
             ChannelKind::ForwardedStreamlocal { path: (*b"/s").into() },
-            ChannelKind::Other { name: "x11".into() },
+            ChannelKind::Other { name: "x11".into(), rest: (*b"\0\0").into() },
         ];
         for kind in kinds {
             assert_eq!(ChannelKind::from(&kind.to_wire()), kind);

@@ -7,7 +7,8 @@ use super::side::Side;
 use super::{ChannelId, ChannelKind, ChannelRequest, Connection, Event, GlobalRequest};
 use crate::base::Span;
 use crate::limits::{
-    CHANNEL_PACKET_BYTES_MIN, GLOBALS_HELD_MAX, HELD_REQUEST_BYTES_MAX, REPLIES_PENDING_MAX,
+    CHANNEL_PACKET_BYTES_MIN, GLOBALS_HELD_MAX, HELD_REQUEST_BYTES_MAX, RELAYED_REQUEST_BYTES_MAX,
+    REPLIES_PENDING_MAX,
 };
 use crate::transport::{Env, Error};
 use crate::wire::channel::{
@@ -76,12 +77,13 @@ impl<R: Side> Connection<R> {
                 self.global_or_hold(&request, bytes, env)
             }
             number::REQUEST_SUCCESS => {
-                RequestSuccess::parse(bytes).map_err(bad)?;
-                Ok(self.global_answered(true))
+                let RequestSuccess { rest } = RequestSuccess::parse(bytes).map_err(bad)?;
+                let port = rest.first_chunk::<4>().map(|port| u32::from_be_bytes(*port));
+                Ok(self.global_answered(true, port))
             }
             number::REQUEST_FAILURE => {
                 RequestFailure::parse(bytes).map_err(bad)?;
-                Ok(self.global_answered(false))
+                Ok(self.global_answered(false, None))
             }
             _ => self.transport.unimplemented(env).map(|()| None),
         }
@@ -133,7 +135,9 @@ impl<R: Side> Connection<R> {
     }
 
     fn refusal(&self, open: &ChannelOpen<'_>, is_session: bool) -> Option<(u32, &'static str)> {
-        if let Some(refusal) = R::refuses(&self.login, &open.kind) {
+        // Whoever relays for a server has passed on what it was asked for, and judges by that.
+        let judged = self.channels.relays && !R::IS_SERVER;
+        if let Some(refusal) = R::refuses(&self.login, &open.kind).filter(|_| !judged) {
             return Some(refusal);
         }
         if open.packet_bytes_max < CHANNEL_PACKET_BYTES_MIN {
@@ -206,11 +210,17 @@ impl<R: Side> Connection<R> {
         bytes: &[u8],
         env: &mut Env<'_>,
     ) -> Result<Option<Event>, Error> {
-        let held_bytes = self.channels.held_bytes;
+        let (held_bytes, relays) = (self.channels.held_bytes, self.channels.relays);
         let (id, channel) = self.channels.open(request.recipient)?;
         channel.recv.step(RecvStep::Other)?;
         if channel.send == SendHalf::Closed {
             return Ok(None);
+        }
+        if relays {
+            return match bytes.len() <= RELAYED_REQUEST_BYTES_MAX {
+                true => Ok(Some(Event::Asked { id, request: bytes.into() })),
+                false => Err(Error::PeerMisbehaved("a request too long to be passed on")),
+            };
         }
         if channel.due.is_none() && channel.held.is_empty() {
             return self.take_request(id, request.want_reply, &request.body, env);
@@ -325,9 +335,9 @@ impl<R: Side> Connection<R> {
         Ok(request.map(|request| Event::Global { want_reply, request }))
     }
 
-    fn global_answered(&mut self, ok: bool) -> Option<Event> {
+    fn global_answered(&mut self, ok: bool, port: Option<u32>) -> Option<Event> {
         match self.globals.pop() {
-            Some(Asker::Owner) => Some(Event::GlobalDone { ok }),
+            Some(Asker::Owner) => Some(Event::GlobalDone { ok, port }),
             Some(Asker::KeepAlive) | None => None,
         }
     }

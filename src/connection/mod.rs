@@ -33,6 +33,7 @@ mod machine;
 mod outgoing;
 mod plan;
 mod record;
+mod relay;
 mod server;
 mod side;
 mod slots;

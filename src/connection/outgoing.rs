@@ -25,13 +25,25 @@ impl<R: Side> Connection<R> {
         packet_bytes: u32,
         env: &mut Env<'_>,
     ) -> Result<(), Error> {
+        self.accept_part(id, window_bytes, packet_bytes, window_bytes, env)
+    }
+
+    /// The same where the peer may send only `first` bytes of the window for now.
+    pub(super) fn accept_part(
+        &mut self,
+        id: ChannelId,
+        window_bytes: u32,
+        packet_bytes: u32,
+        first: u32,
+        env: &mut Env<'_>,
+    ) -> Result<(), Error> {
         let Some(channel) = self.channels.get_mut(id) else { return self.check() };
         if channel.stage != Stage::Asked {
             return self.check();
         }
         channel.stage = Stage::Open;
         let recipient = channel.recipient;
-        let window_bytes = self.channels.grant(id, window_bytes, packet_bytes);
+        let window_bytes = self.channels.grant_part(id, window_bytes, packet_bytes, first);
         let granted = self.channels.get(id).map_or(0, |c| c.recv_window.packet_bytes_max());
         let confirmation = ChannelOpenConfirmation {
             recipient,
@@ -73,6 +85,18 @@ impl<R: Side> Connection<R> {
         kind: &ChannelKind,
         env: &mut Env<'_>,
     ) -> Result<Option<ChannelId>, Error> {
+        let limits = R::limits(&self.login);
+        self.open_part(kind, limits.packet_bytes, limits.window_bytes, env)
+    }
+
+    /// The same where the peer may send only `first` bytes of the window for now.
+    pub(super) fn open_part(
+        &mut self,
+        kind: &ChannelKind,
+        packet_bytes: u32,
+        first: u32,
+        env: &mut Env<'_>,
+    ) -> Result<Option<ChannelId>, Error> {
         self.check()?;
         if !self.is_authenticated() {
             return Ok(None);
@@ -80,8 +104,8 @@ impl<R: Side> Connection<R> {
         let is_session = matches!(kind, ChannelKind::Session);
         let channel = Channel::new(Stage::Asking, ChannelNumber(0), is_session);
         let Some(id) = self.channels.insert(channel) else { return Ok(None) };
-        let limits = R::limits(&self.login);
-        let window_bytes = self.channels.grant(id, limits.window_bytes, limits.packet_bytes);
+        let window_bytes = R::limits(&self.login).window_bytes;
+        let window_bytes = self.channels.grant_part(id, window_bytes, packet_bytes, first);
         let granted = self.channels.get(id).map_or(0, |c| c.recv_window.packet_bytes_max());
         let open = ChannelOpen {
             sender: ChannelNumber(id.number()),
@@ -193,7 +217,7 @@ impl<R: Side> Connection<R> {
         self.check()?;
         let Some(channel) = self.channels.get_mut(id) else { return Ok(()) };
         // A peer that sends no more data needs no window.
-        if !channel.may_speak() || channel.recv != RecvHalf::Open {
+        if !channel.hears_data() {
             return Ok(());
         }
         let recipient = channel.recipient;
@@ -238,7 +262,7 @@ impl<R: Side> Connection<R> {
         }
     }
 
-    fn say_request(
+    pub(super) fn say_request(
         &mut self,
         id: ChannelId,
         want_reply: bool,
@@ -255,7 +279,11 @@ impl<R: Side> Connection<R> {
         Ok(true)
     }
 
-    fn say<'m, M: Message<'m>>(&mut self, message: &M, env: &mut Env<'_>) -> Result<(), Error> {
+    pub(super) fn say<'m, M: Message<'m>>(
+        &mut self,
+        message: &M,
+        env: &mut Env<'_>,
+    ) -> Result<(), Error> {
         self.check()?;
         self.transport.send(message, env).map_err(|error| self.fail(error, env))
     }

@@ -128,6 +128,27 @@ impl RecvWindow {
         Ok(())
     }
 
+    /// Grants no more than `bytes` at first, and answers what it comes to: nobody has promised room for
+    /// more yet.
+    pub fn begin_with(&mut self, bytes: u32) -> u32 {
+        self.granted = self.granted.min(bytes);
+        self.granted
+    }
+
+    /// Grants until the peer may send `bytes`, or the target if that is less. `Some(n)`: send a
+    /// WINDOW_ADJUST of `n`; as in [`RecvWindow::consume`] it is due in large steps, and in any when
+    /// less than a packet is granted. What the owner holds does not count: somebody else has
+    /// promised room for it.
+    pub fn grant_up_to(&mut self, bytes: u32) -> Option<u32> {
+        let more = bytes.min(self.target).saturating_sub(self.granted);
+        let due = (self.target / 2).min(self.packet_bytes_max.saturating_mul(3));
+        if more == 0 || (more < due && self.granted >= self.packet_bytes_max) {
+            return None;
+        }
+        self.granted += more;
+        Some(more)
+    }
+
     /// The owner is done with that many bytes. `Some(n)`: send a WINDOW_ADJUST of `n`, due when
     /// an eighth of the window has been used, or three packets of a small window: each costs a send
     /// and a wake-up of the peer, and one that is late costs the peer its pace.
@@ -188,6 +209,22 @@ mod tests {
             assert_eq!(window.consume(5), None, "nothing is held any more");
             assert_eq!(window.granted(), target);
         }
+    }
+
+    #[test]
+    fn relayed_grants_follow_the_other_side() {
+        let mut window = RecvWindow::new(2 << 20, 32 << 10);
+        assert_eq!(window.grant_up_to(u32::MAX), None, "no more than at first");
+        for _ in 0..3 {
+            assert_eq!(window.receive(32 << 10), Ok(()));
+        }
+        assert_eq!(window.grant_up_to(window.granted()), None);
+        assert_eq!(window.grant_up_to((2 << 20) - 1), None, "a small step waits");
+        assert_eq!(window.grant_up_to(2 << 20), Some(96 << 10));
+        let mut small = RecvWindow::new(100, 60);
+        assert_eq!(small.receive(60), Ok(()));
+        assert_eq!(small.grant_up_to(41), Some(1), "the peer could not send a packet");
+        assert_eq!((small.granted(), small.consumed(), small.held()), (41, 0, 59));
     }
 
     proptest! {

@@ -138,7 +138,9 @@ impl Outside for Desk {
     fn submit(&mut self, token: Token, job: Job) -> Result<(), Job> {
         let workers = match (&job, &self.office.greeters) {
             (Job::Greet { .. }, Some(greeters)) => greeters,
-            (Job::Resolve { .. } | Job::Listen(_), _) => &self.office.resolvers,
+            (Job::Resolve { .. } | Job::FindWay { .. } | Job::Listen(_), _) => {
+                &self.office.resolvers
+            }
             _ => &self.office.workers,
         };
         workers.try_submit(self.shard, token, job)

@@ -8,7 +8,7 @@ use super::names::Resolver;
 use super::policy::{Comer, Policy, Reason, Request};
 use super::startups::Startups;
 use super::workers::Execute;
-use super::{generation, log_level, names};
+use super::{generation, log_level, names, upstream};
 use crate::base::escape;
 use crate::connection::ConnectionConfig;
 use crate::crypto::{PrivateKey, SignatureAlgorithm, kex};
@@ -86,6 +86,16 @@ impl Execute for Executor {
             Job::Fs(job) => Done::Fs(Box::new(sftp::fs::run(*job))),
             Job::Scp(job) => Done::Scp(Box::new(scp::jobs::run(*job))),
             Job::Resolve { host, port } => Done::Resolved(forward::resolve(&host, port)),
+            Job::FindWay { upstream, host } => {
+                Done::Way(upstream::find_way(&upstream, host).map(Box::new))
+            }
+            Job::JudgeHost { upstream, host, key } => {
+                Done::Judged(upstream::judge_host(&upstream, host, &key))
+            }
+            Job::SignLogin { key, algorithm, message } => {
+                let signature = key.sign(algorithm, &message).ok();
+                Done::Signature(signature.map(Vec::into_boxed_slice))
+            }
             Job::Listen(spec) => Done::Listening(forward::listen_at(&spec)),
             Job::MakeAgentSocket => Done::AgentSocket(forward::make_agent_socket()),
             Job::RemoveAgentSocket(path) => {

@@ -29,4 +29,5 @@ pub mod socket;
 pub mod startups;
 pub mod syslog;
 pub mod systemd;
+mod upstream;
 pub mod workers;

@@ -18,14 +18,19 @@ use super::config::{
 };
 use super::directory::{Directory, Entry};
 use super::key_options::{self, Options};
+use super::upstream::{self, Fleets};
 use crate::base::{escape, wildcard_match};
 use crate::crypto::{KeyKind, PublicKey, SignatureAlgorithm};
 use crate::limits::BANNER_BYTES_MAX;
 use crate::services::forward::Forwarding;
+use crate::services::upstream::Upstream;
 use crate::services::{Account, Grant, Rules, Subsystem, is_listed};
 
 /// While it exists nobody but root has sessions: everybody else is shown its text.
 const NO_LOGIN: &str = "/etc/nologin";
+
+/// Stands for the account of a login that has none; the system keeps it from being anybody's.
+const NOBODY: u32 = u32::MAX;
 
 /// A key that wants to log in. Everything but the key's own validity is the client's claim.
 #[derive(Clone, Copy, Debug)]
@@ -59,6 +64,7 @@ pub struct Policy {
     process: Option<Account>,
     uid: u32,
     directory: Arc<Directory>,
+    fleets: Arc<Fleets>,
 }
 
 /// Why a key was not let in: for the log, never for the client.
@@ -76,6 +82,10 @@ pub enum Reason {
     OtherAccount {
         ours: String,
     },
+    /// The name asks for a host that is not one of TidegateUpstreamTargets.
+    Target(String),
+    /// TidegateUpstream without TidegateUpstreamIdentity.
+    NoIdentity,
     Database(String),
     Locked,
     Expired,
@@ -106,7 +116,7 @@ impl Policy {
     pub fn new(config: Arc<Config>) -> Policy {
         let uid = nix::unistd::geteuid().as_raw();
         let process = accounts::by_uid(uid).ok().flatten();
-        Policy { config, process, uid, directory: Arc::default() }
+        Policy { config, process, uid, directory: Arc::default(), fleets: Arc::default() }
     }
 
     pub fn config(&self) -> &Arc<Config> {
@@ -121,9 +131,10 @@ impl Policy {
     /// What holds for this user before the login is over.
     /// Answers also whether the user exists.
     pub fn greeting(&self, comer: &Comer<'_>) -> (Effective, bool) {
-        let entry = self.directory.find(comer.user).ok().flatten();
+        let (user, _) = self.split(comer.user);
+        let entry = self.directory.find(user).ok().flatten();
         let login = self.config.effective(&Who {
-            user: Some(comer.user),
+            user: Some(user),
             account: Some(entry.is_some()),
             groups: entry.as_ref().map_or(&[], |entry| &entry.groups),
             peer: Some(comer.peer.ip()),
@@ -140,6 +151,8 @@ impl Policy {
     /// those of the account we run as stand in, so that the time tells little. The transport of
     /// the answer hides the rest.
     pub fn permit(&self, request: &Request<'_>) -> Result<Grant, Box<Refusal>> {
+        let (user, target) = self.split(request.user);
+        let request = &Request { user, ..*request };
         let (entry, database) = match self.directory.find(request.user) {
             Ok(entry) => (entry, None),
             Err(why) => (None, Some(Reason::Database(why.to_string()))),
@@ -156,10 +169,13 @@ impl Policy {
             local: Some(request.local),
             rdomain: request.rdomain,
         });
-        let verdict = match (&entry, database) {
-            (Some(entry), _) => self.admits(entry, &login, request),
-            (None, Some(reason)) => Err(reason),
-            (None, None) => Err(Reason::UnknownUser),
+        let route = self.route(&login, target, request);
+        let verdict = match (&entry, database, &route) {
+            (.., Err(reason)) => Err(reason.clone()),
+            (Some(entry), _, Ok(route)) => self.admits(entry, &login, request, route.is_some()),
+            (None, Some(reason), _) => Err(reason),
+            (None, None, Ok(Some(_))) => admits_stranger(&login, request),
+            (None, None, Ok(None)) => Err(Reason::UnknownUser),
         };
         let (account, reason) = match verdict {
             Ok(account) => (Some(account), None),
@@ -184,10 +200,41 @@ impl Policy {
                     let (user, source) = (escape(account.name.as_bytes()), &found.source);
                     info!(%user, %source, "Passed over before {source} let {user} in: {note}");
                 }
-                Ok(self.grant(account, login, found, request))
+                let mut grant = self.grant(account, login, found, request);
+                grant.upstream = route.ok().flatten().map(Arc::new);
+                Ok(grant)
             }
             _ => refuse(Reason::NoKey, search.notes),
         }
+    }
+
+    /// The user of a login name and, where names may have one, the target in it. A name that is an
+    /// account's is that account's.
+    fn split<'a>(&self, name: &'a str) -> (&'a str, Option<&'a str>) {
+        let named = || self.directory.find(name).ok().flatten().is_some();
+        match upstream::split_name(name) {
+            Some((user, target)) if self.config.takes_targets() && !named() => (user, Some(target)),
+            _ => (name, None),
+        }
+    }
+
+    /// Where the login goes on, if not here.
+    fn route(
+        &self,
+        login: &Effective,
+        target: Option<&str>,
+        request: &Request<'_>,
+    ) -> Result<Option<Upstream>, Reason> {
+        let hosts = match target {
+            None if login.upstream.is_empty() => return Ok(None),
+            None => login.upstream.clone(),
+            Some(target) => match upstream::target(&login.upstream_targets, target) {
+                Some(host) => vec![host],
+                None => return Err(Reason::Target(target.to_owned())),
+            },
+        };
+        let upstream = self.fleets.upstream(&self.config, login, request.user, hosts);
+        upstream.map(Some).ok_or(Reason::NoIdentity)
     }
 
     /// Everything about the user and the kind of key that does not need the files of keys.
@@ -196,9 +243,10 @@ impl Policy {
         entry: &Entry,
         login: &Effective,
         request: &Request<'_>,
+        routed: bool,
     ) -> Result<Account, Reason> {
         let account = &entry.account;
-        if self.uid != 0 && account.uid != self.uid {
+        if !routed && self.uid != 0 && account.uid != self.uid {
             let ours = self.process.as_ref().map(|process| process.name.clone());
             return Err(Reason::OtherAccount { ours: ours.unwrap_or_default() });
         }
@@ -213,7 +261,8 @@ impl Policy {
                 None => {}
             }
         }
-        if !is_program(&account.shell) {
+        // Nothing of a login that goes on elsewhere runs here.
+        if !routed && !is_program(&account.shell) {
             return Err(Reason::Shell(account.shell.clone()));
         }
         check_key(login, request)?;
@@ -233,6 +282,11 @@ impl Policy {
         let look = || {
             let mut search = Search::default();
             for template in files {
+                // Who has no account has no home, and the gateway keeps his keys.
+                if account.uid == NOBODY && (!template.starts_with('/') || template.contains("%h"))
+                {
+                    continue;
+                }
                 let path = expand_tokens(template, &account.home, &account.name, account.uid);
                 search.file(&path, account, strict, request);
                 if search.found.is_some() {
@@ -241,7 +295,9 @@ impl Policy {
             }
             search
         };
-        accounts::with_rights_of(account, groups, look)
+        let rights = if account.uid == NOBODY { self.process.as_ref() } else { Some(account) };
+        let Some(rights) = rights else { return look() };
+        accounts::with_rights_of(rights, groups, look)
             .unwrap_or_else(|why| Search { notes: vec![why.to_string()], ..Search::default() })
     }
 
@@ -276,6 +332,7 @@ impl Policy {
             source: found.source,
             verbosity,
             rules,
+            upstream: None,
         }
     }
 
@@ -315,6 +372,20 @@ impl Policy {
             forwarding,
         }
     }
+}
+
+/// A user who exists nowhere but in the configuration: of a login that goes on elsewhere, only the
+/// lists and the key are asked about.
+fn admits_stranger(login: &Effective, request: &Request<'_>) -> Result<Account, Reason> {
+    check_lists(login, request.user, &[], request)?;
+    check_key(login, request)?;
+    Ok(Account {
+        name: request.user.to_owned(),
+        uid: NOBODY,
+        gid: NOBODY,
+        home: PathBuf::from("/nonexistent"),
+        shell: PathBuf::from("/bin/false"),
+    })
 }
 
 /// What the settings and the key both permit. `open`: nothing goes round a closed door.
@@ -357,7 +428,11 @@ struct Search {
 
 impl Search {
     fn file(&mut self, path: &Path, account: &Account, strict: bool, request: &Request<'_>) {
-        let owner = Owner { name: &account.name, uid: account.uid, home: &account.home };
+        let own_uid = nix::unistd::geteuid().as_raw();
+        let owner = match account.uid {
+            NOBODY => Owner { name: "the gateway", uid: own_uid, home: &account.home },
+            uid => Owner { name: &account.name, uid, home: &account.home },
+        };
         let text = match authorized_keys::read(path, owner, strict) {
             Ok(text) => text,
             Err(why) => {
@@ -464,6 +539,12 @@ impl fmt::Display for Reason {
             Reason::OtherAccount { ours } => {
                 write!(out, "this server was not started by root, so it serves {ours} alone")
             }
+            Reason::Target(target) => {
+                write!(out, "TidegateUpstreamTargets does not allow {}", escape(target.as_bytes()))
+            }
+            Reason::NoIdentity => out.write_str(
+                "it goes on elsewhere, and no TidegateUpstreamIdentity names the key for that",
+            ),
             Reason::Database(why) => write!(out, "the user database does not answer: {why}"),
             Reason::Locked => out.write_str(
                 "the account is locked: its password field begins with !; \

@@ -96,7 +96,23 @@ fn write_line(report: &Report) {
             let what = escape(what);
             warn!(link, %ip, port, %what, why, "Refused {what}: {why}");
         }
+        What::Upstream { .. } | What::UpstreamFailed { .. } => upstream(report),
         What::Disconnected { .. } => disconnected(report),
+    }
+}
+
+fn upstream(report: &Report) {
+    let (link, ip, port) = (report.serial, report.peer.ip(), report.peer.port());
+    match &report.what {
+        What::Upstream { what } => {
+            let what = escape(what);
+            info!(link, %ip, port, %what, "Connection from {ip} port {port} goes on as {what}");
+        }
+        What::UpstreamFailed { host, why } => {
+            let (host, why) = (escape(host), escape(why));
+            warn!(link, %ip, port, %host, %why, "Upstream {host} for {ip} port {port}: {why}");
+        }
+        _ => {}
     }
 }
 

@@ -9,12 +9,13 @@ use std::time::Duration;
 use crate::base::wildcard_match;
 use crate::connection::{ConnectionConfig, LoginLimits};
 use crate::crypto::kex::Group;
-use crate::crypto::{KexError, PublicKey, SharedSecret, SignatureAlgorithm};
+use crate::crypto::{KexError, PrivateKey, PublicKey, SharedSecret, SignatureAlgorithm};
 use crate::limits::PARCEL_BYTES_MAX;
 use crate::services::forward::{ListenSpec, Listening};
 use crate::services::process::Environment;
 use crate::services::scp::{ScpDone, ScpJob};
 use crate::services::sftp::{FsDone, FsJob};
+use crate::services::upstream::{Trouble, Upstream, Way};
 use crate::services::{Child, RoutingDomain, Rules, Terminal, TerminalSpec};
 use crate::transport::RekeyLimits;
 use crate::wire::Reader;
@@ -66,6 +67,23 @@ pub enum Job {
     },
     /// Connects to a socket in the file system: [`super::forward::connect_to_path`].
     ConnectPath(Box<[u8]>),
+    /// Finds the way to a host of these, by its number: addresses, and the key to log in with.
+    FindWay {
+        upstream: Arc<Upstream>,
+        host: usize,
+    },
+    /// Is this the host's key?
+    JudgeHost {
+        upstream: Arc<Upstream>,
+        host: usize,
+        key: Box<PublicKey>,
+    },
+    /// Signs a login at another host.
+    SignLogin {
+        key: Arc<PrivateKey>,
+        algorithm: SignatureAlgorithm,
+        message: Box<[u8]>,
+    },
     /// Listens for a client: [`super::forward::listen_at`].
     Listen(Box<ListenSpec>),
     /// [`super::forward::make_agent_socket`].
@@ -86,6 +104,8 @@ pub enum Done {
     Spawned(Result<Child, SpawnFailed>),
     Fs(Box<FsDone>),
     Scp(Box<ScpDone>),
+    Way(Result<Box<Way>, Trouble>),
+    Judged(Result<(), Trouble>),
     Resolved(std::io::Result<Vec<SocketAddr>>),
     Connected(std::io::Result<OwnedFd>),
     Listening(std::io::Result<Listening>),
@@ -147,6 +167,8 @@ pub struct Grant {
     /// As [`About::verbosity`]; less than 255.
     pub verbosity: Option<u8>,
     pub rules: Rules,
+    /// Where the login goes on; `None`: here. Such a one stays with the process that made it.
+    pub upstream: Option<Arc<Upstream>>,
 }
 
 /// What stands behind a subsystem's name.
@@ -259,6 +281,7 @@ impl Grant {
             source,
             verbosity,
             rules,
+            upstream: None,
         })
     }
 }
@@ -401,6 +424,7 @@ mod tests {
             verbosity: Some(4),
             source: "/home/ann/.ssh/authorized_keys:3".into(),
             rules: Rules { motd: true, ..Rules::default() },
+            upstream: None,
         };
         let bytes = grant.encode();
         assert_eq!(Grant::decode(&bytes), Some(grant.clone()));

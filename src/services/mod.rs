@@ -19,6 +19,7 @@ pub mod sftp;
 mod spawn;
 mod stream;
 mod umask;
+pub mod upstream;
 mod user_environment;
 
 pub use attached::{Attached, Noted};

@@ -1,10 +1,15 @@
+use std::borrow::Cow;
 use std::collections::VecDeque;
 
 use crate::base::{Entropy, Instant, Span};
 use crate::connection::{ChannelId, Conn, Plan};
-use crate::limits::{GATHER_MAX, OUTBOX_RESERVE, OUTBOXES_UNSENT_MAX};
+use crate::limits::{
+    GATHER_MAX, HEADROOM, OUTBOX_RESERVE, OUTBOXES_UNSENT_MAX, SHARED_UNSENT_BYTES_MAX, SMALL_SLOT,
+};
 use crate::reactor::{Chunk, Class, Gather, Lease, Pool};
 use crate::transport::{Env, Error, Outbox};
+use crate::wire::Message;
+use crate::wire::request::ChannelRequest;
 
 /// What a service asks of the protocol. Kept in order while a key exchange runs or no outbox can
 /// be had, because data, EOF and CLOSE of a channel must leave in order.
@@ -19,7 +24,7 @@ pub enum Command {
     Reject {
         id: ChannelId,
         reason: u32,
-        text: &'static str,
+        text: Cow<'static, str>,
     },
     Consumed {
         id: ChannelId,
@@ -40,6 +45,29 @@ pub enum Command {
         core_dumped: bool,
     },
     Close(ChannelId),
+    /// Data of another connection's channel, whose credit is reserved: it becomes a packet where it
+    /// lies if that has the room.
+    Pass {
+        id: ChannelId,
+        extended: Option<u32>,
+        data: Chunk,
+    },
+    /// A request about another connection's channel, as it came.
+    Ask {
+        id: ChannelId,
+        request: Box<[u8]>,
+    },
+    /// To the oldest request that has no answer.
+    Answer {
+        id: ChannelId,
+        ok: bool,
+    },
+    /// With what the other connection's channel takes.
+    AcceptWith {
+        id: ChannelId,
+        window_bytes: u32,
+        packet_bytes: u32,
+    },
     /// To a request about the connection; with the port that was chosen, if one was.
     ReplyGlobal {
         ok: bool,
@@ -55,12 +83,23 @@ pub enum Command {
 #[derive(Debug, Default)]
 pub struct Outgoing {
     outbox: Option<OutboxLease>,
-    sealed: VecDeque<Chunk>,
+    sealed: VecDeque<Sealed>,
     waiting: VecDeque<Command>,
+    /// Bytes of data and requests of another connection that wait.
+    passing: u32,
+    /// Those of requests among them.
+    asking: u32,
     unsent: u32,
-    /// Outboxes among what is unsent.
+    /// Outboxes among what is unsent, and among what is being sent.
     outboxes: u16,
+    outboxes_sending: u16,
     sending: bool,
+}
+
+#[derive(Debug)]
+struct Sealed {
+    chunk: Chunk,
+    is_outbox: bool,
 }
 
 #[derive(Debug)]
@@ -101,6 +140,16 @@ impl Outgoing {
         !self.waiting.is_empty()
     }
 
+    /// Bytes of another connection that wait for the end of a key exchange or for memory.
+    pub const fn passing(&self) -> u32 {
+        self.passing
+    }
+
+    /// The same of requests alone, which no window bounds.
+    pub const fn asking(&self) -> u32 {
+        self.asking
+    }
+
     /// [`Outgoing::with_env`] would find or get an outbox.
     pub fn has_room(&self, pool: &Pool) -> bool {
         let roomy = self.outbox.as_ref().is_some_and(OutboxLease::is_roomy);
@@ -136,23 +185,23 @@ impl Outgoing {
         conn: &mut Conn,
         around: &mut Surroundings<'_>,
     ) -> Result<(), Error> {
-        if !self.waiting.is_empty() {
+        let waits = match self.waiting.is_empty() {
+            true => self.attempt(command, conn, around)?,
+            false => Some(command),
+        };
+        if let Some(command) = waits {
+            self.count_waiting(&command, true);
             self.waiting.push_back(command);
-            return Ok(());
         }
-        match self.attempt(command, conn, around)? {
-            None => Ok(()),
-            Some(command) => {
-                self.waiting.push_back(command);
-                Ok(())
-            }
-        }
+        Ok(())
     }
 
     /// Carries out what waited, as far as it goes now.
     pub fn resume(&mut self, conn: &mut Conn, around: &mut Surroundings<'_>) -> Result<(), Error> {
         while let Some(command) = self.waiting.pop_front() {
+            self.count_waiting(&command, false);
             if let Some(command) = self.attempt(command, conn, around)? {
+                self.count_waiting(&command, true);
                 self.waiting.push_front(command);
                 break;
             }
@@ -170,11 +219,12 @@ impl Outgoing {
         }
         let mut gather = Gather::new();
         while !gather.is_full() {
-            let Some(chunk) = self.sealed.pop_front() else { break };
+            let Some(Sealed { chunk, is_outbox }) = self.sealed.pop_front() else { break };
             if let Err(chunk) = gather.push(chunk) {
-                self.sealed.push_front(chunk);
+                self.sealed.push_front(Sealed { chunk, is_outbox });
                 break;
             }
+            self.outboxes_sending += u16::from(is_outbox);
         }
         if gather.is_empty() {
             return None;
@@ -186,36 +236,22 @@ impl Outgoing {
     /// A send has completed; its leases go back.
     pub fn sent(&mut self, mut gather: Gather, pool: &mut Pool) {
         self.sending = false;
+        self.outboxes = self.outboxes.saturating_sub(std::mem::take(&mut self.outboxes_sending));
         while let Some(chunk) = gather.pop() {
             self.unsent = self.unsent.saturating_sub(chunk.span.len);
-            // Data starts behind its headroom.
-            self.outboxes = self.outboxes.saturating_sub(u16::from(chunk.span.at == 0));
             pool.give_back(chunk.lease);
-        }
-    }
-
-    /// The driver had no room for the send; it is tried again later.
-    pub fn unsend(&mut self, mut gather: Gather) {
-        self.sending = false;
-        let mut chunks = Vec::with_capacity(GATHER_MAX);
-        while let Some(chunk) = gather.pop() {
-            chunks.push(chunk);
-        }
-        for chunk in chunks.into_iter().rev() {
-            self.sealed.push_front(chunk);
         }
     }
 
     /// The connection is over: nothing more will be sent, every lease goes back.
     pub fn abandon(&mut self, pool: &mut Pool) {
-        while let Some(chunk) = self.sealed.pop_front() {
+        while let Some(Sealed { chunk, .. }) = self.sealed.pop_front() {
             pool.give_back(chunk.lease);
         }
         while let Some(command) = self.waiting.pop_front() {
-            if let Command::Data { lease, .. } = command {
-                pool.give_back(lease);
-            }
+            command.drop_into(pool);
         }
+        (self.passing, self.asking) = (0, 0);
         if let Some(OutboxLease { lease, .. }) = self.outbox.take() {
             pool.give_back(lease);
         }
@@ -229,8 +265,9 @@ impl Outgoing {
             // An answer to the peer's open is owed whatever becomes of our side.
             if command.channel() != Some(gone) || matches!(command, Command::Reject { .. }) {
                 kept.push_back(command);
-            } else if let Command::Data { lease, .. } = command {
-                pool.give_back(lease);
+            } else {
+                self.count_waiting(&command, false);
+                command.drop_into(pool);
             }
         }
         self.waiting = kept;
@@ -257,8 +294,24 @@ impl Outgoing {
                 Err(_deferred) => Some(Command::Data { plan, got, lease }),
             });
         }
+        let command = match command {
+            Command::Pass { id, extended, data } => {
+                return self.pass(id, extended, data, conn, around);
+            }
+            // A whole command may be too much for what is kept during a key exchange.
+            Command::Ask { .. } if !conn.is_ready() => return Ok(Some(command)),
+            command => command,
+        };
         let done = self.with_env(around, |env, _| match &command {
-            Command::Data { .. } => Ok(()),
+            Command::Data { .. } | Command::Pass { .. } => Ok(()),
+            Command::Ask { id, request } => match ChannelRequest::parse(request) {
+                Ok(asked) => conn.pass_request(*id, asked.want_reply, asked.body, env).map(|_| ()),
+                Err(_) => Ok(()),
+            },
+            Command::Answer { id, ok } => conn.pass_reply(*id, *ok, env),
+            Command::AcceptWith { id, window_bytes, packet_bytes } => {
+                conn.accept_with(*id, *window_bytes, *packet_bytes, env)
+            }
             Command::Accept(id) => conn.accept_open_default(*id, env),
             Command::Reject { id, reason, text } => conn.reject_open(*id, *reason, text, env),
             Command::Consumed { id, bytes } => conn.consumed(*id, *bytes, env),
@@ -277,17 +330,70 @@ impl Outgoing {
         }
     }
 
+    /// Seals data of another connection where it lies; elsewhere when that is too narrow for our
+    /// padding and tag, or when a peer that does not read would hold a buffer that all receive in.
+    fn pass(
+        &mut self,
+        id: ChannelId,
+        extended: Option<u32>,
+        data: Chunk,
+        conn: &mut Conn,
+        around: &mut Surroundings<'_>,
+    ) -> Result<Option<Command>, Error> {
+        if !conn.is_ready() {
+            return Ok(Some(Command::Pass { id, extended, data }));
+        }
+        let lags = self.unsent >= SHARED_UNSENT_BYTES_MAX && data.lease.len() <= SMALL_SLOT;
+        let in_place = !lags && conn.fits_around(extended, data.span, data.lease.len());
+        let data = match in_place {
+            true => data,
+            false => match moved(data, around.pool) {
+                Ok(data) => data,
+                Err(data) => return Ok(Some(Command::Pass { id, extended, data })),
+            },
+        };
+        let Chunk { mut lease, span } = data;
+        let plan = conn.plan_around(id, extended, span);
+        let bytes = around.pool.bytes(&mut lease);
+        match conn.seal_plan(&plan, span.len, bytes, around.entropy) {
+            Ok(sealed) if sealed.is_empty() => around.pool.give_back(lease),
+            Ok(sealed) => self.push_sealed(Chunk { lease, span: sealed }),
+            Err(_deferred) => {
+                conn.drop_plan(plan);
+                conn.reserve(id, span.len);
+                return Ok(Some(Command::Pass { id, extended, data: Chunk { lease, span } }));
+            }
+        }
+        Ok(None)
+    }
+
+    const fn count_waiting(&mut self, command: &Command, more: bool) {
+        let (passing, asking) = match command {
+            Command::Pass { data, .. } => (data.span.len, 0),
+            Command::Ask { request, .. } => (request.len() as u32, request.len() as u32),
+            _ => return,
+        };
+        if more {
+            self.passing = self.passing.saturating_add(passing);
+            self.asking = self.asking.saturating_add(asking);
+        } else {
+            self.passing = self.passing.saturating_sub(passing);
+            self.asking = self.asking.saturating_sub(asking);
+        }
+    }
+
     fn push_sealed(&mut self, chunk: Chunk) {
         self.seal_outbox();
         self.unsent = self.unsent.saturating_add(chunk.span.len);
-        self.sealed.push_back(chunk);
+        self.sealed.push_back(Sealed { chunk, is_outbox: false });
     }
 
     /// Moves the outbox's bytes behind what is already sealed, keeping the order of sealing.
     fn seal_outbox(&mut self) {
         if let Some(OutboxLease { lease, used }) = self.outbox.take() {
             self.outboxes = self.outboxes.saturating_add(1);
-            self.sealed.push_back(Chunk { lease, span: Span::new(0, used) });
+            let chunk = Chunk { lease, span: Span::new(0, used) };
+            self.sealed.push_back(Sealed { chunk, is_outbox: true });
         }
     }
 
@@ -315,6 +421,10 @@ impl Command {
             Command::ReplyGlobal { .. } => return None,
             Command::Data { plan, .. } => plan.channel,
             Command::Accept(id)
+            | Command::Pass { id, .. }
+            | Command::Ask { id, .. }
+            | Command::Answer { id, .. }
+            | Command::AcceptWith { id, .. }
             | Command::Reject { id, .. }
             | Command::Consumed { id, .. }
             | Command::Reply { id, .. }
@@ -324,4 +434,26 @@ impl Command {
             | Command::Close(id) => *id,
         })
     }
+
+    /// It is not to be carried out any more.
+    fn drop_into(self, pool: &mut Pool) {
+        match self {
+            Command::Data { lease, .. } | Command::Pass { data: Chunk { lease, .. }, .. } => {
+                pool.give_back(lease);
+            }
+            _ => {}
+        }
+    }
+}
+
+/// The same data in a lease that has room for whatever surrounds it; as it was when there is none.
+fn moved(data: Chunk, pool: &mut Pool) -> Result<Chunk, Chunk> {
+    let Some(mut fresh) = pool.take_spare(Class::Packet) else { return Err(data) };
+    let span = Span::new(HEADROOM, data.span.len);
+    let from = data.span.of(pool.view(&data.lease)).unwrap_or_default();
+    if let Some(to) = span.of_mut(pool.bytes(&mut fresh)) {
+        to.copy_from_slice(from);
+    }
+    pool.give_back(data.lease);
+    Ok(Chunk { lease: fresh, span })
 }

@@ -17,7 +17,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             kind => {
                 let text = "unknown channel type";
                 let reason = open_failure::UNKNOWN_CHANNEL_TYPE;
-                self.command(key, Command::Reject { id, reason, text });
+                self.command(key, Command::Reject { id, reason, text: text.into() });
                 let what = format!("channel {kind:?}");
                 self.report(key, What::Refused { what, why: text.to_owned() });
                 return;
@@ -37,7 +37,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                     open_failure::ADMINISTRATIVELY_PROHIBITED => "forwarding is not permitted",
                     _ => why,
                 };
-                self.command(key, Command::Reject { id, reason, text });
+                self.command(key, Command::Reject { id, reason, text: text.into() });
                 self.report(key, What::Refused { what, why: why.to_owned() });
             }
         }

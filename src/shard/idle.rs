@@ -65,6 +65,9 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
         link.idle_check = None;
         let Some(grant) = link.grant.clone() else { return };
+        if link.relay.as_ref().is_some_and(|relay| !relay.is_unused()) {
+            return;
+        }
         if link.channels.is_empty() {
             let due = grant.rules.unused_timeout.map(|timeout| link.used.after(timeout));
             match due {

@@ -4,6 +4,7 @@ use std::time::Duration;
 use super::Inbound;
 use super::agent::Agent;
 use super::outside::Ends;
+use super::relay::Relay;
 use crate::base::Instant;
 use crate::connection::{Answer, ChannelId, Conn, ConnectionConfig, LoginLimits};
 use crate::crypto::{PublicKey, SignatureAlgorithm};
@@ -33,8 +34,13 @@ pub(super) struct Link {
     pub authenticated: bool,
     /// The peer has tried to log in, and failed.
     pub attempted: bool,
-    /// Its end has been reported.
+    /// Its end has been reported, and why it came.
     pub ended: bool,
+    pub reason: Option<String>,
+    /// It is one of a pair.
+    pub relay: Option<Box<Relay>>,
+    /// Until when the way to the other one of the pair may take.
+    pub deadline: Option<Instant>,
     /// It waits for one of these leases, and is on the shard's list of those that do.
     pub lacks: Classes,
     /// Data that came compressed and waits for a lease.
@@ -122,13 +128,18 @@ impl Link {
         }
     }
 
+    /// The time for what it was about has passed.
+    pub fn is_late(&self, now: Instant) -> bool {
+        self.deadline.is_some_and(|at| at <= now)
+    }
+
     pub fn check_idle_at(&mut self, at: Instant) {
         self.idle_check = Some(self.idle_check.map_or(at, |earlier| earlier.min(at)));
     }
 
     /// When the protocol or the times beside it want attention.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let own = [self.idle_check, self.mark_until, self.lease_until];
+        let own = [self.idle_check, self.mark_until, self.lease_until, self.deadline];
         own.into_iter().chain([self.conn.poll_timeout()]).flatten().min()
     }
 

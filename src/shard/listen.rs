@@ -245,7 +245,10 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 let origin_host = host.into();
                 (ChannelKind::ForwardedTcpip { address, port, origin_host, origin_port }, from)
             }
-            Place::Agent(_) => (ChannelKind::Other { name: AGENT.into() }, one.place.to_string()),
+            Place::Agent(_) => {
+                let kind = ChannelKind::Other { name: AGENT.into(), rest: Box::default() };
+                (kind, one.place.to_string())
+            }
             Place::Path(path) => {
                 (ChannelKind::ForwardedStreamlocal { path: path.clone() }, one.place.to_string())
             }

@@ -15,9 +15,11 @@ mod mark;
 mod moves;
 mod outside;
 mod preface;
+mod relay;
 mod report;
 mod run;
 mod session;
+mod upstream;
 
 pub use outside::{Admission, Ends, HandOver, Mail, Outside, StartupEnd};
 pub use preface::Asking;
@@ -74,6 +76,8 @@ const TAG_JOB: u16 = 2;
 const TAG_LISTEN: u16 = 3;
 const TAG_AGENT: u16 = 4;
 const TAG_AGENT_GONE: u16 = 5;
+const TAG_WAY: u16 = 6;
+const TAG_CONNECT: u16 = 7;
 
 /// A connection that is this shard's and has not begun here.
 #[derive(Debug)]

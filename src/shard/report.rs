@@ -69,6 +69,15 @@ pub enum What {
         bytes_out: u64,
         reason: &'static str,
     },
+    /// The login goes on at a host.
+    Upstream {
+        what: String,
+    },
+    /// A host could not be reached or used, or is lost.
+    UpstreamFailed {
+        host: String,
+        why: String,
+    },
     Refused {
         what: String,
         why: String,
@@ -88,7 +97,10 @@ impl What {
     /// Ordinary life: of interest to a log that is asked to tell all, and to no other.
     pub const fn is_routine(&self) -> bool {
         match self {
-            What::AuthFailed { .. } | What::Refused { .. } | What::NotForwarded { .. } => false,
+            What::AuthFailed { .. }
+            | What::Refused { .. }
+            | What::UpstreamFailed { .. }
+            | What::NotForwarded { .. } => false,
             What::Disconnected { ours, .. } => !*ours,
             _ => true,
         }

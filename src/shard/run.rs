@@ -110,7 +110,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         self.outside.report(Report { serial: from.serial, peer: from.ends.peer, verbosity, what });
     }
 
-    fn insert(
+    pub(super) fn insert(
         &mut self,
         conn: Conn,
         outgoing: Outgoing,
@@ -135,6 +135,9 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             authenticated: false,
             attempted: false,
             ended: false,
+            reason: None,
+            relay: None,
+            deadline: None,
             lacks: Classes::NONE,
             owed: None,
             answer: None,
@@ -222,6 +225,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                     Err(errno) => self.peer_left(key, &errno.to_string()),
                 }
             }
+            Op::Connect { fd, to } => self.upstream_attempted(key, fd, to, completion.result),
             Op::Send { from, .. } => {
                 link.outgoing.sent(from, self.driver.pool());
                 match completion.result {
@@ -239,6 +243,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         if link.state == LinkState::Open {
             self.resume(key);
             self.wake_services(key);
+            self.wake_other(key);
             self.mark_ready(key);
         }
     }
@@ -255,6 +260,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             TAG_LISTEN => return self.listening(key, done),
             TAG_AGENT => return self.agent_made(key, done),
             TAG_AGENT_GONE => return,
+            TAG_WAY => return self.way_found(key, done),
             _ => {}
         }
         let Some(link) = self.links.get_mut(key as usize) else { return };
@@ -263,6 +269,10 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
         let answer = match done {
             Done::Signature(signature) => Answer::Signature(signature),
+            Done::Judged(verdict) => match self.host_judged(key, verdict) {
+                Some(answer) => answer,
+                None => return,
+            },
             Done::Agreement(agreement) => Answer::Agreement(agreement),
             Done::Greeted(Greeted { config: Some(config), about }) => {
                 link.about = about;
@@ -294,6 +304,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let is_open = |link: &Link| link.state == LinkState::Open;
         if self.links.get(key as usize).is_some_and(is_open) {
             self.expire_idle(key, now);
+            self.expire_deadline(key);
             // The time that has come is not that of its last words.
             if !self.links.get(key as usize).is_some_and(is_open) {
                 return;
@@ -357,6 +368,12 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         {
             return Step::Wait;
         }
+        if link.relay.is_some()
+            && self.links.get(key as usize).is_some_and(|link| self.is_held_back(link))
+        {
+            return Step::Wait;
+        }
+        let Some(link) = self.links.get_mut(key as usize) else { return Step::Wait };
         if !link.inbound.settle_in(self.driver.pool()) {
             return Step::Starved(link.inbound.lacks());
         }
@@ -427,6 +444,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
 
     /// Nothing to do for now: receive more, unless something else has to come first.
     fn rest(&mut self, key: u32) {
+        let held_back = self.links.get(key as usize).is_some_and(|link| self.is_held_back(link));
         let Some(link) = self.links.get_mut(key as usize) else { return };
         let closing = link.state == LinkState::Closing;
         if closing {
@@ -435,7 +453,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             let len = link.inbound.len();
             link.inbound.consume(len);
         }
-        let wanted = link.state == LinkState::Open && !link.conn.blocked() && !is_behind(link);
+        let wanted =
+            link.state == LinkState::Open && !link.conn.blocked() && !is_behind(link) && !held_back;
         if !wanted && !closing {
             // Until something else has happened, which others may have to receive first.
             link.inbound.step_back(self.driver.pool());
@@ -489,6 +508,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         self.give_answer(key);
         self.resume(key);
         self.wake_services(key);
+        self.resume_relay(key);
     }
 
     /// Commands that wait while no key exchange runs wait for an outbox.
@@ -557,7 +577,12 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     fn event(&mut self, key: u32, event: Event) {
         match event {
             Event::KeyExchanged { first } => self.key_exchanged(key, first),
+            Event::Query(query) if self.is_upstream(key) => self.ask_upstream(key, query),
             Event::Query(query) => self.ask(key, query),
+            Event::Authenticated { .. } if self.is_upstream(key) => self.upstream_ready(key),
+            Event::AuthFailed(failed) if self.is_upstream(key) => {
+                self.upstream_refused_us(key, &failed);
+            }
             Event::Authenticated { user, method, key: public } => {
                 self.authenticated(key, user, method, public);
             }
@@ -572,19 +597,40 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 let public = public.map(|public| public.fingerprint());
                 self.report(key, What::AuthFailed { user, method, key: public });
             }
+            Event::Global { want_reply, request } if self.is_relayed(key) => {
+                self.relay_global(key, want_reply, request);
+            }
             Event::Global { want_reply, request } => self.global(key, want_reply, request),
-            Event::GlobalDone { .. } => {}
+            Event::GlobalDone { ok, port } => self.relay_global_done(key, ok, port),
+            event if self.is_relayed(key) => self.relay_event(key, event),
             channel => self.channel_event(key, channel),
         }
     }
 
+    fn is_upstream(&self, key: u32) -> bool {
+        self.links.get(key as usize).is_some_and(|link| matches!(link.conn, Conn::Client(_)))
+    }
+
+    pub(super) fn is_relayed(&self, key: u32) -> bool {
+        self.links.get(key as usize).is_some_and(|link| link.relay.is_some())
+    }
+
     fn key_exchanged(&mut self, key: u32, first: bool) {
+        if self.is_upstream(key) {
+            if first {
+                self.log_in_upstream(key);
+            }
+            self.resume(key);
+            self.resume_relay(key);
+            return;
+        }
         let Some(link) = self.links.get_mut(key as usize) else { return };
         let peer_ident = String::from_utf8_lossy(link.conn.peer_ident()).into_owned();
         let algorithms = link.conn.negotiated().map(ToString::to_string).unwrap_or_default();
         self.report(key, What::KeyExchanged { first, peer_ident, algorithms });
         self.resume(key);
         self.wake_services(key);
+        self.resume_relay(key);
     }
 
     /// Carries out what waited for the end of a key exchange or for an outbox.
@@ -679,7 +725,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         link.authenticated = true;
         link.follow(grant.limits, &self.config.connection, self.driver.now());
         let source = grant.source.clone();
-        let here = self.outside.serves(&grant);
+        let upstream = grant.upstream.clone();
+        let here = upstream.is_some() || self.outside.serves(&grant);
         link.grant = Some(grant);
         let ends = link.ends;
         if here {
@@ -691,6 +738,9 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         self.outside.startup_over(ends, StartupEnd::LoggedIn);
         let fingerprint = public.map(|key| key.fingerprint());
         self.report(key, What::Authenticated { user, method, key: fingerprint, source });
+        if let Some(upstream) = upstream {
+            self.begin_relay(key, upstream);
+        }
         self.mark_dirty(key);
     }
 
@@ -775,6 +825,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
         link.state = LinkState::Closing;
         self.end_services(key);
+        self.end_relay(key);
         self.timers.set(key, self.driver.now().after(CLOSING_TIME));
         self.mark_dirty(key);
         self.mark_ready(key);
@@ -797,6 +848,11 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             return;
         }
         link.ended = true;
+        if matches!(link.conn, Conn::Client(_)) {
+            // The client's connection tells of it.
+            link.reason = Some(reason.to_owned());
+            return;
+        }
         let stats = link.conn.stats();
         let what = What::Disconnected {
             user: link.grant.as_ref().map(|grant| grant.account.name.clone()),
@@ -825,6 +881,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let (armed, sending) = (link.inbound.armed, link.outgoing.is_sending());
         if services_live {
             self.end_services(key);
+            self.end_relay(key);
         }
         for (tag, live) in [(TAG_RECV, armed), (TAG_SEND, sending)] {
             if live {
@@ -845,9 +902,12 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             self.driver.close(socket);
         }
         if link.is_spent() {
+            let ours = matches!(link.conn, Conn::Client(_));
             self.links.remove(key as usize);
             self.timers.clear(key);
-            self.outside.ended();
+            if !ours {
+                self.outside.ended();
+            }
         }
     }
 

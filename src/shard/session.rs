@@ -99,6 +99,10 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         extended: Option<u32>,
         chunk: Chunk,
     ) {
+        if self.is_relayed(key) {
+            self.pass_data(key, id, extended, chunk);
+            return;
+        }
         let attachment = self.links.get(key as usize).and_then(|link| link.attachment_of(id));
         match attachment {
             Some(number) => {
@@ -298,7 +302,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let Some(attachment) = self.attachments.get(number as usize) else { return };
         let (key, id) = (attachment.link, attachment.id);
         self.detach(key, id);
-        self.command(key, Command::Reject { id, reason, text });
+        self.command(key, Command::Reject { id, reason, text: text.into() });
     }
 
     pub(super) fn release(&mut self, number: u32) {

@@ -292,6 +292,9 @@ impl Office {
                 Done::Resolved(Ok((1..=3).map(|n| ([192, 0, 2, n], port).into()).collect()))
             }
             Job::Resolve { .. } => Done::Resolved(Err(std::io::ErrorKind::NotFound.into())),
+            Job::FindWay { .. } | Job::JudgeHost { .. } | Job::SignLogin { .. } => {
+                panic!("no login here goes on elsewhere")
+            }
             Job::Listen(_) => Done::Listening(Err(std::io::ErrorKind::AddrInUse.into())),
             Job::MakeAgentSocket => Done::AgentSocket(Err(std::io::ErrorKind::NotFound.into())),
             Job::RemoveAgentSocket(path) => panic!("nobody made {path:?}"),
@@ -386,6 +389,7 @@ impl Office {
             rules: times.rules(),
             verbosity: None,
             source: "simulated".to_owned(),
+            upstream: None,
         })
     }
 

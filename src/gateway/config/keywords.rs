@@ -7,6 +7,7 @@ use super::front;
 use super::honour;
 use super::settings::{EffectiveDraft, GlobalDraft};
 use super::sources;
+use super::upstream;
 use super::values::Values;
 
 /// Where a parser puts what it read.
@@ -421,6 +422,21 @@ pub const TABLE: &[Keyword] = &[
         honour::reactors, dump::reactors),
     honoured("TidegateScp", Match, "internal, or external for the account's shell and its own scp",
         honour::scp, dump::scp),
+    honoured("TidegateUpstream", Match,
+        "none, or one or more host, host:port or [address]:port at which logins go on",
+        upstream::upstream, upstream::dump_upstream),
+    honoured("TidegateUpstreamHostKeyPolicy", Match, "strict, or accept-new for hosts that are in no line",
+        upstream::upstream_host_keys, upstream::dump_upstream_host_keys),
+    honoured("TidegateUpstreamIdentity", Match, "the path of a private key without a passphrase, or none",
+        upstream::upstream_identity, upstream::dump_upstream_identity),
+    honoured("TidegateUpstreamKnownHosts", Match, "the path of a file of host keys",
+        upstream::upstream_known_hosts, upstream::dump_upstream_known_hosts),
+    honoured("TidegateUpstreamTargets", Match,
+        "none, or one or more patterns of host, host:port or [address]:port that login names like \
+         user%host may ask for",
+        upstream::upstream_targets, upstream::dump_upstream_targets),
+    honoured("TidegateUpstreamUser", Match, "a user name, in which %u is the login's; or none for that one alone",
+        upstream::upstream_user, upstream::dump_upstream_user),
     not_yet("TrustedUserCAKeys", Match, &["none"], CERTIFICATES),
     honoured("UnusedConnectionTimeout", Match, "a time, like 30 or 5m, or none",
         honour::unused_connection_timeout, dump::unused_connection_timeout),

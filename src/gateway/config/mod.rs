@@ -19,6 +19,7 @@ mod reader;
 mod settings;
 mod source;
 mod sources;
+mod upstream;
 mod values;
 
 use std::path::{Path, PathBuf};
@@ -134,6 +135,13 @@ impl Config {
         let outer = block.within.and_then(|outer| self.blocks.get(outer));
         !block.condition.is_about_addresses()
             || outer.is_some_and(|outer| self.is_about_users(outer))
+    }
+
+    /// Whether login names may name a target besides their user.
+    pub fn takes_targets(&self) -> bool {
+        let some = |targets: &Option<Vec<String>>| targets.as_ref().is_some_and(|t| !t.is_empty());
+        !self.login.upstream_targets.is_empty()
+            || self.blocks.iter().any(|block| some(&block.draft.upstream_targets))
     }
 
     pub fn has_match_blocks(&self) -> bool {

@@ -15,6 +15,7 @@ use crate::limits::{
     REKEY_PACKETS_MAX, RSA_BITS_MIN, SESSIONS_DEFAULT,
 };
 use crate::services::forward::{BIND_MASK, GatewayPorts, Permits, Ways};
+use crate::services::upstream::HostKeyPolicy;
 use crate::transport::RekeyLimits;
 
 /// Declares a struct of settings and its draft, in which every field may still be unset.
@@ -235,6 +236,17 @@ settings! {
             streamlocal_bind_mask: u32,
             /// Remove a socket that is in the way first.
             streamlocal_bind_unlink: bool,
+            /// Hosts, any of which the login goes on at; empty: it is served here.
+            upstream: Vec<(String, u16)>,
+            /// Patterns of the hosts that the login's name may ask for.
+            upstream_targets: Vec<String>,
+            /// Who logs in there, with `%u` for the user; `None`: the user.
+            upstream_user: Option<String>,
+            /// The file of the key that logs in there.
+            upstream_identity: Option<PathBuf>,
+            /// The file of those hosts' keys.
+            upstream_known_hosts: PathBuf,
+            upstream_host_keys: HostKeyPolicy,
         }
         all {
             /// Patterns of the variables a client may set.
@@ -354,6 +366,12 @@ impl Default for Effective {
             gateway_ports: GatewayPorts::No,
             streamlocal_bind_mask: BIND_MASK,
             streamlocal_bind_unlink: false,
+            upstream: Vec::new(),
+            upstream_targets: Vec::new(),
+            upstream_user: None,
+            upstream_identity: None,
+            upstream_known_hosts: PathBuf::from("/etc/ssh/ssh_known_hosts"),
+            upstream_host_keys: HostKeyPolicy::Strict,
             accept_env: Vec::new(),
             allow_users: Vec::new(),
             deny_users: Vec::new(),

@@ -1,0 +1,357 @@
+//! What worker threads do for logins that go on elsewhere, and which hosts those are.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tracing::info;
+
+use super::config::{Config, Effective};
+use crate::base::wildcard_match;
+use crate::connection::ClientConnectionConfig;
+use crate::crypto::kex::KexKind;
+use crate::crypto::keys::known_hosts::{self, HostName, KnownHosts, Verdict};
+use crate::crypto::{CipherKind, PrivateKey, PublicKey, SignatureAlgorithm};
+use crate::limits::{KEY_FILE_BYTES_MAX, KNOWN_HOSTS_BYTES_MAX, UPSTREAM_FLEETS_MAX};
+use crate::services::forward;
+use crate::services::upstream::{Fleet, Host, HostKeyPolicy, Trouble, Upstream, Way};
+use crate::transport::{ClientConfig, Preferences};
+
+/// What stands between the user and the target in a login name.
+const SEPARATORS: [char; 2] = ['%', '+'];
+const SOFTWARE: &str = concat!("Tidegate_", env!("CARGO_PKG_VERSION"));
+
+/// The user and the target of a login name like `ann%web1` or `ann+web1:2222`. `None` unless there
+/// is exactly one separator, with something on both sides of it (SECURITY case 104).
+pub fn split_name(name: &str) -> Option<(&str, &str)> {
+    let (user, target) = name.split_once(SEPARATORS)?;
+    let whole = !user.is_empty() && !target.is_empty() && !target.contains(SEPARATORS);
+    whole.then_some((user, target))
+}
+
+/// The host that a target names, if one of the patterns allows it: `host`, `host:port` or
+/// `[address]:port`. A pattern without a port is for port 22.
+pub fn target(patterns: &[String], target: &str) -> Option<(String, u16)> {
+    let (host, port) = host_and_port(target)?;
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | ':');
+    if host.is_empty() || host.starts_with('-') || !host.chars().all(plain) {
+        return None;
+    }
+    let host = host.to_ascii_lowercase();
+    let allowed = patterns.iter().any(|pattern| {
+        let Some((names, ports)) = host_and_pattern(pattern) else { return false };
+        let names = names.to_ascii_lowercase();
+        wildcard_match(names.as_bytes(), host.as_bytes())
+            && (ports == "*" || ports.parse() == Ok(port))
+    });
+    allowed.then_some((host, port))
+}
+
+fn host_and_port(word: &str) -> Option<(&str, u16)> {
+    let (host, port) = host_and_pattern(word)?;
+    let port = port.parse().ok().filter(|port| *port > 0)?;
+    Some((host, port))
+}
+
+/// A host and what is written as its port.
+fn host_and_pattern(word: &str) -> Option<(&str, &str)> {
+    if let Some(rest) = word.strip_prefix('[') {
+        let (host, behind) = rest.split_once(']')?;
+        return match behind.strip_prefix(':') {
+            Some(port) => Some((host, port)),
+            None => behind.is_empty().then_some((host, "22")),
+        };
+    }
+    match word.rsplit_once(':') {
+        Some((host, port)) if !host.contains(':') => Some((host, port)),
+        _ => Some((word, "22")),
+    }
+}
+
+/// What is known of hosts, shared by all logins that go on at them.
+#[derive(Debug, Default)]
+pub struct Fleets(Mutex<BTreeMap<Hosts, Arc<Fleet>>>);
+
+/// Names and ports.
+type Hosts = Vec<(String, u16)>;
+
+impl Fleets {
+    fn of(&self, hosts: Hosts) -> Arc<Fleet> {
+        let mut fleets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if fleets.len() >= UPSTREAM_FLEETS_MAX {
+            fleets.retain(|_, fleet| Arc::strong_count(fleet) > 1);
+        }
+        let fleet = fleets.entry(hosts.clone()).or_insert_with(|| Arc::new(Fleet::new(hosts)));
+        Arc::clone(fleet)
+    }
+
+    /// Where a login under these settings goes on.
+    pub fn upstream(
+        &self,
+        config: &Config,
+        login: &Effective,
+        user: &str,
+        hosts: Hosts,
+    ) -> Option<Upstream> {
+        let mut preferences = Preferences::new(SOFTWARE)?;
+        preferences.kex = kex(&config.global.kex_algorithms);
+        preferences.ciphers = ciphers(&config.global.ciphers);
+        preferences.macs.clone_from(&config.global.macs);
+        preferences.rekey = login.limits().rekey;
+        let transport = Arc::new(ClientConfig::new(preferences));
+        let mut connection = ClientConnectionConfig::new(transport);
+        connection.server_alive = login.limits().client_alive;
+        Some(Upstream {
+            fleet: self.of(hosts),
+            user: match &login.upstream_user {
+                Some(template) => expand(template, user),
+                None => user.to_owned(),
+            },
+            identity: login.upstream_identity.clone()?,
+            known_hosts: login.upstream_known_hosts.clone(),
+            host_keys: login.upstream_host_keys,
+            config: Arc::new(connection),
+        })
+    }
+}
+
+/// `%u` is the login's user.
+fn expand(template: &str, user: &str) -> String {
+    let mut text = String::new();
+    let mut rest = template;
+    while let Some((plain, behind)) = rest.split_once('%') {
+        text.push_str(plain);
+        let mut behind = behind.chars();
+        text.push_str(if behind.next() == Some('u') { user } else { "%" });
+        rest = behind.as_str();
+    }
+    text + rest
+}
+
+/// Key pairs of these are made in a moment, where the protocol stands.
+fn kex(allowed: &[KexKind]) -> Vec<KexKind> {
+    let quick = |kind: &KexKind| {
+        matches!(
+            kind,
+            KexKind::MlKem768X25519
+                | KexKind::Curve25519
+                | KexKind::EcdhP256
+                | KexKind::EcdhP384
+                | KexKind::EcdhP521
+        )
+    };
+    let chosen: Vec<KexKind> = allowed.iter().copied().filter(quick).collect();
+    if chosen.is_empty() { allowed.to_vec() } else { chosen }
+}
+
+/// The host takes the first of ours that it knows: those that this processor is quick at.
+fn ciphers(allowed: &[CipherKind]) -> Vec<CipherKind> {
+    let mut chosen = allowed.to_vec();
+    chosen.sort_by_key(|kind| match kind {
+        CipherKind::Aes128Gcm => 0,
+        CipherKind::Aes256Gcm => 1,
+        CipherKind::Chacha20Poly1305 => 2,
+        _ => 3,
+    });
+    chosen
+}
+
+/// Addresses of a host, and the key that opens it. Blocks.
+pub fn find_way(upstream: &Upstream, number: usize) -> Result<Way, Trouble> {
+    let Some(host) = upstream.fleet.host(number) else {
+        return Err(Trouble::plain("there is no such host"));
+    };
+    let key = load_identity(&upstream.identity).map_err(|why| Trouble {
+        said: "the gateway cannot use its key".to_owned(),
+        logged: format!("TidegateUpstreamIdentity {}: {why}", upstream.identity.display()),
+    })?;
+    let addresses = forward::resolve(&host.name, host.port)
+        .map_err(|why| Trouble::plain(format!("cannot find {host}: {why}")))?;
+    let algorithm = SignatureAlgorithm::for_key(key.kind()).first().copied();
+    let Some(algorithm) = algorithm else {
+        return Err(Trouble::plain("the gateway's key cannot sign"));
+    };
+    Ok(Way {
+        addresses: addresses.into(),
+        config: asking_for_known_keys(upstream, host),
+        public: key.public().clone(),
+        key: Arc::new(key),
+        algorithm,
+    })
+}
+
+fn load_identity(path: &Path) -> Result<PrivateKey, String> {
+    let size = fs::metadata(path).map_err(|why| why.to_string())?.len();
+    if size > KEY_FILE_BYTES_MAX {
+        return Err(format!("larger than {KEY_FILE_BYTES_MAX} bytes"));
+    }
+    let text = zeroize::Zeroizing::new(fs::read(path).map_err(|why| why.to_string())?);
+    PrivateKey::from_openssh(&*text, None).map_err(|why| why.to_string())
+}
+
+/// A host shows the first of its keys that we name: the kinds that it is known by come first.
+fn asking_for_known_keys(upstream: &Upstream, host: &Host) -> Arc<ClientConnectionConfig> {
+    let name = HostName::new(&host.name, host.port);
+    let known = read_known_hosts(&upstream.known_hosts).ok();
+    let kinds = name.zip(known).map(|(name, known)| known.types(&name).kinds).unwrap_or_default();
+    if kinds.is_empty() {
+        return Arc::clone(&upstream.config);
+    }
+    let mut config = (*upstream.config).clone();
+    let mut transport = (*config.transport).clone();
+    let is_known = |algorithm: &SignatureAlgorithm| kinds.contains(&algorithm.key_kind());
+    transport.host_key_algorithms.sort_by_key(|algorithm| !is_known(algorithm));
+    config.transport = Arc::new(transport);
+    Arc::new(config)
+}
+
+/// A file that is not there says nothing.
+fn read_known_hosts(path: &Path) -> Result<KnownHosts, String> {
+    let mut known = KnownHosts::default();
+    let mut text = Vec::new();
+    let file = File::open(path);
+    match file.and_then(|file| file.take(KNOWN_HOSTS_BYTES_MAX + 1).read_to_end(&mut text)) {
+        Ok(_) => known
+            .add_file(&path.to_string_lossy(), &text)
+            .map_err(|why| format!("{}: {why}", path.display()))?,
+        Err(why) if why.kind() == ErrorKind::NotFound => {}
+        Err(why) => return Err(format!("{}: {why}", path.display())),
+    }
+    Ok(known)
+}
+
+/// Is this the host's key? Notes it where that is wanted. Blocks.
+///
+/// # Errors
+/// It is not, or nobody knows (SECURITY case 103).
+pub fn judge_host(upstream: &Upstream, number: usize, key: &PublicKey) -> Result<(), Trouble> {
+    // Of two logins that meet a new host, one notes its key and the other finds it.
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let Some(host) = upstream.fleet.host(number) else {
+        return Err(Trouble::plain("there is no such host"));
+    };
+    let trouble = |how: &str, logged: String| {
+        Err(Trouble { said: format!("the host key of {host} {how}"), logged })
+    };
+    let Some(name) = HostName::new(&host.name, host.port) else {
+        return trouble("cannot be verified", format!("{host} cannot stand in a known_hosts file"));
+    };
+    let notes = upstream.host_keys == HostKeyPolicy::AcceptNew;
+    let _one = notes.then(|| ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner));
+    let known = match read_known_hosts(&upstream.known_hosts) {
+        Ok(known) => known,
+        Err(why) => {
+            let logged = format!("TidegateUpstreamKnownHosts {why}");
+            return trouble("cannot be verified", logged);
+        }
+    };
+    let shown = format!("{} key {}", key.kind().family(), key.fingerprint());
+    match known.check(&name, key) {
+        Verdict::Known(_) | Verdict::ByCertificate { .. } => Ok(()),
+        Verdict::Unknown if notes => note(&upstream.known_hosts, host, &name, key),
+        Verdict::Unknown => {
+            let file = upstream.known_hosts.display();
+            let logged = format!(
+                "{file} does not name {name}, which shows the {shown}; if that is right, add it there"
+            );
+            trouble("is not known", logged)
+        }
+        Verdict::Changed { place, known } => {
+            let logged = format!(
+                "{place} has another key ({known}) for {name}, which shows the {shown}; somebody \
+                 may be in between. If the host has a new key, replace that line"
+            );
+            trouble("has changed", logged)
+        }
+        Verdict::Revoked(place) => {
+            trouble("has been revoked", format!("{place} revokes the {shown} of {name}"))
+        }
+        Verdict::Unreadable { place, why } => {
+            let logged = format!("{place} names {name} and cannot be read: {why}");
+            trouble("cannot be verified", logged)
+        }
+        Verdict::BadCertificate { place, why } => {
+            let logged = format!("the certificate of {name} under {place} is no good: {why}");
+            trouble("cannot be verified", logged)
+        }
+    }
+}
+
+fn note(path: &Path, host: &Host, name: &HostName, key: &PublicKey) -> Result<(), Trouble> {
+    let (file, fingerprint) = (path.display(), key.fingerprint());
+    let kind = key.kind().family();
+    // Somebody may have left the last line without an end.
+    let text = fs::read(path).unwrap_or_default();
+    let end = if text.last().is_some_and(|last| *last != b'\n') { "\n" } else { "" };
+    let line = format!("{end}{}\n", known_hosts::plain_line(name, key, "").trim_end());
+    let written = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)
+        .and_then(|mut file| file.write_all(line.as_bytes()));
+    match written {
+        Ok(()) => {
+            info!(%name, fingerprint, "Noted in {file}: {name} has the {kind} key {fingerprint}");
+            Ok(())
+        }
+        Err(why) => Err(Trouble {
+            said: format!("the host key of {host} cannot be noted"),
+            logged: format!("TidegateUpstreamKnownHosts {file}: {why}"),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn case_104_login_names_are_split_in_one_way_only() {
+        assert_eq!(split_name("ann%web1"), Some(("ann", "web1")));
+        assert_eq!(split_name("ann+web1:22"), Some(("ann", "web1:22")));
+        let bad =
+            ["ann", "", "%", "ann%", "%web1", "ann%%web1", "ann%web1%x", "ann+web1%x", "a++b"];
+        for name in bad {
+            assert_eq!(split_name(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn targets_are_those_of_the_list() {
+        let list = ["web*".to_owned(), "[10.0.0.*]:*".to_owned(), "db.internal:2222".to_owned()];
+        let found = |word| target(&list, word);
+        assert_eq!(found("web1"), Some(("web1".to_owned(), 22)));
+        assert_eq!(found("WEB1:22"), Some(("web1".to_owned(), 22)));
+        assert_eq!(found("10.0.0.7:2022"), Some(("10.0.0.7".to_owned(), 2022)));
+        assert_eq!(found("db.internal:2222"), Some(("db.internal".to_owned(), 2222)));
+        for bad in [
+            "db.internal",
+            "web1:2222",
+            "",
+            ":22",
+            "web1:",
+            "web1:0",
+            "web1:99999",
+            "web1 x",
+            "web\u{e4}",
+            "web1/..",
+            "-web1",
+            "[web1",
+            "[web1]x",
+            "other",
+        ] {
+            assert_eq!(found(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_user_there_can_be_made_of_the_user_here() {
+        assert_eq!(expand("svc-%u", "ann"), "svc-ann");
+        assert_eq!(expand("%u%%", "%u"), "%u%");
+        assert_eq!(expand("deploy", "ann"), "deploy");
+    }
+}

@@ -1,0 +1,191 @@
+//! Where a login goes on that is not served here: the hosts behind the gateway, the way into them,
+//! and what is known of their keys.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use crate::base::Instant;
+use crate::connection::ClientConnectionConfig;
+use crate::crypto::{PrivateKey, PublicKey, SignatureAlgorithm};
+use crate::limits::UPSTREAM_REST_TIME;
+
+/// Where one login goes on. Made by policy alone.
+#[derive(Debug)]
+pub struct Upstream {
+    /// Any of these will do.
+    pub fleet: Arc<Fleet>,
+    /// Who logs in there.
+    pub user: String,
+    /// The file of the key that does.
+    pub identity: PathBuf,
+    /// The file of host keys.
+    pub known_hosts: PathBuf,
+    pub host_keys: HostKeyPolicy,
+    /// What the connection is made with.
+    pub config: Arc<ClientConnectionConfig>,
+}
+
+impl PartialEq for Upstream {
+    fn eq(&self, other: &Upstream) -> bool {
+        let of = |one: &Upstream| (one.user.clone(), one.identity.clone(), one.fleet.to_string());
+        of(self) == of(other)
+    }
+}
+
+impl Eq for Upstream {}
+
+/// What becomes of a host whose key is in no file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostKeyPolicy {
+    /// It is refused.
+    Strict,
+    /// Its key is noted. One that has changed is refused all the same.
+    AcceptNew,
+}
+
+impl HostKeyPolicy {
+    pub const NAMES: [(&'static str, HostKeyPolicy); 2] =
+        [("strict", HostKeyPolicy::Strict), ("accept-new", HostKeyPolicy::AcceptNew)];
+}
+
+/// Hosts that are as good as each other. All logins to them share what is known of their state.
+#[derive(Debug)]
+pub struct Fleet {
+    hosts: Vec<Host>,
+    turn: AtomicUsize,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub struct Host {
+    /// A name or an address.
+    pub name: String,
+    pub port: u16,
+    /// Connections to it.
+    live: AtomicUsize,
+    /// When it was last found out of order, in nanoseconds; zero: never.
+    failed_at: AtomicU64,
+}
+
+impl Fleet {
+    pub fn new(hosts: impl IntoIterator<Item = (String, u16)>) -> Fleet {
+        let hosts = hosts.into_iter().map(|(name, port)| Host {
+            name,
+            port,
+            live: AtomicUsize::new(0),
+            failed_at: AtomicU64::new(0),
+        });
+        Fleet { hosts: hosts.collect(), turn: AtomicUsize::new(0) }
+    }
+
+    pub fn host(&self, number: usize) -> Option<&Host> {
+        self.hosts.get(number)
+    }
+
+    /// The hosts' numbers in the order in which they are to be tried: the one with the fewest
+    /// connections first, by turns where that is the same, and those that failed a moment ago last.
+    pub fn order(&self, now: Instant) -> VecDeque<usize> {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let count = self.hosts.len().max(1);
+        let mut order: Vec<usize> = (0..self.hosts.len()).map(|n| (n + turn) % count).collect();
+        order.sort_by_key(|n| self.hosts.get(*n).map(|host| host.rank(now)));
+        order.into()
+    }
+}
+
+impl Host {
+    fn rank(&self, now: Instant) -> (bool, usize) {
+        let failed = Instant::from_nanos(self.failed_at.load(Ordering::Relaxed));
+        let failing = failed > Instant::ZERO && failed.after(UPSTREAM_REST_TIME) > now;
+        (failing, self.live.load(Ordering::Relaxed))
+    }
+
+    /// A connection to it begins.
+    pub fn enter(&self) {
+        self.live.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One has ended.
+    pub fn leave(&self) {
+        self.live.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// It could not be reached; the next logins try others first.
+    pub fn failed(&self, now: Instant) {
+        self.failed_at.store(now.nanos(), Ordering::Relaxed);
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{} port {}", self.name, self.port)
+    }
+}
+
+impl fmt::Display for Fleet {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (n, host) in self.hosts.iter().enumerate() {
+            write!(out, "{}{host}", if n > 0 { ", " } else { "" })?;
+        }
+        Ok(())
+    }
+}
+
+/// What it takes to connect to one host.
+#[derive(Debug)]
+pub struct Way {
+    pub addresses: VecDeque<SocketAddr>,
+    pub config: Arc<ClientConnectionConfig>,
+    pub key: Arc<PrivateKey>,
+    /// What is shown for it.
+    pub public: PublicKey,
+    pub algorithm: SignatureAlgorithm,
+}
+
+/// Why a host is of no use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// One line for the user.
+    pub said: String,
+    /// All of it, for the log.
+    pub logged: String,
+}
+
+impl Trouble {
+    /// The user hears what the log does.
+    pub fn plain(text: impl Into<String>) -> Trouble {
+        let said = text.into();
+        Trouble { logged: said.clone(), said }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_least_busy_healthy_host_comes_first() {
+        let fleet = Fleet::new(["a", "b", "c"].map(|name| (name.to_owned(), 22)));
+        let now = Instant::from_nanos(1_000_000_000_000);
+        let host = |n: usize| fleet.host(n).expect("a host");
+        let firsts: Vec<usize> = (0..3).filter_map(|_| fleet.order(now).front().copied()).collect();
+        assert_eq!(firsts, [0, 1, 2], "by turns");
+        host(0).enter();
+        host(1).enter();
+        assert_eq!(fleet.order(now).front(), Some(&2));
+        host(2).failed(now);
+        assert_eq!(fleet.order(now).back(), Some(&2));
+        let later = now.after(UPSTREAM_REST_TIME).after(Duration::from_nanos(1));
+        assert_eq!(fleet.order(later).front(), Some(&2), "it is tried again");
+        host(0).leave();
+        host(2).enter();
+        assert_eq!(fleet.order(later).front(), Some(&0));
+        assert_eq!(fleet.to_string(), "a port 22, b port 22, c port 22");
+    }
+}

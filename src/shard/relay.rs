@@ -1,0 +1,628 @@
+//! Two connections as one: the channels of a client's are coupled with channels of the connection to
+//! the host that its login goes on at, and what is said about one is passed on to the other.
+//!
+//! Neither side is believed more than it would be alone: each half keeps the rules of RFC 4254 with
+//! its own peer. Window is granted to one peer as far as the other has granted it, so what is on its
+//! way here has been promised room for.
+
+use std::collections::VecDeque;
+
+use super::*;
+use crate::connection::{ChannelId, ChannelKind, Event, GlobalRequest};
+use crate::limits::{HELD_REQUEST_BYTES_MAX, LINK_UNSENT_BYTES_MAX, RELAYED_REQUEST_BYTES_MAX};
+use crate::reactor::Chunk;
+use crate::services::forward::{Place, Target};
+use crate::services::upstream::{Trouble, Upstream, Way};
+use crate::services::{Command, Grant};
+use crate::wire::channel::{ChannelNumber, EXTENDED_STDERR, open_failure};
+use crate::wire::request::{ChannelRequest, RequestBody};
+use crate::wire::{Message, Writer};
+
+/// What the host is asked in place of what a client may not ask, so that the refusal comes in its
+/// turn: nobody knows this request.
+const REFUSED: &str = "refused@tidegate.invalid";
+const X11_REQUEST: &str = "x11-req";
+const X11_CHANNEL: &str = "x11";
+const AGENT_CHANNEL: &str = "auth-agent@openssh.com";
+const INTERNAL_SFTP: &str = "internal-sftp";
+
+/// One link's part in a pair.
+#[derive(Debug)]
+pub(super) struct Relay {
+    /// The other link, while there is one.
+    pub other: Option<u32>,
+    /// Channels of this link and of the other, both open or being opened.
+    pub couples: Vec<Couple>,
+    /// Channels that this link's peer has asked for and the other's has not been asked for.
+    pub asked: VecDeque<(ChannelId, ChannelKind)>,
+    /// A request about the connection that has not been passed on, or has no answer yet.
+    pub global: Option<(GlobalRequest, bool)>,
+    pub end: End,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Couple {
+    own: ChannelId,
+    other: ChannelId,
+    is_session: bool,
+}
+
+#[derive(Debug)]
+pub(super) enum End {
+    /// The client's link.
+    Down(Box<Down>),
+    /// The link to the host.
+    Up(Box<Up>),
+}
+
+#[derive(Debug)]
+pub(super) struct Down {
+    pub upstream: Arc<Upstream>,
+    /// Hosts that have not been tried.
+    pub order: VecDeque<usize>,
+    /// The one that is.
+    pub host: usize,
+    pub addresses: VecDeque<SocketAddr>,
+    pub way: Option<Arc<Way>>,
+    pub dial: Dial,
+    /// With the host tried last.
+    pub trouble: Option<Trouble>,
+    /// Places where the host listens for the client, and what else the client has asked it for.
+    pub listening: u32,
+    pub x11: bool,
+    pub agent: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Up {
+    pub upstream: Arc<Upstream>,
+    pub host: usize,
+    pub way: Arc<Way>,
+    pub trouble: Option<Trouble>,
+}
+
+/// How far the way to the host has come.
+#[derive(Debug)]
+pub(super) enum Dial {
+    /// A worker looks for it.
+    Asking,
+    Connecting,
+    /// Connected, not logged in.
+    Shaking,
+    Ready,
+    /// It has ended, or there is none.
+    Lost(Arc<str>),
+}
+
+impl Relay {
+    pub const fn new(end: End) -> Relay {
+        Relay { other: None, couples: Vec::new(), asked: VecDeque::new(), global: None, end }
+    }
+
+    /// The other link and its channel.
+    fn partner(&self, own: ChannelId) -> Option<(u32, ChannelId)> {
+        let couple = self.couples.iter().find(|couple| couple.own == own)?;
+        Some((self.other?, couple.other))
+    }
+
+    /// The client's part: whether it has got through to the host.
+    const fn is_through(&self) -> bool {
+        match &self.end {
+            End::Down(down) => matches!(down.dial, Dial::Ready),
+            End::Up(_) => true,
+        }
+    }
+
+    const fn is_down(&self) -> bool {
+        matches!(self.end, End::Down(_))
+    }
+
+    /// No channel is open or wanted.
+    pub fn is_unused(&self) -> bool {
+        self.couples.is_empty() && self.asked.is_empty()
+    }
+}
+
+impl<D: Driver, O: Outside> Shard<D, O> {
+    fn relay(&mut self, key: u32) -> Option<&mut Relay> {
+        self.links.get_mut(key as usize)?.relay.as_deref_mut()
+    }
+
+    fn partner(&self, key: u32, id: ChannelId) -> Option<(u32, ChannelId)> {
+        self.links.get(key as usize)?.relay.as_ref()?.partner(id)
+    }
+
+    /// Input of this link would only wait: for the socket of the other one, or for its keys. While
+    /// this link exchanges keys it is read all the same, or each could wait for the other; window
+    /// bounds what then waits.
+    pub(super) fn is_held_back(&self, link: &Link) -> bool {
+        let other = link.relay.as_ref().and_then(|relay| relay.other);
+        let Some(other) = other.and_then(|other| self.links.get(other as usize)) else {
+            return false;
+        };
+        let waits = other.outgoing.passing() > LINK_UNSENT_BYTES_MAX
+            || other.outgoing.asking() > RELAYED_REQUEST_BYTES_MAX as u32;
+        run::is_behind(other) || (waits && link.conn.is_ready())
+    }
+
+    /// Something has changed that the other link may have waited for.
+    pub(super) fn wake_other(&mut self, key: u32) {
+        let other = self.links.get(key as usize).and_then(|link| link.relay.as_ref()?.other);
+        if let Some(other) = other {
+            self.mark_ready(other);
+        }
+    }
+
+    /// The link has new keys, memory, or a way to its host: what waited for that goes on.
+    pub(super) fn resume_relay(&mut self, key: u32) {
+        let Some(relay) = self.relay(key) else { return };
+        let other = relay.other;
+        for n in 0..relay.couples.len() {
+            let couple = self.relay(key).and_then(|relay| relay.couples.get(n)).copied();
+            if let (Some(couple), Some(other)) = (couple, other) {
+                self.pass_window(other, couple.other);
+            }
+        }
+        self.open_asked(key);
+        self.pass_global(key);
+        if let Some(other) = other {
+            self.open_asked(other);
+            self.pass_global(other);
+            self.mark_ready(other);
+        }
+    }
+
+    pub(super) fn relay_event(&mut self, key: u32, event: Event) {
+        match event {
+            Event::Open { id, kind } => self.relay_open(key, id, kind),
+            Event::Opened { id } => self.relay_opened(key, id),
+            Event::OpenFailed { id, reason, text } => {
+                if let Some((other, id)) = self.uncouple(key, id) {
+                    let text = String::from(text).into();
+                    self.command(other, Command::Reject { id, reason, text });
+                }
+            }
+            Event::Asked { id, request } => self.relay_request(key, id, request),
+            Event::RequestDone { id, ok } => {
+                if let Some((other, id)) = self.partner(key, id) {
+                    self.command(other, Command::Answer { id, ok });
+                }
+            }
+            Event::WindowOpened(id) => self.pass_window(key, id),
+            Event::Eof(id) => {
+                if let Some((other, id)) = self.partner(key, id) {
+                    self.command(other, Command::Eof(id));
+                }
+            }
+            Event::PeerClosed(id) => {
+                if let Some((other, id)) = self.uncouple(key, id) {
+                    self.command(other, Command::Close(id));
+                }
+                self.command(key, Command::Close(id));
+            }
+            Event::Closed(id) => {
+                if let Some((other, id)) = self.uncouple(key, id) {
+                    self.command(other, Command::Close(id));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    // ---- Data --------------------------------------------------------------------------------
+
+    /// Channel data goes on in the bytes it came in.
+    pub(super) fn pass_data(
+        &mut self,
+        key: u32,
+        id: ChannelId,
+        extended: Option<u32>,
+        data: Chunk,
+    ) {
+        let Some((other, to)) = self.partner(key, id) else {
+            self.driver.pool().give_back(data.lease);
+            return;
+        };
+        let Some(link) = self.links.get_mut(other as usize) else { return };
+        let len = data.span.len;
+        if link.conn.reserve(to, len) < len {
+            self.driver.pool().give_back(data.lease);
+            let why = "data for which the other side has no window";
+            self.close_link(key, disconnect::BY_APPLICATION, why);
+            return;
+        }
+        self.command(other, Command::Pass { id: to, extended, data });
+        // What the other side takes may be more than is granted at a time.
+        self.pass_window(other, to);
+    }
+
+    /// The peer of `key` takes more on channel `id`: so may the other peer send.
+    fn pass_window(&mut self, key: u32, id: ChannelId) {
+        let Some((other, to)) = self.partner(key, id) else { return };
+        let Some(link) = self.links.get(key as usize) else { return };
+        let credit = link.conn.credit(id);
+        let Some(link) = self.links.get(other as usize) else { return };
+        // Whoever exchanges keys is told afterwards.
+        if link.conn.is_ready() && link.conn.owes_window(to, credit) {
+            self.with_env(other, |conn, env| conn.grant_up_to(to, credit, env));
+        }
+    }
+
+    // ---- Channels ----------------------------------------------------------------------------
+
+    fn relay_open(&mut self, key: u32, id: ChannelId, kind: ChannelKind) {
+        match self.may_relay(key, &kind) {
+            Ok(()) => {
+                if let Some(relay) = self.relay(key) {
+                    relay.asked.push_back((id, kind));
+                }
+                self.open_asked(key);
+            }
+            Err((reason, why)) => {
+                let text = match reason {
+                    open_failure::ADMINISTRATIVELY_PROHIBITED => "forwarding is not permitted",
+                    _ => &why,
+                };
+                let text = text.to_owned().into();
+                self.command(key, Command::Reject { id, reason, text });
+                self.report(key, What::Refused { what: format!("channel {kind:?}"), why });
+            }
+        }
+    }
+
+    /// Whether a peer may have a channel of this kind opened on the other side: asked for every one
+    /// (SECURITY case 101).
+    fn may_relay(&self, key: u32, kind: &ChannelKind) -> Result<(), (u32, String)> {
+        let prohibited =
+            |why: &str| Err((open_failure::ADMINISTRATIVELY_PROHIBITED, why.to_owned()));
+        let Some(link) = self.links.get(key as usize) else { return prohibited("no connection") };
+        let Some(relay) = &link.relay else { return prohibited("no connection") };
+        let down = match &relay.end {
+            End::Down(down) => down,
+            End::Up(_) => return self.may_come_back(relay.other, kind),
+        };
+        if let Dial::Lost(why) = &down.dial {
+            return Err((open_failure::CONNECT_FAILED, why.to_string()));
+        }
+        let Some(grant) = &link.grant else { return prohibited("no login") };
+        let target = match kind {
+            ChannelKind::Session => return Ok(()),
+            ChannelKind::DirectTcpip { host, port, .. } => {
+                Target::Tcp { host: host.clone(), port: *port }
+            }
+            ChannelKind::DirectStreamlocal { path } => Target::Path(path.clone()),
+            _ => {
+                let text = "unknown channel type".to_owned();
+                return Err((open_failure::UNKNOWN_CHANNEL_TYPE, text));
+            }
+        };
+        target.check(&grant.rules.forwarding).or_else(prohibited)
+    }
+
+    /// What a host opens must have been asked for (SECURITY case 94).
+    fn may_come_back(&self, client: Option<u32>, kind: &ChannelKind) -> Result<(), (u32, String)> {
+        let client = client.and_then(|key| self.links.get(key as usize));
+        let asked = match client.and_then(|link| link.relay.as_ref()).map(|relay| &relay.end) {
+            Some(End::Down(down)) => match kind {
+                ChannelKind::ForwardedTcpip { .. } | ChannelKind::ForwardedStreamlocal { .. } => {
+                    down.listening > 0
+                }
+                ChannelKind::Other { name, .. } => match &**name {
+                    X11_CHANNEL => down.x11,
+                    AGENT_CHANNEL => down.agent,
+                    _ => false,
+                },
+                _ => false,
+            },
+            _ => false,
+        };
+        let why = "the client has not asked for it".to_owned();
+        if asked { Ok(()) } else { Err((open_failure::ADMINISTRATIVELY_PROHIBITED, why)) }
+    }
+
+    /// Asks the other peer for what this one wants, as far as that can be said now.
+    fn open_asked(&mut self, key: u32) {
+        loop {
+            let Some(link) = self.links.get(key as usize) else { return };
+            let Some(relay) = link.relay.as_ref().filter(|relay| relay.is_through()) else {
+                return;
+            };
+            let (Some(other), Some((id, _))) = (relay.other, relay.asked.front()) else { return };
+            let id = *id;
+            let window = link.conn.offered_window(id);
+            let packet = link.conn.packet_max(id);
+            if !self.links.get(other as usize).is_some_and(|link| link.conn.is_ready()) {
+                return;
+            }
+            let Some((_, kind)) = self.relay(key).and_then(|relay| relay.asked.pop_front()) else {
+                return;
+            };
+            let opened =
+                self.with_env(other, |conn, env| conn.open_with(&kind, window, packet, env));
+            let is_session = kind == ChannelKind::Session;
+            match opened {
+                Some(Some(to)) => self.couple(key, id, other, to, is_session),
+                Some(None) => {
+                    let (reason, text) = (open_failure::RESOURCE_SHORTAGE, "too many channels");
+                    self.command(key, Command::Reject { id, reason, text: text.into() });
+                }
+                None => {
+                    if let Some(relay) = self.relay(key) {
+                        relay.asked.push_front((id, kind));
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    fn couple(&mut self, key: u32, id: ChannelId, other: u32, to: ChannelId, is_session: bool) {
+        for (key, own, other) in [(key, id, to), (other, to, id)] {
+            if let Some(relay) = self.relay(key) {
+                relay.couples.push(Couple { own, other, is_session });
+            }
+        }
+    }
+
+    /// Answers the other link and its channel, which go their own way now.
+    fn uncouple(&mut self, key: u32, id: ChannelId) -> Option<(u32, ChannelId)> {
+        let (other, to) = self.partner(key, id)?;
+        for (key, own) in [(key, id), (other, to)] {
+            if let Some(relay) = self.relay(key) {
+                relay.couples.retain(|couple| couple.own != own);
+            }
+        }
+        for key in [key, other] {
+            let down = self.relay(key).is_some_and(|relay| relay.is_down() && relay.is_unused());
+            if down {
+                self.begin_idle(key);
+            }
+        }
+        Some((other, to))
+    }
+
+    fn relay_opened(&mut self, key: u32, id: ChannelId) {
+        let Some((other, to)) = self.partner(key, id) else { return };
+        let Some(link) = self.links.get(key as usize) else { return };
+        let window_bytes = link.conn.credit(id);
+        let packet_bytes = link.conn.packet_max(id);
+        self.command(other, Command::AcceptWith { id: to, window_bytes, packet_bytes });
+    }
+
+    /// The host is gone: whatever the client has or wants there ends.
+    pub(super) fn end_couples(&mut self, key: u32, said: &str) {
+        let Some(relay) = self.relay(key) else { return };
+        let couples = std::mem::take(&mut relay.couples);
+        let asked = std::mem::take(&mut relay.asked);
+        let global = relay.global.take();
+        for couple in couples {
+            if couple.is_session {
+                self.say_on(key, couple.own, said);
+            }
+            let (id, reason) = (couple.own, open_failure::CONNECT_FAILED);
+            // One of the two has a meaning, whichever stage the channel is in.
+            self.command(key, Command::Reject { id, reason, text: said.to_owned().into() });
+            self.command(key, Command::Close(id));
+        }
+        for (id, _) in asked {
+            let (reason, text) = (open_failure::CONNECT_FAILED, said.to_owned().into());
+            self.command(key, Command::Reject { id, reason, text });
+        }
+        if global.is_some() {
+            self.command(key, Command::ReplyGlobal { ok: false, port: None });
+        }
+    }
+
+    /// A line on a session's standard error, if it can be said now.
+    fn say_on(&mut self, key: u32, id: ChannelId, text: &str) {
+        let Some(link) = self.links.get(key as usize) else { return };
+        if !link.outgoing.has_waiting() {
+            let line = format!("tidegate: {text}\r\n");
+            self.with_env(key, |conn, env| {
+                conn.write_data(id, Some(EXTENDED_STDERR), line.as_bytes(), env);
+                Ok(())
+            });
+        }
+    }
+
+    // ---- Requests ----------------------------------------------------------------------------
+
+    fn relay_request(&mut self, key: u32, id: ChannelId, request: Box<[u8]>) {
+        let Some((other, to)) = self.partner(key, id) else { return };
+        let Ok(asked) = ChannelRequest::parse(&request) else { return };
+        let waiting = self.links.get(other as usize).map_or(0, |link| link.outgoing.asking());
+        if waiting as usize > HELD_REQUEST_BYTES_MAX {
+            let why = "too many requests while the other side exchanges keys";
+            self.close_link(key, disconnect::PROTOCOL_ERROR, why);
+            return;
+        }
+        let down = self.relay(key).is_some_and(|relay| relay.is_down());
+        let request = match down {
+            false => Some(request),
+            true => match self.judge_request(key, &asked) {
+                Verdict::Passes => Some(request),
+                Verdict::Replaced(command) => {
+                    let body = RequestBody::Exec { command: command.as_bytes() };
+                    encoded(asked.want_reply, body)
+                }
+                Verdict::Refused(why) => {
+                    let what = asked.body.name().to_owned();
+                    self.report(key, What::Refused { what, why: why.to_owned() });
+                    let body = RequestBody::Other { name: REFUSED, rest: &[] };
+                    encoded(asked.want_reply, body).filter(|_| asked.want_reply)
+                }
+            },
+        };
+        if let Some(request) = request {
+            self.command(other, Command::Ask { id: to, request });
+        }
+    }
+
+    /// What becomes of a client's request, by its grant.
+    fn judge_request(&mut self, key: u32, asked: &ChannelRequest<'_>) -> Verdict {
+        let Some(link) = self.links.get_mut(key as usize) else { return Verdict::Passes };
+        let Some(grant) = link.grant.clone() else { return Verdict::Refused("no login") };
+        let Some(End::Down(down)) = link.relay.as_mut().map(|relay| &mut relay.end) else {
+            return Verdict::Passes;
+        };
+        match asked.body {
+            RequestBody::PtyReq { .. } if !grant.pty => {
+                Verdict::Refused("terminals are not permitted (PermitTTY, or the key's options)")
+            }
+            RequestBody::AgentForward => match grant.rules.forwarding.agent {
+                true => {
+                    down.agent = true;
+                    Verdict::Passes
+                }
+                false => {
+                    Verdict::Refused("AllowAgentForwarding, DisableForwarding or the key's options")
+                }
+            },
+            RequestBody::Other { name: X11_REQUEST, .. } => match grant.rules.forwarding.x11 {
+                true => {
+                    down.x11 = true;
+                    Verdict::Passes
+                }
+                false => Verdict::Refused("X11Forwarding, DisableForwarding or the key's options"),
+            },
+            RequestBody::Shell | RequestBody::Exec { .. } | RequestBody::Subsystem { .. } => {
+                self.start_relayed(key, &grant, asked)
+            }
+            _ => Verdict::Passes,
+        }
+    }
+
+    fn start_relayed(&mut self, key: u32, grant: &Grant, asked: &ChannelRequest<'_>) -> Verdict {
+        let what = match asked.body {
+            RequestBody::Exec { command } => {
+                format!("command {}", String::from_utf8_lossy(command))
+            }
+            RequestBody::Subsystem { name } => format!("subsystem {name}"),
+            _ => "shell".to_owned(),
+        };
+        if grant.rules.no_login.is_some() {
+            return Verdict::Refused("/etc/nologin exists");
+        }
+        let Some(forced) = grant.forced_command.clone() else {
+            let user = grant.account.name.clone();
+            self.report(key, What::SessionStarted { user, what });
+            return Verdict::Passes;
+        };
+        let what = format!("forced command for {what}");
+        let user = grant.account.name.clone();
+        if forced.split_whitespace().next() == Some(INTERNAL_SFTP) {
+            if !matches!(asked.body, RequestBody::Subsystem { name: "sftp" }) {
+                return Verdict::Refused("ForceCommand allows sftp connections only");
+            }
+            self.report(key, What::SessionStarted { user, what });
+            return Verdict::Passes;
+        }
+        self.report(key, What::SessionStarted { user, what });
+        Verdict::Replaced(forced)
+    }
+
+    // ---- The connection ----------------------------------------------------------------------
+
+    /// A client's request about its connection. The next is heard of when this one is answered.
+    pub(super) fn relay_global(&mut self, key: u32, want_reply: bool, request: GlobalRequest) {
+        if self.relay(key).is_some_and(|relay| !relay.is_down()) {
+            // A host has nothing to ask; the protocol has refused it.
+            return;
+        }
+        if let Err(why) = self.may_listen_there(key, want_reply, &request) {
+            self.command(key, Command::ReplyGlobal { ok: false, port: None });
+            self.report(key, What::Refused { what: format!("{request:?}"), why });
+            return;
+        }
+        if let Some(relay) = self.relay(key) {
+            relay.global = Some((request, false));
+        }
+        self.pass_global(key);
+    }
+
+    fn may_listen_there(
+        &self,
+        key: u32,
+        want_reply: bool,
+        request: &GlobalRequest,
+    ) -> Result<(), String> {
+        let link = self.links.get(key as usize).ok_or("no connection")?;
+        let grant = link.grant.as_ref().ok_or("no login")?;
+        if let Some(End::Down(down)) = link.relay.as_ref().map(|relay| &relay.end)
+            && let Dial::Lost(why) = &down.dial
+        {
+            return Err(why.to_string());
+        }
+        let place = match request {
+            GlobalRequest::TcpipForward { port: 0, .. } if !want_reply => {
+                return Err("nobody wants to hear which port it is".to_owned());
+            }
+            GlobalRequest::TcpipForward { address, port } => {
+                Place::Tcp { address: address.clone(), port: *port }
+            }
+            GlobalRequest::StreamlocalForward { path } => Place::Path(path.clone()),
+            // The host knows what is its own to end.
+            _ => return Ok(()),
+        };
+        // Which ports are root's is the host's business.
+        place.check(&grant.rules.forwarding, 0).map_err(str::to_owned)
+    }
+
+    fn pass_global(&mut self, key: u32) {
+        let Some(relay) = self.relay(key).filter(|relay| relay.is_through()) else { return };
+        let (Some(other), Some((request, false))) = (relay.other, &relay.global) else { return };
+        let request = request.clone();
+        if !self.links.get(other as usize).is_some_and(|link| link.conn.is_ready()) {
+            return;
+        }
+        let passed = self.with_env(other, |conn, env| conn.pass_global(&request, env));
+        match passed {
+            Some(true) => {
+                if let Some(relay) = self.relay(key) {
+                    relay.global = Some((request, true));
+                }
+            }
+            Some(false) => {
+                if let Some(relay) = self.relay(key) {
+                    relay.global = None;
+                }
+                self.command(key, Command::ReplyGlobal { ok: false, port: None });
+            }
+            None => {}
+        }
+    }
+
+    /// The host has answered.
+    pub(super) fn relay_global_done(&mut self, key: u32, ok: bool, port: Option<u32>) {
+        let Some(other) = self.relay(key).and_then(|relay| relay.other) else { return };
+        let Some(relay) = self.relay(other) else { return };
+        let Some((request, _)) = relay.global.take_if(|(_, passed)| *passed) else { return };
+        if let End::Down(down) = &mut relay.end
+            && ok
+        {
+            down.listening += u32::from(matches!(
+                request,
+                GlobalRequest::TcpipForward { .. } | GlobalRequest::StreamlocalForward { .. }
+            ));
+        }
+        let chosen = matches!(request, GlobalRequest::TcpipForward { port: 0, .. });
+        self.command(other, Command::ReplyGlobal { ok, port: port.filter(|_| chosen) });
+    }
+}
+
+/// What becomes of a request.
+enum Verdict {
+    Passes,
+    /// A command is asked for in place of it.
+    Replaced(String),
+    Refused(&'static str),
+}
+
+/// A request as it would have come; its channel is named when it is passed on.
+fn encoded(want_reply: bool, body: RequestBody<'_>) -> Option<Box<[u8]>> {
+    let mut space = vec![0; RELAYED_REQUEST_BYTES_MAX];
+    let mut out = Writer::new(&mut space);
+    let request = ChannelRequest { recipient: ChannelNumber(0), want_reply, body };
+    request.write(&mut out).ok()?;
+    Some(out.written().into())
+}

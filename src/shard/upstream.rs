@@ -1,0 +1,369 @@
+//! The way of a login to a host behind the gateway: which one, over which address, whose key it
+//! has, and our own login there. What then passes between the two connections is in `relay`.
+
+use std::collections::VecDeque;
+
+use super::relay::{Dial, Down, End, Relay, Up};
+use super::*;
+use crate::connection::{Answer, AuthFailed, Conn, Connection, LoginMethod, Query};
+use crate::limits::{CONNECT_TIME_MAX, UPSTREAM_LOGIN_TIME_MAX, UPSTREAM_NEWS_TIME};
+use crate::reactor::Errno;
+use crate::services::upstream::{Host, Trouble, Upstream};
+use crate::services::{Outgoing, RoutingDomain, Surroundings};
+
+impl<D: Driver, O: Outside> Shard<D, O> {
+    /// The login is over and goes on elsewhere.
+    pub(super) fn begin_relay(&mut self, key: u32, upstream: Arc<Upstream>) {
+        let order = upstream.fleet.order(self.driver.now());
+        let Some(link) = self.links.get_mut(key as usize) else { return };
+        link.conn.relay();
+        link.relay = Some(Box::new(Relay::new(End::Down(Box::new(Down::new(upstream, order))))));
+        self.try_next_host(key);
+    }
+
+    fn down(&mut self, key: u32) -> Option<(&mut Down, &mut u16, u16)> {
+        let link = self.links.get_mut(key as usize)?;
+        let open = link.state == LinkState::Open;
+        match &mut link.relay.as_mut().filter(|_| open)?.end {
+            End::Down(down) => Some((down, &mut link.in_flight, link.generation)),
+            End::Up(_) => None,
+        }
+    }
+
+    fn try_next_host(&mut self, key: u32) {
+        let Some((down, in_flight, generation)) = self.down(key) else { return };
+        let Some(host) = down.order.pop_front() else {
+            let said = match &down.trouble {
+                Some(trouble) => trouble.said.clone(),
+                None => "there is no host to go on to".to_owned(),
+            };
+            self.upstream_lost(key, &said);
+            return;
+        };
+        down.host = host;
+        down.dial = Dial::Asking;
+        *in_flight += 1;
+        let upstream = Arc::clone(&down.upstream);
+        let token = Token { key, generation, tag: TAG_WAY };
+        self.submit_job(token, Job::FindWay { upstream, host });
+    }
+
+    /// A worker has found the way to a host, or not.
+    pub(super) fn way_found(&mut self, key: u32, done: Done) {
+        let Some((down, ..)) = self.down(key) else { return };
+        match done {
+            Done::Way(Ok(way)) => {
+                down.addresses.clone_from(&way.addresses);
+                down.way = Some(Arc::from(way));
+                self.try_next_address(key, "it has no address");
+            }
+            Done::Way(Err(trouble)) => self.host_failed(key, trouble),
+            _ => self.host_failed(key, Trouble::plain("a worker failed")),
+        }
+    }
+
+    /// `why`: the address before it was of no use.
+    fn try_next_address(&mut self, key: u32, why: &str) {
+        let deadline = self.driver.now().after(CONNECT_TIME_MAX);
+        let Some((down, in_flight, generation)) = self.down(key) else { return };
+        let Some(at) = down.addresses.pop_front() else {
+            let trouble = Trouble::plain(format!("cannot connect to {}: {why}", down.host()));
+            self.host_failed(key, trouble);
+            return;
+        };
+        down.dial = Dial::Connecting;
+        *in_flight += 1;
+        let token = Token { key, generation, tag: TAG_CONNECT };
+        self.connect_for(token, at);
+        self.set_deadline(key, Some(deadline));
+    }
+
+    /// An attempt to connect is over; the socket is ours again.
+    pub(super) fn upstream_attempted(
+        &mut self,
+        key: u32,
+        fd: Fd,
+        at: SocketAddr,
+        result: Result<u32, Errno>,
+    ) {
+        let now = self.driver.now();
+        let late = self.links.get(key as usize).is_some_and(|link| link.is_late(now));
+        self.set_deadline(key, None);
+        let wanted = self.down(key).is_some_and(|(down, ..)| matches!(down.dial, Dial::Connecting));
+        match result {
+            Ok(_) if wanted => self.begin_upstream(key, fd, at),
+            Err(errno) if wanted => {
+                self.close_socket(fd);
+                let why = match late {
+                    true => format!("{at} did not answer in time"),
+                    false => format!("{at}: {errno}"),
+                };
+                self.try_next_address(key, &why);
+            }
+            _ => self.close_socket(fd),
+        }
+    }
+
+    fn close_socket(&mut self, fd: Fd) {
+        if fd.0 >= 0 {
+            self.driver.close(fd);
+        }
+    }
+
+    /// The host is connected: our side of the protocol begins.
+    fn begin_upstream(&mut self, key: u32, fd: Fd, at: SocketAddr) {
+        let mut outgoing = Outgoing::default();
+        let mut around = Surroundings {
+            now: self.driver.now(),
+            pool: self.driver.pool(),
+            entropy: &mut *self.entropy,
+        };
+        let Some(link) = self.links.get_mut(key as usize) else { return };
+        let (local, serial) = (link.ends.local, link.serial);
+        let Some(End::Down(down)) = link.relay.as_mut().map(|relay| &mut relay.end) else { return };
+        let Some(way) = down.way.clone() else { return };
+        let config = Arc::clone(&way.config);
+        let begun = outgoing.with_env(&mut around, |env, _| Connection::client(config, env));
+        let (upstream, host) = (Arc::clone(&down.upstream), down.host);
+        let Some(Ok(connection)) = begun else {
+            outgoing.abandon(self.driver.pool());
+            self.driver.close(fd);
+            self.host_failed(key, Trouble::plain("the gateway is out of memory"));
+            return;
+        };
+        down.dial = Dial::Shaking;
+        let ends = Ends { peer: at, local, routing: RoutingDomain::default() };
+        let other = self.insert(Conn::Client(connection), outgoing, fd, ends, serial);
+        if let Some(host) = upstream.fleet.host(host) {
+            host.enter();
+        }
+        let up = Up { upstream, host, way, trouble: None };
+        if let Some(link) = self.links.get_mut(other as usize) {
+            let mut relay = Relay::new(End::Up(Box::new(up)));
+            relay.other = Some(key);
+            link.relay = Some(Box::new(relay));
+        }
+        if let Some(relay) = self.links.get_mut(key as usize).and_then(|link| link.relay.as_mut()) {
+            relay.other = Some(other);
+        }
+        let deadline = self.driver.now().after(UPSTREAM_LOGIN_TIME_MAX);
+        self.set_deadline(other, Some(deadline));
+        self.mark_ready(other);
+    }
+
+    pub(super) fn set_deadline(&mut self, key: u32, at: Option<Instant>) {
+        if let Some(link) = self.links.get_mut(key as usize) {
+            link.deadline = at;
+            self.mark_dirty(key);
+        }
+    }
+
+    /// The time for what a link was about has come.
+    pub(super) fn expire_deadline(&mut self, key: u32) {
+        let now = self.driver.now();
+        let Some(link) = self.links.get_mut(key as usize) else { return };
+        if !link.is_late(now) {
+            return;
+        }
+        let generation = link.generation;
+        let lost = match link.relay.as_ref().map(|relay| &relay.end) {
+            Some(End::Down(down)) => match &down.dial {
+                Dial::Connecting => {
+                    self.cancel(Token { key, generation, tag: TAG_CONNECT });
+                    return;
+                }
+                Dial::Lost(why) => why.to_string(),
+                _ => return,
+            },
+            Some(End::Up(_)) => "the login took too long".to_owned(),
+            None => return,
+        };
+        link.deadline = None;
+        self.close_link(key, disconnect::BY_APPLICATION, &lost);
+    }
+
+    // ---- Our login ---------------------------------------------------------------------------
+
+    fn up(&mut self, key: u32) -> Option<(&mut Up, &mut u16, u16)> {
+        let link = self.links.get_mut(key as usize)?;
+        match &mut link.relay.as_mut()?.end {
+            End::Up(up) => Some((up, &mut link.in_flight, link.generation)),
+            End::Down(_) => None,
+        }
+    }
+
+    /// What the protocol wants to know of a client's owner.
+    pub(super) fn ask_upstream(&mut self, key: u32, query: Query) {
+        let Some((up, in_flight, generation)) = self.up(key) else { return };
+        let token = Token { key, generation, tag: TAG_JOB };
+        let job = match query {
+            Query::TrustHostKey { key: public, .. } => {
+                Job::JudgeHost { upstream: Arc::clone(&up.upstream), host: up.host, key: public }
+            }
+            Query::SignLogin { algorithm, message, .. } => {
+                Job::SignLogin { key: Arc::clone(&up.way.key), algorithm, message }
+            }
+            _ => {
+                let why = "no such question in a client";
+                self.close_link(key, disconnect::BY_APPLICATION, why);
+                return;
+            }
+        };
+        *in_flight += 1;
+        self.submit_job(token, job);
+    }
+
+    /// What a worker thinks of the host's key; `None`: the link is over.
+    pub(super) fn host_judged(&mut self, key: u32, verdict: Result<(), Trouble>) -> Option<Answer> {
+        let Err(trouble) = verdict else { return Some(Answer::Trust(true)) };
+        let logged = trouble.logged.clone();
+        if let Some((up, ..)) = self.up(key) {
+            up.trouble = Some(trouble);
+        }
+        self.close_link(key, disconnect::HOST_KEY_NOT_VERIFIABLE, &logged);
+        None
+    }
+
+    /// The keys of the connection are agreed on: we log in.
+    pub(super) fn log_in_upstream(&mut self, key: u32) {
+        let Some((up, ..)) = self.up(key) else { return };
+        let user = up.upstream.user.clone();
+        let (public, algorithm) = (Box::new(up.way.public.clone()), up.way.algorithm);
+        let method = LoginMethod::PublicKey { key: public, algorithm };
+        self.with_env(key, |conn, env| match conn {
+            Conn::Client(connection) => connection.authenticate(&user, method, env),
+            Conn::Server(_) => Ok(false),
+        });
+    }
+
+    pub(super) fn upstream_refused_us(&mut self, key: u32, failed: &AuthFailed) {
+        let Some((up, ..)) = self.up(key) else { return };
+        let (host, user) = (up.host(), &up.upstream.user);
+        let said = format!("{host} does not let {user} in with the gateway's key");
+        let logged = format!(
+            "{host} does not let {user} in with {} ({}); it takes {}",
+            up.way.public.fingerprint(),
+            up.upstream.identity.display(),
+            failed.methods
+        );
+        up.trouble = Some(Trouble { said, logged: logged.clone() });
+        self.close_link(key, disconnect::NO_MORE_AUTH_METHODS_AVAILABLE, &logged);
+    }
+
+    /// We are in: what the client has asked for meanwhile is passed on.
+    pub(super) fn upstream_ready(&mut self, key: u32) {
+        self.set_deadline(key, None);
+        let Some(link) = self.links.get_mut(key as usize) else { return };
+        link.authenticated = true;
+        link.conn.relay();
+        let Some(relay) = &mut link.relay else { return };
+        let (Some(other), End::Up(up)) = (relay.other, &relay.end) else { return };
+        let (host, user) = (up.host(), &up.upstream.user);
+        let what = format!("{user} at {host} with {}", up.way.public.fingerprint());
+        if let Some((down, ..)) = self.down(other) {
+            down.dial = Dial::Ready;
+        }
+        self.report(other, What::Upstream { what });
+        self.resume_relay(other);
+    }
+
+    // ---- Its end -----------------------------------------------------------------------------
+
+    fn host_failed(&mut self, key: u32, trouble: Trouble) {
+        let now = self.driver.now();
+        let Some((down, ..)) = self.down(key) else { return };
+        let host = down.host();
+        if let Some(host) = down.upstream.fleet.host(down.host) {
+            host.failed(now);
+        }
+        let why = trouble.logged.clone();
+        down.trouble = Some(trouble);
+        self.report(key, What::UpstreamFailed { host, why });
+        self.try_next_host(key);
+    }
+
+    /// The connection to the host is over.
+    pub(super) fn upstream_over(&mut self, key: u32, trouble: Trouble) {
+        let Some((down, ..)) = self.down(key) else { return };
+        match down.dial {
+            Dial::Shaking => self.host_failed(key, trouble),
+            Dial::Ready => {
+                let said = format!("the connection to {} is lost: {}", down.host(), trouble.said);
+                let (host, why) = (down.host(), trouble.logged);
+                self.report(key, What::UpstreamFailed { host, why });
+                self.upstream_lost(key, &said);
+            }
+            _ => {}
+        }
+    }
+
+    /// Nothing goes on any more: the client is told where it waits for something, and a moment
+    /// later the connection ends.
+    fn upstream_lost(&mut self, key: u32, said: &str) {
+        let Some((down, ..)) = self.down(key) else { return };
+        down.dial = Dial::Lost(said.into());
+        self.end_couples(key, said);
+        let at = self.driver.now().after(UPSTREAM_NEWS_TIME);
+        self.set_deadline(key, Some(at));
+    }
+
+    /// A link of a pair is over, whichever it is. `why`: what was reported.
+    pub(super) fn end_relay(&mut self, key: u32) {
+        let Some(link) = self.links.get_mut(key as usize) else { return };
+        let generation = link.generation;
+        let Some(relay) = link.relay.take() else { return };
+        let why = link.reason.take();
+        let other = relay.other;
+        let partner = other.and_then(|other| self.links.get_mut(other as usize));
+        if let Some(relay) = partner.and_then(|link| link.relay.as_mut()) {
+            relay.other = None;
+        }
+        match relay.end {
+            End::Down(down) => {
+                if matches!(down.dial, Dial::Connecting) {
+                    self.cancel(Token { key, generation, tag: TAG_CONNECT });
+                }
+                if let Some(other) = other {
+                    self.close_link(other, disconnect::BY_APPLICATION, "the client has left");
+                }
+            }
+            End::Up(up) => {
+                if let Some(host) = up.upstream.fleet.host(up.host) {
+                    host.leave();
+                }
+                let reason = why.unwrap_or_else(|| "it has ended".to_owned());
+                let trouble = up.trouble.unwrap_or_else(|| Trouble::plain(reason));
+                if let Some(other) = other {
+                    self.upstream_over(other, trouble);
+                }
+            }
+        }
+    }
+}
+
+impl Down {
+    fn new(upstream: Arc<Upstream>, order: VecDeque<usize>) -> Down {
+        Down {
+            upstream,
+            order,
+            host: 0,
+            addresses: VecDeque::new(),
+            way: None,
+            dial: Dial::Asking,
+            trouble: None,
+            listening: 0,
+            x11: false,
+            agent: false,
+        }
+    }
+
+    fn host(&self) -> String {
+        self.upstream.fleet.host(self.host).map(Host::to_string).unwrap_or_default()
+    }
+}
+
+impl Up {
+    fn host(&self) -> String {
+        self.upstream.fleet.host(self.host).map(Host::to_string).unwrap_or_default()
+    }
+}
