@@ -12,7 +12,7 @@ FILE_BYTES = 64 * MIB
 
 
 def measure(site, case, rounds):
-    """Every server that can be told to have one reactor, and sshd, which has none; the others have no terminals."""
+    """Both drivers, and sshd, which has a process for each; the other servers here have no terminals."""
     chosen = [kind for kind in KINDS if kind in site.options.kinds
               and kind.name in ("tidegate-uring", "tidegate-mio", "sshd")]
     site.reactors, servers = 1, []

@@ -21,6 +21,7 @@ SHOWN = {
               ("under_way_mib", "Bytes under way", "MiB", 2)],
     "fairness": [("echo_p50_ms", "Echo, median", "ms", 2),
                  ("echo_p99_ms", "Echo, 99th percentile", "ms", 2),
+                 ("echo_bulk_mib", "Bulk bytes that pass during an echo", "MiB", 2),
                  ("least_share", "Slowest bulk flow to the mean", "", 2),
                  ("most_share", "Fastest bulk flow to the mean", "", 2),
                  ("gib_per_s", "Bulk flows together", "GiB/s", 2)],

@@ -372,6 +372,11 @@ pub const LINK_TURN_BYTES_MAX: u32 = 512 * 1024;
 pub const LINK_TURN_PACKET_BYTES: u32 = 1024;
 /// Unsent bytes of a link after which nothing more is read for it and carving stops.
 pub const LINK_UNSENT_BYTES_MAX: u32 = 768 * 1024;
+/// With more bulk leases than this in use, a shard has several busy links, which keep one another's
+/// turns full: then each reads nothing more past this many unsent bytes. What lies before somebody who
+/// types is the sum over all of them.
+pub const BULK_SLOTS_BUSY: usize = 8;
+pub const LINK_UNSENT_BYTES_BUSY: u32 = BULK_SLOT;
 /// Unsent bytes of a link after which it holds no more shared receive buffers for sending.
 pub const SHARED_UNSENT_BYTES_MAX: u32 = 64 * 1024;
 /// Key exchanges (and other expensive steps) a shard takes in one turn; the rest wait.

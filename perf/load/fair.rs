@@ -26,7 +26,7 @@ pub fn run(target: &Target, flows: usize, time: Duration, file: &str) -> Result<
     let taken: Vec<AtomicU64> = (0..flows).map(|_| AtomicU64::new(0)).collect();
     let over = AtomicBool::new(false);
     let ready = Barrier::new(flows + 1);
-    let (mut echoes, moved) = thread::scope(|scope| {
+    let (mut echoes, passed, moved) = thread::scope(|scope| {
         let downloads: Vec<_> = taken
             .iter()
             .map(|taken| scope.spawn(|| download(target, file, (taken, &over), &ready)))
@@ -53,6 +53,7 @@ pub fn run(target: &Target, flows: usize, time: Duration, file: &str) -> Result<
     println!("echo_histogram {}", counts.join(" "));
     let sum: u64 = moved.iter().sum();
     if sum > 0 {
+        println!("echo_bulk_mib {:.3}", passed as f64 / echoes.len() as f64 / f64::from(1 << 20));
         let mean = sum as f64 / flows as f64;
         println!("gib_per_s {:.3}", sum as f64 / time.as_secs_f64() / f64::from(1 << 30));
         println!("least_share {:.3}", *moved.iter().min().expect("some") as f64 / mean);
@@ -61,25 +62,28 @@ pub fn run(target: &Target, flows: usize, time: Duration, file: &str) -> Result<
     Ok(())
 }
 
-/// Types for a time; answers how long each echo took and what each download got meanwhile.
+/// Types for a time; answers how long each echo took, how many bytes of downloads came while one was
+/// under way, and what each download got.
 fn watch(
     target: &Target,
     taken: &[AtomicU64],
     time: Duration,
     ready: &Barrier,
-) -> Result<(Vec<Duration>, Vec<u64>)> {
+) -> Result<(Vec<Duration>, u64, Vec<u64>)> {
     let typist = Typist::start(target);
     ready.wait();
     thread::sleep(WARM_UP);
     let read = || taken.iter().map(|taken| taken.load(Ordering::Relaxed)).collect::<Vec<_>>();
     let (before, end, mut typist) = (read(), Instant::now() + time, typist?);
-    let mut echoes = Vec::new();
+    let (mut echoes, mut passed) = (Vec::new(), 0);
     while Instant::now() < end {
+        let earlier: u64 = read().iter().sum();
         echoes.push(typist.key()?);
+        passed += read().iter().sum::<u64>() - earlier;
         thread::sleep(KEY_EVERY);
     }
     let moved = read().iter().zip(before).map(|(after, before)| after - before).collect();
-    Ok((echoes, moved))
+    Ok((echoes, passed, moved))
 }
 
 /// A terminal whose line discipline echoes, as a shell's does while it reads.

@@ -5,7 +5,10 @@ use super::forward::Note;
 use super::outgoing::{Command, Outgoing, Surroundings};
 use crate::base::{Instant, Span, tally};
 use crate::connection::{ChannelId, Conn, Plan};
-use crate::limits::{HEADROOM, LINK_UNSENT_BYTES_MAX, SHARED_UNSENT_BYTES_MAX, SMALL_BYTES};
+use crate::limits::{
+    BULK_SLOTS_BUSY, HEADROOM, LINK_UNSENT_BYTES_BUSY, LINK_UNSENT_BYTES_MAX,
+    SHARED_UNSENT_BYTES_MAX, SMALL_BYTES,
+};
 use crate::reactor::{Chunk, Class, Classes, Fd, Lease, Op};
 use crate::transport::Error;
 
@@ -78,7 +81,13 @@ impl Io<'_> {
 
     /// Reading more for this channel makes sense: it can be sealed, and the socket keeps up.
     pub fn may_send(&self) -> bool {
-        self.is_ready() && self.outgoing.backlog() < LINK_UNSENT_BYTES_MAX
+        self.is_ready() && self.outgoing.backlog() < self.unsent_max()
+    }
+
+    /// Unsent bytes of the connection past which nothing more is read for it.
+    pub fn unsent_max(&self) -> u32 {
+        let used = self.around.pool.slots(Class::Bulk) - self.around.pool.free(Class::Bulk);
+        if used > BULK_SLOTS_BUSY { LINK_UNSENT_BYTES_BUSY } else { LINK_UNSENT_BYTES_MAX }
     }
 
     /// `None` is back-pressure: `on_ready` is called again when leases have come back.

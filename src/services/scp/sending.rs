@@ -5,7 +5,7 @@ use nix::errno::Errno;
 use super::READ_TAGS;
 use super::peer::Peer;
 use crate::connection::Plan;
-use crate::limits::{LINK_UNSENT_BYTES_MAX, PACKET_SLOT, SCP_READS_MAX};
+use crate::limits::{PACKET_SLOT, SCP_READS_MAX};
 use crate::reactor::{self, Class, Fd, Lease, Op};
 use crate::services::Io;
 use crate::services::sftp::{RETRIES_MAX, is_transient};
@@ -152,7 +152,7 @@ impl Sending {
         // A peer may grant anew only when half its window is used, so no more is waited for.
         let enough = want.min((self.credit_max / 2).max(1));
         let unsent = io.backlog().saturating_add(self.bytes);
-        if !io.may_send() || credit < enough || unsent >= LINK_UNSENT_BYTES_MAX {
+        if !io.may_send() || credit < enough || unsent >= io.unsent_max() {
             return false;
         }
         let class = if want <= PACKET_DATA_BYTES { Class::Packet } else { Class::Bulk };

@@ -6,7 +6,7 @@ use super::replies::Replies;
 use super::status::status_of;
 use super::{RETRIES_MAX, is_transient};
 use crate::connection::Plan;
-use crate::limits::{LINK_UNSENT_BYTES_MAX, PACKET_SLOT, SFTP_DATA_BYTES_MAX, SFTP_READS_MAX};
+use crate::limits::{PACKET_SLOT, SFTP_DATA_BYTES_MAX, SFTP_READS_MAX};
 use crate::reactor::{self, Class, Op};
 use crate::services::Io;
 use crate::wire::sftp::{DATA_HEADER_BYTES, Reply, StatusCode, data_header};
@@ -143,6 +143,6 @@ impl Reads {
         self.credit_max = self.credit_max.max(credit);
         let enough = want.min((self.credit_max / 2).max(DATA_HEADER_BYTES + 1));
         let unsent = io.backlog().saturating_add(self.bytes);
-        io.may_send() && credit >= enough && unsent < LINK_UNSENT_BYTES_MAX
+        io.may_send() && credit >= enough && unsent < io.unsent_max()
     }
 }

@@ -12,7 +12,8 @@ use rig::{Faults, Got, Rig, Setup, encode};
 use tempfile::TempDir;
 
 use super::*;
-use crate::limits::{SFTP_HANDLES_MAX, SFTP_NAMES_BYTES_MAX};
+use crate::limits::{BULK_SLOTS_BUSY, SFTP_HANDLES_MAX, SFTP_NAMES_BYTES_MAX};
+use crate::reactor::Class;
 use crate::transport::RekeyLimits;
 use crate::wire::Reader;
 use crate::wire::sftp::{Attributes, Limits, Operation, VfsStatus, open};
@@ -533,6 +534,29 @@ fn reads_run_side_by_side_within_the_credit() {
         assert_eq!(rig.take_replies().len(), 20);
         assert_eq!(rig.leases_out(), 0);
     }
+}
+
+/// Beside other bulk, what one link has under way is bounded by two pieces: the sum over all links is
+/// what somebody who types has to wait for.
+#[test]
+fn reads_make_do_with_less_beside_other_bulk() {
+    let home = home();
+    files::write(home.path().join("from"), pattern(3_000_000)).expect("written");
+    let mut rig = Rig::greeted(home.path());
+    let handle = rig.open("from", open::READ);
+    let others: Vec<_> =
+        (0..=BULK_SLOTS_BUSY).filter_map(|_| rig.pool.take_spare(Class::Bulk)).collect();
+    rig.frozen = true;
+    for n in 0..20 {
+        rig.ask(Operation::Read { handle: &handle, offset: n * 9_000, len: 261_120 });
+    }
+    rig.settle();
+    assert_eq!(rig.ops.len(), 2);
+    others.into_iter().for_each(|lease| rig.pool.give_back(lease));
+    rig.frozen = false;
+    rig.settle();
+    assert_eq!(rig.take_replies().len(), 20);
+    assert_eq!(rig.leases_out(), 0);
 }
 
 #[test]
