@@ -131,8 +131,17 @@ pub const REKEY_BURST: u32 = 10;
 /// Moving this much pays for a rekey as a second does. OpenSSH with `RekeyLimit 16K`, or any less,
 /// renews its keys before each bulk packet of 32 KiB and now and then before a small one.
 pub const REKEY_PAID_BYTES: u64 = 8 * 1024;
-/// How long a server that wants to see the client's KEXINIT first waits for it.
-pub const KEXINIT_WAIT_MAX: Duration = Duration::from_millis(100);
+/// How long a server that wants to see the client's KEXINIT first waits for it: longer than a round
+/// trip around the world, for a client sends it when it has read our identification. One that itself
+/// waits for ours (none of those in docs/compatibility.md does) loses this time once a login.
+pub const KEXINIT_WAIT_MAX: Duration = Duration::from_millis(500);
+/// Packets of this size are sealed to find out how fast a cipher is: so many of them at least, for
+/// somebody else may have the CPU meanwhile, and no more than so many or after this time. Three
+/// ciphers by two libraries take a millisecond.
+pub const CIPHER_TRIAL_BYTES: u32 = 16 * 1024;
+pub const CIPHER_TRIALS_MIN: u32 = 5;
+pub const CIPHER_TRIALS_MAX: u32 = 12;
+pub const CIPHER_TRIAL_TIME: Duration = Duration::from_micros(150);
 /// A transport handed to another process: identifications, a host key, extensions and two sets of
 /// keys.
 pub const TRANSPORT_RECORD_BYTES_MAX: usize = 16 * 1024;

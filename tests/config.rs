@@ -433,7 +433,13 @@ fn the_program_checks_and_dumps() {
     let again = scratch.path().join("again.conf");
     fs::write(&again, &dumped).expect("write the dump");
     let again = again.to_str().expect("UTF-8");
-    assert_eq!(tidegate(&["serve", "-Tf", again]), (Some(0), dumped, String::new()));
+    let (code, second, told) = tidegate(&["serve", "-Tf", again]);
+    assert_eq!((code, told.as_str()), (Some(0), ""));
+    // What was measured is measured again; it stands behind a comment sign.
+    let [(first, dumped), (_, second)] =
+        [&dumped, &second].map(|text| text.split_once('\n').expect("lines"));
+    assert_eq!(dumped, second);
+    assert!(first.starts_with("# ciphers: aes128-gcm "), "{first}");
 
     let block = scratch.path().join("block.conf");
     fs::write(&block, "Match User ann\nPermitTTY no\n").expect("write it");
@@ -513,6 +519,7 @@ fn good_lines() -> impl Strategy<Value = String> {
         "SyslogFacility (AUTHPRIV|daemon|local7)",
         "PermitUserEnvironment (yes|no|LC_\\*,!LC_[A-Z]{2})",
         "IPQoS (none|af21|cs1|ef|0x[0-9a-f]{2}|12) (none|le|7)",
+        "TidegateCipherSteering (yes|no)",
         "Tidegate(Reactors (auto|3)|Driver (auto|uring|MIO)|LogFormat (text|json))",
         "(MaxSessions|MaxAuthTries) [1-9]",
         "AddressFamily any",

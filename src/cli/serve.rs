@@ -15,6 +15,7 @@ use super::flags::{self, ServeFlags};
 use super::{EXIT_FAILED, EXIT_USAGE, complain, print, version};
 use crate::base::escape;
 use crate::gateway::accounts;
+use crate::gateway::cipher_speed;
 use crate::gateway::config::{Config, Disk, Request, Surroundings};
 use crate::gateway::host_keys::{self, HostKeys};
 use crate::gateway::names;
@@ -110,7 +111,10 @@ fn check(flags: &ServeFlags, config: &Config) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     match effective::dump(&flags.connection, config, Completeness::Asked) {
-        Ok(text) => print(&text),
+        Ok(text) => {
+            let ciphers = cipher_speed::summary(&config.global);
+            print(&format!("# ciphers: {ciphers}\n{text}"))
+        }
         Err(why) => {
             complain(&format!("serve: {why}\n"));
             ExitCode::from(EXIT_USAGE)

@@ -99,6 +99,11 @@ impl CipherKind {
         }
     }
 
+    /// One of the two that CPUs have instructions for.
+    pub const fn is_aes_gcm(self) -> bool {
+        matches!(self, CipherKind::Aes128Gcm | CipherKind::Aes256Gcm)
+    }
+
     /// True where the cipher authenticates, so no MAC is negotiated beside it.
     pub const fn is_aead(self) -> bool {
         !matches!(self, CipherKind::Aes128Ctr | CipherKind::Aes192Ctr | CipherKind::Aes256Ctr)

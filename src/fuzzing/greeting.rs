@@ -35,7 +35,7 @@ static CLIENT: LazyLock<Arc<ClientConfig>> =
 /// Before the client's public value a server computes nothing, so it may offer everything.
 static FULL_SERVER: LazyLock<Arc<ServerConfig>> = LazyLock::new(|| {
     let config = server_config(KexKind::DEFAULT);
-    Arc::new(ServerConfig { kexinit_first: false, ..config })
+    Arc::new(ServerConfig { steers: true, ..config })
 });
 
 /// A KEXINIT payload behind a byte that picks who reads it.

@@ -232,7 +232,9 @@ fn start(
         .collect::<Result<Vec<_>, _>>()
         .context("the gateway's host keys do not parse")?;
     let offers = generation::offers(&config, &keys);
-    let connection = generation::connection_config(&config, &config.login, offers)?;
+    // Keys are agreed on again here, never for the first time: the family of ciphers stays.
+    let steers = config.global.cipher_steering;
+    let connection = generation::connection_config(&config, offers, steers)?;
     let open_files = serve::raise_open_files();
     let executor = Executor { policy: None, startups: None, greets: None, signer, open_files };
     let settings = Settings {

@@ -12,6 +12,7 @@ use anyhow::{Context, bail};
 use crossbeam::channel::{Receiver, Sender, bounded};
 
 use super::broker::{self, BrokerConfig};
+use super::cipher_speed::CipherSpeeds;
 use super::config::{Config, Effective, Facility, Who};
 use super::desk::Greeting;
 use super::execute::{Executor, Greets, Signer};
@@ -64,7 +65,8 @@ impl Generation {
     pub fn start(plan: Plan) -> anyhow::Result<Generation> {
         let config = plan.config;
         let offers = plan.keys.keys.iter().map(host_keys::HostKey::offer).collect();
-        let connection = Arc::new(connection_config(&config, &config.login, offers)?);
+        let steers = config.global.cipher_steering && CipherSpeeds::of_this_cpu().favour_aes_gcm();
+        let connection = Arc::new(connection_config(&config, offers, steers)?);
         let greeting = greeting(&config, &connection);
         let private: Arc<[PrivateKey]> = plan.keys.keys.into_iter().map(|k| k.private).collect();
         let (keep, kept) = bounded(0);
@@ -163,16 +165,16 @@ fn start_broker(settings: BrokerConfig, kept: Receiver<Infallible>) -> anyhow::R
     Ok((sender, thread))
 }
 
-/// What the protocol floors need of a configuration.
+/// What the protocol floors need of a configuration. `steers`: [`transport::ServerConfig::steers`].
 ///
 /// # Errors
 /// The identification line would be malformed.
 pub fn connection_config(
     config: &Config,
-    login: &Effective,
     host_keys: Vec<HostKey>,
+    steers: bool,
 ) -> anyhow::Result<ConnectionConfig> {
-    let global = &config.global;
+    let (global, login) = (&config.global, &config.login);
     let software = match &global.version_addendum {
         Some(addendum) => format!("{SOFTWARE} {addendum}"),
         None => SOFTWARE.to_owned(),
@@ -189,6 +191,7 @@ pub fn connection_config(
     preferences.rekey = login.limits().rekey;
     preferences.first_exchange_time_max = global.login_grace;
     let mut server = transport::ServerConfig::new(preferences, host_keys);
+    server.steers = steers;
     server.user_algorithms = config.pubkey_algorithms_offered();
     server.moduli = moduli::load(global);
     let mut connection = ConnectionConfig::new(Arc::new(server));

@@ -3,6 +3,7 @@
 pub mod accounts;
 pub mod authorized_keys;
 pub mod broker;
+pub mod cipher_speed;
 pub mod config;
 pub mod daemon;
 pub mod delegate;

@@ -15,6 +15,7 @@ use nix::sys::socket::{SockFlag, accept4};
 use nix::unistd::chdir;
 use tracing::{error, info, warn};
 
+use super::cipher_speed;
 use super::config::{Config, Facility};
 use super::daemon::{self, Detach, Detached, Herald};
 use super::generation::{Generation, Plan};
@@ -201,6 +202,7 @@ impl<'a> Start<'a> {
         let current = Generation::start(plan)?;
         let pid_file = self.config.global.pid_file.as_deref().map(PidFile::write);
         info!("Serving with {} reactors", reactors(&self.config));
+        info!("Ciphers: {}", cipher_speed::summary(&self.config.global));
         Ok(Gateway {
             current,
             retired: Vec::new(),

@@ -62,7 +62,7 @@ impl sealed::Steps for Client {
         config.host_key_algorithms.iter().map(|algorithm| algorithm.name())
     }
 
-    fn holds_back(_config: &ClientConfig) -> bool {
+    fn steers(_config: &ClientConfig) -> bool {
         false
     }
 

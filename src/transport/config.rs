@@ -117,9 +117,10 @@ pub struct ServerConfig {
     pub user_algorithms: Vec<SignatureAlgorithm>,
     /// What group exchange (RFC 4419) chooses from; empty: the fixed groups of RFC 3526.
     pub moduli: Arc<Moduli>,
-    /// Send our KEXINIT behind our identification. A server that waits for the client's first may
-    /// leave out what does not suit that client; one that stays silent gets the full list soon.
-    pub kexinit_first: bool,
+    /// Lead clients to AES-GCM, which is the faster cipher on this machine: wait for the client's
+    /// first KEXINIT and leave ChaCha20-Poly1305 out of ours where it offers AES-GCM too. A client
+    /// that stays silent gets the full list after [`crate::limits::KEXINIT_WAIT_MAX`].
+    pub steers: bool,
 }
 
 impl ServerConfig {
@@ -129,7 +130,7 @@ impl ServerConfig {
             host_keys,
             user_algorithms: SignatureAlgorithm::ALL.to_vec(),
             moduli: Arc::default(),
-            kexinit_first: true,
+            steers: false,
         }
     }
 }

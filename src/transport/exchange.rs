@@ -3,15 +3,17 @@
 
 use super::gex::Chosen;
 use super::packet::Ready;
-use super::proposal::{self, Offers};
+use super::proposal::{self, Narrowing, Offers};
 use super::role::Role;
 use super::session::Session;
 use super::wires::Wires;
 use super::{Env, Error, Negotiated};
 use crate::base::Instant;
 use crate::crypto::{
-    CipherKind, Digest, KexError, OpenKey, PublicKey, SealKey, SharedSecret, derive_direction,
+    CipherKind, Digest, KexError, OpenKey, PublicKey, SealKey, SharedSecret, Suite,
+    derive_direction,
 };
+use crate::wire::NameList;
 use crate::wire::transport::{KexInit, NewKeys};
 
 /// What a step may look at and use.
@@ -246,17 +248,41 @@ fn send_offer<R: Role>(
 ) -> Result<Box<[u8]>, Error> {
     let preferences = R::preferences(cx.config);
     let markers: &[&'static str] = if cx.session.is_none() { R::MARKERS } else { &[] };
-    // A peer whose offer we have seen is not tempted with what we would have to refuse.
-    let exposed =
-        peer.is_some_and(|peer| cx.session.is_none() && !peer.kex.contains(R::PEER_STRICT));
-    let without =
-        (exposed && !preferences.allow_exposed_chacha).then_some(CipherKind::Chacha20Poly1305);
+    let narrowing = narrowing(cx, peer);
     let host_keys = R::host_key_names(cx.config);
-    let ours = proposal::offer(preferences, host_keys, markers, without, cx.env.entropy)
+    let ours = proposal::offer(preferences, host_keys, markers, narrowing, cx.env.entropy)
         .map_err(|_| Error::Invariant("our KEXINIT is too long"))?;
     cx.wires.emit_payload(&ours, cx.env)?;
     cx.wires.outbound.blocked = true;
     Ok(ours)
+}
+
+/// What we leave out before a peer whose offer we have seen, or whose choice we remember: its
+/// first common cipher counts, whatever our own order (RFC 4253 §7.1).
+fn narrowing<R: Role>(cx: &Context<'_, '_, R>, peer: Option<&KexInit<'_>>) -> Narrowing {
+    let preferences = R::preferences(cx.config);
+    // It is not tempted with what we would have to refuse.
+    let exposed =
+        peer.is_some_and(|peer| cx.session.is_none() && !peer.kex.contains(R::PEER_STRICT));
+    let agreed = cx.session.map(|session| &session.negotiated);
+    // A later exchange keeps to the family of the first.
+    let steers = |theirs: Option<NameList<'_>>, before: Option<Suite>| {
+        R::steers(cx.config)
+            && (theirs.is_some() || before.is_some())
+            && theirs.is_none_or(|theirs| preferences.shares_aes_gcm(theirs))
+            && before.is_none_or(|suite| suite.cipher().is_aes_gcm())
+    };
+    Narrowing {
+        without_chacha: exposed && !preferences.allow_exposed_chacha,
+        steers_to_server: steers(
+            peer.map(|peer| peer.cipher_to_server),
+            agreed.map(|agreed| agreed.to_server),
+        ),
+        steers_to_client: steers(
+            peer.map(|peer| peer.cipher_to_client),
+            agreed.map(|agreed| agreed.to_client),
+        ),
+    }
 }
 
 /// CVE-2023-48795: without strict key exchange, packets can be cut from the front of a

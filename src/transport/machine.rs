@@ -119,7 +119,7 @@ impl<R: Role> Transport<R> {
             return Err(self.fail(Error::Invariant("the outbox is full"), env));
         }
         self.wires.stats.bytes_out += line.len() as u64;
-        if R::holds_back(&self.config) {
+        if R::steers(&self.config) {
             return Ok(());
         }
         let begun = self.step(env, Exchange::begin);

@@ -60,21 +60,45 @@ fn write_suite(f: &mut fmt::Formatter<'_>, suite: Suite) -> fmt::Result {
     }
 }
 
+/// Ciphers that we have and do not offer this time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Narrowing {
+    /// The peer would use ChaCha20-Poly1305 without strict key exchange.
+    pub without_chacha: bool,
+    /// AES-GCM alone, so that the client's order does not matter.
+    pub steers_to_server: bool,
+    pub steers_to_client: bool,
+}
+
+impl Preferences {
+    /// The ciphers we can offer, most wanted first.
+    fn offerable(&self) -> impl Iterator<Item = CipherKind> + Clone {
+        let known = self.ciphers.iter().copied();
+        known.filter(|cipher| self.provider.supports(*cipher))
+    }
+
+    /// Some AES-GCM of ours is in the peer's list.
+    pub(super) fn shares_aes_gcm(&self, theirs: NameList<'_>) -> bool {
+        let mut ours = self.offerable().filter(|cipher| cipher.is_aes_gcm());
+        ours.any(|cipher| theirs.contains(cipher.name()))
+    }
+}
+
 /// Builds our KEXINIT payload. `markers` are the names that only look like methods; they mean
 /// something in a connection's first KEXINIT alone.
 pub(super) fn offer<'n>(
     preferences: &Preferences,
     host_keys: impl Iterator<Item = &'n str> + Clone,
     markers: &[&'static str],
-    without: Option<CipherKind>,
+    narrowing: Narrowing,
     entropy: &mut dyn Entropy,
 ) -> Result<Box<[u8]>, NoSpace> {
-    let ciphers = || {
-        let offered = preferences
-            .ciphers
-            .iter()
-            .filter(|cipher| preferences.provider.supports(**cipher) && Some(**cipher) != without);
-        offered.map(|cipher| cipher.name())
+    let ciphers = |steers: bool| {
+        let offered = preferences.offerable().filter(move |cipher| match cipher {
+            CipherKind::Chacha20Poly1305 if narrowing.without_chacha => false,
+            cipher => !steers || cipher.is_aes_gcm(),
+        });
+        offered.map(CipherKind::name)
     };
     let macs = || preferences.macs.iter().map(|mac| mac.name());
     let compression = || preferences.compression.iter().map(|kind| kind.name());
@@ -87,8 +111,8 @@ pub(super) fn offer<'n>(
     out.bytes(&cookie)?;
     out.name_list(kex.chain(markers.iter().copied()))?;
     out.name_list(host_keys)?;
-    out.name_list(ciphers())?;
-    out.name_list(ciphers())?;
+    out.name_list(ciphers(narrowing.steers_to_server))?;
+    out.name_list(ciphers(narrowing.steers_to_client))?;
     out.name_list(macs())?;
     out.name_list(macs())?;
     out.name_list(compression())?;

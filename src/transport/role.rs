@@ -31,8 +31,9 @@ pub(super) mod sealed {
             config: &Self::Config,
         ) -> impl Iterator<Item = &'static str> + Clone + use<'_, Self>;
 
-        /// Whether our KEXINIT waits for the peer's.
-        fn holds_back(config: &Self::Config) -> bool;
+        /// Whether our first KEXINIT waits for the peer's, and AES-GCM is preferred to
+        /// ChaCha20-Poly1305.
+        fn steers(config: &Self::Config) -> bool;
 
         /// The number of the message that `half` waits for.
         fn expects(half: &Self::PeerHalf) -> u8;

@@ -77,8 +77,8 @@ impl sealed::Steps for Server {
         config.host_keys.iter().flat_map(|key| &key.algorithms).map(|algorithm| algorithm.name())
     }
 
-    fn holds_back(config: &ServerConfig) -> bool {
-        !config.kexinit_first
+    fn steers(config: &ServerConfig) -> bool {
+        config.steers
     }
 
     fn expects(half: &ExpectInit) -> u8 {

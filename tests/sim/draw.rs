@@ -202,7 +202,7 @@ fn gateway(
     let host_keys = keys::gateway(slow);
     let public = host_keys.iter().map(|key| HostKey::new(key.public().clone())).collect();
     let mut transport = ServerConfig::new(preferences, public);
-    transport.kexinit_first = one_in(chance, 2);
+    transport.steers = one_in(chance, 2);
     let mut config = ConnectionConfig::new(Arc::new(transport));
     config.window_bytes = pick(chance, [20_000, 70_000, 2 << 20, 2 << 20]);
     config.packet_bytes = pick(chance, [1_000, 32 << 10, 32 << 10]);

@@ -275,6 +275,10 @@ pub fn log_format(view: &View<'_>) -> Vec<String> {
     })
 }
 
+pub fn cipher_steering(view: &View<'_>) -> Vec<String> {
+    one(yes_no(view.global.cipher_steering))
+}
+
 pub fn driver(view: &View<'_>) -> Vec<String> {
     one(match view.global.driver {
         DriverChoice::Auto => "auto",

@@ -393,6 +393,10 @@ pub fn log_format(target: &mut Target, values: &Values<'_>) -> Done {
     first(&mut target.global.log_format, choice(values.one()?, &formats)?)
 }
 
+pub fn cipher_steering(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.global.cipher_steering, values.flag()?)
+}
+
 pub fn driver(target: &mut Target, values: &Values<'_>) -> Done {
     let drivers =
         [("auto", DriverChoice::Auto), ("uring", DriverChoice::Uring), ("mio", DriverChoice::Mio)];

@@ -409,6 +409,8 @@ pub const TABLE: &[Keyword] = &[
         "DAEMON, USER, AUTH, AUTHPRIV or LOCAL0 to LOCAL7; it concerns `tidegate sshd`, which logs to syslog",
         honour::syslog_facility, dump::syslog_facility),
     honoured("TCPKeepAlive", Global, YES_NO, honour::tcp_keep_alive, dump::tcp_keep_alive),
+    honoured("TidegateCipherSteering", Global, "yes or no; Ciphers of one's own switch it off",
+        honour::cipher_steering, dump::cipher_steering),
     honoured("TidegateDrainTime", Global, "a time, like 30 or 5m, up to a week; 0 or none ends sessions at once",
         front::drain_time, front::dump_drain_time),
     honoured("TidegateDriver", Global, "auto (io_uring, and mio where that is refused), uring or mio", honour::driver, dump::driver),

@@ -179,6 +179,7 @@ impl Config {
         }
         let mut global = reading.global.over(&Global::default());
         complete(&mut global, defaults, reading.surroundings);
+        settle_steering(&mut global, &mut reading);
         if reading.global.pid_file.is_none() {
             global.pid_file.clone_from(&reading.surroundings.pid_file);
         }
@@ -240,6 +241,21 @@ fn complete(global: &mut Global, defaults: Defaults, surroundings: &Surroundings
     global.penalties.overflow6.get_or_insert(global.penalties.overflow);
     if global.host_keys.is_empty() {
         global.host_keys.clone_from(&surroundings.host_keys);
+    }
+}
+
+/// Whoever chose an order of ciphers, or left some out, means it.
+fn settle_steering(global: &mut Global, reading: &mut Reading<'_>) {
+    if global.ciphers == Global::default().ciphers {
+        return;
+    }
+    global.cipher_steering = false;
+    if reading.global.cipher_steering == Some(true) {
+        let file =
+            reading.files.first().map_or("command line".into(), |file| file.to_string_lossy());
+        let place = Place { file: file.as_ref().into(), line: 0 };
+        let why = "not in effect, Ciphers chooses; without that line it would be";
+        reading.warning(&place, "TidegateCipherSteering", why.to_owned());
     }
 }
 

@@ -91,8 +91,11 @@ settings! {
             kex_algorithms: Vec<KexKind>,
             /// The groups that group exchange chooses from.
             moduli_file: PathBuf,
-            /// Equal to [`CipherKind::ALL`] unless the administrator chose: then no steering.
+            /// Equal to [`CipherKind::ALL`] unless the administrator chose.
             ciphers: Vec<CipherKind>,
+            /// Lead clients to AES-GCM where it is the faster cipher; never with ciphers that the
+            /// administrator chose.
+            cipher_steering: bool,
             macs: Vec<MacKind>,
             /// Compress for clients that ask for it.
             compression: bool,
@@ -280,6 +283,7 @@ impl Default for Global {
             kex_algorithms: KexKind::DEFAULT.to_vec(),
             moduli_file: PathBuf::from("/etc/ssh/moduli"),
             ciphers: CipherKind::ALL.to_vec(),
+            cipher_steering: true,
             macs: MacKind::DEFAULT.to_vec(),
             compression: false,
             strict_modes: true,

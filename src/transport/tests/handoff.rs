@@ -153,6 +153,7 @@ proptest! {
         acts in proptest::collection::vec(act(), 1..150),
         suite in 0usize..24,
         limit in 2000u64..40_000,
+        steers in any::<bool>(),
     ) {
         let toy = Suite::new(CipherKind::Toy, MacKind::Implicit).expect("a suite");
         let suite = Suite::all().nth(suite).unwrap_or(toy);
@@ -164,6 +165,7 @@ proptest! {
             preferences.provider = if suite == toy { Provider::Toy } else { Provider::AwsLc };
             preferences.rekey.bytes = Some(limit);
         }
+        server.steers = steers;
         let mut pair = Pair::new(client, server);
         pair.settle();
         pair.client.transport.authenticated();

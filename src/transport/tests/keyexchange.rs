@@ -231,7 +231,7 @@ fn case_17_chacha_needs_strict_key_exchange() {
     pair.expect_alive();
 
     // A server that has seen the offer first leaves the cipher out and finds another.
-    let server = ServerConfig { kexinit_first: false, ..server_config() };
+    let server = ServerConfig { steers: true, ..server_config() };
     let mut pair = Pair::new(client_config(), server);
     pair.client.reoffer(|change| {
         change.kex = names("curve25519-sha256");
@@ -353,6 +353,16 @@ fn case_20_truncated_offers_and_no_common_ground() {
 
 #[test]
 fn case_20_a_wrong_guess_costs_exactly_one_packet() {
+    [false, true].into_iter().for_each(wrong_guesses);
+}
+
+/// Before a server that has sent its KEXINIT already, or waits for the client's.
+fn wrong_guesses(steers: bool) {
+    let greeted_server = || {
+        let mut server = End::<Server>::new(ServerConfig { steers, ..server_config() }, 5);
+        server.feed(b"SSH-2.0-Peer\r\n");
+        server
+    };
     let guess = plain(&[30, 0, 0, 0, 1, 7]);
     // Another first method: the guess is wrong, whatever is agreed in the end.
     let wrong = |offer: &mut KexInit<'_>| {

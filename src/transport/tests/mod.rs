@@ -7,4 +7,5 @@ mod harness;
 mod keyexchange;
 mod pair;
 mod rekey;
+mod steering;
 mod zlib;

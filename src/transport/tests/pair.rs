@@ -161,7 +161,7 @@ fn a_full_outbox_keeps_order() {
 
 #[test]
 fn a_server_may_wait_for_the_clients_offer() {
-    let config = || ServerConfig { kexinit_first: false, ..server_config() };
+    let config = || ServerConfig { steers: true, ..server_config() };
     let mut pair = Pair::new(client_config(), config());
     assert_eq!(pair.server.outbox, b"SSH-2.0-Server_1 test\r\n");
     pair.settle();
