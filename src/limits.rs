@@ -40,6 +40,15 @@ pub const TRIM_RESERVE_SLOTS: usize = 4;
 /// Slots of a class trimmed in one call, about half a millisecond of page-table work.
 pub const TRIM_SLOTS_A_CALL: usize = 32;
 
+/// How long those who find no lease wait before others are asked for such as they hold for nothing
+/// (a program that reads nothing), and how often: long against what a
+/// write to somebody who reads takes, short against a user's patience.
+pub const YIELD_INTERVAL: Duration = Duration::from_millis(200);
+/// How long a link may find no lease and get nowhere. Then the link ends that has held some for as
+/// long without getting anywhere, or, where there is none, the one that waits: nobody who reads
+/// nothing holds a process for ever. Shorter than a login's grace, as long as a key exchange's.
+pub const STARVED_TIME_MAX: Duration = Duration::from_secs(60);
+
 // ---- Reactor -------------------------------------------------------------------------------
 
 /// Entries of a ring's submission queue; a turn with more operations enters the kernel once more.

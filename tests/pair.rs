@@ -342,6 +342,31 @@ fn keepalives_are_answered_and_missed() {
     assert_eq!(error.to_string(), "timed out: the peer does not answer");
 }
 
+/// Whoever goes on with the connection waits no longer than the first would have.
+#[test]
+fn a_silence_goes_on_in_another_process() {
+    let mut setup = toy();
+    setup.server.client_alive = Some((Duration::from_secs(15), 3));
+    let mut pair = Pair::logged_in(&setup);
+    let start = pair.now;
+    for asked in 0..4u32 {
+        assert!(pair.server.error.is_none(), "after {asked}");
+        let due = pair.server.conn.poll_timeout().expect("a keepalive is due");
+        // In the middle of an interval, and at its end.
+        for at in [due.since(pair.now) / 2, due.since(pair.now)] {
+            let now = pair.now.after(at);
+            assert!(pair.server.hand_over(&setup, now));
+        }
+        pair.now = due;
+        let last = pair.server.conn.deadline();
+        assert_eq!(last.map(|(at, _)| at), (asked == 3).then_some(due));
+        pair.server.attempt(due, |conn, env| conn.handle_timeout(env));
+    }
+    assert_eq!(pair.now.since(start), Duration::from_secs(60));
+    let error = pair.server.error.expect("given up");
+    assert_eq!(error.to_string(), "timed out: the peer does not answer");
+}
+
 #[test]
 fn global_requests_are_answered_in_order() {
     let mut pair = Pair::logged_in(&toy());

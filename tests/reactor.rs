@@ -475,6 +475,33 @@ fn readable_reports_a_childs_end() {
 }
 
 #[test]
+fn writable_waits_for_room_and_for_the_end() {
+    on_all(|mut bench| {
+        let (reader, writer) = pipe();
+        let fd = raw(&writer);
+        let (mut reader, mut writer) = (File::from(reader), File::from(writer));
+        bench.submit(1, Op::Writable { fd });
+        assert!(bench.one().result.is_ok());
+        while writer.write(&[7; 4096]).is_ok() {}
+        bench.submit(1, Op::Writable { fd });
+        bench.quiet();
+        reader.read_exact(&mut [0; 8192]).unwrap();
+        let events = bench.one().result.unwrap();
+        assert_eq!(events & libc::POLLOUT as u32, libc::POLLOUT as u32);
+        while writer.write(&[7; 4096]).is_ok() {}
+        let token = bench.submit(1, Op::Writable { fd });
+        bench.quiet();
+        bench.driver.cancel(token);
+        assert_eq!(bench.one().result, Err(Errno(libc::ECANCELED)));
+        bench.submit(1, Op::Writable { fd });
+        bench.quiet();
+        drop(reader);
+        assert!(bench.one().result.is_ok());
+        bench.finish();
+    });
+}
+
+#[test]
 fn cancelling_ends_what_waits_wherever_it_is() {
     on_all(|mut bench| {
         let (near, _far) = pair();

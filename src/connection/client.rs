@@ -143,6 +143,10 @@ impl Side for Client {
         None
     }
 
+    fn login_grace(_: &ClientLogin) -> Option<Instant> {
+        None
+    }
+
     fn login_timeout(_: &mut Connection<Client>, _: &mut Env<'_>) -> Result<(), Error> {
         Ok(())
     }

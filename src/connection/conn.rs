@@ -56,6 +56,11 @@ impl Conn {
         either!(self.poll_timeout())
     }
 
+    /// [`Connection::deadline`].
+    pub fn deadline(&self) -> Option<(Instant, Error)> {
+        either!(self.deadline())
+    }
+
     /// [`Connection::handle_timeout`].
     pub fn handle_timeout(&mut self, env: &mut Env<'_>) -> Result<(), Error> {
         either!(self.handle_timeout(env))

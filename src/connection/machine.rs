@@ -52,11 +52,36 @@ impl Alive {
         let (interval, count_max) = alive.filter(|(interval, _)| !interval.is_zero())?;
         Some(Alive { interval, count_max, asked: 0, at: now.after(interval) })
     }
+
+    /// The peer has not answered any of our questions by then, and is given up.
+    fn given_up_at(&self) -> Option<Instant> {
+        (self.asked >= self.count_max).then_some(self.at)
+    }
 }
 
+pub(super) const LOGIN_TOO_LONG: &str = "the login took too long";
+const NO_ANSWER: &str = "the peer does not answer";
+
 impl<R: Side> Connection<R> {
+    /// The same as before changes nothing: a silence goes on.
     pub(super) fn set_alive(&mut self, alive: Option<(Duration, u32)>, now: Instant) {
-        self.alive = Alive::new(alive, now);
+        let same = |old: &Alive| alive == Some((old.interval, old.count_max));
+        if !self.alive.as_ref().is_some_and(same) {
+            self.alive = Alive::new(alive, now);
+        }
+    }
+
+    /// How often the peer has been asked for a sign of life since it was last heard of, and when it
+    /// is to be asked again or given up.
+    pub(super) fn silence(&self) -> Option<(u32, Instant)> {
+        self.alive.as_ref().map(|alive| (alive.asked, alive.at))
+    }
+
+    /// A silence that began elsewhere goes on.
+    pub(super) fn resume_silence(&mut self, asked: u32, at: Instant) {
+        if let Some(alive) = &mut self.alive {
+            (alive.asked, alive.at) = (asked.min(alive.count_max), at.min(alive.at));
+        }
     }
 
     pub(super) fn with(
@@ -162,6 +187,18 @@ impl<R: Side> Connection<R> {
         let drained = (!self.channels.drained.is_empty()).then_some(Instant::ZERO);
         let login = R::login_deadline(&self.login);
         [self.transport.poll_timeout(), login, alive, drained].into_iter().flatten().min()
+    }
+
+    /// The first of the deadlines that end the connection whatever can be said about it, and the
+    /// error that [`handle_timeout`](Connection::handle_timeout) has from then on: for an owner that
+    /// has no outbox to call it with.
+    pub fn deadline(&self) -> Option<(Instant, Error)> {
+        let exchange = self.transport.deadline().map(|at| (at, transport::EXCHANGE_TOO_LONG));
+        let login = R::login_grace(&self.login).map(|at| (at, LOGIN_TOO_LONG));
+        let alive = self.alive.as_ref().filter(|_| self.is_authenticated());
+        let alive = alive.and_then(Alive::given_up_at).map(|at| (at, NO_ANSWER));
+        let first = [exchange, login, alive].into_iter().flatten().min_by_key(|(at, _)| *at);
+        first.filter(|_| self.failed.is_none()).map(|(at, why)| (at, Error::Deadline(why)))
     }
 
     pub fn handle_timeout(&mut self, env: &mut Env<'_>) -> Result<(), Error> {
@@ -313,8 +350,8 @@ impl<R: Side> Connection<R> {
         let Some(alive) = self.alive.as_mut().filter(|alive| alive.at <= env.now) else {
             return Ok(());
         };
-        if alive.asked >= alive.count_max {
-            return Err(Error::Deadline("the peer does not answer"));
+        if alive.given_up_at().is_some() {
+            return Err(Error::Deadline(NO_ANSWER));
         }
         alive.asked += 1;
         alive.at = env.now.after(alive.interval);

@@ -38,6 +38,9 @@ struct Held {
     no_more_sessions: bool,
     /// Our global requests without an answer, oldest first. True: the owner asked.
     globals: Vec<bool>,
+    /// How often the peer was asked for a sign of life since it was last heard of, and when that is
+    /// due again, by the clock that all processes of this machine have.
+    silence: Option<(u32, Instant)>,
     channels: Vec<ChannelRecord>,
 }
 
@@ -70,6 +73,7 @@ impl<R: Side> Connection<R> {
         let held = Held {
             no_more_sessions: self.channels.no_more_sessions,
             globals: self.globals.iter().map(|asker| *asker == Asker::Owner).collect(),
+            silence: self.silence(),
             channels: channels
                 .map(|(id, channel)| ChannelRecord::of(id, channel))
                 .collect::<Option<_>>()?,
@@ -82,6 +86,9 @@ impl<R: Side> Connection<R> {
         for owner in held.globals {
             let asker = if owner { Asker::Owner } else { Asker::KeepAlive };
             let _ = self.globals.push(asker);
+        }
+        if let Some((asked, at)) = held.silence {
+            self.resume_silence(asked, at);
         }
         for channel in held.channels {
             let id = ChannelId::from_number(channel.number);
@@ -129,7 +136,7 @@ impl ConnectionRecord {
     pub fn to_bytes(&self) -> Result<Zeroizing<Vec<u8>>, NoSpace> {
         let transport = self.transport.to_bytes()?;
         let channels = self.held.channels.len() * CHANNEL_RECORD_BYTES;
-        let room = transport.len() + GLOBAL_PENDING_MAX + channels + 32;
+        let room = transport.len() + GLOBAL_PENDING_MAX + channels + 48;
         let mut bytes = Zeroizing::new(vec![0; room]);
         let mut out = Writer::new(&mut bytes);
         out.byte(VERSION)?;
@@ -161,6 +168,11 @@ impl Held {
         for owner in &self.globals {
             out.boolean(*owner)?;
         }
+        out.boolean(self.silence.is_some())?;
+        if let Some((asked, at)) = self.silence {
+            out.uint32(asked)?;
+            out.uint64(at.nanos())?;
+        }
         out.uint32(self.channels.len() as u32)?;
         self.channels.iter().try_for_each(|channel| channel.write(out))
     }
@@ -169,6 +181,10 @@ impl Held {
         let no_more_sessions = boolean(body)?;
         let count = count(body, GLOBAL_PENDING_MAX)?;
         let globals = (0..count).map(|_| boolean(body)).collect::<Result<_, _>>()?;
+        let silence = match boolean(body)? {
+            true => Some((body.uint32()?, Instant::from_nanos(body.uint64()?))),
+            false => None,
+        };
         let count = self::count(body, CHANNELS_MAX)?;
         let channels: Vec<ChannelRecord> =
             (0..count).map(|_| ChannelRecord::read(body)).collect::<Result<_, _>>()?;
@@ -176,7 +192,7 @@ impl Held {
         if windows > u64::from(LINK_WINDOW_BYTES_MAX) {
             return Err(Malformed::Range);
         }
-        Ok(Held { no_more_sessions, globals, channels })
+        Ok(Held { no_more_sessions, globals, silence, channels })
     }
 }
 
@@ -295,7 +311,7 @@ impl Conn {
 }
 
 /// The record's layout. Another process may be another version of this program.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Two numbers, four bytes of state, seven amounts.
 const CHANNEL_RECORD_BYTES: usize = 2 * 4 + 4 + 7 * 4;
 
@@ -354,8 +370,14 @@ mod tests {
             },
         );
         let globals = prop::collection::vec(any::<bool>(), 0..=GLOBAL_PENDING_MAX);
-        (any::<bool>(), globals, prop::collection::vec(channel, 0..20)).prop_map(
-            |(no_more_sessions, globals, channels)| Held { no_more_sessions, globals, channels },
+        let silence = prop::option::of((any::<u32>(), any::<u64>().prop_map(Instant::from_nanos)));
+        (any::<bool>(), globals, silence, prop::collection::vec(channel, 0..20)).prop_map(
+            |(no_more_sessions, globals, silence, channels)| Held {
+                no_more_sessions,
+                globals,
+                silence,
+                channels,
+            },
         )
     }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::machine::malformed;
+use super::machine::{LOGIN_TOO_LONG, malformed};
 use super::side::{Limits, Side};
 use super::{Answer, AuthFailed, Connection, ConnectionConfig, Event, Query};
 use crate::base::Instant;
@@ -129,9 +129,13 @@ impl Side for Server {
         [login.grace, refusal].into_iter().flatten().min()
     }
 
+    fn login_grace(login: &ServerLogin) -> Option<Instant> {
+        login.grace.filter(|_| !matches!(login.stage, Stage::Done))
+    }
+
     fn login_timeout(connection: &mut Connection<Server>, env: &mut Env<'_>) -> Result<(), Error> {
         if connection.login.grace.is_some_and(|at| at <= env.now) {
-            return Err(Error::Deadline("the login took too long"));
+            return Err(Error::Deadline(LOGIN_TOO_LONG));
         }
         if let Stage::Trying(trying) = &mut connection.login.stage
             && matches!(trying.waits, Some(Waits::Refusal { at }) if at <= env.now)

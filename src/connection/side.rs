@@ -25,6 +25,10 @@ pub trait Side: Role + Sized {
     #[doc(hidden)]
     fn login_deadline(login: &Self::Login) -> Option<Instant>;
 
+    /// When a login that is not over ends the connection.
+    #[doc(hidden)]
+    fn login_grace(login: &Self::Login) -> Option<Instant>;
+
     #[doc(hidden)]
     fn login_timeout(connection: &mut Connection<Self>, env: &mut Env<'_>) -> Result<(), Error>;
 

@@ -76,7 +76,7 @@ pub enum Op {
     /// end of file.
     Read { fd: Fd, into: Target },
     /// Bytes to a pipe, terminal or other stream, which is non-blocking. Result: how many, which may
-    /// be fewer than given.
+    /// be fewer than given; none have left when it was cancelled.
     Write { fd: Fd, from: Gather },
     /// Bytes from a file at an offset. Result: how many; fewer only at end of file or on error.
     ReadAt { fd: Fd, at: u64, lease: Lease, spans: Spans },
@@ -86,6 +86,8 @@ pub enum Op {
     Fsync { fd: Fd },
     /// Waits until the descriptor is readable (a child's pidfd, for one). Result: poll events.
     Readable { fd: Fd },
+    /// Waits until the descriptor takes bytes, or never will again. Result: poll events.
+    Writable { fd: Fd },
 }
 
 impl Op {
@@ -101,7 +103,8 @@ impl Op {
             | Op::ReadAt { fd, .. }
             | Op::WriteAt { fd, .. }
             | Op::Fsync { fd }
-            | Op::Readable { fd } => *fd,
+            | Op::Readable { fd }
+            | Op::Writable { fd } => *fd,
         }
     }
 
@@ -132,7 +135,11 @@ impl Op {
             Op::Send { from, .. } | Op::Write { from, .. } | Op::WriteAt { from, .. } => {
                 from.iter().map(|chunk| chunk.span.len).sum()
             }
-            Op::Accept { .. } | Op::Connect { .. } | Op::Fsync { .. } | Op::Readable { .. } => 0,
+            Op::Accept { .. }
+            | Op::Connect { .. }
+            | Op::Fsync { .. }
+            | Op::Readable { .. }
+            | Op::Writable { .. } => 0,
         }
     }
 

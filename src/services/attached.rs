@@ -384,6 +384,15 @@ impl Service for Attached {
         }
     }
 
+    fn yield_memory(&mut self, io: &mut Io<'_>) {
+        match self {
+            Attached::Process(process) => process.yield_memory(io),
+            Attached::Forward(forward) => forward.yield_memory(io),
+            // Files are written in the end.
+            Attached::Sftp(_) | Attached::Scp(_) => {}
+        }
+    }
+
     fn on_close(&mut self, io: &mut Io<'_>) {
         match self {
             Attached::Process(process) => process.on_close(io),

@@ -63,6 +63,9 @@ pub trait Service {
 
     fn on_ready(&mut self, io: &mut Io<'_>);
 
+    /// Others find no memory: what waits for somebody else lets go of its own.
+    fn yield_memory(&mut self, _io: &mut Io<'_>) {}
+
     /// The channel is gone (closed by the peer, or its connection ended): stop, cancel what is in
     /// flight with [`Io::cancel`], keep no lease. Completions still in flight will come.
     fn on_close(&mut self, io: &mut Io<'_>);

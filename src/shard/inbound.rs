@@ -185,6 +185,11 @@ impl Inbound {
         self.kept = kept;
     }
 
+    /// It has memory of its own, to receive into or with what has come.
+    pub const fn holds_lease(&self) -> bool {
+        self.lease.is_some() || (self.armed && !self.shared)
+    }
+
     fn has_room(&self) -> bool {
         let Some(lease) = &self.lease else { return false };
         let room = lease.len() - self.end;

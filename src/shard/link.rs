@@ -43,6 +43,10 @@ pub(super) struct Link {
     pub deadline: Option<Instant>,
     /// It waits for one of these leases, and is on the shard's list of those that do.
     pub lacks: Classes,
+    /// Since when, if it does.
+    pub starved_since: Instant,
+    /// When bytes of it last came or went.
+    pub moved: Instant,
     /// Data that came compressed and waits for a lease.
     pub owed: Option<Box<Owed>>,
     /// To the protocol's open question, while no outbox can be had.
@@ -104,6 +108,8 @@ pub(super) struct Attachment {
     pub open: bool,
     /// As [`Link::lacks`]: `on_ready` is owed once there are some.
     pub lacks: Classes,
+    /// Since when, without anything of it having moved.
+    pub starved_since: Instant,
     /// The time of its traffic is noted.
     pub timed: bool,
     /// When bytes of it were last seen, and how long ago that may be at most.
@@ -141,6 +147,13 @@ impl Link {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let own = [self.idle_check, self.mark_until, self.lease_until, self.deadline];
         own.into_iter().chain([self.conn.poll_timeout()]).flatten().min()
+    }
+
+    /// As [`Link::poll_timeout`], of what can be done without memory.
+    pub fn poll_deadline(&self) -> Option<Instant> {
+        let end = self.conn.deadline().map(|(at, _)| at);
+        let own = [self.idle_check, self.mark_until, self.lease_until, self.deadline];
+        own.into_iter().chain([end]).flatten().min()
     }
 
     pub fn attachment_of(&self, id: ChannelId) -> Option<u32> {

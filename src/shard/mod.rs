@@ -19,6 +19,7 @@ mod relay;
 mod report;
 mod run;
 mod session;
+mod starve;
 mod upstream;
 
 pub use outside::{Admission, Ends, HandOver, Mail, Outside, StartupEnd};
@@ -139,8 +140,10 @@ pub struct Shard<D: Driver, O: Outside> {
     /// Connections of proxies that have not told whose they are.
     prefaces: Slab<Preface>,
     preface_timers: Timers,
-    /// Connections that wait to begin.
-    arrivals: VecDeque<Arrival>,
+    /// When those who hold leases for nothing are asked for them, because others wait for some.
+    relief_at: Option<Instant>,
+    /// Connections that wait to begin, and since when.
+    arrivals: VecDeque<(Instant, Arrival)>,
     timers: Timers,
     /// When attachments want to be called whatever happens, by number.
     service_timers: Timers,
@@ -211,6 +214,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             paused: VecDeque::new(),
             prefaces: Slab::new(),
             preface_timers: Timers::new(),
+            relief_at: None,
             arrivals: VecDeque::new(),
             timers: Timers::new(),
             service_timers: Timers::new(),
@@ -293,13 +297,14 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let services = self.service_timers.earliest();
         let own = [self.timers.earliest(), services, self.rested, self.trim_at, retry, pause];
         let own = own.into_iter().chain([self.preface_timers.earliest(), self.drops_at]);
+        let own = own.chain([self.relief_at]);
         own.chain([until]).flatten().min()
     }
 
     /// Somebody waits for leases that are there.
     fn can_feed(&mut self) -> bool {
         let lacks = self.starved.iter().fold(Classes::NONE, |all, key| all.and(self.lacks(*key)));
-        let needs = self.arrivals.front().map(Arrival::needs);
+        let needs = self.arrivals.front().map(|(_, arrival)| arrival.needs());
         let pool = self.driver.pool();
         pool.has_any(lacks) || needs.is_some_and(|needs| needs.is_empty() || pool.has_any(needs))
     }
@@ -330,16 +335,16 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     }
 
     fn read_mail(&mut self) {
-        let mut mail = std::mem::take(&mut self.mail);
+        let (mut mail, now) = (std::mem::take(&mut self.mail), self.driver.now());
         self.outside.collect(&mut mail);
         for item in mail.drain(..) {
             match item {
                 Mail::Done { token, done } => self.job_done(token, done),
                 Mail::Accepted { socket, ends, inbound } => {
-                    self.arrivals.push_back(Arrival::Accepted(socket, ends, inbound));
+                    self.arrivals.push_back((now, Arrival::Accepted(socket, ends, inbound)));
                 }
                 Mail::HandOver(connection) => {
-                    self.arrivals.push_back(Arrival::HandOver(connection));
+                    self.arrivals.push_back((now, Arrival::HandOver(connection)));
                 }
                 Mail::Stop => self.stop(),
                 Mail::Retire => self.retire(),
@@ -350,10 +355,10 @@ impl<D: Driver, O: Outside> Shard<D, O> {
 
     /// New connections begin when there is memory to answer them.
     fn welcome(&mut self) {
-        while let Some(arrival) = self.arrivals.pop_front() {
+        while let Some((since, arrival)) = self.arrivals.pop_front() {
             let needs = arrival.needs();
             if !self.stopping && !needs.is_empty() && !self.driver.pool().has_any(needs) {
-                self.arrivals.push_front(arrival);
+                self.arrivals.push_front((since, arrival));
                 break;
             }
             match arrival {
@@ -387,6 +392,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         if self.drops_at.take_if(|at| *at <= now).is_some() {
             self.outside.tell_drops();
         }
+        self.relieve_starved(now);
         if self.rested.is_some_and(|at| at <= now) {
             self.rested = None;
             self.wake_places();
@@ -420,26 +426,6 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         for _ in 0..self.handshakes.len().min(HANDSHAKE_STEPS_A_TURN as usize) {
             let Some(key) = self.handshakes.pop_front() else { break };
             self.run_link(key);
-        }
-    }
-
-    /// Leases have come back: whoever found none tries again, oldest first.
-    fn feed_starved(&mut self) {
-        if self.starved.is_empty() {
-            return;
-        }
-        for key in std::mem::take(&mut self.starved) {
-            let lacks = self.lacks(key);
-            if lacks.is_empty() {
-                continue;
-            }
-            if !self.driver.pool().has_any(lacks) {
-                self.starved.push(key);
-            } else if key & OF_ATTACHMENT != 0 {
-                self.attachment_fed(key & !OF_ATTACHMENT);
-            } else {
-                self.link_fed(key);
-            }
         }
     }
 
@@ -588,7 +574,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
         match self.outside.admit(socket) {
             Admission::Here(ends) => {
-                self.arrivals.push_back(Arrival::Accepted(socket, ends, Vec::new()));
+                self.arrivals
+                    .push_back((self.driver.now(), Arrival::Accepted(socket, ends, Vec::new())));
             }
             Admission::Ask(ends, asking) => self.ask_whose(socket, ends, asking),
             Admission::Elsewhere => {}

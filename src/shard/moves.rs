@@ -16,7 +16,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let now = self.driver.now();
         let pause = self.paused.front().map(|(at, ..)| *at);
         let services = self.service_timers.earliest();
-        let times = [self.timers.earliest(), services, self.rested, pause];
+        let times = [self.timers.earliest(), services, self.rested, pause, self.relief_at];
         times.into_iter().flatten().find(|at| since < *at && *at < now)
     }
 
@@ -57,11 +57,12 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             let Some(record) = link.conn.export().filter(|_| open) else { continue };
             let bytes = record.to_bytes().expect("a record can be written");
             let record = ConnectionRecord::from_bytes(&bytes).expect("what was written is read");
-            let config = Arc::clone(&self.config.connection);
+            let shared = &self.config.connection;
+            let limits = link.grant.as_ref().and_then(|grant| grant.limits);
+            let config = limits.map(|limits| Arc::new(shared.with_limits(limits)));
+            let config = config.unwrap_or_else(|| Arc::clone(shared));
             let conn = Connection::<Server>::import(config, record, now).expect("it goes on");
             link.conn = Conn::Server(conn);
-            let limits = link.grant.as_ref().and_then(|grant| grant.limits);
-            link.follow(limits, &self.config.connection, now);
             self.mark_dirty(key);
             moved += 1;
         }

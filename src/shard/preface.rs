@@ -100,7 +100,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
         match self.outside.admit_as(socket, ends, &mut bytes) {
             Admission::Here(ends) => {
-                self.arrivals.push_back(Arrival::Accepted(socket, ends, bytes));
+                self.arrivals
+                    .push_back((self.driver.now(), Arrival::Accepted(socket, ends, bytes)));
             }
             Admission::Elsewhere => {}
             Admission::Refused | Admission::Ask(..) => self.refused(socket),

@@ -65,7 +65,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     }
 
     /// An admitted connection that cannot begin.
-    fn turn_away(&mut self, socket: Fd, ends: Ends) {
+    pub(super) fn turn_away(&mut self, socket: Fd, ends: Ends) {
         self.outside.startup_over(ends, StartupEnd::Ours);
         self.outside.ended();
         self.driver.close(socket);
@@ -139,6 +139,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             relay: None,
             deadline: None,
             lacks: Classes::NONE,
+            starved_since: self.driver.now(),
+            moved: self.driver.now(),
             owed: None,
             answer: None,
             grant: None,
@@ -195,7 +197,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
     }
 
-    fn give_answer(&mut self, key: u32) {
+    pub(super) fn give_answer(&mut self, key: u32) {
         let Some(link) = self.links.get_mut(key as usize) else { return };
         if link.answer.is_none() {
             return;
@@ -210,8 +212,12 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     // ---- Completions -------------------------------------------------------------------------
 
     pub(super) fn link_completed(&mut self, key: u32, completion: Completion) {
+        let now = self.driver.now();
         let Some(link) = self.links.get_mut(key as usize) else { return };
         link.in_flight = link.in_flight.saturating_sub(1);
+        if completion.result.is_ok_and(|bytes| bytes > 0) {
+            link.moved = now;
+        }
         match completion.op {
             Op::Recv { into, .. } => {
                 link.inbound.armed = false;
@@ -317,6 +323,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         self.take_lease_back(key, now);
         let Some(link) = self.links.get_mut(key as usize) else { return };
         match link.state {
+            LinkState::Open if !link.lacks.is_empty() => self.expire_starving(key, now),
             LinkState::Open if link.conn.poll_timeout().is_some_and(|at| at <= now) => {
                 self.with_env(key, |conn, env| conn.handle_timeout(env));
                 self.mark_ready(key);
@@ -491,26 +498,6 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         self.cancel(token);
     }
 
-    fn starve_link(&mut self, key: u32, lacks: Classes) {
-        let Some(link) = self.links.get_mut(key as usize) else { return };
-        if link.lacks.is_empty() {
-            self.starved.push(key);
-        }
-        link.lacks = link.lacks.and(lacks);
-    }
-
-    /// There are leases again: all that may have waited for one goes on.
-    pub(super) fn link_fed(&mut self, key: u32) {
-        let Some(link) = self.links.get_mut(key as usize) else { return };
-        link.lacks = Classes::NONE;
-        self.mark_dirty(key);
-        self.mark_ready(key);
-        self.give_answer(key);
-        self.resume(key);
-        self.wake_services(key);
-        self.resume_relay(key);
-    }
-
     /// Commands that wait while no key exchange runs wait for an outbox.
     pub(super) fn note_waiting(&mut self, key: u32) {
         let waits = |link: &Link| link.outgoing.has_waiting() && link.conn.is_ready();
@@ -519,13 +506,14 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
     }
 
-    /// Not while memory is lacking: what is due then is done as soon as there is some.
-    fn arm_timer(&mut self, key: u32) {
+    /// While memory is lacking, what has to say something is done as soon as there is some.
+    pub(super) fn arm_timer(&mut self, key: u32) {
         let Some(link) = self.links.get(key as usize) else { return };
-        if link.state == LinkState::Open
-            && link.lacks.is_empty()
-            && let Some(at) = link.poll_timeout()
-        {
+        let at = match link.lacks.is_empty() {
+            true => link.poll_timeout(),
+            false => link.poll_deadline(),
+        };
+        if let Some(at) = at.filter(|_| link.state == LinkState::Open) {
             self.timers.set(key, at);
         }
     }
@@ -835,7 +823,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
     }
 
-    fn peer_left(&mut self, key: u32, reason: &str) {
+    pub(super) fn peer_left(&mut self, key: u32, reason: &str) {
         self.report_end(key, reason, false, None);
         self.terminate(key);
     }

@@ -53,6 +53,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             in_flight: 0,
             open: true,
             lacks: Classes::NONE,
+            starved_since: now,
             timed: false,
             used: now,
             timeout: None,
@@ -180,6 +181,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         attachment.in_flight += under_way as u16;
         let lacks = std::mem::take(&mut wishes.starved);
         if attachment.lacks.is_empty() && !lacks.is_empty() {
+            attachment.starved_since = self.driver.now();
             self.starved.push(key);
         }
         attachment.lacks = attachment.lacks.and(lacks);
@@ -225,6 +227,10 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             attachment.in_flight = attachment.in_flight.saturating_sub(1);
         }
         if result.is_ok_and(|bytes| bytes > 0) {
+            let now = self.driver.now();
+            if let Some(attachment) = self.attachments.get_mut(number as usize) {
+                attachment.starved_since = now;
+            }
             self.note_traffic(number);
         }
         self.with_service(number, |service, io| service.on_completion(token.tag, op, result, io));

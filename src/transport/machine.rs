@@ -330,6 +330,14 @@ impl<R: Role> Transport<R> {
         }
     }
 
+    /// When a key exchange that is still going on then ends the connection.
+    pub fn deadline(&self) -> Option<Instant> {
+        match &self.stage {
+            Ok(Stage::Greeting(greeting)) => greeting.exchange.deadline,
+            _ => self.exchange().and_then(Exchange::expires_at),
+        }
+    }
+
     pub fn handle_timeout(&mut self, env: &mut Env<'_>) -> Result<(), Error> {
         self.check()?;
         self.try_timeout(env).map_err(|error| self.fail(error, env))

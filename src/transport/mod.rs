@@ -46,6 +46,7 @@ pub use config::{ClientConfig, HostKey, Preferences, RekeyLimits, ServerConfig};
 pub use error::{Blame, Error};
 pub use machine::{Carved, Deferred, Transport};
 pub use outbox::{Env, Outbox};
+pub(crate) use progress::EXCHANGE_TOO_LONG;
 pub use proposal::Negotiated;
 pub use record::TransportRecord;
 pub use role::Role;

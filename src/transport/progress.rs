@@ -13,6 +13,9 @@ use crate::limits::{KEXINIT_BYTES_MAX, REKEY_TIME_MAX, TAILROOM};
 use crate::wire::transport::NewKeys;
 use crate::wire::{Message, number};
 
+/// What ends a connection whose key exchange does not end.
+pub(crate) const EXCHANGE_TOO_LONG: &str = "a key exchange took too long";
+
 impl<R: Role> Transport<R> {
     pub(super) fn peer_begins(&mut self, payload: &[u8], env: &mut Env<'_>) -> Result<(), Error> {
         if let Ok(Stage::Established(established)) = &mut self.stage
@@ -153,12 +156,8 @@ impl<R: Role> Transport<R> {
     }
 
     pub(super) fn try_timeout(&mut self, env: &mut Env<'_>) -> Result<(), Error> {
-        let deadline = match &self.stage {
-            Ok(Stage::Greeting(greeting)) => greeting.exchange.deadline,
-            _ => self.exchange().and_then(Exchange::expires_at),
-        };
-        if deadline.is_some_and(|at| at <= env.now) {
-            return Err(Error::Deadline("a key exchange took too long"));
+        if self.deadline().is_some_and(|at| at <= env.now) {
+            return Err(Error::Deadline(EXCHANGE_TOO_LONG));
         }
         if let Ok(Stage::First(first)) = &mut self.stage
             && first.offer_at.is_some_and(|at| at <= env.now)

@@ -68,6 +68,10 @@ pub enum Crime {
     RandomMessages,
     /// Fills its window, a small packet at a time, for a program that reads nothing.
     Hoard,
+    /// Fills its window with large packets for a program that reads nothing.
+    Cram,
+    /// Orders much output and reads none of it.
+    Glut,
 }
 
 impl Crime {
@@ -84,12 +88,21 @@ impl Crime {
                 | Crime::SftpNoise
                 | Crime::RandomMessages
                 | Crime::Hoard
+                | Crime::Cram
+                | Crime::Glut
                 | Crime::Noise { .. }
         )
     }
 
     const fn reads(self) -> bool {
-        !matches!(self, Crime::GlobalFlood | Crime::PingFlood | Crime::PingDrip | Crime::OpenFlood)
+        !matches!(
+            self,
+            Crime::GlobalFlood
+                | Crime::PingFlood
+                | Crime::PingDrip
+                | Crime::OpenFlood
+                | Crime::Glut
+        )
     }
 
     const fn needs_session(self) -> bool {
@@ -103,6 +116,8 @@ impl Crime {
                 | Crime::RequestFlood
                 | Crime::SftpNoise
                 | Crime::Hoard
+                | Crime::Cram
+                | Crime::Glut
         )
     }
 }
@@ -335,7 +350,10 @@ impl Hostile {
                 let body = match self.plan.crime {
                     Crime::SftpNoise => RequestBody::Subsystem { name: "sftp" },
                     // Its window is not granted again for ever.
-                    Crime::WindowOverrun | Crime::Hoard => RequestBody::Exec { command: b"deaf" },
+                    Crime::WindowOverrun | Crime::Hoard | Crime::Cram => {
+                        RequestBody::Exec { command: b"deaf" }
+                    }
+                    Crime::Glut => RequestBody::Exec { command: b"source 3 50000000 0 0" },
                     _ => RequestBody::Exec { command: b"wait" },
                 };
                 let recipient = confirmed.sender;
@@ -392,6 +410,13 @@ impl Hostile {
                 let data = vec![7; len as usize];
                 let recipient = ChannelNumber(channel);
                 self.say(&ChannelData { recipient, data: &data }).map(|()| false)
+            }
+            (Stage::Acting { channel, packet, window }, Crime::Cram) if window > 0 => {
+                let len = packet.min(window);
+                self.stage = Stage::Acting { channel, packet, window: window - len };
+                let data = vec![7; len as usize];
+                let recipient = ChannelNumber(channel);
+                self.say(&ChannelData { recipient, data: &data }).map(|()| true)
             }
             (Stage::Acting { channel, packet, .. }, crime) => {
                 self.done += 1;

@@ -219,7 +219,7 @@ impl Office {
         self.files.failed + self.arranged.lost + faults.disk_errors + faults.disk_full > 0
     }
 
-    fn ended_for(&self, why: &str) -> u64 {
+    pub fn ended_for(&self, why: &str) -> u64 {
         let is = |report: &&Report| matches!(&report.what, What::Disconnected { reason, .. } if reason.contains(why));
         self.reports.iter().filter(is).count() as u64
     }

@@ -130,6 +130,11 @@ impl Run {
         }
     }
 
+    /// Connections whose end was reported with these words.
+    pub fn ended_for(&self, why: &str) -> u64 {
+        self.office.borrow().ended_for(why)
+    }
+
     /// Until everybody is done, every link is gone and the gateway has stopped.
     pub fn finish(mut self) -> Tally {
         self.until("everybody is done", LIVENESS, |run| {

@@ -113,6 +113,45 @@ fn who_fills_a_window_for_nothing_does_not_fill_a_small_pool() {
     }
 }
 
+/// Programs that read nothing, as many as there are leases: what they are sent must not keep others
+/// from theirs, nor their own connections from being timed.
+#[test]
+fn programs_that_read_nothing_leave_memory_to_others() {
+    for (crammers, packet, bulk) in [(1, 8, 1), (6, 14, 2), (20, 16, 4)] {
+        let mut draw = calm(PoolSizes { small: 5, packet, bulk });
+        draw.swarm.pipe_bytes = 4_096;
+        draw.hostiles = vec![hostile_like(&draw, Crime::Cram); crammers];
+        draw.clients[0].starts_at = Instant::from_nanos(30_000_000_000);
+        let mut run = Run::new(draw);
+        run.until("the client is done", Duration::from_secs(35), |run| {
+            run.clients.iter().all(Client::is_over)
+        });
+        assert_eq!(run.clients[0].outcome, Some(Outcome::Done), "{crammers} crammers");
+        assert!(run.hostiles.iter().all(|hostile| !hostile.over), "they are let be");
+        run.finish();
+    }
+}
+
+/// Peers that do not read what they ordered hold memory that cannot be had back. They are let be as
+/// long as nobody needs it, and no longer than STARVED_TIME_MAX otherwise.
+#[test]
+fn peers_that_read_nothing_do_not_hold_memory_for_ever() {
+    for (packet, bulk, scarce) in [(24, 2, true), (400, 60, false)] {
+        let mut draw = calm(PoolSizes { small: 8, packet, bulk });
+        draw.swarm.socket_bytes = 20_000;
+        draw.hostiles = vec![hostile_like(&draw, Crime::Glut); 8];
+        draw.clients[0].starts_at = Instant::from_nanos(10_000_000_000);
+        let mut run = Run::new(draw);
+        run.until("the client is done", Duration::from_secs(200), |run| {
+            run.clients.iter().all(Client::is_over)
+        });
+        assert_eq!(run.clients[0].outcome, Some(Outcome::Done), "{packet} leases");
+        let ended = run.ended_for("it held memory that others waited for");
+        assert_eq!(ended > 0, scarce, "{ended} ended of 8");
+        run.finish();
+    }
+}
+
 #[test]
 fn the_content_of_a_flow_is_the_same_from_any_place() {
     let mut flow = Flow::new(9, 100);

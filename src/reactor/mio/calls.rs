@@ -41,6 +41,7 @@ pub(super) fn attempt(flight: &mut Flight, pool: &mut Pool, stats: &mut DriverSt
         }
         Op::Fsync { .. } => Outcome::Slow,
         Op::Readable { fd } => outcome(ready(fd, stats)),
+        Op::Writable { fd } => outcome(writable(fd, stats)),
     }
 }
 

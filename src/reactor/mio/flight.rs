@@ -52,9 +52,11 @@ impl Flight {
 
     pub(super) const fn way(&self) -> Way {
         match self.op {
-            Op::Connect { .. } | Op::Send { .. } | Op::Write { .. } | Op::WriteAt { .. } => {
-                Way::Out
-            }
+            Op::Connect { .. }
+            | Op::Send { .. }
+            | Op::Write { .. }
+            | Op::WriteAt { .. }
+            | Op::Writable { .. } => Way::Out,
             _ => Way::In,
         }
     }

@@ -96,6 +96,10 @@ impl World {
                 Ok(Outcome::Done(Ok(0)))
             }
             Op::Readable { fd } => self.poll(*fd),
+            Op::Writable { fd } => Ok(match self.writable(*fd) {
+                Ok(tx) if self.streams[tx].room() == 0 => Outcome::NotYet,
+                _ => Outcome::Done(Ok(libc::POLLOUT as u32)),
+            }),
         }
     }
 

@@ -195,6 +195,7 @@ fn direct(
         Op::WriteAt { fd, at, from } => write(*fd, scatter.list(pool, chunks(from), 0)?, *at),
         Op::Fsync { fd } => Some(opcode::Fsync::new(types::Fd(fd.0)).build()),
         Op::Readable { fd } => Some(poll(*fd, libc::POLLIN)),
+        Op::Writable { fd } => Some(poll(*fd, libc::POLLOUT)),
     };
     Ok(entry)
 }

@@ -356,11 +356,15 @@ impl Service for Forward {
     fn on_completion(&mut self, tag: u16, op: Op, result: Result<u32, Errno>, io: &mut Io<'_>) {
         match (tag, op) {
             (TAG_CONNECT, Op::Connect { fd, .. }) => self.attempted(fd, result, io),
-            (TAG_INPUT, Op::Send { from, .. }) => {
+            (TAG_INPUT, Op::Write { from, .. }) => {
                 self.bytes_in += u64::from(result.unwrap_or(0));
                 self.note_error(result);
                 let lost = self.gone && self.deadline.is_none();
                 self.input.written(from, result, None, lost, io);
+                self.pump(io);
+            }
+            (TAG_INPUT, Op::Writable { .. }) => {
+                self.input.may_write(self.gone && self.deadline.is_none(), io);
                 self.pump(io);
             }
             (TAG_OUTPUT, op) if self.gone => self.output.abandoned(op, io),
@@ -396,6 +400,10 @@ impl Service for Forward {
             }
             _ => {}
         }
+    }
+
+    fn yield_memory(&mut self, io: &mut Io<'_>) {
+        self.input.yield_memory(io);
     }
 
     /// What the channel brought is still written, for a while: a client may close right behind its

@@ -492,6 +492,7 @@ impl Service for Process {
             (TAG_INPUT, Op::Write { from, .. }) => {
                 self.input.written(from, result, self.child.as_ref(), silent, io);
             }
+            (TAG_INPUT, Op::Writable { .. }) => self.input.may_write(silent, io),
             (TAG_WATCH, _) => self.watched(result, io),
             (TAG_OUTPUT | TAG_ERRORS, op) => {
                 let stream = if tag == TAG_OUTPUT { &mut self.output } else { &mut self.errors };
@@ -519,6 +520,10 @@ impl Service for Process {
             self.input.resume(io);
             self.pump(io);
         }
+    }
+
+    fn yield_memory(&mut self, io: &mut Io<'_>) {
+        self.input.yield_memory(io);
     }
 
     fn on_close(&mut self, io: &mut Io<'_>) {

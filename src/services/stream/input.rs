@@ -26,13 +26,24 @@ pub struct Input {
     fd: Option<Fd>,
     end: End,
     waiting: VecDeque<Held>,
-    writing: bool,
+    flight: Flight,
     ended: bool,
     /// Nobody reads it any more: what still comes is thrown away.
     broken: bool,
     widened: bool,
     /// The channel exists no more: its window is not granted again.
     muted: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flight {
+    None,
+    /// `yielding`: it was asked to let go of its memory.
+    Writing {
+        yielding: bool,
+    },
+    /// Waits until the other end takes something; holds no memory.
+    Waiting,
 }
 
 /// Data that waits to be written.
@@ -51,7 +62,7 @@ impl Input {
             fd: None,
             end: End::Pipe,
             waiting: VecDeque::new(),
-            writing: false,
+            flight: Flight::None,
             ended: false,
             broken: false,
             widened: false,
@@ -75,7 +86,7 @@ impl Input {
             io.discard(data);
             return;
         }
-        let moves = self.fd.is_some() && !self.writing;
+        let moves = self.fd.is_some() && self.flight == Flight::None;
         let copies = data.span.len <= INPUT_COPY_BYTES_MAX || io.is_scarce();
         // Even a write may wait for ever.
         let spares = data.span.len <= SMALL_BYTES && io.is_receiving_scarce();
@@ -96,7 +107,7 @@ impl Input {
     /// Nobody will read what is here or still comes.
     pub fn stop(&mut self, io: &mut Io<'_>) {
         self.broken = true;
-        if self.writing {
+        if self.flight != Flight::None {
             io.cancel(self.tag);
         }
         for held in std::mem::take(&mut self.waiting) {
@@ -115,7 +126,7 @@ impl Input {
     /// As `stop`, for a channel that exists no more: nothing may be granted on it.
     pub fn abandon(&mut self, io: &mut Io<'_>) {
         self.broken = true;
-        if self.writing {
+        if self.flight != Flight::None {
             io.cancel(self.tag);
         }
         for held in std::mem::take(&mut self.waiting) {
@@ -131,6 +142,30 @@ impl Input {
         self.write(io);
     }
 
+    /// Memory is wanted elsewhere: a write that the other end does not take lets go of its own.
+    pub fn yield_memory(&mut self, io: &mut Io<'_>) {
+        for held in std::mem::take(&mut self.waiting) {
+            match held {
+                Held::Received(chunk) => self.copy(chunk, io),
+                copied @ Held::Copied(_) => self.waiting.push_back(copied),
+            }
+        }
+        if self.flight == (Flight::Writing { yielding: false }) {
+            self.flight = Flight::Writing { yielding: true };
+            io.cancel(self.tag);
+        }
+    }
+
+    /// The other end takes bytes again, or never will.
+    pub fn may_write(&mut self, silent: bool, io: &mut Io<'_>) {
+        self.flight = Flight::None;
+        match (silent, self.broken) {
+            (true, _) => self.abandon(io),
+            (false, true) => self.stop(io),
+            (false, false) => self.write(io),
+        }
+    }
+
     /// A write is over. `silent` when the channel exists no more.
     pub fn written(
         &mut self,
@@ -140,7 +175,9 @@ impl Input {
         silent: bool,
         io: &mut Io<'_>,
     ) {
-        self.writing = false;
+        let flight = std::mem::replace(&mut self.flight, Flight::None);
+        let yields = flight == (Flight::Writing { yielding: true }) && !self.broken && !silent;
+        let yields = yields && result.map_or_else(|why| why.0 == libc::ECANCELED, |_| true);
         let mut left = result.unwrap_or(0);
         let mut consumed = left;
         let mut unwritten = Gather::new();
@@ -155,12 +192,14 @@ impl Input {
             }
         }
         // A pipe that is read never takes nothing; anything else would be tried for ever.
-        self.broken |= result.is_err() || consumed == 0;
+        self.broken |= !yields && (result.is_err() || consumed == 0);
         if self.broken {
             while let Some(chunk) = unwritten.pop() {
                 consumed += chunk.span.len;
                 io.give_back(chunk.lease);
             }
+        } else if yields {
+            self.keep(unwritten, io);
         } else if !unwritten.is_empty() {
             self.widen(child);
             self.return_to_front(unwritten);
@@ -170,10 +209,13 @@ impl Input {
             return;
         }
         self.grant(consumed, io);
-        if self.broken {
-            self.stop(io);
-        } else {
-            self.write(io);
+        match self.fd.filter(|_| yields) {
+            Some(fd) => {
+                self.flight = Flight::Waiting;
+                io.submit(self.tag, Op::Writable { fd });
+            }
+            None if self.broken => self.stop(io),
+            None => self.write(io),
         }
     }
 
@@ -184,7 +226,7 @@ impl Input {
 
     /// Bytes wait or are being written.
     pub fn is_busy(&self) -> bool {
-        self.writing || !self.waiting.is_empty()
+        self.flight != Flight::None || !self.waiting.is_empty()
     }
 
     /// The descriptor, if it is ours and still open; nothing is in flight on it.
@@ -195,11 +237,12 @@ impl Input {
 
     fn write(&mut self, io: &mut Io<'_>) {
         let Some(fd) = self.fd else { return };
-        if self.writing {
+        if self.flight != Flight::None {
             return;
         }
         let mut from = Gather::new();
-        while !from.is_full() {
+        // What may wait for ever takes no more than one lease of the last there are.
+        while !from.is_full() && (from.is_empty() || !io.is_scarce()) {
             let Some(chunk) = self.next(io) else { break };
             let _ = from.push(chunk);
         }
@@ -210,17 +253,14 @@ impl Input {
             self.close_if_done(io);
             return;
         }
-        self.writing = true;
-        let op = match self.end {
-            End::Pipe | End::Terminal => Op::Write { fd, from },
-            End::Socket => Op::Send { fd, from },
-        };
-        io.submit(self.tag, op);
+        self.flight = Flight::Writing { yielding: false };
+        // Not all that a socket is given at once, so that letting go of the rest loses no count.
+        io.submit(self.tag, Op::Write { fd, from });
     }
 
     fn close_if_done(&mut self, io: &mut Io<'_>) {
         let done = self.broken || (self.ended && self.waiting.is_empty());
-        if !done || self.writing {
+        if !done || self.flight != Flight::None {
             return;
         }
         match (self.end, self.fd) {
@@ -287,6 +327,15 @@ impl Input {
         }
         // They went in first to last; the order has to be the other way round.
         self.waiting.make_contiguous()[..count].reverse();
+    }
+
+    /// Copies what was not written, and gives its leases back.
+    fn keep(&mut self, mut unwritten: Gather, io: &mut Io<'_>) {
+        let rest = std::mem::take(&mut self.waiting);
+        while let Some(chunk) = unwritten.pop() {
+            self.copy(chunk, io);
+        }
+        self.waiting.extend(rest);
     }
 
     fn widen(&mut self, child: Option<&Child>) {

@@ -205,8 +205,12 @@ impl Output {
         let bulk = self.size == Size::Bulk && io.credit() > CHANNEL_PACKET_BYTES_MAX;
         let planned = if bulk { io.plan(self.extended, BULK_BYTES, Class::Bulk) } else { None };
         // Less at a time is better than waiting for a large lease.
-        let planned =
-            planned.or_else(|| io.plan(self.extended, CHANNEL_PACKET_BYTES_MAX, Class::Packet));
+        let smaller = [Class::Packet, Class::Bulk].into_iter();
+        let planned = planned.or_else(|| {
+            smaller
+                .into_iter()
+                .find_map(|class| io.plan(self.extended, CHANNEL_PACKET_BYTES_MAX, class))
+        });
         let Some((plan, lease)) = planned else { return };
         self.readable = false;
         let spans: Spans = plan.spans(0);
