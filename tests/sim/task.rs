@@ -429,7 +429,8 @@ impl Exec {
             );
             let waits = waits && (self.plan.signal.is_some() || self.plan.idle.is_some());
             // What was read is granted again, all but what makes no WINDOW_ADJUST yet.
-            let grain = (self.window / 2).min(conn.packet_max(id).saturating_mul(3));
+            let packets = conn.packet_max(id).saturating_mul(3);
+            let grain = (self.window / 8).max(packets).min(self.window / 2);
             let owed = self.output.left() > 0 || conn.credit(id) <= self.window - grain;
             let waits = waits || matches!(program, Program::Cat) && owed;
             // It goes on in silence, which the client has to hear of.
