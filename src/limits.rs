@@ -420,6 +420,14 @@ pub const DELEGATE_IDLE_TIME: Duration = Duration::from_secs(30);
 pub const RETIRED_IDLE_TIME: Duration = Duration::from_millis(120);
 /// How long such a process may take to end once it was told to; then it is killed.
 pub const DELEGATE_ENDING_TIME: Duration = Duration::from_secs(5);
+/// How long the process in front waits for the serving one to give its port up, which it does as soon
+/// as it hears of it.
+pub const RELEASE_TIME: Duration = Duration::from_secs(5);
+/// The path of a terminal, as /dev/pts/3: the kernel counts below 2^20.
+pub const TERMINAL_BYTES_MAX: u32 = 32;
+/// Connections of one account whose clients are remembered, so that its logins are recorded with
+/// where they came from: of one that so many others followed, the rest is recorded.
+pub const LOGIN_PEERS_MAX: usize = 1024;
 /// Authenticated connections waiting for the process of their account.
 pub const HAND_OVERS_MAX: usize = 1024;
 /// Unauthenticated connections a process holds.

@@ -442,3 +442,75 @@ fn an_account_serves_itself_alone() {
     assert_eq!(refused("root"), stranger);
     assert!(other.delegates().is_empty());
 }
+
+/// What sshd does: records that who(1) and last(1) read, and a word about the login before.
+#[test]
+fn logins_at_terminals_are_recorded_and_the_last_one_is_told() {
+    let Some(account) = Account::new() else { return };
+    let records = tempfile::tempdir().expect("a folder");
+    fs::set_permissions(records.path(), PermissionsExt::from_mode(0o755)).expect("a mode");
+    for name in ["utmp", "wtmp", "lastlog"] {
+        fs::write(records.path().join(name), "").expect("a file");
+    }
+    let start = |lines: &[&str]| {
+        let gateway = Gateway::start_with(lines, |command| {
+            command.env("TIDEGATE_TEST_LOGINS", records.path());
+        });
+        fs::set_permissions(gateway.folder.path(), PermissionsExt::from_mode(0o755)).expect("mode");
+        gateway
+    };
+    let who = |name: &str| {
+        let output = run_ok(Command::new("who").arg("--ips").arg(records.path().join(name)));
+        text(&output.stdout)
+    };
+    let told = |gateway: &Gateway, user: &str, words: &[&str], input: &str| {
+        let mut command = ssh(gateway, user, &["RequestTTY=force"], words);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("ssh");
+        child.stdin.take().expect("input").write_all(input.as_bytes()).expect("room");
+        let output = child.wait_with_output().expect("its end");
+        assert!(output.status.success(), "{output:?}\n{}", gateway.log());
+        text(&output.stdout)
+    };
+    let gateway = start(&[]);
+    for user in [&*account.name, "root"] {
+        let first = told(&gateway, user, &[], "exit\n");
+        assert!(!first.contains("Last login"), "{first}");
+        // Another process writes the record.
+        wait_for("a record", || who("wtmp").contains(user));
+        let second = told(&gateway, user, &[], "exit\n");
+        let line = second.lines().find(|line| line.starts_with("Last login: ")).expect(&second);
+        assert!(line.contains(" 20") && line.ends_with(" from 127.0.0.1"), "{second}");
+        // As in sshd, a command is recorded, and hears nothing.
+        assert_eq!(told(&gateway, user, &["echo here"], ""), "here\r\n");
+        // Nor is a session without a terminal a login.
+        run_ok(&mut ssh(&gateway, user, &[], &["true"]));
+        let begun = || who("wtmp").lines().filter(|line| line.starts_with(user)).count();
+        wait_for("three records", || begun() == 3);
+        let lines = who("wtmp");
+        let mut mine = lines.lines().filter(|line| line.starts_with(user));
+        assert!(mine.all(|l| l.contains(" pts/") && l.ends_with(" 127.0.0.1")), "{lines}");
+    }
+    fs::write(account.at_home(".hushlogin"), "").expect("a file");
+    assert!(!told(&gateway, &account.name, &[], "exit\n").contains("Last login"));
+    fs::remove_file(account.at_home(".hushlogin")).expect("it goes");
+    // While a session lasts, it is among those who are there, under the number of its shell.
+    let mut session = ssh(&gateway, &account.name, &["RequestTTY=force"], &["echo $$; cat"]);
+    let mut session =
+        session.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("ssh starts");
+    let mut number = String::new();
+    let mut output = std::io::BufReader::new(session.stdout.take().expect("its output"));
+    std::io::BufRead::read_line(&mut output, &mut number).expect("its number");
+    wait_for("the others to have left", || who("utmp").lines().count() == 1);
+    let there =
+        text(&run_ok(Command::new("who").arg("-u").arg(records.path().join("utmp"))).stdout);
+    assert!(there.starts_with(&account.name), "{there}");
+    assert!(there.contains(&format!(" {} ", number.trim())), "{there} is not {number}");
+    drop(session.stdin.take());
+    // It ends with its connection, however that ends.
+    session.kill().expect("ssh is there");
+    session.wait().expect("its end");
+    wait_for("nobody to be there", || who("utmp").is_empty());
+    drop(gateway);
+    let gateway = start(&["PrintLastLog no"]);
+    assert!(!told(&gateway, &account.name, &[], "exit\n").contains("Last login"));
+}

@@ -139,6 +139,7 @@ fn start(flags: &ServeFlags, config: Config) -> anyhow::Result<()> {
         detach: None,
         // Without a file there is nothing to read again: then a closed terminal ends it.
         reload: flags.file.is_some().then(|| reload(request(flags))),
+        sessions_outlive: false,
     };
     let outcome = serve::run(config, &options);
     if let (Err(why), Some(_)) = (&outcome, &flags.log_file) {

@@ -72,6 +72,7 @@ fn ending_status(ending: Ending) -> ExitCode {
     match ending {
         Ending::Over | Ending::Signal(Signal::SIGTERM) => ExitCode::SUCCESS,
         Ending::Signal(_) => ExitCode::from(EXIT_FAILED),
+        Ending::Status(status) => ExitCode::from(status),
     }
 }
 
@@ -230,6 +231,7 @@ fn options(flags: &SshdFlags, syslog: Option<Facility>, request: Request) -> Opt
         keys: KeyRules::Any,
         detach: detach.then_some(Detach { keep_stderr: flags.log_file.is_some(), forget: None }),
         reload: listens.then(|| reload(request)),
+        sessions_outlive: listens,
     }
 }
 

@@ -4,10 +4,11 @@
 //! Nothing here waits for such a process to read: an account that stops its own process must not
 //! hold up the logins of others.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::ffi::CString;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -21,12 +22,13 @@ use nix::unistd::{Gid, getgrouplist};
 use tracing::{error, info};
 
 use super::config::{Facility, LogFormat, LogLevel};
+use super::logbook::{self, Logbook, Login};
 use super::parcel::Parcel;
 use super::socket::Messenger;
 use super::syslog;
 use crate::crypto::{PrivateKey, SignatureAlgorithm};
-use crate::limits::{DELEGATE_ENDING_TIME, PARCEL_BYTES_MAX};
-use crate::services::Account;
+use crate::limits::{DELEGATE_ENDING_TIME, LOGIN_PEERS_MAX, PARCEL_BYTES_MAX};
+use crate::services::{Account, lastlog};
 use crate::shard::HandOver;
 
 /// The descriptor number at which a delegate finds its end of the socket pair.
@@ -48,6 +50,8 @@ pub struct BrokerConfig {
     pub syslog: Option<Facility>,
     /// How long a delegate stays without a connection.
     pub idle_time: Duration,
+    /// Where their logins are recorded.
+    pub logbook: Option<Arc<Logbook>>,
 }
 
 /// Serves hand-overs until every shard is gone. Then waits until every delegate has ended by
@@ -92,6 +96,7 @@ struct Broker<'a> {
 /// A running process of one account.
 struct Delegate {
     user: String,
+    uid: u32,
     messenger: Messenger,
     door: Mutex<Door>,
 }
@@ -102,6 +107,8 @@ struct Delegate {
 struct Door {
     /// Connections that were sent.
     sent: u64,
+    /// The clients of the last of them.
+    peers: VecDeque<SocketAddr>,
     /// It was let go, or it has ended.
     closed: bool,
 }
@@ -126,15 +133,21 @@ impl Broker<'_> {
             inbound: connection.inbound,
             grant: connection.grant.encode(),
         };
-        if let Err(why) = self.pass(account, &bytes.encode(), &socket) {
+        if let Err(why) = self.pass(account, connection.ends.peer, &bytes.encode(), &socket) {
             let (link, user) = (connection.serial, &account.name);
             error!(link, user, %why, "a connection did not reach the process of {user}: {why}");
         }
     }
 
-    fn pass(&mut self, account: &Account, bytes: &[u8], socket: &OwnedFd) -> io::Result<()> {
+    fn pass(
+        &mut self,
+        account: &Account,
+        peer: SocketAddr,
+        bytes: &[u8],
+        socket: &OwnedFd,
+    ) -> io::Result<()> {
         if let Some(delegate) = self.delegates.get(&account.uid) {
-            match delegate.pass(bytes, socket) {
+            match delegate.pass(peer, bytes, socket) {
                 Passed::Yes => return Ok(()),
                 Passed::No(why) => return Err(why),
                 Passed::Gone => {}
@@ -142,7 +155,7 @@ impl Broker<'_> {
         }
         self.delegates.retain(|_, delegate| !delegate.door().closed);
         let delegate = self.start(account)?;
-        let passed = delegate.pass(bytes, socket);
+        let passed = delegate.pass(peer, bytes, socket);
         self.delegates.insert(account.uid, delegate);
         match passed {
             Passed::Yes => Ok(()),
@@ -163,6 +176,7 @@ impl Broker<'_> {
         info!(user, pid, "Started process {pid} for {user}");
         let delegate = Arc::new(Delegate {
             user: account.name.clone(),
+            uid: account.uid,
             messenger: ours,
             door: Mutex::default(),
         });
@@ -170,6 +184,7 @@ impl Broker<'_> {
             delegate: Arc::clone(&delegate),
             child,
             host_keys: Arc::clone(&self.config.host_keys),
+            logbook: self.config.logbook.clone(),
             _alive: self.alive.clone(),
         };
         thread::Builder::new()
@@ -181,7 +196,7 @@ impl Broker<'_> {
 }
 
 impl Delegate {
-    fn pass(&self, bytes: &[u8], socket: &OwnedFd) -> Passed {
+    fn pass(&self, peer: SocketAddr, bytes: &[u8], socket: &OwnedFd) -> Passed {
         let mut door = self.door();
         if door.closed {
             return Passed::Gone;
@@ -189,6 +204,10 @@ impl Delegate {
         match self.messenger.try_send(bytes, Some(socket.as_fd())) {
             Ok(()) => {
                 door.sent += 1;
+                if door.peers.len() >= LOGIN_PEERS_MAX {
+                    door.peers.pop_front();
+                }
+                door.peers.push_back(peer);
                 Passed::Yes
             }
             Err(why) => match why.kind() {
@@ -239,7 +258,11 @@ fn spawn(config: &BrokerConfig, account: &Account, theirs: &Messenger) -> io::Re
         .args(config.own_log_level.iter().flat_map(|level| ["--own-log-level", level.name()]))
         .args(config.syslog.iter().flat_map(|facility| ["--syslog", facility.name()]))
         .env_clear()
-        .envs(std::env::vars_os().filter(|(name, _)| name == syslog::TEST_VARIABLE))
+        .envs(
+            std::env::vars_os().filter(|(name, _)| {
+                name == syslog::TEST_VARIABLE || name == lastlog::TEST_VARIABLE
+            }),
+        )
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::null());
@@ -293,6 +316,7 @@ struct Listener {
     delegate: Arc<Delegate>,
     child: Process,
     host_keys: Arc<[PrivateKey]>,
+    logbook: Option<Arc<Logbook>>,
     _alive: Sender<Infallible>,
 }
 
@@ -336,6 +360,7 @@ impl Listener {
                         _ => {}
                     }
                 }
+                Ok(Parcel::Login { pid, terminal, peer }) => self.record(pid, &terminal, peer),
                 Ok(Parcel::Idle { received }) => {
                     if self.delegate.let_go(received) {
                         return Ok(());
@@ -344,6 +369,17 @@ impl Listener {
                 _ => return Err(io::Error::other("it sent something it may not send")),
             }
         }
+    }
+
+    /// The account's word counts for what is its own: a terminal that it owns, and a client that
+    /// was passed to it.
+    fn record(&self, pid: u32, terminal: &str, peer: SocketAddr) {
+        let Delegate { user, uid, .. } = &*self.delegate;
+        let line = logbook::line_of(terminal, *uid);
+        let (Some(logbook), Some(line)) = (&self.logbook, line) else { return };
+        let known = self.delegate.door().peers.contains(&peer);
+        let peer = known.then(|| peer.ip());
+        logbook.begin(Login { pid, line, user: user.clone(), uid: *uid, peer });
     }
 
     /// Only exchange hashes are signed: a delegate cannot have a longer text of its own signed.

@@ -16,6 +16,7 @@ use tracing::{error, info};
 use super::broker::DELEGATE_FD;
 use super::config;
 use super::execute::{Executor, Signer};
+use super::logbook::{Begun, Recorder};
 use super::parcel::Parcel;
 use super::server::{Server, Settings};
 use super::signals::{Signals, Woken};
@@ -63,7 +64,8 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     };
     let signer = Arc::new(RemoteSigner::new(Arc::clone(&messenger)));
     let remote = Arc::clone(&signer) as Arc<dyn Signer>;
-    let (server, reports) = start(&config, &host_keys, options.reactors, remote)?;
+    let clerk = Arc::new(Clerk(Arc::clone(&messenger)));
+    let (server, reports) = start(&config, &host_keys, options.reactors, remote, clerk)?;
     let log = options.log;
     let log = thread::Builder::new()
         .name("log".to_owned())
@@ -202,6 +204,18 @@ impl Signer for RemoteSigner {
     }
 }
 
+/// Has the process that may record logins record them.
+struct Clerk(Arc<Messenger>);
+
+impl Recorder for Clerk {
+    fn begun(&self, session: &Begun<'_>) {
+        let Begun { pid, terminal, peer, .. } = *session;
+        let parcel = Parcel::Login { pid, terminal: terminal.to_owned(), peer };
+        // Where it does not get through, a record is missing.
+        let _ = self.0.send(&parcel.encode());
+    }
+}
+
 /// Where connections are received, until the process ends.
 #[derive(Clone)]
 struct Post(Arc<Mutex<Option<Open>>>);
@@ -224,6 +238,7 @@ fn start(
     host_keys: &[Vec<u8>],
     reactors: usize,
     signer: Arc<dyn Signer>,
+    recorder: Arc<dyn Recorder>,
 ) -> anyhow::Result<(Server, Receiver<Report>)> {
     let config = config::parse(config).context("the gateway's configuration does not parse")?;
     let keys = host_keys
@@ -236,7 +251,9 @@ fn start(
     let steers = config.global.cipher_steering;
     let connection = generation::connection_config(&config, offers, steers)?;
     let open_files = serve::raise_open_files();
-    let executor = Executor { policy: None, startups: None, greets: None, signer, open_files };
+    let recorder = Some(recorder);
+    let executor =
+        Executor { policy: None, startups: None, greets: None, signer, open_files, recorder };
     let settings = Settings {
         listeners: Vec::new(),
         // Connections bring their numbers along.

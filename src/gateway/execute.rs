@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tracing::{error, info};
 
+use super::logbook::{Begun, Recorder};
 use super::names::Resolver;
 use super::policy::{Comer, Policy, Reason, Request};
 use super::startups::Startups;
@@ -12,7 +13,10 @@ use super::{generation, log_level, names, upstream};
 use crate::base::escape;
 use crate::connection::ConnectionConfig;
 use crate::crypto::{PrivateKey, SignatureAlgorithm, kex};
-use crate::services::{About, Done, Greeted, Job, forward, open_terminal, scp, sftp, spawn};
+use crate::services::{
+    About, Child, Done, Greeted, Job, Program, SpawnFailed, SpawnSpec, forward, open_terminal, scp,
+    sftp, spawn,
+};
 
 /// Makes the slow signatures of key exchanges.
 pub trait Signer: Send + Sync {
@@ -55,6 +59,8 @@ pub struct Executor {
     pub signer: Arc<dyn Signer>,
     /// The soft limit of open files that programs get; ours is raised.
     pub open_files: Option<u64>,
+    /// Hears of sessions at terminals; without root's rights nobody can record them.
+    pub recorder: Option<Arc<dyn Recorder>>,
 }
 
 impl Execute for Executor {
@@ -82,7 +88,7 @@ impl Execute for Executor {
                 Done::Signature(self.signer.sign(host_key, algorithm, &message))
             }
             Job::Terminal(spec) => Done::Terminal(open_terminal(&spec)),
-            Job::Spawn(spec) => Done::Spawned(spawn(&spec)),
+            Job::Spawn(spec) => Done::Spawned(self.start(&spec)),
             Job::Fs(job) => Done::Fs(Box::new(sftp::fs::run(*job))),
             Job::Scp(job) => Done::Scp(Box::new(scp::jobs::run(*job))),
             Job::Resolve { host, port } => Done::Resolved(forward::resolve(&host, port)),
@@ -134,6 +140,17 @@ impl Executor {
                 Done::Key(None)
             }
         }
+    }
+
+    fn start(&self, spec: &SpawnSpec) -> Result<Child, SpawnFailed> {
+        let child = spawn(spec)?;
+        let is_told = matches!(spec.program, Program::Notice(_));
+        let terminal = spec.pty.as_ref().filter(|_| !is_told).and_then(|path| path.to_str().ok());
+        if let (Some(recorder), Some(terminal)) = (&self.recorder, terminal) {
+            let pid = child.pid() as u32;
+            recorder.begun(&Begun { pid, terminal, account: &spec.account, peer: spec.peer });
+        }
+        Ok(child)
     }
 
     fn greet(&self, comer: &Comer<'_>, host: Option<Arc<str>>) -> Done {

@@ -17,6 +17,7 @@ use super::config::{Config, Effective, Facility, Who};
 use super::desk::Greeting;
 use super::execute::{Executor, Greets, Signer};
 use super::host_keys::{self, HostKeys};
+use super::logbook::{Logbook, Recorder};
 use super::moduli;
 use super::names::{self, Resolver};
 use super::policy::Policy;
@@ -47,6 +48,8 @@ pub struct Plan {
     pub log: fn(&Receiver<Report>),
     /// Where the processes of accounts log, if not to standard error.
     pub syslog: Option<Facility>,
+    /// Where logins are recorded, by root.
+    pub logbook: Option<Arc<Logbook>>,
 }
 
 /// A running generation.
@@ -82,6 +85,7 @@ impl Generation {
                 own_log_level: config.own_log_level(),
                 syslog: plan.syslog,
                 idle_time: plan.idle_time,
+                logbook: plan.logbook.clone(),
             };
             let (sender, thread) = start_broker(settings, kept)?;
             helpers.push(thread);
@@ -96,6 +100,7 @@ impl Generation {
             policy: Some(Policy::new(Arc::clone(&config))),
             signer: Arc::new(Arc::clone(&private)) as Arc<dyn Signer>,
             open_files: plan.open_files,
+            recorder: plan.logbook.map(|logbook| logbook as Arc<dyn Recorder>),
         };
         let (server, reports) = Server::start(Settings {
             listeners: plan.listeners,

@@ -114,8 +114,11 @@ impl Listeners {
     }
 
     /// Ends listening on what `kept` has not, at once: accepts in the kernel still hold a socket
-    /// that is only closed.
+    /// that is only closed. Those of a service manager stay: it goes on listening itself.
     pub fn close_except(&self, kept: &Listeners) {
+        if self.given {
+            return;
+        }
         let is_kept = |socket: &Arc<OwnedFd>| kept.open.iter().any(|(_, k)| Arc::ptr_eq(k, socket));
         self.open.iter().map(|(_, socket)| socket).filter(|s| !is_kept(s)).for_each(silence);
     }

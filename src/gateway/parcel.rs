@@ -4,7 +4,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use crate::limits::{
-    CONFIG_BYTES_MAX, HOST_KEY_BYTES_MAX, PARCEL_BYTES_MAX, SIGNATURE_BYTES_MAX, USER_BYTES_MAX,
+    CONFIG_BYTES_MAX, HOST_KEY_BYTES_MAX, PARCEL_BYTES_MAX, SIGNATURE_BYTES_MAX,
+    TERMINAL_BYTES_MAX, USER_BYTES_MAX,
 };
 use crate::wire::{Malformed, Reader};
 
@@ -29,6 +30,8 @@ pub enum Parcel {
     Signature { ticket: u64, signature: Vec<u8> },
     /// From the account's process: nothing is open, and this many connections were received.
     Idle { received: u64 },
+    /// From the account's process: a session at this terminal has begun, of this connection.
+    Login { pid: u32, terminal: String, peer: SocketAddr },
     /// End all connections.
     Stop,
     /// No connection comes any more: end with the last.
@@ -70,6 +73,12 @@ impl Parcel {
             }
             Parcel::Stop => out.push(6),
             Parcel::Retire => out.push(7),
+            Parcel::Login { pid, terminal, peer } => {
+                out.push(8);
+                out.extend(pid.to_be_bytes());
+                put(&mut out, terminal.as_bytes());
+                put_address(&mut out, peer);
+            }
         }
         out
     }
@@ -107,6 +116,11 @@ impl Parcel {
             5 => Parcel::Idle { received: r.uint64()? },
             6 => Parcel::Stop,
             7 => Parcel::Retire,
+            8 => Parcel::Login {
+                pid: r.uint32()?,
+                terminal: r.utf8(TERMINAL_BYTES_MAX)?.to_owned(),
+                peer: address(&mut r)?,
+            },
             _ => return Err(Malformed::Number),
         };
         r.end()?;
@@ -157,6 +171,11 @@ mod tests {
             Parcel::Idle { received: 3 },
             Parcel::Stop,
             Parcel::Retire,
+            Parcel::Login {
+                pid: 9,
+                terminal: "/dev/pts/3".into(),
+                peer: "[::1]:22".parse().expect("address"),
+            },
         ];
         for parcel in parcels {
             let mut bytes = parcel.encode();

@@ -14,12 +14,12 @@ pub struct PidFile {
 }
 
 impl PidFile {
-    pub fn write(path: &Path) -> PidFile {
+    pub fn write(path: &Path, pid: u32) -> PidFile {
         // Whoever can write the directory could have put a link there.
         let _ = fs::remove_file(path);
         let mut options = OpenOptions::new();
         let file = options.write(true).create_new(true).mode(0o644).open(path);
-        let written = file.and_then(|mut file| writeln!(file, "{}", std::process::id()));
+        let written = file.and_then(|mut file| writeln!(file, "{pid}"));
         if let Err(why) = &written {
             let path = path.display();
             warn!(%path, %why, "PidFile {path}: {why}");

@@ -1,5 +1,6 @@
 //! Who may log in with which key, and what that key then permits.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
@@ -14,7 +15,8 @@ use tracing::{info, warn};
 use super::accounts::{self, Closed};
 use super::authorized_keys::{self, FileError, Owner, Use};
 use super::config::{
-    AddressFamily, Config, Effective, RootLogin, ScpServer, Who, expand_tokens, is_internal_sftp,
+    AddressFamily, Config, Disk, Effective, RootLogin, ScpServer, Who, expand_tokens, glob,
+    is_internal_sftp, is_pattern,
 };
 use super::directory::{Directory, Entry};
 use super::key_options::{self, Options};
@@ -288,9 +290,14 @@ impl Policy {
                     continue;
                 }
                 let path = expand_tokens(template, &account.home, &account.name, account.uid);
-                search.file(&path, account, strict, request);
-                if search.found.is_some() {
-                    break;
+                // A wildcard in somebody's home directory is a letter like others.
+                let several = is_pattern(OsStr::new(template));
+                let paths = if several { glob(&path, &Disk) } else { vec![path] };
+                for path in paths {
+                    search.file(&path, account, strict, request);
+                    if search.found.is_some() {
+                        return search;
+                    }
                 }
             }
             search
@@ -362,6 +369,7 @@ impl Policy {
             user_environment: global.user_environment.clone(),
             time_zone: std::env::var("TZ").ok(),
             no_login,
+            last_login: global.print_last_log,
             motd: global.print_motd,
             user_rc: login.permit_user_rc && options.user_rc,
             forced_by_settings: login.force_command.is_some(),

@@ -1,7 +1,8 @@
 //! From a configuration to a running gateway, through reloads, and to its end.
 
+use std::cell::OnceCell;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,16 +13,18 @@ use crossbeam::channel::Receiver;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{SockFlag, accept4};
-use nix::unistd::chdir;
+use nix::unistd::{chdir, geteuid};
 use tracing::{error, info, warn};
 
 use super::cipher_speed;
 use super::config::{Config, Facility};
-use super::daemon::{self, Detach, Detached, Herald};
+use super::daemon::{self, Detach, Detached};
+use super::front::{self, Left, Line, Side};
 use super::generation::{Generation, Plan};
 use super::host_keys::{self, HostKeys};
 use super::inetd::Streams;
 use super::listen::Listeners;
+use super::logbook::Logbook;
 use super::pid_file::PidFile;
 use super::signals::{Signals, Woken};
 use super::systemd::{self, Notifier};
@@ -49,6 +52,8 @@ pub struct Options {
     pub detach: Option<Detach>,
     /// What SIGHUP does; without it, it ends the gateway.
     pub reload: Option<Reload>,
+    /// A signal that ends a listening gateway leaves its connections to a process of their own.
+    pub sessions_outlive: bool,
 }
 
 /// Where connections come from.
@@ -84,6 +89,8 @@ pub enum Ending {
     /// There was nothing left to serve, or another process serves.
     Over,
     Signal(Signal),
+    /// The process that served has ended, with this status.
+    Status(u8),
 }
 
 /// Serves until SIGTERM, SIGINT or SIGQUIT, or until the only connection has ended.
@@ -96,7 +103,12 @@ pub fn run(config: Config, options: &Options) -> anyhow::Result<Ending> {
     let ends = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP];
     let signals = Signals::catch(&ends).context("cannot catch signals")?;
     services::prepare().context("cannot prepare for starting programs")?;
-    let start = Start { config: Arc::new(config), options, open_files: raise_open_files() };
+    let start = Start {
+        config: Arc::new(config),
+        options,
+        open_files: raise_open_files(),
+        logbook: OnceCell::new(),
+    };
     let keys = load_keys(&start.config, &options.keys)?;
     tell_warnings(&start.config, &keys);
     match options.connections {
@@ -147,9 +159,15 @@ struct Start<'a> {
     config: Arc<Config>,
     options: &'a Options,
     open_files: Option<u64>,
+    logbook: OnceCell<Arc<Logbook>>,
 }
 
 impl<'a> Start<'a> {
+    /// What ended with us is recorded as ended.
+    fn close_logbook(&self) {
+        self.logbook.get().into_iter().for_each(|logbook| logbook.close());
+    }
+
     fn plan(&self, keys: HostKeys) -> Plan {
         Plan {
             config: Arc::clone(&self.config),
@@ -161,7 +179,22 @@ impl<'a> Start<'a> {
             open_files: self.open_files,
             log: self.options.log,
             syslog: self.options.syslog,
+            logbook: self.logbook(),
         }
+    }
+
+    /// Opened late: it has a thread, and whoever goes into the background must have none.
+    fn logbook(&self) -> Option<Arc<Logbook>> {
+        if !geteuid().is_root() {
+            return None;
+        }
+        if self.logbook.get().is_none() {
+            match Logbook::open() {
+                Ok(logbook) => drop(self.logbook.set(logbook)),
+                Err(why) => warn!("logins are not recorded: {why:#}"),
+            }
+        }
+        self.logbook.get().cloned()
     }
 
     /// Serves whoever comes. Sockets are opened before going into the background, so that whoever
@@ -181,26 +214,51 @@ impl<'a> Start<'a> {
             Some(_) => chdir("/").map(|()| None)?,
             None => None,
         };
-        match self.open(keys, listeners) {
+        let manager = if self.options.sessions_outlive || herald.is_some() {
+            match front::split().context("cannot start a process for the sessions")? {
+                Side::Front(front) => {
+                    drop((keys, listeners));
+                    let left = front.stand(signals, herald).context("cannot wait for signals")?;
+                    return Ok(match left {
+                        Left::Signal(signal) => Ending::Signal(signal),
+                        Left::Status(status) => Ending::Status(status),
+                    });
+                }
+                Side::Serving(line) => {
+                    // Whoever started us waits for the end of this.
+                    drop(herald);
+                    Manager::Front(line)
+                }
+            }
+        } else {
+            Manager::Direct(Notifier::from_environment())
+        };
+        match self.open(keys, listeners, &manager) {
             Ok(gateway) => {
-                gateway.notifier.ready(herald.is_some().then(process::id));
-                herald.into_iter().for_each(Herald::serving);
-                gateway.serve(signals)
+                manager.ready();
+                gateway.serve(signals, &manager)
             }
             Err(why) => {
-                herald.into_iter().for_each(|herald| herald.failed(&format!("{why:#}")));
+                manager.failed(&format!("{why:#}"));
                 Err(why)
             }
         }
     }
 
-    fn open(self, keys: HostKeys, listeners: Listeners) -> anyhow::Result<Gateway<'a>> {
+    fn open(
+        self,
+        keys: HostKeys,
+        listeners: Listeners,
+        manager: &Manager,
+    ) -> anyhow::Result<Gateway<'a>> {
+        let pid = manager.pid();
         let mut plan = self.plan(keys);
         plan.listeners = listeners.sockets();
         (self.options.ready)(&listeners.addresses(), &plan.keys);
         let fingerprints = fingerprints(&plan.keys);
         let current = Generation::start(plan)?;
-        let pid_file = self.config.global.pid_file.as_deref().map(PidFile::write);
+        let pid_file = self.config.global.pid_file.as_deref();
+        let pid_file = pid_file.map(|path| PidFile::write(path, pid));
         info!("Serving with {} reactors", reactors(&self.config));
         info!("Ciphers: {}", cipher_speed::summary(&self.config.global));
         Ok(Gateway {
@@ -210,7 +268,7 @@ impl<'a> Start<'a> {
             listeners,
             fingerprints,
             pid_file,
-            notifier: Notifier::from_environment(),
+            pid,
             start: self,
         })
     }
@@ -241,7 +299,61 @@ impl<'a> Start<'a> {
             }
         }
         only.end();
+        self.close_logbook();
         Ok(ending)
+    }
+}
+
+/// Who is told what we are about.
+enum Manager {
+    /// The service manager, if there is one.
+    Direct(Notifier),
+    /// The process in front, which has the number that others know.
+    Front(Line),
+}
+
+impl Manager {
+    fn pid(&self) -> u32 {
+        match self {
+            Manager::Direct(_) => process::id(),
+            Manager::Front(line) => line.front(),
+        }
+    }
+
+    /// Readable when we are to give the port up.
+    fn line(&self) -> Option<BorrowedFd<'_>> {
+        match self {
+            Manager::Direct(_) => None,
+            Manager::Front(line) => Some(line.as_fd()),
+        }
+    }
+
+    fn ready(&self) {
+        match self {
+            Manager::Direct(notifier) => notifier.ready(None),
+            Manager::Front(line) => line.ready(),
+        }
+    }
+
+    fn reloading(&self) {
+        match self {
+            Manager::Direct(notifier) => notifier.reloading(),
+            Manager::Front(line) => line.reloading(),
+        }
+    }
+
+    fn failed(&self, why: &str) {
+        if let Manager::Front(line) = self {
+            line.failed(why);
+        }
+    }
+
+    /// Nobody listens here any more.
+    fn released(&self) {
+        match self {
+            Manager::Direct(notifier) => notifier.stopping(),
+            Manager::Front(line) => line.released(),
+        }
     }
 }
 
@@ -257,38 +369,55 @@ struct Gateway<'a> {
     /// Of the host keys in use.
     fingerprints: Vec<String>,
     pid_file: Option<PidFile>,
-    notifier: Notifier,
+    /// The number that others know us by.
+    pid: u32,
 }
 
 impl Gateway<'_> {
-    fn serve(mut self, signals: &Signals) -> anyhow::Result<Ending> {
+    fn serve(mut self, signals: &Signals, manager: &Manager) -> anyhow::Result<Ending> {
+        let line: Vec<_> = manager.line().into_iter().collect();
         let signal = loop {
             let check = (!self.retired.is_empty()).then_some(RETIRED_CHECK);
-            let woken = signals.wait(&[], check).context("cannot wait for signals")?;
+            let woken = signals.wait(&line, check).context("cannot wait for signals")?;
             self.retired.retain_mut(|generation| !generation.is_over());
             match (woken, &self.start.options.reload) {
-                (Woken::Signal(Signal::SIGHUP), Some(reload)) => self.reload(reload),
-                (Woken::Signal(signal), _) => break signal,
-                (Woken::Ready(_) | Woken::TimedOut, _) => {}
+                (Woken::Signal(Signal::SIGHUP), Some(reload)) => self.reload(reload, manager),
+                (Woken::Signal(signal), _) => break Some(signal),
+                (Woken::Ready(_), _) => break None,
+                (Woken::TimedOut, _) => {}
             }
         };
-        info!("Received signal {}; terminating.", signal as i32);
-        self.notifier.stopping();
+        if let Some(signal) = signal {
+            info!("Received signal {}; terminating.", signal as i32);
+        }
         // No connection is to come in that is ended at once.
         self.listeners.close_except(&Listeners::default());
         drop(self.pid_file);
         let mut last: Vec<Generation> = self.retired.into_iter().chain([self.current]).collect();
+        last.iter().for_each(Generation::retire);
+        manager.released();
+        let signal = match signal {
+            Some(signal) => signal,
+            None => match outlive(&mut last, signals)? {
+                Some(signal) => signal,
+                None => {
+                    self.start.close_logbook();
+                    return Ok(Ending::Over);
+                }
+            },
+        };
         // Whoever sits at the terminal and presses Ctrl-C does not want to wait.
         if signal == Signal::SIGTERM {
             drain(&mut last, self.start.config.global.drain_time, signals)?;
         }
         last.into_iter().for_each(Generation::end);
+        self.start.close_logbook();
         Ok(Ending::Signal(signal))
     }
 
-    fn reload(&mut self, reload: &Reload) {
+    fn reload(&mut self, reload: &Reload, manager: &Manager) {
         info!("Received SIGHUP; reading the configuration again");
-        self.notifier.reloading();
+        manager.reloading();
         match self.renew(reload) {
             Ok(true) => info!("The configuration is in force for new connections"),
             Ok(false) => info!("Nothing has changed"),
@@ -299,7 +428,7 @@ impl Gateway<'_> {
                 error!("The configuration from before stays in force");
             }
         }
-        self.notifier.ready(None);
+        manager.ready();
     }
 
     /// Puts the configuration in force as it is now; answers whether it differs. Until the last
@@ -339,7 +468,7 @@ impl Gateway<'_> {
         self.started += 1;
         let path = self.start.config.global.pid_file.as_deref();
         if self.pid_file.as_ref().map(PidFile::path) != path {
-            self.pid_file = path.map(PidFile::write);
+            self.pid_file = path.map(|path| PidFile::write(path, self.pid));
         }
         (reload.renewed)(&self.start.config);
         Ok(true)
@@ -366,6 +495,27 @@ fn drain(last: &mut Vec<Generation>, time: Duration, signals: &Signals) -> anyho
                 info!("Received signal {}; ending all sessions", signal as i32);
                 return Ok(());
             }
+        }
+    }
+}
+
+/// Waits until connections have ended by themselves, or for the signal that ends them.
+fn outlive(left: &mut Vec<Generation>, signals: &Signals) -> anyhow::Result<Option<Signal>> {
+    info!("Taking no new connections; those that are open go on");
+    let mut pause = ONLY_CHECK;
+    loop {
+        left.retain_mut(|generation| !generation.is_over());
+        if left.is_empty() {
+            return Ok(None);
+        }
+        match signals.wait(&[], Some(pause)).context("cannot wait for signals")? {
+            // There is nothing left that a configuration could change.
+            Woken::Signal(Signal::SIGHUP) | Woken::Ready(_) => {}
+            Woken::Signal(signal) => {
+                info!("Received signal {}; terminating.", signal as i32);
+                return Ok(Some(signal));
+            }
+            Woken::TimedOut => pause = (pause * 2).min(RETIRED_CHECK),
         }
     }
 }

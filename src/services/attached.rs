@@ -319,7 +319,8 @@ fn run(
     let rules = &grant.rules;
     // As in sshd: not for subsystems, nor where the administrator says what runs.
     let user_rc = rules.user_rc && !is_subsystem && !rules.forced_by_settings;
-    let prelude = Prelude { motd: rules.motd, user_rc, system_rc: true };
+    let prelude =
+        Prelude { last_login: rules.last_login, motd: rules.motd, user_rc, system_rc: true };
     let signals = forced.is_none() && !is_subsystem;
     let original_command = forced.flatten();
     Chosen::Program(Start { program, original_command, signals, prelude }, what)

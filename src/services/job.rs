@@ -359,6 +359,8 @@ pub struct Notice {
 /// What sshd does in a session before its program runs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Prelude {
+    /// Say when the account last logged in, under the conditions of `motd`.
+    pub last_login: bool,
     /// Show /etc/motd, if a shell is started on a terminal and there is no `~/.hushlogin`.
     pub motd: bool,
     /// Run `~/.ssh/rc` if there is one.
@@ -378,6 +380,8 @@ pub struct SpawnSpec {
     pub prelude: Prelude,
     /// The slave's path when a terminal was requested; it becomes the controlling terminal.
     pub pty: Option<CString>,
+    /// The client, whose logins at terminals are recorded.
+    pub peer: SocketAddr,
     /// The soft limit of open files, where ours is higher than what programs expect.
     pub open_files: Option<u64>,
 }
@@ -423,7 +427,7 @@ mod tests {
             }),
             verbosity: Some(4),
             source: "/home/ann/.ssh/authorized_keys:3".into(),
-            rules: Rules { motd: true, ..Rules::default() },
+            rules: Rules { motd: true, last_login: true, ..Rules::default() },
             upstream: None,
         };
         let bytes = grant.encode();

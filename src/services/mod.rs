@@ -6,6 +6,7 @@ mod child;
 pub mod forward;
 mod io;
 mod job;
+pub mod lastlog;
 mod modes;
 mod outgoing;
 mod prelude;

@@ -1,17 +1,18 @@
-//! What sshd does in a session's process before the shell runs: /etc/motd, `~/.ssh/rc`,
-//! /etc/ssh/sshrc.
+//! What sshd does in a session's process before the shell runs: the last login, /etc/motd,
+//! `~/.ssh/rc`, /etc/ssh/sshrc.
 //!
 //! These may take as long as they like, so they run in the new process itself: `tidegate session`
 //! does them there and then becomes the program. It is started only where there is such a file.
 
 use std::ffi::{CStr, CString, OsString};
 use std::fs::File;
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
 use super::job::{Program, SpawnSpec};
+use super::lastlog;
 
 const MOTD: &str = "/etc/motd";
 const HUSH: &str = ".hushlogin";
@@ -20,6 +21,7 @@ const USER_RC: &str = ".ssh/rc";
 const SYSTEM_RC: &str = "/etc/ssh/sshrc";
 const SHELL: &str = "/bin/sh";
 
+const SAY: &str = "--say=";
 const SHOW_MOTD: &CStr = c"--motd";
 const RUN_USER_RC: &str = "--user-rc=";
 const RUN_SYSTEM_RC: &CStr = c"--system-rc";
@@ -30,12 +32,22 @@ pub(super) fn words(spec: &SpawnSpec) -> Option<Vec<CString>> {
     let wanted = spec.prelude;
     let home = &spec.account.home;
     let login_shell = matches!(spec.program, Program::Shell) && spec.pty.is_some();
-    let motd = wanted.motd && login_shell && Path::new(MOTD).exists() && !home.join(HUSH).exists();
+    let talks = login_shell && !home.join(HUSH).exists();
+    let last_login =
+        if talks && wanted.last_login { lastlog::message(spec.account.uid) } else { None };
+    let last_step = format!("{SAY}{}", last_login.as_deref().unwrap_or_default());
+    let last_step = CString::new(last_step).unwrap_or_default();
+    let motd = wanted.motd && talks && Path::new(MOTD).exists();
     let user_rc = wanted.user_rc && home.join(USER_RC).exists();
     let system_rc = !user_rc && wanted.system_rc && Path::new(SYSTEM_RC).exists();
     let user_step = CString::new(format!("{RUN_USER_RC}{}", rc_of(home))).unwrap_or_default();
     let system_step = RUN_SYSTEM_RC.to_owned();
-    let steps = [(motd, SHOW_MOTD.to_owned()), (user_rc, user_step), (system_rc, system_step)];
+    let steps = [
+        (last_login.is_some(), last_step),
+        (motd, SHOW_MOTD.to_owned()),
+        (user_rc, user_step),
+        (system_rc, system_step),
+    ];
     let steps = steps.into_iter().filter(|(due, _)| *due).map(|(_, word)| word);
     let steps = steps.collect::<Vec<_>>();
     if steps.is_empty() {
@@ -70,6 +82,9 @@ pub fn run_prelude(words: impl Iterator<Item = OsString>) -> io::Error {
         return io::Error::other("started by a gateway, not by hand");
     };
     let is = |step: &CStr| steps.iter().any(|known| known.as_encoded_bytes() == step.to_bytes());
+    for text in steps.iter().filter_map(|step| step.to_str()?.strip_prefix(SAY)) {
+        let _ = io::stdout().lock().write_all(text.as_bytes());
+    }
     if is(SHOW_MOTD) {
         // As in sshd, a text that cannot be shown is no reason to do without the shell.
         let _ = File::open(MOTD).and_then(|mut motd| io::copy(&mut motd, &mut io::stdout().lock()));

@@ -20,6 +20,8 @@ pub struct Rules {
     pub time_zone: Option<String>,
     /// /etc/nologin: what every session is told in place of what it asks for.
     pub no_login: Option<String>,
+    /// PrintLastLog.
+    pub last_login: bool,
     /// PrintMotd.
     pub motd: bool,
     /// PermitUserRC and the key's options: `~/.ssh/rc` may run.
@@ -63,7 +65,7 @@ impl Rules {
             out.extend((bytes.len() as u32).to_be_bytes());
             out.extend_from_slice(bytes);
         };
-        put(&[self.motd, self.user_rc, self.forced_by_settings].map(u8::from));
+        put(&[self.last_login, self.motd, self.user_rc, self.forced_by_settings].map(u8::from));
         for text in [&self.user_environment, &self.time_zone, &self.no_login] {
             put(&[u8::from(text.is_some())]);
             put(text.as_deref().unwrap_or_default().as_bytes());
@@ -89,8 +91,8 @@ impl Rules {
     /// What [`Rules::encode`] wrote; `None` for anything else.
     pub fn decode(bytes: &[u8]) -> Option<Rules> {
         let mut r = Reader::new(bytes);
-        let flags: [u8; 3] = r.string(3).ok()?.try_into().ok()?;
-        let [motd, user_rc, forced_by_settings] = flags.map(|flag| flag == 1);
+        let flags: [u8; 4] = r.string(4).ok()?.try_into().ok()?;
+        let [last_login, motd, user_rc, forced_by_settings] = flags.map(|flag| flag == 1);
         let user_environment = maybe(&mut r)?;
         let time_zone = maybe(&mut r)?;
         let no_login = maybe(&mut r)?;
@@ -112,6 +114,7 @@ impl Rules {
             user_environment,
             time_zone,
             no_login,
+            last_login,
             motd,
             user_rc,
             forced_by_settings,
@@ -246,6 +249,7 @@ mod tests {
             user_environment: Some("LC_*,!X".into()),
             time_zone: Some("UTC".into()),
             no_login: Some(String::new()),
+            last_login: true,
             motd: true,
             user_rc: false,
             forced_by_settings: true,

@@ -396,6 +396,7 @@ mod tests {
             user_environment: None,
             prelude: Prelude::default(),
             pty: None,
+            peer: ([127, 0, 0, 1], 9).into(),
             open_files: None,
         }
     }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Unpacks the OpenSSH client of the next Debian release, with the libraries it needs, into a folder
-# of its own and writes wrappers ssh, sftp, scp and ssh-keygen there. Nothing is installed.
+# Unpacks the OpenSSH of the next Debian release, with the libraries it needs, into a folder
+# of its own and writes wrappers ssh, sftp, scp, ssh-keygen and sshd there. Nothing is installed.
 #
 #   tests/clients/newer-openssh.sh FOLDER     (FOLDER/bin/ssh afterwards)
 #
@@ -8,7 +8,7 @@
 set -euo pipefail
 folder=$(mkdir -p "$1" && cd "$1" && pwd)
 release=${NEWER_DEBIAN_RELEASE:-trixie}
-[ -x "$folder/bin/ssh" ] && "$folder/bin/ssh" -V 2>/dev/null && exit 0
+[ -x "$folder/bin/sshd" ] && "$folder/bin/ssh" -V 2>/dev/null && exit 0
 
 archive=$(sed -n 's/^URIs: *//p' /etc/apt/sources.list.d/*.sources 2>/dev/null | grep -m1 '/debian/*$' \
     || sed -n 's/^deb \([^ ]*\/debian\/*\) .*/\1/p' /etc/apt/sources.list | head -n 1)
@@ -27,17 +27,17 @@ options=(
 apt-get "${options[@]}" -qq update
 cd "$state/cache/archives"
 apt-get "${options[@]}" -qq download \
-    openssh-client libc6 libssl3t64 libedit2 libfido2-1 libgssapi-krb5-2 libkrb5-3 libk5crypto3 \
+    openssh-client openssh-server libc6 libssl3t64 libedit2 libfido2-1 libgssapi-krb5-2 libkrb5-3 libk5crypto3 \
     libkrb5support0 libcom-err2 libkeyutils1 libselinux1 libpcre2-8-0 zlib1g libcbor0.10 libudev1 \
     libtinfo6 libbsd0 libmd0 libcap2 libzstd1
 for package in *.deb; do dpkg-deb -x "$package" "$folder/root"; done
 
 libraries=$(dirname "$(find "$folder/root" -name 'libc.so.6' | head -n 1)")
 loader=$(find "$folder/root" -name 'ld-linux*.so*' | head -n 1)
-for program in ssh sftp scp ssh-keygen ssh-keyscan; do
+for program in bin/ssh bin/sftp bin/scp bin/ssh-keygen bin/ssh-keyscan sbin/sshd; do
     printf '#!/bin/sh\nexec "%s" --library-path "%s:%s" "%s" "$@"\n' \
         "$loader" "$libraries" "$folder/root/usr/lib/$(basename "$libraries")" \
-        "$folder/root/usr/bin/$program" > "$folder/bin/$program"
-    chmod +x "$folder/bin/$program"
+        "$folder/root/usr/$program" > "$folder/bin/${program#*/}"
+    chmod +x "$folder/bin/${program#*/}"
 done
 "$folder/bin/ssh" -V

@@ -107,9 +107,18 @@ rm /etc/ssh/sshd_config.d/wrong.conf
 [ "$(client echo served)" = served ]
 holds 'a reload with an error fails, and it serves on'
 
+client 'sleep 6; echo outlived' > /root/outlived &
+session=$!
+sleep 1
 systemctl restart ssh.service
 [ "$(client echo served)" = served ]
-holds 'it restarts'
+systemctl stop ssh.service
+shows ssh.service ActiveState inactive
+systemctl start ssh.service
+wait "$session"
+grep -q outlived /root/outlived
+[ "$(client echo served)" = served ]
+holds 'it restarts, stops and starts, and sessions go on'
 
 kill -KILL "$(main)"
 sleep 2
@@ -137,6 +146,10 @@ systemctl start ssh.socket
 shows ssh.service ActiveState inactive
 [ "$(client echo served)" = served ]
 shows ssh.service ActiveState active
+systemctl restart ssh.service
+[ "$(client echo served)" = served ]
+systemctl stop ssh.service
+[ "$(client echo served)" = served ]
 systemctl stop ssh.socket ssh.service
 holds 'ssh.socket starts it with the first connection'
 

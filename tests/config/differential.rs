@@ -1,5 +1,6 @@
-//! The same files before us and before the sshd of this machine: who takes them, and what they
-//! then mean. Without an sshd these tests have nothing to compare with and pass.
+//! The same files before us and before the sshd of this machine, and before a newer one where
+//! `tests/clients/newer-openssh.sh` has unpacked it: who takes them, and what they then mean. Without
+//! an sshd these tests have nothing to compare with and pass.
 
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -14,23 +15,38 @@ type Lines = BTreeMap<String, String>;
 
 struct Bench {
     directory: tempfile::TempDir,
+    sshd: PathBuf,
 }
 
 impl Bench {
-    /// `None` where sshd is not installed or does not dump a configuration.
-    fn new() -> Option<Bench> {
+    /// One for each sshd that is here and dumps a configuration.
+    fn all() -> Vec<Bench> {
+        let newer = std::env::var_os("TIDEGATE_NEWER_OPENSSH").map(PathBuf::from);
+        let newer = newer.map(|folder| folder.join("bin/sshd"));
+        let benches: Vec<_> =
+            newer.into_iter().chain([SSHD.into()]).filter_map(Bench::new).collect();
+        if benches.is_empty() {
+            eprintln!("no sshd to compare with");
+        }
+        benches
+    }
+
+    fn new(sshd: PathBuf) -> Option<Bench> {
         let directory = tempfile::tempdir().expect("a directory");
         let private = PrivateKey::generate(KeyKind::Ed25519).expect("a key");
         let key = directory.path().join("key");
         fs::write(&key, private.to_openssh("test").expect("a file").as_bytes()).expect("write it");
         fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).expect("permissions");
-        let bench = Bench { directory };
+        let bench = Bench { directory, sshd };
         bench.write("main", "");
-        if bench.sshd("").is_none() {
-            eprintln!("no sshd to compare with");
-            return None;
-        }
-        Some(bench)
+        bench.sshd("").is_some().then_some(bench)
+    }
+
+    fn sshd_command(&self) -> Command {
+        let at = |name| self.directory.path().join(name);
+        let mut command = Command::new(&self.sshd);
+        command.arg("-T").arg("-f").arg(at("main")).arg("-h").arg(at("key"));
+        command
     }
 
     /// `@` in the text stands for the directory.
@@ -41,9 +57,7 @@ impl Bench {
 
     /// `None` when the file is refused.
     fn sshd(&self, spec: &str) -> Option<Lines> {
-        let at = |name| self.directory.path().join(name);
-        let mut command = Command::new(SSHD);
-        command.arg("-T").arg("-f").arg(at("main")).arg("-h").arg(at("key"));
+        let mut command = self.sshd_command();
         if !spec.is_empty() {
             command.args(["-C", spec]);
         }
@@ -173,12 +187,13 @@ const LINES: &[&str] = &[
 
 #[test]
 fn lines_and_words() {
-    let Some(bench) = Bench::new() else { return };
-    for text in LINES {
-        let keywords = "port listenaddress pidfile tcpkeepalive strictmodes addressfamily \
-                        permitrootlogin versionaddendum forcecommand acceptenv setenv allowusers \
-                        denyusers allowgroups authorizedkeysfile subsystem";
-        bench.agree(text, "", keywords);
+    for bench in Bench::all() {
+        for text in LINES {
+            let keywords = "port listenaddress pidfile tcpkeepalive strictmodes addressfamily \
+                            permitrootlogin versionaddendum forcecommand acceptenv setenv allowusers \
+                            denyusers allowgroups authorizedkeysfile subsystem";
+            bench.agree(text, "", keywords);
+        }
     }
 }
 
@@ -256,42 +271,43 @@ const VALUES: &[&str] = &[
 
 #[test]
 fn numbers_times_sizes_and_lists() {
-    let Some(bench) = Bench::new() else { return };
-    for text in VALUES {
-        let mut keywords = "logingracetime rekeylimit maxauthtries maxsessions maxstartups \
-                            clientaliveinterval clientalivecountmax persourcemaxstartups \
-                            persourcenetblocksize loglevel unusedconnectiontimeout channeltimeout"
-            .to_owned();
-        // These differ in what there is, so they are compared where the line says all.
-        let word = text.split(' ').next().unwrap_or_default().to_ascii_lowercase();
-        keywords += &format!(" {word}");
-        bench.agree(text, "", &keywords);
-    }
-    // Of the algorithms both have, lists that start from the default keep the same.
-    let both = |text: &str, keyword: &str| -> Option<(String, String)> {
-        bench.write("main", text);
-        let value = |lines: Option<Lines>| lines?.get(keyword).cloned();
-        let (theirs, ours) = (value(bench.sshd(""))?, value(bench.ours(""))?);
-        let common = |of: &str, other: &str| {
-            let mut names: Vec<_> =
-                of.split(',').filter(|name| other.split(',').any(|o| o == *name)).collect();
-            names.sort_unstable();
-            names.join(",")
+    for bench in Bench::all() {
+        for text in VALUES {
+            let mut keywords = "logingracetime rekeylimit maxauthtries maxsessions maxstartups \
+                                clientaliveinterval clientalivecountmax persourcemaxstartups \
+                                persourcenetblocksize loglevel unusedconnectiontimeout channeltimeout"
+                .to_owned();
+            // These differ in what there is, so they are compared where the line says all.
+            let word = text.split(' ').next().unwrap_or_default().to_ascii_lowercase();
+            keywords += &format!(" {word}");
+            bench.agree(text, "", &keywords);
+        }
+        // Of the algorithms both have, lists that start from the default keep the same.
+        let both = |text: &str, keyword: &str| -> Option<(String, String)> {
+            bench.write("main", text);
+            let value = |lines: Option<Lines>| lines?.get(keyword).cloned();
+            let (theirs, ours) = (value(bench.sshd(""))?, value(bench.ours(""))?);
+            let common = |of: &str, other: &str| {
+                let mut names: Vec<_> =
+                    of.split(',').filter(|name| other.split(',').any(|o| o == *name)).collect();
+                names.sort_unstable();
+                names.join(",")
+            };
+            Some((common(&ours, &theirs), common(&theirs, &ours)))
         };
-        Some((common(&ours, &theirs), common(&theirs, &ours)))
-    };
-    for (text, keyword) in [
-        ("Ciphers ^aes256-ctr", "ciphers"),
-        ("Ciphers +aes256-ctr", "ciphers"),
-        ("Ciphers -aes256-ctr,chacha*", "ciphers"),
-        ("MACs ^hmac-sha2-512", "macs"),
-        ("KexAlgorithms -*nistp*", "kexalgorithms"),
-        ("HostKeyAlgorithms ^rsa*", "hostkeyalgorithms"),
-        ("PubkeyAcceptedAlgorithms -ecdsa*", "pubkeyacceptedalgorithms"),
-    ] {
-        let (ours, theirs) = both(text, keyword).unwrap_or_else(|| panic!("{text}"));
-        assert!(!ours.is_empty(), "{text}");
-        assert_eq!(ours, theirs, "{text}");
+        for (text, keyword) in [
+            ("Ciphers ^aes256-ctr", "ciphers"),
+            ("Ciphers +aes256-ctr", "ciphers"),
+            ("Ciphers -aes256-ctr,chacha*", "ciphers"),
+            ("MACs ^hmac-sha2-512", "macs"),
+            ("KexAlgorithms -*nistp*", "kexalgorithms"),
+            ("HostKeyAlgorithms ^rsa*", "hostkeyalgorithms"),
+            ("PubkeyAcceptedAlgorithms -ecdsa*", "pubkeyacceptedalgorithms"),
+        ] {
+            let (ours, theirs) = both(text, keyword).unwrap_or_else(|| panic!("{text}"));
+            assert!(!ours.is_empty(), "{text}");
+            assert_eq!(ours, theirs, "{text}");
+        }
     }
 }
 
@@ -341,80 +357,85 @@ const CONDITIONS: &[&str] = &[
 
 #[test]
 fn match_lines() {
-    let Some(bench) = Bench::new() else { return };
-    let whole = "user=root,host=h.Example.org,addr=192.0.2.7,laddr=10.1.1.1,lport=22";
-    let other = "user=no-such-user,host=2001:db8::7,addr=2001:db8:0::7,laddr=::1,lport=23";
-    for condition in CONDITIONS {
-        let text = format!(
-            "PermitTTY yes\nMaxSessions 7\nAcceptEnv A\nMatch {condition}\nPermitTTY no\n\
-             PermitTTY yes\nAcceptEnv B C\nForceCommand first\n\
-             Match all\nForceCommand second\nMaxSessions 3\nAcceptEnv D\n"
-        );
-        for spec in [whole, other] {
-            bench.agree(&text, spec, "permittty maxsessions acceptenv forcecommand");
+    for bench in Bench::all() {
+        let whole = "user=root,host=h.Example.org,addr=192.0.2.7,laddr=10.1.1.1,lport=22";
+        let other = "user=no-such-user,host=2001:db8::7,addr=2001:db8:0::7,laddr=::1,lport=23";
+        for condition in CONDITIONS {
+            let text = format!(
+                "PermitTTY yes\nMaxSessions 7\nAcceptEnv A\nMatch {condition}\nPermitTTY no\n\
+                 PermitTTY yes\nAcceptEnv B C\nForceCommand first\n\
+                 Match all\nForceCommand second\nMaxSessions 3\nAcceptEnv D\n"
+            );
+            for spec in [whole, other] {
+                bench.agree(&text, spec, "permittty maxsessions acceptenv forcecommand");
+            }
         }
-    }
-    for (text, keywords) in [
-        ("Match all\nPort 23", "port"),
-        (
-            "Match User x\nPermitTTY no\nMatch all\nStrictModes no\nLogLevel DEBUG",
-            "strictmodes loglevel",
-        ),
-        ("Match User root\nPort 23", ""),
-        ("Match User x\nLogLevel BOGUS", ""),
-        ("Match all\nCiphers aes128-ctr", ""),
-        ("Match all\nSetEnv A=1\nSetEnv B=2\nRekeyLimit 1G\nRekeyLimit 2G 1h", "setenv rekeylimit"),
-        (
-            "AllowUsers a\nDenyGroups g\nMatch all\nAllowUsers b c@10.0.0.0/8\n",
-            "allowusers denygroups",
-        ),
-        ("Match User x\nAllowUsers b\nMatch all\nMaxSessions bogus", ""),
-        ("Match all\nAuthorizedKeysFile a b\nAuthorizedKeysFile c", "authorizedkeysfile"),
-        (
-            "Match all\nPermitRootLogin no\nPubkeyAuthentication no",
-            "permitrootlogin pubkeyauthentication",
-        ),
-        (
-            "Match all\nClientAliveInterval 1m\nClientAliveCountMax 9",
-            "clientaliveinterval clientalivecountmax",
-        ),
-        ("Match all\nChannelTimeout x=5\nMatch all\nChannelTimeout none", "channeltimeout"),
-        ("ForceCommand a\nMatch all\nForceCommand none", "forcecommand"),
-    ] {
-        bench.agree(text, whole, keywords);
+        for (text, keywords) in [
+            ("Match all\nPort 23", "port"),
+            (
+                "Match User x\nPermitTTY no\nMatch all\nStrictModes no\nLogLevel DEBUG",
+                "strictmodes loglevel",
+            ),
+            ("Match User root\nPort 23", ""),
+            ("Match User x\nLogLevel BOGUS", ""),
+            ("Match all\nCiphers aes128-ctr", ""),
+            (
+                "Match all\nSetEnv A=1\nSetEnv B=2\nRekeyLimit 1G\nRekeyLimit 2G 1h",
+                "setenv rekeylimit",
+            ),
+            (
+                "AllowUsers a\nDenyGroups g\nMatch all\nAllowUsers b c@10.0.0.0/8\n",
+                "allowusers denygroups",
+            ),
+            ("Match User x\nAllowUsers b\nMatch all\nMaxSessions bogus", ""),
+            ("Match all\nAuthorizedKeysFile a b\nAuthorizedKeysFile c", "authorizedkeysfile"),
+            (
+                "Match all\nPermitRootLogin no\nPubkeyAuthentication no",
+                "permitrootlogin pubkeyauthentication",
+            ),
+            (
+                "Match all\nClientAliveInterval 1m\nClientAliveCountMax 9",
+                "clientaliveinterval clientalivecountmax",
+            ),
+            ("Match all\nChannelTimeout x=5\nMatch all\nChannelTimeout none", "channeltimeout"),
+            ("ForceCommand a\nMatch all\nForceCommand none", "forcecommand"),
+        ] {
+            bench.agree(text, whole, keywords);
+        }
     }
 }
 
 #[test]
 fn includes() {
-    let Some(bench) = Bench::new() else { return };
-    bench.write(
-        "10.conf",
-        "MaxSessions 1\nMatch User root\nForceCommand ten\nMatch all\nAcceptEnv TEN",
-    );
-    bench.write("20.conf", "MaxSessions 2\nPermitTTY no\nForceCommand twenty\n");
-    bench.write("deep", "Include @/20.conf\nMatch LocalPort 22\nInclude @/10.conf\n");
-    bench.write("bad", "MaxSessions x\n");
-    let spec = "user=root,host=h,addr=192.0.2.7,laddr=10.1.1.1,lport=22";
-    let other = "user=nobody,host=h,addr=192.0.2.7,laddr=10.1.1.1,lport=23";
-    for text in [
-        "Include @/*.conf\nMaxSessions 9\n",
-        "MaxSessions 9\nInclude @/20.conf @/10.conf\nPermitTTY yes\n",
-        "Match User root\nInclude @/*.conf\nMaxSessions 9\nAcceptEnv MORE\n",
-        "Match User nobody\nInclude @/*.conf\nMatch all\nMaxSessions 9\n",
-        "Include @/deep\nAcceptEnv A\nForceCommand b\n",
-        "Match LocalPort 23\nInclude @/deep\nForceCommand b\nMatch all\nInclude @/10.conf\n",
-        "Include @/absent\nMaxSessions 9",
-        "Include @/absent*\nMaxSessions 9",
-        "Include @/bad",
-        "Match User zoe\nInclude @/bad",
-        "Include",
-        "Include \"\"",
-        "Include @/main",
-        "Include \"@/[12]0.conf\"",
-    ] {
-        for spec in [spec, other] {
-            bench.agree(text, spec, "maxsessions permittty forcecommand acceptenv");
+    for bench in Bench::all() {
+        bench.write(
+            "10.conf",
+            "MaxSessions 1\nMatch User root\nForceCommand ten\nMatch all\nAcceptEnv TEN",
+        );
+        bench.write("20.conf", "MaxSessions 2\nPermitTTY no\nForceCommand twenty\n");
+        bench.write("deep", "Include @/20.conf\nMatch LocalPort 22\nInclude @/10.conf\n");
+        bench.write("bad", "MaxSessions x\n");
+        let spec = "user=root,host=h,addr=192.0.2.7,laddr=10.1.1.1,lport=22";
+        let other = "user=nobody,host=h,addr=192.0.2.7,laddr=10.1.1.1,lport=23";
+        for text in [
+            "Include @/*.conf\nMaxSessions 9\n",
+            "MaxSessions 9\nInclude @/20.conf @/10.conf\nPermitTTY yes\n",
+            "Match User root\nInclude @/*.conf\nMaxSessions 9\nAcceptEnv MORE\n",
+            "Match User nobody\nInclude @/*.conf\nMatch all\nMaxSessions 9\n",
+            "Include @/deep\nAcceptEnv A\nForceCommand b\n",
+            "Match LocalPort 23\nInclude @/deep\nForceCommand b\nMatch all\nInclude @/10.conf\n",
+            "Include @/absent\nMaxSessions 9",
+            "Include @/absent*\nMaxSessions 9",
+            "Include @/bad",
+            "Match User zoe\nInclude @/bad",
+            "Include",
+            "Include \"\"",
+            "Include @/main",
+            "Include \"@/[12]0.conf\"",
+        ] {
+            for spec in [spec, other] {
+                bench.agree(text, spec, "maxsessions permittty forcecommand acceptenv");
+            }
         }
     }
 }
@@ -422,102 +443,99 @@ fn includes() {
 /// What sshd prints of itself, defaults and all, is a configuration here.
 #[test]
 fn what_sshd_prints_is_accepted() {
-    let Some(bench) = Bench::new() else { return };
-    let at = |name| bench.directory.path().join(name);
-    bench
-        .write("main", "Subsystem sftp internal-sftp\nAllowUsers ann bob@10.0.0.0/8\nSetEnv A=b\n");
-    let mut command = Command::new(SSHD);
-    let output = command.arg("-T").arg("-f").arg(at("main")).arg("-h").arg(at("key")).output();
-    fs::write(at("main"), output.expect("sshd starts").stdout).expect("a file");
-    let config = load(&at("main")).unwrap_or_else(|errors| panic!("{errors}"));
-    assert_eq!(config.login.allow_users.len(), 2);
-    assert_eq!(config.login.set_env, [("A".to_owned(), "b".to_owned())]);
-    super::assert_dump_reads_back(&config, &config.login);
+    for bench in Bench::all() {
+        let at = |name| bench.directory.path().join(name);
+        bench.write(
+            "main",
+            "Subsystem sftp internal-sftp\nAllowUsers ann bob@10.0.0.0/8\nSetEnv A=b\n",
+        );
+        let output = bench.sshd_command().output();
+        fs::write(at("main"), output.expect("sshd starts").stdout).expect("a file");
+        let config = load(&at("main")).unwrap_or_else(|errors| panic!("{errors}"));
+        assert_eq!(config.login.allow_users.len(), 2);
+        assert_eq!(config.login.set_env, [("A".to_owned(), "b".to_owned())]);
+        super::assert_dump_reads_back(&config, &config.login);
+    }
 }
 
 /// Where we differ on purpose; docs/configuration.md says why.
 #[test]
 fn known_differences() {
-    let Some(bench) = Bench::new() else { return };
-    for (text, theirs, ours) in [
-        ("Port 0", false, true),
-        ("\"Port\"=23", false, true),
-        ("ForceCommand it's", false, true),
-        ("Match LocalPort 22,23", false, true),
-        ("Match Version Tidegate_*", false, true),
-        ("Match User a,,b", true, false),
-        ("AllowUsers !root", true, false),
-        ("Ciphers -*", true, false),
-        ("Match Address 2001:db8::/129", true, false),
-        ("AuthorizedKeysFile %x", true, false),
-        ("LoginGraceTime +5", true, false),
-        ("AuthenticationMethods publickey,password", true, false),
-    ] {
-        bench.write("main", text);
-        assert_eq!(bench.sshd("").is_some(), theirs, "sshd: {text}");
-        assert_eq!(bench.ours("").is_some(), ours, "ours: {text}");
+    for bench in Bench::all() {
+        for (text, theirs, ours) in [
+            ("Port 0", false, true),
+            ("\"Port\"=23", false, true),
+            ("ForceCommand it's", false, true),
+            ("Match LocalPort 22,23", false, true),
+            ("Match User a,,b", true, false),
+            ("AllowUsers !root", true, false),
+            ("Ciphers -*", true, false),
+            ("AuthorizedKeysFile %x", true, false),
+            ("LoginGraceTime +5", true, false),
+            ("AuthenticationMethods publickey,password", true, false),
+        ] {
+            bench.write("main", text);
+            assert_eq!(bench.sshd("").is_some(), theirs, "sshd: {text}");
+            assert_eq!(bench.ours("").is_some(), ours, "ours: {text}");
+        }
     }
 }
 
 #[test]
 fn the_dump_has_the_order_and_the_spelling_of_sshd() {
-    let Some(bench) = Bench::new() else { return };
-    bench.write(
-        "main",
-        "PidFile none\nUsePAM no\nAllowUsers a b\nDenyGroups c\nAcceptEnv D\nSetEnv E=f\n\
-         AllowGroups g\nDenyUsers h\nRequiredRSASize 3072\nSubsystem sftp internal-sftp\n",
-    );
-    let at = |name| bench.directory.path().join(name);
-    let output = Command::new(SSHD)
-        .arg("-T")
-        .arg("-f")
-        .arg(at("main"))
-        .arg("-h")
-        .arg(at("key"))
-        .output()
-        .expect("sshd runs");
-    let names = |dump: &str| {
-        let mut names: Vec<String> = dump
-            .lines()
-            .map(|line| line.split(' ').next().unwrap_or_default().to_owned())
-            .collect();
-        names.dedup();
-        names
-    };
-    let theirs = String::from_utf8_lossy(&output.stdout).into_owned();
-    let request = Request {
-        file: Some(at("main")),
-        options: vec![format!("HostKey={}", at("key").display())],
-        ..Request::default()
-    };
-    let config = Config::load(&request, &Disk).unwrap_or_else(|errors| panic!("{errors}"));
-    let ours = config.dump(&config.login);
-    let (their_names, our_names) = (names(&theirs), names(&ours));
-    let mut shared = their_names.clone();
-    // Of these we print what is so here, which sshd of this version does not have or orders anew.
-    shared.retain(|name| our_names.contains(name) && name != "unusedconnectiontimeout");
-    let mut ordered = our_names.clone();
-    ordered.retain(|name| shared.contains(name));
-    assert_eq!(ordered, shared);
-    assert!(shared.len() > 55, "{}", shared.len());
-    // Where the default is another, the table says so; everything else is spelled alike.
-    let other_defaults = "passwordauthentication kbdinteractiveauthentication printlastlog \
-        compression ciphers macs kexalgorithms hostkeyalgorithms pubkeyacceptedalgorithms ipqos";
-    let (theirs, ours) = (lines(&theirs, false), lines(&ours, true));
-    for name in shared.iter().filter(|n| !other_defaults.split_whitespace().any(|o| o == *n)) {
-        assert_eq!(ours.get(name), theirs.get(name), "{name}");
+    for bench in Bench::all() {
+        bench.write(
+            "main",
+            "PidFile none\nUsePAM no\nAllowUsers a b\nDenyGroups c\nAcceptEnv D\nSetEnv E=f\n\
+             AllowGroups g\nDenyUsers h\nRequiredRSASize 3072\nSubsystem sftp internal-sftp\n",
+        );
+        let at = |name| bench.directory.path().join(name);
+        let output = bench.sshd_command().output().expect("sshd runs");
+        let names = |dump: &str| {
+            let mut names: Vec<String> = dump
+                .lines()
+                .map(|line| line.split(' ').next().unwrap_or_default().to_owned())
+                .collect();
+            names.dedup();
+            names
+        };
+        let theirs = String::from_utf8_lossy(&output.stdout).into_owned();
+        let request = Request {
+            file: Some(at("main")),
+            options: vec![format!("HostKey={}", at("key").display())],
+            ..Request::default()
+        };
+        let config = Config::load(&request, &Disk).unwrap_or_else(|errors| panic!("{errors}"));
+        let ours = config.dump(&config.login);
+        let (their_names, our_names) = (names(&theirs), names(&ours));
+        let mut shared = their_names.clone();
+        // Of these we print what is so here, which sshd of this version does not have or orders anew.
+        shared.retain(|name| our_names.contains(name) && name != "unusedconnectiontimeout");
+        let mut ordered = our_names.clone();
+        ordered.retain(|name| shared.contains(name));
+        assert_eq!(ordered, shared);
+        assert!(shared.len() > 55, "{}", shared.len());
+        // Where the default is another, the table says so; everything else is spelled alike.
+        let other_defaults = "passwordauthentication kbdinteractiveauthentication \
+            compression ciphers macs kexalgorithms hostkeyalgorithms pubkeyacceptedalgorithms ipqos \
+        persourcepenalties";
+        let (theirs, ours) = (lines(&theirs, false), lines(&ours, true));
+        for name in shared.iter().filter(|n| !other_defaults.split_whitespace().any(|o| o == *n)) {
+            assert_eq!(ours.get(name), theirs.get(name), "{name}");
+        }
     }
 }
 
 /// Runs a property; one directory serves all its cases.
 fn always(strategy: &str, property: impl Fn(&Bench, &str)) {
-    let Some(bench) = Bench::new() else { return };
-    let config = ProptestConfig { cases: 100, failure_persistence: None, ..Default::default() };
-    let run = proptest::test_runner::TestRunner::new(config).run(&strategy, |text| {
-        property(&bench, &text);
-        Ok(())
-    });
-    run.unwrap_or_else(|why| panic!("{why}"));
+    for bench in Bench::all() {
+        let config = ProptestConfig { cases: 60, failure_persistence: None, ..Default::default() };
+        let run = proptest::test_runner::TestRunner::new(config).run(&strategy, |text| {
+            property(&bench, &text);
+            Ok(())
+        });
+        run.unwrap_or_else(|why| panic!("{why}"));
+    }
 }
 
 /// Quotes, backslashes, comments and blanks, in any order.

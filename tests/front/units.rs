@@ -2,7 +2,8 @@
 //! makes of it is tried by tests/clients/systemd.sh.
 
 use std::fs;
-use std::net::{Ipv4Addr, TcpListener};
+use std::io::Read;
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::{UnixDatagram, UnixStream};
@@ -10,8 +11,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use super::support::run_ok;
-use super::{Running, SSHD, Site, is_root, kill, run, skip, text};
+use super::support::{run_ok, wait_for};
+use super::{Running, SSHD, Site, is_root, is_there, kill, run, serving, skip, text};
 
 const UNIT: &str = "/lib/systemd/system/ssh.service";
 
@@ -25,7 +26,8 @@ fn sockets_of_a_service_manager_are_served() {
     let script = "exec 3<&0 </dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$@\"";
     let mut command = Command::new("sh");
     command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_tidegate"), "sshd", "-D"]);
-    command.arg("-f").arg(&config).arg("-E").arg(&log).stdin(OwnedFd::from(listener));
+    let given = listener.try_clone().expect("a copy");
+    command.arg("-f").arg(&config).arg("-E").arg(&log).stdin(OwnedFd::from(given));
     let mut running = Running(command.spawn().expect("it starts"));
     drop(command);
     site.wait_for_log(&format!("Server listening on 127.0.0.1 port {}.", site.port), 1);
@@ -37,6 +39,11 @@ fn sockets_of_a_service_manager_are_served() {
     assert_eq!(text(&output.stdout), "2\n");
     kill("-TERM", running.pid());
     assert_eq!(running.end().code(), Some(0));
+    // The manager's socket goes on listening, for the next start.
+    let waits = TcpStream::connect((Ipv4Addr::LOCALHOST, site.port)).expect("a connection");
+    listener.set_nonblocking(true).expect("a flag");
+    let (_, peer) = listener.accept().expect("it is for the manager");
+    assert_eq!(waits.local_addr().expect("an address"), peer);
     // A socket of another kind is a slip in somebody's unit.
     let (one, _other) = UnixStream::pair().expect("a pair");
     let mut command = Command::new("sh");
@@ -93,6 +100,7 @@ fn the_unit_of_debian_starts_reloads_and_stops_it_with_only_the_path_changed() {
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).stdin(Stdio::null()).env("NOTIFY_SOCKET", site.path("notify"));
         command.env("TIDEGATE_TEST_SYSLOG", site.path("syslog"));
+        command.env("TIDEGATE_TEST_LOGINS", site.path("none"));
         command
     };
     let mut variables = vec![("SSHD_OPTS", options.as_str())];
@@ -123,5 +131,62 @@ fn the_unit_of_debian_starts_reloads_and_stops_it_with_only_the_path_changed() {
     kill("-TERM", running.pid());
     assert_eq!(hear(), "STOPPING=1");
     assert_eq!(running.end().code(), Some(0));
-    assert_eq!(session.end().code(), Some(255), "sessions end with the gateway");
+    TcpListener::bind((Ipv4Addr::LOCALHOST, site.port)).expect("the port is free at once");
+    session.assert_alive();
+    assert_eq!(session.end().code(), Some(0), "sessions go on, as with sshd");
+}
+
+/// An upgrade over ssh must not cut the session that runs it.
+#[test]
+fn sessions_outlive_the_gateway_and_another_one_takes_the_port() {
+    for signal in ["-TERM", "-KILL"] {
+        let site = Site::new(&["SyslogFacility LOCAL0"]);
+        let mut first = site.running(&[]);
+        let behind = serving(first.pid());
+        // Keys change all the time, for which the host keys must still be at hand.
+        let mut session = site.session(&["RekeyLimit=16K"]);
+        let mut silent = TcpStream::connect((Ipv4Addr::LOCALHOST, site.port)).expect("a guest");
+        silent.set_read_timeout(Some(Duration::from_secs(20))).expect("a limit");
+        silent.read_exact(&mut [0; 8]).expect("its identification");
+        kill(signal, first.pid());
+        let status = first.end();
+        assert_eq!(status.code(), if signal == "-TERM" { Some(0) } else { None });
+        if signal == "-TERM" {
+            // The port was given up before the end.
+            drop(TcpListener::bind((Ipv4Addr::LOCALHOST, site.port)).expect("the port is free"));
+            assert!(site.pid().is_none(), "the PidFile goes");
+        }
+        wait_for("the port to be free", || {
+            TcpListener::bind((Ipv4Addr::LOCALHOST, site.port)).is_ok()
+        });
+        fs::remove_file(site.path("log")).expect("the first log");
+        let second = site.running(&[]);
+        site.assert_serves();
+        for _ in 0..2000 {
+            session.assert_alive();
+        }
+        assert!(is_there(behind), "it serves what it had");
+        // Another number is in the PidFile by now, and what is left leaves it alone.
+        drop(silent);
+        if signal == "-TERM" {
+            assert_eq!(session.end().code(), Some(0));
+        } else {
+            kill("-TERM", behind);
+            assert_eq!(session.end().code(), Some(255), "whoever ends that process ends it all");
+        }
+        wait_for("its end", || !is_there(behind));
+        assert_eq!(site.pid(), Some(second.pid()));
+    }
+}
+
+#[test]
+fn a_serving_process_that_ends_takes_the_one_in_front_with_it() {
+    let site = Site::new(&[]);
+    for (signal, status) in [("-KILL", 128 + 9), ("-TERM", 0)] {
+        let _ = fs::remove_file(site.path("log"));
+        let mut running = site.running(&[]);
+        kill(signal, serving(running.pid()));
+        assert_eq!(running.end().code(), Some(status), "{signal}");
+    }
+    assert!(site.pid().is_none());
 }

@@ -93,11 +93,11 @@ fn sockets_are_marked_and_kept_alive() {
         println!("not run: ss (iproute2) is not installed");
         return;
     }
-    let (gateway, ports) = with_blocks(&[], &["IPQoS ef le", "IPQoS none"]);
+    let (gateway, ports) = with_blocks(&[], &["IPQoS af21 le", "IPQoS none"]);
     for (port, options, class) in [
-        (gateway.port, [TTY], Some("0x48")),
+        (gateway.port, [TTY], Some("0xb8")),
         (gateway.port, ["RequestTTY=no"], Some("0x20")),
-        (ports[0], [TTY], Some("0xb8")),
+        (ports[0], [TTY], Some("0x48")),
         (ports[0], ["RequestTTY=no"], Some("0x4")),
         (ports[1], [TTY], None),
     ] {

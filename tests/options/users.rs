@@ -97,7 +97,13 @@ fn files_of_keys_are_found_by_their_templates() {
             Some(shared.path().join(format!("{}.%k", account.uid))),
         ),
         ("AuthorizedKeysFile none".to_owned(), None),
+        (
+            format!("AuthorizedKeysFile {at}/nobody* {at}/[d]/k?y"),
+            Some(shared.path().join("d/key")),
+        ),
     ];
+    fs::create_dir(shared.path().join("d")).expect("a folder");
+    fs::write(shared.path().join("d/kay"), "of another file\n").expect("a file");
     let blocks: Vec<&str> = cases.iter().map(|(block, _)| block.as_str()).collect();
     let (gateway, ports) = with_blocks(&[], &blocks);
     let key = fs::read_to_string(gateway.path("user_ed25519.pub")).expect("a key");

@@ -115,7 +115,7 @@ pub fn deny_groups(view: &View<'_>) -> Vec<String> {
 }
 
 pub fn compression(view: &View<'_>) -> Vec<String> {
-    one(if view.global.compression { "delayed" } else { "no" })
+    one(yes_no(view.global.compression))
 }
 
 pub fn deny_users(view: &View<'_>) -> Vec<String> {
@@ -213,6 +213,10 @@ pub fn pid_file(view: &View<'_>) -> Vec<String> {
 
 pub fn port(view: &View<'_>) -> Vec<String> {
     view.global.ports.iter().map(ToString::to_string).collect()
+}
+
+pub fn print_last_log(view: &View<'_>) -> Vec<String> {
+    one(yes_no(view.global.print_last_log))
 }
 
 pub fn print_motd(view: &View<'_>) -> Vec<String> {

@@ -293,6 +293,10 @@ pub fn port(target: &mut Target, values: &Values<'_>) -> Done {
     Ok(())
 }
 
+pub fn print_last_log(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.global.print_last_log, values.flag()?)
+}
+
 pub fn print_motd(target: &mut Target, values: &Values<'_>) -> Done {
     first(&mut target.global.print_motd, values.flag()?)
 }

@@ -13,9 +13,9 @@ pub struct IpQos {
 }
 
 impl Default for IpQos {
-    /// sshd's: low-latency data (AF21) and lower effort (CS1).
+    /// sshd's: expedited forwarding (EF) and lower effort (CS1).
     fn default() -> IpQos {
-        IpQos { interactive: Some(0x48), bulk: Some(0x20) }
+        IpQos { interactive: Some(0xb8), bulk: Some(0x20) }
     }
 }
 

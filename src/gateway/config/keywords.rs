@@ -254,8 +254,8 @@ pub const TABLE: &[Keyword] = &[
     not_yet("AuthorizedKeysCommand", Match, &["none"], PROGRAM),
     not_yet("AuthorizedKeysCommandUser", Match, &["none"], PROGRAM),
     honoured("AuthorizedKeysFile", Match,
-        "one or more paths, in which %h is the home directory, %u the user, %U the user's number \
-         and %% a percent sign; or none",
+        "one or more paths, in which %h is the home directory, %u the user, %U the user's number, \
+         %% a percent sign, and `*`, `?` and `[...]` stand for several; or none",
         honour::authorized_keys_file, dump::authorized_keys_file),
     warned("AuthorizedKeysFile2", Match, &[], "it is obsolete: list the file in AuthorizedKeysFile"),
     not_yet("AuthorizedPrincipalsCommand", Match, &["none"], CERTIFICATES),
@@ -371,8 +371,7 @@ pub const TABLE: &[Keyword] = &[
         sources::per_source_penalty_exempt_list, sources::dump_penalty_exempt_list),
     honoured("PidFile", Global, "a path, or none", honour::pid_file, dump::pid_file),
     honoured("Port", Global, "a port from 0 to 65535; 0 takes a free one", honour::port, dump::port),
-    offer("PrintLastLog", Global, &["no"], &["yes"],
-        "logins are not recorded yet, so there is no last one to tell"),
+    honoured("PrintLastLog", Global, YES_NO, honour::print_last_log, dump::print_last_log),
     honoured("PrintMotd", Global, YES_NO, honour::print_motd, dump::print_motd),
     warned("Protocol", Global, &["2"], "protocol 2 is the only one there is"),
     honoured("PubkeyAcceptedAlgorithms", Match, SIGNATURES,

@@ -35,7 +35,7 @@ pub use settings::{
     Global, Listen, ListenError, ListenHost, LogFormat, LogLevel, MaxStartups, Overflow, Penalties,
     Proxies, RootLogin, ScpServer, SourceBlocks, Subsystem,
 };
-pub use source::{Disk, NoFiles, Source};
+pub use source::{Disk, NoFiles, Source, glob, is_pattern};
 
 use crate::crypto::SignatureAlgorithm;
 use crate::limits::BANNER_BYTES_MAX;

@@ -118,6 +118,7 @@ settings! {
             drain_time: Duration,
             tcp_keep_alive: bool,
             /// Show /etc/motd when a shell with a terminal starts.
+            print_last_log: bool,
             print_motd: bool,
             /// Which variables accounts may set for themselves in `~/.ssh/environment` and with
             /// `environment=`: a list of patterns; `None`: none.
@@ -297,6 +298,7 @@ impl Default for Global {
             proxy_time: PREFACE_TIME_DEFAULT,
             drain_time: DRAIN_TIME_DEFAULT,
             tcp_keep_alive: true,
+            print_last_log: true,
             print_motd: true,
             user_environment: None,
             log_format: LogFormat::Text,

@@ -304,6 +304,7 @@ impl Process {
             user_environment: self.login.rules.user_environment.clone(),
             prelude: start.prelude,
             pty: terminal.map(Into::into),
+            peer: self.login.client,
             open_files: self.login.open_files,
         };
         self.phase = Phase::Starting { want_reply };

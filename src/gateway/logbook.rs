@@ -1,0 +1,304 @@
+//! Who is logged in at a terminal, and who was: /run/utmp, /var/log/wtmp and /var/log/lastlog, kept
+//! as sshd keeps them, for who(1), last(1) and PrintLastLog. Files that are not there are not made.
+//!
+//! No file is locked: any account may hold a lock on them, and would then hold up logins. Records
+//! of wtmp are appended whole; those of utmp have places of their own.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::mem::offset_of;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use tracing::warn;
+
+use crate::services::Account;
+use crate::services::lastlog::{self, LastLogin};
+
+const RECORD_BYTES: usize = size_of::<libc::utmpx>();
+
+/// A session at a terminal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Login {
+    /// The shell, or what runs in its place.
+    pub pid: u32,
+    /// The terminal without `/dev/`, as `pts/3`.
+    pub line: String,
+    pub user: String,
+    pub uid: u32,
+    /// `None` where it cannot be vouched for.
+    pub peer: Option<IpAddr>,
+}
+
+/// A session that has begun at a terminal.
+#[derive(Clone, Copy, Debug)]
+pub struct Begun<'a> {
+    pub pid: u32,
+    /// Its path.
+    pub terminal: &'a str,
+    pub account: &'a Account,
+    pub peer: SocketAddr,
+}
+
+/// Hears of sessions at terminals when they begin.
+pub trait Recorder: Send + Sync {
+    fn begun(&self, session: &Begun<'_>);
+}
+
+/// The records of this machine. Only root can keep them.
+pub struct Logbook {
+    epoll: Epoll,
+    /// Sessions that have not ended, by the mark that the kernel gives back.
+    open: Mutex<Open>,
+}
+
+#[derive(Default)]
+struct Open {
+    next: u64,
+    sessions: BTreeMap<u64, (Login, OwnedFd)>,
+}
+
+impl Recorder for Logbook {
+    fn begun(&self, session: &Begun<'_>) {
+        let Account { name, uid, .. } = session.account;
+        let line = session.terminal.trim_start_matches("/dev/").to_owned();
+        let (user, peer) = (name.clone(), Some(session.peer.ip()));
+        self.begin(Login { pid: session.pid, line, user, uid: *uid, peer });
+    }
+}
+
+impl Logbook {
+    /// Starts the thread that notes when sessions end.
+    ///
+    /// # Errors
+    /// The system lacks a descriptor or a thread.
+    pub fn open() -> anyhow::Result<Arc<Logbook>> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let logbook = Arc::new(Logbook { epoll, open: Mutex::default() });
+        let watched = Arc::clone(&logbook);
+        thread::Builder::new()
+            .name("logbook".to_owned())
+            .spawn(move || watched.watch())
+            .context("cannot start the thread that records logins")?;
+        Ok(logbook)
+    }
+
+    /// Notes that a session has begun, and its end when its process has ended.
+    pub fn begin(&self, login: Login) {
+        let host = login.peer.map(|peer| peer.to_string()).unwrap_or_default();
+        let last = LastLogin { time: now().0, line: login.line.clone(), host };
+        let outcome = note(&login, true).and_then(|()| lastlog::write(login.uid, &last));
+        tell(&login, outcome.and_then(|()| self.follow(login.clone())));
+    }
+
+    /// The sessions that are open end with this process.
+    pub fn close(&self) {
+        for (login, _) in std::mem::take(&mut self.sessions().sessions).into_values() {
+            tell(&login, note(&login, false));
+        }
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn follow(&self, login: Login) -> io::Result<()> {
+        // SAFETY: takes two numbers.
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, login.pid, 0) };
+        if fd < 0 {
+            // It has ended already.
+            return note(&login, false);
+        }
+        // SAFETY: the kernel has just made this descriptor for us alone.
+        let process = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+        let mut open = self.sessions();
+        let mark = open.next;
+        open.next += 1;
+        self.epoll.add(&process, EpollEvent::new(EpollFlags::EPOLLIN, mark))?;
+        open.sessions.insert(mark, (login, process));
+        Ok(())
+    }
+
+    fn watch(&self) {
+        let mut ended = [EpollEvent::empty(); 16];
+        loop {
+            let count = self.epoll.wait(&mut ended, EpollTimeout::NONE).unwrap_or(0);
+            for event in ended.iter().take(count) {
+                let session = self.sessions().sessions.remove(&event.data());
+                if let Some((login, process)) = session {
+                    let _ = self.epoll.delete(&process);
+                    tell(&login, note(&login, false));
+                }
+            }
+        }
+    }
+}
+
+/// The terminal of this path, without `/dev/`, unless it is another account's. A session may have
+/// ended, and its terminal with it, before it is recorded.
+pub fn line_of(path: &str, uid: u32) -> Option<String> {
+    let line = path.strip_prefix("/dev/")?;
+    let number = line.strip_prefix("pts/")?;
+    let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    let is_free = match std::fs::metadata(path) {
+        Ok(terminal) => terminal.uid() == uid,
+        Err(why) => why.kind() == io::ErrorKind::NotFound,
+    };
+    (is_number && is_free).then(|| line.to_owned())
+}
+
+fn tell(login: &Login, outcome: io::Result<()>) {
+    if let Err(why) = outcome {
+        let (user, line) = (&login.user, &login.line);
+        warn!(%user, %line, %why, "a login of {user} at {line} could not be recorded: {why}");
+    }
+}
+
+/// Writes a session's begin or end to utmp and wtmp.
+fn note(login: &Login, begins: bool) -> io::Result<()> {
+    let record = record(login, begins);
+    put_in_place(&lastlog::path("utmp"), &record)?;
+    append(&lastlog::path("wtmp"), &record)
+}
+
+fn append(path: &Path, record: &[u8; RECORD_BYTES]) -> io::Result<()> {
+    use io::Write;
+    match existing(OpenOptions::new().append(true), path)? {
+        Some(mut file) => file.write_all(record),
+        None => Ok(()),
+    }
+}
+
+/// Over the record of the same terminal, or behind all others.
+fn put_in_place(path: &PathBuf, record: &[u8; RECORD_BYTES]) -> io::Result<()> {
+    let Some(file) = existing(OpenOptions::new().read(true).write(true), path)? else {
+        return Ok(());
+    };
+    let mut known = [0; RECORD_BYTES];
+    let mut place = 0;
+    while file.read_exact_at(&mut known, place).is_ok() {
+        if is_of_terminal(&known) && id_of(&known) == id_of(record) {
+            return file.write_all_at(record, place);
+        }
+        place += RECORD_BYTES as u64;
+    }
+    append(path, record)
+}
+
+fn existing(how: &mut OpenOptions, path: &Path) -> io::Result<Option<File>> {
+    match how.custom_flags(libc::O_NOFOLLOW).open(path) {
+        Ok(file) => Ok(Some(file)),
+        Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(why) => Err(why),
+    }
+}
+
+const ID: usize = offset_of!(libc::utmpx, ut_id);
+
+fn id_of(record: &[u8; RECORD_BYTES]) -> Option<&[u8]> {
+    record.get(ID..ID + 4)
+}
+
+/// Records of the machine's starts and the like have no terminal.
+fn is_of_terminal(record: &[u8; RECORD_BYTES]) -> bool {
+    let kind = record.first_chunk::<2>().map(|kind| i16::from_ne_bytes(*kind));
+    let kinds = [libc::INIT_PROCESS, libc::LOGIN_PROCESS, libc::USER_PROCESS, libc::DEAD_PROCESS];
+    kind.is_some_and(|kind| kinds.contains(&kind))
+}
+
+/// A record as fields and as bytes; in the bytes between its fields zeros stay.
+#[repr(C)]
+union Record {
+    bytes: [u8; RECORD_BYTES],
+    fields: libc::utmpx,
+}
+
+fn record(login: &Login, begins: bool) -> [u8; RECORD_BYTES] {
+    let mut record = Record { bytes: [0; RECORD_BYTES] };
+    // SAFETY: the fields are numbers, of which all bits zero are valid ones.
+    let fields = unsafe { &mut record.fields };
+    fields.ut_type = if begins { libc::USER_PROCESS } else { libc::DEAD_PROCESS };
+    fields.ut_pid = login.pid as i32;
+    put(&mut fields.ut_line, &login.line);
+    // The last four letters, as sshd abbreviates it.
+    let id = login.line.len().saturating_sub(4);
+    put(&mut fields.ut_id, login.line.get(id..).unwrap_or_default());
+    let (seconds, micros) = now();
+    fields.ut_tv.tv_sec = seconds as _;
+    fields.ut_tv.tv_usec = micros as _;
+    if begins {
+        put(&mut fields.ut_user, &login.user);
+        let host = login.peer.map(|peer| peer.to_string()).unwrap_or_default();
+        put(&mut fields.ut_host, &host);
+        let mut address = [0; 16];
+        let octets = match login.peer {
+            Some(IpAddr::V4(ip)) => ip.octets().to_vec(),
+            Some(IpAddr::V6(ip)) => ip.octets().to_vec(),
+            None => Vec::new(),
+        };
+        address.iter_mut().zip(octets).for_each(|(to, from)| *to = from);
+        for (word, bytes) in fields.ut_addr_v6.iter_mut().zip(address.as_chunks::<4>().0) {
+            *word = i32::from_ne_bytes(*bytes);
+        }
+    }
+    // SAFETY: every byte had a value before the fields were set.
+    unsafe { record.bytes }
+}
+
+/// Cut to the field; the rest of it stays zero.
+fn put(field: &mut [libc::c_char], text: &str) {
+    field.iter_mut().zip(text.bytes()).for_each(|(to, from)| *to = from as libc::c_char);
+}
+
+/// Seconds since 1970, and microseconds.
+fn now() -> (i64, u32) {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    (now.as_secs() as i64, now.subsec_micros())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn login(line: &str) -> Login {
+        let (user, peer) = ("ann".to_owned(), "192.0.2.7".parse().ok());
+        Login { pid: 7, line: line.to_owned(), user, uid: 1000, peer }
+    }
+
+    #[test]
+    fn each_terminal_has_one_place_in_utmp() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("utmp");
+        put_in_place(&path, &record(&login("pts/3"), true)).expect("nothing to do");
+        assert!(!path.exists(), "what the system does not keep is not made");
+        // The machine's own start has the letters of no terminal.
+        let mut boot = [0; RECORD_BYTES];
+        boot[..2].copy_from_slice(&libc::BOOT_TIME.to_ne_bytes());
+        boot[ID..ID + 4].copy_from_slice(b"ts/3");
+        std::fs::write(&path, boot).expect("a file");
+        for (line, begins, records) in
+            [("pts/3", true, 2), ("pts/13", true, 3), ("pts/3", false, 3), ("pts/3", true, 3)]
+        {
+            put_in_place(&path, &record(&login(line), begins)).expect("a record");
+            let bytes = std::fs::read(&path).expect("the file");
+            assert_eq!(bytes.len(), records * RECORD_BYTES, "{line} {begins}");
+            assert_eq!(bytes[..RECORD_BYTES], boot);
+        }
+    }
+
+    #[test]
+    fn only_terminals_of_the_account_are_taken_for_its_own() {
+        for path in ["/dev/null", "/dev/pts/../null", "/dev/pts/", "/dev/pts/x", "pts/1", "/etc"] {
+            assert_eq!(line_of(path, 0), None, "{path}");
+        }
+        assert_eq!(line_of("/dev/pts/1048576", 0).as_deref(), Some("pts/1048576"));
+    }
+}
