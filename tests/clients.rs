@@ -12,6 +12,12 @@ use std::process::{Command, Output, Stdio};
 use support::{Gateway, noise, run_ok, sha256};
 
 const PAYLOAD: usize = 64 << 20;
+/// What old clients have, and we by configuration alone.
+const OLD: &[&str] = &[
+    "KexAlgorithms +diffie-hellman-group14-sha256,diffie-hellman-group16-sha512,\
+     diffie-hellman-group18-sha512,diffie-hellman-group-exchange-sha256",
+    "MACs +hmac-sha1,hmac-sha1-etm@openssh.com",
+];
 
 /// Whether a program is there; what installs it, if not.
 fn has(program: &str, package: &str) -> bool {
@@ -78,7 +84,7 @@ fn dropbear() {
     if !has("dbclient", "dropbear-bin") {
         return;
     }
-    let gateway = Gateway::start(&[]);
+    let gateway = Gateway::start(OLD);
     let (file, sum) = payload(&gateway, PAYLOAD);
     let dbclient = |key: &str, options: &[&str], what: &str| {
         let mut command = Command::new("dbclient");
@@ -103,8 +109,55 @@ fn dropbear() {
         let output = run_ok(&mut dbclient("user_ed25519", &["-c", cipher], "echo hi"));
         assert_eq!(text(&output.stdout), "hi\n", "{cipher}");
     }
+    for mac in ["hmac-sha2-256", "hmac-sha1"] {
+        let options = ["-c", "aes128-ctr", "-m", mac];
+        let output = run_ok(&mut dbclient("user_ed25519", &options, "echo hi"));
+        assert_eq!(text(&output.stdout), "hi\n", "{mac}");
+    }
     let output = feed(dbclient("user_ed25519", &[], "sha256sum"), &file);
     assert!(text(&output.stdout).starts_with(&sum));
+    // It wants a terminal on its own side too.
+    let line = format!(
+        "dbclient -y -y -i {} -t -p {} -l {} 127.0.0.1 tty",
+        gateway.path("db_user_ed25519").display(),
+        gateway.port,
+        user()
+    );
+    let mut script = Command::new("script");
+    script.args(["-qec", &line, "/dev/null"]).env("HOME", gateway.folder.path());
+    let output = run_ok(script.stdin(Stdio::null()));
+    assert!(text(&output.stdout).contains("/dev/pts/"), "{}", text(&output.stdout));
+    let status =
+        |what: &str| dbclient("user_ed25519", &[], what).output().expect("it starts").status;
+    assert_eq!(status("no-such-program-at-all").code(), Some(127));
+    // OpenSSH's programs for files, over its connection.
+    let (there, back) = (gateway.path("there"), gateway.path("back"));
+    let wrapper = gateway.path("over-dropbear");
+    let script = format!(
+        "#!/bin/sh\nexec dbclient -y -y -i {} -p {} -l {} 127.0.0.1 -s sftp\n",
+        gateway.path("db_user_ed25519").display(),
+        gateway.port,
+        user()
+    );
+    fs::write(&wrapper, script).expect("a script");
+    support::make_executable(&wrapper);
+    tree(&gateway.path("here"));
+    let batch = gateway.path("batch");
+    let lines = format!(
+        "put {file} {there}\nget {there} {back}\nput -r {here} {copy}\nget -r {copy} {again}\n",
+        file = file.display(),
+        there = there.display(),
+        back = back.display(),
+        here = gateway.path("here").display(),
+        copy = gateway.path("copy").display(),
+        again = gateway.path("again").display(),
+    );
+    fs::write(&batch, lines).expect("a batch");
+    let mut sftp = Command::new("sftp");
+    sftp.arg("-q").arg("-S").arg(&wrapper).arg("-b").arg(&batch).arg("127.0.0.1");
+    run_ok(sftp.env("HOME", gateway.folder.path()).stdin(Stdio::null()));
+    assert_eq!((sha256(&there), sha256(&back)), (sum.clone(), sum));
+    same(&gateway.path("here"), &gateway.path("again"));
 }
 
 #[test]
@@ -112,7 +165,7 @@ fn putty() {
     if !has("plink", "putty-tools") {
         return;
     }
-    let gateway = Gateway::start(&[]);
+    let gateway = Gateway::start(OLD);
     let (file, sum) = payload(&gateway, PAYLOAD);
     let key = gateway.path("user.ppk");
     run_ok(
@@ -139,13 +192,39 @@ fn putty() {
     let output = run_ok(tool("plink").args(["-t", &at, "tty"]));
     assert!(text(&output.stdout).contains("/dev/pts/"), "{}", text(&output.stdout));
 
+    // Its own lists are in saved sessions; what is behind WARN it would ask about.
+    let sessions = gateway.path(".putty/sessions");
+    fs::create_dir_all(&sessions).expect("a folder");
+    let choices = [
+        ("KEX", "sntrup-hybrid", "sntrup761x25519-sha512@openssh.com"),
+        ("KEX", "ecdh", "curve25519-sha256"),
+        ("KEX", "dh-gex-sha1", "diffie-hellman-group-exchange-sha256"),
+        ("KEX", "dh-group14-sha1", "diffie-hellman-group14-sha256"),
+        ("KEX", "dh-group16-sha512", "diffie-hellman-group16-sha512"),
+        ("Cipher", "aes", "aes256-ctr"),
+        ("Cipher", "aesgcm", "aes256-gcm@openssh.com"),
+        ("Cipher", "chacha20", "chacha20-poly1305@openssh.com"),
+    ];
+    for (kind, choice, name) in choices {
+        fs::write(sessions.join(name), format!("{kind}={choice},WARN\nProtocol=ssh\n"))
+            .expect("a session");
+        let output = tool("plink").args(["-v", "-load", name, &at, "echo hi"]).output();
+        let output = output.expect("plink starts");
+        let said = text(&output.stderr);
+        assert_eq!(text(&output.stdout), "hi\n", "{name}: {said}\n{}", gateway.log());
+        assert!(gateway.log().contains(name), "{name}: {said}\n{}", gateway.log());
+    }
+    assert!(!tool("plink").args([&at, "no-such-program"]).status().expect("a status").success());
+
     let folder = gateway.path("putty");
     fs::create_dir(&folder).expect("a folder");
+    tree(&gateway.path("here"));
     let batch = gateway.path("psftp.batch");
     let odd = "odd 'name' ☃";
     let lines = format!(
         "cd {}\nlcd {}\nput payload up\nmkdir \"{odd}\"\ncd \"{odd}\"\nput ../authorized_keys\n\
-         cd ..\nchmod 640 up\nmv up moved\nget moved down\nls\nrm moved\n",
+         cd ..\nchmod 640 up\nmv up moved\nget moved down\nls\nrm moved\nput -r here\n\
+         get -r here again\n",
         folder.display(),
         gateway.folder.path().display()
     );
@@ -153,6 +232,8 @@ fn putty() {
     run_ok(tool("psftp").arg("-b").arg(&batch).arg(&at));
     assert_eq!(sha256(&gateway.path("down")), sum);
     assert!(folder.join(odd).join("authorized_keys").exists());
+    same(&gateway.path("here"), &folder.join("here"));
+    same(&gateway.path("here"), &gateway.path("again"));
 
     for way in ["-sftp", "-scp"] {
         let (there, back) = (folder.join(way), gateway.path(way));
@@ -169,14 +250,14 @@ fn putty() {
 #[test]
 fn paramiko() {
     if has_module("paramiko", "python3-paramiko") {
-        python(&Gateway::start(&[]), "paramiko_client.py");
+        python(&Gateway::start(OLD), "paramiko_client.py");
     }
 }
 
 #[test]
 fn asyncssh() {
     if has_module("asyncssh", "python3-asyncssh") {
-        python(&Gateway::start(&[]), "asyncssh_client.py");
+        python(&Gateway::start(OLD), "asyncssh_client.py");
     }
 }
 
@@ -257,6 +338,19 @@ fn curl() {
     let rename = format!("rename {folder}/curl/sub/up {folder}/curl/sub/moved");
     run_ok(&mut curl(&["-Q", &rename, "-l", &url("curl/sub/")]));
     assert!(gateway.path("curl/sub/moved").exists());
+    // Several files on one connection, with names that a URL has to escape.
+    tree(&gateway.path("here"));
+    let odd = gateway.path("here/ümläut 'quoted' & ☃").display().to_string();
+    let escaped = "curl/%C3%BCml%C3%A4ut%20%27quoted%27%20%26%20%E2%98%83";
+    run_ok(&mut curl(&["-T", &odd, &url(escaped)]));
+    let there = gateway.path("curl/ümläut 'quoted' & ☃");
+    assert_eq!(fs::read(&there).expect("the copy"), b"odd");
+    assert_eq!(run_ok(&mut curl(&[&url(escaped)])).stdout, b"odd");
+    let small = format!("{}/{{{}}}", gateway.path("here/a folder/sub").display(), numbers(100));
+    run_ok(&mut curl(&["-T", &small, &url("curl/")]));
+    let all = format!("{}[0-99]", url("curl/"));
+    let seen = run_ok(&mut curl(&[&all])).stdout;
+    assert_eq!(text(&seen).lines().count(), 100, "{}", text(&seen));
     let output = curl(&["-o", "/dev/null", &url("curl/none")]).output().expect("curl starts");
     assert_eq!(output.status.code(), Some(78), "remote file not found");
 }
@@ -270,6 +364,11 @@ fn tree(at: &Path) {
     fs::write(at.join("large"), noise(5_000_001, 3)).expect("a file");
     fs::write(at.join("empty"), "").expect("a file");
     fs::write(at.join("ümläut 'quoted' & ☃"), "odd").expect("a file");
+}
+
+/// `0,1,2` and so on.
+fn numbers(count: usize) -> String {
+    (0..count).map(|n| n.to_string()).collect::<Vec<_>>().join(",")
 }
 
 fn same(left: &Path, right: &Path) {
@@ -304,6 +403,11 @@ fn lftp() {
     let mut command = Command::new("lftp");
     command.args(["--norc", "-c", &script]).env("HOME", gateway.folder.path()).stdin(Stdio::null());
     run_ok(&mut command);
+    let missing = script.replace("mirror -R --parallel=3", "get /none; mirror -R");
+    let mut command = Command::new("lftp");
+    command.args(["--norc", "-c", &missing]).env("HOME", gateway.folder.path());
+    let output = command.stdin(Stdio::null()).output().expect("lftp starts");
+    assert!(text(&output.stderr).contains("No such file"), "{output:?}");
     same(&here, &back);
     assert!(!there.join("large").exists() && !there.join("moved").exists());
 }
@@ -338,6 +442,8 @@ fn rclone() {
     same(&here, &back);
     run_ok(&mut rclone(&["purge", &remote]));
     assert!(!there.exists());
+    let output = rclone(&["copy", &remote, &back_name]).output().expect("rclone starts");
+    assert!(text(&output.stderr).contains("directory not found"), "{output:?}");
 }
 
 #[test]
@@ -359,14 +465,32 @@ fn ansible() {
     fs::write(gateway.path("inventory"), inventory).expect("an inventory");
     let copied = gateway.path("copied");
     let copy = format!("src={} dest={}", file.display(), copied.display());
-    for words in
-        [&["-m", "ping"][..], &["-m", "copy", "-a", &copy], &["-m", "shell", "-a", "echo hi"]]
-    {
+    tree(&gateway.path("here"));
+    let many =
+        format!("src={}/ dest={}", gateway.path("here").display(), gateway.path("there").display());
+    let fetch =
+        format!("src={} dest={} flat=yes", copied.display(), gateway.path("back").display());
+    let run = |words: &[&str]| {
         let mut command = Command::new("ansible");
         command.arg("all").arg("-i").arg(gateway.path("inventory")).args(words);
         command.env("HOME", gateway.folder.path()).env("ANSIBLE_HOST_KEY_CHECKING", "False");
         command.env("LC_ALL", "C.UTF-8").stdin(Stdio::null());
-        run_ok(&mut command);
+        command.output().expect("ansible starts")
+    };
+    for words in [
+        &["-m", "ping"][..],
+        &["-m", "copy", "-a", &copy],
+        &["-m", "fetch", "-a", &fetch],
+        &["-m", "shell", "-a", "echo hi"],
+        &["-m", "raw", "-a", "tty"],
+    ] {
+        let output = run(words);
+        assert!(output.status.success(), "{words:?}: {output:?}\n{}", gateway.log());
     }
-    assert_eq!(sha256(&copied), sum);
+    assert_eq!((sha256(&copied), sha256(&gateway.path("back"))), (sum.clone(), sum));
+    let output = run(&["-m", "shell", "-a", "exit 7"]);
+    assert!(output.status.code() == Some(2) && text(&output.stdout).contains("rc=7"), "{output:?}");
+    fs::remove_dir_all(gateway.path("here/a folder")).expect("few files: each is a module's run");
+    assert!(run(&["-m", "copy", "-a", &many]).status.success());
+    same(&gateway.path("here"), &gateway.path("there"));
 }

@@ -59,10 +59,21 @@ async def main():
                 print("ok a missing file")
             space = await sftp.statvfs(str(base))
             check("the file system's space", space.bavail > 0, True)
+            for name in ("with space", "ümläut ☃", "quote'\"", "-dash", "a\nline", "*?[x]"):
+                async with sftp.open(str(base / name), "w") as file:
+                    await file.write(name)
+                check("an odd name", (base / name).read_text(), name)
             await sftp.rmtree(str(base))
-    for kex in ("curve25519-sha256", "ecdh-sha2-nistp256", "ecdh-sha2-nistp521"):
+    for kex in ("curve25519-sha256", "curve25519-sha256@libssh.org", "ecdh-sha2-nistp256",
+                "ecdh-sha2-nistp384", "ecdh-sha2-nistp521", "diffie-hellman-group14-sha256",
+                "diffie-hellman-group16-sha512", "diffie-hellman-group18-sha512",
+                "diffie-hellman-group-exchange-sha256"):
         async with connect(kex_algs=[kex]) as connection:
             check(kex, (await connection.run("echo hi")).stdout, "hi\n")
+    for algorithm in ("ssh-ed25519", "ecdsa-sha2-nistp256", "ecdsa-sha2-nistp384",
+                      "ecdsa-sha2-nistp521", "rsa-sha2-256", "rsa-sha2-512"):
+        async with connect(server_host_key_algs=[algorithm]) as connection:
+            check(algorithm, (await connection.run("echo hi")).stdout, "hi\n")
     ciphers = ("chacha20-poly1305@openssh.com", "aes256-gcm@openssh.com", "aes128-gcm@openssh.com",
                "aes256-ctr", "aes192-ctr", "aes128-ctr")
     for cipher in ciphers:
@@ -71,7 +82,7 @@ async def main():
             result = await connection.run("cat", input=sent, encoding=None)
             check(cipher, result.stdout == sent, True)
     for mac in ("hmac-sha2-256-etm@openssh.com", "hmac-sha2-512-etm@openssh.com", "hmac-sha2-256",
-                "hmac-sha2-512"):
+                "hmac-sha2-512", "hmac-sha1-etm@openssh.com", "hmac-sha1"):
         async with connect(encryption_algs=["aes256-ctr"], mac_algs=[mac]) as connection:
             check(mac, (await connection.run("echo hi")).stdout, "hi\n")
 

@@ -99,13 +99,17 @@ for what, call, code in [
 check("normalizing", sftp.normalize(str(base / ".." / "paramiko")), str(base))
 client.close()
 
-offered = paramiko.Transport._preferred_ciphers
-for cipher in ("aes128-ctr", "aes192-ctr", "aes256-ctr", "aes128-gcm@openssh.com",
-               "aes256-gcm@openssh.com"):
-    if cipher not in offered:
-        continue
-    others = [name for name in offered if name != cipher]
-    client = connect(disabled_algorithms={"ciphers": others})
-    _, out, _ = client.exec_command("echo " + cipher)
-    check(cipher, out.read().decode().strip(), cipher)
-    client.close()
+# Everything that it has and that is not too weak to be ours.
+weak = ("sha1", "md5", "cbc", "3des", "ssh-rsa", "ssh-dss")
+for kind, offered in (("kex", paramiko.Transport._preferred_kex),
+                      ("ciphers", paramiko.Transport._preferred_ciphers),
+                      ("macs", paramiko.Transport._preferred_macs),
+                      ("keys", paramiko.Transport._preferred_keys)):
+    for name in offered:
+        if any(word in name for word in weak) and name != "hmac-sha1":
+            continue
+        others = [other for other in offered if other != name]
+        client = connect(disabled_algorithms={kind: others})
+        _, out, _ = client.exec_command("echo " + name)
+        check(name, out.read().decode().strip(), name)
+        client.close()
