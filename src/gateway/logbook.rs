@@ -11,7 +11,7 @@ use std::mem::offset_of;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -178,7 +178,7 @@ fn append(path: &Path, record: &[u8; RECORD_BYTES]) -> io::Result<()> {
 }
 
 /// Over the record of the same terminal, or behind all others.
-fn put_in_place(path: &PathBuf, record: &[u8; RECORD_BYTES]) -> io::Result<()> {
+fn put_in_place(path: &Path, record: &[u8; RECORD_BYTES]) -> io::Result<()> {
     let Some(file) = existing(OpenOptions::new().read(true).write(true), path)? else {
         return Ok(());
     };
@@ -259,6 +259,7 @@ fn put(field: &mut [libc::c_char], text: &str) {
 }
 
 /// Seconds since 1970, and microseconds.
+#[expect(clippy::disallowed_methods, reason = "records bear the time of day")]
 fn now() -> (i64, u32) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     (now.as_secs() as i64, now.subsec_micros())
