@@ -130,7 +130,11 @@ fn dropbear() {
     let status =
         |what: &str| dbclient("user_ed25519", &[], what).output().expect("it starts").status;
     assert_eq!(status("no-such-program-at-all").code(), Some(127));
-    // OpenSSH's programs for files, over its connection.
+    files_over_dropbear(&gateway, &file, &sum);
+}
+
+/// OpenSSH's program for files, over its connection.
+fn files_over_dropbear(gateway: &Gateway, file: &Path, sum: &str) {
     let (there, back) = (gateway.path("there"), gateway.path("back"));
     let wrapper = gateway.path("over-dropbear");
     let script = format!(
@@ -156,8 +160,56 @@ fn dropbear() {
     let mut sftp = Command::new("sftp");
     sftp.arg("-q").arg("-S").arg(&wrapper).arg("-b").arg(&batch).arg("127.0.0.1");
     run_ok(sftp.env("HOME", gateway.folder.path()).stdin(Stdio::null()));
-    assert_eq!((sha256(&there), sha256(&back)), (sum.clone(), sum));
+    assert_eq!((sha256(&there), sha256(&back)), (sum.to_owned(), sum.to_owned()));
     same(&gateway.path("here"), &gateway.path("again"));
+}
+
+/// Lists of its own are in saved sessions, and what stands behind WARN it would ask about. Each choice
+/// comes with what is agreed on then.
+const PUTTY_CHOICES: [(&str, &[(&str, &str)]); 2] = [
+    (
+        "KEX",
+        &[
+            ("ntru-curve25519", "sntrup761x25519-sha512@openssh.com"),
+            ("ecdh", "curve25519-sha256"),
+            ("dh-gex-sha1", "diffie-hellman-group-exchange-sha256"),
+            ("dh-group14-sha1", "diffie-hellman-group14-sha256"),
+            ("dh-group16-sha512", "diffie-hellman-group16-sha512"),
+            ("dh-group18-sha512", "diffie-hellman-group18-sha512"),
+        ],
+    ),
+    (
+        "Cipher",
+        &[
+            ("aesgcm", "aes128-gcm@openssh.com"),
+            ("aes", "aes256-ctr+hmac-sha2-256"),
+            ("chacha20", "chacha20-poly1305@openssh.com"),
+        ],
+    ),
+];
+
+fn each_of_putty_s_algorithms(gateway: &Gateway, tool: &dyn Fn(&str) -> Command, at: &str) {
+    let sessions = gateway.path(".putty/sessions");
+    fs::create_dir_all(&sessions).expect("a folder");
+    for (kind, choices) in PUTTY_CHOICES {
+        for (choice, name) in choices {
+            // What a list lacks, it puts in where it pleases.
+            let others = choices.iter().map(|(other, _)| *other).filter(|other| other != choice);
+            let rest =
+                "dh-group15-sha512,dh-group17-sha512,dh-group1-sha1,rsa,3des,blowfish,des,arcfour";
+            let list = [*choice, "WARN"].into_iter().chain(others).collect::<Vec<_>>().join(",");
+            let session = format!("{kind}={list},{rest}\nProtocol=ssh\n");
+            fs::write(sessions.join(choice), session).expect("a session");
+            let before = gateway.log().len();
+            let output = tool("plink").args(["-load", *choice, at, "echo hi"]).output();
+            let output = output.expect("plink starts");
+            assert_eq!(text(&output.stdout), "hi\n", "{choice}: {output:?}\n{}", gateway.log());
+            let log = gateway.log();
+            let (_, log) = log.split_at(before);
+            let agreed = log.lines().find(|line| line.contains("Key exchange: ")).expect(log);
+            assert!(agreed.contains(&format!(" {name}")), "{choice}: {agreed}");
+        }
+    }
 }
 
 #[test]
@@ -192,28 +244,7 @@ fn putty() {
     let output = run_ok(tool("plink").args(["-t", &at, "tty"]));
     assert!(text(&output.stdout).contains("/dev/pts/"), "{}", text(&output.stdout));
 
-    // Its own lists are in saved sessions; what is behind WARN it would ask about.
-    let sessions = gateway.path(".putty/sessions");
-    fs::create_dir_all(&sessions).expect("a folder");
-    let choices = [
-        ("KEX", "sntrup-hybrid", "sntrup761x25519-sha512@openssh.com"),
-        ("KEX", "ecdh", "curve25519-sha256"),
-        ("KEX", "dh-gex-sha1", "diffie-hellman-group-exchange-sha256"),
-        ("KEX", "dh-group14-sha1", "diffie-hellman-group14-sha256"),
-        ("KEX", "dh-group16-sha512", "diffie-hellman-group16-sha512"),
-        ("Cipher", "aes", "aes256-ctr"),
-        ("Cipher", "aesgcm", "aes256-gcm@openssh.com"),
-        ("Cipher", "chacha20", "chacha20-poly1305@openssh.com"),
-    ];
-    for (kind, choice, name) in choices {
-        fs::write(sessions.join(name), format!("{kind}={choice},WARN\nProtocol=ssh\n"))
-            .expect("a session");
-        let output = tool("plink").args(["-v", "-load", name, &at, "echo hi"]).output();
-        let output = output.expect("plink starts");
-        let said = text(&output.stderr);
-        assert_eq!(text(&output.stdout), "hi\n", "{name}: {said}\n{}", gateway.log());
-        assert!(gateway.log().contains(name), "{name}: {said}\n{}", gateway.log());
-    }
+    each_of_putty_s_algorithms(&gateway, &tool, &at);
     assert!(!tool("plink").args([&at, "no-such-program"]).status().expect("a status").success());
 
     let folder = gateway.path("putty");

@@ -471,7 +471,6 @@ fn known_differences() {
             ("AllowUsers !root", true, false),
             ("Ciphers -*", true, false),
             ("AuthorizedKeysFile %x", true, false),
-            ("LoginGraceTime +5", true, false),
             ("AuthenticationMethods publickey,password", true, false),
         ] {
             bench.write("main", text);
