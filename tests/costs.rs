@@ -116,6 +116,7 @@ impl Host {
             open_files: None,
             log: |reports| while reports.recv().is_ok() {},
             syslog: None,
+            logbook: None,
         });
         let running = Some(running.expect("a gateway"));
         Host { running, port, folder, _alone: alone }
