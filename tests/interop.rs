@@ -325,16 +325,16 @@ fn cases_30_34_the_smallest_rekey_limits_are_served() {
 }
 
 /// A secret in 256 begins with a zero byte that both sides have to leave out. With so small a limit
-/// nearly every packet brings an exchange with OpenSSH's code; ten thousand by each method were seen to
-/// pass once (docs/security-cases.md).
+/// nearly every packet brings an exchange with OpenSSH's code.
 #[test]
-fn case_30_hundreds_of_exchanges_by_each_method() {
+fn case_30_hundreds_of_exchanges_by_all_methods() {
     let gateway = Gateway::start(&[&format!("KexAlgorithms +{}", OLD_KEX[0])]);
-    fs::write(gateway.path("source"), noise(4 * MIB, 30)).expect("a file");
+    fs::write(gateway.path("source"), noise(2 * MIB, 30)).expect("a file");
     let sum = sha256(&gateway.path("source"));
     let newest = newer_openssh().map_or("ssh".into(), |folder| folder.join("ssh"));
     let known = text(&run_ok(Command::new(&newest).args(["-Q", "kex"])).stdout);
-    let methods = KEX.into_iter().chain([OLD_KEX[0]]);
+    // Under one name each.
+    let methods = KEX.into_iter().filter(|name| !name.contains('@')).chain([OLD_KEX[0]]);
     for method in methods.filter(|method| known.lines().any(|line| line == *method)) {
         let before = gateway.log().matches("Rekeyed").count();
         let options = [&*format!("KexAlgorithms={method}"), "RekeyLimit=16"];
@@ -344,7 +344,7 @@ fn case_30_hundreds_of_exchanges_by_each_method() {
         let said = text(&run_ok(&mut command).stdout);
         assert!(said.starts_with(&sum), "{method}: {said}\n{}", gateway.log());
         let count = gateway.log().matches("Rekeyed").count() - before;
-        assert!(count > 100, "{method}: {count} exchanges");
+        assert!(count > 50, "{method}: {count} exchanges");
     }
 }
 
