@@ -596,9 +596,9 @@ proptest! {
         prop_assert!(pair.client.error.is_none() && pair.server.error.is_none());
         let received = pair.client.received.get(&ours).map_or(0, Vec::len);
         prop_assert_eq!(received, sent);
-        // Everything consumed comes back, in steps: an eighth of the window, or three packets.
+        // Everything consumed comes back, in steps: half the window or three packets.
         let credit = pair.server.conn.credit(theirs) as usize;
-        let step = (window as usize / 8).max(3 * 32 * 1024).min(window as usize / 2).max(1);
+        let step = (window as usize / 2).clamp(1, 3 * 32 * 1024);
         prop_assert!(credit <= window as usize - (sent - consumed));
         prop_assert!(credit + step > window as usize - (sent - consumed));
     }
