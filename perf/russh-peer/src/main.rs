@@ -159,6 +159,10 @@ async fn main() -> Result<()> {
         auth_rejection_time: Duration::ZERO,
         nodelay: true,
         inactivity_timeout: None,
+        // With its default of 100 it hangs on `sftp get`: it waits for room for the client's requests
+        // while the answers wait for the client's window, which it does not read then.
+        channel_buffer_size: 8192,
+        event_buffer_size: 1024,
         ..Config::default()
     };
     // Its own list, in its own order, with the one cipher that it knows and does not offer.
