@@ -41,6 +41,8 @@ class Results:
             if old.get("format") != FORMAT:
                 raise SystemExit(f"{path} is not a results file of this program; name another")
             self.parts, self.rows = old["parts"], old["rows"]
+            for row in self.rows:
+                row["case"] = tuple(row["case"])
 
     def begin(self, part):
         part["number"] = 1 + max((old["number"] for old in self.parts), default=0)
