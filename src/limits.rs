@@ -251,8 +251,12 @@ pub const CHANNELS_MAX: usize = 1024;
 pub const FORWARDS_MAX: usize = 1000;
 /// Those of them that are being made.
 pub const FORWARDS_PENDING_MAX: usize = 256;
-/// How long connecting to one address may take before the next is tried.
+/// How long connecting to one address may take.
 pub const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
+/// When the next address is tried beside one that has not answered (RFC 8305 §5), and how many are tried
+/// at once.
+pub const CONNECT_STAGGER_TIME: Duration = Duration::from_millis(250);
+pub const CONNECTS_AT_ONCE_MAX: usize = 4;
 /// Addresses of a name that are tried.
 pub const CONNECT_ADDRESSES_MAX: usize = 8;
 /// How long what a closed channel brought may take to be written.
@@ -260,6 +264,11 @@ pub const FORWARD_LINGER_TIME: Duration = Duration::from_secs(3);
 /// Places where one connection listens for its client, and sockets of one place.
 pub const LISTENERS_OF_LINK_MAX: usize = 128;
 pub const LISTENER_SOCKETS_MAX: usize = 8;
+/// Displays are numbered below this; sshd's figure.
+pub const X11_DISPLAYS_MAX: u16 = 1000;
+/// The name of an X11 authorization protocol and its cookie, in hexadecimal digits.
+pub const X11_PROTOCOL_BYTES_MAX: u32 = 64;
+pub const X11_COOKIE_BYTES_MAX: u32 = 1024;
 /// Connections that wait at such a socket; sshd's figure.
 pub const FORWARD_BACKLOG: i32 = 128;
 /// Places in one list of what may be forwarded.

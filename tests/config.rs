@@ -534,6 +534,8 @@ fn good_lines() -> impl Strategy<Value = String> {
         "RequiredRSASize (2048|3072|8192)",
         "(UseDNS|RefuseConnection|DisableForwarding|AllowAgentForwarding) (yes|no)",
         "TidegateScp (internal|external)",
+        "X11(DisplayOffset [1-9]?[0-9]{1,2}|(Forwarding|UseLocalhost) (yes|no))",
+        "XAuthLocation (none|/[a-z]{1,4})",
         "TidegateProxyProtocol (none|10\\.0\\.0\\.0/8,!10\\.1\\.1\\.1,::1( required| optional)?)",
         "Tidegate(ProxyProtocolTimeout [1-9]|DrainTime (none|0|5m|[1-9][0-9]))",
         "TidegateUpstream (none|[a-z]{1,6}(:[1-9][0-9]{0,3})?( \\[::1\\]:22)?)",

@@ -6,6 +6,8 @@ mod agent;
 #[path = "forward/back.rs"]
 mod back;
 mod support;
+#[path = "forward/x11.rs"]
+mod x11;
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{Read, Write};
@@ -351,7 +353,7 @@ fn a_silent_target_is_given_up() {
 }
 
 #[test]
-fn settings_say_what_may_be_reached() {
+fn case_98_settings_say_what_may_be_reached() {
     let port = greeter();
     let blocks = [
         "AllowTcpForwarding no".to_owned(),

@@ -3,6 +3,8 @@
 
 #[path = "hostile/channels.rs"]
 mod channels;
+#[path = "hostile/forwarding.rs"]
+mod forwarding;
 #[path = "hostile/keyexchange.rs"]
 mod keyexchange;
 #[path = "hostile/load.rs"]

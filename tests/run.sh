@@ -19,6 +19,7 @@ need rsync rsync
 need git git
 need curl curl
 need haproxy haproxy
+need xauth xauth
 need gcc gcc
 need pgrep procps
 need python3 python3

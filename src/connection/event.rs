@@ -8,7 +8,7 @@ use crate::crypto::kex::Group;
 use crate::crypto::{KexError, PublicKey, SharedSecret, SignatureAlgorithm};
 use crate::limits::{PTY_MODES_BYTES_MAX, PTY_SIDE_MAX};
 use crate::wire::channel::{GlobalBody, OpenKind};
-use crate::wire::request::RequestBody;
+use crate::wire::request::{RequestBody, X11Fields};
 
 /// What became of the bytes at the front of a buffer.
 #[derive(Debug)]
@@ -190,6 +190,13 @@ impl From<&OpenKind<'_>> for ChannelKind {
 }
 
 impl ChannelKind {
+    /// A program, there, wants to speak with the client's X server (RFC 4254 §6.3.2).
+    pub fn x11(host: &str, port: u32) -> ChannelKind {
+        let len = (host.len() as u32).to_be_bytes();
+        let rest = [&len[..], host.as_bytes(), &port.to_be_bytes()].concat().into();
+        ChannelKind::Other { name: "x11".into(), rest }
+    }
+
     pub(super) fn to_wire(&self) -> OpenKind<'_> {
         match self {
             ChannelKind::Session => OpenKind::Session,
@@ -250,10 +257,41 @@ pub enum ChannelRequest {
     EndOfWrite,
     /// Programs may use the client's agent.
     AgentForward,
+    /// Programs may use the client's X server.
+    X11Forward(X11Request),
     /// Anything else, without its fields.
     Other {
         name: Box<str>,
     },
+}
+
+/// RFC 4254 §6.3.1. Protocol and cookie are such that xauth and a shell read them as one word each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct X11Request {
+    /// One connection only.
+    pub single: bool,
+    pub protocol: Box<str>,
+    pub cookie: Box<str>,
+    pub screen: u32,
+    /// All of it, as it travels.
+    fields: Box<[u8]>,
+}
+
+impl X11Request {
+    /// `None` for fields that are malformed or not such words.
+    pub fn new(fields: &[u8]) -> Option<X11Request> {
+        let X11Fields { single, protocol, cookie, screen } = X11Fields::read(fields).ok()?;
+        // OpenSSH's rule: a line end would be a command to xauth.
+        let plain = |text: &str| {
+            let fits = |b: u8| b.is_ascii_alphanumeric() || b".:/-_".contains(&b);
+            !text.is_empty() && text.bytes().all(fits)
+        };
+        if !plain(protocol) || !plain(cookie) {
+            return None;
+        }
+        let (protocol, cookie, fields) = (protocol.into(), cookie.into(), fields.into());
+        Some(X11Request { single, protocol, cookie, screen, fields })
+    }
 }
 
 /// A terminal's size. Sides are at most [`PTY_SIDE_MAX`], whatever the peer wrote.
@@ -312,6 +350,9 @@ impl ChannelRequest {
             }
             RequestBody::EndOfWrite => ChannelRequest::EndOfWrite,
             RequestBody::AgentForward => ChannelRequest::AgentForward,
+            RequestBody::Other { name: X11Fields::NAME, rest } => {
+                ChannelRequest::X11Forward(X11Request::new(rest)?)
+            }
             RequestBody::XonXoff { .. } | RequestBody::Other { .. } => {
                 ChannelRequest::Other { name: body.name().into() }
             }
@@ -345,6 +386,9 @@ impl ChannelRequest {
             }
             ChannelRequest::EndOfWrite => RequestBody::EndOfWrite,
             ChannelRequest::AgentForward => RequestBody::AgentForward,
+            ChannelRequest::X11Forward(X11Request { fields: rest, .. }) => {
+                RequestBody::Other { name: X11Fields::NAME, rest }
+            }
             ChannelRequest::Other { name } => RequestBody::Other { name, rest: &[] },
         }
     }

@@ -43,7 +43,8 @@ pub use client::LoginMethod;
 pub use config::{ClientConnectionConfig, ConnectionConfig, LoginLimits};
 pub use conn::Conn;
 pub use event::{
-    Answer, AuthFailed, ChannelKind, ChannelRequest, Event, GlobalRequest, Input, Query, WindowSize,
+    Answer, AuthFailed, ChannelKind, ChannelRequest, Event, GlobalRequest, Input, Query,
+    WindowSize, X11Request,
 };
 pub use half::{Farewell, RecvHalf, RecvStep, SendHalf, SendStep};
 pub use machine::Connection;

@@ -103,6 +103,10 @@ impl Execute for Executor {
                 Done::Signature(signature.map(Vec::into_boxed_slice))
             }
             Job::Listen(spec) => Done::Listening(forward::listen_at(&spec)),
+            Job::MakeDisplay(spec) => {
+                let made = forward::listen_as_display(&spec);
+                Done::Display(spec, made)
+            }
             Job::MakeAgentSocket => Done::AgentSocket(forward::make_agent_socket()),
             Job::RemoveAgentSocket(path) => {
                 forward::remove_agent_socket(&path);

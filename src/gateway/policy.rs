@@ -15,7 +15,7 @@ use tracing::{info, warn};
 use super::accounts::{self, Closed};
 use super::authorized_keys::{self, FileError, Owner, Use};
 use super::config::{
-    AddressFamily, Config, Disk, Effective, RootLogin, ScpServer, Who, expand_tokens, glob,
+    AddressFamily, Config, Disk, Effective, Global, RootLogin, ScpServer, Who, expand_tokens, glob,
     is_internal_sftp, is_pattern,
 };
 use super::directory::{Directory, Entry};
@@ -24,7 +24,7 @@ use super::upstream::{self, Fleets};
 use crate::base::{escape, wildcard_match};
 use crate::crypto::{KeyKind, PublicKey, SignatureAlgorithm};
 use crate::limits::BANNER_BYTES_MAX;
-use crate::services::forward::Forwarding;
+use crate::services::forward::{DisplayRules, Forwarding};
 use crate::services::upstream::Upstream;
 use crate::services::{Account, Grant, Rules, Subsystem, is_listed};
 
@@ -351,8 +351,7 @@ impl Policy {
             let user = escape(account.name.as_bytes());
             info!(%user, "{NO_LOGIN} exists: {user} is told so and gets no session");
         }
-        let (family, open) = (global.address_family, no_login.is_none());
-        let forwarding = forwarding(login, family, &options.forwarding, open);
+        let forwarding = forwarding(login, global, &options.forwarding, no_login.is_none());
         let permitted = |name: &str| match &global.user_environment {
             Some(patterns) => is_listed(patterns, name),
             None => false,
@@ -399,11 +398,11 @@ fn admits_stranger(login: &Effective, request: &Request<'_>) -> Result<Account, 
 /// What the settings and the key both permit. `open`: nothing goes round a closed door.
 fn forwarding(
     login: &Effective,
-    family: AddressFamily,
+    global: &Global,
     key: &key_options::Forwarding,
     open: bool,
 ) -> Forwarding {
-    let any = open && !login.disable_forwarding;
+    let (any, family) = (open && !login.disable_forwarding, global.address_family);
     Forwarding {
         tcp: login.allow_tcp_forwarding.only_if(any && key.ports),
         streamlocal: login.allow_streamlocal_forwarding.only_if(any && key.ports),
@@ -417,7 +416,12 @@ fn forwarding(
         bind_mask: login.streamlocal_bind_mask,
         bind_unlink: login.streamlocal_bind_unlink,
         agent: any && key.agent && login.allow_agent_forwarding,
-        x11: any && key.x11,
+        x11: any && key.x11 && login.x11_forwarding,
+        display: DisplayRules {
+            offset: login.x11_display_offset,
+            localhost: login.x11_use_localhost,
+            xauth: global.xauth.as_ref().map(|path| path.to_string_lossy().into_owned()),
+        },
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::forward::{Forward, Target};
+use super::forward::{Display, Forward, Forwarding, Target};
 use super::process::{Login, Process, Start};
 use super::scp::{self, Scp, Side};
 use super::sftp::{Flags, Options, Sftp};
@@ -62,8 +62,8 @@ impl Attached {
     }
 
     /// A connection that the client wants made; [`Attached::begin`] starts it.
-    pub fn forward(target: Target) -> Attached {
-        Attached::Forward(Box::new(Forward::new(target)))
+    pub fn forward(target: Target, rules: &Forwarding) -> Attached {
+        Attached::Forward(Box::new(Forward::new(target, rules)))
     }
 
     /// A connection that was taken for the client, which is asked to open the channel.
@@ -98,6 +98,22 @@ impl Attached {
     pub fn agent_made(&mut self, path: Option<PathBuf>, io: &mut Io<'_>) {
         if let Attached::Process(process) = self {
             process.agent_made(path, io);
+        }
+    }
+
+    /// The client's X server is to be had before the session's program starts. `false`: this is no
+    /// program's session, or it has one.
+    pub const fn await_display(&mut self, want_reply: bool) -> bool {
+        match self {
+            Attached::Process(process) => process.await_display(want_reply),
+            _ => false,
+        }
+    }
+
+    /// Where the client's X server can be found; `None`: nowhere.
+    pub fn display_made(&mut self, display: Option<Display>, io: &mut Io<'_>) {
+        if let Attached::Process(process) = self {
+            process.display_made(display, io);
         }
     }
 

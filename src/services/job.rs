@@ -11,7 +11,7 @@ use crate::connection::{ConnectionConfig, LoginLimits};
 use crate::crypto::kex::Group;
 use crate::crypto::{KexError, PrivateKey, PublicKey, SharedSecret, SignatureAlgorithm};
 use crate::limits::PARCEL_BYTES_MAX;
-use crate::services::forward::{ListenSpec, Listening};
+use crate::services::forward::{Display, DisplaySpec, ListenSpec, Listened, Listening};
 use crate::services::process::Environment;
 use crate::services::scp::{ScpDone, ScpJob};
 use crate::services::sftp::{FsDone, FsJob};
@@ -88,6 +88,8 @@ pub enum Job {
     Listen(Box<ListenSpec>),
     /// [`super::forward::make_agent_socket`].
     MakeAgentSocket,
+    /// [`super::forward::listen_as_display`].
+    MakeDisplay(Box<DisplaySpec>),
     /// [`super::forward::remove_agent_socket`].
     RemoveAgentSocket(PathBuf),
 }
@@ -110,6 +112,8 @@ pub enum Done {
     Connected(std::io::Result<OwnedFd>),
     Listening(std::io::Result<Listening>),
     AgentSocket(std::io::Result<(PathBuf, OwnedFd)>),
+    /// With what was asked for.
+    Display(Box<DisplaySpec>, std::io::Result<Listened>),
     Removed,
     /// The job was lost to a defect or to the end of the process; it may have been begun.
     Lost,
@@ -384,6 +388,8 @@ pub struct SpawnSpec {
     pub peer: SocketAddr,
     /// The soft limit of open files, where ours is higher than what programs expect.
     pub open_files: Option<u64>,
+    /// The client's X server, which xauth is told of first.
+    pub display: Option<Display>,
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -1,5 +1,5 @@
 //! What sshd does in a session's process before the shell runs: the last login, /etc/motd,
-//! `~/.ssh/rc`, /etc/ssh/sshrc.
+//! `~/.ssh/rc`, /etc/ssh/sshrc, xauth.
 //!
 //! These may take as long as they like, so they run in the new process itself: `tidegate session`
 //! does them there and then becomes the program. It is started only where there is such a file.
@@ -11,6 +11,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use super::forward::Display;
 use super::job::{Program, SpawnSpec};
 use super::lastlog;
 
@@ -25,6 +26,9 @@ const SAY: &str = "--say=";
 const SHOW_MOTD: &CStr = c"--motd";
 const RUN_USER_RC: &str = "--user-rc=";
 const RUN_SYSTEM_RC: &CStr = c"--system-rc";
+/// Tells what xauth is to know. Anybody can read the words of a process, its environment only the
+/// account; what it becomes does not get this variable.
+const DISPLAY: &str = "TIDEGATE_DISPLAY";
 
 /// The words for `tidegate session` before those of the program; `None` when there is nothing to
 /// do.
@@ -50,11 +54,17 @@ pub(super) fn words(spec: &SpawnSpec) -> Option<Vec<CString>> {
     ];
     let steps = steps.into_iter().filter(|(due, _)| *due).map(|(_, word)| word);
     let steps = steps.collect::<Vec<_>>();
-    if steps.is_empty() {
+    if steps.is_empty() && spec.display.is_none() {
         return None;
     }
     let front = [c"tidegate".to_owned(), c"session".to_owned()];
     Some(front.into_iter().chain(steps).chain([c"--".to_owned()]).collect())
+}
+
+/// The variable that goes with the words.
+pub(super) fn variable(display: &Display) -> Option<CString> {
+    let Display { auth_name, protocol, cookie, xauth, .. } = display;
+    CString::new(format!("{DISPLAY}={auth_name}\n{protocol}\n{cookie}\n{xauth}")).ok()
 }
 
 /// As sshd writes it, where no shell can misread that: the process has entered the home directory.
@@ -89,21 +99,60 @@ pub fn run_prelude(words: impl Iterator<Item = OsString>) -> io::Error {
         // As in sshd, a text that cannot be shown is no reason to do without the shell.
         let _ = File::open(MOTD).and_then(|mut motd| io::copy(&mut motd, &mut io::stdout().lock()));
     }
+    let told = std::env::var(DISPLAY).unwrap_or_default();
+    let auth = Auth::read(&told);
+    let rc_input = auth.as_ref().map(|auth| format!("{} {}\n", auth.protocol, auth.cookie));
     let user_rc = steps.iter().find_map(|step| step.to_str()?.strip_prefix(RUN_USER_RC));
     if let Some(path) = user_rc {
-        run_rc(Command::new(&program).arg("-c").arg(format!("{SHELL} {path}")), path);
+        let mut shell = Command::new(&program);
+        run_fed(shell.arg("-c").arg(format!("{SHELL} {path}")), path, rc_input.as_deref());
     } else if is(RUN_SYSTEM_RC) {
-        run_rc(Command::new(SHELL).arg(SYSTEM_RC), SYSTEM_RC);
+        let mut shell = Command::new(SHELL);
+        run_fed(shell.arg(SYSTEM_RC), SYSTEM_RC, rc_input.as_deref());
+    } else if let Some(auth) = auth {
+        auth.tell();
     }
-    let why = Command::new(&program).arg0(name).args(words).exec();
+    let why = Command::new(&program).arg0(name).args(words).env_remove(DISPLAY).exec();
     io::Error::new(why.kind(), format!("{}: {why}", program.display()))
 }
 
-/// Runs it to its end. On its standard input sshd writes what X11 forwarding needs, which is
-/// nothing where nothing is forwarded.
-fn run_rc(command: &mut Command, path: &str) {
-    let started = command.stdin(Stdio::null()).status();
-    if started.is_err() {
+/// What xauth is to be told of a display.
+struct Auth<'a> {
+    name: &'a str,
+    protocol: &'a str,
+    cookie: &'a str,
+    xauth: &'a str,
+}
+
+impl Auth<'_> {
+    /// What [`variable`] wrote.
+    fn read(text: &str) -> Option<Auth<'_>> {
+        let mut parts = text.splitn(4, '\n');
+        let [name, protocol, cookie, xauth] = [(); 4].map(|()| parts.next().unwrap_or_default());
+        (!xauth.is_empty()).then_some(Auth { name, protocol, cookie, xauth })
+    }
+
+    /// In sshd's words; an entry from before goes first.
+    fn tell(&self) {
+        let Auth { name, protocol, cookie, xauth } = self;
+        let lines = format!("remove {name}\nadd {name} {protocol} {cookie}\n");
+        run_fed(Command::new(xauth).args(["-q", "-"]), xauth, Some(&lines));
+    }
+}
+
+/// Runs it to its end, with this on its standard input. What sshrc(5) gets is the protocol and the
+/// cookie where X11 is forwarded, else nothing.
+fn run_fed(command: &mut Command, path: &str, input: Option<&str>) {
+    command.env_remove(DISPLAY);
+    let ran = match input {
+        None => command.stdin(Stdio::null()).status().map(|_| ()),
+        Some(text) => command.stdin(Stdio::piped()).spawn().and_then(|mut child| {
+            // Whoever does not read it, or not all, has its reasons.
+            child.stdin.take().map(|mut pipe| pipe.write_all(text.as_bytes()));
+            child.wait().map(|_| ())
+        }),
+    };
+    if ran.is_err() {
         // OpenSSH's words, where the user sees them.
         eprintln!("Could not run {path}");
     }

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use crate::base::wildcard_match;
 use crate::limits::{CHANNEL_TIMEOUTS_MAX, ENV_COUNT_MAX, PARCEL_BYTES_MAX};
-use crate::services::forward::{Forwarding, GatewayPorts, Permits, Ways};
+use crate::services::forward::{DisplayRules, Forwarding, GatewayPorts, Permits, Ways};
 use crate::wire::Reader;
 
 /// The one channel type of ChannelTimeout that is not a type: all channels taken together.
@@ -134,6 +134,10 @@ fn put_forwarding(forwarding: &Forwarding, put: &mut impl FnMut(&[u8])) {
     put(&[*inet, *inet6, *bind_unlink, *agent, *x11].map(u8::from));
     put(&[forwarding.gateway_ports as u8]);
     put(&forwarding.bind_mask.to_be_bytes());
+    let DisplayRules { offset, localhost, xauth } = &forwarding.display;
+    put(&offset.to_be_bytes());
+    put(&[u8::from(*localhost), u8::from(xauth.is_some())]);
+    put(xauth.as_deref().unwrap_or_default().as_bytes());
     for permits in
         [&forwarding.open, &forwarding.key_open, &forwarding.listen, &forwarding.key_listen]
     {
@@ -149,6 +153,10 @@ fn forwarding_of(r: &mut Reader<'_>) -> Option<Forwarding> {
     let which = usize::from(*r.string(1).ok()?.first()?);
     let (_, gateway_ports) = *GatewayPorts::NAMES.get(which)?;
     let bind_mask = u32::from_be_bytes(r.string(4).ok()?.try_into().ok()?);
+    let offset = u16::from_be_bytes(r.string(2).ok()?.try_into().ok()?);
+    let &[localhost, some] = r.string(2).ok()? else { return None };
+    let xauth = Some(text(r)?).filter(|_| some == 1);
+    let display = DisplayRules { offset, localhost: localhost == 1, xauth };
     Some(Forwarding {
         tcp: Ways { local, remote },
         streamlocal: Ways { local: path_local, remote: path_remote },
@@ -163,6 +171,7 @@ fn forwarding_of(r: &mut Reader<'_>) -> Option<Forwarding> {
         bind_unlink,
         agent,
         x11,
+        display,
     })
 }
 
@@ -269,6 +278,7 @@ mod tests {
                 bind_unlink: true,
                 agent: true,
                 x11: false,
+                display: DisplayRules { offset: 7, localhost: false, xauth: None },
                 ..Forwarding::default()
             },
         };

@@ -80,7 +80,8 @@ fn start(spec: &SpawnSpec, shell: &CStr) -> io::Result<Child> {
     }
     let (program, arguments) = launch(spec, shell);
     let attributes = Attributes::new()?;
-    let env = spec.env.complete(&own.variables);
+    let mut env = spec.env.complete(&own.variables);
+    env.extend(spec.display.as_ref().and_then(prelude::variable));
     let pid = posix_spawn(program, &actions, &attributes, &arguments, &env)?;
     let pidfd = match pidfd_open(pid) {
         Ok(pidfd) => pidfd,
@@ -398,6 +399,7 @@ mod tests {
             pty: None,
             peer: ([127, 0, 0, 1], 9).into(),
             open_files: None,
+            display: None,
         }
     }
 

@@ -26,7 +26,9 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let what = format!("{} to {target}", target.kind());
         match self.may_forward(key, &target) {
             Ok(()) => {
-                let service = Attached::forward(target);
+                let grant = self.links.get(key as usize).and_then(|link| link.grant.clone());
+                let Some(grant) = grant else { return };
+                let service = Attached::forward(target, &grant.rules.forwarding);
                 if let Some(number) = self.attach(key, id, service) {
                     self.with_service(number, |service, io| service.begin(io));
                 }

@@ -39,6 +39,12 @@ pub(super) struct Offer {
     socket: Fd,
 }
 
+impl Listener {
+    pub(super) const fn place(&self) -> &Place {
+        &self.place
+    }
+}
+
 impl<D: Driver, O: Outside> Shard<D, O> {
     /// What the client asks of the connection. The next such request is heard of when this one has
     /// been answered.
@@ -249,11 +255,22 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 let kind = ChannelKind::Other { name: AGENT.into(), rest: Box::default() };
                 (kind, one.place.to_string())
             }
+            Place::Display { .. } => {
+                let (host, port) = match origin {
+                    Some(peer) => (peer.ip().to_canonical().to_string(), u32::from(peer.port())),
+                    None => ("UNKNOWN".to_owned(), 0),
+                };
+                let from = format!("{host} port {port} at {}", one.place);
+                (ChannelKind::x11(&host, port), from)
+            }
             Place::Path(path) => {
                 (ChannelKind::ForwardedStreamlocal { path: path.clone() }, one.place.to_string())
             }
         };
         let what = format!("{name} from {from}");
+        if let Place::Display { channel, single: true, .. } = one.place {
+            self.end_display(link, channel);
+        }
         self.offers.push_back(Offer { link, generation, kind, name, what, socket });
         self.make_offers();
     }

@@ -5,6 +5,7 @@
 //! links then run one after the other for a bounded number of bytes each.
 
 mod agent;
+mod display;
 mod forward;
 mod idle;
 mod inbound;
@@ -79,6 +80,7 @@ const TAG_AGENT: u16 = 4;
 const TAG_AGENT_GONE: u16 = 5;
 const TAG_WAY: u16 = 6;
 const TAG_CONNECT: u16 = 7;
+const TAG_DISPLAY: u16 = 8;
 
 /// A connection that is this shard's and has not begun here.
 #[derive(Debug)]

@@ -267,6 +267,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             TAG_AGENT => return self.agent_made(key, done),
             TAG_AGENT_GONE => return,
             TAG_WAY => return self.way_found(key, done),
+            TAG_DISPLAY => return self.display_made(key, done),
             _ => {}
         }
         let Some(link) = self.links.get_mut(key as usize) else { return };

@@ -68,10 +68,13 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     fn request(&mut self, key: u32, id: ChannelId, want_reply: bool, request: ChannelRequest) {
         let Some(link) = self.links.get(key as usize) else { return };
         let Some(grant) = link.grant.clone() else { return };
-        if request == ChannelRequest::AgentForward {
-            self.forward_agent(key, id, want_reply);
-            return;
-        }
+        let request = match request {
+            ChannelRequest::AgentForward => return self.forward_agent(key, id, want_reply),
+            ChannelRequest::X11Forward(asked) => {
+                return self.forward_x11(key, id, want_reply, asked);
+            }
+            request => request,
+        };
         let (mut noted, kind) = (Noted::Nothing, session_kind(&request));
         self.on_channel(key, id, |service, io| {
             noted = service.on_request(request, want_reply, &grant, io);
@@ -281,6 +284,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let Some(at) = link.channels.iter().position(|(of, _)| *of == id) else { return };
         let (_, number) = link.channels.swap_remove(at);
         link.outgoing.forget_channel(id, self.driver.pool());
+        self.end_display(key, id);
         let Some(attachment) = self.attachments.get_mut(number as usize) else { return };
         attachment.open = false;
         self.with_service(number, |service, io| service.on_close(io));

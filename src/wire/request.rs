@@ -5,7 +5,7 @@ use super::{Malformed, Message, NoSpace, Reader, Writer, number};
 use crate::limits::{
     COMMAND_BYTES_MAX, ENV_NAME_BYTES_MAX, ENV_VALUE_BYTES_MAX, LANGUAGE_BYTES_MAX,
     OPEN_FAILURE_TEXT_BYTES_MAX, PTY_MODES_BYTES_MAX, REQUEST_NAME_BYTES_MAX,
-    SIGNAL_NAME_BYTES_MAX, TERM_BYTES_MAX,
+    SIGNAL_NAME_BYTES_MAX, TERM_BYTES_MAX, X11_COOKIE_BYTES_MAX, X11_PROTOCOL_BYTES_MAX,
 };
 
 /// RFC 4254 §5.4: a request about one channel.
@@ -79,6 +79,33 @@ pub enum RequestBody<'a> {
         name: &'a str,
         rest: &'a [u8],
     },
+}
+
+/// What an `x11-req` brings behind its name (RFC 4254 §6.3.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct X11Fields<'a> {
+    pub single: bool,
+    pub protocol: &'a str,
+    pub cookie: &'a str,
+    pub screen: u32,
+}
+
+impl<'a> X11Fields<'a> {
+    pub const NAME: &'static str = "x11-req";
+
+    /// # Errors
+    /// They are malformed, or longer than they need to be.
+    pub fn read(fields: &'a [u8]) -> Result<X11Fields<'a>, Malformed> {
+        let mut body = Reader::new(fields);
+        let fields = X11Fields {
+            single: body.boolean()?,
+            protocol: body.utf8(X11_PROTOCOL_BYTES_MAX)?,
+            cookie: body.utf8(X11_COOKIE_BYTES_MAX)?,
+            screen: body.uint32()?,
+        };
+        body.end()?;
+        Ok(fields)
+    }
 }
 
 impl<'a> RequestBody<'a> {

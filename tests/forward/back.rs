@@ -261,7 +261,7 @@ fn settings_and_keys_say_where_clients_may_listen() {
 }
 
 #[test]
-fn accounts_listen_with_their_own_rights() {
+fn case_99_accounts_listen_with_their_own_rights() {
     let Some(account) = Account::new() else { return };
     let gateway = Gateway::start(&[]);
     fs::set_permissions(gateway.folder.path(), Permissions::from_mode(0o755)).expect("a mode");

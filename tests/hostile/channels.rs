@@ -1,5 +1,7 @@
 //! After the login: channels and what is asked of them.
 
+use std::net::TcpStream;
+
 use tidegate::wire::channel::{
     ChannelClose, ChannelData, ChannelEof, ChannelExtendedData, ChannelFailure, ChannelNumber,
     ChannelOpenConfirmation, ChannelOpenFailure, ChannelSuccess, ChannelWindowAdjust, GlobalBody,
@@ -10,7 +12,7 @@ use tidegate::wire::{Message, number};
 
 use crate::PROTOCOL_ERROR;
 use crate::peer::{Farewell, Peer, Watch, channel_request, encode, open};
-use crate::support::Gateway;
+use crate::support::{Gateway, wait_for};
 
 const fn to(number: u32) -> ChannelNumber {
     ChannelNumber(number)
@@ -271,6 +273,81 @@ fn case_95_replies_in_order() {
     watch.end();
 }
 
+/// RFC 4254 §6.3.1: single connection, protocol, cookie, screen.
+fn x11_fields(single: bool, protocol: &[u8], cookie: &[u8]) -> Vec<u8> {
+    let string = |bytes: &[u8]| [&(bytes.len() as u32).to_be_bytes()[..], bytes].concat();
+    [&[u8::from(single)][..], &string(protocol), &string(cookie), &[0; 4]].concat()
+}
+
+/// Where X11 is forwarded: what would be more than one word to xauth is refused, and one connection is
+/// one.
+#[test]
+fn case_92_cookies_are_words_and_single_connections_single() {
+    const PROTOCOL: &[u8] = b"MIT-MAGIC-COOKIE-1";
+    const COOKIE: &[u8] = b"00112233445566778899aabbccddeeff";
+    const fn request(rest: &[u8]) -> RequestBody<'_> {
+        RequestBody::Other { name: "x11-req", rest }
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let own = format!("SetEnv XAUTHORITY={}", folder.path().join("a").display());
+    let gateway = Gateway::start(&["X11Forwarding yes", "X11DisplayOffset 400", &own]);
+    let watch = Watch::begin(&gateway);
+    let mut peer = Peer::login(&gateway);
+    let channel = peer.open_session(0);
+    for (protocol, cookie) in [
+        (PROTOCOL, &b"00\r\nadd :0 . 11"[..]),
+        (PROTOCOL, b"00\nsource /etc/passwd"),
+        (PROTOCOL, b"00 11"),
+        (PROTOCOL, b"`id`"),
+        (PROTOCOL, b"00\x0011"),
+        (PROTOCOL, b""),
+        (b"", COOKIE),
+        (b"MIT MAGIC", COOKIE),
+        (b"x\nquit", COOKIE),
+        (PROTOCOL, &[b'0'; 2000]),
+        (&[b'x'; 100], COOKIE),
+    ] {
+        let fields = x11_fields(false, protocol, cookie);
+        assert!(!peer.ask(channel, request(&fields)), "{cookie:?}");
+    }
+    let good = x11_fields(true, PROTOCOL, COOKIE);
+    for cut in 0..good.len() {
+        assert!(!peer.ask(channel, request(&good[..cut])), "cut at {cut}");
+    }
+    assert!(peer.ask(channel, request(&good)));
+    assert!(!peer.ask(channel, request(&good)), "a second one");
+    let started = RequestBody::Exec { command: b"echo $DISPLAY; exec sleep 60" };
+    assert!(peer.ask(channel, started));
+    let mut said = Vec::new();
+    while !said.ends_with(b"\n") {
+        let message = peer.hear().expect("the display");
+        if message[0] == number::CHANNEL_DATA {
+            said.extend(ChannelData::parse(&message).expect("data").data);
+        }
+    }
+    let said = String::from_utf8(said).expect("text");
+    let display: u16 = said
+        .trim_end()
+        .trim_end_matches(".0")
+        .rsplit(':')
+        .next()
+        .expect("a number")
+        .parse()
+        .expect("a number");
+    let connect = || TcpStream::connect(("127.0.0.1", 6000 + display));
+    let _first = connect().expect("it listens");
+    let mut opened = 0;
+    while opened == 0 {
+        opened += usize::from(peer.hear().expect("a channel")[0] == number::CHANNEL_OPEN);
+    }
+    wait_for("it to listen no more", || connect().is_err());
+    peer.assert_well();
+    let too_late = peer.ask(channel, request(&good));
+    assert!(!too_late, "the session has started");
+    drop(peer);
+    watch.end();
+}
+
 #[test]
 fn case_92_x11_is_refused() {
     let gateway = Gateway::start(&[]);
@@ -278,9 +355,8 @@ fn case_92_x11_is_refused() {
     let mut peer = Peer::login(&gateway);
     let channel = peer.open_session(0);
     let string = |bytes: &[u8]| [&(bytes.len() as u32).to_be_bytes()[..], bytes].concat();
-    // RFC 4254 §6.3.1: single connection, protocol, cookie, screen.
     for cookie in [&b"00112233445566778899aabbccddeeff"[..], b"00\r\nadd :0 . 11\r\n", b"`id`"] {
-        let parts = [&[0][..], &string(b"MIT-MAGIC-COOKIE-1"), &string(cookie), &[0; 4]].concat();
+        let parts = x11_fields(false, b"MIT-MAGIC-COOKIE-1", cookie);
         assert!(!peer.ask(channel, RequestBody::Other { name: "x11-req", rest: &parts }));
     }
     // A channel of X11 is the server's to open, asked for or not.

@@ -296,6 +296,7 @@ impl Office {
                 panic!("no login here goes on elsewhere")
             }
             Job::Listen(_) => Done::Listening(Err(std::io::ErrorKind::AddrInUse.into())),
+            Job::MakeDisplay(spec) => Done::Display(spec, Err(std::io::ErrorKind::NotFound.into())),
             Job::MakeAgentSocket => Done::AgentSocket(Err(std::io::ErrorKind::NotFound.into())),
             Job::RemoveAgentSocket(path) => panic!("nobody made {path:?}"),
             Job::ConnectPath(_) => Done::Connected(Err(std::io::ErrorKind::NotFound.into())),

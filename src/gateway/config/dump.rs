@@ -312,7 +312,7 @@ fn quoted(values: &[impl ToString]) -> Vec<String> {
     values.iter().map(|value| quote(&value.to_string())).collect()
 }
 
-fn path_or_none(path: Option<&Path>) -> String {
+pub(super) fn path_or_none(path: Option<&Path>) -> String {
     path.map_or("none".to_owned(), |path| quote(&path.to_string_lossy()))
 }
 

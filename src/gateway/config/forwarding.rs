@@ -1,11 +1,11 @@
 //! The keywords about what is forwarded for clients: their parsers and how they are dumped.
 
 use super::diagnostic::Wrong;
-use super::dump::{View, one, yes_no};
+use super::dump::{View, one, path_or_none, yes_no};
 use super::honour::{Done, choice, first};
 use super::keywords::Target;
 use super::values::{Values, is_none};
-use crate::limits::PERMITS_MAX;
+use crate::limits::{PERMITS_MAX, X11_DISPLAYS_MAX};
 use crate::services::forward::{GatewayPorts, Permit, Permits, Ways};
 
 pub fn allow_agent_forwarding(target: &mut Target, values: &Values<'_>) -> Done {
@@ -83,6 +83,39 @@ pub fn streamlocal_bind_unlink(target: &mut Target, values: &Values<'_>) -> Done
 
 pub fn dump_streamlocal_bind_unlink(view: &View<'_>) -> Vec<String> {
     one(yes_no(view.login.streamlocal_bind_unlink))
+}
+
+pub fn x11_display_offset(target: &mut Target, values: &Values<'_>) -> Done {
+    let offset = values.number(0..=u32::from(X11_DISPLAYS_MAX - 1))?;
+    first(&mut target.login.x11_display_offset, offset as u16)
+}
+
+pub fn dump_x11_display_offset(view: &View<'_>) -> Vec<String> {
+    one(view.login.x11_display_offset)
+}
+
+pub fn x11_forwarding(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.login.x11_forwarding, values.flag()?)
+}
+
+pub fn dump_x11_forwarding(view: &View<'_>) -> Vec<String> {
+    one(yes_no(view.login.x11_forwarding))
+}
+
+pub fn x11_use_localhost(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.login.x11_use_localhost, values.flag()?)
+}
+
+pub fn dump_x11_use_localhost(view: &View<'_>) -> Vec<String> {
+    one(yes_no(view.login.x11_use_localhost))
+}
+
+pub fn xauth_location(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.global.xauth, values.path_or_none()?)
+}
+
+pub fn dump_xauth_location(view: &View<'_>) -> Vec<String> {
+    one(path_or_none(view.global.xauth.as_deref()))
 }
 
 fn ways(ways: Ways) -> Vec<String> {

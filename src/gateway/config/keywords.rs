@@ -218,7 +218,6 @@ const PASSWORDS: &str = "public keys are the only way to log in so far";
 const HOSTBASED: &str = "it concerns host-based authentication, which is not offered";
 const KERBEROS: &str = "it concerns Kerberos, which is not offered";
 const GSSAPI: &str = "it concerns GSSAPI, which is not offered";
-const X11: &str = "it concerns X11 forwarding, which is not offered";
 const OBSOLETE: &str = "it is obsolete, and sshd ignores it too";
 const PROGRAM: &str = "programs that answer for keys or names are not built yet";
 const SECURITY_KEYS: &str = "security keys are not built yet";
@@ -449,8 +448,12 @@ pub const TABLE: &[Keyword] = &[
     warned("UsePrivilegeSeparation", Global, &[], OBSOLETE),
     warned("VerifyReverseMapping", Global, &[], OBSOLETE),
     honoured("VersionAddendum", Global, "printable text, or none", honour::version_addendum, dump::version_addendum),
-    warned("X11DisplayOffset", Match, &[], X11),
-    offer("X11Forwarding", Match, &["no"], &["yes"], FORWARDING),
-    warned("X11UseLocalhost", Match, &["yes"], X11),
-    warned("XAuthLocation", Global, &[], X11),
+    honoured("X11DisplayOffset", Match, "the number of the first display, from 0 to 999",
+        forwarding::x11_display_offset, forwarding::dump_x11_display_offset),
+    honoured("X11Forwarding", Match, YES_NO,
+        forwarding::x11_forwarding, forwarding::dump_x11_forwarding),
+    honoured("X11UseLocalhost", Match, YES_NO,
+        forwarding::x11_use_localhost, forwarding::dump_x11_use_localhost),
+    honoured("XAuthLocation", Global, "the path of xauth, or none, which forbids X11",
+        forwarding::xauth_location, forwarding::dump_xauth_location),
 ];

@@ -14,7 +14,7 @@ use crate::limits::{
     AUTH_TRIES_DEFAULT, DRAIN_TIME_DEFAULT, LOGIN_GRACE_DEFAULT, PREFACE_TIME_DEFAULT,
     REKEY_PACKETS_MAX, RSA_BITS_MIN, SESSIONS_DEFAULT,
 };
-use crate::services::forward::{BIND_MASK, GatewayPorts, Permits, Ways};
+use crate::services::forward::{BIND_MASK, DisplayRules, GatewayPorts, Permits, Ways};
 use crate::services::upstream::HostKeyPolicy;
 use crate::transport::RekeyLimits;
 
@@ -110,6 +110,8 @@ settings! {
             source_blocks: SourceBlocks,
             /// Sources that are never penalised.
             penalty_exempt: Option<HostList>,
+            /// The program that is told of displays; `None`: none is made.
+            xauth: Option<PathBuf>,
             /// Who may tell whose connection it passes on.
             proxies: Option<Proxies>,
             /// How long it may take to.
@@ -228,6 +230,11 @@ settings! {
             disable_forwarding: bool,
             /// Programs may use the client's agent.
             allow_agent_forwarding: bool,
+            x11_forwarding: bool,
+            /// The number of the first display.
+            x11_display_offset: u16,
+            /// Displays can be reached from here alone.
+            x11_use_localhost: bool,
             /// Where clients may be connected to.
             permit_open: Permits,
             /// Of lines about the connection; outside of blocks, of all others too.
@@ -294,6 +301,7 @@ impl Default for Global {
             source_blocks: SourceBlocks { ipv4: 32, ipv6: 128 },
             penalty_exempt: None,
             penalties: Penalties::default(),
+            xauth: Some(PathBuf::from(DisplayRules::XAUTH)),
             proxies: None,
             proxy_time: PREFACE_TIME_DEFAULT,
             drain_time: DRAIN_TIME_DEFAULT,
@@ -366,6 +374,9 @@ impl Default for Effective {
             allow_streamlocal_forwarding: Ways::BOTH,
             disable_forwarding: false,
             allow_agent_forwarding: true,
+            x11_forwarding: false,
+            x11_display_offset: DisplayRules::OFFSET,
+            x11_use_localhost: true,
             permit_open: Permits::ANY,
             log_level: LogLevel::Info,
             permit_listen: Permits::ANY,

@@ -11,6 +11,7 @@ use nix::sys::socket::{
 };
 
 use super::permits::{Forwarding, GatewayPorts};
+use crate::connection::ChannelId;
 use crate::limits::{FORWARD_BACKLOG, LISTENER_SOCKETS_MAX};
 use crate::services::umask::with_umask;
 
@@ -25,6 +26,13 @@ pub enum Place {
     Path(Box<[u8]>),
     /// Where programs find the client's agent. Made by [`super::make_agent_socket`] alone.
     Agent(PathBuf),
+    /// The display of one session. Made by [`super::listen_as_display`] alone.
+    Display {
+        number: u16,
+        channel: ChannelId,
+        /// For one connection.
+        single: bool,
+    },
 }
 
 /// What it takes to listen there.
@@ -54,6 +62,7 @@ impl Place {
             Place::Tcp { .. } => "forwarded-tcpip",
             Place::Path(_) => "forwarded-streamlocal@openssh.com",
             Place::Agent(_) => "agent-connection",
+            Place::Display { .. } => "x11-connection",
         }
     }
 
@@ -65,7 +74,9 @@ impl Place {
         let ways = match self {
             Place::Tcp { .. } => rules.tcp,
             Place::Path(_) => rules.streamlocal,
-            Place::Agent(_) => return Err("nobody asks for it in this way"),
+            Place::Agent(_) | Place::Display { .. } => {
+                return Err("nobody asks for it in this way");
+            }
         };
         if !ways.remote {
             return Err("forwarding is not permitted by the settings or the key");
@@ -94,6 +105,7 @@ impl std::fmt::Display for Place {
             Place::Tcp { address, port } => write!(out, "{address} port {port}"),
             Place::Path(path) => out.write_str(&String::from_utf8_lossy(path)),
             Place::Agent(path) => write!(out, "{}", path.display()),
+            Place::Display { number, .. } => write!(out, "display {number}"),
         }
     }
 }
@@ -114,7 +126,7 @@ pub fn listen_at(spec: &ListenSpec) -> io::Result<Listening> {
             listen(&socket, Backlog::new(FORWARD_BACKLOG)?)?;
             Ok(Listening { sockets: vec![socket], port: 0 })
         }
-        Place::Agent(_) => Err(io::ErrorKind::InvalidInput.into()),
+        Place::Agent(_) | Place::Display { .. } => Err(io::ErrorKind::InvalidInput.into()),
     }
 }
 
@@ -165,7 +177,7 @@ fn listen_on(addresses: &[IpAddr], mut port: u16) -> io::Result<Listening> {
     }
 }
 
-fn bind_address(at: SocketAddr) -> io::Result<(OwnedFd, u16)> {
+pub(super) fn bind_address(at: SocketAddr) -> io::Result<(OwnedFd, u16)> {
     let family = if at.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     let socket = socket(family, SockType::Stream, flags(), None)?;
     setsockopt(&socket, sockopt::ReuseAddr, &true)?;

@@ -2,31 +2,37 @@
 //! (`forwarded-tcpip`, §7.1), or either of a Unix socket (OpenSSH PROTOCOL §2.4).
 
 mod agent;
+mod display;
 mod listen;
 mod permits;
+mod race;
 mod resolve;
 
 pub use agent::{make_agent_socket, remove_agent_socket};
+pub use display::{Display, DisplayRules, DisplaySpec, Listened, listen_as_display};
 pub use listen::{ListenSpec, Listening, Place, listen_at};
 pub use permits::{BIND_MASK, Forwarding, GatewayPorts, Permit, Permits, Ways};
 pub use resolve::{connect_to_path, resolve};
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::IntoRawFd;
 
 use super::stream::{End, Input, Output};
+use permits::Lists;
+use race::Race;
+
 use super::{Done, Io, Job, Service};
 use crate::base::Instant;
-use crate::limits::{CONNECT_TIME_MAX, FORWARD_LINGER_TIME};
+use crate::limits::FORWARD_LINGER_TIME;
 use crate::reactor::{Chunk, Errno, Fd, Op};
 use crate::wire::channel::open_failure;
 
 const TAG_INPUT: u16 = 0;
 const TAG_OUTPUT: u16 = 1;
-const TAG_CONNECT: u16 = 2;
-const TAG_LOOK_UP: u16 = 3;
+const TAG_LOOK_UP: u16 = 2;
+/// Of the first attempt to connect; those of the others follow.
+const TAG_CONNECT: u16 = 3;
 
 /// Where a client wants to be connected to; as it wrote it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,8 +64,9 @@ pub struct Forward {
     input: Input,
     output: Output,
     socket: Option<Fd>,
-    /// Until when something may take: connecting to one address, or writing what a channel brought
-    /// before it was closed.
+    /// What the addresses of a name are judged by.
+    lists: Option<Box<Lists>>,
+    /// Until when writing what a channel brought before it was closed may take.
     deadline: Option<Instant>,
     eof_heard: bool,
     eof_sent: bool,
@@ -78,11 +85,8 @@ enum Phase {
     New(Target),
     /// The name is being looked up, or the path connected to.
     LookingUp,
-    /// One address is being tried; those behind it are next.
-    Connecting {
-        at: SocketAddr,
-        rest: VecDeque<SocketAddr>,
-    },
+    /// Addresses are being tried.
+    Connecting(Race),
     /// The client was offered a connection that was taken for it.
     Offered,
     Open,
@@ -134,9 +138,12 @@ impl fmt::Display for Target {
 }
 
 impl Forward {
-    pub fn new(target: Target) -> Forward {
+    /// To a target that these rules permit.
+    pub fn new(target: Target, rules: &Forwarding) -> Forward {
         let what = format!("{} to {target}", target.kind());
-        Forward::with(target.kind(), what, Phase::New(target), None)
+        let lists = Lists::about(&target, rules);
+        let forward = Forward::with(target.kind(), what, Phase::New(target), None);
+        Forward { lists, ..forward }
     }
 
     /// A connection that was taken for the client, which is asked to open the channel.
@@ -152,6 +159,7 @@ impl Forward {
             input: Input::new(TAG_INPUT),
             output: Output::new(TAG_OUTPUT, None),
             socket,
+            lists: None,
             deadline: None,
             eof_heard: false,
             eof_sent: false,
@@ -172,7 +180,7 @@ impl Forward {
             Target::Tcp { host, port } => {
                 let port = u16::try_from(port).unwrap_or_default();
                 match host.parse::<IpAddr>() {
-                    Ok(address) => self.try_next([SocketAddr::new(address, port)].into(), io),
+                    Ok(address) => self.race(vec![SocketAddr::new(address, port)], io),
                     Err(_) => io.job(TAG_LOOK_UP, Job::Resolve { host, port }),
                 }
             }
@@ -202,7 +210,7 @@ impl Forward {
     /// It is not connected yet.
     pub const fn is_pending(&self) -> bool {
         match self.phase {
-            Phase::New(_) | Phase::LookingUp | Phase::Connecting { .. } | Phase::Offered => true,
+            Phase::New(_) | Phase::LookingUp | Phase::Connecting(_) | Phase::Offered => true,
             Phase::Open | Phase::Failed => false,
         }
     }
@@ -223,7 +231,7 @@ impl Forward {
                 }
             }
             _ if self.gone => {}
-            Done::Resolved(Ok(addresses)) => self.try_next(addresses.into(), io),
+            Done::Resolved(Ok(addresses)) => self.found(addresses, io),
             Done::Resolved(Err(why)) | Done::Connected(Err(why)) => {
                 self.fail(why.to_string(), io);
             }
@@ -231,48 +239,73 @@ impl Forward {
         }
     }
 
-    fn try_next(&mut self, mut addresses: VecDeque<SocketAddr>, io: &mut Io<'_>) {
-        let Some(at) = addresses.pop_front() else {
-            self.fail("there is no address to connect to".to_owned(), io);
-            return;
-        };
-        self.phase = Phase::Connecting { at, rest: addresses };
-        let deadline = io.now().after(CONNECT_TIME_MAX);
-        self.deadline = Some(deadline);
-        io.wake_at(deadline);
-        io.connect(TAG_CONNECT, at);
+    /// A name that is listed may not lead to this machine or its neighbours by whoever answers for
+    /// it: such addresses have to be listed themselves.
+    fn found(&mut self, mut addresses: Vec<SocketAddr>, io: &mut Io<'_>) {
+        if let Some(lists) = self.lists.take() {
+            addresses.retain(|address| lists.permit(address.ip()));
+            if addresses.is_empty() {
+                let why = "PermitOpen lists the name and not the address that it leads to";
+                let reason = open_failure::ADMINISTRATIVELY_PROHIBITED;
+                self.end_early(why.to_owned(), reason, "forwarding is not permitted", io);
+                return;
+            }
+        }
+        self.race(addresses, io);
+    }
+
+    fn race(&mut self, addresses: Vec<SocketAddr>, io: &mut Io<'_>) {
+        self.phase = Phase::Connecting(Race::new(addresses, io.now()));
+        self.run_race(io);
+    }
+
+    /// Begins and ends attempts as it is time.
+    fn run_race(&mut self, io: &mut Io<'_>) {
+        let Phase::Connecting(race) = &mut self.phase else { return };
+        let now = io.now();
+        while let Some(number) = race.next_late(now) {
+            io.cancel(TAG_CONNECT + number);
+        }
+        while let Some((number, at)) = race.next(now) {
+            io.connect(TAG_CONNECT + number, at);
+        }
+        if let Some(at) = race.wake_at() {
+            io.wake_at(at);
+        }
     }
 
     /// An attempt is over. The socket is ours again.
-    fn attempted(&mut self, fd: Fd, result: Result<u32, Errno>, io: &mut Io<'_>) {
-        let opened = fd.0 >= 0;
+    fn attempted(&mut self, number: u16, fd: Fd, result: Result<u32, Errno>, io: &mut Io<'_>) {
+        let Phase::Connecting(race) = &mut self.phase else {
+            // Another was quicker.
+            close_if_open(fd, io);
+            return;
+        };
+        let Some((at, late)) = race.failed(number, io.now()) else {
+            close_if_open(fd, io);
+            return;
+        };
+        if self.gone {
+            close_if_open(fd, io);
+            return;
+        }
         match result {
             Ok(_) => {
+                race.running().for_each(|other| io.cancel(TAG_CONNECT + other));
                 self.socket = Some(fd);
-                if !self.gone {
-                    self.connected(io);
-                }
+                self.connected(io);
             }
             Err(errno) => {
-                if opened {
-                    io.close_fd(fd);
-                }
-                if self.gone {
+                close_if_open(fd, io);
+                if !race.is_lost() {
+                    self.run_race(io);
                     return;
                 }
-                let phase = std::mem::replace(&mut self.phase, Phase::LookingUp);
-                match phase {
-                    Phase::Connecting { rest, .. } if !rest.is_empty() => self.try_next(rest, io),
-                    Phase::Connecting { at, .. } => {
-                        let late = self.deadline.is_some_and(|deadline| deadline <= io.now());
-                        let why = match late && errno.0 == libc::ECANCELED {
-                            true => format!("{at} did not answer in time"),
-                            false => format!("{at}: {errno}"),
-                        };
-                        self.fail(why, io);
-                    }
-                    phase => self.phase = phase,
-                }
+                let why = match late && errno.0 == libc::ECANCELED {
+                    true => format!("{at} did not answer in time"),
+                    false => format!("{at}: {errno}"),
+                };
+                self.fail(why, io);
             }
         }
     }
@@ -294,10 +327,13 @@ impl Forward {
     }
 
     fn fail(&mut self, why: String, io: &mut Io<'_>) {
+        self.end_early(why, open_failure::CONNECT_FAILED, "cannot connect there", io);
+    }
+
+    fn end_early(&mut self, why: String, reason: u32, text: &'static str, io: &mut Io<'_>) {
         io.note(Note::Failed { what: self.what.clone(), why });
         self.phase = Phase::Failed;
-        self.deadline = None;
-        io.reject(open_failure::CONNECT_FAILED, "cannot connect there");
+        io.reject(reason, text);
     }
 
     // ---- Ending ------------------------------------------------------------------------------
@@ -336,6 +372,13 @@ impl Forward {
     }
 }
 
+/// There may never have been one.
+fn close_if_open(fd: Fd, io: &mut Io<'_>) {
+    if fd.0 >= 0 {
+        io.close_fd(fd);
+    }
+}
+
 impl Service for Forward {
     fn on_data(&mut self, data: Chunk, extended: Option<u32>, io: &mut Io<'_>) {
         if self.gone || self.close_sent {
@@ -355,7 +398,9 @@ impl Service for Forward {
 
     fn on_completion(&mut self, tag: u16, op: Op, result: Result<u32, Errno>, io: &mut Io<'_>) {
         match (tag, op) {
-            (TAG_CONNECT, Op::Connect { fd, .. }) => self.attempted(fd, result, io),
+            (tag, Op::Connect { fd, .. }) => {
+                self.attempted(tag.saturating_sub(TAG_CONNECT), fd, result, io);
+            }
             (TAG_INPUT, Op::Write { from, .. }) => {
                 self.bytes_in += u64::from(result.unwrap_or(0));
                 self.note_error(result);
@@ -389,7 +434,7 @@ impl Service for Forward {
     fn on_ready(&mut self, io: &mut Io<'_>) {
         let late = self.deadline.is_some_and(|deadline| deadline <= io.now());
         match &self.phase {
-            Phase::Connecting { .. } if late && !self.gone => io.cancel(TAG_CONNECT),
+            Phase::Connecting(_) if !self.gone => self.run_race(io),
             Phase::Open if late && self.gone => {
                 self.deadline = None;
                 self.input.abandon(io);
@@ -410,8 +455,10 @@ impl Service for Forward {
     /// last bytes.
     fn on_close(&mut self, io: &mut Io<'_>) {
         self.gone = true;
-        match self.phase {
-            Phase::Connecting { .. } => io.cancel(TAG_CONNECT),
+        match &self.phase {
+            Phase::Connecting(race) => {
+                race.running().for_each(|number| io.cancel(TAG_CONNECT + number));
+            }
             Phase::Open => {
                 self.output.cancel(io);
                 if self.input.is_busy() {

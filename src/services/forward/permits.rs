@@ -1,6 +1,8 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use super::Target;
+use super::display::DisplayRules;
 use crate::base::wildcard_match;
 use crate::limits::PERMITS_MAX;
 use crate::wire::Reader;
@@ -33,6 +35,7 @@ pub struct Forwarding {
     pub bind_unlink: bool,
     pub agent: bool,
     pub x11: bool,
+    pub display: DisplayRules,
 }
 
 impl Default for Forwarding {
@@ -51,6 +54,7 @@ impl Default for Forwarding {
             bind_unlink: false,
             agent: true,
             x11: true,
+            display: DisplayRules::default(),
         }
     }
 }
@@ -111,6 +115,54 @@ impl Ways {
 /// A list of places; `None` permits all of them, an empty one none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Permits(pub Option<Vec<Permit>>);
+
+/// What the addresses behind a name are judged by, where PermitOpen or the key names places.
+#[derive(Debug)]
+pub(super) struct Lists {
+    port: u16,
+    open: Permits,
+    key_open: Permits,
+}
+
+impl Lists {
+    /// `None`: whatever is found will do.
+    pub fn about(target: &Target, rules: &Forwarding) -> Option<Box<Lists>> {
+        let Target::Tcp { host, port } = target else { return None };
+        let Forwarding { open, key_open, .. } = rules;
+        let listed = open.0.is_some() || key_open.0.is_some();
+        if !listed || host.parse::<IpAddr>().is_ok() || is_of_here(host) {
+            return None;
+        }
+        let (open, key_open) = (open.clone(), key_open.clone());
+        let port = u16::try_from(*port).ok()?;
+        Some(Box::new(Lists { port, open, key_open }))
+    }
+
+    /// Whether the name may lead there: to anywhere but this machine and its neighbours, and there if
+    /// the address is listed too.
+    pub fn permit(&self, address: IpAddr) -> bool {
+        let text = address.to_canonical().to_string();
+        let lists = [&self.open, &self.key_open];
+        !is_near(address) || lists.iter().all(|list| list.permits(&text, self.port))
+    }
+}
+
+/// Names that are meant to lead to this machine.
+fn is_of_here(host: &str) -> bool {
+    let host = host.strip_suffix('.').unwrap_or(host);
+    let localhost =
+        host.rsplit('.').next().is_some_and(|top| top.eq_ignore_ascii_case("localhost"));
+    let own = || nix::unistd::gethostname().is_ok_and(|own| own.eq_ignore_ascii_case(host));
+    localhost || own()
+}
+
+/// Loopback, unspecified (which leads to this machine) and link-local addresses, of either family.
+fn is_near(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(ip) => ip.is_loopback() || ip.octets()[0] == 0 || ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_loopback() || ip.is_unspecified() || ip.is_unicast_link_local(),
+    }
+}
 
 /// A place that may be connected to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -280,6 +332,55 @@ mod tests {
             assert_eq!(permits(list).permits(host, port), permitted, "{list:?} {host} {port}");
         }
         assert!(Permits::ANY.permits("anything", 1));
+    }
+
+    /// SECURITY case 98: whoever answers for a name that is listed cannot make it lead here.
+    #[test]
+    fn case_98_names_that_lead_home_are_judged_by_their_address() {
+        let lists = |host: &str, items: &[&str]| {
+            let rules = Forwarding { open: permits(items), ..Forwarding::default() };
+            Lists::about(&Target::Tcp { host: host.into(), port: 80 }, &rules)
+        };
+        let leads = |items: &[&str], address: &str| {
+            let lists = lists("db.example", items).expect("there is a list");
+            lists.permit(address.parse().expect("an address"))
+        };
+        let near = [
+            "127.0.0.1",
+            "127.9.9.9",
+            "0.0.0.0",
+            "0.1.2.3",
+            "169.254.169.254",
+            "::1",
+            "::",
+            "fe80::1",
+            "febf::1",
+            "::ffff:127.0.0.1",
+            "::ffff:169.254.169.254",
+            "::ffff:0.0.0.0",
+        ];
+        for address in near {
+            assert!(!leads(&["db.example:80"], address), "{address}");
+            assert!(!leads(&["db.example:80", "127.0.0.2:80", "[::2]:80"], address), "{address}");
+            assert!(leads(&["db.example:80", "*:80"], address), "{address}");
+            let listed = format!("[{address}]:80");
+            assert!(leads(&["db.example:80", &listed], address), "{address}");
+        }
+        for address in ["192.0.2.1", "10.0.0.1", "2001:db8::1", "fd00::1", "::ffff:10.0.0.1"] {
+            assert!(leads(&["db.example:80"], address), "{address}");
+        }
+        // Both lists count.
+        let key_open = permits(&["db.example:80"]);
+        let open = permits(&["db.example:80", "127.0.0.1:80"]);
+        let rules = Forwarding { open, key_open, ..Forwarding::default() };
+        let target = Target::Tcp { host: "db.example".into(), port: 80 };
+        let both = Lists::about(&target, &rules).expect("there are lists");
+        assert!(!both.permit("127.0.0.1".parse().expect("an address")));
+        // What means this machine may lead to it, and without lists everything goes.
+        for host in ["localhost", "LOCALHOST.", "x.localhost", "127.0.0.1", "::1"] {
+            assert!(lists(host, &["localhost:80"]).is_none(), "{host}");
+        }
+        assert!(Lists::about(&target, &Forwarding::default()).is_none());
     }
 
     #[test]

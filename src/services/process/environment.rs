@@ -28,6 +28,8 @@ pub struct EnvironmentSpec<'a> {
     pub original_command: Option<&'a CStr>,
     /// The socket of the client's agent.
     pub agent: Option<&'a Path>,
+    /// The client's X server.
+    pub display: Option<&'a str>,
 }
 
 /// A session's environment, but for the account's own file, which goes in the middle.
@@ -105,6 +107,9 @@ fn facts(spec: &EnvironmentSpec<'_>) -> Variables {
     if let Some(command) = spec.original_command {
         variables.set("SSH_ORIGINAL_COMMAND", command.to_bytes());
     }
+    if let Some(display) = spec.display {
+        variables.set("DISPLAY", display.as_bytes());
+    }
     if let Some(agent) = spec.agent {
         variables.set("SSH_AUTH_SOCK", agent.as_os_str().as_bytes());
     }
@@ -169,6 +174,7 @@ mod tests {
             terminal: None,
             original_command: None,
             agent: None,
+            display: None,
         }
     }
 

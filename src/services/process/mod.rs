@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use nix::sys::signal::Signal;
 
+use super::forward::Display;
 use super::stream::{End, Input, Output};
 use super::{
     Account, Child, Done, Exit, Io, Job, Prelude, Program, Rules, Service, SpawnSpec, Terminal,
@@ -88,6 +89,10 @@ pub struct Process {
     agent_wanted: Option<bool>,
     /// Where programs find the client's agent.
     agent: Option<PathBuf>,
+    /// A display is being made; whether its request wants an answer.
+    display_wanted: Option<bool>,
+    /// Where programs find the client's X server.
+    display: Option<Display>,
 }
 
 #[derive(Debug)]
@@ -132,6 +137,8 @@ impl Process {
             early_signals: Vec::new(),
             agent_wanted: None,
             agent: None,
+            display_wanted: None,
+            display: None,
         }
     }
 
@@ -172,6 +179,27 @@ impl Process {
         let made = path.is_some();
         self.agent = path;
         if let Some(want_reply) = self.agent_wanted.take().filter(|_| !self.gone) {
+            answer(want_reply, made, io);
+            self.spawn_if_prepared(io);
+        }
+    }
+
+    /// The client's X server is to be had before the program starts. `false` when that was asked for
+    /// already, or comes too late.
+    pub const fn await_display(&mut self, want_reply: bool) -> bool {
+        let first = self.display_wanted.is_none() && self.display.is_none();
+        let first = first && self.is_preparing() && !self.gone;
+        if first {
+            self.display_wanted = Some(want_reply);
+        }
+        first
+    }
+
+    /// Where the client's X server can be found; `None`: nowhere. Answers the request.
+    pub fn display_made(&mut self, display: Option<Display>, io: &mut Io<'_>) {
+        let made = display.is_some();
+        self.display = display;
+        if let Some(want_reply) = self.display_wanted.take().filter(|_| !self.gone) {
             answer(want_reply, made, io);
             self.spawn_if_prepared(io);
         }
@@ -281,7 +309,8 @@ impl Process {
 
     fn spawn_if_prepared(&mut self, io: &mut Io<'_>) {
         let Phase::Preparing(preparations) = &mut self.phase else { return };
-        if preparations.terminal_wanted.is_some() || self.agent_wanted.is_some() {
+        let asked = self.agent_wanted.is_some() || self.display_wanted.is_some();
+        if preparations.terminal_wanted.is_some() || asked {
             return;
         }
         let Some((start, want_reply)) = preparations.start.take() else { return };
@@ -296,6 +325,7 @@ impl Process {
             terminal: terminal.map(|path| (path, &*preparations.term)),
             original_command: start.original_command.as_deref(),
             agent: self.agent.as_deref(),
+            display: self.display.as_ref().map(|display| &*display.name),
         });
         let spec = SpawnSpec {
             account: self.login.account.clone(),
@@ -306,6 +336,7 @@ impl Process {
             pty: terminal.map(Into::into),
             peer: self.login.client,
             open_files: self.login.open_files,
+            display: self.display.clone(),
         };
         self.phase = Phase::Starting { want_reply };
         io.job(TAG_SPAWN, Job::Spawn(Box::new(spec)));
