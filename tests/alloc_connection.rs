@@ -14,6 +14,8 @@ use std::ffi::{c_int, c_void};
 use support::{Flavour, Pair, Setup};
 
 use tidegate::connection::{ChannelId, Conn, Event, Input};
+use tidegate::reactor::{Chunk, Class, Pool, PoolSizes};
+use tidegate::services::{Command, Outgoing, Surroundings};
 use tidegate::transport::{Env, Outbox};
 
 thread_local! {
@@ -162,4 +164,79 @@ fn steady_state_allocates_nothing() {
 #[test]
 fn allocations_are_seen() {
     assert!(allocations(|| drop(std::hint::black_box(Box::new(7)))) > 0);
+}
+
+/// A relayed packet goes on in the bytes it came in: no allocation and no copy, by the pool's leases.
+#[test]
+fn relayed_data_is_sealed_where_it_was_opened() {
+    for flavour in [Flavour::Toy, Flavour::Gcm, Flavour::Chacha, Flavour::Ctr] {
+        let setup = Setup::new(flavour);
+        let (mut down, mut up) = (Pair::logged_in(&setup), Pair::logged_in(&setup));
+        let (from, here) = down.session();
+        let (to, there) = up.session();
+        let mut pool = Pool::new(PoolSizes { small: 4, packet: 8, bulk: 2 }).expect("a pool");
+        let mut outgoing = Outgoing::default();
+        let mut space = vec![0; 64 * 1024];
+        let mut turn = || {
+            let mut lease = pool.take(Class::Packet).expect("a lease");
+            let room = lease.len();
+            let client = &mut down.client;
+            let plan = client.conn.plan(from, None, 50, room, 32 * 1024).expect("credit");
+            let total = plan.total();
+            let packet = client
+                .conn
+                .seal_plan(&plan, total, pool.bytes(&mut lease), &mut client.entropy)
+                .expect("ready");
+            // The gateway opens it; its end is where the next would begin.
+            let rest = pool.split(&mut lease, packet.end());
+            pool.give_back(rest);
+            let now = down.now;
+            let server = &mut down.server;
+            let out = Outbox::new(&mut space, 0);
+            let mut env = Env { now, entropy: &mut server.entropy, out };
+            let bytes = packet.of_mut(pool.bytes(&mut lease)).expect("inside");
+            let before = bytes.as_ptr();
+            let input = server.conn.handle_input(&mut env, bytes).expect("no error");
+            let Input::Used { event: Some(Event::Data { data, .. }), .. } = input else {
+                panic!("{input:?}")
+            };
+            let data = data.shifted(packet.at);
+            server.conn.consumed(here, data.len, &mut env).expect("no error");
+            let used = env.out.used();
+            // And seals it for the host.
+            let middle = &mut up.client;
+            assert_eq!(middle.conn.reserve(to, data.len), data.len);
+            let mut around = Surroundings { now, pool: &mut pool, entropy: &mut middle.entropy };
+            let chunk = Chunk { lease, span: data };
+            let command = Command::Pass { id: to, extended: None, data: chunk };
+            outgoing.command(command, &mut middle.conn, &mut around).expect("no error");
+            let mut sent = outgoing.next_send().expect("a packet");
+            let mut chunk = sent.pop().expect("one piece");
+            let bytes = chunk.span.of_mut(pool.bytes(&mut chunk.lease)).expect("inside");
+            assert_eq!(bytes.as_ptr(), before, "{flavour:?}: moved");
+            let server = &mut up.server;
+            let mut other = [0; 1024];
+            let out = Outbox::new(&mut other, 0);
+            let mut env = Env { now, entropy: &mut server.entropy, out };
+            assert_eq!(take(&mut server.conn, there, bytes, &mut env), total);
+            let granted = env.out.used();
+            sent.push(chunk).expect("room");
+            outgoing.sent(sent, &mut pool);
+            // Both senders hear of more window.
+            let mut nothing = [0; 64];
+            let client = &mut down.client;
+            let out = Outbox::new(&mut nothing, 0);
+            let mut env = Env { now, entropy: &mut client.entropy, out };
+            take(&mut client.conn, from, &mut space[..used], &mut env);
+            let middle = &mut up.client;
+            let out = Outbox::new(&mut nothing, 0);
+            let mut env = Env { now, entropy: &mut middle.entropy, out };
+            take(&mut middle.conn, to, &mut other[..granted], &mut env);
+        };
+        for _ in 0..20 {
+            turn();
+        }
+        let made = allocations(|| (0..100).for_each(|_| turn()));
+        assert_eq!(made, 0, "{flavour:?}");
+    }
 }

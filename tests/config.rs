@@ -320,7 +320,7 @@ const IN_MATCH: &str = "AcceptEnv AllowAgentForwarding AllowGroups AllowStreamLo
     PermitEmptyPasswords PermitListen PermitOpen PermitRootLogin PermitTTY PermitTunnel PermitUserRC \
     PubkeyAcceptedAlgorithms PubkeyAuthentication PubkeyAuthOptions RDomain RefuseConnection \
     RekeyLimit RequiredRSASize RevokedKeys RhostsRSAAuthentication RSAAuthentication SetEnv \
-    StreamLocalBindMask StreamLocalBindUnlink Subsystem TidegateScp TidegateUpstream \
+    StreamLocalBindMask StreamLocalBindUnlink Subsystem TidegateScp TidegateUpstream TidegateUpstreamCA \
     TidegateUpstreamHostKeyPolicy TidegateUpstreamIdentity TidegateUpstreamKnownHosts \
     TidegateUpstreamTargets TidegateUpstreamUser TrustedUserCAKeys \
     UnusedConnectionTimeout X11DisplayOffset X11Forwarding X11UseLocalhost";
@@ -542,7 +542,7 @@ fn good_lines() -> impl Strategy<Value = String> {
         "TidegateUpstreamTargets (none|\\*\\.[a-z]{1,6}(:\\*)?( \"a b\")?)",
         "TidegateUpstreamUser (none|deploy|%u-%%|%%)",
         "TidegateUpstreamHostKeyPolicy (strict|accept-new)",
-        "TidegateUpstream(Identity (none|/[a-z]{1,4})|KnownHosts /[a-z]{1,4})",
+        "TidegateUpstream((CA|Identity) (none|/[a-z]{1,4})|KnownHosts /[a-z]{1,4})",
         "Allow(Tcp|StreamLocal)Forwarding (yes|no|all|local|remote)",
         "PermitListen (any|none|([a-z*.]{1,6}:)?([1-9][0-9]{0,3}|\\*)( localhost:22)?)",
         "GatewayPorts (yes|no|clientspecified)",

@@ -86,7 +86,7 @@ pub enum Reason {
     },
     /// The name asks for a host that is not one of TidegateUpstreamTargets.
     Target(String),
-    /// TidegateUpstream without TidegateUpstreamIdentity.
+    /// TidegateUpstream without TidegateUpstreamIdentity or TidegateUpstreamCA.
     NoIdentity,
     Database(String),
     Locked,
@@ -235,7 +235,9 @@ impl Policy {
                 None => return Err(Reason::Target(target.to_owned())),
             },
         };
-        let upstream = self.fleets.upstream(&self.config, login, request.user, hosts);
+        let (user, key) = (request.user, request.key.fingerprint());
+        let who = format!("{user} from {} with {key}", request.peer.ip());
+        let upstream = self.fleets.upstream(&self.config, login, user, hosts, who);
         upstream.map(Some).ok_or(Reason::NoIdentity)
     }
 
@@ -555,7 +557,8 @@ impl fmt::Display for Reason {
                 write!(out, "TidegateUpstreamTargets does not allow {}", escape(target.as_bytes()))
             }
             Reason::NoIdentity => out.write_str(
-                "it goes on elsewhere, and no TidegateUpstreamIdentity names the key for that",
+                "it goes on elsewhere, and neither TidegateUpstreamIdentity nor TidegateUpstreamCA names \
+                 a key for that",
             ),
             Reason::Database(why) => write!(out, "the user database does not answer: {why}"),
             Reason::Locked => out.write_str(

@@ -3,21 +3,27 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use tracing::info;
 
 use super::config::{Config, Effective};
 use crate::base::wildcard_match;
-use crate::connection::ClientConnectionConfig;
+use crate::connection::{ClientConnectionConfig, LoginMethod};
 use crate::crypto::kex::KexKind;
 use crate::crypto::keys::known_hosts::{self, HostName, KnownHosts, Verdict};
-use crate::crypto::{CipherKind, PrivateKey, PublicKey, SignatureAlgorithm};
-use crate::limits::{KEY_FILE_BYTES_MAX, KNOWN_HOSTS_BYTES_MAX, UPSTREAM_FLEETS_MAX};
+use crate::crypto::keys::{CertificateKind, Certification, Extensions};
+use crate::crypto::{CipherKind, KeyKind, PrivateKey, PublicKey, SignatureAlgorithm};
+use crate::limits::{
+    CERTIFICATE_CLOCK_SKEW, KEY_FILE_BYTES_MAX, KNOWN_HOSTS_BYTES_MAX, UPSTREAM_CERTIFICATE_TIME,
+    UPSTREAM_FLEETS_MAX,
+};
 use crate::services::forward;
-use crate::services::upstream::{Fleet, Host, HostKeyPolicy, Trouble, Upstream, Way};
+use crate::services::upstream::{Credential, Fleet, Host, HostKeyPolicy, Trouble, Upstream, Way};
 use crate::transport::{ClientConfig, Preferences};
 
 /// What stands between the user and the target in a login name.
@@ -95,6 +101,7 @@ impl Fleets {
         login: &Effective,
         user: &str,
         hosts: Hosts,
+        on_behalf_of: String,
     ) -> Option<Upstream> {
         let mut preferences = Preferences::new(SOFTWARE)?;
         preferences.kex = kex(&config.global.kex_algorithms);
@@ -110,7 +117,12 @@ impl Fleets {
                 Some(template) => expand(template, user),
                 None => user.to_owned(),
             },
-            identity: login.upstream_identity.clone()?,
+            credential: match (&login.upstream_authority, &login.upstream_identity) {
+                (Some(path), _) => Credential::Authority(path.clone()),
+                (None, Some(path)) => Credential::Identity(path.clone()),
+                (None, None) => return None,
+            },
+            on_behalf_of,
             known_hosts: login.upstream_known_hosts.clone(),
             host_keys: login.upstream_host_keys,
             config: Arc::new(connection),
@@ -164,26 +176,91 @@ pub fn find_way(upstream: &Upstream, number: usize) -> Result<Way, Trouble> {
     let Some(host) = upstream.fleet.host(number) else {
         return Err(Trouble::plain("there is no such host"));
     };
-    let key = load_identity(&upstream.identity).map_err(|why| Trouble {
-        said: "the gateway cannot use its key".to_owned(),
-        logged: format!("TidegateUpstreamIdentity {}: {why}", upstream.identity.display()),
-    })?;
     let addresses = forward::resolve(&host.name, host.port)
         .map_err(|why| Trouble::plain(format!("cannot find {host}: {why}")))?;
-    let algorithm = SignatureAlgorithm::for_key(key.kind()).first().copied();
-    let Some(algorithm) = algorithm else {
-        return Err(Trouble::plain("the gateway's key cannot sign"));
-    };
-    Ok(Way {
-        addresses: addresses.into(),
-        config: asking_for_known_keys(upstream, host),
-        public: key.public().clone(),
-        key: Arc::new(key),
-        algorithm,
-    })
+    let (key, method) = match &upstream.credential {
+        Credential::Identity(path) => identity(path),
+        Credential::Authority(path) => certified(path, upstream, &addresses),
+    }
+    .map_err(|why| Trouble {
+        said: "the gateway cannot use its key".to_owned(),
+        logged: format!("{}: {why}", upstream.credential.path().display()),
+    })?;
+    let config = asking_for_known_keys(upstream, host);
+    Ok(Way { addresses: addresses.into(), config, key: Arc::new(key), method })
 }
 
-fn load_identity(path: &Path) -> Result<PrivateKey, String> {
+type Proof = (PrivateKey, LoginMethod);
+
+fn identity(path: &Path) -> Result<Proof, String> {
+    let key = load_key(path)?;
+    let algorithm = algorithm_of(&key)?;
+    let method = LoginMethod::PublicKey { key: Box::new(key.public().clone()), algorithm };
+    Ok((key, method))
+}
+
+/// A key that exists for one login, and a certificate for that login: its user, our address as the
+/// host sees it, and a few minutes.
+fn certified(
+    authority: &Path,
+    upstream: &Upstream,
+    addresses: &[SocketAddr],
+) -> Result<Proof, String> {
+    let authority = load_key(authority)?;
+    let key = PrivateKey::generate(KeyKind::Ed25519).map_err(|why| why.to_string())?;
+    let now = now();
+    let sources = own_addresses(addresses);
+    let certification = Certification {
+        kind: CertificateKind::User,
+        serial: now,
+        key_id: &upstream.on_behalf_of,
+        principals: &[&upstream.user],
+        valid_after: now.saturating_sub(CERTIFICATE_CLOCK_SKEW.as_secs()),
+        valid_before: now.saturating_add(UPSTREAM_CERTIFICATE_TIME.as_secs()),
+        force_command: None,
+        source_address: Some(&*sources).filter(|sources| !sources.is_empty()),
+        verify_required: false,
+        extensions: Extensions::USUAL,
+    };
+    let certificate = certification.issue(key.public(), &authority);
+    let certificate = Box::new(certificate.map_err(|why| why.to_string())?);
+    let algorithm = algorithm_of(&key)?;
+    Ok((key, LoginMethod::Certificate { certificate, algorithm }))
+}
+
+/// The addresses that we reach these from, with commas between: what the routes say, for nothing is
+/// sent.
+fn own_addresses(addresses: &[SocketAddr]) -> String {
+    let mut own: Vec<String> = Vec::new();
+    for to in addresses {
+        let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let socket = UdpSocket::bind(any).and_then(|socket| {
+            socket.connect(to)?;
+            socket.local_addr()
+        });
+        if let Ok(local) = socket {
+            let local = local.ip().to_canonical().to_string();
+            if !own.contains(&local) {
+                own.push(local);
+            }
+        }
+    }
+    own.join(",")
+}
+
+/// Certificates expire by the calendar.
+fn now() -> u64 {
+    #[expect(clippy::disallowed_methods, reason = "certificates expire by the calendar")]
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    now.map_or(0, |now| now.as_secs())
+}
+
+fn algorithm_of(key: &PrivateKey) -> Result<SignatureAlgorithm, String> {
+    let algorithms = SignatureAlgorithm::for_key(key.kind());
+    algorithms.first().copied().ok_or_else(|| "this kind of key cannot sign".to_owned())
+}
+
+fn load_key(path: &Path) -> Result<PrivateKey, String> {
     let size = fs::metadata(path).map_err(|why| why.to_string())?.len();
     if size > KEY_FILE_BYTES_MAX {
         return Err(format!("larger than {KEY_FILE_BYTES_MAX} bytes"));

@@ -1,7 +1,7 @@
 use std::borrow::Cow;
 use std::collections::VecDeque;
 
-use crate::base::{Entropy, Instant, Span};
+use crate::base::{Entropy, Instant, Span, tally};
 use crate::connection::{ChannelId, Conn, Plan};
 use crate::limits::{
     GATHER_MAX, HEADROOM, OUTBOX_RESERVE, OUTBOXES_UNSENT_MAX, SHARED_UNSENT_BYTES_MAX, SMALL_SLOT,
@@ -452,7 +452,7 @@ fn moved(data: Chunk, pool: &mut Pool) -> Result<Chunk, Chunk> {
     let span = Span::new(HEADROOM, data.span.len);
     let from = data.span.of(pool.view(&data.lease)).unwrap_or_default();
     if let Some(to) = span.of_mut(pool.bytes(&mut fresh)) {
-        to.copy_from_slice(from);
+        tally::copy(to, from);
     }
     pool.give_back(data.lease);
     Ok(Chunk { lease: fresh, span })

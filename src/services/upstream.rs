@@ -4,13 +4,13 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::base::Instant;
-use crate::connection::ClientConnectionConfig;
-use crate::crypto::{PrivateKey, PublicKey, SignatureAlgorithm};
+use crate::connection::{ClientConnectionConfig, LoginMethod};
+use crate::crypto::PrivateKey;
 use crate::limits::UPSTREAM_REST_TIME;
 
 /// Where one login goes on. Made by policy alone.
@@ -20,8 +20,9 @@ pub struct Upstream {
     pub fleet: Arc<Fleet>,
     /// Who logs in there.
     pub user: String,
-    /// The file of the key that does.
-    pub identity: PathBuf,
+    pub credential: Credential,
+    /// Who logs in here and from where, for the host's log.
+    pub on_behalf_of: String,
     /// The file of host keys.
     pub known_hosts: PathBuf,
     pub host_keys: HostKeyPolicy,
@@ -31,12 +32,29 @@ pub struct Upstream {
 
 impl PartialEq for Upstream {
     fn eq(&self, other: &Upstream) -> bool {
-        let of = |one: &Upstream| (one.user.clone(), one.identity.clone(), one.fleet.to_string());
+        let of = |one: &Upstream| (one.user.clone(), one.credential.clone(), one.fleet.to_string());
         of(self) == of(other)
     }
 }
 
 impl Eq for Upstream {}
+
+/// What opens the hosts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Credential {
+    /// The key in this file.
+    Identity(PathBuf),
+    /// A fresh key, and a certificate for it that the key in this file signs for one login.
+    Authority(PathBuf),
+}
+
+impl Credential {
+    pub fn path(&self) -> &Path {
+        match self {
+            Credential::Identity(path) | Credential::Authority(path) => path,
+        }
+    }
+}
 
 /// What becomes of a host whose key is in no file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -141,9 +159,8 @@ pub struct Way {
     pub addresses: VecDeque<SocketAddr>,
     pub config: Arc<ClientConnectionConfig>,
     pub key: Arc<PrivateKey>,
-    /// What is shown for it.
-    pub public: PublicKey,
-    pub algorithm: SignatureAlgorithm,
+    /// How it is shown.
+    pub method: LoginMethod,
 }
 
 /// Why a host is of no use.

@@ -45,6 +45,8 @@ pub(super) struct Couple {
     own: ChannelId,
     other: ChannelId,
     is_session: bool,
+    /// One of the two has been closed by its peer: no data passes any more.
+    closing: bool,
 }
 
 #[derive(Debug)]
@@ -71,6 +73,8 @@ pub(super) struct Down {
     pub listening: u32,
     pub x11: bool,
     pub agent: bool,
+    /// Sessions that have not been told yet that the host is lost.
+    pub untold: Vec<ChannelId>,
 }
 
 #[derive(Debug)]
@@ -163,6 +167,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 self.pass_window(other, couple.other);
             }
         }
+        self.say_farewells(key);
         self.open_asked(key);
         self.pass_global(key);
         if let Some(other) = other {
@@ -188,18 +193,16 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                     self.command(other, Command::Answer { id, ok });
                 }
             }
-            Event::WindowOpened(id) => self.pass_window(key, id),
+            Event::WindowOpened(id) => {
+                self.pass_window(key, id);
+                self.say_farewells(key);
+            }
             Event::Eof(id) => {
                 if let Some((other, id)) = self.partner(key, id) {
                     self.command(other, Command::Eof(id));
                 }
             }
-            Event::PeerClosed(id) => {
-                if let Some((other, id)) = self.uncouple(key, id) {
-                    self.command(other, Command::Close(id));
-                }
-                self.command(key, Command::Close(id));
-            }
+            Event::PeerClosed(id) => self.relay_close(key, id),
             Event::Closed(id) => {
                 if let Some((other, id)) = self.uncouple(key, id) {
                     self.command(other, Command::Close(id));
@@ -225,8 +228,13 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         };
         let Some(link) = self.links.get_mut(other as usize) else { return };
         let len = data.span.len;
-        if link.conn.reserve(to, len) < len {
+        let reserved = link.conn.reserve(to, len);
+        if reserved < len {
+            link.conn.refund(to, reserved);
             self.driver.pool().give_back(data.lease);
+            if self.is_closing(key, id) {
+                return;
+            }
             let why = "data for which the other side has no window";
             self.close_link(key, disconnect::BY_APPLICATION, why);
             return;
@@ -359,7 +367,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     fn couple(&mut self, key: u32, id: ChannelId, other: u32, to: ChannelId, is_session: bool) {
         for (key, own, other) in [(key, id, to), (other, to, id)] {
             if let Some(relay) = self.relay(key) {
-                relay.couples.push(Couple { own, other, is_session });
+                let closing = false;
+                relay.couples.push(Couple { own, other, is_session, closing });
             }
         }
     }
@@ -381,6 +390,29 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         Some((other, to))
     }
 
+    /// A peer closes. The other one is told, and this one is answered when that one has closed too: it
+    /// may still have something to say, like how a command ended.
+    fn relay_close(&mut self, key: u32, id: ChannelId) {
+        let Some((other, to)) = self.partner(key, id) else {
+            self.command(key, Command::Close(id));
+            return;
+        };
+        for (key, own) in [(key, id), (other, to)] {
+            let couples = self.relay(key).map(|relay| relay.couples.as_mut_slice());
+            let couple = couples.and_then(|couples| couples.iter_mut().find(|one| one.own == own));
+            if let Some(couple) = couple {
+                couple.closing = true;
+            }
+        }
+        self.command(other, Command::Close(to));
+    }
+
+    fn is_closing(&self, key: u32, id: ChannelId) -> bool {
+        let relay = self.links.get(key as usize).and_then(|link| link.relay.as_ref());
+        let couples = relay.map_or(&[][..], |relay| &relay.couples);
+        couples.iter().any(|couple| couple.own == id && couple.closing)
+    }
+
     fn relay_opened(&mut self, key: u32, id: ChannelId) {
         let Some((other, to)) = self.partner(key, id) else { return };
         let Some(link) = self.links.get(key as usize) else { return };
@@ -396,13 +428,15 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let asked = std::mem::take(&mut relay.asked);
         let global = relay.global.take();
         for couple in couples {
-            if couple.is_session {
-                self.say_on(key, couple.own, said);
-            }
             let (id, reason) = (couple.own, open_failure::CONNECT_FAILED);
-            // One of the two has a meaning, whichever stage the channel is in.
+            // This means something while the channel is being opened, the rest when it is open.
             self.command(key, Command::Reject { id, reason, text: said.to_owned().into() });
-            self.command(key, Command::Close(id));
+            if !couple.is_session || self.say_on(key, id, said) {
+                self.command(key, Command::Close(id));
+            } else if let Some(End::Down(down)) = self.relay(key).map(|relay| &mut relay.end) {
+                // It has no room for a line: it is told when it has, or with all the rest.
+                down.untold.push(id);
+            }
         }
         for (id, _) in asked {
             let (reason, text) = (open_failure::CONNECT_FAILED, said.to_owned().into());
@@ -413,15 +447,33 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
     }
 
-    /// A line on a session's standard error, if it can be said now.
-    fn say_on(&mut self, key: u32, id: ChannelId, text: &str) {
-        let Some(link) = self.links.get(key as usize) else { return };
-        if !link.outgoing.has_waiting() {
-            let line = format!("tidegate: {text}\r\n");
-            self.with_env(key, |conn, env| {
-                conn.write_data(id, Some(EXTENDED_STDERR), line.as_bytes(), env);
-                Ok(())
-            });
+    /// A line on a session's standard error; false if it cannot be said now.
+    fn say_on(&mut self, key: u32, id: ChannelId, text: &str) -> bool {
+        let Some(link) = self.links.get(key as usize) else { return false };
+        if link.outgoing.has_waiting() {
+            return false;
+        }
+        let line = format!("tidegate: {text}\r\n");
+        let written = self.with_env(key, |conn, env| {
+            Ok(conn.write_data(id, Some(EXTENDED_STDERR), line.as_bytes(), env))
+        });
+        written.unwrap_or(false)
+    }
+
+    /// Tells those sessions that could not be told before.
+    fn say_farewells(&mut self, key: u32) {
+        let Some(End::Down(down)) = self.relay(key).map(|relay| &mut relay.end) else { return };
+        let Dial::Lost(why) = &down.dial else { return };
+        let (why, untold) = (Arc::clone(why), std::mem::take(&mut down.untold));
+        let mut left = Vec::new();
+        for id in untold {
+            match self.say_on(key, id, &why) {
+                true => self.command(key, Command::Close(id)),
+                false => left.push(id),
+            }
+        }
+        if let Some(End::Down(down)) = self.relay(key).map(|relay| &mut relay.end) {
+            down.untold = left;
         }
     }
 

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use super::relay::{Dial, Down, End, Relay, Up};
 use super::*;
-use crate::connection::{Answer, AuthFailed, Conn, Connection, LoginMethod, Query};
+use crate::connection::{Answer, AuthFailed, Conn, Connection, Query};
 use crate::limits::{CONNECT_TIME_MAX, UPSTREAM_LOGIN_TIME_MAX, UPSTREAM_NEWS_TIME};
 use crate::reactor::Errno;
 use crate::services::upstream::{Host, Trouble, Upstream};
@@ -228,8 +228,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     pub(super) fn log_in_upstream(&mut self, key: u32) {
         let Some((up, ..)) = self.up(key) else { return };
         let user = up.upstream.user.clone();
-        let (public, algorithm) = (Box::new(up.way.public.clone()), up.way.algorithm);
-        let method = LoginMethod::PublicKey { key: public, algorithm };
+        let method = up.way.method.clone();
         self.with_env(key, |conn, env| match conn {
             Conn::Client(connection) => connection.authenticate(&user, method, env),
             Conn::Server(_) => Ok(false),
@@ -242,8 +241,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let said = format!("{host} does not let {user} in with the gateway's key");
         let logged = format!(
             "{host} does not let {user} in with {} ({}); it takes {}",
-            up.way.public.fingerprint(),
-            up.upstream.identity.display(),
+            up.way.key.public().fingerprint(),
+            up.upstream.credential.path().display(),
             failed.methods
         );
         up.trouble = Some(Trouble { said, logged: logged.clone() });
@@ -259,7 +258,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let Some(relay) = &mut link.relay else { return };
         let (Some(other), End::Up(up)) = (relay.other, &relay.end) else { return };
         let (host, user) = (up.host(), &up.upstream.user);
-        let what = format!("{user} at {host} with {}", up.way.public.fingerprint());
+        let what = format!("{user} at {host} with {}", up.way.key.public().fingerprint());
         if let Some((down, ..)) = self.down(other) {
             down.dial = Dial::Ready;
         }
@@ -354,6 +353,7 @@ impl Down {
             listening: 0,
             x11: false,
             agent: false,
+            untold: Vec::new(),
         }
     }
 

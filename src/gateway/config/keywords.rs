@@ -425,6 +425,8 @@ pub const TABLE: &[Keyword] = &[
     honoured("TidegateUpstream", Match,
         "none, or one or more host, host:port or [address]:port at which logins go on",
         upstream::upstream, upstream::dump_upstream),
+    honoured("TidegateUpstreamCA", Match, "the path of a private key without a passphrase, or none",
+        upstream::upstream_authority, upstream::dump_upstream_authority),
     honoured("TidegateUpstreamHostKeyPolicy", Match, "strict, or accept-new for hosts that are in no line",
         upstream::upstream_host_keys, upstream::dump_upstream_host_keys),
     honoured("TidegateUpstreamIdentity", Match, "the path of a private key without a passphrase, or none",

@@ -255,6 +255,8 @@ settings! {
             upstream_user: Option<String>,
             /// The file of the key that logs in there.
             upstream_identity: Option<PathBuf>,
+            /// The file of the key that signs certificates for logins there; goes before the other.
+            upstream_authority: Option<PathBuf>,
             /// The file of those hosts' keys.
             upstream_known_hosts: PathBuf,
             upstream_host_keys: HostKeyPolicy,
@@ -387,6 +389,7 @@ impl Default for Effective {
             upstream_targets: Vec::new(),
             upstream_user: None,
             upstream_identity: None,
+            upstream_authority: None,
             upstream_known_hosts: PathBuf::from("/etc/ssh/ssh_known_hosts"),
             upstream_host_keys: HostKeyPolicy::Strict,
             accept_env: Vec::new(),

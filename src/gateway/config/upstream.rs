@@ -92,8 +92,15 @@ pub fn upstream_identity(target: &mut Target, values: &Values<'_>) -> Done {
 }
 
 pub fn dump_upstream_identity(view: &View<'_>) -> Vec<String> {
-    let path = |path: &PathBuf| quote(&path.to_string_lossy());
-    one(view.login.upstream_identity.as_ref().map_or_else(|| "none".to_owned(), path))
+    one(path_or_none(view.login.upstream_identity.as_ref()))
+}
+
+pub fn upstream_authority(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.login.upstream_authority, values.path_or_none()?)
+}
+
+pub fn dump_upstream_authority(view: &View<'_>) -> Vec<String> {
+    one(path_or_none(view.login.upstream_authority.as_ref()))
 }
 
 pub fn upstream_known_hosts(target: &mut Target, values: &Values<'_>) -> Done {
@@ -111,6 +118,10 @@ pub fn upstream_host_keys(target: &mut Target, values: &Values<'_>) -> Done {
 pub fn dump_upstream_host_keys(view: &View<'_>) -> Vec<String> {
     let named = |(_, known): &&(&str, HostKeyPolicy)| *known == view.login.upstream_host_keys;
     one(HostKeyPolicy::NAMES.iter().find(named).map_or("strict", |(name, _)| *name))
+}
+
+fn path_or_none(path: Option<&PathBuf>) -> String {
+    path.map_or_else(|| "none".to_owned(), |path| quote(&path.to_string_lossy()))
 }
 
 fn or_none(words: Vec<String>) -> String {
