@@ -98,21 +98,27 @@ struct Sealing {
     key: SealKey,
     counters: Counters,
     packet: Vec<u8>,
-    payload: u32,
+    /// Bytes of the packet without its tag.
+    unsealed: u32,
 }
 
 impl Sealing {
     fn new(case: Case) -> Result<Sealing> {
         let key = SealKey::new(case.provider, &keys(case.suite)?)?;
-        let packet = vec![0x42; key.geometry().wire_len(case.payload) as usize];
-        Ok(Sealing { key, counters: Counters::new(), packet, payload: case.payload })
+        let geometry = key.geometry();
+        let mut packet = vec![0x42; geometry.wire_len(case.payload) as usize];
+        let unsealed = packet.len() as u32 - u32::from(geometry.tag);
+        // RFC 4253 §6: the length of all behind this field but the tag, and that of the padding.
+        let lengths = [&(unsealed - 4).to_be_bytes()[..], &[geometry.padding(case.payload) as u8]];
+        packet.splice(..5, lengths.concat());
+        Ok(Sealing { key, counters: Counters::new(), packet, unsealed })
     }
 
     fn seal(&mut self, packet: &mut [u8]) {
         // The keys are nobody's: worn out, they begin again.
-        let stamp = self.counters.stamp(self.payload).or_else(|_| {
+        let stamp = self.counters.stamp(self.unsealed).or_else(|_| {
             self.counters = Counters::new();
-            self.counters.stamp(self.payload)
+            self.counters.stamp(self.unsealed)
         });
         if let Ok(stamp) = stamp {
             self.key.seal(stamp, packet);
@@ -151,7 +157,7 @@ impl Opening {
 
     fn open(key: &OpenKey, counters: &mut Counters, packet: &mut [u8]) -> Option<()> {
         let length = key.packet_length(counters, *packet.first_chunk()?);
-        let stamp = counters.stamp(length).ok()?;
+        let stamp = counters.stamp(4 + length).ok()?;
         key.open(stamp, packet).ok()
     }
 }
@@ -180,5 +186,25 @@ impl Work for Opening {
     fn batch_max(&self) -> u32 {
         let packet = self.sealing.packet.len().max(1) as u32;
         (BATCH_BYTES_MAX / packet).clamp(1, STRETCH_OPERATIONS_MAX)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_suite_opens_what_it_sealed_batch_after_batch() {
+        for (provider, suite) in every_suite() {
+            for payload in [64, 1024, 256 << 10] {
+                let case = Case { provider, suite, payload, direction: Direction::Open };
+                let mut work = Opening::new(case).expect("keys");
+                for count in [1, work.batch_max().min(5)] {
+                    work.prepare(count);
+                    work.run(count);
+                }
+                assert_eq!(work.packets.len(), work.batch_max().min(5) as usize);
+            }
+        }
     }
 }
