@@ -185,6 +185,8 @@ pub const CERTIFICATE_NETWORKS_MAX: usize = 256;
 /// behind ours.
 pub const CERTIFICATE_CLOCK_SKEW: Duration = Duration::from_secs(60);
 
+/// A file of revoked keys. Lists of a million serial numbers have some megabytes.
+pub const REVOKED_KEYS_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// One known_hosts file: some hundred thousand lines.
 pub const KNOWN_HOSTS_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// One line of it: an RSA key of the largest size and as many names again.

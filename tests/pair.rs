@@ -10,7 +10,8 @@ use proptest::prelude::*;
 use support::{Flavour, Habits, Pair, Seen, Setup, Side, USER, toy, user_key};
 use tidegate::base::SeededEntropy;
 use tidegate::connection::{Answer, ChannelKind, ChannelRequest, Conn, Event, LoginMethod, Query};
-use tidegate::crypto::{KeyKind, PrivateKey};
+use tidegate::crypto::keys::{Extensions, LoginCertificate};
+use tidegate::crypto::{KeyKind, PrivateKey, SignatureAlgorithm};
 use tidegate::limits::{CHANNELS_MAX, WINDOW_BYTES};
 use tidegate::transport::RekeyLimits;
 
@@ -47,6 +48,31 @@ fn a_wrong_key_is_refused_after_a_while_and_another_may_follow() {
     assert_eq!(pair.client.saw(|event| matches!(event, Event::AuthFailed(_))), 1);
     pair.authenticate(user_key().public());
     pair.run();
+    assert!(pair.client.conn.is_authenticated() && pair.server.conn.is_authenticated());
+}
+
+/// The key inside the certificate signs, and whoever judges it sees the certificate.
+#[test]
+fn logs_in_with_a_certificate() {
+    let authority = PrivateKey::generate(KeyKind::Ed25519).expect("a key");
+    let login = LoginCertificate {
+        principal: USER,
+        key_id: "one login",
+        serial: 1,
+        source: None,
+        now: 1_700_000_000,
+        lifetime: Duration::from_secs(60),
+        extensions: Extensions::USUAL,
+    };
+    let mut pair = Pair::new(&toy());
+    pair.run();
+    let certificate = Box::new(login.issue(user_key().public(), &authority).expect("issues"));
+    let algorithm = SignatureAlgorithm::for_key(user_key().kind())[0];
+    let shown = certificate.clone();
+    pair.login(USER, LoginMethod::Certificate { certificate, algorithm });
+    pair.run();
+    let asked = |event: &Event| matches!(event, Event::Query(Query::FindKey { certificate: Some(own), .. }) if *own == shown);
+    assert!(pair.server.saw(asked) >= 1);
     assert!(pair.client.conn.is_authenticated() && pair.server.conn.is_authenticated());
 }
 

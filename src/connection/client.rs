@@ -221,6 +221,7 @@ impl Side for Client {
                 user,
                 method: METHOD_PUBLIC_KEY.into(),
                 key,
+                certificate: None,
                 probe: false,
                 failures: 0,
                 methods: METHOD_PUBLIC_KEY.into(),
@@ -327,6 +328,7 @@ impl Connection<Client> {
         let Stage::Trying(trying) = before else { return None };
         let failed = AuthFailed {
             key: trying.method.key(),
+            certificate: None,
             user: trying.user,
             method: trying.method.name().into(),
             probe: trying.step == Step::Probe,

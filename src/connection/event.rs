@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::base::Span;
 use crate::connection::{ChannelId, ConnectionConfig};
 use crate::crypto::kex::Group;
-use crate::crypto::{KexError, PublicKey, SharedSecret, SignatureAlgorithm};
+use crate::crypto::{Certificate, KexError, PublicKey, SharedSecret, SignatureAlgorithm};
 use crate::limits::{PTY_MODES_BYTES_MAX, PTY_SIDE_MAX};
 use crate::wire::channel::{GlobalBody, OpenKind};
 use crate::wire::request::{RequestBody, X11Fields};
@@ -89,6 +89,8 @@ pub struct AuthFailed {
     /// As the peer wrote it (server role), or as we did.
     pub method: Box<str>,
     pub key: Option<Box<PublicKey>>,
+    /// The certificate that the key was shown in; not checked.
+    pub certificate: Option<Box<Certificate>>,
     /// The attempt only asked whether the key would do.
     pub probe: bool,
     /// Failures counted so far, this one included.
@@ -111,7 +113,13 @@ pub enum Query {
     TrustHostKey { key: Box<PublicKey>, algorithm: SignatureAlgorithm },
     /// Server: may this key log in as this user? Nothing has been proved yet: the answer may not
     /// be acted on before [`Event::Authenticated`] names the same key.
-    FindKey { user: Box<str>, key: Box<PublicKey>, algorithm: SignatureAlgorithm },
+    FindKey {
+        user: Box<str>,
+        key: Box<PublicKey>,
+        algorithm: SignatureAlgorithm,
+        /// The certificate that holds the key, if it was shown inside one; not checked.
+        certificate: Option<Box<Certificate>>,
+    },
     /// Server: what holds for whoever logs in under this name? Asked once, before anything about
     /// the login is answered, where [`super::ConnectionConfig::asks_users`] is set.
     Greet { user: Box<str> },

@@ -7,7 +7,7 @@ use super::machine::{LOGIN_TOO_LONG, malformed};
 use super::side::{Limits, Side};
 use super::{Answer, AuthFailed, Connection, ConnectionConfig, Event, Query};
 use crate::base::Instant;
-use crate::crypto::{PublicKey, SignatureAlgorithm};
+use crate::crypto::{Certificate, KeyAlgorithm, PublicKey, SignatureAlgorithm};
 use crate::limits::{AUTH_FAILURE_DELAY, AUTH_REQUESTS_MAX, BANNER_SENT_BYTES_MAX};
 use crate::transport::{Env, Error, Server, Transport};
 use crate::wire::auth::{
@@ -91,11 +91,44 @@ enum Waits {
 #[derive(Debug)]
 struct KeyAttempt {
     asked_at: Instant,
-    key: Box<PublicKey>,
-    algorithm: SignatureAlgorithm,
+    shown: ShownKey,
     method: &'static str,
     /// What was signed, and the signature; a probe has none.
     proof: Option<Proof>,
+}
+
+/// A key as the client shows it: by itself or inside a certificate.
+#[derive(Clone, Debug)]
+struct ShownKey {
+    key: Box<PublicKey>,
+    algorithm: SignatureAlgorithm,
+    certificate: Option<Box<Certificate>>,
+}
+
+impl ShownKey {
+    /// `None` for one that nobody would take: of an unknown type, damaged, or not of the type that
+    /// its algorithm says.
+    fn read(algorithm: &str, blob: &[u8]) -> Option<ShownKey> {
+        let KeyAlgorithm { signature: algorithm, certified } = KeyAlgorithm::from_name(algorithm)?;
+        let certificate = match certified {
+            true => Some(Box::new(Certificate::from_blob(blob).ok()?)),
+            false => None,
+        };
+        let key = match &certificate {
+            Some(certificate) => certificate.key().clone(),
+            None => PublicKey::from_blob(blob).ok()?,
+        };
+        let fits = key.kind() == algorithm.key_kind();
+        fits.then(|| ShownKey { key: Box::new(key), algorithm, certificate })
+    }
+
+    /// The name of the algorithm and the blob, as they came.
+    fn offer(&self) -> (&'static str, &[u8]) {
+        match &self.certificate {
+            Some(certificate) => (self.algorithm.certificate_name(), certificate.blob()),
+            None => (self.algorithm.name(), self.key.blob()),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -327,14 +360,13 @@ impl Connection<Server> {
     ) -> Result<Option<Event>, Error> {
         let method = AuthMethod::PublicKey(*attempt).name();
         let probe = attempt.signature.is_none();
-        let Some((key, algorithm)) = self.usable_key(attempt) else {
+        let Some(shown) = self.usable_key(attempt) else {
             self.count_failure(method, None, probe);
             self.refuse_later(now, now);
             return Ok(None);
         };
-        let key = Box::new(key);
         if request.user.is_empty() || request.user.contains(|c: char| c.is_control()) {
-            self.count_failure(method, Some(key), probe);
+            self.count_failure(method, Some(shown), probe);
             self.refuse_later(now, now);
             return Ok(None);
         }
@@ -351,33 +383,27 @@ impl Connection<Server> {
         });
         let host_bound = attempt.host_key.is_some();
         let method = if host_bound { METHOD_PUBLIC_KEY_HOST_BOUND } else { METHOD_PUBLIC_KEY };
+        let ShownKey { key, algorithm, certificate } = shown.clone();
         if let Stage::Trying(trying) = &mut self.login.stage {
-            let (asked_at, key) = (now, key.clone());
-            let attempt = KeyAttempt { asked_at, key, algorithm, method, proof };
+            let attempt = KeyAttempt { asked_at: now, shown, method, proof };
             trying.waits = Some(Waits::Key(Box::new(attempt)));
         }
-        Ok(Some(Event::Query(Query::FindKey { user: request.user.into(), key, algorithm })))
+        let user = request.user.into();
+        Ok(Some(Event::Query(Query::FindKey { user, key, algorithm, certificate })))
     }
 
     /// The key of an attempt, if it is one we would take from somebody: well formed, signing in a
     /// way we accept, and in the host-bound method bound to the host key in use.
-    fn usable_key(
-        &self,
-        attempt: &PublicKeyAttempt<'_>,
-    ) -> Option<(PublicKey, SignatureAlgorithm)> {
-        let algorithm = SignatureAlgorithm::from_name(attempt.algorithm)?;
-        if !self.login.config.user_algorithms.contains(&algorithm) {
-            return None;
-        }
-        let key = PublicKey::from_blob(attempt.key).ok()?;
-        if key.kind() != algorithm.key_kind() {
+    fn usable_key(&self, attempt: &PublicKeyAttempt<'_>) -> Option<ShownKey> {
+        let shown = ShownKey::read(attempt.algorithm, attempt.key)?;
+        if !self.login.config.user_algorithms.contains(&shown.algorithm) {
             return None;
         }
         match attempt.host_key {
-            None => Some((key, algorithm)),
+            None => Some(shown),
             Some(host_key) => {
                 let ours = self.transport.host_key()?;
-                (ours.blob() == host_key).then_some((key, algorithm))
+                (ours.blob() == host_key).then_some(shown)
             }
         }
     }
@@ -388,20 +414,20 @@ impl Connection<Server> {
         found: bool,
         env: &mut Env<'_>,
     ) -> Result<(), Error> {
-        let KeyAttempt { asked_at, key, algorithm, method, proof } = attempt;
+        let KeyAttempt { asked_at, shown, method, proof } = attempt;
         let probe = proof.is_none();
         // Case 55: what is judged is the key that signed, here and nowhere else.
         let granted = found
             && proof.as_ref().is_none_or(|proof| {
-                key.verify(algorithm, &proof.message, &proof.signature).is_ok()
+                shown.key.verify(shown.algorithm, &proof.message, &proof.signature).is_ok()
             });
         if !granted {
-            self.count_failure(method, Some(key), probe);
+            self.count_failure(method, Some(shown), probe);
             self.refuse_later(asked_at, env.now);
             return Ok(());
         }
         if probe {
-            let (algorithm, key) = (algorithm.name(), key.blob());
+            let (algorithm, key) = shown.offer();
             return self.transport.send(&PublicKeyOk { algorithm, key }, env);
         }
         self.transport.send(&UserAuthSuccess, env)?;
@@ -411,7 +437,7 @@ impl Connection<Server> {
             Stage::Trying(trying) => trying.user.unwrap_or_default(),
             _ => Box::default(),
         };
-        let key = Some(key);
+        let key = Some(shown.key);
         self.channels.events.push_back(Event::Authenticated { user, method, key });
         Ok(())
     }
@@ -423,13 +449,15 @@ impl Connection<Server> {
         }
     }
 
-    fn count_failure(&mut self, method: &str, key: Option<Box<PublicKey>>, probe: bool) {
+    fn count_failure(&mut self, method: &str, shown: Option<ShownKey>, probe: bool) {
         let Stage::Trying(trying) = &mut self.login.stage else { return };
         trying.failures += 1;
+        let (key, certificate) = shown.map(|shown| (shown.key, shown.certificate)).unzip();
         let failed = AuthFailed {
             user: trying.user.clone().unwrap_or_default(),
             method: method.into(),
             key,
+            certificate: certificate.flatten(),
             probe,
             failures: trying.failures,
             methods: Box::default(),

@@ -35,7 +35,10 @@ pub use error::{BadTag, CryptoError, KexError};
 pub use hash::{Digest, HashKind, Hasher};
 pub use kdf::{derive_direction, derive_key};
 pub use kex::{KexKind, KexSecret, SharedSecret};
-pub use keys::{BadSignature, KeyError, KeyKind, PrivateKey, PublicKey, SignatureAlgorithm};
+pub use keys::{
+    BadSignature, Certificate, KeyAlgorithm, KeyError, KeyKind, PrivateKey, PublicKey,
+    SignatureAlgorithm,
+};
 pub use open::OpenKey;
 pub use provider::Provider;
 pub use random::RandomPool;

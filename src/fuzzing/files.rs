@@ -4,7 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::fixtures::private_key;
 use crate::crypto::keys::known_hosts::{HostName, KnownHosts, Verdict};
-use crate::crypto::{KeyKind, PublicKey};
+use crate::crypto::keys::revoked::is_revoked;
+use crate::crypto::{KeyKind, PublicKey, SignatureAlgorithm};
 use crate::gateway::authorized_keys::{Use, parse_line, search};
 use crate::gateway::config::{Config, Effective, Who, parse};
 
@@ -61,12 +62,34 @@ pub fn authorized_keys(data: &[u8]) {
             Err(error) => assert!(!error.to_string().is_empty(), "an error without words"),
         }
     }
-    let found = search(&text, Use { key, peer: PEER, host: None, now: NOW });
+    let wanted = Use {
+        user: "ada",
+        key,
+        certificate: None,
+        ca_algorithms: &SignatureAlgorithm::ALL,
+        peer: PEER,
+        host: None,
+        now: NOW,
+    };
+    let found = search(&text, wanted);
     if let Some((number, options)) = found.found {
         let line = text.split(|byte| *byte == b'\n').nth(number as usize - 1);
         let entry = parse_line(line.expect("a line of the text")).expect("a line that counts");
         let entry = entry.expect("a line with a key");
         assert_eq!((&*entry.blob, entry.options), (key.blob(), options));
+    }
+}
+
+/// A list of revoked keys, of either form. `KEY` stands for the key that is asked about.
+pub fn revoked_keys(data: &[u8]) {
+    let key = private_key(KeyKind::Ed25519).public();
+    let text = replace(data, b"KEY", key.to_openssh_line("").as_bytes());
+    let Ok(found) = is_revoked(&text, key, None) else { return };
+    // A line more revokes it, whatever stands before; a list has no lines.
+    if !text.starts_with(b"SSHKRL\n\0") {
+        let more = [&text[..], b"\n", key.to_openssh_line("").as_bytes()].concat();
+        assert_eq!(is_revoked(&more, key, None), Ok(true));
+        assert!(!found || text.windows(4).any(|word| word == b"AAAA"));
     }
 }
 

@@ -27,7 +27,7 @@ mod sftp_server;
 pub use codec::{
     agent, channel, proxy_header, reader, sftp, terminal_modes, transport_messages, userauth,
 };
-pub use files::{authorized_keys, known_hosts, sshd_config};
+pub use files::{authorized_keys, known_hosts, revoked_keys, sshd_config};
 pub use greeting::{ident, kexinit};
 pub use handoff::handoff;
 pub use keys::{
@@ -69,6 +69,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("proxy_header", proxy_header),
     ("public_key", public_key),
     ("reader", reader),
+    ("revoked_keys", revoked_keys),
     ("server_postauth", server_postauth),
     ("server_preauth", server_preauth),
     ("sftp", sftp),

@@ -13,9 +13,10 @@ use std::path::{Path, PathBuf};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::config::Verdict;
 use super::key_options::Options;
-use crate::crypto::PublicKey;
+use crate::base::escape;
+use crate::crypto::keys::{CertificateRefused, Trust, UserUse};
+use crate::crypto::{Certificate, PublicKey, SignatureAlgorithm};
 use crate::limits::{
     AUTHORIZED_KEYS_BYTES_MAX, AUTHORIZED_KEYS_LINE_BYTES_MAX, HOST_KEY_BYTES_MAX, NAME_BYTES_MAX,
 };
@@ -63,6 +64,18 @@ pub enum LineError {
     WrongAddress(IpAddr),
     #[error("its expiry-time {0} has passed")]
     Expired(String),
+    #[error("cert-authority: the key certifies others and lets nobody in itself")]
+    AuthorityAlone,
+    #[error("the key signed the certificate and the line is not marked cert-authority")]
+    NoAuthority,
+    #[error("cert-authority means nothing here")]
+    NeedlessAuthority,
+    #[error("certificate {id}: {why}")]
+    Certificate { id: String, why: CertificateRefused },
+    #[error("the certificate and the line force two different commands")]
+    TwoCommands,
+    #[error("the certificate asks for a security key that verifies its user")]
+    VerifyRequired,
 }
 
 /// Reads one line; `None` for empty ones and comments. Never panics: fuzzers start here.
@@ -90,7 +103,13 @@ pub struct Search {
 /// Who wants to use a key, and when.
 #[derive(Clone, Copy, Debug)]
 pub struct Use<'a> {
+    /// The account's name: the principal where none is named.
+    pub user: &'a str,
     pub key: &'a PublicKey,
+    /// The certificate that the key is shown in: then its authority is looked for.
+    pub certificate: Option<&'a Certificate>,
+    /// CASignatureAlgorithms.
+    pub ca_algorithms: &'a [SignatureAlgorithm],
     pub peer: IpAddr,
     /// The peer's name, when one is known.
     pub host: Option<&'a str>,
@@ -98,15 +117,37 @@ pub struct Use<'a> {
     pub now: u64,
 }
 
-/// Looks for a key in the text of a file.
+impl Use<'_> {
+    /// Checks the certificate under one authority and for any of these principals; answers what it
+    /// and the line of these options both permit.
+    pub fn certify(
+        &self,
+        certificate: &Certificate,
+        authority: &PublicKey,
+        principals: &[&str],
+        options: Options,
+    ) -> Result<Options, LineError> {
+        let authorities = std::slice::from_ref(authority);
+        let trust = Trust { authorities, algorithms: self.ca_algorithms };
+        let used = UserUse { principals, peer: self.peer, now: self.now };
+        let verified = certificate.verify_user(trust, used).map_err(|why| {
+            let id = escape(certificate.key_id().as_bytes());
+            LineError::Certificate { id: format!("{id:?}"), why }
+        })?;
+        options.under(&verified)
+    }
+}
+
+/// Looks for a key in the text of a file, or for the authority of its certificate.
 pub fn search(text: &[u8], wanted: Use<'_>) -> Search {
     let mut search = Search::default();
-    let base64 = STANDARD.encode(wanted.key.blob());
+    let listed = wanted.certificate.map_or(wanted.key, Certificate::authority);
+    let base64 = STANDARD.encode(listed.blob());
     for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
         let number = u32::try_from(index + 1).unwrap_or(u32::MAX);
         let outcome = match split(line) {
             // Lines with other keys are nobody's business here, whatever is wrong with them.
-            Ok(Some(parts)) if parts.base64 == base64 => judge(&parts, wanted),
+            Ok(Some(parts)) if parts.base64 == base64 => judge(&parts, listed, wanted),
             _ => continue,
         };
         match outcome {
@@ -128,8 +169,8 @@ pub enum FileError {
     Io { path: PathBuf, why: io::Error },
     #[error("{0}: not a regular file")]
     NotAFile(PathBuf),
-    #[error("{0}: larger than {AUTHORIZED_KEYS_BYTES_MAX} bytes")]
-    TooLarge(PathBuf),
+    #[error("{path}: larger than {bytes_max} bytes")]
+    TooLarge { path: PathBuf, bytes_max: u64 },
     #[error(
         "{path}: it must belong to {owner} or root, and belongs to uid {uid} \
          (StrictModes): chown {owner} '{path}'"
@@ -154,17 +195,17 @@ pub struct Owner<'a> {
     pub home: &'a Path,
 }
 
+/// Reads a file that an administrator named, whoever owns it.
+pub fn read_any(path: &Path, bytes_max: u64) -> Result<Vec<u8>, FileError> {
+    let (file, _) = open(path)?;
+    take(path, file, bytes_max)
+}
+
 /// Reads a file of keys. With `strict`, it and every directory above it, up to the home directory
 /// if it is below, must belong to the owner or root and be writable by nobody else.
 pub fn read(path: &Path, owner: Owner<'_>, strict: bool) -> Result<Vec<u8>, FileError> {
     let failed = |why| FileError::Io { path: path.to_owned(), why };
-    // Opening must not wait for the other end of a FIFO, nor make a terminal ours.
-    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
-    let file = File::options().read(true).custom_flags(flags).open(path).map_err(failed)?;
-    let metadata = file.metadata().map_err(failed)?;
-    if !metadata.is_file() {
-        return Err(FileError::NotAFile(path.to_owned()));
-    }
+    let (file, metadata) = open(path)?;
     if strict {
         check_modes(path, &metadata, owner)?;
         let real = path.canonicalize().map_err(failed)?;
@@ -177,10 +218,28 @@ pub fn read(path: &Path, owner: Owner<'_>, strict: bool) -> Result<Vec<u8>, File
             }
         }
     }
+    take(path, file, AUTHORIZED_KEYS_BYTES_MAX)
+}
+
+fn open(path: &Path) -> Result<(File, Metadata), FileError> {
+    let failed = |why| FileError::Io { path: path.to_owned(), why };
+    // Opening must not wait for the other end of a FIFO, nor make a terminal ours.
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    let file = File::options().read(true).custom_flags(flags).open(path).map_err(failed)?;
+    let metadata = file.metadata().map_err(failed)?;
+    if metadata.is_file() {
+        Ok((file, metadata))
+    } else {
+        Err(FileError::NotAFile(path.to_owned()))
+    }
+}
+
+fn take(path: &Path, file: File, bytes_max: u64) -> Result<Vec<u8>, FileError> {
+    let failed = |why| FileError::Io { path: path.to_owned(), why };
     let mut bytes = Vec::new();
-    file.take(AUTHORIZED_KEYS_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > AUTHORIZED_KEYS_BYTES_MAX {
-        return Err(FileError::TooLarge(path.to_owned()));
+    file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > bytes_max {
+        return Err(FileError::TooLarge { path: path.to_owned(), bytes_max });
     }
     Ok(bytes)
 }
@@ -196,22 +255,24 @@ fn check_modes(path: &Path, metadata: &Metadata, owner: Owner<'_>) -> Result<(),
     Ok(())
 }
 
-fn judge(parts: &Parts<'_>, wanted: Use<'_>) -> Result<Options, LineError> {
-    let Use { key, peer, host, now } = wanted;
-    if parts.key_type != key.type_name() {
-        let (declared, actual) = (parts.key_type.to_owned(), key.type_name().to_owned());
+fn judge(parts: &Parts<'_>, listed: &PublicKey, wanted: Use<'_>) -> Result<Options, LineError> {
+    if parts.key_type != listed.type_name() {
+        let (declared, actual) = (parts.key_type.to_owned(), listed.type_name().to_owned());
         return Err(LineError::TypeMismatch { declared, actual });
     }
     let options = Options::parse(parts.options)?;
-    if let Some(expiry) = options.expiry.as_ref().filter(|expiry| expiry.at < now) {
-        return Err(LineError::Expired(expiry.text.clone()));
+    match (wanted.certificate, options.cert_authority) {
+        (None, true) => return Err(LineError::AuthorityAlone),
+        (Some(_), false) => return Err(LineError::NoAuthority),
+        _ => {}
     }
-    match &options.from {
-        Some(from) if from.verdict(peer, host) != Verdict::Matches => {
-            Err(LineError::WrongAddress(peer))
-        }
-        _ => Ok(options),
-    }
+    options.admit(wanted.peer, wanted.host, wanted.now)?;
+    let Some(certificate) = wanted.certificate else { return Ok(options) };
+    let names = options.principals.clone();
+    let names = names.iter().flatten().map(String::as_str).collect::<Vec<_>>();
+    let own = [wanted.user];
+    let principals = if options.principals.is_some() { &*names } else { &own };
+    wanted.certify(certificate, listed, principals, options)
 }
 
 /// A line cut into its fields, none of them read yet.
@@ -298,7 +359,15 @@ mod tests {
     }
 
     fn wanted(key: &PublicKey) -> Use<'_> {
-        Use { key, peer: peer(), host: None, now: 1_700_000_000 }
+        Use {
+            user: "ada",
+            key,
+            certificate: None,
+            ca_algorithms: &SignatureAlgorithm::ALL,
+            peer: peer(),
+            host: None,
+            now: 1_700_000_000,
+        }
     }
 
     fn peer() -> IpAddr {
@@ -411,7 +480,7 @@ mod tests {
         }
         let large = directory.path().join("large");
         File::create(&large).expect("a file").set_len(1 << 30).expect("a sparse gigabyte");
-        assert!(matches!(read(&large, owner, false), Err(FileError::TooLarge(_))));
+        assert!(matches!(read(&large, owner, false), Err(FileError::TooLarge { .. })));
         let absent = read(&directory.path().join("absent"), owner, true).expect_err("not there");
         assert!(absent.is_absent());
     }

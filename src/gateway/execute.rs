@@ -66,11 +66,20 @@ pub struct Executor {
 impl Execute for Executor {
     fn run(&self, job: Job) -> Done {
         match job {
-            Job::FindKey { user, key, algorithm, peer, local, routing, about } => {
+            Job::FindKey { user, key, algorithm, certificate, peer, local, routing, about } => {
                 let host = about.host.as_deref();
                 let rdomain = routing.name();
-                let request =
-                    Request { user: &user, key: &key, algorithm, peer, host, local, rdomain };
+                let certificate = certificate.as_deref();
+                let request = Request {
+                    user: &user,
+                    key: &key,
+                    algorithm,
+                    certificate,
+                    peer,
+                    host,
+                    local,
+                    rdomain,
+                };
                 log_level::under(about.verbosity, || self.find_key(&request))
             }
             Job::Greet { user, peer, local, routing } => {

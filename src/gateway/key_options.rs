@@ -1,8 +1,11 @@
 //! The options in front of a key in authorized_keys (sshd(8), AUTHORIZED_KEYS FILE FORMAT).
 
+use std::net::IpAddr;
+
 use super::authorized_keys::LineError;
-use super::config::{HostList, check_internal_sftp};
+use super::config::{HostList, Verdict, check_internal_sftp};
 use crate::base::escape;
+use crate::crypto::keys::VerifiedUser;
 use crate::limits::ENV_COUNT_MAX;
 use crate::limits::PERMITS_MAX;
 use crate::services::forward::{Permit as Place, Permits};
@@ -17,6 +20,10 @@ pub struct Options {
     pub from: Option<HostList>,
     /// `expiry-time=`, the earliest.
     pub expiry: Option<Expiry>,
+    /// `cert-authority`: the key certifies others and lets nobody in itself.
+    pub cert_authority: bool,
+    /// `principals=`: the names that its certificates may be for, instead of the user's.
+    pub principals: Option<Vec<String>>,
     /// `environment=`: variables for its sessions, for PermitUserEnvironment to let through.
     pub environment: Vec<(String, String)>,
     pub pty: bool,
@@ -52,6 +59,8 @@ impl Default for Options {
             command: None,
             from: None,
             expiry: None,
+            cert_authority: false,
+            principals: None,
             environment: Vec::new(),
             pty: true,
             user_rc: true,
@@ -89,7 +98,47 @@ impl Options {
                 None => return Err(LineError::Separator),
             };
         }
+        if options.principals.is_some() && !options.cert_authority {
+            let problem = "it needs cert-authority beside it".to_owned();
+            return Err(LineError::BadValue { name: "principals", problem });
+        }
         Ok(options)
+    }
+
+    /// Whether the line counts now and for this peer.
+    pub fn admit(&self, peer: IpAddr, host: Option<&str>, now: u64) -> Result<(), LineError> {
+        if let Some(expiry) = self.expiry.as_ref().filter(|expiry| expiry.at < now) {
+            return Err(LineError::Expired(expiry.text.clone()));
+        }
+        match &self.from {
+            Some(from) if from.verdict(peer, host) != Verdict::Matches => {
+                Err(LineError::WrongAddress(peer))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// What the line and a certificate both permit. As with sshd, two commands have to be the same.
+    pub fn under(mut self, verified: &VerifiedUser) -> Result<Options, LineError> {
+        // Security keys cannot log in yet, so nothing that asks for one can.
+        if verified.verify_required() {
+            return Err(LineError::VerifyRequired);
+        }
+        match (&self.command, verified.force_command()) {
+            (Some(own), Some(forced)) if own != forced => return Err(LineError::TwoCommands),
+            (None, Some(forced)) => {
+                check_command("force-command", forced)?;
+                self.command = Some(forced.to_owned());
+            }
+            _ => {}
+        }
+        let extensions = verified.extensions();
+        self.pty &= extensions.pty;
+        self.user_rc &= extensions.user_rc;
+        self.forwarding.ports &= extensions.port_forwarding;
+        self.forwarding.agent &= extensions.agent_forwarding;
+        self.forwarding.x11 &= extensions.x11_forwarding;
+        Ok(self)
     }
 
     fn apply(&mut self, (name, meaning): Known, value: Option<String>) -> Result<(), LineError> {
@@ -107,6 +156,10 @@ impl Options {
                 {
                     self.permit(permit, false);
                 }
+                Ok(())
+            }
+            (Meaning::CertAuthority, None) => {
+                self.cert_authority = true;
                 Ok(())
             }
             (Meaning::NotYet, None) => Err(LineError::NotYet(name)),
@@ -133,13 +186,16 @@ impl Options {
         match valued {
             Valued::Command if self.command.is_some() => return Err(LineError::Twice(name)),
             Valued::Command => {
-                if value.contains('\0') {
-                    return Err(bad("a NUL in the command".to_owned()));
-                }
-                check_internal_sftp(&value, &mut Vec::new()).map_err(|wrong| {
-                    bad(format!("{} {}", escape(wrong.value.as_bytes()), wrong.problem))
-                })?;
+                check_command(name, &value)?;
                 self.command = Some(value);
+            }
+            Valued::Principals if self.principals.is_some() => return Err(LineError::Twice(name)),
+            Valued::Principals => {
+                let names = value.split(',').map(str::to_owned).collect::<Vec<_>>();
+                if names.iter().any(String::is_empty) || names.len() > PERMITS_MAX {
+                    return Err(bad(format!("1 to {PERMITS_MAX} names with commas between")));
+                }
+                self.principals = Some(names);
             }
             Valued::From if self.from.is_some() => return Err(LineError::Twice(name)),
             Valued::From => {
@@ -184,6 +240,7 @@ enum Meaning {
     Value(Valued),
     Permit(Permit, bool),
     Restrict,
+    CertAuthority,
     /// It belongs to something that is not built yet.
     NotYet,
 }
@@ -196,6 +253,7 @@ enum Valued {
     From,
     Listen,
     Open,
+    Principals,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -212,7 +270,7 @@ type Known = (&'static str, Meaning);
 /// Every option of sshd(8).
 const OPTIONS: &[Known] = &[
     ("agent-forwarding", Meaning::Permit(Permit::Agent, true)),
-    ("cert-authority", Meaning::NotYet),
+    ("cert-authority", Meaning::CertAuthority),
     ("command", Meaning::Value(Valued::Command)),
     ("environment", Meaning::Value(Valued::Environment)),
     ("expiry-time", Meaning::Value(Valued::Expiry)),
@@ -226,7 +284,7 @@ const OPTIONS: &[Known] = &[
     ("permitlisten", Meaning::Value(Valued::Listen)),
     ("permitopen", Meaning::Value(Valued::Open)),
     ("port-forwarding", Meaning::Permit(Permit::Ports, true)),
-    ("principals", Meaning::NotYet),
+    ("principals", Meaning::Value(Valued::Principals)),
     ("pty", Meaning::Permit(Permit::Pty, true)),
     ("restrict", Meaning::Restrict),
     ("tunnel", Meaning::NotYet),
@@ -257,6 +315,15 @@ fn dequote((name, _): Known, text: &str) -> Result<(String, &str), LineError> {
         }
     }
     Err(LineError::NoValue(name))
+}
+
+fn check_command(name: &'static str, command: &str) -> Result<(), LineError> {
+    let bad = |problem: String| LineError::BadValue { name, problem };
+    if command.contains('\0') {
+        return Err(bad("a NUL in the command".to_owned()));
+    }
+    check_internal_sftp(command, &mut Vec::new())
+        .map_err(|wrong| bad(format!("{} {}", escape(wrong.value.as_bytes()), wrong.problem)))
 }
 
 fn add_place(to: &mut Permits, place: Result<Place, &'static str>) -> Result<(), String> {
@@ -447,8 +514,11 @@ mod tests {
             "environment",
             "expiry-time=\"2030\"",
             "expiry-time",
-            "cert-authority",
+            "cert-authority=\"x\"",
             "principals=\"a\"",
+            "cert-authority,principals=\"a,,b\"",
+            "cert-authority,principals=\"\"",
+            "cert-authority,principals=\"a\",principals=\"b\"",
             "tunnel=\"1\"",
             "verify-required",
             "no-touch-required",
@@ -471,6 +541,14 @@ mod tests {
         ] {
             assert!(options(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn authorities_and_their_principals() {
+        let options = options("principals=\"ada,ops\",no-pty,cert-authority").expect("options");
+        assert!(options.cert_authority && !options.pty);
+        assert_eq!(options.principals, Some(vec!["ada".to_owned(), "ops".to_owned()]));
+        assert!(!Options::default().cert_authority && Options::default().principals.is_none());
     }
 
     proptest::proptest! {

@@ -25,6 +25,7 @@ pub mod names;
 pub mod parcel;
 pub mod pid_file;
 pub mod policy;
+mod principals;
 pub mod serve;
 pub mod server;
 pub mod signals;

@@ -20,10 +20,12 @@ use super::config::{
 };
 use super::directory::{Directory, Entry};
 use super::key_options::{self, Options};
+use super::principals;
 use super::upstream::{self, Fleets};
 use crate::base::{escape, wildcard_match};
-use crate::crypto::{KeyKind, PublicKey, SignatureAlgorithm};
-use crate::limits::BANNER_BYTES_MAX;
+use crate::crypto::keys::revoked;
+use crate::crypto::{Certificate, KeyAlgorithm, KeyKind, PublicKey, SignatureAlgorithm};
+use crate::limits::{AUTHORIZED_KEYS_BYTES_MAX, BANNER_BYTES_MAX, REVOKED_KEYS_BYTES_MAX};
 use crate::services::forward::{DisplayRules, Forwarding};
 use crate::services::upstream::Upstream;
 use crate::services::{Account, Grant, Rules, Subsystem, is_listed};
@@ -40,6 +42,8 @@ pub struct Request<'a> {
     pub user: &'a str,
     pub key: &'a PublicKey,
     pub algorithm: SignatureAlgorithm,
+    /// What the key is shown in; nothing about it has been checked.
+    pub certificate: Option<&'a Certificate>,
     pub peer: SocketAddr,
     /// The peer's name, if names are looked up.
     pub host: Option<&'a str>,
@@ -103,12 +107,18 @@ pub enum Reason {
         keyword: &'static str,
     },
     MethodOff,
-    Algorithm(SignatureAlgorithm),
+    Algorithm(KeyAlgorithm),
     RsaSize {
         bits: u32,
         least: u32,
     },
     NoKey,
+    /// It stands in this file of RevokedKeys.
+    Revoked(PathBuf),
+    /// The file of RevokedKeys cannot be used, so every key counts as revoked.
+    RevokedKeys(String),
+    /// No authority of the certificate is trusted for this user, or it does not count.
+    NoCertificate,
     /// `PermitRootLogin forced-commands-only` and a line without `command=`.
     NoForcedCommand,
 }
@@ -184,11 +194,12 @@ impl Policy {
             Err(reason) => (self.process.clone(), Some(reason)),
         };
         let mut search = Search::default();
+        let revoked = check_revoked(&login, request).err();
         if let Some(account) = &account {
             search = self.search(account, group_ids, &login, request);
         }
         let refuse = |reason, notes| Err(Box::new(Refusal { reason, notes }));
-        match (reason, account, search.found) {
+        match (reason.or(revoked), account, search.found) {
             // What stood in for the account is not told.
             (Some(reason), ..) => refuse(reason, Vec::new()),
             (None, Some(account), Some(found)) => {
@@ -206,6 +217,7 @@ impl Policy {
                 grant.upstream = route.ok().flatten().map(Arc::new);
                 Ok(grant)
             }
+            _ if request.certificate.is_some() => refuse(Reason::NoCertificate, search.notes),
             _ => refuse(Reason::NoKey, search.notes),
         }
     }
@@ -283,12 +295,24 @@ impl Policy {
     ) -> Search {
         let strict = self.config.global.strict_modes;
         let files = &login.authorized_keys_files;
+        let mut search = Search::default();
+        // The authorities are the administrator's and are read with our own rights.
+        let trusted = search.trusted(login, request);
+        let wanted = Use {
+            user: &account.name,
+            key: request.key,
+            certificate: request.certificate,
+            ca_algorithms: &login.ca_algorithms,
+            peer: request.peer.ip(),
+            host: request.host,
+            now: now(),
+        };
         let look = || {
-            let mut search = Search::default();
+            if let Some((certificate, source)) = trusted {
+                search.certificate(certificate, source, account, login, (strict, wanted));
+            }
             for template in files {
-                // Who has no account has no home, and the gateway keeps his keys.
-                if account.uid == NOBODY && (!template.starts_with('/') || template.contains("%h"))
-                {
+                if !may_be_read_for(account, template) {
                     continue;
                 }
                 let path = expand_tokens(template, &account.home, &account.name, account.uid);
@@ -296,10 +320,10 @@ impl Policy {
                 let several = is_pattern(OsStr::new(template));
                 let paths = if several { glob(&path, &Disk) } else { vec![path] };
                 for path in paths {
-                    search.file(&path, account, strict, request);
                     if search.found.is_some() {
                         return search;
                     }
+                    search.file(&path, account, strict, wanted);
                 }
             }
             search
@@ -441,12 +465,69 @@ struct Search {
 }
 
 impl Search {
-    fn file(&mut self, path: &Path, account: &Account, strict: bool, request: &Request<'_>) {
-        let own_uid = nix::unistd::geteuid().as_raw();
-        let owner = match account.uid {
-            NOBODY => Owner { name: "the gateway", uid: own_uid, home: &account.home },
-            uid => Owner { name: &account.name, uid, home: &account.home },
+    /// The request's certificate, if TrustedUserCAKeys lists its authority, and the line that does.
+    fn trusted<'a>(
+        &mut self,
+        login: &Effective,
+        request: &Request<'a>,
+    ) -> Option<(&'a Certificate, String)> {
+        let (certificate, path) = (request.certificate?, login.trusted_user_ca_keys.as_ref()?);
+        match authorized_keys::read_any(path, AUTHORIZED_KEYS_BYTES_MAX) {
+            Ok(text) => {
+                let line = principals::line_of(certificate.authority(), &text)?;
+                let path = escape(path.as_os_str().as_encoded_bytes());
+                Some((certificate, format!("{path}:{line}")))
+            }
+            Err(why) => {
+                self.notes.push(why.to_string());
+                None
+            }
+        }
+    }
+
+    /// Judges a certificate of a trusted authority: for the principals of the user's file where
+    /// there is to be one, for the user's own name otherwise.
+    fn certificate(
+        &mut self,
+        certificate: &Certificate,
+        source: String,
+        account: &Account,
+        login: &Effective,
+        (strict, wanted): (bool, Use<'_>),
+    ) {
+        let Some(template) = &login.authorized_principals_file else {
+            let authority = certificate.authority();
+            match wanted.certify(certificate, authority, &[wanted.user], Options::default()) {
+                Ok(options) => self.found = Some(Found { options, source }),
+                Err(why) => self.notes.push(format!("{source}: {why}")),
+            }
+            return;
         };
+        if !may_be_read_for(account, template) {
+            return self
+                .notes
+                .push(format!("{}: not for those without a home", escape(template.as_bytes())));
+        }
+        let path = expand_tokens(template, &account.home, &account.name, account.uid);
+        let text = match authorized_keys::read(&path, owner_of(account), strict) {
+            Ok(text) => text,
+            // Here the absence of the file is worth a word: without it nobody gets in.
+            Err(why) => return self.notes.push(why.to_string()),
+        };
+        let result = principals::search(&text, certificate, wanted);
+        let path = escape(path.as_os_str().as_encoded_bytes());
+        if result.found.is_none() && result.refused.is_empty() {
+            self.notes.push(format!("{path} lists no principal of the certificate"));
+        }
+        let refused = result.refused.iter();
+        self.notes.extend(refused.map(|(line, why)| format!("{path}:{line}: {why}")));
+        self.found = result
+            .found
+            .map(|(line, options)| Found { options, source: format!("{source}, {path}:{line}") });
+    }
+
+    fn file(&mut self, path: &Path, account: &Account, strict: bool, wanted: Use<'_>) {
+        let owner = owner_of(account);
         let text = match authorized_keys::read(path, owner, strict) {
             Ok(text) => text,
             Err(why) => {
@@ -457,14 +538,27 @@ impl Search {
                 return;
             }
         };
-        let wanted =
-            Use { key: request.key, peer: request.peer.ip(), host: request.host, now: now() };
         let result = authorized_keys::search(&text, wanted);
         let path = escape(path.as_os_str().as_encoded_bytes());
         let refused = result.refused.iter();
         self.notes.extend(refused.map(|(line, why)| format!("{path}:{line}: {why}")));
         self.found =
             result.found.map(|(line, options)| Found { options, source: format!("{path}:{line}") });
+    }
+}
+
+/// Who has no account has no home, and the gateway keeps his keys.
+fn may_be_read_for(account: &Account, template: &str) -> bool {
+    account.uid != NOBODY || (template.starts_with('/') && !template.contains("%h"))
+}
+
+fn owner_of(account: &Account) -> Owner<'_> {
+    match account.uid {
+        NOBODY => {
+            let uid = nix::unistd::geteuid().as_raw();
+            Owner { name: "the gateway", uid, home: &account.home }
+        }
+        uid => Owner { name: &account.name, uid, home: &account.home },
     }
 }
 
@@ -519,12 +613,29 @@ fn check_lists(
     Ok(())
 }
 
+/// The file is read every time, so a key that was revoked is of no use at once. SECURITY case 75:
+/// one that cannot be read or understood lets nobody in.
+fn check_revoked(login: &Effective, request: &Request<'_>) -> Result<(), Reason> {
+    let Some(path) = &login.revoked_keys else { return Ok(()) };
+    let text = authorized_keys::read_any(path, REVOKED_KEYS_BYTES_MAX)
+        .map_err(|why| Reason::RevokedKeys(why.to_string()))?;
+    match revoked::is_revoked(&text, request.key, request.certificate) {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(Reason::Revoked(path.clone())),
+        Err(why) => {
+            let path = escape(path.as_os_str().as_encoded_bytes());
+            Err(Reason::RevokedKeys(format!("{path}: {why}")))
+        }
+    }
+}
+
 fn check_key(login: &Effective, request: &Request<'_>) -> Result<(), Reason> {
     if !login.pubkey_authentication {
         return Err(Reason::MethodOff);
     }
-    let algorithm = request.algorithm;
-    if !login.pubkey_algorithms.contains(&algorithm) || algorithm.key_kind() != request.key.kind() {
+    let (signature, certified) = (request.algorithm, request.certificate.is_some());
+    let algorithm = KeyAlgorithm { signature, certified };
+    if !login.pubkey_algorithms.contains(&algorithm) || signature.key_kind() != request.key.kind() {
         return Err(Reason::Algorithm(algorithm));
     }
     let (bits, least) = (request.key.bits(), login.required_rsa_size);
@@ -580,6 +691,17 @@ impl fmt::Display for Reason {
             Reason::RsaSize { bits, least } => {
                 write!(out, "an RSA key of {bits} bits, and RequiredRSASize is {least}")
             }
+            Reason::Revoked(path) => {
+                let path = escape(path.as_os_str().as_encoded_bytes());
+                write!(out, "the key is revoked by {path}")
+            }
+            Reason::RevokedKeys(why) => {
+                write!(out, "RevokedKeys cannot be used, so nobody gets in: {why}")
+            }
+            Reason::NoCertificate => out.write_str(
+                "the certificate does not let this user in; TrustedUserCAKeys or a cert-authority \
+                 line would have to name its authority",
+            ),
             Reason::NoKey => out.write_str("the key is in no file of authorized keys"),
             Reason::NoForcedCommand => out.write_str(
                 "PermitRootLogin is forced-commands-only, and the key's line has no command=",
@@ -620,6 +742,7 @@ mod tests {
                 user,
                 key: &self.key,
                 algorithm: SignatureAlgorithm::Ed25519,
+                certificate: None,
                 peer: ([192, 0, 2, 7], 50_000).into(),
                 host: None,
                 local: ([192, 0, 2, 1], 2222).into(),
@@ -689,7 +812,7 @@ mod tests {
             ("PubkeyAuthentication no".into(), Reason::MethodOff),
             (
                 "PubkeyAcceptedAlgorithms rsa-sha2-512".into(),
-                Reason::Algorithm(SignatureAlgorithm::Ed25519),
+                Reason::Algorithm(KeyAlgorithm::plain(SignatureAlgorithm::Ed25519)),
             ),
             ("AuthorizedKeysFile2 x\nMatch all\nAuthorizedKeysFile none".into(), Reason::NoKey),
             (format!("Match User {user}\nDenyUsers *"), denied("DenyUsers", "*")),
@@ -749,6 +872,7 @@ mod tests {
                 user: &scene.user,
                 key: &scene.key,
                 algorithm: SignatureAlgorithm::Ed25519,
+                certificate: None,
                 peer: ([192, 0, 2, 7], 50_000).into(),
                 host: None,
                 local: ([192, 0, 2, 1], 2222).into(),

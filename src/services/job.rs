@@ -9,7 +9,9 @@ use std::time::Duration;
 use crate::base::wildcard_match;
 use crate::connection::{ConnectionConfig, LoginLimits};
 use crate::crypto::kex::Group;
-use crate::crypto::{KexError, PrivateKey, PublicKey, SharedSecret, SignatureAlgorithm};
+use crate::crypto::{
+    Certificate, KexError, PrivateKey, PublicKey, SharedSecret, SignatureAlgorithm,
+};
 use crate::limits::PARCEL_BYTES_MAX;
 use crate::services::forward::{Display, DisplaySpec, ListenSpec, Listened, Listening};
 use crate::services::process::Environment;
@@ -30,6 +32,8 @@ pub enum Job {
         key: Box<PublicKey>,
         /// How the key signs; policy may allow only some ways.
         algorithm: SignatureAlgorithm,
+        /// What the key was shown in; nothing about it has been checked.
+        certificate: Option<Box<Certificate>>,
         peer: SocketAddr,
         local: SocketAddr,
         routing: RoutingDomain,

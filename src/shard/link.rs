@@ -7,7 +7,7 @@ use super::outside::Ends;
 use super::relay::Relay;
 use crate::base::Instant;
 use crate::connection::{Answer, ChannelId, Conn, ConnectionConfig, LoginLimits};
-use crate::crypto::{PublicKey, SignatureAlgorithm};
+use crate::crypto::{Certificate, PublicKey, SignatureAlgorithm};
 use crate::reactor::{Classes, Fd};
 use crate::services::forward::Place;
 use crate::services::{About, Attached, Grant, Outgoing};
@@ -55,7 +55,7 @@ pub(super) struct Link {
     pub grant: Option<Arc<Grant>>,
     /// The question that `grant` answers. A client asks whether a key would do and then signs with
     /// it: the second time the answer is known.
-    pub asked: Option<(Box<str>, SignatureAlgorithm)>,
+    pub asked: Option<Asked>,
     pub about: About,
     /// Channels and the attachments that serve them.
     pub channels: Vec<(ChannelId, u32)>,
@@ -75,6 +75,15 @@ pub(super) struct Link {
     pub mark_until: Option<Instant>,
     /// When the lease of the receive in flight is taken back, unless something comes.
     pub lease_until: Option<Instant>,
+}
+
+/// A question about a key, but for the key itself.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Asked {
+    pub user: Box<str>,
+    pub algorithm: SignatureAlgorithm,
+    /// The same key inside another certificate is another question.
+    pub certificate: Option<Box<Certificate>>,
 }
 
 /// Channel data that lies in no lease yet.
@@ -121,10 +130,9 @@ pub(super) struct Attachment {
 
 impl Link {
     /// The same question has been answered with a grant on this connection.
-    pub fn knows(&self, user: &str, key: &PublicKey, algorithm: SignatureAlgorithm) -> bool {
-        let asked =
-            self.asked.as_ref().is_some_and(|(name, how)| **name == *user && *how == algorithm);
-        asked && self.grant.as_ref().is_some_and(|grant| grant.key == *key)
+    pub fn knows(&self, asked: &Asked, key: &PublicKey) -> bool {
+        self.asked.as_ref() == Some(asked)
+            && self.grant.as_ref().is_some_and(|grant| grant.key == *key)
     }
 
     /// Takes on the limits of a login that has its own.

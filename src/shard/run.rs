@@ -1,13 +1,14 @@
 //! The life of a link: begin, receive, run, send, end.
 
 use super::agent::Agent;
-use super::link::Owed;
+use super::link::{Asked, Owed};
 use super::*;
 use crate::base::Span;
 use crate::base::tally::{self, Cost};
 use crate::connection::{
     Answer, AuthFailed, Conn, Connection, ConnectionRecord, Event, Input, Query,
 };
+use crate::crypto::{Certificate, PublicKey};
 use crate::limits::{
     BULK_SLOT, HEADROOM, LINK_TURN_BYTES_MAX, LINK_TURN_PACKET_BYTES, LINK_UNSENT_BYTES_MAX,
     PACKET_SLOT, RECEIVE_LEASE_TIME,
@@ -582,9 +583,9 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 if failed.probe {
                     return;
                 }
-                let AuthFailed { user, method, key: public, .. } = *failed;
-                let public = public.map(|public| public.fingerprint());
-                self.report(key, What::AuthFailed { user, method, key: public });
+                let AuthFailed { user, method, key: public, certificate, .. } = *failed;
+                let shown = shown_key(public.as_deref(), certificate.as_deref());
+                self.report(key, What::AuthFailed { user, method, key: shown });
             }
             Event::Global { want_reply, request } if self.is_relayed(key) => {
                 self.relay_global(key, want_reply, request);
@@ -680,17 +681,19 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 link.in_flight += 1;
                 self.submit_job(token, Job::Agree { group, client_public });
             }
-            Query::FindKey { user, key: public, algorithm } => {
-                if link.knows(&user, &public, algorithm) {
+            Query::FindKey { user, key: public, algorithm, certificate } => {
+                let asked =
+                    Asked { user: user.clone(), algorithm, certificate: certificate.clone() };
+                if link.knows(&asked, &public) {
                     self.answer(key, Answer::Key(true));
                     return;
                 }
                 link.in_flight += 1;
                 link.grant = None;
-                link.asked = Some((user.clone(), algorithm));
-                let about = link.about.clone();
-                let key = public;
-                let job = Job::FindKey { user, key, algorithm, peer, local, routing, about };
+                link.asked = Some(asked);
+                let (about, key) = (link.about.clone(), public);
+                let job =
+                    Job::FindKey { user, key, algorithm, certificate, peer, local, routing, about };
                 self.submit_job(token, job);
             }
             _ => self.close_link(key, disconnect::BY_APPLICATION, "no such question in a server"),
@@ -702,7 +705,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         key: u32,
         user: Box<str>,
         method: &'static str,
-        public: Option<Box<crate::crypto::PublicKey>>,
+        public: Option<Box<PublicKey>>,
     ) {
         let Some(link) = self.links.get_mut(key as usize) else { return };
         // The grant must belong to the very key that signed (SECURITY case 55).
@@ -712,6 +715,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             return;
         };
         link.authenticated = true;
+        let certificate = link.asked.take().and_then(|asked| asked.certificate);
         link.follow(grant.limits, &self.config.connection, self.driver.now());
         let source = grant.source.clone();
         let upstream = grant.upstream.clone();
@@ -725,8 +729,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             self.timers.set(key, self.driver.now().after(LEAVING_TIME));
         }
         self.outside.startup_over(ends, StartupEnd::LoggedIn);
-        let fingerprint = public.map(|key| key.fingerprint());
-        self.report(key, What::Authenticated { user, method, key: fingerprint, source });
+        let shown = shown_key(public.as_deref(), certificate.as_deref());
+        self.report(key, What::Authenticated { user, method, key: shown, source });
         if let Some(upstream) = upstream {
             self.begin_relay(key, upstream);
         }
@@ -906,6 +910,11 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let report = Report { serial: link.serial, peer, verbosity, what };
         self.outside.report(report);
     }
+}
+
+/// How the log names a key: by its fingerprint, or all that its certificate says.
+fn shown_key(key: Option<&PublicKey>, certificate: Option<&Certificate>) -> Option<String> {
+    certificate.map(Certificate::log_text).or_else(|| key.map(PublicKey::fingerprint))
 }
 
 /// So much is unsent that nothing more is to be provoked.

@@ -517,6 +517,7 @@ fn the_dump_has_the_order_and_the_spelling_of_sshd() {
         // Where the default is another, the table says so; everything else is spelled alike.
         let other_defaults = "passwordauthentication kbdinteractiveauthentication \
             compression ciphers macs kexalgorithms hostkeyalgorithms pubkeyacceptedalgorithms ipqos \
+            casignaturealgorithms \
         persourcepenalties";
         let (theirs, ours) = (lines(&theirs, false), lines(&ours, true));
         for name in shared.iter().filter(|n| !other_defaults.split_whitespace().any(|o| o == *n)) {

@@ -23,6 +23,7 @@ pub fn all() -> Vec<Seed> {
     seeds.extend(lines());
     seeds.extend(known_hosts());
     seeds.extend(agents());
+    seeds.extend(revoked());
     seeds.extend(proxy_headers());
     seeds
 }
@@ -78,6 +79,36 @@ fn known_hosts() -> Vec<Seed> {
         ("odd", "gate ssh-rsa AAAA\ngate ssh-dss AAAAB3NzaC1kc3MAAAAB\ngate 1024 35 12".to_owned()),
     ];
     files.map(|(name, text)| seed("known_hosts", name, text)).to_vec()
+}
+
+/// Lists of revoked keys: lines, and each section of a key revocation list.
+fn revoked() -> Vec<Seed> {
+    let string = |bytes: &[u8]| [&(bytes.len() as u32).to_be_bytes()[..], bytes].concat();
+    let list = |kind: u8, body: &[u8]| {
+        let head = [b"SSHKRL\n\0\0\0\0\x01".as_slice(), &[0; 3 * 8 + 2 * 4]].concat();
+        [head, vec![kind], string(body)].concat()
+    };
+    let inner = |kind: u8, body: &[u8]| [&[0; 8][..], &[kind], &string(body)].concat();
+    let seven = 7_u64.to_be_bytes();
+    let key = fixtures::private_key(KeyKind::Ed25519).public();
+    vec![
+        seed(
+            "revoked_keys",
+            "lines",
+            b"# gone\nKEY x\n\nssh-dss AAAAB3NzaC1kc3MAAAAB\n".as_slice(),
+        ),
+        seed("revoked_keys", "serials", list(1, &inner(0x20, &seven))),
+        seed("revoked_keys", "range", list(1, &inner(0x21, &[seven, seven].concat()))),
+        seed(
+            "revoked_keys",
+            "bitmap",
+            list(1, &inner(0x22, &[&seven[..], &string(&[5])].concat())),
+        ),
+        seed("revoked_keys", "ids", list(1, &inner(0x23, &string(b"an id")))),
+        seed("revoked_keys", "keys", list(2, &string(key.blob()))),
+        seed("revoked_keys", "hashes", list(5, &string(&[7; 32]))),
+        seed("revoked_keys", "extension", list(255, b"\0\0\0\x01x\0\0\0\0\0")),
+    ]
 }
 
 /// Frames that an agent sends.

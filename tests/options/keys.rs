@@ -78,7 +78,6 @@ fn case_77_what_is_not_enforced_refuses_the_line() {
         ("permitlisten=\"localhost\"", "permitlisten"),
         ("tunnel=\"1\"", "tunnel"),
         ("principals=\"a\"", "principals"),
-        ("cert-authority", "cert-authority"),
         ("no-touch-required", "no-touch-required"),
         ("verify-required", "verify-required"),
         ("environment=\"A-B=1\"", "environment"),

@@ -15,6 +15,7 @@ pub mod known_hosts;
 mod openssh_file;
 mod private;
 mod public;
+pub mod revoked;
 mod rsa;
 mod signature;
 
@@ -188,9 +189,62 @@ impl SignatureAlgorithm {
     }
 }
 
+/// How a user's key is shown and signs: by itself, or inside a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyAlgorithm {
+    pub signature: SignatureAlgorithm,
+    pub certified: bool,
+}
+
+impl KeyAlgorithm {
+    /// Every algorithm, in the order we prefer them.
+    pub const ALL: [KeyAlgorithm; 12] = [
+        KeyAlgorithm::certified(SignatureAlgorithm::Ed25519),
+        KeyAlgorithm::certified(SignatureAlgorithm::EcdsaP256),
+        KeyAlgorithm::certified(SignatureAlgorithm::EcdsaP384),
+        KeyAlgorithm::certified(SignatureAlgorithm::EcdsaP521),
+        KeyAlgorithm::certified(SignatureAlgorithm::RsaSha512),
+        KeyAlgorithm::certified(SignatureAlgorithm::RsaSha256),
+        KeyAlgorithm::plain(SignatureAlgorithm::Ed25519),
+        KeyAlgorithm::plain(SignatureAlgorithm::EcdsaP256),
+        KeyAlgorithm::plain(SignatureAlgorithm::EcdsaP384),
+        KeyAlgorithm::plain(SignatureAlgorithm::EcdsaP521),
+        KeyAlgorithm::plain(SignatureAlgorithm::RsaSha512),
+        KeyAlgorithm::plain(SignatureAlgorithm::RsaSha256),
+    ];
+
+    pub const fn plain(signature: SignatureAlgorithm) -> KeyAlgorithm {
+        KeyAlgorithm { signature, certified: false }
+    }
+
+    pub const fn certified(signature: SignatureAlgorithm) -> KeyAlgorithm {
+        KeyAlgorithm { signature, certified: true }
+    }
+
+    /// The name in a publickey request.
+    pub const fn name(self) -> &'static str {
+        match self.certified {
+            true => self.signature.certificate_name(),
+            false => self.signature.name(),
+        }
+    }
+
+    pub fn from_name(name: &str) -> Option<KeyAlgorithm> {
+        KeyAlgorithm::ALL.into_iter().find(|algorithm| algorithm.name() == name)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn algorithms_of_users_are_twice_those_of_signatures() {
+        for algorithm in KeyAlgorithm::ALL {
+            assert_eq!(KeyAlgorithm::from_name(algorithm.name()), Some(algorithm));
+        }
+        assert_eq!(KeyAlgorithm::from_name("ssh-rsa-cert-v01@openssh.com"), None);
+    }
 
     #[test]
     fn names_are_distinct_and_map_back() {

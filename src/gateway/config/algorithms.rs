@@ -3,7 +3,7 @@
 
 use super::diagnostic::{Wrong, did_you_mean};
 use crate::base::wildcard_match;
-use crate::crypto::{CipherKind, KexKind, MacKind, SignatureAlgorithm};
+use crate::crypto::{CipherKind, KexKind, KeyAlgorithm, MacKind, SignatureAlgorithm};
 
 /// A family of algorithms that can be listed.
 pub trait Listed: Copy + PartialEq + 'static {
@@ -26,9 +26,10 @@ pub trait Listed: Copy + PartialEq + 'static {
 const CBC: &str = "CBC ciphers are not offered";
 const OLD_MAC: &str = "truncated, MD5 and UMAC codes are not offered";
 const SHA1_KEX: &str = "key exchange under SHA-1 is never used";
-const CERTIFICATE: &str = "certificates are not built yet";
+const CERTIFICATE: &str = "certificates are those of users alone so far";
 const SECURITY_KEY: &str = "security keys are not built yet";
 const SHA1: &str = "SHA-1 signatures are never used";
+const DSA: &str = "DSA is never used";
 
 impl Listed for CipherKind {
     const NOUN: &'static str = "cipher";
@@ -102,12 +103,33 @@ impl Listed for SignatureAlgorithm {
         ("sk-ssh-ed25519-cert-v01@openssh.com", CERTIFICATE),
         ("sk-ecdsa-sha2-nistp256-cert-v01@openssh.com", CERTIFICATE),
         ("ssh-rsa-cert-v01@openssh.com", SHA1),
-        ("ssh-dss-cert-v01@openssh.com", "DSA is never used"),
+        ("ssh-dss-cert-v01@openssh.com", DSA),
         ("sk-ssh-ed25519@openssh.com", SECURITY_KEY),
         ("sk-ecdsa-sha2-nistp256@openssh.com", SECURITY_KEY),
         ("webauthn-sk-ecdsa-sha2-nistp256@openssh.com", SECURITY_KEY),
         ("ssh-rsa", SHA1),
-        ("ssh-dss", "DSA is never used"),
+        ("ssh-dss", DSA),
+    ];
+    const PATTERNS: bool = true;
+
+    fn names(self) -> Vec<&'static str> {
+        vec![self.name()]
+    }
+}
+
+impl Listed for KeyAlgorithm {
+    const NOUN: &'static str = "signature algorithm";
+    const ALL: &'static [Self] = &KeyAlgorithm::ALL;
+    const ABSENT: &'static [(&'static str, &'static str)] = &[
+        ("sk-ssh-ed25519-cert-v01@openssh.com", SECURITY_KEY),
+        ("sk-ecdsa-sha2-nistp256-cert-v01@openssh.com", SECURITY_KEY),
+        ("ssh-rsa-cert-v01@openssh.com", SHA1),
+        ("ssh-dss-cert-v01@openssh.com", DSA),
+        ("sk-ssh-ed25519@openssh.com", SECURITY_KEY),
+        ("sk-ecdsa-sha2-nistp256@openssh.com", SECURITY_KEY),
+        ("webauthn-sk-ecdsa-sha2-nistp256@openssh.com", SECURITY_KEY),
+        ("ssh-rsa", SHA1),
+        ("ssh-dss", DSA),
     ];
     const PATTERNS: bool = true;
 
@@ -311,5 +333,6 @@ mod tests {
         check::<MacKind>();
         check::<KexKind>();
         check::<SignatureAlgorithm>();
+        check::<KeyAlgorithm>();
     }
 }

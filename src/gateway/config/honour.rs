@@ -555,7 +555,7 @@ fn host_name(word: &str, host: &str) -> Result<String, Wrong> {
 }
 
 /// As in sshd, `~/` is the home of whoever runs the server, and never that of a user who logs in.
-fn from_home(template: &str, values: &Values<'_>) -> Result<String, Wrong> {
+pub fn from_home(template: &str, values: &Values<'_>) -> Result<String, Wrong> {
     let Some(below) = template.strip_prefix('~') else { return Ok(template.to_owned()) };
     let home = values.surroundings.home.as_ref().and_then(|home| home.to_str());
     match (below.strip_prefix('/'), home) {
@@ -565,7 +565,7 @@ fn from_home(template: &str, values: &Values<'_>) -> Result<String, Wrong> {
     }
 }
 
-fn check_tokens(template: &str) -> Done {
+pub fn check_tokens(template: &str) -> Done {
     let mut rest = template.chars();
     while let Some(character) = rest.next() {
         if character != '%' {

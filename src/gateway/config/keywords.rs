@@ -1,5 +1,6 @@
 //! The one table of keywords: where each may stand, whether it is honoured, what it accepts.
 
+use super::certificates;
 use super::diagnostic::{Wrong, did_you_mean};
 use super::dump::{self, View};
 use super::forwarding;
@@ -213,7 +214,7 @@ const fn offer(
 }
 
 const FORWARDING: &str = "forwarding is not built yet";
-const CERTIFICATES: &str = "certificates are not built yet";
+const HOST_CERTIFICATES: &str = "certificates of hosts are not built yet";
 const PASSWORDS: &str = "public keys are the only way to log in so far";
 const HOSTBASED: &str = "it concerns host-based authentication, which is not offered";
 const KERBEROS: &str = "it concerns Kerberos, which is not offered";
@@ -257,11 +258,14 @@ pub const TABLE: &[Keyword] = &[
          %% a percent sign, and `*`, `?` and `[...]` stand for several; or none",
         honour::authorized_keys_file, dump::authorized_keys_file),
     warned("AuthorizedKeysFile2", Match, &[], "it is obsolete: list the file in AuthorizedKeysFile"),
-    not_yet("AuthorizedPrincipalsCommand", Match, &["none"], CERTIFICATES),
-    not_yet("AuthorizedPrincipalsCommandUser", Match, &["none"], CERTIFICATES),
-    not_yet("AuthorizedPrincipalsFile", Match, &["none"], CERTIFICATES),
+    not_yet("AuthorizedPrincipalsCommand", Match, &["none"], PROGRAM),
+    not_yet("AuthorizedPrincipalsCommandUser", Match, &["none"], PROGRAM),
+    honoured("AuthorizedPrincipalsFile", Match,
+        "a path, in which %h, %u, %U and %% are as in AuthorizedKeysFile; or none",
+        certificates::authorized_principals_file, certificates::dump_authorized_principals_file),
     honoured("Banner", Match, "the path of a text file, or none", honour::banner, dump::banner),
-    warned("CASignatureAlgorithms", Match, &[], "it concerns certificates, which are not built yet"),
+    honoured("CASignatureAlgorithms", Match, SIGNATURES,
+        certificates::ca_signature_algorithms, certificates::dump_ca_signature_algorithms),
     honoured("ChannelTimeout", Match,
         "one or more type=time, like session:shell=1h or session:*=10m, where the type may contain \
          `*` and `?`; or none",
@@ -296,7 +300,7 @@ pub const TABLE: &[Keyword] = &[
     warned("HostbasedAcceptedAlgorithms", Match, &[], HOSTBASED),
     offer("HostbasedAuthentication", Match, &["no"], &["yes"], PASSWORDS),
     warned("HostbasedUsesNameFromPacketOnly", Match, &[], HOSTBASED),
-    not_yet("HostCertificate", Global, &["none"], CERTIFICATES),
+    not_yet("HostCertificate", Global, &["none"], HOST_CERTIFICATES),
     honoured("HostKey", Global, "the path of a private key that only its owner can read",
         honour::host_key, dump::host_key),
     not_yet("HostKeyAgent", Global, &["none"], "host keys are read from files; agents are not asked yet"),
@@ -386,8 +390,9 @@ pub const TABLE: &[Keyword] = &[
         honour::rekey_limit, dump::rekey_limit),
     honoured("RequiredRSASize", Match, "bits, from 2048 to 8192; from 1024 on counts as 2048", honour::required_rsa_size, dump::required_rsa_size),
     warned("ReverseMappingCheck", Global, &[], OBSOLETE),
-    not_yet("RevokedKeys", Match, &["none"], 
-        "lists of revoked keys are not built yet; without this line those keys are accepted"),
+    honoured("RevokedKeys", Match,
+        "the path of a key revocation list or of a file of public keys, or none",
+        certificates::revoked_keys, certificates::dump_revoked_keys),
     warned("RhostsAuthentication", Global, &["no"], OBSOLETE),
     warned("RhostsRSAAuthentication", Match, &["no"], OBSOLETE),
     warned("RSAAuthentication", Match, &[], OBSOLETE),
@@ -439,7 +444,8 @@ pub const TABLE: &[Keyword] = &[
         upstream::upstream_targets, upstream::dump_upstream_targets),
     honoured("TidegateUpstreamUser", Match, "a user name, in which %u is the login's; or none for that one alone",
         upstream::upstream_user, upstream::dump_upstream_user),
-    not_yet("TrustedUserCAKeys", Match, &["none"], CERTIFICATES),
+    honoured("TrustedUserCAKeys", Match, "the path of a file of public keys, or none",
+        certificates::trusted_user_ca_keys, certificates::dump_trusted_user_ca_keys),
     honoured("UnusedConnectionTimeout", Match, "a time, like 30 or 5m, or none",
         honour::unused_connection_timeout, dump::unused_connection_timeout),
     honoured("UseDNS", Global, YES_NO, honour::use_dns, dump::use_dns),

@@ -5,6 +5,7 @@
 //! reported together, each with its file and line, what is legal, and what to do next.
 
 mod algorithms;
+mod certificates;
 mod condition;
 mod diagnostic;
 mod dump;
@@ -150,11 +151,11 @@ impl Config {
 
     /// Every algorithm that some login may use: what is announced before the user is known.
     pub fn pubkey_algorithms_offered(&self) -> Vec<SignatureAlgorithm> {
-        let mut offered = self.login.pubkey_algorithms.clone();
+        let mut offered = Vec::new();
         let blocks = self.blocks.iter().filter_map(|block| block.draft.pubkey_algorithms.as_ref());
-        for algorithm in blocks.flatten() {
-            if !offered.contains(algorithm) {
-                offered.push(*algorithm);
+        for algorithm in self.login.pubkey_algorithms.iter().chain(blocks.flatten()) {
+            if !offered.contains(&algorithm.signature) {
+                offered.push(algorithm.signature);
             }
         }
         offered

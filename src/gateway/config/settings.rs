@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::ip_qos::IpQos;
 use super::patterns::{HostList, UserPattern};
 use crate::connection::LoginLimits;
-use crate::crypto::{CipherKind, KexKind, KeyKind, MacKind, SignatureAlgorithm};
+use crate::crypto::{CipherKind, KexKind, KeyAlgorithm, KeyKind, MacKind, SignatureAlgorithm};
 use crate::limits::{
     AUTH_TRIES_DEFAULT, DRAIN_TIME_DEFAULT, LOGIN_GRACE_DEFAULT, PREFACE_TIME_DEFAULT,
     REKEY_PACKETS_MAX, RSA_BITS_MIN, SESSIONS_DEFAULT,
@@ -192,7 +192,15 @@ settings! {
             /// Sessions of one connection at one time.
             max_sessions: u32,
             pubkey_authentication: bool,
-            pubkey_algorithms: Vec<SignatureAlgorithm>,
+            pubkey_algorithms: Vec<KeyAlgorithm>,
+            /// How authorities may sign certificates.
+            ca_algorithms: Vec<SignatureAlgorithm>,
+            /// A file of authorities whose certificates let their principals in.
+            trusted_user_ca_keys: Option<PathBuf>,
+            /// A template as for files of keys: the principals that stand for a user.
+            authorized_principals_file: Option<String>,
+            /// Keys and certificates that let nobody in.
+            revoked_keys: Option<PathBuf>,
             /// Bits.
             required_rsa_size: u32,
             /// Templates with `%h`, `%u`, `%U`, `%%`; relative ones start at the home directory.
@@ -352,7 +360,11 @@ impl Default for Effective {
             max_auth_tries: AUTH_TRIES_DEFAULT,
             max_sessions: SESSIONS_DEFAULT,
             pubkey_authentication: true,
-            pubkey_algorithms: SignatureAlgorithm::ALL.to_vec(),
+            pubkey_algorithms: KeyAlgorithm::ALL.to_vec(),
+            ca_algorithms: SignatureAlgorithm::ALL.to_vec(),
+            trusted_user_ca_keys: None,
+            authorized_principals_file: None,
+            revoked_keys: None,
             required_rsa_size: RSA_BITS_MIN,
             authorized_keys_files: vec![
                 ".ssh/authorized_keys".to_owned(),
@@ -423,7 +435,7 @@ impl Effective {
 
     /// Whether a key of this kind may log in with any accepted algorithm.
     pub fn accepts_kind(&self, kind: KeyKind) -> bool {
-        self.pubkey_algorithms.iter().any(|algorithm| algorithm.key_kind() == kind)
+        self.pubkey_algorithms.iter().any(|algorithm| algorithm.signature.key_kind() == kind)
     }
 }
 

@@ -20,6 +20,7 @@ use super::{
     public::{Numbers, unsupported},
 };
 use crate::{
+    base::escape,
     limits::{
         CERTIFICATE_BYTES_MAX, CERTIFICATE_PRINCIPALS_MAX, HOST_KEY_BYTES_MAX, NAME_BYTES_MAX,
         SIGNATURE_BYTES_MAX,
@@ -215,6 +216,21 @@ impl Certificate {
     /// The second behind its validity; `u64::MAX` for ever.
     pub fn valid_before(&self) -> u64 {
         self.contents.valid_before
+    }
+
+    /// Key, identity and authority as sshd logs them. The identity is escaped.
+    pub fn log_text(&self) -> String {
+        let key = self.key();
+        let authority = self.authority();
+        format!(
+            "{}-CERT {} ID {} (serial {}) CA {} {}",
+            key.kind().family(),
+            key.fingerprint(),
+            escape(self.key_id().as_bytes()),
+            self.serial(),
+            authority.kind().family(),
+            authority.fingerprint()
+        )
     }
 
     /// What the authority signed.

@@ -1,0 +1,52 @@
+//! The keywords about certificates of users and about revoked keys: their parsers and how they are dumped.
+
+use super::algorithms::{self, names_of};
+use super::diagnostic::Wrong;
+use super::dump::{View, one, path_or_none};
+use super::honour::{Done, check_tokens, first, from_home};
+use super::keywords::Target;
+use super::lexer::quote;
+use super::values::{Values, is_none};
+
+pub fn authorized_principals_file(target: &mut Target, values: &Values<'_>) -> Done {
+    let word = values.one()?;
+    let file = match word {
+        "" => return Err(Wrong::new(word, "not a path")),
+        none if is_none(none) => None,
+        template => {
+            check_tokens(template)?;
+            Some(from_home(template, values)?)
+        }
+    };
+    first(&mut target.login.authorized_principals_file, file)
+}
+
+pub fn dump_authorized_principals_file(view: &View<'_>) -> Vec<String> {
+    let file = view.login.authorized_principals_file.as_deref();
+    one(file.map_or_else(|| "none".to_owned(), quote))
+}
+
+pub fn ca_signature_algorithms(target: &mut Target, values: &Values<'_>) -> Done {
+    let list = algorithms::parse(values.one()?, &mut target.warnings)?;
+    first(&mut target.login.ca_algorithms, list)
+}
+
+pub fn dump_ca_signature_algorithms(view: &View<'_>) -> Vec<String> {
+    one(names_of(&view.login.ca_algorithms))
+}
+
+pub fn trusted_user_ca_keys(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.login.trusted_user_ca_keys, values.path_or_none()?)
+}
+
+pub fn dump_trusted_user_ca_keys(view: &View<'_>) -> Vec<String> {
+    one(path_or_none(view.login.trusted_user_ca_keys.as_deref()))
+}
+
+pub fn revoked_keys(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.login.revoked_keys, values.path_or_none()?)
+}
+
+pub fn dump_revoked_keys(view: &View<'_>) -> Vec<String> {
+    one(path_or_none(view.login.revoked_keys.as_deref()))
+}

@@ -1,0 +1,279 @@
+//! Logins by certificates that `ssh-keygen` signs, with OpenSSH's client.
+#![allow(clippy::disallowed_methods, reason = "tests wait on the real clock")]
+
+mod support;
+
+use std::fs;
+use std::process::{Command, Output};
+
+use support::{Gateway, HOST_KEYS, keygen, run_ok, wait_for};
+
+/// Whoever runs the tests; only he can log in where he is not root.
+fn user() -> String {
+    let output = run_ok(Command::new("id").arg("-un"));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// A gateway that trusts no key, and the authorities `ca` and `other` in its folder. `PATH` in a
+/// line is that folder.
+fn gateway(lines: &[&str]) -> Gateway {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = folder.path().display().to_string();
+    let lines = lines.iter().map(|line| line.replace("PATH", &at)).collect::<Vec<_>>();
+    for (kind, bits) in HOST_KEYS {
+        keygen(&folder.path().join(format!("host_{kind}{bits}")), kind, bits);
+    }
+    for name in ["user_ed25519", "ca", "other"] {
+        keygen(&folder.path().join(name), "ed25519", "");
+    }
+    keygen(&folder.path().join("ca_rsa"), "rsa", "2048");
+    fs::write(folder.path().join("authorized_keys"), "").expect("a file");
+    let lines = lines.iter().map(String::as_str).collect::<Vec<_>>();
+    Gateway::start_in(folder, &lines)
+}
+
+/// Certifies the client's key: where the certificate lies, its client finds it.
+fn certify(gateway: &Gateway, key: &str, authority: &str, arguments: &[&str]) {
+    let mut command = Command::new("ssh-keygen");
+    command.current_dir(gateway.folder.path()).args(["-q", "-s", authority, "-I", "an id"]);
+    run_ok(command.args(arguments).arg(format!("{key}.pub")));
+}
+
+fn log_in(gateway: &Gateway, options: &[&str], words: &[&str]) -> Output {
+    let mut all = options.to_vec();
+    all.push("KexAlgorithms=curve25519-sha256");
+    gateway.ssh(&all, words).output().expect("ssh starts")
+}
+
+fn gets_in(gateway: &Gateway) -> bool {
+    log_in(gateway, &[], &["echo in"]).stdout == b"in\n"
+}
+
+fn assert_told(gateway: &Gateway, text: &str) {
+    wait_for(text, || gateway.log().contains(text));
+}
+
+#[test]
+fn an_authority_lets_its_principals_in() {
+    let gateway = gateway(&["TrustedUserCAKeys PATH/ca.pub"]);
+    let me = user();
+    assert!(!gets_in(&gateway), "the key alone is nobody's");
+    certify(&gateway, "user_ed25519", "ca", &["-n", &format!("somebody,{me}"), "-z", "77"]);
+    assert!(gets_in(&gateway), "{}", gateway.log());
+    let fingerprint = |name: &str| {
+        let mut command = Command::new("ssh-keygen");
+        let output = run_ok(command.arg("-lf").arg(gateway.path(name)));
+        String::from_utf8_lossy(&output.stdout).split(' ').nth(1).expect("a word").to_owned()
+    };
+    // As sshd writes it.
+    assert_told(
+        &gateway,
+        &format!(
+            "ssh2: ED25519-CERT {} ID an id (serial 77) CA ED25519 {}",
+            fingerprint("user_ed25519.pub"),
+            fingerprint("ca.pub")
+        ),
+    );
+    for (arguments, reason) in [
+        (&["-n", "somebody"][..], "name is not a listed principal"),
+        (&[], "it lists no principals"),
+        (&["-n", &me, "-V", "0x1:0x2"], "expired: it ended at 1970-01-01T00:00:02Z"),
+        (&["-n", &me, "-V", "+1d:+2d"], "not yet valid: it begins at 20"),
+        (
+            &["-n", &me, "-O", "source-address=192.0.2.0/24"],
+            "source-address does not allow 127.0.0.1",
+        ),
+        (
+            &["-n", &me, "-O", "critical:new@example.org=x"],
+            "option new@example.org is not understood",
+        ),
+        (&["-n", &me, "-O", "verify-required"], "asks for a security key"),
+    ] {
+        certify(&gateway, "user_ed25519", "ca", arguments);
+        assert!(!gets_in(&gateway), "{arguments:?}");
+        assert_told(&gateway, reason);
+    }
+    // A client does not even offer a host's.
+    certify(&gateway, "user_ed25519", "ca", &["-h", "-n", &me]);
+    assert!(!gets_in(&gateway));
+    certify(&gateway, "user_ed25519", "other", &["-n", &me]);
+    assert!(!gets_in(&gateway), "an authority that nobody trusts");
+    certify(&gateway, "user_ed25519", "ca", &["-n", &me, "-O", "source-address=127.0.0.0/8"]);
+    assert!(gets_in(&gateway), "{}", gateway.log());
+    // The authority's own key is no key of a user's.
+    let ca = format!("IdentityFile={}", gateway.path("ca").display());
+    assert_ne!(log_in(&gateway, &["CertificateFile=none", &ca], &["echo in"]).stdout, b"in\n");
+}
+
+#[test]
+fn options_of_certificates_hold() {
+    let gateway = gateway(&["TrustedUserCAKeys PATH/ca.pub"]);
+    let me = user();
+    let with = |options: &[&str]| {
+        let options = options.iter().flat_map(|option| ["-O", *option]).collect::<Vec<_>>();
+        certify(&gateway, "user_ed25519", "ca", &[&["-n", &*me][..], &options].concat());
+    };
+    let out = |options: &[&str], words: &[&str]| {
+        let output = log_in(&gateway, options, words);
+        String::from_utf8_lossy(&output.stdout).trim().to_owned()
+    };
+    with(&["force-command=echo forced-$SSH_ORIGINAL_COMMAND"]);
+    assert_eq!(out(&[], &["id"]), "forced-id");
+    with(&[]);
+    assert!(out(&["RequestTTY=force"], &["tty"]).contains("/dev/pts/"));
+    with(&["no-pty"]);
+    assert!(!out(&["RequestTTY=force"], &["tty"]).contains("/dev/pts/"));
+    // A forwarded connection: to the gateway's own port, whose greeting comes back.
+    let target = format!("127.0.0.1:{}", gateway.port);
+    let forwarded = || {
+        let mut ssh = gateway.ssh(&["KexAlgorithms=curve25519-sha256"], &[]);
+        let output = ssh.args(["-W", &target]).output().expect("ssh starts");
+        output.stdout.starts_with(b"SSH-2.0-")
+    };
+    assert!(forwarded(), "{}", gateway.log());
+    with(&["no-port-forwarding"]);
+    assert!(!forwarded());
+    // Nothing but what is named.
+    with(&["clear", "permit-pty"]);
+    assert!(!forwarded());
+    assert!(out(&["RequestTTY=force"], &["tty"]).contains("/dev/pts/"));
+}
+
+#[test]
+fn principals_come_from_a_file() {
+    let gateway =
+        gateway(&["TrustedUserCAKeys PATH/ca.pub", "AuthorizedPrincipalsFile PATH/principals-%u"]);
+    let me = user();
+    let file = gateway.path(&format!("principals-{me}"));
+    certify(&gateway, "user_ed25519", "ca", &["-n", &format!("ops,{me}")]);
+    assert!(!gets_in(&gateway), "without the file nobody gets in, his name or not");
+    for (text, allowed) in [
+        ("", false),
+        (&*me, true),
+        ("ops", true),
+        ("# who\n\n  dev\nops # them\n", true),
+        ("dev\n", false),
+        ("op*\n", false),
+        ("#ops\n", false),
+        ("from=\"127.0.0.1\" ops", true),
+        ("from=\"192.0.2.1\" ops", false),
+        ("cert-authority ops", false),
+        ("frobnicate ops", false),
+        ("frobnicate ops\nops", true),
+    ] {
+        fs::write(&file, text).expect("a file");
+        assert_eq!(gets_in(&gateway), allowed, "{text}\n{}", gateway.log());
+    }
+    fs::write(&file, "command=\"echo $SSH_ORIGINAL_COMMAND, forced\" ops").expect("a file");
+    assert_eq!(log_in(&gateway, &[], &["id"]).stdout, b"id, forced\n");
+    assert_told(&gateway, "lists no principal of the certificate");
+}
+
+#[test]
+fn authorities_stand_in_authorized_keys() {
+    let gateway = gateway(&[]);
+    let me = user();
+    let ca = fs::read_to_string(gateway.path("ca.pub")).expect("a key");
+    let allow = |options: &str| {
+        fs::write(gateway.path("authorized_keys"), format!("{options} {ca}")).expect("a file");
+        gets_in(&gateway)
+    };
+    certify(&gateway, "user_ed25519", "ca", &["-n", &format!("ops,{me}")]);
+    assert!(allow("cert-authority"), "{}", gateway.log());
+    assert!(!allow(""), "a plain line");
+    assert_told(&gateway, "the line is not marked cert-authority");
+    assert!(allow("cert-authority,principals=\"dev,ops\""));
+    assert!(!allow("cert-authority,principals=\"dev\""));
+    assert!(!allow("cert-authority,from=\"192.0.2.1\""));
+    certify(&gateway, "user_ed25519", "ca", &["-n", "ops"]);
+    assert!(!allow("cert-authority"), "not for this user");
+    assert!(allow("principals=\"ops\",cert-authority"));
+
+    // SECURITY case 73: two commands have to be one.
+    let force = ["-n", &me, "-O", "force-command=echo in"];
+    certify(&gateway, "user_ed25519", "ca", &force);
+    assert!(allow("cert-authority,command=\"echo in\""));
+    assert!(!allow("cert-authority,command=\"echo out\""));
+    assert_told(&gateway, "force two different commands");
+    let ca_key = format!("IdentityFile={}", gateway.path("ca").display());
+    assert_ne!(log_in(&gateway, &["CertificateFile=none", &ca_key], &["echo in"]).stdout, b"in\n");
+}
+
+#[test]
+fn algorithms_are_restricted() {
+    let gateway = gateway(&[
+        "TrustedUserCAKeys PATH/all.pub",
+        "CASignatureAlgorithms -rsa-sha2-*",
+        "PubkeyAcceptedAlgorithms -ssh-ed25519",
+    ]);
+    let me = user();
+    let read = |name: &str| fs::read_to_string(gateway.path(name)).expect("a key");
+    fs::write(gateway.path("all.pub"), format!("# ours\n{}{}", read("ca.pub"), read("ca_rsa.pub")))
+        .expect("a file");
+    certify(&gateway, "user_ed25519", "ca_rsa", &["-n", &me]);
+    assert!(!gets_in(&gateway));
+    assert_told(&gateway, "signed with rsa-sha2-512, which CASignatureAlgorithms does not list");
+    certify(&gateway, "user_ed25519", "ca", &["-n", &me]);
+    assert!(gets_in(&gateway), "certified keys are still taken\n{}", gateway.log());
+    fs::write(gateway.path("authorized_keys"), read("user_ed25519.pub")).expect("a file");
+    fs::remove_file(gateway.path("user_ed25519-cert.pub")).expect("removed");
+    assert!(!gets_in(&gateway), "plain ones are not");
+}
+
+#[test]
+fn every_type_of_key_can_be_certified() {
+    let gateway = gateway(&["TrustedUserCAKeys PATH/ca.pub"]);
+    let me = user();
+    for (kind, bits) in HOST_KEYS {
+        let name = format!("key_{kind}{bits}");
+        keygen(&gateway.path(&name), kind, bits);
+        certify(&gateway, &name, "ca", &["-n", &me]);
+        let identity = format!("IdentityFile={}", gateway.path(&name).display());
+        let output = log_in(&gateway, &[&identity], &["echo in"]);
+        assert_eq!(output.stdout, b"in\n", "{name}: {output:?}\n{}", gateway.log());
+    }
+}
+
+/// SECURITY case 75.
+#[test]
+fn case_75_revoked_keys_let_nobody_in() {
+    let gateway = gateway(&["TrustedUserCAKeys PATH/ca.pub", "RevokedKeys PATH/revoked"]);
+    let me = user();
+    let make = |specification: &str| {
+        fs::write(gateway.path("specification"), specification).expect("a file");
+        let mut command = Command::new("ssh-keygen");
+        command.current_dir(gateway.folder.path());
+        run_ok(command.args(["-q", "-k", "-f", "revoked", "-s", "ca.pub", "specification"]));
+    };
+    let read = |name: &str| fs::read(gateway.path(name)).expect("a file");
+    let put = |content: &[u8]| fs::write(gateway.path("revoked"), content).expect("a file");
+    certify(&gateway, "user_ed25519", "ca", &["-n", &me, "-z", "7"]);
+    assert!(!gets_in(&gateway), "the file is missing");
+    assert_told(&gateway, "RevokedKeys cannot be used, so nobody gets in");
+    for (specification, allowed) in
+        [("serial: 8\n", true), ("serial: 5-9\n", false), ("id: an id\n", false), ("id: x\n", true)]
+    {
+        make(specification);
+        assert_eq!(gets_in(&gateway), allowed, "{specification}\n{}", gateway.log());
+    }
+    assert_told(&gateway, "the key is revoked by ");
+    put(b"");
+    assert!(gets_in(&gateway));
+    for name in ["user_ed25519.pub", "ca.pub"] {
+        put(&read(name));
+        assert!(!gets_in(&gateway), "{name}");
+    }
+    put(&read("other.pub"));
+    assert!(gets_in(&gateway));
+    put(b"SSHKRL\n\0\0\0\0\x01");
+    assert!(!gets_in(&gateway));
+    assert_told(&gateway, "malformed key revocation list");
+    // Plain keys too.
+    fs::remove_file(gateway.path("user_ed25519-cert.pub")).expect("removed");
+    fs::write(gateway.path("authorized_keys"), read("user_ed25519.pub")).expect("a file");
+    assert!(!gets_in(&gateway));
+    put(b"# nobody\n");
+    assert!(gets_in(&gateway));
+    put(&read("user_ed25519.pub"));
+    assert!(!gets_in(&gateway));
+}
