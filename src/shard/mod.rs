@@ -603,8 +603,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             return;
         }
         self.retiring = true;
+        // Listeners of links rest on: the time at which they go on stands.
         self.resting.clear();
-        self.rested = None;
         self.cancel_accepts();
         self.tell_when_accepting_is_over();
     }
