@@ -62,6 +62,7 @@ fn within(command: &Command, etc: &Path) -> Command {
     let mut inner = Command::new("unshare");
     inner.args(["-m", "sh", "-c", "mount --bind \"$0\" /etc && exec \"$@\""]).arg(etc);
     inner.arg(command.get_program()).args(command.get_args());
+    inner.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
     inner
 }
 
