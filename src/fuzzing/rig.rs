@@ -21,6 +21,8 @@ use crate::wire::auth::{
 use crate::wire::transport::{Disconnect, ServiceAccept, ServiceRequest};
 use crate::wire::{Message, Writer, number};
 
+/// When everything begins.
+pub(super) const START: Instant = Instant::from_nanos(1_000_000_000);
 const USER: &str = "me";
 const SERVICE: &str = "ssh-connection";
 /// Events a single packet may lead to: its own, and those of requests that were held behind it.
@@ -100,7 +102,7 @@ impl Rig {
     pub(super) fn fresh(serves: bool) -> Rig {
         let mut entropy = SeededEntropy::new(5);
         let mut target = vec![0; PACKET_SLOT as usize].into_boxed_slice();
-        let now = Instant::from_nanos(1_000_000_000);
+        let now = START;
         let mut env = Env { now, entropy: &mut entropy, out: Outbox::new(&mut target, 0) };
         let conn = if serves {
             Conn::Server(Connection::server(Arc::clone(&SERVER), &mut env).expect("a start"))
@@ -123,7 +125,7 @@ impl Rig {
             farewell: false,
             channels: Vec::new(),
             plans: Vec::new(),
-            now: Instant::from_nanos(1_000_000_000),
+            now: START,
             entropy,
             target: vec![0; PACKET_SLOT as usize].into_boxed_slice(),
             used: 0,
@@ -173,7 +175,7 @@ impl Rig {
             rig.flush();
             Snapshot { record: rig.record().expect("a quiet point"), puppet: rig.puppet }
         });
-        let conn = import_bytes(serves, &snapshot.record);
+        let conn = import_bytes(serves, &snapshot.record, START);
         Rig::around(conn, snapshot.puppet.fork(), SeededEntropy::new(9))
     }
 
@@ -514,7 +516,8 @@ impl Rig {
         self.flush();
         let Some(record) = self.record() else { return };
         let serves = matches!(self.conn, Conn::Server(_));
-        self.conn = import_bytes(serves, &record);
+        // Both processes have the same clock.
+        self.conn = import_bytes(serves, &record, self.now);
         assert_eq!(self.record().as_deref(), Some(&*record), "exported again");
         self.shown = 0;
     }
@@ -548,8 +551,12 @@ struct Snapshot {
 }
 
 /// A connection out of a record, in either role; under real cryptography or the toy's.
-pub(super) fn import(serves: bool, real: bool, record: ConnectionRecord) -> Result<Conn, Error> {
-    let now = Instant::from_nanos(1_000_000_000);
+pub(super) fn import(
+    serves: bool,
+    real: bool,
+    record: ConnectionRecord,
+    now: Instant,
+) -> Result<Conn, Error> {
     if serves {
         let config = if real { &REAL_SERVER } else { &SERVER };
         Connection::<Server>::import(Arc::clone(config), record, now).map(Conn::Server)
@@ -559,7 +566,7 @@ pub(super) fn import(serves: bool, real: bool, record: ConnectionRecord) -> Resu
     }
 }
 
-fn import_bytes(serves: bool, record: &[u8]) -> Conn {
+fn import_bytes(serves: bool, record: &[u8], now: Instant) -> Conn {
     let record = ConnectionRecord::from_bytes(record).expect("a record of ours");
-    import(serves, false, record).expect("a record of ours")
+    import(serves, false, record, now).expect("a record of ours")
 }
