@@ -412,8 +412,9 @@ pub const LINK_UNSENT_BYTES_BUSY: u32 = BULK_SLOT;
 pub const SHARED_UNSENT_BYTES_MAX: u32 = 64 * 1024;
 /// Key exchanges (and other expensive steps) a shard takes in one turn; the rest wait.
 pub const HANDSHAKE_STEPS_A_TURN: u32 = 4;
-/// Jobs queued for the workers of a process; a full queue is back-pressure.
-pub const JOBS_MAX: usize = 4096;
+/// Jobs queued for the workers of a process, in each of six queues; a full one is back-pressure. They
+/// are memory from the start: 170 bytes a job and queue, which 1,000 idle logins are to share.
+pub const JOBS_MAX: usize = 512;
 pub const WORKERS_DEFAULT: usize = 4;
 /// Names of clients looked up at one time (UseDNS): a resolver that does not answer holds up as many
 /// logins, and nothing else.
