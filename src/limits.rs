@@ -240,6 +240,9 @@ pub const BANNER_BYTES_MAX: u32 = 16 * 1024;
 pub const BANNER_SENT_BYTES_MAX: usize = 8 * 1024;
 /// The list of methods that may go on.
 pub const AUTH_METHODS_BYTES_MAX: u32 = 1024;
+/// Chains of AuthenticationMethods that count for one login, and methods of one chain.
+pub const AUTH_CHAINS_MAX: usize = 16;
+pub const AUTH_CHAIN_METHODS_MAX: usize = 16;
 /// Questions in one round of keyboard-interactive, and the text of each.
 pub const AUTH_PROMPTS_MAX: u32 = 32;
 pub const PROMPT_BYTES_MAX: u32 = 4 * 1024;

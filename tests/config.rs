@@ -513,6 +513,7 @@ fn good_lines() -> impl Strategy<Value = String> {
         "Ciphers [+^-]?(aes256-ctr|aes128-gcm@openssh\\.com)",
         "KexAlgorithms [+^-]?(curve25519-sha256|ecdh-sha2-nistp521)",
         "(PubkeyAccepted|HostKey)Algorithms [+^-]?(ssh-ed25519|rsa-sha2-\\*)",
+        "AuthenticationMethods (any|publickey|publickey,publickey publickey)",
         "(StrictModes|PermitTTY|TCPKeepAlive|PubkeyAuthentication) (yes|no|YES)",
         "PermitRootLogin (yes|no|without-password|forced-commands-only)",
         "(Banner|PidFile|HostKey) (/[a-z]{1,4}|\"/a b/c\\\\\\\\d\"|'/q\"')",

@@ -1,6 +1,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::{Chains, Method};
 use crate::crypto::SignatureAlgorithm;
 use crate::limits::{
     AUTH_TRIES_DEFAULT, CHANNEL_PACKET_BYTES_MAX, LOGIN_GRACE_DEFAULT, SESSIONS_DEFAULT,
@@ -15,10 +16,12 @@ pub struct ConnectionConfig {
     /// Shown before the first attempt is answered; what passes
     /// [`crate::limits::BANNER_SENT_BYTES_MAX`] is cut off.
     pub banner: Option<String>,
-    /// Banner and tries may depend on the user: ask for them when the name is known.
+    /// Banner, tries and methods may depend on the user: ask for them when the name is known.
     pub asks_users: bool,
     /// Failed attempts after which the connection ends.
     pub auth_tries_max: u32,
+    /// What it takes to log in.
+    pub chains: Chains,
     /// From the first byte to the end of the login. `None`: for ever.
     pub login_grace: Option<Duration>,
     /// Session channels at one time.
@@ -44,6 +47,7 @@ impl ConnectionConfig {
             banner: None,
             asks_users: false,
             auth_tries_max: AUTH_TRIES_DEFAULT,
+            chains: Chains::any_of([Method::PublicKey]),
             login_grace: Some(LOGIN_GRACE_DEFAULT),
             sessions_max: SESSIONS_DEFAULT,
             client_alive: None,

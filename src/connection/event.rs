@@ -31,6 +31,9 @@ pub enum Event {
     /// The login is over. `key` is the one whose signature was verified (server role) or accepted
     /// (client role).
     Authenticated { user: Box<str>, method: &'static str, key: Option<Box<PublicKey>> },
+    /// Server role: a method has succeeded, and others are still asked for. As with
+    /// `Authenticated`, `key` is the one whose signature was verified.
+    Partial { user: Box<str>, method: &'static str, key: Option<Box<PublicKey>> },
     /// Server role: an attempt failed; for the log. Client role: try something else.
     AuthFailed(Box<AuthFailed>),
     /// The peer asks for a channel: accept or reject it.
@@ -112,7 +115,7 @@ pub enum Query {
     /// Client: the server has proved that it holds this key; is it the right one?
     TrustHostKey { key: Box<PublicKey>, algorithm: SignatureAlgorithm },
     /// Server: may this key log in as this user? Nothing has been proved yet: the answer may not
-    /// be acted on before [`Event::Authenticated`] names the same key.
+    /// be acted on before [`Event::Authenticated`] or [`Event::Partial`] names the same key.
     FindKey {
         user: Box<str>,
         key: Box<PublicKey>,

@@ -30,6 +30,7 @@ mod event;
 mod half;
 mod incoming;
 mod machine;
+mod methods;
 mod outgoing;
 mod plan;
 mod record;
@@ -48,6 +49,7 @@ pub use event::{
 };
 pub use half::{Farewell, RecvHalf, RecvStep, SendHalf, SendStep};
 pub use machine::Connection;
+pub use methods::{Chains, Method};
 pub use plan::Plan;
 pub use record::ConnectionRecord;
 pub use side::Side;

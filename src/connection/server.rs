@@ -4,11 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::machine::{LOGIN_TOO_LONG, malformed};
+use super::methods::{Progress, Step};
 use super::side::{Limits, Side};
-use super::{Answer, AuthFailed, Connection, ConnectionConfig, Event, Query};
+use super::{Answer, AuthFailed, Connection, ConnectionConfig, Event, Method, Query};
 use crate::base::Instant;
 use crate::crypto::{Certificate, KeyAlgorithm, PublicKey, SignatureAlgorithm};
-use crate::limits::{AUTH_FAILURE_DELAY, AUTH_REQUESTS_MAX, BANNER_SENT_BYTES_MAX};
+use crate::limits::{
+    AUTH_CHAIN_METHODS_MAX, AUTH_FAILURE_DELAY, AUTH_REQUESTS_MAX, BANNER_SENT_BYTES_MAX,
+};
 use crate::transport::{Env, Error, Server, Transport};
 use crate::wire::auth::{
     AuthMethod, METHOD_PUBLIC_KEY, METHOD_PUBLIC_KEY_HOST_BOUND, PublicKeyAttempt, PublicKeyOk,
@@ -76,6 +79,9 @@ struct Trying {
     requests: u32,
     failures: u32,
     waits: Option<Waits>,
+    progress: Progress,
+    /// Keys that have counted; none counts twice (case 57).
+    used: Vec<PublicKey>,
 }
 
 #[derive(Debug)]
@@ -307,7 +313,7 @@ impl Connection<Server> {
             // Nothing is looked up for it, so there is nothing to hide. The first one is how a
             // client asks which methods there are, and is no failure.
             if matches!(request.method, AuthMethod::None) {
-                return self.send_failure(env).map(|()| None);
+                return self.send_failure(false, env).map(|()| None);
             }
         }
         self.method_asked(request, env)
@@ -343,7 +349,9 @@ impl Connection<Server> {
                 self.count_failure("none", None, false);
                 self.refuse_now(env).map(|()| None)
             }
-            AuthMethod::PublicKey(attempt) => self.key_attempt(request, attempt, env.now),
+            AuthMethod::PublicKey(attempt) if self.allows(Method::PublicKey) => {
+                self.key_attempt(request, attempt, env.now)
+            }
             method => {
                 self.count_failure(method.name(), None, false);
                 self.refuse_later(env.now, env.now);
@@ -396,7 +404,8 @@ impl Connection<Server> {
     /// way we accept, and in the host-bound method bound to the host key in use.
     fn usable_key(&self, attempt: &PublicKeyAttempt<'_>) -> Option<ShownKey> {
         let shown = ShownKey::read(attempt.algorithm, attempt.key)?;
-        if !self.login.config.user_algorithms.contains(&shown.algorithm) {
+        if !self.login.config.user_algorithms.contains(&shown.algorithm) || self.is_used(&shown.key)
+        {
             return None;
         }
         match attempt.host_key {
@@ -406,6 +415,11 @@ impl Connection<Server> {
                 (ours.blob() == host_key).then_some(shown)
             }
         }
+    }
+
+    /// The key has counted for an earlier method of the same login, in whatever certificate.
+    fn is_used(&self, key: &PublicKey) -> bool {
+        matches!(&self.login.stage, Stage::Trying(trying) if trying.used.contains(key))
     }
 
     fn key_judged(
@@ -430,16 +444,40 @@ impl Connection<Server> {
             let (algorithm, key) = shown.offer();
             return self.transport.send(&PublicKeyOk { algorithm, key }, env);
         }
-        self.transport.send(&UserAuthSuccess, env)?;
-        self.transport.authenticated();
-        let before = std::mem::replace(&mut self.login.stage, Stage::Done);
-        let user = match before {
-            Stage::Trying(trying) => trying.user.unwrap_or_default(),
-            _ => Box::default(),
-        };
-        let key = Some(shown.key);
-        self.channels.events.push_back(Event::Authenticated { user, method, key });
-        Ok(())
+        self.succeeded(Method::PublicKey, method, Some(shown.key), asked_at, env)
+    }
+
+    /// A method has succeeded: the login is over, or goes on with others. `name`: as the client
+    /// calls the method.
+    fn succeeded(
+        &mut self,
+        method: Method,
+        name: &'static str,
+        key: Option<Box<PublicKey>>,
+        asked_at: Instant,
+        env: &mut Env<'_>,
+    ) -> Result<(), Error> {
+        let Stage::Trying(trying) = &mut self.login.stage else { return Ok(()) };
+        let user = trying.user.clone().unwrap_or_default();
+        match trying.progress.advance(&self.login.config.chains, method) {
+            Step::NotNext => {
+                self.count_failure(name, None, false);
+                self.refuse_later(asked_at, env.now);
+                Ok(())
+            }
+            Step::Partial => {
+                trying.used.extend(key.as_deref().cloned());
+                self.channels.events.push_back(Event::Partial { user, method: name, key });
+                self.send_failure(true, env)
+            }
+            Step::Over => {
+                self.transport.send(&UserAuthSuccess, env)?;
+                self.transport.authenticated();
+                self.login.stage = Stage::Done;
+                self.channels.events.push_back(Event::Authenticated { user, method: name, key });
+                Ok(())
+            }
+        }
     }
 
     fn check_requests(&self) -> Result<(), Error> {
@@ -485,13 +523,22 @@ impl Connection<Server> {
             Stage::Trying(trying) if trying.failures >= self.login.config.auth_tries_max => {
                 Err(TOO_MANY)
             }
-            _ => self.send_failure(env),
+            _ => self.send_failure(false, env),
         }
     }
 
-    fn send_failure(&mut self, env: &mut Env<'_>) -> Result<(), Error> {
-        let methods = NameList::new(METHOD_PUBLIC_KEY.as_bytes()).unwrap_or(NameList::EMPTY);
-        self.transport.send(&UserAuthFailure { methods, partial: false }, env)
+    /// Says which methods may go on. `partial`: the last one succeeded.
+    fn send_failure(&mut self, partial: bool, env: &mut Env<'_>) -> Result<(), Error> {
+        let Stage::Trying(trying) = &self.login.stage else { return Ok(()) };
+        let next = trying.progress.next(&self.login.config.chains).map(Method::name);
+        let names = next.collect::<Vec<_>>().join(",");
+        let methods = NameList::new(names.as_bytes()).unwrap_or(NameList::EMPTY);
+        self.transport.send(&UserAuthFailure { methods, partial }, env)
+    }
+
+    fn allows(&self, method: Method) -> bool {
+        let Stage::Trying(trying) = &self.login.stage else { return false };
+        trying.progress.allows(&self.login.config.chains, method)
     }
 
     fn send_banner(&mut self, env: &mut Env<'_>) -> Result<(), Error> {
@@ -517,6 +564,8 @@ pub(super) const SERVICE_USERAUTH: &str = "ssh-userauth";
 /// RFC 4253 §10.
 pub(super) const SERVICE_CONNECTION: &str = "ssh-connection";
 
+/// A login remembers no more keys than a chain has methods.
+const _: () = assert!(AUTH_CHAIN_METHODS_MAX <= u8::MAX as usize);
 const TOO_MANY: Error = Error::PeerMisbehaved("Too many authentication failures");
 /// Past this much work for one refusal its time gives nothing away any more.
 const DELAY_MAX: Duration = Duration::from_secs(5);

@@ -202,6 +202,7 @@ pub fn connection_config(
     let mut connection = ConnectionConfig::new(Arc::new(server));
     connection.banner = login.banner.as_ref().map(|banner| banner.text.to_string());
     connection.auth_tries_max = login.max_auth_tries;
+    connection.chains = login.chains();
     connection.asks_users = config.asks_users();
     connection.login_grace = global.login_grace;
     connection.sessions_max = login.limits().sessions_max;
@@ -235,6 +236,7 @@ pub(super) fn greeted(shared: &ConnectionConfig, login: &Effective) -> Connectio
     let mut own = shared.with_limits(login.limits());
     own.banner = login.banner.as_ref().map(|banner| banner.text.to_string());
     own.auth_tries_max = login.max_auth_tries;
+    own.chains = login.chains();
     own
 }
 

@@ -45,22 +45,8 @@ fn write_line(report: &Report) {
             let what = if *first { "Key exchange" } else { "Rekeyed" };
             info!(link, %ip, port, %client, algorithms, "{what}: {algorithms}, client {client}");
         }
-        What::AuthFailed { user, method, key } => {
-            let (user, method) = (escape(user), escape(familiar(method)));
-            let key = key.as_deref().unwrap_or("");
-            let colon = if key.is_empty() { "" } else { ": " };
-            warn!(
-                link, %ip, port, %user, %method, key,
-                "Failed {method} for {user} from {ip} port {port} ssh2{colon}{key}"
-            );
-        }
-        What::Authenticated { user, method, key, source } => {
-            let (user, method) = (escape(user), familiar(method));
-            let key = key.as_deref().unwrap_or("");
-            info!(
-                link, %ip, port, %user, method, key, source,
-                "Accepted {method} for {user} from {ip} port {port} ssh2: {key} ({source})"
-            );
+        What::AuthFailed { .. } | What::Partial { .. } | What::Authenticated { .. } => {
+            login(report)
         }
         What::HandedOver { user } => {
             info!(link, %ip, port, user, "Connection goes on in the process of {user}");
@@ -98,6 +84,40 @@ fn write_line(report: &Report) {
         }
         What::Upstream { .. } | What::UpstreamFailed { .. } => upstream(report),
         What::Disconnected { .. } => disconnected(report),
+    }
+}
+
+/// In sshd's words, which ban lists look for.
+fn login(report: &Report) {
+    let (link, ip, port) = (report.serial, report.peer.ip(), report.peer.port());
+    match &report.what {
+        What::AuthFailed { user, method, key } => {
+            let (user, method) = (escape(user), escape(familiar(method)));
+            let key = key.as_deref().unwrap_or("");
+            let colon = if key.is_empty() { "" } else { ": " };
+            warn!(
+                link, %ip, port, %user, %method, key,
+                "Failed {method} for {user} from {ip} port {port} ssh2{colon}{key}"
+            );
+        }
+        What::Partial { user, method, key } => {
+            let (user, method) = (escape(user), familiar(method));
+            let key = key.as_deref().unwrap_or("");
+            let colon = if key.is_empty() { "" } else { ": " };
+            info!(
+                link, %ip, port, %user, method, key,
+                "Partial {method} for {user} from {ip} port {port} ssh2{colon}{key}"
+            );
+        }
+        What::Authenticated { user, method, key, source } => {
+            let (user, method) = (escape(user), familiar(method));
+            let key = key.as_deref().unwrap_or("");
+            info!(
+                link, %ip, port, %user, method, key, source,
+                "Accepted {method} for {user} from {ip} port {port} ssh2: {key} ({source})"
+            );
+        }
+        _ => {}
     }
 }
 

@@ -6,6 +6,7 @@ mod child;
 pub mod forward;
 mod io;
 mod job;
+mod join;
 pub mod lastlog;
 mod modes;
 mod outgoing;

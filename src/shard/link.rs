@@ -53,6 +53,8 @@ pub(super) struct Link {
     pub answer: Option<Answer>,
     /// What the key that was asked about last permits; binding once authentication succeeds.
     pub grant: Option<Arc<Grant>>,
+    /// What the methods that have succeeded permit, while others are still asked for.
+    pub earned: Option<Arc<Grant>>,
     /// The question that `grant` answers. A client asks whether a key would do and then signs with
     /// it: the second time the answer is known.
     pub asked: Option<Asked>,

@@ -11,6 +11,7 @@ mod idle;
 mod inbound;
 mod link;
 mod listen;
+mod login;
 mod mark;
 #[cfg(feature = "sim")]
 mod moves;

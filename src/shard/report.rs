@@ -28,6 +28,12 @@ pub enum What {
         method: Box<str>,
         key: Option<String>,
     },
+    /// A method has succeeded, and others are still asked for.
+    Partial {
+        user: Box<str>,
+        method: &'static str,
+        key: Option<String>,
+    },
     Authenticated {
         user: Box<str>,
         method: &'static str,

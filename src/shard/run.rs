@@ -5,10 +5,7 @@ use super::link::{Asked, Owed};
 use super::*;
 use crate::base::Span;
 use crate::base::tally::{self, Cost};
-use crate::connection::{
-    Answer, AuthFailed, Conn, Connection, ConnectionRecord, Event, Input, Query,
-};
-use crate::crypto::{Certificate, PublicKey};
+use crate::connection::{Answer, Conn, Connection, ConnectionRecord, Event, Input, Query};
 use crate::limits::{
     BULK_SLOT, HEADROOM, LINK_TURN_BYTES_MAX, LINK_TURN_PACKET_BYTES, LINK_UNSENT_BYTES_MAX,
     PACKET_SLOT, RECEIVE_LEASE_TIME,
@@ -145,6 +142,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             owed: None,
             answer: None,
             grant: None,
+            earned: None,
             asked: None,
             about: About::default(),
             channels: Vec::new(),
@@ -294,9 +292,12 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 return;
             }
             Done::Key(grant) => {
-                let known = grant.is_some();
-                link.grant = grant.map(|grant| Arc::new(*grant));
-                Answer::Key(known)
+                let joined = grant.and_then(|grant| match &link.earned {
+                    Some(earned) => grant.after(earned),
+                    None => Some(*grant),
+                });
+                link.grant = joined.map(Arc::new);
+                Answer::Key(link.grant.is_some())
             }
             _ => {
                 self.close_link(key, disconnect::BY_APPLICATION, "a worker failed");
@@ -576,17 +577,10 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             Event::Authenticated { user, method, key: public } => {
                 self.authenticated(key, user, method, public);
             }
-            Event::AuthFailed(failed) => {
-                if let Some(link) = self.links.get_mut(key as usize) {
-                    link.attempted = true;
-                }
-                if failed.probe {
-                    return;
-                }
-                let AuthFailed { user, method, key: public, certificate, .. } = *failed;
-                let shown = shown_key(public.as_deref(), certificate.as_deref());
-                self.report(key, What::AuthFailed { user, method, key: shown });
+            Event::Partial { user, method, key: public } => {
+                self.partly_authenticated(key, user, method, public);
             }
+            Event::AuthFailed(failed) => self.login_refused(key, *failed),
             Event::Global { want_reply, request } if self.is_relayed(key) => {
                 self.relay_global(key, want_reply, request);
             }
@@ -698,43 +692,6 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             }
             _ => self.close_link(key, disconnect::BY_APPLICATION, "no such question in a server"),
         }
-    }
-
-    fn authenticated(
-        &mut self,
-        key: u32,
-        user: Box<str>,
-        method: &'static str,
-        public: Option<Box<PublicKey>>,
-    ) {
-        let Some(link) = self.links.get_mut(key as usize) else { return };
-        // The grant must belong to the very key that signed (SECURITY case 55).
-        let grant = link.grant.take().filter(|g| public.as_deref().is_some_and(|k| *k == g.key));
-        let Some(grant) = grant else {
-            self.close_link(key, disconnect::BY_APPLICATION, "no grant for the verified key");
-            return;
-        };
-        link.authenticated = true;
-        let certificate = link.asked.take().and_then(|asked| asked.certificate);
-        link.follow(grant.limits, &self.config.connection, self.driver.now());
-        let source = grant.source.clone();
-        let upstream = grant.upstream.clone();
-        let here = upstream.is_some() || self.outside.serves(&grant);
-        link.grant = Some(grant);
-        let ends = link.ends;
-        if here {
-            self.begin_idle(key);
-        } else {
-            link.state = LinkState::Leaving;
-            self.timers.set(key, self.driver.now().after(LEAVING_TIME));
-        }
-        self.outside.startup_over(ends, StartupEnd::LoggedIn);
-        let shown = shown_key(public.as_deref(), certificate.as_deref());
-        self.report(key, What::Authenticated { user, method, key: shown, source });
-        if let Some(upstream) = upstream {
-            self.begin_relay(key, upstream);
-        }
-        self.mark_dirty(key);
     }
 
     /// Hands a connection at rest to the process that acts for its account.
@@ -910,11 +867,6 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let report = Report { serial: link.serial, peer, verbosity, what };
         self.outside.report(report);
     }
-}
-
-/// How the log names a key: by its fingerprint, or all that its certificate says.
-fn shown_key(key: Option<&PublicKey>, certificate: Option<&Certificate>) -> Option<String> {
-    certificate.map(Certificate::log_text).or_else(|| key.map(PublicKey::fingerprint))
 }
 
 /// So much is unsent that nothing more is to be provoked.

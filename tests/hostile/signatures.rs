@@ -1,17 +1,18 @@
 //! Logins with signatures that are not quite what they should be, and with somebody else's.
 
 use std::fs;
+use std::process::Command;
 
 use aws_lc_rs::digest;
 use base64::Engine;
 use crypto_bigint::{BoxedUint, Odd};
-use tidegate::crypto::{PrivateKey, SignatureAlgorithm};
+use tidegate::crypto::{Certificate, PrivateKey, SignatureAlgorithm};
 use tidegate::wire::auth::{AuthMethod, PublicKeyAttempt, UserAuthRequest};
 use tidegate::wire::{Reader, Writer, number};
 
 use crate::PROTOCOL_ERROR;
 use crate::peer::{Farewell, Peer, USER, Watch, encode, probe_fields, user_key};
-use crate::support::Gateway;
+use crate::support::{Gateway, run_ok};
 
 fn key(gateway: &Gateway, name: &str) -> PrivateKey {
     let text = fs::read(gateway.path(name)).expect("a key file");
@@ -377,6 +378,58 @@ fn case_57_nothing_is_left_of_a_key_that_failed() {
     drop(peer);
     fs::write(gateway.path("authorized_keys"), line("user_ed25519")).expect("authorized_keys");
     watch.end();
+}
+
+/// Where two keys are needed, they are two: neither itself again nor itself in a certificate.
+#[test]
+fn case_57_needed_keys_are_distinct() {
+    let gateway = Gateway::start(&["AuthenticationMethods publickey,publickey"]);
+    let first = key(&gateway, "user_ed25519");
+    let second = key(&gateway, "user_ecdsa256");
+    let line = |name: &str| fs::read_to_string(gateway.path(name)).expect("a public key");
+    let authority = line("user_ecdsa384.pub");
+    let lines = [line("user_ed25519.pub"), line("user_ecdsa256.pub")].concat();
+    let trusted = format!("{lines}cert-authority {authority}");
+    fs::write(gateway.path("authorized_keys"), trusted).expect("authorized_keys");
+    run_ok(
+        Command::new("ssh-keygen")
+            .args(["-q", "-I", "x", "-n", USER, "-s"])
+            .arg(gateway.path("user_ecdsa384"))
+            .arg(gateway.path("user_ed25519.pub")),
+    );
+    let certificate = Certificate::from_text(&line("user_ed25519-cert.pub")).expect("one").0;
+    let partial = |peer: &mut Peer| {
+        let answer = peer.hear().expect("an answer");
+        assert_eq!(answer[0], number::USERAUTH_FAILURE);
+        answer.last() == Some(&1)
+    };
+    for again in [false, true] {
+        let mut peer = ready(&gateway);
+        let request = peer.signed(&first, USER);
+        peer.send(&request);
+        assert!(partial(&mut peer), "one of two");
+        let request = peer.signed(&first, USER);
+        peer.send(&request);
+        assert!(!partial(&mut peer), "the same key again");
+        let (service, algorithm) = ("ssh-connection", certificate.type_name());
+        let claim = Claim { user: USER, service, algorithm, blob: certificate.blob() };
+        let session = peer.transport.session_id().to_vec();
+        let algorithm = SignatureAlgorithm::Ed25519;
+        let signature = first.sign(algorithm, &claim.signed(&session)).expect("signs");
+        peer.send(&claim.with(&signature));
+        assert!(!partial(&mut peer), "the same key, certified");
+        if again {
+            // Nothing runs after one of two.
+            peer.send(&encode(&UserAuthRequest { user: USER, service, method: AuthMethod::None }));
+            assert!(!partial(&mut peer));
+            peer.send(&[number::CHANNEL_OPEN]);
+            peer.assert_dropped(PROTOCOL_ERROR, "a channel after a part of a login");
+            continue;
+        }
+        let request = peer.signed(&second, USER);
+        peer.send(&request);
+        assert_eq!(peer.hear(), Ok(vec![number::USERAUTH_SUCCESS]));
+    }
 }
 
 /// What a program printed.

@@ -6,6 +6,7 @@ use super::dump::{self, View};
 use super::forwarding;
 use super::front;
 use super::honour;
+use super::login;
 use super::settings::{EffectiveDraft, GlobalDraft};
 use super::sources;
 use super::upstream;
@@ -249,8 +250,10 @@ pub const TABLE: &[Keyword] = &[
         forwarding::allow_tcp_forwarding, forwarding::dump_allow_tcp_forwarding),
     honoured("AllowUsers", Match, USERS, honour::allow_users, dump::allow_users),
     warned("AFSTokenPassing", Global, &["no"], OBSOLETE),
-    not_yet("AuthenticationMethods", Match, &["any", "publickey"],
-        "public keys are the only way to log in so far; without this line one of them is enough"),
+    honoured("AuthenticationMethods", Match,
+        "any, or one or more lists of methods with commas between, like publickey,publickey: whoever \
+         gets through all of one list is in",
+        login::authentication_methods, login::dump_authentication_methods),
     not_yet("AuthorizedKeysCommand", Match, &["none"], PROGRAM),
     not_yet("AuthorizedKeysCommandUser", Match, &["none"], PROGRAM),
     honoured("AuthorizedKeysFile", Match,

@@ -15,6 +15,7 @@ mod honour;
 mod ip_qos;
 pub mod keywords;
 mod lexer;
+mod login;
 mod patterns;
 mod reader;
 mod settings;
@@ -113,14 +114,16 @@ impl Config {
         self.blocks.iter().filter_map(|block| block.draft.log_level).max()
     }
 
-    /// Whether the banner, the tries, a log level or a refusal depend on more than addresses: then
+    /// Whether the banner, the tries, the methods, a log level or a refusal depend on more than addresses: then
     /// nothing of a login can be answered before its user is known.
     pub fn asks_users(&self) -> bool {
         let anybody = self.global.use_dns || self.login.refuse_connection;
         anybody
             || self.blocks.iter().any(|block| {
                 let draft = &block.draft;
-                let greets = draft.banner.is_some() || draft.max_auth_tries.is_some();
+                let methods =
+                    draft.authentication_methods.is_some() || draft.pubkey_authentication.is_some();
+                let greets = draft.banner.is_some() || draft.max_auth_tries.is_some() || methods;
                 let always = draft.refuse_connection == Some(true) || draft.log_level.is_some();
                 always || greets && self.is_about_users(block)
             })

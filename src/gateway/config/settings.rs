@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::ip_qos::IpQos;
 use super::patterns::{HostList, UserPattern};
-use crate::connection::LoginLimits;
+use crate::connection::{Chains, LoginLimits, Method};
 use crate::crypto::{CipherKind, KexKind, KeyAlgorithm, KeyKind, MacKind, SignatureAlgorithm};
 use crate::limits::{
     AUTH_TRIES_DEFAULT, DRAIN_TIME_DEFAULT, LOGIN_GRACE_DEFAULT, PREFACE_TIME_DEFAULT,
@@ -191,6 +191,8 @@ settings! {
             max_auth_tries: u32,
             /// Sessions of one connection at one time.
             max_sessions: u32,
+            /// Chains of methods, any of which lets in; empty: any one method does.
+            authentication_methods: Vec<Box<[Method]>>,
             pubkey_authentication: bool,
             pubkey_algorithms: Vec<KeyAlgorithm>,
             /// How authorities may sign certificates.
@@ -359,6 +361,7 @@ impl Default for Effective {
             banner: None,
             max_auth_tries: AUTH_TRIES_DEFAULT,
             max_sessions: SESSIONS_DEFAULT,
+            authentication_methods: Vec::new(),
             pubkey_authentication: true,
             pubkey_algorithms: KeyAlgorithm::ALL.to_vec(),
             ca_algorithms: SignatureAlgorithm::ALL.to_vec(),
@@ -430,6 +433,21 @@ impl Effective {
                 time: self.rekey_time,
                 packets: REKEY_PACKETS_MAX,
             },
+        }
+    }
+
+    /// What it takes to log in: the chains all of whose methods are offered.
+    pub fn chains(&self) -> Chains {
+        if self.authentication_methods.is_empty() {
+            return Chains::any_of(Method::ALL.into_iter().filter(|method| self.offers(*method)));
+        }
+        let chains = self.authentication_methods.iter();
+        Chains::new(chains.filter(|chain| chain.iter().all(|m| self.offers(*m))).cloned())
+    }
+
+    const fn offers(&self, method: Method) -> bool {
+        match method {
+            Method::PublicKey => self.pubkey_authentication,
         }
     }
 

@@ -1,0 +1,51 @@
+//! The keywords about methods of login: their parsers and how they are dumped.
+
+use super::diagnostic::Wrong;
+use super::dump::{View, one};
+use super::honour::{Done, first};
+use super::keywords::Target;
+use super::values::Values;
+use crate::connection::Method;
+use crate::limits::{AUTH_CHAIN_METHODS_MAX, AUTH_CHAINS_MAX};
+
+/// Any one method is enough.
+const ANY: &str = "any";
+
+pub fn authentication_methods(target: &mut Target, values: &Values<'_>) -> Done {
+    let words = values.many()?;
+    if let [only] = words
+        && only.eq_ignore_ascii_case(ANY)
+    {
+        return first(&mut target.login.authentication_methods, Vec::new());
+    }
+    if words.len() > AUTH_CHAINS_MAX {
+        return Err(Wrong::new("", format!("more than {AUTH_CHAINS_MAX} lists")));
+    }
+    let chains = words.iter().map(|word| chain(word)).collect::<Result<_, _>>()?;
+    first(&mut target.login.authentication_methods, chains)
+}
+
+fn chain(word: &str) -> Result<Box<[Method]>, Wrong> {
+    if word.eq_ignore_ascii_case(ANY) {
+        return Err(Wrong::new(word, "it stands alone, and means that one method is enough"));
+    }
+    let method = |name: &str| {
+        Method::from_name(name).ok_or_else(|| {
+            let names = Method::ALL.map(Method::name).join(", ");
+            Wrong::new(word, format!("{name:?} is no method that this server has"))
+                .help(format!("it has {names}"))
+        })
+    };
+    let methods = word.split(',').map(method).collect::<Result<Box<[_]>, _>>()?;
+    if methods.len() > AUTH_CHAIN_METHODS_MAX {
+        return Err(Wrong::new(word, format!("more than {AUTH_CHAIN_METHODS_MAX} methods")));
+    }
+    Ok(methods)
+}
+
+pub fn dump_authentication_methods(view: &View<'_>) -> Vec<String> {
+    let chains = view.login.authentication_methods.iter();
+    let words = chains.map(|chain| chain.iter().map(|m| m.name()).collect::<Vec<_>>().join(","));
+    let words = words.collect::<Vec<_>>();
+    one(if words.is_empty() { ANY.to_owned() } else { words.join(" ") })
+}
