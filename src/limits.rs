@@ -293,7 +293,18 @@ pub const UPSTREAM_HOSTS_MAX: usize = 64;
 pub const UPSTREAM_FLEETS_MAX: usize = 1024;
 /// Our receive window a channel, and the mark at which it is granted again.
 pub const WINDOW_BYTES: u32 = 2 * 1024 * 1024;
-/// The sum of windows granted on one link.
+/// What a channel's window may grow to, and what those of one link may grow by, unless the
+/// configuration says less: 128 MiB fill 10 Gbit/s over 100 ms.
+pub const WINDOW_BYTES_MAX: u32 = 128 * 1024 * 1024;
+/// The same toward OpenSSH, from whichever release: since 8.9 it keeps 16 MiB of a channel's input at
+/// most, and there is nothing to gain from a window that it cannot fill.
+pub const WINDOW_BYTES_OPENSSH_MAX: u32 = 15 * 1024 * 1024;
+/// What all windows of a process may grow by together: what is granted and cannot be written at once
+/// is memory.
+pub const WINDOW_BUDGET_BYTES: u64 = 256 * 1024 * 1024;
+/// A grant that is used sooner does not slow the peer: [`WINDOW_BYTES`] in this time are a GiB a second.
+pub const WINDOW_TURN_MIN: Duration = Duration::from_millis(2);
+/// The sum of windows granted on one link, before they grow.
 pub const LINK_WINDOW_BYTES_MAX: u32 = 64 * 1024 * 1024;
 /// The largest data packet we ask for: OpenSSH's own figure.
 pub const CHANNEL_PACKET_BYTES_MAX: u32 = 32 * 1024;

@@ -529,6 +529,7 @@ fn good_lines() -> impl Strategy<Value = String> {
         "PermitUserEnvironment (yes|no|LC_\\*,!LC_[A-Z]{2})",
         "IPQoS (none|af21|cs1|ef|0x[0-9a-f]{2}|12) (none|le|7)",
         "TidegateCipherSteering (yes|no)",
+        "TidegateWindow(Max (16K|20000|15M|128M)|Budget (0|1G|300M))",
         "Tidegate(Reactors (auto|3)|Driver (auto|uring|MIO)|LogFormat (text|json))",
         "(MaxSessions|MaxAuthTries) [1-9]",
         "AddressFamily any",

@@ -1,12 +1,15 @@
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::half::{RecvHalf, SendHalf};
 use super::slots::Slots;
+use super::tuning::{Share, Tuning, WindowBudget};
 use super::window::{RecvWindow, SendWindow};
 use super::{ChannelId, Event};
+use crate::base::Instant;
 use crate::limits::{
     CHANNEL_PACKET_BYTES_MAX, CHANNEL_PACKET_BYTES_MIN, CHANNELS_MAX, LINK_WINDOW_BYTES_MAX,
-    WINDOW_BYTES_MIN,
+    WINDOW_BYTES, WINDOW_BYTES_MAX, WINDOW_BYTES_MIN,
 };
 use crate::transport::Error;
 use crate::wire::channel::ChannelNumber;
@@ -24,6 +27,8 @@ pub(super) struct Channel {
     pub recv: RecvHalf,
     pub send_window: SendWindow,
     pub recv_window: RecvWindow,
+    /// Absent until the window is granted again for the first time.
+    pub tuning: Option<Box<Tuning>>,
     /// Plans neither sealed nor dropped.
     pub plans: u16,
     /// Requests of ours that the peer has not answered.
@@ -61,6 +66,7 @@ impl Channel {
             recv: RecvHalf::Open,
             send_window: SendWindow::default(),
             recv_window: RecvWindow::default(),
+            tuning: None,
             plans: 0,
             unanswered: 0,
             due: None,
@@ -113,8 +119,10 @@ pub(super) struct Globals {
 pub(super) struct Channels {
     pub slots: Slots<Channel>,
     sessions: u32,
-    /// The sum of receive windows, for [`LINK_WINDOW_BYTES_MAX`].
+    /// The sum of receive windows before they grew, for [`LINK_WINDOW_BYTES_MAX`].
     window_sum: u32,
+    /// What they have grown by.
+    share: Share,
     /// Channels that have one.
     windows: usize,
     /// The sum of [`Channel::held`], for [`crate::limits::HELD_REQUEST_BYTES_MAX`].
@@ -132,11 +140,12 @@ pub(super) struct Channels {
 }
 
 impl Channels {
-    pub(super) const fn new() -> Channels {
+    pub(super) const fn new(budget: Arc<WindowBudget>) -> Channels {
         Channels {
             slots: Slots::new(),
             sessions: 0,
             window_sum: 0,
+            share: Share::new(budget),
             windows: 0,
             held_bytes: 0,
             no_more_sessions: false,
@@ -162,9 +171,17 @@ impl Channels {
     pub(super) fn restore(&mut self, id: ChannelId, channel: Channel) -> bool {
         let is_session = channel.is_session;
         let window = channel.recv_window.target();
+        // One that had grown elsewhere keeps what the peer was told of.
+        let left = LINK_WINDOW_BYTES_MAX.saturating_sub(self.window_sum);
+        let floor = window.min(WINDOW_BYTES).min(left.max(WINDOW_BYTES_MIN));
+        let mut channel = channel;
+        if floor < window {
+            self.share.insist(window - floor);
+            channel.tuning = Some(Box::new(Tuning::new(floor)));
+        }
         let restored = self.slots.restore(id, channel);
         if restored {
-            self.count(is_session, window);
+            self.count(is_session, floor);
         }
         restored
     }
@@ -201,6 +218,23 @@ impl Channels {
         self.slots.get_mut(id).map_or(0, |channel| channel.recv_window.begin_with(bytes))
     }
 
+    /// The owner is done with that many bytes. `Some(n)`: send a WINDOW_ADJUST of `n`. The window may
+    /// grow to `max`.
+    pub(super) fn consumed(
+        &mut self,
+        id: ChannelId,
+        bytes: u32,
+        max: u32,
+        now: Instant,
+    ) -> Option<u32> {
+        let channel = self.slots.get_mut(id)?;
+        let window = &mut channel.recv_window;
+        let grant = window.consume(bytes)?;
+        let tuning = channel.tuning.get_or_insert_with(|| Box::new(Tuning::new(window.target())));
+        let told = tuning.granted(grant, max, WINDOW_BYTES_MAX, (window, &mut self.share), now);
+        (told > 0).then_some(told)
+    }
+
     /// What a new channel gets: as much as it asks for while there is plenty, then a share of what
     /// is left over when every other channel there may be has the least there is.
     fn window_for(&self, wanted: u32) -> u32 {
@@ -215,8 +249,10 @@ impl Channels {
         let Some(channel) = self.slots.remove(id) else { return };
         self.sessions -= u32::from(channel.is_session);
         let window = channel.recv_window.target();
+        let grown = channel.tuning.map_or(0, |tuning| tuning.of_budget(&channel.recv_window));
+        self.share.give_back(grown);
         self.windows -= usize::from(window > 0);
-        self.window_sum = self.window_sum.saturating_sub(window);
+        self.window_sum = self.window_sum.saturating_sub(window - grown);
         self.forget_held(channel.held);
     }
 
@@ -260,11 +296,10 @@ impl Channels {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::limits::WINDOW_BYTES;
 
     #[test]
     fn windows_of_a_link_have_a_sum() {
-        let mut channels = Channels::new();
+        let mut channels = Channels::new(Arc::default());
         let mut sum = 0u64;
         let mut windows = Vec::new();
         let mut ids = Vec::new();

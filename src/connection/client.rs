@@ -39,8 +39,9 @@ impl Connection<Client> {
         let mut transport = Transport::new(Arc::clone(&config.transport));
         transport.start(env)?;
         let alive = config.server_alive;
+        let budget = Arc::clone(&config.window_budget);
         let login = ClientLogin { config, stage: Stage::Idle { served: false } };
-        Ok(Connection::with(transport, login, alive, env.now))
+        Ok(Connection::with(transport, login, alive, budget, env.now))
     }
 
     pub(super) fn client_over(
@@ -49,8 +50,9 @@ impl Connection<Client> {
         now: Instant,
     ) -> Connection<Client> {
         let alive = config.server_alive;
+        let budget = Arc::clone(&config.window_budget);
         let login = ClientLogin { config, stage: Stage::Done };
-        Connection::with(transport, login, alive, now)
+        Connection::with(transport, login, alive, budget, now)
     }
 
     /// Tries to log in as `user`. [`Event::Authenticated`] or [`Event::AuthFailed`] follows; after
@@ -250,6 +252,7 @@ impl Side for Client {
         Limits {
             sessions_max: u32::MAX,
             window_bytes: login.config.window_bytes,
+            window_bytes_max: login.config.window_bytes_max,
             packet_bytes: login.config.packet_bytes,
         }
     }

@@ -1,11 +1,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::tuning::WindowBudget;
 use super::{Chains, Method};
 use crate::crypto::SignatureAlgorithm;
 use crate::limits::{
     AUTH_TRIES_DEFAULT, CHANNEL_PACKET_BYTES_MAX, LOGIN_GRACE_DEFAULT, SESSIONS_DEFAULT,
-    WINDOW_BYTES,
+    WINDOW_BYTES, WINDOW_BYTES_MAX,
 };
 use crate::transport::{self, RekeyLimits};
 
@@ -31,6 +32,10 @@ pub struct ConnectionConfig {
     pub client_alive: Option<(Duration, u32)>,
     /// Receive window of a channel that the owner does not size itself.
     pub window_bytes: u32,
+    /// What it may grow to while it holds the peer back.
+    pub window_bytes_max: u32,
+    /// What those of all connections may grow by together.
+    pub window_budget: Arc<WindowBudget>,
     /// The largest data packet we ask for.
     pub packet_bytes: u32,
     /// How a user's key may sign.
@@ -52,6 +57,8 @@ impl ConnectionConfig {
             sessions_max: SESSIONS_DEFAULT,
             client_alive: None,
             window_bytes: WINDOW_BYTES,
+            window_bytes_max: WINDOW_BYTES_MAX,
+            window_budget: Arc::default(),
             packet_bytes: CHANNEL_PACKET_BYTES_MAX,
             user_algorithms,
             delay_secret: 0,
@@ -95,6 +102,8 @@ pub struct ClientConnectionConfig {
     /// As [`ConnectionConfig::client_alive`], for a silent server.
     pub server_alive: Option<(Duration, u32)>,
     pub window_bytes: u32,
+    pub window_bytes_max: u32,
+    pub window_budget: Arc<WindowBudget>,
     pub packet_bytes: u32,
     /// Hands channels of the forwarded types to the owner, who asked for them. Otherwise they are
     /// refused here: a server does not open channels unasked.
@@ -102,11 +111,13 @@ pub struct ClientConnectionConfig {
 }
 
 impl ClientConnectionConfig {
-    pub const fn new(transport: Arc<transport::ClientConfig>) -> ClientConnectionConfig {
+    pub fn new(transport: Arc<transport::ClientConfig>) -> ClientConnectionConfig {
         ClientConnectionConfig {
             transport,
             server_alive: None,
             window_bytes: WINDOW_BYTES,
+            window_bytes_max: WINDOW_BYTES_MAX,
+            window_budget: Arc::default(),
             packet_bytes: CHANNEL_PACKET_BYTES_MAX,
             takes_forwarded: false,
         }

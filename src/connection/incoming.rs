@@ -5,7 +5,7 @@ use super::half::{RecvHalf, RecvStep, SendHalf};
 use super::machine::{Asker, malformed};
 use super::side::Side;
 use super::{ChannelId, ChannelKind, ChannelRequest, Connection, Event, GlobalRequest};
-use crate::base::Span;
+use crate::base::{Instant, Span};
 use crate::limits::{
     CHANNEL_PACKET_BYTES_MIN, GLOBALS_HELD_MAX, HELD_REQUEST_BYTES_MAX, RELAYED_REQUEST_BYTES_MAX,
     REPLIES_PENDING_MAX,
@@ -33,7 +33,7 @@ impl<R: Side> Connection<R> {
         match number {
             number::CHANNEL_DATA => {
                 let ChannelData { recipient, .. } = ChannelData::parse(bytes).map_err(bad)?;
-                self.data(recipient, None, payload.skip(DATA_HEADER_BYTES))
+                self.data(recipient, None, payload.skip(DATA_HEADER_BYTES), env.now)
             }
             number::CHANNEL_WINDOW_ADJUST => {
                 let adjust = ChannelWindowAdjust::parse(bytes).map_err(bad)?;
@@ -42,7 +42,7 @@ impl<R: Side> Connection<R> {
             number::CHANNEL_EXTENDED_DATA => {
                 let message = ChannelExtendedData::parse(bytes).map_err(bad)?;
                 let data = payload.skip(EXTENDED_HEADER_BYTES);
-                self.data(message.recipient, Some(message.data_type), data)
+                self.data(message.recipient, Some(message.data_type), data, env.now)
             }
             number::CHANNEL_OPEN => {
                 let open = ChannelOpen::parse(bytes).map_err(bad)?;
@@ -94,10 +94,14 @@ impl<R: Side> Connection<R> {
         recipient: ChannelNumber,
         extended: Option<u32>,
         data: Span,
+        now: Instant,
     ) -> Result<Option<Event>, Error> {
         let (id, channel) = self.channels.open(recipient)?;
         channel.recv = channel.recv.step(RecvStep::Data)?;
         channel.recv_window.receive(data.len)?;
+        if let Some(tuning) = &mut channel.tuning {
+            tuning.received(data.len, &channel.recv_window, now);
+        }
         // Behind our CLOSE nobody listens; the window is not granted again, so this ends soon.
         let heard = !data.is_empty() && channel.send != SendHalf::Closed;
         Ok(heard.then_some(Event::Data { id, extended, data }))

@@ -1,7 +1,9 @@
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::channel::{Channel, Channels};
 use super::side::Side;
+use super::tuning::WindowBudget;
 use super::{Answer, Event, Input, Query};
 use crate::base::{Few, Instant, Span};
 use crate::limits::GLOBAL_PENDING_MAX;
@@ -43,7 +45,7 @@ struct Alive {
 }
 
 // DESIGN §6: 1 KiB for link, transport and login; 0.8 KiB for a channel, its service and timers.
-const _: () = assert!(size_of::<Connection<Server>>() <= 800);
+const _: () = assert!(size_of::<Connection<Server>>() <= 816);
 const _: () = assert!(size_of::<Channel>() <= 96);
 const _: () = assert!(size_of::<Event>() <= 64);
 
@@ -88,13 +90,14 @@ impl<R: Side> Connection<R> {
         transport: Transport<R>,
         login: R::Login,
         alive: Option<(Duration, u32)>,
+        budget: Arc<WindowBudget>,
         now: Instant,
     ) -> Connection<R> {
         let alive = Alive::new(alive, now);
         Connection {
             transport,
             login,
-            channels: Channels::new(),
+            channels: Channels::new(budget),
             alive,
             globals: Few::new(),
             failed: None,

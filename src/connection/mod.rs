@@ -38,6 +38,7 @@ mod relay;
 mod server;
 mod side;
 mod slots;
+mod tuning;
 mod window;
 
 pub use client::LoginMethod;
@@ -54,4 +55,5 @@ pub use plan::Plan;
 pub use record::ConnectionRecord;
 pub use side::Side;
 pub use slots::ChannelId;
+pub use tuning::WindowBudget;
 pub use window::{RecvWindow, SendWindow};

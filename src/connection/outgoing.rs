@@ -4,7 +4,7 @@ use super::channel::{Channel, Stage};
 use super::half::{Farewell, RecvHalf, SendStep};
 use super::side::Side;
 use super::{ChannelId, ChannelKind, ChannelRequest, Connection, Event};
-use crate::limits::REQUESTS_UNANSWERED_MAX;
+use crate::limits::{REQUESTS_UNANSWERED_MAX, WINDOW_BYTES_MAX, WINDOW_BYTES_OPENSSH_MAX};
 use crate::transport::{Env, Error};
 use crate::wire::Message;
 use crate::wire::channel::{
@@ -221,10 +221,18 @@ impl<R: Side> Connection<R> {
             return Ok(());
         }
         let recipient = channel.recipient;
-        match channel.recv_window.consume(bytes) {
+        let max = self.window_bytes_max();
+        match self.channels.consumed(id, bytes, max, env.now) {
             Some(bytes) => self.say(&ChannelWindowAdjust { recipient, bytes }, env),
             None => Ok(()),
         }
+    }
+
+    /// What a window may grow to, by the configuration and by what the peer can make use of.
+    fn window_bytes_max(&self) -> u32 {
+        let is_openssh = self.transport.peer_ident().starts_with(b"SSH-2.0-OpenSSH");
+        let useful = if is_openssh { WINDOW_BYTES_OPENSSH_MAX } else { WINDOW_BYTES_MAX };
+        R::limits(&self.login).window_bytes_max.min(useful)
     }
 
     /// EOF and CLOSE of channels whose last plan is gone.

@@ -13,7 +13,7 @@ use super::{ChannelId, ClientConnectionConfig, Conn, Connection, ConnectionConfi
 use crate::base::Instant;
 use crate::limits::{
     CHANNEL_PACKET_BYTES_MAX, CHANNELS_MAX, GLOBAL_PENDING_MAX, LINK_WINDOW_BYTES_MAX,
-    REQUESTS_UNANSWERED_MAX, TRANSPORT_RECORD_BYTES_MAX,
+    REQUESTS_UNANSWERED_MAX, TRANSPORT_RECORD_BYTES_MAX, WINDOW_BYTES_MAX,
 };
 use crate::transport::{Client, Error, Server, Transport, TransportRecord};
 use crate::wire::channel::ChannelNumber;
@@ -189,7 +189,7 @@ impl Held {
         let channels: Vec<ChannelRecord> =
             (0..count).map(|_| ChannelRecord::read(body)).collect::<Result<_, _>>()?;
         let windows: u64 = channels.iter().map(|c| u64::from(c.recv_window.target())).sum();
-        if windows > u64::from(LINK_WINDOW_BYTES_MAX) {
+        if windows > u64::from(LINK_WINDOW_BYTES_MAX) + u64::from(WINDOW_BYTES_MAX) {
             return Err(Malformed::Range);
         }
         Ok(Held { no_more_sessions, globals, silence, channels })
@@ -225,6 +225,7 @@ impl ChannelRecord {
             recv: self.recv,
             send_window: self.send_window,
             recv_window: self.recv_window,
+            tuning: None,
             unanswered: self.unanswered,
             ..Channel::new(Stage::Open, recipient, self.is_session)
         }

@@ -31,9 +31,10 @@ impl Connection<Server> {
         let mut transport = Transport::new(Arc::clone(&config.transport));
         transport.start(env)?;
         let alive = config.client_alive;
+        let budget = Arc::clone(&config.window_budget);
         let grace = config.login_grace.map(|grace| env.now.after(grace));
         let login = ServerLogin { config, grace, stage: Stage::ExpectService };
-        Ok(Connection::with(transport, login, alive, env.now))
+        Ok(Connection::with(transport, login, alive, budget, env.now))
     }
 
     /// Goes on under another configuration, as a login's own settings may want it (Match).
@@ -49,8 +50,9 @@ impl Connection<Server> {
         now: Instant,
     ) -> Connection<Server> {
         let alive = config.client_alive;
+        let budget = Arc::clone(&config.window_budget);
         let login = ServerLogin { config, grace: None, stage: Stage::Done };
-        Connection::with(transport, login, alive, now)
+        Connection::with(transport, login, alive, budget, now)
     }
 }
 
@@ -254,6 +256,7 @@ impl Side for Server {
         Limits {
             sessions_max: login.config.sessions_max,
             window_bytes: login.config.window_bytes,
+            window_bytes_max: login.config.window_bytes_max,
             packet_bytes: login.config.packet_bytes,
         }
     }

@@ -66,5 +66,6 @@ pub trait Side: Role + Sized {
 pub struct Limits {
     pub sessions_max: u32,
     pub window_bytes: u32,
+    pub window_bytes_max: u32,
     pub packet_bytes: u32,
 }

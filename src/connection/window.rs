@@ -162,6 +162,22 @@ impl RecvWindow {
         self.granted += grant;
         Some(grant)
     }
+
+    /// The window is larger from now on, and so is what the peer may send.
+    pub const fn widen(&mut self, bytes: u32) {
+        let bytes = if bytes > u32::MAX - self.target { u32::MAX - self.target } else { bytes };
+        self.target += bytes;
+        self.granted += bytes;
+    }
+
+    /// The window is smaller from now on, by what was to be granted and the peer does not know of
+    /// yet: up to `bytes`. Answers by how much.
+    pub fn narrow(&mut self, bytes: u32) -> u32 {
+        let bytes = bytes.min(self.granted);
+        self.target -= bytes;
+        self.granted -= bytes;
+        bytes
+    }
 }
 
 #[cfg(test)]

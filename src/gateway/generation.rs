@@ -23,9 +23,9 @@ use super::names::{self, Resolver};
 use super::policy::Policy;
 use super::server::{Server, Settings};
 use super::startups::Startups;
-use crate::connection::ConnectionConfig;
+use crate::connection::{ConnectionConfig, WindowBudget};
 use crate::crypto::{PrivateKey, PublicKey};
-use crate::limits::HAND_OVERS_MAX;
+use crate::limits::{HAND_OVERS_MAX, WINDOW_BYTES};
 use crate::shard::{HandOver, Report};
 use crate::transport::{self, CompressionKind, HostKey, Preferences};
 
@@ -204,6 +204,9 @@ pub fn connection_config(
     connection.auth_tries_max = login.max_auth_tries;
     connection.chains = login.chains();
     connection.asks_users = config.asks_users();
+    connection.window_bytes_max = global.window_max;
+    connection.window_bytes = WINDOW_BYTES.min(global.window_max);
+    connection.window_budget = Arc::new(WindowBudget::new(global.window_budget));
     connection.login_grace = global.login_grace;
     connection.sessions_max = login.limits().sessions_max;
     connection.client_alive = login.limits().client_alive;

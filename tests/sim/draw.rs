@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate::base::{Instant, SeededEntropy};
-use tidegate::connection::{ClientConnectionConfig, ConnectionConfig};
+use tidegate::connection::{ClientConnectionConfig, ConnectionConfig, WindowBudget};
 use tidegate::crypto::{CipherKind, KexKind, PrivateKey, Provider, SignatureAlgorithm};
 use tidegate::limits::OUTBOXES_UNSENT_MAX;
 use tidegate::reactor::PoolSizes;
@@ -209,6 +209,11 @@ fn gateway(
     config.banner = one_in(chance, 4).then(|| "Mind the tide.\n".repeat(20));
     config.client_alive = times.alive.filter(|_| !times.with_login);
     config.delay_secret = chance.next_u64();
+    // By numbers of their own, so that the worlds of known seeds stay what they were.
+    let mut chance = SeededEntropy::new(config.delay_secret);
+    config.window_bytes_max = pick(&mut chance, [config.window_bytes, 8 << 20, 128 << 20]);
+    let budget = pick(&mut chance, [100_000, 16 << 20, 1 << 30]);
+    config.window_budget = Arc::new(WindowBudget::new(budget));
     (Arc::new(config), host_keys)
 }
 

@@ -283,6 +283,14 @@ pub fn cipher_steering(view: &View<'_>) -> Vec<String> {
     one(yes_no(view.global.cipher_steering))
 }
 
+pub fn window_max(view: &View<'_>) -> Vec<String> {
+    one(view.global.window_max)
+}
+
+pub fn window_budget(view: &View<'_>) -> Vec<String> {
+    one(view.global.window_budget)
+}
+
 pub fn driver(view: &View<'_>) -> Vec<String> {
     one(match view.global.driver {
         DriverChoice::Auto => "auto",

@@ -19,7 +19,7 @@ use super::settings::{
 use super::values::{self, Values, is_none};
 use crate::limits::{
     AUTH_REQUESTS_MAX, CHANNEL_TIMEOUTS_MAX, CHANNELS_MAX, ENV_COUNT_MAX, RSA_BITS_MAX,
-    RSA_BITS_MIN, STARTUPS_MAX,
+    RSA_BITS_MIN, STARTUPS_MAX, WINDOW_BYTES_MAX, WINDOW_BYTES_MIN,
 };
 use crate::services::sftp::{BadOption, Flags};
 
@@ -29,6 +29,7 @@ pub type Done = Result<(), Wrong>;
 /// Bytes of identification that may follow our software version (RFC 4253 §4.2 allows 255 in all).
 const ADDENDUM_BYTES_MAX: usize = 180;
 /// The table of keywords says so in words.
+const _: () = assert!(WINDOW_BYTES_MIN == 16 << 10 && WINDOW_BYTES_MAX == 128 << 20);
 const _: () = assert!(RSA_BITS_MIN == 2048 && RSA_BITS_MAX == 8192 && AUTH_REQUESTS_MAX == 64);
 /// sshd's least RequiredRSASize; ours is what counts.
 const RSA_BITS_LEAST: u32 = 1024;
@@ -399,6 +400,19 @@ pub fn log_format(target: &mut Target, values: &Values<'_>) -> Done {
 
 pub fn cipher_steering(target: &mut Target, values: &Values<'_>) -> Done {
     first(&mut target.global.cipher_steering, values.flag()?)
+}
+
+pub fn window_max(target: &mut Target, values: &Values<'_>) -> Done {
+    let word = values.one()?;
+    let legal = u64::from(WINDOW_BYTES_MIN)..=u64::from(WINDOW_BYTES_MAX);
+    match values::size(word)? {
+        bytes if legal.contains(&bytes) => first(&mut target.global.window_max, bytes as u32),
+        _ => Err(Wrong::new(word, "not between 16K and 128M")),
+    }
+}
+
+pub fn window_budget(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.global.window_budget, values::size(values.one()?)?)
 }
 
 pub fn driver(target: &mut Target, values: &Values<'_>) -> Done {

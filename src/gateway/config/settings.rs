@@ -12,7 +12,7 @@ use crate::connection::{Chains, LoginLimits, Method};
 use crate::crypto::{CipherKind, KexKind, KeyAlgorithm, KeyKind, MacKind, SignatureAlgorithm};
 use crate::limits::{
     AUTH_TRIES_DEFAULT, DRAIN_TIME_DEFAULT, LOGIN_GRACE_DEFAULT, PREFACE_TIME_DEFAULT,
-    REKEY_PACKETS_MAX, RSA_BITS_MIN, SESSIONS_DEFAULT,
+    REKEY_PACKETS_MAX, RSA_BITS_MIN, SESSIONS_DEFAULT, WINDOW_BUDGET_BYTES, WINDOW_BYTES_MAX,
 };
 use crate::services::forward::{BIND_MASK, DisplayRules, GatewayPorts, Permits, Ways};
 use crate::services::upstream::HostKeyPolicy;
@@ -96,6 +96,9 @@ settings! {
             /// Lead clients to AES-GCM where it is the faster cipher; never with ciphers that the
             /// administrator chose.
             cipher_steering: bool,
+            /// What a channel's receive window may grow to, and all of them together by; bytes.
+            window_max: u32,
+            window_budget: u64,
             macs: Vec<MacKind>,
             /// Compress for clients that ask for it.
             compression: bool,
@@ -304,6 +307,8 @@ impl Default for Global {
             moduli_file: PathBuf::from("/etc/ssh/moduli"),
             ciphers: CipherKind::ALL.to_vec(),
             cipher_steering: true,
+            window_max: WINDOW_BYTES_MAX,
+            window_budget: WINDOW_BUDGET_BYTES,
             macs: MacKind::DEFAULT.to_vec(),
             compression: false,
             strict_modes: true,
