@@ -220,6 +220,9 @@ pub const ACCOUNT_GROUPS_MAX: usize = 65_536;
 /// The pause a service can ask for: how long a channel's EOF waits for the end of a program that has
 /// closed its output, and how long data of a file waits for more of it, to be written in one go.
 pub const SERVICE_PAUSE: Duration = Duration::from_millis(100);
+/// How long credit for a whole piece of a file is waited for while none comes. A client that merely
+/// pauses for less gets no short answers; one whose window has shrunk stands still for no longer.
+pub const CREDIT_TIME_MAX: Duration = Duration::from_secs(5);
 /// Bytes a service must be owed before the socket is asked to wake nobody for less, and the most it is
 /// asked to collect: half a bulk slot.
 pub const RECEIVE_MARK_BYTES_MIN: u32 = 32 * 1024;

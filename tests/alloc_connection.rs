@@ -10,6 +10,7 @@ mod support;
 
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
+use std::time::Duration;
 
 use support::{Flavour, Pair, Setup};
 
@@ -158,6 +159,33 @@ fn steady_state_allocates_nothing() {
         assert_eq!(made, 0, "{flavour:?}");
         assert!(moved > 8_000_000, "{flavour:?}: {moved}");
     }
+}
+
+/// A window that grows is a few numbers that change.
+#[test]
+fn a_window_grows_without_allocating() {
+    let mut setup = Setup::new(Flavour::Gcm);
+    setup.server.window_bytes_max = 12 << 20;
+    let mut pair = Pair::logged_in(&setup);
+    let channel = pair.session();
+    let mut lane =
+        Lane { lease: vec![0; 264 * 1024], outbox: vec![0; 64 * 1024], back: vec![0; 64 * 1024] };
+    lane.turn(&mut pair, channel, 256 * 1024);
+    pair.now = pair.now.after(Duration::from_millis(50));
+    let mut grown = 0;
+    let made = allocations(|| {
+        for _ in 0..6 {
+            // All there is at once: what is granted again comes from afar.
+            grown = pair.client.conn.credit(channel.0);
+            let mut left = grown;
+            while left > 0 {
+                left -= lane.turn(&mut pair, channel, left.min(256 * 1024));
+            }
+            pair.now = pair.now.after(Duration::from_millis(50));
+        }
+    });
+    assert_eq!(made, 0);
+    assert!(grown > 11 << 20, "{grown}");
 }
 
 /// The counter counts: a test of nothing would pass the other.

@@ -9,11 +9,13 @@ use std::time::Duration;
 use proptest::prelude::*;
 use support::{Flavour, Habits, Pair, Seen, Setup, Side, USER, toy, user_key};
 use tidegate::base::SeededEntropy;
-use tidegate::connection::{Answer, ChannelKind, ChannelRequest, Conn, Event, LoginMethod, Query};
+use tidegate::connection::{
+    Answer, ChannelId, ChannelKind, ChannelRequest, Conn, Event, LoginMethod, Query, WindowBudget,
+};
 use tidegate::crypto::keys::{Extensions, LoginCertificate};
 use tidegate::crypto::{KeyKind, PrivateKey, SignatureAlgorithm};
-use tidegate::limits::{CHANNELS_MAX, WINDOW_BYTES};
-use tidegate::transport::RekeyLimits;
+use tidegate::limits::{CHANNELS_MAX, WINDOW_BYTES, WINDOW_BYTES_OPENSSH_MAX};
+use tidegate::transport::{ClientConfig, Preferences, RekeyLimits};
 
 const FLAVOURS: [Flavour; 5] =
     [Flavour::Toy, Flavour::Gcm, Flavour::Chacha, Flavour::Ctr, Flavour::Zlib];
@@ -798,6 +800,89 @@ fn a_window_shared_by_many_stays_within_the_link() {
     assert_eq!(windows[0], WINDOW_BYTES);
     let sum: u64 = windows.iter().map(|window| u64::from(*window)).sum();
     assert!(sum <= u64::from(tidegate::limits::LINK_WINDOW_BYTES_MAX));
+}
+
+/// A client of this name, and a server whose windows may grow to 16 MiB within the budget.
+fn growing(software: &str, budget: &Arc<WindowBudget>) -> Setup {
+    let mut setup = toy();
+    let usual = &setup.client.transport.preferences;
+    let mut preferences = Preferences::new(software).expect("a name");
+    preferences.provider = usual.provider;
+    (preferences.kex, preferences.ciphers) = (usual.kex.clone(), usual.ciphers.clone());
+    setup.client.transport = Arc::new(ClientConfig::new(preferences));
+    setup.server.window_bytes_max = 16 << 20;
+    setup.server.window_budget = Arc::clone(budget);
+    setup
+}
+
+/// Sends all that the window has at once, as from afar: what is granted again is used after `turn`.
+/// Answers how much it was.
+fn send_window(pair: &mut Pair, id: ChannelId, turn: Duration) -> u32 {
+    static PIECE: [u8; 256 << 10] = [7; 256 << 10];
+    let window = pair.client.conn.credit(id);
+    let mut left = window as usize;
+    while left > 0 {
+        left -= pair.client.send_planned(id, None, &PIECE[..left.min(PIECE.len())]);
+        pair.run();
+        pair.server.seen.clear();
+        pair.server.received.clear();
+    }
+    pair.now = pair.now.after(turn);
+    window
+}
+
+#[test]
+fn windows_grow_for_who_waits_for_them_and_for_openssh_not_past_its_input() {
+    let far = Duration::from_millis(50);
+    for (software, most) in [("Pair_1", 16 << 20), ("OpenSSH_10.0", WINDOW_BYTES_OPENSSH_MAX)] {
+        let budget = Arc::new(WindowBudget::new(100 << 20));
+        let setup = growing(software, &budget);
+        let mut pair = Pair::logged_in(&setup);
+        let (ours, theirs) = pair.session();
+        let windows: Vec<u32> = (0..5).map(|_| send_window(&mut pair, ours, far)).collect();
+        assert_eq!(windows[0], WINDOW_BYTES);
+        let grown = windows[4];
+        assert!((most - (200 << 10)..=most).contains(&grown), "{software}: {windows:?}");
+        assert_eq!(budget.left(), (100 << 20) - u64::from(most - WINDOW_BYTES));
+        // Another process goes on with what the client knows of.
+        let now = pair.now;
+        assert!(pair.server.hand_over(&setup, now));
+        assert_eq!(budget.left(), (100 << 20) - u64::from(most - WINDOW_BYTES));
+        // A client that uses little of it loses most of it again.
+        for _ in 0..300 {
+            assert!(pair.client.send_planned(ours, None, &[7; 200 << 10]) > 0);
+            pair.run();
+            pair.now = pair.now.after(far);
+        }
+        let shrunk = pair.client.conn.credit(ours);
+        assert!((WINDOW_BYTES - (200 << 10)..3 * WINDOW_BYTES).contains(&shrunk), "{shrunk}");
+        pair.server.attempt(now, |conn, env| conn.close(theirs, env));
+        pair.run();
+        assert_eq!(budget.left(), 100 << 20, "all of it has come back");
+        assert!(pair.client.error.is_none() && pair.server.error.is_none());
+    }
+}
+
+#[test]
+fn all_windows_grow_within_one_budget() {
+    const BUDGET: u64 = 5 << 20;
+    let budget = Arc::new(WindowBudget::new(BUDGET));
+    let setup = growing("Pair_1", &budget);
+    let mut pairs = [Pair::logged_in(&setup), Pair::logged_in(&setup)];
+    let channels = pairs.each_mut().map(|pair| pair.session().0);
+    let mut sum = 0;
+    for _ in 0..4 {
+        let far = Duration::from_millis(50);
+        let windows = pairs.iter_mut().zip(channels).map(|(pair, id)| send_window(pair, id, far));
+        sum = windows.map(u64::from).sum();
+        assert!(sum <= BUDGET + 2 * u64::from(WINDOW_BYTES), "{sum}");
+    }
+    assert!(sum > BUDGET / 2 + 2 * u64::from(WINDOW_BYTES), "{sum}");
+    let [one, other] = pairs;
+    drop(one);
+    assert!(budget.left() > BUDGET / 2);
+    drop(other);
+    assert_eq!(budget.left(), BUDGET, "a connection that ends keeps nothing");
 }
 
 #[test]

@@ -235,6 +235,15 @@ impl Channels {
         (told > 0).then_some(told)
     }
 
+    /// What all windows have grown by.
+    #[cfg(feature = "sim")]
+    pub(super) fn grown(&self) -> u64 {
+        let by = |channel: &Channel| {
+            channel.tuning.as_ref().map_or(0, |tuning| tuning.of_budget(&channel.recv_window))
+        };
+        self.slots.iter().map(|(_, channel)| u64::from(by(channel))).sum()
+    }
+
     /// What a new channel gets: as much as it asks for while there is plenty, then a share of what
     /// is left over when every other channel there may be has the least there is.
     fn window_for(&self, wanted: u32) -> u32 {

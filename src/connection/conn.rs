@@ -253,6 +253,12 @@ impl Conn {
         either!(self.set_aside(id))
     }
 
+    /// [`Connection::windows_grown`].
+    #[cfg(feature = "sim")]
+    pub fn windows_grown(&self) -> u64 {
+        either!(self.windows_grown())
+    }
+
     /// [`Connection::packet_max`].
     pub fn packet_max(&self, id: ChannelId) -> u32 {
         either!(self.packet_max(id))

@@ -26,6 +26,12 @@ impl<R: Side> Connection<R> {
         self.channels.get(id).map_or(0, |channel| channel.send_window.reserved())
     }
 
+    /// What the receive windows of all channels have grown by, in bytes.
+    #[cfg(feature = "sim")]
+    pub fn windows_grown(&self) -> u64 {
+        self.channels.grown()
+    }
+
     /// The largest data of one packet on this channel.
     pub fn packet_max(&self, id: ChannelId) -> u32 {
         self.channels.get(id).map_or(0, |channel| channel.send_window.packet_bytes_max())

@@ -3,7 +3,7 @@
 //! make it take longer until a grant is used.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use super::window::RecvWindow;
@@ -14,30 +14,35 @@ use crate::limits::{WINDOW_BUDGET_BYTES, WINDOW_TURN_MIN};
 /// memory if it cannot be written at once.
 #[derive(Debug)]
 pub struct WindowBudget {
-    left: AtomicU64,
+    /// Negative where connections came with windows that had grown elsewhere.
+    left: AtomicI64,
 }
 
 impl WindowBudget {
-    pub const fn new(bytes: u64) -> WindowBudget {
-        WindowBudget { left: AtomicU64::new(bytes) }
+    pub fn new(bytes: u64) -> WindowBudget {
+        WindowBudget { left: AtomicI64::new(i64::try_from(bytes).unwrap_or(i64::MAX)) }
     }
 
     /// Bytes that nobody has.
     pub fn left(&self) -> u64 {
-        self.left.load(Ordering::Relaxed)
+        u64::try_from(self.left.load(Ordering::Relaxed)).unwrap_or(0)
     }
 
-    /// Up to `want` bytes.
+    /// Up to `want` bytes, and at most half of what is left: somebody else may need some too.
     fn take(&self, want: u32) -> u32 {
-        let taken = |left: u64| u64::from(want).min(left);
+        let taken = |left: i64| i64::from(want).min(left / 2).max(0);
         let before = self
             .left
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| Some(left - taken(left)));
         taken(before.unwrap_or(0)) as u32
     }
 
+    fn insist(&self, bytes: u32) {
+        self.left.fetch_sub(bytes.into(), Ordering::Relaxed);
+    }
+
     fn give_back(&self, bytes: u32) {
-        self.left.fetch_add(u64::from(bytes), Ordering::Relaxed);
+        self.left.fetch_add(bytes.into(), Ordering::Relaxed);
     }
 }
 
@@ -68,7 +73,8 @@ impl Share {
 
     /// `bytes` that the peer knows of already, whatever is left.
     pub(super) fn insist(&mut self, bytes: u32) {
-        self.taken += self.budget.take(bytes);
+        self.taken += bytes;
+        self.budget.insist(bytes);
     }
 
     pub(super) fn give_back(&mut self, bytes: u32) {

@@ -3,6 +3,7 @@
 
 mod attached;
 mod child;
+mod credit;
 pub mod forward;
 mod io;
 mod job;

@@ -20,6 +20,11 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         times.into_iter().flatten().find(|at| since < *at && *at < now)
     }
 
+    /// What the receive windows of all links have grown by, in bytes.
+    pub fn windows_grown(&self) -> u64 {
+        self.links.iter().map(|(_, link)| link.conn.windows_grown()).sum()
+    }
+
     /// What could be done now and would be slept over, or window that nobody will ever use again:
     /// a wake-up or a refund was forgotten.
     pub fn forgotten(&mut self) -> Option<String> {

@@ -49,6 +49,9 @@ pub struct Run {
     healed: bool,
     /// Connections that moved under their services.
     moved: u64,
+    /// What receive windows may grow by, and the most that they had.
+    window_budget: u64,
+    grown: u64,
     ticks: u64,
     /// Ticks since the clock moved, and the most of any moment.
     at_once: u64,
@@ -108,6 +111,7 @@ impl Run {
             world.wake_at(at);
         }
         let chance = stream(draw.seed, "run");
+        let window_budget = draw.gateway.window_budget.left();
         Run {
             draw,
             world,
@@ -124,6 +128,8 @@ impl Run {
             cut_short: false,
             healed: false,
             moved: 0,
+            window_budget,
+            grown: 0,
             ticks: 0,
             at_once: 0,
             most_at_once: 0,
@@ -228,6 +234,10 @@ impl Run {
                 assert!(forgotten.is_none(), "shard {at} forgets {forgotten:?}: {shard:#?}");
             }
         }
+        let grown = self.shards.iter().map(Shard::windows_grown).sum();
+        let taken = self.window_budget - self.draw.gateway.window_budget.left();
+        assert!(grown <= taken, "windows grew by {grown}, and {taken} was taken for it");
+        self.grown = self.grown.max(grown);
     }
 
     fn heal(&mut self) {
@@ -276,6 +286,8 @@ impl Run {
         self.world.check();
         self.check_office();
         assert!(!self.listening, "still accepting");
+        let left = self.draw.gateway.window_budget.left();
+        assert_eq!(left, self.window_budget, "what windows had grown by has come back");
         let open = self.world.open_descriptors();
         assert!(open.is_empty(), "left open: {open:?}");
         self.tally()
@@ -327,6 +339,9 @@ impl Run {
         self.office.borrow().count(&mut tally);
         count_faults(&self.world.faults(), &mut tally);
         tally.count("gateway moved", self.moved);
+        tally.count("receive windows grew", u64::from(self.grown > 0));
+        let pressed = self.grown > self.window_budget / 3;
+        tally.count("receive windows took most of their budget", u64::from(pressed));
         tally.count("stopped in the middle", u64::from(self.cut_short));
         let seconds = self.world.now().since(Instant::ZERO).as_secs();
         tally.count("virtual seconds", seconds);

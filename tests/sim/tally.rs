@@ -29,6 +29,8 @@ const EXERCISED: &[&str] = &[
     "gateway moved",
     "client began rekey",
     "rekeyed",
+    "receive windows grew",
+    "receive windows took most of their budget",
     "data during a key exchange",
     // What clients do.
     "cat",

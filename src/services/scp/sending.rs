@@ -8,6 +8,7 @@ use crate::connection::Plan;
 use crate::limits::{PACKET_SLOT, SCP_READS_MAX};
 use crate::reactor::{self, Class, Fd, Lease, Op};
 use crate::services::Io;
+use crate::services::credit::CreditWait;
 use crate::services::sftp::{RETRIES_MAX, is_transient};
 
 /// Data that fits a packet lease, margins of its packets counted generously.
@@ -34,8 +35,7 @@ pub struct Sending {
     first: u16,
     /// Bytes planned and not sent.
     bytes: u32,
-    /// The largest credit ever seen: how much the peer is willing to grant at least.
-    credit_max: u32,
+    credit: CreditWait,
 }
 
 #[derive(Debug)]
@@ -57,7 +57,7 @@ impl Sending {
             pieces: VecDeque::new(),
             first: 0,
             bytes: 0,
-            credit_max: 0,
+            credit: CreditWait::default(),
         }
     }
 
@@ -147,12 +147,8 @@ impl Sending {
     fn start(&mut self, io: &mut Io<'_>) -> bool {
         let left = u32::try_from(self.size - self.planned).unwrap_or(u32::MAX);
         let want = left.min(READ_BYTES);
-        let credit = io.credit();
-        self.credit_max = self.credit_max.max(credit);
-        // A peer may grant anew only when half its window is used, so no more is waited for.
-        let enough = want.min((self.credit_max / 2).max(1));
         let unsent = io.backlog().saturating_add(self.bytes);
-        if !io.may_send() || credit < enough || unsent >= io.unsent_max() {
+        if !io.may_send() || unsent >= io.unsent_max() || !self.credit.is_over(want, 1, io) {
             return false;
         }
         let class = if want <= PACKET_DATA_BYTES { Class::Packet } else { Class::Bulk };

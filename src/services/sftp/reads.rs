@@ -9,6 +9,7 @@ use crate::connection::Plan;
 use crate::limits::{PACKET_SLOT, SFTP_DATA_BYTES_MAX, SFTP_READS_MAX};
 use crate::reactor::{self, Class, Op};
 use crate::services::Io;
+use crate::services::credit::CreditWait;
 use crate::wire::sftp::{DATA_HEADER_BYTES, Reply, StatusCode, data_header};
 
 /// A reply that fits a packet lease, margins of its packets counted generously.
@@ -21,8 +22,7 @@ pub struct Reads {
     running: Slab<Reading>,
     /// Bytes planned for all of them.
     bytes: u32,
-    /// The largest credit ever seen: how much the peer is willing to grant at least.
-    credit_max: u32,
+    credit: CreditWait,
 }
 
 #[derive(Debug)]
@@ -136,13 +136,10 @@ impl Reads {
         }
     }
 
-    /// A whole reply is worth waiting for, because a short one costs the client a round trip; but a
-    /// peer may grant anew only when half its window is used, so no more than that is waited for.
-    fn has_room_for(&mut self, want: u32, io: &Io<'_>) -> bool {
-        let credit = io.credit();
-        self.credit_max = self.credit_max.max(credit);
-        let enough = want.min((self.credit_max / 2).max(DATA_HEADER_BYTES + 1));
+    fn has_room_for(&mut self, want: u32, io: &mut Io<'_>) -> bool {
         let unsent = io.backlog().saturating_add(self.bytes);
-        io.may_send() && credit >= enough && unsent < io.unsent_max()
+        io.may_send()
+            && unsent < io.unsent_max()
+            && self.credit.is_over(want, DATA_HEADER_BYTES + 1, io)
     }
 }

@@ -12,7 +12,7 @@ use rig::{Faults, Got, Rig, Setup, encode};
 use tempfile::TempDir;
 
 use super::*;
-use crate::limits::{BULK_SLOTS_BUSY, SFTP_HANDLES_MAX, SFTP_NAMES_BYTES_MAX};
+use crate::limits::{BULK_SLOTS_BUSY, CREDIT_TIME_MAX, SFTP_HANDLES_MAX, SFTP_NAMES_BYTES_MAX};
 use crate::reactor::Class;
 use crate::transport::RekeyLimits;
 use crate::wire::Reader;
@@ -165,6 +165,35 @@ fn small_windows_get_everything_in_parts() {
         files::remove_file(home.path().join("to")).expect("removed");
         assert_eq!(rig.leases_out(), 0);
     }
+}
+
+/// A client whose window has shrunk never grants what a whole reply needs. It gets parts then, after a
+/// while.
+#[test]
+fn a_window_that_shrinks_ends_no_download() {
+    let home = home();
+    let content = pattern(20_000);
+    files::write(home.path().join("from"), &content).expect("written");
+    let setup = Setup { window_bytes: 6_000, packet_bytes: 256, ..Setup::default() };
+    let mut rig = Rig::greeted_with(home.path(), setup);
+    let handle = rig.open("from", open::READ);
+    rig.withheld = 3_300;
+    let (mut got, mut waits) = (Vec::new(), 0);
+    while got.len() < content.len() {
+        rig.ask(Operation::Read { handle: &handle, offset: got.len() as u64, len: 2_700 });
+        rig.settle();
+        let mut replies = rig.take_replies();
+        if replies.is_empty() {
+            assert_eq!(rig.sleep(), CREDIT_TIME_MAX);
+            waits += 1;
+            replies = rig.take_replies();
+        }
+        let [(_, Got::Data(data))] = replies.as_slice() else { panic!("{replies:?}") };
+        got.extend_from_slice(data);
+    }
+    assert!(got == content);
+    assert_eq!(waits, 1, "what the client gives is known now");
+    assert_eq!(rig.leases_out(), 0);
 }
 
 /// DATA that has its credit never lands inside a reply that the window cut.

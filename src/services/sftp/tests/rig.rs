@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::sys::uio::{pread, pwrite};
 use nix::unistd::fsync;
@@ -65,6 +66,10 @@ pub struct Rig {
     now: Instant,
     /// When the pause ends that the service asked for.
     paused: Option<Instant>,
+    /// Received bytes that the client will not grant again: its window shrinks by so much.
+    pub withheld: u32,
+    /// When it wants to be called, whatever happens before.
+    wakes_at: Option<Instant>,
     /// Operations carried out.
     pub ops_done: usize,
     conn: Conn,
@@ -145,6 +150,8 @@ impl Rig {
             entropy,
             now,
             paused: None,
+            withheld: 0,
+            wakes_at: None,
             ops_done: 0,
             conn,
             outgoing: Outgoing::default(),
@@ -266,6 +273,16 @@ impl Rig {
         self.settle();
     }
 
+    /// Lets so much time pass that an awaited time has come; how much it was.
+    pub fn sleep(&mut self) -> Duration {
+        let at = self.wakes_at.take().expect("a time is awaited");
+        let time = at.since(self.now);
+        self.now = self.now.max(at);
+        self.serve(|sftp, io| sftp.on_ready(io));
+        self.settle();
+        time
+    }
+
     /// One round of everything; false when nothing happened.
     pub fn turn(&mut self) -> bool {
         let mut moved = self.serve_input();
@@ -318,6 +335,7 @@ impl Rig {
             assert!(self.paused.is_none(), "one pause at a time");
             self.paused = Some(self.now.after(SERVICE_PAUSE));
         }
+        self.wakes_at = wishes.wake_at.or(self.wakes_at);
         self.ops.extend(wishes.ops);
         self.jobs.extend(wishes.jobs);
         self.ops_peak = self.ops_peak.max(self.ops.len());
@@ -541,7 +559,9 @@ impl Rig {
                 let data = data.of(bytes).expect("within");
                 self.received.extend_from_slice(data);
                 let (id, len) = (self.client_channel.expect("open"), data.len() as u32);
-                out.call(|env| client.consumed(id, len, env)).expect("consumed");
+                let kept = len.min(self.withheld);
+                self.withheld -= kept;
+                out.call(|env| client.consumed(id, len - kept, env)).expect("consumed");
             }
             Event::Request { request: ChannelRequest::ExitStatus { code }, .. } => {
                 self.exit = Some(code);
