@@ -265,6 +265,10 @@ pub const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
 /// at once.
 pub const CONNECT_STAGGER_TIME: Duration = Duration::from_millis(250);
 pub const CONNECTS_AT_ONCE_MAX: usize = 4;
+/// Threads of a client that look names up and connect to paths for it.
+pub const CLIENT_WORKERS: usize = 2;
+/// How often somebody is asked for the passphrase of one key; ssh's figure.
+pub const PASSPHRASE_TRIES: u32 = 3;
 /// Addresses of a name that are tried.
 pub const CONNECT_ADDRESSES_MAX: usize = 8;
 /// How long what a closed channel brought may take to be written.

@@ -17,6 +17,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("services", 6),
     ("shard", 7),
     ("gateway", 8),
+    ("client", 9),
     ("observe", 9),
     ("cli", 10),
     ("fuzzing", 10),

@@ -6,6 +6,7 @@ mod effective;
 mod flags;
 mod serve;
 mod sftp_server;
+mod ssh;
 mod sshd;
 mod sshd_flags;
 
@@ -26,6 +27,7 @@ const EXIT_FAILED: u8 = 255;
 const COMMANDS: &[(&str, &str)] = &[
     ("serve", "serve SSH and SFTP in the foreground"),
     ("sshd", "take the place of sshd: its flags, its configuration, in the background"),
+    ("ssh", "log in at an SSH server and run a command or a shell there"),
     ("bench", "measure ciphers, key exchanges, signatures and logins on this machine"),
     ("sftp-server", "serve SFTP on standard input and output, for any sshd"),
 ];
@@ -37,6 +39,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     match Path::new(&name).file_name().and_then(|name| name.to_str()) {
         Some("sshd") => return sshd::run(args),
         Some("sftp-server") => return sftp_server::run(args),
+        Some("ssh") => return ssh::run(args),
         _ => {}
     }
     let Some(command) = args.next() else {
@@ -47,6 +50,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some("serve") => serve::run(args),
         Some("sshd") => sshd::run(args),
         Some("sftp-server") => sftp_server::run(args),
+        Some("ssh") => ssh::run(args),
         Some("bench") => bench::run(args),
         Some("delegate") => delegate::run(args),
         Some("session") => session(args),

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::forward::{Display, Forward, Forwarding, Target};
+use super::local::{Escapes, Local, Stdio};
 use super::process::{Login, Process, Start};
 use super::scp::{self, Scp, Side};
 use super::sftp::{Flags, Options, Sftp};
@@ -28,6 +29,8 @@ pub enum Attached {
     Scp(Box<Scp>),
     /// A connection to elsewhere.
     Forward(Box<Forward>),
+    /// Our own standard streams, as a client.
+    Local(Box<Local>),
 }
 
 /// What a request led to, for the log.
@@ -117,6 +120,18 @@ impl Attached {
         }
     }
 
+    /// Our own streams and the server's session.
+    pub fn local(stdio: &Stdio, escapes: Option<Escapes>) -> Attached {
+        Attached::Local(Box::new(Local::new(stdio, escapes)))
+    }
+
+    /// The session runs: what our standard input has may go.
+    pub fn read_locally(&mut self, io: &mut Io<'_>) {
+        if let Attached::Local(local) = self {
+            local.begin(io);
+        }
+    }
+
     /// Starts what runs without being asked for more.
     pub fn begin(&mut self, io: &mut Io<'_>) {
         if let Attached::Forward(forward) = self {
@@ -127,7 +142,9 @@ impl Attached {
     /// The channel's type, as ChannelTimeout names it.
     pub const fn kind(&self) -> &'static str {
         match self {
-            Attached::Process(_) | Attached::Sftp(_) | Attached::Scp(_) => "session",
+            Attached::Process(_) | Attached::Sftp(_) | Attached::Scp(_) | Attached::Local(_) => {
+                "session"
+            }
             Attached::Forward(forward) => forward.kind(),
         }
     }
@@ -140,7 +157,11 @@ impl Attached {
     /// The channel is gone and something of it is still to be done: [`Service::on_ready`] is called
     /// as before, [`Service::release`] when this is over.
     pub fn lingers(&self) -> bool {
-        matches!(self, Attached::Forward(forward) if forward.lingers())
+        match self {
+            Attached::Forward(forward) => forward.lingers(),
+            Attached::Local(local) => local.lingers(),
+            Attached::Process(_) | Attached::Sftp(_) | Attached::Scp(_) => false,
+        }
     }
 
     /// Carries a request out as far as the grant allows, and answers it if an answer is wanted.
@@ -171,6 +192,7 @@ impl Attached {
             ChannelRequest::WindowChange(size) => process.resize(size),
             ChannelRequest::Signal { name } => process.signal(&name),
             ChannelRequest::Break { .. } => process.send_break(),
+            ChannelRequest::EndOfWrite => process.stop_output(io),
             request if request.starts() => return self.start(request, want_reply, grant, io),
             _ => false,
         };
@@ -182,7 +204,7 @@ impl Attached {
     pub const fn has_terminal(&self) -> bool {
         match self {
             Attached::Process(process) => process.has_terminal(),
-            Attached::Sftp(_) | Attached::Scp(_) | Attached::Forward(_) => false,
+            _ => false,
         }
     }
 
@@ -193,7 +215,7 @@ impl Attached {
             Attached::Sftp(_) => Some("sftp".to_owned()),
             Attached::Scp(scp) => Some(scp.outcome()),
             // It tells by itself.
-            Attached::Forward(_) => None,
+            Attached::Forward(_) | Attached::Local(_) => None,
         }
     }
 
@@ -362,6 +384,7 @@ impl Service for Attached {
             Attached::Sftp(sftp) => sftp.on_data(data, extended, io),
             Attached::Scp(scp) => scp.on_data(data, extended, io),
             Attached::Forward(forward) => forward.on_data(data, extended, io),
+            Attached::Local(local) => local.on_data(data, extended, io),
         }
     }
 
@@ -371,6 +394,7 @@ impl Service for Attached {
             Attached::Sftp(sftp) => sftp.on_eof(io),
             Attached::Scp(scp) => scp.on_eof(io),
             Attached::Forward(forward) => forward.on_eof(io),
+            Attached::Local(local) => local.on_eof(io),
         }
     }
 
@@ -380,6 +404,7 @@ impl Service for Attached {
             Attached::Sftp(sftp) => sftp.on_completion(tag, op, result, io),
             Attached::Scp(scp) => scp.on_completion(tag, op, result, io),
             Attached::Forward(forward) => forward.on_completion(tag, op, result, io),
+            Attached::Local(local) => local.on_completion(tag, op, result, io),
         }
     }
 
@@ -389,6 +414,7 @@ impl Service for Attached {
             Attached::Sftp(sftp) => sftp.on_done(tag, done, io),
             Attached::Scp(scp) => scp.on_done(tag, done, io),
             Attached::Forward(forward) => forward.on_done(tag, done, io),
+            Attached::Local(local) => local.on_done(tag, done, io),
         }
     }
 
@@ -398,6 +424,7 @@ impl Service for Attached {
             Attached::Sftp(sftp) => sftp.on_ready(io),
             Attached::Scp(scp) => scp.on_ready(io),
             Attached::Forward(forward) => forward.on_ready(io),
+            Attached::Local(local) => local.on_ready(io),
         }
     }
 
@@ -405,6 +432,7 @@ impl Service for Attached {
         match self {
             Attached::Process(process) => process.yield_memory(io),
             Attached::Forward(forward) => forward.yield_memory(io),
+            Attached::Local(local) => local.yield_memory(io),
             // Files are written in the end.
             Attached::Sftp(_) | Attached::Scp(_) => {}
         }
@@ -416,6 +444,7 @@ impl Service for Attached {
             Attached::Sftp(sftp) => sftp.on_close(io),
             Attached::Scp(scp) => scp.on_close(io),
             Attached::Forward(forward) => forward.on_close(io),
+            Attached::Local(local) => local.on_close(io),
         }
     }
 
@@ -425,6 +454,7 @@ impl Service for Attached {
             Attached::Sftp(sftp) => sftp.release(io),
             Attached::Scp(scp) => scp.release(io),
             Attached::Forward(forward) => forward.release(io),
+            Attached::Local(local) => local.release(io),
         }
     }
 }

@@ -9,6 +9,7 @@ mod io;
 mod job;
 mod join;
 pub mod lastlog;
+pub mod local;
 mod modes;
 mod outgoing;
 mod prelude;

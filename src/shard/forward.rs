@@ -80,6 +80,11 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     pub(super) fn note(&mut self, number: u32, note: Note) {
         let Some(attachment) = self.attachments.get(number as usize) else { return };
         let key = attachment.link;
+        if self.is_client(key) {
+            let id = attachment.id;
+            self.publish(key, News::Told { id, note });
+            return;
+        }
         let Some(link) = self.links.get(key as usize) else { return };
         let grant = link.grant.as_ref();
         let user = grant.map(|grant| grant.account.name.clone()).unwrap_or_default();
@@ -93,6 +98,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             Note::Ended { what, bytes_in, bytes_out, reason } => {
                 What::Forwarded { user, what, bytes_in, bytes_out, reason }
             }
+            // A client's.
+            Note::Typed(_) | Note::Deaf => return,
         };
         self.report(key, what);
     }

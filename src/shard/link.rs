@@ -37,6 +37,8 @@ pub(super) struct Link {
     /// Its end has been reported, and why it came.
     pub ended: bool,
     pub reason: Option<String>,
+    /// It is a client's own: whoever turns the shard hears of it.
+    pub client: bool,
     /// It is one of a pair.
     pub relay: Option<Box<Relay>>,
     /// Until when the way to the other one of the pair may take.

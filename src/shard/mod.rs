@@ -5,6 +5,7 @@
 //! links then run one after the other for a bounded number of bytes each.
 
 mod agent;
+mod client;
 mod display;
 mod forward;
 mod idle;
@@ -24,6 +25,7 @@ mod session;
 mod starve;
 mod upstream;
 
+pub use client::{ClientLink, News};
 pub use outside::{Admission, Ends, HandOver, Mail, Outside, StartupEnd};
 pub use preface::Asking;
 pub use report::{Report, What};
@@ -174,6 +176,8 @@ pub struct Shard<D: Driver, O: Outside> {
     retiring: bool,
     /// Accepts in flight.
     accepting: usize,
+    /// What whoever turns the shard has not heard of its own connections.
+    news: VecDeque<(ClientLink, News)>,
     /// What the process's counts have been told.
     told: (DriverStats, u64),
 }
@@ -236,6 +240,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             stopping: false,
             retiring: false,
             accepting: 0,
+            news: VecDeque::new(),
             told: (DriverStats::default(), 0),
         };
         shard.accept();
@@ -290,7 +295,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
 
     fn wait_until(&mut self, until: Option<Instant>) -> Option<Instant> {
         let now = self.driver.now();
-        let busy = !self.ready.is_empty() || !self.handshakes.is_empty();
+        // What was asked between two turns is sent at the end of this one.
+        let busy = !self.ready.is_empty() || !self.handshakes.is_empty() || !self.dirty.is_empty();
         if busy || !self.withdrawn.is_empty() || self.can_feed() {
             return Some(now);
         }

@@ -134,6 +134,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             attempted: false,
             ended: false,
             reason: None,
+            client: false,
             relay: None,
             deadline: None,
             lacks: Classes::NONE,
@@ -189,7 +190,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     }
 
     /// Answers the protocol's open question, as soon as there is memory for what it then says.
-    fn answer(&mut self, key: u32, answer: Answer) {
+    pub(super) fn answer(&mut self, key: u32, answer: Answer) {
         if let Some(link) = self.links.get_mut(key as usize) {
             link.answer = Some(answer);
             self.give_answer(key);
@@ -566,6 +567,10 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     // ---- Events ------------------------------------------------------------------------------
 
     fn event(&mut self, key: u32, event: Event) {
+        if self.is_client(key) {
+            self.client_event(key, event);
+            return;
+        }
         match event {
             Event::KeyExchanged { first } => self.key_exchanged(key, first),
             Event::Query(query) if self.is_upstream(key) => self.ask_upstream(key, query),
@@ -799,8 +804,11 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
         link.ended = true;
         if matches!(link.conn, Conn::Client(_)) {
-            // The client's connection tells of it.
+            // The client's connection tells of it, or whoever made it hears of it.
             link.reason = Some(reason.to_owned());
+            if self.is_client(key) {
+                self.publish(key, News::Ended { reason: reason.to_owned() });
+            }
             return;
         }
         let stats = link.conn.stats();

@@ -288,8 +288,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let Some(attachment) = self.attachments.get_mut(number as usize) else { return };
         attachment.open = false;
         self.with_service(number, |service, io| service.on_close(io));
-        if let Some(what) = self.attachments.get(number as usize).and_then(|a| a.service.outcome())
-        {
+        let outcome = self.attachments.get(number as usize).and_then(|a| a.service.outcome());
+        if let Some(what) = outcome.filter(|_| !self.is_client(key)) {
             self.report(key, What::SessionEnded { what });
         }
         self.note_departure(key);
@@ -323,6 +323,9 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         self.with_service(number, |service, io| service.release(io));
         self.service_timers.clear(number);
         let attachment = self.attachments.remove(number as usize);
+        if self.is_client(attachment.link) {
+            self.publish(attachment.link, News::Finished(attachment.id));
+        }
         if let Some(link) = self.links.get_mut(attachment.link as usize) {
             link.attachments = link.attachments.saturating_sub(1);
         }

@@ -26,11 +26,12 @@ mod values;
 
 use std::path::{Path, PathBuf};
 
+pub use algorithms::{Listed, names_of, parse as parse_algorithms};
 pub use condition::{Condition, Who};
-pub use diagnostic::{ConfigErrors, Diagnostic, Place, Surroundings, did_you_mean};
+pub use diagnostic::{ConfigErrors, Diagnostic, Place, Surroundings, Wrong, did_you_mean};
 pub use honour::{check_internal_sftp, expand_tokens, is_internal_sftp};
 pub use ip_qos::IpQos;
-pub use lexer::quote;
+pub use lexer::{Unclosed, quote, split_keyword, words};
 pub use patterns::{HostList, NameList, UserPattern, Verdict};
 pub use settings::{
     AddressFamily, Banner, ChannelTimeout, Defaults, DriverChoice, Effective, Endpoint, Facility,
@@ -38,10 +39,10 @@ pub use settings::{
     Proxies, RootLogin, ScpServer, SourceBlocks, Subsystem,
 };
 pub use source::{Disk, NoFiles, Source, glob, is_pattern};
+pub use values::{Values, duration, is_none, number, size};
 
 use crate::crypto::SignatureAlgorithm;
 use crate::limits::BANNER_BYTES_MAX;
-use diagnostic::Wrong;
 use reader::{Block, Reading};
 
 /// Where the configuration comes from.

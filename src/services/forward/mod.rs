@@ -18,6 +18,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::IntoRawFd;
 
+use super::local::Escape;
 use super::stream::{End, Input, Output};
 use permits::Lists;
 use race::Race;
@@ -50,6 +51,10 @@ pub enum Note {
     Failed { what: String, why: String },
     /// It is over: what came from the client, what went to it, and how it ended.
     Ended { what: String, bytes_in: u64, bytes_out: u64, reason: &'static str },
+    /// Somebody at our terminal wants something of us.
+    Typed(Escape),
+    /// Nobody reads our standard output any more.
+    Deaf,
 }
 
 /// A channel with a socket behind it. Each direction ends on its own; the channel is closed when

@@ -262,6 +262,17 @@ impl Process {
         }
     }
 
+    /// Nobody reads the program's output any more (OpenSSH PROTOCOL §2.1, `eow@openssh.com`): it
+    /// hears that as from a pipe without a reader.
+    pub fn stop_output(&mut self, io: &mut Io<'_>) -> bool {
+        let running = matches!(self.phase, Phase::Running) && self.terminal.is_none();
+        if running {
+            self.output.stop(io);
+            self.pump(io);
+        }
+        running
+    }
+
     /// RFC 4335.
     pub fn send_break(&self) -> bool {
         let running = matches!(self.phase, Phase::Running);

@@ -30,6 +30,7 @@ pub struct Output {
     size: Size,
     calm: u8,
     widened: bool,
+    stopped: bool,
 }
 
 #[derive(Debug)]
@@ -65,6 +66,7 @@ impl Output {
             size: Size::Small,
             calm: 0,
             widened: false,
+            stopped: false,
         }
     }
 
@@ -142,10 +144,15 @@ impl Output {
                 _ => io.drop_plan(plan, lease),
             },
             // A wait that failed is no reason to lose bytes: the read will tell.
-            _ => {
+            _ if !self.stopped => {
                 self.readable = true;
                 return;
             }
+            _ => {}
+        }
+        if self.stopped {
+            self.stop(io);
+            return;
         }
         match result {
             Ok(bytes) if bytes > 0 => self.adapt(bytes, child),
@@ -173,6 +180,17 @@ impl Output {
                 Flight::Planned(plan) => io.drop_plan(plan, lease),
                 _ => io.give_back(lease),
             }
+        }
+    }
+
+    /// Nobody hears it any more: reads nothing more and closes the descriptor.
+    pub fn stop(&mut self, io: &mut Io<'_>) {
+        self.stopped = true;
+        self.cancel(io);
+        if matches!(self.flight, Flight::None)
+            && let Some(fd) = self.take_fd()
+        {
+            io.close_fd(fd);
         }
     }
 

@@ -1,0 +1,324 @@
+//! `tidegate ssh`: the flags of ssh(1), read as its getopt loop reads them.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use super::{EXIT_FAILED, complain, print, version};
+use crate::client::config::{self, Files, Request, parse_destination};
+use crate::client::{Level, Voice, session};
+use crate::gateway::accounts;
+use crate::gateway::config::{Disk, quote};
+
+/// What the flags say; nothing is looked at or connected to yet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SshFlags {
+    pub destination: String,
+    /// Words behind the destination.
+    pub command: Option<Vec<u8>>,
+    /// `Keyword value`, in the order in which they count.
+    pub lines: Vec<String>,
+    pub file: Option<PathBuf>,
+    pub log_file: Option<PathBuf>,
+    /// How often `-v` was given.
+    pub verbose: u8,
+    /// How often `-t` was given.
+    pub terminal: u8,
+    pub action: Action,
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Action {
+    #[default]
+    Connect,
+    /// `-V`
+    Version,
+    /// `--help`
+    Help,
+}
+
+struct Flag {
+    letter: char,
+    /// What its value is called; `None` for flags without a value.
+    value: Option<&'static str>,
+    help: &'static str,
+    update: fn(&mut SshFlags, &str) -> Result<(), String>,
+}
+
+const fn flag(
+    letter: char,
+    value: Option<&'static str>,
+    help: &'static str,
+    update: fn(&mut SshFlags, &str) -> Result<(), String>,
+) -> Flag {
+    Flag { letter, value, help, update }
+}
+
+#[rustfmt::skip]
+const FLAGS: &[Flag] = &[
+    flag('4', None, "use IPv4 only", |f, _| line(f, "AddressFamily inet")),
+    flag('6', None, "use IPv6 only", |f, _| line(f, "AddressFamily inet6")),
+    flag('b', Some("address"), "connect from this address", |f, v| set(f, "BindAddress", v)),
+    flag('C', None, "compress", |f, _| line(f, "Compression yes")),
+    flag('c', Some("ciphers"), "ciphers, most wanted first", |f, v| set(f, "Ciphers", v)),
+    flag('E', Some("file"), "append what is told to this file",
+        |f, v| { f.log_file = Some(v.into()); Ok(()) }),
+    flag('F', Some("file"), "the configuration, instead of the usual files; none for none",
+        |f, v| { f.file = Some(v.into()); Ok(()) }),
+    flag('i', Some("file"), "log in with this key; may be repeated", identity),
+    flag('J', Some("hosts"), "over connections to these hosts, [user@]host[:port] with commas between",
+        |f, v| set(f, "ProxyJump", v)),
+    flag('l', Some("user"), "log in as this user", |f, v| set(f, "User", v)),
+    flag('m', Some("macs"), "authentication codes, most wanted first", |f, v| set(f, "MACs", v)),
+    flag('n', None, "leave standard input alone", |f, _| line(f, "StdinNull yes")),
+    flag('o', Some("option"), "a line of configuration; may be repeated",
+        |f, v| { f.lines.push(v.to_owned()); Ok(()) }),
+    flag('P', Some("tag"), "a tag for Match tagged", |f, v| set(f, "Tag", v)),
+    flag('p', Some("port"), "connect to this port", |f, v| set(f, "Port", v)),
+    flag('q', None, "tell nothing", |f, _| line(f, "LogLevel QUIET")),
+    flag('s', None, "the command is the name of a subsystem", |f, _| line(f, "SessionType subsystem")),
+    flag('T', None, "ask for no terminal", |f, _| line(f, "RequestTTY no")),
+    flag('t', None, "ask for a terminal; twice: even without one here",
+        |f, _| { f.terminal = f.terminal.saturating_add(1); Ok(()) }),
+    flag('V', None, "print the version", |f, _| { f.action = Action::Version; Ok(()) }),
+    flag('v', None, "tell more; twice and three times for more still",
+        |f, _| { f.verbose = f.verbose.saturating_add(1); Ok(()) }),
+];
+
+/// Letters of ssh(1) that ask for what there is not, and why.
+const ABSENT: &[(char, &str)] = &[
+    ('B', "sockets are not bound to interfaces"),
+    ('I', "keys come from files and agents, not from PKCS#11 libraries"),
+    ('M', "connections are not shared"),
+    ('O', "connections are not shared"),
+    ('S', "connections are not shared"),
+    ('w', "networks are not tunnelled"),
+];
+
+fn line(flags: &mut SshFlags, line: &str) -> Result<(), String> {
+    flags.lines.push(line.to_owned());
+    Ok(())
+}
+
+fn set(flags: &mut SshFlags, keyword: &str, value: &str) -> Result<(), String> {
+    flags.lines.push(format!("{keyword} {}", quote(value)));
+    Ok(())
+}
+
+fn identity(flags: &mut SshFlags, value: &str) -> Result<(), String> {
+    if !std::path::Path::new(value).exists() && !value.contains(['%', '~', '$']) {
+        complain(&format!("ssh: warning: there is no identity file {value}\n"));
+    }
+    set(flags, "IdentityFile", value)
+}
+
+impl SshFlags {
+    /// Reads the words behind `ssh`: flags may be bundled, and follow the host.
+    ///
+    /// # Errors
+    /// One line that says what is wrong.
+    pub fn parse(args: impl Iterator<Item = OsString>) -> Result<SshFlags, String> {
+        let mut flags = SshFlags::default();
+        let mut args = args.peekable();
+        let mut has_host = false;
+        while let Some(word) = args.peek() {
+            let text = word.to_string_lossy().into_owned();
+            match text.as_str() {
+                "--help" => flags.action = Action::Help,
+                "--" => {
+                    args.next();
+                    if !has_host {
+                        let host = args.next().unwrap_or_default();
+                        flags.destination = host.to_string_lossy().into_owned();
+                    }
+                    break;
+                }
+                _ if text.len() > 1 && text.starts_with('-') => {
+                    args.next();
+                    flags.bundle(&text[1..], &mut args)?;
+                    continue;
+                }
+                _ if !has_host => {
+                    (flags.destination, has_host) = (text, true);
+                }
+                _ => break,
+            }
+            args.next();
+        }
+        let words: Vec<Vec<u8>> = args.map(OsStringExt::into_vec).collect();
+        flags.command = Some(words.join(&b' ')).filter(|command| !command.is_empty());
+        flags.finish()
+    }
+
+    /// Letters behind one dash; the rest of the word, or the next one, is the value of the first that
+    /// takes one.
+    fn bundle(
+        &mut self,
+        letters: &str,
+        args: &mut impl Iterator<Item = OsString>,
+    ) -> Result<(), String> {
+        let mut rest = letters.chars();
+        while let Some(letter) = rest.next() {
+            let Some(flag) = FLAGS.iter().find(|flag| flag.letter == letter) else {
+                return Err(match ABSENT.iter().find(|(absent, _)| *absent == letter) {
+                    Some((_, why)) => format!("-{letter}: {why}"),
+                    None => format!("there is no flag -{letter}; `tidegate ssh --help` lists them"),
+                });
+            };
+            let Some(name) = flag.value else {
+                (flag.update)(self, "")?;
+                continue;
+            };
+            let value = match rest.as_str() {
+                "" => args.next().ok_or_else(|| format!("-{letter} needs a value: {name}"))?,
+                inline => OsString::from(inline),
+            };
+            let value = value.to_str().ok_or_else(|| format!("-{letter}: not UTF-8"))?;
+            return (flag.update)(self, value).map_err(|why| format!("-{letter}: {why}"));
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<SshFlags, String> {
+        if self.action == Action::Connect && self.destination.is_empty() {
+            return Err("a host is missing; `tidegate ssh --help` tells more".to_owned());
+        }
+        let mut first = Vec::new();
+        match self.verbose {
+            0 => {}
+            1 => first.push("LogLevel DEBUG1".to_owned()),
+            2 => first.push("LogLevel DEBUG2".to_owned()),
+            _ => first.push("LogLevel DEBUG3".to_owned()),
+        }
+        match self.terminal {
+            0 => {}
+            1 => first.push("RequestTTY yes".to_owned()),
+            _ => first.push("RequestTTY force".to_owned()),
+        }
+        first.append(&mut self.lines);
+        self.lines = first;
+        Ok(self)
+    }
+}
+
+/// Runs `tidegate ssh`; `args` are the words behind it.
+pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
+    let flags = match SshFlags::parse(args) {
+        Ok(flags) => flags,
+        Err(why) => return fail(&why),
+    };
+    match flags.action {
+        Action::Connect => {}
+        Action::Version => return print(&version()),
+        Action::Help => return print(&help()),
+    }
+    let voice = Voice::new(Level::Info);
+    match connect(&flags, &voice) {
+        Ok(status) => ExitCode::from(status),
+        Err(why) => {
+            voice.say(Level::Fatal, format_args!("{why:#}"));
+            ExitCode::from(EXIT_FAILED)
+        }
+    }
+}
+
+fn connect(flags: &SshFlags, voice: &Voice) -> anyhow::Result<u8> {
+    let request = request(flags)?;
+    let settled = config::read(&request, &Disk)?;
+    voice.set_level(settled.options.level);
+    if let Some(path) = &flags.log_file {
+        voice.redirect(path).map_err(|why| anyhow::anyhow!("{}: {why}", path.display()))?;
+    }
+    for warning in &settled.warnings {
+        voice.info(warning);
+    }
+    session::run(&settled.options, voice)
+}
+
+fn request(flags: &SshFlags) -> anyhow::Result<Request> {
+    let destination = parse_destination(&flags.destination, false)
+        .map_err(|wrong| anyhow::anyhow!("{}: {}", wrong.value, wrong.problem))?;
+    let account = accounts::by_uid(nix::unistd::getuid().as_raw()).ok().flatten();
+    let (local_user, home) = match account {
+        Some(account) => (account.name, Some(account.home)),
+        None => (std::env::var("USER").unwrap_or_default(), None),
+    };
+    let mut lines = flags.lines.clone();
+    if let Some(port) = destination.port {
+        lines.insert(0, format!("Port {port}"));
+    }
+    let files = match &flags.file {
+        None => Files::Usual,
+        Some(path) if path.as_os_str() == "none" => Files::None,
+        Some(path) => Files::Only(path.clone()),
+    };
+    Ok(Request {
+        host: destination.host,
+        user: destination.user,
+        lines,
+        files,
+        command: flags.command.clone(),
+        local_user,
+        home,
+    })
+}
+
+fn fail(why: &str) -> ExitCode {
+    complain(&format!("ssh: {why}\n"));
+    ExitCode::from(EXIT_FAILED)
+}
+
+fn help() -> String {
+    let mut text = String::from(
+        "Usage: tidegate ssh [FLAGS] [USER@]HOST [COMMAND...]\n\n\
+         Logs in at an SSH server and runs a command or a shell there. ~/.ssh/config and\n\
+         ~/.ssh/known_hosts count as they do for ssh.\n\nFlags:\n",
+    );
+    for flag in FLAGS {
+        let usage = match flag.value {
+            Some(value) => format!("-{} {value}", flag.letter),
+            None => format!("-{}", flag.letter),
+        };
+        text.push_str(&format!("  {usage:<14} {}\n", flag.help));
+    }
+    text.push_str("\nKeywords of the configuration: docs/client.md\n");
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(words: &[&str]) -> Result<SshFlags, String> {
+        SshFlags::parse(words.iter().map(OsString::from))
+    }
+
+    #[test]
+    fn flags_may_be_bundled_and_follow_the_host() {
+        let flags = parse(&["-qnp", "22", "ann@web", "-lbob", "-o", "Tag=x", "ls", "-l"]);
+        let flags = flags.expect("a command line");
+        assert_eq!(flags.destination, "ann@web");
+        assert_eq!(flags.command.as_deref(), Some(&b"ls -l"[..]));
+        let expected = ["LogLevel QUIET", "StdinNull yes", "Port 22", "User bob", "Tag=x"];
+        assert_eq!(flags.lines, expected);
+        let flags = parse(&["-vvt", "web", "--", "-x"]).expect("a command line");
+        assert_eq!(flags.lines, ["LogLevel DEBUG2", "RequestTTY yes"]);
+        assert_eq!(flags.command.as_deref(), Some(&b"-x"[..]));
+        assert_eq!(parse(&["web"]).expect("a command line").command, None);
+    }
+
+    #[test]
+    fn slips_are_told() {
+        for (words, expected) in [
+            (&["-p"][..], "-p needs a value"),
+            (&["-p", "1"], "a host is missing"),
+            (&["-M", "web"], "-M: connections are not shared"),
+            (&["-!", "web"], "there is no flag -!"),
+        ] {
+            let why = parse(words).expect_err("a slip");
+            assert!(why.contains(expected), "{words:?}: {why}");
+        }
+    }
+}

@@ -1,0 +1,72 @@
+//! The user's agent: which keys it has, and signatures by them. Asked when its answer is needed, and
+//! waited for: somebody may be asked to confirm.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+use crate::limits::AGENT_FRAME_BYTES_MAX;
+use crate::wire::Writer;
+use crate::wire::agent::{AgentReply, AgentRequest, frame_bytes};
+
+/// A connection to an agent.
+pub struct Agent {
+    stream: UnixStream,
+}
+
+impl Agent {
+    /// # Errors
+    /// Nobody listens there.
+    pub fn connect(path: &Path) -> Result<Agent> {
+        let stream = UnixStream::connect(path)
+            .with_context(|| format!("cannot reach the agent at {}", path.display()))?;
+        Ok(Agent { stream })
+    }
+
+    /// The blobs of its keys, certificates among them, and their comments.
+    ///
+    /// # Errors
+    /// It breaks off or talks nonsense.
+    pub fn identities(&mut self) -> Result<Vec<(Vec<u8>, String)>> {
+        let frame = self.ask(&AgentRequest::Identities)?;
+        match AgentReply::parse(&frame).context("the agent's answer")? {
+            AgentReply::Identities(keys) => {
+                let text = |comment| String::from_utf8_lossy(comment).into_owned();
+                Ok(keys.iter().map(|(blob, comment)| (blob.to_vec(), text(comment))).collect())
+            }
+            AgentReply::Failure => Ok(Vec::new()),
+            _ => bail!("the agent answers something else"),
+        }
+    }
+
+    /// A signature blob (RFC 4253 §6.6). `key` may be a certificate's blob.
+    ///
+    /// # Errors
+    /// It refuses, breaks off or talks nonsense.
+    pub fn sign(&mut self, key: &[u8], data: &[u8], flags: u32) -> Result<Box<[u8]>> {
+        let frame = self.ask(&AgentRequest::Sign { key, data, flags })?;
+        match AgentReply::parse(&frame).context("the agent's answer")? {
+            AgentReply::Signature(signature) => Ok(signature.into()),
+            AgentReply::Failure => bail!("the agent refuses to sign"),
+            _ => bail!("the agent answers something else"),
+        }
+    }
+
+    /// The answer's frame behind its length.
+    fn ask(&mut self, request: &AgentRequest<'_>) -> Result<Vec<u8>> {
+        let mut space = vec![0; AGENT_FRAME_BYTES_MAX as usize + 4];
+        let mut out = Writer::new(&mut space);
+        request.write(&mut out).ok().context("too much to ask of an agent")?;
+        self.stream.write_all(out.written()).context("the agent does not listen")?;
+        let mut length = [0; 4];
+        self.stream.read_exact(&mut length).context("the agent does not answer")?;
+        let Some(bytes) = frame_bytes(&length).context("the agent's answer")? else {
+            bail!("the agent answers nothing");
+        };
+        let mut frame = vec![0; bytes as usize];
+        self.stream.read_exact(&mut frame).context("the agent's answer is cut short")?;
+        Ok(frame)
+    }
+}

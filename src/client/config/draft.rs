@@ -1,0 +1,172 @@
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::client::{Level, StrictHostKeys};
+use crate::crypto::{CipherKind, KexKind, KeyAlgorithm, MacKind, SignatureAlgorithm};
+use crate::gateway::config::{DriverChoice, Wrong};
+
+/// What has been read so far. `None`: nothing has been said. Paths and commands are as they were
+/// written: tokens are expanded when everything is known.
+#[derive(Clone, Debug, Default)]
+pub struct Draft {
+    pub driver: Option<DriverChoice>,
+    pub host_name: Option<String>,
+    pub port: Option<u16>,
+    pub user: Option<String>,
+    pub tag: Option<String>,
+
+    pub ipv4_ipv6: Option<(bool, bool)>,
+    pub bind_address: Option<String>,
+    pub connect_timeout: Option<Option<Duration>>,
+    pub connection_attempts: Option<u32>,
+    pub proxy: Option<Proxy>,
+    pub tcp_keepalive: Option<bool>,
+    pub alive_interval: Option<Duration>,
+    pub alive_count_max: Option<u32>,
+
+    pub user_known_hosts: Option<Vec<String>>,
+    pub global_known_hosts: Option<Vec<String>>,
+    pub strict: Option<StrictHostKeys>,
+    pub hash_known_hosts: Option<bool>,
+    pub host_key_alias: Option<String>,
+    pub no_localhost: Option<bool>,
+
+    pub batch: Option<bool>,
+    pub identity_files: Vec<String>,
+    pub certificate_files: Vec<String>,
+    pub identities_only: Option<bool>,
+    pub identity_agent: Option<String>,
+    pub pubkey: Option<bool>,
+    pub password: Option<bool>,
+    pub keyboard_interactive: Option<bool>,
+    pub preferred: Option<Vec<String>>,
+    pub password_prompts: Option<u32>,
+
+    pub ciphers: Option<Vec<CipherKind>>,
+    pub macs: Option<Vec<MacKind>>,
+    pub kex: Option<Vec<KexKind>>,
+    pub host_key_algorithms: Option<Vec<SignatureAlgorithm>>,
+    pub user_algorithms: Option<Vec<KeyAlgorithm>>,
+    pub compression: Option<bool>,
+    pub rekey: Option<(Option<u64>, Option<Duration>)>,
+
+    pub forwards: Forwards,
+    pub clear_forwards: Option<bool>,
+    pub exit_on_forward_failure: Option<bool>,
+    pub gateway_ports: Option<bool>,
+    pub bind_mask: Option<u32>,
+    pub bind_unlink: Option<bool>,
+    pub forward_agent: Option<String>,
+    pub forward_x11: Option<bool>,
+    pub forward_x11_trusted: Option<bool>,
+    pub xauth: Option<String>,
+
+    pub request_tty: Option<RequestTty>,
+    pub remote_command: Option<String>,
+    pub session: Option<SessionType>,
+    pub send_env: Vec<String>,
+    pub set_env: Option<Vec<(String, String)>>,
+    pub stdin_null: Option<bool>,
+    pub fork_after: Option<bool>,
+    pub escape: Option<Option<u8>>,
+    pub level: Option<Level>,
+}
+
+/// Forwarded connections, in the order in which they were asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Forwards {
+    pub local: Vec<Vec<String>>,
+    pub remote: Vec<Vec<String>>,
+    pub dynamic: Vec<String>,
+}
+
+/// How a host is reached that is not connected to directly.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proxy {
+    /// `none`: directly after all.
+    Direct,
+    /// Through the standard streams of a command.
+    Command(String),
+    /// Over connections of our own to these hosts, the first one first.
+    Jump(Vec<Jump>),
+}
+
+/// One host on the way to another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Jump {
+    pub user: Option<String>,
+    pub host: String,
+    pub port: Option<u16>,
+}
+
+/// RequestTTY.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestTty {
+    No,
+    Auto,
+    Yes,
+    Force,
+}
+
+/// SessionType.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SessionType {
+    None,
+    Subsystem,
+    Default,
+}
+
+/// `[user@]host[:port]` or `ssh://[user@]host[:port]`, as it may stand for a host on the way. For the
+/// host itself a colon means nothing unless it is a URI.
+///
+/// # Errors
+/// It names no host, or one that would be taken for a flag.
+pub fn parse_destination(text: &str, may_have_port: bool) -> Result<Jump, Wrong> {
+    let (rest, is_uri) = match text.strip_prefix("ssh://") {
+        Some(rest) => (rest.trim_end_matches('/'), true),
+        None => (text, false),
+    };
+    let (user, place) = match rest.rsplit_once('@') {
+        Some((user, place)) => (Some(user), place),
+        None => (None, rest),
+    };
+    let (host, port) = match place.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, "")) => (host, None),
+        Some((host, behind)) => (host, behind.strip_prefix(':')),
+        None if is_uri || may_have_port => match place.rsplit_once(':') {
+            Some((host, port)) if !host.contains(':') => (host, Some(port)),
+            _ => (place, None),
+        },
+        None => (place, None),
+    };
+    let port = match port {
+        None => None,
+        Some(port) => {
+            let number = port.parse().ok().filter(|port| *port > 0);
+            Some(number.ok_or_else(|| Wrong::new(text, format!("{port:?} is no port")))?)
+        }
+    };
+    // A host that begins with a dash would be a flag to whatever command it is passed to; no name
+    // has blanks or characters that a shell reads.
+    let odd = |c: char| c.is_control() || c.is_whitespace() || "'`\"$\\;&<>|(){}".contains(c);
+    if host.is_empty() || host.starts_with('-') || host.contains(odd) {
+        return Err(Wrong::new(text, "no name of a host"));
+    }
+    let bad_user = |user: &str| user.is_empty() || user.starts_with('-') || user.contains(odd_user);
+    if user.is_some_and(bad_user) {
+        return Err(Wrong::new(text, "no name of a user"));
+    }
+    Ok(Jump { user: user.map(str::to_owned), host: host.to_owned(), port })
+}
+
+fn odd_user(character: char) -> bool {
+    character.is_control() || "'`\";&<>|(){}".contains(character)
+}
+
+/// Where `~` leads.
+pub fn at_home(path: &str, home: Option<&PathBuf>) -> PathBuf {
+    match (path.strip_prefix("~/"), home) {
+        (Some(rest), Some(home)) => home.join(rest),
+        _ => PathBuf::from(path),
+    }
+}

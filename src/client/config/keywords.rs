@@ -1,0 +1,320 @@
+//! Every keyword of ssh_config(5), and what becomes of it here. `docs/client.md` lists them; a test
+//! holds the two together.
+
+use std::time::Duration;
+
+use super::draft::{Draft, Jump, Proxy, RequestTty, SessionType, parse_destination};
+use crate::client::{Level, StrictHostKeys};
+use crate::gateway::config::{
+    DriverChoice, Values, Wrong, did_you_mean, duration, is_none, number, parse_algorithms, size,
+};
+
+type Done = Result<(), Wrong>;
+
+/// What becomes of a keyword.
+pub enum Status {
+    /// Host, Match and Include: the reader's.
+    Structure,
+    Honoured(fn(&mut Draft, &Values<'_>) -> Done),
+    /// Read and without effect; nothing that was asked for is missing. Why that is.
+    Harmless(&'static str),
+    /// These values ask for nothing; every other one is an error, for this reason.
+    Absent {
+        harmless: &'static [&'static str],
+        reason: &'static str,
+    },
+}
+
+pub struct Keyword {
+    pub name: &'static str,
+    pub status: Status,
+}
+
+const fn honoured(name: &'static str, parse: fn(&mut Draft, &Values<'_>) -> Done) -> Keyword {
+    Keyword { name, status: Status::Honoured(parse) }
+}
+
+const fn harmless(name: &'static str, why: &'static str) -> Keyword {
+    Keyword { name, status: Status::Harmless(why) }
+}
+
+const fn absent(
+    name: &'static str,
+    harmless: &'static [&'static str],
+    reason: &'static str,
+) -> Keyword {
+    Keyword { name, status: Status::Absent { harmless, reason } }
+}
+
+const fn structure(name: &'static str) -> Keyword {
+    Keyword { name, status: Status::Structure }
+}
+
+const NO: &[&str] = &["no"];
+const NONE: &[&str] = &["none"];
+const GSSAPI: &str = "GSSAPI is not offered to servers";
+const SHARING: &str = "every connection is one of its own";
+const CANONICAL: &str = "names are connected to as they are written";
+
+/// Every keyword, by its name.
+#[rustfmt::skip]
+pub const KEYWORDS: &[Keyword] = &[
+    absent("AddKeysToAgent", NO, "keys are not put into agents (ssh-add does it)"),
+    honoured("AddressFamily", |d, v| once(&mut d.ipv4_ipv6, match lower(v)?.as_str() {
+        "any" => (true, true),
+        "inet" => (true, false),
+        "inet6" => (false, true),
+        word => return Err(Wrong::new(word, "neither any, inet nor inet6")),
+    })),
+    honoured("BatchMode", |d, v| once(&mut d.batch, v.flag()?)),
+    honoured("BindAddress", |d, v| once(&mut d.bind_address, word(v)?)),
+    absent("BindInterface", &[], "sockets are not bound to interfaces"),
+    absent("CanonicalDomains", NONE, CANONICAL),
+    harmless("CanonicalizeFallbackLocal", CANONICAL),
+    absent("CanonicalizeHostname", NO, CANONICAL),
+    harmless("CanonicalizeMaxDots", CANONICAL),
+    harmless("CanonicalizePermittedCNAMEs", CANONICAL),
+    harmless("CASignatureAlgorithms", "certificates of hosts are not asked for"),
+    honoured("CertificateFile", |d, v| { d.certificate_files.push(word(v)?); Ok(()) }),
+    absent("ChannelTimeout", NONE, "channels of a client have no time-outs"),
+    absent("CheckHostIP", NO, "hosts are known by name alone"),
+    honoured("Ciphers", |d, v| once(&mut d.ciphers, algorithms(v)?)),
+    honoured("ClearAllForwardings", |d, v| once(&mut d.clear_forwards, v.flag()?)),
+    honoured("Compression", |d, v| once(&mut d.compression, v.flag()?)),
+    honoured("ConnectionAttempts", |d, v| once(&mut d.connection_attempts, v.number(1..=1000)?)),
+    honoured("ConnectTimeout", |d, v| once(&mut d.connect_timeout, match is_none(v.one()?) {
+        true => None,
+        false => Some(v.duration()?).filter(|time| !time.is_zero()),
+    })),
+    harmless("ControlMaster", SHARING),
+    harmless("ControlPath", SHARING),
+    harmless("ControlPersist", SHARING),
+    honoured("DynamicForward", |d, v| { d.forwards.dynamic.push(word(v)?); Ok(()) }),
+    absent("EnableEscapeCommandline", NO, "there is no command line behind ~C"),
+    harmless("EnableSSHKeysign", "hosts do not log in"),
+    honoured("EscapeChar", |d, v| once(&mut d.escape, escape_character(v.one()?)?)),
+    honoured("ExitOnForwardFailure", |d, v| once(&mut d.exit_on_forward_failure, v.flag()?)),
+    absent("FingerprintHash", &["sha256"], "fingerprints are made with SHA-256"),
+    honoured("ForkAfterAuthentication", |d, v| once(&mut d.fork_after, v.flag()?)),
+    honoured("ForwardAgent", |d, v| once(&mut d.forward_agent, word(v)?)),
+    honoured("ForwardX11", |d, v| once(&mut d.forward_x11, v.flag()?)),
+    harmless("ForwardX11Timeout", "untrusted X11 connections are not made"),
+    honoured("ForwardX11Trusted", |d, v| once(&mut d.forward_x11_trusted, v.flag()?)),
+    honoured("GatewayPorts", |d, v| once(&mut d.gateway_ports, v.flag()?)),
+    honoured("GlobalKnownHostsFile", |d, v| once(&mut d.global_known_hosts, v.many()?.to_vec())),
+    harmless("GSSAPIAuthentication", GSSAPI),
+    harmless("GSSAPIClientIdentity", GSSAPI),
+    harmless("GSSAPIDelegateCredentials", GSSAPI),
+    harmless("GSSAPIKexAlgorithms", GSSAPI),
+    harmless("GSSAPIKeyExchange", GSSAPI),
+    harmless("GSSAPIRenewalForcesRekey", GSSAPI),
+    harmless("GSSAPIServerIdentity", GSSAPI),
+    harmless("GSSAPITrustDns", GSSAPI),
+    honoured("HashKnownHosts", |d, v| once(&mut d.hash_known_hosts, v.flag()?)),
+    structure("Host"),
+    harmless("HostbasedAcceptedAlgorithms", "hosts do not log in"),
+    absent("HostbasedAuthentication", NO, "hosts do not log in"),
+    honoured("HostKeyAlgorithms", |d, v| once(&mut d.host_key_algorithms, signatures(v)?)),
+    honoured("HostKeyAlias", |d, v| once(&mut d.host_key_alias, word(v)?)),
+    honoured("HostName", |d, v| once(&mut d.host_name, word(v)?)),
+    honoured("IdentitiesOnly", |d, v| once(&mut d.identities_only, v.flag()?)),
+    honoured("IdentityAgent", |d, v| once(&mut d.identity_agent, word(v)?)),
+    honoured("IdentityFile", |d, v| {
+        let file = word(v)?;
+        if !d.identity_files.contains(&file) {
+            d.identity_files.push(file);
+        }
+        Ok(())
+    }),
+    structure("IgnoreUnknown"),
+    structure("Include"),
+    harmless("IPQoS", "packets are not marked"),
+    honoured("KbdInteractiveAuthentication", |d, v| once(&mut d.keyboard_interactive, v.flag()?)),
+    harmless("KbdInteractiveDevices", "the server chooses"),
+    honoured("KexAlgorithms", |d, v| once(&mut d.kex, algorithms(v)?)),
+    absent("KnownHostsCommand", NONE, "host keys come from files"),
+    harmless("LocalCommand", "PermitLocalCommand is no"),
+    honoured("LocalForward", |d, v| { d.forwards.local.push(v.many()?.to_vec()); Ok(()) }),
+    honoured("LogLevel", |d, v| once(&mut d.level, named(v.one()?, &Level::NAMES)?)),
+    harmless("LogVerbose", "it is about ssh's own source files"),
+    honoured("MACs", |d, v| once(&mut d.macs, algorithms(v)?)),
+    structure("Match"),
+    honoured("NoHostAuthenticationForLocalhost", |d, v| once(&mut d.no_localhost, v.flag()?)),
+    honoured("NumberOfPasswordPrompts", |d, v| once(&mut d.password_prompts, v.number(1..=100)?)),
+    harmless("ObscureKeystrokeTiming", "keystrokes are sent when they are typed"),
+    honoured("PasswordAuthentication", |d, v| once(&mut d.password, v.flag()?)),
+    absent("PermitLocalCommand", NO, "no commands are run here after a login"),
+    harmless("PermitRemoteOpen", "no remote dynamic forwarding is asked for"),
+    absent("PKCS11Provider", NONE, "keys come from files and agents"),
+    honoured("Port", |d, v| once(&mut d.port, number(v.one()?, 1..=65535)? as u16)),
+    honoured("PreferredAuthentications", |d, v| once(&mut d.preferred, list(v)?)),
+    honoured("ProxyCommand", |d, v| once(&mut d.proxy, match v.line()? {
+        line if is_none(line) => Proxy::Direct,
+        line => Proxy::Command(line.to_owned()),
+    })),
+    honoured("ProxyJump", |d, v| once(&mut d.proxy, jumps(v.one()?)?)),
+    absent("ProxyUseFdpass", NO, "a ProxyCommand is spoken with through its standard streams"),
+    honoured("PubkeyAcceptedAlgorithms", |d, v| once(&mut d.user_algorithms, algorithms(v)?)),
+    honoured("PubkeyAuthentication", |d, v| once(&mut d.pubkey, match lower(v)?.as_str() {
+        "no" => false,
+        "yes" | "unbound" | "host-bound" => true,
+        word => return Err(Wrong::new(word, "neither yes, no, unbound nor host-bound")),
+    })),
+    honoured("RekeyLimit", rekey_limit),
+    honoured("RemoteCommand", |d, v| once(&mut d.remote_command, v.line()?.to_owned())),
+    honoured("RemoteForward", |d, v| { d.forwards.remote.push(v.many()?.to_vec()); Ok(()) }),
+    honoured("RequestTTY", |d, v| once(&mut d.request_tty, named(v.one()?, &[
+        ("no", RequestTty::No), ("auto", RequestTty::Auto), ("yes", RequestTty::Yes),
+        ("force", RequestTty::Force),
+    ])?)),
+    harmless("RequiredRSASize", "RSA keys of less than 2048 bits are never used"),
+    absent("RevokedHostKeys", NONE, "revoked keys are those of @revoked lines"),
+    harmless("SecurityKeyProvider", "security keys are those of agents"),
+    honoured("SendEnv", |d, v| { send_env(&mut d.send_env, v.many()?); Ok(()) }),
+    honoured("ServerAliveCountMax", |d, v| once(&mut d.alive_count_max, v.number(1..=u32::MAX)?)),
+    honoured("ServerAliveInterval", |d, v| once(&mut d.alive_interval, v.duration()?)),
+    honoured("SessionType", |d, v| once(&mut d.session, named(v.one()?, &[
+        ("none", SessionType::None), ("subsystem", SessionType::Subsystem),
+        ("default", SessionType::Default),
+    ])?)),
+    honoured("SetEnv", |d, v| once(&mut d.set_env, variables(v.many()?)?)),
+    honoured("StdinNull", |d, v| once(&mut d.stdin_null, v.flag()?)),
+    honoured("StreamLocalBindMask", |d, v| once(&mut d.bind_mask, mask(v.one()?)?)),
+    honoured("StreamLocalBindUnlink", |d, v| once(&mut d.bind_unlink, v.flag()?)),
+    honoured("StrictHostKeyChecking", |d, v| once(&mut d.strict, named(v.one()?, &[
+        ("yes", StrictHostKeys::Yes), ("ask", StrictHostKeys::Ask),
+        ("accept-new", StrictHostKeys::AcceptNew), ("no", StrictHostKeys::No),
+        ("off", StrictHostKeys::No),
+    ])?)),
+    harmless("SyslogFacility", "what there is to tell is told on standard error"),
+    honoured("Tag", |d, v| once(&mut d.tag, word(v)?)),
+    honoured("TCPKeepAlive", |d, v| once(&mut d.tcp_keepalive, v.flag()?)),
+    honoured("TidegateDriver", |d, v| once(&mut d.driver, named(v.one()?, &[
+        ("auto", DriverChoice::Auto), ("uring", DriverChoice::Uring), ("mio", DriverChoice::Mio),
+    ])?)),
+    absent("Tunnel", NO, "networks are not tunnelled"),
+    harmless("TunnelDevice", "networks are not tunnelled"),
+    harmless("UpdateHostKeys", "a file of host keys changes when a host is new, and not otherwise"),
+    honoured("User", |d, v| once(&mut d.user, word(v)?)),
+    honoured("UserKnownHostsFile", |d, v| once(&mut d.user_known_hosts, v.many()?.to_vec())),
+    absent("VerifyHostKeyDNS", NO, "host keys come from files"),
+    absent("VisualHostKey", NO, "fingerprints are shown as text"),
+    harmless("WarnWeakCrypto", "weak algorithms are not offered"),
+    honoured("XAuthLocation", |d, v| once(&mut d.xauth, word(v)?)),
+];
+
+/// Earlier names of the same.
+const ALIASES: &[(&str, &str)] = &[
+    ("ChallengeResponseAuthentication", "KbdInteractiveAuthentication"),
+    ("SKeyAuthentication", "KbdInteractiveAuthentication"),
+    ("PubkeyAcceptedKeyTypes", "PubkeyAcceptedAlgorithms"),
+    ("HostbasedKeyTypes", "HostbasedAcceptedAlgorithms"),
+    ("DSAAuthentication", "PubkeyAuthentication"),
+    ("KeepAlive", "TCPKeepAlive"),
+];
+
+/// In whatever case it is written.
+pub fn find(name: &str) -> Option<&'static Keyword> {
+    let alias = ALIASES.iter().find(|(old, _)| old.eq_ignore_ascii_case(name));
+    let name = alias.map_or(name, |(_, new)| new);
+    KEYWORDS.iter().find(|keyword| keyword.name.eq_ignore_ascii_case(name))
+}
+
+pub fn nearest(name: &str) -> Option<&'static str> {
+    did_you_mean(name, KEYWORDS.iter().map(|keyword| keyword.name))
+}
+
+/// The first value counts.
+#[expect(clippy::unnecessary_wraps, reason = "every parser ends with it")]
+fn once<T>(place: &mut Option<T>, value: T) -> Done {
+    place.get_or_insert(value);
+    Ok(())
+}
+
+fn word(values: &Values<'_>) -> Result<String, Wrong> {
+    Ok(values.one()?.to_owned())
+}
+
+fn lower(values: &Values<'_>) -> Result<String, Wrong> {
+    Ok(values.one()?.to_ascii_lowercase())
+}
+
+fn named<T: Copy>(word: &str, names: &[(&str, T)]) -> Result<T, Wrong> {
+    match names.iter().find(|(name, _)| name.eq_ignore_ascii_case(word)) {
+        Some((_, value)) => Ok(*value),
+        None => {
+            let legal: Vec<&str> = names.iter().map(|(name, _)| *name).collect();
+            Err(Wrong::new(word, format!("none of {}", legal.join(", "))))
+        }
+    }
+}
+
+fn list(values: &Values<'_>) -> Result<Vec<String>, Wrong> {
+    Ok(values.one()?.split(',').filter(|name| !name.is_empty()).map(str::to_owned).collect())
+}
+
+fn algorithms<T: crate::gateway::config::Listed>(values: &Values<'_>) -> Result<Vec<T>, Wrong> {
+    parse_algorithms(values.one()?, &mut Vec::new())
+}
+
+/// A list for host keys: what is about certificates asks for nothing that we would not take.
+fn signatures(values: &Values<'_>) -> Result<Vec<crate::crypto::SignatureAlgorithm>, Wrong> {
+    parse_algorithms(values.one()?, &mut Vec::new())
+}
+
+fn escape_character(word: &str) -> Result<Option<u8>, Wrong> {
+    match word.as_bytes() {
+        _ if is_none(word) => Ok(None),
+        [character] => Ok(Some(*character)),
+        [b'^', letter] => Ok(Some(letter & 0x1f)),
+        _ => Err(Wrong::new(word, "neither a character, ^ and a letter, nor none")),
+    }
+}
+
+fn jumps(word: &str) -> Result<Proxy, Wrong> {
+    if is_none(word) {
+        return Ok(Proxy::Direct);
+    }
+    let hosts = word.split(',').map(|host| parse_destination(host, true));
+    Ok(Proxy::Jump(hosts.collect::<Result<Vec<Jump>, Wrong>>()?))
+}
+
+fn rekey_limit(draft: &mut Draft, values: &Values<'_>) -> Done {
+    let default = |word: &str| word.eq_ignore_ascii_case("default");
+    let (bytes, time) = match values.many()? {
+        [bytes] => (bytes, None),
+        [bytes, time] => (bytes, Some(time)),
+        _ => return Err(Wrong::new("", "a size and a time are expected")),
+    };
+    let bytes = if default(bytes) { None } else { Some(size(bytes)?) };
+    let time: Option<Duration> = match time {
+        Some(time) if !is_none(time) => Some(duration(time)?),
+        _ => None,
+    };
+    once(&mut draft.rekey, (bytes.filter(|bytes| *bytes > 0), time.filter(|t| !t.is_zero())))
+}
+
+/// Patterns add up; one that begins with a dash takes those away that it matches.
+fn send_env(patterns: &mut Vec<String>, words: &[String]) {
+    for word in words {
+        match word.strip_prefix('-') {
+            Some(gone) => {
+                patterns.retain(|one| !crate::base::wildcard_match(gone.as_bytes(), one.as_bytes()))
+            }
+            None => patterns.push(word.clone()),
+        }
+    }
+}
+
+fn variables(words: &[String]) -> Result<Vec<(String, String)>, Wrong> {
+    let pair = |word: &String| match word.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(Wrong::new(word, "no NAME=VALUE")),
+    };
+    words.iter().map(pair).collect()
+}
+
+fn mask(word: &str) -> Result<u32, Wrong> {
+    let mask = u32::from_str_radix(word, 8).ok().filter(|mask| *mask <= 0o777);
+    mask.ok_or_else(|| Wrong::new(word, "no octal mask"))
+}

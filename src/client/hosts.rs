@@ -1,0 +1,233 @@
+//! Is this the host's key? What ssh(1) says under VERIFYING HOST KEYS.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail};
+
+use super::{Options, Person, StrictHostKeys, Voice};
+use crate::crypto::keys::known_hosts::{self, HostName, KnownHosts, Verdict};
+use crate::crypto::{PublicKey, SignatureAlgorithm};
+use crate::limits::KNOWN_HOSTS_BYTES_MAX;
+
+/// How one connection judges its host.
+pub struct HostCheck<'a> {
+    options: &'a Options,
+    person: Person,
+    voice: &'a Voice,
+    name: HostName,
+    known: KnownHosts,
+}
+
+impl<'a> HostCheck<'a> {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// A file cannot be read, or the host's name cannot stand in one.
+    pub fn new(options: &'a Options, person: Person, voice: &'a Voice) -> Result<HostCheck<'a>> {
+        let (name, port) = options.known_as();
+        let Some(name) = HostName::new(name, port) else {
+            bail!("{name:?} cannot be the name of a host");
+        };
+        let mut known = KnownHosts::default();
+        for path in options.user_known_hosts.iter().chain(&options.global_known_hosts) {
+            read_into(&mut known, path)?;
+        }
+        for (place, why) in known.skipped() {
+            voice.debug(format_args!("{place}: {why}"));
+        }
+        Ok(HostCheck { options, person, voice, name, known })
+    }
+
+    /// The algorithms that the host may sign with, those of keys it is known by first: a host shows
+    /// the first of its keys that we name.
+    pub fn algorithms(&self) -> Vec<SignatureAlgorithm> {
+        let kinds = self.known.types(&self.name).kinds;
+        let mut algorithms = self.options.host_key_algorithms.clone();
+        if self.options.host_keys_chosen {
+            return algorithms;
+        }
+        algorithms.sort_by_key(|algorithm| !kinds.contains(&algorithm.key_kind()));
+        algorithms
+    }
+
+    /// Whether to go on with a host that shows this key. Asks, notes and warns as the settings want
+    /// it.
+    ///
+    /// # Errors
+    /// The host is not to be trusted: why, for the user.
+    pub fn judge(&self, key: &PublicKey) -> Result<()> {
+        let (kind, fingerprint) = (key.kind().family(), key.fingerprint());
+        self.voice.debug(format_args!("Server host key: {} {fingerprint}", key.type_name()));
+        if self.options.no_localhost && is_here(&self.options.host_name) {
+            return Ok(());
+        }
+        match self.known.check(&self.name, key) {
+            Verdict::Known(place) => {
+                self.voice.debug(format_args!(
+                    "Host '{}' is known and matches the {kind} host key (found in {place}).",
+                    self.name
+                ));
+                Ok(())
+            }
+            Verdict::ByCertificate { .. } => Ok(()),
+            Verdict::Unknown => self.meet(key),
+            Verdict::Changed { place, .. } => self.changed(key, &place.to_string()),
+            Verdict::Revoked(place) => {
+                self.warn("REVOKED HOST KEY DETECTED!");
+                bail!(
+                    "The {kind} host key for {} is marked as revoked in {place}.\n\
+                     This could mean that a stolen key is being used to impersonate this host.\n\
+                     Host key verification failed.",
+                    self.name
+                )
+            }
+            Verdict::Unreadable { place, why } => bail!(
+                "{place} names {} and cannot be read: {why}\n\
+                 Mend or remove that line.\nHost key verification failed.",
+                self.name
+            ),
+            Verdict::BadCertificate { place, why } => bail!(
+                "The certificate of {} under {place} is no good: {why}\n\
+                 Host key verification failed.",
+                self.name
+            ),
+        }
+    }
+
+    /// A host that nobody knows.
+    fn meet(&self, key: &PublicKey) -> Result<()> {
+        let (kind, fingerprint) = (key.kind().family(), key.fingerprint());
+        let name = &self.name;
+        match self.options.strict {
+            StrictHostKeys::Yes => bail!(
+                "No {kind} host key is known for {name} and you have requested strict checking.\n\
+                 Host key verification failed."
+            ),
+            StrictHostKeys::AcceptNew | StrictHostKeys::No => {}
+            StrictHostKeys::Ask => self.ask(kind, &fingerprint)?,
+        }
+        self.note(key);
+        Ok(())
+    }
+
+    fn ask(&self, kind: &str, fingerprint: &str) -> Result<()> {
+        let name = &self.name;
+        let mut question = format!(
+            "The authenticity of host '{name}' can't be established.\n\
+             {kind} key fingerprint is {fingerprint}.\n\
+             This key is not known by any other names.\n\
+             Are you sure you want to continue connecting (yes/no/[fingerprint])? "
+        );
+        loop {
+            let answer = match self.person.ask(&question) {
+                Ok(answer) => answer,
+                Err(why) => bail!(
+                    "{name} is not known, and nobody can be asked about its {kind} key \
+                     {fingerprint}: {why}.\nHost key verification failed."
+                ),
+            };
+            match answer.as_str() {
+                answer if answer.eq_ignore_ascii_case("yes") || answer == fingerprint => {
+                    return Ok(());
+                }
+                answer if answer.eq_ignore_ascii_case("no") || answer.is_empty() => {
+                    bail!("Host key verification failed.")
+                }
+                _ => "Please type 'yes', 'no' or the fingerprint: ".clone_into(&mut question),
+            }
+        }
+    }
+
+    fn changed(&self, key: &PublicKey, place: &str) -> Result<()> {
+        let (kind, fingerprint) = (key.kind().family(), key.fingerprint());
+        self.warn("REMOTE HOST IDENTIFICATION HAS CHANGED!");
+        self.voice.error(format_args!(
+            "IT IS POSSIBLE THAT SOMEONE IS DOING SOMETHING NASTY!\n\
+             Someone could be eavesdropping on you right now (man-in-the-middle attack)!\n\
+             It is also possible that a host key has just been changed.\n\
+             The fingerprint for the {kind} key sent by the remote host is\n{fingerprint}.\n\
+             Please contact your system administrator.\n\
+             Offending key in {place}\n\
+             If the host has a new key, remove that line: ssh-keygen -R '{}'",
+            self.name
+        ));
+        if self.options.strict == StrictHostKeys::No {
+            return Ok(());
+        }
+        bail!(
+            "Host key for {} has changed and you have requested strict checking.\n\
+             Host key verification failed.",
+            self.name
+        )
+    }
+
+    fn warn(&self, text: &str) {
+        let line = "@".repeat(59);
+        self.voice.error(format_args!("{line}\n@    {text:^49}    @\n{line}"));
+    }
+
+    /// Adds the key to the first of the user's files. That it cannot be written is no reason not to
+    /// go on.
+    fn note(&self, key: &PublicKey) {
+        let Some(path) = self.options.user_known_hosts.first() else { return };
+        if path == Path::new("/dev/null") {
+            return;
+        }
+        let line = match self.options.hash_known_hosts {
+            true => known_hosts::hashed_line(&self.name, key, "").unwrap_or_default(),
+            false => known_hosts::plain_line(&self.name, key, ""),
+        };
+        let noted = append(path, line.trim_end());
+        match noted {
+            Ok(()) => self.voice.info(format_args!(
+                "Warning: Permanently added '{}' ({}) to the list of known hosts.",
+                self.name,
+                key.kind().family()
+            )),
+            Err(why) => self.voice.error(format_args!(
+                "Failed to add the host to the list of known hosts ({}): {why}",
+                path.display()
+            )),
+        }
+    }
+}
+
+/// This machine, by the names that always mean it.
+fn is_here(host: &str) -> bool {
+    let loopback = |address: std::net::IpAddr| address.to_canonical().is_loopback();
+    host == "localhost" || host.parse().is_ok_and(loopback)
+}
+
+fn append(path: &Path, line: &str) -> std::io::Result<()> {
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        let made = fs::DirBuilder::new().mode(0o700).create(folder);
+        if let Err(why) = made
+            && why.kind() != ErrorKind::AlreadyExists
+        {
+            return Err(why);
+        }
+    }
+    // Somebody may have left the last line without an end.
+    let text = fs::read(path).unwrap_or_default();
+    let end = if text.last().is_some_and(|last| *last != b'\n') { "\n" } else { "" };
+    let line = format!("{end}{line}\n");
+    let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+    file.write_all(line.as_bytes())
+}
+
+/// A file that is not there says nothing. One that cannot be read may have the key that the host does
+/// not show any more, so nothing is believed without it.
+fn read_into(known: &mut KnownHosts, path: &Path) -> Result<()> {
+    let mut text = Vec::new();
+    let file = File::open(path);
+    let read = file.and_then(|file| file.take(KNOWN_HOSTS_BYTES_MAX + 1).read_to_end(&mut text));
+    match read {
+        Ok(_) => known.add_file(&path.to_string_lossy(), &text).map_err(anyhow::Error::from),
+        Err(why) if why.kind() == ErrorKind::NotFound => Ok(()),
+        Err(why) => Err(why.into()),
+    }
+    .with_context(|| format!("{}, a file of host keys", path.display()))
+}

@@ -1,0 +1,228 @@
+//! The keys that a user can log in with, and what signs with them.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use zeroize::Zeroizing;
+
+use super::agent::Agent;
+use super::{Options, Person, Voice};
+use crate::connection::LoginMethod;
+use crate::crypto::{
+    Certificate, KeyAlgorithm, KeyError, PrivateKey, PublicKey, SignatureAlgorithm,
+};
+use crate::limits::{KEY_FILE_BYTES_MAX, PASSPHRASE_TRIES};
+use crate::wire::agent::{SIGN_RSA_SHA2_256, SIGN_RSA_SHA2_512};
+
+/// A key that may open the server.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    pub key: PublicKey,
+    /// It is shown inside this.
+    pub certificate: Option<Certificate>,
+    holder: Holder,
+    /// For the user: the file, or the agent's comment.
+    pub name: String,
+}
+
+/// Who has the private half.
+#[derive(Clone, Debug)]
+enum Holder {
+    Agent {
+        /// Under which it is asked to sign.
+        blob: Vec<u8>,
+    },
+    File(PathBuf),
+}
+
+/// Every identity, in the order in which they are tried (ssh_config(5), IdentityFile): those of the
+/// agent that a file names, the agent's others, then those of files alone.
+pub struct Identities {
+    agent: Option<Agent>,
+    list: Vec<Identity>,
+}
+
+impl Identities {
+    /// Looks at the agent and at the files; asks nobody for a passphrase.
+    pub fn gather(options: &Options, voice: &Voice) -> Identities {
+        let mut agent = options.agent.as_deref().and_then(|path| match Agent::connect(path) {
+            Ok(agent) => Some(agent),
+            Err(why) => {
+                voice.debug(format_args!("{why:#}"));
+                None
+            }
+        });
+        let held = match agent.as_mut().map(Agent::identities) {
+            Some(Ok(held)) => held,
+            Some(Err(why)) => {
+                voice.debug(format_args!("{why:#}"));
+                Vec::new()
+            }
+            None => Vec::new(),
+        };
+        let held: Vec<Identity> = held.into_iter().filter_map(of_agent).collect();
+        let files: Vec<Identity> =
+            options.identity_files.iter().filter_map(|path| of_file(path, voice)).collect();
+        let named = |identity: &Identity| files.iter().any(|file| file.key == identity.key);
+        let (first, others): (Vec<_>, Vec<_>) = held.into_iter().partition(named);
+        let mut list = first;
+        if !options.identities_only {
+            list.extend(others);
+        }
+        for file in files {
+            let is_held = list.iter().any(|one| one.key == file.key && one.certificate.is_none());
+            if !is_held {
+                list.push(file);
+            }
+        }
+        Identities { agent, list }
+    }
+
+    pub fn list(&self) -> &[Identity] {
+        &self.list
+    }
+
+    /// Signs what a login is proved with. May ask for a passphrase.
+    ///
+    /// # Errors
+    /// The key cannot be had: why, for the user.
+    pub fn sign(
+        &mut self,
+        identity: &Identity,
+        algorithm: SignatureAlgorithm,
+        message: &[u8],
+        person: Person,
+    ) -> Result<Box<[u8]>> {
+        match &identity.holder {
+            Holder::Agent { blob } => {
+                let agent = self.agent.as_mut().context("the agent has gone")?;
+                agent.sign(blob, message, flags(algorithm))
+            }
+            Holder::File(path) => {
+                let private = open(path, person)?;
+                if private.public() != &identity.key {
+                    bail!("{} is not the private half of {}.pub", path.display(), path.display());
+                }
+                Ok(private.sign(algorithm, message)?.into())
+            }
+        }
+    }
+}
+
+impl Identity {
+    /// How it is shown to a server. `None`: it could only sign in ways that are not wanted.
+    pub fn method(&self, allowed: &[KeyAlgorithm]) -> Option<LoginMethod> {
+        let algorithms = SignatureAlgorithm::for_key(self.key.kind());
+        let certified = self.certificate.is_some();
+        let is_allowed = |one: &SignatureAlgorithm| {
+            allowed.contains(&KeyAlgorithm { signature: *one, certified })
+        };
+        let algorithm = algorithms.iter().copied().find(is_allowed)?;
+        Some(match &self.certificate {
+            None => LoginMethod::PublicKey { key: Box::new(self.key.clone()), algorithm },
+            Some(certificate) => {
+                LoginMethod::Certificate { certificate: Box::new(certificate.clone()), algorithm }
+            }
+        })
+    }
+}
+
+const fn flags(algorithm: SignatureAlgorithm) -> u32 {
+    match algorithm {
+        SignatureAlgorithm::RsaSha256 => SIGN_RSA_SHA2_256,
+        SignatureAlgorithm::RsaSha512 => SIGN_RSA_SHA2_512,
+        _ => 0,
+    }
+}
+
+/// `None` for keys of kinds that we do not know.
+fn of_agent((blob, comment): (Vec<u8>, String)) -> Option<Identity> {
+    let (key, certificate) = match PublicKey::from_blob(&blob) {
+        Ok(key) => (key, None),
+        Err(_) => {
+            let certificate = Certificate::from_blob(&blob).ok()?;
+            (certificate.key().clone(), Some(certificate))
+        }
+    };
+    Some(Identity { key, certificate, holder: Holder::Agent { blob }, name: comment })
+}
+
+fn of_file(path: &Path, voice: &Voice) -> Option<Identity> {
+    let name = path.display().to_string();
+    match public_half(path) {
+        Ok(Some(key)) => {
+            let holder = Holder::File(path.to_owned());
+            Some(Identity { key, certificate: None, holder, name })
+        }
+        Ok(None) => {
+            voice.debug(format_args!("no such identity: {name}"));
+            None
+        }
+        Err(why) => {
+            voice.error(format_args!("{name}: {why:#}"));
+            None
+        }
+    }
+}
+
+/// What the file beside the private one says, or the private one itself. `None`: there is no file.
+fn public_half(path: &Path) -> Result<Option<PublicKey>> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".pub");
+    if let Ok(text) = fs::read_to_string(&beside)
+        && let Ok((key, _)) = PublicKey::from_text(text.trim())
+    {
+        return Ok(Some(key));
+    }
+    let Some(text) = read_private(path)? else { return Ok(None) };
+    match PublicKey::from_text(String::from_utf8_lossy(&text).trim()) {
+        // The agent has the private half.
+        Ok((key, _)) => Ok(Some(key)),
+        Err(_) => Ok(Some(PrivateKey::public_of_openssh(&*text)?)),
+    }
+}
+
+/// `None`: there is no such file.
+fn read_private(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>> {
+    match fs::metadata(path) {
+        Ok(about) if about.len() > KEY_FILE_BYTES_MAX => {
+            bail!("larger than {KEY_FILE_BYTES_MAX} bytes")
+        }
+        Ok(_) => Ok(Some(Zeroizing::new(fs::read(path)?))),
+        Err(why) if why.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(why) => Err(why.into()),
+    }
+}
+
+/// Reads a private key that is the user's alone; asks for its passphrase.
+fn open(path: &Path, person: Person) -> Result<PrivateKey> {
+    use std::os::unix::fs::MetadataExt;
+
+    let name = path.display();
+    let about = fs::metadata(path).with_context(|| name.to_string())?;
+    let mode = about.mode() & 0o777;
+    // As in ssh: what others may read is not ours alone. Files of others are their own affair.
+    if about.uid() == nix::unistd::getuid().as_raw() && mode & 0o077 != 0 {
+        bail!(
+            "Permissions {mode:04o} for '{name}' are too open: it must not be accessible by others \
+             (chmod 600 '{name}'). This private key is ignored."
+        );
+    }
+    let text = read_private(path)?.with_context(|| format!("{name} is not there"))?;
+    let mut opened = PrivateKey::from_openssh(&*text, None);
+    for _ in 0..PASSPHRASE_TRIES {
+        if !matches!(opened, Err(KeyError::PassphraseNeeded | KeyError::WrongPassphrase)) {
+            break;
+        }
+        let question = format!("Enter passphrase for key '{name}': ");
+        let passphrase = person.ask_secret(&question).with_context(|| {
+            format!("the key {name} is encrypted, and its passphrase cannot be asked for")
+        })?;
+        if passphrase.is_empty() {
+            break;
+        }
+        opened = PrivateKey::from_openssh(&*text, Some(&passphrase));
+    }
+    opened.with_context(|| name.to_string())
+}

@@ -1,0 +1,22 @@
+//! Floor 9: connections of our own to SSH servers. [`Client`] owns a shard and gives out logged-in
+//! links on which channels can be opened; [`session`] is what `tidegate ssh` does with one.
+
+mod agent;
+pub mod config;
+mod connect;
+mod hosts;
+mod identities;
+mod link;
+mod login;
+mod options;
+mod outside;
+mod person;
+pub mod session;
+mod stdio;
+mod voice;
+
+pub use link::Client;
+pub use options::{Options, StrictHostKeys};
+pub use outside::Lone;
+pub use person::Person;
+pub use voice::{Level, Voice};

@@ -1,0 +1,152 @@
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Level;
+use crate::crypto::{CipherKind, KexKind, KeyAlgorithm, MacKind, SignatureAlgorithm};
+use crate::gateway::config::DriverChoice;
+
+/// What is done about a host whose key is not known (ssh_config(5), StrictHostKeyChecking).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StrictHostKeys {
+    Yes,
+    Ask,
+    /// It is noted without a question. One that has changed is refused all the same.
+    AcceptNew,
+    /// The same, and one that has changed is warned of: passwords are not sent to it.
+    No,
+}
+
+/// Everything that one connection is made with.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// As it was asked for.
+    pub host: String,
+    /// A name or an address to connect to.
+    pub host_name: String,
+    pub port: u16,
+    pub user: String,
+    pub driver: DriverChoice,
+
+    // ---- The way there ----
+    pub ipv4: bool,
+    pub ipv6: bool,
+    /// `None`: as long as the system tries.
+    pub connect_timeout: Option<Duration>,
+    pub connection_attempts: u32,
+    pub server_alive: Option<(Duration, u32)>,
+    pub tcp_keepalive: bool,
+
+    // ---- Who the server is ----
+    pub user_known_hosts: Vec<PathBuf>,
+    pub global_known_hosts: Vec<PathBuf>,
+    pub strict: StrictHostKeys,
+    pub hash_known_hosts: bool,
+    /// The name that the host is known by, in place of its own.
+    pub host_key_alias: Option<String>,
+    /// This machine is not checked.
+    pub no_localhost: bool,
+
+    // ---- Who we are ----
+    pub batch: bool,
+    pub identity_files: Vec<PathBuf>,
+    /// They were named, and are not those that everybody has.
+    pub explicit_identities: bool,
+    pub identities_only: bool,
+    /// The socket of an agent.
+    pub agent: Option<PathBuf>,
+    pub pubkey: bool,
+    pub password: bool,
+    pub keyboard_interactive: bool,
+    /// Methods in the order in which they are tried.
+    pub preferred: Vec<String>,
+    pub password_prompts: u32,
+
+    // ---- How it is protected ----
+    pub ciphers: Vec<CipherKind>,
+    pub macs: Vec<MacKind>,
+    pub kex: Vec<KexKind>,
+    pub host_key_algorithms: Vec<SignatureAlgorithm>,
+    /// Somebody chose them: what is known of the host does not change their order.
+    pub host_keys_chosen: bool,
+    pub user_algorithms: Vec<KeyAlgorithm>,
+
+    // ---- What is asked for there ----
+    /// What is run; `None`: a shell.
+    pub command: Option<Vec<u8>>,
+    /// Standard input is left alone.
+    pub stdin_null: bool,
+    pub level: Level,
+}
+
+impl Options {
+    /// The usual, for a host in a user's hands whose home is `home`.
+    pub fn new(host: &str, user: &str, home: Option<&std::path::Path>) -> Options {
+        let at_home = |names: &[&str]| -> Vec<PathBuf> {
+            let folder = home.map(|home| home.join(".ssh"));
+            folder.iter().flat_map(|at| names.iter().map(|name| at.join(name))).collect()
+        };
+        Options {
+            host: host.to_owned(),
+            host_name: host.to_owned(),
+            port: 22,
+            user: user.to_owned(),
+            driver: DriverChoice::Auto,
+            ipv4: true,
+            ipv6: true,
+            connect_timeout: None,
+            connection_attempts: 1,
+            server_alive: None,
+            tcp_keepalive: true,
+            user_known_hosts: at_home(&["known_hosts", "known_hosts2"]),
+            global_known_hosts: vec![
+                "/etc/ssh/ssh_known_hosts".into(),
+                "/etc/ssh/ssh_known_hosts2".into(),
+            ],
+            strict: StrictHostKeys::Ask,
+            hash_known_hosts: false,
+            host_key_alias: None,
+            no_localhost: false,
+            batch: false,
+            identity_files: at_home(&["id_rsa", "id_ecdsa", "id_ed25519"]),
+            explicit_identities: false,
+            identities_only: false,
+            agent: std::env::var_os("SSH_AUTH_SOCK")
+                .filter(|path| !path.is_empty())
+                .map(Into::into),
+            pubkey: true,
+            password: true,
+            keyboard_interactive: true,
+            preferred: ["publickey", "keyboard-interactive", "password"].map(str::to_owned).into(),
+            password_prompts: 3,
+            ciphers: quickest_first(CipherKind::ALL),
+            macs: MacKind::DEFAULT.to_vec(),
+            kex: KexKind::DEFAULT.to_vec(),
+            host_key_algorithms: SignatureAlgorithm::ALL.to_vec(),
+            host_keys_chosen: false,
+            user_algorithms: KeyAlgorithm::ALL.to_vec(),
+            command: None,
+            stdin_null: false,
+            level: Level::Info,
+        }
+    }
+
+    /// The name in a known_hosts file, and its port.
+    pub fn known_as(&self) -> (&str, u16) {
+        match &self.host_key_alias {
+            Some(alias) => (alias, 22),
+            None => (&self.host_name, self.port),
+        }
+    }
+}
+
+/// The server takes the first of ours that it knows: those that processors are quick at.
+fn quickest_first(ciphers: &[CipherKind]) -> Vec<CipherKind> {
+    let mut ciphers = ciphers.to_vec();
+    ciphers.sort_by_key(|kind| match kind {
+        CipherKind::Aes128Gcm => 0,
+        CipherKind::Aes256Gcm => 1,
+        CipherKind::Chacha20Poly1305 => 2,
+        _ => 3,
+    });
+    ciphers
+}

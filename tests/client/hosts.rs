@@ -1,0 +1,78 @@
+//! Who the server is: files of host keys, and what is said about them.
+
+use std::fs;
+use std::process::Command;
+
+use crate::server::{Server, both, text};
+use crate::support::{keygen, run_ok};
+
+fn refused(server: &Server, options: &[&str]) -> String {
+    let output = server.ssh(options, &["echo in"]).output().expect("runs");
+    assert_eq!(output.status.code(), Some(255), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout), "");
+    text(&output.stderr)
+}
+
+fn accepted(server: &Server, options: &[&str]) -> String {
+    let output = server.ssh(options, &["echo in"]).output().expect("runs");
+    assert_eq!(text(&output.stdout), "in\n", "{}", text(&output.stderr));
+    text(&output.stderr)
+}
+
+#[test]
+fn hosts_are_met_once_and_then_known() {
+    both(&[], |server| {
+        let file = server.path("known_hosts");
+        let _ = fs::remove_file(&file);
+        // Nobody can be asked.
+        let said = refused(server, &["StrictHostKeyChecking=ask"]);
+        assert!(said.contains("SHA256:") && said.contains("BatchMode"), "{said}");
+        let said = refused(server, &["StrictHostKeyChecking=yes"]);
+        assert!(said.contains("strict checking"), "{said}");
+        assert!(!file.exists(), "nothing is noted of a host that was refused");
+
+        let said = accepted(server, &[]);
+        assert!(said.contains("Permanently added"), "{said}");
+        let noted = fs::read_to_string(&file).expect("a file");
+        assert!(noted.starts_with(&format!("[127.0.0.1]:{} ssh-", server.port())), "{noted}");
+        assert!(!accepted(server, &["StrictHostKeyChecking=yes"]).contains("added"));
+        assert_eq!(fs::read_to_string(&file).expect("a file"), noted, "noted once");
+
+        // The system's own tool hashes the names in it, and so can we.
+        run_ok(Command::new("ssh-keygen").args(["-q", "-H", "-f"]).arg(&file));
+        assert!(fs::read_to_string(&file).expect("a file").starts_with("|1|"));
+        accepted(server, &["StrictHostKeyChecking=yes"]);
+        fs::remove_file(&file).expect("a file");
+        accepted(server, &["HashKnownHosts=yes"]);
+        assert!(fs::read_to_string(&file).expect("a file").starts_with("|1|"));
+        accepted(server, &["StrictHostKeyChecking=yes"]);
+        accepted(server, &["HostKeyAlias=web"]);
+        let noted = fs::read_to_string(&file).expect("a file");
+        assert!(noted.contains("\nweb ssh-"), "{noted}");
+    });
+}
+
+#[test]
+fn changed_and_revoked_keys_are_refused_with_their_place() {
+    both(&[], |server| {
+        let (file, other) = (server.path("known_hosts"), server.path("other"));
+        keygen(&other, "ed25519", "");
+        let public = fs::read_to_string(server.path("other.pub")).expect("a key");
+        let name = format!("[127.0.0.1]:{}", server.port());
+        let changed = format!("# hosts\n{name} {public}");
+        fs::write(&file, &changed).expect("a file");
+        for strict in ["ask", "yes", "accept-new"] {
+            let said = refused(server, &[&format!("StrictHostKeyChecking={strict}")]);
+            assert!(said.contains("HAS CHANGED"), "{said}");
+            assert!(said.contains(&format!("{}:2", file.display())), "{said}");
+            assert_eq!(fs::read_to_string(&file).expect("a file"), changed);
+        }
+        let said = accepted(server, &["StrictHostKeyChecking=no"]);
+        assert!(said.contains("HAS CHANGED"), "{said}");
+
+        let own = fs::read_to_string(server.path("host_ed25519.pub")).expect("a key");
+        fs::write(&file, format!("{name} {own}@revoked * {own}")).expect("a file");
+        let said = refused(server, &["StrictHostKeyChecking=no"]);
+        assert!(said.contains("revoked") && said.contains("known_hosts:2"), "{said}");
+    });
+}
