@@ -5,11 +5,14 @@
 
 mod support;
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use support::{Gateway, noise, run_ok, sha256};
+use support::account::Account;
+use support::{Gateway, ODD_NAMES, keygen, make_executable, noise, run_ok, sha256};
 
 const PAYLOAD: usize = 64 << 20;
 /// What old clients have, and we by configuration alone.
@@ -69,6 +72,8 @@ fn python(gateway: &Gateway, script: &str) {
     let mut command = Command::new("/usr/bin/python3");
     command.args(["-W", "ignore"]).arg(script).arg(gateway.port.to_string()).arg(user());
     command.arg(gateway.path("user_ed25519")).arg(folder);
+    let other = Other::new(gateway);
+    command.arg(&other.name).arg(gateway.path("stranger"));
     let output = command.stdin(Stdio::null()).output().expect("python starts");
     assert!(
         output.status.success(),
@@ -130,6 +135,15 @@ fn dropbear() {
     let status =
         |what: &str| dbclient("user_ed25519", &[], what).output().expect("it starts").status;
     assert_eq!(status("no-such-program-at-all").code(), Some(127));
+    keygen(&gateway.path("stranger"), "ed25519", "");
+    run_ok(
+        Command::new("dropbearconvert")
+            .args(["openssh", "dropbear"])
+            .args([gateway.path("stranger"), gateway.path("db_stranger")]),
+    );
+    let output = dbclient("stranger", &[], "true").output().expect("it starts");
+    let words = text(&output.stderr);
+    assert!(!output.status.success() && words.contains("No auth methods"), "{output:?}");
     files_over_dropbear(&gateway, &file, &sum);
 }
 
@@ -144,7 +158,7 @@ fn files_over_dropbear(gateway: &Gateway, file: &Path, sum: &str) {
         user()
     );
     fs::write(&wrapper, script).expect("a script");
-    support::make_executable(&wrapper);
+    make_executable(&wrapper);
     tree(&gateway.path("here"));
     let batch = gateway.path("batch");
     let lines = format!(
@@ -277,6 +291,30 @@ fn putty() {
     let missing = format!("{at}:{}/none", folder.display());
     let output = tool("pscp").arg(missing).arg(gateway.path("none")).output().expect("pscp starts");
     assert!(!output.status.success());
+    putty_is_refused(&gateway, &tool, &at);
+}
+
+/// What is missing, what is forbidden, and a key that nobody knows.
+fn putty_is_refused(gateway: &Gateway, tool: &dyn Fn(&str) -> Command, at: &str) {
+    let other = Other::new(gateway);
+    let batch = gateway.path("refused.batch");
+    for (user, lines, words) in [
+        (at, "get /none none\n", "no such file or directory"),
+        (&format!("{}@127.0.0.1", other.name), "get /etc/shadow none\n", "permission denied"),
+    ] {
+        fs::write(&batch, lines).expect("a batch");
+        let output = tool("psftp").arg("-b").arg(&batch).arg(user).output().expect("psftp starts");
+        let said = text(&output.stdout) + &text(&output.stderr);
+        assert!(!output.status.success() && said.contains(words), "{words}: {output:?}");
+    }
+    let stranger = gateway.path("stranger.ppk");
+    let mut convert = Command::new("puttygen");
+    convert.arg(gateway.path("stranger")).args(["-O", "private", "-o"]).arg(&stranger);
+    run_ok(&mut convert);
+    let output = tool("plink").arg("-i").arg(stranger).args([at, "true"]).output();
+    let output = output.expect("plink starts");
+    let words = text(&output.stderr);
+    assert!(!output.status.success() && words.contains("No supported authentication"), "{words}");
 }
 
 #[test]
@@ -305,8 +343,9 @@ fn libssh() {
                   diffie-hellman-group14-sha256,diffie-hellman-group16-sha512";
     let gateway = Gateway::start(&[finite]);
     let (file, sum) = payload(&gateway, PAYLOAD);
-    let small = gateway.path("small");
-    fs::write(&small, noise(8 << 20, 8)).expect("a file");
+    fs::write(gateway.path("small"), noise(8 << 20, 8)).expect("a file");
+    tree(&gateway.path("here"));
+    let other = Other::new(&gateway);
     let program = gateway.path("libssh");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients/libssh.c");
     run_ok(
@@ -318,7 +357,7 @@ fn libssh() {
     );
     let mut command = Command::new(&program);
     command.arg(gateway.port.to_string()).arg(user()).arg(gateway.path("user_ed25519")).arg(file);
-    command.args([&small, &gateway.path("there"), &gateway.path("back")]).stdin(Stdio::null());
+    command.arg(gateway.folder.path()).arg(&other.name).stdin(Stdio::null());
     let output = command.env("HOME", gateway.folder.path()).output().expect("it starts");
     let said = text(&output.stdout);
     assert!(output.status.success(), "{said}{}\n{}", text(&output.stderr), gateway.log());
@@ -326,6 +365,9 @@ fn libssh() {
     assert!(said.contains("33 101\r\n/dev/pts/"), "{said}");
     let sums = ["small", "there", "back"].map(|name| sha256(&gateway.path(name)));
     assert!(sums[0] == sums[1] && sums[1] == sums[2], "{sums:?}");
+    for copy in ["copy", "again"] {
+        same(&gateway.path("here"), &gateway.path(copy));
+    }
     let rekeys = gateway.log().matches("Rekeyed").count();
     assert!(rekeys >= 8, "{rekeys} rekeys");
 }
@@ -383,11 +425,28 @@ fn curl() {
     let all = format!("{}[0-99]", url("curl/"));
     let seen = run_ok(&mut curl(&[&all])).stdout;
     assert_eq!(text(&seen).lines().count(), 100, "{}", text(&seen));
-    let output = curl(&["-o", "/dev/null", &url("curl/none")]).output().expect("curl starts");
-    assert_eq!(output.status.code(), Some(78), "remote file not found");
+    // A name that is no text, and one with a line's end.
+    for (escaped, name) in [("caf%E9%20%FF%FE", &b"caf\xe9 \xff\xfe"[..]), ("a%0Aline", b"a\nline")]
+    {
+        run_ok(&mut curl(&["-T", &odd, &url(&format!("curl/{escaped}"))]));
+        let there = gateway.path("curl").join(OsStr::from_bytes(name));
+        assert_eq!(fs::read(&there).expect("the copy"), b"odd");
+    }
+    let other = Other::new(&gateway);
+    let secret = format!("sftp://127.0.0.1:{}/etc/shadow", gateway.port);
+    let stranger = gateway.path("stranger").display().to_string();
+    let public = format!("{stranger}.pub");
+    for (words, code, what) in [
+        (&[&*url("curl/none")][..], 78, "remote file not found"),
+        (&["-u", &format!("{}:", other.name), &secret], 9, "access denied"),
+        (&["--key", &stranger, "--pubkey", &public, &url("large")], 67, "login denied"),
+    ] {
+        let output = curl(&[&["-o", "/dev/null"], words].concat()).output().expect("curl starts");
+        assert_eq!(output.status.code(), Some(code), "{what}: {output:?}");
+    }
 }
 
-/// Two levels of folders, small files, an odd name, an empty file.
+/// Two levels of folders, small files, odd names, an empty file.
 fn tree(at: &Path) {
     fs::create_dir_all(at.join("a folder/sub")).expect("folders");
     for n in 0..150 {
@@ -396,6 +455,30 @@ fn tree(at: &Path) {
     fs::write(at.join("large"), noise(5_000_001, 3)).expect("a file");
     fs::write(at.join("empty"), "").expect("a file");
     fs::write(at.join("ümläut 'quoted' & ☃"), "odd").expect("a file");
+    for name in ODD_NAMES {
+        fs::write(at.join(OsStr::from_bytes(name)), name).expect("a file");
+    }
+}
+
+/// A user who may not read what is root's, and a key that nobody knows.
+struct Other {
+    name: String,
+    _account: Option<Account>,
+}
+
+impl Other {
+    fn new(gateway: &Gateway) -> Other {
+        use std::os::unix::fs::PermissionsExt;
+        keygen(&gateway.path("stranger"), "ed25519", "");
+        // It has to find the keys that let it in.
+        let open = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(gateway.folder.path(), open).expect("permissions");
+        let account = nix::unistd::geteuid().is_root().then(Account::new).flatten();
+        Other {
+            name: account.as_ref().map_or_else(user, |own| own.name.clone()),
+            _account: account,
+        }
+    }
 }
 
 /// `0,1,2` and so on.
@@ -440,6 +523,20 @@ fn lftp() {
     command.args(["--norc", "-c", &missing]).env("HOME", gateway.folder.path());
     let output = command.stdin(Stdio::null()).output().expect("lftp starts");
     assert!(text(&output.stderr).contains("No such file"), "{output:?}");
+    let other = Other::new(&gateway);
+    let (key, stranger) = (gateway.path("user_ed25519"), gateway.path("stranger"));
+    let at = |user: &str| script.replace(&format!("//{}:@", self::user()), &format!("//{user}:@"));
+    let secret = at(&other.name).replace("mirror -R --parallel=3", "get /etc/shadow; mirror -R");
+    let unknown = script.replace(&*key.to_string_lossy(), &stranger.to_string_lossy());
+    for (script, words) in
+        [(secret, "Permission denied"), (unknown, "Permission denied (publickey)")]
+    {
+        let mut command = Command::new("lftp");
+        command.args(["--norc", "-c", &script]).env("HOME", gateway.folder.path());
+        let output = command.stdin(Stdio::null()).output().expect("lftp starts");
+        let said = text(&output.stderr);
+        assert!(!output.status.success() && said.contains(words), "{words}: {said}");
+    }
     same(&here, &back);
     assert!(!there.join("large").exists() && !there.join("moved").exists());
 }
@@ -468,7 +565,11 @@ fn rclone() {
     };
     let (here_name, back_name) = (here.display().to_string(), back.display().to_string());
     run_ok(&mut rclone(&["copy", &here_name, &remote]));
-    same(&here, &there);
+    // It writes control characters as pictures of them, and back again.
+    for (picture, name) in [("a␊line", "a\nline"), ("tab␉here", "tab\there")] {
+        fs::rename(there.join(picture), there.join(name)).expect("the picture");
+        fs::rename(there.join(name), there.join(picture)).expect("the name");
+    }
     run_ok(&mut rclone(&["check", &here_name, &remote]));
     run_ok(&mut rclone(&["copy", &remote, &back_name]));
     same(&here, &back);
@@ -476,6 +577,15 @@ fn rclone() {
     assert!(!there.exists());
     let output = rclone(&["copy", &remote, &back_name]).output().expect("rclone starts");
     assert!(text(&output.stderr).contains("directory not found"), "{output:?}");
+    let other = Other::new(&gateway);
+    let at = remote.replace(&*there.to_string_lossy(), "/etc/ssl/private/none");
+    let forbidden = at.replace(&format!("user={}", user()), &format!("user={}", other.name));
+    let unknown = remote.replace("user_ed25519", "stranger");
+    for (remote, words) in [(forbidden, "permission denied"), (unknown, "unable to authenticate")] {
+        let output = rclone(&["copy", &here_name, &remote]).output().expect("rclone starts");
+        let said = text(&output.stderr);
+        assert!(!output.status.success() && said.contains(words), "{words}: {said}");
+    }
 }
 
 #[test]
@@ -522,7 +632,24 @@ fn ansible() {
     assert_eq!((sha256(&copied), sha256(&gateway.path("back"))), (sum.clone(), sum));
     let output = run(&["-m", "shell", "-a", "exit 7"]);
     assert!(output.status.code() == Some(2) && text(&output.stdout).contains("rc=7"), "{output:?}");
+    keygen(&gateway.path("stranger"), "ed25519", "");
+    // Not over the connection that is there.
+    let stranger = format!(
+        "{{\"ansible_ssh_private_key_file\": \"{}\", \"ansible_ssh_args\": \"-o ControlPath=none\"}}",
+        gateway.path("stranger").display()
+    );
+    for (words, code, what) in [
+        (&["-m", "fetch", "-a", "src=/none dest=. fail_on_missing=yes"][..], 2, "does not exist"),
+        (&["-m", "raw", "-a", "true", "-e", &stranger], 4, "Permission denied (publickey)"),
+    ] {
+        let output = run(words);
+        let said = text(&output.stdout);
+        assert!(output.status.code() == Some(code) && said.contains(what), "{what}: {output:?}");
+    }
     fs::remove_dir_all(gateway.path("here/a folder")).expect("few files: each is a module's run");
-    assert!(run(&["-m", "copy", "-a", &many]).status.success());
+    // It puts names into text.
+    fs::remove_file(gateway.path("here").join(OsStr::from_bytes(ODD_NAMES[6]))).expect("a file");
+    let output = run(&["-m", "copy", "-a", &many]);
+    assert!(output.status.success(), "{output:?}");
     same(&gateway.path("here"), &gateway.path("there"));
 }

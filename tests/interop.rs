@@ -2,8 +2,10 @@
 
 mod support;
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
@@ -11,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use support::{
-    Gateway, HOST_KEYS, forbid_io_uring, newer_openssh, noise, run_ok, sha256, wait_for,
+    Gateway, HOST_KEYS, ODD_NAMES, forbid_io_uring, newer_openssh, noise, run_ok, sha256, wait_for,
 };
 
 const MIB: usize = 1 << 20;
@@ -326,25 +328,38 @@ fn cases_30_34_the_smallest_rekey_limits_are_served() {
 
 /// A secret in 256 begins with a zero byte that both sides have to leave out. With so small a limit
 /// nearly every packet brings an exchange with OpenSSH's code.
+///
+/// `TIDEGATE_EXCHANGES` asks for at least that many by each method, the slow groups included, and
+/// `TIDEGATE_EXCHANGE_METHODS` (separated by commas) for these methods alone.
 #[test]
 fn case_30_hundreds_of_exchanges_by_all_methods() {
-    let gateway = Gateway::start(&[&format!("KexAlgorithms +{}", OLD_KEX[0])]);
-    fs::write(gateway.path("source"), noise(2 * MIB, 30)).expect("a file");
-    let sum = sha256(&gateway.path("source"));
+    let wanted = std::env::var("TIDEGATE_EXCHANGES").map(|n| n.parse().expect("a number")).ok();
+    let only = std::env::var("TIDEGATE_EXCHANGE_METHODS").ok();
+    let gateway = Gateway::start(&[&format!("KexAlgorithms +{}", OLD_KEX.join(","))]);
     let newest = newer_openssh().map_or("ssh".into(), |folder| folder.join("ssh"));
     let known = text(&run_ok(Command::new(&newest).args(["-Q", "kex"])).stdout);
+    let old: &[&str] = if wanted.is_some() { &OLD_KEX } else { &OLD_KEX[..1] };
     // Under one name each.
-    let methods = KEX.into_iter().filter(|name| !name.contains('@')).chain([OLD_KEX[0]]);
-    for method in methods.filter(|method| known.lines().any(|line| line == *method)) {
+    let methods = KEX.iter().filter(|name| !name.contains('@')).chain(old).filter(|method| {
+        only.as_ref().is_none_or(|only| only.split(',').any(|name| name == **method))
+    });
+    let least: usize = wanted.unwrap_or(50);
+    // A packet of data, of 32 KiB at most, an exchange; a few go together.
+    fs::write(gateway.path("source"), noise((least + least / 4) * 32 * 1024, 30)).expect("a file");
+    let sum = sha256(&gateway.path("source"));
+    for method in methods.filter(|method| known.lines().any(|line| line == **method)) {
         let before = gateway.log().matches("Rekeyed").count();
-        let options = [&*format!("KexAlgorithms={method}"), "RekeyLimit=16"];
+        // A cipher of 128 bits, for which a group exchange asks for 3072.
+        let exchange = format!("KexAlgorithms={method}");
+        let options = [&*exchange, "RekeyLimit=16", "Ciphers=aes128-gcm@openssh.com"];
         let mut command = gateway.client(&newest, &options);
         command.args(["127.0.0.1", "sha256sum"]);
         command.stdin(fs::File::open(gateway.path("source")).expect("the input"));
         let said = text(&run_ok(&mut command).stdout);
-        assert!(said.starts_with(&sum), "{method}: {said}\n{}", gateway.log());
         let count = gateway.log().matches("Rekeyed").count() - before;
-        assert!(count > 50, "{method}: {count} exchanges");
+        assert!(said.starts_with(&sum), "{method}: {count} exchanges, {said}");
+        assert!(count >= least, "{method}: {count} exchanges");
+        println!("{method}: {count} exchanges, each understood");
     }
 }
 
@@ -444,6 +459,21 @@ fn rsync_and_git_work_over_it() {
             .arg(format!("127.0.0.1:{}/", target.display())),
     );
     run_ok(Command::new("diff").args(["-r", source]).arg(&target));
+    // And back, with odd names among them.
+    for name in ODD_NAMES {
+        fs::write(target.join(OsStr::from_bytes(name)), name).expect("a file");
+    }
+    let back = gateway.path("back");
+    let from = format!("127.0.0.1:{}/", target.display());
+    run_ok(Command::new("rsync").args(["-a", "-e", &ssh, &from]).arg(&back));
+    run_ok(Command::new("diff").arg("-r").arg(&target).arg(&back));
+    let status = |program: &str, words: &[&str]| {
+        let mut command = Command::new(program);
+        command.args(words).env("GIT_SSH_COMMAND", &ssh).current_dir(gateway.folder.path());
+        command.stderr(Stdio::null()).status().expect("it starts").code()
+    };
+    assert_eq!(status("rsync", &["-a", "-e", &ssh, "127.0.0.1:/none/such", "none"]), Some(23));
+    assert_eq!(status("git", &["clone", "-q", "127.0.0.1:/none/such", "none"]), Some(128));
     let repository = gateway.path("repository");
     let git = |words: &[&str], folder: &Path| {
         run_ok(
@@ -462,7 +492,15 @@ fn rsync_and_git_work_over_it() {
     git(&["commit", "-qm", "one"], &repository);
     let from = format!("127.0.0.1:{}", repository.display());
     git(&["clone", "-q", &from, "clone"], gateway.folder.path());
-    assert_eq!(sha256(&repository.join("file")), sha256(&gateway.path("clone/file")));
+    let clone = gateway.path("clone");
+    assert_eq!(sha256(&repository.join("file")), sha256(&clone.join("file")));
+    fs::write(clone.join(OsStr::from_bytes(ODD_NAMES[6])), "odd").expect("a file");
+    git(&["add", "."], &clone);
+    git(&["commit", "-qm", "two"], &clone);
+    git(&["push", "-q", "origin", "HEAD:refs/heads/pushed"], &clone);
+    let [here, there] = [(&clone, "HEAD"), (&repository, "pushed")]
+        .map(|(folder, name)| git(&["rev-parse", name], folder).stdout);
+    assert_eq!(here, there);
 }
 
 /// The kernel's own refusal, and the one of a sandbox that hides the call.

@@ -200,6 +200,13 @@ impl Attached {
         Noted::Nothing
     }
 
+    /// How the client identified itself, which tells how it speaks SFTP.
+    pub fn know_client(&mut self, ident: &[u8]) {
+        if let Attached::Sftp(sftp) = self {
+            sftp.know_client(ident);
+        }
+    }
+
     /// Somebody sits at a terminal, it seems.
     pub const fn has_terminal(&self) -> bool {
         match self {

@@ -76,8 +76,12 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             request => request,
         };
         let (mut noted, kind) = (Noted::Nothing, session_kind(&request));
+        let ident = request.starts().then(|| link.conn.peer_ident().to_owned());
         self.on_channel(key, id, |service, io| {
             noted = service.on_request(request, want_reply, &grant, io);
+            if let Some(ident) = &ident {
+                service.know_client(ident);
+            }
         });
         match noted {
             Noted::Nothing => {}

@@ -1,4 +1,5 @@
-"""What an asyncssh user does. Arguments: port, user, key, folder."""
+"""What an asyncssh user does. Arguments: port, user, key, folder, a user who may not read
+what is root's, a key that nobody knows."""
 
 import asyncio
 import hashlib
@@ -11,6 +12,7 @@ warnings.simplefilter("ignore")
 import asyncssh  # noqa: E402  (its imports warn)
 
 port, user, key, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3], Path(sys.argv[4])
+other, stranger = sys.argv[5:7]
 
 
 def check(what, got, expected):
@@ -19,9 +21,18 @@ def check(what, got, expected):
     print("ok", what)
 
 
-def connect(**options):
+def connect(user=user, key=key, **options):
     return asyncssh.connect("127.0.0.1", port, username=user, client_keys=[key], known_hosts=None,
                             agent_path=None, config=None, **options)
+
+
+async def fails(what, error, awaitable):
+    try:
+        await awaitable
+    except error:
+        print("ok", what)
+    else:
+        sys.exit(f"{what}: no error")
 
 
 async def main():
@@ -52,18 +63,29 @@ async def main():
             check("its small files", sorted(p.name for p in (folder / "back" / "sub").iterdir()),
                   sorted(f"small {n}" for n in range(200)))
             check("globs", len(await sftp.glob(str(base / "tree" / "sub" / "small 1*"))), 111)
-            try:
-                await sftp.stat(str(base / "none"))
-                sys.exit("a missing file: no error")
-            except asyncssh.SFTPNoSuchFile:
-                print("ok a missing file")
+            await fails("a missing file", asyncssh.SFTPNoSuchFile, sftp.stat(str(base / "none")))
+            await fails("a folder that is not empty", asyncssh.SFTPFailure, sftp.rmdir(str(base)))
+            await sftp.symlink("the target", str(base / "link"))
+            check("a link", os.readlink(base / "link"), "the target")
             space = await sftp.statvfs(str(base))
             check("the file system's space", space.bavail > 0, True)
             for name in ("with space", "ümläut ☃", "quote'\"", "-dash", "a\nline", "*?[x]"):
                 async with sftp.open(str(base / name), "w") as file:
                     await file.write(name)
                 check("an odd name", (base / name).read_text(), name)
-            await sftp.rmtree(str(base))
+            path = os.fsencode(base) + b"/caf\xe9 \xff"
+            async with sftp.open(path, "wb") as file:
+                await file.write(b"bytes")
+            check("a name that is no text", b"caf\xe9 \xff" in await sftp.listdir(os.fsencode(base)),
+                  True)
+            await sftp.rmtree(os.fsencode(base))
+    async with connect(user=other) as connection:
+        result = await connection.run("no-such-program")
+        check("a program that is not there", result.exit_status, 127)
+        async with connection.start_sftp_client() as sftp:
+            await fails("a secret", asyncssh.SFTPPermissionDenied, sftp.open("/etc/shadow"))
+            await fails("a foreign folder", asyncssh.SFTPPermissionDenied, sftp.mkdir("/etc/none"))
+    await fails("a stranger's key", asyncssh.PermissionDenied, connect(key=stranger).__aenter__())
     for kex in ("curve25519-sha256", "curve25519-sha256@libssh.org", "ecdh-sha2-nistp256",
                 "ecdh-sha2-nistp384", "ecdh-sha2-nistp521", "diffie-hellman-group14-sha256",
                 "diffie-hellman-group16-sha512", "diffie-hellman-group18-sha512",

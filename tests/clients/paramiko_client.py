@@ -1,4 +1,5 @@
-"""What a paramiko user does: commands, a terminal, SFTP. Arguments: port, user, key, folder."""
+"""What a paramiko user does: commands, a terminal, SFTP. Arguments: port, user, key, folder, a
+user who may not read what is root's, a key that nobody knows."""
 
 import hashlib
 import os
@@ -9,13 +10,13 @@ from pathlib import Path
 import paramiko
 
 port, user, key, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3], Path(sys.argv[4])
+other, stranger = sys.argv[5:7]
 
 
-def connect(**options):
+def connect(user=user, key=key, **options):
     client = paramiko.SSHClient()
     client.set_missing_host_key_policy(paramiko.AutoAddPolicy())
-    client.connect("127.0.0.1", port, user, key_filename=key, allow_agent=False,
-                   look_for_keys=False, timeout=20, banner_timeout=20, auth_timeout=20, **options)
+    client.connect("127.0.0.1", port, user, key_filename=key, allow_agent=False, look_for_keys=False, timeout=20, banner_timeout=20, auth_timeout=20, **options)
     return client
 
 
@@ -69,6 +70,12 @@ for name in names:
     with sftp.open(str(base / name), "wb") as f:
         f.write(name.encode())
 check("odd names", sorted(set(sftp.listdir(str(base))) - {"blob"}), sorted(names))
+# It writes names that are no text, and cannot read them.
+with sftp.open(os.fsencode(base) + b"/caf\xe9 \xff", "wb") as f:
+    f.write(b"bytes")
+check("a name that is no text", Path(os.fsdecode(os.fsencode(base) + b"/caf\xe9 \xff")).read_bytes(),
+      b"bytes")
+sftp.remove(os.fsencode(base) + b"/caf\xe9 \xff")
 for n in range(300):
     with sftp.open(str(base / f"small{n}"), "wb") as f:
         f.set_pipelined(True)
@@ -98,6 +105,23 @@ for what, call, code in [
         check(what, error.errno, code)
 check("normalizing", sftp.normalize(str(base / ".." / "paramiko")), str(base))
 client.close()
+client = connect(user=other)
+sftp = client.open_sftp()
+for what, call in (("a secret", lambda: sftp.open("/etc/shadow")),
+                   ("a foreign folder", lambda: sftp.mkdir("/etc/none"))):
+    try:
+        call()
+        sys.exit(f"{what}: no error")
+    except OSError as error:
+        check(what, error.errno, 13)
+_, out, _ = client.exec_command("no-such-program")
+check("a program that is not there", out.channel.recv_exit_status(), 127)
+client.close()
+try:
+    connect(key=stranger)
+    sys.exit("a stranger's key: no error")
+except paramiko.AuthenticationException:
+    print("ok a stranger's key")
 
 # Everything that it has and that is not too weak to be ours.
 weak = ("sha1", "md5", "cbc", "3des", "ssh-rsa", "ssh-dss")

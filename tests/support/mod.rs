@@ -296,6 +296,17 @@ pub fn noise(len: usize, seed: u64) -> Vec<u8> {
     bytes
 }
 
+/// What files may be called.
+pub const ODD_NAMES: [&[u8]; 7] = [
+    b"quote'\"",
+    b"-dash",
+    b"a\nline",
+    b"tab\there",
+    b"*?[x]",
+    b"back\\slash",
+    b"caf\xe9 \xff\xfe",
+];
+
 /// SHA-256 by the system's own program, so that no code of ours judges itself.
 pub fn sha256(path: &Path) -> String {
     let output = run_ok(Command::new("sha256sum").arg(path));

@@ -17,7 +17,12 @@ pub fn wait(request: &Request<'_>, base: &[u8], options: &Options) -> Waiting {
     if !options.permit_operation(&request.operation) {
         return Waiting { id: request.id, what: What::Status(StatusCode::PermissionDenied) };
     }
-    let what = what(&request.operation, base, options.umask);
+    let what = match request.operation {
+        Operation::SymbolicLink { target: path, path: target } if options.link_first => {
+            what(&Operation::SymbolicLink { target, path }, base, options.umask)
+        }
+        ref operation => what(operation, base, options.umask),
+    };
     Waiting { id: request.id, what: what.unwrap_or(What::Status(StatusCode::BadMessage)) }
 }
 
@@ -169,6 +174,21 @@ mod tests {
         assert_eq!(at("/home/me", "/a"), Some("/a".into()));
         assert_eq!(at("/home/me", ""), Some("".into()));
         assert_eq!(at("/home/me", "a\0b"), None);
+        // The draft's order from the clients that keep to it, and OpenSSH's from all others.
+        for (ident, target, path) in [
+            ("SSH-2.0-OpenSSH_9.2p1", "rel", "/h/l"),
+            ("SSH-2.0-libssh2_1.10.0", "rel", "/h/l"),
+            ("SSH-2.0-libssh_0.10.6", "l", "/h/rel"),
+            ("SSH-2.0-AsyncSSH_2.10.1", "l", "/h/rel"),
+        ] {
+            let mut options = Options::default();
+            options.know_client(ident.as_bytes());
+            let operation = Operation::SymbolicLink { target: b"rel", path: b"l" };
+            let waiting = wait(&Request { id: 1, operation }, b"/h", &options);
+            let What::Job { job, .. } = waiting.what else { panic!("a job") };
+            let FsJob::SymbolicLink { target: to, path: at } = *job else { panic!("a link") };
+            assert_eq!((to.to_str(), at.to_str()), (Ok(target), Ok(path)), "{ident}");
+        }
         let operation = Operation::SymbolicLink { target: b"rel", path: b"l" };
         let Some(What::Job { job, .. }) = what(&operation, b"/h", None) else { panic!("a job") };
         let FsJob::SymbolicLink { target, path } = *job else { panic!("a link") };

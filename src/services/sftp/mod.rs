@@ -16,6 +16,7 @@
 //!   the kernel makes up there are not followed;
 //! - copy-data refuses a source that is the target under another name or is not a plain file, and
 //!   says EOF when the source ended early;
+//! - clients that give SYMLINK's paths in the draft's order are known by name, and served so;
 //! - open handles are capped at [`SFTP_HANDLES_MAX`](crate::limits::SFTP_HANDLES_MAX).
 
 mod attrs;
@@ -153,6 +154,11 @@ impl Sftp {
             writes: Writes::default(),
             flushing: None,
         }
+    }
+
+    /// How the client identified itself.
+    pub fn know_client(&mut self, ident: &[u8]) {
+        self.desk.options.know_client(ident);
     }
 
     /// Goes as far as what has come and what is free allow.

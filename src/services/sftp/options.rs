@@ -18,6 +18,19 @@ pub struct Options {
     pub umask: Option<u32>,
     /// `-d`: where relative paths start instead of the home; `%d` is the home, `%u` the user.
     pub start: Option<String>,
+    /// This client gives SYMLINK's paths in the draft's order, not in OpenSSH's.
+    pub link_first: bool,
+}
+
+/// How clients begin their identification that follow the draft (§6.10: the link, then what it points
+/// to) with every server that does not call itself OpenSSH, which expects the two the other way round.
+const LINK_FIRST: [&str; 2] = ["SSH-2.0-libssh_", "SSH-2.0-AsyncSSH_"];
+
+impl Options {
+    /// The client identified itself so.
+    pub fn know_client(&mut self, ident: &[u8]) {
+        self.link_first = LINK_FIRST.iter().any(|start| ident.starts_with(start.as_bytes()));
+    }
 }
 
 /// What the words behind the program's name say. The first problem ends the reading.
