@@ -18,6 +18,10 @@ use tempfile::TempDir;
 pub const HOST_KEYS: [(&str, &str); 5] =
     [("ed25519", ""), ("ecdsa", "256"), ("ecdsa", "384"), ("ecdsa", "521"), ("rsa", "3072")];
 
+/// Under ssh, a shell that thinks it is the first reads ~/.bashrc, for a command too: what the one who
+/// runs the tests has there can take longer than all the rest of a login.
+pub const DEEP: &str = "SetEnv SHLVL=1";
+
 /// A running gateway; it ends, and its folder goes, with the value.
 pub struct Gateway {
     pub child: Child,
@@ -138,7 +142,7 @@ impl Gateway {
             "\nListenAddress 127.0.0.1:{port}\nAuthorizedKeysFile {}/authorized_keys\n\
              StrictModes no\nPermitRootLogin yes\nMaxStartups 1000:30:2000\n\
              PerSourcePenalties no\n\
-             Subsystem sftp internal-sftp\nLogLevel DEBUG\n",
+             Subsystem sftp internal-sftp\nLogLevel DEBUG\n{DEEP}\n",
             at.display()
         );
         for (kind, bits) in HOST_KEYS {
