@@ -62,6 +62,10 @@ pub const RING_WORKERS_BOUNDED: u32 = 4;
 /// Kernel threads of a ring for streams that can neither be polled nor read without blocking.
 pub const RING_WORKERS_UNBOUNDED: u32 = 16;
 
+/// Bytes of files that a driver reads between two waits: about one large lease, which then lies in the
+/// CPU's second cache until it is sealed and sent. With those of all links at once (eight have some
+/// 4 MiB under way) each step would fetch them anew.
+pub const FILE_READS_A_WAIT_BYTES: u32 = SFTP_DATA_BYTES_MAX;
 /// Events that the mio driver takes from the kernel at once; the others follow with the next wait.
 pub const EVENTS_A_WAIT: usize = 1024;
 /// Entries that a driver's queues have room for from the start; they grow to what is in flight at once.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bench::*;
 use tidegate::base::Span;
-use tidegate::limits::{BULK_SLOT, HEADROOM, SMALL_BYTES};
+use tidegate::limits::{BULK_SLOT, FILE_READS_A_WAIT_BYTES, HEADROOM, SMALL_BYTES};
 use tidegate::reactor::either::{EitherDriver, Way};
 use tidegate::reactor::{
     Class, Completion, Driver, DriverStats, Errno, Fd, Gather, Op, PoolSizes, Spans, Target, Token,
@@ -274,6 +274,44 @@ fn files_at_offsets() {
         let done = bench.one();
         assert_eq!(done.result, Ok(0));
         bench.give_all(done.op);
+        bench.finish();
+    });
+}
+
+/// What is read is sealed and sent while the CPU's cache has it: reads come behind sends, and no more
+/// at a time than a lease takes, however many links have some under way.
+#[test]
+fn files_are_read_a_lease_at_a_time_and_behind_what_is_sent() {
+    on_all(|mut bench| {
+        let memory = tempfile::tempfile_in("/dev/shm").or_else(|_| tempfile::tempfile());
+        let (near, mut far) = pair();
+        let mut file = memory.unwrap();
+        file.write_all(&vec![7; 8 * FILE_READS_A_WAIT_BYTES as usize]).unwrap();
+        let list = [(64, FILE_READS_A_WAIT_BYTES)];
+        for n in 0..8 {
+            let (fd, lease) = (raw(&file), bench.bulk());
+            let at = u64::from(n) * u64::from(FILE_READS_A_WAIT_BYTES);
+            bench.submit(n, Op::ReadAt { fd, at, lease, spans: spans(&list) });
+        }
+        let from = gather([(bench.packet(), Span::new(0, 1000))]);
+        bench.submit(9, Op::Send { fd: raw(&near), from });
+        let (mut left, mut turns, mut sent) = (8, 0, false);
+        while left > 0 {
+            let done = bench.turn(1000);
+            turns += 1;
+            for done in done {
+                assert!(sent || done.token.tag == 9, "what is sent comes first");
+                if done.token.tag == 9 {
+                    sent = true;
+                } else {
+                    left -= 1;
+                    assert_eq!(done.result, Ok(FILE_READS_A_WAIT_BYTES));
+                }
+                bench.give_all(done.op);
+            }
+            assert!(8 - left <= turns, "{turns} turns, {} reads", 8 - left);
+        }
+        far.read_exact(&mut [0; 1000]).unwrap();
         bench.finish();
     });
 }

@@ -4,29 +4,33 @@ use super::op::{chunks, pieces};
 use super::places::Places;
 use super::{DriverStats, Errno, Fd, Op, Pool};
 
-/// Reads or writes a file that lies in memory. `None` for every other operation.
-pub(super) fn in_memory(
+/// Reads a file that lies in memory. `None` when there is nothing to read into.
+pub(super) fn read_memory(
     op: &Op,
     pool: &Pool,
     stats: &mut DriverStats,
 ) -> Option<Result<u32, Errno>> {
-    let fd = op.fd();
-    let places = match op {
-        Op::ReadAt { lease, spans, .. } => Places::new(pool, pieces(lease, spans), 0),
-        Op::WriteAt { from, .. } => Places::new(pool, chunks(from), 0),
-        _ => return None,
-    };
-    let places = places.ok().filter(|places| places.bytes() > 0)?;
-    if !is_in_memory(fd, stats) {
+    let Op::ReadAt { fd, at, lease, spans } = op else { return None };
+    let places = Places::new(pool, pieces(lease, spans), 0).ok();
+    let places = places.filter(|places| places.bytes() > 0)?;
+    // SAFETY: the places are of the operation's own lease.
+    Some(unsafe { read_slowly(*fd, *at, places, stats) })
+}
+
+/// Writes to a file that lies in memory. `None` for every other operation.
+pub(super) fn write_memory(
+    op: &Op,
+    pool: &Pool,
+    stats: &mut DriverStats,
+) -> Option<Result<u32, Errno>> {
+    let Op::WriteAt { fd, at, from } = op else { return None };
+    let places = Places::new(pool, chunks(from), 0).ok();
+    let places = places.filter(|places| places.bytes() > 0)?;
+    if !is_in_memory(*fd, stats) {
         return None;
     }
-    Some(match op {
-        // SAFETY: the places are of the operation's own lease.
-        Op::ReadAt { at, .. } => unsafe { read_slowly(fd, *at, places, stats) },
-        // SAFETY: as above.
-        Op::WriteAt { at, .. } => unsafe { write_slowly(fd, *at, &places, stats) },
-        _ => return None,
-    })
+    // SAFETY: the places are of the operation's own leases.
+    Some(unsafe { write_slowly(*fd, *at, &places, stats) })
 }
 
 /// Reads all of `places` from the file at `at`, as far as it goes. Waits for the disk.

@@ -37,7 +37,8 @@ use super::{
 };
 use crate::base::Instant;
 use crate::limits::{
-    ACCEPTS_A_TURN, EVENTS_A_WAIT, FILE_HELPERS, OPS_IN_FLIGHT_MAX, QUEUE_ENTRIES_FIRST,
+    ACCEPTS_A_TURN, EVENTS_A_WAIT, FILE_HELPERS, FILE_READS_A_WAIT_BYTES, OPS_IN_FLIGHT_MAX,
+    QUEUE_ENTRIES_FIRST,
 };
 
 /// How large a driver is. The default is what a shard in production has.
@@ -81,6 +82,7 @@ impl MioDriver {
             flights: Flights::new(config.in_flight_max),
             watches: Watches::new(poll.registry().try_clone()?),
             queue: VecDeque::with_capacity(QUEUE_ENTRIES_FIRST),
+            reads: VecDeque::new(),
             parked: VecDeque::with_capacity(QUEUE_ENTRIES_FIRST),
             finished: Vec::with_capacity(QUEUE_ENTRIES_FIRST),
             helpers: Helpers::new(FILE_HELPERS, sleeper.waker()),
@@ -98,7 +100,8 @@ impl MioDriver {
     fn pause(&self, until: Option<Instant>, ready: bool) -> Option<Duration> {
         let core = &self.core;
         let parked = !core.parked.is_empty() && self.pool.free(Class::Small) > 0;
-        let unsettled = !core.finished.is_empty() || !core.queue.is_empty();
+        let queued = !core.queue.is_empty() || !core.reads.is_empty();
+        let unsettled = !core.finished.is_empty() || queued;
         let pause = until.map(|until| until.since(system::now()));
         let stay = ready || parked || unsettled || pause == Some(Duration::ZERO);
         if stay || !core.sleeper.fall_asleep() { Some(Duration::ZERO) } else { pause }
@@ -134,9 +137,13 @@ impl Driver for MioDriver {
         if let Op::Accept { listener } = op {
             set_nonblocking(listener);
         }
+        let reads_file = matches!(op, Op::ReadAt { .. });
         let flight = Flight::new(token, op);
         let id = self.core.flights.insert(flight).map_err(|flight| Full(flight.op))?;
-        self.core.queue.push_back(id);
+        match reads_file {
+            true => self.core.reads.push_back(id),
+            false => self.core.queue.push_back(id),
+        }
         Ok(())
     }
 
@@ -235,6 +242,8 @@ struct Core {
     watches: Watches,
     /// To be tried at the next wait, in the order in which they were asked for.
     queue: VecDeque<Id>,
+    /// Reads of files, which come behind everything else.
+    reads: VecDeque<Id>,
     /// Shared receives that are ready and wait for a buffer, longest first.
     parked: VecDeque<Id>,
     /// Completions not handed out yet.
@@ -270,6 +279,20 @@ impl Core {
             } else {
                 self.wait_for_readiness(id, pool);
             }
+        }
+        self.read_files(pool);
+    }
+
+    /// Some of the reads of files, behind the sends of this turn: what they bring is sealed and sent
+    /// before the next ones push it out of the CPU's cache.
+    fn read_files(&mut self, pool: &mut Pool) {
+        let mut bytes = 0;
+        while bytes < FILE_READS_A_WAIT_BYTES
+            && let Some(id) = self.reads.pop_front()
+        {
+            let Some(flight) = self.flights.get(id) else { continue };
+            bytes = flight.op.total().saturating_add(bytes);
+            self.attempt(id, pool);
         }
     }
 

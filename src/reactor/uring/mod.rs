@@ -35,8 +35,8 @@ use super::{
 };
 use crate::base::Instant;
 use crate::limits::{
-    OPS_IN_FLIGHT_MAX, QUEUE_ENTRIES_FIRST, RING_COMPLETIONS, RING_SUBMISSIONS,
-    RING_WORKERS_BOUNDED, RING_WORKERS_UNBOUNDED,
+    FILE_READS_A_WAIT_BYTES, OPS_IN_FLIGHT_MAX, QUEUE_ENTRIES_FIRST, RING_COMPLETIONS,
+    RING_SUBMISSIONS, RING_WORKERS_BOUNDED, RING_WORKERS_UNBOUNDED,
 };
 
 /// How large a driver is. The default is what a shard in production has.
@@ -132,7 +132,7 @@ impl UringDriver {
         let flight = self.core.flights.get(id)?;
         // The ring would leave it to a thread of the kernel, on another CPU.
         if !self.core.plain
-            && let Some(result) = files::in_memory(&flight.op, &self.pool, &mut self.core.stats)
+            && let Some(result) = files::write_memory(&flight.op, &self.pool, &mut self.core.stats)
         {
             self.core.finish(id, result, &mut self.pool);
             return None;
@@ -151,6 +151,37 @@ impl UringDriver {
                 None
             }
         }
+    }
+
+    /// Lets some of the reads of files go on, behind the sends of this turn: what they bring is sealed
+    /// and sent before the next ones push it out of the CPU's cache.
+    fn choose_reads(&mut self) {
+        let (core, mut bytes) = (&mut self.core, 0);
+        while bytes < FILE_READS_A_WAIT_BYTES
+            && let Some(id) = core.reads.pop_front()
+        {
+            let Some(flight) = core.flights.get(id) else { continue };
+            bytes = bytes.saturating_add(flight.op.total());
+            // The ring would leave it to a thread of the kernel, on another CPU.
+            if !core.plain && files::is_in_memory(flight.op.fd(), &mut core.stats) {
+                core.on_the_spot.push(id);
+            } else {
+                core.queue.push_back(Step::Start(id));
+            }
+        }
+    }
+
+    fn read_on_the_spot(&mut self, out: &mut Vec<Completion>) {
+        let mut ids = std::mem::take(&mut self.core.on_the_spot);
+        for id in ids.drain(..) {
+            let Some(flight) = self.core.flights.get(id) else { continue };
+            match files::read_memory(&flight.op, &self.pool, &mut self.core.stats) {
+                Some(result) => self.core.finish(id, result, &mut self.pool),
+                None => self.core.queue.push_back(Step::Start(id)),
+            }
+        }
+        self.core.on_the_spot = ids;
+        out.append(&mut self.core.finished);
     }
 
     fn watch_bell(&mut self) -> Option<io_uring::squeue::Entry> {
@@ -192,8 +223,10 @@ impl UringDriver {
     /// How long to sleep, given that `out` has `ready` completions already.
     fn pause(&mut self, until: Option<Instant>, ready: bool) -> Pause {
         let hurry = std::mem::take(&mut self.core.hurry);
-        let unsettled = !self.core.finished.is_empty() || !self.core.queue.is_empty();
-        if ready || hurry || unsettled {
+        let core = &self.core;
+        let reads = !core.reads.is_empty() || !core.on_the_spot.is_empty();
+        let unsettled = !core.finished.is_empty() || !core.queue.is_empty();
+        if ready || hurry || reads || unsettled {
             return Pause::None;
         }
         let pause = match until.map(|until| until.since(self.now())) {
@@ -215,9 +248,13 @@ impl Driver for UringDriver {
     }
 
     fn submit(&mut self, token: Token, op: Op) -> Result<(), Full> {
+        let reads_file = matches!(op, Op::ReadAt { .. });
         let flight = Flight::new(token, op);
         let id = self.core.flights.insert(flight).map_err(|flight| Full(flight.op))?;
-        self.core.queue.push_back(Step::Start(id));
+        match reads_file {
+            true => self.core.reads.push_back(id),
+            false => self.core.queue.push_back(Step::Start(id)),
+        }
         Ok(())
     }
 
@@ -263,6 +300,7 @@ impl Driver for UringDriver {
             shared.publish(&mut self.pool);
         }
         self.unpark();
+        self.choose_reads();
         self.fill()?;
         let pause = self.pause(until, !out.is_empty());
         let entered = self.ring.enter(pause, &mut self.core.stats);
@@ -273,6 +311,7 @@ impl Driver for UringDriver {
             self.scatter.reset();
         }
         self.collect(out);
+        self.read_on_the_spot(out);
         entered
     }
 
@@ -340,6 +379,10 @@ struct Core {
     style: Style,
     flights: Flights<Flight>,
     queue: VecDeque<Step>,
+    /// Reads of files, which come behind everything else.
+    reads: VecDeque<Id>,
+    /// Those of files in memory that are next.
+    on_the_spot: Vec<Id>,
     /// Shared receives waiting for a buffer, longest first.
     parked: VecDeque<Id>,
     /// Completions not handed out yet.
@@ -363,6 +406,8 @@ impl Core {
             style,
             flights: Flights::new(config.in_flight_max),
             queue: VecDeque::from([Step::WatchBell]),
+            reads: VecDeque::new(),
+            on_the_spot: Vec::new(),
             parked: VecDeque::new(),
             finished: Vec::with_capacity(QUEUE_ENTRIES_FIRST),
             sleeper: Sleeper::new()?,
