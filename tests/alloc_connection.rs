@@ -1,80 +1,21 @@
 //! Channel data costs no allocation, in either direction, once a connection is warm.
-//!
-//! The C library's allocation functions are replaced for this test program, so that allocations
-//! made by C code count as well. Rust's own allocator ends in the same functions.
 
 #![cfg(all(target_os = "linux", target_env = "gnu"))]
 
+#[path = "support/allocations.rs"]
+mod allocations;
 #[path = "support/pair.rs"]
 mod support;
 
-use std::cell::Cell;
-use std::ffi::{c_int, c_void};
 use std::time::Duration;
 
+use allocations::allocations;
 use support::{Flavour, Pair, Setup};
 
 use tidegate::connection::{ChannelId, Conn, Event, Input};
 use tidegate::reactor::{Chunk, Class, Pool, PoolSizes};
 use tidegate::services::{Command, Outgoing, Surroundings};
 use tidegate::transport::{Env, Outbox};
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-fn count() {
-    ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-}
-
-/// Allocations this thread makes during `work`.
-fn allocations(work: impl FnOnce()) -> u64 {
-    let before = ALLOCATIONS.get();
-    work();
-    ALLOCATIONS.get() - before
-}
-
-unsafe extern "C" {
-    fn __libc_malloc(size: usize) -> *mut c_void;
-    fn __libc_calloc(count: usize, size: usize) -> *mut c_void;
-    fn __libc_realloc(old: *mut c_void, size: usize) -> *mut c_void;
-    fn __libc_memalign(alignment: usize, size: usize) -> *mut c_void;
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn malloc(size: usize) -> *mut c_void {
-    count();
-    // SAFETY: glibc's own allocator under its other name; same contract.
-    unsafe { __libc_malloc(size) }
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn calloc(items: usize, size: usize) -> *mut c_void {
-    count();
-    // SAFETY: as above.
-    unsafe { __libc_calloc(items, size) }
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn realloc(old: *mut c_void, size: usize) -> *mut c_void {
-    count();
-    // SAFETY: as above; `old` came from the same allocator.
-    unsafe { __libc_realloc(old, size) }
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn posix_memalign(out: *mut *mut c_void, alignment: usize, size: usize) -> c_int {
-    count();
-    // SAFETY: as above; `out` is valid for one pointer by the function's contract.
-    unsafe {
-        let block = __libc_memalign(alignment, size);
-        if block.is_null() {
-            return 12;
-        }
-        out.write(block);
-    }
-    0
-}
 
 /// The memory a shard would own.
 struct Lane {

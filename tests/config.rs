@@ -16,6 +16,8 @@ use tidegate::gateway::config::{
     Config, ConfigErrors, Disk, Effective, Endpoint, Request, RootLogin, Surroundings, Who, parse,
 };
 
+#[path = "config/command_line.rs"]
+mod command_line;
 #[path = "config/differential.rs"]
 mod differential;
 

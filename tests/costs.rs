@@ -4,15 +4,15 @@
 
 #![cfg(all(target_os = "linux", target_env = "gnu"))]
 
+#[path = "support/allocations.rs"]
+mod allocations;
 mod support;
 
-use std::ffi::{c_int, c_void};
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -24,57 +24,6 @@ use tidegate::gateway::config;
 use tidegate::gateway::generation::{Generation, Plan};
 use tidegate::gateway::listen::Listeners;
 use tidegate::gateway::serve::{self, KeyRules};
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-fn count() {
-    ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-}
-
-unsafe extern "C" {
-    fn __libc_malloc(size: usize) -> *mut c_void;
-    fn __libc_calloc(count: usize, size: usize) -> *mut c_void;
-    fn __libc_realloc(old: *mut c_void, size: usize) -> *mut c_void;
-    fn __libc_memalign(alignment: usize, size: usize) -> *mut c_void;
-}
-
-// The C library's allocation functions are replaced, so that allocations made by C code count as
-// well. Rust's own allocator ends in the same functions.
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn malloc(size: usize) -> *mut c_void {
-    count();
-    // SAFETY: glibc's own allocator under its other name; same contract.
-    unsafe { __libc_malloc(size) }
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn calloc(items: usize, size: usize) -> *mut c_void {
-    count();
-    // SAFETY: as above.
-    unsafe { __libc_calloc(items, size) }
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn realloc(old: *mut c_void, size: usize) -> *mut c_void {
-    count();
-    // SAFETY: as above; `old` came from the same allocator.
-    unsafe { __libc_realloc(old, size) }
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn posix_memalign(out: *mut *mut c_void, alignment: usize, size: usize) -> c_int {
-    count();
-    // SAFETY: as above; `out` is valid for one pointer by the function's contract.
-    unsafe {
-        let block = __libc_memalign(alignment, size);
-        if block.is_null() {
-            return libc::ENOMEM;
-        }
-        out.write(block);
-    }
-    0
-}
 
 /// Counts are the process's: one test at a time.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -223,7 +172,7 @@ const COSTS: [Cost; 7] = [
 
 impl Counts {
     fn now() -> Counts {
-        let allocations = ALLOCATIONS.load(Ordering::Relaxed);
+        let allocations = allocations::allocations_of_all();
         Counts { allocations, costs: COSTS.map(tally::total) }
     }
 

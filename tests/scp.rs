@@ -683,6 +683,44 @@ fn an_unchanged_sshd_uses_the_binary_as_its_subsystem() {
     }
 }
 
+/// The same session with OpenSSH's server and with ours, without a network.
+#[test]
+fn the_server_s_log_reads_as_openssh_s() {
+    let theirs = "/usr/lib/openssh/sftp-server";
+    if !Path::new(theirs).exists() {
+        println!("not run: no sftp-server of OpenSSH's here");
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = folder.path();
+    fs::write(at.join("file"), "hello\n").expect("a file");
+    fs::write(at.join("large"), noise(200_000, 5)).expect("a file");
+    let batch = "put ../file up\nget ../large back\nls\nmkdir d\nrename up d/two\nchmod 600 d/two\n\
+                 chown 0 d/two\nln -s two d/soft\nln d/two d/hard\ndf\n-get none\n-rm none\n-rmdir d\n\
+                 -mkdir d\nput -p ../file kept\nreput ../large kept\nrm d/hard\nrmdir .\n";
+    fs::write(at.join("batch"), batch).expect("a batch");
+    let ours = format!("{} sftp-server", env!("CARGO_BIN_EXE_tidegate"));
+    for flags in ["-l INFO", "-l VERBOSE", "-l VERBOSE -R", "-l VERBOSE -P opendir,mkdir,stat"] {
+        let said = |server: &str| {
+            let work = at.join("work");
+            fs::create_dir(&work).expect("a folder");
+            let mut command = Command::new("sftp");
+            command.args(["-q", "-b"]).arg(at.join("batch"));
+            command.args(["-D", &format!("{server} -e {flags}")]).current_dir(&work);
+            let output = command.stdin(Stdio::null()).output().expect("sftp starts");
+            fs::remove_dir_all(work).expect("it goes");
+            // OpenSSH counts groups as users, and tells of extensions that it does not offer.
+            let kept = |line: &&str| {
+                let word = line.strip_prefix("Refusing ").and_then(|rest| rest.split(' ').next());
+                let offered = ["posix-rename", "hardlink", "fsync", "lsetstat", "copy-data"];
+                !line.starts_with("users-groups") && !word.is_some_and(|w| offered.contains(&w))
+            };
+            text(&output.stderr).lines().filter(kept).map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(said(&ours), said(theirs), "{flags}");
+    }
+}
+
 #[test]
 fn the_server_s_flags_on_the_command_line() {
     let gateway = Gateway::start(&[]);

@@ -207,7 +207,7 @@ fn path(value: &str) -> Result<PathBuf, String> {
 /// # Errors
 /// One line that says what is wrong.
 pub fn connection_spec(connection: &mut Connection, spec: &str) -> Result<(), String> {
-    for part in spec.split(',') {
+    for part in spec.split(',').filter(|part| !part.is_empty()) {
         if part == "invalid-user" {
             connection.invalid_user = true;
             continue;

@@ -5,6 +5,7 @@ mod delegate;
 mod effective;
 mod flags;
 mod serve;
+mod sftp_log;
 mod sftp_server;
 mod ssh;
 mod sshd;

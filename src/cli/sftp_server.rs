@@ -6,17 +6,15 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::UnixDatagram;
 use std::process::ExitCode;
 
 use nix::sys::prctl;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{User, getuid};
 
+use super::sftp_log::{Level, Log};
 use super::{EXIT_USAGE, complain, print};
-use crate::base::escape;
 use crate::services::sftp::{self, Flags, Note, Setting, request_names};
-use crate::wire::sftp::{Operation, StatusCode, open};
 
 const USAGE: &str = "\
 Usage: tidegate sftp-server [-ehR] [-d START_DIRECTORY] [-f FACILITY] [-l LEVEL]
@@ -37,10 +35,6 @@ Serves SFTP version 3 on standard input and output; an sshd starts it:
   -u UMASK            of new files and directories, in octal
   -h                  print this
 ";
-
-/// Syslog's numbers for AUTH, and for an event worth telling.
-const AUTH: u8 = 4;
-const INFO: u8 = 6;
 
 /// Runs `sftp-server` with the words behind it.
 pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
@@ -100,6 +94,7 @@ fn serve(mut flags: Flags) -> ExitCode {
         }
         Err(_) => 1,
     };
+    log.end();
     log.write(Level::Info, &format!("session closed for local user {name} from [{client}]"));
     ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
@@ -107,144 +102,4 @@ fn serve(mut flags: Flags) -> ExitCode {
 /// A stream without the standard library's buffer in front of it.
 fn own(stream: impl AsFd) -> io::Result<File> {
     Ok(File::from(stream.as_fd().try_clone_to_owned()?))
-}
-
-/// How much is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Level {
-    Error,
-    Info,
-    Verbose,
-    Debug,
-}
-
-/// Syslog, or standard error.
-struct Log {
-    level: Option<Level>,
-    facility: u8,
-    syslog: Option<UnixDatagram>,
-}
-
-impl Log {
-    fn new(flags: &Flags) -> Log {
-        let level = match flags.level.as_deref() {
-            Some("QUIET") => None,
-            None | Some("FATAL" | "ERROR") => Some(Level::Error),
-            Some("INFO") => Some(Level::Info),
-            Some("VERBOSE") => Some(Level::Verbose),
-            Some(_) => Some(Level::Debug),
-        };
-        let connect = || {
-            let socket = UnixDatagram::unbound()?;
-            // A log that is not read shall not hold the session up.
-            socket.set_nonblocking(true)?;
-            socket.connect("/dev/log").map(|()| socket)
-        };
-        let wanted = !flags.to_stderr && level > Some(Level::Error);
-        let syslog = if wanted { connect().ok() } else { None };
-        let level = level.filter(|_| flags.to_stderr || syslog.is_some());
-        Log { level, facility: flags.facility.unwrap_or(AUTH), syslog }
-    }
-
-    fn write(&mut self, level: Level, text: &str) {
-        if self.level < Some(level) {
-            return;
-        }
-        match &self.syslog {
-            Some(socket) => {
-                let priority = self.facility * 8 + INFO;
-                let line = format!("<{priority}>sftp-server[{}]: {text}", std::process::id());
-                let _ = socket.send(line.as_bytes());
-            }
-            None => complain(&format!("sftp-server: {text}\n")),
-        }
-    }
-
-    fn note(&mut self, note: Note<'_>) {
-        if self.level < Some(Level::Info) {
-            return;
-        }
-        match note {
-            Note::Asked(operation) => {
-                let (level, text) = asked(operation);
-                self.write(level, &text);
-            }
-            Note::Answered(code) => {
-                let usual = matches!(code, StatusCode::Ok | StatusCode::Eof);
-                let level = if usual { Level::Debug } else { Level::Info };
-                self.write(level, &format!("sent status {}", code.text()));
-            }
-        }
-    }
-}
-
-/// A request in OpenSSH's words: what changes something or opens something at INFO, all else below.
-fn asked(operation: &Operation<'_>) -> (Level, String) {
-    let text = match *operation {
-        Operation::Open { path, flags, attributes } => {
-            let mode = attributes.permissions.unwrap_or(0o666);
-            format!("open \"{}\" flags {} mode 0{mode:o}", escape(path), flag_names(flags))
-        }
-        Operation::OpenDirectory { path } => format!("opendir \"{}\"", escape(path)),
-        Operation::Remove { path } => format!("remove name \"{}\"", escape(path)),
-        Operation::MakeDirectory { path, attributes } => {
-            let mode = attributes.permissions.unwrap_or(0o777);
-            format!("mkdir name \"{}\" mode 0{mode:o}", escape(path))
-        }
-        Operation::RemoveDirectory { path } => format!("rmdir name \"{}\"", escape(path)),
-        Operation::SetStat { path, .. } => format!("set \"{}\"", escape(path)),
-        Operation::LinkSetStat { path, .. } => format!("lset \"{}\"", escape(path)),
-        Operation::Rename { from, to } => two("rename", from, to),
-        Operation::PosixRename { from, to } => two("posix-rename", from, to),
-        Operation::SymbolicLink { target, path } => two("symlink", target, path),
-        Operation::HardLink { existing, path } => two("hardlink", existing, path),
-        Operation::Write { data, .. } => {
-            return (Level::Debug, format!("write {} bytes", data.len()));
-        }
-        ref other => return (Level::Debug, format!("{other:?}")),
-    };
-    (Level::Info, text)
-}
-
-fn two(what: &str, from: &[u8], to: &[u8]) -> String {
-    format!("{what} old \"{}\" new \"{}\"", escape(from), escape(to))
-}
-
-fn flag_names(flags: u32) -> String {
-    let names = [
-        (open::READ, "READ"),
-        (open::WRITE, "WRITE"),
-        (open::APPEND, "APPEND"),
-        (open::CREATE, "CREATE"),
-        (open::TRUNCATE, "TRUNCATE"),
-        (open::EXCLUSIVE, "EXCL"),
-    ];
-    let set = names.iter().filter(|(flag, _)| flags & flag != 0).map(|(_, name)| *name);
-    set.collect::<Vec<_>>().join(",")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn log_lines_read_as_openssh_s() {
-        let path = &b"a\"\n"[..];
-        let flags = open::WRITE | open::CREATE;
-        let operation = Operation::Open { path, flags, attributes: Default::default() };
-        let expected = (Level::Info, r#"open "a\"\n" flags WRITE,CREATE mode 0666"#.to_owned());
-        assert_eq!(asked(&operation), expected);
-        let operation = Operation::Rename { from: b"a", to: b"b" };
-        assert_eq!(asked(&operation).1, "rename old \"a\" new \"b\"");
-        assert_eq!(asked(&Operation::Limits).0, Level::Debug);
-    }
-
-    #[test]
-    fn nothing_is_logged_unless_asked_for() {
-        let log = |words: &[&str]| Log::new(&Flags::parse(words.iter().copied()).expect("flags"));
-        assert_eq!(log(&["-e"]).level, Some(Level::Error));
-        assert_eq!(log(&["-e", "-l", "quiet"]).level, None);
-        assert_eq!(log(&["-e", "-l", "VERBOSE"]).level, Some(Level::Verbose));
-        assert!(log(&[]).syslog.is_none());
-    }
 }

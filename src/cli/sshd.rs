@@ -49,6 +49,14 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
         }
         Action::Serve | Action::Check | Action::CheckAndDump | Action::Dump => {}
     }
+    // An opened log is where all of a check goes; a server says on its terminal why it does not start.
+    if flags.action != Action::Serve
+        && let Some(path) = &flags.log_file
+        && let Err(why) = log::redirect(path)
+    {
+        complain(&format!("-E {}: {why}\n", path.display()));
+        return ExitCode::from(EXIT_USAGE);
+    }
     let request = request(&flags);
     let mut config = match Config::load(&request, &Disk) {
         Ok(config) => config,
@@ -84,6 +92,9 @@ impl SshdFlags {
 
     /// Says something before the log is there. Under inetd, standard error may be the connection.
     fn tell(&self, text: &str) {
+        if self.quiet {
+            return;
+        }
         if self.inetd && !self.logs_to_stderr() {
             let syslog = Syslog::new(Facility::Auth);
             text.lines().for_each(|line| syslog.send(Severity::Error, line.trim().as_bytes()));
@@ -120,13 +131,14 @@ fn request(flags: &SshdFlags) -> Request {
     }
 }
 
-/// sshd ends with 1 when a file or a keyword does not exist, with 255 when a value is wrong.
+/// sshd ends with 1 when a file, a keyword or the value of an option does not exist, with 255 when a value is wrong.
 fn status(errors: &ConfigErrors, flags: &SshdFlags) -> u8 {
     let file = flags.file.to_string_lossy();
     let is_absent = |error: &Diagnostic| {
         let of_file = *error.place.file == *file && error.place.line == 0;
-        let of_option =
-            &*error.place.file == "command line" && error.problem.contains("no such keyword");
+        let unknown = ["no such keyword", "a value is missing"];
+        let of_option = &*error.place.file == "command line"
+            && unknown.iter().any(|problem| error.problem.contains(problem));
         of_file || of_option
     };
     if errors.errors.iter().any(is_absent) { EXIT_USAGE } else { EXIT_FAILED }
@@ -135,15 +147,17 @@ fn status(errors: &ConfigErrors, flags: &SshdFlags) -> u8 {
 /// `-t`, `-T` and `-G`.
 fn check(flags: &SshdFlags, config: &Config) -> ExitCode {
     for warning in &config.warnings {
-        complain(&format!("warning: {warning}\n"));
+        flags.tell(&format!("warning: {warning}\n"));
     }
     if flags.action != Action::Dump {
         match serve::load_keys(config, &KeyRules::Any) {
             Ok(keys) => {
-                keys.warnings.iter().for_each(|warning| complain(&format!("warning: {warning}\n")));
+                keys.warnings
+                    .iter()
+                    .for_each(|warning| flags.tell(&format!("warning: {warning}\n")));
             }
             Err(why) => {
-                complain(&format!("no host key can be used: {why:#}\n"));
+                flags.tell(&format!("no host key can be used: {why:#}\n"));
                 return ExitCode::from(EXIT_USAGE);
             }
         }
@@ -182,7 +196,7 @@ fn start(flags: &SshdFlags, config: Config, request: Request) -> Result<Ending, 
         ExitCode::from(EXIT_USAGE)
     })?;
     let to_syslog = !flags.logs_to_stderr();
-    if to_syslog && !flags.inetd && config.login.log_level != LogLevel::Quiet {
+    if to_syslog && !flags.quiet && !flags.inetd && config.login.log_level != LogLevel::Quiet {
         // Whoever starts us should see them, not only the log.
         let warnings = config.warnings.iter().map(ToString::to_string);
         for warning in warnings.chain(keys.warnings) {
@@ -191,7 +205,10 @@ fn start(flags: &SshdFlags, config: Config, request: Request) -> Result<Ending, 
     }
     let terminal = io::stderr().as_fd().try_clone_to_owned().map_err(|why| failed(&why))?;
     if let Some(path) = &flags.log_file {
-        log::redirect(path).map_err(|why| failed(&why))?;
+        log::redirect(path).map_err(|why| {
+            flags.tell(&format!("-E {}: {why}\n", path.display()));
+            ExitCode::from(EXIT_USAGE)
+        })?;
     }
     // The configuration's paths are absolute by now, and no file system is to be kept in use.
     nix::unistd::chdir("/").map_err(|why| failed(&why))?;

@@ -10,8 +10,6 @@ use crate::gateway::names;
 
 /// Where sshd looks for its configuration.
 const FILE: &str = "/etc/ssh/sshd_config";
-/// The largest length of a host name in utmp that sshd takes with `-u`.
-const UTMP_LENGTH_MAX: u32 = 65;
 /// As many `-p` as sshd takes.
 const PORTS_MAX: usize = 256;
 
@@ -30,6 +28,8 @@ pub struct SshdFlags {
     pub debug: u8,
     pub stderr: bool,
     pub log_file: Option<PathBuf>,
+    /// `-q`: nothing is said, on standard error either.
+    pub quiet: bool,
 }
 
 /// What is to be done.
@@ -115,7 +115,7 @@ const FLAGS: &[Flag] = &[
         |r, _| { r.flags.inetd = true; Ok(()) }),
     flag('k', Some("time"), "ignored, as by sshd", |_, _| Ok(())),
     flag('o', Some("option"), "a line of configuration, before those of the file; may be repeated",
-        |r, value| { r.flags.options.push(value.to_owned()); Ok(()) }),
+        line),
     flag('p', Some("port"), "listen on this port instead of those of Port lines; may be repeated", port),
     flag('Q', None, "ignored, as by sshd", |_, _| Ok(())),
     flag('q', None, "log nothing", |r, _| { r.level = Some(Level::Quiet); Ok(()) }),
@@ -126,7 +126,7 @@ const FLAGS: &[Flag] = &[
         |r, _| { r.flags.action = Action::CheckAndDump; Ok(()) }),
     flag('t', None, "check the configuration and the host keys, then stop",
         |r, _| { r.flags.action = Action::Check; Ok(()) }),
-    flag('u', Some("length"), "accepted: no utmp record is written", utmp_length),
+    flag('u', Some("length"), "ignored: records of logins have the address", |_, _| Ok(())),
     flag('V', None, "print the version, then stop", |r, _| { r.flags.action = Action::Version; Ok(()) }),
 ];
 
@@ -148,6 +148,7 @@ impl SshdFlags {
                 debug: 0,
                 stderr: false,
                 log_file: None,
+                quiet: false,
             },
             family: None,
             level: None,
@@ -188,6 +189,7 @@ impl Reading {
             Level::Debug(_) => "LogLevel DEBUG3",
         });
         let family = self.family.map(|family| format!("AddressFamily {family}"));
+        self.flags.quiet = matches!(self.level, Some(Level::Quiet));
         let first = level.map(str::to_owned).into_iter().chain(family);
         self.flags.options = first.chain(self.flags.options).collect();
         Ok(self.flags)
@@ -272,6 +274,22 @@ fn login_grace_time(reading: &mut Reading, value: &str) -> Result<(), Refused> {
     Ok(())
 }
 
+fn line(reading: &mut Reading, value: &str) -> Result<(), Refused> {
+    if keyword_of(value).0.eq_ignore_ascii_case("Include") {
+        let why = "-o: Include stands in files alone; name the file with -f".to_owned();
+        return Err(Refused { why, status: 255 });
+    }
+    reading.flags.options.push(value.to_owned());
+    Ok(())
+}
+
+/// The keyword of a line, and what stands behind it.
+fn keyword_of(line: &str) -> (&str, &str) {
+    let line = line.trim();
+    let parts = line.split_once(|c: char| c == '=' || c.is_whitespace()).unwrap_or((line, ""));
+    (parts.0, parts.1.trim())
+}
+
 fn port(reading: &mut Reading, value: &str) -> Result<(), Refused> {
     let port = value.parse().ok().filter(|port| *port > 0);
     let port = port.or_else(|| names::service_port(value)).ok_or_else(|| {
@@ -280,18 +298,14 @@ fn port(reading: &mut Reading, value: &str) -> Result<(), Refused> {
     if reading.flags.ports.len() >= PORTS_MAX {
         return Err(refused(format!("-p: more than {PORTS_MAX} ports")));
     }
+    if reading.flags.ports.is_empty() {
+        // Those of `-o` before the first `-p` stay; later ones go the way of the file's.
+        let before = reading.flags.options.iter().map(|line| keyword_of(line));
+        let ports = before.filter(|(keyword, _)| keyword.eq_ignore_ascii_case("Port"));
+        reading.flags.ports = ports.filter_map(|(_, port)| port.parse().ok()).collect();
+    }
     reading.flags.ports.push(port);
     Ok(())
-}
-
-fn utmp_length(_: &mut Reading, value: &str) -> Result<(), Refused> {
-    // As sshd, which takes what is no number for 0.
-    match value.parse::<u32>() {
-        Ok(length) if length > UTMP_LENGTH_MAX => {
-            Err(refused(format!("-u: {value} is over {UTMP_LENGTH_MAX}")))
-        }
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]
@@ -358,7 +372,6 @@ mod tests {
             ("-T -C foo=1", 1, "no \"foo\""),
             ("-R", 255, "not for people"),
             ("-g x", 1, "no time"),
-            ("-u 999", 1, "over 65"),
         ] {
             let Refused { why, status: found } = parse(line).expect_err(line);
             assert_eq!(found, status, "{line}: {why}");

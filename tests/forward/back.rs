@@ -67,8 +67,31 @@ fn echo(address: &str, port: u16, bytes: &[u8]) -> Vec<u8> {
     back
 }
 
-fn nobody_listens(address: &str, port: u16) -> bool {
-    TcpStream::connect((address, port)).is_err()
+/// Whether the gateway does not, that is: a port that it has let go of may be taken by anybody.
+fn nobody_listens(gateway: &Gateway, address: &str, port: u16) -> bool {
+    TcpStream::connect((address, port)).is_err() || !holds_listener(gateway.child.id(), port)
+}
+
+/// Whether this process, or one that it started, has a socket that listens on the port.
+fn holds_listener(pid: u32, port: u16) -> bool {
+    let tables = ["tcp", "tcp6"].map(|name| fs::read_to_string(format!("/proc/net/{name}")));
+    let tables = tables.map(|table| table.expect("the kernel's table"));
+    let lines = tables.iter().flat_map(|table| table.lines());
+    let sockets: Vec<String> = lines
+        .filter_map(|line| {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            let (_, at) = fields.get(1)?.rsplit_once(':')?;
+            let listens = fields.get(3) == Some(&"0A") && u16::from_str_radix(at, 16) == Ok(port);
+            listens.then(|| format!("socket:[{}]", fields[9]))
+        })
+        .collect();
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
+    let children = children.unwrap_or_default();
+    let pids = children.split_whitespace().map(str::to_owned).chain([pid.to_string()]);
+    pids.filter_map(|pid| fs::read_dir(format!("/proc/{pid}/fd")).ok())
+        .flatten()
+        .filter_map(|entry| fs::read_link(entry.ok()?.path()).ok())
+        .any(|target| sockets.iter().any(|socket| target == Path::new(socket)))
 }
 
 #[test]
@@ -85,7 +108,7 @@ fn ports_are_chosen_told_served_and_cancelled() {
     let own = free_port();
     master.forward(&["-R", &format!("127.0.0.1:{own}:127.0.0.1:{target}")]);
     assert_eq!(echo("127.0.0.1", own, b"abc"), b"abc");
-    assert!(nobody_listens("::1", own), "it asked for one address");
+    assert!(nobody_listens(&gateway, "::1", own), "it asked for one address");
     let taken = ["-R", &format!("{chosen}:127.0.0.1:{target}")[..]];
     let held = master.ask("forward", &taken);
     assert!(!held.status.success(), "{held:?}");
@@ -97,7 +120,7 @@ fn ports_are_chosen_told_served_and_cancelled() {
     });
     let output = master.ask("cancel", &["-R", &format!("127.0.0.1:{own}:127.0.0.1:{target}")]);
     assert!(output.status.success(), "{output:?}\n{}", gateway.log());
-    wait_for("the end of listening", || nobody_listens("127.0.0.1", own));
+    wait_for("the end of listening", || nobody_listens(&gateway, "127.0.0.1", own));
     before.write_all(b"fore").expect("room");
     before.shutdown(Shutdown::Write).expect("an end");
     let mut back = String::new();
@@ -107,8 +130,8 @@ fn ports_are_chosen_told_served_and_cancelled() {
     // The rest ends with the connection.
     drop(master);
     logged(&gateway, "Disconnected root from ");
-    wait_for("the end of listening", || nobody_listens("127.0.0.1", chosen));
-    assert!(nobody_listens("::1", chosen));
+    wait_for("the end of listening", || nobody_listens(&gateway, "127.0.0.1", chosen));
+    assert!(nobody_listens(&gateway, "::1", chosen));
     logged(
         &gateway,
         &format!("Listening for root: no more forwarded-tcpip from 127.0.0.1 port {own}"),
@@ -213,7 +236,7 @@ fn settings_and_keys_say_where_clients_may_listen() {
     master.is_refused(&["-R", &at("", two)]);
     master.is_refused(&["-R", &at("", 0)]);
     drop(master);
-    wait_for("the port", || nobody_listens("127.0.0.1", one));
+    wait_for("the port", || nobody_listens(&gateway, "127.0.0.1", one));
     let master = Master::new(&gateway, ports[5], None);
     master.is_refused(&["-R", &at("", two)]);
     master.is_refused(&["-R", &at("[::1]:", one)]);
@@ -226,16 +249,16 @@ fn settings_and_keys_say_where_clients_may_listen() {
     let master = Master::new(&gateway, gateway.port, None);
     let port = master.forward(&["-R", &at("*:", 0)]);
     assert_eq!(echo("127.0.0.1", port, b"z"), b"z");
-    assert!(nobody_listens("127.0.0.2", port));
+    assert!(nobody_listens(&gateway, "127.0.0.2", port));
     let master = Master::new(&gateway, ports[6], None);
     let port = master.forward(&["-R", &at("", 0)]);
     assert_eq!(echo("127.0.0.2", port, b"z"), b"z");
     let master = Master::new(&gateway, ports[7], None);
     let port = master.forward(&["-R", &at("", 0)]);
-    assert!(nobody_listens("127.0.0.2", port));
+    assert!(nobody_listens(&gateway, "127.0.0.2", port));
     let port = master.forward(&["-R", &at("127.0.0.2:", 0)]);
     assert_eq!(echo("127.0.0.2", port, b"z"), b"z");
-    assert!(nobody_listens("127.0.0.1", port));
+    assert!(nobody_listens(&gateway, "127.0.0.1", port));
     let port = master.forward(&["-R", &at("*:", 0)]);
     assert_eq!(echo("127.0.0.2", port, b"z"), b"z");
     drop(master);
@@ -254,7 +277,7 @@ fn settings_and_keys_say_where_clients_may_listen() {
             false => master.is_refused(&["-R", &at("", one)]),
         }
         drop(master);
-        wait_for("the port", || nobody_listens("127.0.0.1", one));
+        wait_for("the port", || nobody_listens(&gateway, "127.0.0.1", one));
     }
     logged(&gateway, "PermitListen does not list it");
     logged(&gateway, "the key's permitlisten does not list it");

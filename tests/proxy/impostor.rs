@@ -3,8 +3,10 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use tidegate::base::{Instant, SeededEntropy};
 use tidegate::crypto::PrivateKey;
@@ -23,6 +25,9 @@ use tidegate::wire::{Message, Writer, number};
 use super::{Host, QUICK, said, text};
 use crate::support::Gateway;
 
+/// How long the host waits for the gateway before it leaves.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 struct Impostor {
     stream: TcpStream,
     transport: Transport<Server>,
@@ -34,6 +39,9 @@ struct Impostor {
 
 impl Impostor {
     fn new(stream: TcpStream, key: Arc<PrivateKey>) -> Impostor {
+        // A test that waits for ever tells nobody why.
+        stream.set_read_timeout(Some(PATIENCE)).expect("a limit");
+        stream.set_write_timeout(Some(PATIENCE)).expect("a limit");
         let host_key = HostKey::new(key.public().clone());
         let config = ServerConfig::new(Preferences::default(), vec![host_key]);
         let mut own = Impostor {
@@ -250,7 +258,13 @@ fn case_106_a_host_that_breaks_rules_is_lost_and_the_client_hears_why() {
     ];
     for (script, why) in scripts {
         before(script, |gateway| {
-            let output = client(gateway);
+            // Its output is not read: what a client has consumed would be window again, and a slow
+            // host could stay within it.
+            let mut command = gateway.ssh(&[QUICK, "LogLevel=INFO"], &["anything"]);
+            command.stdout(Stdio::piped()).stderr(Stdio::piped());
+            let mut child = command.spawn().expect("ssh starts");
+            let _unread = child.stdout.take();
+            let output = child.wait_with_output().expect("ssh ends");
             assert_eq!(output.status.code(), Some(255), "{}", said(gateway, &output));
             let words = text(&output.stderr);
             assert!(words.contains(why), "{why}: {words}\n{}", gateway.log());

@@ -93,6 +93,15 @@ fn push_time(out: &mut Vec<u8>, time: i64, now: i64) {
     }
 }
 
+/// `20261129-02:32:13`, as OpenSSH's log of SFTP has times; empty for those whose year does not fit.
+pub fn day_and_time(time: i64) -> String {
+    local_time(time).map_or_else(String::new, |at| {
+        let (year, month) = (1900 + i64::from(at.tm_year), at.tm_mon + 1);
+        let (day, hour, minute, second) = (at.tm_mday, at.tm_hour, at.tm_min, at.tm_sec);
+        format!("{year}{month:02}{day:02}-{hour:02}:{minute:02}:{second:02}")
+    })
+}
+
 /// The server's own time zone, as OpenSSH's; `None` for times whose year does not fit.
 fn local_time(time: i64) -> Option<libc::tm> {
     let mut local = std::mem::MaybeUninit::<libc::tm>::uninit();

@@ -45,12 +45,12 @@ pub use fs::{FsDone, FsJob, Subject};
 pub(super) use fs::{account, base, borrow};
 pub(super) use input::Input;
 pub(super) use intake::absolute;
-pub use longname::AccountNames;
+pub use longname::{AccountNames, day_and_time};
 pub use open::{FileId, Opened};
 pub(super) use open::{open_at, refuse_own_process};
 pub use options::{BadOption, Flags, Options, request_names};
 pub use status::{Failure, status_of};
-pub use stdio::{Note, Setting, serve};
+pub use stdio::{Answer, Note, Setting, serve};
 pub(super) use writes::{Patience, discard, drop_front};
 
 use std::ffi::CString;

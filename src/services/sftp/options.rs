@@ -153,6 +153,18 @@ impl Options {
         name_of(operation).is_none_or(|name| self.permit(name))
     }
 
+    /// What OpenSSH's server says when it does not carry this request out.
+    pub fn refusal(&self, operation: &Operation<'_>) -> Option<String> {
+        let name = name_of(operation).filter(|_| !self.permit_operation(operation))?;
+        let changes = position(name).and_then(|at| REQUESTS.get(at)).is_none_or(|row| row.1);
+        let denied = position(name).is_none_or(|at| self.denied.has(at));
+        Some(match (self.read_only && (changes || self.permit(name)), denied) {
+            (true, _) => format!("Refusing {name} request in read-only mode"),
+            (false, true) => format!("Refusing denylisted {name} request"),
+            (false, false) => format!("Refusing non-allowlisted {name} request"),
+        })
+    }
+
     /// The extensions that a session with these options offers.
     pub fn offered(&self) -> Vec<(&'static [u8], &'static [u8])> {
         let short = |name: &'static [u8]| {

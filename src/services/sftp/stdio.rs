@@ -12,7 +12,7 @@ use super::desk::{Begun, Desk, Ended};
 use super::fs::{self, borrow, retry};
 use super::handles::{HandleName, Handles};
 use super::intake;
-use super::options::Options;
+use super::options::{Options, name_of};
 use super::status::status_of;
 use super::{EXIT_BAD_PEER, EXIT_CLEAN};
 use crate::limits::{SFTP_DATA_BYTES_MAX, SFTP_PACKET_BYTES_MAX, SFTP_STREAM_BYTES};
@@ -37,7 +37,36 @@ pub struct Setting<'a> {
 #[derive(Clone, Copy, Debug)]
 pub enum Note<'a> {
     Asked(&'a Operation<'a>),
-    Answered(StatusCode),
+    /// What was asked for is not permitted: OpenSSH's words for it.
+    Refused(&'a str),
+    Answered(Answer<'a>),
+}
+
+/// What a log wants to know of a reply.
+#[derive(Clone, Copy, Debug)]
+pub enum Answer<'a> {
+    Status(StatusCode),
+    Handle(&'a [u8]),
+    Data { bytes: u32 },
+    Other,
+}
+
+impl Answer<'_> {
+    /// Of a reply with its length in front.
+    fn read(reply: &[u8]) -> Answer<'_> {
+        let Some((&[_, _, _, _, kind, _, _, _, _, a, b, c, d], rest)) =
+            reply.split_first_chunk::<13>()
+        else {
+            return Answer::Other;
+        };
+        let number = u32::from_be_bytes([a, b, c, d]);
+        match kind {
+            kind::STATUS => Answer::Status(StatusCode::from_number(number)),
+            kind::HANDLE => Answer::Handle(rest.get(..number as usize).unwrap_or(&[])),
+            kind::DATA => Answer::Data { bytes: number },
+            _ => Answer::Other,
+        }
+    }
 }
 
 /// Serves until the client ends. Answers the exit status: OpenSSH's for the same end.
@@ -135,7 +164,15 @@ impl Session<'_> {
         let from = self.out.len();
         match Request::parse(packet) {
             Ok(request) => {
-                (self.log)(Note::Asked(&request.operation));
+                let options = &self.desk.options;
+                let refusal = options.refusal(&request.operation);
+                // As OpenSSH tells it: only what a mode of opening forbids is told before.
+                if name_of(&request.operation).is_none_or(|name| options.permit(name)) {
+                    (self.log)(Note::Asked(&request.operation));
+                }
+                if let Some(refusal) = &refusal {
+                    (self.log)(Note::Refused(refusal));
+                }
                 self.request(&request)?;
             }
             Err(_) if is_init => return Err(EXIT_BAD_PEER),
@@ -145,12 +182,7 @@ impl Session<'_> {
             }
         }
         self.desk.replies.drain_to(&mut self.out);
-        if let Some(&[_, _, _, _, kind::STATUS, _, _, _, _, a, b, c, d]) =
-            self.out.get(from..).and_then(<[u8]>::first_chunk::<13>)
-        {
-            let code = StatusCode::from_number(u32::from_be_bytes([a, b, c, d]));
-            (self.log)(Note::Answered(code));
-        }
+        (self.log)(Note::Answered(Answer::read(self.out.get(from..).unwrap_or(&[]))));
         Ok(packet.len())
     }
 

@@ -81,8 +81,8 @@ pub enum Operation<'a> {
     ReadLink {
         path: &'a [u8],
     },
-    /// The draft (§6.10) puts the link's path first; OpenSSH sends the target first, and everybody
-    /// follows OpenSSH (PROTOCOL 4.1). So do we.
+    /// The draft (§6.10) puts the link's path first; OpenSSH sends the target first (PROTOCOL 4.1), and
+    /// nearly everybody follows OpenSSH. So do we.
     SymbolicLink {
         target: &'a [u8],
         path: &'a [u8],
