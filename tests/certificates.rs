@@ -4,8 +4,10 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 
+use support::account::Account;
 use support::{Gateway, HOST_KEYS, keygen, run_ok, wait_for};
 
 /// Whoever runs the tests; only he can log in where he is not root.
@@ -276,4 +278,47 @@ fn case_75_revoked_keys_let_nobody_in() {
     assert!(gets_in(&gateway));
     put(&read("user_ed25519.pub"));
     assert!(!gets_in(&gateway));
+}
+
+/// HostCertificate: a client that knows nothing but the authority believes the gateway, also when
+/// keys are exchanged again, where as root the account's own process shows the certificate.
+#[test]
+fn hosts_are_certified_too() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = folder.path().display().to_string();
+    for (kind, bits) in HOST_KEYS {
+        keygen(&folder.path().join(format!("host_{kind}{bits}")), kind, bits);
+    }
+    for name in ["user_ed25519", "ca"] {
+        keygen(&folder.path().join(name), "ed25519", "");
+    }
+    let authorized = folder.path().join("user_ed25519.pub");
+    fs::copy(authorized, folder.path().join("authorized_keys")).expect("a file");
+    let mut lines = Vec::new();
+    for (kind, bits) in HOST_KEYS {
+        let name = format!("host_{kind}{bits}");
+        let mut command = Command::new("ssh-keygen");
+        command.current_dir(folder.path()).args(["-q", "-h", "-s", "ca", "-I", "gateway"]);
+        run_ok(command.args(["-n", "127.0.0.1", &format!("{name}.pub")]));
+        lines.push(format!("HostCertificate {at}/{name}-cert.pub"));
+    }
+    let authority = fs::read_to_string(folder.path().join("ca.pub")).expect("a key");
+    fs::write(folder.path().join("known_hosts"), format!("@cert-authority * {authority}"))
+        .expect("known_hosts");
+    let lines = lines.iter().map(String::as_str).collect::<Vec<_>>();
+    let gateway = Gateway::start_in(folder, &lines);
+    fs::set_permissions(gateway.folder.path(), PermissionsExt::from_mode(0o755)).expect("a mode");
+    let account = Account::new();
+    let login = format!("User={}", account.as_ref().map_or_else(user, |one| one.name.clone()));
+    for algorithm in ["ssh-ed25519", "ecdsa-sha2-nistp521", "rsa-sha2-512", "rsa-sha2-256"] {
+        let wanted = format!("HostKeyAlgorithms={algorithm}-cert-v01@openssh.com");
+        let options = [&*login, "StrictHostKeyChecking=yes", &wanted, "RekeyLimit=64K"];
+        let output = log_in(&gateway, &options, &["head -c 300000 /dev/zero"]);
+        assert_eq!(output.stdout.len(), 300_000, "{output:?}\n{}", gateway.log());
+    }
+    // Without the authority the keys are strangers.
+    fs::write(gateway.path("known_hosts"), "").expect("known_hosts");
+    let output = log_in(&gateway, &["StrictHostKeyChecking=yes"], &["true"]);
+    let heard = String::from_utf8_lossy(&output.stderr);
+    assert!(heard.contains("Host key verification failed"), "{heard}");
 }

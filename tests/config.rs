@@ -499,7 +499,7 @@ fn good_lines() -> impl Strategy<Value = String> {
         "AuthorizedKeysFile( [a-z/.]{1,8}| \"a b\"){1,3}",
         "AuthorizedPrincipalsFile (none|%h/[a-z/.]{1,8}|\"a b\")",
         "CASignatureAlgorithms [-+^]?(ssh-ed25519|rsa-sha2-256)(,ecdsa-\\*)?",
-        "(TrustedUserCAKeys|RevokedKeys) (none|/[a-z/.]{1,8})",
+        "(TrustedUserCAKeys|RevokedKeys|HostCertificate) (none|/[a-z/.]{1,8})",
         "(Allow|Deny)Users( [a-z*]{1,5}(@(10\\.0\\.0\\.0/8|!::1,\\*\\.example))?){1,3}",
         "(Allow|Deny)Groups( [a-z*?]{1,5}| \"with blank\"){1,3}",
         "AcceptEnv( [A-Z_*?]{1,6}){1,3}",

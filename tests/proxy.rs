@@ -1,6 +1,8 @@
 //! Logins that go on at a host behind the gateway: Debian's sshd there, stock clients here.
 #![allow(clippy::disallowed_methods, reason = "tests wait on the real clock")]
 
+#[path = "proxy/certified.rs"]
+mod certified;
 #[path = "proxy/impostor.rs"]
 mod impostor;
 mod support;
@@ -62,6 +64,7 @@ impl Host {
              MaxStartups 100:30:200\nMaxSessions 300\n\
              SetEnv HOME={folder}\n{lines}\n"
         );
+        let config = config.replace("FOLDER", &folder.to_string());
         fs::write(at.join("sshd_config"), config).expect("its configuration");
         let log = File::create(at.join("log")).expect("its log");
         let child = Command::new(SSHD)
@@ -108,6 +111,14 @@ impl Host {
         let mut all: Vec<&str> = settings.iter().map(String::as_str).collect();
         all.extend(lines);
         Gateway::start(&all)
+    }
+
+    /// Has sshd read its keys and certificates again.
+    fn reload(&self) {
+        let started = || self.log().matches("Server listening").count();
+        let before = started();
+        run_ok(Command::new("kill").args(["-HUP", &self.child.id().to_string()]));
+        wait_for("sshd to start again", || started() > before);
     }
 
     /// Ends the processes of sshd that serve connections, and not the one that listens.

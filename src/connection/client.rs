@@ -8,7 +8,7 @@ use super::side::{Limits, Side};
 use super::{Answer, AuthFailed, ClientConnectionConfig, Connection, Event, Query};
 use crate::base::Instant;
 use crate::crypto::keys::Certificate;
-use crate::crypto::{PublicKey, SignatureAlgorithm};
+use crate::crypto::{PublicKey, ShownKey, SignatureAlgorithm};
 use crate::transport::{Client, Env, Error, Transport};
 use crate::wire::auth::{
     AuthMethod, METHOD_PUBLIC_KEY, METHOD_PUBLIC_KEY_HOST_BOUND, PublicKeyAttempt, PublicKeyOk,
@@ -281,7 +281,7 @@ impl Connection<Client> {
             Some(offer) => AuthMethod::PublicKey(PublicKeyAttempt {
                 algorithm: offer.name,
                 key: offer.blob,
-                host_key: host_key.as_ref().map(PublicKey::blob),
+                host_key: host_key.as_ref().map(ShownKey::blob),
                 signature,
             }),
         };
@@ -290,9 +290,9 @@ impl Connection<Client> {
     }
 
     /// The server's host key, when it knows the host-bound method (OpenSSH PROTOCOL §3.1).
-    fn bound_host_key(&self) -> Option<PublicKey> {
+    fn bound_host_key(&self) -> Option<ShownKey> {
         let known = self.transport.peer_extensions().is_some_and(|known| known.hostbound);
-        self.transport.host_key().filter(|_| known).cloned()
+        self.transport.shown_host_key().filter(|_| known).cloned()
     }
 
     fn key_would_do(&mut self, ok: &PublicKeyOk<'_>) -> Result<Event, Error> {
@@ -310,7 +310,7 @@ impl Connection<Client> {
         let attempt = PublicKeyAttempt {
             algorithm: offer.name,
             key: offer.blob,
-            host_key: host_key.as_ref().map(PublicKey::blob),
+            host_key: host_key.as_ref().map(ShownKey::blob),
             signature: None,
         };
         let user = &trying.user;

@@ -113,7 +113,12 @@ pub enum Query {
     /// Server: sign the exchange hash with this host key of the configuration.
     Sign { host_key: usize, algorithm: SignatureAlgorithm, message: Box<[u8]> },
     /// Client: the server has proved that it holds this key; is it the right one?
-    TrustHostKey { key: Box<PublicKey>, algorithm: SignatureAlgorithm },
+    TrustHostKey {
+        key: Box<PublicKey>,
+        algorithm: SignatureAlgorithm,
+        /// The certificate that holds the key, if it was shown inside one; not checked.
+        certificate: Option<Box<Certificate>>,
+    },
     /// Server: may this key log in as this user? Nothing has been proved yet: the answer may not
     /// be acted on before [`Event::Authenticated`] or [`Event::Partial`] names the same key.
     FindKey {

@@ -392,8 +392,10 @@ fn owned(query: &TransportQuery) -> Query {
             algorithm: *algorithm,
             message: message.as_ref().into(),
         },
-        TransportQuery::TrustHostKey { key, algorithm } => {
-            Query::TrustHostKey { key: Box::new(key.clone()), algorithm: *algorithm }
-        }
+        TransportQuery::TrustHostKey { key, algorithm, certificate } => Query::TrustHostKey {
+            key: Box::new(key.clone()),
+            algorithm: *algorithm,
+            certificate: certificate.clone(),
+        },
     }
 }

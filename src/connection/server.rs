@@ -8,7 +8,7 @@ use super::methods::{Progress, Step};
 use super::side::{Limits, Side};
 use super::{Answer, AuthFailed, Connection, ConnectionConfig, Event, Method, Query};
 use crate::base::Instant;
-use crate::crypto::{Certificate, KeyAlgorithm, PublicKey, SignatureAlgorithm};
+use crate::crypto::{KeyAlgorithm, PublicKey, ShownKey};
 use crate::limits::{
     AUTH_CHAIN_METHODS_MAX, AUTH_FAILURE_DELAY, AUTH_REQUESTS_MAX, BANNER_SENT_BYTES_MAX,
 };
@@ -103,40 +103,6 @@ struct KeyAttempt {
     method: &'static str,
     /// What was signed, and the signature; a probe has none.
     proof: Option<Proof>,
-}
-
-/// A key as the client shows it: by itself or inside a certificate.
-#[derive(Clone, Debug)]
-struct ShownKey {
-    key: Box<PublicKey>,
-    algorithm: SignatureAlgorithm,
-    certificate: Option<Box<Certificate>>,
-}
-
-impl ShownKey {
-    /// `None` for one that nobody would take: of an unknown type, damaged, or not of the type that
-    /// its algorithm says.
-    fn read(algorithm: &str, blob: &[u8]) -> Option<ShownKey> {
-        let KeyAlgorithm { signature: algorithm, certified } = KeyAlgorithm::from_name(algorithm)?;
-        let certificate = match certified {
-            true => Some(Box::new(Certificate::from_blob(blob).ok()?)),
-            false => None,
-        };
-        let key = match &certificate {
-            Some(certificate) => certificate.key().clone(),
-            None => PublicKey::from_blob(blob).ok()?,
-        };
-        let fits = key.kind() == algorithm.key_kind();
-        fits.then(|| ShownKey { key: Box::new(key), algorithm, certificate })
-    }
-
-    /// The name of the algorithm and the blob, as they came.
-    fn offer(&self) -> (&'static str, &[u8]) {
-        match &self.certificate {
-            Some(certificate) => (self.algorithm.certificate_name(), certificate.blob()),
-            None => (self.algorithm.name(), self.key.blob()),
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -406,7 +372,7 @@ impl Connection<Server> {
     /// The key of an attempt, if it is one we would take from somebody: well formed, signing in a
     /// way we accept, and in the host-bound method bound to the host key in use.
     fn usable_key(&self, attempt: &PublicKeyAttempt<'_>) -> Option<ShownKey> {
-        let shown = ShownKey::read(attempt.algorithm, attempt.key)?;
+        let shown = ShownKey::read(KeyAlgorithm::from_name(attempt.algorithm)?, attempt.key)?;
         if !self.login.config.user_algorithms.contains(&shown.algorithm) || self.is_used(&shown.key)
         {
             return None;
@@ -414,7 +380,7 @@ impl Connection<Server> {
         match attempt.host_key {
             None => Some(shown),
             Some(host_key) => {
-                let ours = self.transport.host_key()?;
+                let ours = self.transport.shown_host_key()?;
                 (ours.blob() == host_key).then_some(shown)
             }
         }

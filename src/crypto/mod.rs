@@ -36,7 +36,7 @@ pub use hash::{Digest, HashKind, Hasher};
 pub use kdf::{derive_direction, derive_key};
 pub use kex::{KexKind, KexSecret, SharedSecret};
 pub use keys::{
-    BadSignature, Certificate, KeyAlgorithm, KeyError, KeyKind, PrivateKey, PublicKey,
+    BadSignature, Certificate, KeyAlgorithm, KeyError, KeyKind, PrivateKey, PublicKey, ShownKey,
     SignatureAlgorithm,
 };
 pub use open::OpenKey;

@@ -26,7 +26,7 @@ use super::logbook::{self, Logbook, Login};
 use super::parcel::Parcel;
 use super::socket::Messenger;
 use super::syslog;
-use crate::crypto::{PrivateKey, SignatureAlgorithm};
+use crate::crypto::{Certificate, PrivateKey, SignatureAlgorithm};
 use crate::limits::{DELEGATE_ENDING_TIME, LOGIN_PEERS_MAX, PARCEL_BYTES_MAX};
 use crate::services::{Account, lastlog};
 use crate::shard::HandOver;
@@ -41,6 +41,8 @@ pub struct BrokerConfig {
     /// The effective configuration as text, which the delegate reads again.
     pub settings: Vec<u8>,
     pub host_keys: Arc<[PrivateKey]>,
+    /// Those of the host keys that have one.
+    pub certificates: Vec<Certificate>,
     pub reactors: usize,
     pub log_format: LogFormat,
     pub log_level: LogLevel,
@@ -170,7 +172,12 @@ impl Broker<'_> {
         drop(theirs);
         let keys = self.config.host_keys.iter().map(|key| key.public().blob().to_vec());
         let settings = self.config.settings.clone();
-        let setup = Parcel::Setup { config: settings, host_keys: keys.collect() };
+        let certificates = self.config.certificates.iter().map(|one| one.blob().to_vec());
+        let setup = Parcel::Setup {
+            config: settings,
+            host_keys: keys.collect(),
+            certificates: certificates.collect(),
+        };
         ours.try_send(&setup.encode(), None)?;
         let (user, pid) = (&account.name, child.0.id());
         info!(user, pid, "Started process {pid} for {user}");

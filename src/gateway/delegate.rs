@@ -23,7 +23,7 @@ use super::signals::{Signals, Woken};
 use super::socket::Messenger;
 use super::startups::Startups;
 use super::{generation, serve};
-use crate::crypto::{PublicKey, SignatureAlgorithm};
+use crate::crypto::{Certificate, PublicKey, SignatureAlgorithm};
 use crate::limits::{PARCEL_BYTES_MAX, REKEY_TIME_MAX, RETIRED_IDLE_TIME};
 use crate::reactor::Fd;
 use crate::services::{self, Grant, RoutingDomain};
@@ -58,14 +58,16 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     services::prepare().context("cannot prepare for starting programs")?;
     let mut buffer = vec![0; PARCEL_BYTES_MAX as usize];
     let (len, _) = messenger.receive(&mut buffer).context(NOT_BY_HAND)?;
-    let Ok(Parcel::Setup { config, host_keys }) = Parcel::decode(buffer.get(..len).unwrap_or(&[]))
+    let Ok(Parcel::Setup { config, host_keys, certificates }) =
+        Parcel::decode(buffer.get(..len).unwrap_or(&[]))
     else {
         bail!("the gateway sent no configuration");
     };
     let signer = Arc::new(RemoteSigner::new(Arc::clone(&messenger)));
     let remote = Arc::clone(&signer) as Arc<dyn Signer>;
     let clerk = Arc::new(Clerk(Arc::clone(&messenger)));
-    let (server, reports) = start(&config, &host_keys, options.reactors, remote, clerk)?;
+    let (server, reports) =
+        start(&config, (&host_keys, &certificates), options.reactors, remote, clerk)?;
     let log = options.log;
     let log = thread::Builder::new()
         .name("log".to_owned())
@@ -235,7 +237,7 @@ impl Post {
 
 fn start(
     config: &[u8],
-    host_keys: &[Vec<u8>],
+    (host_keys, certificates): (&[Vec<u8>], &[Vec<u8>]),
     reactors: usize,
     signer: Arc<dyn Signer>,
     recorder: Arc<dyn Recorder>,
@@ -246,7 +248,12 @@ fn start(
         .map(|blob| PublicKey::from_blob(blob))
         .collect::<Result<Vec<_>, _>>()
         .context("the gateway's host keys do not parse")?;
-    let offers = generation::offers(&config, &keys);
+    let certificates = certificates
+        .iter()
+        .map(|blob| Certificate::from_blob(blob))
+        .collect::<Result<Vec<_>, _>>()
+        .context("the gateway's host certificates do not parse")?;
+    let offers = generation::offers(&config, &keys, &certificates);
     // Keys are agreed on again here, never for the first time: the family of ciphers stays.
     let steers = config.global.cipher_steering;
     let connection = generation::connection_config(&config, offers, steers)?;

@@ -104,8 +104,9 @@ impl Execute for Executor {
             Job::FindWay { upstream, host } => {
                 Done::Way(upstream::find_way(&upstream, host).map(Box::new))
             }
-            Job::JudgeHost { upstream, host, key } => {
-                Done::Judged(upstream::judge_host(&upstream, host, &key))
+            Job::JudgeHost { upstream, host, key, certificate } => {
+                let verdict = upstream::judge_host(&upstream, host, &key, certificate.as_deref());
+                Done::Judged(verdict)
             }
             Job::SignLogin { key, algorithm, message } => {
                 let signature = key.sign(algorithm, &message).ok();

@@ -24,7 +24,7 @@ use super::policy::Policy;
 use super::server::{Server, Settings};
 use super::startups::Startups;
 use crate::connection::{ConnectionConfig, WindowBudget};
-use crate::crypto::{PrivateKey, PublicKey};
+use crate::crypto::{Certificate, PrivateKey, PublicKey};
 use crate::limits::{HAND_OVERS_MAX, WINDOW_BYTES};
 use crate::shard::{HandOver, Report};
 use crate::transport::{self, CompressionKind, HostKey, Preferences};
@@ -71,6 +71,8 @@ impl Generation {
         let steers = config.global.cipher_steering && CipherSpeeds::of_this_cpu().favour_aes_gcm();
         let connection = Arc::new(connection_config(&config, offers, steers)?);
         let greeting = greeting(&config, &connection);
+        let certificates =
+            plan.keys.keys.iter().filter_map(|key| key.certificate.clone()).collect();
         let private: Arc<[PrivateKey]> = plan.keys.keys.into_iter().map(|k| k.private).collect();
         let (keep, kept) = bounded(0);
         let mut helpers = Vec::new();
@@ -79,6 +81,7 @@ impl Generation {
             let settings = BrokerConfig {
                 settings: config.dump(&config.login).into_bytes(),
                 host_keys: Arc::clone(&private),
+                certificates,
                 reactors: plan.reactors,
                 log_format: config.global.log_format,
                 log_level: config.login.log_level,
@@ -248,12 +251,12 @@ fn names(config: &Config) -> Option<Box<dyn Resolver>> {
 }
 
 /// Host keys of which only the public halves are here: somebody else signs.
-pub fn offers(config: &Config, keys: &[PublicKey]) -> Vec<HostKey> {
+pub fn offers(config: &Config, keys: &[PublicKey], certificates: &[Certificate]) -> Vec<HostKey> {
     keys.iter()
         .map(|public| {
-            let allowed = config.global.host_key_algorithms.iter().copied();
-            let algorithms = allowed.filter(|a| a.key_kind() == public.kind()).collect();
-            HostKey { public: public.clone(), algorithms }
+            let certificate = certificates.iter().find(|one| one.key() == public);
+            let algorithms = host_keys::algorithms(&config.global, public, certificate.is_some());
+            HostKey { public: public.clone(), certificate: certificate.cloned(), algorithms }
         })
         .collect()
 }

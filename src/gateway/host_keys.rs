@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use super::config::Global;
-use crate::crypto::{KeyError, KeyKind, PrivateKey, SignatureAlgorithm};
+use crate::crypto::keys::{CertificateError, CertificateKind};
+use crate::crypto::{Certificate, KeyAlgorithm, KeyError, KeyKind, PrivateKey, PublicKey};
 use crate::limits::KEY_FILE_BYTES_MAX;
 use crate::transport;
 
@@ -31,8 +32,10 @@ const ROOT_STATE: &str = "/var/lib/tidegate";
 pub struct HostKey {
     pub path: PathBuf,
     pub private: PrivateKey,
-    /// How it may sign: HostKeyAlgorithms, in its order.
-    pub algorithms: Vec<SignatureAlgorithm>,
+    /// What HostCertificate has for it.
+    pub certificate: Option<Certificate>,
+    /// How it may be shown and sign: HostKeyAlgorithms, in its order.
+    pub algorithms: Vec<KeyAlgorithm>,
     /// It did not exist until now.
     pub is_new: bool,
 }
@@ -41,7 +44,8 @@ impl HostKey {
     /// What the transport needs to know of it.
     pub fn offer(&self) -> transport::HostKey {
         let public = self.private.public().clone();
-        transport::HostKey { public, algorithms: self.algorithms.clone() }
+        let (certificate, algorithms) = (self.certificate.clone(), self.algorithms.clone());
+        transport::HostKey { public, certificate, algorithms }
     }
 }
 
@@ -68,6 +72,14 @@ pub enum HostKeyError {
     Key { path: PathBuf, why: KeyError },
     #[error("host key {path}: an RSA key of {bits} bits, and RequiredRSASize is {least}")]
     RsaSize { path: PathBuf, bits: u32, least: u32 },
+    #[error("host certificate {path}: {why}")]
+    CertificateFile { path: PathBuf, why: io::Error },
+    #[error("host certificate {path}: {why}")]
+    Certificate { path: PathBuf, why: CertificateError },
+    #[error("host certificate {0}: a certificate for users; `ssh-keygen -h` makes those of hosts")]
+    UserCertificate(PathBuf),
+    #[error("host certificate {path}: it is for {key}, and no HostKey in use is that key")]
+    StrangeCertificate { path: PathBuf, key: String },
     #[error("no host key is left; name one with HostKey, one that HostKeyAlgorithms allows")]
     None,
     #[error(
@@ -117,7 +129,8 @@ pub fn of_sshd() -> Vec<PathBuf> {
 pub fn load_usable(global: &Global, required_rsa_size: u32) -> Result<HostKeys, HostKeyError> {
     let (mut host_keys, mut broken) = (Vec::new(), Vec::new());
     for path in &global.host_keys {
-        let alone = Global { host_keys: vec![path.clone()], ..global.clone() };
+        let host_certificates = Vec::new();
+        let alone = Global { host_keys: vec![path.clone()], host_certificates, ..global.clone() };
         match load(&alone, required_rsa_size, None) {
             Ok(_) | Err(HostKeyError::None) => host_keys.push(path.clone()),
             Err(why) => broken.push(why),
@@ -126,7 +139,15 @@ pub fn load_usable(global: &Global, required_rsa_size: u32) -> Result<HostKeys, 
     if host_keys.is_empty() {
         return Err(broken.into_iter().next().unwrap_or(HostKeyError::None));
     }
-    let mut loaded = load(&Global { host_keys, ..global.clone() }, required_rsa_size, None)?;
+    let mut usable = Global { host_keys, host_certificates: Vec::new(), ..global.clone() };
+    for path in &global.host_certificates {
+        usable.host_certificates.push(path.clone());
+        if let Err(why) = load(&usable, required_rsa_size, None) {
+            broken.push(why);
+            usable.host_certificates.pop();
+        }
+    }
+    let mut loaded = load(&usable, required_rsa_size, None)?;
     loaded.warnings.extend(broken.iter().map(|why| format!("not used: {why}")));
     Ok(loaded)
 }
@@ -142,6 +163,9 @@ pub fn load(
         return Err(HostKeyError::NoState);
     }
     let mut loaded = HostKeys::default();
+    let certificates = global.host_certificates.iter();
+    let certificates = certificates.map(|path| read_certificate(path));
+    let certificates: Vec<_> = certificates.collect::<Result<_, _>>()?;
     for path in &global.host_keys {
         let (private, is_new) = load_or_make(path, state)?;
         let (kind, bits) = (private.kind(), private.public().bits());
@@ -157,8 +181,8 @@ pub fn load(
             ));
             continue;
         }
-        let allowed = global.host_key_algorithms.iter().copied();
-        let algorithms: Vec<_> = allowed.filter(|algorithm| algorithm.key_kind() == kind).collect();
+        let certificate = certificates.iter().find(|one| one.key() == private.public()).cloned();
+        let algorithms = algorithms(global, private.public(), certificate.is_some());
         if algorithms.is_empty() {
             loaded.warnings.push(format!(
                 "host key {} is not used: HostKeyAlgorithms has no algorithm for {}",
@@ -167,16 +191,46 @@ pub fn load(
             ));
             continue;
         }
-        loaded.keys.push(HostKey { path: path.clone(), private, algorithms, is_new });
+        let path = path.clone();
+        loaded.keys.push(HostKey { path, private, certificate, algorithms, is_new });
     }
     if loaded.keys.is_empty() {
         return Err(HostKeyError::None);
+    }
+    for (path, certificate) in global.host_certificates.iter().zip(&certificates) {
+        let is_ours = |key: &HostKey| key.private.public() == certificate.key();
+        if !loaded.keys.iter().any(is_ours) {
+            let (path, key) = (path.clone(), certificate.key().fingerprint());
+            return Err(HostKeyError::StrangeCertificate { path, key });
+        }
     }
     let place = |key: &HostKey| {
         global.host_key_algorithms.iter().position(|a| key.algorithms.first() == Some(a))
     };
     loaded.keys.sort_by_key(place);
     Ok(loaded)
+}
+
+/// What HostKeyAlgorithms allows for a key, in its order.
+pub fn algorithms(global: &Global, key: &PublicKey, has_certificate: bool) -> Vec<KeyAlgorithm> {
+    let fits = |algorithm: &KeyAlgorithm| {
+        algorithm.signature.key_kind() == key.kind() && (has_certificate || !algorithm.certified)
+    };
+    global.host_key_algorithms.iter().copied().filter(fits).collect()
+}
+
+fn read_certificate(path: &Path) -> Result<Certificate, HostKeyError> {
+    let mut text = String::new();
+    File::open(path)
+        .and_then(|file| file.take(KEY_FILE_BYTES_MAX).read_to_string(&mut text))
+        .map_err(|why| HostKeyError::CertificateFile { path: path.to_owned(), why })?;
+    let certificate = Certificate::from_text(&text);
+    let (certificate, _) =
+        certificate.map_err(|why| HostKeyError::Certificate { path: path.to_owned(), why })?;
+    match certificate.kind() {
+        CertificateKind::Host => Ok(certificate),
+        CertificateKind::User => Err(HostKeyError::UserCertificate(path.to_owned())),
+    }
 }
 
 /// What [`load`] would say, without making anything: keys of ours that are not there yet are fine.
@@ -187,7 +241,7 @@ pub fn check(
 ) -> Result<Vec<String>, HostKeyError> {
     let is_to_be_made = |path: &&PathBuf| own_kind(path, state).is_some() && !path.exists();
     let (absent, present): (Vec<_>, Vec<_>) = global.host_keys.iter().partition(is_to_be_made);
-    if present.is_empty() && !absent.is_empty() {
+    if present.is_empty() && !absent.is_empty() && global.host_certificates.is_empty() {
         return Ok(Vec::new());
     }
     let host_keys = present.into_iter().cloned().collect();
@@ -309,6 +363,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::crypto::SignatureAlgorithm;
 
     fn global(host_keys: Vec<PathBuf>) -> Global {
         Global { host_keys, ..Global::default() }
@@ -437,17 +492,54 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let paths = defaults(false, false, Some(directory.path()))[..2].to_vec();
         let mut global = global(paths);
+        let plain =
+            |list: &[SignatureAlgorithm]| list.iter().copied().map(KeyAlgorithm::plain).collect();
         global.host_key_algorithms =
-            vec![SignatureAlgorithm::EcdsaP256, SignatureAlgorithm::Ed25519];
+            plain(&[SignatureAlgorithm::EcdsaP256, SignatureAlgorithm::Ed25519]);
         let keys = load(&global, 2048, Some(directory.path())).expect("keys");
         let kinds: Vec<_> = keys.keys.iter().map(|key| key.private.kind()).collect();
         assert_eq!(kinds, [KeyKind::EcdsaP256, KeyKind::Ed25519]);
-        global.host_key_algorithms = vec![SignatureAlgorithm::Ed25519];
+        global.host_key_algorithms = plain(&[SignatureAlgorithm::Ed25519]);
         let keys = load(&global, 2048, Some(directory.path())).expect("keys");
         assert_eq!((keys.keys.len(), keys.warnings.len()), (1, 1));
-        global.host_key_algorithms = vec![SignatureAlgorithm::RsaSha512];
+        global.host_key_algorithms = plain(&[SignatureAlgorithm::RsaSha512]);
         let error = load(&global, 2048, Some(directory.path())).expect_err("none is left");
         assert!(matches!(error, HostKeyError::None));
+    }
+
+    #[test]
+    fn certificates_belong_to_keys_and_to_hosts() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let at = |name: &str| directory.path().join(name);
+        let run = |arguments: &[&str]| {
+            let mut command = std::process::Command::new("ssh-keygen");
+            command.current_dir(directory.path()).arg("-q").args(arguments);
+            assert!(command.status().expect("ssh-keygen").success(), "{arguments:?}");
+        };
+        for name in ["key", "other", "ca"] {
+            run(&["-t", "ed25519", "-N", "", "-f", name]);
+        }
+        let load_with = |certificate: &str| {
+            let host_certificates = vec![at(certificate)];
+            load(&Global { host_certificates, ..global(vec![at("key")]) }, 2048, None)
+        };
+        run(&["-h", "-s", "ca", "-I", "x", "-n", "h", "key.pub"]);
+        let loaded = load_with("key-cert.pub").expect("keys");
+        let offer = loaded.keys[0].offer();
+        assert!(offer.certificate.is_some() && offer.algorithms.len() == 2, "{offer:?}");
+        run(&["-h", "-s", "ca", "-I", "x", "-n", "h", "other.pub"]);
+        let error = load_with("other-cert.pub").expect_err("another's");
+        assert!(matches!(error, HostKeyError::StrangeCertificate { .. }), "{error}");
+        run(&["-s", "ca", "-I", "x", "-n", "h", "key.pub"]);
+        let error = load_with("key-cert.pub").expect_err("a user's");
+        assert!(matches!(error, HostKeyError::UserCertificate(_)), "{error}");
+        assert!(matches!(load_with("key.pub"), Err(HostKeyError::Certificate { .. })));
+        assert!(matches!(load_with("none"), Err(HostKeyError::CertificateFile { .. })));
+        // As sshd: one that cannot be used is told about.
+        let host_certificates = vec![at("other-cert.pub")];
+        let sloppy = Global { host_certificates, ..global(vec![at("key")]) };
+        let loaded = load_usable(&sloppy, 2048).expect("keys");
+        assert_eq!((loaded.keys.len(), loaded.warnings.len()), (1, 1), "{:?}", loaded.warnings);
     }
 
     #[test]

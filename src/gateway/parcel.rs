@@ -12,9 +12,9 @@ use crate::wire::{Malformed, Reader};
 /// What travels. Connections are described by the grant they carry in its own encoding.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Parcel {
-    /// First message to a new process: its effective configuration and the host keys' public
-    /// halves, in order.
-    Setup { config: Vec<u8>, host_keys: Vec<Vec<u8>> },
+    /// First message to a new process: its effective configuration, the host keys' public halves,
+    /// in order, and their certificates.
+    Setup { config: Vec<u8>, host_keys: Vec<Vec<u8>>, certificates: Vec<Vec<u8>> },
     /// An authenticated connection, its socket attached.
     Connection {
         serial: u64,
@@ -42,11 +42,13 @@ impl Parcel {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         match self {
-            Parcel::Setup { config, host_keys } => {
+            Parcel::Setup { config, host_keys, certificates } => {
                 out.push(1);
                 put(&mut out, config);
-                out.extend((host_keys.len() as u32).to_be_bytes());
-                host_keys.iter().for_each(|key| put(&mut out, key));
+                for list in [host_keys, certificates] {
+                    out.extend((list.len() as u32).to_be_bytes());
+                    list.iter().for_each(|blob| put(&mut out, blob));
+                }
             }
             Parcel::Connection { serial, peer, local, record, inbound, grant } => {
                 out.push(2);
@@ -88,12 +90,8 @@ impl Parcel {
         let parcel = match r.byte()? {
             1 => {
                 let config = r.string(CONFIG_BYTES_MAX as u32)?.to_vec();
-                let count = r.uint32()?;
-                let mut host_keys = Vec::new();
-                for _ in 0..count {
-                    host_keys.push(r.string(HOST_KEY_BYTES_MAX)?.to_vec());
-                }
-                Parcel::Setup { config, host_keys }
+                let (host_keys, certificates) = (blobs(&mut r)?, blobs(&mut r)?);
+                Parcel::Setup { config, host_keys, certificates }
             }
             2 => Parcel::Connection {
                 serial: r.uint64()?,
@@ -128,6 +126,16 @@ impl Parcel {
     }
 }
 
+/// Keys or certificates.
+fn blobs(r: &mut Reader<'_>) -> Result<Vec<Vec<u8>>, Malformed> {
+    let count = r.uint32()?;
+    let mut blobs = Vec::new();
+    for _ in 0..count {
+        blobs.push(r.string(HOST_KEY_BYTES_MAX)?.to_vec());
+    }
+    Ok(blobs)
+}
+
 fn put(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend((bytes.len() as u32).to_be_bytes());
     out.extend_from_slice(bytes);
@@ -157,7 +165,11 @@ mod tests {
     #[test]
     fn parcels_round_trip_and_refuse_trailing_bytes() {
         let parcels = [
-            Parcel::Setup { config: b"port 22".to_vec(), host_keys: vec![vec![1], vec![]] },
+            Parcel::Setup {
+                config: b"port 22".to_vec(),
+                host_keys: vec![vec![1], vec![]],
+                certificates: vec![vec![2]],
+            },
             Parcel::Connection {
                 serial: 7,
                 peer: "192.0.2.1:5".parse().expect("address"),

@@ -15,9 +15,11 @@ use super::config::{Config, Effective};
 use crate::base::wildcard_match;
 use crate::connection::{ClientConnectionConfig, LoginMethod};
 use crate::crypto::kex::KexKind;
-use crate::crypto::keys::known_hosts::{self, HostName, KnownHosts, Verdict};
+use crate::crypto::keys::known_hosts::{self, HostName, KnownHosts, KnownTypes, Verdict};
 use crate::crypto::keys::{CertificateKind, Certification, Extensions};
-use crate::crypto::{CipherKind, KeyKind, PrivateKey, PublicKey, SignatureAlgorithm};
+use crate::crypto::{
+    Certificate, CipherKind, KeyAlgorithm, KeyKind, PrivateKey, PublicKey, SignatureAlgorithm,
+};
 use crate::limits::{
     CERTIFICATE_CLOCK_SKEW, KEY_FILE_BYTES_MAX, KNOWN_HOSTS_BYTES_MAX, UPSTREAM_CERTIFICATE_TIME,
     UPSTREAM_FLEETS_MAX,
@@ -125,6 +127,7 @@ impl Fleets {
             on_behalf_of,
             known_hosts: login.upstream_known_hosts.clone(),
             host_keys: login.upstream_host_keys,
+            ca_algorithms: login.ca_algorithms.clone(),
             config: Arc::new(connection),
         })
     }
@@ -269,18 +272,24 @@ fn load_key(path: &Path) -> Result<PrivateKey, String> {
     PrivateKey::from_openssh(&*text, None).map_err(|why| why.to_string())
 }
 
-/// A host shows the first of its keys that we name: the kinds that it is known by come first.
+/// A host shows the first of its keys that we name: the kinds that it is known by come first, and
+/// certificates before all where an authority is trusted for it.
 fn asking_for_known_keys(upstream: &Upstream, host: &Host) -> Arc<ClientConnectionConfig> {
     let name = HostName::new(&host.name, host.port);
     let known = read_known_hosts(&upstream.known_hosts).ok();
-    let kinds = name.zip(known).map(|(name, known)| known.types(&name).kinds).unwrap_or_default();
-    if kinds.is_empty() {
+    let types = name.zip(known).map(|(name, known)| known.types(&name)).unwrap_or_default();
+    if types == KnownTypes::default() {
         return Arc::clone(&upstream.config);
     }
     let mut config = (*upstream.config).clone();
     let mut transport = (*config.transport).clone();
-    let is_known = |algorithm: &SignatureAlgorithm| kinds.contains(&algorithm.key_kind());
-    transport.host_key_algorithms.sort_by_key(|algorithm| !is_known(algorithm));
+    if types.certificates {
+        transport.host_key_algorithms = KeyAlgorithm::ALL.to_vec();
+    }
+    transport.host_key_algorithms.sort_by_key(|algorithm| {
+        let known = types.kinds.contains(&algorithm.signature.key_kind());
+        (!algorithm.certified, !algorithm.certified && !known)
+    });
     config.transport = Arc::new(transport);
     Arc::new(config)
 }
@@ -304,7 +313,12 @@ fn read_known_hosts(path: &Path) -> Result<KnownHosts, String> {
 ///
 /// # Errors
 /// It is not, or nobody knows (SECURITY case 103).
-pub fn judge_host(upstream: &Upstream, number: usize, key: &PublicKey) -> Result<(), Trouble> {
+pub fn judge_host(
+    upstream: &Upstream,
+    number: usize,
+    key: &PublicKey,
+    certificate: Option<&Certificate>,
+) -> Result<(), Trouble> {
     // Of two logins that meet a new host, one notes its key and the other finds it.
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
     let Some(host) = upstream.fleet.host(number) else {
@@ -326,14 +340,25 @@ pub fn judge_host(upstream: &Upstream, number: usize, key: &PublicKey) -> Result
         }
     };
     let shown = format!("{} key {}", key.kind().family(), key.fingerprint());
-    match known.check(&name, key) {
+    let verdict = match certificate {
+        Some(shown) => known.check_certificate(&name, shown, &upstream.ca_algorithms, now()),
+        None => known.check(&name, key),
+    };
+    match verdict {
         Verdict::Known(_) | Verdict::ByCertificate { .. } => Ok(()),
         Verdict::Unknown if notes => note(&upstream.known_hosts, host, &name, key),
         Verdict::Unknown => {
             let file = upstream.known_hosts.display();
-            let logged = format!(
-                "{file} does not name {name}, which shows the {shown}; if that is right, add it there"
-            );
+            let logged = match known.types(&name).certificates {
+                true => format!(
+                    "{file} has an authority for {name}, which shows the {shown} without a \
+                     certificate of that authority"
+                ),
+                false => format!(
+                    "{file} does not name {name}, which shows the {shown}; if that is right, add \
+                     it there"
+                ),
+            };
             trouble("is not known", logged)
         }
         Verdict::Changed { place, known } => {

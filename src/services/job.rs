@@ -81,6 +81,8 @@ pub enum Job {
         upstream: Arc<Upstream>,
         host: usize,
         key: Box<PublicKey>,
+        /// That it was shown in.
+        certificate: Option<Box<Certificate>>,
     },
     /// Signs a login at another host.
     SignLogin {

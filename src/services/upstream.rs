@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use crate::base::Instant;
 use crate::connection::{ClientConnectionConfig, LoginMethod};
-use crate::crypto::PrivateKey;
+use crate::crypto::{PrivateKey, SignatureAlgorithm};
 use crate::limits::UPSTREAM_REST_TIME;
 
 /// Where one login goes on. Made by policy alone.
@@ -26,6 +26,8 @@ pub struct Upstream {
     /// The file of host keys.
     pub known_hosts: PathBuf,
     pub host_keys: HostKeyPolicy,
+    /// How authorities may have signed certificates of hosts.
+    pub ca_algorithms: Vec<SignatureAlgorithm>,
     /// What the connection is made with.
     pub config: Arc<ClientConnectionConfig>,
 }

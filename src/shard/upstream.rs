@@ -197,8 +197,9 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let Some((up, in_flight, generation)) = self.up(key) else { return };
         let token = Token { key, generation, tag: TAG_JOB };
         let job = match query {
-            Query::TrustHostKey { key: public, .. } => {
-                Job::JudgeHost { upstream: Arc::clone(&up.upstream), host: up.host, key: public }
+            Query::TrustHostKey { key: public, certificate, .. } => {
+                let upstream = Arc::clone(&up.upstream);
+                Job::JudgeHost { upstream, host: up.host, key: public, certificate }
             }
             Query::SignLogin { algorithm, message, .. } => {
                 Job::SignLogin { key: Arc::clone(&up.way.key), algorithm, message }

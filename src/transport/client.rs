@@ -4,7 +4,7 @@ use super::proposal::{EXT_INFO_CLIENT, EXT_INFO_SERVER, STRICT_CLIENT, STRICT_SE
 use super::role::{Role, sealed};
 use super::{Answer, ClientConfig, Error, Negotiated, Preferences, Query};
 use crate::crypto::kex::Group;
-use crate::crypto::{KexError, KexKind, KexSecret, MacKind, PublicKey};
+use crate::crypto::{KexError, KexKind, KexSecret, MacKind, ShownKey};
 use crate::limits::{DH_BITS_MAX, DH_BITS_MIN, DH_BITS_WANTED};
 use crate::wire::transport::{
     KexDhGexGroup, KexDhGexInit, KexDhGexReply, KexDhGexRequest, KexEcdhInit, KexEcdhReply,
@@ -36,7 +36,7 @@ pub struct ExpectReply {
 pub struct AwaitTrust {
     query: Query,
     negotiated: Negotiated,
-    host_key: PublicKey,
+    host_key: ShownKey,
     derived: Derived,
     proven: ExchangeProven,
 }
@@ -163,27 +163,27 @@ fn reply_came(
     reply: &KexEcdhReply<'_>,
     cx: &mut Context<'_, '_, Client>,
 ) -> Result<Step<Client>, Error> {
-    let host_key = PublicKey::from_blob(reply.host_key)
-        .map_err(|_| Error::HostKey("the server's key cannot be read"))?;
-    let algorithm = half.agreed.negotiated.host_key;
-    if host_key.kind() != algorithm.key_kind() {
-        return Err(Error::HostKey("the server's key is not of the agreed kind"));
-    }
+    let host_key = ShownKey::read(half.agreed.negotiated.host_key, reply.host_key)
+        .ok_or(Error::HostKey("the server's key is damaged or not of the agreed kind"))?;
     // RFC 4253 §9 leaves it open; a server that changes its key in mid-connection is not the
-    // one the user accepted.
-    if cx.session.is_some_and(|session| session.host_key != host_key) {
+    // one the user accepted. A new certificate for the same key changes nothing.
+    if cx.session.is_some_and(|session| session.host_key.key != host_key.key) {
         return Err(Error::HostKey("the server changed its key"));
     }
     let secret = half.secret.finish(reply.server_public)?;
     let publics = (&*half.client_public, reply.server_public);
     let hash = half.agreed.hash(cx, reply.host_key, half.chosen.as_ref(), publics, &secret);
-    host_key
-        .verify(algorithm, hash.as_ref(), reply.signature)
+    let ShownKey { key, algorithm, certificate } = &host_key;
+    key.verify(*algorithm, hash.as_ref(), reply.signature)
         .map_err(|_| Error::HostKey("the server's signature does not verify"))?;
     let proven = ExchangeProven::by_signature();
     let derived = half.agreed.derive(cx, hash, &secret)?;
     let question = AwaitTrust {
-        query: Query::TrustHostKey { key: host_key.clone(), algorithm },
+        query: Query::TrustHostKey {
+            key: (**key).clone(),
+            algorithm: *algorithm,
+            certificate: certificate.clone(),
+        },
         negotiated: half.agreed.negotiated,
         host_key,
         derived,

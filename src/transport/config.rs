@@ -3,7 +3,10 @@ use std::time::Duration;
 
 use super::{CompressionKind, ident};
 use crate::crypto::kex::Moduli;
-use crate::crypto::{CipherKind, KexKind, MacKind, Provider, PublicKey, SignatureAlgorithm, Suite};
+use crate::crypto::{
+    Certificate, CipherKind, KexKind, KeyAlgorithm, MacKind, Provider, PublicKey, ShownKey,
+    SignatureAlgorithm, Suite,
+};
 use crate::limits::{
     LOGIN_GRACE_DEFAULT, REKEY_BYTES_DEFAULT, REKEY_BYTES_MAX, REKEY_BYTES_MIN,
     REKEY_CHACHA_BYTES_DEFAULT, REKEY_PACKETS_MAX,
@@ -97,14 +100,34 @@ impl Default for Preferences {
 #[derive(Clone, Debug)]
 pub struct HostKey {
     pub public: PublicKey,
-    pub algorithms: Vec<SignatureAlgorithm>,
+    /// Shown in place of the key where a certified algorithm is agreed on.
+    pub certificate: Option<Certificate>,
+    /// Certified ones count only with a certificate.
+    pub algorithms: Vec<KeyAlgorithm>,
 }
 
 impl HostKey {
-    /// Signs in every way this kind of key can.
+    /// Shows itself, and signs in every way this kind of key can.
     pub fn new(public: PublicKey) -> HostKey {
-        let algorithms = SignatureAlgorithm::for_key(public.kind()).to_vec();
-        HostKey { public, algorithms }
+        let signatures = SignatureAlgorithm::for_key(public.kind()).iter().copied();
+        let algorithms = signatures.map(KeyAlgorithm::plain).collect();
+        HostKey { public, certificate: None, algorithms }
+    }
+
+    /// What is offered of it.
+    pub(super) fn offered(&self) -> impl Iterator<Item = KeyAlgorithm> + Clone {
+        let certified = self.certificate.is_some();
+        self.algorithms.iter().copied().filter(move |algorithm| certified || !algorithm.certified)
+    }
+
+    /// As it is shown under this algorithm.
+    pub(super) fn shown(&self, algorithm: KeyAlgorithm) -> ShownKey {
+        let certificate = self.certificate.as_ref().filter(|_| algorithm.certified);
+        ShownKey {
+            key: Box::new(self.public.clone()),
+            algorithm: algorithm.signature,
+            certificate: certificate.cloned().map(Box::new),
+        }
     }
 }
 
@@ -138,16 +161,17 @@ impl ServerConfig {
 #[derive(Clone, Debug)]
 pub struct ClientConfig {
     pub preferences: Preferences,
-    /// How the server may sign; put first what is known of it.
-    pub host_key_algorithms: Vec<SignatureAlgorithm>,
+    /// How the server may show its key and sign; put first what is known of it.
+    pub host_key_algorithms: Vec<KeyAlgorithm>,
 }
 
 impl ClientConfig {
+    /// Asks for keys; certificates are for those who have authorities to check them by.
     pub fn new(preferences: Preferences) -> ClientConfig {
         let first_exchange_time_max = Some(LOGIN_GRACE_DEFAULT);
         ClientConfig {
             preferences: Preferences { first_exchange_time_max, ..preferences },
-            host_key_algorithms: SignatureAlgorithm::ALL.to_vec(),
+            host_key_algorithms: SignatureAlgorithm::ALL.map(KeyAlgorithm::plain).to_vec(),
         }
     }
 }

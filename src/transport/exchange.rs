@@ -10,8 +10,7 @@ use super::wires::Wires;
 use super::{Env, Error, Negotiated};
 use crate::base::Instant;
 use crate::crypto::{
-    CipherKind, Digest, KexError, OpenKey, PublicKey, SealKey, SharedSecret, Suite,
-    derive_direction,
+    CipherKind, Digest, KexError, OpenKey, SealKey, SharedSecret, ShownKey, Suite, derive_direction,
 };
 use crate::wire::NameList;
 use crate::wire::transport::{KexInit, NewKeys};
@@ -74,7 +73,7 @@ pub struct ExpectNewKeys {
 pub struct Outcome {
     pub(super) session_id: Digest,
     pub(super) negotiated: Negotiated,
-    pub(super) host_key: PublicKey,
+    pub(super) host_key: ShownKey,
     pub(super) _proven: ExchangeProven,
 }
 
@@ -217,7 +216,7 @@ impl Derived {
     pub(super) fn take_up<R: Role>(
         self,
         negotiated: Negotiated,
-        host_key: PublicKey,
+        host_key: ShownKey,
         proven: ExchangeProven,
         cx: &mut Context<'_, '_, R>,
     ) -> Result<ExpectNewKeys, Error> {

@@ -10,7 +10,7 @@ use super::{
     Answer, Client, Env, Error, Negotiated, PeerExtensions, Query, Server, ServerConfig, Stats,
 };
 use crate::base::{Entropy, Instant, Span};
-use crate::crypto::{Geometry, PublicKey};
+use crate::crypto::{Geometry, PublicKey, ShownKey};
 use crate::limits::REKEY_TIME_MAX;
 use crate::wire::Message;
 use crate::wire::transport::{Disconnect, Unimplemented};
@@ -279,6 +279,11 @@ impl<R: Role> Transport<R> {
 
     /// The server's host key, on both sides.
     pub fn host_key(&self) -> Option<&PublicKey> {
+        Some(&self.session()?.host_key.key)
+    }
+
+    /// The same as it was shown in the first key exchange, which is what logins are bound to.
+    pub fn shown_host_key(&self) -> Option<&ShownKey> {
         Some(&self.session()?.host_key)
     }
 

@@ -55,7 +55,7 @@ pub use session::PeerExtensions;
 pub use wires::Stats;
 
 use crate::crypto::kex::Group;
-use crate::crypto::{Digest, KexError, PublicKey, SharedSecret, SignatureAlgorithm};
+use crate::crypto::{Certificate, Digest, KexError, PublicKey, SharedSecret, SignatureAlgorithm};
 
 /// Work that is not done here. While one is open nothing is carved.
 #[derive(Debug)]
@@ -66,8 +66,13 @@ pub enum Query {
     Agree { group: Group, client_public: Box<[u8]> },
     /// Sign the exchange hash with the host key at this place of [`ServerConfig::host_keys`].
     Sign { host_key: usize, algorithm: SignatureAlgorithm, message: Digest },
-    /// The server proved that it holds this key; is it the right one?
-    TrustHostKey { key: PublicKey, algorithm: SignatureAlgorithm },
+    /// The server proved that it holds this key; is it the right one? A certificate that it came in
+    /// is unchecked.
+    TrustHostKey {
+        key: PublicKey,
+        algorithm: SignatureAlgorithm,
+        certificate: Option<Box<Certificate>>,
+    },
 }
 
 /// What comes of a [`Query`].

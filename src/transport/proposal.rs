@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{CompressionKind, Error, Preferences};
 use crate::base::Entropy;
-use crate::crypto::{CipherKind, KexKind, MacKind, SignatureAlgorithm, Suite};
+use crate::crypto::{CipherKind, KexKind, KeyAlgorithm, MacKind, Suite};
 use crate::limits::KEXINIT_BYTES_MAX;
 use crate::wire::transport::KexInit;
 use crate::wire::{Message, NameList, NoSpace, Writer, number};
@@ -24,7 +24,7 @@ pub struct Negotiated {
     pub kex: KexKind,
     /// The method's name as it was agreed: some have two.
     pub kex_name: &'static str,
-    pub host_key: SignatureAlgorithm,
+    pub host_key: KeyAlgorithm,
     pub to_server: Suite,
     pub to_client: Suite,
     pub compression_to_server: CompressionKind,
@@ -156,7 +156,7 @@ impl Offers<'_> {
             "host key algorithm",
             client.host_key,
             server.host_key,
-            SignatureAlgorithm::from_name,
+            KeyAlgorithm::from_name,
         )?;
         let to_server = self.suite(
             (client.cipher_to_server, server.cipher_to_server),

@@ -15,8 +15,7 @@ use super::{
 };
 use crate::base::Instant;
 use crate::crypto::{
-    CipherKind, Counters, Digest, DirectionKeys, KexError, MacKind, PublicKey, SignatureAlgorithm,
-    Suite,
+    CipherKind, Counters, Digest, DirectionKeys, KexError, KeyAlgorithm, MacKind, ShownKey, Suite,
 };
 use crate::limits::{
     EXT_INFO_VALUE_BYTES_MAX, HOST_KEY_BYTES_MAX, IDENT_BYTES_MAX, NAME_BYTES_MAX,
@@ -37,7 +36,7 @@ pub struct TransportRecord {
     our_ident: Box<[u8]>,
     peer_ident: Box<[u8]>,
     negotiated: Negotiated,
-    host_key: PublicKey,
+    host_key: ShownKey,
     extensions: Option<PeerExtensions>,
     ext_infos: u8,
     exchanges: u32,
@@ -177,12 +176,12 @@ impl TransportRecord {
         let our_ident = body.string(IDENT_BYTES_MAX as u32)?.into();
         let peer_ident = body.string(IDENT_BYTES_MAX as u32)?.into();
         let (kex, kex_name) = name(&mut body, proposal::kex_from_name)?;
-        let host_key_algorithm = name(&mut body, SignatureAlgorithm::from_name)?;
+        let host_key_algorithm = name(&mut body, KeyAlgorithm::from_name)?;
         let compression_to_server = name(&mut body, CompressionKind::from_name)?;
         let compression_to_client = name(&mut body, CompressionKind::from_name)?;
         let strict = boolean(&mut body)?;
-        let host_key = PublicKey::from_blob(body.string(HOST_KEY_BYTES_MAX)?);
-        let host_key = host_key.map_err(|_| Malformed::Range)?;
+        let host_key = ShownKey::read(host_key_algorithm, body.string(HOST_KEY_BYTES_MAX)?);
+        let host_key = host_key.ok_or(Malformed::Range)?;
         let extensions = read_extensions(&mut body)?;
         let ext_infos = body.byte()?;
         let exchanges = body.uint32()?;
@@ -195,7 +194,7 @@ impl TransportRecord {
         let inbound = Direction::read(&mut body)?;
         let outbound = Direction::read(&mut body)?;
         body.end()?;
-        if exchanges == 0 || host_key.kind() != host_key_algorithm.key_kind() {
+        if exchanges == 0 {
             return Err(Malformed::Range);
         }
         let (inward, outward) = (inbound.keys.suite(), outbound.keys.suite());

@@ -3,9 +3,9 @@ use super::gex::Chosen;
 use super::proposal::{EXT_INFO_CLIENT, STRICT_CLIENT, STRICT_SERVER};
 use super::role::{Role, sealed};
 use super::session::{HOSTBOUND, PING, SERVER_SIG_ALGS};
-use super::{Answer, Error, Preferences, Query, ServerConfig};
+use super::{Answer, Error, HostKey, Preferences, Query, ServerConfig};
 use crate::crypto::kex::{self, Group};
-use crate::crypto::{KexKind, SharedSecret};
+use crate::crypto::{KexKind, KeyAlgorithm, SharedSecret};
 use crate::limits::EXT_INFO_VALUE_BYTES_MAX;
 use crate::wire::transport::{
     ExtInfo, KexDhGexGroup, KexDhGexInit, KexDhGexReply, KexDhGexRequest, KexEcdhInit, KexEcdhReply,
@@ -74,7 +74,7 @@ impl sealed::Steps for Server {
     fn host_key_names(
         config: &ServerConfig,
     ) -> impl Iterator<Item = &'static str> + Clone + use<'_> {
-        config.host_keys.iter().flat_map(|key| &key.algorithms).map(|algorithm| algorithm.name())
+        config.host_keys.iter().flat_map(HostKey::offered).map(KeyAlgorithm::name)
     }
 
     fn steers(config: &ServerConfig) -> bool {
@@ -198,12 +198,12 @@ fn sign(
     let (host_key, key) = keys
         .iter()
         .enumerate()
-        .find(|(_, key)| key.algorithms.contains(&algorithm))
+        .find(|(_, key)| key.offered().any(|offered| offered == algorithm))
         .ok_or(Error::Invariant("a host key algorithm without a key"))?;
-    let hash = agreed.hash(cx, key.public.blob(), chosen, publics, secret);
+    let hash = agreed.hash(cx, key.shown(algorithm).blob(), chosen, publics, secret);
     let derived = agreed.derive(cx, hash, secret)?;
     Ok(Step::Question(Question::Signature(Box::new(AwaitSignature {
-        query: Query::Sign { host_key, algorithm, message: hash },
+        query: Query::Sign { host_key, algorithm: algorithm.signature, message: hash },
         server_public: publics.1.into(),
         agreed,
         host_key,
@@ -219,7 +219,8 @@ fn reply(
     cx: &mut Context<'_, '_, Server>,
 ) -> Result<Step<Server>, Error> {
     let host_key = cx.config.host_keys.get(question.host_key);
-    let host_key = host_key.ok_or(Error::Invariant("a host key that is gone"))?.public.clone();
+    let host_key = host_key.ok_or(Error::Invariant("a host key that is gone"))?;
+    let host_key = host_key.shown(question.agreed.negotiated.host_key);
     let reply = KexEcdhReply {
         host_key: host_key.blob(),
         server_public: &question.server_public,

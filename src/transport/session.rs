@@ -4,7 +4,7 @@ use std::time::Duration;
 use super::exchange::Outcome;
 use super::{Error, Negotiated};
 use crate::base::Instant;
-use crate::crypto::{Digest, PublicKey};
+use crate::crypto::{Digest, ShownKey};
 use crate::limits::{REKEY_BURST, REKEY_PAID_BYTES};
 use crate::wire::transport::ExtInfo;
 use crate::wire::{Message, number};
@@ -18,8 +18,8 @@ pub(super) struct Session {
     pub our_ident: Arc<str>,
     pub peer_ident: Box<[u8]>,
     pub negotiated: Negotiated,
-    /// The server's, on both sides.
-    pub host_key: PublicKey,
+    /// The server's, on both sides, as it was shown in the first exchange.
+    pub host_key: ShownKey,
     pub extensions: Option<Box<PeerExtensions>>,
     pub ext_infos: u8,
     pub exchanged_at: Instant,

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use tidegate::base::{Instant, SeededEntropy};
 use tidegate::connection::{ClientConnectionConfig, ConnectionConfig, WindowBudget};
-use tidegate::crypto::{CipherKind, KexKind, PrivateKey, Provider, SignatureAlgorithm};
+use tidegate::crypto::{
+    CipherKind, KexKind, KeyAlgorithm, PrivateKey, Provider, SignatureAlgorithm,
+};
 use tidegate::limits::OUTBOXES_UNSENT_MAX;
 use tidegate::reactor::PoolSizes;
 use tidegate::reactor::sim::Swarm;
@@ -510,7 +512,7 @@ impl Builder {
 fn client_config(preferences: Preferences, chance: &mut SeededEntropy) -> ClientConfig {
     let mut config = ClientConfig::new(preferences);
     if one_in(chance, 2) {
-        config.host_key_algorithms = vec![SignatureAlgorithm::Ed25519];
+        config.host_key_algorithms = vec![KeyAlgorithm::plain(SignatureAlgorithm::Ed25519)];
     }
     config
 }

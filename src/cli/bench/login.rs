@@ -12,7 +12,7 @@ use crate::connection::{
     Answer, ClientConnectionConfig, Conn, Connection, ConnectionConfig, Event, Input, LoginMethod,
     Query,
 };
-use crate::crypto::{KexKind, PrivateKey, RandomPool, SignatureAlgorithm, kex};
+use crate::crypto::{KexKind, KeyAlgorithm, PrivateKey, RandomPool, SignatureAlgorithm, kex};
 use crate::transport::{ClientConfig, Env, HostKey, Outbox, Preferences, ServerConfig};
 
 const USER: &str = "bench";
@@ -45,7 +45,7 @@ pub fn run(plan: &Plan<'_>) -> Result<Cost> {
     let mut preferences = Preferences::default();
     preferences.kex = vec![plan.kex];
     let mut host_key = HostKey::new(plan.host_key.public().clone());
-    host_key.algorithms = vec![plan.host_algorithm];
+    host_key.algorithms = vec![KeyAlgorithm::plain(plan.host_algorithm)];
     let server = ServerConfig::new(preferences.clone(), vec![host_key]);
     let server = Arc::new(ConnectionConfig::new(Arc::new(server)));
     let client = Arc::new(ClientConnectionConfig::new(Arc::new(ClientConfig::new(preferences))));

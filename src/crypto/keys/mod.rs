@@ -17,6 +17,7 @@ mod private;
 mod public;
 pub mod revoked;
 mod rsa;
+mod shown;
 mod signature;
 
 #[cfg(test)]
@@ -33,6 +34,7 @@ pub use certificate::{
 pub use error::{BadSignature, KeyError};
 pub use private::PrivateKey;
 pub use public::PublicKey;
+pub use shown::ShownKey;
 
 use curve::Curve;
 
@@ -189,7 +191,7 @@ impl SignatureAlgorithm {
     }
 }
 
-/// How a user's key is shown and signs: by itself, or inside a certificate.
+/// How a key is shown and signs: by itself, or inside a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KeyAlgorithm {
     pub signature: SignatureAlgorithm,
@@ -221,7 +223,7 @@ impl KeyAlgorithm {
         KeyAlgorithm { signature, certified: true }
     }
 
-    /// The name in a publickey request.
+    /// The name in KEXINIT and in a publickey request.
     pub const fn name(self) -> &'static str {
         match self.certified {
             true => self.signature.certificate_name(),
@@ -239,7 +241,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn algorithms_of_users_are_twice_those_of_signatures() {
+    fn algorithms_of_shown_keys_are_twice_those_of_signatures() {
         for algorithm in KeyAlgorithm::ALL {
             assert_eq!(KeyAlgorithm::from_name(algorithm.name()), Some(algorithm));
         }

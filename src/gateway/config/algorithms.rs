@@ -26,7 +26,7 @@ pub trait Listed: Copy + PartialEq + 'static {
 const CBC: &str = "CBC ciphers are not offered";
 const OLD_MAC: &str = "truncated, MD5 and UMAC codes are not offered";
 const SHA1_KEX: &str = "key exchange under SHA-1 is never used";
-const CERTIFICATE: &str = "certificates are those of users alone so far";
+const CERTIFICATE: &str = "authorities sign with plain keys";
 const SECURITY_KEY: &str = "security keys are not built yet";
 const SHA1: &str = "SHA-1 signatures are never used";
 const DSA: &str = "DSA is never used";

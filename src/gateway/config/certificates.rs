@@ -1,4 +1,4 @@
-//! The keywords about certificates of users and about revoked keys: their parsers and how they are dumped.
+//! The keywords about certificates and about revoked keys: their parsers and how they are dumped.
 
 use super::algorithms::{self, names_of};
 use super::diagnostic::Wrong;
@@ -7,6 +7,19 @@ use super::honour::{Done, check_tokens, first, from_home};
 use super::keywords::Target;
 use super::lexer::quote;
 use super::values::{Values, is_none};
+
+pub fn host_certificate(target: &mut Target, values: &Values<'_>) -> Done {
+    let list = &mut target.global.host_certificates;
+    match values.path_or_none()? {
+        Some(path) if !list.contains(&path) => list.push(path),
+        _ => {}
+    }
+    Ok(())
+}
+
+pub fn dump_host_certificate(view: &View<'_>) -> Vec<String> {
+    view.global.host_certificates.iter().map(|path| quote(&path.to_string_lossy())).collect()
+}
 
 pub fn authorized_principals_file(target: &mut Target, values: &Values<'_>) -> Done {
     let word = values.one()?;

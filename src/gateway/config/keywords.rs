@@ -215,7 +215,6 @@ const fn offer(
 }
 
 const FORWARDING: &str = "forwarding is not built yet";
-const HOST_CERTIFICATES: &str = "certificates of hosts are not built yet";
 const PASSWORDS: &str = "public keys are the only way to log in so far";
 const HOSTBASED: &str = "it concerns host-based authentication, which is not offered";
 const KERBEROS: &str = "it concerns Kerberos, which is not offered";
@@ -303,7 +302,8 @@ pub const TABLE: &[Keyword] = &[
     warned("HostbasedAcceptedAlgorithms", Match, &[], HOSTBASED),
     offer("HostbasedAuthentication", Match, &["no"], &["yes"], PASSWORDS),
     warned("HostbasedUsesNameFromPacketOnly", Match, &[], HOSTBASED),
-    not_yet("HostCertificate", Global, &["none"], HOST_CERTIFICATES),
+    honoured("HostCertificate", Global, "the path of a certificate for one of the host keys, or none",
+        certificates::host_certificate, certificates::dump_host_certificate),
     honoured("HostKey", Global, "the path of a private key that only its owner can read",
         honour::host_key, dump::host_key),
     not_yet("HostKeyAgent", Global, &["none"], "host keys are read from files; agents are not asked yet"),

@@ -87,7 +87,7 @@ settings! {
     Global, GlobalDraft {
         first {
             address_family: AddressFamily,
-            host_key_algorithms: Vec<SignatureAlgorithm>,
+            host_key_algorithms: Vec<KeyAlgorithm>,
             kex_algorithms: Vec<KexKind>,
             /// The groups that group exchange chooses from.
             moduli_file: PathBuf,
@@ -143,6 +143,7 @@ settings! {
             ports: u16,
             listen: Listen,
             host_keys: PathBuf,
+            host_certificates: PathBuf,
         }
         named {}
         nested {
@@ -302,7 +303,7 @@ impl Default for Global {
     fn default() -> Global {
         Global {
             address_family: AddressFamily::Any,
-            host_key_algorithms: SignatureAlgorithm::ALL.to_vec(),
+            host_key_algorithms: KeyAlgorithm::ALL.to_vec(),
             kex_algorithms: KexKind::DEFAULT.to_vec(),
             moduli_file: PathBuf::from("/etc/ssh/moduli"),
             ciphers: CipherKind::ALL.to_vec(),
@@ -336,6 +337,7 @@ impl Default for Global {
             ports: Vec::new(),
             listen: Vec::new(),
             host_keys: Vec::new(),
+            host_certificates: Vec::new(),
         }
     }
 }

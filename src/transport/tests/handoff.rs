@@ -1,12 +1,16 @@
 //! Connections that move from process to process, and the long random run.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::harness::*;
-use crate::crypto::{CipherKind, KexKind, MacKind, Provider, Suite};
+use crate::crypto::keys::{CertificateKind, Certification, Extensions};
+use crate::crypto::{
+    CipherKind, KexKind, KeyAlgorithm, MacKind, Provider, SignatureAlgorithm, Suite,
+};
 use crate::transport::role::Role;
 use crate::transport::{Client, Error, Server, Transport, TransportRecord};
 
@@ -40,6 +44,55 @@ fn a_connection_goes_on_in_another_process() {
         assert!(pair.server.transport.stats().bytes_in > before.bytes_in);
         assert_eq!((pair.client.delivered.len(), pair.server.delivered.len()), (3, 3));
     }
+}
+
+/// A host certificate is what the connection's logins are bound to, in whatever process.
+#[test]
+fn a_certificate_travels_along_and_is_shown_again() {
+    let certification = Certification {
+        kind: CertificateKind::Host,
+        serial: 1,
+        key_id: "host",
+        principals: &["host"],
+        valid_after: 0,
+        valid_before: u64::MAX,
+        force_command: None,
+        source_address: None,
+        verify_required: false,
+        extensions: Extensions::default(),
+    };
+    let key = HOST_KEYS[0].public();
+    let certificate = certification.issue(key, &OTHER_KEY).expect("certified");
+    let mut server = server_config();
+    server.host_keys[0].certificate = Some(certificate.clone());
+    server.host_keys[0].algorithms = KeyAlgorithm::ALL.to_vec();
+    let mut client = client_config();
+    client.host_key_algorithms = KeyAlgorithm::ALL.to_vec();
+    let mut pair = Pair::new(client, server);
+    pair.settle();
+    for _ in 0..2 {
+        pair.expect_alive();
+        for shown in
+            [pair.client.transport.shown_host_key(), pair.server.transport.shown_host_key()]
+        {
+            let shown = shown.expect("a key");
+            assert_eq!((&*shown.key, shown.blob()), (key, certificate.blob()));
+        }
+        let agreed = pair.client.transport.negotiated().expect("agreed").host_key;
+        assert_eq!(agreed, KeyAlgorithm::certified(SignatureAlgorithm::Ed25519));
+        hand_over(&mut pair.server);
+        hand_over(&mut pair.client);
+        pair.client.rekey();
+        pair.settle();
+    }
+    // Case 35: a later exchange does not do without it.
+    let mut without = (*pair.server.transport.config).clone();
+    without.host_keys[0].certificate = None;
+    pair.server.transport.config = Arc::new(without);
+    pair.client.rekey();
+    pair.settle();
+    let weaker = "weaker algorithms in a later key exchange";
+    assert_eq!(pair.client.fails_with(2), Error::PeerMisbehaved(weaker));
 }
 
 /// Exports, imports, and checks that the copy says the same.

@@ -2,7 +2,8 @@
 
 use super::harness::*;
 use crate::crypto::{
-    CipherKind, KexError, KexKind, MacKind, PrivateKey, Provider, SignatureAlgorithm, kex,
+    CipherKind, KexError, KexKind, KeyAlgorithm, MacKind, PrivateKey, Provider, SignatureAlgorithm,
+    kex,
 };
 use crate::limits::NAME_LIST_BYTES_MAX;
 use crate::transport::proposal::Offers;
@@ -602,7 +603,7 @@ fn the_clients_order_decides_and_an_aead_needs_no_mac() {
     };
     let settled = offers.settle(false).expect("common ground");
     assert_eq!(settled.kex_name, "curve25519-sha256@libssh.org");
-    assert_eq!(settled.host_key, SignatureAlgorithm::EcdsaP256);
+    assert_eq!(settled.host_key, KeyAlgorithm::plain(SignatureAlgorithm::EcdsaP256));
     assert_eq!(settled.to_server.cipher(), CipherKind::Aes256Ctr);
     assert_eq!(settled.to_server.mac(), MacKind::HmacSha512);
     assert_eq!(settled.to_client.cipher(), CipherKind::Aes256Gcm);
@@ -614,9 +615,12 @@ fn only_what_the_provider_has_is_offered() {
     let mut config = server_config();
     config.preferences.provider = Provider::Toy;
     config.preferences.ciphers = vec![CipherKind::Aes128Ctr, CipherKind::Toy];
+    let of_ed25519 = |a: &KeyAlgorithm| a.signature == SignatureAlgorithm::Ed25519;
     config.host_keys = vec![HostKey {
         public: HOST_KEYS[0].public().clone(),
-        algorithms: vec![SignatureAlgorithm::Ed25519],
+        certificate: None,
+        // Without a certificate the first of them is not to be had.
+        algorithms: KeyAlgorithm::ALL.iter().copied().filter(of_ed25519).collect(),
     }];
     let server = End::<Server>::new(config, 1);
     let line = server.outbox.iter().position(|byte| *byte == b'\n').expect("a line") + 1;

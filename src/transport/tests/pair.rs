@@ -3,7 +3,9 @@
 use proptest::prelude::*;
 
 use super::harness::*;
-use crate::crypto::{CipherKind, KexKind, MacKind, Provider, SignatureAlgorithm, Suite};
+use crate::crypto::{
+    CipherKind, KexKind, KeyAlgorithm, MacKind, Provider, SignatureAlgorithm, Suite,
+};
 use crate::transport::{HostKey, Server, ServerConfig};
 
 fn pair_of(kex: KexKind, suite: Suite, client: Provider, server: Provider) -> Pair {
@@ -81,7 +83,7 @@ fn every_kind_of_host_key_in_the_clients_order() {
     for (place, key) in HOST_KEYS.iter().enumerate() {
         for algorithm in SignatureAlgorithm::for_key(key.public().kind()) {
             let mut config = client_config();
-            config.host_key_algorithms = vec![*algorithm];
+            config.host_key_algorithms = vec![KeyAlgorithm::plain(*algorithm)];
             let mut pair = Pair::new(config, server_config());
             pair.settle();
             pair.expect_alive();
@@ -213,7 +215,7 @@ fn a_server_without_a_fitting_key_is_incompatible() {
     let mut server = server_config();
     server.host_keys = vec![HostKey::new(HOST_KEYS[1].public().clone())];
     let mut client = client_config();
-    client.host_key_algorithms = vec![SignatureAlgorithm::Ed25519];
+    client.host_key_algorithms = vec![KeyAlgorithm::plain(SignatureAlgorithm::Ed25519)];
     let mut pair = Pair::new(client, server);
     pair.settle();
     let error = pair.client.fails_with(3);
