@@ -297,6 +297,10 @@ pub const UPSTREAM_LOGIN_TIME_MAX: Duration = Duration::from_secs(30);
 pub const UPSTREAM_REST_TIME: Duration = Duration::from_secs(10);
 /// How long a client has to take the news that its host is gone.
 pub const UPSTREAM_NEWS_TIME: Duration = Duration::from_secs(1);
+/// A program that is asked about a login: how long it may take, for a worker waits for it, and how much
+/// it may say.
+pub const PROGRAM_TIME_MAX: Duration = Duration::from_secs(10);
+pub const PROGRAM_ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// How long a certificate that is made for one login counts.
 pub const UPSTREAM_CERTIFICATE_TIME: Duration = Duration::from_secs(5 * 60);
 /// Hosts of one TidegateUpstream, and lists of them whose state is remembered.

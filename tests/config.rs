@@ -323,6 +323,7 @@ const IN_MATCH: &str = "AcceptEnv AllowAgentForwarding AllowGroups AllowStreamLo
     PubkeyAcceptedAlgorithms PubkeyAuthentication PubkeyAuthOptions RDomain RefuseConnection \
     RekeyLimit RequiredRSASize RevokedKeys RhostsRSAAuthentication RSAAuthentication SetEnv \
     StreamLocalBindMask StreamLocalBindUnlink Subsystem TidegateScp TidegateUpstream TidegateUpstreamCA \
+    TidegateUpstreamCommand TidegateUpstreamCommandUser \
     TidegateUpstreamHostKeyPolicy TidegateUpstreamIdentity TidegateUpstreamKnownHosts \
     TidegateUpstreamTargets TidegateUpstreamUser TrustedUserCAKeys \
     UnusedConnectionTimeout X11DisplayOffset X11Forwarding X11UseLocalhost";
@@ -548,6 +549,8 @@ fn good_lines() -> impl Strategy<Value = String> {
         "TidegateUpstream (none|[a-z]{1,6}(:[1-9][0-9]{0,3})?( \\[::1\\]:22)?)",
         "TidegateUpstreamTargets (none|\\*\\.[a-z]{1,6}(:\\*)?( \"a b\")?)",
         "TidegateUpstreamUser (none|deploy|%u-%%|%%)",
+        "TidegateUpstreamCommand (none|/[a-z]{1,4}( %u \"a b\" %%)?)",
+        "TidegateUpstreamCommandUser (none|nobody)",
         "TidegateUpstreamHostKeyPolicy (strict|accept-new)",
         "TidegateUpstream((CA|Identity) (none|/[a-z]{1,4})|KnownHosts /[a-z]{1,4})",
         "Allow(Tcp|StreamLocal)Forwarding (yes|no|all|local|remote)",

@@ -1,10 +1,14 @@
 //! Logins that go on at a host behind the gateway: Debian's sshd there, stock clients here.
 #![allow(clippy::disallowed_methods, reason = "tests wait on the real clock")]
 
+#[path = "proxy/asked.rs"]
+mod asked;
 #[path = "proxy/certified.rs"]
 mod certified;
 #[path = "proxy/impostor.rs"]
 mod impostor;
+#[path = "proxy/settings.rs"]
+mod settings;
 mod support;
 
 use std::fs::{self, File};

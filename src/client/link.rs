@@ -11,7 +11,7 @@ use super::login::{Login, Progress};
 use super::{Lone, Options, Person, Voice};
 use crate::base::Instant;
 use crate::connection::{ClientConnectionConfig, ConnectionConfig};
-use crate::crypto::RandomPool;
+use crate::crypto::{KeyAlgorithm, RandomPool};
 use crate::reactor::Driver;
 use crate::shard::{ClientLink, News, Shard, ShardConfig};
 use crate::transport::{ClientConfig, Preferences, ServerConfig};
@@ -144,7 +144,8 @@ fn connection_config(options: &Options, hosts: &HostCheck<'_>) -> Result<ClientC
     preferences.ciphers.clone_from(&options.ciphers);
     preferences.macs.clone_from(&options.macs);
     let mut transport = ClientConfig::new(preferences);
-    transport.host_key_algorithms = hosts.algorithms();
+    transport.host_key_algorithms =
+        hosts.algorithms().into_iter().map(KeyAlgorithm::plain).collect();
     let mut config = ClientConnectionConfig::new(Arc::new(transport));
     config.server_alive = options.server_alive;
     Ok(config)

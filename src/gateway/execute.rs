@@ -13,6 +13,7 @@ use super::{generation, log_level, names, upstream};
 use crate::base::escape;
 use crate::connection::ConnectionConfig;
 use crate::crypto::{PrivateKey, SignatureAlgorithm, kex};
+use crate::services::upstream::Trouble;
 use crate::services::{
     About, Child, Done, Greeted, Job, Program, SpawnFailed, SpawnSpec, forward, open_terminal, scp,
     sftp, spawn,
@@ -101,6 +102,10 @@ impl Execute for Executor {
             Job::Fs(job) => Done::Fs(Box::new(sftp::fs::run(*job))),
             Job::Scp(job) => Done::Scp(Box::new(scp::jobs::run(*job))),
             Job::Resolve { host, port } => Done::Resolved(forward::resolve(&host, port)),
+            Job::FindHosts { upstream } => Done::Hosts(match &self.policy {
+                Some(policy) => policy.find_hosts(&upstream).map(Box::new),
+                None => Err(Trouble::plain("no login goes on elsewhere here")),
+            }),
             Job::FindWay { upstream, host } => {
                 Done::Way(upstream::find_way(&upstream, host).map(Box::new))
             }

@@ -26,6 +26,7 @@ pub mod parcel;
 pub mod pid_file;
 pub mod policy;
 mod principals;
+pub mod program;
 pub mod serve;
 pub mod server;
 pub mod signals;

@@ -21,13 +21,14 @@ use super::config::{
 use super::directory::{Directory, Entry};
 use super::key_options::{self, Options};
 use super::principals;
+use super::program::{self, About};
 use super::upstream::{self, Fleets};
 use crate::base::{escape, wildcard_match};
 use crate::crypto::keys::revoked;
 use crate::crypto::{Certificate, KeyAlgorithm, KeyKind, PublicKey, SignatureAlgorithm};
 use crate::limits::{AUTHORIZED_KEYS_BYTES_MAX, BANNER_BYTES_MAX, REVOKED_KEYS_BYTES_MAX};
 use crate::services::forward::{DisplayRules, Forwarding};
-use crate::services::upstream::Upstream;
+use crate::services::upstream::{Finder, Trouble, Upstream};
 use crate::services::{Account, Grant, Rules, Subsystem, is_listed};
 
 /// While it exists nobody but root has sessions: everybody else is shown its text.
@@ -92,6 +93,8 @@ pub enum Reason {
     Target(String),
     /// TidegateUpstream without TidegateUpstreamIdentity or TidegateUpstreamCA.
     NoIdentity,
+    /// TidegateUpstreamCommand without TidegateUpstreamCommandUser.
+    NoCommandUser,
     Database(String),
     Locked,
     Expired,
@@ -181,7 +184,8 @@ impl Policy {
             local: Some(request.local),
             rdomain: request.rdomain,
         });
-        let route = self.route(&login, target, request);
+        let known = entry.as_ref().map(|entry| &entry.account);
+        let route = self.route(&login, target, known, request);
         let verdict = match (&entry, database, &route) {
             (.., Err(reason)) => Err(reason.clone()),
             (Some(entry), _, Ok(route)) => self.admits(entry, &login, request, route.is_some()),
@@ -237,10 +241,12 @@ impl Policy {
         &self,
         login: &Effective,
         target: Option<&str>,
+        account: Option<&Account>,
         request: &Request<'_>,
     ) -> Result<Option<Upstream>, Reason> {
+        let asks = target.is_none() && login.upstream.is_empty();
         let hosts = match target {
-            None if login.upstream.is_empty() => return Ok(None),
+            None if asks && login.upstream_command.is_empty() => return Ok(None),
             None => login.upstream.clone(),
             Some(target) => match upstream::target(&login.upstream_targets, target) {
                 Some(host) => vec![host],
@@ -250,7 +256,36 @@ impl Policy {
         let (user, key) = (request.user, request.key.fingerprint());
         let who = format!("{user} from {} with {key}", request.peer.ip());
         let upstream = self.fleets.upstream(&self.config, login, user, hosts, who);
-        upstream.map(Some).ok_or(Reason::NoIdentity)
+        let mut upstream = upstream.ok_or(Reason::NoIdentity)?;
+        if asks {
+            upstream.finder = Some(finder(login, account, request)?);
+        }
+        Ok(Some(upstream))
+    }
+
+    /// Asks the program that knows where a login goes on. Blocks.
+    ///
+    /// # Errors
+    /// It cannot be run, or its answer is of no use.
+    pub fn find_hosts(&self, upstream: &Upstream) -> Result<Upstream, Trouble> {
+        let Some(Finder { words, user }) = &upstream.finder else { return Ok(upstream.clone()) };
+        let trouble = |why: String| Trouble {
+            said: "the gateway cannot find out where this login goes on".to_owned(),
+            logged: format!("TidegateUpstreamCommand {}: {why}", words.join(" ")),
+        };
+        let entry = match self.directory.find(user) {
+            Ok(Some(entry)) => entry,
+            Ok(None) => return Err(trouble(format!("there is no user {user} to run it as"))),
+            Err(why) => return Err(trouble(format!("the user database does not answer: {why}"))),
+        };
+        let answer = program::run(words, &entry.account).map_err(trouble)?;
+        let (hosts, user) = upstream::read_answer(&answer).map_err(trouble)?;
+        Ok(Upstream {
+            fleet: self.fleets.of(hosts),
+            finder: None,
+            user: user.unwrap_or_else(|| upstream.user.clone()),
+            ..upstream.clone()
+        })
     }
 
     /// Everything about the user and the kind of key that does not need the files of keys.
@@ -407,18 +442,45 @@ impl Policy {
     }
 }
 
+/// The program that is asked where this login goes on, and with which words.
+fn finder(
+    login: &Effective,
+    account: Option<&Account>,
+    request: &Request<'_>,
+) -> Result<Finder, Reason> {
+    // It would be taken for an option.
+    if request.user.starts_with('-') || request.user.contains(char::is_control) {
+        return Err(Reason::UnknownUser);
+    }
+    let user = login.upstream_command_user.clone().ok_or(Reason::NoCommandUser)?;
+    let stranger = stranger(request.user);
+    let about = About {
+        account: account.unwrap_or(&stranger),
+        peer: request.peer,
+        local: request.local,
+        key: request.key,
+    };
+    let words = login.upstream_command.iter().map(|word| about.expand(word)).collect();
+    Ok(Finder { words, user })
+}
+
 /// A user who exists nowhere but in the configuration: of a login that goes on elsewhere, only the
 /// lists and the key are asked about.
 fn admits_stranger(login: &Effective, request: &Request<'_>) -> Result<Account, Reason> {
     check_lists(login, request.user, &[], request)?;
     check_key(login, request)?;
-    Ok(Account {
-        name: request.user.to_owned(),
+    Ok(stranger(request.user))
+}
+
+/// The account of a user who has none.
+fn stranger(name: &str) -> Account {
+    Account {
+        name: name.to_owned(),
         uid: NOBODY,
         gid: NOBODY,
         home: PathBuf::from("/nonexistent"),
         shell: PathBuf::from("/bin/false"),
-    })
+    }
 }
 
 /// What the settings and the key both permit. `open`: nothing goes round a closed door.
@@ -670,6 +732,9 @@ impl fmt::Display for Reason {
             Reason::NoIdentity => out.write_str(
                 "it goes on elsewhere, and neither TidegateUpstreamIdentity nor TidegateUpstreamCA names \
                  a key for that",
+            ),
+            Reason::NoCommandUser => out.write_str(
+                "TidegateUpstreamCommand needs TidegateUpstreamCommandUser: the account it runs as",
             ),
             Reason::Database(why) => write!(out, "the user database does not answer: {why}"),
             Reason::Locked => out.write_str(

@@ -22,7 +22,7 @@ use crate::crypto::{
 };
 use crate::limits::{
     CERTIFICATE_CLOCK_SKEW, KEY_FILE_BYTES_MAX, KNOWN_HOSTS_BYTES_MAX, UPSTREAM_CERTIFICATE_TIME,
-    UPSTREAM_FLEETS_MAX,
+    UPSTREAM_FLEETS_MAX, UPSTREAM_HOSTS_MAX,
 };
 use crate::services::forward;
 use crate::services::upstream::{Credential, Fleet, Host, HostKeyPolicy, Trouble, Upstream, Way};
@@ -58,6 +58,37 @@ pub fn target(patterns: &[String], target: &str) -> Option<(String, u16)> {
     allowed.then_some((host, port))
 }
 
+/// The answer of TidegateUpstreamCommand: on each line a host, and a port and a user if they are not the
+/// usual ones. Empty lines and those that begin with `#` say nothing.
+pub fn read_answer(text: &str) -> Result<(Hosts, Option<String>), String> {
+    let anything = ["*:*".to_owned()];
+    let mut hosts = Hosts::new();
+    let mut found: Option<Option<&str>> = None;
+    for line in text.lines() {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let (host, port, user) = match *words.as_slice() {
+            [] => continue,
+            [comment, ..] if comment.starts_with('#') => continue,
+            [host] => (host, "22", None),
+            [host, port] => (host, port, None),
+            [host, port, user] => (host, port, Some(user)),
+            _ => return Err(format!("it answers {line:?}, and not a host, a port and a user")),
+        };
+        let host = target(&anything, &format!("[{host}]:{port}"));
+        hosts.push(host.ok_or_else(|| format!("it answers {line:?}, which is no host and port"))?);
+        if hosts.len() > UPSTREAM_HOSTS_MAX {
+            return Err(format!("it answers more than {UPSTREAM_HOSTS_MAX} hosts"));
+        }
+        if *found.get_or_insert(user) != user {
+            return Err("it answers different users for hosts of one login".to_owned());
+        }
+    }
+    match found {
+        Some(user) => Ok((hosts, user.map(str::to_owned))),
+        None => Err("it names no host".to_owned()),
+    }
+}
+
 fn host_and_port(word: &str) -> Option<(&str, u16)> {
     let (host, port) = host_and_pattern(word)?;
     let port = port.parse().ok().filter(|port| *port > 0)?;
@@ -84,10 +115,10 @@ fn host_and_pattern(word: &str) -> Option<(&str, &str)> {
 pub struct Fleets(Mutex<BTreeMap<Hosts, Arc<Fleet>>>);
 
 /// Names and ports.
-type Hosts = Vec<(String, u16)>;
+pub type Hosts = Vec<(String, u16)>;
 
 impl Fleets {
-    fn of(&self, hosts: Hosts) -> Arc<Fleet> {
+    pub fn of(&self, hosts: Hosts) -> Arc<Fleet> {
         let mut fleets = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if fleets.len() >= UPSTREAM_FLEETS_MAX {
             fleets.retain(|_, fleet| Arc::strong_count(fleet) > 1);
@@ -115,6 +146,7 @@ impl Fleets {
         connection.server_alive = login.limits().client_alive;
         Some(Upstream {
             fleet: self.of(hosts),
+            finder: None,
             user: match &login.upstream_user {
                 Some(template) => expand(template, user),
                 None => user.to_owned(),
@@ -447,6 +479,21 @@ mod tests {
             "other",
         ] {
             assert_eq!(found(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn answers_are_hosts_with_ports_and_one_user() {
+        let host = |name: &str, port| (name.to_owned(), port);
+        assert_eq!(read_answer("web1\n"), Ok((vec![host("web1", 22)], None)));
+        let two = "# hosts\n\nWEB1 2222 deploy\n ::1\t22 deploy";
+        let expected = (vec![host("web1", 2222), host("::1", 22)], Some("deploy".to_owned()));
+        assert_eq!(read_answer(two), Ok(expected));
+        let many = "h\n".repeat(UPSTREAM_HOSTS_MAX + 1);
+        for bad in
+            ["", "#", "web1 0", "web1 x", "web1 22 a b", "-x", "w 22 a\nw 22 b", "w 22 a\nw", &many]
+        {
+            assert!(read_answer(bad).is_err(), "{bad}");
         }
     }
 

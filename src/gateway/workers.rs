@@ -233,7 +233,7 @@ fn claim(count: &AtomicUsize, max: usize) -> Option<()> {
 const fn lane_of(job: &Job) -> Option<usize> {
     match job {
         Job::Agree { .. } | Job::Sign { .. } => Some(0),
-        Job::Resolve { .. } | Job::FindWay { .. } => Some(1),
+        Job::Resolve { .. } | Job::FindHosts { .. } | Job::FindWay { .. } => Some(1),
         _ => None,
     }
 }

@@ -71,6 +71,10 @@ pub enum Job {
     },
     /// Connects to a socket in the file system: [`super::forward::connect_to_path`].
     ConnectPath(Box<[u8]>),
+    /// Asks the program that knows which hosts a login goes on at.
+    FindHosts {
+        upstream: Arc<Upstream>,
+    },
     /// Finds the way to a host of these, by its number: addresses, and the key to log in with.
     FindWay {
         upstream: Arc<Upstream>,
@@ -112,6 +116,7 @@ pub enum Done {
     Spawned(Result<Child, SpawnFailed>),
     Fs(Box<FsDone>),
     Scp(Box<ScpDone>),
+    Hosts(Result<Box<Upstream>, Trouble>),
     Way(Result<Box<Way>, Trouble>),
     Judged(Result<(), Trouble>),
     Resolved(std::io::Result<Vec<SocketAddr>>),

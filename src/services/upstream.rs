@@ -14,10 +14,12 @@ use crate::crypto::{PrivateKey, SignatureAlgorithm};
 use crate::limits::UPSTREAM_REST_TIME;
 
 /// Where one login goes on. Made by policy alone.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Upstream {
     /// Any of these will do.
     pub fleet: Arc<Fleet>,
+    /// Who says which those are; until then there are none.
+    pub finder: Option<Finder>,
     /// Who logs in there.
     pub user: String,
     pub credential: Credential,
@@ -34,12 +36,23 @@ pub struct Upstream {
 
 impl PartialEq for Upstream {
     fn eq(&self, other: &Upstream) -> bool {
-        let of = |one: &Upstream| (one.user.clone(), one.credential.clone(), one.fleet.to_string());
+        let of = |one: &Upstream| {
+            (one.user.clone(), one.credential.clone(), one.fleet.to_string(), one.finder.clone())
+        };
         of(self) == of(other)
     }
 }
 
 impl Eq for Upstream {}
+
+/// A program that knows where a login goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finder {
+    /// Its path and its arguments.
+    pub words: Vec<String>,
+    /// The account that it runs as.
+    pub user: String,
+}
 
 /// What opens the hosts.
 #[derive(Clone, Debug, PartialEq, Eq)]

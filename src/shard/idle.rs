@@ -66,6 +66,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         link.idle_check = None;
         let Some(grant) = link.grant.clone() else { return };
         if link.relay.as_ref().is_some_and(|relay| !relay.is_unused()) {
+            self.expire_relayed(key, &grant.rules, now);
             return;
         }
         if link.channels.is_empty() {
@@ -128,7 +129,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     /// Marks the connection's packets by what it does: interactive while a session has a terminal.
     pub(super) fn mark_class(&mut self, key: u32) {
         let Some(link) = self.links.get_mut(key as usize) else { return };
-        let (Some(grant), Some(socket)) = (&link.grant, link.socket) else { return };
+        let Some(grant) = &link.grant else { return };
         let interactive = link.channels.iter().any(|(_, number)| {
             let attachment = self.attachments.get(*number as usize);
             attachment.is_some_and(|attachment| attachment.service.has_terminal())
@@ -137,6 +138,13 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             true => grant.rules.interactive_class,
             false => grant.rules.bulk_class,
         };
+        self.set_class(key, class);
+    }
+
+    /// Marks the packets of a connection from now on.
+    pub(super) fn set_class(&mut self, key: u32, class: Option<u8>) {
+        let Some(link) = self.links.get_mut(key as usize) else { return };
+        let Some(socket) = link.socket else { return };
         // Where none is wanted, an earlier mark is taken back.
         let class = class.or(link.class.map(|_| 0));
         if let Some(value) = class.filter(|_| class != link.class) {

@@ -19,6 +19,7 @@ mod moves;
 mod outside;
 mod preface;
 mod relay;
+mod relay_pace;
 mod report;
 mod run;
 mod session;

@@ -7,6 +7,7 @@
 
 use std::collections::VecDeque;
 
+use super::relay_pace::Pace;
 use super::*;
 use crate::connection::{ChannelId, ChannelKind, Event, GlobalRequest};
 use crate::limits::{HELD_REQUEST_BYTES_MAX, LINK_UNSENT_BYTES_MAX, RELAYED_REQUEST_BYTES_MAX};
@@ -22,8 +23,8 @@ use crate::wire::{Message, Writer};
 /// turn: nobody knows this request.
 const REFUSED: &str = "refused@tidegate.invalid";
 const X11_REQUEST: &str = "x11-req";
-const X11_CHANNEL: &str = "x11";
-const AGENT_CHANNEL: &str = "auth-agent@openssh.com";
+pub(super) const X11_CHANNEL: &str = "x11";
+pub(super) const AGENT_CHANNEL: &str = "auth-agent@openssh.com";
 const INTERNAL_SFTP: &str = "internal-sftp";
 
 /// One link's part in a pair.
@@ -37,16 +38,21 @@ pub(super) struct Relay {
     pub asked: VecDeque<(ChannelId, ChannelKind)>,
     /// A request about the connection that has not been passed on, or has no answer yet.
     pub global: Option<(GlobalRequest, bool)>,
+    /// Some of the channels are closed when they are idle.
+    pub timed: bool,
     pub end: End,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Couple {
-    own: ChannelId,
+    pub own: ChannelId,
     other: ChannelId,
     is_session: bool,
+    /// What ChannelTimeout calls it.
+    kind: &'static str,
     /// One of the two has been closed by its peer: no data passes any more.
-    closing: bool,
+    pub closing: bool,
+    pub pace: Pace,
 }
 
 #[derive(Debug)]
@@ -100,13 +106,24 @@ pub(super) enum Dial {
 
 impl Relay {
     pub const fn new(end: End) -> Relay {
-        Relay { other: None, couples: Vec::new(), asked: VecDeque::new(), global: None, end }
+        Relay {
+            other: None,
+            couples: Vec::new(),
+            asked: VecDeque::new(),
+            global: None,
+            timed: false,
+            end,
+        }
     }
 
     /// The other link and its channel.
     fn partner(&self, own: ChannelId) -> Option<(u32, ChannelId)> {
         let couple = self.couples.iter().find(|couple| couple.own == own)?;
         Some((self.other?, couple.other))
+    }
+
+    pub fn couple_mut(&mut self, own: ChannelId) -> Option<&mut Couple> {
+        self.couples.iter_mut().find(|couple| couple.own == own)
     }
 
     /// The client's part: whether it has got through to the host.
@@ -240,6 +257,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             return;
         }
         self.command(other, Command::Pass { id: to, extended, data });
+        self.note_relayed([(key, id), (other, to)]);
         // What the other side takes may be more than is granted at a time.
         self.pass_window(other, to);
     }
@@ -347,9 +365,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             };
             let opened =
                 self.with_env(other, |conn, env| conn.open_with(&kind, window, packet, env));
-            let is_session = kind == ChannelKind::Session;
             match opened {
-                Some(Some(to)) => self.couple(key, id, other, to, is_session),
+                Some(Some(to)) => self.couple((key, id), (other, to), &kind),
                 Some(None) => {
                     let (reason, text) = (open_failure::RESOURCE_SHORTAGE, "too many channels");
                     self.command(key, Command::Reject { id, reason, text: text.into() });
@@ -364,11 +381,13 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
     }
 
-    fn couple(&mut self, key: u32, id: ChannelId, other: u32, to: ChannelId, is_session: bool) {
-        for (key, own, other) in [(key, id, to), (other, to, id)] {
+    fn couple(&mut self, one: (u32, ChannelId), two: (u32, ChannelId), kind: &ChannelKind) {
+        for ((key, own), (_, other)) in [(one, two), (two, one)] {
             if let Some(relay) = self.relay(key) {
-                let closing = false;
-                relay.couples.push(Couple { own, other, is_session, closing });
+                let (closing, pace) = (false, Pace::default());
+                let is_session = *kind == ChannelKind::Session;
+                let kind = relay_pace::type_name(kind);
+                relay.couples.push(Couple { own, other, is_session, kind, closing, pace });
             }
         }
     }
@@ -382,9 +401,12 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             }
         }
         for key in [key, other] {
-            let down = self.relay(key).is_some_and(|relay| relay.is_down() && relay.is_unused());
-            if down {
-                self.begin_idle(key);
+            let down = self.relay(key).filter(|relay| relay.is_down());
+            if let Some(unused) = down.map(|relay| relay.is_unused()) {
+                self.mark_relayed(key);
+                if unused {
+                    self.begin_idle(key);
+                }
             }
         }
         Some((other, to))
@@ -392,15 +414,13 @@ impl<D: Driver, O: Outside> Shard<D, O> {
 
     /// A peer closes. The other one is told, and this one is answered when that one has closed too: it
     /// may still have something to say, like how a command ended.
-    fn relay_close(&mut self, key: u32, id: ChannelId) {
+    pub(super) fn relay_close(&mut self, key: u32, id: ChannelId) {
         let Some((other, to)) = self.partner(key, id) else {
             self.command(key, Command::Close(id));
             return;
         };
         for (key, own) in [(key, id), (other, to)] {
-            let couples = self.relay(key).map(|relay| relay.couples.as_mut_slice());
-            let couple = couples.and_then(|couples| couples.iter_mut().find(|one| one.own == own));
-            if let Some(couple) = couple {
+            if let Some(couple) = self.relay(key).and_then(|relay| relay.couple_mut(own)) {
                 couple.closing = true;
             }
         }
@@ -419,6 +439,13 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let window_bytes = link.conn.credit(id);
         let packet_bytes = link.conn.packet_max(id);
         self.command(other, Command::AcceptWith { id: to, window_bytes, packet_bytes });
+        for (key, id) in [(key, id), (other, to)] {
+            let down = self.relay(key).filter(|relay| relay.is_down());
+            if let Some(kind) = down.and_then(|relay| relay.couple_mut(id)).map(|c| c.kind) {
+                self.time_relayed(key, id, kind);
+                self.mark_relayed(key);
+            }
+        }
     }
 
     /// The host is gone: whatever the client has or wants there ends.
@@ -491,15 +518,17 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let down = self.relay(key).is_some_and(|relay| relay.is_down());
         let request = match down {
             false => Some(request),
-            true => match self.judge_request(key, &asked) {
+            true => match self.judge_request(key, id, &asked) {
                 Verdict::Passes => Some(request),
                 Verdict::Replaced(command) => {
                     let body = RequestBody::Exec { command: command.as_bytes() };
                     encoded(asked.want_reply, body)
                 }
-                Verdict::Refused(why) => {
-                    let what = asked.body.name().to_owned();
-                    self.report(key, What::Refused { what, why: why.to_owned() });
+                verdict @ (Verdict::Refused(_) | Verdict::Dropped) => {
+                    if let Verdict::Refused(why) = verdict {
+                        let what = asked.body.name().to_owned();
+                        self.report(key, What::Refused { what, why: why.to_owned() });
+                    }
                     let body = RequestBody::Other { name: REFUSED, rest: &[] };
                     encoded(asked.want_reply, body).filter(|_| asked.want_reply)
                 }
@@ -511,7 +540,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     }
 
     /// What becomes of a client's request, by its grant.
-    fn judge_request(&mut self, key: u32, asked: &ChannelRequest<'_>) -> Verdict {
+    fn judge_request(&mut self, key: u32, id: ChannelId, asked: &ChannelRequest<'_>) -> Verdict {
         let Some(link) = self.links.get_mut(key as usize) else { return Verdict::Passes };
         let Some(grant) = link.grant.clone() else { return Verdict::Refused("no login") };
         let Some(End::Down(down)) = link.relay.as_mut().map(|relay| &mut relay.end) else {
@@ -520,6 +549,21 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         match asked.body {
             RequestBody::PtyReq { .. } if !grant.pty => {
                 Verdict::Refused("terminals are not permitted (PermitTTY, or the key's options)")
+            }
+            RequestBody::PtyReq { .. } => {
+                if let Some(couple) = self.relay(key).and_then(|relay| relay.couple_mut(id)) {
+                    couple.pace.terminal = true;
+                }
+                self.mark_relayed(key);
+                Verdict::Passes
+            }
+            // Where no variable is named here, the host alone decides.
+            RequestBody::Env { name, .. } => {
+                let name = std::str::from_utf8(name).unwrap_or_default();
+                match grant.accept_env.is_empty() || grant.accepts_variable(name) {
+                    true => Verdict::Passes,
+                    false => Verdict::Dropped,
+                }
             }
             RequestBody::AgentForward => match grant.rules.forwarding.agent {
                 true => {
@@ -538,13 +582,19 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 false => Verdict::Refused("X11Forwarding, DisableForwarding or the key's options"),
             },
             RequestBody::Shell | RequestBody::Exec { .. } | RequestBody::Subsystem { .. } => {
-                self.start_relayed(key, &grant, asked)
+                self.start_relayed(key, id, &grant, asked)
             }
             _ => Verdict::Passes,
         }
     }
 
-    fn start_relayed(&mut self, key: u32, grant: &Grant, asked: &ChannelRequest<'_>) -> Verdict {
+    fn start_relayed(
+        &mut self,
+        key: u32,
+        id: ChannelId,
+        grant: &Grant,
+        asked: &ChannelRequest<'_>,
+    ) -> Verdict {
         let what = match asked.body {
             RequestBody::Exec { command } => {
                 format!("command {}", String::from_utf8_lossy(command))
@@ -555,6 +605,13 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         if grant.rules.no_login.is_some() {
             return Verdict::Refused("/etc/nologin exists");
         }
+        let kind = match asked.body {
+            RequestBody::Exec { .. } => "session:command".to_owned(),
+            RequestBody::Subsystem { name } => format!("session:subsystem:{name}"),
+            _ => "session:shell".to_owned(),
+        };
+        self.time_relayed(key, id, &kind);
+        self.set_variables(key, id, grant);
         let Some(forced) = grant.forced_command.clone() else {
             let user = grant.account.name.clone();
             self.report(key, What::SessionStarted { user, what });
@@ -571,6 +628,17 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
         self.report(key, What::SessionStarted { user, what });
         Verdict::Replaced(forced)
+    }
+
+    /// SetEnv: the host is asked for these, and decides by its AcceptEnv.
+    fn set_variables(&mut self, key: u32, id: ChannelId, grant: &Grant) {
+        let Some((other, to)) = self.partner(key, id) else { return };
+        for (name, value) in &grant.set_env {
+            let body = RequestBody::Env { name: name.as_bytes(), value: value.as_bytes() };
+            if let Some(request) = encoded(false, body) {
+                self.command(other, Command::Ask { id: to, request });
+            }
+        }
     }
 
     // ---- The connection ----------------------------------------------------------------------
@@ -668,6 +736,8 @@ enum Verdict {
     /// A command is asked for in place of it.
     Replaced(String),
     Refused(&'static str),
+    /// Refused without a line in the log: clients ask for what they always ask for.
+    Dropped,
 }
 
 /// A request as it would have come; its channel is named when it is passed on.

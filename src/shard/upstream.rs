@@ -15,9 +15,38 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     /// The login is over and goes on elsewhere.
     pub(super) fn begin_relay(&mut self, key: u32, upstream: Arc<Upstream>) {
         let order = upstream.fleet.order(self.driver.now());
+        let asks = upstream.finder.is_some();
         let Some(link) = self.links.get_mut(key as usize) else { return };
         link.conn.relay();
         link.relay = Some(Box::new(Relay::new(End::Down(Box::new(Down::new(upstream, order))))));
+        match asks {
+            true => self.ask_for_hosts(key),
+            false => self.try_next_host(key),
+        }
+    }
+
+    /// A program knows where the login goes on.
+    fn ask_for_hosts(&mut self, key: u32) {
+        let Some((down, in_flight, generation)) = self.down(key) else { return };
+        *in_flight += 1;
+        let upstream = Arc::clone(&down.upstream);
+        self.submit_job(Token { key, generation, tag: TAG_WAY }, Job::FindHosts { upstream });
+    }
+
+    fn hosts_found(&mut self, key: u32, found: Result<Box<Upstream>, Trouble>) {
+        let now = self.driver.now();
+        let Some((down, ..)) = self.down(key) else { return };
+        match found {
+            Ok(upstream) => {
+                down.order = upstream.fleet.order(now);
+                down.upstream = Arc::from(upstream);
+            }
+            Err(trouble) => {
+                let (host, why) = ("unknown".to_owned(), trouble.logged.clone());
+                down.trouble = Some(trouble);
+                self.report(key, What::UpstreamFailed { host, why });
+            }
+        }
         self.try_next_host(key);
     }
 
@@ -52,6 +81,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     pub(super) fn way_found(&mut self, key: u32, done: Done) {
         let Some((down, ..)) = self.down(key) else { return };
         match done {
+            Done::Hosts(found) => self.hosts_found(key, found),
             Done::Way(Ok(way)) => {
                 down.addresses.clone_from(&way.addresses);
                 down.way = Some(Arc::from(way));

@@ -292,7 +292,10 @@ impl Office {
                 Done::Resolved(Ok((1..=3).map(|n| ([192, 0, 2, n], port).into()).collect()))
             }
             Job::Resolve { .. } => Done::Resolved(Err(std::io::ErrorKind::NotFound.into())),
-            Job::FindWay { .. } | Job::JudgeHost { .. } | Job::SignLogin { .. } => {
+            Job::FindHosts { .. }
+            | Job::FindWay { .. }
+            | Job::JudgeHost { .. }
+            | Job::SignLogin { .. } => {
                 panic!("no login here goes on elsewhere")
             }
             Job::Listen(_) => Done::Listening(Err(std::io::ErrorKind::AddrInUse.into())),

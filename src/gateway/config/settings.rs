@@ -263,6 +263,10 @@ settings! {
             streamlocal_bind_unlink: bool,
             /// Hosts, any of which the login goes on at; empty: it is served here.
             upstream: Vec<(String, u16)>,
+            /// The program that says which, and its arguments, where there are none of those.
+            upstream_command: Vec<String>,
+            /// The account that it runs as.
+            upstream_command_user: Option<String>,
             /// Patterns of the hosts that the login's name may ask for.
             upstream_targets: Vec<String>,
             /// Who logs in there, with `%u` for the user; `None`: the user.
@@ -408,6 +412,8 @@ impl Default for Effective {
             streamlocal_bind_mask: BIND_MASK,
             streamlocal_bind_unlink: false,
             upstream: Vec::new(),
+            upstream_command: Vec::new(),
+            upstream_command_user: None,
             upstream_targets: Vec::new(),
             upstream_user: None,
             upstream_identity: None,
