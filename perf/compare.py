@@ -45,8 +45,7 @@ def rows(options):
              for setting in options.settings for connections in options.connections]
     found += [("logins", (case,)) for case in LOGIN_CASES]
     found.append(("idle", ("idle-memory",)))
-    found += [("pipes", (case, f"{delay} ms each way"))
-              for delay in options.delays for case in pipes.CASES]
+    found += [("pipes", case) for case in pipes.cases(options.delays)]
     found += [("fairness", (case,)) for case in fairness.CASES]
     return [(section, case) for section, case in found if section in options.sections
             and (not options.cases or case[0] in options.cases)]
@@ -63,7 +62,7 @@ def measure(site, running, section, case):
         few = 1 if section == "idle" else rounds
         return logins.measure(site, running, case[0], few)
     if section == "pipes":
-        return pipes.measure(site, running, case[0], int(case[1].split()[0]), max(1, rounds // 2))
+        return pipes.measure(site, running, case, max(1, rounds // 2))
     return fairness.measure(site, case[0], max(1, rounds // 2))
 
 
