@@ -27,13 +27,18 @@ pub fn upstream(target: &mut Target, values: &Values<'_>) -> Done {
     let mut hosts = Vec::with_capacity(words.len());
     for word in words {
         let (host, port) = host_and_port(word, values.surroundings)?;
-        if host.is_empty() || is_none(host) || port == Some(0) {
+        if host.is_empty() || host.contains(is_odd) || is_none(host) || port == Some(0) {
             return Err(Wrong::new(word, "not a host to connect to")
                 .help("write none alone, or hosts like web1, web1:2222 or [::1]:22"));
         }
         hosts.push((host.to_ascii_lowercase(), port.unwrap_or(SSH_PORT)));
     }
     first(&mut target.login.upstream, hosts)
+}
+
+/// No host's name has this, and `-T` could not write it.
+fn is_odd(c: char) -> bool {
+    c.is_whitespace() || c.is_control() || matches!(c, '"' | '\'' | '\\' | '#')
 }
 
 pub fn dump_upstream(view: &View<'_>) -> Vec<String> {
