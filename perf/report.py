@@ -5,6 +5,7 @@ import re
 import statistics
 
 import chart
+import marks
 
 FORMAT = 1
 # Above this a row says how far its runs were apart.
@@ -97,6 +98,8 @@ class Results:
                 yield ""
                 for what in SHOWN[section]:
                     yield from self.table(section, *what)
+                if section == "transfers":
+                    yield from marks.table(self.sorted(section))
                 yield from self.agreements(section)
                 yield from self.failures(section)
         yield "## The parts of this run"
