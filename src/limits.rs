@@ -250,6 +250,8 @@ pub const AUTH_METHODS_BYTES_MAX: u32 = 1024;
 /// Chains of AuthenticationMethods that count for one login, and methods of one chain.
 pub const AUTH_CHAINS_MAX: usize = 16;
 pub const AUTH_CHAIN_METHODS_MAX: usize = 16;
+/// Rounds of keyboard-interactive in one attempt: a server may ask again, but not for ever.
+pub const AUTH_ROUNDS_MAX: u32 = 32;
 /// Questions in one round of keyboard-interactive, and the text of each.
 pub const AUTH_PROMPTS_MAX: u32 = 32;
 pub const PROMPT_BYTES_MAX: u32 = 4 * 1024;
@@ -269,6 +271,12 @@ pub const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
 /// at once.
 pub const CONNECT_STAGGER_TIME: Duration = Duration::from_millis(250);
 pub const CONNECTS_AT_ONCE_MAX: usize = 4;
+/// How long somebody who connects to a SOCKS port of a client may take to say where to, and how many
+/// may do so at a time: each has a thread.
+pub const SOCKS_TIME_MAX: Duration = Duration::from_secs(30);
+pub const SOCKS_AT_ONCE_MAX: usize = 64;
+/// Hosts on the way to another; a loop of ProxyJump ends here.
+pub const JUMPS_MAX: usize = 8;
 /// Threads of a client that look names up and connect to paths for it.
 pub const CLIENT_WORKERS: usize = 2;
 /// How often somebody is asked for the passphrase of one key; ssh's figure.

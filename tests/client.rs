@@ -6,6 +6,10 @@ mod hosts;
 #[path = "client/server.rs"]
 mod server;
 mod support;
+#[path = "client/terminal.rs"]
+mod terminal;
+#[path = "client/ways.rs"]
+mod ways;
 
 use std::fs;
 use std::io::Write;

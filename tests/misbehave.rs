@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use rogue::{Stage, attempt, confirmation, encode, open};
 use support::{Flavour, Habits, Seen, Setup, USER, host_key, toy, user_key};
-use tidegate::connection::{Answer, ChannelRequest, Event, Query};
+use tidegate::connection::{Answer, ChannelRequest, Event, LoginMethod, Query, Secret};
 use tidegate::crypto::{KeyKind, PrivateKey, PublicKey, SignatureAlgorithm};
 use tidegate::limits::{
-    AUTH_REQUESTS_MAX, CHANNEL_PACKET_BYTES_MAX, GLOBALS_HELD_MAX, WINDOW_BYTES,
+    AUTH_REQUESTS_MAX, AUTH_ROUNDS_MAX, CHANNEL_PACKET_BYTES_MAX, GLOBALS_HELD_MAX, WINDOW_BYTES,
 };
 use tidegate::transport::Client;
 use tidegate::wire::auth::{
@@ -366,6 +366,30 @@ fn case_61_prompts_we_did_not_ask_for() {
         stage.say_raw(&endless);
         assert_eq!(stage.code(), PROTOCOL_ERROR);
     }
+}
+
+/// Questions are answered as long as somebody could be asking them, and no longer.
+#[test]
+fn case_61_questions_do_not_go_on_for_ever() {
+    let mut stage = Stage::client(&toy());
+    stage.begin_login_by(LoginMethod::Interactive);
+    stage.say(&ServiceAccept { name: b"ssh-userauth" });
+    let question = [&[number::USERAUTH_INFO_REQUEST][..], &[0; 12], &[0, 0, 0, 1]].concat();
+    let question = [&question[..], &[0, 0, 0, 1, b'?', 0]].concat();
+    for _ in 0..AUTH_ROUNDS_MAX {
+        stage.say_raw(&question);
+        let last = stage.heard.last().expect("an answer");
+        let expected = [&[number::USERAUTH_INFO_RESPONSE, 0, 0, 0, 1, 0, 0, 0, 6][..], b"secret"];
+        assert_eq!(*last, expected.concat());
+    }
+    stage.say_raw(&question);
+    assert_eq!(stage.code(), PROTOCOL_ERROR);
+    // A password is no conversation: whoever wants another one is not told the old one again.
+    let mut stage = Stage::client(&toy());
+    stage.begin_login_by(LoginMethod::Password(Secret::new(b"secret".to_vec().into())));
+    stage.say(&ServiceAccept { name: b"ssh-userauth" });
+    stage.say_raw(&question);
+    assert!(stage.code().is_some(), "the client leaves");
 }
 
 #[test]

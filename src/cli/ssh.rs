@@ -21,6 +21,8 @@ pub struct SshFlags {
     pub lines: Vec<String>,
     pub file: Option<PathBuf>,
     pub log_file: Option<PathBuf>,
+    /// `-W`
+    pub stdio_forward: Option<String>,
     /// How often `-v` was given.
     pub verbose: u8,
     /// How often `-t` was given.
@@ -60,24 +62,35 @@ const fn flag(
 const FLAGS: &[Flag] = &[
     flag('4', None, "use IPv4 only", |f, _| line(f, "AddressFamily inet")),
     flag('6', None, "use IPv6 only", |f, _| line(f, "AddressFamily inet6")),
-    flag('b', Some("address"), "connect from this address", |f, v| set(f, "BindAddress", v)),
+    flag('A', None, "let programs there use our agent", |f, _| line(f, "ForwardAgent yes")),
+    flag('a', None, "do not", |f, _| line(f, "ForwardAgent no")),
     flag('C', None, "compress", |f, _| line(f, "Compression yes")),
     flag('c', Some("ciphers"), "ciphers, most wanted first", |f, v| set(f, "Ciphers", v)),
+    flag('D', Some("port"), "take SOCKS connections here and connect them from there",
+        |f, v| set(f, "DynamicForward", v)),
     flag('E', Some("file"), "append what is told to this file",
         |f, v| { f.log_file = Some(v.into()); Ok(()) }),
+    flag('e', Some("character"), "what commands to us begin with at a terminal; none for none",
+        |f, v| set(f, "EscapeChar", v)),
     flag('F', Some("file"), "the configuration, instead of the usual files; none for none",
         |f, v| { f.file = Some(v.into()); Ok(()) }),
+    flag('g', None, "let others connect to forwarded ports", |f, _| line(f, "GatewayPorts yes")),
     flag('i', Some("file"), "log in with this key; may be repeated", identity),
     flag('J', Some("hosts"), "over connections to these hosts, [user@]host[:port] with commas between",
         |f, v| set(f, "ProxyJump", v)),
+    flag('L', Some("forward"), "take connections at [address:]port and connect them from there to host:port",
+        |f, v| set(f, "LocalForward", v)),
     flag('l', Some("user"), "log in as this user", |f, v| set(f, "User", v)),
     flag('m', Some("macs"), "authentication codes, most wanted first", |f, v| set(f, "MACs", v)),
+    flag('N', None, "run nothing there, forward only", |f, _| line(f, "SessionType none")),
     flag('n', None, "leave standard input alone", |f, _| line(f, "StdinNull yes")),
     flag('o', Some("option"), "a line of configuration; may be repeated",
         |f, v| { f.lines.push(v.to_owned()); Ok(()) }),
     flag('P', Some("tag"), "a tag for Match tagged", |f, v| set(f, "Tag", v)),
     flag('p', Some("port"), "connect to this port", |f, v| set(f, "Port", v)),
     flag('q', None, "tell nothing", |f, _| line(f, "LogLevel QUIET")),
+    flag('R', Some("forward"), "take connections there at [address:]port and connect them from here to host:port",
+        |f, v| set(f, "RemoteForward", v)),
     flag('s', None, "the command is the name of a subsystem", |f, _| line(f, "SessionType subsystem")),
     flag('T', None, "ask for no terminal", |f, _| line(f, "RequestTTY no")),
     flag('t', None, "ask for a terminal; twice: even without one here",
@@ -85,16 +98,26 @@ const FLAGS: &[Flag] = &[
     flag('V', None, "print the version", |f, _| { f.action = Action::Version; Ok(()) }),
     flag('v', None, "tell more; twice and three times for more still",
         |f, _| { f.verbose = f.verbose.saturating_add(1); Ok(()) }),
+    flag('W', Some("host:port"), "connect standard input and output from there to this, and nothing else",
+        |f, v| { f.stdio_forward = Some(v.to_owned()); Ok(()) }),
+    flag('x', None, "do not forward X11, which is not done anyway", |_, _| Ok(())),
 ];
 
 /// Letters of ssh(1) that ask for what there is not, and why.
 const ABSENT: &[(char, &str)] = &[
+    ('b', "sockets are not bound to addresses"),
     ('B', "sockets are not bound to interfaces"),
     ('I', "keys come from files and agents, not from PKCS#11 libraries"),
     ('M', "connections are not shared"),
     ('O', "connections are not shared"),
     ('S', "connections are not shared"),
+    (
+        'f',
+        "it stays in the foreground; a shell's & sends it to the background once keys open the host",
+    ),
     ('w', "networks are not tunnelled"),
+    ('X', "X11 is not forwarded by this client"),
+    ('Y', "X11 is not forwarded by this client"),
 ];
 
 fn line(flags: &mut SshFlags, line: &str) -> Result<(), String> {
@@ -249,6 +272,12 @@ fn request(flags: &SshFlags) -> anyhow::Result<Request> {
     if let Some(port) = destination.port {
         lines.insert(0, format!("Port {port}"));
     }
+    // Hosts on the way are talked of as loudly, and driven alike.
+    let wanted = |line: &&String| {
+        let line = line.to_ascii_lowercase();
+        ["loglevel", "tidegatedriver"].iter().any(|word| line.starts_with(word))
+    };
+    let way_lines = lines.iter().filter(wanted).cloned().collect();
     let files = match &flags.file {
         None => Files::Usual,
         Some(path) if path.as_os_str() == "none" => Files::None,
@@ -258,7 +287,9 @@ fn request(flags: &SshFlags) -> anyhow::Result<Request> {
         host: destination.host,
         user: destination.user,
         lines,
+        way_lines,
         files,
+        stdio_forward: flags.stdio_forward.clone(),
         command: flags.command.clone(),
         local_user,
         home,

@@ -3,9 +3,11 @@
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::{IntoRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use nix::sys::socket::{setsockopt, sockopt};
 
 use super::{Options, Voice};
@@ -44,6 +46,27 @@ pub fn connect(options: &Options, voice: &Voice) -> Result<Fd> {
         }
     }
     bail!("connect to host {host} port {port}: {failed}")
+}
+
+/// Starts a command that speaks with the server for us, and answers the socket that is its standard
+/// input and output.
+///
+/// # Errors
+/// It cannot be started.
+pub fn spawn_proxy(command: &str, voice: &Voice) -> Result<Fd> {
+    voice.debug(format_args!("Executing proxy command: exec {command}"));
+    let (ours, theirs) = UnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    let shell = std::env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into());
+    let both = OwnedFd::from(theirs);
+    Command::new(shell)
+        .arg("-c")
+        .arg(format!("exec {command}"))
+        .stdin(Stdio::from(both.try_clone()?))
+        .stdout(Stdio::from(both))
+        .spawn()
+        .context("ProxyCommand")?;
+    Ok(Fd(OwnedFd::from(ours).into_raw_fd()))
 }
 
 fn try_one(address: SocketAddr, options: &Options) -> io::Result<OwnedFd> {

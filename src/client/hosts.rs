@@ -12,6 +12,14 @@ use crate::crypto::keys::known_hosts::{self, HostName, KnownHosts, Verdict};
 use crate::crypto::{PublicKey, SignatureAlgorithm};
 use crate::limits::KNOWN_HOSTS_BYTES_MAX;
 
+/// How far a host that we go on with is believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trusted {
+    Known,
+    /// It is known by another key, and somebody wants to go on all the same.
+    Doubtful,
+}
+
 /// How one connection judges its host.
 pub struct HostCheck<'a> {
     options: &'a Options,
@@ -58,11 +66,11 @@ impl<'a> HostCheck<'a> {
     ///
     /// # Errors
     /// The host is not to be trusted: why, for the user.
-    pub fn judge(&self, key: &PublicKey) -> Result<()> {
+    pub fn judge(&self, key: &PublicKey) -> Result<Trusted> {
         let (kind, fingerprint) = (key.kind().family(), key.fingerprint());
         self.voice.debug(format_args!("Server host key: {} {fingerprint}", key.type_name()));
         if self.options.no_localhost && is_here(&self.options.host_name) {
-            return Ok(());
+            return Ok(Trusted::Known);
         }
         match self.known.check(&self.name, key) {
             Verdict::Known(place) => {
@@ -70,10 +78,10 @@ impl<'a> HostCheck<'a> {
                     "Host '{}' is known and matches the {kind} host key (found in {place}).",
                     self.name
                 ));
-                Ok(())
+                Ok(Trusted::Known)
             }
-            Verdict::ByCertificate { .. } => Ok(()),
-            Verdict::Unknown => self.meet(key),
+            Verdict::ByCertificate { .. } => Ok(Trusted::Known),
+            Verdict::Unknown => self.meet(key).map(|()| Trusted::Known),
             Verdict::Changed { place, .. } => self.changed(key, &place.to_string()),
             Verdict::Revoked(place) => {
                 self.warn("REVOKED HOST KEY DETECTED!");
@@ -141,7 +149,7 @@ impl<'a> HostCheck<'a> {
         }
     }
 
-    fn changed(&self, key: &PublicKey, place: &str) -> Result<()> {
+    fn changed(&self, key: &PublicKey, place: &str) -> Result<Trusted> {
         let (kind, fingerprint) = (key.kind().family(), key.fingerprint());
         self.warn("REMOTE HOST IDENTIFICATION HAS CHANGED!");
         self.voice.error(format_args!(
@@ -155,7 +163,7 @@ impl<'a> HostCheck<'a> {
             self.name
         ));
         if self.options.strict == StrictHostKeys::No {
-            return Ok(());
+            return Ok(Trusted::Doubtful);
         }
         bail!(
             "Host key for {} has changed and you have requested strict checking.\n\

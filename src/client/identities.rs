@@ -76,7 +76,8 @@ impl Identities {
                 list.push(file);
             }
         }
-        Identities { agent, list }
+        let certified = certified(options, &list, voice);
+        Identities { agent, list: certified.into_iter().chain(list).collect() }
     }
 
     pub fn list(&self) -> &[Identity] {
@@ -126,6 +127,44 @@ impl Identity {
             }
         })
     }
+}
+
+/// The same keys inside the certificates that files have for them: those named, and those beside the
+/// keys' own files.
+fn certified(options: &Options, list: &[Identity], voice: &Voice) -> Vec<Identity> {
+    let beside = options.identity_files.iter().map(|path| {
+        let mut name = path.as_os_str().to_owned();
+        name.push("-cert.pub");
+        PathBuf::from(name)
+    });
+    let mut found: Vec<Identity> = Vec::new();
+    for path in options.certificate_files.iter().cloned().chain(beside) {
+        let name = path.display().to_string();
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(why) if why.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(why) => {
+                voice.error(format_args!("{name}: {why}"));
+                continue;
+            }
+        };
+        let certificate = match Certificate::from_text(text.trim()) {
+            Ok((certificate, _)) => certificate,
+            Err(why) => {
+                voice.error(format_args!("{name}: {why}"));
+                continue;
+            }
+        };
+        let own = |one: &&Identity| one.key == *certificate.key() && one.certificate.is_none();
+        let known = found.iter().any(|one| one.certificate.as_ref() == Some(&certificate));
+        if let Some(identity) = list.iter().find(own).filter(|_| !known) {
+            let identity = identity.clone();
+            found.push(Identity { certificate: Some(certificate), name, ..identity });
+        } else if !known {
+            voice.debug(format_args!("{name}: its private key is nowhere"));
+        }
+    }
+    found
 }
 
 const fn flags(algorithm: SignatureAlgorithm) -> u32 {

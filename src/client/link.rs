@@ -1,20 +1,24 @@
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::{IntoRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-use super::connect::connect;
+use super::connect::{connect, spawn_proxy};
 use super::hosts::HostCheck;
 use super::login::{Login, Progress};
+use super::voice::harmless;
 use super::{Lone, Options, Person, Voice};
-use crate::base::Instant;
-use crate::connection::{ClientConnectionConfig, ConnectionConfig};
+use crate::base::{Instant, escape};
+use crate::connection::{ChannelKind, ClientConnectionConfig, ConnectionConfig, Event};
 use crate::crypto::{KeyAlgorithm, RandomPool};
-use crate::reactor::Driver;
+use crate::reactor::{Driver, Fd};
+use crate::services::Attached;
 use crate::shard::{ClientLink, News, Shard, ShardConfig};
-use crate::transport::{ClientConfig, Preferences, ServerConfig};
+use crate::transport::{ClientConfig, CompressionKind, Preferences, ServerConfig};
 use crate::wire::number::disconnect;
 
 /// How long a server may take to hear our last words.
@@ -38,6 +42,8 @@ pub struct Client<D: Driver> {
     shard: Shard<D, Lone>,
     /// News of other links that came while one logged in.
     kept: VecDeque<(ClientLink, News)>,
+    /// Every link there has been.
+    links: Vec<ClientLink>,
 }
 
 impl<D: Driver> Client<D> {
@@ -52,7 +58,7 @@ impl<D: Driver> Client<D> {
             serial_step: 1,
         };
         let shard = Shard::new(driver, outside, config, Box::new(RandomPool::secure()));
-        Client { shard, kept: VecDeque::new() }
+        Client { shard, kept: VecDeque::new(), links: Vec::new() }
     }
 
     /// Connects, checks who is there, and logs in; asks the person what has to be asked.
@@ -67,8 +73,16 @@ impl<D: Driver> Client<D> {
     ) -> Result<ClientLink> {
         let hosts = HostCheck::new(options, person, voice)?;
         let config = Arc::new(connection_config(options, &hosts)?);
-        let socket = connect(options, voice)?;
+        let socket = match (&options.via, &options.proxy_command) {
+            (Some(via), _) => {
+                let before = self.log_in(via, person, voice)?;
+                self.reach_over(before, options)?
+            }
+            (None, Some(command)) => spawn_proxy(command, voice)?,
+            (None, None) => connect(options, voice)?,
+        };
         let link = self.shard.begin_client(socket, config).context("out of memory")?;
+        self.links.push(link);
         let mut login = Login::new(link, options, hosts, person, voice);
         let ended = loop {
             if let Err(why) = self.turn(None) {
@@ -84,6 +98,44 @@ impl<D: Driver> Client<D> {
             self.leave(link, "the login has failed");
         }
         ended
+    }
+
+    /// A socket whose other end is a channel to the host, over a connection that is there.
+    fn reach_over(&mut self, before: ClientLink, options: &Options) -> Result<Fd> {
+        let (ours, theirs) = UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        theirs.set_nonblocking(true)?;
+        let (host, port) = (options.host_name.as_str(), u32::from(options.port));
+        let kind = ChannelKind::DirectTcpip {
+            host: host.into(),
+            port,
+            origin_host: "127.0.0.1".into(),
+            origin_port: 65_535,
+        };
+        let what = format!("{host} port {port}, on the way there");
+        let theirs = Fd(OwnedFd::from(theirs).into_raw_fd());
+        let service = Attached::offered("direct-tcpip", what, theirs);
+        let channel = self.shard.open_channel(before, &kind, Some(service));
+        let channel = channel.context("the host on the way opens no channel")?;
+        loop {
+            self.turn(None)?;
+            while let Some((of, news)) = self.shard.next_news() {
+                match news {
+                    News::Heard(Event::Opened { id }) if of == before && id == channel => {
+                        return Ok(Fd(OwnedFd::from(ours).into_raw_fd()));
+                    }
+                    News::Heard(Event::OpenFailed { id, text, .. })
+                        if of == before && id == channel =>
+                    {
+                        bail!("{host} port {port} cannot be reached: {}", harmless(&text));
+                    }
+                    News::Ended { reason } if of == before => {
+                        bail!("the host on the way is lost: {}", escape(reason.as_bytes()));
+                    }
+                    news => self.kept.push_back((of, news)),
+                }
+            }
+        }
     }
 
     fn hear_login(&mut self, link: ClientLink, login: &mut Login<'_>) -> Result<Progress> {
@@ -121,11 +173,15 @@ impl<D: Driver> Client<D> {
         self.shard.leave_server(link, disconnect::BY_APPLICATION, text);
     }
 
-    /// Turns until every connection has said its last words.
+    /// Ends every connection, and turns until each has said its last words.
     ///
     /// # Errors
     /// The driver failed.
     pub fn finish(&mut self) -> io::Result<()> {
+        // The last one may be reached over those before it.
+        while let Some(link) = self.links.pop() {
+            self.leave(link, "disconnected by user");
+        }
         let until = self.shard.driver().now().after(FAREWELL_TIME);
         while self.shard.links() > 0 && self.shard.driver().now() < until {
             self.turn(Some(until))?;
@@ -143,10 +199,16 @@ fn connection_config(options: &Options, hosts: &HostCheck<'_>) -> Result<ClientC
     preferences.kex.clone_from(&options.kex);
     preferences.ciphers.clone_from(&options.ciphers);
     preferences.macs.clone_from(&options.macs);
+    if options.compression {
+        preferences.compression = vec![CompressionKind::Delayed, CompressionKind::None];
+    }
+    (preferences.rekey.bytes, preferences.rekey.time) = options.rekey;
     let mut transport = ClientConfig::new(preferences);
     transport.host_key_algorithms =
         hosts.algorithms().into_iter().map(KeyAlgorithm::plain).collect();
     let mut config = ClientConnectionConfig::new(Arc::new(transport));
     config.server_alive = options.server_alive;
+    config.takes_forwarded = !options.remote_forwards.is_empty();
+    config.takes_agent = options.forward_agent.is_some();
     Ok(config)
 }

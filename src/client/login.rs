@@ -3,13 +3,14 @@
 use std::collections::VecDeque;
 
 use anyhow::{Context, Result, bail};
+use zeroize::Zeroizing;
 
-use super::hosts::HostCheck;
+use super::hosts::{HostCheck, Trusted};
 use super::identities::{Identities, Identity};
 use super::voice::harmless;
 use super::{Lone, Options, Person, Voice};
 use crate::base::escape;
-use crate::connection::{Answer, AuthFailed, Event, LoginMethod, Query};
+use crate::connection::{Answer, AuthFailed, Event, LoginMethod, Query, Questions, Secret};
 use crate::reactor::Driver;
 use crate::shard::{ClientLink, News, Shard};
 
@@ -31,6 +32,15 @@ pub struct Login<'a> {
     untried: VecDeque<Identity>,
     /// The one that the server thinks about.
     shown: Option<Identity>,
+    /// What the server takes, as it said last.
+    methods: String,
+    /// The key that it showed is not the one it is known by.
+    doubtful: bool,
+    /// How often a password was asked for, and how often the server was let ask.
+    passwords: u32,
+    conversations: u32,
+    /// Somebody has typed something for the attempt under way.
+    prompted: bool,
 }
 
 impl<'a> Login<'a> {
@@ -42,7 +52,21 @@ impl<'a> Login<'a> {
         voice: &'a Voice,
     ) -> Login<'a> {
         let untried = VecDeque::new();
-        Login { link, options, person, voice, hosts, identities: None, untried, shown: None }
+        Login {
+            link,
+            options,
+            person,
+            voice,
+            hosts,
+            identities: None,
+            untried,
+            shown: None,
+            methods: String::new(),
+            doubtful: false,
+            passwords: 0,
+            conversations: 0,
+            prompted: false,
+        }
     }
 
     /// Acts on what the link tells.
@@ -93,7 +117,10 @@ impl<'a> Login<'a> {
     fn answer<D: Driver>(&mut self, shard: &mut Shard<D, Lone>, query: Query) -> Result<()> {
         let answer = match query {
             Query::TrustHostKey { key, .. } => match self.hosts.judge(&key) {
-                Ok(()) => Answer::Trust(true),
+                Ok(trusted) => {
+                    self.doubtful = trusted == Trusted::Doubtful;
+                    Answer::Trust(true)
+                }
                 Err(why) => {
                     // It hears that much before we leave.
                     shard.answer_client(self.link, Answer::Trust(false));
@@ -111,6 +138,7 @@ impl<'a> Login<'a> {
                     }
                 }
             }
+            Query::Ask(questions) => Answer::Said(self.answer_questions(&questions)),
             _ => bail!("a question that is no client's"),
         };
         shard.answer_client(self.link, answer);
@@ -120,14 +148,94 @@ impl<'a> Login<'a> {
     /// An attempt has failed, or has been the first of several that the server wants.
     fn next<D: Driver>(&mut self, shard: &mut Shard<D, Lone>, failed: &AuthFailed) -> Result<()> {
         self.shown = None;
-        let methods = escape(failed.methods.as_bytes()).to_string();
+        // An attempt that we gave up ourselves says nothing of what the server takes.
+        if failed.methods != failed.method || self.methods.is_empty() {
+            self.methods = failed.methods.to_string();
+        }
+        let methods = escape(self.methods.as_bytes()).to_string();
         self.voice.debug(format_args!("Authentications that can continue: {methods}"));
-        let takes = |name: &str| failed.methods.split(',').any(|method| method == name);
-        if takes("publickey") && self.options.pubkey && self.show_next(shard)? {
-            return Ok(());
+        if failed.partial {
+            self.voice.debug(format_args!(
+                "Authenticated using \"{}\" with partial success.",
+                failed.method
+            ));
+        } else if self.prompted && !failed.probe {
+            self.voice.info("Permission denied, please try again.");
+        }
+        self.prompted = false;
+        for name in &self.options.preferred {
+            if !self.methods.split(',').any(|method| method == name) {
+                continue;
+            }
+            let options = self.options;
+            let tried = match name.as_str() {
+                "publickey" if options.pubkey => self.show_next(shard)?,
+                "password" if options.password => self.ask_password(shard)?,
+                "keyboard-interactive" if options.keyboard_interactive => self.converse(shard)?,
+                _ => false,
+            };
+            if tried {
+                return Ok(());
+            }
         }
         let (user, host) = (escape(self.options.user.as_bytes()), &self.options.host_name);
         bail!("{user}@{host}: Permission denied ({methods}).")
+    }
+
+    /// Asks for the password. False: nobody can be asked, or often enough was.
+    fn ask_password<D: Driver>(&mut self, shard: &mut Shard<D, Lone>) -> Result<bool> {
+        if self.passwords >= self.options.password_prompts || !self.may_ask() {
+            return Ok(false);
+        }
+        self.passwords += 1;
+        let (user, host) = (escape(self.options.user.as_bytes()), &self.options.host_name);
+        let question = format!("{user}@{host}'s password: ");
+        let Ok(password) = self.person.ask_secret(&question) else { return Ok(false) };
+        self.prompted = true;
+        self.attempt(shard, LoginMethod::Password(Secret::new(password)))?;
+        Ok(true)
+    }
+
+    /// Has the server ask. False: often enough it has.
+    fn converse<D: Driver>(&mut self, shard: &mut Shard<D, Lone>) -> Result<bool> {
+        if self.conversations >= self.options.password_prompts || !self.may_ask() {
+            return Ok(false);
+        }
+        self.conversations += 1;
+        self.attempt(shard, LoginMethod::Interactive)?;
+        Ok(true)
+    }
+
+    /// Secrets are for hosts that are known: with StrictHostKeyChecking no, a host whose key has
+    /// changed may be somebody in between.
+    fn may_ask(&self) -> bool {
+        if self.doubtful {
+            self.voice
+                .error("Password authentication is disabled to avoid man-in-the-middle attacks.");
+        }
+        !self.doubtful && !self.options.batch
+    }
+
+    /// The server's questions; what it says is shown as text and nothing else (SECURITY cases 61,
+    /// 120).
+    fn answer_questions(&mut self, questions: &Questions) -> Option<Vec<Secret>> {
+        for text in [&questions.name, &questions.instruction] {
+            if !text.is_empty() {
+                self.voice.info(harmless(text).trim_end_matches('\n'));
+            }
+        }
+        let (user, host) = (escape(self.options.user.as_bytes()), &self.options.host_name);
+        let mut said = Vec::new();
+        for (prompt, shown) in &questions.prompts {
+            let question = format!("({user}@{host}) {}", harmless(prompt));
+            let answer = match shown {
+                true => self.person.ask(&question).map(|text| Zeroizing::new(text.into_bytes())),
+                false => self.person.ask_secret(&question),
+            };
+            said.push(Secret::new(answer.ok()?));
+            self.prompted = true;
+        }
+        Some(said)
     }
 
     /// Shows the next key. False: there is none.

@@ -4,6 +4,7 @@
 mod agent;
 pub mod config;
 mod connect;
+mod forwards;
 mod hosts;
 mod identities;
 mod link;
@@ -13,6 +14,7 @@ mod outside;
 mod person;
 pub mod session;
 mod stdio;
+mod terminal;
 mod voice;
 
 pub use link::Client;

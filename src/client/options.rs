@@ -2,8 +2,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Level;
+use super::config::{RequestTty, SessionType};
+use super::forwards::Forward;
 use crate::crypto::{CipherKind, KexKind, KeyAlgorithm, MacKind, SignatureAlgorithm};
 use crate::gateway::config::DriverChoice;
+use crate::services::forward::Target;
 
 /// What is done about a host whose key is not known (ssh_config(5), StrictHostKeyChecking).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +38,10 @@ pub struct Options {
     pub connection_attempts: u32,
     pub server_alive: Option<(Duration, u32)>,
     pub tcp_keepalive: bool,
+    /// It is spoken with through this command's standard streams.
+    pub proxy_command: Option<String>,
+    /// It is reached over a connection to this host.
+    pub via: Option<Box<Options>>,
 
     // ---- Who the server is ----
     pub user_known_hosts: Vec<PathBuf>,
@@ -51,6 +58,7 @@ pub struct Options {
     pub identity_files: Vec<PathBuf>,
     /// They were named, and are not those that everybody has.
     pub explicit_identities: bool,
+    pub certificate_files: Vec<PathBuf>,
     pub identities_only: bool,
     /// The socket of an agent.
     pub agent: Option<PathBuf>,
@@ -69,12 +77,33 @@ pub struct Options {
     /// Somebody chose them: what is known of the host does not change their order.
     pub host_keys_chosen: bool,
     pub user_algorithms: Vec<KeyAlgorithm>,
+    pub compression: bool,
+    /// Bytes and time after which new keys are agreed on.
+    pub rekey: (Option<u64>, Option<Duration>),
 
     // ---- What is asked for there ----
     /// What is run; `None`: a shell.
     pub command: Option<Vec<u8>>,
     /// Standard input is left alone.
     pub stdin_null: bool,
+    pub session: SessionType,
+    pub request_tty: RequestTty,
+    /// Sent before it is started.
+    pub variables: Vec<(String, String)>,
+    /// What lets somebody at the keyboard speak with us.
+    pub escape: Option<u8>,
+
+    // ---- Forwarded connections ----
+    pub local_forwards: Vec<Forward>,
+    pub remote_forwards: Vec<Forward>,
+    /// `-W`: our standard streams are a connection to this.
+    pub stdio_forward: Option<Target>,
+    pub exit_on_forward_failure: bool,
+    pub gateway_ports: bool,
+    pub bind_mask: Option<u32>,
+    pub bind_unlink: bool,
+    /// The socket of the agent that programs there may use.
+    pub forward_agent: Option<PathBuf>,
     pub level: Level,
 }
 
@@ -97,6 +126,8 @@ impl Options {
             connection_attempts: 1,
             server_alive: None,
             tcp_keepalive: true,
+            proxy_command: None,
+            via: None,
             user_known_hosts: at_home(&["known_hosts", "known_hosts2"]),
             global_known_hosts: vec![
                 "/etc/ssh/ssh_known_hosts".into(),
@@ -109,6 +140,7 @@ impl Options {
             batch: false,
             identity_files: at_home(&["id_rsa", "id_ecdsa", "id_ed25519"]),
             explicit_identities: false,
+            certificate_files: Vec::new(),
             identities_only: false,
             agent: std::env::var_os("SSH_AUTH_SOCK")
                 .filter(|path| !path.is_empty())
@@ -124,8 +156,22 @@ impl Options {
             host_key_algorithms: SignatureAlgorithm::ALL.to_vec(),
             host_keys_chosen: false,
             user_algorithms: KeyAlgorithm::ALL.to_vec(),
+            compression: false,
+            rekey: (None, None),
             command: None,
             stdin_null: false,
+            session: SessionType::Default,
+            request_tty: RequestTty::Auto,
+            variables: Vec::new(),
+            escape: Some(b'~'),
+            local_forwards: Vec::new(),
+            remote_forwards: Vec::new(),
+            stdio_forward: None,
+            exit_on_forward_failure: false,
+            gateway_ports: false,
+            bind_mask: None,
+            bind_unlink: false,
+            forward_agent: None,
             level: Level::Info,
         }
     }

@@ -1,8 +1,15 @@
-//! What `tidegate ssh` does with a login: one session, its streams and its end.
+//! What `tidegate ssh` does with a login: one session, its streams, forwarded connections and its end.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{IsTerminal, stdin};
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
 
+use super::config::{RequestTty, SessionType};
+use super::forwards::{Forward, Remote, Socks};
 use super::stdio::Borrowed;
+use super::terminal::{Heard, Raw, size, terminal_request};
 use super::voice::harmless;
 use super::{Client, Level, Options, Person, Voice};
 use crate::base::escape;
@@ -10,12 +17,15 @@ use crate::connection::{ChannelId, ChannelKind, ChannelRequest, Event};
 use crate::gateway::drivers::{self, Opened};
 use crate::reactor::Driver;
 use crate::services::Attached;
-use crate::services::forward::Note;
+use crate::services::forward::{Forwarding, Note, Place, Target};
+use crate::services::local::{Escape, Escapes};
 use crate::shard::{ClientLink, News};
 
 /// What a shell would answer for a program that it could not run; ssh's own for all that is not the
 /// remote program's.
 const FAILED: u8 = 255;
+/// OpenSSH PROTOCOL.agent: the type of a channel to our agent.
+const AGENT_CHANNEL: &str = "auth-agent@openssh.com";
 
 /// Logs in, runs what is wanted there, and answers its exit status.
 ///
@@ -38,7 +48,9 @@ fn run_on<D: Driver>(driver: D, options: &Options, voice: &Voice) -> Result<u8> 
     let link = client.log_in(options, Person::new(options.batch), voice);
     let outcome = link.and_then(|link| {
         let mut borrowed = Borrowed::default();
-        Session::begin(&mut client, link, options, voice, &mut borrowed)?.run()
+        let mut session = Session::new(&mut client, link, options, voice)?;
+        session.begin(&mut borrowed)?;
+        session.run()
     });
     client.finish()?;
     outcome
@@ -49,114 +61,331 @@ struct Session<'a, D: Driver> {
     link: ClientLink,
     options: &'a Options,
     voice: &'a Voice,
-    channel: ChannelId,
-    /// Requests before the one that starts the program whose answers are to come.
-    unanswered: u32,
+    signals: Heard,
+    socks: Socks,
+    /// The one whose streams are ours; `None`: connections are forwarded and nothing else.
+    channel: Option<ChannelId>,
+    /// Requests about it that are unanswered, oldest first.
+    asked: VecDeque<Asked>,
+    /// Of the server, in the order in which it was asked, and how many have been answered.
+    remotes: Vec<Remote>,
+    remotes_answered: usize,
+    /// Forwarded connections.
+    open: BTreeMap<ChannelId, String>,
+    terminal: bool,
+    raw: Option<Raw>,
     status: Option<u8>,
     /// The channel is closed, and what it brought is written.
     closed: bool,
     finished: bool,
+    /// Somebody here has had enough.
+    left: bool,
+}
+
+/// What a channel was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Terminal,
+    Agent,
+    Start,
 }
 
 impl<'a, D: Driver> Session<'a, D> {
-    fn begin(
+    fn new(
         client: &'a mut Client<D>,
         link: ClientLink,
         options: &'a Options,
         voice: &'a Voice,
-        borrowed: &mut Borrowed,
     ) -> Result<Session<'a, D>> {
-        let stdio = borrowed.streams(!options.stdin_null).context("our standard streams")?;
-        let service = Attached::local(&stdio, None);
-        let channel = client.shard().open_channel(link, &ChannelKind::Session, Some(service));
-        let channel = channel.context("no session can be asked for")?;
+        let waker = client.shard().driver().waker();
+        let signals = Heard::listen(waker.clone()).context("signals")?;
         Ok(Session {
             client,
             link,
             options,
             voice,
-            channel,
-            unanswered: 0,
+            signals,
+            socks: Socks::new(waker),
+            channel: None,
+            asked: VecDeque::new(),
+            remotes: Vec::new(),
+            remotes_answered: 0,
+            open: BTreeMap::new(),
+            terminal: false,
+            raw: None,
             status: None,
             closed: false,
             finished: false,
+            left: false,
         })
     }
 
-    fn run(mut self) -> Result<u8> {
-        while !(self.closed && self.finished) {
+    /// Listens, asks the server to, and opens what our streams belong to.
+    fn begin(&mut self, borrowed: &mut Borrowed) -> Result<()> {
+        for forward in &self.options.local_forwards {
+            let bound = self.listen(forward);
+            self.judge_forward(bound)?;
+        }
+        for forward in &self.options.remote_forwards {
+            let request = forward.request();
+            if !self.client.shard().ask_server(self.link, &request) {
+                let why = "too many requests are under way";
+                self.judge_forward(Err(anyhow::anyhow!("remote forwarding of {forward}: {why}")))?;
+                continue;
+            }
+            let port = match request {
+                crate::connection::GlobalRequest::TcpipForward { port, .. } => port,
+                _ => 0,
+            };
+            self.remotes.push(Remote { forward: forward.clone(), port, granted: false });
+        }
+        let kind = match &self.options.stdio_forward {
+            Some(Target::Tcp { host, port }) => ChannelKind::DirectTcpip {
+                host: host.clone(),
+                port: *port,
+                origin_host: "127.0.0.1".into(),
+                origin_port: 65_535,
+            },
+            Some(Target::Path(path)) => ChannelKind::DirectStreamlocal { path: path.clone() },
+            None if self.options.session == SessionType::None => return Ok(()),
+            None => ChannelKind::Session,
+        };
+        self.terminal = kind == ChannelKind::Session && self.wants_terminal();
+        let at_keyboard = self.terminal && stdin().is_terminal() && !self.options.stdin_null;
+        let escapes = at_keyboard.then(|| Escapes::new(self.options.escape));
+        let stdio = borrowed.streams(!self.options.stdin_null).context("our standard streams")?;
+        let service = Attached::local(&stdio, escapes);
+        let channel = self.client.shard().open_channel(self.link, &kind, Some(service));
+        self.channel = Some(channel.context("no session can be asked for")?);
+        Ok(())
+    }
+
+    fn wants_terminal(&self) -> bool {
+        let here = stdin().is_terminal() && !self.options.stdin_null;
+        match self.options.request_tty {
+            RequestTty::No => false,
+            RequestTty::Force => true,
+            RequestTty::Auto => here && self.options.command.is_none(),
+            RequestTty::Yes if here => true,
+            RequestTty::Yes => {
+                self.voice
+                    .info("Pseudo-terminal will not be allocated because stdin is not a terminal.");
+                false
+            }
+        }
+    }
+
+    fn listen(&mut self, forward: &Forward) -> Result<()> {
+        let listening = forward.bind(self.options)?;
+        self.voice.debug(format_args!("Local connections to {forward} forwarded"));
+        for socket in listening.sockets {
+            match &forward.to {
+                Some(target) => {
+                    let place = Place::Near(target.clone());
+                    self.client.shard().listen_near(self.link, socket, listening.port, place);
+                }
+                None => self.socks.serve(socket)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn judge_forward(&self, made: Result<()>) -> Result<()> {
+        match made {
+            Err(why) if self.options.exit_on_forward_failure => Err(why),
+            Err(why) => {
+                self.voice.error(format_args!("Warning: {why:#}"));
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn run(&mut self) -> Result<u8> {
+        while !self.is_over() {
             self.client.turn(None)?;
             while let Some((link, news)) = self.client.next_news() {
                 if link == self.link {
                     self.hear(news)?;
                 }
             }
+            while let Some(signal) = self.signals.next() {
+                self.caught(signal);
+            }
+            while let Some(asked) = self.socks.next() {
+                let (link, shard) = (self.link, self.client.shard());
+                shard.send_on(link, asked.socket, &asked.target, asked.origin);
+            }
+        }
+        let at_terminal = self.raw.take().is_some();
+        self.voice.set_raw(false);
+        if at_terminal {
+            self.voice.info(format_args!("Connection to {} closed.", self.options.host_name));
         }
         self.client.leave(self.link, "disconnected by user");
-        Ok(self.status.unwrap_or(FAILED))
+        if self.options.stdio_forward.is_some() && !self.left {
+            return Ok(0);
+        }
+        Ok(self.status.filter(|_| !self.left).unwrap_or(FAILED))
     }
+
+    fn is_over(&self) -> bool {
+        let ended = self.channel.is_some() && self.closed && self.finished;
+        self.left || ended && self.open.is_empty()
+    }
+
+    fn caught(&mut self, signal: Signal) {
+        match (signal, self.channel) {
+            (Signal::SIGWINCH, Some(channel)) if self.terminal => {
+                let request = ChannelRequest::WindowChange(size());
+                self.client.shard().ask_channel(self.link, channel, &request, false);
+            }
+            (Signal::SIGWINCH, _) => {}
+            (signal, _) => {
+                self.voice.error(format_args!("Killed by signal {}.", signal as i32));
+                self.left = true;
+            }
+        }
+    }
+
+    // ---- What the server and our services tell ------------------------------------------------
 
     fn hear(&mut self, news: News) -> Result<()> {
         match news {
             News::Heard(event) => self.event(event)?,
-            News::Told { note: Note::Deaf, id } => {
-                let request = ChannelRequest::EndOfWrite;
-                self.client.shard().ask_channel(self.link, id, &request, false);
+            News::Told { id, note } => self.told(id, note),
+            News::Finished(id) => {
+                self.open.remove(&id);
+                self.finished |= Some(id) == self.channel;
             }
-            News::Told { .. } => {}
-            News::Finished(id) => self.finished |= id == self.channel,
-            News::Ended { reason } if !self.closed => {
+            News::Ended { .. } if self.closed => self.open.clear(),
+            News::Ended { reason } => {
+                self.raw = None;
+                self.voice.set_raw(false);
                 let (host, reason) = (&self.options.host_name, escape(reason.as_bytes()));
                 bail!("Connection to {host} is lost: {reason}");
             }
-            News::Ended { .. } => {}
         }
         Ok(())
     }
 
     fn event(&mut self, event: Event) -> Result<()> {
-        let own = self.channel;
+        let own = |id: ChannelId| Some(id) == self.channel;
         match event {
-            Event::Opened { id } if id == own => self.ask(),
-            Event::OpenFailed { id, text, .. } if id == own => {
-                bail!("the server opens no session: {}", harmless(&text))
+            Event::Opened { id } if own(id) => self.start(id),
+            Event::OpenFailed { id, text, .. } if own(id) => {
+                let what = if self.options.stdio_forward.is_some() {
+                    "stdio forwarding failed"
+                } else {
+                    "the server opens no session"
+                };
+                bail!("{what}: {}", harmless(&text))
             }
-            Event::RequestDone { id, ok } if id == own => self.answered(ok)?,
-            Event::Request { id, request, .. } if id == own => self.told(&request),
-            Event::PeerClosed(id) | Event::Closed(id) if id == own => self.closed = true,
-            Event::Open { id, .. } => {
-                self.client.shard().refuse_channel(self.link, id, "not asked for");
+            Event::OpenFailed { id, text, .. } => {
+                self.open.remove(&id);
+                self.voice.error(format_args!("channel open failed: {}", harmless(&text)));
+            }
+            Event::RequestDone { id, ok } if own(id) => self.answered(id, ok)?,
+            Event::Request { id, request, .. } if own(id) => self.ended(&request),
+            Event::PeerClosed(id) | Event::Closed(id) if own(id) => self.closed = true,
+            Event::Open { id, kind } => self.asked_for(id, &kind),
+            Event::GlobalDone { ok, port } => self.remote_answered(ok, port)?,
+            Event::KeyExchanged { first: false } => self.voice.debug("New keys are in use"),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn told(&mut self, id: ChannelId, note: Note) {
+        match note {
+            Note::Opened { what } => {
+                self.voice.debug(format_args!("forwarding {what}"));
+                self.open.insert(id, what);
+            }
+            Note::Failed { what, why } => {
+                self.voice.info(format_args!("{what}: {}", harmless(&why)));
+            }
+            Note::Ended { what, bytes_in, bytes_out, reason } => {
+                self.voice.debug(format_args!(
+                    "forwarded {what}: {bytes_in} bytes from the server, {bytes_out} to it; {reason}"
+                ));
+            }
+            Note::Typed(typed) => self.typed(typed),
+            Note::Deaf => {
+                let request = ChannelRequest::EndOfWrite;
+                self.client.shard().ask_channel(self.link, id, &request, false);
+            }
+        }
+    }
+
+    /// The channel is open: what is to run there?
+    fn start(&mut self, id: ChannelId) {
+        if self.options.stdio_forward.is_some() {
+            self.read_on(id);
+            return;
+        }
+        let mut ask = |request: &ChannelRequest, asked: Option<Asked>| {
+            let (shard, wanted) = (self.client.shard(), asked.is_some());
+            if shard.ask_channel(self.link, id, request, wanted) {
+                self.asked.extend(asked);
+            }
+        };
+        if self.options.forward_agent.is_some() {
+            ask(&ChannelRequest::AgentForward, Some(Asked::Agent));
+        }
+        if self.terminal {
+            ask(&terminal_request(), Some(Asked::Terminal));
+        }
+        for (name, value) in &self.options.variables {
+            let (name, value) = (name.as_str().into(), value.as_bytes().into());
+            ask(&ChannelRequest::Env { name, value }, None);
+        }
+        let start = match (&self.options.command, self.options.session) {
+            (Some(name), SessionType::Subsystem) => {
+                ChannelRequest::Subsystem { name: String::from_utf8_lossy(name).into() }
+            }
+            (Some(command), _) => ChannelRequest::Exec { command: command.clone().into() },
+            (None, _) => ChannelRequest::Shell,
+        };
+        ask(&start, Some(Asked::Start));
+    }
+
+    fn answered(&mut self, id: ChannelId, ok: bool) -> Result<()> {
+        match self.asked.pop_front() {
+            Some(Asked::Terminal) if !ok => {
+                self.terminal = false;
+                self.voice.info("PTY allocation request failed: the server gives no terminal");
+            }
+            Some(Asked::Agent) if !ok => {
+                self.voice.info("the server does not forward the agent");
+            }
+            Some(Asked::Start) if !ok => {
+                let what = match (&self.options.command, self.options.session) {
+                    (_, SessionType::Subsystem) => "subsystem",
+                    (Some(_), _) => "exec",
+                    (None, _) => "shell",
+                };
+                bail!("{what} request failed: the server does not start it");
+            }
+            Some(Asked::Start) => {
+                if self.terminal && stdin().is_terminal() && !self.options.stdin_null {
+                    self.raw = Raw::enter().ok();
+                    self.voice.set_raw(self.raw.is_some());
+                }
+                self.read_on(id);
             }
             _ => {}
         }
         Ok(())
     }
 
-    /// The channel is open: what is to run there?
-    fn ask(&mut self) {
-        let request = match &self.options.command {
-            Some(command) => ChannelRequest::Exec { command: command.clone().into() },
-            None => ChannelRequest::Shell,
-        };
-        self.client.shard().ask_channel(self.link, self.channel, &request, true);
-    }
-
-    fn answered(&mut self, ok: bool) -> Result<()> {
-        if self.unanswered > 0 {
-            self.unanswered -= 1;
-            return Ok(());
-        }
-        if !ok {
-            let what = if self.options.command.is_some() { "exec" } else { "shell" };
-            bail!("{what} request failed: the server does not start it");
-        }
-        let (link, channel) = (self.link, self.channel);
-        self.client.shard().with_channel(link, channel, |service, io| service.read_locally(io));
-        Ok(())
+    fn read_on(&mut self, id: ChannelId) {
+        let link = self.link;
+        self.client.shard().with_channel(link, id, |service, io| service.read_locally(io));
     }
 
     /// How the program has ended.
-    fn told(&mut self, request: &ChannelRequest) {
+    fn ended(&mut self, request: &ChannelRequest) {
         match request {
             ChannelRequest::ExitStatus { code } => self.status = Some(*code as u8),
             ChannelRequest::ExitSignal { name, core_dumped, text } => {
@@ -169,4 +398,100 @@ impl<'a, D: Driver> Session<'a, D> {
             _ => {}
         }
     }
+
+    // ---- Forwarded connections ----------------------------------------------------------------
+
+    fn remote_answered(&mut self, ok: bool, port: Option<u32>) -> Result<()> {
+        let Some(remote) = self.remotes.get_mut(self.remotes_answered) else { return Ok(()) };
+        self.remotes_answered += 1;
+        remote.granted = ok;
+        let forward = remote.forward.clone();
+        if !ok {
+            let why = anyhow::anyhow!("remote port forwarding failed for listen {forward}");
+            return self.judge_forward(Err(why));
+        }
+        if let Some(port) = port {
+            remote.port = port;
+            self.voice.info(format_args!("Allocated port {port} for remote forward"));
+        }
+        self.voice.debug(format_args!("remote forward success for: listen {forward}"));
+        Ok(())
+    }
+
+    /// The server opens a channel: only what it was asked for leads anywhere (SECURITY case 94).
+    fn asked_for(&mut self, id: ChannelId, kind: &ChannelKind) {
+        let agent = match kind {
+            ChannelKind::Other { name, .. } if &**name == AGENT_CHANNEL => {
+                self.options.forward_agent.as_ref()
+            }
+            _ => None,
+        };
+        let target = match agent {
+            Some(path) => Some(Target::Path(path.as_os_str().as_encoded_bytes().into())),
+            None => {
+                let remote = self.remotes.iter().find(|remote| remote.is_for(kind));
+                remote.and_then(|remote| remote.forward.to.clone())
+            }
+        };
+        let (link, shard) = (self.link, self.client.shard());
+        match target {
+            Some(target) => {
+                let service = Attached::forward(target, &Forwarding::default());
+                shard.serve_channel(link, id, service);
+            }
+            None => {
+                self.voice.info("the server opens a channel that it was not asked for; refused");
+                shard.refuse_channel(link, id, "not asked for");
+            }
+        }
+    }
+
+    // ---- The keyboard -------------------------------------------------------------------------
+
+    fn typed(&mut self, escape: Escape) {
+        let character = self.options.escape.unwrap_or(b'~') as char;
+        self.voice.info(format_args!("{character}{}", escape.letter()));
+        match escape {
+            Escape::Leave => self.left = true,
+            Escape::Suspend => {
+                if let Some(raw) = &self.raw {
+                    raw.suspend();
+                    // It may have another size by now.
+                    self.caught(Signal::SIGWINCH);
+                }
+            }
+            Escape::Break => {
+                if let Some(channel) = self.channel {
+                    let request = ChannelRequest::Break { milliseconds: 1000 };
+                    self.client.shard().ask_channel(self.link, channel, &request, false);
+                }
+            }
+            Escape::Rekey => self.client.shard().renew_keys(self.link),
+            Escape::Quieter => self.voice.set_level(self.voice.level().quieter()),
+            Escape::Louder => self.voice.set_level(self.voice.level().louder()),
+            Escape::List => {
+                let mut text = "The following connections are open:".to_owned();
+                for (number, what) in self.open.values().enumerate() {
+                    text.push_str(&format!("\n  #{number} {what}"));
+                }
+                self.voice.info(text);
+            }
+            Escape::Help => self.voice.info(help(character)),
+            Escape::Background | Escape::CommandLine => {
+                self.voice.info("there is no such command here");
+            }
+        }
+    }
+}
+
+fn help(character: char) -> String {
+    let c = character;
+    format!(
+        "Supported escape sequences:\n {c}.   - terminate connection\n \
+         {c}B   - send a BREAK to the remote system\n {c}R   - request rekey\n \
+         {c}V/v - decrease/increase verbosity (LogLevel)\n {c}^Z  - suspend\n \
+         {c}#   - list forwarded connections\n {c}?   - this message\n \
+         {c}{c}   - send the escape character by typing it twice\n\
+         (Note that escapes are only recognized immediately after newline.)"
+    )
 }

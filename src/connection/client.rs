@@ -2,17 +2,23 @@
 
 use std::sync::Arc;
 
+use zeroize::Zeroizing;
+
 use super::machine::malformed;
 use super::server::{SERVICE_CONNECTION, SERVICE_USERAUTH};
 use super::side::{Limits, Side};
-use super::{Answer, AuthFailed, ClientConnectionConfig, Connection, Event, Query};
+use super::{
+    Answer, AuthFailed, ClientConnectionConfig, Connection, Event, Query, Questions, Secret,
+};
 use crate::base::Instant;
 use crate::crypto::keys::Certificate;
 use crate::crypto::{PublicKey, ShownKey, SignatureAlgorithm};
+use crate::limits::AUTH_ROUNDS_MAX;
 use crate::transport::{Client, Env, Error, Transport};
 use crate::wire::auth::{
-    AuthMethod, METHOD_PUBLIC_KEY, METHOD_PUBLIC_KEY_HOST_BOUND, PublicKeyAttempt, PublicKeyOk,
-    UserAuthBanner, UserAuthFailure, UserAuthRequest, UserAuthSuccess,
+    AuthMethod, INTERACTIVE_PLAINLY, InfoRequest, InfoResponse, METHOD_INTERACTIVE,
+    METHOD_PASSWORD, METHOD_PUBLIC_KEY, METHOD_PUBLIC_KEY_HOST_BOUND, PublicKeyAttempt,
+    PublicKeyOk, UserAuthBanner, UserAuthFailure, UserAuthRequest, UserAuthSuccess,
 };
 use crate::wire::channel::{OpenKind, open_failure};
 use crate::wire::transport::{ServiceAccept, ServiceRequest};
@@ -28,6 +34,10 @@ pub enum LoginMethod {
     /// The same with the key shown inside its certificate. What is signed, and by which key, are as
     /// without.
     Certificate { certificate: Box<Certificate>, algorithm: SignatureAlgorithm },
+    /// Sends the password (RFC 4252 §8).
+    Password(Secret),
+    /// Has the server ask its owner ([`Query::Ask`], RFC 4256).
+    Interactive,
 }
 
 impl Connection<Client> {
@@ -70,7 +80,7 @@ impl Connection<Client> {
             return Ok(false);
         }
         let user = Box::from(user);
-        let mut trying = Box::new(Trying { user, method, step: Step::Service });
+        let mut trying = Box::new(Trying { user, method, step: Step::Service, rounds: 0 });
         let sent = if served {
             trying.step = trying.method.first_step();
             self.login.stage = Stage::Trying(trying);
@@ -105,6 +115,8 @@ struct Trying {
     user: Box<str>,
     method: LoginMethod,
     step: Step,
+    /// Rounds of questions so far.
+    rounds: u32,
 }
 
 /// What the server owes us, or our owner.
@@ -115,6 +127,8 @@ enum Step {
     Probe,
     /// Our owner signs.
     Signature,
+    /// Our owner answers so many questions.
+    Answers(u32),
     /// A verdict.
     Verdict,
 }
@@ -122,7 +136,9 @@ enum Step {
 impl LoginMethod {
     const fn first_step(&self) -> Step {
         match self {
-            LoginMethod::None => Step::Verdict,
+            LoginMethod::None | LoginMethod::Password(_) | LoginMethod::Interactive => {
+                Step::Verdict
+            }
             LoginMethod::PublicKey { .. } | LoginMethod::Certificate { .. } => Step::Probe,
         }
     }
@@ -138,7 +154,8 @@ impl Side for Client {
     }
 
     fn is_blocked(login: &ClientLogin) -> bool {
-        matches!(&login.stage, Stage::Trying(trying) if trying.step == Step::Signature)
+        let waits = |step| matches!(step, Step::Signature | Step::Answers(_));
+        matches!(&login.stage, Stage::Trying(trying) if waits(trying.step))
     }
 
     fn login_deadline(_: &ClientLogin) -> Option<Instant> {
@@ -181,6 +198,8 @@ impl Side for Client {
                 let ok = PublicKeyOk::parse(payload).map_err(bad)?;
                 connection.key_would_do(&ok).map(Some)
             }
+            // The number is the method's own (RFC 4252 §8, RFC 4256 §3.2).
+            (number::USERAUTH_PK_OK, Some(Step::Verdict)) => connection.asked(payload).map(Some),
             (number::USERAUTH_FAILURE, Some(Step::Probe | Step::Verdict)) => {
                 let failure = UserAuthFailure::parse(payload).map_err(bad)?;
                 Ok(connection.login_failed(&failure))
@@ -207,33 +226,22 @@ impl Side for Client {
         answer: Answer,
         env: &mut Env<'_>,
     ) -> Result<(), Error> {
-        let (Stage::Trying(trying), Answer::Signature(signature)) =
-            (&mut connection.login.stage, answer)
-        else {
-            return Ok(());
-        };
-        if trying.step != Step::Signature {
-            return Ok(());
+        let Stage::Trying(trying) = &mut connection.login.stage else { return Ok(()) };
+        match (trying.step, answer) {
+            (Step::Signature, Answer::Signature(Some(signature))) => {
+                trying.step = Step::Verdict;
+                connection.send_request(Some(&signature), env)
+            }
+            (Step::Answers(count), Answer::Said(Some(said))) if said.len() == count as usize => {
+                trying.step = Step::Verdict;
+                connection.say_answers(&said, env)
+            }
+            (Step::Signature, Answer::Signature(None)) | (Step::Answers(_), Answer::Said(_)) => {
+                connection.give_up_attempt();
+                Ok(())
+            }
+            _ => Ok(()),
         }
-        let Some(signature) = signature else {
-            let user = std::mem::take(&mut trying.user);
-            let key = trying.method.key();
-            connection.login.stage = Stage::Idle { served: true };
-            let failed = AuthFailed {
-                user,
-                method: METHOD_PUBLIC_KEY.into(),
-                key,
-                certificate: None,
-                probe: false,
-                failures: 0,
-                methods: METHOD_PUBLIC_KEY.into(),
-                partial: false,
-            };
-            connection.channels.events.push_back(Event::AuthFailed(Box::new(failed)));
-            return Ok(());
-        };
-        trying.step = Step::Verdict;
-        connection.send_request(Some(&signature), env)
     }
 
     fn refuses(login: &ClientLogin, kind: &OpenKind<'_>) -> Option<(u32, &'static str)> {
@@ -242,6 +250,9 @@ impl Side for Client {
             OpenKind::ForwardedTcpip { .. } | OpenKind::ForwardedStreamlocal { .. }
                 if login.config.takes_forwarded =>
             {
+                None
+            }
+            OpenKind::Other { name: "auth-agent@openssh.com", .. } if login.config.takes_agent => {
                 None
             }
             _ => Some((open_failure::ADMINISTRATIVELY_PROHIBITED, "not asked for")),
@@ -276,9 +287,15 @@ impl Connection<Client> {
     fn send_request(&mut self, signature: Option<&[u8]>, env: &mut Env<'_>) -> Result<(), Error> {
         let Stage::Trying(trying) = &self.login.stage else { return Ok(()) };
         let host_key = self.bound_host_key();
-        let method = match trying.method.offer() {
-            None => AuthMethod::None,
-            Some(offer) => AuthMethod::PublicKey(PublicKeyAttempt {
+        let method = match (&trying.method, trying.method.offer()) {
+            (LoginMethod::Password(password), _) => {
+                AuthMethod::Password { password: password.bytes(), new: None }
+            }
+            (LoginMethod::Interactive, _) => {
+                AuthMethod::Other { name: METHOD_INTERACTIVE, rest: INTERACTIVE_PLAINLY }
+            }
+            (_, None) => AuthMethod::None,
+            (_, Some(offer)) => AuthMethod::PublicKey(PublicKeyAttempt {
                 algorithm: offer.name,
                 key: offer.blob,
                 host_key: host_key.as_ref().map(ShownKey::blob),
@@ -326,6 +343,61 @@ impl Connection<Client> {
         Ok(Event::Query(Query::SignLogin { key, algorithm, message: message.into() }))
     }
 
+    /// The server wants something else before its verdict.
+    fn asked(&mut self, payload: &[u8]) -> Result<Event, Error> {
+        let Stage::Trying(trying) = &mut self.login.stage else {
+            return Err(Error::Invariant("no login under way"));
+        };
+        match trying.method {
+            LoginMethod::Interactive => {}
+            LoginMethod::Password(_) => {
+                let why = "the server wants a new password, which is not asked for here";
+                return Err(Error::PeerIncompatible(why.into()));
+            }
+            _ => return Err(Error::PeerMisbehaved("a login message that answers nothing")),
+        }
+        let request = InfoRequest::parse(payload).map_err(malformed(number::USERAUTH_PK_OK))?;
+        trying.rounds += 1;
+        // Case 61: prompts without end.
+        if trying.rounds > AUTH_ROUNDS_MAX {
+            return Err(Error::PeerMisbehaved("questions without end"));
+        }
+        trying.step = Step::Answers(request.prompts.len());
+        Ok(Event::Query(Query::Ask(Box::new(Questions {
+            name: request.name.into(),
+            instruction: request.instruction.into(),
+            prompts: request.prompts.iter().map(|(text, shown)| (text.into(), shown)).collect(),
+        }))))
+    }
+
+    fn say_answers(&mut self, said: &[Secret], env: &mut Env<'_>) -> Result<(), Error> {
+        let bytes: usize = said.iter().map(|answer| answer.bytes().len() + 4).sum();
+        let mut encoded = Zeroizing::new(vec![0; bytes]);
+        let mut out = Writer::new(&mut encoded);
+        for answer in said {
+            out.string(answer.bytes()).map_err(|_| Error::Invariant("no room for answers"))?;
+        }
+        let response = InfoResponse::new(said.len() as u32, &encoded);
+        self.transport.send(&response, env)
+    }
+
+    /// Our owner cannot go on with it. The server is left to forget it: the next request does that.
+    fn give_up_attempt(&mut self) {
+        let before = std::mem::replace(&mut self.login.stage, Stage::Idle { served: true });
+        let Stage::Trying(trying) = before else { return };
+        let failed = AuthFailed {
+            key: trying.method.key(),
+            certificate: None,
+            user: trying.user,
+            method: trying.method.name().into(),
+            probe: false,
+            failures: 0,
+            methods: trying.method.name().into(),
+            partial: false,
+        };
+        self.channels.events.push_back(Event::AuthFailed(Box::new(failed)));
+    }
+
     fn login_failed(&mut self, failure: &UserAuthFailure<'_>) -> Option<Event> {
         let before = std::mem::replace(&mut self.login.stage, Stage::Idle { served: true });
         let Stage::Trying(trying) = before else { return None };
@@ -359,6 +431,8 @@ impl LoginMethod {
     const fn name(&self) -> &'static str {
         match self {
             LoginMethod::None => "none",
+            LoginMethod::Password(_) => METHOD_PASSWORD,
+            LoginMethod::Interactive => METHOD_INTERACTIVE,
             LoginMethod::PublicKey { .. } | LoginMethod::Certificate { .. } => METHOD_PUBLIC_KEY,
         }
     }
@@ -369,7 +443,7 @@ impl LoginMethod {
 
     fn offer(&self) -> Option<Offer<'_>> {
         match self {
-            LoginMethod::None => None,
+            LoginMethod::None | LoginMethod::Password(_) | LoginMethod::Interactive => None,
             LoginMethod::PublicKey { key, algorithm } => {
                 Some(Offer { name: algorithm.name(), blob: key.blob(), key, algorithm: *algorithm })
             }

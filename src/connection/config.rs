@@ -108,6 +108,8 @@ pub struct ClientConnectionConfig {
     /// Hands channels of the forwarded types to the owner, who asked for them. Otherwise they are
     /// refused here: a server does not open channels unasked.
     pub takes_forwarded: bool,
+    /// The same for channels to our agent.
+    pub takes_agent: bool,
 }
 
 impl ClientConnectionConfig {
@@ -120,6 +122,7 @@ impl ClientConnectionConfig {
             window_budget: Arc::default(),
             packet_bytes: CHANNEL_PACKET_BYTES_MAX,
             takes_forwarded: false,
+            takes_agent: false,
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::base::Span;
-use crate::connection::{ChannelId, ConnectionConfig};
+use crate::connection::{ChannelId, ConnectionConfig, Secret};
 use crate::crypto::kex::Group;
 use crate::crypto::{Certificate, KexError, PublicKey, SharedSecret, SignatureAlgorithm};
 use crate::limits::{PTY_MODES_BYTES_MAX, PTY_SIDE_MAX};
@@ -131,13 +131,26 @@ pub enum Query {
     /// Server: what holds for whoever logs in under this name? Asked once, before anything about
     /// the login is answered, where [`super::ConnectionConfig::asks_users`] is set.
     Greet { user: Box<str> },
+    /// Client: the server asks whoever logs in.
+    Ask(Box<Questions>),
     /// Client: sign a login with this key.
     SignLogin { key: Box<PublicKey>, algorithm: SignatureAlgorithm, message: Box<[u8]> },
+}
+
+/// One round of keyboard-interactive (RFC 4256 §3.2). Texts are the server's: show them escaped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Questions {
+    pub name: Box<str>,
+    pub instruction: Box<str>,
+    /// Each prompt, and whether what is typed may be shown.
+    pub prompts: Vec<(Box<str>, bool)>,
 }
 
 /// What comes of a [`Query`].
 #[derive(Debug)]
 pub enum Answer {
+    /// To `Ask`: one for each prompt; `None` when nobody answers.
+    Said(Option<Vec<Secret>>),
     /// To `Agree`: our public value and the shared secret.
     Agreement(Result<(Box<[u8]>, SharedSecret), KexError>),
     /// To `Sign` and `SignLogin`: the signature blob, or `None` when the key could not sign.

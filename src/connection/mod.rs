@@ -35,6 +35,7 @@ mod outgoing;
 mod plan;
 mod record;
 mod relay;
+mod secret;
 mod server;
 mod side;
 mod slots;
@@ -45,7 +46,7 @@ pub use client::LoginMethod;
 pub use config::{ClientConnectionConfig, ConnectionConfig, LoginLimits};
 pub use conn::Conn;
 pub use event::{
-    Answer, AuthFailed, ChannelKind, ChannelRequest, Event, GlobalRequest, Input, Query,
+    Answer, AuthFailed, ChannelKind, ChannelRequest, Event, GlobalRequest, Input, Query, Questions,
     WindowSize, X11Request,
 };
 pub use half::{Farewell, RecvHalf, RecvStep, SendHalf, SendStep};
@@ -53,6 +54,7 @@ pub use machine::Connection;
 pub use methods::{Chains, Method};
 pub use plan::Plan;
 pub use record::ConnectionRecord;
+pub use secret::Secret;
 pub use side::Side;
 pub use slots::ChannelId;
 pub use tuning::WindowBudget;

@@ -10,7 +10,7 @@ use super::puppet::{Puppet, payload_of};
 use crate::base::{Instant, SeededEntropy, Span};
 use crate::connection::{
     Answer, ChannelId, ChannelRequest, ClientConnectionConfig, Conn, Connection, ConnectionConfig,
-    ConnectionRecord, Event, Input, LoginMethod, Plan, Query,
+    ConnectionRecord, Event, Input, LoginMethod, Plan, Query, Secret,
 };
 use crate::crypto::{KexKind, KeyKind, kex};
 use crate::limits::{CHANNELS_MAX, OUTBOX_RESERVE, PACKET_LENGTH_MAX, PACKET_SLOT};
@@ -421,6 +421,10 @@ impl Rig {
             Some(Query::TrustHostKey { key, .. }) => {
                 assert_eq!(*key, *private_key(KeyKind::Ed25519).public());
                 Answer::Trust(agrees)
+            }
+            Some(Query::Ask(asked)) => {
+                let secret = |_| Secret::new(zeroize::Zeroizing::new(b"secret".to_vec()));
+                Answer::Said(agrees.then(|| asked.prompts.iter().map(secret).collect()))
             }
             Some(Query::Greet { .. }) => Answer::Greeted(Arc::clone(&SERVER)),
             Some(Query::FindKey { user, key, .. }) => {

@@ -35,10 +35,11 @@ pub use job::{
     About, Account, Done, Grant, Greeted, Job, Notice, Prelude, Program, SpawnFailed, SpawnSpec,
     Subsystem,
 };
+pub use modes::encode_modes;
 pub use outgoing::{Command, Outgoing, Surroundings};
 pub use prelude::run_prelude;
 pub use process::is_variable;
-pub use pty::{Terminal, TerminalSpec, open_terminal};
+pub use pty::{Terminal, TerminalSpec, open_terminal, window_size};
 pub use reaper::orphans;
 pub use routing_domain::RoutingDomain;
 pub use rules::{Rules, is_listed};

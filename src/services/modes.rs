@@ -15,6 +15,34 @@ pub(super) fn apply_modes(encoded: &[u8], settings: &mut libc::termios) {
     }
 }
 
+/// Terminal settings as a mode list (RFC 4254 §8), for a server to make its terminal like ours.
+pub fn encode_modes(settings: &libc::termios) -> Vec<u8> {
+    let mut list = Vec::new();
+    let mut put = |opcode: u8, argument: u32| {
+        list.push(opcode);
+        list.extend_from_slice(&argument.to_be_bytes());
+    };
+    for opcode in 0..=u8::MAX {
+        let flag = |flag: Option<tcflag_t>, of: tcflag_t| flag.map(|flag| of & flag != 0);
+        let on = flag(input_flag(opcode), settings.c_iflag)
+            .or_else(|| flag(local_flag(opcode), settings.c_lflag))
+            .or_else(|| flag(output_flag(opcode), settings.c_oflag));
+        if let Some(value) = character(opcode).and_then(|index| settings.c_cc.get(index)) {
+            let off = *value == libc::_POSIX_VDISABLE;
+            put(opcode, if off { CHARACTER_OFF } else { u32::from(*value) });
+        } else if let Some(on) = on {
+            put(opcode, u32::from(on));
+        }
+    }
+    let size = settings.c_cflag & libc::CSIZE;
+    put(90, u32::from(size == libc::CS7));
+    put(91, u32::from(size == libc::CS8));
+    put(92, u32::from(settings.c_cflag & libc::PARENB != 0));
+    put(93, u32::from(settings.c_cflag & libc::PARODD != 0));
+    list.push(0);
+    list
+}
+
 fn apply(opcode: u8, argument: u32, settings: &mut libc::termios) {
     if let Some(index) = character(opcode) {
         let value = match argument {
@@ -224,6 +252,19 @@ mod tests {
             let off = applied(&[(opcode, 0)], on);
             assert_eq!(words(&off), [0; 4], "opcode {opcode}");
         }
+    }
+
+    #[test]
+    fn what_is_encoded_is_what_is_applied() {
+        let modes: Vec<(u8, u32)> = vec![(1, 3), (3, 255), (36, 1), (53, 1), (70, 1), (91, 1)];
+        let here = applied(&modes, blank());
+        let mut there = blank();
+        there.c_lflag = libc::ISIG | libc::ICANON;
+        there.c_cc[libc::VEOF] = 9;
+        apply_modes(&encode_modes(&here), &mut there);
+        let words = |t: &libc::termios| [t.c_iflag, t.c_oflag, t.c_cflag, t.c_lflag];
+        assert_eq!(words(&there), words(&here));
+        assert_eq!(there.c_cc[..libc::VDISCARD], here.c_cc[..libc::VDISCARD]);
     }
 
     #[test]

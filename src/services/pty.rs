@@ -143,6 +143,20 @@ fn settle_owner(path: &str) -> io::Result<()> {
     Ok(())
 }
 
+/// The size of the window that a terminal is shown in. `None`: it is no terminal.
+pub fn window_size(terminal: BorrowedFd<'_>) -> Option<WindowSize> {
+    let mut size = libc::winsize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCGWINSZ writes one winsize and keeps no pointer to it.
+    let result = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) };
+    nix::errno::Errno::result(result).ok()?;
+    Some(WindowSize {
+        columns: size.ws_col.into(),
+        rows: size.ws_row.into(),
+        width_pixels: size.ws_xpixel.into(),
+        height_pixels: size.ws_ypixel.into(),
+    })
+}
+
 fn set_size(master: Fd, size: WindowSize) -> io::Result<()> {
     let side = |value: u32| u16::try_from(value).unwrap_or(u16::MAX);
     let size = libc::winsize {

@@ -21,6 +21,12 @@ pub struct ClientLink {
     generation: u16,
 }
 
+impl ClientLink {
+    pub(super) const fn key(self) -> u32 {
+        self.key
+    }
+}
+
 /// What has become of a client's connection.
 #[derive(Debug)]
 pub enum News {
@@ -175,6 +181,11 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
     }
 
+    /// Agrees on new keys now.
+    pub fn renew_keys(&mut self, link: ClientLink) {
+        self.tell(link, |connection, env| connection.rekey(env));
+    }
+
     /// Ends a healthy connection.
     pub fn leave_server(&mut self, link: ClientLink, code: u32, text: &str) {
         if self.own(link).is_some() {
@@ -182,7 +193,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
     }
 
-    fn own(&self, link: ClientLink) -> Option<&Link> {
+    pub(super) fn own(&self, link: ClientLink) -> Option<&Link> {
         let own = self.links.get(link.key as usize)?;
         let same = own.generation == link.generation && own.state == LinkState::Open;
         same.then_some(own)

@@ -6,7 +6,7 @@ use std::os::fd::{IntoRawFd, OwnedFd};
 use super::*;
 use crate::connection::{ChannelId, ChannelKind, GlobalRequest};
 use crate::limits::{FORWARDS_MAX, LISTENERS_OF_LINK_MAX};
-use crate::services::forward::{ListenSpec, Listening, Place};
+use crate::services::forward::{ListenSpec, Listening, Place, Target};
 use crate::services::{Attached, Command};
 
 /// The type of a channel to the client's agent.
@@ -263,6 +263,10 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 let from = format!("{host} port {port} at {}", one.place);
                 (ChannelKind::x11(&host, port), from)
             }
+            Place::Near(target) => {
+                let what = target.to_string();
+                (direct(target, origin), what)
+            }
             Place::Path(path) => {
                 (ChannelKind::ForwardedStreamlocal { path: path.clone() }, one.place.to_string())
             }
@@ -301,6 +305,31 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
     }
 
+    /// Takes connections at a client's own socket, for a target behind its server.
+    pub fn listen_near(&mut self, link: ClientLink, socket: OwnedFd, port: u16, place: Place) {
+        if self.client(link).is_some() {
+            self.accept_for(link.key(), place, port, socket);
+        }
+    }
+
+    /// Asks the server to connect a client's socket to a target.
+    pub fn send_on(
+        &mut self,
+        link: ClientLink,
+        socket: Fd,
+        target: &Target,
+        origin: Option<SocketAddr>,
+    ) {
+        let Some(generation) = self.own(link).map(|own| own.generation) else {
+            self.driver.close(socket);
+            return;
+        };
+        let (kind, what) = (direct(target, origin), target.to_string());
+        let offer = Offer { link: link.key(), generation, kind, name: target.kind(), what, socket };
+        self.offers.push_back(offer);
+        self.make_offers();
+    }
+
     fn turn_offer_down(&mut self, offer: &Offer, why: &str) {
         self.driver.close(offer.socket);
         let (what, why) = (offer.what.clone(), why.to_owned());
@@ -320,5 +349,19 @@ impl<D: Driver, O: Outside> Shard<D, O> {
 
     fn answer_global(&mut self, key: u32, ok: bool, port: Option<u32>) {
         self.command(key, Command::ReplyGlobal { ok, port });
+    }
+}
+
+/// The channel that a target behind the server is reached by, for somebody who connects here.
+fn direct(target: &Target, origin: Option<SocketAddr>) -> ChannelKind {
+    match target {
+        Target::Tcp { host, port } => {
+            let (origin_host, origin_port) = match origin {
+                Some(peer) => (peer.ip().to_canonical().to_string().into(), peer.port().into()),
+                None => ("127.0.0.1".into(), 65_535),
+            };
+            ChannelKind::DirectTcpip { host: host.clone(), port: *port, origin_host, origin_port }
+        }
+        Target::Path(path) => ChannelKind::DirectStreamlocal { path: path.clone() },
     }
 }

@@ -9,6 +9,11 @@ use crate::limits::{
 
 /// The plain public key method (RFC 4252 §7).
 pub const METHOD_PUBLIC_KEY: &str = "publickey";
+/// RFC 4256. What a request for it says behind the name: no language, no wish for a submethod.
+pub const METHOD_INTERACTIVE: &str = "keyboard-interactive";
+pub const INTERACTIVE_PLAINLY: &[u8] = &[0; 8];
+/// RFC 4252 §8.
+pub const METHOD_PASSWORD: &str = "password";
 /// The same with the server's host key in what is signed (OpenSSH PROTOCOL §3.1).
 pub const METHOD_PUBLIC_KEY_HOST_BOUND: &str = "publickey-hostbound-v00@openssh.com";
 
@@ -311,6 +316,11 @@ pub struct InfoResponse<'a> {
 }
 
 impl<'a> InfoResponse<'a> {
+    /// Answers that are encoded already, each as a string.
+    pub const fn new(count: u32, encoded: &'a [u8]) -> InfoResponse<'a> {
+        InfoResponse { count, encoded }
+    }
+
     pub fn answers(self) -> impl Iterator<Item = &'a [u8]> {
         let mut rest = Reader::new(self.encoded);
         (0..self.count).map_while(move |_| rest.string(PASSWORD_BYTES_MAX).ok())

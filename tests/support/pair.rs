@@ -10,7 +10,7 @@ use std::time::Duration;
 use tidegate::base::{Instant, SeededEntropy, Span};
 use tidegate::connection::{
     Answer, ChannelId, ClientConnectionConfig, Conn, Connection, ConnectionConfig,
-    ConnectionRecord, Event, Input, LoginMethod, Query,
+    ConnectionRecord, Event, Input, LoginMethod, Query, Secret,
 };
 use tidegate::crypto::{
     CipherKind, KexKind, KeyKind, PrivateKey, Provider, PublicKey, SignatureAlgorithm,
@@ -295,6 +295,10 @@ impl End {
             Answer::Signature(key.sign(algorithm, message).ok().map(Into::into))
         };
         let answer = match query {
+            Query::Ask(asked) => {
+                let secret = |_| Secret::new(b"secret".to_vec().into());
+                Answer::Said(Some(asked.prompts.iter().map(secret).collect()))
+            }
             Query::Agree { group, client_public } => {
                 let agreement = tidegate::crypto::kex::respond_in(group, client_public);
                 Answer::Agreement(agreement.map(|(public, secret)| (public.into(), secret)))

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate::base::{Instant, SeededEntropy};
-use tidegate::connection::{Conn, Connection, Event};
+use tidegate::connection::{Conn, Connection, Event, LoginMethod};
 use tidegate::crypto::{PrivateKey, SignatureAlgorithm};
 use tidegate::transport::{
     Answer, Carved, Client, Env, Error, Outbox, Query, Role, Server, Transport,
@@ -123,7 +123,10 @@ impl Stage<Server> {
     pub fn begin_login(&mut self) {
         let key = Box::new(user_key().public().clone());
         let algorithm = SignatureAlgorithm::for_key(key.kind())[0];
-        let method = tidegate::connection::LoginMethod::PublicKey { key, algorithm };
+        self.begin_login_by(LoginMethod::PublicKey { key, algorithm });
+    }
+
+    pub fn begin_login_by(&mut self, method: LoginMethod) {
         self.victim.attempt(self.now, |conn, env| match conn {
             Conn::Client(client) => client.authenticate(USER, method, env),
             Conn::Server(_) => unreachable!("a client"),

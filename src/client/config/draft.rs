@@ -16,7 +16,6 @@ pub struct Draft {
     pub tag: Option<String>,
 
     pub ipv4_ipv6: Option<(bool, bool)>,
-    pub bind_address: Option<String>,
     pub connect_timeout: Option<Option<Duration>>,
     pub connection_attempts: Option<u32>,
     pub proxy: Option<Proxy>,
@@ -57,9 +56,6 @@ pub struct Draft {
     pub bind_mask: Option<u32>,
     pub bind_unlink: Option<bool>,
     pub forward_agent: Option<String>,
-    pub forward_x11: Option<bool>,
-    pub forward_x11_trusted: Option<bool>,
-    pub xauth: Option<String>,
 
     pub request_tty: Option<RequestTty>,
     pub remote_command: Option<String>,
@@ -67,7 +63,6 @@ pub struct Draft {
     pub send_env: Vec<String>,
     pub set_env: Option<Vec<(String, String)>>,
     pub stdin_null: Option<bool>,
-    pub fork_after: Option<bool>,
     pub escape: Option<Option<u8>>,
     pub level: Option<Level>,
 }
@@ -157,6 +152,19 @@ pub fn parse_destination(text: &str, may_have_port: bool) -> Result<Jump, Wrong>
         return Err(Wrong::new(text, "no name of a user"));
     }
     Ok(Jump { user: user.map(str::to_owned), host: host.to_owned(), port })
+}
+
+/// As they are written.
+pub fn jump_text(jumps: &[Jump]) -> String {
+    let one = |jump: &Jump| {
+        let user = jump.user.as_ref().map_or(String::new(), |user| format!("{user}@"));
+        let port = jump.port.map_or(String::new(), |port| format!(":{port}"));
+        match jump.host.contains(':') {
+            true => format!("{user}[{}]{port}", jump.host),
+            false => format!("{user}{}{port}", jump.host),
+        }
+    };
+    jumps.iter().map(one).collect::<Vec<_>>().join(",")
 }
 
 fn odd_user(character: char) -> bool {

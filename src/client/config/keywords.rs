@@ -67,7 +67,7 @@ pub const KEYWORDS: &[Keyword] = &[
         word => return Err(Wrong::new(word, "neither any, inet nor inet6")),
     })),
     honoured("BatchMode", |d, v| once(&mut d.batch, v.flag()?)),
-    honoured("BindAddress", |d, v| once(&mut d.bind_address, word(v)?)),
+    absent("BindAddress", &[], "sockets are not bound to addresses"),
     absent("BindInterface", &[], "sockets are not bound to interfaces"),
     absent("CanonicalDomains", NONE, CANONICAL),
     harmless("CanonicalizeFallbackLocal", CANONICAL),
@@ -95,11 +95,11 @@ pub const KEYWORDS: &[Keyword] = &[
     honoured("EscapeChar", |d, v| once(&mut d.escape, escape_character(v.one()?)?)),
     honoured("ExitOnForwardFailure", |d, v| once(&mut d.exit_on_forward_failure, v.flag()?)),
     absent("FingerprintHash", &["sha256"], "fingerprints are made with SHA-256"),
-    honoured("ForkAfterAuthentication", |d, v| once(&mut d.fork_after, v.flag()?)),
+    absent("ForkAfterAuthentication", NO, "it stays in the foreground"),
     honoured("ForwardAgent", |d, v| once(&mut d.forward_agent, word(v)?)),
-    honoured("ForwardX11", |d, v| once(&mut d.forward_x11, v.flag()?)),
+    absent("ForwardX11", NO, "X11 is not forwarded by this client"),
     harmless("ForwardX11Timeout", "untrusted X11 connections are not made"),
-    honoured("ForwardX11Trusted", |d, v| once(&mut d.forward_x11_trusted, v.flag()?)),
+    harmless("ForwardX11Trusted", "ForwardX11 is no"),
     honoured("GatewayPorts", |d, v| once(&mut d.gateway_ports, v.flag()?)),
     honoured("GlobalKnownHostsFile", |d, v| once(&mut d.global_known_hosts, v.many()?.to_vec())),
     harmless("GSSAPIAuthentication", GSSAPI),
@@ -167,7 +167,7 @@ pub const KEYWORDS: &[Keyword] = &[
         ("no", RequestTty::No), ("auto", RequestTty::Auto), ("yes", RequestTty::Yes),
         ("force", RequestTty::Force),
     ])?)),
-    harmless("RequiredRSASize", "RSA keys of less than 2048 bits are never used"),
+    absent("RequiredRSASize", &["1024", "2048"], "RSA keys of 2048 bits and more are used"),
     absent("RevokedHostKeys", NONE, "revoked keys are those of @revoked lines"),
     harmless("SecurityKeyProvider", "security keys are those of agents"),
     honoured("SendEnv", |d, v| { send_env(&mut d.send_env, v.many()?); Ok(()) }),
@@ -200,7 +200,7 @@ pub const KEYWORDS: &[Keyword] = &[
     absent("VerifyHostKeyDNS", NO, "host keys come from files"),
     absent("VisualHostKey", NO, "fingerprints are shown as text"),
     harmless("WarnWeakCrypto", "weak algorithms are not offered"),
-    honoured("XAuthLocation", |d, v| once(&mut d.xauth, word(v)?)),
+    harmless("XAuthLocation", "ForwardX11 is no"),
 ];
 
 /// Earlier names of the same.
@@ -257,7 +257,6 @@ fn algorithms<T: crate::gateway::config::Listed>(values: &Values<'_>) -> Result<
     parse_algorithms(values.one()?, &mut Vec::new())
 }
 
-/// A list for host keys: what is about certificates asks for nothing that we would not take.
 fn signatures(values: &Values<'_>) -> Result<Vec<crate::crypto::SignatureAlgorithm>, Wrong> {
     parse_algorithms(values.one()?, &mut Vec::new())
 }

@@ -12,10 +12,11 @@ mod tokens;
 
 use std::path::{Path, PathBuf};
 
-pub use draft::{Forwards, Jump, Proxy, parse_destination};
+pub use draft::{Forwards, Jump, Proxy, RequestTty, SessionType, parse_destination};
 
 use super::Options;
 use crate::gateway::config::{ConfigErrors, Diagnostic, Source, Surroundings};
+use crate::limits::JUMPS_MAX;
 use reader::{Pass, Reading};
 
 /// Where the options of a connection come from.
@@ -27,7 +28,11 @@ pub struct Request {
     pub user: Option<String>,
     /// `Keyword value` of the command line, in the order in which they count.
     pub lines: Vec<String>,
+    /// Those that count for hosts on the way as well.
+    pub way_lines: Vec<String>,
     pub files: Files,
+    /// `-W`: `host:port` or a path.
+    pub stdio_forward: Option<String>,
     /// What is to run there, on the command line.
     pub command: Option<Vec<u8>>,
     /// Who starts it, and where he lives.
@@ -59,6 +64,11 @@ pub struct Settled {
 /// # Errors
 /// Everything that is wrong, each with its place.
 pub fn read(request: &Request, source: &dyn Source) -> Result<Settled, ConfigErrors> {
+    read_at(request, source, 0)
+}
+
+/// `depth`: so many hosts are reached over this one.
+fn read_at(request: &Request, source: &dyn Source, depth: usize) -> Result<Settled, ConfigErrors> {
     let surroundings = Surroundings { home: request.home.clone(), ..Surroundings::default() };
     let mut reading = read_once(request, source, &surroundings, Pass::First);
     if reading.wants_final && reading.errors.is_empty() {
@@ -68,12 +78,53 @@ pub fn read(request: &Request, source: &dyn Source) -> Result<Settled, ConfigErr
         read_files(&mut again, request);
         reading = again;
     }
-    let Reading { draft, mut errors, warnings, .. } = reading;
-    let options = settle::settle(draft, request, &mut errors);
-    match options {
-        Some(options) if errors.is_empty() => Ok(Settled { options, warnings }),
-        _ => Err(ConfigErrors { errors }),
+    let Reading { mut draft, mut errors, mut warnings, .. } = reading;
+    let jumps = match draft.proxy.take() {
+        Some(Proxy::Jump(jumps)) => jumps,
+        other => {
+            draft.proxy = other;
+            Vec::new()
+        }
+    };
+    let options = settle::settle(draft, request, &jumps, &mut errors);
+    let Some(mut options) = options.filter(|_| errors.is_empty()) else {
+        return Err(ConfigErrors { errors });
+    };
+    if let Some(way) = way(request, jumps, &options) {
+        if depth >= JUMPS_MAX {
+            let why = "does ProxyJump lead in a circle?";
+            errors.push(settle::wrong("ProxyJump", &format!("{depth} hosts on the way; {why}")));
+            return Err(ConfigErrors { errors });
+        }
+        let before = read_at(&way, source, depth + 1)?;
+        warnings.extend(before.warnings);
+        options.via = Some(Box::new(before.options));
     }
+    Ok(Settled { options, warnings })
+}
+
+/// What is to be read about the last host on the way; those before it lead to that. `None`: there is
+/// none, or it is the host itself (a file says so for every host).
+fn way(request: &Request, mut jumps: Vec<Jump>, options: &Options) -> Option<Request> {
+    let last = jumps.pop()?;
+    let same = last.host.eq_ignore_ascii_case(&request.host)
+        || last.host.eq_ignore_ascii_case(&options.host_name);
+    if same && last.port.unwrap_or(options.port) == options.port {
+        return None;
+    }
+    let mut lines = request.way_lines.clone();
+    lines.extend(last.port.map(|port| format!("Port {port}")));
+    if !jumps.is_empty() {
+        lines.push(format!("ProxyJump {}", draft::jump_text(&jumps)));
+    }
+    Some(Request {
+        host: last.host,
+        user: last.user,
+        lines,
+        command: None,
+        stdio_forward: None,
+        ..request.clone()
+    })
 }
 
 fn read_once<'a>(

@@ -4,8 +4,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Request;
-use super::draft::{Draft, Proxy, RequestTty, SessionType, at_home};
+use super::draft::{Draft, Jump, Proxy, RequestTty, SessionType, at_home, jump_text};
 use super::tokens::{Tokens, expand_variables};
+use crate::base::wildcard_match;
+use crate::client::forwards::Forward;
 use crate::client::{Level, Options};
 use crate::gateway::config::{Diagnostic, DriverChoice, Place, is_none};
 
@@ -13,9 +15,15 @@ use crate::gateway::config::{Diagnostic, DriverChoice, Place, is_none};
 const USUAL: &str = "dhijkLlnpru";
 
 /// `None`: something is wrong, and stands in `errors`.
-pub fn settle(draft: Draft, request: &Request, errors: &mut Vec<Diagnostic>) -> Option<Options> {
+pub fn settle(
+    draft: Draft,
+    request: &Request,
+    jumps: &[Jump],
+    errors: &mut Vec<Diagnostic>,
+) -> Option<Options> {
     let before = errors.len();
-    let mut settling = Settling { request, errors, tokens: Tokens::default() };
+    let tokens = Tokens { jump: jump_text(jumps), ..Tokens::default() };
+    let mut settling = Settling { request, errors, tokens };
     let options = settling.options(draft);
     (errors.len() == before).then_some(options)
 }
@@ -43,7 +51,7 @@ impl Settling<'_> {
             home: request.home.as_ref().map_or(String::new(), |home| home.display().to_string()),
             local_host: local_host(),
             uid: nix::unistd::getuid().as_raw(),
-            jump: jump_text(draft.proxy.as_ref()),
+            jump: std::mem::take(&mut self.tokens.jump),
         };
         if let Some(name) = &draft.host_name {
             options.host_name = self.text("HostName", name, "h");
@@ -51,43 +59,12 @@ impl Settling<'_> {
         // ssh compares names in lower case.
         options.host_name.make_ascii_lowercase();
         self.tokens.host.clone_from(&options.host_name);
-        self.refuse_what_is_not_built(&draft);
         self.way(&draft, &mut options);
         self.host_keys(&mut draft, &mut options);
         self.identities(&draft, &mut options);
         self.protection(&mut draft, &mut options);
         self.session(&mut draft, &mut options);
         options
-    }
-
-    /// Nothing that was asked for is left out without a word.
-    fn refuse_what_is_not_built(&mut self, draft: &Draft) {
-        let yes = |flag: Option<bool>| flag == Some(true);
-        let forwards = &draft.forwards;
-        let agent = draft.forward_agent.as_deref().is_some_and(|word| word != "no");
-        let asks_terminal = [Some(RequestTty::Yes), Some(RequestTty::Force)];
-        let odd_session = [Some(SessionType::None), Some(SessionType::Subsystem)];
-        for (keyword, asked) in [
-            ("BindAddress", draft.bind_address.is_some()),
-            ("CertificateFile", !draft.certificate_files.is_empty()),
-            ("Compression", yes(draft.compression)),
-            ("DynamicForward", !forwards.dynamic.is_empty()),
-            ("ForkAfterAuthentication", yes(draft.fork_after)),
-            ("ForwardAgent", agent),
-            ("ForwardX11", yes(draft.forward_x11)),
-            ("LocalForward", !forwards.local.is_empty()),
-            ("ProxyCommand", matches!(draft.proxy, Some(Proxy::Command(_)))),
-            ("ProxyJump", matches!(draft.proxy, Some(Proxy::Jump(_)))),
-            ("RekeyLimit", draft.rekey.is_some()),
-            ("RemoteForward", !forwards.remote.is_empty()),
-            ("RequestTTY", asks_terminal.contains(&draft.request_tty)),
-            ("SessionType", odd_session.contains(&draft.session)),
-            ("SetEnv", draft.set_env.is_some()),
-        ] {
-            if asked {
-                self.wrong(keyword, "this is not built yet");
-            }
-        }
     }
 
     fn way(&mut self, draft: &Draft, options: &mut Options) {
@@ -98,6 +75,9 @@ impl Settling<'_> {
         options.tcp_keepalive = draft.tcp_keepalive.unwrap_or(true);
         let interval = draft.alive_interval.filter(|interval| *interval > Duration::ZERO);
         options.server_alive = interval.map(|every| (every, draft.alive_count_max.unwrap_or(3)));
+        if let Some(Proxy::Command(line)) = &draft.proxy {
+            options.proxy_command = Some(self.text("ProxyCommand", line, "hnpr"));
+        }
     }
 
     fn host_keys(&mut self, draft: &mut Draft, options: &mut Options) {
@@ -119,6 +99,7 @@ impl Settling<'_> {
         if options.explicit_identities {
             options.identity_files = self.files("IdentityFile", &draft.identity_files);
         }
+        options.certificate_files = self.files("CertificateFile", &draft.certificate_files);
         options.identities_only = draft.identities_only.unwrap_or(false);
         match draft.identity_agent.as_deref() {
             None | Some("SSH_AUTH_SOCK") => {}
@@ -144,6 +125,8 @@ impl Settling<'_> {
         if let Some(algorithms) = draft.user_algorithms.take() {
             options.user_algorithms = algorithms;
         }
+        options.compression = draft.compression.unwrap_or(false);
+        options.rekey = draft.rekey.unwrap_or_default();
     }
 
     fn session(&mut self, draft: &mut Draft, options: &mut Options) {
@@ -158,7 +141,60 @@ impl Settling<'_> {
             (None, None) => None,
         };
         options.stdin_null = draft.stdin_null.unwrap_or(false);
+        options.session = draft.session.unwrap_or(SessionType::Default);
+        options.request_tty = draft.request_tty.unwrap_or(RequestTty::Auto);
+        options.escape = draft.escape.unwrap_or(Some(b'~'));
+        options.variables = variables(draft);
+        self.forwards(draft, options);
+        if options.session == SessionType::Subsystem && options.command.is_none() {
+            self.wrong("SessionType", "a subsystem has to be named, as the command");
+        }
         options.level = draft.level.unwrap_or(Level::Info);
+    }
+
+    fn forwards(&mut self, draft: &mut Draft, options: &mut Options) {
+        options.exit_on_forward_failure = draft.exit_on_forward_failure.unwrap_or(false);
+        options.gateway_ports = draft.gateway_ports.unwrap_or(false);
+        options.bind_mask = draft.bind_mask;
+        options.bind_unlink = draft.bind_unlink.unwrap_or(false);
+        options.forward_agent = match draft.forward_agent.as_deref() {
+            None | Some("no") => None,
+            Some("yes") => options.agent.clone(),
+            Some(word) => self.agent("ForwardAgent", word),
+        };
+        if let Some(word) = &self.request.stdio_forward {
+            // As in ssh: nothing but that.
+            options.exit_on_forward_failure = draft.exit_on_forward_failure.unwrap_or(true);
+            (options.session, options.request_tty) = (SessionType::None, RequestTty::No);
+            match Forward::parse(&["0".to_owned(), word.clone()], false) {
+                Ok(forward) => options.stdio_forward = forward.to,
+                Err(_) => self.wrong("-W", &format!("{word:?} is no host:port")),
+            }
+            return;
+        }
+        if draft.clear_forwards == Some(true) {
+            return;
+        }
+        let forwards = std::mem::take(&mut draft.forwards);
+        for words in forwards.local {
+            options.local_forwards.extend(self.forward("LocalForward", &words, false));
+        }
+        for word in forwards.dynamic {
+            options.local_forwards.extend(self.forward("DynamicForward", &[word], true));
+        }
+        for words in forwards.remote {
+            options.remote_forwards.extend(self.forward("RemoteForward", &words, false));
+        }
+    }
+
+    fn forward(&mut self, keyword: &str, words: &[String], dynamic: bool) -> Option<Forward> {
+        match Forward::parse(words, dynamic) {
+            Ok(forward) => Some(forward),
+            Err(why) => {
+                self.wrong(keyword, &why);
+                None
+            }
+        }
     }
 
     // ---- Values ------------------------------------------------------------------------------
@@ -202,26 +238,37 @@ impl Settling<'_> {
     }
 
     fn wrong(&mut self, keyword: &str, problem: &str) {
-        self.errors.push(Diagnostic {
-            place: Place { file: "configuration".into(), line: 0 },
-            subject: keyword.to_owned(),
-            problem: problem.to_owned(),
-            legal: None,
-            help: None,
-        });
+        self.errors.push(wrong(keyword, problem));
     }
+}
+
+/// About a value that came from somewhere in the files.
+pub fn wrong(keyword: &str, problem: &str) -> Diagnostic {
+    Diagnostic {
+        place: Place { file: "configuration".into(), line: 0 },
+        subject: keyword.to_owned(),
+        problem: problem.to_owned(),
+        legal: None,
+        help: None,
+    }
+}
+
+/// SetEnv, and what of our own environment SendEnv names.
+fn variables(draft: &mut Draft) -> Vec<(String, String)> {
+    let mut list = draft.set_env.take().unwrap_or_default();
+    let sent = |name: &str| {
+        let matches = |pattern: &String| wildcard_match(pattern.as_bytes(), name.as_bytes());
+        draft.send_env.iter().any(matches)
+    };
+    for (name, value) in std::env::vars_os() {
+        let (Ok(name), Ok(value)) = (name.into_string(), value.into_string()) else { continue };
+        if sent(&name) && !list.iter().any(|(known, _)| *known == name) {
+            list.push((name, value));
+        }
+    }
+    list
 }
 
 fn local_host() -> String {
     nix::unistd::gethostname().map_or(String::new(), |name| name.to_string_lossy().into_owned())
-}
-
-fn jump_text(proxy: Option<&Proxy>) -> String {
-    let Some(Proxy::Jump(hosts)) = proxy else { return String::new() };
-    let one = |jump: &super::Jump| {
-        let user = jump.user.as_ref().map_or(String::new(), |user| format!("{user}@"));
-        let port = jump.port.map_or(String::new(), |port| format!(":{port}"));
-        format!("{user}{}{port}", jump.host)
-    };
-    hosts.iter().map(one).collect::<Vec<_>>().join(",")
 }

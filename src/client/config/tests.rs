@@ -1,1 +1,198 @@
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io;
 
+use super::keywords::{KEYWORDS, Status};
+use super::*;
+use crate::client::StrictHostKeys;
+
+/// Files that are not on a disk.
+#[derive(Default)]
+struct Shelf(BTreeMap<PathBuf, String>);
+
+impl Source for Shelf {
+    fn read(&self, path: &Path, _: u64) -> io::Result<Vec<u8>> {
+        let text = self.0.get(path).ok_or(io::ErrorKind::NotFound)?;
+        Ok(text.clone().into_bytes())
+    }
+
+    fn list(&self, directory: &Path) -> io::Result<Vec<OsString>> {
+        let inside = self.0.keys().filter(|path| path.parent() == Some(directory));
+        Ok(inside.filter_map(|path| path.file_name().map(OsString::from)).collect())
+    }
+}
+
+fn request(host: &str) -> Request {
+    Request {
+        host: host.to_owned(),
+        local_user: "ann".to_owned(),
+        home: Some("/home/ann".into()),
+        ..Request::default()
+    }
+}
+
+fn with(text: &str, request: &Request) -> Result<Options, String> {
+    let mut shelf = Shelf::default();
+    shelf.0.insert("/home/ann/.ssh/config".into(), text.to_owned());
+    shelf.0.insert("/home/ann/.ssh/conf.d/a".into(), "Port 2201\nHost b*\nUser b\n".to_owned());
+    shelf
+        .0
+        .insert("/etc/ssh/ssh_config".into(), "Host *\n Port 2299\n HashKnownHosts yes\n".into());
+    read(request, &shelf).map(|settled| settled.options).map_err(|why| why.to_string())
+}
+
+fn options(text: &str, host: &str) -> Options {
+    with(text, &request(host)).expect("a configuration")
+}
+
+#[test]
+fn the_first_value_counts_and_blocks_choose() {
+    let text =
+        "Host web !web9 db?\n Port 2200\nHost web*\n Port 1\n User root\nMatch all\n Port 2\n";
+    let web = options(text, "web");
+    assert_eq!((web.port, web.user.as_str()), (2200, "root"));
+    assert_eq!(options(text, "db1").user, "ann");
+    assert_eq!(options(text, "web9").port, 1);
+    assert_eq!(options(text, "other").port, 2);
+    assert!(web.hash_known_hosts, "the system's file comes last");
+    let mut asked = request("web");
+    asked.lines = vec!["Port=7".to_owned(), "port 8".to_owned()];
+    asked.user = Some("bob".to_owned());
+    let web = with(text, &asked).expect("a configuration");
+    assert_eq!((web.port, web.user.as_str()), (7, "bob"), "the command line comes first");
+}
+
+#[test]
+fn names_tokens_and_homes_are_expanded() {
+    let text = "Host web\n HostName %h.example.org\n IdentityFile ~/keys/%r@%h:%p\n\
+                Host *\n UserKnownHostsFile none\n ProxyCommand nc -x '%%' %h %p\n";
+    let web = options(text, "web");
+    assert_eq!(web.host_name, "web.example.org");
+    assert_eq!(web.identity_files, [PathBuf::from("/home/ann/keys/ann@web.example.org:2299")]);
+    assert!(web.user_known_hosts.is_empty());
+    assert_eq!(web.proxy_command.as_deref(), Some("nc -x '%' web.example.org 2299"));
+    let wrong = with("IdentityFile %z\n", &request("web")).expect_err("no token");
+    assert!(wrong.contains("%z means nothing here"), "{wrong}");
+}
+
+#[test]
+fn match_lines_ask_about_hosts_users_and_commands() {
+    let text = "Host alias\n HostName real\nMatch host real\n Port 1\n\
+                Match originalhost alias user root\n Tag x\nMatch exec \"test %h = real\"\n User u\n\
+                Match !localuser ann\n StrictHostKeyChecking no\n\
+                Match final host real\n IdentitiesOnly yes\n";
+    let alias = options(text, "alias");
+    assert_eq!((alias.port, alias.user.as_str()), (1, "u"));
+    assert_eq!(alias.strict, StrictHostKeys::Ask);
+    assert!(alias.identities_only, "the second pass");
+    assert_eq!(options(text, "other").port, 2299);
+    for bad in ["Match\n", "Match host\n", "Match moon full\n"] {
+        assert!(with(bad, &request("web")).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn includes_count_where_they_stand() {
+    let text = "Host web\n Include conf.d/*\nHost *\n Port 3\n";
+    assert_eq!(options(text, "web").port, 2201);
+    assert_eq!(options(text, "other").port, 3);
+    assert_eq!(options("Include conf.d/*\n", "bob").user, "b");
+    assert_eq!(options("Include nowhere\n", "bob").port, 2299);
+    let circle = with("Include config\n", &request("web")).expect_err("a circle");
+    assert!(circle.contains("include each other"), "{circle}");
+}
+
+#[test]
+fn what_is_unknown_or_missing_is_told_with_its_place() {
+    for (text, expected) in [
+        ("Host *\nProt 22\n", "config:2: Prot: there is no such keyword"),
+        ("Port x\n", "config:1: Port x: not a number"),
+        ("Host other\n Port x\n", "config:2: Port x"),
+        ("Tunnel yes\n", "config:1: Tunnel yes: networks are not tunnelled"),
+        ("ForwardX11 yes\n", "write ForwardX11 no"),
+        ("LocalForward 80\n", "is no [address:]port:host:port"),
+        ("Ciphers 3des-cbc\n", "config:1: Ciphers"),
+    ] {
+        let wrong = with(text, &request("web")).expect_err(text);
+        assert!(wrong.contains(expected), "{text}: {wrong}");
+    }
+    assert_eq!(options("IgnoreUnknown Mac*,Prot\nProt 22\nMacOsThing x\n", "web").port, 2299);
+    // What Debian's own file says.
+    let debian = "SendEnv LANG LC_*\nHashKnownHosts yes\nGSSAPIAuthentication yes\n";
+    options(debian, "web");
+}
+
+#[test]
+fn hosts_on_the_way_have_options_of_their_own() {
+    let text = "Host inner\n ProxyJump bob@one:7,two\nHost two\n Port 22\n User t\nHost *\n";
+    let inner = options(text, "inner");
+    let two = inner.via.expect("the last one");
+    assert_eq!((two.host_name.as_str(), two.port, two.user.as_str()), ("two", 22, "t"));
+    let one = two.via.expect("the first one");
+    assert_eq!((one.host_name.as_str(), one.port, one.user.as_str()), ("one", 7, "bob"));
+    assert!(one.via.is_none());
+    assert!(options("ProxyJump gate\n", "gate").via.is_none(), "not over itself");
+    let circle = "Host a\n ProxyJump b\nHost b\n ProxyJump a\n";
+    let wrong = with(circle, &request("a")).expect_err("a circle");
+    assert!(wrong.contains("in a circle"), "{wrong}");
+    assert!(options("ProxyJump none\nProxyJump x\n", "web").via.is_none());
+}
+
+#[test]
+fn destinations() {
+    let parse = |text| parse_destination(text, true).expect("a destination");
+    let jump = |user: Option<&str>, host: &str, port| Jump {
+        user: user.map(str::to_owned),
+        host: host.to_owned(),
+        port,
+    };
+    assert_eq!(parse("web"), jump(None, "web", None));
+    assert_eq!(parse("ann@web:22"), jump(Some("ann"), "web", Some(22)));
+    assert_eq!(parse("a@b@[::1]:22"), jump(Some("a@b"), "::1", Some(22)));
+    assert_eq!(parse("ssh://ann@web:22/"), jump(Some("ann"), "web", Some(22)));
+    assert_eq!(parse("::1"), jump(None, "::1", None));
+    // SECURITY: nothing that a shell or a program would read as something else.
+    for bad in ["", "-oProxyCommand=x", "a@-x", "-x@web", "a;b", "$(x)", "`x`@web", "web:0", "a b"]
+    {
+        assert!(parse_destination(bad, true).is_err(), "{bad}");
+    }
+}
+
+#[test]
+fn the_lists_of_the_documentation_are_those_of_the_table() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/client.md");
+    let text = std::fs::read_to_string(path).expect("the page");
+    let (_, lists) = text.split_once("<!-- lists -->").expect("the lists");
+    let honoured: Vec<&str> = KEYWORDS
+        .iter()
+        .filter(|one| matches!(one.status, Status::Honoured(_) | Status::Structure))
+        .map(|one| one.name)
+        .collect();
+    let mut expected =
+        format!("\n\n### Honoured: {}\n\n{}.\n", honoured.len(), honoured.join(", "));
+    let harmless: Vec<String> = KEYWORDS
+        .iter()
+        .filter_map(|one| match one.status {
+            Status::Harmless(why) => Some(format!("- {}: {why}\n", one.name)),
+            _ => None,
+        })
+        .collect();
+    expected += &format!("\n### Without effect: {}\n\n{}", harmless.len(), harmless.concat());
+    let absent: Vec<String> = KEYWORDS
+        .iter()
+        .filter_map(|one| match one.status {
+            Status::Absent { harmless, reason } => {
+                let but = match harmless {
+                    [] => String::new(),
+                    some => format!(" (not for `{}`)", some.join("`, `")),
+                };
+                Some(format!("- {}{but}: {reason}\n", one.name))
+            }
+            _ => None,
+        })
+        .collect();
+    expected += &format!("\n### Refused: {}\n\n{}", absent.len(), absent.concat());
+    assert!(lists == expected, "docs/client.md should end with:{expected}");
+    let names: Vec<String> = KEYWORDS.iter().map(|one| one.name.to_ascii_lowercase()).collect();
+    assert!(names.is_sorted(), "in the order of the manual");
+}

@@ -10,6 +10,7 @@ use nix::sys::socket::{
     listen, setsockopt, socket, sockopt,
 };
 
+use super::Target;
 use super::permits::{Forwarding, GatewayPorts};
 use crate::connection::ChannelId;
 use crate::limits::{FORWARD_BACKLOG, LISTENER_SOCKETS_MAX};
@@ -33,6 +34,8 @@ pub enum Place {
         /// For one connection.
         single: bool,
     },
+    /// A client's own: connections go on to this target from the server.
+    Near(Target),
 }
 
 /// What it takes to listen there.
@@ -63,6 +66,7 @@ impl Place {
             Place::Path(_) => "forwarded-streamlocal@openssh.com",
             Place::Agent(_) => "agent-connection",
             Place::Display { .. } => "x11-connection",
+            Place::Near(target) => target.kind(),
         }
     }
 
@@ -74,7 +78,7 @@ impl Place {
         let ways = match self {
             Place::Tcp { .. } => rules.tcp,
             Place::Path(_) => rules.streamlocal,
-            Place::Agent(_) | Place::Display { .. } => {
+            Place::Agent(_) | Place::Display { .. } | Place::Near(_) => {
                 return Err("nobody asks for it in this way");
             }
         };
@@ -106,6 +110,7 @@ impl std::fmt::Display for Place {
             Place::Path(path) => out.write_str(&String::from_utf8_lossy(path)),
             Place::Agent(path) => write!(out, "{}", path.display()),
             Place::Display { number, .. } => write!(out, "display {number}"),
+            Place::Near(target) => write!(out, "here, for {target}"),
         }
     }
 }
@@ -126,7 +131,7 @@ pub fn listen_at(spec: &ListenSpec) -> io::Result<Listening> {
             listen(&socket, Backlog::new(FORWARD_BACKLOG)?)?;
             Ok(Listening { sockets: vec![socket], port: 0 })
         }
-        Place::Agent(_) | Place::Display { .. } => Err(io::ErrorKind::InvalidInput.into()),
+        _ => Err(io::ErrorKind::InvalidInput.into()),
     }
 }
 

@@ -22,6 +22,24 @@ pub enum Escape {
     CommandLine,
 }
 
+impl Escape {
+    /// As it is shown.
+    pub const fn letter(self) -> &'static str {
+        match self {
+            Escape::Leave => ".",
+            Escape::Suspend => "^Z",
+            Escape::Background => "&",
+            Escape::List => "#",
+            Escape::Help => "?",
+            Escape::Break => "B",
+            Escape::Rekey => "R",
+            Escape::Quieter => "V",
+            Escape::Louder => "v",
+            Escape::CommandLine => "C",
+        }
+    }
+}
+
 /// Finds commands in what is typed: the escape character behind a line end, and one character.
 #[derive(Clone, Debug)]
 pub struct Escapes {

@@ -1,0 +1,341 @@
+//! Forwarded connections: what is asked for, where is listened, and where channels lead that the
+//! server opens.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{IntoRawFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread;
+
+use anyhow::{Context, Result, bail};
+
+use super::Options;
+use crate::connection::{ChannelKind, GlobalRequest};
+use crate::limits::{HOST_BYTES_MAX, SOCKS_AT_ONCE_MAX, SOCKS_TIME_MAX};
+use crate::reactor::{Fd, Waker};
+use crate::services::forward::{
+    BIND_MASK, GatewayPorts, ListenSpec, Listening, Place, Target, listen_at,
+};
+
+/// One `-L`, `-R` or `-D`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Forward {
+    pub listen: Listen,
+    /// `None`: each connection says where to (SOCKS).
+    pub to: Option<Target>,
+}
+
+/// Where connections are taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listen {
+    /// No address: as GatewayPorts says.
+    Tcp {
+        address: Option<String>,
+        port: u16,
+    },
+    Path(String),
+}
+
+impl Forward {
+    /// `[address:]port:host:port` in one word or two, with paths in place of either end.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(words: &[String], may_be_dynamic: bool) -> Result<Forward, String> {
+        let parts: Vec<String> = words.iter().flat_map(|word| split(word)).collect();
+        let bad = || format!("{:?} is no [address:]port:host:port", words.join(" "));
+        let port = |text: &str| text.parse::<u16>().map_err(|_| format!("{text:?} is no port"));
+        let is_path = |text: &str| text.starts_with('/');
+        let (listen, rest) = match parts.as_slice() {
+            [path, rest @ ..] if is_path(path) => (Listen::Path(path.clone()), rest),
+            [only, rest @ ..]
+                if matches!(rest.len(), 0 | 2) || rest.len() == 1 && is_path(&rest[0]) =>
+            {
+                (Listen::Tcp { address: None, port: port(only)? }, rest)
+            }
+            [address, at, rest @ ..] if rest.len() <= 2 => {
+                (Listen::Tcp { address: Some(address.clone()), port: port(at)? }, rest)
+            }
+            _ => return Err(bad()),
+        };
+        let to = match rest {
+            [] if may_be_dynamic => None,
+            [path] if is_path(path) => Some(Target::Path(path.as_bytes().into())),
+            [host, to] if host.len() <= HOST_BYTES_MAX as usize && !host.is_empty() => {
+                let port = port(to)?.into();
+                Some(Target::Tcp { host: host.as_str().into(), port })
+            }
+            _ => return Err(bad()),
+        };
+        Ok(Forward { listen, to })
+    }
+
+    /// Listens here.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn bind(&self, options: &Options) -> Result<Listening> {
+        let (place, gateway_ports) = match &self.listen {
+            Listen::Path(path) => (Place::Path(path.as_bytes().into()), GatewayPorts::No),
+            Listen::Tcp { address, port } => {
+                let everywhere = if options.gateway_ports { "" } else { "localhost" };
+                let address = address.as_deref().unwrap_or(everywhere);
+                let address = address.into();
+                let place = Place::Tcp { address, port: u32::from(*port) };
+                (place, GatewayPorts::ClientSpecified)
+            }
+        };
+        let (inet, inet6) = (options.ipv4, options.ipv6);
+        let mask = options.bind_mask.unwrap_or(BIND_MASK);
+        let unlink = options.bind_unlink;
+        let spec = ListenSpec { place, gateway_ports, inet, inet6, mask, unlink };
+        listen_at(&spec).with_context(|| format!("cannot listen at {self}"))
+    }
+
+    /// What the server is asked for, to listen there.
+    pub fn request(&self) -> GlobalRequest {
+        match &self.listen {
+            Listen::Tcp { address, port } => {
+                // RFC 4254 §7.1: an empty address is every one; ours is none but the server's own.
+                let address = match address.as_deref() {
+                    None => "localhost",
+                    Some("*") => "",
+                    Some(address) => address,
+                };
+                GlobalRequest::TcpipForward { address: address.into(), port: u32::from(*port) }
+            }
+            Listen::Path(path) => {
+                GlobalRequest::StreamlocalForward { path: path.as_bytes().into() }
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Forward {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.listen {
+            Listen::Tcp { address: Some(address), port } => write!(out, "{address} port {port}"),
+            Listen::Tcp { address: None, port } => write!(out, "port {port}"),
+            Listen::Path(path) => out.write_str(path),
+        }
+    }
+}
+
+/// At colons, but not inside brackets, which go.
+fn split(word: &str) -> Vec<String> {
+    let mut parts = vec![String::new()];
+    let mut inside = false;
+    for character in word.chars() {
+        match character {
+            '[' => inside = true,
+            ']' => inside = false,
+            ':' if !inside => parts.push(String::new()),
+            other => parts.last_mut().map_or((), |part| part.push(other)),
+        }
+    }
+    parts
+}
+
+/// Where a server listens for us, and what is connected to for it.
+#[derive(Debug)]
+pub struct Remote {
+    pub forward: Forward,
+    /// The port that it has.
+    pub port: u32,
+    /// The server has agreed.
+    pub granted: bool,
+}
+
+impl Remote {
+    /// The channel comes of it (SECURITY case 94: a server opens what it was asked for).
+    pub fn is_for(&self, kind: &ChannelKind) -> bool {
+        match (kind, &self.forward.listen) {
+            (ChannelKind::ForwardedTcpip { port, .. }, Listen::Tcp { .. }) => {
+                self.granted && *port == self.port
+            }
+            (ChannelKind::ForwardedStreamlocal { path }, Listen::Path(own)) => {
+                self.granted && **path == *own.as_bytes()
+            }
+            _ => false,
+        }
+    }
+}
+
+/// Connections that say where to (RFC 1928, SOCKS 4 and 4a), each asked by a thread of its own:
+/// whoever connects here may take his time, and what he says is a few bytes.
+pub struct Socks {
+    done: Receiver<Asked>,
+    tell: Sender<Asked>,
+    waker: Waker,
+}
+
+/// One that has said where to.
+pub struct Asked {
+    pub socket: Fd,
+    pub target: Target,
+    pub origin: Option<SocketAddr>,
+}
+
+impl Socks {
+    pub fn new(waker: Waker) -> Socks {
+        let (tell, done) = channel();
+        Socks { done, tell, waker }
+    }
+
+    /// Takes connections at this socket from now on.
+    ///
+    /// # Errors
+    /// There can be no thread for it.
+    pub fn serve(&self, socket: OwnedFd) -> Result<()> {
+        let listener = TcpListener::from(socket);
+        listener.set_nonblocking(false)?;
+        let (tell, waker) = (self.tell.clone(), self.waker.clone());
+        let accept = move || {
+            let busy = Arc::new(AtomicUsize::new(0));
+            while let Ok((stream, origin)) = listener.accept() {
+                // Who finds them all busy is turned away.
+                if busy.fetch_add(1, Ordering::Relaxed) < SOCKS_AT_ONCE_MAX {
+                    let (tell, waker, busy) = (tell.clone(), waker.clone(), Arc::clone(&busy));
+                    let ask = move || {
+                        if let Ok((target, socket)) = converse(stream) {
+                            let _ = tell.send(Asked { socket, target, origin: Some(origin) });
+                            waker.wake();
+                        }
+                        busy.fetch_sub(1, Ordering::Relaxed);
+                    };
+                    let _ = thread::Builder::new().name("socks".to_owned()).spawn(ask);
+                } else {
+                    busy.fetch_sub(1, Ordering::Relaxed);
+                }
+            }
+        };
+        thread::Builder::new().name("socks".to_owned()).spawn(accept)?;
+        Ok(())
+    }
+
+    pub fn next(&self) -> Option<Asked> {
+        self.done.try_recv().ok()
+    }
+}
+
+/// Hears where a connection is to go. It is told that it is there before that is so: where it is not,
+/// it ends.
+fn converse(mut stream: TcpStream) -> Result<(Target, Fd)> {
+    stream.set_read_timeout(Some(SOCKS_TIME_MAX))?;
+    let mut version = [0];
+    stream.read_exact(&mut version)?;
+    let (target, answer) = match version {
+        [4] => version_4(&mut stream)?,
+        [5] => version_5(&mut stream)?,
+        _ => bail!("not SOCKS"),
+    };
+    stream.write_all(&answer)?;
+    stream.set_read_timeout(None)?;
+    stream.set_nodelay(true)?;
+    stream.set_nonblocking(true)?;
+    Ok((target, Fd(stream.into_raw_fd())))
+}
+
+fn version_4(stream: &mut TcpStream) -> Result<(Target, Vec<u8>)> {
+    let mut head = [0; 7];
+    stream.read_exact(&mut head)?;
+    let [1, high, low, address @ ..] = head else { bail!("no CONNECT") };
+    until_nul(stream)?;
+    let host = match address {
+        // 4a: an address that cannot be, and a name behind the user.
+        [0, 0, 0, last] if last != 0 => String::from_utf8(until_nul(stream)?)?,
+        address => Ipv4Addr::from(address).to_string(),
+    };
+    Ok((tcp(host, high, low), vec![0, 90, 0, 0, 0, 0, 0, 0]))
+}
+
+fn version_5(stream: &mut TcpStream) -> Result<(Target, Vec<u8>)> {
+    let mut count = [0];
+    stream.read_exact(&mut count)?;
+    let mut methods = vec![0; usize::from(count[0])];
+    stream.read_exact(&mut methods)?;
+    if !methods.contains(&0) {
+        stream.write_all(&[5, 0xff])?;
+        bail!("it wants to log in");
+    }
+    stream.write_all(&[5, 0])?;
+    let mut head = [0; 4];
+    stream.read_exact(&mut head)?;
+    let [5, 1, _, kind] = head else { bail!("no CONNECT") };
+    let host = match kind {
+        1 => {
+            let mut address = [0; 4];
+            stream.read_exact(&mut address)?;
+            Ipv4Addr::from(address).to_string()
+        }
+        4 => {
+            let mut address = [0; 16];
+            stream.read_exact(&mut address)?;
+            Ipv6Addr::from(address).to_string()
+        }
+        3 => {
+            let mut len = [0];
+            stream.read_exact(&mut len)?;
+            let mut name = vec![0; usize::from(len[0])];
+            stream.read_exact(&mut name)?;
+            String::from_utf8(name)?
+        }
+        _ => bail!("no kind of address"),
+    };
+    let mut port = [0; 2];
+    stream.read_exact(&mut port)?;
+    let [high, low] = port;
+    Ok((tcp(host, high, low), vec![5, 0, 0, 1, 0, 0, 0, 0, 0, 0]))
+}
+
+fn tcp(host: String, high: u8, low: u8) -> Target {
+    Target::Tcp { host: host.into(), port: u32::from(u16::from_be_bytes([high, low])) }
+}
+
+fn until_nul(stream: &mut TcpStream) -> Result<Vec<u8>> {
+    let (mut text, mut byte) = (Vec::new(), [0]);
+    loop {
+        stream.read_exact(&mut byte)?;
+        match byte {
+            [0] => return Ok(text),
+            _ if text.len() >= HOST_BYTES_MAX as usize => bail!("too long"),
+            [byte] => text.push(byte),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str, dynamic: bool) -> Result<Forward, String> {
+        let words: Vec<String> = text.split(' ').map(str::to_owned).collect();
+        Forward::parse(&words, dynamic)
+    }
+
+    #[test]
+    fn forwards_are_written_in_several_ways() {
+        let tcp = |address: Option<&str>, port, host: &str, to| Forward {
+            listen: Listen::Tcp { address: address.map(str::to_owned), port },
+            to: Some(Target::Tcp { host: host.into(), port: to }),
+        };
+        assert_eq!(parse("80:web:8080", false), Ok(tcp(None, 80, "web", 8080)));
+        assert_eq!(parse("80 web:8080", false), Ok(tcp(None, 80, "web", 8080)));
+        let expected = tcp(Some("::1"), 80, "2001:db8::1", 81);
+        assert_eq!(parse("[::1]:80:[2001:db8::1]:81", false), Ok(expected));
+        assert_eq!(parse("*:80:web:81", false), Ok(tcp(Some("*"), 80, "web", 81)));
+        let path = parse("/a/b:web:81", false).expect("a path");
+        assert_eq!(path.listen, Listen::Path("/a/b".to_owned()));
+        let both = parse("/a:/b", false).expect("paths");
+        assert_eq!(both.to, Some(Target::Path((*b"/b").into())));
+        let path = parse("80:/b", false).expect("a path");
+        assert_eq!(path.to, Some(Target::Path((*b"/b").into())));
+        assert_eq!(parse("1080", true).map(|f| f.to), Ok(None));
+        assert!(parse("::1:1080", true).is_err());
+        for bad in ["80", "80:web", "x:web:1", "80:web:x", "80:web:99999", "1:2:3:4:5", ""] {
+            assert!(parse(bad, false).is_err(), "{bad}");
+        }
+    }
+}
