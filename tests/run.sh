@@ -59,6 +59,8 @@ cargo fmt --check
 cargo metadata --quiet --locked --format-version 1 --manifest-path tests/fuzz/Cargo.toml >/dev/null
 say "lints"
 cargo clippy --all-targets -- -D warnings
+# Most tests wait for others more than they compute.
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) * 2))}
 say "tests"
 cargo test
 say "the network tests again, on the second driver"

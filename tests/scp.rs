@@ -576,6 +576,8 @@ fn what_is_not_plainly_scp_goes_where_it_always_went() {
     assert_eq!(text(&output.stdout), "\0\0\0shell\n", "the shell's");
     let output = run(&gateway, &format!("D={path}; scp -t $D"), &[]);
     assert_eq!((text(&output.stdout), output.status.code()), ("\0\0\0".to_owned(), Some(0)));
+    let started = || gateway.log().matches("Starting session: command ").count();
+    wait_for("the log", || started() == 2);
     let log = gateway.log();
     assert_eq!(log.matches("Starting session: command scp").count(), 1, "{log}");
     let forced = Gateway::start(&["ForceCommand echo forced $SSH_ORIGINAL_COMMAND"]);
@@ -584,7 +586,7 @@ fn what_is_not_plainly_scp_goes_where_it_always_went() {
     let external = Gateway::start(&["TidegateScp external"]);
     let output = run(&external, &format!("scp -t {path}"), &[]);
     assert_eq!(text(&output.stdout), "\0\0\0");
-    assert!(external.log().contains("command scp"), "{}", external.log());
+    wait_for("the log", || external.log().contains("command scp"));
 }
 
 // ---- SFTP, its options, and the server on plain streams ---------------------------------------

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use super::{Shown, allow, client, here, open_to_all, put_at_home, shown_with};
 use crate::support::account::Account;
-use crate::support::{Gateway, free_port, wait_for};
+use crate::support::{DEEP, Gateway, free_port, wait_for};
 
 const SSHD: &str = "/usr/sbin/sshd";
 /// What sshd wants to exist before it starts.
@@ -27,7 +27,7 @@ impl Sshd {
             "{}\nListenAddress 127.0.0.1:{port}\nHostKey {at}/host_ed25519\nUsePAM no\n\
              AuthorizedKeysFile {at}/authorized_keys\nStrictModes no\nPermitRootLogin yes\n\
              PidFile none\nSubsystem sftp internal-sftp\nPrintLastLog no\n\
-             KbdInteractiveAuthentication no\nPasswordAuthentication no\n",
+             KbdInteractiveAuthentication no\nPasswordAuthentication no\n{DEEP}\n",
             lines.join("\n")
         );
         fs::write(gateway.path("sshd_config"), config).expect("a configuration");
