@@ -345,10 +345,13 @@ fn what_is_wrong_is_told_with_file_and_line() {
     let place = format!("{}:2: PermitTTY perhaps: ", site.path("config").display());
     assert!(status == 255 && told.contains(&place), "{status} {told}");
     // The same when it would serve, in the background or not.
-    for words in [["-q"].as_slice(), &["-D"], &["-d"]] {
+    for words in [[].as_slice(), &["-D"], &["-d"]] {
         let (status, _, told) = run(&mut site.sshd(words));
         assert!(status == 255 && told.contains(&place), "{words:?}: {status} {told}");
     }
+    // As sshd, which says nothing at all then.
+    let (status, _, told) = run(&mut site.sshd(&["-q"]));
+    assert!(status == 255 && told.is_empty(), "{status} {told}");
 }
 
 #[test]
