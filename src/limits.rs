@@ -301,6 +301,13 @@ pub const PERMITS_MAX: usize = 1024;
 pub const SESSIONS_DEFAULT: u32 = 10;
 /// How long a login at a host behind the gateway may take, from the first byte.
 pub const UPSTREAM_LOGIN_TIME_MAX: Duration = Duration::from_secs(30);
+/// How long a client has to offer its agent, where a login goes on with the keys of that.
+pub const AGENT_OFFER_TIME: Duration = Duration::from_secs(20);
+/// Keys of an agent that are tried at a host: one less than sshd's MaxAuthTries.
+pub const AGENT_KEYS_TRIED_MAX: usize = 5;
+/// The largest packet on a session that is accepted before the host has said what it takes: what
+/// every server in use does.
+pub const AGENT_LOGIN_PACKET_BYTES: u32 = 28 * 1024;
 /// A host that could not be reached is tried last for this long.
 pub const UPSTREAM_REST_TIME: Duration = Duration::from_secs(10);
 /// How long a client has to take the news that its host is gone.

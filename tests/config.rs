@@ -323,7 +323,7 @@ const IN_MATCH: &str = "AcceptEnv AllowAgentForwarding AllowGroups AllowStreamLo
     PubkeyAcceptedAlgorithms PubkeyAuthentication PubkeyAuthOptions RDomain RefuseConnection \
     RekeyLimit RequiredRSASize RevokedKeys RhostsRSAAuthentication RSAAuthentication SetEnv \
     StreamLocalBindMask StreamLocalBindUnlink Subsystem TidegateScp TidegateUpstream TidegateUpstreamCA \
-    TidegateUpstreamCommand TidegateUpstreamCommandUser \
+    TidegateUpstreamAgent TidegateUpstreamCommand TidegateUpstreamCommandUser \
     TidegateUpstreamHostKeyPolicy TidegateUpstreamIdentity TidegateUpstreamKnownHosts \
     TidegateUpstreamTargets TidegateUpstreamUser TrustedUserCAKeys \
     UnusedConnectionTimeout X11DisplayOffset X11Forwarding X11UseLocalhost";
@@ -552,6 +552,7 @@ fn good_lines() -> impl Strategy<Value = String> {
         "TidegateUpstreamCommand (none|/[a-z]{1,4}( %u \"a b\" %%)?)",
         "TidegateUpstreamCommandUser (none|nobody)",
         "TidegateUpstreamHostKeyPolicy (strict|accept-new)",
+        "TidegateUpstreamAgent (yes|no)",
         "TidegateUpstream((CA|Identity) (none|/[a-z]{1,4})|KnownHosts /[a-z]{1,4})",
         "Allow(Tcp|StreamLocal)Forwarding (yes|no|all|local|remote)",
         "PermitListen (any|none|([a-z*.]{1,6}:)?([1-9][0-9]{0,3}|\\*)( localhost:22)?)",

@@ -1,6 +1,8 @@
 //! Logins that go on at a host behind the gateway: Debian's sshd there, stock clients here.
 #![allow(clippy::disallowed_methods, reason = "tests wait on the real clock")]
 
+#[path = "proxy/agent.rs"]
+mod agent;
 #[path = "proxy/asked.rs"]
 mod asked;
 #[path = "proxy/certified.rs"]

@@ -730,8 +730,8 @@ impl fmt::Display for Reason {
                 write!(out, "TidegateUpstreamTargets does not allow {}", escape(target.as_bytes()))
             }
             Reason::NoIdentity => out.write_str(
-                "it goes on elsewhere, and neither TidegateUpstreamIdentity nor TidegateUpstreamCA names \
-                 a key for that",
+                "it goes on elsewhere, and none of TidegateUpstreamIdentity, TidegateUpstreamCA and \
+                 TidegateUpstreamAgent has a key for that",
             ),
             Reason::NoCommandUser => out.write_str(
                 "TidegateUpstreamCommand needs TidegateUpstreamCommandUser: the account it runs as",

@@ -152,6 +152,7 @@ impl Fleets {
                 None => user.to_owned(),
             },
             credential: match (&login.upstream_authority, &login.upstream_identity) {
+                _ if login.upstream_agent => Credential::Agent,
                 (Some(path), _) => Credential::Authority(path.clone()),
                 (None, Some(path)) => Credential::Identity(path.clone()),
                 (None, None) => return None,
@@ -216,22 +217,23 @@ pub fn find_way(upstream: &Upstream, number: usize) -> Result<Way, Trouble> {
     let (key, method) = match &upstream.credential {
         Credential::Identity(path) => identity(path),
         Credential::Authority(path) => certified(path, upstream, &addresses),
+        Credential::Agent => Ok((None, LoginMethod::None)),
     }
     .map_err(|why| Trouble {
         said: "the gateway cannot use its key".to_owned(),
-        logged: format!("{}: {why}", upstream.credential.path().display()),
+        logged: format!("{}: {why}", upstream.credential.place()),
     })?;
     let config = asking_for_known_keys(upstream, host);
-    Ok(Way { addresses: addresses.into(), config, key: Arc::new(key), method })
+    Ok(Way { addresses: addresses.into(), config, key: key.map(Arc::new), method })
 }
 
-type Proof = (PrivateKey, LoginMethod);
+type Proof = (Option<PrivateKey>, LoginMethod);
 
 fn identity(path: &Path) -> Result<Proof, String> {
     let key = load_key(path)?;
     let algorithm = algorithm_of(&key)?;
     let method = LoginMethod::PublicKey { key: Box::new(key.public().clone()), algorithm };
-    Ok((key, method))
+    Ok((Some(key), method))
 }
 
 /// A key that exists for one login, and a certificate for that login: its user, our address as the
@@ -260,7 +262,7 @@ fn certified(
     let certificate = certification.issue(key.public(), &authority);
     let certificate = Box::new(certificate.map_err(|why| why.to_string())?);
     let algorithm = algorithm_of(&key)?;
-    Ok((key, LoginMethod::Certificate { certificate, algorithm }))
+    Ok((Some(key), LoginMethod::Certificate { certificate, algorithm }))
 }
 
 /// The addresses that we reach these from, with commas between: what the routes say, for nothing is

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -61,12 +61,16 @@ pub enum Credential {
     Identity(PathBuf),
     /// A fresh key, and a certificate for it that the key in this file signs for one login.
     Authority(PathBuf),
+    /// The client's agent has the key.
+    Agent,
 }
 
 impl Credential {
-    pub fn path(&self) -> &Path {
+    /// Where the key is, for the log.
+    pub fn place(&self) -> String {
         match self {
-            Credential::Identity(path) | Credential::Authority(path) => path,
+            Credential::Identity(path) | Credential::Authority(path) => path.display().to_string(),
+            Credential::Agent => "the client's agent".to_owned(),
         }
     }
 }
@@ -173,7 +177,8 @@ impl fmt::Display for Fleet {
 pub struct Way {
     pub addresses: VecDeque<SocketAddr>,
     pub config: Arc<ClientConnectionConfig>,
-    pub key: Arc<PrivateKey>,
+    /// `None`: it is in the client's agent.
+    pub key: Option<Arc<PrivateKey>>,
     /// How it is shown.
     pub method: LoginMethod,
 }

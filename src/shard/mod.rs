@@ -5,6 +5,7 @@
 //! links then run one after the other for a bounded number of bytes each.
 
 mod agent;
+mod borrow;
 mod client;
 mod display;
 mod forward;

@@ -7,10 +7,14 @@
 
 use std::collections::VecDeque;
 
+use super::borrow::Borrowed;
 use super::relay_pace::Pace;
 use super::*;
 use crate::connection::{ChannelId, ChannelKind, Event, GlobalRequest};
-use crate::limits::{HELD_REQUEST_BYTES_MAX, LINK_UNSENT_BYTES_MAX, RELAYED_REQUEST_BYTES_MAX};
+use crate::limits::{
+    AGENT_LOGIN_PACKET_BYTES, HELD_REQUEST_BYTES_MAX, LINK_UNSENT_BYTES_MAX,
+    RELAYED_REQUEST_BYTES_MAX,
+};
 use crate::reactor::Chunk;
 use crate::services::forward::{Place, Target};
 use crate::services::upstream::{Trouble, Upstream, Way};
@@ -79,6 +83,8 @@ pub(super) struct Down {
     pub listening: u32,
     pub x11: bool,
     pub agent: bool,
+    /// The client's agent, where the login goes on with its keys.
+    pub borrowed: Option<Box<Borrowed>>,
     /// Sessions that have not been told yet that the host is lost.
     pub untold: Vec<ChannelId>,
 }
@@ -185,6 +191,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             }
         }
         self.say_farewells(key);
+        self.flush_borrowed(key);
         self.open_asked(key);
         self.pass_global(key);
         if let Some(other) = other {
@@ -195,12 +202,17 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     }
 
     pub(super) fn relay_event(&mut self, key: u32, event: Event) {
+        if self.agent_event(key, &event) {
+            return;
+        }
         match event {
             Event::Open { id, kind } => self.relay_open(key, id, kind),
             Event::Opened { id } => self.relay_opened(key, id),
             Event::OpenFailed { id, reason, text } => {
                 if let Some((other, id)) = self.uncouple(key, id) {
-                    let text = String::from(text).into();
+                    let text = String::from(text);
+                    self.end_early(other, id, &text);
+                    let text = text.into();
                     self.command(other, Command::Reject { id, reason, text });
                 }
             }
@@ -214,11 +226,12 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 self.pass_window(key, id);
                 self.say_farewells(key);
             }
-            Event::Eof(id) => {
-                if let Some((other, id)) = self.partner(key, id) {
-                    self.command(other, Command::Eof(id));
+            Event::Eof(id) => match self.partner(key, id) {
+                Some((other, to)) if !self.is_early(key, id) => {
+                    self.command(other, Command::Eof(to))
                 }
-            }
+                _ => self.hold_eof(key, id),
+            },
             Event::PeerClosed(id) => self.relay_close(key, id),
             Event::Closed(id) => {
                 if let Some((other, id)) = self.uncouple(key, id) {
@@ -240,6 +253,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         data: Chunk,
     ) {
         let Some((other, to)) = self.partner(key, id) else {
+            self.agent_data(key, id, &data);
             self.driver.pool().give_back(data.lease);
             return;
         };
@@ -279,6 +293,9 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     fn relay_open(&mut self, key: u32, id: ChannelId, kind: ChannelKind) {
         match self.may_relay(key, &kind) {
             Ok(()) => {
+                if kind == ChannelKind::Session {
+                    self.accept_early(key, id);
+                }
                 if let Some(relay) = self.relay(key) {
                     relay.asked.push_back((id, kind));
                 }
@@ -416,6 +433,9 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     /// may still have something to say, like how a command ended.
     pub(super) fn relay_close(&mut self, key: u32, id: ChannelId) {
         let Some((other, to)) = self.partner(key, id) else {
+            if let Some(relay) = self.relay(key) {
+                relay.asked.retain(|(asked, _)| *asked != id);
+            }
             self.command(key, Command::Close(id));
             return;
         };
@@ -438,6 +458,11 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let Some(link) = self.links.get(key as usize) else { return };
         let window_bytes = link.conn.credit(id);
         let packet_bytes = link.conn.packet_max(id);
+        if self.is_early(other, to) && packet_bytes < AGENT_LOGIN_PACKET_BYTES {
+            let why = "the host takes smaller packets than its client was promised";
+            self.close_link(key, disconnect::BY_APPLICATION, why);
+            return;
+        }
         self.command(other, Command::AcceptWith { id: to, window_bytes, packet_bytes });
         for (key, id) in [(key, id), (other, to)] {
             let down = self.relay(key).filter(|relay| relay.is_down());
@@ -445,6 +470,10 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 self.time_relayed(key, id, kind);
                 self.mark_relayed(key);
             }
+        }
+        if self.is_early(other, to) {
+            self.pass_window(key, id);
+            self.release_held(other, to);
         }
     }
 
@@ -458,19 +487,28 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             let (id, reason) = (couple.own, open_failure::CONNECT_FAILED);
             // This means something while the channel is being opened, the rest when it is open.
             self.command(key, Command::Reject { id, reason, text: said.to_owned().into() });
-            if !couple.is_session || self.say_on(key, id, said) {
-                self.command(key, Command::Close(id));
-            } else if let Some(End::Down(down)) = self.relay(key).map(|relay| &mut relay.end) {
-                // It has no room for a line: it is told when it has, or with all the rest.
-                down.untold.push(id);
+            match couple.is_session {
+                true => self.say_and_close(key, id, said),
+                false => self.command(key, Command::Close(id)),
             }
         }
         for (id, _) in asked {
+            self.end_early(key, id, said);
             let (reason, text) = (open_failure::CONNECT_FAILED, said.to_owned().into());
             self.command(key, Command::Reject { id, reason, text });
         }
         if global.is_some() {
             self.command(key, Command::ReplyGlobal { ok: false, port: None });
+        }
+    }
+
+    /// Ends a session with a line; one that has no room for it is told when it has, or with all the
+    /// rest.
+    pub(super) fn say_and_close(&mut self, key: u32, id: ChannelId, said: &str) {
+        if self.say_on(key, id, said) {
+            self.command(key, Command::Close(id));
+        } else if let Some(End::Down(down)) = self.relay(key).map(|relay| &mut relay.end) {
+            down.untold.push(id);
         }
     }
 
@@ -507,7 +545,11 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     // ---- Requests ----------------------------------------------------------------------------
 
     fn relay_request(&mut self, key: u32, id: ChannelId, request: Box<[u8]>) {
-        let Some((other, to)) = self.partner(key, id) else { return };
+        let coupled = self.partner(key, id).filter(|_| !self.is_early(key, id));
+        let Some((other, to)) = coupled else {
+            self.hold_request(key, id, request);
+            return;
+        };
         let Ok(asked) = ChannelRequest::parse(&request) else { return };
         let waiting = self.links.get(other as usize).map_or(0, |link| link.outgoing.asking());
         if waiting as usize > HELD_REQUEST_BYTES_MAX {

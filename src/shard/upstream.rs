@@ -5,20 +5,35 @@ use std::collections::VecDeque;
 
 use super::relay::{Dial, Down, End, Relay, Up};
 use super::*;
-use crate::connection::{Answer, AuthFailed, Conn, Connection, Query};
-use crate::limits::{CONNECT_TIME_MAX, UPSTREAM_LOGIN_TIME_MAX, UPSTREAM_NEWS_TIME};
+use crate::connection::{Answer, AuthFailed, Conn, Connection, LoginMethod, Query};
+use crate::limits::{
+    AGENT_OFFER_TIME, CONNECT_TIME_MAX, UPSTREAM_LOGIN_TIME_MAX, UPSTREAM_NEWS_TIME,
+};
 use crate::reactor::Errno;
-use crate::services::upstream::{Host, Trouble, Upstream};
+use crate::services::upstream::{Credential, Host, Trouble, Upstream};
 use crate::services::{Outgoing, RoutingDomain, Surroundings};
 
 impl<D: Driver, O: Outside> Shard<D, O> {
     /// The login is over and goes on elsewhere.
     pub(super) fn begin_relay(&mut self, key: u32, upstream: Arc<Upstream>) {
         let order = upstream.fleet.order(self.driver.now());
-        let asks = upstream.finder.is_some();
+        let waits = upstream.credential == Credential::Agent;
         let Some(link) = self.links.get_mut(key as usize) else { return };
         link.conn.relay();
         link.relay = Some(Box::new(Relay::new(End::Down(Box::new(Down::new(upstream, order))))));
+        if !waits {
+            return self.find_host(key);
+        }
+        let deadline = self.driver.now().after(AGENT_OFFER_TIME);
+        if let Some((down, ..)) = self.down(key) {
+            down.borrowed = Some(Box::default());
+        }
+        self.set_deadline(key, Some(deadline));
+    }
+
+    /// All that a login needs is here: it goes on.
+    pub(super) fn find_host(&mut self, key: u32) {
+        let asks = self.down(key).is_some_and(|(down, ..)| down.upstream.finder.is_some());
         match asks {
             true => self.ask_for_hosts(key),
             false => self.try_next_host(key),
@@ -142,6 +157,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
 
     /// The host is connected: our side of the protocol begins.
     fn begin_upstream(&mut self, key: u32, fd: Fd, at: SocketAddr) {
+        self.rewind_agent(key);
         let mut outgoing = Outgoing::default();
         let mut around = Surroundings {
             now: self.driver.now(),
@@ -195,6 +211,10 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         if !link.is_late(now) {
             return;
         }
+        if self.agent_is_late(key) {
+            return;
+        }
+        let Some(link) = self.links.get_mut(key as usize) else { return };
         let generation = link.generation;
         let lost = match link.relay.as_ref().map(|relay| &relay.end) {
             Some(End::Down(down)) => match &down.dial {
@@ -232,7 +252,14 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 Job::JudgeHost { upstream, host: up.host, key: public, certificate }
             }
             Query::SignLogin { algorithm, message, .. } => {
-                Job::SignLogin { key: Arc::clone(&up.way.key), algorithm, message }
+                let Some(private) = up.way.key.clone() else {
+                    let other = self.links.get(key as usize).and_then(|l| l.relay.as_ref()?.other);
+                    if let Some(other) = other {
+                        self.sign_by_agent(other, algorithm, &message);
+                    }
+                    return;
+                };
+                Job::SignLogin { key: private, algorithm, message }
             }
             _ => {
                 let why = "no such question in a client";
@@ -259,7 +286,12 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     pub(super) fn log_in_upstream(&mut self, key: u32) {
         let Some((up, ..)) = self.up(key) else { return };
         let user = up.upstream.user.clone();
-        let method = up.way.method.clone();
+        let (with_agent, mut method) = (up.way.key.is_none(), up.way.method.clone());
+        let other = self.links.get(key as usize).and_then(|link| link.relay.as_ref()?.other);
+        if with_agent {
+            let next = other.and_then(|other| self.next_agent_key(other));
+            method = next.unwrap_or(LoginMethod::None);
+        }
         self.with_env(key, |conn, env| match conn {
             Conn::Client(connection) => connection.authenticate(&user, method, env),
             Conn::Server(_) => Ok(false),
@@ -267,13 +299,25 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     }
 
     pub(super) fn upstream_refused_us(&mut self, key: u32, failed: &AuthFailed) {
+        let other = self.links.get(key as usize).and_then(|link| link.relay.as_ref()?.other);
+        let is_last = other.is_none_or(|other| self.is_last_agent_key(other));
         let Some((up, ..)) = self.up(key) else { return };
+        if up.way.key.is_none() && !is_last {
+            return self.log_in_upstream(key);
+        }
         let (host, user) = (up.host(), &up.upstream.user);
+        let Some(private) = &up.way.key else {
+            let trouble = Self::agent_refused(&host, user, &failed.methods);
+            let logged = trouble.logged.clone();
+            up.trouble = Some(trouble);
+            self.close_link(key, disconnect::NO_MORE_AUTH_METHODS_AVAILABLE, &logged);
+            return;
+        };
         let said = format!("{host} does not let {user} in with the gateway's key");
         let logged = format!(
             "{host} does not let {user} in with {} ({}); it takes {}",
-            up.way.key.public().fingerprint(),
-            up.upstream.credential.path().display(),
+            private.public().fingerprint(),
+            up.upstream.credential.place(),
             failed.methods
         );
         up.trouble = Some(Trouble { said, logged: logged.clone() });
@@ -289,7 +333,12 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let Some(relay) = &mut link.relay else { return };
         let (Some(other), End::Up(up)) = (relay.other, &relay.end) else { return };
         let (host, user) = (up.host(), &up.upstream.user);
-        let what = format!("{user} at {host} with {}", up.way.key.public().fingerprint());
+        let with = match &up.way.key {
+            Some(private) => private.public().fingerprint(),
+            None => up.upstream.credential.place(),
+        };
+        let what = format!("{user} at {host} with {with}");
+        self.agent_over(other);
         if let Some((down, ..)) = self.down(other) {
             down.dial = Dial::Ready;
         }
@@ -329,7 +378,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
 
     /// Nothing goes on any more: the client is told where it waits for something, and a moment
     /// later the connection ends.
-    fn upstream_lost(&mut self, key: u32, said: &str) {
+    pub(super) fn upstream_lost(&mut self, key: u32, said: &str) {
         let Some((down, ..)) = self.down(key) else { return };
         down.dial = Dial::Lost(said.into());
         self.end_couples(key, said);
@@ -384,6 +433,7 @@ impl Down {
             listening: 0,
             x11: false,
             agent: false,
+            borrowed: None,
             untold: Vec::new(),
         }
     }

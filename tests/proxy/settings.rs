@@ -1,6 +1,7 @@
 //! Settings of the gateway that hold for logins that go on elsewhere, each by itself.
 
 use std::io::Read;
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -8,18 +9,18 @@ use super::{Host, QUICK, proxied, said, ssh, text};
 use crate::support::{Gateway, run_ok, wait_for};
 
 /// An agent of the client's with the gateway's user key in it.
-struct Agent {
+pub struct Agent {
     child: Child,
-    socket: String,
+    pub socket: String,
 }
 
 impl Agent {
-    fn start(gateway: &Gateway) -> Agent {
+    pub fn start(gateway: &Gateway) -> Agent {
         let socket = gateway.path("agent").display().to_string();
         let mut command = Command::new("ssh-agent");
         let child = command.args(["-D", "-a", &socket]).stdout(Stdio::null()).spawn();
         let agent = Agent { child: child.expect("ssh-agent starts"), socket };
-        wait_for("the agent", || gateway.path("agent").exists());
+        wait_for("the agent", || UnixStream::connect(&agent.socket).is_ok());
         let mut add = Command::new("ssh-add");
         add.env("SSH_AUTH_SOCK", &agent.socket).arg("-q").arg(gateway.path("user_ed25519"));
         run_ok(&mut add);

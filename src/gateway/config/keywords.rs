@@ -433,6 +433,8 @@ pub const TABLE: &[Keyword] = &[
     honoured("TidegateUpstream", Match,
         "none, or one or more host, host:port or [address]:port at which logins go on",
         upstream::upstream, upstream::dump_upstream),
+    honoured("TidegateUpstreamAgent", Match, YES_NO,
+        upstream::upstream_agent, upstream::dump_upstream_agent),
     honoured("TidegateUpstreamCA", Match, "the path of a private key without a passphrase, or none",
         upstream::upstream_authority, upstream::dump_upstream_authority),
     honoured("TidegateUpstreamCommand", Match,

@@ -271,6 +271,8 @@ settings! {
             upstream_targets: Vec<String>,
             /// Who logs in there, with `%u` for the user; `None`: the user.
             upstream_user: Option<String>,
+            /// The client's agent has the key that logs in there; goes before the files.
+            upstream_agent: bool,
             /// The file of the key that logs in there.
             upstream_identity: Option<PathBuf>,
             /// The file of the key that signs certificates for logins there; goes before the other.
@@ -416,6 +418,7 @@ impl Default for Effective {
             upstream_command_user: None,
             upstream_targets: Vec::new(),
             upstream_user: None,
+            upstream_agent: false,
             upstream_identity: None,
             upstream_authority: None,
             upstream_known_hosts: PathBuf::from("/etc/ssh/ssh_known_hosts"),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::diagnostic::Wrong;
-use super::dump::{View, one};
+use super::dump::{View, one, yes_no};
 use super::honour::{Done, choice, first};
 use super::keywords::Target;
 use super::lexer::quote;
@@ -122,6 +122,14 @@ pub fn upstream_user(target: &mut Target, values: &Values<'_>) -> Done {
 
 pub fn dump_upstream_user(view: &View<'_>) -> Vec<String> {
     one(view.login.upstream_user.as_deref().map_or_else(|| "none".to_owned(), quote))
+}
+
+pub fn upstream_agent(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.login.upstream_agent, values.flag()?)
+}
+
+pub fn dump_upstream_agent(view: &View<'_>) -> Vec<String> {
+    one(yes_no(view.login.upstream_agent))
 }
 
 pub fn upstream_identity(target: &mut Target, values: &Values<'_>) -> Done {

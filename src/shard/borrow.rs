@@ -1,0 +1,402 @@
+//! Logins at hosts by the keys of the client's agent (TidegateUpstreamAgent).
+//!
+//! A client offers its agent with a request on a session (`auth-agent-req@openssh.com`), and a
+//! session is the host's to open, where we are not in yet. So the client's first session is
+//! accepted at once and without window, and what is asked on it is held until the host has opened
+//! its own. The agent is asked for its keys and for one signature a try, over a channel that is
+//! closed when the login is over.
+
+use std::collections::VecDeque;
+
+use super::relay::End;
+use super::*;
+use crate::connection::{Answer, ChannelId, ChannelKind, Event, LoginMethod};
+use crate::crypto::{Certificate, PublicKey, SignatureAlgorithm};
+use crate::limits::{
+    AGENT_FRAME_BYTES_MAX, AGENT_KEYS_TRIED_MAX, AGENT_LOGIN_PACKET_BYTES, HELD_REQUEST_BYTES_MAX,
+};
+use crate::reactor::Chunk;
+use crate::services::Command;
+use crate::services::upstream::Trouble;
+use crate::wire::agent::{
+    AgentReply, AgentRequest, SIGN_RSA_SHA2_256, SIGN_RSA_SHA2_512, frame_bytes,
+};
+use crate::wire::request::{ChannelRequest, RequestBody};
+use crate::wire::{Message, Writer};
+
+/// What is said to a client that has no agent for us.
+const NO_AGENT: &str = "this login goes on with the keys of your agent, and none is forwarded; \
+                        use ssh -A";
+
+/// A client's agent, as far as a login needs it.
+#[derive(Debug, Default)]
+pub(super) struct Borrowed {
+    stage: Stage,
+    /// The session that was accepted before the host has opened one, and what it has said since.
+    early: Option<ChannelId>,
+    held: VecDeque<Held>,
+    held_bytes: usize,
+    /// Of the agent, short of a whole frame.
+    received: Vec<u8>,
+    /// For the agent, until there is a window or new keys.
+    unsent: Vec<u8>,
+    keys: Vec<AgentKey>,
+    /// The next of them to be tried at the host.
+    next: usize,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stage {
+    /// For the client to offer it.
+    #[default]
+    Waiting,
+    Opening(ChannelId),
+    Listing(ChannelId),
+    /// Its keys are known.
+    Ready(ChannelId),
+    Over,
+}
+
+#[derive(Debug)]
+enum Held {
+    Request(Box<[u8]>),
+    Eof,
+}
+
+#[derive(Clone, Debug)]
+struct AgentKey {
+    /// As the agent knows it.
+    blob: Box<[u8]>,
+    method: LoginMethod,
+}
+
+impl Borrowed {
+    /// The channel to the agent.
+    const fn channel(&self) -> Option<ChannelId> {
+        match self.stage {
+            Stage::Opening(id) | Stage::Listing(id) | Stage::Ready(id) => Some(id),
+            Stage::Waiting | Stage::Over => None,
+        }
+    }
+
+    /// The whole frame that has come first, behind its length.
+    fn frame(&mut self) -> Result<Option<Vec<u8>>, ()> {
+        let Some(len) = frame_bytes(&self.received).map_err(|_| ())? else { return Ok(None) };
+        let end = len as usize + 4;
+        if self.received.len() < end {
+            return Ok(None);
+        }
+        let frame = self.received.drain(..end).skip(4).collect();
+        Ok(Some(frame))
+    }
+}
+
+/// The keys of an agent that can be shown to a host, the one that the client has logged in with here
+/// before the others.
+fn usable(reply: &AgentReply<'_>, own: &PublicKey) -> Vec<AgentKey> {
+    let AgentReply::Identities(found) = reply else { return Vec::new() };
+    let mut keys: Vec<(bool, AgentKey)> = Vec::new();
+    for (blob, _) in found.iter() {
+        let certificate = Certificate::from_blob(blob).ok().map(Box::new);
+        let key = match &certificate {
+            Some(certificate) => Some(certificate.key().clone()),
+            None => PublicKey::from_blob(blob).ok(),
+        };
+        let Some(key) = key else { continue };
+        let Some(algorithm) = SignatureAlgorithm::for_key(key.kind()).first().copied() else {
+            continue;
+        };
+        let is_own = key == *own;
+        let method = match certificate {
+            Some(certificate) => LoginMethod::Certificate { certificate, algorithm },
+            None => LoginMethod::PublicKey { key: Box::new(key), algorithm },
+        };
+        keys.push((!is_own, AgentKey { blob: blob.into(), method }));
+    }
+    keys.sort_by_key(|(other, _)| *other);
+    keys.into_iter().map(|(_, key)| key).take(AGENT_KEYS_TRIED_MAX).collect()
+}
+
+impl<D: Driver, O: Outside> Shard<D, O> {
+    fn borrowed(&mut self, key: u32) -> Option<&mut Borrowed> {
+        match &mut self.links.get_mut(key as usize)?.relay.as_deref_mut()?.end {
+            End::Down(down) => down.borrowed.as_deref_mut(),
+            End::Up(_) => None,
+        }
+    }
+
+    /// A client wants a session, and its agent is waited for.
+    pub(super) fn accept_early(&mut self, key: u32, id: ChannelId) {
+        let Some(borrowed) = self.borrowed(key) else { return };
+        if borrowed.stage == Stage::Waiting && borrowed.early.is_none() {
+            borrowed.early = Some(id);
+            let packet_bytes = AGENT_LOGIN_PACKET_BYTES;
+            self.command(key, Command::AcceptWith { id, window_bytes: 0, packet_bytes });
+        }
+    }
+
+    pub(super) fn is_early(&mut self, key: u32, id: ChannelId) -> bool {
+        self.borrowed(key).is_some_and(|borrowed| borrowed.early == Some(id))
+    }
+
+    /// What is asked on a session that the host has not opened yet.
+    pub(super) fn hold_request(&mut self, key: u32, id: ChannelId, request: Box<[u8]>) {
+        if !self.is_early(key, id) {
+            return;
+        }
+        let Ok(asked) = ChannelRequest::parse(&request) else { return };
+        let offers = matches!(asked.body, RequestBody::AgentForward);
+        let starts = matches!(
+            asked.body,
+            RequestBody::Shell | RequestBody::Exec { .. } | RequestBody::Subsystem { .. }
+        );
+        let Some(borrowed) = self.borrowed(key) else { return };
+        let waits = borrowed.stage == Stage::Waiting;
+        borrowed.held_bytes += request.len();
+        if borrowed.held_bytes > HELD_REQUEST_BYTES_MAX {
+            let why = "too many requests before its session is open";
+            self.close_link(key, disconnect::PROTOCOL_ERROR, why);
+            return;
+        }
+        borrowed.held.push_back(Held::Request(request));
+        if waits && offers {
+            self.open_agent(key);
+        } else if waits && starts {
+            self.agent_failed(key, NO_AGENT);
+        }
+    }
+
+    pub(super) fn hold_eof(&mut self, key: u32, id: ChannelId) {
+        if self.is_early(key, id)
+            && let Some(borrowed) = self.borrowed(key)
+        {
+            borrowed.held.push_back(Held::Eof);
+        }
+    }
+
+    /// The host has opened the session: what was held goes there.
+    pub(super) fn release_held(&mut self, key: u32, id: ChannelId) {
+        if !self.is_early(key, id) {
+            return;
+        }
+        let Some(borrowed) = self.borrowed(key) else { return };
+        borrowed.early = None;
+        for held in std::mem::take(&mut borrowed.held) {
+            match held {
+                Held::Request(request) => self.relay_event(key, Event::Asked { id, request }),
+                Held::Eof => self.relay_event(key, Event::Eof(id)),
+            }
+        }
+    }
+
+    fn open_agent(&mut self, key: u32) {
+        let kind = ChannelKind::Other { name: relay::AGENT_CHANNEL.into(), rest: Box::default() };
+        let opened = self.with_env(key, |conn, env| conn.open(&kind, env));
+        match (opened.flatten(), self.borrowed(key)) {
+            (Some(id), Some(borrowed)) => borrowed.stage = Stage::Opening(id),
+            _ => self.agent_failed(key, "the gateway cannot reach your agent"),
+        }
+    }
+
+    /// The agent is of no use: nothing goes on.
+    pub(super) fn agent_failed(&mut self, key: u32, said: &str) {
+        self.agent_over(key);
+        let (host, why) = ("unknown".to_owned(), said.to_owned());
+        self.report(key, What::UpstreamFailed { host, why });
+        self.upstream_lost(key, said);
+    }
+
+    /// The client has offered no agent in time.
+    pub(super) fn agent_is_late(&mut self, key: u32) -> bool {
+        let late = self.borrowed(key).is_some_and(|one| {
+            matches!(one.stage, Stage::Waiting | Stage::Opening(_) | Stage::Listing(_))
+        });
+        if late {
+            self.agent_failed(key, NO_AGENT);
+        }
+        late
+    }
+
+    /// It is needed no more.
+    pub(super) fn agent_over(&mut self, key: u32) {
+        let Some(borrowed) = self.borrowed(key) else { return };
+        let id = borrowed.channel();
+        borrowed.stage = Stage::Over;
+        (borrowed.received, borrowed.unsent) = (Vec::new(), Vec::new());
+        if let Some(id) = id {
+            self.command(key, Command::Close(id));
+        }
+    }
+
+    /// Whether an event was about the channel to the agent.
+    pub(super) fn agent_event(&mut self, key: u32, event: &Event) -> bool {
+        let Some(own) = self.borrowed(key).and_then(|borrowed| borrowed.channel()) else {
+            return false;
+        };
+        match event {
+            Event::Opened { id } if *id == own => {
+                if let Some(borrowed) = self.borrowed(key) {
+                    borrowed.stage = Stage::Listing(own);
+                }
+                self.tell_borrowed(key, &AgentRequest::Identities);
+            }
+            Event::WindowOpened(id) if *id == own => self.flush_borrowed(key),
+            Event::OpenFailed { id, .. }
+            | Event::Eof(id)
+            | Event::PeerClosed(id)
+            | Event::Closed(id)
+                if *id == own =>
+            {
+                self.agent_failed(key, "your agent cannot be reached any more");
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    fn tell_borrowed(&mut self, key: u32, request: &AgentRequest<'_>) {
+        let mut space = vec![0; AGENT_FRAME_BYTES_MAX as usize + 4];
+        let mut out = Writer::new(&mut space);
+        if request.write(&mut out).is_err() {
+            return;
+        }
+        if let Some(borrowed) = self.borrowed(key) {
+            borrowed.unsent.extend_from_slice(out.written());
+        }
+        self.flush_borrowed(key);
+    }
+
+    /// Sends what the agent is asked, if it can be sent now.
+    pub(super) fn flush_borrowed(&mut self, key: u32) {
+        let Some(borrowed) = self.borrowed(key) else { return };
+        let Some(id) = borrowed.channel().filter(|_| !borrowed.unsent.is_empty()) else { return };
+        let bytes = std::mem::take(&mut borrowed.unsent);
+        let sent = self.with_env(key, |conn, env| Ok(conn.write_data(id, None, &bytes, env)));
+        if sent != Some(true)
+            && let Some(borrowed) = self.borrowed(key)
+        {
+            borrowed.unsent = bytes;
+        }
+    }
+
+    /// Whether data was the agent's; it is done with then.
+    pub(super) fn agent_data(&mut self, key: u32, id: ChannelId, data: &Chunk) -> bool {
+        if self.borrowed(key).and_then(|borrowed| borrowed.channel()) != Some(id) {
+            return false;
+        }
+        let bytes = data.span.of(self.driver.pool().view(&data.lease)).map(<[u8]>::to_vec);
+        if let Some(borrowed) = self.borrowed(key) {
+            borrowed.received.extend(bytes.unwrap_or_default());
+        }
+        self.command(key, Command::Consumed { id, bytes: data.span.len });
+        while let Some(borrowed) = self.borrowed(key) {
+            match borrowed.frame() {
+                Ok(Some(frame)) => self.agent_answers(key, &frame),
+                Ok(None) => break,
+                Err(()) => return self.agent_is_odd(key),
+            }
+        }
+        true
+    }
+
+    fn agent_is_odd(&mut self, key: u32) -> bool {
+        self.agent_failed(key, "your agent breaks the rules of its protocol");
+        true
+    }
+
+    fn agent_answers(&mut self, key: u32, frame: &[u8]) {
+        let Ok(reply) = AgentReply::parse(frame) else {
+            self.agent_is_odd(key);
+            return;
+        };
+        let Some(link) = self.links.get(key as usize) else { return };
+        let (Some(grant), Some(relay)) = (&link.grant, &link.relay) else { return };
+        let (own, other) = (grant.key.clone(), relay.other);
+        let Some(borrowed) = self.borrowed(key) else { return };
+        match (borrowed.stage, &reply) {
+            (Stage::Listing(id), AgentReply::Identities(_) | AgentReply::Failure) => {
+                borrowed.keys = usable(&reply, &own);
+                borrowed.stage = Stage::Ready(id);
+                if borrowed.keys.is_empty() {
+                    self.agent_failed(key, "your agent has no key that the gateway can use");
+                    return;
+                }
+                self.set_deadline(key, None);
+                self.find_host(key);
+            }
+            (Stage::Ready(_), AgentReply::Signature(_) | AgentReply::Failure) => {
+                let signature = match reply {
+                    AgentReply::Signature(blob) => Some(blob.into()),
+                    _ => None,
+                };
+                if let Some(other) = other {
+                    self.answer(other, Answer::Signature(signature));
+                    self.mark_ready(other);
+                }
+            }
+            _ => {
+                self.agent_is_odd(key);
+            }
+        }
+    }
+
+    /// Another host is tried: with all keys.
+    pub(super) fn rewind_agent(&mut self, key: u32) {
+        if let Some(borrowed) = self.borrowed(key) {
+            borrowed.next = 0;
+        }
+    }
+
+    /// How the next of the agent's keys is shown.
+    pub(super) fn next_agent_key(&mut self, key: u32) -> Option<LoginMethod> {
+        let borrowed = self.borrowed(key)?;
+        let method = borrowed.keys.get(borrowed.next)?.method.clone();
+        borrowed.next += 1;
+        Some(method)
+    }
+
+    /// None of the agent's keys is left to be tried.
+    pub(super) fn is_last_agent_key(&mut self, key: u32) -> bool {
+        self.borrowed(key).is_none_or(|borrowed| borrowed.next >= borrowed.keys.len())
+    }
+
+    /// The agent signs a login with the key that is being tried.
+    pub(super) fn sign_by_agent(
+        &mut self,
+        key: u32,
+        algorithm: SignatureAlgorithm,
+        message: &[u8],
+    ) {
+        let flags = match algorithm {
+            SignatureAlgorithm::RsaSha512 => SIGN_RSA_SHA2_512,
+            SignatureAlgorithm::RsaSha256 => SIGN_RSA_SHA2_256,
+            _ => 0,
+        };
+        let blob = self.borrowed(key).and_then(|borrowed| {
+            let tried = borrowed.next.checked_sub(1)?;
+            borrowed.keys.get(tried).map(|key| key.blob.clone())
+        });
+        if let Some(blob) = blob {
+            self.tell_borrowed(key, &AgentRequest::Sign { key: &blob, data: message, flags });
+        }
+    }
+
+    /// The client's session was never the host's: it is told and closed.
+    pub(super) fn end_early(&mut self, key: u32, id: ChannelId, said: &str) {
+        if !self.is_early(key, id) {
+            return;
+        }
+        if let Some(borrowed) = self.borrowed(key) {
+            borrowed.early = None;
+            borrowed.held.clear();
+        }
+        self.say_and_close(key, id, said);
+    }
+
+    /// What a host says of our login when it has refused the last of the agent's keys.
+    pub(super) fn agent_refused(host: &str, user: &str, methods: &str) -> Trouble {
+        let said = format!("{host} does not let {user} in with the keys of your agent");
+        let logged = format!("{said}; it takes {methods}");
+        Trouble { said, logged }
+    }
+}
