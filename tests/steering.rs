@@ -89,8 +89,14 @@ fn read_line(stream: &mut TcpStream) -> Option<String> {
     Some(text(&line))
 }
 
-/// The cipher of the latest login, as the gateway's log has it.
-fn agreed(gateway: &Gateway) -> String {
+fn exchanges(gateway: &Gateway) -> usize {
+    gateway.log().matches("Key exchange: ").count()
+}
+
+/// The cipher of the latest login, as the gateway's log has it. The log may come behind the client's
+/// end: there were `before` exchanges until then.
+fn agreed(gateway: &Gateway, before: usize) -> String {
+    wait_for("the exchange in the log", || exchanges(gateway) > before);
     let log = gateway.log();
     let line = log.lines().rfind(|line| line.contains("Key exchange: ")).expect("a login");
     let named =
@@ -105,8 +111,9 @@ fn check(gateway: &Gateway, name: &str, client: impl Fn(u16) -> Command) -> Stri
     let port = listener.local_addr().expect("its address").port();
     let offered = offer(client(port), &listener);
     let [to_server, _] = offered.unwrap_or_else(|| panic!("{name} waits for the server's KEXINIT"));
+    let before = exchanges(gateway);
     run_ok(client(gateway.port).stdin(Stdio::null()));
-    let agreed = agreed(gateway);
+    let agreed = agreed(gateway, before);
     if steers(gateway) && to_server.iter().any(|name| is_aes_gcm(name)) {
         assert!(is_aes_gcm(&agreed), "{name} ends on {agreed}: {to_server:?}");
     }
