@@ -169,7 +169,7 @@ pub const KEYWORDS: &[Keyword] = &[
     ])?)),
     absent("RequiredRSASize", &["1024", "2048"], "RSA keys of 2048 bits and more are used"),
     absent("RevokedHostKeys", NONE, "revoked keys are those of @revoked lines"),
-    harmless("SecurityKeyProvider", "security keys are those of agents"),
+    harmless("SecurityKeyProvider", "security keys are not used yet"),
     honoured("SendEnv", |d, v| { send_env(&mut d.send_env, v.many()?); Ok(()) }),
     honoured("ServerAliveCountMax", |d, v| once(&mut d.alive_count_max, v.number(1..=u32::MAX)?)),
     honoured("ServerAliveInterval", |d, v| once(&mut d.alive_interval, v.duration()?)),
