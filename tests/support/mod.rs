@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -76,10 +76,22 @@ fn keys() -> &'static [(String, Vec<u8>)] {
     })
 }
 
-/// A port that was free a moment ago.
+/// A port that nobody listens on, told once a process. It lies below those that the kernel chooses
+/// from, so that neither a listener on port 0 nor an outgoing connection of another test takes it
+/// before it is used, or while a gateway is restarted on it.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
-    listener.local_addr().expect("its address").port()
+    const PORTS: u16 = 12_000;
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
+    let end: u16 = range.split_whitespace().next().and_then(|low| low.parse().ok()).unwrap_or(0);
+    let start = end.checked_sub(PORTS).filter(|start| *start >= 10_000).expect("own ports");
+    let own = (std::process::id() % u32::from(PORTS)) as u16;
+    loop {
+        let place = own.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, start + place)).is_ok() {
+            return start + place;
+        }
+    }
 }
 
 #[allow(clippy::disallowed_methods, reason = "tests wait on the real clock")]
