@@ -10,6 +10,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -688,38 +689,107 @@ fn an_unchanged_sshd_uses_the_binary_as_its_subsystem() {
 /// The same session with OpenSSH's server and with ours, without a network.
 #[test]
 fn the_server_s_log_reads_as_openssh_s() {
-    let theirs = "/usr/lib/openssh/sftp-server";
-    if !Path::new(theirs).exists() {
-        println!("not run: no sftp-server of OpenSSH's here");
-        return;
-    }
-    let folder = tempfile::tempdir().expect("a folder");
-    let at = folder.path();
-    fs::write(at.join("file"), "hello\n").expect("a file");
-    fs::write(at.join("large"), noise(200_000, 5)).expect("a file");
-    let batch = "put ../file up\nget ../large back\nls\nmkdir d\nrename up d/two\nchmod 600 d/two\n\
-                 chown 0 d/two\nln -s two d/soft\nln d/two d/hard\ndf\n-get none\n-rm none\n-rmdir d\n\
-                 -mkdir d\nput -p ../file kept\nreput ../large kept\nrm d/hard\nrmdir .\n";
-    fs::write(at.join("batch"), batch).expect("a batch");
-    let ours = format!("{} sftp-server", env!("CARGO_BIN_EXE_tidegate"));
+    let Some(session) = LoggedSession::new() else { return };
     for flags in ["-l INFO", "-l VERBOSE", "-l VERBOSE -R", "-l VERBOSE -P opendir,mkdir,stat"] {
         let said = |server: &str| {
-            let work = at.join("work");
-            fs::create_dir(&work).expect("a folder");
-            let mut command = Command::new("sftp");
-            command.args(["-q", "-b"]).arg(at.join("batch"));
-            command.args(["-D", &format!("{server} -e {flags}")]).current_dir(&work);
-            let output = command.stdin(Stdio::null()).output().expect("sftp starts");
-            fs::remove_dir_all(work).expect("it goes");
-            // OpenSSH counts groups as users, and tells of extensions that it does not offer.
-            let kept = |line: &&str| {
-                let word = line.strip_prefix("Refusing ").and_then(|rest| rest.split(' ').next());
-                let offered = ["posix-rename", "hardlink", "fsync", "lsetstat", "copy-data"];
-                !line.starts_with("users-groups") && !word.is_some_and(|w| offered.contains(&w))
-            };
-            text(&output.stderr).lines().filter(kept).map(str::to_owned).collect::<Vec<_>>()
+            let output = session.run("sftp", &[], &format!("{server} -e {flags}"));
+            kept(text(&output.stderr).lines().map(str::to_owned))
         };
-        assert_eq!(said(&ours), said(theirs), "{flags}");
+        assert_eq!(said(&ours()), said(THEIRS), "{flags}");
+    }
+}
+
+/// The same in the system's log, which for these programs alone is a socket of the test's.
+#[test]
+fn the_server_s_syslog_reads_as_openssh_s() {
+    let Some(session) = LoggedSession::new() else { return };
+    if !nix::unistd::geteuid().is_root() {
+        println!("not run: only root has name spaces of its own");
+        return;
+    }
+    let place = session.folder.path().display().to_string();
+    let logger = UnixDatagram::bind(format!("{place}/logger")).expect("a logger");
+    logger.set_nonblocking(true).expect("it does not wait");
+    fs::create_dir(format!("{place}/dev")).expect("a folder");
+    let enter = format!(
+        "cd {place} && mount -t tmpfs none dev && touch dev/log dev/null && \
+         mount --bind /dev/null dev/null && mount --bind logger dev/log && \
+         mount --move dev /dev && cd work && exec \"$@\""
+    );
+    let enter = ["--mount", "sh", "-ec", &enter, "sh", "sftp"];
+    for flags in ["-l INFO", "-f LOCAL3 -l VERBOSE", "-f DAEMON -l ERROR", "-f USER -l QUIET"] {
+        let said = |server: &str| {
+            let output = session.run("unshare", &enter, &format!("{server} {flags}"));
+            let mut lines = Vec::new();
+            let mut buffer = [0; 9000];
+            while let Ok(len) = logger.recv(&mut buffer) {
+                lines.push(text(&buffer[..len]));
+            }
+            assert!(!text(&output.stderr).contains("session opened"), "{output:?}");
+            // <PRIORITY>, the day and the time, and the process differ by what they must.
+            let kept = kept(lines.into_iter().map(|line| {
+                let (head, said) = line.split_once("]: ").expect("a process");
+                let (priority, name) = head.split_once('>').expect("a priority");
+                let at = "Mmm dd hh:mm:ss ".len();
+                let (name, _) = name[at..].split_once('[').expect("a name");
+                format!("{priority} {name} {}", said.trim_end_matches('\0'))
+            }));
+            assert_eq!(kept.is_empty(), flags.contains("ERROR") || flags.contains("QUIET"));
+            kept
+        };
+        assert_eq!(said(&ours()), said(THEIRS), "{flags}");
+    }
+}
+
+const THEIRS: &str = "/usr/lib/openssh/sftp-server";
+
+fn ours() -> String {
+    format!("{} sftp-server", env!("CARGO_BIN_EXE_tidegate"))
+}
+
+/// OpenSSH counts groups as users, and tells of extensions that it does not offer.
+fn kept(lines: impl Iterator<Item = String>) -> Vec<String> {
+    let kept = |line: &String| {
+        let refused = line.split_once("Refusing ").and_then(|(_, rest)| rest.split(' ').next());
+        let offered = ["posix-rename", "hardlink", "fsync", "lsetstat", "copy-data"];
+        !line.contains("users-groups") && !refused.is_some_and(|word| offered.contains(&word))
+    };
+    lines.filter(kept).collect()
+}
+
+/// A folder with files and a batch for sftp that makes a server tell all that it has to.
+struct LoggedSession {
+    folder: TempDir,
+}
+
+impl LoggedSession {
+    fn new() -> Option<LoggedSession> {
+        if !Path::new(THEIRS).exists() {
+            println!("not run: no sftp-server of OpenSSH's here");
+            return None;
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = folder.path();
+        fs::write(at.join("file"), "hello\n").expect("a file");
+        fs::write(at.join("large"), noise(200_000, 5)).expect("a file");
+        let batch = "put ../file up\nget ../large back\nls\nmkdir d\nrename up d/two\n\
+             chmod 600 d/two\nchown 0 d/two\nln -s two d/soft\nln d/two d/hard\ndf\n-get none\n\
+             -rm none\n-rmdir d\n-mkdir d\nput -p ../file kept\nreput ../large kept\nrm d/hard\n\
+             rmdir .\n";
+        fs::write(at.join("batch"), batch).expect("a batch");
+        Some(LoggedSession { folder })
+    }
+
+    /// Runs sftp with this server, by a program that takes `words` before its own.
+    fn run(&self, program: &str, words: &[&str], server: &str) -> Output {
+        let work = self.folder.path().join("work");
+        fs::create_dir(&work).expect("a folder");
+        let mut command = Command::new(program);
+        command.args(words).args(["-q", "-b"]).arg(self.folder.path().join("batch"));
+        command.args(["-D", server]).current_dir(&work).stdin(Stdio::null());
+        let output = command.output().expect("sftp starts");
+        fs::remove_dir_all(work).expect("it goes");
+        output
     }
 }
 

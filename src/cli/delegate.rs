@@ -10,7 +10,7 @@ use lexopt::Arg;
 use super::{EXIT_FAILED, EXIT_USAGE, complain};
 use crate::gateway::config::{Facility, LogFormat, LogLevel};
 use crate::gateway::delegate::{self, Options};
-use crate::gateway::syslog::Syslog;
+use crate::gateway::syslog::{self, Syslog};
 use crate::limits::DELEGATE_IDLE_TIME;
 use crate::observe::lines;
 use crate::observe::log::{self, Levels, LogSetup};
@@ -72,7 +72,7 @@ fn parse(args: impl Iterator<Item = OsString>) -> Option<Flags> {
             }
             "syslog" => {
                 let (_, facility) = Facility::ALL.into_iter().find(|(known, _)| *known == value)?;
-                log.syslog = Some(Syslog::new(facility));
+                log.syslog = Some(Syslog::new(syslog::GATEWAY, facility));
             }
             "log-level" => {
                 let (_, level) = LogLevel::ALL.into_iter().find(|(known, _)| *known == value)?;

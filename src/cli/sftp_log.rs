@@ -1,15 +1,15 @@
 //! What `tidegate sftp-server` logs: the lines of OpenSSH's sftp-server, at its levels.
 
 use std::collections::HashMap;
-use std::os::unix::net::UnixDatagram;
 
 use crate::base::escape;
+use crate::gateway::config::Facility;
+use crate::gateway::syslog::{Severity, Syslog};
 use crate::services::sftp::{Answer, Flags, Note, day_and_time};
 use crate::wire::sftp::{Attributes, Operation, StatusCode, open};
 
-/// Syslog's numbers for AUTH, and for an event worth telling.
-const AUTH: u8 = 4;
-const INFO: u8 = 6;
+/// The name in front of lines in syslog.
+const TAG: &str = "sftp-server";
 
 /// How much is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,8 +23,8 @@ pub enum Level {
 /// Syslog, or standard error.
 pub struct Log {
     level: Option<Level>,
-    facility: u8,
-    syslog: Option<UnixDatagram>,
+    /// Unless lines go to standard error.
+    syslog: Option<Syslog>,
     asked: Asked,
     /// What is open, by handle: as many as the server lets be open.
     files: HashMap<Box<[u8]>, File>,
@@ -68,35 +68,32 @@ impl Log {
             Some("VERBOSE") => Some(Level::Verbose),
             Some(_) => Some(Level::Debug),
         };
-        let connect = || {
-            let socket = UnixDatagram::unbound()?;
-            // A log that is not read shall not hold the session up.
-            socket.set_nonblocking(true)?;
-            socket.connect("/dev/log").map(|()| socket)
-        };
-        let wanted = !flags.to_stderr && level > Some(Level::Error);
-        let syslog = if wanted { connect().ok() } else { None };
-        let level = level.filter(|_| flags.to_stderr || syslog.is_some());
-        let facility = flags.facility.unwrap_or(AUTH);
-        Log { level, facility, syslog, asked: Asked::Other, files: HashMap::new() }
+        let facility = flags.facility.and_then(Facility::of_number).unwrap_or(Facility::Auth);
+        let syslog = (!flags.to_stderr).then(|| Syslog::new(TAG, facility));
+        Log { level, syslog, asked: Asked::Other, files: HashMap::new() }
+    }
+
+    fn tells(&self, level: Level) -> bool {
+        self.level >= Some(level)
     }
 
     pub fn write(&mut self, level: Level, text: &str) {
-        if self.level < Some(level) {
+        if !self.tells(level) {
             return;
         }
+        let (severity, mark) = match level {
+            Level::Error => (Severity::Error, "error: "),
+            Level::Info | Level::Verbose => (Severity::Info, ""),
+            Level::Debug => (Severity::Debug, "debug1: "),
+        };
         match &self.syslog {
-            Some(socket) => {
-                let priority = self.facility * 8 + INFO;
-                let line = format!("<{priority}>sftp-server[{}]: {text}", std::process::id());
-                let _ = socket.send(line.as_bytes());
-            }
-            None => eprint_line(text),
+            Some(syslog) => syslog.send(severity, format!("{mark}{text}").as_bytes()),
+            None => eprint_line(&format!("{mark}{text}")),
         }
     }
 
     pub fn note(&mut self, note: Note<'_>) {
-        if self.level < Some(Level::Info) {
+        if !self.tells(Level::Info) {
             return;
         }
         match note {
@@ -136,22 +133,27 @@ impl Log {
                 }
             }
             None => {
-                let (level, text) = self.line(operation);
-                self.write(level, &text);
+                if let Some((level, text)) = self.line(operation) {
+                    self.write(level, &text);
+                }
             }
         }
     }
 
-    /// A request in OpenSSH's words.
-    fn line(&self, operation: &Operation<'_>) -> (Level, String) {
+    /// A request in OpenSSH's words. Lines that nobody wants of what comes with every packet are
+    /// not made.
+    fn line(&self, operation: &Operation<'_>) -> Option<(Level, String)> {
         let (level, text) = named(operation);
         if !text.is_empty() {
-            return (level, text);
+            return Some((level, text));
+        }
+        if let Operation::Fsync { handle } = operation {
+            return Some((Level::Verbose, format!("fsync \"{}\"", self.path(handle))));
+        }
+        if !self.tells(Level::Debug) {
+            return None;
         }
         let text = match *operation {
-            Operation::Fsync { handle } => {
-                return (Level::Verbose, format!("fsync \"{}\"", self.path(handle)));
-            }
             Operation::Read { handle, offset, len } => {
                 format!("read \"{}\" off {offset} len {len}", self.path(handle))
             }
@@ -173,7 +175,7 @@ impl Log {
             Operation::Unknown { kind, .. } => format!("unknown request {kind}"),
             _ => "request".to_owned(),
         };
-        (Level::Debug, text)
+        Some((Level::Debug, text))
     }
 
     fn path(&self, handle: &[u8]) -> String {
@@ -312,6 +314,10 @@ mod tests {
         assert_eq!(log(&["-e"]).level, Some(Level::Error));
         assert_eq!(log(&["-e", "-l", "quiet"]).level, None);
         assert_eq!(log(&["-e", "-l", "VERBOSE"]).level, Some(Level::Verbose));
-        assert!(log(&[]).syslog.is_none());
+        assert!(log(&["-e"]).syslog.is_none() && log(&[]).syslog.is_some());
+        let read = Operation::Read { handle: b"h", offset: 0, len: 1 };
+        assert_eq!(log(&["-e", "-l", "VERBOSE"]).line(&read), None);
+        let expected = "read \"(no such handle)\" off 0 len 1".to_owned();
+        assert_eq!(log(&["-e", "-l", "DEBUG"]).line(&read), Some((Level::Debug, expected)));
     }
 }

@@ -24,7 +24,7 @@ use crate::gateway::daemon::{self, Detach};
 use crate::gateway::host_keys::{self, HostKeys};
 use crate::gateway::names;
 use crate::gateway::serve::{self, Connections, Ending, KeyRules, Options, Reload};
-use crate::gateway::syslog::{Severity, Syslog};
+use crate::gateway::syslog::{self, Severity, Syslog};
 use crate::observe::lines;
 use crate::observe::log::{self, Levels, LogSetup};
 
@@ -96,7 +96,7 @@ impl SshdFlags {
             return;
         }
         if self.inetd && !self.logs_to_stderr() {
-            let syslog = Syslog::new(Facility::Auth);
+            let syslog = Syslog::new(syslog::GATEWAY, Facility::Auth);
             text.lines().for_each(|line| syslog.send(Severity::Error, line.trim().as_bytes()));
             if is_same_file(io::stdin().as_fd(), io::stderr().as_fd()) {
                 return;
@@ -216,7 +216,7 @@ fn start(flags: &SshdFlags, config: Config, request: Request) -> Result<Ending, 
     let setup = LogSetup {
         levels: Levels::of(&config),
         format: config.global.log_format,
-        syslog: facility.map(Syslog::new),
+        syslog: facility.map(|facility| Syslog::new(syslog::GATEWAY, facility)),
     };
     log::start(&setup).map_err(|why| failed(&why))?;
     let mut options = options(flags, facility, request);

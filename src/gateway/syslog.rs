@@ -13,8 +13,8 @@ use crate::limits::SYSLOG_BYTES_MAX;
 pub const TEST_VARIABLE: &str = "TIDEGATE_TEST_SYSLOG";
 /// Where the system's logger listens.
 const SOCKET: &str = "/dev/log";
-/// Our name in front of each line: what log shippers and ban lists look for.
-const TAG: &str = "sshd";
+/// The gateway's name in front of each line: what log shippers and ban lists look for.
+pub const GATEWAY: &str = "sshd";
 /// How long one line may wait for a logger that does not read; then it is lost, as a gateway must
 /// not stand still for its log.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -33,6 +33,7 @@ pub enum Severity {
 /// The way to the system's logger. Copies share one socket.
 #[derive(Clone, Debug)]
 pub struct Syslog {
+    tag: &'static str,
     facility: Facility,
     path: Arc<PathBuf>,
     /// Absent until a line is to be sent, and after a failure.
@@ -41,9 +42,9 @@ pub struct Syslog {
 
 impl Syslog {
     /// Nothing is opened yet: a logger may start after us, and start again.
-    pub fn new(facility: Facility) -> Syslog {
+    pub fn new(tag: &'static str, facility: Facility) -> Syslog {
         let path = std::env::var_os(TEST_VARIABLE).map_or(SOCKET.into(), PathBuf::from);
-        Syslog { facility, path: Arc::new(path), socket: Arc::default() }
+        Syslog { tag, facility, path: Arc::new(path), socket: Arc::default() }
     }
 
     pub const fn facility(&self) -> Facility {
@@ -57,7 +58,7 @@ impl Syslog {
 
     /// Sends a line. One that cannot be sent is lost, as with the C library's syslog(3).
     pub fn send(&self, severity: Severity, text: &[u8]) {
-        let mut bytes = header(self.facility, severity).into_bytes();
+        let mut bytes = self.header(severity).into_bytes();
         let room = SYSLOG_BYTES_MAX.saturating_sub(bytes.len());
         let text = text.trim_ascii_end();
         bytes.extend_from_slice(text.get(..room).unwrap_or(text));
@@ -72,6 +73,14 @@ impl Syslog {
         if let Some(open) = &*socket {
             let _ = open.send(&bytes);
         }
+    }
+
+    fn header(&self, severity: Severity) -> String {
+        #[expect(clippy::disallowed_methods, reason = "log lines carry the time of day")]
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let seconds = i64::try_from(now.as_secs()).unwrap_or_default();
+        let priority = self.facility as u32 * 8 + severity as u32;
+        format!("<{priority}>{} {}[{}]: ", stamp(seconds), self.tag, std::process::id())
     }
 
     fn connect(&self) -> io::Result<UnixDatagram> {
@@ -105,14 +114,6 @@ impl Write for Line<'_> {
     }
 }
 
-fn header(facility: Facility, severity: Severity) -> String {
-    #[expect(clippy::disallowed_methods, reason = "log lines carry the time of day")]
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let seconds = i64::try_from(now.as_secs()).unwrap_or_default();
-    let priority = facility as u32 * 8 + severity as u32;
-    format!("<{priority}>{} {TAG}[{}]: ", stamp(seconds), std::process::id())
-}
-
 /// `Mmm dd hh:mm:ss` in local time (RFC 3164 §4.1.2).
 fn stamp(seconds: i64) -> String {
     let mut time = std::mem::MaybeUninit::<libc::tm>::zeroed();
@@ -135,6 +136,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("log");
         let syslog = Syslog {
+            tag: GATEWAY,
             facility: Facility::AuthPriv,
             path: Arc::new(path.clone()),
             socket: Arc::default(),

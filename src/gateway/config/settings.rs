@@ -714,6 +714,11 @@ impl Facility {
         ("LOCAL7", Facility::Local7),
     ];
 
+    /// The one with syslog's number for it (RFC 3164 §4.1.1).
+    pub fn of_number(number: u8) -> Option<Facility> {
+        Facility::ALL.iter().map(|(_, known)| *known).find(|known| *known as u8 == number)
+    }
+
     /// The name in files; one that [`Facility::ALL`] finds again.
     pub fn name(self) -> &'static str {
         Facility::ALL.iter().find(|(_, known)| *known == self).map_or("AUTH", |(name, _)| *name)
