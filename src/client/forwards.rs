@@ -1,13 +1,14 @@
 //! Forwarded connections: what is asked for, where is listened, and where channels lead that the
 //! server opens.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -18,6 +19,9 @@ use crate::reactor::{Fd, Waker};
 use crate::services::forward::{
     BIND_MASK, GatewayPorts, ListenSpec, Listening, Place, Target, listen_at,
 };
+
+/// How long taking connections rests when one could not be taken.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
 
 /// One `-L`, `-R` or `-D`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -192,31 +196,59 @@ impl Socks {
         let listener = TcpListener::from(socket);
         listener.set_nonblocking(false)?;
         let (tell, waker) = (self.tell.clone(), self.waker.clone());
-        let accept = move || {
-            let busy = Arc::new(AtomicUsize::new(0));
-            while let Ok((stream, origin)) = listener.accept() {
-                // Who finds them all busy is turned away.
-                if busy.fetch_add(1, Ordering::Relaxed) < SOCKS_AT_ONCE_MAX {
-                    let (tell, waker, busy) = (tell.clone(), waker.clone(), Arc::clone(&busy));
-                    let ask = move || {
-                        if let Ok((target, socket)) = converse(stream) {
-                            let _ = tell.send(Asked { socket, target, origin: Some(origin) });
-                            waker.wake();
-                        }
-                        busy.fetch_sub(1, Ordering::Relaxed);
-                    };
-                    let _ = thread::Builder::new().name("socks".to_owned()).spawn(ask);
-                } else {
-                    busy.fetch_sub(1, Ordering::Relaxed);
-                }
+        let ask = move |stream, origin| {
+            if let Ok((target, socket)) = converse(stream) {
+                let _ = tell.send(Asked { socket, target, origin: Some(origin) });
+                waker.wake();
             }
         };
+        let accept = move || ask_each(std::iter::repeat_with(|| listener.accept()), &ask);
         thread::Builder::new().name("socks".to_owned()).spawn(accept)?;
         Ok(())
     }
 
     pub fn next(&self) -> Option<Asked> {
         self.done.try_recv().ok()
+    }
+}
+
+/// Has everybody who comes asked by a thread of his own. Who finds them all busy is turned away. That
+/// nobody could be taken (he has gone again, or descriptors have run out) says nothing of the next.
+fn ask_each<A>(comers: impl Iterator<Item = io::Result<(TcpStream, SocketAddr)>>, ask: &A)
+where
+    A: Fn(TcpStream, SocketAddr) + Clone + Send + 'static,
+{
+    let busy = Arc::new(AtomicUsize::new(0));
+    for comer in comers {
+        let Ok((stream, origin)) = comer else {
+            thread::sleep(ACCEPT_REST);
+            continue;
+        };
+        let Some(place) = Busy::enter(&busy) else { continue };
+        let ask = ask.clone();
+        let body = move || {
+            ask(stream, origin);
+            drop(place);
+        };
+        // Without a thread he is turned away, and his place goes with him.
+        let _ = thread::Builder::new().name("socks".to_owned()).spawn(body);
+    }
+}
+
+/// One of the few who are asked at a time, for as long as this lasts.
+struct Busy(Arc<AtomicUsize>);
+
+impl Busy {
+    fn enter(count: &Arc<AtomicUsize>) -> Option<Busy> {
+        let before = count.fetch_add(1, Ordering::Relaxed);
+        let place = Busy(Arc::clone(count));
+        (before < SOCKS_AT_ONCE_MAX).then_some(place)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -337,5 +369,36 @@ mod tests {
         for bad in ["80", "80:web", "x:web:1", "80:web:x", "80:web:99999", "1:2:3:4:5", ""] {
             assert!(parse(bad, false).is_err(), "{bad}");
         }
+    }
+
+    fn comer(listener: &TcpListener) -> (TcpStream, TcpStream, SocketAddr) {
+        let near = TcpStream::connect(listener.local_addr().expect("an address")).expect("taken");
+        let (far, origin) = listener.accept().expect("somebody");
+        (near, far, origin)
+    }
+
+    #[test]
+    fn who_cannot_be_taken_does_not_end_the_port() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let (_near, far, origin) = comer(&listener);
+        let failed = |errno| Err(io::Error::from_raw_os_error(errno));
+        let comers = [failed(libc::EMFILE), failed(libc::ECONNABORTED), Ok((far, origin))];
+        let (tell, told) = channel();
+        ask_each(comers.into_iter(), &move |_, origin| tell.send(origin).expect("heard"));
+        assert_eq!(told.recv(), Ok(origin));
+    }
+
+    #[test]
+    fn places_are_given_back_and_bounded() {
+        let count = Arc::new(AtomicUsize::new(0));
+        let all: Vec<Busy> = (0..SOCKS_AT_ONCE_MAX).filter_map(|_| Busy::enter(&count)).collect();
+        assert_eq!(all.len(), SOCKS_AT_ONCE_MAX);
+        assert!(Busy::enter(&count).is_none() && Busy::enter(&count).is_none());
+        // As when a thread could not be started: what it was to do goes, and the place with it.
+        let place = all.into_iter().next().expect("one");
+        let body = move || drop(place);
+        drop(body);
+        assert_eq!(count.load(Ordering::Relaxed), 0);
+        assert!(Busy::enter(&count).is_some());
     }
 }

@@ -3,7 +3,6 @@ use std::io;
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -15,14 +14,12 @@ use super::{Lone, Options, Person, Voice};
 use crate::base::{Instant, escape};
 use crate::connection::{ChannelKind, ClientConnectionConfig, ConnectionConfig, Event};
 use crate::crypto::{KeyAlgorithm, RandomPool};
+use crate::limits::FAREWELL_TIME;
 use crate::reactor::{Driver, Fd};
 use crate::services::Attached;
 use crate::shard::{ClientLink, News, Shard, ShardConfig};
 use crate::transport::{ClientConfig, CompressionKind, Preferences, ServerConfig};
 use crate::wire::number::disconnect;
-
-/// How long a server may take to hear our last words.
-const FAREWELL_TIME: Duration = Duration::from_secs(1);
 
 /// One thread's worth of client: a shard, and logins on it.
 ///

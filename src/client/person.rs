@@ -3,11 +3,13 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
+use nix::sys::signal::{SigSet, Signal, raise};
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use zeroize::Zeroizing;
 
+use crate::gateway::signals::{Signals, Woken};
 use crate::limits::PASSWORD_BYTES_MAX;
 
 /// Somebody who can be asked, if there is anybody.
@@ -56,38 +58,108 @@ impl Person {
         }
         let terminal = OpenOptions::new().read(true).write(true).open("/dev/tty");
         let mut terminal = terminal.map_err(|_| NoAnswer::NoTerminal)?;
-        let before = if hidden { hide(&terminal).ok() } else { None };
-        let answer = terminal
-            .write_all(question.as_bytes())
-            .and_then(|()| read_line(&mut terminal))
-            .map_err(|_| NoAnswer::Nothing);
-        if let Some(before) = before {
-            let _ = tcsetattr(terminal.as_fd(), SetArg::TCSAFLUSH, &before);
-            // The line end that was typed was not shown either.
-            let _ = terminal.write_all(b"\n");
-        }
-        answer
+        let answer = match hidden {
+            true => converse_hidden(&mut terminal, question),
+            false => terminal
+                .write_all(question.as_bytes())
+                .and_then(|()| read_line(&mut terminal, |_| Ok(true))),
+        };
+        answer.map_err(|_| NoAnswer::Nothing)
     }
 }
 
-/// Stops the terminal from showing what is typed; answers how it was.
-fn hide(terminal: &File) -> nix::Result<Termios> {
-    let before = tcgetattr(terminal.as_fd())?;
-    let mut hidden = before.clone();
-    hidden
-        .local_flags
-        .remove(LocalFlags::ECHO | LocalFlags::ECHOE | LocalFlags::ECHOK | LocalFlags::ECHONL);
-    tcsetattr(terminal.as_fd(), SetArg::TCSAFLUSH, &hidden)?;
-    Ok(before)
+/// Asks without showing what is typed. A signal meanwhile finds the terminal as it was; if it only
+/// stopped us, the question is asked again.
+fn converse_hidden(terminal: &mut File, question: &str) -> io::Result<Zeroizing<Vec<u8>>> {
+    loop {
+        let caught = Caught::new()?;
+        let hidden = Hidden::new(terminal)?;
+        terminal.write_all(question.as_bytes())?;
+        let mut signal = None;
+        let line = read_line(terminal, |terminal| {
+            signal = caught.before(terminal)?;
+            Ok(signal.is_none())
+        });
+        drop(hidden);
+        // The line end that was typed was not shown either.
+        let _ = terminal.write_all(b"\n");
+        caught.release()?;
+        let Some(signal) = signal else { return line };
+        // As it would have come: most end us here.
+        raise(signal)?;
+    }
 }
 
-/// A line without its end, byte by byte: what follows it is for somebody else.
-fn read_line(terminal: &mut File) -> io::Result<Zeroizing<Vec<u8>>> {
+/// The signals that end or stop somebody who types, held back so that the terminal can be put right
+/// first.
+struct Caught {
+    signals: Signals,
+    before: SigSet,
+}
+
+impl Caught {
+    fn new() -> io::Result<Caught> {
+        let before = SigSet::thread_get_mask()?;
+        let all =
+            [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT, Signal::SIGTSTP];
+        // Whoever had them held back has his reasons.
+        let ours: Vec<Signal> = all.into_iter().filter(|one| !before.contains(*one)).collect();
+        Ok(Caught { signals: Signals::catch(&ours)?, before })
+    }
+
+    /// The signal that comes before the terminal has something to read.
+    fn before(&self, terminal: &File) -> io::Result<Option<Signal>> {
+        match self.signals.wait(&[terminal.as_fd()], None)? {
+            Woken::Signal(signal) => Ok(Some(signal)),
+            Woken::Ready(_) | Woken::TimedOut => Ok(None),
+        }
+    }
+
+    /// They come as they did before.
+    fn release(self) -> io::Result<()> {
+        Ok(self.before.thread_set_mask()?)
+    }
+}
+
+/// A terminal that does not show what is typed, for as long as this lasts.
+struct Hidden {
+    terminal: OwnedFd,
+    before: Termios,
+}
+
+impl Hidden {
+    fn new(terminal: &File) -> io::Result<Hidden> {
+        let terminal = terminal.as_fd().try_clone_to_owned()?;
+        let before = tcgetattr(&terminal)?;
+        let mut hidden = before.clone();
+        hidden
+            .local_flags
+            .remove(LocalFlags::ECHO | LocalFlags::ECHOE | LocalFlags::ECHOK | LocalFlags::ECHONL);
+        tcsetattr(&terminal, SetArg::TCSAFLUSH, &hidden)?;
+        Ok(Hidden { terminal, before })
+    }
+}
+
+impl Drop for Hidden {
+    fn drop(&mut self) {
+        let _ = tcsetattr(&self.terminal, SetArg::TCSAFLUSH, &self.before);
+    }
+}
+
+/// A line without its end, byte by byte: what follows it is for somebody else. `goes_on` is asked
+/// before each byte.
+fn read_line(
+    terminal: &mut File,
+    mut goes_on: impl FnMut(&File) -> io::Result<bool>,
+) -> io::Result<Zeroizing<Vec<u8>>> {
     let room = PASSWORD_BYTES_MAX as usize;
     // It never grows, so nothing of it is left behind elsewhere.
     let mut line = Zeroizing::new(Vec::with_capacity(room));
     let mut byte = Zeroizing::new([0]);
     loop {
+        if !goes_on(terminal)? {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
         match terminal.read(&mut *byte) {
             Ok(0) if line.is_empty() => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(0) => return Ok(line),

@@ -201,6 +201,21 @@ fn a_passphrase_is_asked_for_and_not_shown() {
         session.expect("in\r\n");
         assert!(!session.seen.contains("open it"));
         assert_eq!(session.end(), Some(0));
+
+        // Whoever has had enough, or ends us from elsewhere, finds his terminal as it was.
+        for by_hand in [true, false] {
+            let mut command = server.bare(&["BatchMode=no"]);
+            command.arg("-i").arg(&key).args(["127.0.0.1", "echo in"]);
+            let mut session = Session::start(command);
+            session.expect("Enter passphrase for key");
+            assert!(session.is_silent());
+            if by_hand {
+                session.say("half\x03");
+            } else {
+                run_ok(Command::new("kill").arg(session.child.id().to_string()));
+            }
+            assert_eq!(session.end(), None, "ended by the signal");
+        }
     });
 }
 
