@@ -476,6 +476,20 @@ fn rsync_and_git_work_over_it() {
     };
     assert_eq!(status("rsync", &["-a", "-e", &ssh, "127.0.0.1:/none/such", "none"]), Some(23));
     assert_eq!(status("git", &["clone", "-q", "127.0.0.1:/none/such", "none"]), Some(128));
+    // With a key that nobody let in, the programs say what ssh has told them.
+    support::keygen(&gateway.path("stranger"), "ed25519", "");
+    let unknown = ssh.replace("user_ed25519", "stranger") + " -o BatchMode=yes";
+    for (program, words, code) in [
+        ("rsync", &["-a", "-e", &*unknown, &*from, "none"][..], 255),
+        ("git", &["clone", "-q", "127.0.0.1:repository", "none"], 128),
+    ] {
+        let mut command = Command::new(program);
+        command.args(words).env("GIT_SSH_COMMAND", &unknown).current_dir(gateway.folder.path());
+        let output = command.output().expect("it starts");
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{program}: {said}");
+        assert!(said.contains("Permission denied (publickey"), "{program}: {said}");
+    }
     let repository = gateway.path("repository");
     let git = |words: &[&str], folder: &Path| {
         run_ok(

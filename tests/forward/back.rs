@@ -302,3 +302,35 @@ fn case_99_accounts_listen_with_their_own_rights() {
     let owner = std::os::unix::fs::MetadataExt::uid(&fs::metadata(&path).expect("a socket"));
     assert_eq!(owner, account.uid);
 }
+
+/// A gateway is out of descriptors just before it takes another configuration for new connections:
+/// what it listens at for its clients goes on when there are some again.
+#[test]
+fn places_that_rest_outlive_a_reload() {
+    let gateway = Gateway::start(&[]);
+    let target = serve(answer_at_the_end);
+    // A request to accept that is with the kernel has the limit of the time when it was made.
+    let pid = gateway.child.id().to_string();
+    run_ok(Command::new("prlimit").args(["--pid", &pid, "--nofile=100:"]));
+    let master = Master::new(&gateway, gateway.port, None);
+    let port = master.forward(&["-R", &format!("127.0.0.1:0:127.0.0.1:{target}")]);
+    let config = gateway.path("tidegate_config");
+    let more = fs::read_to_string(&config).expect("it") + "MaxAuthTries 5\n";
+    fs::write(&config, more).expect("it");
+    let before = gateway.descriptors();
+    let crowd: Vec<_> = (before..120).map(|_| gateway.connect().expect("a connection")).collect();
+    wait_for("no descriptor to be left", || gateway.descriptors() >= 100);
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the kernel takes it");
+    stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a limit");
+    stream.write_all(b"rests").expect("room");
+    stream.shutdown(Shutdown::Write).expect("an end");
+    // The attempt to take it is made meanwhile, and made again half a second later.
+    thread::sleep(Duration::from_millis(50));
+    drop(crowd);
+    wait_for("descriptors", || gateway.descriptors() < 90);
+    run_ok(Command::new("kill").args(["-HUP", &pid]));
+    logged(&gateway, "is in force for new connections");
+    let mut back = String::new();
+    stream.read_to_string(&mut back).expect("an answer");
+    assert_eq!(back, "rests", "{}", gateway.log());
+}
