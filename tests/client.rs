@@ -3,6 +3,8 @@
 
 #[path = "client/hosts.rs"]
 mod hosts;
+#[path = "client/load.rs"]
+mod load;
 #[path = "client/server.rs"]
 mod server;
 mod support;

@@ -29,7 +29,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("serve", "serve SSH and SFTP in the foreground"),
     ("sshd", "take the place of sshd: its flags, its configuration, in the background"),
     ("ssh", "log in at an SSH server and run a command or a shell there"),
-    ("bench", "measure ciphers, key exchanges, signatures and logins on this machine"),
+    ("bench", "measure ciphers and key exchanges here, or what a server does under load"),
     ("sftp-server", "serve SFTP on standard input and output, for any sshd"),
 ];
 

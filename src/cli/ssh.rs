@@ -260,7 +260,7 @@ fn connect(flags: &SshFlags, voice: &Voice) -> anyhow::Result<u8> {
     session::run(&settled.options, voice)
 }
 
-fn request(flags: &SshFlags) -> anyhow::Result<Request> {
+pub(super) fn request(flags: &SshFlags) -> anyhow::Result<Request> {
     let destination = parse_destination(&flags.destination, false)
         .map_err(|wrong| anyhow::anyhow!("{}: {}", wrong.value, wrong.problem))?;
     let account = accounts::by_uid(nix::unistd::getuid().as_raw()).ok().flatten();

@@ -112,6 +112,17 @@ impl Identities {
 }
 
 impl Identity {
+    /// The private half, for somebody who signs often. May ask for its passphrase.
+    ///
+    /// # Errors
+    /// An agent has it, or it cannot be read: why, for the user.
+    pub fn private(&self, person: Person) -> Result<PrivateKey> {
+        match &self.holder {
+            Holder::Agent { .. } => bail!("the key {} is in an agent, and nowhere else", self.name),
+            Holder::File(path) => open(path, person),
+        }
+    }
+
     /// How it is shown to a server. `None`: it could only sign in ways that are not wanted.
     pub fn method(&self, allowed: &[KeyAlgorithm]) -> Option<LoginMethod> {
         let algorithms = SignatureAlgorithm::for_key(self.key.kind());

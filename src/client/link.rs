@@ -8,12 +8,13 @@ use anyhow::{Context, Result, bail};
 
 use super::connect::{connect, spawn_proxy};
 use super::hosts::HostCheck;
+use super::identities::Identity;
 use super::login::{Login, Progress};
 use super::voice::harmless;
 use super::{Lone, Options, Person, Voice};
 use crate::base::{Instant, escape};
 use crate::connection::{ChannelKind, ClientConnectionConfig, ConnectionConfig, Event};
-use crate::crypto::{KeyAlgorithm, RandomPool};
+use crate::crypto::{KeyAlgorithm, RandomPool, SignatureAlgorithm};
 use crate::limits::FAREWELL_TIME;
 use crate::reactor::{Driver, Fd};
 use crate::services::Attached;
@@ -68,8 +69,21 @@ impl<D: Driver> Client<D> {
         person: Person,
         voice: &Voice,
     ) -> Result<ClientLink> {
+        self.log_in_and_tell(options, person, voice).map(|(link, _)| link)
+    }
+
+    /// The same, and the key that the server took, if it was one.
+    ///
+    /// # Errors
+    /// As [`Client::log_in`].
+    pub fn log_in_and_tell(
+        &mut self,
+        options: &Options,
+        person: Person,
+        voice: &Voice,
+    ) -> Result<(ClientLink, Option<Identity>)> {
         let hosts = HostCheck::new(options, person, voice)?;
-        let config = Arc::new(connection_config(options, &hosts)?);
+        let config = Arc::new(connection_config(options, hosts.algorithms())?);
         let socket = match (&options.via, &options.proxy_command) {
             (Some(via), _) => {
                 let before = self.log_in(via, person, voice)?;
@@ -94,7 +108,7 @@ impl<D: Driver> Client<D> {
         if ended.is_err() {
             self.leave(link, "the login has failed");
         }
-        ended
+        ended.map(|link| (link, login.into_identity()))
     }
 
     /// A socket whose other end is a channel to the host, over a connection that is there.
@@ -187,8 +201,14 @@ impl<D: Driver> Client<D> {
     }
 }
 
-/// What the protocol is told of these options.
-fn connection_config(options: &Options, hosts: &HostCheck<'_>) -> Result<ClientConnectionConfig> {
+/// What the protocol is told of these options; the host signs with one of `algorithms`.
+///
+/// # Errors
+/// Our own name is none that can be told.
+pub fn connection_config(
+    options: &Options,
+    algorithms: Vec<SignatureAlgorithm>,
+) -> Result<ClientConnectionConfig> {
     let software = concat!("Tidegate_", env!("CARGO_PKG_VERSION"));
     let Some(mut preferences) = Preferences::new(software) else {
         bail!("{software:?} cannot be our name");
@@ -201,8 +221,7 @@ fn connection_config(options: &Options, hosts: &HostCheck<'_>) -> Result<ClientC
     }
     (preferences.rekey.bytes, preferences.rekey.time) = options.rekey;
     let mut transport = ClientConfig::new(preferences);
-    transport.host_key_algorithms =
-        hosts.algorithms().into_iter().map(KeyAlgorithm::plain).collect();
+    transport.host_key_algorithms = algorithms.into_iter().map(KeyAlgorithm::plain).collect();
     let mut config = ClientConnectionConfig::new(Arc::new(transport));
     config.server_alive = options.server_alive;
     config.takes_forwarded = !options.remote_forwards.is_empty();

@@ -69,6 +69,11 @@ impl<'a> Login<'a> {
         }
     }
 
+    /// The key that the server has taken, if it was one.
+    pub fn into_identity(self) -> Option<Identity> {
+        self.shown
+    }
+
     /// Acts on what the link tells.
     ///
     /// # Errors

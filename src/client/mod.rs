@@ -17,7 +17,8 @@ mod stdio;
 mod terminal;
 mod voice;
 
-pub use link::Client;
+pub use identities::Identity;
+pub use link::{Client, connection_config};
 pub use options::{Options, StrictHostKeys};
 pub use outside::Lone;
 pub use person::Person;

@@ -253,6 +253,7 @@ impl<'a, D: Driver> Session<'a, D> {
     fn hear(&mut self, news: News) -> Result<()> {
         match news {
             News::Heard(event) => self.event(event)?,
+            News::Identified => {}
             News::Told { id, note } => self.told(id, note),
             News::Finished(id) => {
                 self.open.remove(&id);
@@ -311,6 +312,8 @@ impl<'a, D: Driver> Session<'a, D> {
                 ));
             }
             Note::Typed(typed) => self.typed(typed),
+            // Nothing of ours is attached as a guest.
+            Note::Reached => {}
             Note::Deaf => {
                 let request = ChannelRequest::EndOfWrite;
                 self.client.shard().ask_channel(self.link, id, &request, false);

@@ -6,6 +6,7 @@ use super::side::Side;
 use super::tuning::WindowBudget;
 use super::{Answer, Event, Input, Query};
 use crate::base::{Few, Instant, Span};
+use crate::crypto::PublicKey;
 use crate::limits::GLOBAL_PENDING_MAX;
 use crate::transport::{
     self, Carved, Env, Error, Negotiated, PeerExtensions, Query as TransportQuery, Server, Stats,
@@ -262,6 +263,11 @@ impl<R: Side> Connection<R> {
     /// The peer's identification as sent: escape it before showing it.
     pub fn peer_ident(&self) -> &[u8] {
         self.transport.peer_ident()
+    }
+
+    /// The server's host key, on both sides.
+    pub fn host_key(&self) -> Option<&PublicKey> {
+        self.transport.host_key()
     }
 
     pub fn negotiated(&self) -> Option<&Negotiated> {

@@ -10,7 +10,7 @@ use super::local::{Escapes, Local, Stdio};
 use super::process::{Login, Process, Start};
 use super::scp::{self, Scp, Side};
 use super::sftp::{Flags, Options, Sftp};
-use super::{Done, Grant, Io, Notice, Prelude, Program, Service, Subsystem};
+use super::{Done, Grant, Guest, Io, Notice, Prelude, Program, Service, Subsystem};
 use crate::connection::ChannelRequest;
 use crate::reactor::{Chunk, Errno, Fd, Op};
 
@@ -31,6 +31,8 @@ pub enum Attached {
     Forward(Box<Forward>),
     /// Our own standard streams, as a client.
     Local(Box<Local>),
+    /// Something of whoever opened the channel, as a client.
+    Guest(Box<dyn Guest>),
 }
 
 /// What a request led to, for the log.
@@ -134,17 +136,21 @@ impl Attached {
 
     /// Starts what runs without being asked for more.
     pub fn begin(&mut self, io: &mut Io<'_>) {
-        if let Attached::Forward(forward) = self {
-            forward.begin(io);
+        match self {
+            Attached::Forward(forward) => forward.begin(io),
+            Attached::Guest(guest) => guest.begin(io),
+            _ => {}
         }
     }
 
     /// The channel's type, as ChannelTimeout names it.
     pub const fn kind(&self) -> &'static str {
         match self {
-            Attached::Process(_) | Attached::Sftp(_) | Attached::Scp(_) | Attached::Local(_) => {
-                "session"
-            }
+            Attached::Process(_)
+            | Attached::Sftp(_)
+            | Attached::Scp(_)
+            | Attached::Local(_)
+            | Attached::Guest(_) => "session",
             Attached::Forward(forward) => forward.kind(),
         }
     }
@@ -160,7 +166,9 @@ impl Attached {
         match self {
             Attached::Forward(forward) => forward.lingers(),
             Attached::Local(local) => local.lingers(),
-            Attached::Process(_) | Attached::Sftp(_) | Attached::Scp(_) => false,
+            Attached::Process(_) | Attached::Sftp(_) | Attached::Scp(_) | Attached::Guest(_) => {
+                false
+            }
         }
     }
 
@@ -222,7 +230,7 @@ impl Attached {
             Attached::Sftp(_) => Some("sftp".to_owned()),
             Attached::Scp(scp) => Some(scp.outcome()),
             // It tells by itself.
-            Attached::Forward(_) | Attached::Local(_) => None,
+            Attached::Forward(_) | Attached::Local(_) | Attached::Guest(_) => None,
         }
     }
 
@@ -392,6 +400,7 @@ impl Service for Attached {
             Attached::Scp(scp) => scp.on_data(data, extended, io),
             Attached::Forward(forward) => forward.on_data(data, extended, io),
             Attached::Local(local) => local.on_data(data, extended, io),
+            Attached::Guest(guest) => guest.on_data(data, extended, io),
         }
     }
 
@@ -402,6 +411,7 @@ impl Service for Attached {
             Attached::Scp(scp) => scp.on_eof(io),
             Attached::Forward(forward) => forward.on_eof(io),
             Attached::Local(local) => local.on_eof(io),
+            Attached::Guest(guest) => guest.on_eof(io),
         }
     }
 
@@ -412,6 +422,7 @@ impl Service for Attached {
             Attached::Scp(scp) => scp.on_completion(tag, op, result, io),
             Attached::Forward(forward) => forward.on_completion(tag, op, result, io),
             Attached::Local(local) => local.on_completion(tag, op, result, io),
+            Attached::Guest(guest) => guest.on_completion(tag, op, result, io),
         }
     }
 
@@ -422,6 +433,7 @@ impl Service for Attached {
             Attached::Scp(scp) => scp.on_done(tag, done, io),
             Attached::Forward(forward) => forward.on_done(tag, done, io),
             Attached::Local(local) => local.on_done(tag, done, io),
+            Attached::Guest(guest) => guest.on_done(tag, done, io),
         }
     }
 
@@ -432,6 +444,7 @@ impl Service for Attached {
             Attached::Scp(scp) => scp.on_ready(io),
             Attached::Forward(forward) => forward.on_ready(io),
             Attached::Local(local) => local.on_ready(io),
+            Attached::Guest(guest) => guest.on_ready(io),
         }
     }
 
@@ -440,6 +453,7 @@ impl Service for Attached {
             Attached::Process(process) => process.yield_memory(io),
             Attached::Forward(forward) => forward.yield_memory(io),
             Attached::Local(local) => local.yield_memory(io),
+            Attached::Guest(guest) => guest.yield_memory(io),
             // Files are written in the end.
             Attached::Sftp(_) | Attached::Scp(_) => {}
         }
@@ -452,6 +466,7 @@ impl Service for Attached {
             Attached::Scp(scp) => scp.on_close(io),
             Attached::Forward(forward) => forward.on_close(io),
             Attached::Local(local) => local.on_close(io),
+            Attached::Guest(guest) => guest.on_close(io),
         }
     }
 
@@ -462,6 +477,7 @@ impl Service for Attached {
             Attached::Scp(scp) => scp.release(io),
             Attached::Forward(forward) => forward.release(io),
             Attached::Local(local) => local.release(io),
+            Attached::Guest(guest) => guest.release(io),
         }
     }
 }

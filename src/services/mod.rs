@@ -78,3 +78,10 @@ pub trait Service {
     /// Nothing is in flight any more and the channel is gone: close descriptors, release the rest.
     fn release(&mut self, io: &mut Io<'_>);
 }
+
+/// A service that somebody on a higher floor attaches to a channel that he has opened as a client. It
+/// tells him what there is by [`forward::Note::Reached`].
+pub trait Guest: Service + std::fmt::Debug {
+    /// What was asked of the channel is granted: begin, or go on with the next.
+    fn begin(&mut self, io: &mut Io<'_>);
+}

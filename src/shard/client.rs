@@ -34,6 +34,8 @@ pub enum News {
     /// [`Event::Query`] is to be answered ([`Shard::answer_client`]), a [`Event::Open`] accepted or
     /// refused.
     Heard(Event),
+    /// The server's identification has come.
+    Identified,
     /// What is attached to the channel tells something.
     Told { id: ChannelId, note: Note },
     /// What was attached to the channel is over: all that the channel brought is written.
@@ -217,6 +219,15 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     /// The link is a client's own, not a gateway's way to a host behind it.
     pub(super) fn is_client(&self, key: u32) -> bool {
         self.links.get(key as usize).is_some_and(|link| link.client)
+    }
+
+    /// Says once that the server has identified itself.
+    pub(super) fn tell_ident(&mut self, key: u32) {
+        let Some(link) = self.links.get_mut(key as usize) else { return };
+        if link.client && !link.identified && !link.conn.peer_ident().is_empty() {
+            link.identified = true;
+            self.publish(key, News::Identified);
+        }
     }
 
     pub(super) fn publish(&mut self, key: u32, news: News) {

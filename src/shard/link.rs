@@ -39,6 +39,8 @@ pub(super) struct Link {
     pub reason: Option<String>,
     /// It is a client's own: whoever turns the shard hears of it.
     pub client: bool,
+    /// A client has heard that its server identified itself.
+    pub identified: bool,
     /// It is one of a pair.
     pub relay: Option<Box<Relay>>,
     /// Until when the way to the other one of the pair may take.

@@ -135,6 +135,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             ended: false,
             reason: None,
             client: false,
+            identified: false,
             relay: None,
             deadline: None,
             lacks: Classes::NONE,
@@ -351,6 +352,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             match self.step(key) {
                 Step::Again { used } => spent += used.max(LINK_TURN_PACKET_BYTES),
                 Step::Wait => {
+                    self.tell_ident(key);
                     self.rest(key);
                     return;
                 }

@@ -1,13 +1,17 @@
 //! The flags of `bench`: one table for parsing and for help.
 
 use std::ffi::OsString;
+use std::fmt::Display;
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::thread;
 use std::time::Duration;
 
 use lexopt::Arg;
 
-use crate::gateway::config::did_you_mean;
+use crate::gateway::config::{did_you_mean, quote};
+use crate::limits::LINKS_MAX;
 
 /// How long a case is measured unless told otherwise.
 const CASE_TIME: Duration = Duration::from_millis(40);
@@ -21,15 +25,17 @@ const THRESHOLD_PERCENT: f64 = 10.0;
 pub enum What {
     Cipher,
     Kex,
+    Load,
 }
 
 impl What {
-    const ALL: [What; 2] = [What::Cipher, What::Kex];
+    pub const ALL: [What; 3] = [What::Cipher, What::Kex, What::Load];
 
     pub const fn name(self) -> &'static str {
         match self {
             What::Cipher => "cipher",
             What::Kex => "kex",
+            What::Load => "load",
         }
     }
 
@@ -37,6 +43,7 @@ impl What {
         match self {
             What::Cipher => "seal and open packets: every suite, size and library",
             What::Kex => "key exchanges, signatures and whole logins, in memory, by role",
+            What::Load => "[USER@]HOST: many connections to an SSH server, and what they take it",
         }
     }
 }
@@ -57,41 +64,200 @@ pub struct BenchFlags {
     pub threads: Option<usize>,
     /// Every combination instead of one difference at a time.
     pub all: bool,
+    pub server: ServerFlags,
+    pub load: LoadFlags,
     pub help: bool,
 }
 
+/// Which server is measured, and how it is logged in at.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServerFlags {
+    /// `[user@]host`
+    pub destination: String,
+    /// Lines of configuration, as `tidegate ssh` takes them.
+    pub lines: Vec<String>,
+    pub config: Option<PathBuf>,
+    /// Whoever runs this answers for load on a host that is not this machine.
+    pub allowed: bool,
+    /// The server's process; `None`: the one that listens there, if it is here.
+    pub pid: Option<u32>,
+}
+
+/// What `bench load` does.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LoadFlags {
+    pub scenarios: Vec<Scenario>,
+    /// Connections begun a second, whatever becomes of those before; `None`: as many at a time as
+    /// `concurrent` says.
+    pub rate: Option<f64>,
+    pub concurrent: usize,
+    /// Begin no more than so many; `None`: as many as the time has room for. Of `idle`: hold so many.
+    pub connections: Option<u64>,
+    pub duration: Duration,
+    /// Until a connection that is not done counts as failed.
+    pub timeout: Duration,
+    /// What `exec` runs.
+    pub command: String,
+    /// Where `forward` leads; `None`: to the server itself.
+    pub to: Option<String>,
+    /// Round trips of `echo` and `sftp` on one connection, and the bytes of one of `echo`.
+    pub messages: u32,
+    pub bytes: u32,
+}
+
+impl Default for LoadFlags {
+    fn default() -> LoadFlags {
+        LoadFlags {
+            scenarios: vec![Scenario::Auth],
+            rate: None,
+            concurrent: 16,
+            connections: None,
+            duration: Duration::from_secs(10),
+            timeout: Duration::from_secs(30),
+            command: "true".to_owned(),
+            to: None,
+            messages: 10,
+            bytes: 64,
+        }
+    }
+}
+
+/// What each connection does before it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scenario {
+    /// Agrees on keys.
+    Connect,
+    /// Logs in.
+    Auth,
+    /// Runs a command.
+    Exec,
+    /// Has `cat` send back what it is sent.
+    Echo,
+    /// Asks SFTP requests.
+    Sftp,
+    /// Has the server connect to somewhere and hears the first that is said there.
+    Forward,
+    /// Logs in and stays.
+    Idle,
+}
+
+impl Scenario {
+    pub const ALL: [Scenario; 7] = [
+        Scenario::Connect,
+        Scenario::Auth,
+        Scenario::Exec,
+        Scenario::Echo,
+        Scenario::Sftp,
+        Scenario::Forward,
+        Scenario::Idle,
+    ];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Scenario::Connect => "connect",
+            Scenario::Auth => "auth",
+            Scenario::Exec => "exec",
+            Scenario::Echo => "echo",
+            Scenario::Sftp => "sftp",
+            Scenario::Forward => "forward",
+            Scenario::Idle => "idle",
+        }
+    }
+}
+
+/// Which flags stand together in the help.
+type Group = fn(&Flag) -> bool;
 type Update = fn(&mut BenchFlags, &str) -> Result<(), String>;
 
 struct Flag {
     long: &'static str,
+    /// As `tidegate ssh` has it.
+    short: Option<char>,
     /// What the value is called in the help; `None` for flags without a value.
     value: Option<&'static str>,
+    of: &'static [What],
     help: &'static str,
     update: Update,
 }
 
+const EVERY: &[What] = &What::ALL;
+const HERE: &[What] = &[What::Cipher, What::Kex];
+const CIPHER: &[What] = &[What::Cipher];
+const KEX: &[What] = &[What::Kex];
+const THERE: &[What] = &[What::Load];
+const LOAD: &[What] = &[What::Load];
+
+const fn flag(
+    long: &'static str,
+    value: Option<&'static str>,
+    of: &'static [What],
+    help: &'static str,
+    update: Update,
+) -> Flag {
+    Flag { long, short: None, value, of, help, update }
+}
+
+const fn short(letter: char, flag: Flag) -> Flag {
+    Flag { short: Some(letter), ..flag }
+}
+
 #[rustfmt::skip]
 const FLAGS: &[Flag] = &[
-    Flag { long: "only", value: Some("TEXT"), help: "only the cases with this in their name",
-        update: |flags, value| { flags.only = Some(value.to_owned()); Ok(()) } },
-    Flag { long: "time", value: Some("MS"), help: "milliseconds a case takes (40)",
-        update: |flags, value| { flags.time = milliseconds(value)?; Ok(()) } },
-    Flag { long: "threads", value: Some("N"), help: "cipher: on so many at once (1, and one a CPU)",
-        update: |flags, value| { flags.threads = Some(threads(value)?); Ok(()) } },
-    Flag { long: "all", value: None, help: "kex: every method with every pair of keys",
-        update: |flags, _| { flags.all = true; Ok(()) } },
-    Flag { long: "json", value: None, help: "print JSON (docs/benchmarking.md describes it)",
-        update: |flags, _| { flags.json = true; Ok(()) } },
-    Flag { long: "html", value: Some("FILE"), help: "write one self-contained page with charts",
-        update: |flags, value| { flags.html = Some(value.into()); Ok(()) } },
-    Flag { long: "save", value: Some("FILE"), help: "write the JSON to a file too",
-        update: |flags, value| { flags.save = Some(value.into()); Ok(()) } },
-    Flag { long: "compare", value: Some("FILE"), help: "compare with a saved file; exit 2 if slower",
-        update: |flags, value| { flags.compare = Some(value.into()); Ok(()) } },
-    Flag { long: "threshold", value: Some("PERCENT"), help: "what counts as slower (10)",
-        update: |flags, value| { flags.threshold = percent(value)?; Ok(()) } },
-    Flag { long: "help", value: None, help: "print this",
-        update: |flags, _| { flags.help = true; Ok(()) } },
+    flag("only", Some("TEXT"), HERE, "only the cases with this in their name",
+        |flags, value| { flags.only = Some(value.to_owned()); Ok(()) }),
+    flag("time", Some("MS"), HERE, "milliseconds a case takes (40)",
+        |flags, value| { flags.time = milliseconds(value)?; Ok(()) }),
+    flag("threads", Some("N"), CIPHER, "on so many at once (1, and one a CPU)",
+        |flags, value| { flags.threads = Some(number(value, 1..=THREADS_MAX)?); Ok(()) }),
+    flag("all", None, KEX, "every method with every pair of keys",
+        |flags, _| { flags.all = true; Ok(()) }),
+    short('p', flag("port", Some("PORT"), THERE, "connect to this port",
+        |flags, value| line(flags, "Port", value))),
+    short('l', flag("login", Some("USER"), THERE, "log in as this user",
+        |flags, value| line(flags, "User", value))),
+    short('i', flag("identity", Some("FILE"), THERE, "log in with this key",
+        |flags, value| line(flags, "IdentityFile", value))),
+    short('o', flag("option", Some("LINE"), THERE, "a line of configuration, as tidegate ssh has it",
+        |flags, value| { flags.server.lines.push(value.to_owned()); Ok(()) })),
+    short('F', flag("config", Some("FILE"), THERE, "the configuration, instead of the usual files",
+        |flags, value| { flags.server.config = Some(value.into()); Ok(()) })),
+    flag("i-may-load-this-host", None, THERE, "the host is not this machine, and that is all right",
+        |flags, _| { flags.server.allowed = true; Ok(()) }),
+    flag("server-pid", Some("PID"), THERE, "the server's process (the one that listens there)",
+        |flags, value| { flags.server.pid = Some(number(value, 1..=u32::MAX)?); Ok(()) }),
+    flag("scenario", Some("LIST"), LOAD,
+        "connect, auth, exec, echo, sftp, forward, idle (auth)",
+        |flags, value| { flags.load.scenarios = scenarios(value)?; Ok(()) }),
+    flag("rate", Some("N"), LOAD, "begin so many a second, however long they take",
+        |flags, value| { flags.load.rate = Some(rate(value)?); Ok(()) }),
+    flag("concurrent", Some("N"), LOAD, "so many at a time (16)",
+        |flags, value| { flags.load.concurrent = number(value, 1..=LINKS_MAX)?; Ok(()) }),
+    flag("connections", Some("N"), LOAD, "so many in all; idle: hold so many (1000)",
+        |flags, value| { flags.load.connections = Some(number(value, 1..=u64::MAX)?); Ok(()) }),
+    flag("duration", Some("SECONDS"), LOAD, "begin connections for so long; idle: hold them (10)",
+        |flags, value| { flags.load.duration = seconds(value)?; Ok(()) }),
+    flag("timeout", Some("SECONDS"), LOAD, "what takes longer has failed (30)",
+        |flags, value| { flags.load.timeout = seconds(value)?; Ok(()) }),
+    flag("command", Some("TEXT"), LOAD, "what exec runs (true)",
+        |flags, value| { flags.load.command = value.to_owned(); Ok(()) }),
+    flag("to", Some("HOST:PORT"), LOAD, "where forward leads (the server itself)",
+        |flags, value| { flags.load.to = Some(value.to_owned()); Ok(()) }),
+    flag("messages", Some("N"), LOAD, "round trips of echo and sftp a connection (10)",
+        |flags, value| { flags.load.messages = number(value, 1..=u32::MAX)?; Ok(()) }),
+    flag("bytes", Some("N"), LOAD, "of one message of echo (64)",
+        |flags, value| { flags.load.bytes = number(value, 1..=ECHO_BYTES_MAX)?; Ok(()) }),
+    flag("json", None, EVERY, "print JSON (docs/benchmarking.md describes it)",
+        |flags, _| { flags.json = true; Ok(()) }),
+    flag("html", Some("FILE"), EVERY, "write one self-contained page with charts",
+        |flags, value| { flags.html = Some(value.into()); Ok(()) }),
+    flag("save", Some("FILE"), EVERY, "write the JSON to a file too",
+        |flags, value| { flags.save = Some(value.into()); Ok(()) }),
+    flag("compare", Some("FILE"), EVERY, "compare with a saved file; exit 2 if slower",
+        |flags, value| { flags.compare = Some(value.into()); Ok(()) }),
+    flag("threshold", Some("PERCENT"), EVERY, "what counts as slower (10)",
+        |flags, value| { flags.threshold = percent(value)?; Ok(()) }),
+    short('h', flag("help", None, EVERY, "print this",
+        |flags, _| { flags.help = true; Ok(()) })),
 ];
 
 impl BenchFlags {
@@ -102,23 +268,29 @@ impl BenchFlags {
     pub fn parse(args: impl Iterator<Item = OsString>) -> Result<BenchFlags, String> {
         let mut parser = lexopt::Parser::from_args(args);
         let mut flags = BenchFlags::default();
-        let mut what = None;
+        let (mut what, mut given) = (None, Vec::new());
         while let Some(arg) = parser.next().map_err(|why| why.to_string())? {
-            let name = match arg {
+            let found = match arg {
                 Arg::Value(value) => {
                     let value = value.to_string_lossy().into_owned();
-                    if what.is_some() {
-                        return Err(format!("{value:?} is one word too many"));
+                    match what {
+                        None => what = Some(bench_named(&value)?),
+                        Some(_) if !flags.server.destination.is_empty() => {
+                            return Err(format!("{value:?} is one word too many"));
+                        }
+                        Some(_) => flags.server.destination = value,
                     }
-                    what = Some(bench_named(&value)?);
                     continue;
                 }
-                Arg::Long(long) => long.to_owned(),
-                Arg::Short('h') => "help".to_owned(),
-                Arg::Short(short) => return Err(format!("there is no flag -{short}")),
+                Arg::Long(long) => {
+                    FLAGS.iter().find(|f| f.long == long).ok_or_else(|| unknown(long))?
+                }
+                Arg::Short(letter) => {
+                    let found = FLAGS.iter().find(|flag| flag.short == Some(letter));
+                    found.ok_or_else(|| format!("there is no flag -{letter}"))?
+                }
             };
-            let found = FLAGS.iter().find(|flag| flag.long == name);
-            let found = found.ok_or_else(|| unknown(&name))?;
+            let name = found.long;
             let value = match found.value {
                 None => OsString::new(),
                 Some(what) => {
@@ -128,13 +300,38 @@ impl BenchFlags {
             let value =
                 value.to_str().ok_or_else(|| format!("the value of --{name} is not UTF-8"))?;
             (found.update)(&mut flags, value).map_err(|why| format!("--{name}: {why}"))?;
+            given.push(found);
         }
         match what {
             Some(what) => flags.what = what,
             None if flags.help => {}
-            None => return Err("say what: `bench cipher` or `bench kex`".to_owned()),
+            None => return Err("say what: `bench cipher`, for one; --help lists all".to_owned()),
         }
+        flags.agree(&given)?;
         Ok(flags)
+    }
+
+    /// What was asked for goes together.
+    fn agree(&self, given: &[&Flag]) -> Result<(), String> {
+        if self.help {
+            return Ok(());
+        }
+        if let Some(other) = given.iter().find(|flag| !flag.of.contains(&self.what)) {
+            let of: Vec<&str> = other.of.iter().map(|what| what.name()).collect();
+            let (name, what) = (other.long, self.what.name());
+            return Err(format!(
+                "--{name} is for `bench {}`, not for {what}",
+                of.join("` and `bench ")
+            ));
+        }
+        let destination = &self.server.destination;
+        match (THERE.contains(&self.what), destination.is_empty()) {
+            (true, true) => {
+                Err(format!("a host is missing: `bench {} localhost`", self.what.name()))
+            }
+            (false, false) => Err(format!("{destination:?} is one word too many")),
+            _ => Ok(()),
+        }
     }
 
     /// Whether a case of this name is to be measured.
@@ -166,6 +363,8 @@ impl Default for BenchFlags {
             time: CASE_TIME,
             threads: None,
             all: false,
+            server: ServerFlags::default(),
+            load: LoadFlags::default(),
             help: false,
         }
     }
@@ -177,10 +376,23 @@ pub fn help() -> String {
     for what in What::ALL {
         text.push_str(&format!("  {:<20} {}\n", what.name(), what.help()));
     }
-    text.push_str("\nFlags:\n");
-    for flag in FLAGS {
-        let value = flag.value.map(|value| format!(" {value}")).unwrap_or_default();
-        text.push_str(&format!("  {:<20} {}\n", format!("--{}{value}", flag.long), flag.help));
+    let groups: [(&str, Group); 3] = [
+        ("Flags", |flag| flag.of.len() == What::ALL.len()),
+        ("Flags of cipher and kex", |flag| flag.of.iter().all(|what| HERE.contains(what))),
+        ("Flags of load", |flag| flag.of.iter().all(|what| THERE.contains(what))),
+    ];
+    for (title, is_of) in groups {
+        text.push_str(&format!("\n{title}:\n"));
+        for flag in FLAGS.iter().filter(|flag| is_of(flag)) {
+            let value = flag.value.map(|value| format!(" {value}")).unwrap_or_default();
+            let short = flag.short.map(|letter| format!("-{letter}, ")).unwrap_or_default();
+            let usage = format!("{short}--{}{value}", flag.long);
+            let only = match flag.of {
+                [what] if THERE.len() > 1 || HERE.contains(what) => format!("{}: ", what.name()),
+                _ => String::new(),
+            };
+            text.push_str(&format!("  {usage:<24} {only}{}\n", flag.help));
+        }
     }
     text
 }
@@ -189,7 +401,10 @@ fn bench_named(name: &str) -> Result<What, String> {
     let found = What::ALL.into_iter().find(|what| what.name() == name);
     found.ok_or_else(|| match did_you_mean(name, What::ALL.map(What::name)) {
         Some(meant) => format!("there is no bench {name:?}; did you mean {meant}?"),
-        None => format!("there is no bench {name:?}; there are cipher and kex"),
+        None => {
+            let all = What::ALL.map(What::name).join(", ");
+            format!("there is no bench {name:?}; there are {all}")
+        }
     })
 }
 
@@ -210,9 +425,49 @@ fn milliseconds(value: &str) -> Result<Duration, String> {
 /// More threads than this measure nothing but the scheduler.
 const THREADS_MAX: usize = 1024;
 
-fn threads(value: &str) -> Result<usize, String> {
-    let threads = value.parse().ok().filter(|threads| (1..=THREADS_MAX).contains(threads));
-    threads.ok_or_else(|| format!("{value:?} is no number from 1 to {THREADS_MAX}"))
+/// One message of echo fits the first window of any server.
+const ECHO_BYTES_MAX: u32 = 32 * 1024;
+/// More connections a second than one thread begins anywhere.
+const RATE_MAX: f64 = 1e6;
+const SECONDS_MAX: f64 = 7.0 * 24.0 * 3600.0;
+
+fn number<T>(value: &str, range: RangeInclusive<T>) -> Result<T, String>
+where
+    T: FromStr + PartialOrd + Display,
+{
+    let number = value.parse().ok().filter(|number| range.contains(number));
+    let (least, most) = (range.start(), range.end());
+    number.ok_or_else(|| format!("{value:?} is no number from {least} to {most}"))
+}
+
+fn positive(value: &str, most: f64) -> Result<f64, String> {
+    let number: Option<f64> = value.parse().ok();
+    let number = number.filter(|number| number.is_finite() && *number > 0.0 && *number <= most);
+    number.ok_or_else(|| format!("{value:?} is no number above 0 and up to {most}"))
+}
+
+fn rate(value: &str) -> Result<f64, String> {
+    positive(value, RATE_MAX)
+}
+
+fn seconds(value: &str) -> Result<Duration, String> {
+    positive(value, SECONDS_MAX).map(Duration::from_secs_f64)
+}
+
+fn scenarios(value: &str) -> Result<Vec<Scenario>, String> {
+    let named = |name: &str| {
+        let found = Scenario::ALL.into_iter().find(|scenario| scenario.name() == name);
+        found.ok_or_else(|| match did_you_mean(name, Scenario::ALL.map(Scenario::name)) {
+            Some(meant) => format!("there is no scenario {name:?}; did you mean {meant}?"),
+            None => format!("there is no scenario {name:?}"),
+        })
+    };
+    value.split(',').map(named).collect()
+}
+
+fn line(flags: &mut BenchFlags, keyword: &str, value: &str) -> Result<(), String> {
+    flags.server.lines.push(format!("{keyword} {}", quote(value)));
+    Ok(())
 }
 
 fn percent(value: &str) -> Result<f64, String> {
@@ -241,6 +496,16 @@ mod tests {
     }
 
     #[test]
+    fn a_server_is_named_as_ssh_names_it() {
+        let flags = parse("load ann@web -p2222 -i key -oTag=x --scenario exec,idle --rate 50");
+        let flags = flags.expect("flags");
+        assert_eq!(flags.server.destination, "ann@web");
+        assert_eq!(flags.server.lines, ["Port 2222", "IdentityFile key", "Tag=x"]);
+        assert_eq!(flags.load.scenarios, [Scenario::Exec, Scenario::Idle]);
+        assert_eq!((flags.load.rate, flags.server.allowed), (Some(50.0), false));
+    }
+
+    #[test]
     fn errors_say_what_would_be_right() {
         for (line, says) in [
             ("", "`bench cipher`"),
@@ -250,6 +515,12 @@ mod tests {
             ("cipher --time 0", "from 1 to 60000"),
             ("cipher --threads 0", "from 1 to 1024"),
             ("cipher --threshold x", "no percentage"),
+            ("cipher --all", "--all is for `bench kex`, not for cipher"),
+            ("kex --rate 5", "--rate is for `bench load`"),
+            ("load", "a host is missing"),
+            ("load a b", "one word too many"),
+            ("load a --scenario ech", "did you mean echo?"),
+            ("load a --rate 0", "above 0"),
             ("cipher --html", "needs a value: FILE"),
             ("cipher -j", "no flag -j"),
         ] {

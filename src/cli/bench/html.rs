@@ -32,7 +32,11 @@ pub fn page(report: &Report) -> String {
         ("tidegate", format!("{} {commit}", machine.tidegate)),
         ("libraries", machine.libraries.join(", ")),
     ];
-    for (name, fact) in facts {
+    let server = report.target.as_ref().map(|told| {
+        let about = format!("{} at {}; {}", told.software, told.address, told.algorithms);
+        ("server", about)
+    });
+    for (name, fact) in facts.into_iter().chain(server) {
         let _ = write!(text, "<dt>{name}</dt><dd>{}</dd>", safe(fact.trim()));
     }
     text.push_str("</dl>\n");
@@ -41,6 +45,9 @@ pub fn page(report: &Report) -> String {
         list(report, &mut text);
     }
     tables.iter().for_each(|each| table(each, &mut text));
+    for note in report.notes() {
+        let _ = writeln!(text, "<p>{}", safe(&note));
+    }
     text.push_str("</html>\n");
     text
 }

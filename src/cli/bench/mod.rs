@@ -1,14 +1,18 @@
-//! `tidegate bench`: what this machine's hardware does with SSH's algorithms, for people who
-//! publish figures and for people who choose machines.
+//! `tidegate bench`: what this machine's hardware does with SSH's algorithms, and what an SSH server
+//! does with many connections: for people who publish figures, choose machines or size servers.
 
 mod cipher;
 mod flags;
+mod histogram;
 mod html;
 mod kex;
+mod load;
 mod login;
 mod machine;
 mod report;
 mod sample;
+mod target;
+mod usage;
 
 use std::ffi::OsString;
 use std::path::Path;
@@ -49,15 +53,11 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
 fn measure(flags: &BenchFlags) -> Result<ExitCode> {
     // What is asked for last is looked at first: a missing file should not cost a measurement.
     let before = flags.compare.as_deref().map(read).transpose()?;
-    let rows = match flags.what {
-        What::Cipher => cipher::measure(flags)?,
-        What::Kex => kex::measure(flags)?,
-    };
-    if rows.is_empty() {
+    let report = run_bench(flags)?;
+    if report.cases.is_empty() {
         let only = flags.only.as_deref().unwrap_or_default();
         anyhow::bail!("no case has {only:?} in its name");
     }
-    let report = Report::new(flags.what.name(), Machine::look(), rows);
     if let Some(path) = &flags.save {
         write(path, &report.to_json()?)?;
     }
@@ -74,6 +74,20 @@ fn measure(flags: &BenchFlags) -> Result<ExitCode> {
     print(&text);
     let slower = comparison.is_some_and(|comparison| comparison.is_slower());
     Ok(if slower { ExitCode::from(EXIT_SLOWER) } else { ExitCode::SUCCESS })
+}
+
+fn run_bench(flags: &BenchFlags) -> Result<Report> {
+    let (rows, runs, target) = match flags.what {
+        What::Cipher => (cipher::measure(flags)?, Vec::new(), None),
+        What::Kex => (kex::measure(flags)?, Vec::new(), None),
+        What::Load => {
+            let measured = load::measure(flags)?;
+            (measured.rows, measured.runs, Some(measured.target))
+        }
+    };
+    let mut report = Report::new(flags.what.name(), Machine::look(), rows);
+    (report.runs, report.target) = (runs, target);
+    Ok(report)
 }
 
 fn read(path: &Path) -> Result<Report> {

@@ -1,12 +1,16 @@
 //! Figures and how they are told: tables, JSON, and beside an earlier run.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use super::histogram::Latency;
 use super::machine::Machine;
 use super::sample::Sample;
+use super::target::Told;
+use super::usage::Spent;
 
 /// The first field of the JSON; its number changes with the meaning of any field.
 pub const SCHEMA: &str = "tidegate-bench/1";
@@ -19,6 +23,7 @@ const JSON_BYTES_MAX: usize = 16 << 20;
 pub enum Unit {
     Packet,
     Operation,
+    Connection,
 }
 
 /// One case.
@@ -36,12 +41,59 @@ pub struct Row {
     /// Payload, of all threads together.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gib_per_second: Option<f64>,
+    /// How it was distributed; `nanos` is the median then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latency: Option<Latency>,
 }
 
 impl Row {
     pub fn new(name: String, unit: Unit, sample: Sample, gib_per_second: Option<f64>) -> Row {
         let Sample { nanos, spread_percent, per_second } = sample;
-        Row { name, unit, nanos, spread_percent, per_second, gib_per_second }
+        Row { name, unit, nanos, spread_percent, per_second, gib_per_second, latency: None }
+    }
+}
+
+/// What many connections came to.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Run {
+    /// The scenario.
+    pub name: String,
+    pub started: u64,
+    pub completed: u64,
+    /// Most connections at one time.
+    pub live_max: u64,
+    /// How often each thing went wrong, by the phase in which it did.
+    pub errors: BTreeMap<String, u64>,
+    pub seconds: f64,
+    pub client: Spent,
+    /// Where the server runs on this machine.
+    pub server: Option<Spent>,
+}
+
+impl Run {
+    /// A few lines for people.
+    fn lines(&self) -> Vec<String> {
+        let (name, seconds) = (&self.name, self.seconds);
+        let rate = self.completed as f64 / seconds.max(1e-9);
+        let mut lines = vec![format!(
+            "{name}: {} of {} connections in {seconds:.2} s, {rate:.0} a second; {} at one time",
+            self.completed, self.started, self.live_max
+        )];
+        let whose = [("client", Some(&self.client)), ("server", self.server.as_ref())];
+        for (whose, spent) in whose.into_iter().filter_map(|(whose, spent)| Some((whose, spent?))) {
+            let micros = 1e6 * spent.cpu_seconds / self.completed.max(1) as f64;
+            lines.push(format!(
+                "{name}, {whose}: {micros:.0} us of CPU a connection, {:.2} s in all; {:.1} MiB, \
+                 {} descriptors, {} processes",
+                spent.cpu_seconds,
+                spent.memory_bytes as f64 / f64::from(1 << 20),
+                spent.descriptors,
+                spent.processes
+            ));
+        }
+        let failed = |(why, count): (&String, &u64)| format!("{name}, failed: {count} x {why}");
+        lines.extend(self.errors.iter().map(failed));
+        lines
     }
 }
 
@@ -51,12 +103,18 @@ pub struct Report {
     pub schema: String,
     pub bench: String,
     pub machine: Machine,
+    /// The server that was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<Told>,
     pub cases: Vec<Row>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub runs: Vec<Run>,
 }
 
 impl Report {
     pub fn new(bench: &str, machine: Machine, cases: Vec<Row>) -> Report {
-        Report { schema: SCHEMA.to_owned(), bench: bench.to_owned(), machine, cases }
+        let (schema, bench) = (SCHEMA.to_owned(), bench.to_owned());
+        Report { schema, bench, machine, target: None, cases, runs: Vec::new() }
     }
 
     /// # Errors
@@ -86,13 +144,27 @@ impl Report {
         let commit = commit.unwrap_or_default();
         let libraries = machine.libraries.join(", ");
         let _ = writeln!(text, "tidegate {}{commit}; {libraries}", machine.tidegate);
+        if let Some(target) = &self.target {
+            let pid = target.pid.map(|pid| format!("; process {pid}")).unwrap_or_default();
+            let _ = writeln!(text, "{} at {}{pid}", target.software, target.address);
+            let _ = writeln!(text, "{}", target.algorithms);
+        }
         let tables = self.tables();
         if tables.is_empty() {
             self.list(&mut text)
         } else {
             tables.iter().for_each(|t| t.write(&mut text))
         }
+        let notes = self.notes();
+        if !notes.is_empty() {
+            let _ = writeln!(text, "\n{}", notes.join("\n"));
+        }
         text
+    }
+
+    /// What there is to say beside the tables.
+    pub fn notes(&self) -> Vec<String> {
+        self.runs.iter().flat_map(Run::lines).collect()
     }
 
     /// One line a case.
@@ -106,8 +178,12 @@ impl Report {
         }
     }
 
-    /// Cases named `what/suite/library/bytes/threads`, sizes across; nothing for other names.
+    /// Latencies by phase; cases named `what/suite/library/bytes/threads`, sizes across; nothing for
+    /// other names.
     pub fn tables(&self) -> Vec<Table> {
+        if self.cases.iter().any(|row| row.latency.is_some()) {
+            return self.latencies();
+        }
         let mut tables: Vec<Table> = Vec::new();
         for row in &self.cases {
             let parts: Vec<&str> = row.name.split('/').collect();
@@ -122,14 +198,28 @@ impl Report {
             let figures = [("GiB/s", gib), ("ns a packet", row.nanos)];
             for (unit, figure) in figures {
                 let title = format!("{what}, {threads}, {unit}");
-                let at =
-                    tables.iter().position(|table| table.title == title).unwrap_or_else(|| {
-                        tables.push(Table::new(title));
-                        tables.len() - 1
-                    });
-                if let Some(table) = tables.get_mut(at) {
-                    table.add(&line, bytes, figure);
-                }
+                add(&mut tables, title, &line, bytes, figure);
+            }
+        }
+        tables
+    }
+
+    /// A table for each scenario.
+    fn latencies(&self) -> Vec<Table> {
+        let mut tables: Vec<Table> = Vec::new();
+        for row in &self.cases {
+            let Some(latency) = &row.latency else { continue };
+            let (scenario, phase) = row.name.rsplit_once('/').unwrap_or(("", &row.name));
+            let figures = [
+                ("p50", latency.p50_nanos),
+                ("p90", latency.p90_nanos),
+                ("p99", latency.p99_nanos),
+                ("p99.9", latency.p999_nanos),
+                ("max", latency.max_nanos),
+                ("mean", latency.mean_nanos),
+            ];
+            for (column, nanos) in figures {
+                add(&mut tables, format!("{scenario}, ms"), phase, column, nanos / 1e6);
             }
         }
         tables
@@ -157,7 +247,18 @@ impl Report {
     }
 }
 
-/// Figures by suite and size.
+/// Puts a figure into the table of this title.
+fn add(tables: &mut Vec<Table>, title: String, line: &str, column: &str, figure: f64) {
+    let at = tables.iter().position(|table| table.title == title).unwrap_or_else(|| {
+        tables.push(Table::new(title));
+        tables.len() - 1
+    });
+    if let Some(table) = tables.get_mut(at) {
+        table.add(line, column, figure);
+    }
+}
+
+/// Figures by line and column.
 pub struct Table {
     pub title: String,
     pub columns: Vec<String>,

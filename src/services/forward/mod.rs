@@ -55,6 +55,8 @@ pub enum Note {
     Typed(Escape),
     /// Nobody reads our standard output any more.
     Deaf,
+    /// A [`super::Guest`] has what it waited for.
+    Reached,
 }
 
 /// A channel with a socket behind it. Each direction ends on its own; the channel is closed when

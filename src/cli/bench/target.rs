@@ -1,0 +1,124 @@
+//! The server that is measured: where it is, who it is, and the key that opens it.
+
+use std::net::{SocketAddr, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde::{Deserialize, Serialize};
+
+use super::flags::ServerFlags;
+use super::usage;
+use crate::base::escape;
+use crate::cli::ssh::{self, SshFlags};
+use crate::client::{Client, Options, Person, Voice, config, connection_config};
+use crate::connection::ClientConnectionConfig;
+use crate::crypto::{PrivateKey, PublicKey};
+use crate::gateway::config::Disk;
+use crate::reactor::Driver;
+use crate::services::forward::resolve;
+
+/// How long one address may take to answer before the next is tried.
+const ANSWER_TIME: Duration = Duration::from_secs(5);
+
+/// What is told of the server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    pub address: String,
+    /// As it identifies itself.
+    pub software: String,
+    /// Key exchange, host key and ciphers.
+    pub algorithms: String,
+    /// Its process, where that is here and can be seen.
+    pub pid: Option<u32>,
+}
+
+/// A server that has let us in once.
+pub struct Target {
+    pub options: Options,
+    pub address: SocketAddr,
+    pub host_key: PublicKey,
+    pub key: PrivateKey,
+    pub config: Arc<ClientConnectionConfig>,
+    pub told: Told,
+}
+
+/// What the command line and the files say about the host; nothing is connected to yet.
+///
+/// # Errors
+/// What is wrong with them.
+pub fn read(flags: &ServerFlags, voice: &Voice) -> Result<Options> {
+    let flags = SshFlags {
+        destination: flags.destination.clone(),
+        lines: flags.lines.clone(),
+        file: flags.config.clone(),
+        ..SshFlags::default()
+    };
+    let settled = config::read(&ssh::request(&flags)?, &Disk)?;
+    voice.set_level(settled.options.level);
+    settled.warnings.iter().for_each(|warning| voice.info(warning));
+    let options = settled.options;
+    if options.via.is_some() || options.proxy_command.is_some() {
+        bail!("ProxyJump and ProxyCommand are in the way: a bench connects to the host itself");
+    }
+    Ok(options)
+}
+
+/// The address that answers. Only this machine's own, unless `allowed`.
+///
+/// # Errors
+/// There is none, or it is somebody else's.
+pub fn find(options: &Options, allowed: bool) -> Result<SocketAddr> {
+    let (host, port) = (&options.host_name, options.port);
+    let found = resolve(host, port).with_context(|| format!("{host} cannot be resolved"))?;
+    let wanted = |at: &SocketAddr| if at.is_ipv4() { options.ipv4 } else { options.ipv6 };
+    let mut why = anyhow::anyhow!("{host} has no address of the wanted family");
+    for address in found.into_iter().filter(wanted) {
+        if !allowed && !address.ip().to_canonical().is_loopback() {
+            bail!(
+                "{host} ({}) is not this machine; if you may put load on it, \
+                 say --i-may-load-this-host",
+                address.ip()
+            );
+        }
+        match TcpStream::connect_timeout(&address, ANSWER_TIME) {
+            Ok(_) => return Ok(address),
+            Err(error) => why = anyhow::Error::from(error).context(format!("{host}: {address}")),
+        }
+    }
+    Err(why)
+}
+
+impl Target {
+    /// Logs in as `tidegate ssh` does, which finds the key that opens the server and makes sure who
+    /// it is. The login is ended again.
+    ///
+    /// # Errors
+    /// It does not let us in, or not by a key of ours.
+    pub fn meet<D: Driver>(
+        client: &mut Client<D>,
+        options: Options,
+        address: SocketAddr,
+        (pid, voice): (Option<u32>, &Voice),
+    ) -> Result<Target> {
+        let person = Person::new(options.batch);
+        let (link, identity) = client.log_in_and_tell(&options, person, voice)?;
+        let identity = identity.context("the server asks for no key; a bench logs in by key")?;
+        let key = identity.private(person)?;
+        let connection = client.shard().client(link).context("the server has gone")?;
+        let host_key = connection.host_key().context("it has shown no key")?.clone();
+        let told = Told {
+            address: address.to_string(),
+            software: escape(connection.peer_ident()).to_string(),
+            algorithms: connection.negotiated().map(ToString::to_string).unwrap_or_default(),
+            pid: pid.or_else(|| usage::listener(address.port()).filter(|_| is_here(address))),
+        };
+        client.leave(link, "it lets us in");
+        let config = Arc::new(connection_config(&options, options.host_key_algorithms.clone())?);
+        Ok(Target { options, address, host_key, key, config, told })
+    }
+}
+
+fn is_here(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
