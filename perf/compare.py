@@ -25,6 +25,7 @@ import time
 from pathlib import Path
 
 import fairness
+import gateway
 import logins
 import machine
 import pipes
@@ -33,7 +34,7 @@ import servers as kinds
 import transfers
 from place import MIB, ROOT, Site
 
-SECTIONS = ["transfers", "logins", "idle", "pipes", "fairness"]
+SECTIONS = ["transfers", "logins", "idle", "pipes", "fairness", "forward", "proxied", "echo"]
 LOGIN_CASES = ["light", "beside-live", "programs"]
 # Something is left to be measured (EX_TEMPFAIL).
 LEFT = 75
@@ -47,6 +48,7 @@ def rows(options):
     found.append(("idle", ("idle-memory",)))
     found += [("pipes", case) for case in pipes.cases(options.delays)]
     found += [("fairness", (case,)) for case in fairness.CASES]
+    found += gateway.cases()
     return [(section, case) for section, case in found if section in options.sections
             and (not options.cases or case[0] in options.cases)]
 
@@ -58,6 +60,8 @@ def measure(site, running, section, case):
         # Eight share what one would move, twice.
         size *= 1 if connections == 1 else 2
         return transfers.measure(site, running, name, setting, connections, rounds, size)
+    if (section, case) in gateway.cases():
+        return gateway.measure(site, running, section, case)
     if section in ("logins", "idle"):
         few = 1 if section == "idle" else rounds
         return logins.measure(site, running, case[0], few)
@@ -92,7 +96,7 @@ def run(options, todo, results):
                 figures = measure(site, running, section, case)
                 longest = max(longest, time.monotonic() - started - spent)
                 used = own_seconds() - before + site.clients.seconds() + site.commands.seconds()
-                used += sum(server.group.seconds() for server in running)
+                used += site.gone + sum(server.group.seconds() for server in running)
                 part["quiet"] = watch.report(used)
                 results.add(section, case, number, figures)
                 tell(section, case, figures)
@@ -142,6 +146,7 @@ def arguments():
     parser.add_argument("--size", type=int, default=512, help="MiB a run")
     parser.add_argument("--logins", type=int, default=200)
     parser.add_argument("--live", type=int, default=1000, help="sessions that stay open")
+    parser.add_argument("--idle", type=int, default=5000, help="idle forwarded and proxied sessions")
     parser.add_argument("--name", default=datetime.date.today().isoformat())
     parser.add_argument("--out", type=Path, default=ROOT / "perf/results")
     parser.add_argument("--data", default="/dev/shm", help="where files lie; memory by default")

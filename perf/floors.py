@@ -2,6 +2,7 @@
 """What the kernel alone takes for moving bytes: the floor under every server on this machine.
 
     perf/floors.py [MiB]
+    perf/floors.py --sockets MIB CPU    one write and one read of a socket alone, 256 KiB, one number
 
 CPU microseconds per MiB of plain system calls on files in memory, pipes and loopback TCP (reno), in
 pieces of 32 and 256 KiB, the median of five. Both ends run on one CPU, by turns, so that the work of the
@@ -88,7 +89,23 @@ def loopback():
     return server.detach(), client.detach()
 
 
+def two_passes(size):
+    """Microseconds a MiB of one write and one read of 256 KiB, the median of five."""
+    found, piece = [], 256 * 1024
+    for _ in range(5):
+        ends = loopback()
+        spent = sum(seconds for _, seconds in stream_costs("", ends, piece, size // piece))
+        found.append(spent * 1e6 * MIB / size)
+        for end in ends:
+            os.close(end)
+    return statistics.median(found)
+
+
 def main():
+    if sys.argv[1:2] == ["--sockets"]:
+        os.sched_setaffinity(0, {int(sys.argv[3])})
+        print(f"{two_passes(int(sys.argv[2]) * MIB):.1f}")
+        return
     size = int(sys.argv[1]) * MIB if len(sys.argv) > 1 else 256 * MIB
     os.sched_setaffinity(0, {0})
     found = {}

@@ -1,16 +1,21 @@
 //! Clients of a server, many or busy ones, in one light process:
 //!
 //!     load login ADDRESS USER KEY-FILE LOGINS AT-ONCE KEX CIPHER
-//!     load hold  ADDRESS USER KEY-FILE LOGINS AT-ONCE KEX CIPHER login|sftp
+//!     load hold  ADDRESS USER KEY-FILE LOGINS AT-ONCE KEX CIPHER login|sftp|forward
 //!     load fair  ADDRESS USER KEY-FILE FLOWS SECONDS FILE
+//!     load bulk  ADDRESS USER KEY-FILE MIB REPEATS KEX CIPHER down|up tcp|exec
 //!
 //! `login` logs in over and over, several at once: load without the cost of a client program for each.
 //! Each login asks with `none`, asks about the key, signs, opens a session, has the sftp subsystem
 //! start and end, and closes, one step at a time. `hold` does half of that and stays, with an sftp
-//! session or none, until its standard input ends. `fair` types on a terminal beside downloads.
+//! session, a forwarded connection or none, until its standard input ends. `fair` types on a terminal
+//! beside downloads. `bulk` moves bytes on one channel, to or from a socket behind the server (a
+//! forwarded connection) or a command.
 
 #![expect(clippy::disallowed_methods, reason = "a program of its own, with a clock of its own")]
 
+#[path = "load/bulk.rs"]
+mod bulk;
 #[path = "load/client.rs"]
 mod client;
 #[path = "load/fair.rs"]
@@ -28,10 +33,11 @@ use tidegate::connection::ChannelRequest;
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     let mut next = |what: &str| arguments.next().ok_or_else(|| anyhow!("{what} is missing"));
-    let mode = next("login, hold or fair")?;
+    let mode = next("login, hold, fair or bulk")?;
     let (address, user, key_file) = (next("ADDRESS")?, next("USER")?, next("KEY-FILE")?);
-    let count: i64 = next("LOGINS or FLOWS")?.parse().context("LOGINS or FLOWS")?;
-    let number: usize = next("AT-ONCE or SECONDS")?.parse().context("AT-ONCE or SECONDS")?;
+    let count: i64 = next("LOGINS, FLOWS or MIB")?.parse().context("LOGINS, FLOWS or MIB")?;
+    let number: usize =
+        next("AT-ONCE, SECONDS or REPEATS")?.parse().context("AT-ONCE, SECONDS or REPEATS")?;
     if mode == "fair" {
         let algorithms = ("curve25519-sha256", "aes128-gcm@openssh.com");
         let target = Target::new(address, user, &key_file, algorithms)?;
@@ -47,12 +53,24 @@ fn main() -> Result<()> {
             println!("{:.3} s", started.elapsed().as_secs_f64());
         }
         "hold" => {
-            let stage = next("login or sftp")?;
-            let held = several(count, number, || stay(&target, stage == "sftp"))?;
+            let stage = next("login, sftp or forward")?;
+            let port = bulk::keep()?;
+            let held = several(count, number, || stay(&target, &stage, port))?;
             println!("held {}", held.len());
             std::io::stdin().read_to_end(&mut Vec::new())?;
         }
-        _ => bail!("{mode} is neither login, hold nor fair"),
+        "bulk" => {
+            let way = match &*next("down or up")? {
+                "down" => bulk::Way::Down,
+                "up" => bulk::Way::Up,
+                other => bail!("{other} is neither down nor up"),
+            };
+            let over = next("tcp or exec")?;
+            for _ in 0..number {
+                bulk::run(&target, (count as u64) << 20, way, &over)?;
+            }
+        }
+        _ => bail!("{mode} is neither login, hold, fair nor bulk"),
     }
     Ok(())
 }
@@ -91,10 +109,12 @@ fn once(target: &Target) -> Result<()> {
 }
 
 /// A connection that is not closed.
-fn stay(target: &Target, session: bool) -> Result<Client<'_>> {
+fn stay<'a>(target: &'a Target, stage: &str, port: u16) -> Result<Client<'a>> {
     let mut client = Client::login(target)?;
-    if session {
-        client.session(&[sftp()])?;
+    match stage {
+        "sftp" => drop(client.session(&[sftp()])?),
+        "forward" => drop(client.direct_tcpip(port)?),
+        _ => {}
     }
     Ok(client)
 }

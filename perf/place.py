@@ -31,6 +31,8 @@ class Site:
         self.server_cpus, self.client_cpus = options.server_cpus, options.client_cpus
         self.clients = Group("clients")
         self.commands = Group("commands")
+        # CPU seconds of servers that were stopped.
+        self.gone = 0.0
         for name in ("host", "user"):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f",
                             str(self.folder / name)], check=True)

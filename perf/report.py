@@ -17,7 +17,8 @@ SHOWN = {
                   ("gib_per_s", "Rate", "GiB/s", 2),
                   ("peak_mib", "Peak server memory", "MiB", 1)],
     "logins": [("cpu_ms_each", "Server CPU of a login", "CPU-ms", 2)],
-    "idle": [("kib_each", "Memory of an idle login", "KiB PSS", 1)],
+    "idle": [("kib_each", "Memory of an idle login", "KiB PSS", 1),
+             ("wakes_per_s", "Threads that wake", "a second", 1)],
     "pipes": [("mib_per_s", "Rate through a long pipe", "MiB/s", 1),
               ("under_way_mib", "Bytes under way", "MiB", 2),
               ("peak_mib", "Peak server memory", "MiB", 1)],
@@ -27,9 +28,16 @@ SHOWN = {
                  ("least_share", "Slowest bulk flow to the mean", "", 2),
                  ("most_share", "Fastest bulk flow to the mean", "", 2),
                  ("gib_per_s", "Bulk flows together", "GiB/s", 2)],
+    "forward": [("cpu_s_per_gib", "Server CPU of a forwarded connection", "CPU-s/GiB", 2)],
+    "proxied": [("cpu_s_per_gib", "Gateway CPU of a proxied session", "CPU-s/GiB", 2)],
+    "echo": [("added_ms", "What the proxy adds to an echo, median", "ms", 3),
+             ("through_ms", "Echo through the proxy, median", "ms", 3),
+             ("direct_ms", "Echo without it, median", "ms", 3)],
 }
 TITLES = {"transfers": "Transfers", "logins": "Logins", "idle": "Idle logins",
-          "pipes": "Long pipes", "fairness": "Typing beside bulk flows"}
+          "pipes": "Long pipes", "fairness": "Typing beside bulk flows",
+          "forward": "Forwarded connections", "proxied": "Proxied sessions",
+          "echo": "Typing through the proxy"}
 
 
 class Results:

@@ -31,8 +31,9 @@ def without_profiles(site, command):
 class Server:
     """A running server in a control group of its own, on CPUs of its own."""
 
-    def __init__(self, kind, site, name=None):
+    def __init__(self, kind, site, name=None, cpus=None):
         self.name, self.kind, self.port = name or kind.name, kind, free_port()
+        self.site = site
         self.at_once_max = kind.at_once_max
         self.log = site.folder / f"{self.name}.log"
         self.group = Group(self.name)
@@ -40,7 +41,7 @@ class Server:
 
         def enter():
             self.group.join()
-            os.sched_setaffinity(0, site.server_cpus)
+            os.sched_setaffinity(0, cpus or site.server_cpus)
 
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
@@ -68,6 +69,7 @@ class Server:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+        self.site.gone += self.group.seconds()
         self.group.close()
 
 

@@ -8,15 +8,15 @@ use std::time;
 use anyhow::{Context, Result, bail};
 use tidegate::base::Instant;
 use tidegate::connection::{
-    Answer, ChannelId, ChannelRequest, ClientConnectionConfig, Connection, Event, Input,
-    LoginMethod, Query,
+    Answer, ChannelId, ChannelKind, ChannelRequest, ClientConnectionConfig, Connection, Event,
+    Input, LoginMethod, Query,
 };
 use tidegate::crypto::{CipherKind, KexKind, PrivateKey, RandomPool, SignatureAlgorithm};
 use tidegate::transport::{Client as Role, ClientConfig, Env, Error, Outbox, Preferences};
 
 /// The most that is read at once: with less, a bulk flow costs its client more than the server.
 const INBOX_BYTES: usize = 256 * 1024;
-const OUTBOX_BYTES: usize = 64 * 1024;
+const OUTBOX_BYTES: usize = 256 * 1024;
 
 /// Where to log in, as whom and how.
 pub struct Target {
@@ -88,12 +88,7 @@ impl<'a> Client<'a> {
 
     /// A session channel on which these requests have been granted.
     pub fn session(&mut self, requests: &[ChannelRequest]) -> Result<ChannelId> {
-        let opened = self.call(|conn, env| conn.open_session(env))?;
-        opened.context("no session could be asked for")?;
-        let id = self.wait(|heard| match heard {
-            Heard::Opened(id) => Some(id),
-            _ => None,
-        })?;
+        let id = self.open(&ChannelKind::Session)?;
         for request in requests {
             self.call(|conn, env| conn.request(id, request, true, env))?;
             let ok = self.wait(|heard| match heard {
@@ -107,11 +102,57 @@ impl<'a> Client<'a> {
         Ok(id)
     }
 
+    /// A channel that leads to a port of this machine.
+    pub fn direct_tcpip(&mut self, port: u16) -> Result<ChannelId> {
+        let (host, origin_host) = ("127.0.0.1".into(), "127.0.0.1".into());
+        self.open(&ChannelKind::DirectTcpip {
+            host,
+            port: port.into(),
+            origin_host,
+            origin_port: 1,
+        })
+    }
+
+    fn open(&mut self, kind: &ChannelKind) -> Result<ChannelId> {
+        let opened = self.call(|conn, env| conn.open(kind, env))?;
+        opened.context("no channel could be asked for")?;
+        self.wait(|heard| match heard {
+            Heard::Opened(id) => Some(id),
+            _ => None,
+        })
+    }
+
+    /// Sends so many bytes, as the window allows; what the channel brings meanwhile is dropped.
+    pub fn put(&mut self, id: ChannelId, mut left: u64) -> Result<()> {
+        let piece = vec![0; self.conn.packet_max(id) as usize];
+        while left > 0 {
+            let some = left.min(self.conn.credit(id).into()).min(piece.len() as u64) as usize;
+            if some == 0 {
+                self.hear()?;
+            } else if self.call(|conn, env| Ok(conn.write_data(id, None, &piece[..some], env)))? {
+                left -= some as u64;
+            } else if self.unsent > 0 {
+                self.send()?;
+            } else {
+                self.hear()?;
+            }
+        }
+        Ok(())
+    }
+
+    pub fn eof(&mut self, id: ChannelId) -> Result<()> {
+        self.call(|conn, env| conn.send_eof(id, env))
+    }
+
+    pub fn close(&mut self, id: ChannelId) -> Result<()> {
+        self.call(|conn, env| conn.close(id, env))
+    }
+
     /// Ends a session and waits until the server has.
     pub fn finish(&mut self, id: ChannelId) -> Result<()> {
-        self.call(|conn, env| conn.send_eof(id, env))?;
+        self.eof(id)?;
         self.wait(|heard| matches!(heard, Heard::Closed).then_some(()))?;
-        self.call(|conn, env| conn.close(id, env))?;
+        self.close(id)?;
         self.disconnect()
     }
 

@@ -19,10 +19,11 @@ use anyhow::{Context, Result};
 use russh::keys::PublicKey;
 use russh::server::{Auth, ChannelOpenHandle, Config, Msg, Server, Session, VerifiedPublicKey};
 use russh::{Channel, ChannelId};
-use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::io::{AsyncRead, AsyncReadExt, copy_bidirectional_with_sizes};
+use tokio::net::TcpStream;
 use tokio::process::Command;
 
-/// Bytes read from a command at once.
+/// Bytes read from a command or a forwarded connection at once.
 const PIECE_BYTES: usize = 64 * 1024;
 
 #[derive(Clone)]
@@ -62,6 +63,28 @@ impl russh::server::Handler for Client {
     ) -> Result<()> {
         self.channels.insert(channel.id(), channel);
         reply.accept().await;
+        Ok(())
+    }
+
+    /// A forwarded connection.
+    async fn channel_open_direct_tcpip(
+        &mut self,
+        channel: Channel<Msg>,
+        host: &str,
+        port: u32,
+        _: &str,
+        _: u32,
+        reply: ChannelOpenHandle,
+        _: &mut Session,
+    ) -> Result<()> {
+        let mut socket = TcpStream::connect((host, u16::try_from(port)?)).await?;
+        reply.accept().await;
+        tokio::spawn(async move {
+            let mut stream = channel.into_stream();
+            let size = PIECE_BYTES;
+            // An end that has left ends both.
+            drop(copy_bidirectional_with_sizes(&mut stream, &mut socket, size, size).await);
+        });
         Ok(())
     }
 

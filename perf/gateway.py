@@ -1,0 +1,234 @@
+"""Forwarded connections and the proxy: CPU of bulk, latency of an echo, what idle ones hold.
+
+The clients are perf/load.rs, which costs less than any server here. `forward` goes to a socket of the
+client's own, `proxied` to a command at Debian's sshd behind the gateway, which is in no figure.
+"""
+
+import json
+import re
+import subprocess
+import time
+from pathlib import Path
+
+import floors
+import servers as kinds
+from logins import KEX, Held
+from place import GIB, MIB, Failed
+
+WAYS = ["down", "up"]
+FORWARD_CIPHERS = ["aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com"]
+PROXIED_CIPHERS = ["aes128-gcm@openssh.com"]
+# Of the packets that OpenSSH sends.
+PIECE_BYTES = 32 * 1024
+IDLE_CASES = ["idle-forwarded", "idle-proxied"]
+ECHO_SECONDS = 6
+WATCH_SECONDS = 10
+SETTLE_SECONDS = 0.25
+
+
+class Proxy(kinds.Tidegate):
+    """A gateway whose logins go on at an upstream."""
+
+    def __init__(self, driver, upstream, cipher=None):
+        super().__init__(driver)
+        self.upstream, self.cipher = upstream, cipher
+        self.label, self.name = self.name, f"{self.name}-before-{upstream.name}"
+
+    def command(self, site, port):
+        known = site.folder / f"known-{self.upstream.port}"
+        public = (site.folder / "host.pub").read_text()
+        known.write_text(f"[127.0.0.1]:{self.upstream.port} {public}")
+        lines = [f"TidegateUpstream=127.0.0.1:{self.upstream.port}",
+                 f"TidegateUpstreamIdentity={site.folder}/user",
+                 f"TidegateUpstreamKnownHosts={known}"]
+        lines += [f"Ciphers={self.cipher}"] if self.cipher else []
+        command = super().command(site, port)
+        for line in lines:
+            command += ["-o", line]
+        return command
+
+
+def bulk(site, server, mebibytes, cipher, way, over):
+    """CPU seconds of the server for one connection that moves so much."""
+    before = server.group.seconds()
+    site.finish([site.start([site.options.load, "bulk", f"127.0.0.1:{server.port}", site.user,
+                             site.folder / "user", mebibytes, 1, KEX, cipher, way, over])])
+    time.sleep(SETTLE_SECONDS)
+    return server.group.seconds() - before
+
+
+def by_turns(site, servers, rounds, once):
+    """`once(server, figure)` for all servers by turns, the first time for nothing."""
+    figures = {getattr(server.kind, "label", server.name): {} for server in servers}
+    for turn in range(-1, rounds):
+        for server in servers if turn % 2 == 0 else servers[::-1]:
+            figure = figures[getattr(server.kind, "label", server.name)]
+            if "failed" in figure:
+                continue
+            try:
+                once(server, figure if turn >= 0 else {})
+            except (Failed, OSError, subprocess.SubprocessError) as error:
+                figure["failed"] = str(error)
+    return figures
+
+
+def moved(site, servers, cipher, way, over, rounds, size):
+    """CPU for a GiB without what the login costs."""
+    mebibytes = size // MIB
+
+    def once(server, figure):
+        empty = bulk(site, server, 0, cipher, way, over)
+        used = bulk(site, server, mebibytes, cipher, way, over) - empty
+        figure.setdefault("cpu_s_per_gib", []).append(used * GIB / size)
+    return by_turns(site, servers, rounds, once)
+
+
+def forward(site, running, way, cipher, rounds, size):
+    chosen = [server for server in running if server.name != "dropbear"]
+    return moved(site, chosen, cipher, way, "tcp", rounds, size)
+
+
+def in_front(site, upstream, cipher=None):
+    """Gateways on both drivers, as far as they take part."""
+    return [kinds.Server(Proxy(kind.driver, upstream, cipher), site) for kind in site.options.kinds
+            if isinstance(kind, kinds.Tidegate)]
+
+
+def behind(site, kind, name):
+    return kinds.Server(kind, site, name, cpus=site.client_cpus)
+
+
+def proxied(site, way, cipher, rounds, size):
+    """Also the sum of one open, one seal and two passes through a socket, in the same run."""
+    upstream, gateways = behind(site, kinds.Sshd(), "upstream-sshd"), []
+    try:
+        gateways += in_front(site, upstream, cipher)
+        parts = []
+        figures = {"the-sum": {"cpu_s_per_gib": parts}}
+        parts.append(the_sum(site, cipher))
+        figures |= moved(site, gateways, cipher, way, "exec", rounds, size)
+        parts.append(the_sum(site, cipher))
+        # The gateway first: quotients are those of the first to the others.
+        return dict(sorted(figures.items(), key=lambda pair: pair[0] == "the-sum"))
+    finally:
+        for server in gateways + [upstream]:
+            server.stop()
+
+
+def the_sum(site, cipher):
+    """CPU seconds a GiB of one open and one seal, and of one read and one write of 256 KiB."""
+    command = [site.options.binary, "bench", "cipher", "--only", cipher, "--threads", "1", "--json"]
+    done = site.start(command, stdout=subprocess.PIPE)
+    text, _ = done.communicate(timeout=site.options.patience)
+    total = 0.0
+    for what in ("open", "seal"):
+        best = [case["nanos"] for case in json.loads(text)["cases"]
+                if re.fullmatch(rf"{what}/{re.escape(cipher)}/[^/]+/{PIECE_BYTES}/1", case["name"])]
+        total += min(best) / 1e9 * GIB / PIECE_BYTES
+    script = Path(floors.__file__)
+    cpu = min(site.server_cpus)
+    done = site.start([script, "--sockets", 128, cpu], stdout=subprocess.PIPE)
+    text, errors = done.communicate(timeout=site.options.patience)
+    if done.returncode:
+        raise Failed(errors)
+    return total + float(text) * 1e-6 * GIB / MIB
+
+
+def typed(site, server):
+    done = site.start([site.options.load, "fair", f"127.0.0.1:{server.port}", site.user,
+                       site.folder / "user", 0, ECHO_SECONDS, "/dev/null"], stdout=subprocess.PIPE)
+    text, errors = done.communicate(timeout=site.options.patience)
+    if done.returncode:
+        raise Failed((errors or "it ended").strip().splitlines()[-1])
+    pairs = dict(line.split(None, 1) for line in text.splitlines())
+    return float(pairs["echo_p50_ms"])
+
+
+def echo(site, rounds):
+    """The median echo through the proxy, less that of the direct way to the same host."""
+    upstream, gateways = behind(site, kinds.Sshd(), "upstream-sshd"), []
+    try:
+        gateways += in_front(site, upstream)
+
+        def once(server, figure):
+            direct = typed(site, upstream)
+            through = typed(site, server)
+            figure.setdefault("direct_ms", []).append(direct)
+            figure.setdefault("through_ms", []).append(through)
+            figure.setdefault("added_ms", []).append(through - direct)
+        return by_turns(site, gateways, rounds, once)
+    finally:
+        for server in gateways + [upstream]:
+            server.stop()
+
+
+def switches(server):
+    """How often the threads of a server have gone to sleep."""
+    total = 0
+    for pid in server.group.members():
+        for status in Path(f"/proc/{pid}/task").glob("*/status"):
+            found = re.search(r"^voluntary_ctxt_switches:\s+(\d+)", status.read_text(), re.M)
+            total += int(found[1]) if found else 0
+    return total
+
+
+def idle(site, case, live):
+    """Memory that each idle session adds, and how often anything wakes for them."""
+    proxied_case = case == "idle-proxied"
+    upstream = behind(site, kinds.Tidegate("mio"), "upstream") if proxied_case else None
+    figures, started = {}, []
+    try:
+        if proxied_case:
+            started += in_front(site, upstream)
+        else:
+            started += [kinds.Server(kind, site, f"{kind.name}-idle") for kind in site.options.kinds
+                        if isinstance(kind, kinds.Tidegate)]
+        for server in started:
+            name = getattr(server.kind, "label", server.kind.name)
+            try:
+                figures[name] = held(site, server, proxied_case, live)
+            except (Failed, OSError, subprocess.SubprocessError) as error:
+                figures[name] = {"failed": str(error)}
+    finally:
+        for server in started + ([upstream] if upstream else []):
+            server.stop()
+    return figures
+
+
+def held(site, server, proxied_case, live):
+    stage = "sftp" if proxied_case else "forward"
+    warm = Held(site, server, 16, stage)
+    warm.end()
+    time.sleep(2)
+    before = server.group.pss_kib()
+    sessions = Held(site, server, live, stage)
+    try:
+        time.sleep(3)
+        each = (server.group.pss_kib() - before) / live
+        slept, used = switches(server), server.group.seconds()
+        time.sleep(WATCH_SECONDS)
+        return {"kib_each": [each], "wakes_per_s": [(switches(server) - slept) / WATCH_SECONDS],
+                "cpu_ms_per_s": [(server.group.seconds() - used) * 1000 / WATCH_SECONDS]}
+    finally:
+        sessions.end()
+        time.sleep(1)
+
+
+def cases():
+    """Every case by section."""
+    found = [("forward", (way, cipher.split("@")[0])) for cipher in FORWARD_CIPHERS for way in WAYS]
+    found += [("proxied", (way, cipher.split("@")[0])) for cipher in PROXIED_CIPHERS for way in WAYS]
+    found.append(("echo", ("through the proxy",)))
+    return found + [("idle", (case,)) for case in IDLE_CASES]
+
+
+def measure(site, running, section, case):
+    rounds, size = site.options.rounds, site.options.size * MIB
+    if section == "echo":
+        return echo(site, rounds)
+    if section == "idle":
+        return idle(site, case[0], site.options.idle)
+    way, cipher = case[0], f"{case[1]}@openssh.com"
+    if section == "forward":
+        return forward(site, running, way, cipher, rounds, size)
+    return proxied(site, way, cipher, rounds, size)
