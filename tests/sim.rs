@@ -15,6 +15,8 @@ mod copy;
 mod draw;
 #[path = "sim/files.rs"]
 mod files;
+#[path = "sim/forward.rs"]
+mod forward;
 #[path = "sim/hostile.rs"]
 mod hostile;
 #[path = "sim/keys.rs"]
@@ -23,6 +25,8 @@ mod keys;
 mod line;
 #[path = "sim/office.rs"]
 mod office;
+#[path = "sim/onward.rs"]
+mod onward;
 #[path = "sim/run.rs"]
 mod run;
 #[path = "sim/staged.rs"]
@@ -33,6 +37,8 @@ mod tally;
 mod task;
 #[path = "sim/times.rs"]
 mod times;
+#[path = "sim/town.rs"]
+mod town;
 #[path = "sim/transfer.rs"]
 mod transfer;
 

@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 use crate::base::{Entropy, Instant, Span, tally};
 use crate::connection::{ChannelId, Conn, Plan};
 use crate::limits::{
-    GATHER_MAX, HEADROOM, OUTBOX_RESERVE, OUTBOXES_UNSENT_MAX, SHARED_UNSENT_BYTES_MAX, SMALL_SLOT,
+    GATHER_MAX, HEADROOM, OUTBOX_RESERVE, OUTBOXES_UNSENT_MAX, SHARED_UNSENT_BYTES_MAX,
+    SMALL_BYTES, SMALL_SLOT,
 };
-use crate::reactor::{Chunk, Class, Gather, Lease, Pool};
+use crate::reactor::{Chunk, Class, Classes, Gather, Lease, Pool};
 use crate::transport::{Env, Error, Outbox};
 use crate::wire::Message;
 use crate::wire::request::ChannelRequest;
@@ -140,6 +141,11 @@ impl Outgoing {
         !self.waiting.is_empty()
     }
 
+    /// Commands that wait, each perhaps with a lease.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     /// Bytes of another connection that wait for the end of a key exchange or for memory.
     pub const fn passing(&self) -> u32 {
         self.passing
@@ -148,6 +154,15 @@ impl Outgoing {
     /// The same of requests alone, which no window bounds.
     pub const fn asking(&self) -> u32 {
         self.asking
+    }
+
+    /// The memory that the first command in line waits for, if no key exchange is in its way.
+    pub fn lacks(&self) -> Classes {
+        match self.waiting.front() {
+            None => Classes::NONE,
+            Some(Command::Pass { data, .. }) if !repays(data) => Classes::NONE.with(Class::Packet),
+            Some(_) => Classes::OUTBOX,
+        }
     }
 
     /// [`Outgoing::with_env`] would find or get an outbox.
@@ -332,6 +347,7 @@ impl Outgoing {
 
     /// Seals data of another connection where it lies; elsewhere when that is too narrow for our
     /// padding and tag, or when a peer that does not read would hold a buffer that all receive in.
+    /// What is small goes to the outbox then: many such pieces share a lease.
     fn pass(
         &mut self,
         id: ChannelId,
@@ -345,6 +361,9 @@ impl Outgoing {
         }
         let lags = self.unsent >= SHARED_UNSENT_BYTES_MAX && data.lease.len() <= SMALL_SLOT;
         let in_place = !lags && conn.fits_around(extended, data.span, data.lease.len());
+        if !in_place && data.span.len <= SMALL_BYTES {
+            return Ok(self.pass_small(id, extended, data, conn, around));
+        }
         let data = match in_place {
             true => data,
             false => match moved(data, around.pool) {
@@ -365,6 +384,34 @@ impl Outgoing {
             }
         }
         Ok(None)
+    }
+
+    /// Answers the command back when it has to wait.
+    fn pass_small(
+        &mut self,
+        id: ChannelId,
+        extended: Option<u32>,
+        data: Chunk,
+        conn: &mut Conn,
+        around: &mut Surroundings<'_>,
+    ) -> Option<Command> {
+        let roomy = self.outbox.as_ref().is_some_and(OutboxLease::is_roomy);
+        let spare = around.pool.has_any(Classes::NONE.with(Class::Packet));
+        if !roomy && !spare && !repays(&data) {
+            return Some(Command::Pass { id, extended, data });
+        }
+        let len = data.span.len;
+        conn.refund(id, len);
+        let written = self.with_env(around, |env, pool| {
+            let bytes = data.span.of(pool.view(&data.lease)).unwrap_or_default();
+            conn.write_data(id, extended, bytes, env)
+        });
+        // A channel that takes no more has no credit either.
+        if written == Some(true) || conn.reserve(id, len) < len {
+            around.pool.give_back(data.lease);
+            return None;
+        }
+        Some(Command::Pass { id, extended, data })
     }
 
     const fn count_waiting(&mut self, command: &Command, more: bool) {
@@ -444,6 +491,12 @@ impl Command {
             _ => {}
         }
     }
+}
+
+/// Small data in a lease of its own: passing it on by way of an outbox costs no lease in the end, so
+/// it may take one of the last.
+const fn repays(data: &Chunk) -> bool {
+    data.span.len <= SMALL_BYTES && data.lease.len() > SMALL_SLOT
 }
 
 /// The same data in a lease that has room for whatever surrounds it; as it was when there is none.

@@ -135,6 +135,12 @@ pub(super) struct Attachment {
 }
 
 impl Link {
+    /// Bytes of a channel's data that came compressed and wait for a lease.
+    pub fn owed_on(&self, id: ChannelId) -> u32 {
+        let owed = self.owed.as_ref().filter(|owed| owed.id == id);
+        owed.map_or(0, |owed| owed.data.len() as u32)
+    }
+
     /// The same question has been answered with a grant on this connection.
     pub fn knows(&self, asked: &Asked, key: &PublicKey) -> bool {
         self.asked.as_ref() == Some(asked)

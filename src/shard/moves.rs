@@ -35,7 +35,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             return Some(format!("queues of {queued:?}, and those who wait for leases"));
         }
         let forgets = |(key, link): (usize, &Link)| {
-            let what = link.forgets()?;
+            let what = link.forgets(self.is_held_back(link))?;
             Some(format!("link {key}: {what}"))
         };
         let kept = |(number, attachment): (usize, &Attachment)| {
@@ -58,7 +58,9 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let keys: Vec<u32> = self.links.iter().map(|(key, _)| key as u32).collect();
         for key in keys {
             let Some(link) = self.links.get_mut(key as usize) else { continue };
+            // Those of a pair stay where they are.
             let open = link.state == LinkState::Open && link.answer.is_none();
+            let open = open && link.relay.is_none();
             let Some(record) = link.conn.export().filter(|_| open) else { continue };
             let bytes = record.to_bytes().expect("a record can be written");
             let record = ConnectionRecord::from_bytes(&bytes).expect("what was written is read");
@@ -76,7 +78,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
 }
 
 impl Link {
-    fn forgets(&self) -> Option<&'static str> {
+    /// `held_back`: its other half takes no more.
+    fn forgets(&self, held_back: bool) -> Option<&'static str> {
         // The end of a send wakes everything, and memory whoever lacks it.
         let waits = self.outgoing.is_sending() || !self.lacks.is_empty();
         if self.state != LinkState::Open || waits {
@@ -86,6 +89,7 @@ impl Link {
             return Some("what could be sent is not");
         }
         let may_read = !self.queued && !self.conn.blocked() && !run::is_behind(self);
+        let may_read = may_read && !held_back;
         if !self.queued && self.owed.is_some() || may_read && self.inbound.is_workable() {
             return Some("what has come is not looked at");
         }

@@ -13,7 +13,7 @@ use super::*;
 use crate::connection::{ChannelId, ChannelKind, Event, GlobalRequest};
 use crate::limits::{
     AGENT_LOGIN_PACKET_BYTES, HELD_REQUEST_BYTES_MAX, LINK_UNSENT_BYTES_MAX,
-    RELAYED_REQUEST_BYTES_MAX,
+    RELAYED_REQUEST_BYTES_MAX, RELAYED_WAITING_MAX,
 };
 use crate::reactor::Chunk;
 use crate::services::forward::{Place, Target};
@@ -168,6 +168,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             return false;
         };
         let waits = other.outgoing.passing() > LINK_UNSENT_BYTES_MAX
+            || other.outgoing.waiting() > RELAYED_WAITING_MAX
             || other.outgoing.asking() > RELAYED_REQUEST_BYTES_MAX as u32;
         run::is_behind(other) || (waits && link.conn.is_ready())
     }
@@ -282,6 +283,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let Some(link) = self.links.get(key as usize) else { return };
         let credit = link.conn.credit(id);
         let Some(link) = self.links.get(other as usize) else { return };
+        // What came compressed and waits for a lease has yet to take its part.
+        let credit = credit.saturating_sub(link.owed_on(to));
         // Whoever exchanges keys is told afterwards.
         if link.conn.is_ready() && link.conn.owes_window(to, credit) {
             self.with_env(other, |conn, env| conn.grant_up_to(to, credit, env));

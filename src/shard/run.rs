@@ -504,11 +504,13 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         self.cancel(token);
     }
 
-    /// Commands that wait while no key exchange runs wait for an outbox.
+    /// Commands that wait while no key exchange runs wait for memory.
     pub(super) fn note_waiting(&mut self, key: u32) {
-        let waits = |link: &Link| link.outgoing.has_waiting() && link.conn.is_ready();
-        if self.links.get(key as usize).is_some_and(waits) {
-            self.starve_link(key, Classes::OUTBOX);
+        let waits = |link: &&mut Link| link.outgoing.has_waiting() && link.conn.is_ready();
+        if let Some(lacks) =
+            self.links.get_mut(key as usize).filter(waits).map(|l| l.outgoing.lacks())
+        {
+            self.starve_link(key, lacks);
         }
     }
 

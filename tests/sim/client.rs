@@ -60,6 +60,13 @@ pub struct ClientPlan {
     pub seed: u64,
 }
 
+impl ClientPlan {
+    /// Its login goes on at a host behind the gateway.
+    pub fn is_proxied(&self) -> bool {
+        self.user.starts_with('p')
+    }
+}
+
 /// How it went.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -97,6 +104,8 @@ struct Live {
     idle_since: Option<Instant>,
     half_gone: bool,
     digests_at: Instant,
+    /// It was told that the host behind the gateway is lost.
+    host_lost: bool,
     /// Times channel data came while new keys were being agreed on.
     data_in_rekey: u64,
     /// Times it came compressed.
@@ -129,6 +138,10 @@ impl Client {
         self.outcome.is_some()
     }
 
+    pub fn has_lost_its_host(&self) -> bool {
+        self.live.as_ref().is_some_and(|live| live.host_lost)
+    }
+
     /// What it is doing, for a failure's sake.
     pub fn describe(&self) -> String {
         let Some(live) = &self.live else { return format!("{:?}", self.outcome) };
@@ -158,6 +171,7 @@ impl Client {
         let Some(live) = &self.live else { return };
         tally.count("data during a key exchange", live.data_in_rekey);
         tally.count("compressed data", live.unpacked);
+        tally.count("host lost", u64::from(live.host_lost));
         tally.count("rest before reading", live.line.rested);
         if let Some(Meddling { how, .. }) =
             self.plan.meddling.as_ref().filter(|_| live.line.meddled_at.is_some())
@@ -231,6 +245,7 @@ impl Client {
             idle_since: None,
             half_gone: false,
             digests_at: Instant::ZERO,
+            host_lost: false,
             data_in_rekey: 0,
             unpacked: 0,
         });
@@ -388,12 +403,18 @@ impl Live {
                 let span = Span::new(data.at + from as u32, data.len);
                 let bytes = span.of(&self.line.inbox).expect("inside the buffer").to_vec();
                 self.data_in_rekey += u64::from(!self.conn.is_ready());
+                if self.is_news(plan, extended, &bytes) {
+                    return Ok(());
+                }
                 let task = self.task(id).expect("data belongs to a task");
                 task.data(extended, &bytes);
                 Ok(())
             }
             Event::Copied { id, extended, data } => {
                 self.unpacked += 1;
+                if self.is_news(plan, extended, &data) {
+                    return Ok(());
+                }
                 self.task(id).expect("data belongs to a task").data(extended, &data);
                 Ok(())
             }
@@ -403,9 +424,12 @@ impl Live {
             }
             Event::Closed(id) | Event::OpenFailed { id, .. } => {
                 let opened = matches!(event, Event::Closed(_));
+                let session = self.task(id).expect("a task ends").is_session();
+                self.host_lost |= plan.is_proxied() && session && !opened;
                 // What a client that has fallen silent asked for has not all been heard.
-                let (now, silent) = (self.line.now(), self.line.meddled_at.is_some());
-                self.task(id).expect("a task ends").closed(opened, now, silent);
+                let excused = self.line.meddled_at.is_some() || self.host_lost;
+                let now = self.line.now();
+                self.task(id).expect("a task ends").closed(opened, now, excused);
                 self.by_channel.remove(&id);
                 Ok(())
             }
@@ -423,6 +447,14 @@ impl Live {
             }
             _ => Ok(()),
         }
+    }
+
+    /// A line on a session's standard error, perhaps in parts, that the host is lost.
+    fn is_news(&mut self, plan: &ClientPlan, extended: Option<u32>, bytes: &[u8]) -> bool {
+        if plan.is_proxied() && extended == Some(1) && bytes.starts_with(b"tidegate: ") {
+            self.host_lost = true;
+        }
+        self.host_lost && extended == Some(1)
     }
 
     fn task(&mut self, id: ChannelId) -> Option<&mut Task> {
@@ -484,7 +516,7 @@ impl Live {
         if running < plan.tasks_at_once
             && let Some(next) = self.waiting.pop()
         {
-            match self.with(|conn, env| conn.open_session(env))? {
+            match self.with(|conn, env| conn.open(&next.channel(), env))? {
                 Some(id) => {
                     self.by_channel.insert(id, self.tasks.len());
                     self.tasks.push(Task::new(next, id, Rc::clone(office)));

@@ -20,10 +20,12 @@ use crate::chance::{one_in, pick, size, stream, up_to};
 use crate::child::Program;
 use crate::client::{ClientPlan, Vanish};
 use crate::copy::{CopyFile, CopyPlan};
+use crate::forward::{Door, ForwardPlan, Habit};
 use crate::hostile::{Crime, HostilePlan};
 use crate::keys;
 use crate::line::{Meddle, Meddling, Reading};
 use crate::office::Manners;
+use crate::onward::Onward;
 use crate::task::{ExecPlan, TaskPlan};
 use crate::times::Times;
 use crate::transfer::{FileAct, FilePlan, TransferPlan};
@@ -47,6 +49,8 @@ pub struct Draw {
     pub manners: Manners,
     pub gateway: Arc<ConnectionConfig>,
     pub host_keys: Arc<[PrivateKey]>,
+    /// How logins go on at a host behind the gateway, where some do.
+    pub onward: Option<Onward>,
     pub clients: Vec<ClientPlan>,
     pub hostiles: Vec<HostilePlan>,
     /// Files that are there from the start.
@@ -86,6 +90,7 @@ impl Draw {
             weather,
             times: times.clone(),
             crowd: one_in(&mut chance, 60),
+            ports: 0,
             packets: 0,
         };
         let count = match builder.crowd {
@@ -108,6 +113,15 @@ impl Draw {
             pool.packet = pool.packet.max(8 + held);
         }
         let (gateway, host_keys) = gateway(&mut chance, preferences, repeats, packets, &times);
+        let onward = onward(&mut stream(seed, "onward"), &times, &mut clients, &gateway, packets);
+        if onward.is_some() {
+            // Three links where there is one elsewhere, and two of them wait for each other.
+            for pool in &mut pools {
+                let PoolSizes { small, packet, bulk } = *pool;
+                *pool =
+                    PoolSizes { small: small.max(16), packet: packet.max(48), bulk: bulk.max(6) };
+            }
+        }
         let start = Instant::from_nanos(1_000_000_000);
         let heals_at = start.after(up_to(&mut chance, Duration::from_secs(20)));
         let stops_at = (weather == Weather::Rough && one_in(&mut chance, 12))
@@ -121,6 +135,7 @@ impl Draw {
             manners,
             gateway,
             host_keys,
+            onward,
             clients,
             hostiles,
             files,
@@ -219,6 +234,28 @@ fn gateway(
     (Arc::new(config), host_keys)
 }
 
+/// Some clients of some seeds are those of a proxy. What is timed is timed at the host, of which they
+/// hear later, so not where anything is.
+fn onward(
+    chance: &mut SeededEntropy,
+    times: &Times,
+    clients: &mut [ClientPlan],
+    gateway: &ConnectionConfig,
+    packets: u64,
+) -> Option<Onward> {
+    if times.channel.is_some() || times.unused.is_some() || !one_in(chance, 3) {
+        return None;
+    }
+    let mut preferences = gateway.transport.preferences.clone();
+    preferences.rekey = RekeyLimits::default();
+    for client in clients {
+        if !one_in(chance, 3) {
+            client.user.replace_range(..1, "p");
+        }
+    }
+    Some(Onward::draw(chance, preferences, packets))
+}
+
 struct Builder {
     chance: SeededEntropy,
     preferences: Preferences,
@@ -228,6 +265,8 @@ struct Builder {
     times: Times,
     /// Many come at once, each for little.
     crowd: bool,
+    /// Targets of forwarded connections so far.
+    ports: u16,
     /// About how many packets the busiest client exchanges.
     packets: u64,
 }
@@ -269,8 +308,9 @@ impl Builder {
         if silent && self.times.alive.is_some() {
             // Nothing else ends it.
             vanishes = None;
-        } else if silent {
-            // A gateway that asks for no sign of life would wait with it for ever.
+        } else if silent || meddling.is_some() && self.times.alive.is_none() {
+            // A gateway that asks for no sign of life would wait with it for ever: for what has become
+            // a longer packet, too.
             let after = up_to(chance, Duration::from_secs(200));
             vanishes = vanishes.or(Some((after, Vanish::Close)));
         }
@@ -297,8 +337,9 @@ impl Builder {
     }
 
     fn task(&mut self, client: u64) -> TaskPlan {
-        match self.chance.below(7) {
+        match self.chance.below(8) {
             _ if self.crowd => TaskPlan::Exec(self.exec(2_000)),
+            7 => TaskPlan::Forward(self.forward()),
             0 | 1 => TaskPlan::Sftp(self.transfer(client)),
             2 => TaskPlan::Scp(self.copy(client)),
             _ => {
@@ -397,6 +438,38 @@ impl Builder {
             gulp,
             idle: None,
             pace: Duration::ZERO,
+        }
+    }
+
+    fn forward(&mut self) -> ForwardPlan {
+        let chance = &mut self.chance;
+        self.ports += 1;
+        let most = if one_in(chance, 30) { LONG_STREAM_BYTES } else { STREAM_BYTES };
+        let (up, down) = (size(chance, most), size(chance, most));
+        let seed = chance.next_u64();
+        let door = match chance.below(8) {
+            0..=3 => Door::Open,
+            4 => Door::Named,
+            5 => Door::Path,
+            6 => Door::Shut,
+            _ => Door::Silent,
+        };
+        let habit = match chance.below(5) {
+            0 => Habit::Reset { after: chance.below(up + 1) },
+            1 | 2 => Habit::Answer,
+            _ => Habit::Speak,
+        };
+        let millis = Duration::from_millis;
+        ForwardPlan {
+            door,
+            habit,
+            port: self.ports,
+            up: Flow::new(seed, up),
+            down: Flow::new(!seed, down),
+            piece: pick(chance, [100, 9_000, 32 << 10]),
+            gulp: pick(chance, [1, 500, 20_000]),
+            rests: pick(chance, [millis(0), millis(0), millis(5), millis(300)]),
+            closes_after: one_in(chance, 8).then(|| chance.below(20_000)),
         }
     }
 
@@ -536,6 +609,9 @@ fn packets(task: &TaskPlan) -> u64 {
                 _ => 0,
             };
             plan.input / u64::from(plan.piece / 2 + 1) + out / 200 + 20
+        }
+        TaskPlan::Forward(plan) => {
+            plan.up.len / u64::from(plan.piece / 2 + 1) + plan.down.len / 200 + 20
         }
         TaskPlan::Sftp(plan) => {
             let bytes: u64 = plan.files.iter().map(|file| file.len).sum();

@@ -17,6 +17,11 @@ pub fn user() -> &'static PrivateKey {
     KEY.get_or_init(|| fixed(2))
 }
 
+/// The same, for an owner of its own.
+pub fn user_again() -> PrivateKey {
+    fixed(2)
+}
+
 /// Nobody's: it lets no one in.
 pub fn stranger() -> &'static PrivateKey {
     static KEY: OnceLock<PrivateKey> = OnceLock::new();

@@ -15,6 +15,7 @@ use tidegate::reactor::sim::SimWorld;
 use tidegate::reactor::{Fd, Token, Waker};
 use tidegate::services::scp::ScpJob;
 use tidegate::services::sftp::FsJob;
+use tidegate::services::upstream::Fleet;
 use tidegate::services::{
     Account, Child, Done, Grant, Job, Pipes, Program as Run, Script, SpawnFailed, SpawnSpec,
     Subsystem, Terminal,
@@ -25,8 +26,10 @@ use crate::chance::{hits, one_in, up_to};
 use crate::child::{Program, SimChild, Streams};
 use crate::files::SimFiles;
 use crate::keys;
+use crate::onward::Onward;
 use crate::tally::Tally;
 use crate::times::Times;
+use crate::town::Town;
 
 /// What the office is like in one run.
 #[derive(Clone, Debug)]
@@ -65,6 +68,7 @@ pub struct Office {
     pub world: SimWorld,
     pub manners: Manners,
     pub files: SimFiles,
+    pub town: Town,
     pub arranged: Arranged,
     /// Jobs done, and connections handed over.
     pub jobs_done: u64,
@@ -73,6 +77,9 @@ pub struct Office {
     pub children_started: u64,
     /// Key exchanges in a finite field.
     pub agreed: u64,
+    /// How logins go on, where some do.
+    pub onward: Option<Onward>,
+    fleet: Arc<Fleet>,
     /// What logins bring with them, where they do.
     pub limits: Option<LoginLimits>,
     /// Connections that count as not logged in yet; each must be taken back once.
@@ -132,12 +139,15 @@ impl Office {
             world,
             manners,
             files,
+            town: Town::default(),
             arranged: Arranged::default(),
             jobs_done: 0,
             jobs_refused: 0,
             handed_over: 0,
             children_started: 0,
             agreed: 0,
+            onward: None,
+            fleet: Onward::fleet(),
             limits: None,
             startups: 0,
             load: vec![0; shards],
@@ -204,6 +214,8 @@ impl Office {
             ("hand-over failed", hand_overs),
             ("program", self.children_started),
             ("finite field", self.agreed),
+            ("login that goes on", self.gone_on()),
+            ("host tried in vain", self.in_vain()),
             ("unused too long", self.ended_for(UNUSED)),
             ("silent too long", self.ended_for(SILENT)),
             ("rekeyed", self.reports.iter().filter(rekeyed).count() as u64),
@@ -219,6 +231,17 @@ impl Office {
         self.files.failed + self.arranged.lost + faults.disk_errors + faults.disk_full > 0
     }
 
+    /// Logins that were let in at the host behind.
+    fn gone_on(&self) -> u64 {
+        let is = |report: &&Report| matches!(report.what, What::Upstream { .. });
+        self.reports.iter().filter(is).count() as u64
+    }
+
+    fn in_vain(&self) -> u64 {
+        let is = |report: &&Report| matches!(report.what, What::UpstreamFailed { .. });
+        self.reports.iter().filter(is).count() as u64
+    }
+
     pub fn ended_for(&self, why: &str) -> u64 {
         let is = |report: &&Report| matches!(&report.what, What::Disconnected { reason, .. } if reason.contains(why));
         self.reports.iter().filter(is).count() as u64
@@ -230,7 +253,8 @@ impl Office {
     }
 
     pub fn step_children(&mut self) {
-        let Office { children, world, entropy, .. } = self;
+        let Office { children, world, entropy, town, .. } = self;
+        town.step(world);
         for child in children.iter_mut() {
             child.step(world, entropy);
         }
@@ -287,22 +311,30 @@ impl Office {
             Job::Scp(job) => {
                 Done::Scp(Box::new(self.files.scp(*job, &self.world, &mut self.entropy)))
             }
+            Job::Resolve { host, port } if *host == *crate::town::NAME => {
+                let found = Town::resolve(&host, u32::from(port));
+                Done::Resolved(found.ok_or_else(|| std::io::ErrorKind::NotFound.into()))
+            }
             // Half of all names are unknown; behind the others nobody ever answers.
             Job::Resolve { port, .. } if port % 2 == 0 => {
                 Done::Resolved(Ok((1..=3).map(|n| ([192, 0, 2, n], port).into()).collect()))
             }
             Job::Resolve { .. } => Done::Resolved(Err(std::io::ErrorKind::NotFound.into())),
-            Job::FindHosts { .. }
-            | Job::FindWay { .. }
-            | Job::JudgeHost { .. }
-            | Job::SignLogin { .. } => {
-                panic!("no login here goes on elsewhere")
+            Job::FindHosts { .. } => panic!("no program says where a login goes on"),
+            Job::FindWay { host, .. } => self.onward.as_ref().expect("a way on").way(host),
+            Job::JudgeHost { key, .. } => Onward::judge(&key),
+            Job::SignLogin { key, algorithm, message } => {
+                let signature = key.sign(algorithm, &message).ok();
+                Done::Signature(signature.map(Vec::into_boxed_slice))
             }
             Job::Listen(_) => Done::Listening(Err(std::io::ErrorKind::AddrInUse.into())),
             Job::MakeDisplay(spec) => Done::Display(spec, Err(std::io::ErrorKind::NotFound.into())),
             Job::MakeAgentSocket => Done::AgentSocket(Err(std::io::ErrorKind::NotFound.into())),
             Job::RemoveAgentSocket(path) => panic!("nobody made {path:?}"),
-            Job::ConnectPath(_) => Done::Connected(Err(std::io::ErrorKind::NotFound.into())),
+            Job::ConnectPath(path) => {
+                let connected = self.town.connect(&path, &self.world);
+                Done::Connected(connected.ok_or_else(|| std::io::ErrorKind::NotFound.into()))
+            }
             Job::Fs(job) => {
                 Done::Fs(Box::new(self.files.run(*job, &self.world, &mut self.entropy)))
             }
@@ -366,9 +398,12 @@ impl Office {
         Ok(Child::scripted(watch, pipes, script))
     }
 
-    /// `u0-name` lives on shard 0, `u1-name` on shard 1; nobody else does.
+    /// `u0-name` lives on shard 0, `u1-name` on shard 1, and `p0-name` goes on as `u0-name`; nobody
+    /// else does.
     fn grant(&self, user: &str, key: &PublicKey) -> Option<Grant> {
-        let home = user.strip_prefix('u')?.split_once('-')?.0.parse().ok()?;
+        let upstream = self.onward.as_ref().and_then(|onward| onward.of(user, &self.fleet));
+        let kind = if upstream.is_some() { 'p' } else { 'u' };
+        let home = user.strip_prefix(kind)?.split_once('-')?.0.parse().ok()?;
         if key != keys::user().public() {
             return None;
         }
@@ -393,7 +428,7 @@ impl Office {
             rules: times.rules(),
             verbosity: None,
             source: "simulated".to_owned(),
-            upstream: None,
+            upstream,
         })
     }
 
@@ -510,8 +545,15 @@ const SILENT: &str = "the peer does not answer";
 
 /// Reports that call an end our own doing, where that was not asked for.
 pub fn own_faults(reports: &[Report]) -> Vec<String> {
+    // Where a host was lost, its client's connection is ended by us: its outcome is judged.
+    let lost = |serial| {
+        let is = |one: &Report| matches!(one.what, What::UpstreamFailed { .. });
+        reports.iter().any(|one| one.serial == serial && is(one))
+    };
     let ours = |report: &Report| match &report.what {
-        What::Disconnected { ours: true, reason, .. } if !reason.contains(UNUSED) => {
+        What::Disconnected { ours: true, reason, .. }
+            if !reason.contains(UNUSED) && !lost(report.serial) =>
+        {
             Some(reason.clone())
         }
         _ => None,

@@ -17,7 +17,9 @@ use crate::client::{Client, Outcome};
 use crate::draw::{Draw, Weather};
 use crate::hostile::Hostile;
 use crate::office::{Office, SimOutside, own_faults};
+use crate::onward::Onward;
 use crate::tally::Tally;
+use crate::task::TaskPlan;
 
 /// Virtual time that a world without faults may take to get everything done. Login grace and a key
 /// exchange that never ends are part of it.
@@ -74,10 +76,17 @@ impl Run {
         let mut office = Office::new(world.clone(), manners, stream(draw.seed, "office"));
         let client_alive = draw.manners.times.alive;
         office.limits = Some(LoginLimits { client_alive, ..draw.gateway.limits() });
+        office.onward.clone_from(&draw.onward);
+        Onward::publish(&world, listener);
         for (path, seed, len) in &draw.files {
             let mut contents = vec![0; *len as usize];
             content(*seed, 0, &mut contents);
             office.files.put(path, contents, &world);
+        }
+        for plan in draw.clients.iter().flat_map(|client| &client.tasks) {
+            if let TaskPlan::Forward(plan) = plan {
+                office.town.build(plan, &world);
+            }
         }
         let office = Rc::new(RefCell::new(office));
         let shards = (0..draw.manners.shards)
@@ -280,6 +289,8 @@ impl Run {
         for _ in 0..200 {
             self.tick();
         }
+        let world = self.world.clone();
+        self.office.borrow_mut().town.close(&world);
         for shard in &mut self.shards {
             shard.driver().check();
         }
@@ -306,7 +317,7 @@ impl Run {
         let excused = excuses > 0 || self.draw.stops_at.is_some();
         for (n, client) in self.clients.iter().enumerate() {
             let own = client.plan.meddling.is_some() || client.plan.vanishes.is_some();
-            let fine = client.outcome == Some(Outcome::Done);
+            let fine = client.outcome == Some(Outcome::Done) && !client.has_lost_its_host();
             let reports = &office.reports;
             assert!(fine || own || excused, "client {n}: {:?}: {reports:#?}", client.outcome);
         }

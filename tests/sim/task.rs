@@ -5,12 +5,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tidegate::base::{Instant, SeededEntropy};
-use tidegate::connection::{ChannelId, ChannelRequest, Connection, WindowSize};
+use tidegate::connection::{ChannelId, ChannelKind, ChannelRequest, Connection, WindowSize};
 use tidegate::transport::{Client as ClientRole, Env, Error};
 
 use crate::bytes::Flow;
 use crate::child::Program;
 use crate::copy::{Copy, CopyPlan};
+use crate::forward::{Forward, ForwardPlan};
 use crate::office::Office;
 use crate::tally::Tally;
 use crate::times::SLACK;
@@ -21,6 +22,17 @@ pub enum TaskPlan {
     Exec(ExecPlan),
     Sftp(TransferPlan),
     Scp(CopyPlan),
+    Forward(ForwardPlan),
+}
+
+impl TaskPlan {
+    /// The channel it is done on.
+    pub fn channel(&self) -> ChannelKind {
+        match self {
+            TaskPlan::Forward(plan) => plan.channel(),
+            _ => ChannelKind::Session,
+        }
+    }
 }
 
 /// A command, or a shell.
@@ -62,6 +74,7 @@ enum Kind {
     Exec(Box<Exec>),
     Sftp(Box<Transfer>),
     Scp(Box<Copy>),
+    Forward(Box<Forward>),
 }
 
 #[derive(Debug)]
@@ -109,6 +122,7 @@ impl Task {
             }
             TaskPlan::Sftp(plan) => Kind::Sftp(Box::new(Transfer::new(plan, office))),
             TaskPlan::Scp(plan) => Kind::Scp(Box::new(Copy::new(plan, office))),
+            TaskPlan::Forward(plan) => Kind::Forward(Box::new(Forward::new(plan, office))),
         };
         Task { id, kind, over: false }
     }
@@ -117,11 +131,16 @@ impl Task {
         self.over
     }
 
+    pub const fn is_session(&self) -> bool {
+        !matches!(self.kind, Kind::Forward(_))
+    }
+
     pub fn count(&self, tally: &mut Tally) {
         match &self.kind {
             Kind::Exec(exec) => exec.count(tally),
             Kind::Sftp(sftp) => sftp.count(tally),
             Kind::Scp(scp) => scp.count(tally),
+            Kind::Forward(forward) => forward.count(tally),
         }
     }
 
@@ -131,6 +150,7 @@ impl Task {
             Kind::Exec(exec) => exec.owed > 0,
             Kind::Sftp(sftp) => sftp.owed > 0,
             Kind::Scp(scp) => scp.owed > 0,
+            Kind::Forward(forward) => forward.owed > 0,
         }
     }
 
@@ -151,6 +171,10 @@ impl Task {
             Kind::Exec(exec) => exec.opened(self.id, conn, env),
             Kind::Sftp(sftp) => sftp.opened(self.id, conn, env),
             Kind::Scp(scp) => scp.opened(self.id, conn, env),
+            Kind::Forward(forward) => {
+                forward.opened();
+                Ok(())
+            }
         }
     }
 
@@ -170,6 +194,7 @@ impl Task {
                 scp.request_done(ok);
                 Ok(())
             }
+            Kind::Forward(_) => panic!("nobody asked"),
         }
     }
 
@@ -178,6 +203,7 @@ impl Task {
             Kind::Exec(exec) => exec.data(extended, bytes),
             Kind::Sftp(sftp) => sftp.data(extended, bytes),
             Kind::Scp(scp) => scp.data(extended, bytes),
+            Kind::Forward(forward) => forward.data(extended, bytes),
         }
     }
 
@@ -197,7 +223,7 @@ impl Task {
                 (Kind::Sftp(sftp), Ending::Status(code)) => sftp.exited(code),
                 (Kind::Scp(scp), Ending::Status(code)) => scp.exited(code),
                 (served, Ending::Signal(name)) => panic!("{served:?} ended by {name}"),
-                (Kind::Exec(_), _) => {}
+                (Kind::Exec(_) | Kind::Forward(_), _) => panic!("nothing was started"),
             },
         }
     }
@@ -207,6 +233,7 @@ impl Task {
             Kind::Exec(exec) => exec.eof_seen = true,
             Kind::Sftp(sftp) => sftp.ended(),
             Kind::Scp(scp) => scp.ended(),
+            Kind::Forward(forward) => forward.ended(),
         }
     }
 
@@ -215,6 +242,7 @@ impl Task {
             Kind::Exec(exec) => exec.closing = true,
             Kind::Sftp(sftp) => sftp.peer_closed(),
             Kind::Scp(scp) => scp.peer_closed(),
+            Kind::Forward(forward) => forward.peer_closed(),
         }
     }
 
@@ -223,7 +251,7 @@ impl Task {
     /// # Panics
     /// When the task did not get what it came for.
     pub fn closed(&mut self, opened: bool, now: Instant, excused: bool) {
-        assert!(opened, "a session was refused");
+        assert!(opened || !self.is_session() || excused, "a session was refused");
         self.over = true;
         if excused {
             return;
@@ -232,6 +260,7 @@ impl Task {
             Kind::Exec(exec) => exec.check_complete(now),
             Kind::Sftp(sftp) => sftp.check_complete(),
             Kind::Scp(scp) => scp.check_complete(),
+            Kind::Forward(forward) => forward.check_complete(opened),
         }
     }
 
@@ -246,6 +275,7 @@ impl Task {
             Kind::Exec(exec) => exec.pump(self.id, conn, env, chance),
             Kind::Sftp(sftp) => sftp.pump(self.id, conn, env, chance),
             Kind::Scp(scp) => scp.pump(self.id, conn, env, chance),
+            Kind::Forward(forward) => forward.pump(self.id, conn, env, chance),
         }
     }
 }

@@ -139,6 +139,9 @@ impl World {
         if let (Some(end), Some(socket)) = (end, self.object_mut(fd)) {
             *socket = end;
         }
+        if self.steady.contains(&listener.0) {
+            self.steady.insert(fd.0);
+        }
         Ok(Outcome::Done(Ok(0)))
     }
 
@@ -344,6 +347,7 @@ impl World {
 
     fn maybe_flip(&mut self, fd: Fd, bytes: &mut [u8]) {
         let socket = matches!(self.object(fd), Some(Object::Duplex { terminal: false, .. }));
+        let socket = socket && !self.steady.contains(&fd.0);
         if socket && !bytes.is_empty() && self.hits(self.swarm.flip) {
             self.faults.flips += 1;
             let bit = self.entropy.below(bytes.len() as u64 * 8);

@@ -136,6 +136,12 @@ impl SimWorld {
         self.0.borrow_mut().socket_pair()
     }
 
+    /// No bit of what this socket receives flips, or one that is connected to it: what they carry
+    /// has no checksum of ours.
+    pub fn steady(&self, fd: Fd) {
+        self.0.borrow_mut().steady.insert(fd.0);
+    }
+
     /// A pipe: the reading end, the writing end.
     pub fn pipe(&self) -> (Fd, Fd) {
         let mut world = self.0.borrow_mut();

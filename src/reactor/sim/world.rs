@@ -50,6 +50,8 @@ pub(super) struct World {
     pub(super) objects: Vec<Object>,
     /// Where listeners can be reached; connecting anywhere else is never answered.
     pub(super) addresses: BTreeMap<SocketAddr, Fd>,
+    /// Sockets of which no bit flips: what they carry has no checksum of ours.
+    pub(super) steady: BTreeSet<i32>,
     pub(super) events: BTreeSet<Instant>,
     pub(super) trace: u64,
 }
@@ -133,6 +135,7 @@ impl World {
             in_use: BTreeMap::new(),
             objects: Vec::new(),
             addresses: BTreeMap::new(),
+            steady: BTreeSet::new(),
             events: BTreeSet::new(),
             trace: seed,
         }
@@ -292,7 +295,8 @@ impl World {
     pub(super) fn connect(&mut self, listener: Fd) -> Result<Fd, Errno> {
         let waiting = match self.object(listener) {
             Some(Object::Listener { queue }) => queue.len(),
-            _ => BACKLOG,
+            // Nobody listens there: no fault of the world's.
+            _ => return Err(Errno(libc::ECONNREFUSED)),
         };
         if waiting == BACKLOG || self.hits(self.swarm.connect_refused) {
             self.faults.refused += 1;
