@@ -244,6 +244,33 @@ fn a_hundred_connections_at_once() {
 }
 
 #[test]
+fn a_slow_reader_delays_nobody_else_on_its_connection() {
+    const BULK: usize = 20_000_000;
+    let gateway = Gateway::start(&[]);
+    let source = serve(|mut stream| drop(stream.write_all(&vec![7; BULK])));
+    let echo = serve(answer_at_the_end);
+    let [bulk, own] = [free_port(), free_port()];
+    let [slow, quick] =
+        [(bulk, source), (own, echo)].map(|(at, to)| format!("{at}:127.0.0.1:{to}"));
+    let _client = forwarding(&gateway, gateway.port, &["-L", &slow, "-L", &quick]);
+    let mut slow = TcpStream::connect((Ipv4Addr::LOCALHOST, bulk)).expect("it listens");
+    slow.set_read_timeout(Some(Duration::from_secs(30))).expect("a limit");
+    slow.read_exact(&mut [0]).expect("a byte");
+    for n in 0..50 {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, own)).expect("it listens");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a limit");
+        stream.write_all(&noise(9_000, n)).expect("room");
+        stream.shutdown(Shutdown::Write).expect("an end");
+        let mut bytes = Vec::new();
+        stream.read_to_end(&mut bytes).expect("an answer");
+        assert!(bytes == noise(9_000, n), "connection {n}: {} bytes", bytes.len());
+    }
+    let mut rest = Vec::new();
+    slow.read_to_end(&mut rest).expect("the rest");
+    assert_eq!(rest.len(), BULK - 1);
+}
+
+#[test]
 fn dynamic_forwarding_and_jumps() {
     let gateway = Gateway::start(&[]);
     let web = serve(|mut stream| {
@@ -262,20 +289,38 @@ fn dynamic_forwarding_and_jumps() {
         );
         assert_eq!(text(&output.stdout), "abcde", "{option}");
     }
-    // Through us to us.
+    // As a browser would: many short connections, many at once.
+    let output = run_ok(
+        Command::new("curl")
+            .args(["-sS", "--noproxy", "", "-m", "60", "-Z", "--parallel-max", "50"])
+            .args(["--no-keepalive", "--socks5-hostname", &format!("127.0.0.1:{own}")])
+            .arg(format!("http://localhost:{web}/[1-200]")),
+    );
+    assert_eq!(text(&output.stdout).matches("abcde").count(), 200);
+    // Through us, and another, to us.
+    let second = Gateway::start(&[]);
     let mut file = format!("Host *\nPort {}\nBatchMode yes\nLogLevel ERROR\n", gateway.port);
-    file +=
-        &format!("IdentityFile {}\nIdentitiesOnly yes\n", gateway.path("user_ed25519").display());
+    for gateway in [&gateway, &second] {
+        file += &format!("IdentityFile {}\n", gateway.path("user_ed25519").display());
+    }
+    file += "IdentitiesOnly yes\n";
     file += "StrictHostKeyChecking no\nUserKnownHostsFile /dev/null\nIdentityAgent none\n";
     fs::write(gateway.path("config"), file).expect("a configuration");
     let output = run_ok(
         Command::new("ssh")
             .arg("-F")
             .arg(gateway.path("config"))
-            .args(["-J", "127.0.0.1", "localhost", "echo there"])
+            .args([
+                "-J",
+                &format!("127.0.0.1,127.0.0.1:{}", second.port),
+                "localhost",
+                "echo there",
+            ])
             .stdin(Stdio::null()),
     );
     assert_eq!(text(&output.stdout), "there\n");
+    logged(&gateway, &format!(" Forwarding direct-tcpip to 127.0.0.1 port {}", second.port));
+    logged(&second, &format!(" Forwarding direct-tcpip to localhost port {}", gateway.port));
 }
 
 #[test]

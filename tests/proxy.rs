@@ -9,13 +9,15 @@ mod asked;
 mod certified;
 #[path = "proxy/impostor.rs"]
 mod impostor;
+#[path = "proxy/programs.rs"]
+mod programs;
 #[path = "proxy/settings.rs"]
 mod settings;
 mod support;
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};

@@ -334,3 +334,32 @@ fn places_that_rest_outlive_a_reload() {
     stream.read_to_string(&mut back).expect("an answer");
     assert_eq!(back, "rests", "{}", gateway.log());
 }
+
+/// `TIDEGATE_STORM=500` has as many.
+#[test]
+fn a_port_is_there_again_after_each_of_many_reconnections() {
+    let rounds = std::env::var("TIDEGATE_STORM").ok().and_then(|text| text.parse().ok());
+    let gateway = Gateway::start(&[]);
+    let target = serve(answer_at_the_end);
+    let port = free_port();
+    let back = format!("127.0.0.1:{port}:127.0.0.1:{target}");
+    for round in 0..rounds.unwrap_or(12) {
+        let words = ["-R", &back];
+        let client = forwarding(&gateway, gateway.port, &words);
+        let mut heard = Vec::new();
+        wait_for("the port", || {
+            let there = TcpStream::connect(("127.0.0.1", port)).is_ok();
+            if there {
+                heard = echo("127.0.0.1", port, b"back");
+            }
+            there
+        });
+        assert_eq!(heard, b"back", "round {round}: {}", gateway.log());
+        // Some are killed with a connection open, and their successors find the port free.
+        let open = TcpStream::connect(("127.0.0.1", port)).expect("it listens");
+        drop(client);
+        drop(open);
+        wait_for("the port to be free", || nobody_listens(&gateway, "127.0.0.1", port));
+    }
+    gateway.assert_alive();
+}
