@@ -115,12 +115,7 @@ impl Draw {
         let (gateway, host_keys) = gateway(&mut chance, preferences, repeats, packets, &times);
         let onward = onward(&mut stream(seed, "onward"), &times, &mut clients, &gateway, packets);
         if onward.is_some() {
-            // Three links where there is one elsewhere, and two of them wait for each other.
-            for pool in &mut pools {
-                let PoolSizes { small, packet, bulk } = *pool;
-                *pool =
-                    PoolSizes { small: small.max(16), packet: packet.max(48), bulk: bulk.max(6) };
-            }
+            pools.iter_mut().for_each(widen);
         }
         let start = Instant::from_nanos(1_000_000_000);
         let heals_at = start.after(up_to(&mut chance, Duration::from_secs(20)));
@@ -232,6 +227,12 @@ fn gateway(
     let budget = pick(&mut chance, [100_000, 16 << 20, 1 << 30]);
     config.window_budget = Arc::new(WindowBudget::new(budget));
     (Arc::new(config), host_keys)
+}
+
+/// Three links where there is one elsewhere, and two of them wait for each other.
+fn widen(pool: &mut PoolSizes) {
+    let PoolSizes { small, packet, bulk } = *pool;
+    *pool = PoolSizes { small: small.max(16), packet: packet.max(48), bulk: bulk.max(6) };
 }
 
 /// Some clients of some seeds are those of a proxy. What is timed is timed at the host, of which they

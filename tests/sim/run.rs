@@ -68,6 +68,23 @@ pub fn run(seed: u64) -> Tally {
     Run::new(Draw::new(seed)).finish()
 }
 
+/// Files, targets of forwarded connections, and the way on of logins.
+fn furnish(office: &mut Office, draw: &Draw, listener: Fd) {
+    let world = office.world.clone();
+    office.onward.clone_from(&draw.onward);
+    Onward::publish(&world, listener);
+    for (path, seed, len) in &draw.files {
+        let mut contents = vec![0; *len as usize];
+        content(*seed, 0, &mut contents);
+        office.files.put(path, contents, &world);
+    }
+    for plan in draw.clients.iter().flat_map(|client| &client.tasks) {
+        if let TaskPlan::Forward(plan) = plan {
+            office.town.build(plan, &world);
+        }
+    }
+}
+
 impl Run {
     pub fn new(draw: Draw) -> Run {
         let world = SimWorld::new(draw.seed, draw.swarm.clone());
@@ -76,18 +93,7 @@ impl Run {
         let mut office = Office::new(world.clone(), manners, stream(draw.seed, "office"));
         let client_alive = draw.manners.times.alive;
         office.limits = Some(LoginLimits { client_alive, ..draw.gateway.limits() });
-        office.onward.clone_from(&draw.onward);
-        Onward::publish(&world, listener);
-        for (path, seed, len) in &draw.files {
-            let mut contents = vec![0; *len as usize];
-            content(*seed, 0, &mut contents);
-            office.files.put(path, contents, &world);
-        }
-        for plan in draw.clients.iter().flat_map(|client| &client.tasks) {
-            if let TaskPlan::Forward(plan) = plan {
-                office.town.build(plan, &world);
-            }
-        }
+        furnish(&mut office, &draw, listener);
         let office = Rc::new(RefCell::new(office));
         let shards = (0..draw.manners.shards)
             .map(|n| {
