@@ -5,7 +5,7 @@
 //! | floor | module | purpose |
 //! | --- | --- | --- |
 //! | 10 | [`cli`] | flags and subcommands |
-//! | 9 | [`client`] | connections of our own to SSH servers: `tidegate ssh` |
+//! | 9 | [`client`] | connections of our own to SSH servers: `tidegate ssh` and `cp` |
 //! | 9 | [`observe`] | log and audit lines out of the shards' event queues |
 //! | 8 | [`gateway`] | configuration, policy, accounts, workers, the process |
 //! | 7 | [`shard`] | one thread: a driver, its connections, their timers |

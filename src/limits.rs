@@ -414,6 +414,33 @@ pub const SFTP_SMALL_CHUNKS_MAX: usize = 32;
 pub const SFTP_SMALL_CHUNK_BYTES: usize = 2 * 1024;
 /// One NAME reply.
 pub const SFTP_NAMES_BYTES_MAX: usize = 30 * 1024;
+/// What a copy of ours has asked a server for, or sent it, and what has not been answered: at first,
+/// and where rate x delay is large. An interrupted copy is not trusted for so many bytes before its
+/// end, since answers come in any order.
+pub const COPY_IN_FLIGHT_BYTES_START: u32 = 4 * 1024 * 1024;
+pub const COPY_IN_FLIGHT_BYTES_MAX: u32 = 32 * 1024 * 1024;
+/// What of an interrupted copy is compared before it goes on: all of its end, and blocks before it.
+pub const COPY_TAIL_BYTES: u64 = 1024 * 1024;
+pub const COPY_SPOT_BYTES: usize = 32 * 1024;
+pub const COPY_SPOTS: u64 = 16;
+/// Memory through which a copy goes from one server to another.
+pub const COPY_SLOT_BYTES: u64 = 8 * 1024 * 1024;
+pub const COPY_SLOTS: usize = 8;
+/// SFTP sessions that a copy opens on its one connection unless it is told otherwise. sshd takes 2 MiB
+/// of each before it answers, and gives a connection ten.
+pub const COPY_SESSIONS: usize = 4;
+pub const COPY_SESSIONS_MAX: usize = 64;
+/// Files that are copied at a time: what is small costs round trips, and they are made together.
+pub const COPY_FILES_AT_ONCE: usize = 64;
+/// Directories inside one another, as with scp.
+pub const COPY_DEPTH_MAX: usize = SCP_DEPTH_MAX;
+/// How often what a copy has done is shown at a terminal.
+pub const COPY_PROGRESS_TIME: Duration = Duration::from_millis(250);
+/// READ and WRITE of servers that do not tell their limits: every server takes that much (draft §3).
+pub const COPY_DATA_BYTES_PLAIN: u32 = 32 * 1024;
+/// Requests of one session of ours that have no answer; a server that reads few of them holds no
+/// more memory here.
+pub const COPY_REQUESTS_MAX: usize = 2048;
 /// Replies gathered before they are written, and requests read ahead, when SFTP runs over plain
 /// streams.
 pub const SFTP_STREAM_BYTES: usize = 128 * 1024;

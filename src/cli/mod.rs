@@ -1,6 +1,7 @@
 //! Floor 10: the command line. Each command has one table of flags, from which its help is made.
 
 mod bench;
+mod cp;
 mod delegate;
 mod effective;
 mod flags;
@@ -29,6 +30,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("serve", "serve SSH and SFTP in the foreground"),
     ("sshd", "take the place of sshd: its flags, its configuration, in the background"),
     ("ssh", "log in at an SSH server and run a command or a shell there"),
+    ("cp", "copy files to and from SSH servers"),
     ("bench", "measure ciphers and key exchanges here, or what a server does under load"),
     ("sftp-server", "serve SFTP on standard input and output, for any sshd"),
 ];
@@ -52,6 +54,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some("sshd") => sshd::run(args),
         Some("sftp-server") => sftp_server::run(args),
         Some("ssh") => ssh::run(args),
+        Some("cp") => cp::run(args),
         Some("bench") => bench::run(args),
         Some("delegate") => delegate::run(args),
         Some("session") => session(args),

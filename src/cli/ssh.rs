@@ -2,11 +2,11 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::{EXIT_FAILED, complain, print, version};
-use crate::client::config::{self, Files, Request, parse_destination};
+use crate::client::config::{self, Files, Request, Settled, parse_destination};
 use crate::client::{Level, Voice, session};
 use crate::gateway::accounts;
 use crate::gateway::config::{Disk, quote};
@@ -261,39 +261,64 @@ fn connect(flags: &SshFlags, voice: &Voice) -> anyhow::Result<u8> {
 }
 
 pub(super) fn request(flags: &SshFlags) -> anyhow::Result<Request> {
-    let destination = parse_destination(&flags.destination, false)
-        .map_err(|wrong| anyhow::anyhow!("{}: {}", wrong.value, wrong.problem))?;
-    let account = accounts::by_uid(nix::unistd::getuid().as_raw()).ok().flatten();
-    let (local_user, home) = match account {
-        Some(account) => (account.name, Some(account.home)),
-        None => (std::env::var("USER").unwrap_or_default(), None),
+    let host = HostRequest {
+        destination: &flags.destination,
+        lines: &flags.lines,
+        file: flags.file.as_deref(),
     };
-    let mut lines = flags.lines.clone();
-    if let Some(port) = destination.port {
-        lines.insert(0, format!("Port {port}"));
+    let (stdio_forward, command) = (flags.stdio_forward.clone(), flags.command.clone());
+    Ok(Request { stdio_forward, command, ..host.read()? })
+}
+
+/// What a command line says about one host.
+pub(super) struct HostRequest<'a> {
+    /// `[user@]host`, or a URI.
+    pub destination: &'a str,
+    pub lines: &'a [String],
+    /// `-F`
+    pub file: Option<&'a Path>,
+}
+
+/// Reads what there is to read about a host.
+pub(super) fn settle(host: &HostRequest<'_>) -> anyhow::Result<Settled> {
+    Ok(config::read(&host.read()?, &Disk)?)
+}
+
+impl HostRequest<'_> {
+    fn read(&self) -> anyhow::Result<Request> {
+        let destination = parse_destination(self.destination, false)
+            .map_err(|wrong| anyhow::anyhow!("{}: {}", wrong.value, wrong.problem))?;
+        let account = accounts::by_uid(nix::unistd::getuid().as_raw()).ok().flatten();
+        let (local_user, home) = match account {
+            Some(account) => (account.name, Some(account.home)),
+            None => (std::env::var("USER").unwrap_or_default(), None),
+        };
+        let mut lines = self.lines.to_vec();
+        if let Some(port) = destination.port {
+            lines.insert(0, format!("Port {port}"));
+        }
+        // Hosts on the way are talked of as loudly, and driven alike.
+        let wanted = |line: &&String| {
+            let line = line.to_ascii_lowercase();
+            ["loglevel", "tidegatedriver"].iter().any(|word| line.starts_with(word))
+        };
+        let way_lines = lines.iter().filter(wanted).cloned().collect();
+        let files = match self.file {
+            None => Files::Usual,
+            Some(path) if path.as_os_str() == "none" => Files::None,
+            Some(path) => Files::Only(path.to_owned()),
+        };
+        Ok(Request {
+            host: destination.host,
+            user: destination.user,
+            lines,
+            way_lines,
+            files,
+            local_user,
+            home,
+            ..Request::default()
+        })
     }
-    // Hosts on the way are talked of as loudly, and driven alike.
-    let wanted = |line: &&String| {
-        let line = line.to_ascii_lowercase();
-        ["loglevel", "tidegatedriver"].iter().any(|word| line.starts_with(word))
-    };
-    let way_lines = lines.iter().filter(wanted).cloned().collect();
-    let files = match &flags.file {
-        None => Files::Usual,
-        Some(path) if path.as_os_str() == "none" => Files::None,
-        Some(path) => Files::Only(path.clone()),
-    };
-    Ok(Request {
-        host: destination.host,
-        user: destination.user,
-        lines,
-        way_lines,
-        files,
-        stdio_forward: flags.stdio_forward.clone(),
-        command: flags.command.clone(),
-        local_user,
-        home,
-    })
 }
 
 fn fail(why: &str) -> ExitCode {

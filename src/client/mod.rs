@@ -4,6 +4,7 @@
 mod agent;
 pub mod config;
 mod connect;
+pub mod copy;
 mod forwards;
 mod hosts;
 mod identities;

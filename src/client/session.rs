@@ -314,6 +314,8 @@ impl<'a, D: Driver> Session<'a, D> {
             Note::Typed(typed) => self.typed(typed),
             // Nothing of ours is attached as a guest.
             Note::Reached => {}
+            // `tidegate cp` alone opens such channels.
+            Note::Sftp(_) => {}
             Note::Deaf => {
                 let request = ChannelRequest::EndOfWrite;
                 self.client.shard().ask_channel(self.link, id, &request, false);

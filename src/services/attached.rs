@@ -10,6 +10,7 @@ use super::local::{Escapes, Local, Stdio};
 use super::process::{Login, Process, Start};
 use super::scp::{self, Scp, Side};
 use super::sftp::{Flags, Options, Sftp};
+use super::sftp_client::SftpClient;
 use super::{Done, Grant, Guest, Io, Notice, Prelude, Program, Service, Subsystem};
 use crate::connection::ChannelRequest;
 use crate::reactor::{Chunk, Errno, Fd, Op};
@@ -33,6 +34,8 @@ pub enum Attached {
     Local(Box<Local>),
     /// Something of whoever opened the channel, as a client.
     Guest(Box<dyn Guest>),
+    /// Files of a server, as a client.
+    SftpClient(Box<SftpClient>),
 }
 
 /// What a request led to, for the log.
@@ -127,6 +130,19 @@ impl Attached {
         Attached::Local(Box::new(Local::new(stdio, escapes)))
     }
 
+    /// The files of a server that is asked for its sftp subsystem.
+    pub fn files(client: SftpClient) -> Attached {
+        Attached::SftpClient(Box::new(client))
+    }
+
+    /// Those files, if this is them.
+    pub fn as_files(&mut self) -> Option<&mut SftpClient> {
+        match self {
+            Attached::SftpClient(client) => Some(client),
+            _ => None,
+        }
+    }
+
     /// The session runs: what our standard input has may go.
     pub fn read_locally(&mut self, io: &mut Io<'_>) {
         if let Attached::Local(local) = self {
@@ -150,7 +166,8 @@ impl Attached {
             | Attached::Sftp(_)
             | Attached::Scp(_)
             | Attached::Local(_)
-            | Attached::Guest(_) => "session",
+            | Attached::Guest(_)
+            | Attached::SftpClient(_) => "session",
             Attached::Forward(forward) => forward.kind(),
         }
     }
@@ -166,9 +183,11 @@ impl Attached {
         match self {
             Attached::Forward(forward) => forward.lingers(),
             Attached::Local(local) => local.lingers(),
-            Attached::Process(_) | Attached::Sftp(_) | Attached::Scp(_) | Attached::Guest(_) => {
-                false
-            }
+            Attached::Process(_)
+            | Attached::Sftp(_)
+            | Attached::Scp(_)
+            | Attached::Guest(_)
+            | Attached::SftpClient(_) => false,
         }
     }
 
@@ -230,7 +249,10 @@ impl Attached {
             Attached::Sftp(_) => Some("sftp".to_owned()),
             Attached::Scp(scp) => Some(scp.outcome()),
             // It tells by itself.
-            Attached::Forward(_) | Attached::Local(_) | Attached::Guest(_) => None,
+            Attached::Forward(_)
+            | Attached::Local(_)
+            | Attached::Guest(_)
+            | Attached::SftpClient(_) => None,
         }
     }
 
@@ -401,6 +423,7 @@ impl Service for Attached {
             Attached::Forward(forward) => forward.on_data(data, extended, io),
             Attached::Local(local) => local.on_data(data, extended, io),
             Attached::Guest(guest) => guest.on_data(data, extended, io),
+            Attached::SftpClient(client) => client.on_data(data, extended, io),
         }
     }
 
@@ -412,6 +435,7 @@ impl Service for Attached {
             Attached::Forward(forward) => forward.on_eof(io),
             Attached::Local(local) => local.on_eof(io),
             Attached::Guest(guest) => guest.on_eof(io),
+            Attached::SftpClient(client) => client.on_eof(io),
         }
     }
 
@@ -423,6 +447,7 @@ impl Service for Attached {
             Attached::Forward(forward) => forward.on_completion(tag, op, result, io),
             Attached::Local(local) => local.on_completion(tag, op, result, io),
             Attached::Guest(guest) => guest.on_completion(tag, op, result, io),
+            Attached::SftpClient(client) => client.on_completion(tag, op, result, io),
         }
     }
 
@@ -434,6 +459,7 @@ impl Service for Attached {
             Attached::Forward(forward) => forward.on_done(tag, done, io),
             Attached::Local(local) => local.on_done(tag, done, io),
             Attached::Guest(guest) => guest.on_done(tag, done, io),
+            Attached::SftpClient(client) => client.on_done(tag, done, io),
         }
     }
 
@@ -445,6 +471,7 @@ impl Service for Attached {
             Attached::Forward(forward) => forward.on_ready(io),
             Attached::Local(local) => local.on_ready(io),
             Attached::Guest(guest) => guest.on_ready(io),
+            Attached::SftpClient(client) => client.on_ready(io),
         }
     }
 
@@ -455,7 +482,7 @@ impl Service for Attached {
             Attached::Local(local) => local.yield_memory(io),
             Attached::Guest(guest) => guest.yield_memory(io),
             // Files are written in the end.
-            Attached::Sftp(_) | Attached::Scp(_) => {}
+            Attached::Sftp(_) | Attached::Scp(_) | Attached::SftpClient(_) => {}
         }
     }
 
@@ -467,6 +494,7 @@ impl Service for Attached {
             Attached::Forward(forward) => forward.on_close(io),
             Attached::Local(local) => local.on_close(io),
             Attached::Guest(guest) => guest.on_close(io),
+            Attached::SftpClient(client) => client.on_close(io),
         }
     }
 
@@ -478,6 +506,7 @@ impl Service for Attached {
             Attached::Forward(forward) => forward.release(io),
             Attached::Local(local) => local.release(io),
             Attached::Guest(guest) => guest.release(io),
+            Attached::SftpClient(client) => client.release(io),
         }
     }
 }

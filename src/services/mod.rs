@@ -20,6 +20,7 @@ mod routing_domain;
 mod rules;
 pub mod scp;
 pub mod sftp;
+pub mod sftp_client;
 mod spawn;
 mod stream;
 mod umask;

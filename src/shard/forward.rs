@@ -99,7 +99,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 What::Forwarded { user, what, bytes_in, bytes_out, reason }
             }
             // A client's.
-            Note::Typed(_) | Note::Deaf | Note::Reached => return,
+            Note::Typed(_) | Note::Deaf | Note::Reached | Note::Sftp(_) => return,
         };
         self.report(key, what);
     }

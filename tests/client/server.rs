@@ -99,8 +99,13 @@ impl Server {
 
     /// Our client with everything set but a key and what to do; `options` come first.
     pub fn bare(&self, options: &[&str]) -> Command {
+        self.client("ssh", options)
+    }
+
+    /// The same of one of our clients.
+    pub fn client(&self, name: &str, options: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
-        command.args(["ssh", "-F", "none"]);
+        command.args([name, "-F", "none"]);
         for option in options {
             command.args(["-o", option]);
         }

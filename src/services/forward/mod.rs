@@ -19,6 +19,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::IntoRawFd;
 
 use super::local::Escape;
+use super::sftp_client::SftpNote;
 use super::stream::{End, Input, Output};
 use permits::Lists;
 use race::Race;
@@ -57,6 +58,8 @@ pub enum Note {
     Deaf,
     /// A [`super::Guest`] has what it waited for.
     Reached,
+    /// A server's files have something to tell us.
+    Sftp(Box<SftpNote>),
 }
 
 /// A channel with a socket behind it. Each direction ends on its own; the channel is closed when

@@ -1,0 +1,189 @@
+//! Where the tasks of a copy and the sessions that carry their requests meet. No I/O: tasks leave
+//! orders and wait for what comes of them; [`super::run`] carries both.
+//!
+//! A task is a future. There is no waker: whenever something has come, all tasks are asked, and there
+//! are never many of them.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use super::trouble::Trouble;
+use crate::services::Io;
+use crate::services::sftp_client::{Answer, Moved, Offers, SftpClient};
+
+/// What is done with a session when there is one to do it with.
+pub type Call = Box<dyn FnOnce(&mut SftpClient, &mut Io<'_>)>;
+
+/// Something for one session.
+pub struct Order {
+    pub station: usize,
+    pub call: Call,
+}
+
+/// What has come for a ticket.
+#[derive(Debug)]
+pub enum Came {
+    Answer(Answer),
+    Moved(Moved),
+}
+
+/// One SFTP session, as tasks see it.
+#[derive(Clone, Debug, Default)]
+pub struct Station {
+    pub offers: Offers,
+    /// Why it is no more.
+    pub lost: Option<String>,
+    /// Files under way on it.
+    pub load: usize,
+}
+
+type Task = Pin<Box<dyn Future<Output = ()>>>;
+
+#[derive(Default)]
+struct State {
+    tickets: u32,
+    orders: VecDeque<Order>,
+    came: HashMap<u32, Came>,
+    stations: Vec<Station>,
+    tasks: Vec<Task>,
+    begun: Vec<Task>,
+}
+
+/// Shared by all tasks of one copy.
+#[derive(Clone, Default)]
+pub struct Desk {
+    state: Rc<RefCell<State>>,
+}
+
+impl Desk {
+    /// Begins a task; it runs from the next [`Desk::run`] on.
+    pub fn begin(&self, task: impl Future<Output = ()> + 'static) {
+        self.state.borrow_mut().begun.push(Box::pin(task));
+    }
+
+    /// Lets every task go as far as it can. False: there are none any more.
+    pub fn run(&self) -> bool {
+        let mut context = Context::from_waker(Waker::noop());
+        let mut tasks = {
+            let mut state = self.state.borrow_mut();
+            let mut tasks = std::mem::take(&mut state.tasks);
+            tasks.append(&mut state.begun);
+            tasks
+        };
+        loop {
+            tasks.retain_mut(|task| task.as_mut().poll(&mut context).is_pending());
+            let mut state = self.state.borrow_mut();
+            if state.begun.is_empty() {
+                state.tasks = tasks;
+                return !state.tasks.is_empty();
+            }
+            tasks.append(&mut state.begun);
+        }
+    }
+
+    pub fn next_order(&self) -> Option<Order> {
+        self.state.borrow_mut().orders.pop_front()
+    }
+
+    pub fn deliver(&self, ticket: u32, came: Came) {
+        self.state.borrow_mut().came.insert(ticket, came);
+    }
+
+    pub fn add_station(&self, offers: Offers) -> usize {
+        let mut state = self.state.borrow_mut();
+        state.stations.push(Station { offers, lost: None, load: 0 });
+        state.stations.len() - 1
+    }
+
+    pub fn lose(&self, station: usize, why: &str) {
+        if let Some(station) = self.state.borrow_mut().stations.get_mut(station) {
+            station.lost.get_or_insert_with(|| why.to_owned());
+        }
+    }
+
+    pub fn station(&self, number: usize) -> Station {
+        self.state.borrow().stations.get(number).cloned().unwrap_or_default()
+    }
+
+    /// Counts files under way on a session.
+    pub fn charge(&self, station: usize, more: bool) {
+        if let Some(station) = self.state.borrow_mut().stations.get_mut(station) {
+            station.load = if more { station.load + 1 } else { station.load.saturating_sub(1) };
+        }
+    }
+
+    /// Leaves an order; what comes of it is to be waited for.
+    pub fn order(
+        &self,
+        station: usize,
+        call: impl FnOnce(u32, &mut SftpClient, &mut Io<'_>) + 'static,
+    ) -> Coming {
+        let mut state = self.state.borrow_mut();
+        state.tickets = state.tickets.wrapping_add(1);
+        let ticket = state.tickets;
+        let call: Call = Box::new(move |client, io| call(ticket, client, io));
+        state.orders.push_back(Order { station, call });
+        Coming { desk: self.clone(), station, ticket }
+    }
+}
+
+/// What is to come for a ticket.
+#[must_use]
+pub struct Coming {
+    desk: Desk,
+    station: usize,
+    ticket: u32,
+}
+
+impl Future for Coming {
+    type Output = Result<Came, Trouble>;
+
+    fn poll(self: Pin<&mut Self>, _context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.desk.state.borrow_mut();
+        if let Some(came) = state.came.remove(&self.ticket) {
+            return Poll::Ready(Ok(came));
+        }
+        let lost = state.stations.get(self.station).and_then(|station| station.lost.clone());
+        match lost {
+            Some(why) => Poll::Ready(Err(Trouble::Lost(why))),
+            None => Poll::Pending,
+        }
+    }
+}
+
+/// Numbered places, each of which one task has at a time.
+#[derive(Clone)]
+pub struct Places {
+    free: Rc<RefCell<Vec<usize>>>,
+}
+
+/// A place that is held until this is dropped.
+pub struct Place {
+    free: Rc<RefCell<Vec<usize>>>,
+    pub number: usize,
+}
+
+impl Places {
+    pub fn new(count: usize) -> Places {
+        Places { free: Rc::new(RefCell::new((0..count).rev().collect())) }
+    }
+
+    pub async fn take(&self) -> Place {
+        let number = std::future::poll_fn(|_| match self.free.borrow_mut().pop() {
+            Some(number) => Poll::Ready(number),
+            None => Poll::Pending,
+        })
+        .await;
+        Place { free: Rc::clone(&self.free), number }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.free.borrow_mut().push(self.number);
+    }
+}

@@ -1,0 +1,203 @@
+//! A server's files: one request each, to be waited for.
+
+use super::desk::{Came, Desk};
+use super::trouble::Trouble;
+use crate::limits::COPY_DATA_BYTES_PLAIN;
+use crate::reactor::Fd;
+use crate::services::sftp_client::{Answer, Moved, Offers, Stretch, Way};
+use crate::wire::sftp::{Attributes, Operation, StatusCode};
+
+/// The files of a server, by one session.
+#[derive(Clone)]
+pub struct Remote {
+    desk: Desk,
+    pub station: usize,
+}
+
+/// An open file or directory of a server.
+#[derive(Clone, Debug)]
+pub struct Handle(Box<[u8]>);
+
+type Entries = Vec<(Box<[u8]>, Attributes)>;
+
+/// One that borrows what it owns.
+macro_rules! ask {
+    ($self:ident, [$($owned:ident),*], $operation:expr) => {{
+        $(let $owned = $owned.to_vec();)*
+        $self.answer(move |call: &mut dyn FnMut(&Operation<'_>)| {
+            $(let $owned = &$owned[..];)*
+            call(&$operation);
+        })
+    }};
+}
+
+impl Remote {
+    pub const fn new(desk: Desk, station: usize) -> Remote {
+        Remote { desk, station }
+    }
+
+    pub fn offers(&self) -> Offers {
+        self.desk.station(self.station).offers
+    }
+
+    async fn answer(
+        &self,
+        with: impl FnOnce(&mut dyn FnMut(&Operation<'_>)) + 'static,
+    ) -> Result<Answer, Trouble> {
+        let desk = self.desk.clone();
+        let coming = self.desk.order(self.station, move |ticket, client, io| {
+            with(&mut |operation| {
+                if !client.ask(ticket, operation, io) {
+                    let text = b"a name that is too long for a request"[..].into();
+                    let answer = Answer::Status { code: StatusCode::BadMessage, text };
+                    desk.deliver(ticket, Came::Answer(answer));
+                }
+            });
+        });
+        match coming.await? {
+            Came::Answer(answer) => Ok(answer),
+            Came::Moved(_) => Err(Trouble::Odd("an answer to something else")),
+        }
+    }
+
+    pub async fn open(
+        &self,
+        path: &[u8],
+        flags: u32,
+        attributes: Attributes,
+    ) -> Result<Handle, Trouble> {
+        handle(ask!(self, [path], Operation::Open { path, flags, attributes }).await?)
+    }
+
+    pub async fn close(&self, handle: &Handle) -> Result<(), Trouble> {
+        let handle = &handle.0;
+        done(ask!(self, [handle], Operation::Close { handle }).await?)
+    }
+
+    /// The attributes of what a path leads to, links followed.
+    pub async fn stat(&self, path: &[u8]) -> Result<Attributes, Trouble> {
+        attributes(ask!(self, [path], Operation::Stat { path }).await?)
+    }
+
+    pub async fn handle_stat(&self, handle: &Handle) -> Result<Attributes, Trouble> {
+        let handle = &handle.0;
+        attributes(ask!(self, [handle], Operation::HandleStat { handle }).await?)
+    }
+
+    pub async fn set_stat(&self, path: &[u8], attributes: Attributes) -> Result<(), Trouble> {
+        done(ask!(self, [path], Operation::SetStat { path, attributes }).await?)
+    }
+
+    pub async fn handle_set_stat(
+        &self,
+        handle: &Handle,
+        attributes: Attributes,
+    ) -> Result<(), Trouble> {
+        let handle = &handle.0;
+        done(ask!(self, [handle], Operation::HandleSetStat { handle, attributes }).await?)
+    }
+
+    pub async fn open_directory(&self, path: &[u8]) -> Result<Handle, Trouble> {
+        handle(ask!(self, [path], Operation::OpenDirectory { path }).await?)
+    }
+
+    /// The next entries; `None`: there are no more.
+    pub async fn read_directory(&self, handle: &Handle) -> Result<Option<Entries>, Trouble> {
+        let handle = &handle.0;
+        match ask!(self, [handle], Operation::ReadDirectory { handle }).await? {
+            Answer::Names(names) => Ok(Some(names)),
+            Answer::Status { code: StatusCode::Eof, .. } => Ok(None),
+            other => Err(unexpected(other)),
+        }
+    }
+
+    pub async fn make_directory(&self, path: &[u8], permissions: u32) -> Result<(), Trouble> {
+        let attributes = Attributes { permissions: Some(permissions), ..Attributes::EMPTY };
+        done(ask!(self, [path], Operation::MakeDirectory { path, attributes }).await?)
+    }
+
+    pub async fn fsync(&self, handle: &Handle) -> Result<(), Trouble> {
+        let handle = &handle.0;
+        done(ask!(self, [handle], Operation::Fsync { handle }).await?)
+    }
+
+    /// Puts a file in the place of another. Without the extension that does it at once, the other is
+    /// removed first.
+    pub async fn replace(&self, from: &[u8], to: &[u8]) -> Result<(), Trouble> {
+        if self.offers().posix_rename {
+            return done(ask!(self, [from, to], Operation::PosixRename { from, to }).await?);
+        }
+        match done(ask!(self, [to], Operation::Remove { path: to }).await?) {
+            Err(trouble) if !trouble.is_no_such_file() => return Err(trouble),
+            _ => {}
+        }
+        done(ask!(self, [from, to], Operation::Rename { from, to }).await?)
+    }
+
+    /// Up to `len` bytes; fewer at the end of the file alone.
+    pub async fn read(&self, handle: &Handle, at: u64, len: usize) -> Result<Vec<u8>, Trouble> {
+        let mut bytes = Vec::new();
+        while bytes.len() < len {
+            let handle = &handle.0;
+            let offset = at + bytes.len() as u64;
+            let len = ((len - bytes.len()) as u32).min(COPY_DATA_BYTES_PLAIN);
+            match ask!(self, [handle], Operation::Read { handle, offset, len }).await? {
+                Answer::Data(data) if !data.is_empty() && data.len() <= len as usize => {
+                    bytes.extend_from_slice(&data);
+                }
+                Answer::Status { code: StatusCode::Eof, .. } => break,
+                other => return Err(unexpected(other)),
+            }
+        }
+        Ok(bytes)
+    }
+
+    /// Moves a stretch between a file there and one here, whose descriptor is given away.
+    pub async fn relocate(
+        &self,
+        way: Way,
+        handle: &Handle,
+        fd: Fd,
+        stretch: Stretch,
+    ) -> Result<Moved, Trouble> {
+        let handle = handle.0.clone();
+        let coming = self.desk.order(self.station, move |ticket, client, io| {
+            client.start_move(ticket, way, (&handle, fd), stretch, io);
+        });
+        match coming.await? {
+            Came::Moved(moved) => Ok(moved),
+            Came::Answer(_) => Err(Trouble::Odd("an answer to something else")),
+        }
+    }
+}
+
+fn handle(answer: Answer) -> Result<Handle, Trouble> {
+    match answer {
+        Answer::Handle(handle) => Ok(Handle(handle)),
+        other => Err(unexpected(other)),
+    }
+}
+
+fn attributes(answer: Answer) -> Result<Attributes, Trouble> {
+    match answer {
+        Answer::Attributes(attributes) => Ok(attributes),
+        other => Err(unexpected(other)),
+    }
+}
+
+fn done(answer: Answer) -> Result<(), Trouble> {
+    match answer {
+        Answer::Status { code: StatusCode::Ok, .. } => Ok(()),
+        other => Err(unexpected(other)),
+    }
+}
+
+fn unexpected(answer: Answer) -> Trouble {
+    match answer {
+        Answer::Status { code: StatusCode::Ok, .. } => {
+            Trouble::Odd("the server says it has done what it was not asked for")
+        }
+        Answer::Status { code, text } => Trouble::Refused { code, text },
+        _ => Trouble::Odd("the server answers something else than was asked"),
+    }
+}

@@ -1,0 +1,336 @@
+//! What the command line names, and what is below it: walked as it is copied, never listed whole.
+
+use std::collections::VecDeque;
+use std::fs::{self, Permissions, ReadDir};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::PermissionsExt;
+use std::rc::Rc;
+
+use anyhow::{Context, Result, bail};
+
+use super::Copy;
+use super::file::{self, About, Kind, Side, Spot};
+use super::place::{here, is_plain, join, last_name};
+use super::remote::Handle;
+use crate::limits::COPY_DEPTH_MAX;
+use crate::wire::sftp::Attributes;
+
+/// The owner lists, reads and writes a directory while it is filled.
+const OWNER: u32 = 0o700;
+
+/// A directory being filled. It is given its mode and times when nothing below it is under way.
+struct Folder {
+    to: Spot,
+    /// What is left to be set; `None`: nothing.
+    about: Option<About>,
+    parent: Option<Rc<Folder>>,
+}
+
+/// Names of one directory, a part of them at a time.
+enum Listing {
+    Here(ReadDir),
+    There { handle: Handle, waiting: VecDeque<Box<[u8]>> },
+}
+
+/// A directory that is being walked.
+struct Level {
+    from: Spot,
+    folder: Rc<Folder>,
+    listing: Listing,
+    /// Its path below what the command line named.
+    below: Vec<u8>,
+}
+
+/// Copies all of it. Files are begun as places are free; what fails is told and counted.
+pub async fn copy_all(copy: Rc<Copy>, sources: Vec<Spot>, target: Spot) {
+    if let Err(why) = begin(&copy, sources, target).await {
+        copy.failed(&why);
+    }
+}
+
+async fn begin(copy: &Rc<Copy>, sources: Vec<Spot>, target: Spot) -> Result<()> {
+    let there = target.look().await.with_context(|| copy.shown(&target))?;
+    let into = there.is_some_and(|about| about.kind == Kind::Directory);
+    if sources.len() > 1 && !into {
+        bail!("{}: several files go into a directory, and it is none", copy.shown(&target));
+    }
+    if there.is_some_and(|about| about.kind == Kind::Other) {
+        bail!("{}: not a regular file, and nothing is put in its place", copy.shown(&target));
+    }
+    for from in sources {
+        let name = last_name(&from.path);
+        let to = match (into, name) {
+            (true, Some(name)) => {
+                Spot { side: target.side.clone(), path: join(&target.path, &name) }
+            }
+            // The contents of `.` and `/`, as with scp.
+            (true | false, _) => target.clone(),
+        };
+        if let Err(why) = top(copy, &from, &to, into).await {
+            copy.failed(&why);
+        }
+    }
+    Ok(())
+}
+
+/// Copies one thing that the command line names.
+async fn top(copy: &Rc<Copy>, from: &Spot, to: &Spot, into: bool) -> Result<()> {
+    let about = from.look().await.with_context(|| copy.shown(from))?;
+    let Some(about) = about else { bail!("{}: No such file or directory", copy.shown(from)) };
+    match about.kind {
+        Kind::Directory if copy.plan.recursive => walk(copy, from, to, about).await,
+        Kind::Directory => bail!("{}: it is a directory; -r copies those", copy.shown(from)),
+        Kind::Other => bail!("{}: not a regular file", copy.shown(from)),
+        Kind::File => {
+            if into && last_name(&from.path).is_none() {
+                bail!("{}: it has no name of its own", copy.shown(from));
+            }
+            copy_file(copy, from.clone(), to.clone(), None).await;
+            Ok(())
+        }
+    }
+}
+
+/// Copies a file as soon as there is a place for it.
+async fn copy_file(copy: &Rc<Copy>, from: Spot, to: Spot, folder: Option<Rc<Folder>>) {
+    let place = copy.places.take().await;
+    let (from, to) = (copy.spread(from), copy.spread(to));
+    let copy = Rc::clone(copy);
+    let desk = copy.desk.clone();
+    desk.begin(async move {
+        let copied = file::copy(&copy, &from, &to).await;
+        copy.release(&from);
+        copy.release(&to);
+        drop(place);
+        match copied {
+            Ok(copied) => copy.copied(&from, &to, copied),
+            Err(why) => copy.failed(&why),
+        }
+        if let Some(folder) = folder {
+            leave(&copy, folder).await;
+        }
+    });
+}
+
+async fn walk(copy: &Rc<Copy>, from: &Spot, to: &Spot, about: About) -> Result<()> {
+    let first = enter(copy, from, to, about, (None, Vec::new())).await?;
+    let mut levels = vec![first];
+    while let Some(level) = levels.last_mut() {
+        let name = match level.next(copy).await {
+            Ok(Some(name)) => name,
+            end => {
+                if let Err(why) = end {
+                    copy.failed(&why.context(copy.shown(&level.from)));
+                }
+                if let Some(level) = levels.pop() {
+                    level.close().await;
+                    leave(copy, level.folder).await;
+                }
+                continue;
+            }
+        };
+        let below = join(&level.below, &name);
+        if !copy.plan.filter.takes(&below) {
+            continue;
+        }
+        let from = Spot { side: level.from.side.clone(), path: join(&level.from.path, &name) };
+        let to =
+            Spot { side: level.folder.to.side.clone(), path: join(&level.folder.to.path, &name) };
+        let folder = Rc::clone(&level.folder);
+        let deep = levels.len() >= COPY_DEPTH_MAX;
+        match step(copy, from, to, (folder, below), deep).await {
+            Ok(inner) => levels.extend(inner),
+            Err(why) => copy.failed(&why),
+        }
+    }
+    Ok(())
+}
+
+/// One entry of a directory. `Some`: it is one itself, and goes on inside.
+async fn step(
+    copy: &Rc<Copy>,
+    from: Spot,
+    to: Spot,
+    (folder, below): (Rc<Folder>, Vec<u8>),
+    deep: bool,
+) -> Result<Option<Level>> {
+    let about = from.look().await.with_context(|| copy.shown(&from))?;
+    match about {
+        None => bail!("{}: a link that leads nowhere", copy.shown(&from)),
+        Some(about) if about.kind == Kind::Directory => {
+            if deep {
+                bail!(
+                    "{}: more than {COPY_DEPTH_MAX} directories inside one another; does a link lead back?",
+                    copy.shown(&from)
+                );
+            }
+            Ok(Some(enter(copy, &from, &to, about, (Some(folder), below)).await?))
+        }
+        Some(about) if about.kind == Kind::Other => {
+            bail!("{}: not a regular file", copy.shown(&from))
+        }
+        Some(_) => {
+            copy_file(copy, from, to, Some(folder)).await;
+            Ok(None)
+        }
+    }
+}
+
+/// Makes a directory and begins to read the other.
+async fn enter(
+    copy: &Rc<Copy>,
+    from: &Spot,
+    to: &Spot,
+    about: About,
+    (parent, below): (Option<Rc<Folder>>, Vec<u8>),
+) -> Result<Level> {
+    let mode = about.mode & 0o777;
+    let made = match copy.plan.dry_run {
+        true => false,
+        false => make(to, mode | OWNER).await.with_context(|| copy.shown(to))?,
+    };
+    let set = !copy.plan.dry_run && (copy.plan.preserve || made && mode | OWNER != mode);
+    let folder = Folder { to: to.clone(), about: set.then_some(about), parent };
+    let listing = match &from.side {
+        Side::Here => {
+            Listing::Here(fs::read_dir(here(&from.path)).with_context(|| copy.shown(from))?)
+        }
+        Side::There(remote) => {
+            let handle =
+                remote.open_directory(&from.path).await.with_context(|| copy.shown(from))?;
+            Listing::There { handle, waiting: VecDeque::new() }
+        }
+    };
+    Ok(Level { from: from.clone(), folder: Rc::new(folder), listing, below })
+}
+
+/// Makes a directory where none is. True: there was none.
+async fn make(at: &Spot, mode: u32) -> Result<bool> {
+    let failed: anyhow::Error = match &at.side {
+        Side::Here => match fs::create_dir(here(&at.path)) {
+            Ok(()) => return Ok(true),
+            Err(why) => why.into(),
+        },
+        Side::There(remote) => match remote.make_directory(&at.path, mode).await {
+            Ok(()) => return Ok(true),
+            Err(why) => why.into(),
+        },
+    };
+    match at.look().await? {
+        Some(about) if about.kind == Kind::Directory => Ok(false),
+        Some(_) => bail!("something that is no directory is in its way"),
+        None => Err(failed),
+    }
+}
+
+impl Level {
+    /// The next name; `None`: there are no more.
+    async fn next(&mut self, copy: &Copy) -> Result<Option<Vec<u8>>> {
+        match &mut self.listing {
+            Listing::Here(entries) => match entries.next() {
+                Some(entry) => Ok(Some(entry?.file_name().into_vec())),
+                None => Ok(None),
+            },
+            Listing::There { handle, waiting } => loop {
+                if let Some(name) = waiting.pop_front() {
+                    if is_plain(&name) {
+                        return Ok(Some(name.into()));
+                    }
+                    if *name != *b"." && *name != *b".." {
+                        let folder = copy.shown(&self.from);
+                        let name = crate::base::escape(&name);
+                        copy.failed(&anyhow::anyhow!(
+                            "{folder}: the server names an entry \"{name}\", which is no name; it is left out"
+                        ));
+                    }
+                    continue;
+                }
+                let Side::There(remote) = &self.from.side else { return Ok(None) };
+                match remote.read_directory(handle).await? {
+                    Some(names) if names.is_empty() => {
+                        bail!("the server lists nothing and does not come to an end")
+                    }
+                    Some(names) => waiting.extend(names.into_iter().map(|(name, _)| name)),
+                    None => return Ok(None),
+                }
+            },
+        }
+    }
+
+    async fn close(&self) {
+        if let (Listing::There { handle, .. }, Side::There(remote)) =
+            (&self.listing, &self.from.side)
+        {
+            // It was only read.
+            let _ = remote.close(handle).await;
+        }
+    }
+}
+
+/// Something below a directory is over. The last one gives it what it is to keep.
+async fn leave(copy: &Copy, folder: Rc<Folder>) {
+    let mut folder = folder;
+    while let Some(Folder { to, about, parent }) = Rc::into_inner(folder) {
+        if let Some(about) = about
+            && let Err(why) = set(copy, &to, &about).await
+        {
+            copy.failed(&why.context(copy.shown(&to)));
+        }
+        match parent {
+            Some(parent) => folder = parent,
+            None => return,
+        }
+    }
+}
+
+async fn set(copy: &Copy, at: &Spot, about: &About) -> Result<()> {
+    let mode = about.mode & 0o777;
+    let times = about.times.filter(|_| copy.plan.preserve);
+    match &at.side {
+        Side::Here => {
+            if let Some((access, modification)) = times {
+                fs::File::open(here(&at.path))?.set_times(file::times(access, modification))?;
+            }
+            fs::set_permissions(here(&at.path), Permissions::from_mode(mode))?;
+        }
+        Side::There(remote) => {
+            let attributes = Attributes { permissions: Some(mode), times, ..Attributes::EMPTY };
+            remote.set_stat(&at.path, attributes).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Which of the names below a directory are copied.
+#[derive(Clone, Debug, Default)]
+pub struct Filter {
+    /// Patterns, and whether they include, as they were given: the first that fits counts.
+    pub rules: Vec<(bool, String)>,
+}
+
+impl Filter {
+    /// `below`: a path below what the command line named. A pattern with a slash is matched with all of
+    /// it, any other with its last name.
+    pub fn takes(&self, below: &[u8]) -> bool {
+        let name = last_name(below).unwrap_or_default();
+        let fits = |pattern: &str| {
+            let text = if pattern.contains('/') { below } else { &name[..] };
+            crate::base::wildcard_match(pattern.trim_start_matches('/').as_bytes(), text)
+        };
+        self.rules.iter().find(|(_, pattern)| fits(pattern)).is_none_or(|(include, _)| *include)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_pattern_that_fits_counts() {
+        let rule = |include, pattern: &str| (include, pattern.to_owned());
+        let filter =
+            Filter { rules: vec![rule(true, "keep.o"), rule(false, "*.o"), rule(false, "a/b")] };
+        assert!(filter.takes(b"x/keep.o") && filter.takes(b"x.c"));
+        assert!(!filter.takes(b"x/y.o") && !filter.takes(b"a/b") && filter.takes(b"c/a/b"));
+    }
+}

@@ -1,0 +1,54 @@
+use std::fmt;
+
+use crate::base::escape;
+use crate::wire::sftp::StatusCode;
+
+/// Why something could not be done with a server's files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    Refused {
+        code: StatusCode,
+        text: Box<[u8]>,
+    },
+    /// The session is over.
+    Lost(String),
+    /// The server answers what makes no sense, or what was asked makes none.
+    Odd(&'static str),
+}
+
+impl Trouble {
+    pub fn is_no_such_file(&self) -> bool {
+        matches!(self, Trouble::Refused { code: StatusCode::NoSuchFile, .. })
+    }
+
+    /// What somebody can do about it.
+    const fn hint(&self) -> &'static str {
+        match self {
+            Trouble::Refused { code: StatusCode::PermissionDenied, .. } => {
+                "; the account there may not do that"
+            }
+            Trouble::Refused { code: StatusCode::Failure, .. } => {
+                "; is there room left, and does everything in its way exist?"
+            }
+            Trouble::Refused { code: StatusCode::OpUnsupported, .. } => {
+                "; the server knows no such request"
+            }
+            Trouble::Lost(_) => "; the same command goes on where this one ended",
+            _ => "",
+        }
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Trouble::Refused { code, text } if text.is_empty() => f.write_str(code.text())?,
+            Trouble::Refused { text, .. } => write!(f, "{}", escape(text))?,
+            Trouble::Lost(why) => write!(f, "connection lost: {why}")?,
+            Trouble::Odd(what) => f.write_str(what)?,
+        }
+        f.write_str(self.hint())
+    }
+}
+
+impl std::error::Error for Trouble {}

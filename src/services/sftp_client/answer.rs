@@ -1,0 +1,103 @@
+use crate::wire::sftp::{Attributes, Extensions, Reply, StatusCode, extension};
+
+/// The extensions of a server that count for copying.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Offers {
+    pub posix_rename: bool,
+    pub fsync: bool,
+    pub limits: bool,
+}
+
+impl Offers {
+    pub(super) fn read(extensions: &Extensions<'_>) -> Offers {
+        let has = |name| extensions.find(name).is_some();
+        Offers {
+            posix_rename: has(extension::POSIX_RENAME),
+            fsync: has(extension::FSYNC),
+            limits: has(extension::LIMITS),
+        }
+    }
+}
+
+/// A server's reply to one request, in memory of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// `text` may hold anything; escape it before it is shown.
+    Status {
+        code: StatusCode,
+        text: Box<[u8]>,
+    },
+    Handle(Box<[u8]>),
+    Data(Box<[u8]>),
+    /// Name and attributes of each entry.
+    Names(Vec<(Box<[u8]>, Attributes)>),
+    Attributes(Attributes),
+    /// The request says how to read it.
+    Extended(Box<[u8]>),
+}
+
+impl Answer {
+    /// `None` for what answers no request.
+    pub(super) fn read(reply: &Reply<'_>) -> Option<Answer> {
+        Some(match reply {
+            Reply::Version { .. } => return None,
+            Reply::Status { code, text } => Answer::Status { code: *code, text: (*text).into() },
+            Reply::Handle(handle) => Answer::Handle((*handle).into()),
+            Reply::Data(data) => Answer::Data((*data).into()),
+            Reply::Names(names) => Answer::Names(
+                names.iter().map(|(name, _, attributes)| (name.into(), attributes)).collect(),
+            ),
+            Reply::Attributes(attributes) => Answer::Attributes(*attributes),
+            Reply::Extended(data) => Answer::Extended((*data).into()),
+        })
+    }
+}
+
+/// The bytes that one [`super::SftpClient::start_move`] moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    /// Offset in the server's file.
+    pub there: u64,
+    /// Offset in our file.
+    pub here: u64,
+    pub len: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// From the server to us.
+    Get,
+    Put,
+}
+
+/// How a move has ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Moved {
+    /// All of it.
+    Whole,
+    /// The file it comes from has ended at this place of the stretch.
+    Short(u64),
+    /// Our file could not be read or written.
+    Here(nix::errno::Errno),
+    There {
+        code: StatusCode,
+        text: Box<[u8]>,
+    },
+}
+
+/// What a server's files have to tell whoever turns the shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SftpNote {
+    /// The server speaks SFTP.
+    Ready(Offers),
+    Answered {
+        ticket: u32,
+        answer: Answer,
+    },
+    Moved {
+        ticket: u32,
+        moved: Moved,
+    },
+    /// The server does not keep to the protocol; nothing more will be answered.
+    Broken(&'static str),
+}

@@ -1,0 +1,201 @@
+//! `tidegate cp` against our own gateway and, where it can run, Debian's sshd.
+#![allow(clippy::disallowed_methods, reason = "tests wait on the real clock")]
+
+#[path = "cp/hostile.rs"]
+mod hostile;
+#[path = "client/server.rs"]
+#[allow(dead_code, reason = "each test file uses its own part")]
+mod server;
+mod support;
+#[path = "cp/trees.rs"]
+mod trees;
+
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use server::{Server, both, text};
+use support::{noise, wait_for};
+
+/// More than anything that is moved at once.
+const BYTES: usize = 9 << 20;
+
+/// Our client with a key that opens the server, and these words.
+fn cp(server: &Server, words: &[&str]) -> Command {
+    let key = format!("IdentityFile={}", server.path("user_ed25519").display());
+    let mut command = server.client("cp", &[&key]);
+    command.args(words);
+    command
+}
+
+/// A place on the server.
+fn there(path: &Path) -> String {
+    format!("127.0.0.1:{}", path.display())
+}
+
+fn here(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn run(server: &Server, words: &[&str]) -> Output {
+    cp(server, words).output().expect("it runs")
+}
+
+fn run_well(server: &Server, words: &[&str]) -> String {
+    let output = run(server, words);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{words:?}: {said}");
+    said
+}
+
+/// What is left of copies that did not come to their end.
+fn parts(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("one").path());
+    entries.filter(|path| path.to_string_lossy().ends_with(".tidegate-part")).collect()
+}
+
+fn folder(server: &Server, name: &str) -> PathBuf {
+    let path = server.path(name);
+    let _ = fs::remove_dir_all(&path);
+    fs::create_dir(&path).expect("a folder");
+    path
+}
+
+#[test]
+fn files_go_there_and_come_back_unharmed() {
+    both(&[], |server| {
+        let place = folder(server, "place");
+        let from = server.path("from");
+        for len in [0, 1, 32 << 10, BYTES + 13] {
+            let bytes = noise(len, 3);
+            fs::write(&from, &bytes).expect("a file");
+            fs::set_permissions(&from, fs::Permissions::from_mode(0o640)).expect("a mode");
+            let said = run_well(server, &[&here(&from), &there(&place.join("to"))]);
+            assert!(said.contains("1 files copied"), "{said}");
+            assert!(fs::read(place.join("to")).expect("a file") == bytes, "{len} there");
+            let mode = fs::metadata(place.join("to")).expect("it").mode() & 0o777;
+            assert_eq!(mode, 0o640);
+            // Into a directory, under its own name; over what is there.
+            let home = folder(server, "home");
+            fs::write(home.join("to"), "older").expect("a file");
+            run_well(server, &[&there(&place.join("to")), &here(&home)]);
+            assert!(fs::read(home.join("to")).expect("a file") == bytes, "{len} here");
+            assert!(parts(&place).is_empty() && parts(&home).is_empty());
+        }
+        // From there to there, through us; `sftp://` names the port itself.
+        let uri = format!("sftp://127.0.0.1:{}/{}", server.port(), place.join("again").display());
+        run_well(server, &["--fsync", "--streams", "2", &there(&place.join("to")), &uri]);
+        assert!(fs::read(place.join("again")).expect("a file") == noise(BYTES + 13, 3));
+    });
+}
+
+#[test]
+fn what_cannot_be_copied_is_told_with_its_name() {
+    both(&[], |server| {
+        let place = folder(server, "place");
+        let from = server.path("from");
+        fs::write(&from, "some").expect("a file");
+        fs::create_dir(place.join("inner")).expect("a folder");
+        let fifo = nix::unistd::mkfifo(&place.join("fifo"), nix::sys::stat::Mode::S_IRWXU);
+        fifo.expect("a fifo");
+        for (words, expected) in [
+            ([there(&place.join("none")), here(&place)], "none: No such file"),
+            ([here(&server.path("none")), there(&place)], "none: No such file"),
+            ([here(&from), there(&place.join("no/where"))], "No such file"),
+            ([there(&place.join("inner")), here(&place)], "it is a directory; -r"),
+            ([there(&place.join("fifo")), here(&from)], "not a regular file"),
+            ([here(&from), there(&place.join("fifo"))], "nothing is put in its place"),
+        ] {
+            let output = run(server, &[&words[0], &words[1]]);
+            let said = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{words:?}: {said}");
+            assert!(said.contains(expected), "{words:?}: {said}");
+        }
+        assert!(parts(&place).is_empty());
+        // One of two fails: the other is copied, and the status tells.
+        let output = run(server, &[&here(&from), "/nonexistent", &there(&place)]);
+        assert_eq!(output.status.code(), Some(1));
+        assert_eq!(fs::read(place.join("from")).expect("a file"), b"some");
+        // No connection, and no sense.
+        let mut command = server.client("cp", &["Port=1"]);
+        let output = command.args([&here(&from), &there(&place)]).output().expect("it runs");
+        assert_eq!(output.status.code(), Some(255), "{}", text(&output.stderr));
+        assert_eq!(run(server, &["a", "b"]).status.code(), Some(1));
+    });
+}
+
+/// Where a file system is full, on either side, nothing is said to be copied.
+#[test]
+fn a_full_file_system_is_an_error() {
+    let Some(small) = Small::mount() else { return };
+    both(&[], |server| {
+        let from = server.path("from");
+        fs::write(&from, noise(3 << 20, 5)).expect("a file");
+        for words in [[here(&from), there(small.path())], [there(&from), here(small.path())]] {
+            let output = run(server, &[&words[0], &words[1]]);
+            let said = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(1), "{words:?}: {said}");
+            assert!(said.contains("failed") && said.contains("from: "), "{words:?}: {said}");
+            assert!(!small.path().join("from").exists());
+            parts(small.path()).iter().for_each(|part| fs::remove_file(part).expect("a part"));
+        }
+    });
+}
+
+/// A file system of a mebibyte, for who may mount one.
+struct Small(tempfile::TempDir);
+
+impl Small {
+    fn mount() -> Option<Small> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=1m", "none"]).arg(folder.path());
+        match mount.output() {
+            Ok(output) if output.status.success() => Some(Small(folder)),
+            _ => {
+                println!("not run: no file system can be mounted");
+                None
+            }
+        }
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.path()).status();
+    }
+}
+
+/// Killed in the middle, the same command goes on; where what is there differs, it starts anew.
+#[test]
+fn an_interrupted_copy_goes_on() {
+    both(&[], |server| {
+        let place = folder(server, "place");
+        let from = server.path("from");
+        let bytes = noise(44 << 20, 9);
+        fs::write(&from, &bytes).expect("a file");
+        let to = place.join("to");
+        for (source, target) in [(here(&from), there(&to)), (there(&from), here(&to))] {
+            let _ = fs::remove_file(&to);
+            let mut child = cp(server, &["-q", "--limit-rate", "60M", &source, &target])
+                .spawn()
+                .expect("it runs");
+            wait_for("most of the file", || {
+                let part = parts(&place).pop();
+                part.is_some_and(|part| fs::metadata(part).is_ok_and(|m| m.len() > 36 << 20))
+            });
+            child.kill().expect("it is killed");
+            child.wait().expect("it is gone");
+            assert!(!to.exists());
+            let said = run_well(server, &[&source, &target]);
+            assert!(said.contains("went on behind"), "{said}");
+            assert!(fs::read(&to).expect("a file") == bytes);
+            assert!(parts(&place).is_empty());
+        }
+    });
+}

@@ -1,0 +1,144 @@
+//! Servers that lie: a program behind the sftp subsystem that answers what it was told to.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::server::{Server, text};
+use crate::support::{Gateway, make_executable};
+use crate::{folder, here, parts, run, there};
+
+/// An SFTP server of one directory `d` with one file `f` of 100 bytes. The file `mode` beside it says
+/// in what it lies.
+const LIAR: &str = r#"#!/usr/bin/python3
+import struct, sys
+mode = open(sys.argv[0] + '.mode').read().strip()
+inp, out = sys.stdin.buffer, sys.stdout.buffer
+def string(b): return struct.pack('>I', len(b)) + b
+def send(kind, body):
+    out.write(struct.pack('>IB', 1 + len(body), kind) + body); out.flush()
+def attrs(m, size=100): return struct.pack('>IQI', 5, size, m)
+D, F = 0o40755, 0o100644
+listed = False
+data = bytes(range(100))
+def names(entries):
+    return struct.pack('>I', len(entries)) + b''.join(string(n) + string(n) + attrs(F) for n in entries)
+while True:
+    head = inp.read(4)
+    if len(head) < 4: break
+    packet = inp.read(struct.unpack('>I', head)[0])
+    kind, rest = packet[0], packet[1:]
+    if kind == 1:
+        send(2, struct.pack('>I', 3)); continue
+    ident, body = rest[:4], rest[4:]
+    n = struct.unpack('>I', body[:4])[0] if len(body) >= 4 else 0
+    arg = body[4:4 + n]
+    def status(code): send(101, ident + struct.pack('>I', code) + string(b'so \x1b[31m it is') + string(b''))
+    if kind in (17, 7): send(105, ident + attrs(D if arg.endswith(b'd') else F))
+    elif kind == 8: send(105, ident + attrs(F, 200 if mode == 'larger' else 1 << 62 if mode == 'huge' else 100))
+    elif kind == 11: send(102, ident + string(b'dir'))
+    elif kind == 3: send(102, ident + string(b'file'))
+    elif kind == 12:
+        if mode == 'endless': send(104, ident + names([])); continue
+        if listed: status(1); continue
+        listed = True
+        send(104, ident + names([b'f', b'.', b'..', b'', b'/', b'../evil', b'/tmp/evil', b'x/y', b'a\0b']))
+    elif kind == 5:
+        at, want = struct.unpack('>QI', body[4 + n:16 + n])
+        part = data[at:at + want]
+        if mode == 'short': part = part[:7]
+        if mode == 'long': part = bytes(want + 1)
+        if mode == 'nothing': part = b''
+        if mode == 'refuse': status(4); continue
+        if mode == 'unasked': send(103, b'\0\0\x77\x77' + string(b'x')); continue
+        if mode == 'twice': send(103, ident + string(part))
+        if mode == 'giant': out.write(struct.pack('>IB', 0x7fffffff, 103) + ident); out.flush(); continue
+        if mode == 'handle': send(102, ident + string(b'file')); continue
+        if mode == 'leave': break
+        if part or mode in ('nothing',): send(103, ident + string(part))
+        else: status(1)
+    elif kind == 4: status(0)
+    else: status(8)
+"#;
+
+struct Liar {
+    server: Server,
+    program: PathBuf,
+}
+
+impl Liar {
+    fn start() -> Liar {
+        let folder = tempfile::tempdir().expect("a folder");
+        let program = folder.path().join("liar");
+        fs::write(&program, LIAR).expect("a program");
+        make_executable(&program);
+        let line = format!("Subsystem sftp {}", program.display());
+        // The folder is the test's until its end.
+        std::mem::forget(folder);
+        Liar { server: Server::Ours(Gateway::start(&[&line])), program }
+    }
+
+    fn lie(&self, mode: &str) {
+        let mut path = self.program.clone().into_os_string();
+        path.push(".mode");
+        fs::write(path, mode).expect("a file");
+    }
+}
+
+impl Drop for Liar {
+    fn drop(&mut self) {
+        let _ = self.program.parent().map(fs::remove_dir_all);
+    }
+}
+
+#[test]
+fn case_117_and_118_nothing_is_written_outside() {
+    let liar = Liar::start();
+    liar.lie("none");
+    let place = folder(&liar.server, "place");
+    let output = run(&liar.server, &["-r", "127.0.0.1:d", &here(&place)]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("which is no name"), "{said}");
+    assert_eq!(fs::read(place.join("d/f")).expect("a file"), (0..100).collect::<Vec<u8>>());
+    assert_eq!(fs::read_dir(place.join("d")).expect("it").count(), 1);
+    assert_eq!(fs::read_dir(&place).expect("it").count(), 1);
+}
+
+#[test]
+fn case_119_a_server_that_lies_is_found_out() {
+    let liar = Liar::start();
+    let place = folder(&liar.server, "place");
+    for (mode, expected) in [
+        ("long", "another amount of data"),
+        ("nothing", "another amount of data"),
+        ("unasked", "what was not asked"),
+        ("twice", "what was not asked"),
+        ("giant", "longer than any may be"),
+        ("handle", "of the wrong kind"),
+        ("leave", "connection lost"),
+        ("refuse", "so \\x1b[31m it is"),
+        ("larger", "become shorter"),
+        ("huge", "become shorter"),
+    ] {
+        liar.lie(mode);
+        let output = run(&liar.server, &["127.0.0.1:f", &here(&place.join("f"))]);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{mode}: {said}");
+        assert!(said.contains(expected), "{mode}: {said}");
+        assert!(!place.join("f").exists(), "{mode}");
+        parts(&place).iter().for_each(|part| fs::remove_file(part).expect("a part"));
+    }
+    liar.lie("endless");
+    let output = run(&liar.server, &["-r", "127.0.0.1:d", &here(&place)]);
+    assert!(text(&output.stderr).contains("lists nothing"), "{}", text(&output.stderr));
+    // Short answers are no lie: the rest is asked for again.
+    liar.lie("short");
+    let output = run(&liar.server, &["127.0.0.1:f", &here(&place.join("f"))]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert_eq!(fs::read(place.join("f")).expect("a file"), (0..100).collect::<Vec<u8>>());
+    // What it says it has taken and has not: 100 bytes are there, whatever was sent.
+    let from = liar.server.path("from");
+    fs::write(&from, "five.").expect("a file");
+    let output = run(&liar.server, &[&here(&from), &there(&PathBuf::from("f"))]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+}
