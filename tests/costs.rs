@@ -127,6 +127,8 @@ enum Flow {
 /// What a mebibyte may cost between its arrival and its departure.
 struct Price {
     flow: Flow,
+    /// Clients at once, which share the bytes.
+    clients: usize,
     /// Bytes copied in user space.
     copied: u64,
     /// Operations asked of the driver, those that send to the connection among them.
@@ -137,13 +139,15 @@ struct Price {
 /// A file or pipe is read in pieces of 255 or 256 KiB and each leaves in one send. Uploads are
 /// received in pieces of up to 264 KiB; the packet that the end of one cuts is copied: an eighth at
 /// most. A quiet machine needs a third to a half of this.
-const PRICES: [Price; 6] = [
-    Price { flow: Flow::SftpGet, copied: 4 << 10, operations: 20, sends: 8 },
-    Price { flow: Flow::SftpPut, copied: 128 << 10, operations: 32, sends: 8 },
-    Price { flow: Flow::ScpDown, copied: 1 << 10, operations: 20, sends: 8 },
-    Price { flow: Flow::ScpUp, copied: 128 << 10, operations: 32, sends: 8 },
-    Price { flow: Flow::ExecDown, copied: 1 << 10, operations: 40, sends: 12 },
-    Price { flow: Flow::ExecUp, copied: 128 << 10, operations: 60, sends: 16 },
+const PRICES: [Price; 8] = [
+    Price { flow: Flow::SftpGet, clients: 1, copied: 4 << 10, operations: 20, sends: 8 },
+    Price { flow: Flow::SftpPut, clients: 1, copied: 128 << 10, operations: 32, sends: 8 },
+    Price { flow: Flow::ScpDown, clients: 1, copied: 1 << 10, operations: 20, sends: 8 },
+    Price { flow: Flow::ScpUp, clients: 1, copied: 128 << 10, operations: 32, sends: 8 },
+    Price { flow: Flow::ExecDown, clients: 1, copied: 1 << 10, operations: 40, sends: 12 },
+    Price { flow: Flow::ExecUp, clients: 1, copied: 128 << 10, operations: 60, sends: 16 },
+    Price { flow: Flow::SftpGet, clients: 8, copied: 4 << 10, operations: 30, sends: 12 },
+    Price { flow: Flow::SftpPut, clients: 8, copied: 128 << 10, operations: 48, sends: 16 },
 ];
 
 /// System calls that an operation takes at most: the operation itself, one that was tried in vain,
@@ -191,11 +195,13 @@ impl Counts {
     fn excess(&self, price: &Price, mebibytes: u64) -> Vec<String> {
         let calls = self.of(Cost::Enters) + self.of(Cost::Requests);
         let packets = 32 * mebibytes;
+        // Logins at once take as many turns as they happen to be apart: nothing follows from those.
+        let turns = if price.clients == 1 { self.of(Cost::Turns) } else { u64::MAX };
         let bounds = [
             ("bytes copied", self.of(Cost::Copied), price.copied * mebibytes),
             ("operations", self.of(Cost::Operations), price.operations * mebibytes),
             ("sends", self.of(Cost::Sends), price.sends * mebibytes),
-            ("sends, with one a turn", self.of(Cost::Sends), self.of(Cost::Turns)),
+            ("sends, with one a turn", self.of(Cost::Sends), turns),
             ("system calls", calls, CALLS_AN_OPERATION * self.of(Cost::Operations)),
             ("draws", self.of(Cost::Draws), packets / PACKETS_A_DRAW),
             // None for a packet, and none for an operation: what is left is not the reactor's. Now and
@@ -208,13 +214,14 @@ impl Counts {
 }
 
 fn command(gateway: &Host, flow: Flow, source: &Path, target: &Path) -> Command {
+    let batch = target.with_extension("batch");
     let (from, to) = (source.display().to_string(), target.display().to_string());
     match flow {
         Flow::SftpGet | Flow::SftpPut => {
             let verb = if matches!(flow, Flow::SftpGet) { "get" } else { "put" };
-            fs::write(gateway.path("batch"), format!("{verb} {from} {to}\n")).expect("a batch");
+            fs::write(&batch, format!("{verb} {from} {to}\n")).expect("a batch");
             let mut command = gateway.client("sftp");
-            command.arg("-b").arg(gateway.path("batch")).arg("127.0.0.1").stdout(Stdio::null());
+            command.arg("-b").arg(&batch).arg("127.0.0.1").stdout(Stdio::null());
             command
         }
         Flow::ScpDown | Flow::ScpUp => {
@@ -245,20 +252,32 @@ fn wait_for_rest(what: &str) {
     wait_for(what, || tally::total(Cost::Leases) == 0);
 }
 
-fn transfer(gateway: &Host, flow: Flow, bytes: usize) -> Counts {
-    let (source, target) = (gateway.path(&format!("source{bytes}")), gateway.path("target"));
+/// Moves `bytes`, as many by each client, all clients at once.
+fn transfer(gateway: &Host, flow: Flow, bytes: usize, clients: usize) -> Counts {
+    let source = gateway.path(&format!("source{}", bytes / clients));
     if !source.exists() {
-        fs::write(&source, noise(bytes, 1)).expect("a file");
+        fs::write(&source, noise(bytes / clients, 1)).expect("a file");
     }
-    let _ = fs::remove_file(&target);
-    let mut command = command(gateway, flow, &source, &target);
+    let targets: Vec<PathBuf> = (0..clients).map(|n| gateway.path(&format!("target{n}"))).collect();
+    let prepared = targets.iter().map(|target| {
+        let _ = fs::remove_file(target);
+        command(gateway, flow, &source, target)
+    });
+    let mut prepared: Vec<Command> = prepared.collect();
     wait_for_rest("the gateway to be idle");
     let before = Counts::now();
-    let status = command.status().expect("the client starts");
-    assert!(status.success(), "{flow:?}: {status}");
-    wait_for_rest("the link to end");
+    let running: Vec<Child> =
+        prepared.iter_mut().map(|command| command.spawn().expect("the client starts")).collect();
+    for mut client in running {
+        let status = client.wait().expect("its status");
+        assert!(status.success(), "{flow:?}: {status}");
+    }
+    wait_for_rest("the links to end");
     let counts = Counts::now().beyond(before);
-    assert!(fs::read(&source).unwrap() == fs::read(&target).unwrap(), "{flow:?}");
+    let sent = fs::read(&source).expect("a file");
+    for target in targets {
+        assert!(sent == fs::read(target).expect("a file"), "{flow:?}");
+    }
     counts
 }
 
@@ -266,19 +285,20 @@ fn moves_at_its_price(driver: &str) {
     let gateway = Host::start(driver);
     for price in &PRICES {
         // What is slow to grow grows.
-        transfer(&gateway, price.flow, LONG);
+        transfer(&gateway, price.flow, LONG, price.clients);
         let mebibytes = ((LONG - SHORT) >> 20) as u64;
+        let what = format!("{driver}, {:?} by {}, {mebibytes} MiB", price.flow, price.clients);
         let mut excess = Vec::new();
         for _ in 0..TRIES {
-            let short = transfer(&gateway, price.flow, SHORT);
-            let middle = transfer(&gateway, price.flow, LONG).beyond(short);
-            println!("{driver}, {:?}, {mebibytes} MiB: {middle:?}", price.flow);
+            let short = transfer(&gateway, price.flow, SHORT, price.clients);
+            let middle = transfer(&gateway, price.flow, LONG, price.clients).beyond(short);
+            println!("{what}: {middle:?}");
             excess = middle.excess(price, mebibytes);
             if excess.is_empty() {
                 break;
             }
         }
-        assert!(excess.is_empty(), "{driver}, {:?}, {mebibytes} MiB: {excess:?}", price.flow);
+        assert!(excess.is_empty(), "{what}: {excess:?}");
     }
 }
 

@@ -8,14 +8,14 @@ mod client;
 #[path = "files/trouble.rs"]
 mod trouble;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use client::{APPEND, CREATE, EOF, NO_SUCH_FILE, OK, READ, Sftp, WRITE};
+use client::{APPEND, BAD_MESSAGE, CREATE, EOF, FAILURE, NO_SUCH_FILE, OK, READ, Sftp, WRITE};
 use support::{Gateway, noise, run_ok};
 
 const GIB: u64 = 1 << 30;
@@ -172,6 +172,75 @@ fn many_handles_are_used_at_once() {
     sftp.end();
 }
 
+/// Answers may come in any order; each bears the number of its request, and what was asked for.
+#[test]
+fn many_files_are_read_at_once() {
+    let gateway = Gateway::start(&[]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let mut sftp = Sftp::start(&gateway);
+    let files: Vec<(Vec<u8>, Vec<u8>)> = (0..8)
+        .map(|n: usize| {
+            let path = folder.path().join(format!("file{n}"));
+            let bytes = noise(400_000 + n, n as u64);
+            fs::write(&path, &bytes).expect("a file");
+            (sftp.open(path.as_os_str().as_bytes(), READ).expect("a handle"), bytes)
+        })
+        .collect();
+    // Pieces of all files among one another, the last first, and one behind the end of each.
+    let mut asked = BTreeMap::new();
+    for piece in (0..=8).rev() {
+        for (n, (handle, _)) in files.iter().enumerate() {
+            let at = piece * 60_000;
+            asked.insert(sftp.send_read(handle, at as u64, 60_000), (n, at));
+        }
+    }
+    while !asked.is_empty() {
+        let (id, answer) = sftp.hear_data();
+        let (n, at) = asked.remove(&id).expect("asked for, and not answered yet");
+        let bytes = &files[n].1;
+        let Some(wanted) = bytes.get(at..bytes.len().min(at + 60_000)) else {
+            assert_eq!(answer, Err(EOF), "{at} of file {n}");
+            continue;
+        };
+        let some = answer.expect("bytes");
+        assert!(!some.is_empty() && wanted.starts_with(&some), "{at} of file {n}");
+        if some.len() < wanted.len() {
+            // Less than was asked for is allowed: the rest is asked for.
+            let at = at + some.len();
+            let left = (wanted.len() - some.len()) as u32;
+            asked.insert(sftp.send_read(&files[n].0, at as u64, left), (n, at));
+        }
+    }
+    for (handle, _) in &files {
+        assert_eq!(sftp.close(handle), OK);
+    }
+    sftp.end();
+}
+
+#[test]
+fn a_size_is_set_by_name_too() {
+    let gateway = Gateway::start(&[]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("file");
+    let path = file.as_os_str().as_bytes();
+    fs::write(&file, b"0123456789").expect("a file");
+    let mut sftp = Sftp::start(&gateway);
+    assert_eq!(sftp.set_size_of(path, 4), OK);
+    assert_eq!(fs::read(&file).expect("a file"), b"0123");
+    assert_eq!(sftp.set_size_of(path, 6), OK);
+    assert_eq!(fs::read(&file).expect("a file"), b"0123\0\0");
+    assert_eq!(sftp.set_size_of(path, 5 * GIB), OK);
+    assert_eq!(sftp.size(path), Ok(5 * GIB));
+    // No file has more than 2^63 - 1 bytes.
+    assert_eq!(sftp.set_size_of(path, u64::MAX), BAD_MESSAGE);
+    assert_eq!(sftp.size(path), Ok(5 * GIB));
+    assert_eq!(sftp.set_size_of(folder.path().as_os_str().as_bytes(), 0), FAILURE);
+    assert_eq!(sftp.set_size_of(b"/nowhere/at/all", 0), NO_SUCH_FILE);
+    assert_eq!(sftp.set_size_of(path, 0), OK);
+    assert_eq!(fs::read(&file).expect("a file"), b"");
+    sftp.end();
+}
+
 #[test]
 fn appended_data_stays_in_order_wherever_it_is_sent_to() {
     let gateway = Gateway::start(&[]);
@@ -230,12 +299,15 @@ fn what_a_killed_client_was_told_is_written_is_written() {
     gateway.assert_alive();
 }
 
+/// A thousand, or `TIDEGATE_TEST_SMALL_FILES`.
 #[test]
-fn a_thousand_small_files_go_up_and_down_by_the_stock_client() {
+fn small_files_go_up_and_down_by_the_stock_client() {
+    let count = std::env::var("TIDEGATE_TEST_SMALL_FILES");
+    let count = count.map_or(1000, |count| count.parse().expect("a number"));
     let gateway = Gateway::start(&[]);
     let (near, far) = (gateway.path("near"), gateway.path("far"));
     fs::create_dir(&near).expect("a folder");
-    for n in 0..1000 {
+    for n in 0..count {
         fs::write(near.join(format!("file{n}")), noise(n * 3 % 5000, n as u64)).expect("a file");
     }
     let back = gateway.path("back");
@@ -251,5 +323,5 @@ fn a_thousand_small_files_go_up_and_down_by_the_stock_client() {
     for copy in [&far, &back] {
         run_ok(std::process::Command::new("diff").arg("-r").arg(&near).arg(copy));
     }
-    assert_eq!(fs::read_dir(&back).expect("a folder").count(), 1000);
+    assert_eq!(fs::read_dir(&back).expect("a folder").count(), count);
 }

@@ -15,6 +15,7 @@ pub const EOF: u32 = 1;
 pub const NO_SUCH_FILE: u32 = 2;
 pub const PERMISSION_DENIED: u32 = 3;
 pub const FAILURE: u32 = 4;
+pub const BAD_MESSAGE: u32 = 5;
 
 const INIT: u8 = 1;
 const VERSION: u8 = 2;
@@ -22,6 +23,7 @@ const OPEN: u8 = 3;
 const CLOSE: u8 = 4;
 const READ_DATA: u8 = 5;
 const WRITE_DATA: u8 = 6;
+const SETSTAT: u8 = 9;
 const FSETSTAT: u8 = 10;
 const OPENDIR: u8 = 11;
 const READDIR: u8 = 12;
@@ -118,6 +120,25 @@ impl Sftp {
         id
     }
 
+    /// Sends a READ and leaves its answer to [`Sftp::hear_data`].
+    pub fn send_read(&mut self, handle: &[u8], at: u64, len: u32) -> u32 {
+        self.id += 1;
+        let id = self.id;
+        self.send(
+            READ_DATA,
+            &[&id.to_be_bytes(), &text(handle), &at.to_be_bytes(), &len.to_be_bytes()],
+        );
+        id
+    }
+
+    /// The request that the next answer is to, and the bytes or the status.
+    pub fn hear_data(&mut self) -> (u32, Result<Vec<u8>, u32>) {
+        let answer = self.hear();
+        let result =
+            if answer[0] == DATA { Ok(answer[9..].to_vec()) } else { Err(status(&answer)) };
+        (number(&answer[1..]), result)
+    }
+
     /// The request that the next answer is to, and its status.
     pub fn hear_status(&mut self) -> (u32, u32) {
         let answer = self.hear();
@@ -136,6 +157,11 @@ impl Sftp {
     pub fn set_size(&mut self, handle: &[u8], size: u64) -> u32 {
         let answer = self.ask(FSETSTAT, &[&text(handle), &SIZE.to_be_bytes(), &size.to_be_bytes()]);
         status(&answer)
+    }
+
+    /// By name, as `truncate` does.
+    pub fn set_size_of(&mut self, path: &[u8], size: u64) -> u32 {
+        status(&self.ask(SETSTAT, &[&text(path), &SIZE.to_be_bytes(), &size.to_be_bytes()]))
     }
 
     pub fn sync(&mut self, handle: &[u8]) -> u32 {

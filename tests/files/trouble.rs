@@ -5,10 +5,13 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tempfile::TempDir;
 
-use crate::client::{CREATE, EOF, FAILURE, NO_SUCH_FILE, OK, PERMISSION_DENIED, READ, Sftp, WRITE};
+use crate::client::{
+    BAD_MESSAGE, CREATE, EOF, FAILURE, NO_SUCH_FILE, OK, PERMISSION_DENIED, READ, Sftp, WRITE,
+};
 use crate::support::account::Account;
 use crate::support::{Gateway, noise};
 
@@ -136,23 +139,36 @@ fn a_disk_that_turns_read_only_fails_what_would_write() {
     sftp.end();
 }
 
-/// The memory of a process reads as EIO where it has none.
+/// The memory of a process reads and writes as EIO where it has none.
 #[test]
-fn a_read_error_fails_the_read_alone() {
+fn an_error_of_the_disk_fails_what_met_it_alone() {
     if !nix::unistd::geteuid().is_root() {
-        println!("not run: this test reads the memory of a process, for which it must run as root");
+        println!("not run: this test opens the memory of a process, for which it must run as root");
         return;
     }
     let gateway = Gateway::start(&[]);
     let mut sftp = Sftp::start(&gateway);
     let memory = format!("/proc/{}/mem", std::process::id());
-    let handle = sftp.open(memory.as_bytes(), READ).expect("a handle");
+    let handle = sftp.open(memory.as_bytes(), READ | WRITE).expect("a handle");
     assert_eq!(sftp.read(&handle, 0, 4096), Err(FAILURE));
-    let word = Box::new(0x5449_4445_4741_5445_u64);
+    let word = Box::new(AtomicU64::new(0x5449_4445_4741_5445));
     let at = std::ptr::from_ref(&*word) as u64;
-    assert_eq!(sftp.read(&handle, at, 8), Ok(word.to_ne_bytes().to_vec()));
+    let there = |word: &AtomicU64| word.load(Ordering::SeqCst).to_ne_bytes();
+    assert_eq!(sftp.read(&handle, at, 8), Ok(there(&word).to_vec()));
+    assert_eq!(sftp.write(&handle, 0, b"nowhere"), FAILURE);
+    // Those around a write that fails are carried out, and said to be.
+    let ids = [(at, b"one."), (0, b"two."), (at + 4, b"thr.")]
+        .map(|(at, bytes)| sftp.send_write(&handle, at, bytes));
+    let mut heard: Vec<(u32, u32)> = ids.iter().map(|_| sftp.hear_status()).collect();
+    heard.sort_unstable();
+    assert_eq!(heard, [(ids[0], OK), (ids[1], FAILURE), (ids[2], OK)]);
+    assert_eq!(&there(&word), b"one.thr.");
+    // Nothing stands behind it that could be synchronized: EINVAL.
+    assert_eq!(sftp.sync(&handle), BAD_MESSAGE);
     assert_eq!(sftp.read(&handle, 0, 4096), Err(FAILURE));
     assert_eq!(sftp.close(&handle), OK);
+    let other = gateway.path("other");
+    assert_eq!(fill(&mut sftp, other.as_os_str().as_bytes(), b"text"), OK);
     sftp.end();
 }
 
