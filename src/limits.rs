@@ -426,10 +426,17 @@ pub const COPY_SPOTS: u64 = 16;
 /// Memory through which a copy goes from one server to another.
 pub const COPY_SLOT_BYTES: u64 = 8 * 1024 * 1024;
 pub const COPY_SLOTS: usize = 8;
-/// SFTP sessions that a copy opens on its one connection unless it is told otherwise. sshd takes 2 MiB
+/// SFTP sessions that a copy opens on its one connection where the way is long, unless it is told otherwise. sshd takes 2 MiB
 /// of each before it answers, and gives a connection ten.
 pub const COPY_SESSIONS: usize = 4;
 pub const COPY_SESSIONS_MAX: usize = 64;
+/// A round trip shorter than this is none to speak of: one session does as well as several.
+pub const COPY_NEAR_TIME: Duration = Duration::from_millis(2);
+/// Files from this size on are copied over all sessions, in pieces of this size, so many of them at a
+/// time on each: while one is confirmed, the other moves.
+pub const COPY_SPLIT_BYTES_MIN: u64 = 16 * 1024 * 1024;
+pub const COPY_PIECE_BYTES: u64 = 4 * 1024 * 1024;
+pub const COPY_PIECES_OF_SESSION: usize = 2;
 /// Files that are copied at a time: what is small costs round trips, and they are made together.
 pub const COPY_FILES_AT_ONCE: usize = 64;
 /// Directories inside one another, as with scp.

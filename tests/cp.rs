@@ -85,7 +85,7 @@ fn files_go_there_and_come_back_unharmed() {
         }
         // From there to there, through us; `sftp://` names the port itself.
         let uri = format!("sftp://127.0.0.1:{}/{}", server.port(), place.join("again").display());
-        run_well(server, &["--fsync", "--streams", "2", &there(&place.join("to")), &uri]);
+        run_well(server, &["--fsync", &there(&place.join("to")), &uri]);
         assert!(fs::read(place.join("again")).expect("a file") == noise(BYTES + 13, 3));
     });
 }
@@ -182,9 +182,9 @@ fn an_interrupted_copy_goes_on() {
         let to = place.join("to");
         for (source, target) in [(here(&from), there(&to)), (there(&from), here(&to))] {
             let _ = fs::remove_file(&to);
-            let mut child = cp(server, &["-q", "--limit-rate", "60M", &source, &target])
-                .spawn()
-                .expect("it runs");
+            // Over two sessions, in pieces.
+            let words = ["-q", "--streams", "2", "--limit-rate", "60M", &source, &target];
+            let mut child = cp(server, &words).spawn().expect("it runs");
             wait_for("most of the file", || {
                 let part = parts(&place).pop();
                 part.is_some_and(|part| fs::metadata(part).is_ok_and(|m| m.len() > 36 << 20))
@@ -192,7 +192,7 @@ fn an_interrupted_copy_goes_on() {
             child.kill().expect("it is killed");
             child.wait().expect("it is gone");
             assert!(!to.exists());
-            let said = run_well(server, &[&source, &target]);
+            let said = run_well(server, &["--streams", "2", &source, &target]);
             assert!(said.contains("went on behind"), "{said}");
             assert!(fs::read(&to).expect("a file") == bytes);
             assert!(parts(&place).is_empty());

@@ -75,9 +75,12 @@ impl Desk {
             tasks
         };
         loop {
+            let before = tasks.len();
             tasks.retain_mut(|task| task.as_mut().poll(&mut context).is_pending());
+            let ended = tasks.len() < before;
             let mut state = self.state.borrow_mut();
-            if state.begun.is_empty() {
+            // Whoever was asked before may have waited for just that.
+            if state.begun.is_empty() && !ended {
                 state.tasks = tasks;
                 return !state.tasks.is_empty();
             }
@@ -185,5 +188,48 @@ impl Places {
 impl Drop for Place {
     fn drop(&mut self) {
         self.free.borrow_mut().push(self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn who_waits_for_a_place_gets_it_when_a_later_task_ends() {
+        let (desk, places, done) = (Desk::default(), Places::new(1), Rc::new(Cell::new(0)));
+        let first = Rc::new(RefCell::new(None));
+        for number in 0..3 {
+            let (places, done, first) = (places.clone(), Rc::clone(&done), Rc::clone(&first));
+            let inner = desk.clone();
+            desk.begin(async move {
+                let place = places.take().await;
+                if number == 0 {
+                    *first.borrow_mut() = Some(place);
+                    // The place is given back by a task behind all who wait for it.
+                    inner.begin(async move { drop(first.borrow_mut().take()) });
+                }
+                done.set(done.get() + 1);
+            });
+        }
+        assert!(!desk.run(), "all have ended");
+        assert_eq!(done.get(), 3);
+    }
+
+    #[test]
+    fn what_waits_for_a_lost_session_hears_of_it() {
+        let desk = Desk::default();
+        let station = desk.add_station(Offers::default());
+        let coming = desk.order(station, |_, _, _| {});
+        let heard = Rc::new(Cell::new(false));
+        let told = Rc::clone(&heard);
+        desk.begin(async move {
+            told.set(matches!(coming.await, Err(Trouble::Lost(why)) if why == "gone"));
+        });
+        assert!(desk.run() && !heard.get());
+        desk.lose(station, "gone");
+        assert!(!desk.run() && heard.get());
     }
 }

@@ -2,7 +2,6 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::os::fd::{AsFd, IntoRawFd};
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,8 +11,7 @@ use anyhow::{Context, Result, bail};
 use super::place::{here, join};
 use super::remote::{Handle, Remote};
 use super::trouble::Trouble;
-use super::{Copy, resume};
-use crate::reactor::Fd;
+use super::{Copy, resume, split};
 use crate::services::sftp_client::{Moved, Stretch, Way};
 use crate::wire::sftp::{Attributes, open};
 
@@ -230,11 +228,6 @@ impl Opened {
             Opened::There(remote, handle) => Ok(remote.close(&handle).await?),
         }
     }
-
-    /// A descriptor of its own for one move.
-    fn descriptor(file: &File) -> Result<Fd> {
-        Ok(Fd(file.as_fd().try_clone_to_owned()?.into_raw_fd()))
-    }
 }
 
 pub fn times(access: u32, modification: u32) -> fs::FileTimes {
@@ -282,7 +275,7 @@ async fn copy_opened(
     let keep = resume::is_worth_it(about.size);
     let mode = about.mode & KEPT_MODE;
     let target = part.create(mode | OWNER, keep).await.with_context(|| copy.shown(&part))?;
-    let copied = fill(copy, source, &target, about, keep).await;
+    let copied = fill(copy, (source, from), (&target, &part), about, keep).await;
     let finished = match copied {
         Ok(copied) => finish(copy, &target, about, mode).await.map(|()| copied),
         Err(why) => Err(why),
@@ -297,8 +290,8 @@ async fn copy_opened(
 /// Moves what is not there yet.
 async fn fill(
     copy: &Rc<Copy>,
-    source: &Opened,
-    target: &Opened,
+    (source, from): (&Opened, &Spot),
+    (target, to): (&Opened, &Spot),
     about: &About,
     keep: bool,
 ) -> Result<Copied> {
@@ -307,27 +300,26 @@ async fn fill(
         false => 0,
     };
     let stretch = Stretch { there: start, here: start, len: about.size - start };
+    copy.expected.set(copy.expected.get() + stretch.len);
     if stretch.len > 0 {
-        relocate(copy, source, target, stretch).await?;
+        relocate(copy, (source, from), (target, to), stretch).await?;
     }
     Ok(Copied { bytes: stretch.len, kept: start })
 }
 
 async fn relocate(
     copy: &Rc<Copy>,
-    source: &Opened,
-    target: &Opened,
+    (source, from): (&Opened, &Spot),
+    (target, to): (&Opened, &Spot),
     stretch: Stretch,
 ) -> Result<()> {
     match (source, target) {
         (Opened::Here(_), Opened::Here(_)) => bail!("both files are here; cp(1) copies those"),
         (Opened::Here(file), Opened::There(remote, handle)) => {
-            let fd = Opened::descriptor(file)?;
-            judge(remote.relocate(Way::Put, handle, fd, stretch).await?)
+            split::relocate(copy, Way::Put, (remote, handle, &to.path), file, stretch).await
         }
         (Opened::There(remote, handle), Opened::Here(file)) => {
-            let fd = Opened::descriptor(file)?;
-            judge(remote.relocate(Way::Get, handle, fd, stretch).await?)
+            split::relocate(copy, Way::Get, (remote, handle, &from.path), file, stretch).await
         }
         (Opened::There(from, read), Opened::There(to, write)) => {
             super::relay::relay(copy, (from, read), (to, write), stretch).await

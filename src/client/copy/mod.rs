@@ -14,6 +14,7 @@ mod remote;
 mod report;
 mod resume;
 mod run;
+mod split;
 mod tree;
 mod trouble;
 
@@ -60,6 +61,8 @@ pub struct Copy {
     /// The sessions of each host.
     hosts: Vec<(Host, Vec<usize>)>,
     totals: Cell<Totals>,
+    /// Bytes of the files that have been begun.
+    expected: Cell<u64>,
     news: RefCell<Vec<String>>,
 }
 
@@ -81,6 +84,7 @@ impl Copy {
             places: Places::new(COPY_FILES_AT_ONCE),
             hosts,
             totals: Cell::default(),
+            expected: Cell::default(),
             news: RefCell::default(),
         }
     }
@@ -107,6 +111,16 @@ impl Copy {
         let station = station.unwrap_or(remote.station);
         self.desk.charge(station, true);
         Spot { side: Side::There(Remote::new(self.desk.clone(), station)), path: spot.path }
+    }
+
+    /// The other sessions of the same host that are open.
+    fn others(&self, remote: &Remote) -> Vec<Remote> {
+        let host = self.hosts.iter().find(|(_, all)| all.contains(&remote.station));
+        let all = host.map_or(&[][..], |(_, all)| all).iter().copied();
+        all.filter(|number| *number != remote.station)
+            .filter(|number| self.desk.station(*number).lost.is_none())
+            .map(|number| Remote::new(self.desk.clone(), number))
+            .collect()
     }
 
     fn release(&self, spot: &Spot) {

@@ -1,7 +1,6 @@
 //! From one server to another: through memory here, a few slots of it.
 
 use std::fs::File;
-use std::os::fd::{AsFd, IntoRawFd};
 use std::rc::Rc;
 
 use anyhow::{Context, Result};
@@ -11,6 +10,7 @@ use super::Copy;
 use super::desk::Places;
 use super::file::judge;
 use super::remote::{Handle, Remote};
+use super::split::descriptor;
 use crate::limits::{COPY_SLOT_BYTES, COPY_SLOTS};
 use crate::reactor::Fd;
 use crate::services::sftp_client::{Stretch, Way};
@@ -63,8 +63,4 @@ async fn one(
 ) -> Result<()> {
     judge(from.relocate(Way::Get, read, into, piece).await?)?;
     judge(to.relocate(Way::Put, write, out, piece).await?)
-}
-
-fn descriptor(file: &File) -> Result<Fd> {
-    Ok(Fd(file.as_fd().try_clone_to_owned()?.into_raw_fd()))
 }

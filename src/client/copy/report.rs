@@ -58,9 +58,27 @@ pub fn summary(copy: &Copy, totals: Totals, seconds: f64) -> String {
     line
 }
 
-/// One line that is written over by the next.
-pub fn progress(totals: Totals, moved: u64, rate: f64) -> String {
-    format!("\r\x1b[K{} files, {}, {}/s", totals.files, amount(moved as f64), amount(rate))
+/// One line that is written over by the next. `expected`: bytes of all files that have been begun.
+pub fn progress(totals: Totals, moved: u64, expected: u64, rate: f64) -> String {
+    let left = expected.saturating_sub(moved) as f64;
+    let eta = if rate > 0.0 { format!(", {} left", clock(left / rate)) } else { String::new() };
+    format!(
+        "\r\x1b[K{} files, {} of {}, {}/s{eta}",
+        totals.files,
+        amount(moved as f64),
+        amount(expected as f64),
+        amount(rate),
+    )
+}
+
+/// Minutes and seconds, or hours, minutes and seconds.
+fn clock(seconds: f64) -> String {
+    let seconds = seconds.min(359_999.0) as u64;
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    match hours {
+        0 => format!("{minutes}:{seconds:02}"),
+        _ => format!("{hours}:{minutes:02}:{seconds:02}"),
+    }
 }
 
 /// Bytes in a unit that people read.
@@ -83,6 +101,7 @@ mod tests {
     #[test]
     fn amounts_have_units() {
         assert_eq!(amount(0.0), "0 bytes");
+        assert_eq!((clock(61.9), clock(3600.0)), ("1:01".to_owned(), "1:00:00".to_owned()));
         assert_eq!(amount(1536.0), "1.5 KiB");
         assert_eq!(amount(5.0 * 1024.0 * 1024.0 * 1024.0), "5.0 GiB");
     }

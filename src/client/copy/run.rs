@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::{IsTerminal, Write, stderr, stdout};
 use std::rc::Rc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -13,7 +14,7 @@ use crate::client::voice::harmless;
 use crate::client::{Client, Options, Person, Voice};
 use crate::connection::{ChannelId, ChannelKind, ChannelRequest, Event};
 use crate::gateway::drivers::{self, Opened};
-use crate::limits::{COPY_PROGRESS_TIME, COPY_SESSIONS};
+use crate::limits::{COPY_NEAR_TIME, COPY_PROGRESS_TIME, COPY_SESSIONS};
 use crate::reactor::Driver;
 use crate::services::Attached;
 use crate::services::forward::Note;
@@ -69,6 +70,9 @@ struct Session {
     link: ClientLink,
     channel: ChannelId,
     state: State,
+    /// When it was asked something, and how long the answer took.
+    asked: Instant,
+    delay: Option<Duration>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -123,12 +127,16 @@ impl<D: Driver> Sessions<D> {
     /// take no more than a little of one before they answer.
     fn reach(&mut self, plan: &Plan, options: &Options, voice: &Voice) -> Result<Vec<usize>> {
         let link = self.client.log_in(options, Person::new(options.batch), voice)?;
-        let count = plan.streams.unwrap_or(COPY_SESSIONS);
-        let rate = plan.bytes_a_second.map(|rate| (rate / count as u64).max(1));
+        // What is to be slow needs no help.
+        let told = plan.streams.or(plan.bytes_a_second.map(|_| 1));
+        let rate = plan.bytes_a_second.map(|rate| (rate / told.unwrap_or(1) as u64).max(1));
         let first = self.all.len();
-        // The first shows whether there are any to be had.
+        // The first shows whether there are any to be had, and how far away they are.
         self.open(link, rate)?;
         self.wait_for(first)?;
+        let delay = self.all.get(first).and_then(|session| session.delay);
+        let near = delay.is_some_and(|delay| delay < COPY_NEAR_TIME);
+        let count = told.unwrap_or(if near { 1 } else { COPY_SESSIONS });
         for _ in 1..count {
             self.open(link, rate)?;
         }
@@ -152,7 +160,8 @@ impl<D: Driver> Sessions<D> {
         let channel = self.client.shard().open_channel(link, &kind, Some(service));
         let channel = channel.context("no session can be asked for")?;
         self.by_channel.insert((link, channel), self.all.len());
-        self.all.push(Session { link, channel, state: State::Opening });
+        let asked = self.client.shard().driver().now();
+        self.all.push(Session { link, channel, state: State::Opening, asked, delay: None });
         Ok(())
     }
 
@@ -218,6 +227,7 @@ impl<D: Driver> Sessions<D> {
                 return;
             }
             Event::RequestDone { id, ok: true } => {
+                self.note_time(link, *id);
                 self.client.shard().with_channel(link, *id, |service, io| {
                     if let Some(client) = service.as_files() {
                         client.greet(io);
@@ -245,6 +255,7 @@ impl<D: Driver> Sessions<D> {
         match note {
             SftpNote::Ready(offers) if offers.limits => {
                 session.state = State::Measuring(offers);
+                self.note_time(link, channel);
                 self.client.shard().with_channel(link, channel, |service, io| {
                     if let Some(client) = service.as_files() {
                         client.ask(LIMITS_TICKET, &Operation::Limits, io);
@@ -282,8 +293,20 @@ impl<D: Driver> Sessions<D> {
 
     fn opened(&mut self, number: usize, offers: Offers) {
         let station = self.desk.add_station(offers);
+        let now = self.client.shard().driver().now();
         if let Some(session) = self.all.get_mut(number) {
+            session.delay = Some(now.since(session.asked));
             session.state = State::Open { station };
+        }
+    }
+
+    /// The session is asked something now.
+    fn note_time(&mut self, link: ClientLink, channel: ChannelId) {
+        let now = self.client.shard().driver().now();
+        if let Some(number) = self.by_channel.get(&(link, channel))
+            && let Some(session) = self.all.get_mut(*number)
+        {
+            session.asked = now;
         }
     }
 
@@ -346,7 +369,8 @@ impl Screen {
         let (before, had) = self.last;
         let seconds = now.since(before).as_secs_f64().max(0.001);
         let rate = moved.saturating_sub(had) as f64 / seconds;
-        let line = report::progress(copy.totals.get(), moved, rate);
+        let expected = copy.expected.get();
+        let line = report::progress(copy.totals.get(), moved, expected, rate);
         // Whoever does not want to see it does not.
         let _ = stderr().lock().write_all(line.as_bytes());
         self.last = (now, moved);

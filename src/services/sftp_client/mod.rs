@@ -25,10 +25,10 @@ use self::window::{Ranges, Window};
 use super::forward::Note;
 use super::sftp::Input;
 use super::{Done, Io, Service};
-use crate::base::Instant;
+use crate::base::{Instant, tally};
 use crate::limits::{
-    COPY_DATA_BYTES_PLAIN, COPY_REQUESTS_MAX, SFTP_DATA_BYTES_MAX, SFTP_PACKET_BYTES_MAX,
-    SFTP_READS_MAX, SFTP_REQUEST_BYTES_MAX, SFTP_WRITE_OPS_MAX, SMALL_BYTES,
+    COPY_DATA_BYTES_PLAIN, COPY_REQUESTS_MAX, SFTP_DATA_BYTES_MAX, SFTP_HANDLE_BYTES_MAX,
+    SFTP_PACKET_BYTES_MAX, SFTP_READS_MAX, SFTP_REQUEST_BYTES_MAX, SFTP_WRITE_OPS_MAX, SMALL_BYTES,
 };
 use crate::reactor::{Chunk, Errno, Fd, Op};
 use crate::wire::sftp::{
@@ -39,6 +39,8 @@ use crate::wire::{Reader, Writer};
 
 const READ_TAGS: u16 = 0;
 const WRITE_TAGS: u16 = 0x100;
+/// The longest READ: length, kind, id, handle, offset and length.
+const READ_BYTES_MAX: usize = 4 + 1 + 4 + 4 + SFTP_HANDLE_BYTES_MAX as usize + 8 + 4;
 /// Length, kind and id.
 const FRONT_BYTES: usize = 9;
 
@@ -49,6 +51,10 @@ pub struct SftpClient {
     input: Input,
     /// Encoded, and not sent: each leaves whole.
     outgoing: VecDeque<Box<[u8]>>,
+    /// The same of READs, which are many and short.
+    reads: Vec<u8>,
+    /// A reply that is being acted upon.
+    reply: Vec<u8>,
     pending: Slab<Pending>,
     moves: Moves,
     landing: Landing,
@@ -114,6 +120,8 @@ impl SftpClient {
             state: State::Greeting,
             input: Input::default(),
             outgoing: VecDeque::new(),
+            reads: Vec::new(),
+            reply: Vec::new(),
             pending: Slab::new(),
             moves: Moves::default(),
             landing: Landing::default(),
@@ -222,6 +230,7 @@ impl SftpClient {
     /// Asks for what may be asked for, and reads what may be sent.
     fn begin(&mut self, io: &mut Io<'_>) {
         while self.pending.len() < COPY_REQUESTS_MAX
+            && self.reads.len() + READ_BYTES_MAX <= SMALL_BYTES as usize
             && self.window.has_room(self.sending.planned())
             && self.pace.permits(io)
         {
@@ -231,10 +240,14 @@ impl SftpClient {
             let Some(one) = self.moves.all.get_mut(of) else { break };
             one.requests += 1;
             let offset = one.stretch.there.saturating_add(at);
-            let handle = one.handle.clone();
+            let mut space = [0; READ_BYTES_MAX];
+            let mut out = Writer::new(&mut space);
+            let operation = Operation::Read { handle: &one.handle, offset, len };
+            // Handles are bounded where they are read.
+            let _ = Request { id, operation }.write(&mut out);
+            tally::append(&mut self.reads, out.written());
             self.window.sent(len);
             self.pace.begun(len, now);
-            self.enqueue(id, &Operation::Read { handle: &handle, offset, len });
         }
         while self.pending.len() < COPY_REQUESTS_MAX
             && self.window.has_room(self.sending.planned())
@@ -250,6 +263,9 @@ impl SftpClient {
 
     /// Sends requests, several in a packet.
     fn flush(&mut self, io: &mut Io<'_>) {
+        if !self.reads.is_empty() && io.reply(&self.reads) {
+            self.reads.clear();
+        }
         while let Some(first) = self.outgoing.front() {
             let room = io.credit().min(SMALL_BYTES) as usize;
             let mut len = first.len();
@@ -305,10 +321,16 @@ impl SftpClient {
             if !self.input.fill(4 + len as usize, io) {
                 return Ok(());
             }
-            let packet = self.input.partial().get(4..).unwrap_or_default().to_vec();
+            let mut packet = std::mem::take(&mut self.reply);
+            packet.clear();
+            tally::append(&mut packet, self.input.partial().get(4..).unwrap_or_default());
             self.input.clear_partial();
             let response = Response::parse(&packet).map_err(|_| "a reply that cannot be read")?;
             self.answered(&response, io)?;
+            // Listings are long and rare.
+            if packet.capacity() <= SMALL_BYTES as usize {
+                self.reply = packet;
+            }
         }
     }
 
@@ -403,6 +425,7 @@ impl SftpClient {
         self.sending.cancel(io);
         self.input.discard(io);
         self.outgoing.clear();
+        self.reads.clear();
     }
 
     fn send(&mut self, ready: Ready, io: &mut Io<'_>) {

@@ -1,0 +1,177 @@
+//! One large file over several sessions of its host: a server that takes only so much of a session
+//! before it answers takes as much of each.
+//!
+//! Pieces are begun in order, and none lies further behind the first that is not whole than
+//! [`COPY_IN_FLIGHT_BYTES_MAX`]: an interrupted copy is not trusted for so much.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::os::fd::{AsFd, IntoRawFd};
+use std::rc::Rc;
+use std::task::Poll;
+
+use anyhow::Result;
+
+use super::Copy;
+use super::file::judge;
+use super::remote::{Handle, Remote};
+use crate::limits::{
+    COPY_IN_FLIGHT_BYTES_MAX, COPY_PIECE_BYTES, COPY_PIECES_OF_SESSION, COPY_SPLIT_BYTES_MIN,
+};
+use crate::reactor::Fd;
+use crate::services::sftp_client::{Stretch, Way};
+use crate::wire::sftp::{Attributes, open};
+
+/// A file on both sides.
+#[derive(Clone)]
+struct Pair {
+    way: Way,
+    here: Rc<File>,
+    /// Where the stretch begins, on both sides.
+    base: u64,
+}
+
+/// What is still to be moved, as all workers see it.
+#[derive(Debug, Default)]
+struct Work {
+    next: u64,
+    end: u64,
+    under_way: BTreeSet<u64>,
+    workers: usize,
+    failed: Option<anyhow::Error>,
+}
+
+impl Work {
+    /// The next piece, if one may be begun. `Some(None)`: there are no more.
+    fn take(&mut self) -> Option<Option<(u64, u64)>> {
+        if self.failed.is_some() || self.next >= self.end {
+            return Some(None);
+        }
+        let first = self.under_way.first().copied().unwrap_or(self.next);
+        let len = (self.end - self.next).min(COPY_PIECE_BYTES);
+        if self.next + len > first + u64::from(COPY_IN_FLIGHT_BYTES_MAX) {
+            return None;
+        }
+        let at = self.next;
+        self.next += len;
+        self.under_way.insert(at);
+        Some(Some((at, len)))
+    }
+
+    fn ended(&mut self, at: u64, how: Result<()>) {
+        self.under_way.remove(&at);
+        if let Err(why) = how {
+            self.failed.get_or_insert(why);
+        }
+    }
+}
+
+/// Moves a stretch, over all sessions of the host when it is large enough. `path` is that of the file
+/// there.
+pub async fn relocate(
+    copy: &Rc<Copy>,
+    way: Way,
+    (remote, handle, path): (&Remote, &Handle, &[u8]),
+    here: &File,
+    stretch: Stretch,
+) -> Result<()> {
+    let others = copy.others(remote);
+    if stretch.len < COPY_SPLIT_BYTES_MIN || others.is_empty() {
+        return judge(remote.relocate(way, handle, descriptor(here)?, stretch).await?);
+    }
+    let pair = Pair { way, here: Rc::new(here.try_clone()?), base: stretch.here };
+    let work = Rc::new(RefCell::new(Work { end: stretch.len, ..Work::default() }));
+    let begin = |remote: Remote, handle: Option<Handle>| {
+        for _ in 0..COPY_PIECES_OF_SESSION {
+            let (remote, handle) = (remote.clone(), handle.clone());
+            let (pair, work, path) = (pair.clone(), Rc::clone(&work), path.to_vec());
+            work.borrow_mut().workers += 1;
+            copy.desk.begin(async move {
+                run(&remote, handle, &path, &pair, &work).await;
+                work.borrow_mut().workers -= 1;
+            });
+        }
+    };
+    begin(remote.clone(), Some(handle.clone()));
+    others.into_iter().for_each(|other| begin(other, None));
+    let done = Rc::clone(&work);
+    std::future::poll_fn(move |_| match done.borrow().workers {
+        0 => Poll::Ready(()),
+        _ => Poll::Pending,
+    })
+    .await;
+    let failed = work.borrow_mut().failed.take();
+    failed.map_or(Ok(()), Err)
+}
+
+/// Moves pieces until there are none. Without a handle the session opens the file first; one that
+/// cannot leaves the work to the others.
+async fn run(
+    remote: &Remote,
+    handle: Option<Handle>,
+    path: &[u8],
+    pair: &Pair,
+    work: &RefCell<Work>,
+) {
+    let own = handle.is_none();
+    let handle = match handle {
+        Some(handle) => handle,
+        None => {
+            let flags = if pair.way == Way::Get { open::READ } else { open::WRITE };
+            match remote.open(path, flags, Attributes::EMPTY).await {
+                Ok(handle) => handle,
+                Err(_) => return,
+            }
+        }
+    };
+    loop {
+        let next = std::future::poll_fn(|_| match work.borrow_mut().take() {
+            Some(next) => Poll::Ready(next),
+            None => Poll::Pending,
+        });
+        let Some((at, len)) = next.await else { break };
+        let how = piece(remote, &handle, pair, at, len).await;
+        work.borrow_mut().ended(at, how);
+    }
+    if own && let Err(why) = remote.close(&handle).await {
+        work.borrow_mut().failed.get_or_insert(why.into());
+    }
+}
+
+async fn piece(remote: &Remote, handle: &Handle, pair: &Pair, at: u64, len: u64) -> Result<()> {
+    let fd = descriptor(&pair.here)?;
+    let stretch = Stretch { there: pair.base + at, here: pair.base + at, len };
+    judge(remote.relocate(pair.way, handle, fd, stretch).await?)
+}
+
+/// A descriptor of its own for one move.
+pub fn descriptor(file: &File) -> Result<Fd> {
+    Ok(Fd(file.as_fd().try_clone_to_owned()?.into_raw_fd()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_keep_near_the_first_that_is_not_whole() {
+        let far = u64::from(COPY_IN_FLIGHT_BYTES_MAX);
+        let mut work = Work { end: 10 * far, ..Work::default() };
+        let first = work.take().expect("now").expect("a piece");
+        let mut begun = first.1;
+        while let Some(Some((at, len))) = work.take() {
+            assert!(at + len <= far);
+            begun += len;
+            if at > first.0 {
+                work.ended(at, Ok(()));
+            }
+        }
+        assert_eq!(begun, far);
+        assert!(work.take().is_none(), "the first is not whole");
+        work.ended(first.0, Ok(()));
+        assert!(matches!(work.take(), Some(Some(_))));
+        work.ended(0, Err(anyhow::anyhow!("it failed")));
+        assert!(matches!(work.take(), Some(None)));
+    }
+}
