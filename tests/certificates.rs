@@ -89,7 +89,7 @@ fn an_authority_lets_its_principals_in() {
             &["-n", &me, "-O", "critical:new@example.org=x"],
             "option new@example.org is not understood",
         ),
-        (&["-n", &me, "-O", "verify-required"], "asks for a security key"),
+        (&["-n", &me, "-O", "verify-required"], "it asks for a security key"),
     ] {
         certify(&gateway, "user_ed25519", "ca", arguments);
         assert!(!gets_in(&gateway), "{arguments:?}");

@@ -516,6 +516,7 @@ fn good_lines() -> impl Strategy<Value = String> {
         "Ciphers [+^-]?(aes256-ctr|aes128-gcm@openssh\\.com)",
         "KexAlgorithms [+^-]?(curve25519-sha256|ecdh-sha2-nistp521)",
         "(PubkeyAccepted|HostKey)Algorithms [+^-]?(ssh-ed25519|rsa-sha2-\\*)",
+        "PubkeyAuthOptions (none|touch-required|verify-required|touch-required,verify-required)",
         "AuthenticationMethods (any|publickey|publickey,publickey publickey)",
         "(StrictModes|PermitTTY|TCPKeepAlive|PubkeyAuthentication) (yes|no|YES)",
         "PermitRootLogin (yes|no|without-password|forced-commands-only)",

@@ -25,7 +25,7 @@ fn logs_in_under_every_cipher() {
     for flavour in FLAVOURS {
         let pair = Pair::logged_in(&Setup::new(flavour));
         let named = |event: &Event| match event {
-            Event::Authenticated { user, method, key } => {
+            Event::Authenticated { user, method, key, .. } => {
                 **user == *USER
                     && *method == "publickey-hostbound-v00@openssh.com"
                     && key.as_deref() == Some(user_key().public())

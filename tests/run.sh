@@ -23,6 +23,7 @@ need xauth xauth
 need gcc gcc
 need pgrep procps
 need python3 python3
+[ -e /usr/include/openssl/evp.h ] || missing+=(libssl-dev)
 # Every client that people come with.
 module() { # module package
     /usr/bin/python3 -W ignore -c "import $1" >/dev/null 2>&1 || missing+=("$2")

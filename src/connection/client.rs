@@ -391,6 +391,7 @@ impl Connection<Client> {
             user: trying.user,
             method: trying.method.name().into(),
             probe: false,
+            why: None,
             failures: 0,
             methods: trying.method.name().into(),
             partial: false,
@@ -407,6 +408,7 @@ impl Connection<Client> {
             user: trying.user,
             method: trying.method.name().into(),
             probe: trying.step == Step::Probe,
+            why: None,
             failures: 0,
             methods: failure.methods.as_str().into(),
             partial: failure.partial,
@@ -423,7 +425,12 @@ impl Connection<Client> {
             METHOD_PUBLIC_KEY if host_bound => METHOD_PUBLIC_KEY_HOST_BOUND,
             name => name,
         };
-        Some(Event::Authenticated { user: trying.user, method, key: trying.method.key() })
+        Some(Event::Authenticated {
+            user: trying.user,
+            method,
+            key: trying.method.key(),
+            attestation: None,
+        })
     }
 }
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use crate::base::Span;
 use crate::connection::{ChannelId, ConnectionConfig, Secret};
 use crate::crypto::kex::Group;
-use crate::crypto::{Certificate, KexError, PublicKey, SharedSecret, SignatureAlgorithm};
+use crate::crypto::{
+    Attestation, Certificate, KexError, PublicKey, SharedSecret, SignatureAlgorithm,
+};
 use crate::limits::{PTY_MODES_BYTES_MAX, PTY_SIDE_MAX};
 use crate::wire::channel::{GlobalBody, OpenKind};
 use crate::wire::request::{RequestBody, X11Fields};
@@ -30,10 +32,22 @@ pub enum Event {
     Banner { text: Box<str> },
     /// The login is over. `key` is the one whose signature was verified (server role) or accepted
     /// (client role).
-    Authenticated { user: Box<str>, method: &'static str, key: Option<Box<PublicKey>> },
+    Authenticated {
+        user: Box<str>,
+        method: &'static str,
+        key: Option<Box<PublicKey>>,
+        /// What a security key said about its signature. Server role.
+        attestation: Option<Attestation>,
+    },
     /// Server role: a method has succeeded, and others are still asked for. As with
     /// `Authenticated`, `key` is the one whose signature was verified.
-    Partial { user: Box<str>, method: &'static str, key: Option<Box<PublicKey>> },
+    Partial {
+        user: Box<str>,
+        method: &'static str,
+        key: Option<Box<PublicKey>>,
+        /// What a security key said about its signature.
+        attestation: Option<Attestation>,
+    },
     /// Server role: an attempt failed; for the log. Client role: try something else.
     AuthFailed(Box<AuthFailed>),
     /// The peer asks for a channel: accept or reject it.
@@ -96,6 +110,8 @@ pub struct AuthFailed {
     pub certificate: Option<Box<Certificate>>,
     /// The attempt only asked whether the key would do.
     pub probe: bool,
+    /// Server role: what is wrong, where the client is told no more than that it failed.
+    pub why: Option<&'static str>,
     /// Failures counted so far, this one included.
     pub failures: u32,
     /// Client role: methods that may go on, comma-separated.
@@ -157,10 +173,36 @@ pub enum Answer {
     Signature(Option<Box<[u8]>>),
     /// To `TrustHostKey`.
     Trust(bool),
-    /// To `FindKey`.
+    /// To `FindKey`. A security key's has to be touched.
     Key(bool),
+    /// To `FindKey`: yes, if the signature comes with this, where a security key makes it.
+    KeyIf(Presence),
     /// To `Greet`.
     Greeted(Arc<ConnectionConfig>),
+}
+
+/// What a security key has to attest for its signature to count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Presence {
+    /// Somebody has touched it.
+    pub touch: bool,
+    /// Somebody has proved to it who he is.
+    pub verify: bool,
+}
+
+impl Presence {
+    pub const TOUCH: Presence = Presence { touch: true, verify: false };
+
+    /// What the attestation lacks, in sshd's words.
+    pub(super) const fn lacks(self, attestation: Attestation) -> Option<&'static str> {
+        if self.touch && !attestation.touched() {
+            Some("user presence (authenticator touch) requirement not met")
+        } else if self.verify && !attestation.verified() {
+            Some("user verification requirement not met")
+        } else {
+            None
+        }
+    }
 }
 
 /// What a channel is for (RFC 4254 §6.1, §7.2, OpenSSH PROTOCOL §2.4). Texts are the peer's.

@@ -46,8 +46,8 @@ pub use client::LoginMethod;
 pub use config::{ClientConnectionConfig, ConnectionConfig, LoginLimits};
 pub use conn::Conn;
 pub use event::{
-    Answer, AuthFailed, ChannelKind, ChannelRequest, Event, GlobalRequest, Input, Query, Questions,
-    WindowSize, X11Request,
+    Answer, AuthFailed, ChannelKind, ChannelRequest, Event, GlobalRequest, Input, Presence, Query,
+    Questions, WindowSize, X11Request,
 };
 pub use half::{Farewell, RecvHalf, RecvStep, SendHalf, SendStep};
 pub use machine::Connection;

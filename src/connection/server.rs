@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::machine::{LOGIN_TOO_LONG, malformed};
 use super::methods::{Progress, Step};
 use super::side::{Limits, Side};
-use super::{Answer, AuthFailed, Connection, ConnectionConfig, Event, Method, Query};
+use super::{Answer, AuthFailed, Connection, ConnectionConfig, Event, Method, Presence, Query};
 use crate::base::Instant;
-use crate::crypto::{KeyAlgorithm, PublicKey, ShownKey};
+use crate::crypto::{Attestation, KeyAlgorithm, PublicKey, ShownKey};
 use crate::limits::{
     AUTH_CHAIN_METHODS_MAX, AUTH_FAILURE_DELAY, AUTH_REQUESTS_MAX, BANNER_SENT_BYTES_MAX,
 };
@@ -105,6 +105,14 @@ struct KeyAttempt {
     proof: Option<Proof>,
 }
 
+/// A method that has succeeded.
+struct Proven {
+    /// As the client calls it.
+    name: &'static str,
+    key: Option<Box<PublicKey>>,
+    attestation: Option<Attestation>,
+}
+
 #[derive(Debug)]
 struct Proof {
     message: Box<[u8]>,
@@ -196,7 +204,10 @@ impl Side for Server {
         let Stage::Trying(trying) = &mut connection.login.stage else { return Ok(()) };
         match (trying.waits.take(), answer) {
             (Some(Waits::Key(attempt)), Answer::Key(found)) => {
-                connection.key_judged(*attempt, found, env)
+                connection.key_judged(*attempt, found.then_some(Presence::TOUCH), env)
+            }
+            (Some(Waits::Key(attempt)), Answer::KeyIf(presence)) => {
+                connection.key_judged(*attempt, Some(presence), env)
             }
             (Some(Waits::Greeting { asked_at, request }), Answer::Greeted(config)) => {
                 connection.login.config = config;
@@ -391,59 +402,70 @@ impl Connection<Server> {
         matches!(&self.login.stage, Stage::Trying(trying) if trying.used.contains(key))
     }
 
+    /// `found`: the key may log in, if it attests this.
     fn key_judged(
         &mut self,
         attempt: KeyAttempt,
-        found: bool,
+        found: Option<Presence>,
         env: &mut Env<'_>,
     ) -> Result<(), Error> {
         let KeyAttempt { asked_at, shown, method, proof } = attempt;
-        let probe = proof.is_none();
-        // Case 55: what is judged is the key that signed, here and nowhere else.
-        let granted = found
-            && proof.as_ref().is_none_or(|proof| {
-                shown.key.verify(shown.algorithm, &proof.message, &proof.signature).is_ok()
-            });
-        if !granted {
-            self.count_failure(method, Some(shown), probe);
+        let (Some(presence), Some(proof)) = (found, &proof) else {
+            if found.is_some() {
+                let (algorithm, key) = shown.offer();
+                return self.transport.send(&PublicKeyOk { algorithm, key }, env);
+            }
+            self.count_failure(method, Some(shown), proof.is_none());
             self.refuse_later(asked_at, env.now);
             return Ok(());
+        };
+        // Case 55: what is judged is the key that signed, here and nowhere else.
+        let verified = shown.key.verify_attested(shown.algorithm, &proof.message, &proof.signature);
+        let lacks = verified
+            .ok()
+            .map(|attestation| attestation.and_then(|attestation| presence.lacks(attestation)));
+        match (verified, lacks) {
+            (Ok(attestation), Some(None)) => {
+                let proven = Proven { name: method, key: Some(shown.key), attestation };
+                self.succeeded(Method::PublicKey, proven, asked_at, env)
+            }
+            (_, lacks) => {
+                self.count_failure_of(method, Some(shown), false, lacks.flatten());
+                self.refuse_later(asked_at, env.now);
+                Ok(())
+            }
         }
-        if probe {
-            let (algorithm, key) = shown.offer();
-            return self.transport.send(&PublicKeyOk { algorithm, key }, env);
-        }
-        self.succeeded(Method::PublicKey, method, Some(shown.key), asked_at, env)
     }
 
-    /// A method has succeeded: the login is over, or goes on with others. `name`: as the client
-    /// calls the method.
+    /// A method has succeeded: the login is over, or goes on with others.
     fn succeeded(
         &mut self,
         method: Method,
-        name: &'static str,
-        key: Option<Box<PublicKey>>,
+        proven: Proven,
         asked_at: Instant,
         env: &mut Env<'_>,
     ) -> Result<(), Error> {
         let Stage::Trying(trying) = &mut self.login.stage else { return Ok(()) };
         let user = trying.user.clone().unwrap_or_default();
+        let Proven { name: method_name, key, attestation } = proven;
         match trying.progress.advance(&self.login.config.chains, method) {
             Step::NotNext => {
-                self.count_failure(name, None, false);
+                self.count_failure(method_name, None, false);
                 self.refuse_later(asked_at, env.now);
                 Ok(())
             }
             Step::Partial => {
                 trying.used.extend(key.as_deref().cloned());
-                self.channels.events.push_back(Event::Partial { user, method: name, key });
+                let event = Event::Partial { user, method: method_name, key, attestation };
+                self.channels.events.push_back(event);
                 self.send_failure(true, env)
             }
             Step::Over => {
                 self.transport.send(&UserAuthSuccess, env)?;
                 self.transport.authenticated();
                 self.login.stage = Stage::Done;
-                self.channels.events.push_back(Event::Authenticated { user, method: name, key });
+                let event = Event::Authenticated { user, method: method_name, key, attestation };
+                self.channels.events.push_back(event);
                 Ok(())
             }
         }
@@ -457,6 +479,16 @@ impl Connection<Server> {
     }
 
     fn count_failure(&mut self, method: &str, shown: Option<ShownKey>, probe: bool) {
+        self.count_failure_of(method, shown, probe, None);
+    }
+
+    fn count_failure_of(
+        &mut self,
+        method: &str,
+        shown: Option<ShownKey>,
+        probe: bool,
+        why: Option<&'static str>,
+    ) {
         let Stage::Trying(trying) = &mut self.login.stage else { return };
         trying.failures += 1;
         let (key, certificate) = shown.map(|shown| (shown.key, shown.certificate)).unzip();
@@ -466,6 +498,7 @@ impl Connection<Server> {
             key,
             certificate: certificate.flatten(),
             probe,
+            why,
             failures: trying.failures,
             methods: Box::default(),
             partial: false,

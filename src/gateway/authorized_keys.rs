@@ -74,7 +74,7 @@ pub enum LineError {
     Certificate { id: String, why: CertificateRefused },
     #[error("the certificate and the line force two different commands")]
     TwoCommands,
-    #[error("the certificate asks for a security key that verifies its user")]
+    #[error("it asks for a security key that verifies its user, and this is none")]
     VerifyRequired,
 }
 
@@ -267,6 +267,9 @@ fn judge(parts: &Parts<'_>, listed: &PublicKey, wanted: Use<'_>) -> Result<Optio
         _ => {}
     }
     options.admit(wanted.peer, wanted.host, wanted.now)?;
+    if options.verify && !wanted.key.kind().is_security() {
+        return Err(LineError::VerifyRequired);
+    }
     let Some(certificate) = wanted.certificate else { return Ok(options) };
     let names = options.principals.clone();
     let names = names.iter().flatten().map(String::as_str).collect::<Vec<_>>();

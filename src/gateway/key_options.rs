@@ -26,6 +26,10 @@ pub struct Options {
     pub principals: Option<Vec<String>>,
     /// `environment=`: variables for its sessions, for PermitUserEnvironment to let through.
     pub environment: Vec<(String, String)>,
+    /// `no-touch-required`: a security key's signature counts although nobody touched it.
+    pub no_touch: bool,
+    /// `verify-required`: it counts if its user proved to it who he is.
+    pub verify: bool,
     pub pty: bool,
     /// `~/.ssh/rc` may run.
     pub user_rc: bool,
@@ -62,6 +66,8 @@ impl Default for Options {
             cert_authority: false,
             principals: None,
             environment: Vec::new(),
+            no_touch: false,
+            verify: false,
             pty: true,
             user_rc: true,
             forwarding: Forwarding::default(),
@@ -120,10 +126,11 @@ impl Options {
 
     /// What the line and a certificate both permit. As with sshd, two commands have to be the same.
     pub fn under(mut self, verified: &VerifiedUser) -> Result<Options, LineError> {
-        // Security keys cannot log in yet, so nothing that asks for one can.
-        if verified.verify_required() {
+        if verified.verify_required() && !verified.certificate().key().kind().is_security() {
             return Err(LineError::VerifyRequired);
         }
+        self.verify |= verified.verify_required();
+        self.no_touch &= verified.extensions().no_touch_required;
         match (&self.command, verified.force_command()) {
             (Some(own), Some(forced)) if own != forced => return Err(LineError::TwoCommands),
             (None, Some(forced)) => {
@@ -156,6 +163,14 @@ impl Options {
                 {
                     self.permit(permit, false);
                 }
+                Ok(())
+            }
+            (Meaning::NoTouch, None) => {
+                self.no_touch = true;
+                Ok(())
+            }
+            (Meaning::Verify, None) => {
+                self.verify = true;
                 Ok(())
             }
             (Meaning::CertAuthority, None) => {
@@ -241,6 +256,8 @@ enum Meaning {
     Permit(Permit, bool),
     Restrict,
     CertAuthority,
+    NoTouch,
+    Verify,
     /// It belongs to something that is not built yet.
     NotYet,
 }
@@ -278,7 +295,7 @@ const OPTIONS: &[Known] = &[
     ("no-agent-forwarding", Meaning::Permit(Permit::Agent, false)),
     ("no-port-forwarding", Meaning::Permit(Permit::Ports, false)),
     ("no-pty", Meaning::Permit(Permit::Pty, false)),
-    ("no-touch-required", Meaning::NotYet),
+    ("no-touch-required", Meaning::NoTouch),
     ("no-user-rc", Meaning::Permit(Permit::UserRc, false)),
     ("no-X11-forwarding", Meaning::Permit(Permit::X11, false)),
     ("permitlisten", Meaning::Value(Valued::Listen)),
@@ -289,7 +306,7 @@ const OPTIONS: &[Known] = &[
     ("restrict", Meaning::Restrict),
     ("tunnel", Meaning::NotYet),
     ("user-rc", Meaning::Permit(Permit::UserRc, true)),
-    ("verify-required", Meaning::NotYet),
+    ("verify-required", Meaning::Verify),
     ("X11-forwarding", Meaning::Permit(Permit::X11, true)),
 ];
 
@@ -520,8 +537,9 @@ mod tests {
             "cert-authority,principals=\"\"",
             "cert-authority,principals=\"a\",principals=\"b\"",
             "tunnel=\"1\"",
-            "verify-required",
-            "no-touch-required",
+            "verify-required=\"yes\"",
+            "no-touch-required=\"yes\"",
+            "touch-required",
             "command",
             "command=ls",
             "command=\"ls",

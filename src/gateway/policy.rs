@@ -24,6 +24,7 @@ use super::principals;
 use super::program::{self, About};
 use super::upstream::{self, Fleets};
 use crate::base::{escape, wildcard_match};
+use crate::connection::Presence;
 use crate::crypto::keys::revoked;
 use crate::crypto::{Certificate, KeyAlgorithm, KeyKind, PublicKey, SignatureAlgorithm};
 use crate::limits::{AUTHORIZED_KEYS_BYTES_MAX, BANNER_BYTES_MAX, REVOKED_KEYS_BYTES_MAX};
@@ -386,6 +387,10 @@ impl Policy {
         // Where blocks exist, what held before the login may differ from what holds now.
         let limits = self.config.has_match_blocks().then(|| login.limits());
         let verbosity = self.config.own_log_level().map(|_| login.log_level.number());
+        let presence = Presence {
+            touch: login.pubkey_auth_options.touch || !found.options.no_touch,
+            verify: login.pubkey_auth_options.verify || found.options.verify,
+        };
         Grant {
             account,
             key: request.key.clone(),
@@ -400,6 +405,7 @@ impl Policy {
             source: found.source,
             verbosity,
             rules,
+            presence,
             upstream: None,
         }
     }
@@ -559,7 +565,9 @@ impl Search {
     ) {
         let Some(template) = &login.authorized_principals_file else {
             let authority = certificate.authority();
-            match wanted.certify(certificate, authority, &[wanted.user], Options::default()) {
+            // Nothing but the certificate says what its key has to attest.
+            let options = Options { no_touch: true, ..Options::default() };
+            match wanted.certify(certificate, authority, &[wanted.user], options) {
                 Ok(options) => self.found = Some(Found { options, source }),
                 Err(why) => self.notes.push(format!("{source}: {why}")),
             }

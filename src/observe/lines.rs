@@ -91,13 +91,14 @@ fn write_line(report: &Report) {
 fn login(report: &Report) {
     let (link, ip, port) = (report.serial, report.peer.ip(), report.peer.port());
     match &report.what {
-        What::AuthFailed { user, method, key } => {
+        What::AuthFailed { user, method, key, why } => {
             let (user, method) = (escape(user), escape(familiar(method)));
             let key = key.as_deref().unwrap_or("");
             let colon = if key.is_empty() { "" } else { ": " };
+            let why = why.map_or(String::new(), |why| format!(": {why}"));
             warn!(
                 link, %ip, port, %user, %method, key,
-                "Failed {method} for {user} from {ip} port {port} ssh2{colon}{key}"
+                "Failed {method} for {user} from {ip} port {port} ssh2{colon}{key}{why}"
             );
         }
         What::Partial { user, method, key } => {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::wildcard_match;
-use crate::connection::{ConnectionConfig, LoginLimits};
+use crate::connection::{ConnectionConfig, LoginLimits, Presence};
 use crate::crypto::kex::Group;
 use crate::crypto::{
     Certificate, KexError, PrivateKey, PublicKey, SharedSecret, SignatureAlgorithm,
@@ -182,6 +182,8 @@ pub struct Grant {
     /// As [`About::verbosity`]; less than 255.
     pub verbosity: Option<u8>,
     pub rules: Rules,
+    /// What a security key has to attest; asked before anything is handed over.
+    pub presence: Presence,
     /// Where the login goes on; `None`: here. Such a one stays with the process that made it.
     pub upstream: Option<Arc<Upstream>>,
 }
@@ -296,6 +298,7 @@ impl Grant {
             source,
             verbosity,
             rules,
+            presence: Presence::TOUCH,
             upstream: None,
         })
     }
@@ -445,6 +448,7 @@ mod tests {
             verbosity: Some(4),
             source: "/home/ann/.ssh/authorized_keys:3".into(),
             rules: Rules { motd: true, last_login: true, ..Rules::default() },
+            presence: Presence::TOUCH,
             upstream: None,
         };
         let bytes = grant.encode();

@@ -79,6 +79,7 @@ mod tests {
             source: source.to_owned(),
             verbosity: None,
             rules: Rules { user_rc: true, ..Rules::default() },
+            presence: crate::connection::Presence::TOUCH,
             upstream: None,
         }
     }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::connection::AuthFailed;
-use crate::crypto::{Certificate, PublicKey};
+use crate::crypto::{Attestation, Certificate, PublicKey};
 use crate::services::Grant;
 use crate::wire::number::disconnect;
 
@@ -16,6 +16,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         user: Box<str>,
         method: &'static str,
         public: Option<Box<PublicKey>>,
+        attestation: Option<Attestation>,
     ) {
         let Some((grant, certificate)) = self.proven(key, public.as_deref()) else { return };
         let Some(link) = self.links.get_mut(key as usize) else { return };
@@ -34,7 +35,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             self.timers.set(key, self.driver.now().after(LEAVING_TIME));
         }
         self.outside.startup_over(ends, StartupEnd::LoggedIn);
-        let shown = shown_key(public.as_deref(), certificate.as_deref());
+        let shown = attested(shown_key(public.as_deref(), certificate.as_deref()), attestation);
         self.report(key, What::Authenticated { user, method, key: shown, source });
         if let Some(upstream) = upstream {
             self.begin_relay(key, upstream);
@@ -49,11 +50,12 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         user: Box<str>,
         method: &'static str,
         public: Option<Box<PublicKey>>,
+        attestation: Option<Attestation>,
     ) {
         let Some((grant, certificate)) = self.proven(key, public.as_deref()) else { return };
         let Some(link) = self.links.get_mut(key as usize) else { return };
         link.earned = Some(grant);
-        let shown = shown_key(public.as_deref(), certificate.as_deref());
+        let shown = attested(shown_key(public.as_deref(), certificate.as_deref()), attestation);
         self.report(key, What::Partial { user, method, key: shown });
     }
 
@@ -76,13 +78,22 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         if failed.probe {
             return;
         }
-        let AuthFailed { user, method, key: public, certificate, .. } = failed;
+        let AuthFailed { user, method, key: public, certificate, why, .. } = failed;
         let shown = shown_key(public.as_deref(), certificate.as_deref());
-        self.report(key, What::AuthFailed { user, method, key: shown });
+        self.report(key, What::AuthFailed { user, method, key: shown, why });
     }
 }
 
 /// How the log names a key: by its fingerprint, or all that its certificate says.
 fn shown_key(key: Option<&PublicKey>, certificate: Option<&Certificate>) -> Option<String> {
     certificate.map(Certificate::log_text).or_else(|| key.map(PublicKey::fingerprint))
+}
+
+/// The same with what a security key says about its signature: a counter that falls back may be a copy's.
+fn attested(shown: Option<String>, attestation: Option<Attestation>) -> Option<String> {
+    let Some(attestation) = attestation else { return shown };
+    let word = |is: bool, word: &'static str| if is { word } else { "" };
+    let words =
+        (word(attestation.touched(), ", touched"), word(attestation.verified(), ", user verified"));
+    shown.map(|shown| format!("{shown} counter {}{}{}", attestation.counter, words.0, words.1))
 }

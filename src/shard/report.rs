@@ -27,6 +27,8 @@ pub enum What {
         user: Box<str>,
         method: Box<str>,
         key: Option<String>,
+        /// What is wrong, where the client is not told.
+        why: Option<&'static str>,
     },
     /// A method has succeeded, and others are still asked for.
     Partial {

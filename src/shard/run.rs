@@ -11,7 +11,7 @@ use crate::limits::{
     PACKET_SLOT, RECEIVE_LEASE_TIME,
 };
 use crate::reactor::{Chunk, Class, Target};
-use crate::services::{About, Greeted, Outgoing, Surroundings};
+use crate::services::{About, Grant, Greeted, Outgoing, Surroundings};
 use crate::transport::{Blame, Error, Server};
 use crate::wire::number::disconnect;
 
@@ -299,7 +299,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                     None => Some(*grant),
                 });
                 link.grant = joined.map(Arc::new);
-                Answer::Key(link.grant.is_some())
+                key_answer(link.grant.as_deref())
             }
             _ => {
                 self.close_link(key, disconnect::BY_APPLICATION, "a worker failed");
@@ -583,11 +583,11 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             Event::AuthFailed(failed) if self.is_upstream(key) => {
                 self.upstream_refused_us(key, &failed);
             }
-            Event::Authenticated { user, method, key: public } => {
-                self.authenticated(key, user, method, public);
+            Event::Authenticated { user, method, key: public, attestation } => {
+                self.authenticated(key, user, method, public, attestation);
             }
-            Event::Partial { user, method, key: public } => {
-                self.partly_authenticated(key, user, method, public);
+            Event::Partial { user, method, key: public, attestation } => {
+                self.partly_authenticated(key, user, method, public, attestation);
             }
             Event::AuthFailed(failed) => self.login_refused(key, *failed),
             Event::Global { want_reply, request } if self.is_relayed(key) => {
@@ -688,7 +688,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 let asked =
                     Asked { user: user.clone(), algorithm, certificate: certificate.clone() };
                 if link.knows(&asked, &public) {
-                    self.answer(key, Answer::Key(true));
+                    let answer = key_answer(link.grant.as_deref());
+                    self.answer(key, answer);
                     return;
                 }
                 link.in_flight += 1;
@@ -879,6 +880,11 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let report = Report { serial: link.serial, peer, verbosity, what };
         self.outside.report(report);
     }
+}
+
+/// What the protocol hears of a key: a grant says what a security key has to attest.
+fn key_answer(grant: Option<&Grant>) -> Answer {
+    grant.map_or(Answer::Key(false), |grant| Answer::KeyIf(grant.presence))
 }
 
 /// So much is unsent that nothing more is to be provoked.

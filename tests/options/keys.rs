@@ -78,8 +78,6 @@ fn case_77_what_is_not_enforced_refuses_the_line() {
         ("permitlisten=\"localhost\"", "permitlisten"),
         ("tunnel=\"1\"", "tunnel"),
         ("principals=\"a\"", "principals"),
-        ("no-touch-required", "no-touch-required"),
-        ("verify-required", "verify-required"),
         ("environment=\"A-B=1\"", "environment"),
         ("expiry-time=\"tomorrow\"", "expiry-time"),
         ("from=\"10.0.0.1/8\"", "from"),

@@ -428,6 +428,7 @@ impl Office {
             rules: times.rules(),
             verbosity: None,
             source: "simulated".to_owned(),
+            presence: tidegate::connection::Presence::TOUCH,
             upstream,
         })
     }

@@ -17,6 +17,7 @@ mod private;
 mod public;
 pub mod revoked;
 mod rsa;
+mod security;
 mod shown;
 mod signature;
 
@@ -34,6 +35,7 @@ pub use certificate::{
 pub use error::{BadSignature, KeyError};
 pub use private::PrivateKey;
 pub use public::PublicKey;
+pub use security::Attestation;
 pub use shown::ShownKey;
 
 use curve::Curve;
@@ -45,11 +47,15 @@ pub enum KeyKind {
     EcdsaP256,
     EcdsaP384,
     EcdsaP521,
+    /// Of a security key, which signs with Ed25519 (OpenSSH PROTOCOL.u2f).
+    SkEd25519,
+    /// Of a security key, which signs with ECDSA over P-256.
+    SkEcdsaP256,
     Rsa,
 }
 
 impl KeyKind {
-    /// Every kind, in the order we prefer them.
+    /// Every kind whose private half can be here, in the order we prefer them.
     pub const ALL: [KeyKind; 5] = [
         KeyKind::Ed25519,
         KeyKind::EcdsaP256,
@@ -57,6 +63,18 @@ impl KeyKind {
         KeyKind::EcdsaP521,
         KeyKind::Rsa,
     ];
+
+    /// Kinds whose private half stays in a security key.
+    pub const SECURITY: [KeyKind; 2] = [KeyKind::SkEd25519, KeyKind::SkEcdsaP256];
+
+    fn every() -> impl Iterator<Item = KeyKind> {
+        KeyKind::ALL.into_iter().chain(KeyKind::SECURITY)
+    }
+
+    /// The private half stays in a security key.
+    pub const fn is_security(self) -> bool {
+        matches!(self, KeyKind::SkEd25519 | KeyKind::SkEcdsaP256)
+    }
 
     /// The name at the front of a public key blob (RFC 4253 §6.6, RFC 5656 §3.1, RFC 8709 §4).
     /// For RSA it is `ssh-rsa` even though no signature of that name is ever made or accepted
@@ -67,13 +85,15 @@ impl KeyKind {
             KeyKind::EcdsaP256 => "ecdsa-sha2-nistp256",
             KeyKind::EcdsaP384 => "ecdsa-sha2-nistp384",
             KeyKind::EcdsaP521 => "ecdsa-sha2-nistp521",
+            KeyKind::SkEd25519 => "sk-ssh-ed25519@openssh.com",
+            KeyKind::SkEcdsaP256 => "sk-ecdsa-sha2-nistp256@openssh.com",
             KeyKind::Rsa => "ssh-rsa",
         }
     }
 
     /// The kind a blob's name stands for.
     pub fn from_name(name: &str) -> Option<KeyKind> {
-        KeyKind::ALL.into_iter().find(|kind| kind.name() == name)
+        KeyKind::every().find(|kind| kind.name() == name)
     }
 
     /// The name at the front of a certificate of such a key (OpenSSH PROTOCOL.certkeys). RSA has one
@@ -84,13 +104,15 @@ impl KeyKind {
             KeyKind::EcdsaP256 => "ecdsa-sha2-nistp256-cert-v01@openssh.com",
             KeyKind::EcdsaP384 => "ecdsa-sha2-nistp384-cert-v01@openssh.com",
             KeyKind::EcdsaP521 => "ecdsa-sha2-nistp521-cert-v01@openssh.com",
+            KeyKind::SkEd25519 => "sk-ssh-ed25519-cert-v01@openssh.com",
+            KeyKind::SkEcdsaP256 => "sk-ecdsa-sha2-nistp256-cert-v01@openssh.com",
             KeyKind::Rsa => "ssh-rsa-cert-v01@openssh.com",
         }
     }
 
     /// The kind of key in a certificate whose blob begins with this name.
     pub fn from_certificate_name(name: &str) -> Option<KeyKind> {
-        KeyKind::ALL.into_iter().find(|kind| kind.certificate_name() == name)
+        KeyKind::every().find(|kind| kind.certificate_name() == name)
     }
 
     /// The short word people use: what `ssh-keygen -t` takes and `ssh-keygen -l` prints.
@@ -98,6 +120,8 @@ impl KeyKind {
         match self {
             KeyKind::Ed25519 => "ED25519",
             KeyKind::EcdsaP256 | KeyKind::EcdsaP384 | KeyKind::EcdsaP521 => "ECDSA",
+            KeyKind::SkEd25519 => "ED25519-SK",
+            KeyKind::SkEcdsaP256 => "ECDSA-SK",
             KeyKind::Rsa => "RSA",
         }
     }
@@ -107,7 +131,7 @@ impl KeyKind {
             KeyKind::EcdsaP256 => Some(Curve::P256),
             KeyKind::EcdsaP384 => Some(Curve::P384),
             KeyKind::EcdsaP521 => Some(Curve::P521),
-            KeyKind::Ed25519 | KeyKind::Rsa => None,
+            KeyKind::Ed25519 | KeyKind::SkEd25519 | KeyKind::SkEcdsaP256 | KeyKind::Rsa => None,
         }
     }
 }
@@ -119,17 +143,31 @@ pub enum SignatureAlgorithm {
     EcdsaP256,
     EcdsaP384,
     EcdsaP521,
+    SkEd25519,
+    SkEcdsaP256,
     RsaSha512,
     RsaSha256,
 }
 
 impl SignatureAlgorithm {
-    /// Every algorithm, in the order we prefer them.
+    /// Every algorithm that keys here can sign with, in the order we prefer them.
     pub const ALL: [SignatureAlgorithm; 6] = [
         SignatureAlgorithm::Ed25519,
         SignatureAlgorithm::EcdsaP256,
         SignatureAlgorithm::EcdsaP384,
         SignatureAlgorithm::EcdsaP521,
+        SignatureAlgorithm::RsaSha512,
+        SignatureAlgorithm::RsaSha256,
+    ];
+
+    /// Those and the ones of security keys: every algorithm whose signatures are understood.
+    pub const EVERY: [SignatureAlgorithm; 8] = [
+        SignatureAlgorithm::Ed25519,
+        SignatureAlgorithm::EcdsaP256,
+        SignatureAlgorithm::EcdsaP384,
+        SignatureAlgorithm::EcdsaP521,
+        SignatureAlgorithm::SkEd25519,
+        SignatureAlgorithm::SkEcdsaP256,
         SignatureAlgorithm::RsaSha512,
         SignatureAlgorithm::RsaSha256,
     ];
@@ -141,6 +179,8 @@ impl SignatureAlgorithm {
             SignatureAlgorithm::EcdsaP256 => "ecdsa-sha2-nistp256",
             SignatureAlgorithm::EcdsaP384 => "ecdsa-sha2-nistp384",
             SignatureAlgorithm::EcdsaP521 => "ecdsa-sha2-nistp521",
+            SignatureAlgorithm::SkEd25519 => "sk-ssh-ed25519@openssh.com",
+            SignatureAlgorithm::SkEcdsaP256 => "sk-ecdsa-sha2-nistp256@openssh.com",
             SignatureAlgorithm::RsaSha512 => "rsa-sha2-512",
             SignatureAlgorithm::RsaSha256 => "rsa-sha2-256",
         }
@@ -148,7 +188,7 @@ impl SignatureAlgorithm {
 
     /// The algorithm of this name. `ssh-rsa` is none.
     pub fn from_name(name: &str) -> Option<SignatureAlgorithm> {
-        SignatureAlgorithm::ALL.into_iter().find(|algorithm| algorithm.name() == name)
+        SignatureAlgorithm::EVERY.into_iter().find(|algorithm| algorithm.name() == name)
     }
 
     /// What stands in KEXINIT and in a publickey request when the key is shown inside a
@@ -164,7 +204,7 @@ impl SignatureAlgorithm {
     /// The algorithm of a certified key by this name. `ssh-rsa-cert-v01@openssh.com` is none: it
     /// stands for RSA with SHA-1.
     pub fn from_certificate_name(name: &str) -> Option<SignatureAlgorithm> {
-        let all = SignatureAlgorithm::ALL.into_iter();
+        let all = SignatureAlgorithm::EVERY.into_iter();
         all.into_iter().find(|algorithm| algorithm.certificate_name() == name)
     }
 
@@ -175,6 +215,8 @@ impl SignatureAlgorithm {
             SignatureAlgorithm::EcdsaP256 => KeyKind::EcdsaP256,
             SignatureAlgorithm::EcdsaP384 => KeyKind::EcdsaP384,
             SignatureAlgorithm::EcdsaP521 => KeyKind::EcdsaP521,
+            SignatureAlgorithm::SkEd25519 => KeyKind::SkEd25519,
+            SignatureAlgorithm::SkEcdsaP256 => KeyKind::SkEcdsaP256,
             SignatureAlgorithm::RsaSha512 | SignatureAlgorithm::RsaSha256 => KeyKind::Rsa,
         }
     }
@@ -186,6 +228,8 @@ impl SignatureAlgorithm {
             KeyKind::EcdsaP256 => &[SignatureAlgorithm::EcdsaP256],
             KeyKind::EcdsaP384 => &[SignatureAlgorithm::EcdsaP384],
             KeyKind::EcdsaP521 => &[SignatureAlgorithm::EcdsaP521],
+            KeyKind::SkEd25519 => &[SignatureAlgorithm::SkEd25519],
+            KeyKind::SkEcdsaP256 => &[SignatureAlgorithm::SkEcdsaP256],
             KeyKind::Rsa => &[SignatureAlgorithm::RsaSha512, SignatureAlgorithm::RsaSha256],
         }
     }
@@ -200,17 +244,21 @@ pub struct KeyAlgorithm {
 
 impl KeyAlgorithm {
     /// Every algorithm, in the order we prefer them.
-    pub const ALL: [KeyAlgorithm; 12] = [
+    pub const ALL: [KeyAlgorithm; 16] = [
         KeyAlgorithm::certified(SignatureAlgorithm::Ed25519),
         KeyAlgorithm::certified(SignatureAlgorithm::EcdsaP256),
         KeyAlgorithm::certified(SignatureAlgorithm::EcdsaP384),
         KeyAlgorithm::certified(SignatureAlgorithm::EcdsaP521),
+        KeyAlgorithm::certified(SignatureAlgorithm::SkEd25519),
+        KeyAlgorithm::certified(SignatureAlgorithm::SkEcdsaP256),
         KeyAlgorithm::certified(SignatureAlgorithm::RsaSha512),
         KeyAlgorithm::certified(SignatureAlgorithm::RsaSha256),
         KeyAlgorithm::plain(SignatureAlgorithm::Ed25519),
         KeyAlgorithm::plain(SignatureAlgorithm::EcdsaP256),
         KeyAlgorithm::plain(SignatureAlgorithm::EcdsaP384),
         KeyAlgorithm::plain(SignatureAlgorithm::EcdsaP521),
+        KeyAlgorithm::plain(SignatureAlgorithm::SkEd25519),
+        KeyAlgorithm::plain(SignatureAlgorithm::SkEcdsaP256),
         KeyAlgorithm::plain(SignatureAlgorithm::RsaSha512),
         KeyAlgorithm::plain(SignatureAlgorithm::RsaSha256),
     ];
@@ -250,14 +298,14 @@ mod tests {
 
     #[test]
     fn names_are_distinct_and_map_back() {
-        for kind in KeyKind::ALL {
+        for kind in KeyKind::every() {
             assert_eq!(KeyKind::from_name(kind.name()), Some(kind));
             assert_eq!(KeyKind::from_certificate_name(kind.certificate_name()), Some(kind));
             for algorithm in SignatureAlgorithm::for_key(kind) {
                 assert_eq!(algorithm.key_kind(), kind);
             }
         }
-        for algorithm in SignatureAlgorithm::ALL {
+        for algorithm in SignatureAlgorithm::EVERY {
             assert_eq!(SignatureAlgorithm::from_name(algorithm.name()), Some(algorithm));
             assert!(SignatureAlgorithm::for_key(algorithm.key_kind()).contains(&algorithm));
             let certified = algorithm.certificate_name();

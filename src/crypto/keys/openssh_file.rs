@@ -172,6 +172,8 @@ fn decode_pair(kind: KeyKind, body: &mut Reader<'_>) -> Result<Pair, KeyError> {
             let scalar = body.mpint(HOST_KEY_BYTES_MAX)?;
             Pair::ecdsa(curve, scalar, point)
         }
+        // The private half is in the security key; the file has a handle of it.
+        Numbers::SkEd25519 { .. } | Numbers::SkEcdsaP256 { .. } => Err(unsupported(kind.name())),
         Numbers::Rsa { .. } => Err(KeyError::TypeMismatch),
     }
 }

@@ -69,6 +69,7 @@ impl PrivateKey {
             Some(curve) => EcdsaKeyPair::generate(curve.signing())
                 .map(|pair| Pair::Ecdsa(curve, pair))
                 .map_err(|_| KeyError::Generation)?,
+            None if kind.is_security() => return Err(KeyError::Generation),
             None if kind == KeyKind::Rsa => rsa::KeyPair::generate(rsa::KeySize::Rsa3072)
                 .map(Pair::Rsa)
                 .map_err(|_| KeyError::Generation)?,

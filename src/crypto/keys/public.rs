@@ -13,7 +13,9 @@ use base64::{
     engine::general_purpose::{STANDARD, STANDARD_NO_PAD},
 };
 
-use super::{BadSignature, KeyError, KeyKind, SignatureAlgorithm, curve::Curve, signature};
+use super::{
+    Attestation, BadSignature, KeyError, KeyKind, SignatureAlgorithm, curve::Curve, signature,
+};
 use crate::{
     limits::{HOST_KEY_BYTES_MAX, NAME_BYTES_MAX, RSA_BITS_MAX, RSA_BITS_MIN},
     wire::{NoSpace, Reader, Writer},
@@ -110,12 +112,28 @@ impl PublicKey {
         message: &[u8],
         signature_blob: &[u8],
     ) -> Result<(), BadSignature> {
+        self.verify_attested(algorithm, message, signature_blob).map(drop)
+    }
+
+    /// As [`PublicKey::verify`]; answers what a security key says about its signature, `None` for
+    /// keys of other kinds. What it has to say is for the caller to judge.
+    pub fn verify_attested(
+        &self,
+        algorithm: SignatureAlgorithm,
+        message: &[u8],
+        signature_blob: &[u8],
+    ) -> Result<Option<Attestation>, BadSignature> {
         if algorithm.key_kind() != self.kind {
             return Err(BadSignature);
         }
-        let raw = signature::unwrap(algorithm, signature_blob)?;
         let numbers = Numbers::decode(&self.blob).map_err(|_| BadSignature)?;
-        signature::check(&numbers, algorithm, message, raw)
+        let Some(application) = numbers.application() else {
+            let raw = signature::unwrap(algorithm, signature_blob)?;
+            return signature::check(&numbers, algorithm, message, raw).map(|()| None);
+        };
+        let (attestation, raw) = Attestation::read(algorithm, signature_blob)?;
+        let signed = attestation.signed(application, message);
+        signature::check(&numbers, algorithm, &signed, raw).map(|()| Some(attestation))
     }
 }
 
@@ -142,11 +160,28 @@ impl fmt::Debug for PublicKey {
 /// What a blob holds behind its name.
 pub(super) enum Numbers<'a> {
     /// RFC 8709 §4: the 32 bytes of RFC 8032 §5.1.5.
-    Ed25519 { point: &'a [u8; 32] },
+    Ed25519 {
+        point: &'a [u8; 32],
+    },
     /// RFC 5656 §3.1: an uncompressed point; the compressed form is optional and never used.
-    Ecdsa { curve: Curve, point: &'a [u8] },
+    Ecdsa {
+        curve: Curve,
+        point: &'a [u8],
+    },
+    /// OpenSSH PROTOCOL.u2f: the same points, and what the key was made for (`ssh:`).
+    SkEd25519 {
+        point: &'a [u8; 32],
+        application: &'a [u8],
+    },
+    SkEcdsaP256 {
+        point: &'a [u8],
+        application: &'a [u8],
+    },
     /// RFC 4253 §6.6: magnitudes without leading zeros.
-    Rsa { exponent: &'a [u8], modulus: &'a [u8] },
+    Rsa {
+        exponent: &'a [u8],
+        modulus: &'a [u8],
+    },
 }
 
 impl<'a> Numbers<'a> {
@@ -176,14 +211,39 @@ impl<'a> Numbers<'a> {
             let modulus = body.mpint(HOST_KEY_BYTES_MAX)?;
             return Ok(Numbers::Rsa { exponent, modulus });
         }
+        if kind == KeyKind::SkEcdsaP256 {
+            if body.string(NAME_BYTES_MAX)? != Curve::P256.name().as_bytes() {
+                return Err(KeyError::TypeMismatch);
+            }
+            let point = body.string(HOST_KEY_BYTES_MAX)?;
+            return Ok(Numbers::SkEcdsaP256 {
+                point,
+                application: body.string(HOST_KEY_BYTES_MAX)?,
+            });
+        }
         let point = body.string(HOST_KEY_BYTES_MAX)?.try_into().map_err(|_| KeyError::Point)?;
+        if kind == KeyKind::SkEd25519 {
+            return Ok(Numbers::SkEd25519 { point, application: body.string(HOST_KEY_BYTES_MAX)? });
+        }
         Ok(Numbers::Ed25519 { point })
+    }
+
+    /// What a security key's key was made for.
+    pub(super) const fn application(&self) -> Option<&'a [u8]> {
+        match *self {
+            Numbers::SkEd25519 { application, .. } | Numbers::SkEcdsaP256 { application, .. } => {
+                Some(application)
+            }
+            _ => None,
+        }
     }
 
     pub(super) const fn kind(&self) -> KeyKind {
         match self {
             Numbers::Ed25519 { .. } => KeyKind::Ed25519,
             Numbers::Ecdsa { curve, .. } => curve.kind(),
+            Numbers::SkEd25519 { .. } => KeyKind::SkEd25519,
+            Numbers::SkEcdsaP256 { .. } => KeyKind::SkEcdsaP256,
             Numbers::Rsa { .. } => KeyKind::Rsa,
         }
     }
@@ -204,6 +264,15 @@ impl<'a> Numbers<'a> {
                 out.string(curve.name().as_bytes())?;
                 out.string(point)
             }
+            Numbers::SkEd25519 { point, application } => {
+                out.string(*point)?;
+                out.string(application)
+            }
+            Numbers::SkEcdsaP256 { point, application } => {
+                out.string(Curve::P256.name().as_bytes())?;
+                out.string(point)?;
+                out.string(application)
+            }
             Numbers::Rsa { exponent, modulus } => {
                 out.mpint(exponent)?;
                 out.mpint(modulus)
@@ -213,8 +282,11 @@ impl<'a> Numbers<'a> {
 
     fn check(&self) -> Result<(), KeyError> {
         match self {
-            Numbers::Ed25519 { point } => check_edwards_point(point),
+            Numbers::Ed25519 { point } | Numbers::SkEd25519 { point, .. } => {
+                check_edwards_point(point)
+            }
             Numbers::Ecdsa { curve, point } => check_point(*curve, point),
+            Numbers::SkEcdsaP256 { point, .. } => check_point(Curve::P256, point),
             Numbers::Rsa { exponent, modulus } => check_rsa(exponent, modulus),
         }
     }

@@ -57,14 +57,11 @@ pub(super) fn check(
     raw: &[u8],
 ) -> Result<(), BadSignature> {
     let verified = match *numbers {
-        Numbers::Ed25519 { point } => {
+        Numbers::Ed25519 { point } | Numbers::SkEd25519 { point, .. } => {
             UnparsedPublicKey::new(&ED25519, point).verify(message, raw).is_ok()
         }
-        Numbers::Ecdsa { curve, point } => {
-            let mut fixed = [0; 2 * FIELD_BYTES_MAX];
-            let fixed = fix_width(curve, raw, &mut fixed).ok_or(BadSignature)?;
-            UnparsedPublicKey::new(curve.verification(), point).verify(message, fixed).is_ok()
-        }
+        Numbers::Ecdsa { curve, point } => verifies_on(curve, point, message, raw),
+        Numbers::SkEcdsaP256 { point, .. } => verifies_on(Curve::P256, point, message, raw),
         Numbers::Rsa { exponent, modulus } => {
             let parameters = match algorithm {
                 SignatureAlgorithm::RsaSha512 => &RSA_PKCS1_2048_8192_SHA512,
@@ -80,6 +77,13 @@ pub(super) fn check(
         }
     };
     if verified { Ok(()) } else { Err(BadSignature) }
+}
+
+fn verifies_on(curve: Curve, point: &[u8], message: &[u8], raw: &[u8]) -> bool {
+    let mut fixed = [0; 2 * FIELD_BYTES_MAX];
+    fix_width(curve, raw, &mut fixed).is_some_and(|fixed| {
+        UnparsedPublicKey::new(curve.verification(), point).verify(message, fixed).is_ok()
+    })
 }
 
 /// RFC 5656 §3.1.2: two mpints, each put at the curve's full width. Values of zero or beyond the

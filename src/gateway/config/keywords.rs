@@ -221,7 +221,6 @@ const KERBEROS: &str = "it concerns Kerberos, which is not offered";
 const GSSAPI: &str = "it concerns GSSAPI, which is not offered";
 const OBSOLETE: &str = "it is obsolete, and sshd ignores it too";
 const PROGRAM: &str = "programs that answer for keys or names are not built yet";
-const SECURITY_KEYS: &str = "security keys are not built yet";
 const ONE_PROGRAM: &str = "this server needs no second program";
 const WAYS: &str = "yes, all, no, local (to elsewhere) or remote (back to the client)";
 const YES_NO: &str = "yes or no";
@@ -383,7 +382,9 @@ pub const TABLE: &[Keyword] = &[
     honoured("PubkeyAcceptedAlgorithms", Match, SIGNATURES,
         honour::pubkey_accepted_algorithms, dump::pubkey_accepted_algorithms),
     honoured("PubkeyAuthentication", Match, YES_NO, honour::pubkey_authentication, dump::pubkey_authentication),
-    not_yet("PubkeyAuthOptions", Match, &["none"], SECURITY_KEYS),
+    honoured("PubkeyAuthOptions", Match,
+        "none, touch-required, verify-required, or both with a comma between; they concern security keys",
+        login::pubkey_auth_options, login::dump_pubkey_auth_options),
     not_yet("RDomain", Match, &["none"],
         "a process cannot be put into a routing domain on Linux, where sshd refuses it too; \
          ListenAddress and Match know routing domains"),
@@ -399,7 +400,7 @@ pub const TABLE: &[Keyword] = &[
     warned("RhostsAuthentication", Global, &["no"], OBSOLETE),
     warned("RhostsRSAAuthentication", Match, &["no"], OBSOLETE),
     warned("RSAAuthentication", Match, &[], OBSOLETE),
-    warned("SecurityKeyProvider", Global, &["internal"], "it concerns security keys, which are not built yet"),
+    warned("SecurityKeyProvider", Global, &["internal"], "security keys are the clients' here; no host key is in one"),
     warned("ServerKeyBits", Global, &[], OBSOLETE),
     honoured("SetEnv", Match, "one or more NAME=value", honour::set_env, dump::set_env),
     warned("SshdAuthPath", Global, &[], ONE_PROGRAM),

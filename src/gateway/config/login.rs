@@ -4,8 +4,8 @@ use super::diagnostic::Wrong;
 use super::dump::{View, one};
 use super::honour::{Done, first};
 use super::keywords::Target;
-use super::values::Values;
-use crate::connection::Method;
+use super::values::{Values, is_none};
+use crate::connection::{Method, Presence};
 use crate::limits::{AUTH_CHAIN_METHODS_MAX, AUTH_CHAINS_MAX};
 
 /// Any one method is enough.
@@ -49,3 +49,33 @@ pub fn dump_authentication_methods(view: &View<'_>) -> Vec<String> {
     let words = words.collect::<Vec<_>>();
     one(if words.is_empty() { ANY.to_owned() } else { words.join(" ") })
 }
+
+pub fn pubkey_auth_options(target: &mut Target, values: &Values<'_>) -> Done {
+    let word = values.one()?;
+    let mut options = Presence { touch: false, verify: false };
+    for item in word.split(',').filter(|_| !is_none(word)) {
+        match item {
+            TOUCH => options.touch = true,
+            VERIFY => options.verify = true,
+            other => {
+                let wrong = Wrong::new(word, format!("{other:?} is no such option"));
+                return Err(
+                    wrong.help(format!("there are {TOUCH} and {VERIFY}; none stands alone"))
+                );
+            }
+        }
+    }
+    first(&mut target.login.pubkey_auth_options, options)
+}
+
+pub fn dump_pubkey_auth_options(view: &View<'_>) -> Vec<String> {
+    one(match view.login.pubkey_auth_options {
+        Presence { touch: false, verify: false } => "none".to_owned(),
+        Presence { touch: true, verify: false } => TOUCH.to_owned(),
+        Presence { touch: false, verify: true } => VERIFY.to_owned(),
+        Presence { touch: true, verify: true } => format!("{TOUCH},{VERIFY}"),
+    })
+}
+
+const TOUCH: &str = "touch-required";
+const VERIFY: &str = "verify-required";

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::ip_qos::IpQos;
 use super::patterns::{HostList, UserPattern};
-use crate::connection::{Chains, LoginLimits, Method};
+use crate::connection::{Chains, LoginLimits, Method, Presence};
 use crate::crypto::{CipherKind, KexKind, KeyAlgorithm, KeyKind, MacKind, SignatureAlgorithm};
 use crate::limits::{
     AUTH_TRIES_DEFAULT, DRAIN_TIME_DEFAULT, LOGIN_GRACE_DEFAULT, PREFACE_TIME_DEFAULT,
@@ -199,6 +199,8 @@ settings! {
             authentication_methods: Vec<Box<[Method]>>,
             pubkey_authentication: bool,
             pubkey_algorithms: Vec<KeyAlgorithm>,
+            /// What every security key has to attest.
+            pubkey_auth_options: Presence,
             /// How authorities may sign certificates.
             ca_algorithms: Vec<SignatureAlgorithm>,
             /// A file of authorities whose certificates let their principals in.
@@ -377,7 +379,8 @@ impl Default for Effective {
             authentication_methods: Vec::new(),
             pubkey_authentication: true,
             pubkey_algorithms: KeyAlgorithm::ALL.to_vec(),
-            ca_algorithms: SignatureAlgorithm::ALL.to_vec(),
+            ca_algorithms: SignatureAlgorithm::EVERY.to_vec(),
+            pubkey_auth_options: Presence { touch: false, verify: false },
             trusted_user_ca_keys: None,
             authorized_principals_file: None,
             revoked_keys: None,
