@@ -209,6 +209,22 @@ pub const AGENT_COMMENT_BYTES_MAX: u32 = 4 * 1024;
 pub const USER_BYTES_MAX: u32 = 255;
 pub const METHOD_BYTES_MAX: u32 = 64;
 pub const PASSWORD_BYTES_MAX: u32 = 1024;
+/// A file of passwords or of codes' secrets; a line has about a hundred bytes.
+pub const PASSWORD_FILE_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// One hash in it; crypt(5) has none of more than 384.
+pub const PASSWORD_HASH_BYTES_MAX: usize = 384;
+/// What one hash may cost: memory, of which there is as much as threads of that kind of work, and
+/// about a second of a CPU. Four times what Debian makes of passwords, and more is no protection.
+pub const YESCRYPT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+pub const BCRYPT_COST_MAX: u32 = 14;
+pub const SHA_CRYPT_ROUNDS_MAX: u64 = 1_000_000;
+/// A secret of codes (RFC 4226 §4 asks for 16 bytes and wants 20).
+pub const TOTP_SECRET_BYTES_MAX: usize = 128;
+/// Less is guessed; apps make at least so much.
+pub const TOTP_SECRET_BYTES_MIN: usize = 10;
+/// How long a code holds (RFC 6238 §5.2), and how many steps a clock may be ahead or behind.
+pub const TOTP_STEP_SECONDS: u64 = 30;
+pub const TOTP_STEPS_BESIDE: u64 = 1;
 pub const LOGIN_GRACE_DEFAULT: Duration = Duration::from_secs(120);
 pub const AUTH_TRIES_DEFAULT: u32 = 6;
 /// Requests of any kind before success, key probes included.

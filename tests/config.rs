@@ -322,7 +322,7 @@ const IN_MATCH: &str = "AcceptEnv AllowAgentForwarding AllowGroups AllowStreamLo
     PermitEmptyPasswords PermitListen PermitOpen PermitRootLogin PermitTTY PermitTunnel PermitUserRC \
     PubkeyAcceptedAlgorithms PubkeyAuthentication PubkeyAuthOptions RDomain RefuseConnection \
     RekeyLimit RequiredRSASize RevokedKeys RhostsRSAAuthentication RSAAuthentication SetEnv \
-    StreamLocalBindMask StreamLocalBindUnlink Subsystem TidegateScp TidegateUpstream TidegateUpstreamCA \
+    StreamLocalBindMask StreamLocalBindUnlink Subsystem TidegatePasswordFile TidegateScp TidegateTotpFile TidegateUpstream TidegateUpstreamCA \
     TidegateUpstreamAgent TidegateUpstreamCommand TidegateUpstreamCommandUser \
     TidegateUpstreamHostKeyPolicy TidegateUpstreamIdentity TidegateUpstreamKnownHosts \
     TidegateUpstreamTargets TidegateUpstreamUser TrustedUserCAKeys \
@@ -516,6 +516,8 @@ fn good_lines() -> impl Strategy<Value = String> {
         "Ciphers [+^-]?(aes256-ctr|aes128-gcm@openssh\\.com)",
         "KexAlgorithms [+^-]?(curve25519-sha256|ecdh-sha2-nistp521)",
         "(PubkeyAccepted|HostKey)Algorithms [+^-]?(ssh-ed25519|rsa-sha2-\\*)",
+        "(PasswordAuthentication|KbdInteractiveAuthentication|PermitEmptyPasswords) (yes|no)",
+        "(TidegatePasswordFile|TidegateTotpFile) (none|/etc/x)",
         "PubkeyAuthOptions (none|touch-required|verify-required|touch-required,verify-required)",
         "AuthenticationMethods (any|publickey|publickey,publickey publickey)",
         "(StrictModes|PermitTTY|TCPKeepAlive|PubkeyAuthentication) (yes|no|YES)",

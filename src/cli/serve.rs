@@ -19,6 +19,7 @@ use crate::gateway::cipher_speed;
 use crate::gateway::config::{Config, Disk, Request, Surroundings};
 use crate::gateway::host_keys::{self, HostKeys};
 use crate::gateway::names;
+use crate::gateway::passwords;
 use crate::gateway::serve::{self, Connections, KeyRules, Options, Reload};
 use crate::observe::lines;
 use crate::observe::log::{self, Levels, LogSetup};
@@ -106,6 +107,10 @@ fn check(flags: &ServeFlags, config: &Config) -> ExitCode {
             complain(&format!("{why}\n"));
             return ExitCode::from(EXIT_USAGE);
         }
+    }
+    if let Err(why) = passwords::check_files(config) {
+        complain(&format!("{why}\n"));
+        return ExitCode::from(EXIT_USAGE);
     }
     if !flags.dump {
         return ExitCode::SUCCESS;

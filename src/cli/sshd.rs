@@ -23,6 +23,7 @@ use crate::gateway::config::{
 use crate::gateway::daemon::{self, Detach};
 use crate::gateway::host_keys::{self, HostKeys};
 use crate::gateway::names;
+use crate::gateway::passwords;
 use crate::gateway::serve::{self, Connections, Ending, KeyRules, Options, Reload};
 use crate::gateway::syslog::{self, Severity, Syslog};
 use crate::observe::lines;
@@ -150,6 +151,10 @@ fn check(flags: &SshdFlags, config: &Config) -> ExitCode {
         flags.tell(&format!("warning: {warning}\n"));
     }
     if flags.action != Action::Dump {
+        if let Err(why) = passwords::check_files(config) {
+            flags.tell(&format!("{why}\n"));
+            return ExitCode::from(EXIT_FAILED);
+        }
         match serve::load_keys(config, &KeyRules::Any) {
             Ok(keys) => {
                 keys.warnings

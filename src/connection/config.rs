@@ -23,6 +23,8 @@ pub struct ConnectionConfig {
     pub auth_tries_max: u32,
     /// What it takes to log in.
     pub chains: Chains,
+    /// Keyboard-interactive asks for a code.
+    pub asks_codes: bool,
     /// From the first byte to the end of the login. `None`: for ever.
     pub login_grace: Option<Duration>,
     /// Session channels at one time.
@@ -53,6 +55,7 @@ impl ConnectionConfig {
             asks_users: false,
             auth_tries_max: AUTH_TRIES_DEFAULT,
             chains: Chains::any_of([Method::PublicKey]),
+            asks_codes: false,
             login_grace: Some(LOGIN_GRACE_DEFAULT),
             sessions_max: SESSIONS_DEFAULT,
             client_alive: None,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::base::Span;
-use crate::connection::{ChannelId, ConnectionConfig, Secret};
+use crate::connection::{ChannelId, ConnectionConfig, Secret, Secrets};
 use crate::crypto::kex::Group;
 use crate::crypto::{
     Attestation, Certificate, KexError, PublicKey, SharedSecret, SignatureAlgorithm,
@@ -144,6 +144,9 @@ pub enum Query {
         /// The certificate that holds the key, if it was shown inside one; not checked.
         certificate: Option<Box<Certificate>>,
     },
+    /// Server: are these this user's? Answered as `FindKey` is; a grant that is made for them is for
+    /// no key.
+    CheckSecrets { user: Box<str>, secrets: Box<Secrets> },
     /// Server: what holds for whoever logs in under this name? Asked once, before anything about
     /// the login is answered, where [`super::ConnectionConfig::asks_users`] is set.
     Greet { user: Box<str> },
@@ -173,7 +176,7 @@ pub enum Answer {
     Signature(Option<Box<[u8]>>),
     /// To `TrustHostKey`.
     Trust(bool),
-    /// To `FindKey`. A security key's has to be touched.
+    /// To `FindKey` and `CheckSecrets`. A security key has to be touched.
     Key(bool),
     /// To `FindKey`: yes, if the signature comes with this, where a security key makes it.
     KeyIf(Presence),

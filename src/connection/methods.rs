@@ -1,21 +1,25 @@
 //! The methods of RFC 4252 §5 that a server offers, and chains of them.
 
 use crate::limits::AUTH_CHAINS_MAX;
-use crate::wire::auth::METHOD_PUBLIC_KEY;
+use crate::wire::auth::{METHOD_INTERACTIVE, METHOD_PASSWORD, METHOD_PUBLIC_KEY};
 
 /// A way to log in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Method {
     PublicKey,
+    Password,
+    KeyboardInteractive,
 }
 
 impl Method {
     /// Every method, in the order in which they are offered.
-    pub const ALL: [Method; 1] = [Method::PublicKey];
+    pub const ALL: [Method; 3] = [Method::PublicKey, Method::Password, Method::KeyboardInteractive];
 
     pub const fn name(self) -> &'static str {
         match self {
             Method::PublicKey => METHOD_PUBLIC_KEY,
+            Method::Password => METHOD_PASSWORD,
+            Method::KeyboardInteractive => METHOD_INTERACTIVE,
         }
     }
 
@@ -106,6 +110,21 @@ mod tests {
         assert_eq!(progress.advance(&chains, Method::PublicKey), Step::Partial);
         assert!(progress.allows(&chains, Method::PublicKey));
         assert_eq!(progress.advance(&chains, Method::PublicKey), Step::Over);
+    }
+
+    #[test]
+    fn each_chain_is_walked_by_itself() {
+        let chains = chains("publickey,password publickey,keyboard-interactive,password");
+        let mut progress = Progress::default();
+        assert_eq!(progress.advance(&chains, Method::Password), Step::NotNext);
+        assert_eq!(progress.advance(&chains, Method::PublicKey), Step::Partial);
+        let next = progress.next(&chains).collect::<Vec<_>>();
+        assert_eq!(next, [Method::Password, Method::KeyboardInteractive]);
+        assert!(!progress.allows(&chains, Method::PublicKey));
+        let mut other = progress.clone();
+        assert_eq!(progress.advance(&chains, Method::Password), Step::Over);
+        assert_eq!(other.advance(&chains, Method::KeyboardInteractive), Step::Partial);
+        assert_eq!(other.advance(&chains, Method::Password), Step::Over);
     }
 
     #[test]

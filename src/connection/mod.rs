@@ -54,7 +54,7 @@ pub use machine::Connection;
 pub use methods::{Chains, Method};
 pub use plan::Plan;
 pub use record::ConnectionRecord;
-pub use secret::Secret;
+pub use secret::{Secret, Secrets};
 pub use side::Side;
 pub use slots::ChannelId;
 pub use tuning::WindowBudget;

@@ -2,7 +2,7 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
-/// Something that is told to the peer and to nobody else: never shown, wiped when it goes.
+/// Something that proves who somebody is: told to one and to nobody else, never shown, wiped when it goes.
 #[derive(Clone)]
 pub struct Secret(Zeroizing<Vec<u8>>);
 
@@ -11,7 +11,11 @@ impl Secret {
         Secret(bytes)
     }
 
-    pub(super) fn bytes(&self) -> &[u8] {
+    pub fn copy(bytes: &[u8]) -> Secret {
+        Secret(Zeroizing::new(bytes.to_vec()))
+    }
+
+    pub fn bytes(&self) -> &[u8] {
         &self.0
     }
 }
@@ -20,4 +24,12 @@ impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Secret")
     }
+}
+
+/// What a login has to prove itself with, besides keys; all that is there has to be right.
+#[derive(Clone, Debug, Default)]
+pub struct Secrets {
+    pub password: Option<Secret>,
+    /// A code for one time (RFC 6238).
+    pub code: Option<Secret>,
 }

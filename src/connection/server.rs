@@ -1,12 +1,16 @@
 //! RFC 4252, the server's side.
 
+mod secrets;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::machine::{LOGIN_TOO_LONG, malformed};
 use super::methods::{Progress, Step};
 use super::side::{Limits, Side};
-use super::{Answer, AuthFailed, Connection, ConnectionConfig, Event, Method, Presence, Query};
+use super::{
+    Answer, AuthFailed, Connection, ConnectionConfig, Event, Method, Presence, Query, Secret,
+};
 use crate::base::Instant;
 use crate::crypto::{Attestation, KeyAlgorithm, PublicKey, ShownKey};
 use crate::limits::{
@@ -14,13 +18,15 @@ use crate::limits::{
 };
 use crate::transport::{Env, Error, Server, Transport};
 use crate::wire::auth::{
-    AuthMethod, METHOD_PUBLIC_KEY, METHOD_PUBLIC_KEY_HOST_BOUND, PublicKeyAttempt, PublicKeyOk,
-    UserAuthBanner, UserAuthFailure, UserAuthRequest, UserAuthSuccess,
+    AuthMethod, InfoResponse, METHOD_INTERACTIVE, METHOD_PUBLIC_KEY, METHOD_PUBLIC_KEY_HOST_BOUND,
+    PublicKeyAttempt, PublicKeyOk, UserAuthBanner, UserAuthFailure, UserAuthRequest,
+    UserAuthSuccess,
 };
 use crate::wire::channel::{OpenKind, open_failure};
 use crate::wire::number::disconnect;
 use crate::wire::transport::{ServiceAccept, ServiceRequest};
 use crate::wire::{Message, NameList, Writer, number};
+use secrets::Prompted;
 
 impl Connection<Server> {
     /// Sends our identification and, unless the configuration holds it back, our KEXINIT.
@@ -65,6 +71,12 @@ pub struct ServerLogin {
     stage: Stage,
 }
 
+impl ServerLogin {
+    const fn is_prompted(&self) -> bool {
+        matches!(&self.stage, Stage::Trying(trying) if trying.prompted.is_some())
+    }
+}
+
 #[derive(Debug)]
 enum Stage {
     /// RFC 4252 §4: the service must be asked for first.
@@ -84,16 +96,22 @@ struct Trying {
     progress: Progress,
     /// Keys that have counted; none counts twice (case 57).
     used: Vec<PublicKey>,
+    /// Some method has succeeded.
+    partly: bool,
+    /// Prompts that wait for their answers; another request takes them back (RFC 4256 §3.1).
+    prompted: Option<Prompted>,
 }
 
 #[derive(Debug)]
 enum Waits {
     /// For somebody to say whether the key may log in.
     Key(Box<KeyAttempt>),
+    /// For somebody to say whether a password or a code is right.
+    Secrets { asked_at: Instant, method: Method },
     /// For a refusal to become due, whatever its cause.
     Refusal { at: Instant },
     /// For what holds for this user; the request that named it is answered then.
-    Greeting { asked_at: Instant, request: Box<[u8]> },
+    Greeting { asked_at: Instant, request: Secret },
 }
 
 #[derive(Debug)]
@@ -184,6 +202,10 @@ impl Side for Server {
             // RFC 4252 §5.1: further requests after success are silently ignored.
             number::USERAUTH_REQUEST => Ok(None),
             number::SERVICE_REQUEST => connection.transport.unimplemented(env).map(|()| None),
+            number::USERAUTH_INFO_RESPONSE if connection.login.is_prompted() => {
+                let response = InfoResponse::parse(payload).map_err(malformed(number))?;
+                connection.prompts_answered(&response, env.now)
+            }
             // Messages only a server sends (case 52), answers to nothing we asked (case 60), and
             // the connection protocol before there is a user (case 51).
             number::SERVICE_ACCEPT | 51..=79 => {
@@ -209,9 +231,15 @@ impl Side for Server {
             (Some(Waits::Key(attempt)), Answer::KeyIf(presence)) => {
                 connection.key_judged(*attempt, Some(presence), env)
             }
+            (Some(Waits::Secrets { asked_at, method }), Answer::Key(right)) => {
+                connection.secrets_judged(method, right, asked_at, env)
+            }
+            (Some(Waits::Secrets { asked_at, method }), Answer::KeyIf(_)) => {
+                connection.secrets_judged(method, true, asked_at, env)
+            }
             (Some(Waits::Greeting { asked_at, request }), Answer::Greeted(config)) => {
                 connection.login.config = config;
-                connection.greeted(asked_at, &request, env)
+                connection.greeted(asked_at, request.bytes(), env)
             }
             (waits, _) => {
                 trying.waits = waits;
@@ -272,13 +300,15 @@ impl Connection<Server> {
             return Err(Error::PeerMisbehaved("a login before its service was asked for"));
         };
         trying.requests += 1;
+        trying.prompted = None;
         let first = trying.user.is_none();
         let user = trying.user.get_or_insert_with(|| request.user.into());
         if **user != *request.user {
             return Err(Error::PeerMisbehaved("the user name changed between requests"));
         }
         if first && asks {
-            trying.waits = Some(Waits::Greeting { asked_at: env.now, request: payload.into() });
+            trying.waits =
+                Some(Waits::Greeting { asked_at: env.now, request: Secret::copy(payload) });
         }
         self.check_requests()?;
         if request.service != SERVICE_CONNECTION {
@@ -331,6 +361,14 @@ impl Connection<Server> {
             }
             AuthMethod::PublicKey(attempt) if self.allows(Method::PublicKey) => {
                 self.key_attempt(request, attempt, env.now)
+            }
+            AuthMethod::Password { password, new } if self.allows(Method::Password) => {
+                Ok(self.password_attempt(password, new.is_some(), env.now))
+            }
+            AuthMethod::Other { name: METHOD_INTERACTIVE, rest }
+                if self.allows(Method::KeyboardInteractive) =>
+            {
+                self.interactive_attempt(rest, env).map(|()| None)
             }
             method => {
                 self.count_failure(method.name(), None, false);
@@ -455,6 +493,7 @@ impl Connection<Server> {
                 Ok(())
             }
             Step::Partial => {
+                trying.partly = true;
                 trying.used.extend(key.as_deref().cloned());
                 let event = Event::Partial { user, method: method_name, key, attestation };
                 self.channels.events.push_back(event);

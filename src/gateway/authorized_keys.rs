@@ -178,6 +178,8 @@ pub enum FileError {
     Owner { path: PathBuf, owner: String, uid: u32 },
     #[error("{path}: its mode {mode:03o} lets others write it (StrictModes): chmod go-w '{path}'")]
     Mode { path: PathBuf, mode: u32 },
+    #[error("{path}: its mode {mode:03o} lets others read or write it: chmod 600 '{path}'")]
+    Open { path: PathBuf, mode: u32 },
 }
 
 impl FileError {

@@ -1,22 +1,23 @@
 //! What worker threads do for the shards of this process.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tracing::{error, info};
 
 use super::logbook::{Begun, Recorder};
 use super::names::Resolver;
-use super::policy::{Comer, Policy, Reason, Request};
+use super::policy::{Comer, Policy, Reason, Refusal, Request};
 use super::startups::Startups;
 use super::workers::Execute;
 use super::{generation, log_level, names, upstream};
 use crate::base::escape;
-use crate::connection::ConnectionConfig;
+use crate::connection::{ConnectionConfig, Secrets};
 use crate::crypto::{PrivateKey, SignatureAlgorithm, kex};
 use crate::services::upstream::Trouble;
 use crate::services::{
-    About, Child, Done, Greeted, Job, Program, SpawnFailed, SpawnSpec, forward, open_terminal, scp,
-    sftp, spawn,
+    About, Child, Done, Grant, Greeted, Job, Program, SpawnFailed, SpawnSpec, forward,
+    open_terminal, scp, sftp, spawn,
 };
 
 /// Makes the slow signatures of key exchanges.
@@ -83,6 +84,11 @@ impl Execute for Executor {
                 };
                 log_level::under(about.verbosity, || self.find_key(&request))
             }
+            Job::CheckSecrets { user, secrets, peer, local, routing, about } => {
+                let (host, rdomain) = (about.host.as_deref(), routing.name());
+                let comer = Comer { user: &user, peer, host, local, rdomain };
+                log_level::under(about.verbosity, || self.check_secrets(&comer, &secrets))
+            }
             Job::Greet { user, peer, local, routing } => {
                 let names = self.greets.as_ref().and_then(|greets| greets.names.as_deref());
                 let host = names.and_then(|names| names::of_peer(names, peer.ip()));
@@ -143,19 +149,34 @@ pub struct Greets {
 impl Executor {
     fn find_key(&self, request: &Request<'_>) -> Done {
         let Some(policy) = &self.policy else { return Done::Key(None) };
-        match policy.permit(request) {
+        let key = || format!("Key {}", request.key.fingerprint());
+        self.permitted(policy.permit(request), request.user, request.peer, key)
+    }
+
+    fn check_secrets(&self, comer: &Comer<'_>, secrets: &Secrets) -> Done {
+        let Some(policy) = &self.policy else { return Done::Key(None) };
+        let what = || "What was typed".to_owned();
+        self.permitted(policy.permit_secrets(comer, secrets), comer.user, comer.peer, what)
+    }
+
+    fn permitted(
+        &self,
+        verdict: Result<Grant, Box<Refusal>>,
+        user: &str,
+        peer: SocketAddr,
+        what: impl FnOnce() -> String,
+    ) -> Done {
+        match verdict {
             Ok(mut grant) => {
                 grant.open_files = self.open_files;
                 Done::Key(Some(Box::new(grant)))
             }
             Err(refusal) => {
-                let peer = request.peer;
                 if let (Reason::UnknownUser, Some(startups)) = (&refusal.reason, &self.startups) {
                     startups.note_unknown_user(peer);
                 }
-                let user = escape(request.user.as_bytes());
-                let key = request.key.fingerprint();
-                info!(%user, key, %peer, "Key {key} does not let {user} in: {refusal}");
+                let (user, what) = (escape(user.as_bytes()), what());
+                info!(%user, what, %peer, "{what} does not let {user} in: {refusal}");
                 Done::Key(None)
             }
         }

@@ -1,5 +1,7 @@
 //! Who may log in with which key, and what that key then permits.
 
+mod secrets;
+
 use std::ffi::OsStr;
 use std::fmt;
 use std::fs::File;
@@ -64,6 +66,13 @@ pub struct Comer<'a> {
     pub rdomain: Option<&'a str>,
 }
 
+impl<'a> Request<'a> {
+    const fn comer(&self) -> Comer<'a> {
+        let Request { user, peer, host, local, rdomain, .. } = *self;
+        Comer { user, peer, host, local, rdomain }
+    }
+}
+
 /// Decides by an immutable configuration. Calls may block on the user database and on files.
 #[derive(Clone, Debug)]
 pub struct Policy {
@@ -125,6 +134,10 @@ pub enum Reason {
     NoCertificate,
     /// `PermitRootLogin forced-commands-only` and a line without `command=`.
     NoForcedCommand,
+    /// PermitRootLogin lets root in by keys alone.
+    RootPassword,
+    /// The password or the code is not the user's, or was used before.
+    Secrets,
 }
 
 impl Policy {
@@ -149,16 +162,21 @@ impl Policy {
     pub fn greeting(&self, comer: &Comer<'_>) -> (Effective, bool) {
         let (user, _) = self.split(comer.user);
         let entry = self.directory.find(user).ok().flatten();
-        let login = self.config.effective(&Who {
-            user: Some(user),
-            account: Some(entry.is_some()),
-            groups: entry.as_ref().map_or(&[], |entry| &entry.groups),
+        let groups = entry.as_ref().map_or(&[][..], |entry| &entry.groups);
+        let login = self.effective(&Comer { user, ..*comer }, entry.is_some(), groups);
+        (login, entry.is_some())
+    }
+
+    fn effective(&self, comer: &Comer<'_>, exists: bool, groups: &[String]) -> Effective {
+        self.config.effective(&Who {
+            user: Some(comer.user),
+            account: Some(exists),
+            groups,
             peer: Some(comer.peer.ip()),
             host: comer.host,
             local: Some(comer.local),
             rdomain: comer.rdomain,
-        });
-        (login, entry.is_some())
+        })
     }
 
     /// May this key log in as this user, and what may it do then?
@@ -176,22 +194,18 @@ impl Policy {
         let none: (&[u32], &[String]) = (&[], &[]);
         let (group_ids, groups) =
             entry.as_ref().map_or(none, |entry| (&entry.group_ids, &entry.groups));
-        let login = self.config.effective(&Who {
-            user: Some(request.user),
-            account: Some(entry.is_some()),
-            groups,
-            peer: Some(request.peer.ip()),
-            host: request.host,
-            local: Some(request.local),
-            rdomain: request.rdomain,
-        });
+        let comer = &request.comer();
+        let login = self.effective(comer, entry.is_some(), groups);
         let known = entry.as_ref().map(|entry| &entry.account);
-        let route = self.route(&login, target, known, request);
+        let route = self.route(&login, target, known, (comer, Some(request.key)));
         let verdict = match (&entry, database, &route) {
             (.., Err(reason)) => Err(reason.clone()),
-            (Some(entry), _, Ok(route)) => self.admits(entry, &login, request, route.is_some()),
+            (Some(entry), _, Ok(route)) => self
+                .admits(entry, &login, comer, route.is_some())
+                .and_then(|account| check_key(&login, request).map(|()| account)),
             (None, Some(reason), _) => Err(reason),
-            (None, None, Ok(Some(_))) => admits_stranger(&login, request),
+            (None, None, Ok(Some(_))) => admits_stranger(&login, comer)
+                .and_then(|account| check_key(&login, request).map(|()| account)),
             (None, None, Ok(None)) => Err(Reason::UnknownUser),
         };
         let (account, reason) = match verdict {
@@ -218,7 +232,7 @@ impl Policy {
                     let (user, source) = (escape(account.name.as_bytes()), &found.source);
                     info!(%user, %source, "Passed over before {source} let {user} in: {note}");
                 }
-                let mut grant = self.grant(account, login, found, request);
+                let mut grant = self.grant(account, login, found, Some(request.key));
                 grant.upstream = route.ok().flatten().map(Arc::new);
                 Ok(grant)
             }
@@ -243,7 +257,7 @@ impl Policy {
         login: &Effective,
         target: Option<&str>,
         account: Option<&Account>,
-        request: &Request<'_>,
+        (comer, key): (&Comer<'_>, Option<&PublicKey>),
     ) -> Result<Option<Upstream>, Reason> {
         let asks = target.is_none() && login.upstream.is_empty();
         let hosts = match target {
@@ -254,12 +268,12 @@ impl Policy {
                 None => return Err(Reason::Target(target.to_owned())),
             },
         };
-        let (user, key) = (request.user, request.key.fingerprint());
-        let who = format!("{user} from {} with {key}", request.peer.ip());
-        let upstream = self.fleets.upstream(&self.config, login, user, hosts, who);
+        let with = key.map_or(String::new(), |key| format!(" with {}", key.fingerprint()));
+        let who = format!("{} from {}{with}", comer.user, comer.peer.ip());
+        let upstream = self.fleets.upstream(&self.config, login, comer.user, hosts, who);
         let mut upstream = upstream.ok_or(Reason::NoIdentity)?;
         if asks {
-            upstream.finder = Some(finder(login, account, request)?);
+            upstream.finder = Some(finder(login, account, comer, key)?);
         }
         Ok(Some(upstream))
     }
@@ -289,12 +303,12 @@ impl Policy {
         })
     }
 
-    /// Everything about the user and the kind of key that does not need the files of keys.
+    /// Everything about the user.
     fn admits(
         &self,
         entry: &Entry,
         login: &Effective,
-        request: &Request<'_>,
+        comer: &Comer<'_>,
         routed: bool,
     ) -> Result<Account, Reason> {
         let account = &entry.account;
@@ -302,7 +316,7 @@ impl Policy {
             let ours = self.process.as_ref().map(|process| process.name.clone());
             return Err(Reason::OtherAccount { ours: ours.unwrap_or_default() });
         }
-        check_lists(login, &account.name, &entry.groups, request)?;
+        check_lists(login, &account.name, &entry.groups, comer)?;
         if account.uid == 0 && login.permit_root_login == RootLogin::No {
             return Err(Reason::RootLogin);
         }
@@ -317,7 +331,6 @@ impl Policy {
         if !routed && !is_program(&account.shell) {
             return Err(Reason::Shell(account.shell.clone()));
         }
-        check_key(login, request)?;
         Ok(account.clone())
     }
 
@@ -375,7 +388,7 @@ impl Policy {
         account: Account,
         login: Effective,
         found: Found,
-        request: &Request<'_>,
+        key: Option<&PublicKey>,
     ) -> Grant {
         let subsystem = |command: &str| match is_internal_sftp(command) {
             true => Subsystem::Sftp(command.to_owned()),
@@ -393,7 +406,7 @@ impl Policy {
         };
         Grant {
             account,
-            key: request.key.clone(),
+            key: key.cloned(),
             forced_command: login.force_command.or(found.options.command),
             pty: login.permit_tty && found.options.pty,
             accept_env: login.accept_env,
@@ -452,30 +465,26 @@ impl Policy {
 fn finder(
     login: &Effective,
     account: Option<&Account>,
-    request: &Request<'_>,
+    comer: &Comer<'_>,
+    key: Option<&PublicKey>,
 ) -> Result<Finder, Reason> {
     // It would be taken for an option.
-    if request.user.starts_with('-') || request.user.contains(char::is_control) {
+    if comer.user.starts_with('-') || comer.user.contains(char::is_control) {
         return Err(Reason::UnknownUser);
     }
     let user = login.upstream_command_user.clone().ok_or(Reason::NoCommandUser)?;
-    let stranger = stranger(request.user);
-    let about = About {
-        account: account.unwrap_or(&stranger),
-        peer: request.peer,
-        local: request.local,
-        key: request.key,
-    };
+    let stranger = stranger(comer.user);
+    let about =
+        About { account: account.unwrap_or(&stranger), peer: comer.peer, local: comer.local, key };
     let words = login.upstream_command.iter().map(|word| about.expand(word)).collect();
     Ok(Finder { words, user })
 }
 
 /// A user who exists nowhere but in the configuration: of a login that goes on elsewhere, only the
 /// lists and the key are asked about.
-fn admits_stranger(login: &Effective, request: &Request<'_>) -> Result<Account, Reason> {
-    check_lists(login, request.user, &[], request)?;
-    check_key(login, request)?;
-    Ok(stranger(request.user))
+fn admits_stranger(login: &Effective, comer: &Comer<'_>) -> Result<Account, Reason> {
+    check_lists(login, comer.user, &[], comer)?;
+    Ok(stranger(comer.user))
 }
 
 /// The account of a user who has none.
@@ -660,9 +669,9 @@ fn check_lists(
     login: &Effective,
     user: &str,
     groups: &[String],
-    request: &Request<'_>,
+    comer: &Comer<'_>,
 ) -> Result<(), Reason> {
-    let (peer, host) = (request.peer.ip(), request.host);
+    let (peer, host) = (comer.peer.ip(), comer.host);
     if let Some(pattern) = login.deny_users.iter().find(|p| p.matches(user, peer, host)) {
         return Err(Reason::Denied { keyword: "DenyUsers", pattern: pattern.to_string() });
     }
@@ -776,6 +785,8 @@ impl fmt::Display for Reason {
                  line would have to name its authority",
             ),
             Reason::NoKey => out.write_str("the key is in no file of authorized keys"),
+            Reason::RootPassword => out.write_str("PermitRootLogin lets root in by keys alone"),
+            Reason::Secrets => out.write_str("a password or a code is wrong"),
             Reason::NoForcedCommand => out.write_str(
                 "PermitRootLogin is forced-commands-only, and the key's line has no command=",
             ),
@@ -839,7 +850,8 @@ mod tests {
                         Subsystem x /bin/x \"a b\"\n";
         let grant = scene.permit(settings).expect("let in");
         assert_eq!(grant.account.name, scene.user);
-        assert_eq!((grant.key, grant.forced_command, grant.pty), (scene.key.clone(), None, true));
+        assert_eq!((grant.key, grant.forced_command), (Some(scene.key.clone()), None));
+        assert!(grant.pty);
         assert_eq!(grant.accept_env, ["LC_*"]);
         assert_eq!(grant.set_env, [("A".to_owned(), "b".to_owned())]);
         let command = Subsystem::Command("/bin/x \"a b\"".to_owned());

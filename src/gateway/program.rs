@@ -35,7 +35,8 @@ pub struct About<'a> {
     pub account: &'a Account,
     pub peer: SocketAddr,
     pub local: SocketAddr,
-    pub key: &'a PublicKey,
+    /// `None` where no key logs in.
+    pub key: Option<&'a PublicKey>,
 }
 
 impl About<'_> {
@@ -60,10 +61,10 @@ impl About<'_> {
             '%' => "%".to_owned(),
             'a' => peer.to_string(),
             'C' => format!("{peer} {} {local} {}", self.peer.port(), self.local.port()),
-            'f' => self.key.fingerprint(),
+            'f' => self.key?.fingerprint(),
             'h' => self.account.home.to_string_lossy().into_owned(),
-            'k' => self.key.to_openssh_line("").split(' ').nth(1)?.to_owned(),
-            't' => self.key.type_name().to_owned(),
+            'k' => self.key?.to_openssh_line("").split(' ').nth(1)?.to_owned(),
+            't' => self.key?.type_name().to_owned(),
             'u' => self.account.name.clone(),
             'U' => self.account.uid.to_string(),
             _ => return None,
@@ -265,7 +266,7 @@ mod tests {
             shell: PathBuf::new(),
         };
         let (peer, local) = (([10, 0, 0, 1], 50_000).into(), ([10, 0, 0, 2], 22).into());
-        let about = About { account: &account, peer, local, key: key.public() };
+        let about = About { account: &account, peer, local, key: Some(key.public()) };
         assert_eq!(about.expand("%u at %a, %%U %U"), "%h at 10.0.0.1, %U 7");
         assert_eq!(about.expand("%C"), "10.0.0.1 50000 10.0.0.2 22");
         assert_eq!(format!("{} ", about.expand("%t %k")), key.public().to_openssh_line("") + " ");

@@ -25,6 +25,7 @@ use super::host_keys::{self, HostKeys};
 use super::inetd::Streams;
 use super::listen::Listeners;
 use super::logbook::Logbook;
+use super::passwords;
 use super::pid_file::PidFile;
 use super::signals::{Signals, Woken};
 use super::systemd::{self, Notifier};
@@ -109,6 +110,7 @@ pub fn run(config: Config, options: &Options) -> anyhow::Result<Ending> {
         open_files: raise_open_files(),
         logbook: OnceCell::new(),
     };
+    passwords::check_files(&start.config)?;
     let keys = load_keys(&start.config, &options.keys)?;
     tell_warnings(&start.config, &keys);
     match options.connections {
@@ -435,6 +437,7 @@ impl Gateway<'_> {
     /// step nothing is changed, so that an error leaves everything as it was.
     fn renew(&mut self, reload: &Reload) -> anyhow::Result<bool> {
         let config = (reload.read)()?;
+        passwords::check_files(&config)?;
         let keys = load_keys(&config, &self.start.options.keys)?;
         let fingerprints = fingerprints(&keys);
         if config == *self.start.config && fingerprints == self.fingerprints {

@@ -23,8 +23,8 @@ pub trait Reply: Send + Sync {
 ///
 /// Anybody can have the big-number work of a key exchange done before a login, and at no cost to
 /// himself (CVE-2002-20001), and anybody who is logged in can ask for names that no server answers
-/// for. At most half of the threads do the one at one time, half the other, and all but one both;
-/// what remains is for logins and live sessions.
+/// for. Passwords are hashed for anybody too. At most half of the threads do any of the three at one time,
+/// and all but one all of them; what remains is for logins and live sessions.
 ///
 /// Dropping it ends it in order: jobs that were begun are finished, those that still wait are
 /// answered [`Done::Lost`], and the threads are joined.
@@ -46,7 +46,9 @@ struct Order {
 struct Bench {
     queue: ArrayQueue<Order>,
     /// Those of jobs that may not take every thread: see [`lane_of`].
-    lanes: [Lane; 2],
+    lanes: [Lane; 3],
+    /// Which of them is looked at first, so that none waits for another that is never empty.
+    turn: AtomicUsize,
     running: AtomicUsize,
     running_max: usize,
     execute: Arc<dyn Execute>,
@@ -77,11 +79,12 @@ impl Workers {
     ) -> io::Result<Workers> {
         let bench = Arc::new(Bench {
             queue: ArrayQueue::new(jobs_max.max(1)),
-            lanes: [(); 2].map(|()| Lane {
+            lanes: [(); 3].map(|()| Lane {
                 queue: ArrayQueue::new(jobs_max.max(1)),
                 running: AtomicUsize::new(0),
                 running_max: (threads / 2).max(1),
             }),
+            turn: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
             running_max: threads.saturating_sub(1).max(1),
             execute,
@@ -156,7 +159,9 @@ impl Bench {
         if let Some(order) = self.queue.pop() {
             return Some(order);
         }
-        self.lanes.iter().find_map(|lane| {
+        let lanes = self.lanes.len();
+        let first = self.turn.fetch_add(1, Ordering::Relaxed) % lanes;
+        self.lanes.iter().cycle().skip(first).take(lanes).find_map(|lane| {
             claim(&lane.running, lane.running_max)?;
             let order = claim(&self.running, self.running_max).and_then(|()| {
                 let order = lane.queue.pop();
@@ -228,12 +233,13 @@ fn claim(count: &AtomicUsize, max: usize) -> Option<()> {
     count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).ok().map(drop)
 }
 
-/// Milliseconds of arithmetic that a peer may cause before it has said who it is; and questions to
-/// name servers, any of which may be answered late or never.
+/// Milliseconds of arithmetic that a peer may cause before it has said who it is; questions to name
+/// servers, any of which may be answered late or never; and hashes, which are made to take long.
 const fn lane_of(job: &Job) -> Option<usize> {
     match job {
         Job::Agree { .. } | Job::Sign { .. } => Some(0),
         Job::Resolve { .. } | Job::FindHosts { .. } | Job::FindWay { .. } => Some(1),
+        Job::CheckSecrets { .. } => Some(2),
         _ => None,
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::wildcard_match;
-use crate::connection::{ConnectionConfig, LoginLimits, Presence};
+use crate::connection::{ConnectionConfig, LoginLimits, Presence, Secrets};
 use crate::crypto::kex::Group;
 use crate::crypto::{
     Certificate, KexError, PrivateKey, PublicKey, SharedSecret, SignatureAlgorithm,
@@ -34,6 +34,15 @@ pub enum Job {
         algorithm: SignatureAlgorithm,
         /// What the key was shown in; nothing about it has been checked.
         certificate: Option<Box<Certificate>>,
+        peer: SocketAddr,
+        local: SocketAddr,
+        routing: RoutingDomain,
+        about: About,
+    },
+    /// Are these this user's? Hashes, which takes tens of milliseconds, and reads files.
+    CheckSecrets {
+        user: Box<str>,
+        secrets: Box<Secrets>,
         peer: SocketAddr,
         local: SocketAddr,
         routing: RoutingDomain,
@@ -161,8 +170,8 @@ pub struct Account {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grant {
     pub account: Account,
-    /// The key this grant belongs to; checked again when authentication succeeds.
-    pub key: PublicKey,
+    /// The key this grant belongs to, or none; checked again when authentication succeeds.
+    pub key: Option<PublicKey>,
     /// Runs instead of whatever the client asks for: `ForceCommand`, or the key's `command=`.
     pub forced_command: Option<String>,
     pub pty: bool,
@@ -219,7 +228,7 @@ impl Grant {
         put(&self.account.gid.to_be_bytes());
         put(self.account.home.as_os_str().as_bytes());
         put(self.account.shell.as_os_str().as_bytes());
-        put(self.key.blob());
+        put(self.key.as_ref().map_or(&[], |key| key.blob()));
         put(&[u8::from(self.pty), u8::from(self.scp), self.verbosity.unwrap_or(u8::MAX)]);
         put(&self.open_files.map_or([0; 8], u64::to_be_bytes));
         put(&encode_limits(self.limits));
@@ -257,7 +266,10 @@ impl Grant {
             home: path(&mut r)?,
             shell: path(&mut r)?,
         };
-        let key = PublicKey::from_blob(r.string(PARCEL_BYTES_MAX).ok()?).ok()?;
+        let key = match r.string(PARCEL_BYTES_MAX).ok()? {
+            [] => None,
+            blob => Some(PublicKey::from_blob(blob).ok()?),
+        };
         let &[pty, scp, verbosity] = r.string(3).ok()? else { return None };
         let (pty, scp) = (pty == 1, scp == 1);
         let verbosity = Some(verbosity).filter(|level| *level != u8::MAX);
@@ -429,7 +441,7 @@ mod tests {
                 home: "/home/ann".into(),
                 shell: "/bin/sh".into(),
             },
-            key,
+            key: Some(key),
             forced_command: Some("uptime".into()),
             pty: true,
             accept_env: vec!["LC_*".into()],

@@ -67,7 +67,7 @@ mod tests {
         };
         Grant {
             account,
-            key: PrivateKey::generate(KeyKind::Ed25519).expect("a key").public().clone(),
+            key: Some(PrivateKey::generate(KeyKind::Ed25519).expect("a key").public().clone()),
             forced_command: None,
             pty: true,
             accept_env: Vec::new(),

@@ -93,7 +93,7 @@ impl Borrowed {
 
 /// The keys of an agent that can be shown to a host, the one that the client has logged in with here
 /// before the others.
-fn usable(reply: &AgentReply<'_>, own: &PublicKey) -> Vec<AgentKey> {
+fn usable(reply: &AgentReply<'_>, own: Option<&PublicKey>) -> Vec<AgentKey> {
     let AgentReply::Identities(found) = reply else { return Vec::new() };
     let mut keys: Vec<(bool, AgentKey)> = Vec::new();
     for (blob, _) in found.iter() {
@@ -106,7 +106,7 @@ fn usable(reply: &AgentReply<'_>, own: &PublicKey) -> Vec<AgentKey> {
         let Some(algorithm) = SignatureAlgorithm::for_key(key.kind()).first().copied() else {
             continue;
         };
-        let is_own = key == *own;
+        let is_own = Some(&key) == own;
         let method = match certificate {
             Some(certificate) => LoginMethod::Certificate { certificate, algorithm },
             None => LoginMethod::PublicKey { key: Box::new(key), algorithm },
@@ -315,7 +315,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let Some(borrowed) = self.borrowed(key) else { return };
         match (borrowed.stage, &reply) {
             (Stage::Listing(id), AgentReply::Identities(_) | AgentReply::Failure) => {
-                borrowed.keys = usable(&reply, &own);
+                borrowed.keys = usable(&reply, own.as_ref());
                 borrowed.stage = Stage::Ready(id);
                 if borrowed.keys.is_empty() {
                     self.agent_failed(key, "your agent has no key that the gateway can use");

@@ -144,7 +144,7 @@ impl Link {
     /// The same question has been answered with a grant on this connection.
     pub fn knows(&self, asked: &Asked, key: &PublicKey) -> bool {
         self.asked.as_ref() == Some(asked)
-            && self.grant.as_ref().is_some_and(|grant| grant.key == *key)
+            && self.grant.as_ref().is_some_and(|grant| grant.key.as_ref() == Some(key))
     }
 
     /// Takes on the limits of a login that has its own.

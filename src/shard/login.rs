@@ -64,7 +64,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let link = self.links.get_mut(key as usize)?;
         let certificate = link.asked.take().and_then(|asked| asked.certificate);
         // The grant must belong to the very key that signed (SECURITY case 55).
-        let grant = link.grant.take().filter(|g| public.is_some_and(|k| *k == g.key));
+        let grant = link.grant.take().filter(|g| public == g.key.as_ref());
         if grant.is_none() {
             self.close_link(key, disconnect::BY_APPLICATION, "no grant for the verified key");
         }

@@ -700,6 +700,13 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                     Job::FindKey { user, key, algorithm, certificate, peer, local, routing, about };
                 self.submit_job(token, job);
             }
+            Query::CheckSecrets { user, secrets } => {
+                link.in_flight += 1;
+                (link.grant, link.asked) = (None, None);
+                let about = link.about.clone();
+                let job = Job::CheckSecrets { user, secrets, peer, local, routing, about };
+                self.submit_job(token, job);
+            }
             _ => self.close_link(key, disconnect::BY_APPLICATION, "no such question in a server"),
         }
     }

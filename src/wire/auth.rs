@@ -62,7 +62,7 @@ impl<'a> AuthMethod<'a> {
                 METHOD_PUBLIC_KEY_HOST_BOUND
             }
             AuthMethod::PublicKey(_) => METHOD_PUBLIC_KEY,
-            AuthMethod::Password { .. } => "password",
+            AuthMethod::Password { .. } => METHOD_PASSWORD,
             AuthMethod::Other { name, .. } => name,
         }
     }
@@ -87,7 +87,7 @@ impl<'a> Message<'a> for UserAuthRequest<'a> {
             METHOD_PUBLIC_KEY_HOST_BOUND => {
                 AuthMethod::PublicKey(PublicKeyAttempt::decode(body, true)?)
             }
-            "password" => {
+            METHOD_PASSWORD => {
                 let changes = body.boolean()?;
                 let password = body.string(PASSWORD_BYTES_MAX)?;
                 let new = if changes { Some(body.string(PASSWORD_BYTES_MAX)?) } else { None };
@@ -262,6 +262,11 @@ pub struct Prompts<'a> {
 }
 
 impl<'a> Prompts<'a> {
+    /// So many prompts as they are encoded, each a string and a boolean.
+    pub const fn from_parts(count: u32, encoded: &'a [u8]) -> Prompts<'a> {
+        Prompts { count, encoded }
+    }
+
     /// Each prompt, and whether what is typed may be shown.
     pub fn iter(self) -> impl Iterator<Item = (&'a str, bool)> {
         let mut rest = Reader::new(self.encoded);
@@ -319,6 +324,14 @@ impl<'a> InfoResponse<'a> {
     /// Answers that are encoded already, each as a string.
     pub const fn new(count: u32, encoded: &'a [u8]) -> InfoResponse<'a> {
         InfoResponse { count, encoded }
+    }
+
+    pub const fn len(self) -> u32 {
+        self.count
+    }
+
+    pub const fn is_empty(self) -> bool {
+        self.count == 0
     }
 
     pub fn answers(self) -> impl Iterator<Item = &'a [u8]> {

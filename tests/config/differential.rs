@@ -471,7 +471,6 @@ fn known_differences() {
             ("AllowUsers !root", true, false),
             ("Ciphers -*", true, false),
             ("AuthorizedKeysFile %x", true, false),
-            ("AuthenticationMethods publickey,password", true, false),
         ] {
             bench.write("main", text);
             assert_eq!(bench.sshd("").is_some(), theirs, "sshd: {text}");

@@ -309,6 +309,7 @@ impl End {
             Query::Sign { .. } => Answer::Signature(None),
             Query::TrustHostKey { key, .. } => Answer::Trust(**key == *host_key().public()),
             Query::Greet { .. } => return,
+            Query::CheckSecrets { .. } => Answer::Key(false),
             Query::FindKey { .. } if !self.habits.judges => return,
             Query::FindKey { user, key, .. } => {
                 Answer::Key(**user == *USER && **key == *user_key().public())

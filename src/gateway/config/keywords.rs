@@ -215,7 +215,6 @@ const fn offer(
 }
 
 const FORWARDING: &str = "forwarding is not built yet";
-const PASSWORDS: &str = "public keys are the only way to log in so far";
 const HOSTBASED: &str = "it concerns host-based authentication, which is not offered";
 const KERBEROS: &str = "it concerns Kerberos, which is not offered";
 const GSSAPI: &str = "it concerns GSSAPI, which is not offered";
@@ -249,7 +248,7 @@ pub const TABLE: &[Keyword] = &[
     honoured("AllowUsers", Match, USERS, honour::allow_users, dump::allow_users),
     warned("AFSTokenPassing", Global, &["no"], OBSOLETE),
     honoured("AuthenticationMethods", Match,
-        "any, or one or more lists of methods with commas between, like publickey,publickey: whoever \
+        "any, or one or more lists of methods with commas between, like publickey,keyboard-interactive: whoever \
          gets through all of one list is in",
         login::authentication_methods, login::dump_authentication_methods),
     not_yet("AuthorizedKeysCommand", Match, &["none"], PROGRAM),
@@ -299,7 +298,7 @@ pub const TABLE: &[Keyword] = &[
     warned("GSSAPIStoreCredentialsOnRekey", Global, &[], GSSAPI),
     warned("GSSAPIStrictAcceptorCheck", Global, &[], GSSAPI),
     warned("HostbasedAcceptedAlgorithms", Match, &[], HOSTBASED),
-    offer("HostbasedAuthentication", Match, &["no"], &["yes"], PASSWORDS),
+    offer("HostbasedAuthentication", Match, &["no"], &["yes"], HOSTBASED),
     warned("HostbasedUsesNameFromPacketOnly", Match, &[], HOSTBASED),
     honoured("HostCertificate", Global, "the path of a certificate for one of the host keys, or none",
         certificates::host_certificate, certificates::dump_host_certificate),
@@ -316,7 +315,9 @@ pub const TABLE: &[Keyword] = &[
         "one or two classes of service, for sessions with a terminal and for the rest: a name like \
          af21, cs1, ef or le, a number up to 255, or none for the system's own",
         honour::ip_qos, dump::ip_qos),
-    offer("KbdInteractiveAuthentication", Match, &["no"], &["yes"], PASSWORDS),
+    honoured("KbdInteractiveAuthentication", Match,
+        "yes or no; it needs TidegatePasswordFile or TidegateTotpFile",
+        login::kbd_interactive_authentication, login::dump_kbd_interactive_authentication),
     warned("KerberosAuthentication", Match, &["no"], KERBEROS),
     warned("KerberosGetAFSToken", Global, &[], KERBEROS),
     warned("KerberosOrLocalPasswd", Global, &[], KERBEROS),
@@ -343,8 +344,10 @@ pub const TABLE: &[Keyword] = &[
         honour::moduli_file, dump::moduli_file),
     warned("PAMAuthenticationViaKbdInt", Global, &[], OBSOLETE),
     warned("PAMServiceName", Match, &[], "it concerns PAM, which is not asked"),
-    offer("PasswordAuthentication", Match, &["no"], &["yes"], PASSWORDS),
-    offer("PermitEmptyPasswords", Match, &["no"], &["yes"], PASSWORDS),
+    honoured("PasswordAuthentication", Match, "yes or no; it needs TidegatePasswordFile",
+        login::password_authentication, login::dump_password_authentication),
+    honoured("PermitEmptyPasswords", Match, YES_NO,
+        login::permit_empty_passwords, login::dump_permit_empty_passwords),
     honoured("PermitListen", Match,
         "any, none, or one or more port, host:port, address:port or [address]:port, in which a host is \
          a pattern and a port may be `*`",
@@ -422,6 +425,8 @@ pub const TABLE: &[Keyword] = &[
         front::drain_time, front::dump_drain_time),
     honoured("TidegateDriver", Global, "auto (io_uring, and mio where that is refused), uring or mio", honour::driver, dump::driver),
     honoured("TidegateLogFormat", Global, "text or json", honour::log_format, dump::log_format),
+    honoured("TidegatePasswordFile", Match, "the path of a file of name:hash lines, or none",
+        login::password_file, login::dump_password_file),
     honoured("TidegateProxyProtocol", Global,
         "addresses and networks of proxies with commas between, and required or optional; or none",
         front::proxy_protocol, front::dump_proxy_protocol),
@@ -431,6 +436,8 @@ pub const TABLE: &[Keyword] = &[
         honour::reactors, dump::reactors),
     honoured("TidegateScp", Match, "internal, or external for the account's shell and its own scp",
         honour::scp, dump::scp),
+    honoured("TidegateTotpFile", Match, "the path of a file of name:secret lines, or none",
+        login::totp_file, login::dump_totp_file),
     honoured("TidegateUpstream", Match,
         "none, or one or more host, host:port or [address]:port at which logins go on",
         upstream::upstream, upstream::dump_upstream),

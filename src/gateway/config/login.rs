@@ -1,7 +1,7 @@
 //! The keywords about methods of login: their parsers and how they are dumped.
 
 use super::diagnostic::Wrong;
-use super::dump::{View, one};
+use super::dump::{View, one, path_or_none, yes_no};
 use super::honour::{Done, first};
 use super::keywords::Target;
 use super::values::{Values, is_none};
@@ -75,6 +75,46 @@ pub fn dump_pubkey_auth_options(view: &View<'_>) -> Vec<String> {
         Presence { touch: false, verify: true } => VERIFY.to_owned(),
         Presence { touch: true, verify: true } => format!("{TOUCH},{VERIFY}"),
     })
+}
+
+pub fn password_authentication(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.login.password_authentication, values.flag()?)
+}
+
+pub fn dump_password_authentication(view: &View<'_>) -> Vec<String> {
+    one(yes_no(view.login.password_authentication))
+}
+
+pub fn kbd_interactive_authentication(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.login.kbd_interactive_authentication, values.flag()?)
+}
+
+pub fn dump_kbd_interactive_authentication(view: &View<'_>) -> Vec<String> {
+    one(yes_no(view.login.kbd_interactive_authentication))
+}
+
+pub fn permit_empty_passwords(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.login.permit_empty_passwords, values.flag()?)
+}
+
+pub fn dump_permit_empty_passwords(view: &View<'_>) -> Vec<String> {
+    one(yes_no(view.login.permit_empty_passwords))
+}
+
+pub fn password_file(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.login.password_file, values.path_or_none()?)
+}
+
+pub fn dump_password_file(view: &View<'_>) -> Vec<String> {
+    one(path_or_none(view.login.password_file.as_deref()))
+}
+
+pub fn totp_file(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.login.totp_file, values.path_or_none()?)
+}
+
+pub fn dump_totp_file(view: &View<'_>) -> Vec<String> {
+    one(path_or_none(view.login.totp_file.as_deref()))
 }
 
 const TOUCH: &str = "touch-required";

@@ -41,6 +41,7 @@ pub use settings::{
 pub use source::{Disk, NoFiles, Source, glob, is_pattern};
 pub use values::{Values, duration, is_none, number, size};
 
+use super::passwords;
 use crate::crypto::SignatureAlgorithm;
 use crate::limits::BANNER_BYTES_MAX;
 use reader::{Block, Reading};
@@ -122,8 +123,12 @@ impl Config {
         anybody
             || self.blocks.iter().any(|block| {
                 let draft = &block.draft;
-                let methods =
-                    draft.authentication_methods.is_some() || draft.pubkey_authentication.is_some();
+                let methods = draft.authentication_methods.is_some()
+                    || draft.pubkey_authentication.is_some()
+                    || draft.password_authentication.is_some()
+                    || draft.kbd_interactive_authentication.is_some()
+                    || draft.password_file.is_some()
+                    || draft.totp_file.is_some();
                 let greets = draft.banner.is_some() || draft.max_auth_tries.is_some() || methods;
                 let always = draft.refuse_connection == Some(true) || draft.log_level.is_some();
                 always || greets && self.is_about_users(block)
@@ -147,6 +152,17 @@ impl Config {
         let some = |targets: &Option<Vec<String>>| targets.as_ref().is_some_and(|t| !t.is_empty());
         !self.login.upstream_targets.is_empty()
             || self.blocks.iter().any(|block| some(&block.draft.upstream_targets))
+    }
+
+    /// The files of secrets, under the keywords that name them.
+    pub fn secret_files(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        let blocks = self.blocks.iter().map(|block| &block.draft);
+        let passwords = blocks.clone().filter_map(|draft| draft.password_file.as_ref());
+        let passwords = passwords.chain([&self.login.password_file]).flatten();
+        let codes = blocks.filter_map(|draft| draft.totp_file.as_ref());
+        let codes = codes.chain([&self.login.totp_file]).flatten();
+        let passwords = passwords.map(|path| (passwords::PASSWORDS, &**path));
+        passwords.chain(codes.map(|path| (passwords::CODES, &**path)))
     }
 
     pub fn has_match_blocks(&self) -> bool {

@@ -198,6 +198,13 @@ settings! {
             /// Chains of methods, any of which lets in; empty: any one method does.
             authentication_methods: Vec<Box<[Method]>>,
             pubkey_authentication: bool,
+            password_authentication: bool,
+            kbd_interactive_authentication: bool,
+            permit_empty_passwords: bool,
+            /// Hashes of passwords; `None`: nobody has one.
+            password_file: Option<PathBuf>,
+            /// Secrets of codes; `None`: none is asked for.
+            totp_file: Option<PathBuf>,
             pubkey_algorithms: Vec<KeyAlgorithm>,
             /// What every security key has to attest.
             pubkey_auth_options: Presence,
@@ -378,6 +385,11 @@ impl Default for Effective {
             max_sessions: SESSIONS_DEFAULT,
             authentication_methods: Vec::new(),
             pubkey_authentication: true,
+            password_authentication: false,
+            kbd_interactive_authentication: false,
+            permit_empty_passwords: false,
+            password_file: None,
+            totp_file: None,
             pubkey_algorithms: KeyAlgorithm::ALL.to_vec(),
             ca_algorithms: SignatureAlgorithm::EVERY.to_vec(),
             pubkey_auth_options: Presence { touch: false, verify: false },
@@ -464,9 +476,15 @@ impl Effective {
         Chains::new(chains.filter(|chain| chain.iter().all(|m| self.offers(*m))).cloned())
     }
 
-    const fn offers(&self, method: Method) -> bool {
+    /// A method without its files is none.
+    pub const fn offers(&self, method: Method) -> bool {
         match method {
             Method::PublicKey => self.pubkey_authentication,
+            Method::Password => self.password_authentication && self.password_file.is_some(),
+            Method::KeyboardInteractive => {
+                let files = self.password_file.is_some() || self.totp_file.is_some();
+                self.kbd_interactive_authentication && files
+            }
         }
     }
 

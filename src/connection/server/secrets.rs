@@ -1,0 +1,120 @@
+//! Passwords (RFC 4252 §8) and prompts (RFC 4256).
+
+use super::{Proven, Stage, Waits};
+use crate::base::Instant;
+use crate::connection::{Connection, Event, Method, Query, Secret, Secrets};
+use crate::limits::{LANGUAGE_BYTES_MAX, PROMPT_BYTES_MAX};
+use crate::transport::{Env, Error, Server};
+use crate::wire::auth::{InfoRequest, InfoResponse, Prompts};
+use crate::wire::{Reader, Writer};
+
+/// What was asked for and is to be answered.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Prompted {
+    password: bool,
+    code: bool,
+}
+
+impl Connection<Server> {
+    pub(super) fn password_attempt(
+        &mut self,
+        password: &[u8],
+        changes: bool,
+        now: Instant,
+    ) -> Option<Event> {
+        if changes {
+            // Nobody was asked to change his.
+            self.count_failure(Method::Password.name(), None, false);
+            self.refuse_later(now, now);
+            return None;
+        }
+        let secrets = Secrets { password: Some(Secret::copy(password)), code: None };
+        self.ask_about(Method::Password, secrets, now)
+    }
+
+    /// Whether the user exists is not known here and changes no prompt. A code alone never begins a
+    /// login: where nothing has succeeded yet, the password is asked for too.
+    pub(super) fn interactive_attempt(
+        &mut self,
+        rest: &[u8],
+        env: &mut Env<'_>,
+    ) -> Result<(), Error> {
+        let mut body = Reader::new(rest);
+        let read = body
+            .string(LANGUAGE_BYTES_MAX)
+            .and_then(|_| body.string(PROMPT_BYTES_MAX))
+            .and_then(|_| body.end());
+        if read.is_err() {
+            return Err(Error::PeerMisbehaved("a keyboard-interactive request cut short"));
+        }
+        let codes = self.login.config.asks_codes;
+        let Stage::Trying(trying) = &mut self.login.stage else { return Ok(()) };
+        let prompted = Prompted { password: !codes || !trying.partly, code: codes };
+        trying.prompted = Some(prompted);
+        let mut space = [0; 64];
+        let mut out = Writer::new(&mut space);
+        let mut count = 0;
+        for (asked, text) in [(prompted.password, PASSWORD), (prompted.code, CODE)] {
+            if asked {
+                count += 1;
+                let written = out.string(text.as_bytes()).and_then(|()| out.boolean(false));
+                written.map_err(|_| Error::Invariant("no room for two prompts"))?;
+            }
+        }
+        let prompts = Prompts::from_parts(count, out.written());
+        let request = InfoRequest { name: "", instruction: "", language: "", prompts };
+        self.transport.send(&request, env)
+    }
+
+    /// Case 60: answers to no prompt, or to others, end the connection.
+    pub(super) fn prompts_answered(
+        &mut self,
+        response: &InfoResponse<'_>,
+        now: Instant,
+    ) -> Result<Option<Event>, Error> {
+        let Stage::Trying(trying) = &mut self.login.stage else { return Ok(None) };
+        trying.requests += 1;
+        let prompted = trying.prompted.take();
+        let wrong = Error::PeerMisbehaved("answers to prompts that were not made");
+        let Some(Prompted { password, code }) = prompted else { return Err(wrong) };
+        if response.len() != u32::from(password) + u32::from(code) {
+            return Err(wrong);
+        }
+        self.check_requests()?;
+        let mut answers = response.answers();
+        let mut next = |asked: bool| if asked { answers.next().map(Secret::copy) } else { None };
+        let secrets = Secrets { password: next(password), code: next(code) };
+        Ok(self.ask_about(Method::KeyboardInteractive, secrets, now))
+    }
+
+    fn ask_about(&mut self, method: Method, secrets: Secrets, now: Instant) -> Option<Event> {
+        let Stage::Trying(trying) = &mut self.login.stage else { return None };
+        let user = trying.user.clone().unwrap_or_default();
+        if user.is_empty() || user.contains(|c: char| c.is_control()) {
+            self.count_failure(method.name(), None, false);
+            self.refuse_later(now, now);
+            return None;
+        }
+        trying.waits = Some(Waits::Secrets { asked_at: now, method });
+        Some(Event::Query(Query::CheckSecrets { user, secrets: Box::new(secrets) }))
+    }
+
+    pub(super) fn secrets_judged(
+        &mut self,
+        method: Method,
+        right: bool,
+        asked_at: Instant,
+        env: &mut Env<'_>,
+    ) -> Result<(), Error> {
+        if right {
+            let proven = Proven { name: method.name(), key: None, attestation: None };
+            return self.succeeded(method, proven, asked_at, env);
+        }
+        self.count_failure(method.name(), None, false);
+        self.refuse_later(asked_at, env.now);
+        Ok(())
+    }
+}
+
+const PASSWORD: &str = "Password: ";
+const CODE: &str = "Verification code: ";

@@ -1,0 +1,181 @@
+//! Logins by password and by code.
+
+use super::*;
+use crate::connection::{Method, Secrets};
+use crate::gateway::{passwords, totp};
+
+impl Policy {
+    /// Do these secrets let this user in, and what may he do then?
+    ///
+    /// The files are read and the work of checking is done whether or not the user exists, has a
+    /// password or may log in (SECURITY case 65).
+    pub fn permit_secrets(
+        &self,
+        comer: &Comer<'_>,
+        secrets: &Secrets,
+    ) -> Result<Grant, Box<Refusal>> {
+        let (user, target) = self.split(comer.user);
+        let comer = &Comer { user, ..*comer };
+        let (entry, database) = match self.directory.find(user) {
+            Ok(entry) => (entry, None),
+            Err(why) => (None, Some(Reason::Database(why.to_string()))),
+        };
+        let groups = entry.as_ref().map_or(&[][..], |entry| &entry.groups);
+        let login = self.effective(comer, entry.is_some(), groups);
+        let route =
+            self.route(&login, target, entry.as_ref().map(|entry| &entry.account), (comer, None));
+        let verdict = match (&entry, database, &route) {
+            (.., Err(reason)) => Err(reason.clone()),
+            (Some(entry), _, Ok(route)) => self.admits(entry, &login, comer, route.is_some()),
+            (None, Some(reason), _) => Err(reason),
+            (None, None, Ok(Some(_))) => admits_stranger(&login, comer),
+            (None, None, Ok(None)) => Err(Reason::UnknownUser),
+        };
+        let (right, notes) = check(&login, user, secrets);
+        let refuse = |reason, notes| Err(Box::new(Refusal { reason, notes }));
+        let account = match verdict {
+            Err(reason) => return refuse(reason, Vec::new()),
+            Ok(account) if account.uid == 0 && login.permit_root_login != RootLogin::Yes => {
+                return refuse(Reason::RootPassword, Vec::new());
+            }
+            Ok(account) => account,
+        };
+        // The last thing, for it uses the code up.
+        if !right.is_some_and(|step| step.is_none_or(|step| totp::spend(user, step))) {
+            return refuse(Reason::Secrets, notes);
+        }
+        let source = match (&secrets.password, &secrets.code) {
+            (Some(_), None) => "a password",
+            (None, Some(_)) => "a code",
+            _ => "a password and a code",
+        };
+        let options = Options { no_touch: true, ..Options::default() };
+        let mut grant =
+            self.grant(account, login, Found { options, source: source.to_owned() }, None);
+        grant.upstream = route.ok().flatten().map(Arc::new);
+        Ok(grant)
+    }
+}
+
+/// `None`: something is wrong. Else the step of the code, if there is one.
+fn check(login: &Effective, user: &str, secrets: &Secrets) -> (Option<Option<u64>>, Vec<String>) {
+    let mut notes = Vec::new();
+    let mut text = |path: Option<&Path>, keyword: &str| match path.map(passwords::read) {
+        Some(Ok(text)) => text,
+        Some(Err(why)) => {
+            notes.push(format!("{keyword}: {why}"));
+            Default::default()
+        }
+        None => {
+            notes.push(format!("{keyword} is none"));
+            Default::default()
+        }
+    };
+    let mut right = login.offers(Method::Password) || login.offers(Method::KeyboardInteractive);
+    right &= secrets.password.is_some() || secrets.code.is_some();
+    if let Some(password) = &secrets.password {
+        let file = text(login.password_file.as_deref(), passwords::PASSWORDS);
+        right &= passwords::is_right(&file, user, password.bytes(), login.permit_empty_passwords);
+    }
+    let mut step = None;
+    if let Some(code) = &secrets.code {
+        let file = text(login.totp_file.as_deref(), passwords::CODES);
+        step = totp::step_of(&file, user, code.bytes(), now());
+        right &= step.is_some();
+    }
+    (right.then_some(step), notes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::connection::Secret;
+    use crate::gateway::config::parse;
+
+    const PASSWORD: &str = "Hello world!";
+    const HASH: &str = "$6$saltstring$svn8UoSVapNtMuq1ukKS4tPQd8iKwSMHWjl/O817G3uBnIFNjnQJuesI68u4OTLiBFdcbYEdFCoEOfaS35inz1";
+
+    struct Scene {
+        folder: tempfile::TempDir,
+        me: String,
+    }
+
+    impl Scene {
+        fn new() -> Scene {
+            let uid = nix::unistd::geteuid().as_raw();
+            let me = accounts::by_uid(uid).expect("a database").expect("an account").name;
+            let folder = tempfile::tempdir().expect("a folder");
+            let scene = Scene { folder, me };
+            scene.put(&format!("locked:!{HASH}\nlp:{HASH}\n{}:{HASH}\n", scene.me), 0o600);
+            scene
+        }
+
+        fn put(&self, text: &str, mode: u32) {
+            let path = self.folder.path().join("passwords");
+            fs::write(&path, text).expect("a file");
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("a mode");
+        }
+
+        fn permit(&self, user: &str, password: &str, more: &str) -> Result<Grant, Reason> {
+            let path = self.folder.path().join("passwords");
+            let text = format!(
+                "{more}\nTidegatePasswordFile {}\nPasswordAuthentication yes\nPermitRootLogin yes\n",
+                path.display()
+            );
+            let config = parse(text.as_bytes()).unwrap_or_else(|errors| panic!("{errors}"));
+            let secrets = Secrets { password: Some(Secret::copy(password.as_bytes())), code: None };
+            let comer = Comer {
+                user,
+                peer: ([192, 0, 2, 7], 50_000).into(),
+                host: None,
+                local: ([192, 0, 2, 1], 2222).into(),
+                rdomain: None,
+            };
+            let policy = Policy::new(Arc::new(config));
+            policy.permit_secrets(&comer, &secrets).map_err(|refusal| refusal.reason)
+        }
+    }
+
+    #[test]
+    fn case_65_the_work_is_the_same_for_everybody() {
+        let scene = Scene::new();
+        let me = &*scene.me;
+        passwords::counting::taken();
+        let grant = scene.permit(me, PASSWORD, "").expect("let in");
+        assert_eq!((grant.key, &*grant.source), (None, "a password"));
+        assert_eq!(passwords::counting::taken().len(), 1);
+        for (user, password, more) in [
+            (me, "wrong", ""),
+            (me, "", ""),
+            (me, PASSWORD, &*format!("DenyUsers {me}")),
+            (me, PASSWORD, "AllowUsers nobody-else"),
+            ("nobody-at-all", PASSWORD, ""),
+            ("locked", PASSWORD, ""),
+            ("../../etc/passwd", "x", ""),
+        ] {
+            let refused = scene.permit(user, password, more).expect_err("refused");
+            let computed = passwords::counting::taken();
+            assert_eq!(computed.len(), 1, "{user} {password:?} {more:?}: {refused:?}");
+        }
+    }
+
+    #[test]
+    fn case_64_a_file_that_cannot_be_used_lets_nobody_in() {
+        let scene = Scene::new();
+        let me = &*scene.me;
+        let good = format!("{me}:{}\n", HASH);
+        scene.put(&good, 0o604);
+        assert_eq!(scene.permit(me, PASSWORD, "").err(), Some(Reason::Secrets), "its mode");
+        scene.put(&good, 0o640);
+        scene.permit(me, PASSWORD, "").expect("a group may read it");
+        scene.put(&good.replace("$6$", "$6$rounds=2000000$"), 0o600);
+        assert_eq!(scene.permit(me, PASSWORD, "").err(), Some(Reason::Secrets), "its cost");
+        fs::remove_file(scene.folder.path().join("passwords")).expect("removed");
+        assert_eq!(scene.permit(me, PASSWORD, "").err(), Some(Reason::Secrets), "no file");
+        fs::create_dir(scene.folder.path().join("passwords")).expect("a folder");
+        assert_eq!(scene.permit(me, "", "PermitEmptyPasswords yes").err(), Some(Reason::Secrets));
+    }
+}
