@@ -18,7 +18,8 @@ const PAYLOAD: usize = 64 << 20;
 /// What old clients have, and we by configuration alone.
 const OLD: &[&str] = &[
     "KexAlgorithms +diffie-hellman-group14-sha256,diffie-hellman-group16-sha512,\
-     diffie-hellman-group18-sha512,diffie-hellman-group-exchange-sha256",
+     diffie-hellman-group18-sha512,diffie-hellman-group-exchange-sha256,ecdh-sha2-nistp256,\
+     ecdh-sha2-nistp384,ecdh-sha2-nistp521",
     "MACs +hmac-sha1,hmac-sha1-etm@openssh.com",
 ];
 
@@ -338,9 +339,10 @@ fn libssh() {
     if !has("gcc", "gcc") || !present(header, "libssh's header", "libssh-dev") {
         return;
     }
-    // Its Diffie-Hellman is ours only by configuration.
+    // Its Diffie-Hellman and the NIST curves are ours only by configuration.
     let finite = "KexAlgorithms +diffie-hellman-group-exchange-sha256,\
-                  diffie-hellman-group14-sha256,diffie-hellman-group16-sha512";
+                  diffie-hellman-group14-sha256,diffie-hellman-group16-sha512,ecdh-sha2-nistp256,\
+                  ecdh-sha2-nistp384,ecdh-sha2-nistp521";
     let gateway = Gateway::start(&[finite]);
     let (file, sum) = payload(&gateway, PAYLOAD);
     fs::write(gateway.path("small"), noise(8 << 20, 8)).expect("a file");

@@ -153,7 +153,7 @@ fn fails(gateway: &Gateway, (client, options): &Combination) -> Option<String> {
 
 #[test]
 fn every_algorithm_that_both_have() {
-    let gateway = Gateway::start(&[]);
+    let gateway = Gateway::start(&[&format!("KexAlgorithms +{}", NIST_KEX.join(","))]);
     let mut clients = vec![PathBuf::from("ssh")];
     clients.extend(newer_openssh().map(|folder| folder.join("ssh")));
     let jobs: Vec<Combination> = clients.iter().flat_map(|c| combinations(c)).collect();
@@ -174,6 +174,9 @@ fn every_algorithm_that_both_have() {
     println!("{} combinations logged in", jobs.len());
 }
 
+/// By configuration alone, like the next.
+const NIST_KEX: [&str; 3] = ["ecdh-sha2-nistp256", "ecdh-sha2-nistp384", "ecdh-sha2-nistp521"];
+
 const OLD_KEX: [&str; 4] = [
     "diffie-hellman-group14-sha256",
     "diffie-hellman-group16-sha512",
@@ -182,7 +185,10 @@ const OLD_KEX: [&str; 4] = [
 ];
 
 /// What leaves a client no newer choice.
-const OLD_CHOICES: [&str; 6] = [
+const OLD_CHOICES: [&str; 9] = [
+    "KexAlgorithms=ecdh-sha2-nistp256",
+    "KexAlgorithms=ecdh-sha2-nistp384",
+    "KexAlgorithms=ecdh-sha2-nistp521",
     "KexAlgorithms=diffie-hellman-group14-sha256",
     "KexAlgorithms=diffie-hellman-group16-sha512",
     "KexAlgorithms=diffie-hellman-group18-sha512",
@@ -191,11 +197,11 @@ const OLD_CHOICES: [&str; 6] = [
     "MACs=hmac-sha1-etm@openssh.com",
 ];
 
-/// Finite-field Diffie-Hellman and HMAC-SHA-1 are there for who configures them, rekeying included,
+/// The NIST curves, finite-field Diffie-Hellman and HMAC-SHA-1 are there for who configures them, rekeying included,
 /// and for nobody else.
 #[test]
 fn old_algorithms_by_configuration_alone() {
-    let kex = format!("KexAlgorithms +{}", OLD_KEX.join(","));
+    let kex = format!("KexAlgorithms +{},{}", OLD_KEX.join(","), NIST_KEX.join(","));
     let macs = "MACs +hmac-sha1,hmac-sha1-etm@openssh.com";
     let gateway = Gateway::start(&[&kex, macs]);
     let fixed = Gateway::start(&[&kex, "ModuliFile /nonexistent/moduli"]);
@@ -337,7 +343,8 @@ fn cases_30_34_the_smallest_rekey_limits_are_served() {
 fn case_30_hundreds_of_exchanges_by_all_methods() {
     let wanted = std::env::var("TIDEGATE_EXCHANGES").map(|n| n.parse().expect("a number")).ok();
     let only = std::env::var("TIDEGATE_EXCHANGE_METHODS").ok();
-    let gateway = Gateway::start(&[&format!("KexAlgorithms +{}", OLD_KEX.join(","))]);
+    let gateway =
+        Gateway::start(&[&format!("KexAlgorithms +{},{}", OLD_KEX.join(","), NIST_KEX.join(","))]);
     let newest = newer_openssh().map_or("ssh".into(), |folder| folder.join("ssh"));
     let known = text(&run_ok(Command::new(&newest).args(["-Q", "kex"])).stdout);
     let old: &[&str] = if wanted.is_some() { &OLD_KEX } else { &OLD_KEX[..1] };

@@ -179,8 +179,10 @@ fn expand(template: &str, user: &str) -> String {
     text + rest
 }
 
-/// Key pairs of these are made in a moment, where the protocol stands.
+/// Key pairs of these are made in a moment, where the protocol stands. Where KexAlgorithms is not
+/// set, hosts may have what our own clients need not: the NIST curves.
 fn kex(allowed: &[KexKind]) -> Vec<KexKind> {
+    let allowed = if allowed == KexKind::SERVER_DEFAULT { KexKind::DEFAULT } else { allowed };
     let quick = |kind: &KexKind| {
         matches!(
             kind,
@@ -444,6 +446,14 @@ fn note(path: &Path, host: &Host, name: &HostName, key: &PublicKey) -> Result<()
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hosts_with_nothing_but_nist_curves_are_reached_by_default() {
+        let default = kex(KexKind::SERVER_DEFAULT);
+        assert_eq!(default.first(), Some(&KexKind::MlKem768X25519));
+        assert_eq!(default.last(), Some(&KexKind::EcdhP521));
+        assert_eq!(kex(&[KexKind::Curve25519]), [KexKind::Curve25519], "named");
+    }
 
     #[test]
     fn case_104_login_names_are_split_in_one_way_only() {

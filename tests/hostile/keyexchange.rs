@@ -166,7 +166,8 @@ fn bad_x25519() -> Vec<Vec<u8>> {
 
 #[test]
 fn cases_24_25_26_bad_public_values() {
-    let gateway = Gateway::start(&[]);
+    let curves = "KexAlgorithms +ecdh-sha2-nistp256,ecdh-sha2-nistp384,ecdh-sha2-nistp521";
+    let gateway = Gateway::start(&[curves]);
     let watch = Watch::begin(&gateway);
     let mut rows: Vec<(&str, Vec<u8>)> = Vec::new();
     rows.extend(bad_x25519().into_iter().map(|value| ("curve25519-sha256", value)));

@@ -54,7 +54,7 @@ pub enum KexKind {
 }
 
 impl KexKind {
-    /// What is offered unless configured otherwise, in our order of preference: the ones that
+    /// What a client offers unless configured otherwise, in our order of preference: the ones that
     /// resist a quantum computer first, and of equals the cheaper first. Finite-field
     /// Diffie-Hellman is not among them, as in OpenSSH's server since 10.0: it makes us work for
     /// milliseconds at the price of a random number (CVE-2002-20001), and most peers have better.
@@ -66,6 +66,12 @@ impl KexKind {
         KexKind::EcdhP384,
         KexKind::EcdhP521,
     ];
+
+    /// What a server offers unless configured otherwise: [`KexKind::DEFAULT`] without the NIST
+    /// curves, whose constants nobody has explained. A client may meet servers with nothing else; a
+    /// server meets no client that has nothing else and is fit for use.
+    pub const SERVER_DEFAULT: &'static [KexKind] =
+        &[KexKind::MlKem768X25519, KexKind::Sntrup761X25519, KexKind::Curve25519];
 
     /// Every method fit for a real connection.
     pub const ALL: &'static [KexKind] = &[

@@ -75,7 +75,7 @@ impl Listed for MacKind {
 impl Listed for KexKind {
     const NOUN: &'static str = "key exchange method";
     const ALL: &'static [Self] = KexKind::ALL;
-    const DEFAULT: &'static [Self] = KexKind::DEFAULT;
+    const DEFAULT: &'static [Self] = KexKind::SERVER_DEFAULT;
     const ABSENT: &'static [(&'static str, &'static str)] = &[
         ("diffie-hellman-group1-sha1", SHA1_KEX),
         ("diffie-hellman-group14-sha1", SHA1_KEX),
@@ -281,9 +281,13 @@ mod tests {
     #[test]
     fn old_algorithms_come_by_name_alone() {
         let kex = |text| parse::<KexKind>(text, &mut Vec::new()).expect("a list");
-        assert_eq!(kex("-ecdh-*"), &KexKind::DEFAULT[..3]);
+        assert_eq!(kex("-ecdh-*"), KexKind::SERVER_DEFAULT);
+        assert_eq!(
+            kex("+ecdh-sha2-nistp256,ecdh-sha2-nistp384,ecdh-sha2-nistp521"),
+            KexKind::DEFAULT
+        );
         let list = kex("+diffie-hellman-group14-sha256");
-        assert_eq!(list.split_last(), Some((&KexKind::DhGroup14, KexKind::DEFAULT)));
+        assert_eq!(list.split_last(), Some((&KexKind::DhGroup14, KexKind::SERVER_DEFAULT)));
         assert_eq!(kex("diffie-hellman-group-exchange-sha256"), [KexKind::DhGroupExchange]);
         let macs = |text| parse::<MacKind>(text, &mut Vec::new()).expect("a list");
         assert_eq!(macs("-*sha1*"), MacKind::DEFAULT);

@@ -319,7 +319,7 @@ impl Default for Global {
         Global {
             address_family: AddressFamily::Any,
             host_key_algorithms: KeyAlgorithm::ALL.to_vec(),
-            kex_algorithms: KexKind::DEFAULT.to_vec(),
+            kex_algorithms: KexKind::SERVER_DEFAULT.to_vec(),
             moduli_file: PathBuf::from("/etc/ssh/moduli"),
             ciphers: CipherKind::ALL.to_vec(),
             cipher_steering: true,
