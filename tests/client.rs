@@ -18,6 +18,7 @@ use std::io::Write;
 use std::process::{Command, Output, Stdio};
 
 use server::{Server, both, text};
+use support::openssh::Agent;
 use support::{noise, wait_for};
 
 /// What is moved through standard streams; the whole of it is many windows.
@@ -114,32 +115,17 @@ fn our_own_failures_are_255() {
 #[test]
 fn the_agent_signs() {
     both(&[], |server| {
-        let socket = server.path("agent");
-        let mut agent = Command::new("ssh-agent")
-            .args(["-D", "-a"])
-            .arg(&socket)
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("ssh-agent");
-        wait_for("the agent", || socket.exists());
+        let agent = Agent::start(server.path("agent"));
         let login = |server: &Server| {
-            let agent = format!("IdentityAgent={}", socket.display());
-            let mut command = server.bare(&[&agent]);
+            let mut command = server.bare(&[&agent.option()]);
             command.args(["127.0.0.1", "echo in"]).output().expect("runs")
         };
         assert_eq!(login(server).status.code(), Some(255), "it has no keys");
         for key in ["user_ed25519", "user_rsa3072"] {
-            let add = |flag: &[&str]| {
-                let mut command = Command::new("ssh-add");
-                command.args(flag).arg(server.path(key)).env("SSH_AUTH_SOCK", &socket);
-                assert!(command.stderr(Stdio::null()).status().expect("ssh-add").success());
-            };
-            add(&["-q"]);
+            agent.add(&server.path(key));
             let output = login(server);
             assert_eq!(text(&output.stdout), "in\n", "{key}: {}", text(&output.stderr));
-            add(&["-q", "-d"]);
+            agent.tell(&["-d"], &server.path(key));
         }
-        agent.kill().expect("it ends");
-        agent.wait().expect("it has ended");
     });
 }

@@ -15,7 +15,7 @@ mod programs;
 mod settings;
 mod support;
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -24,9 +24,9 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
+use support::openssh::Sshd;
 use support::{Gateway, free_port, keygen, noise, run_ok, wait_for};
 
-const SSHD: &str = "/usr/sbin/sshd";
 /// The quickest exchange for code that is not optimised.
 const QUICK: &str = "KexAlgorithms=curve25519-sha256";
 const AES: &str = "Ciphers=aes128-gcm@openssh.com";
@@ -37,7 +37,7 @@ fn text(bytes: &[u8]) -> String {
 
 /// The system's own sshd; it ends with the value.
 struct Host {
-    child: Child,
+    sshd: Sshd,
     port: u16,
     folder: TempDir,
 }
@@ -45,45 +45,28 @@ struct Host {
 impl Host {
     /// `None`, and a line that says so, where it cannot run.
     fn start(lines: &str) -> Option<Host> {
-        if !Path::new(SSHD).exists() || !nix::unistd::geteuid().is_root() {
-            println!("not run: no sshd here, or not root");
+        if !Sshd::is_here() {
             return None;
         }
-        fs::create_dir_all("/run/sshd").expect("its folder");
         let folder = tempfile::tempdir().expect("a folder");
         for name in ["host_key", "gateway_key"] {
             keygen(&folder.path().join(name), "ed25519", "");
         }
         let public = fs::read(folder.path().join("gateway_key.pub")).expect("a key");
         fs::write(folder.path().join("authorized_keys"), public).expect("its keys");
-        let (child, port) = Host::run(folder.path(), lines);
-        let host = Host { child, port, folder };
+        let sshd = Host::run(folder.path(), lines);
+        let host = Host { port: sshd.port, sshd, folder };
         host.know(&host.public());
         Some(host)
     }
 
-    fn run(at: &Path, lines: &str) -> (Child, u16) {
-        let port = free_port();
+    fn run(at: &Path, lines: &str) -> Sshd {
         let folder = at.display();
         let config = format!(
-            "ListenAddress 127.0.0.1:{port}\nHostKey {folder}/host_key\nStrictModes no\n\
-             AuthorizedKeysFile {folder}/authorized_keys\nPermitRootLogin yes\nUsePAM no\n\
-             PidFile none\nSubsystem sftp internal-sftp\nAcceptEnv *\nLogLevel VERBOSE\n\
-             MaxStartups 100:30:200\nMaxSessions 300\n\
-             SetEnv HOME={folder}\n{lines}\n"
+            "HostKey {folder}/host_key\nSubsystem sftp internal-sftp\nAcceptEnv *\n\
+             MaxStartups 100:30:200\nMaxSessions 300\nSetEnv HOME={folder}\n{lines}"
         );
-        let config = config.replace("FOLDER", &folder.to_string());
-        fs::write(at.join("sshd_config"), config).expect("its configuration");
-        let log = File::create(at.join("log")).expect("its log");
-        let child = Command::new(SSHD)
-            .args(["-D", "-e", "-f"])
-            .arg(at.join("sshd_config"))
-            .stdin(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("sshd starts");
-        wait_for("sshd to listen", || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok());
-        (child, port)
+        Sshd::start(at, &config.replace("FOLDER", &folder.to_string()))
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -91,7 +74,7 @@ impl Host {
     }
 
     fn log(&self) -> String {
-        fs::read_to_string(self.path("log")).unwrap_or_default()
+        fs::read_to_string(self.path("sshd_log")).unwrap_or_default()
     }
 
     fn public(&self) -> String {
@@ -125,24 +108,17 @@ impl Host {
     fn reload(&self) {
         let started = || self.log().matches("Server listening").count();
         let before = started();
-        run_ok(Command::new("kill").args(["-HUP", &self.child.id().to_string()]));
+        run_ok(Command::new("kill").args(["-HUP", &self.sshd.child.id().to_string()]));
         wait_for("sshd to start again", || started() > before);
     }
 
     /// Ends the processes of sshd that serve connections, and not the one that listens.
     fn kill_sessions(&self) {
-        let pid = self.child.id();
+        let pid = self.sshd.child.id();
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
         for child in children.expect("its children").split_whitespace() {
             run_ok(Command::new("kill").args(["-9", child]));
         }
-    }
-}
-
-impl Drop for Host {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 
@@ -518,8 +494,8 @@ fn a_certificate_is_made_for_each_login() {
     keygen(&host.path("authority"), "ed25519", "");
     fs::write(host.path("authorized_keys"), "").expect("no keys");
     let trusted = format!("TrustedUserCAKeys {}", host.path("authority.pub").display());
-    let (child, port) = Host::run(host.folder.path(), &trusted);
-    let trusting = Host { child, port, folder: tempfile::tempdir().expect("a folder") };
+    let trusting = Host::run(host.folder.path(), &trusted);
+    let port = trusting.port;
     let line = format!("[127.0.0.1]:{port} {}", host.public());
     fs::write(host.path("known_hosts"), line).expect("known_hosts");
     let gateway = Gateway::start(&[

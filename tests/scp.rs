@@ -15,7 +15,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use support::{Gateway, free_port, keygen, newer_openssh, noise, run_ok, sha256, wait_for};
+use support::openssh::Sshd;
+use support::{Gateway, keygen, newer_openssh, noise, run_ok, sha256, wait_for};
 use tempfile::TempDir;
 
 /// Programs of the account find no scp: what works works without one.
@@ -592,50 +593,16 @@ fn what_is_not_plainly_scp_goes_where_it_always_went() {
 
 // ---- SFTP, its options, and the server on plain streams ---------------------------------------
 
-/// Ends with the value.
-struct Sshd {
-    child: Child,
-    port: u16,
-}
-
-impl Drop for Sshd {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 /// The system's own sshd with this Subsystem line; `None` where it cannot run.
 fn sshd(folder: &Path, subsystem: &str) -> Option<Sshd> {
-    let program = Path::new("/usr/sbin/sshd");
-    if !program.exists() || !nix::unistd::geteuid().is_root() {
-        println!("not run: no sshd here, or not root");
+    if !Sshd::is_here() {
         return None;
     }
-    fs::create_dir_all("/run/sshd").expect("its folder");
     if !folder.join("sshd_key").exists() {
         keygen(&folder.join("sshd_key"), "ed25519", "");
     }
-    let port = free_port();
-    let at = folder.display();
-    let config = format!(
-        "ListenAddress 127.0.0.1:{port}\nHostKey {at}/sshd_key\nStrictModes no\n\
-         AuthorizedKeysFile {at}/authorized_keys\nPermitRootLogin yes\nUsePAM no\nPidFile none\n\
-         {subsystem}\n"
-    );
-    fs::write(folder.join("sshd_config"), config).expect("its configuration");
-    let log = fs::File::create(folder.join("sshd_log")).expect("its log");
-    let child = Command::new(program)
-        .args(["-D", "-e", "-f"])
-        .arg(folder.join("sshd_config"))
-        .stdin(Stdio::null())
-        .stderr(log)
-        .spawn()
-        .expect("sshd starts");
-    wait_for("sshd to listen", || {
-        std::net::TcpStream::connect((std::net::Ipv4Addr::LOCALHOST, port)).is_ok()
-    });
-    Some(Sshd { child, port })
+    let config = format!("HostKey {}/sshd_key\n{subsystem}", folder.display());
+    Some(Sshd::start(folder, &config))
 }
 
 /// sftp's commands one after the other, and what was printed.

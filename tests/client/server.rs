@@ -1,15 +1,13 @@
 //! Servers to log in at: a gateway of ours, and the system's own sshd.
 
-use std::fs::{self, File};
-use std::net::{Ipv4Addr, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
-use crate::support::{Gateway, HOST_KEYS, driver, free_port, keygen, wait_for};
-
-const SSHD: &str = "/usr/sbin/sshd";
+use crate::support::openssh::Sshd;
+use crate::support::{Gateway, HOST_KEYS, driver, keygen};
 
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -17,32 +15,29 @@ pub fn text(bytes: &[u8]) -> String {
 
 pub enum Server {
     Ours(Gateway),
-    Theirs(Sshd),
+    Theirs(Theirs),
 }
 
-/// It ends with the value.
-pub struct Sshd {
-    child: Child,
-    port: u16,
+/// The system's sshd.
+pub struct Theirs {
+    sshd: Sshd,
     folder: TempDir,
 }
 
 /// Runs a test against each server there is.
 pub fn both(lines: &[&str], test: impl Fn(&Server)) {
     test(&Server::Ours(Gateway::start(lines)));
-    if let Some(sshd) = Sshd::start(lines) {
+    if let Some(sshd) = Theirs::start(lines) {
         test(&Server::Theirs(sshd));
     }
 }
 
-impl Sshd {
+impl Theirs {
     /// `None`, and a line that says so, where it cannot run.
-    pub fn start(lines: &[&str]) -> Option<Sshd> {
-        if !Path::new(SSHD).exists() || !nix::unistd::geteuid().is_root() {
-            println!("not run: no sshd here, or not root");
+    pub fn start(lines: &[&str]) -> Option<Theirs> {
+        if !Sshd::is_here() {
             return None;
         }
-        fs::create_dir_all("/run/sshd").expect("its folder");
         let folder = tempfile::tempdir().expect("a folder");
         let at = folder.path();
         keygen(&at.join("host_ed25519"), "ed25519", "");
@@ -53,32 +48,12 @@ impl Sshd {
             authorized += &fs::read_to_string(public).expect("a key");
         }
         fs::write(at.join("authorized_keys"), authorized).expect("its keys");
-        let (port, place) = (free_port(), at.display());
         let config = format!(
-            "{}\nListenAddress 127.0.0.1:{port}\nHostKey {place}/host_ed25519\nStrictModes no\n\
-             AuthorizedKeysFile {place}/authorized_keys\nPermitRootLogin yes\nUsePAM no\n\
-             PidFile none\nSubsystem sftp internal-sftp\nLogLevel VERBOSE\n\
-             KbdInteractiveAuthentication no\n",
-            lines.join("\n")
+            "{}\nHostKey {}/host_ed25519\nSubsystem sftp internal-sftp",
+            lines.join("\n"),
+            at.display()
         );
-        fs::write(at.join("sshd_config"), config).expect("its configuration");
-        let log = File::create(at.join("log")).expect("its log");
-        let child = Command::new(SSHD)
-            .args(["-D", "-e", "-f"])
-            .arg(at.join("sshd_config"))
-            .stdin(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .expect("sshd starts");
-        wait_for("sshd to listen", || TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok());
-        Some(Sshd { child, port, folder })
-    }
-}
-
-impl Drop for Sshd {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        Some(Theirs { sshd: Sshd::start(at, &config), folder })
     }
 }
 
@@ -86,7 +61,7 @@ impl Server {
     pub fn port(&self) -> u16 {
         match self {
             Server::Ours(gateway) => gateway.port,
-            Server::Theirs(sshd) => sshd.port,
+            Server::Theirs(theirs) => theirs.sshd.port,
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::pty::{Winsize, openpty};
 use nix::sys::termios::{LocalFlags, tcgetattr};
 
-use crate::server::{Server, Sshd, both};
+use crate::server::{Server, Theirs, both};
 use crate::support::account::Account;
 use crate::support::{keygen, run_ok, wait_for};
 
@@ -223,7 +223,7 @@ fn a_passphrase_is_asked_for_and_not_shown() {
 #[test]
 fn passwords_are_asked_for_and_not_shown() {
     let Some(account) = Account::new() else { return };
-    let Some(sshd) = Sshd::start(&[]) else { return };
+    let Some(sshd) = Theirs::start(&[]) else { return };
     let server = Server::Theirs(sshd);
     let mut change = Command::new("chpasswd").stdin(Stdio::piped()).spawn().expect("chpasswd");
     let line = format!("{}:open it\n", account.name);

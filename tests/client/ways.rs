@@ -7,7 +7,8 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 
 use crate::server::{Server, both, text};
-use crate::support::{free_port, noise, run_ok, wait_for};
+use crate::support::openssh::Agent;
+use crate::support::{free_port, noise, wait_for};
 
 /// A client that forwards until it is dropped.
 struct Forwarding(Child);
@@ -148,25 +149,14 @@ fn standard_streams_can_be_a_connection_or_go_over_hosts_on_the_way() {
 #[test]
 fn the_agent_is_lent_to_programs_there() {
     both(&[], |server| {
-        let socket = server.path("lent");
-        let mut agent = Command::new("ssh-agent")
-            .args(["-D", "-a"])
-            .arg(&socket)
-            .stdout(Stdio::null())
-            .spawn()
-            .expect("ssh-agent");
-        wait_for("the agent", || socket.exists());
-        let mut add = Command::new("ssh-add");
-        add.arg("-q").arg(server.path("user_ed25519")).env("SSH_AUTH_SOCK", &socket);
-        run_ok(&mut add);
+        let agent = Agent::start(server.path("lent"));
+        agent.add(&server.path("user_ed25519"));
         let list = "ssh-add -l | cut -d' ' -f2";
-        let ours = format!("IdentityAgent={}", socket.display());
+        let ours = agent.option();
         let output = server.ssh(&[&ours], &["-A", list]).output().expect("runs");
         assert!(text(&output.stdout).starts_with("SHA256:"), "{}", text(&output.stderr));
         let output = server.ssh(&[&ours], &[list]).output().expect("runs");
         assert_eq!(text(&output.stdout), "", "not unless it is asked for");
-        agent.kill().expect("it ends");
-        agent.wait().expect("it has ended");
     });
 }
 

@@ -1,39 +1,17 @@
 //! The client's agent: `-A`.
 
 use super::*;
+use crate::support::openssh::Agent;
 
 /// An agent of the client's with one key in it.
-struct Agent {
-    socket: String,
-    child: Child,
-}
-
-impl Agent {
-    fn new(gateway: &Gateway) -> Agent {
-        let socket = gateway.path("agent").display().to_string();
-        let mut command = Command::new("ssh-agent");
-        command.args(["-D", "-a", &socket]).stdout(Stdio::null()).stderr(Stdio::null());
-        let child = command.spawn().expect("ssh-agent starts");
-        wait_for("the agent", || Path::new(&socket).exists());
-        run_ok(
-            Command::new("ssh-add")
-                .arg("-q")
-                .arg(gateway.path("user_ecdsa256"))
-                .env("SSH_AUTH_SOCK", &socket),
-        );
-        Agent { socket, child }
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+fn agent_of(gateway: &Gateway) -> Agent {
+    let agent = Agent::start(gateway.path("agent"));
+    agent.add(&gateway.path("user_ecdsa256"));
+    agent
 }
 
 fn with_agent(gateway: &Gateway, port: u16, agent: &Agent, user: &str, words: &[&str]) -> Command {
-    let own = format!("IdentityAgent={}", agent.socket);
+    let own = agent.option();
     let mut options = vec![&*own, "ForwardAgent=yes"];
     let user = format!("User={user}");
     if user != "User=" {
@@ -49,7 +27,7 @@ const LIST: &str = "echo \"$SSH_AUTH_SOCK\"; ssh-add -l";
 #[test]
 fn programs_use_the_agent_and_its_socket_goes_with_the_connection() {
     let gateway = Gateway::start(&[]);
-    let agent = Agent::new(&gateway);
+    let agent = agent_of(&gateway);
     let key = fs::read_to_string(gateway.path("user_ecdsa256.pub")).expect("a key");
     let mut log_in = with_agent(&gateway, gateway.port, &agent, "", &[LIST]);
     let output = run_ok(&mut log_in);
@@ -78,7 +56,7 @@ fn programs_use_the_agent_and_its_socket_goes_with_the_connection() {
 #[test]
 fn every_session_of_a_connection_has_the_same_one() {
     let gateway = Gateway::start(&[]);
-    let agent = Agent::new(&gateway);
+    let agent = agent_of(&gateway);
     let name = gateway.path("master").display().to_string();
     let mut master = with_agent(&gateway, gateway.port, &agent, "", &[]);
     let mut master = Background(
@@ -107,7 +85,7 @@ fn settings_and_keys_may_forbid_it() {
         &[],
         &["AllowAgentForwarding no".to_owned(), "DisableForwarding yes".to_owned()],
     );
-    let agent = Agent::new(&gateway);
+    let agent = agent_of(&gateway);
     let has = |port: u16, options: &str| {
         allow(&gateway, options);
         let mut command = with_agent(&gateway, port, &agent, "", &["echo \"<$SSH_AUTH_SOCK>\""]);
@@ -130,7 +108,7 @@ fn the_socket_is_the_accounts_own() {
     let Some(account) = Account::new() else { return };
     let gateway = Gateway::start(&[]);
     fs::set_permissions(gateway.folder.path(), Permissions::from_mode(0o755)).expect("a mode");
-    let agent = Agent::new(&gateway);
+    let agent = agent_of(&gateway);
     let script = "stat -c %a:%U $SSH_AUTH_SOCK $(dirname $SSH_AUTH_SOCK); ssh-add -l | wc -l";
     let output = run_ok(&mut with_agent(&gateway, gateway.port, &agent, &account.name, &[script]));
     let name = &account.name;

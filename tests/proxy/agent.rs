@@ -3,7 +3,7 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use super::settings::Agent;
+use super::settings::agent;
 use super::{Host, QUICK, said, ssh, text};
 use crate::support::{Gateway, keygen, noise, run_ok, wait_for};
 
@@ -20,8 +20,8 @@ fn with_agent(host: &Host, lines: &[&str]) -> Gateway {
 fn a_login_goes_on_with_the_keys_of_the_clients_agent() {
     let Some(host) = Host::start("") else { return };
     let gateway = with_agent(&host, &[]);
-    let agent = Agent::start(&gateway);
-    let socket = format!("IdentityAgent={}", agent.socket);
+    let agent = agent(&gateway);
+    let socket = agent.option();
     let forwarded = [&*socket, "ForwardAgent=yes"];
     let output = ssh(&gateway, &forwarded, &["echo in; echo err >&2; exit 7"]);
     assert_eq!(output.status.code(), Some(7), "{}", said(&gateway, &output));

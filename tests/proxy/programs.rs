@@ -1,5 +1,8 @@
 //! Programs that go over ssh, through the proxy: rsync, git, scp, the agent, X11, dropbear and PuTTY.
 
+use std::fs::File;
+
+use super::settings::agent;
 use super::*;
 
 /// OpenSSH's client as other programs are told to start it.
@@ -69,18 +72,10 @@ fn rsync_git_and_scp_work_at_the_host() {
 #[test]
 fn the_agent_and_displays_are_the_clients() {
     proxied("X11Forwarding yes\nX11DisplayOffset 40", &["X11Forwarding yes"], |_, gateway| {
-        let socket = gateway.path("agent").display().to_string();
-        let mut agent = Command::new("ssh-agent");
-        let mut agent =
-            agent.args(["-D", "-a", &socket]).stdout(Stdio::null()).spawn().expect("it starts");
-        wait_for("the agent", || Path::new(&socket).exists());
-        let mut add = Command::new("ssh-add");
-        run_ok(add.arg("-q").arg(gateway.path("user_ecdsa256")).env("SSH_AUTH_SOCK", &socket));
-        let own = format!("IdentityAgent={socket}");
-        let output = ssh(gateway, &[&own, "ForwardAgent=yes"], &["ssh-add -l"]);
+        let agent = agent(gateway);
+        let output = ssh(gateway, &[&agent.option(), "ForwardAgent=yes"], &["ssh-add -l"]);
         assert!(text(&output.stdout).contains("256 SHA256:"), "{}", said(gateway, &output));
-        agent.kill().expect("it runs");
-        agent.wait().expect("its end");
+        drop(agent);
 
         // An X server that says one line; the program at the host reaches it by its display.
         let (number, listener) = (700..990)

@@ -1,38 +1,18 @@
 //! Settings of the gateway that hold for logins that go on elsewhere, each by itself.
 
 use std::io::Read;
-use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::{Host, QUICK, proxied, said, ssh, text};
+use crate::support::openssh::Agent;
 use crate::support::{Gateway, run_ok, wait_for};
 
 /// An agent of the client's with the gateway's user key in it.
-pub struct Agent {
-    child: Child,
-    pub socket: String,
-}
-
-impl Agent {
-    pub fn start(gateway: &Gateway) -> Agent {
-        let socket = gateway.path("agent").display().to_string();
-        let mut command = Command::new("ssh-agent");
-        let child = command.args(["-D", "-a", &socket]).stdout(Stdio::null()).spawn();
-        let agent = Agent { child: child.expect("ssh-agent starts"), socket };
-        wait_for("the agent", || UnixStream::connect(&agent.socket).is_ok());
-        let mut add = Command::new("ssh-add");
-        add.env("SSH_AUTH_SOCK", &agent.socket).arg("-q").arg(gateway.path("user_ed25519"));
-        run_ok(&mut add);
-        agent
-    }
-}
-
-impl Drop for Agent {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+pub fn agent(gateway: &Gateway) -> Agent {
+    let agent = Agent::start(gateway.path("agent"));
+    agent.add(&gateway.path("user_ed25519"));
+    agent
 }
 
 /// What is not permitted does not reach the host, and the log says by which setting.
@@ -52,8 +32,8 @@ fn variables_are_chosen_on_both_sides() {
 #[test]
 fn agents_and_displays_are_passed_on_where_that_is_permitted() {
     proxied("", &["X11Forwarding no"], |_, gateway| {
-        let agent = Agent::start(gateway);
-        let options = [&*format!("IdentityAgent={}", agent.socket), "ForwardAgent=yes"];
+        let agent = agent(gateway);
+        let options = [&*agent.option(), "ForwardAgent=yes"];
         let output = ssh(gateway, &options, &["ssh-add -l"]);
         assert!(text(&output.stdout).contains("ED25519"), "{}", said(gateway, &output));
         let mut command = gateway.ssh(&[QUICK, "ForwardX11=yes"], &["echo ${DISPLAY-none}"]);
@@ -62,8 +42,8 @@ fn agents_and_displays_are_passed_on_where_that_is_permitted() {
         assert_refused(gateway, "X11Forwarding, DisableForwarding or the key's options");
     });
     proxied("", &["AllowAgentForwarding no", "AllowTcpForwarding no"], |host, gateway| {
-        let agent = Agent::start(gateway);
-        let options = [&*format!("IdentityAgent={}", agent.socket), "ForwardAgent=yes"];
+        let agent = agent(gateway);
+        let options = [&*agent.option(), "ForwardAgent=yes"];
         let output = ssh(gateway, &options, &["echo ${SSH_AUTH_SOCK-none}"]);
         assert_eq!(text(&output.stdout), "none\n", "{}", said(gateway, &output));
         assert_refused(gateway, "AllowAgentForwarding, DisableForwarding or the key's options");
