@@ -1,4 +1,4 @@
-//! `tidegate bench load` against the servers that `tidegate ssh` logs in at.
+//! `tidegate bench load` and `bench transfer` against the servers that `tidegate ssh` logs in at.
 
 use std::fs;
 use std::process::{Command, Output, Stdio};
@@ -9,8 +9,12 @@ use crate::server::{Server, both, text};
 use crate::support::driver;
 
 fn bench(server: &Server, host: &str, words: &[&str]) -> Output {
+    run("load", server, host, words)
+}
+
+fn run(what: &str, server: &Server, host: &str, words: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
-    command.args(["bench", "load", host, "-F", "none", "-p", &server.port().to_string(), "-i"]);
+    command.args(["bench", what, host, "-F", "none", "-p", &server.port().to_string(), "-i"]);
     command.arg(server.path("user_ed25519")).args(words);
     let driver = driver().unwrap_or_else(|| "uring".to_owned());
     for option in [
@@ -130,5 +134,33 @@ fn what_fails_is_told_by_phase_and_strangers_are_not_loaded() {
         );
         let output = bench(server, "127.0.0.1", &["-o", "ProxyJump=elsewhere"]);
         assert!(text(&output.stderr).contains("in the way"), "{}", text(&output.stderr));
+    });
+}
+
+#[test]
+fn transfers_are_timed_both_ways_and_leave_nothing_behind() {
+    both(&["MaxStartups 100"], |server| {
+        let path = server.path("moved").display().to_string();
+        // Requests of odd sizes: the last of a file is shorter.
+        let few = ["--volume", "1M", "--rounds", "1", "--depth", "1,8", "--size", "100K", "--json"];
+        let words = [&few[..], &["--streams", "1,2", "--path", &path]].concat();
+        let report = report(&run("transfer", server, "127.0.0.1", &words));
+        for streams in [1, 2] {
+            for what in ["exec-down", "exec-up", "sftp-put/8x102400", "sftp-get/1x102400"] {
+                let name = format!("transfer/{what}/{streams}");
+                assert!(median(&report, &name) > 0.0);
+                assert!(median(&report, &format!("{name}/cpu-client")) > 0.0);
+                median(&report, &format!("{name}/cpu-server"));
+            }
+        }
+        let left = fs::read_dir(server.path("")).expect("a folder").flatten();
+        let left = left.filter(|entry| entry.file_name().to_string_lossy().starts_with("moved"));
+        assert_eq!(left.count(), 0);
+
+        let words = [&few[..8], &["--path", "/nonexistent/x", "--only", "sftp-put"]].concat();
+        let output = run("transfer", server, "127.0.0.1", &words);
+        assert_eq!(output.status.code(), Some(255));
+        let told = text(&output.stderr);
+        assert!(told.contains("transfer/sftp-put/1x102400/1: SFTP: No such file"), "{told}");
     });
 }

@@ -26,16 +26,18 @@ pub enum What {
     Cipher,
     Kex,
     Load,
+    Transfer,
 }
 
 impl What {
-    pub const ALL: [What; 3] = [What::Cipher, What::Kex, What::Load];
+    pub const ALL: [What; 4] = [What::Cipher, What::Kex, What::Load, What::Transfer];
 
     pub const fn name(self) -> &'static str {
         match self {
             What::Cipher => "cipher",
             What::Kex => "kex",
             What::Load => "load",
+            What::Transfer => "transfer",
         }
     }
 
@@ -44,6 +46,7 @@ impl What {
             What::Cipher => "seal and open packets: every suite, size and library",
             What::Kex => "key exchanges, signatures and whole logins, in memory, by role",
             What::Load => "[USER@]HOST: many connections to an SSH server, and what they take it",
+            What::Transfer => "[USER@]HOST: bytes to an SSH server and from it, by exec and SFTP",
         }
     }
 }
@@ -66,6 +69,7 @@ pub struct BenchFlags {
     pub all: bool,
     pub server: ServerFlags,
     pub load: LoadFlags,
+    pub transfer: TransferFlags,
     pub help: bool,
 }
 
@@ -118,6 +122,34 @@ impl Default for LoadFlags {
             to: None,
             messages: 10,
             bytes: 64,
+        }
+    }
+}
+
+/// What `bench transfer` does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TransferFlags {
+    /// Connections at one time.
+    pub streams: Vec<u32>,
+    /// SFTP requests under way, and the bytes that each is about.
+    pub depths: Vec<u32>,
+    pub sizes: Vec<u32>,
+    /// Bytes that a case moves, all streams together.
+    pub volume: u64,
+    pub rounds: u32,
+    /// What files on the server are called, but for their ends.
+    pub path: Option<String>,
+}
+
+impl Default for TransferFlags {
+    fn default() -> TransferFlags {
+        TransferFlags {
+            streams: vec![1, 4],
+            depths: vec![1, 16, 64],
+            sizes: vec![32 << 10, SIZE_MAX],
+            volume: 256 << 20,
+            rounds: 3,
+            path: None,
         }
     }
 }
@@ -182,9 +214,11 @@ struct Flag {
 
 const EVERY: &[What] = &What::ALL;
 const HERE: &[What] = &[What::Cipher, What::Kex];
+const CASES: &[What] = &[What::Cipher, What::Kex, What::Transfer];
 const CIPHER: &[What] = &[What::Cipher];
 const KEX: &[What] = &[What::Kex];
-const THERE: &[What] = &[What::Load];
+const THERE: &[What] = &[What::Load, What::Transfer];
+const TRANSFER: &[What] = &[What::Transfer];
 const LOAD: &[What] = &[What::Load];
 
 const fn flag(
@@ -203,7 +237,7 @@ const fn short(letter: char, flag: Flag) -> Flag {
 
 #[rustfmt::skip]
 const FLAGS: &[Flag] = &[
-    flag("only", Some("TEXT"), HERE, "only the cases with this in their name",
+    flag("only", Some("TEXT"), CASES, "only the cases with this in their name",
         |flags, value| { flags.only = Some(value.to_owned()); Ok(()) }),
     flag("time", Some("MS"), HERE, "milliseconds a case takes (40)",
         |flags, value| { flags.time = milliseconds(value)?; Ok(()) }),
@@ -246,6 +280,18 @@ const FLAGS: &[Flag] = &[
         |flags, value| { flags.load.messages = number(value, 1..=u32::MAX)?; Ok(()) }),
     flag("bytes", Some("N"), LOAD, "of one message of echo (64)",
         |flags, value| { flags.load.bytes = number(value, 1..=ECHO_BYTES_MAX)?; Ok(()) }),
+    flag("streams", Some("LIST"), TRANSFER, "connections at one time (1,4)",
+        |flags, value| { flags.transfer.streams = numbers(value, 1..=STREAMS_MAX)?; Ok(()) }),
+    flag("depth", Some("LIST"), TRANSFER, "SFTP requests under way (1,16,64)",
+        |flags, value| { flags.transfer.depths = numbers(value, 1..=DEPTH_MAX)?; Ok(()) }),
+    flag("size", Some("LIST"), TRANSFER, "bytes of each, K or M behind the number (32K,255K)",
+        |flags, value| { flags.transfer.sizes = sizes(value)?; Ok(()) }),
+    flag("volume", Some("SIZE"), TRANSFER, "bytes that a case moves (256M)",
+        |flags, value| { flags.transfer.volume = size(value, VOLUME_MAX)?; Ok(()) }),
+    flag("rounds", Some("N"), TRANSFER, "of which the median counts (3)",
+        |flags, value| { flags.transfer.rounds = number(value, 1..=ROUNDS_MAX)?; Ok(()) }),
+    flag("path", Some("PATH"), TRANSFER, "files there begin with this (/tmp/tidegate-bench-PID)",
+        |flags, value| { flags.transfer.path = Some(value.to_owned()); Ok(()) }),
     flag("json", None, EVERY, "print JSON (docs/benchmarking.md describes it)",
         |flags, _| { flags.json = true; Ok(()) }),
     flag("html", Some("FILE"), EVERY, "write one self-contained page with charts",
@@ -365,6 +411,7 @@ impl Default for BenchFlags {
             all: false,
             server: ServerFlags::default(),
             load: LoadFlags::default(),
+            transfer: TransferFlags::default(),
             help: false,
         }
     }
@@ -376,10 +423,11 @@ pub fn help() -> String {
     for what in What::ALL {
         text.push_str(&format!("  {:<20} {}\n", what.name(), what.help()));
     }
-    let groups: [(&str, Group); 3] = [
+    let groups: [(&str, Group); 4] = [
         ("Flags", |flag| flag.of.len() == What::ALL.len()),
+        ("Flags of cipher, kex and transfer", |flag| flag.of == CASES),
         ("Flags of cipher and kex", |flag| flag.of.iter().all(|what| HERE.contains(what))),
-        ("Flags of load", |flag| flag.of.iter().all(|what| THERE.contains(what))),
+        ("Flags of load and transfer", |flag| flag.of.iter().all(|what| THERE.contains(what))),
     ];
     for (title, is_of) in groups {
         text.push_str(&format!("\n{title}:\n"));
@@ -388,7 +436,7 @@ pub fn help() -> String {
             let short = flag.short.map(|letter| format!("-{letter}, ")).unwrap_or_default();
             let usage = format!("{short}--{}{value}", flag.long);
             let only = match flag.of {
-                [what] if THERE.len() > 1 || HERE.contains(what) => format!("{}: ", what.name()),
+                [what] => format!("{}: ", what.name()),
                 _ => String::new(),
             };
             text.push_str(&format!("  {usage:<24} {only}{}\n", flag.help));
@@ -429,6 +477,14 @@ const THREADS_MAX: usize = 1024;
 const ECHO_BYTES_MAX: u32 = 32 * 1024;
 /// More connections a second than one thread begins anywhere.
 const RATE_MAX: f64 = 1e6;
+/// More do not come from one thread.
+const STREAMS_MAX: u32 = 64;
+const DEPTH_MAX: u32 = 1024;
+/// OpenSSH's `max-read-length` and `max-write-length` (`limits@openssh.com`): a longer request ends the
+/// session there.
+const SIZE_MAX: u32 = 255 << 10;
+const VOLUME_MAX: u64 = 1 << 40;
+const ROUNDS_MAX: u32 = 1000;
 const SECONDS_MAX: f64 = 7.0 * 24.0 * 3600.0;
 
 fn number<T>(value: &str, range: RangeInclusive<T>) -> Result<T, String>
@@ -438,6 +494,28 @@ where
     let number = value.parse().ok().filter(|number| range.contains(number));
     let (least, most) = (range.start(), range.end());
     number.ok_or_else(|| format!("{value:?} is no number from {least} to {most}"))
+}
+
+fn numbers(value: &str, range: RangeInclusive<u32>) -> Result<Vec<u32>, String> {
+    value.split(',').map(|one| number(one, range.clone())).collect()
+}
+
+/// A number of bytes, in K, M or G (of 1024) if that stands behind it.
+fn size(value: &str, most: u64) -> Result<u64, String> {
+    let (digits, shift) = match value.as_bytes().last() {
+        Some(b'k' | b'K') => (value.get(..value.len() - 1), 10),
+        Some(b'm' | b'M') => (value.get(..value.len() - 1), 20),
+        Some(b'g' | b'G') => (value.get(..value.len() - 1), 30),
+        _ => (Some(value), 0),
+    };
+    let bytes = digits.and_then(|digits| digits.parse::<u64>().ok());
+    let bytes = bytes.and_then(|bytes| bytes.checked_mul(1 << shift));
+    let bytes = bytes.filter(|bytes| (1..=most).contains(bytes));
+    bytes.ok_or_else(|| format!("{value:?} is no size from 1 to {most} bytes"))
+}
+
+fn sizes(value: &str) -> Result<Vec<u32>, String> {
+    value.split(',').map(|one| Ok(size(one, u64::from(SIZE_MAX))? as u32)).collect()
 }
 
 fn positive(value: &str, most: f64) -> Result<f64, String> {
@@ -503,6 +581,17 @@ mod tests {
         assert_eq!(flags.server.lines, ["Port 2222", "IdentityFile key", "Tag=x"]);
         assert_eq!(flags.load.scenarios, [Scenario::Exec, Scenario::Idle]);
         assert_eq!((flags.load.rate, flags.server.allowed), (Some(50.0), false));
+    }
+
+    #[test]
+    fn sizes_and_lists_are_read() {
+        let flags = parse("transfer a --size 32K,100 --depth 1,8 --streams 2 --volume 1M");
+        let transfer = flags.expect("flags").transfer;
+        assert_eq!((transfer.sizes, transfer.depths), (vec![32 << 10, 100], vec![1, 8]));
+        assert_eq!((transfer.streams, transfer.volume), (vec![2], 1 << 20));
+        for wrong in ["256K", "0", "K", "", "1,", "-1", "99999999999999999999G", "1é"] {
+            assert!(sizes(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

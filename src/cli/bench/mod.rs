@@ -1,5 +1,5 @@
 //! `tidegate bench`: what this machine's hardware does with SSH's algorithms, and what an SSH server
-//! does with many connections: for people who publish figures, choose machines or size servers.
+//! does with many connections and many bytes: for people who publish figures, choose machines or size servers.
 
 mod cipher;
 mod flags;
@@ -12,6 +12,7 @@ mod machine;
 mod report;
 mod sample;
 mod target;
+mod transfer;
 mod usage;
 
 use std::ffi::OsString;
@@ -23,11 +24,19 @@ use anyhow::{Context, Result};
 
 use self::flags::{BenchFlags, What};
 use self::machine::Machine;
-use self::report::Report;
+use self::report::{Report, Row, Run};
+use self::target::Told;
 use super::{EXIT_FAILED, EXIT_USAGE, complain, print};
 
 /// A case is slower than before by more than the threshold.
 const EXIT_SLOWER: u8 = 2;
+
+/// What was measured of a server.
+struct Measured {
+    rows: Vec<Row>,
+    runs: Vec<Run>,
+    target: Told,
+}
 
 /// Runs `bench` with the words behind it.
 pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
@@ -80,8 +89,11 @@ fn run_bench(flags: &BenchFlags) -> Result<Report> {
     let (rows, runs, target) = match flags.what {
         What::Cipher => (cipher::measure(flags)?, Vec::new(), None),
         What::Kex => (kex::measure(flags)?, Vec::new(), None),
-        What::Load => {
-            let measured = load::measure(flags)?;
+        What::Load | What::Transfer => {
+            let measured = match flags.what {
+                What::Load => load::measure(flags)?,
+                _ => transfer::measure(flags)?,
+            };
             (measured.rows, measured.runs, Some(measured.target))
         }
     };

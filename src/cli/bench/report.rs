@@ -24,6 +24,7 @@ pub enum Unit {
     Packet,
     Operation,
     Connection,
+    Mebibyte,
 }
 
 /// One case.
@@ -164,7 +165,9 @@ impl Report {
 
     /// What there is to say beside the tables.
     pub fn notes(&self) -> Vec<String> {
-        self.runs.iter().flat_map(Run::lines).collect()
+        let transfers = self.cases.iter().any(|row| row.unit == Unit::Mebibyte);
+        let about = transfers.then(|| "client, server: seconds of their CPU a GiB".to_owned());
+        self.runs.iter().flat_map(Run::lines).chain(about).collect()
     }
 
     /// One line a case.
@@ -184,6 +187,9 @@ impl Report {
         if self.cases.iter().any(|row| row.latency.is_some()) {
             return self.latencies();
         }
+        if self.cases.iter().any(|row| row.unit == Unit::Mebibyte) {
+            return self.transfers();
+        }
         let mut tables: Vec<Table> = Vec::new();
         for row in &self.cases {
             let parts: Vec<&str> = row.name.split('/').collect();
@@ -200,6 +206,25 @@ impl Report {
                 let title = format!("{what}, {threads}, {unit}");
                 add(&mut tables, title, &line, bytes, figure);
             }
+        }
+        tables
+    }
+
+    /// One table: what a case moves a second, and the CPU of both sides a GiB.
+    fn transfers(&self) -> Vec<Table> {
+        let mut tables: Vec<Table> = Vec::new();
+        for row in &self.cases {
+            let title = "transfer".to_owned();
+            let name = row.name.strip_prefix("transfer/").unwrap_or(&row.name);
+            // Nanoseconds a MiB.
+            let seconds_a_gib = 1024.0 * row.nanos / 1e9;
+            let (case, column, figure) = match (row.gib_per_second, name.rsplit_once('/')) {
+                (Some(gib), _) => (name, "GiB/s", gib),
+                (None, Some((case, "cpu-client"))) => (case, "client", seconds_a_gib),
+                (None, Some((case, _))) => (case, "server", seconds_a_gib),
+                (None, None) => continue,
+            };
+            add(&mut tables, title, case, column, figure);
         }
         tables
     }

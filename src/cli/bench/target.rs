@@ -12,11 +12,12 @@ use super::usage;
 use crate::base::escape;
 use crate::cli::ssh::{self, SshFlags};
 use crate::client::{Client, Options, Person, Voice, config, connection_config};
-use crate::connection::ClientConnectionConfig;
+use crate::connection::{ClientConnectionConfig, Connection};
 use crate::crypto::{PrivateKey, PublicKey};
 use crate::gateway::config::Disk;
 use crate::reactor::Driver;
 use crate::services::forward::resolve;
+use crate::transport::Client as Role;
 
 /// How long one address may take to answer before the next is tried.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
@@ -31,6 +32,19 @@ pub struct Told {
     pub algorithms: String,
     /// Its process, where that is here and can be seen.
     pub pid: Option<u32>,
+}
+
+impl Told {
+    /// `pid`: its process, if somebody said.
+    pub fn new(connection: &Connection<Role>, address: SocketAddr, pid: Option<u32>) -> Told {
+        let is_here = address.ip().to_canonical().is_loopback();
+        Told {
+            address: address.to_string(),
+            software: escape(connection.peer_ident()).to_string(),
+            algorithms: connection.negotiated().map(ToString::to_string).unwrap_or_default(),
+            pid: pid.or_else(|| usage::listener(address.port()).filter(|_| is_here)),
+        }
+    }
 }
 
 /// A server that has let us in once.
@@ -107,18 +121,12 @@ impl Target {
         let key = identity.private(person)?;
         let connection = client.shard().client(link).context("the server has gone")?;
         let host_key = connection.host_key().context("it has shown no key")?.clone();
-        let told = Told {
-            address: address.to_string(),
-            software: escape(connection.peer_ident()).to_string(),
-            algorithms: connection.negotiated().map(ToString::to_string).unwrap_or_default(),
-            pid: pid.or_else(|| usage::listener(address.port()).filter(|_| is_here(address))),
-        };
+        let told = Told::new(connection, address, pid);
         client.leave(link, "it lets us in");
-        let config = Arc::new(connection_config(&options, options.host_key_algorithms.clone())?);
+        // It shows the first of its keys that is asked for: this one, and no certificate.
+        let mut algorithms = options.host_key_algorithms.clone();
+        algorithms.retain(|algorithm| algorithm.key_kind() == host_key.kind());
+        let config = Arc::new(connection_config(&options, algorithms)?);
         Ok(Target { options, address, host_key, key, config, told })
     }
-}
-
-fn is_here(address: SocketAddr) -> bool {
-    address.ip().to_canonical().is_loopback()
 }

@@ -10,10 +10,11 @@ use nix::sys::resource::{Resource, getrlimit};
 
 use self::engine::{Engine, Outcome};
 use self::visit::Phase;
+use super::Measured;
 use super::flags::BenchFlags;
 use super::report::{Row, Run, Unit};
 use super::sample::Sample;
-use super::target::{self, Target, Told};
+use super::target::{self, Target};
 use super::usage::Meter;
 use crate::client::{Client, Level, Options, Voice};
 use crate::gateway::drivers::{self, Opened};
@@ -23,13 +24,6 @@ use crate::reactor::Driver;
 
 /// Descriptors that are no connections: standard streams, rings, files, the way to know more.
 const OWN_DESCRIPTORS: usize = 64;
-
-/// What was measured, and where.
-pub struct Measured {
-    pub rows: Vec<Row>,
-    pub runs: Vec<Run>,
-    pub target: Told,
-}
 
 /// Measures what the flags ask for.
 ///

@@ -1,0 +1,88 @@
+//! A command's standard input and output with nothing behind them here.
+
+use super::out::Out;
+use crate::reactor::{Chunk, Errno, Op};
+use crate::services::forward::Note;
+use crate::services::{Done, Guest, Io, Service};
+
+/// Waits for a byte that says that the command runs, which it tells; then sends or takes so many. Nothing
+/// of what comes is kept.
+#[derive(Debug)]
+pub struct Stream {
+    out: Out,
+    begun: bool,
+    greeted: bool,
+    /// The end of what is sent is to be sent, and has not been.
+    ends: bool,
+    /// Bytes that are still to come before it is done; it tells of the last.
+    awaited: u64,
+}
+
+impl Stream {
+    /// Sends so many bytes, and their end.
+    pub fn sending(bytes: u64) -> Stream {
+        let mut out = Out::default();
+        out.push(Vec::new(), bytes);
+        Stream { out, begun: false, greeted: false, ends: true, awaited: 0 }
+    }
+
+    /// Sends a line, and takes so many bytes.
+    pub fn taking(bytes: u64) -> Stream {
+        let mut out = Out::default();
+        out.push(b"\n".to_vec(), 0);
+        Stream { out, begun: false, greeted: false, ends: false, awaited: bytes }
+    }
+
+    fn pump(&mut self, io: &mut Io<'_>) {
+        if !self.begun {
+            return;
+        }
+        self.out.pump(io);
+        if self.ends && self.out.is_empty() {
+            self.ends = false;
+            io.eof();
+        }
+    }
+}
+
+impl Guest for Stream {
+    fn begin(&mut self, io: &mut Io<'_>) {
+        self.begun = true;
+        self.pump(io);
+    }
+}
+
+impl Service for Stream {
+    fn on_data(&mut self, data: Chunk, extended: Option<u32>, io: &mut Io<'_>) {
+        let bytes = u64::from(data.span.len);
+        io.discard(data);
+        if extended.is_some() || bytes == 0 {
+            return;
+        }
+        if !std::mem::replace(&mut self.greeted, true) {
+            io.note(Note::Reached);
+        } else if self.awaited > 0 {
+            self.awaited = self.awaited.saturating_sub(bytes);
+            match self.awaited {
+                0 => io.note(Note::Reached),
+                more => io.awaits(u32::try_from(more).unwrap_or(u32::MAX)),
+            }
+        }
+    }
+
+    fn on_eof(&mut self, _io: &mut Io<'_>) {}
+
+    fn on_completion(&mut self, _tag: u16, op: Op, _result: Result<u32, Errno>, io: &mut Io<'_>) {
+        io.dissolve(op);
+    }
+
+    fn on_done(&mut self, _tag: u16, _done: Done, _io: &mut Io<'_>) {}
+
+    fn on_ready(&mut self, io: &mut Io<'_>) {
+        self.pump(io);
+    }
+
+    fn on_close(&mut self, _io: &mut Io<'_>) {}
+
+    fn release(&mut self, _io: &mut Io<'_>) {}
+}
