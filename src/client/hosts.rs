@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 
 use super::{Options, Person, StrictHostKeys, Voice};
 use crate::crypto::keys::known_hosts::{self, HostName, KnownHosts, Verdict};
-use crate::crypto::{PublicKey, SignatureAlgorithm};
+use crate::crypto::{Certificate, KeyAlgorithm, PublicKey, SignatureAlgorithm};
 use crate::limits::KNOWN_HOSTS_BYTES_MAX;
 
 /// How far a host that we go on with is believed.
@@ -50,15 +50,19 @@ impl<'a> HostCheck<'a> {
     }
 
     /// The algorithms that the host may sign with, those of keys it is known by first: a host shows
-    /// the first of its keys that we name.
-    pub fn algorithms(&self) -> Vec<SignatureAlgorithm> {
-        let kinds = self.known.types(&self.name).kinds;
-        let mut algorithms = self.options.host_key_algorithms.clone();
-        if self.options.host_keys_chosen {
-            return algorithms;
+    /// the first of its keys that we name. Certificates are asked for where an authority is trusted for
+    /// it, and before all, as ssh does.
+    pub fn algorithms(&self) -> Vec<KeyAlgorithm> {
+        let types = self.known.types(&self.name);
+        let mut signatures = self.options.host_key_algorithms.clone();
+        if !self.options.host_keys_chosen {
+            signatures.sort_by_key(|algorithm| !types.kinds.contains(&algorithm.key_kind()));
         }
-        algorithms.sort_by_key(|algorithm| !kinds.contains(&algorithm.key_kind()));
-        algorithms
+        let certified = |signature: &SignatureAlgorithm| {
+            types.certificates.then_some(KeyAlgorithm { signature: *signature, certified: true })
+        };
+        let first = signatures.iter().filter_map(certified);
+        first.chain(signatures.iter().copied().map(KeyAlgorithm::plain)).collect()
     }
 
     /// Whether to go on with a host that shows this key. Asks, notes and warns as the settings want
@@ -66,13 +70,18 @@ impl<'a> HostCheck<'a> {
     ///
     /// # Errors
     /// The host is not to be trusted: why, for the user.
-    pub fn judge(&self, key: &PublicKey) -> Result<Trusted> {
+    pub fn judge(&self, key: &PublicKey, certificate: Option<&Certificate>) -> Result<Trusted> {
         let (kind, fingerprint) = (key.kind().family(), key.fingerprint());
         self.voice.debug(format_args!("Server host key: {} {fingerprint}", key.type_name()));
         if self.options.no_localhost && is_here(&self.options.host_name) {
             return Ok(Trusted::Known);
         }
-        match self.known.check(&self.name, key) {
+        let algorithms = &self.options.ca_algorithms;
+        let verdict = match certificate {
+            Some(shown) => self.known.check_certificate(&self.name, shown, algorithms, now()),
+            None => self.known.check(&self.name, key),
+        };
+        match verdict {
             Verdict::Known(place) => {
                 self.voice.debug(format_args!(
                     "Host '{}' is known and matches the {kind} host key (found in {place}).",
@@ -80,7 +89,13 @@ impl<'a> HostCheck<'a> {
                 ));
                 Ok(Trusted::Known)
             }
-            Verdict::ByCertificate { .. } => Ok(Trusted::Known),
+            Verdict::ByCertificate { place, .. } => {
+                self.voice.debug(format_args!(
+                    "Host '{}' is known and matches the {kind} host certificate (found in {place}).",
+                    self.name
+                ));
+                Ok(Trusted::Known)
+            }
             Verdict::Unknown => self.meet(key).map(|()| Trusted::Known),
             Verdict::Changed { place, .. } => self.changed(key, &place.to_string()),
             Verdict::Revoked(place) => {
@@ -201,6 +216,13 @@ impl<'a> HostCheck<'a> {
             )),
         }
     }
+}
+
+/// Seconds since 1970, by which certificates are valid or not.
+#[expect(clippy::disallowed_methods, reason = "certificates expire by the calendar")]
+fn now() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_secs())
 }
 
 /// This machine, by the names that always mean it.

@@ -14,7 +14,7 @@ use super::voice::harmless;
 use super::{Lone, Options, Person, Voice};
 use crate::base::{Instant, escape};
 use crate::connection::{ChannelKind, ClientConnectionConfig, ConnectionConfig, Event};
-use crate::crypto::{KeyAlgorithm, RandomPool, SignatureAlgorithm};
+use crate::crypto::{KeyAlgorithm, RandomPool};
 use crate::limits::FAREWELL_TIME;
 use crate::reactor::{Driver, Fd};
 use crate::services::Attached;
@@ -207,7 +207,7 @@ impl<D: Driver> Client<D> {
 /// Our own name is none that can be told.
 pub fn connection_config(
     options: &Options,
-    algorithms: Vec<SignatureAlgorithm>,
+    algorithms: Vec<KeyAlgorithm>,
 ) -> Result<ClientConnectionConfig> {
     let software = concat!("Tidegate_", env!("CARGO_PKG_VERSION"));
     let Some(mut preferences) = Preferences::new(software) else {
@@ -221,7 +221,7 @@ pub fn connection_config(
     }
     (preferences.rekey.bytes, preferences.rekey.time) = options.rekey;
     let mut transport = ClientConfig::new(preferences);
-    transport.host_key_algorithms = algorithms.into_iter().map(KeyAlgorithm::plain).collect();
+    transport.host_key_algorithms = algorithms;
     let mut config = ClientConnectionConfig::new(Arc::new(transport));
     config.server_alive = options.server_alive;
     config.takes_forwarded = !options.remote_forwards.is_empty();

@@ -121,17 +121,19 @@ impl<'a> Login<'a> {
 
     fn answer<D: Driver>(&mut self, shard: &mut Shard<D, Lone>, query: Query) -> Result<()> {
         let answer = match query {
-            Query::TrustHostKey { key, .. } => match self.hosts.judge(&key) {
-                Ok(trusted) => {
-                    self.doubtful = trusted == Trusted::Doubtful;
-                    Answer::Trust(true)
+            Query::TrustHostKey { key, certificate, .. } => {
+                match self.hosts.judge(&key, certificate.as_deref()) {
+                    Ok(trusted) => {
+                        self.doubtful = trusted == Trusted::Doubtful;
+                        Answer::Trust(true)
+                    }
+                    Err(why) => {
+                        // It hears that much before we leave.
+                        shard.answer_client(self.link, Answer::Trust(false));
+                        return Err(why);
+                    }
                 }
-                Err(why) => {
-                    // It hears that much before we leave.
-                    shard.answer_client(self.link, Answer::Trust(false));
-                    return Err(why);
-                }
-            },
+            }
             Query::SignLogin { algorithm, message, .. } => {
                 let identity = self.shown.clone().context("a key that was not shown")?;
                 let identities = self.identities.as_mut().context("no keys")?;

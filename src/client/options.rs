@@ -76,6 +76,8 @@ pub struct Options {
     pub host_key_algorithms: Vec<SignatureAlgorithm>,
     /// Somebody chose them: what is known of the host does not change their order.
     pub host_keys_chosen: bool,
+    /// What authorities may have signed certificates of hosts with.
+    pub ca_algorithms: Vec<SignatureAlgorithm>,
     pub user_algorithms: Vec<KeyAlgorithm>,
     pub compression: bool,
     /// Bytes and time after which new keys are agreed on.
@@ -155,6 +157,7 @@ impl Options {
             kex: KexKind::DEFAULT.to_vec(),
             host_key_algorithms: SignatureAlgorithm::ALL.to_vec(),
             host_keys_chosen: false,
+            ca_algorithms: SignatureAlgorithm::ALL.to_vec(),
             user_algorithms: KeyAlgorithm::ALL.to_vec(),
             compression: false,
             rekey: (None, None),

@@ -76,3 +76,43 @@ fn changed_and_revoked_keys_are_refused_with_their_place() {
         assert!(said.contains("revoked") && said.contains("known_hosts:2"), "{said}");
     });
 }
+
+/// An authority that is trusted for the host vouches for a key that nobody knows.
+#[test]
+fn hosts_are_known_by_certificates_of_authorities() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    for name in ["authority", "host"] {
+        keygen(&at(name), "ed25519", "");
+    }
+    let sign = |principals: &str, name: &str| {
+        let mut command = Command::new("ssh-keygen");
+        command.args(["-q", "-h", "-I", "host", "-n", principals, "-s"]).arg(at("authority"));
+        run_ok(command.arg(at("host.pub")));
+        fs::rename(at("host-cert.pub"), at(name)).expect("a certificate");
+    };
+    sign("127.0.0.1", "good.pub");
+    sign("elsewhere", "other.pub");
+    let authority = fs::read_to_string(at("authority.pub")).expect("a key");
+    for (certificate, good) in [("good.pub", true), ("other.pub", false)] {
+        let lines = [
+            format!("HostKey {}", at("host").display()),
+            format!("HostCertificate {}", at(certificate).display()),
+        ];
+        both(&lines.each_ref().map(String::as_str), |server| {
+            let file = server.path("known_hosts");
+            fs::write(&file, format!("@cert-authority * {authority}")).expect("a file");
+            let strict = ["StrictHostKeyChecking=yes"];
+            if good {
+                let said = accepted(server, &["StrictHostKeyChecking=yes", "LogLevel=DEBUG1"]);
+                assert!(said.contains("matches the ED25519 host certificate"), "{said}");
+                // Signed as the user does not want it.
+                let said = refused(server, &[strict[0], "CASignatureAlgorithms=rsa-sha2-512"]);
+                assert!(said.contains("is no good"), "{said}");
+            } else {
+                let said = refused(server, &strict);
+                assert!(said.contains("is no good"), "{said}");
+            }
+        });
+    }
+}

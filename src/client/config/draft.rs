@@ -45,6 +45,7 @@ pub struct Draft {
     pub macs: Option<Vec<MacKind>>,
     pub kex: Option<Vec<KexKind>>,
     pub host_key_algorithms: Option<Vec<SignatureAlgorithm>>,
+    pub ca_algorithms: Option<Vec<SignatureAlgorithm>>,
     pub user_algorithms: Option<Vec<KeyAlgorithm>>,
     pub compression: Option<bool>,
     pub rekey: Option<(Option<u64>, Option<Duration>)>,

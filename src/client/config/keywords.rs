@@ -74,7 +74,7 @@ pub const KEYWORDS: &[Keyword] = &[
     absent("CanonicalizeHostname", NO, CANONICAL),
     harmless("CanonicalizeMaxDots", CANONICAL),
     harmless("CanonicalizePermittedCNAMEs", CANONICAL),
-    harmless("CASignatureAlgorithms", "certificates of hosts are not asked for"),
+    honoured("CASignatureAlgorithms", |d, v| once(&mut d.ca_algorithms, signatures(v)?)),
     honoured("CertificateFile", |d, v| { d.certificate_files.push(word(v)?); Ok(()) }),
     absent("ChannelTimeout", NONE, "channels of a client have no time-outs"),
     absent("CheckHostIP", NO, "hosts are known by name alone"),

@@ -122,6 +122,9 @@ impl Settling<'_> {
         if let Some(algorithms) = draft.host_key_algorithms.take() {
             (options.host_key_algorithms, options.host_keys_chosen) = (algorithms, true);
         }
+        if let Some(algorithms) = draft.ca_algorithms.take() {
+            options.ca_algorithms = algorithms;
+        }
         if let Some(algorithms) = draft.user_algorithms.take() {
             options.user_algorithms = algorithms;
         }
