@@ -9,6 +9,8 @@ mod asked;
 mod certified;
 #[path = "proxy/impostor.rs"]
 mod impostor;
+#[path = "proxy/liar.rs"]
+mod liar;
 #[path = "proxy/programs.rs"]
 mod programs;
 #[path = "proxy/settings.rs"]

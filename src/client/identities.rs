@@ -10,10 +10,9 @@ use super::agent::Agent;
 use super::{Options, Person, Voice};
 use crate::connection::LoginMethod;
 use crate::crypto::{
-    Certificate, KeyAlgorithm, KeyError, PrivateKey, PublicKey, SignatureAlgorithm,
+    Certificate, KeyAlgorithm, KeyError, PrivateKey, PublicKey, ShownKey, SignatureAlgorithm,
 };
 use crate::limits::{KEY_FILE_BYTES_MAX, PASSPHRASE_TRIES};
-use crate::wire::agent::{SIGN_RSA_SHA2_256, SIGN_RSA_SHA2_512};
 
 /// A key that may open the server.
 #[derive(Clone, Debug)]
@@ -98,7 +97,7 @@ impl Identities {
         match &identity.holder {
             Holder::Agent { blob } => {
                 let agent = self.agent.as_mut().context("the agent has gone")?;
-                agent.sign(blob, message, flags(algorithm))
+                agent.sign(blob, message, algorithm.agent_flags())
             }
             Holder::File(path) => {
                 let private = open(path, person)?;
@@ -178,23 +177,10 @@ fn certified(options: &Options, list: &[Identity], voice: &Voice) -> Vec<Identit
     found
 }
 
-const fn flags(algorithm: SignatureAlgorithm) -> u32 {
-    match algorithm {
-        SignatureAlgorithm::RsaSha256 => SIGN_RSA_SHA2_256,
-        SignatureAlgorithm::RsaSha512 => SIGN_RSA_SHA2_512,
-        _ => 0,
-    }
-}
-
 /// `None` for keys of kinds that we do not know.
 fn of_agent((blob, comment): (Vec<u8>, String)) -> Option<Identity> {
-    let (key, certificate) = match PublicKey::from_blob(&blob) {
-        Ok(key) => (key, None),
-        Err(_) => {
-            let certificate = Certificate::from_blob(&blob).ok()?;
-            (certificate.key().clone(), Some(certificate))
-        }
-    };
+    let ShownKey { key, certificate, .. } = ShownKey::of_blob(&blob)?;
+    let (key, certificate) = (*key, certificate.map(|one| *one));
     Some(Identity { key, certificate, holder: Holder::Agent { blob }, name: comment })
 }
 

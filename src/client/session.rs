@@ -20,12 +20,11 @@ use crate::services::Attached;
 use crate::services::forward::{Forwarding, Note, Place, Target};
 use crate::services::local::{Escape, Escapes};
 use crate::shard::{ClientLink, News};
+use crate::wire::channel::AGENT_CHANNEL;
 
 /// What a shell would answer for a program that it could not run; ssh's own for all that is not the
 /// remote program's.
 const FAILED: u8 = 255;
-/// OpenSSH PROTOCOL.agent: the type of a channel to our agent.
-const AGENT_CHANNEL: &str = "auth-agent@openssh.com";
 
 /// Logs in, runs what is wanted there, and answers its exit status.
 ///

@@ -20,7 +20,7 @@ use crate::wire::auth::{
     METHOD_PASSWORD, METHOD_PUBLIC_KEY, METHOD_PUBLIC_KEY_HOST_BOUND, PublicKeyAttempt,
     PublicKeyOk, UserAuthBanner, UserAuthFailure, UserAuthRequest, UserAuthSuccess,
 };
-use crate::wire::channel::{OpenKind, open_failure};
+use crate::wire::channel::{AGENT_CHANNEL, OpenKind, open_failure};
 use crate::wire::transport::{ServiceAccept, ServiceRequest};
 use crate::wire::{Message, Writer, number};
 
@@ -38,6 +38,16 @@ pub enum LoginMethod {
     Password(Secret),
     /// Has the server ask its owner ([`Query::Ask`], RFC 4256).
     Interactive,
+}
+
+impl From<ShownKey> for LoginMethod {
+    fn from(shown: ShownKey) -> LoginMethod {
+        let ShownKey { key, algorithm, certificate } = shown;
+        match certificate {
+            Some(certificate) => LoginMethod::Certificate { certificate, algorithm },
+            None => LoginMethod::PublicKey { key, algorithm },
+        }
+    }
 }
 
 impl Connection<Client> {
@@ -252,9 +262,7 @@ impl Side for Client {
             {
                 None
             }
-            OpenKind::Other { name: "auth-agent@openssh.com", .. } if login.config.takes_agent => {
-                None
-            }
+            OpenKind::Other { name: AGENT_CHANNEL, .. } if login.config.takes_agent => None,
             _ => Some((open_failure::ADMINISTRATIVELY_PROHIBITED, "not asked for")),
         }
     }

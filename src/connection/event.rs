@@ -134,6 +134,8 @@ pub enum Query {
         algorithm: SignatureAlgorithm,
         /// The certificate that holds the key, if it was shown inside one; not checked.
         certificate: Option<Box<Certificate>>,
+        /// The server's, over the session's identifier.
+        signature: Box<[u8]>,
     },
     /// Server: may this key log in as this user? Nothing has been proved yet: the answer may not
     /// be acted on before [`Event::Authenticated`] or [`Event::Partial`] names the same key.

@@ -398,10 +398,13 @@ fn owned(query: &TransportQuery) -> Query {
             algorithm: *algorithm,
             message: message.as_ref().into(),
         },
-        TransportQuery::TrustHostKey { key, algorithm, certificate } => Query::TrustHostKey {
-            key: Box::new(key.clone()),
-            algorithm: *algorithm,
-            certificate: certificate.clone(),
-        },
+        TransportQuery::TrustHostKey { key, algorithm, certificate, signature } => {
+            Query::TrustHostKey {
+                key: Box::new(key.clone()),
+                algorithm: *algorithm,
+                certificate: certificate.clone(),
+                signature: signature.clone(),
+            }
+        }
     }
 }

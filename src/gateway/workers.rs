@@ -23,8 +23,9 @@ pub trait Reply: Send + Sync {
 ///
 /// Anybody can have the big-number work of a key exchange done before a login, and at no cost to
 /// himself (CVE-2002-20001), and anybody who is logged in can ask for names that no server answers
-/// for. Passwords are hashed for anybody too. At most half of the threads do any of the three at one time,
-/// and all but one all of them; what remains is for logins and live sessions.
+/// for, or wait for a program that finds hosts. Passwords are hashed for anybody too. At most half of the
+/// threads do any of these at one time, and all but one all of them; what remains is for logins and live
+/// sessions.
 ///
 /// Dropping it ends it in order: jobs that were begun are finished, those that still wait are
 /// answered [`Done::Lost`], and the threads are joined.
@@ -46,7 +47,7 @@ struct Order {
 struct Bench {
     queue: ArrayQueue<Order>,
     /// Those of jobs that may not take every thread: see [`lane_of`].
-    lanes: [Lane; 3],
+    lanes: [Lane; LANES],
     /// Which of them is looked at first, so that none waits for another that is never empty.
     turn: AtomicUsize,
     running: AtomicUsize,
@@ -79,7 +80,7 @@ impl Workers {
     ) -> io::Result<Workers> {
         let bench = Arc::new(Bench {
             queue: ArrayQueue::new(jobs_max.max(1)),
-            lanes: [(); 3].map(|()| Lane {
+            lanes: [(); LANES].map(|()| Lane {
                 queue: ArrayQueue::new(jobs_max.max(1)),
                 running: AtomicUsize::new(0),
                 running_max: (threads / 2).max(1),
@@ -233,13 +234,17 @@ fn claim(count: &AtomicUsize, max: usize) -> Option<()> {
     count.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).ok().map(drop)
 }
 
+const LANES: usize = 4;
+
 /// Milliseconds of arithmetic that a peer may cause before it has said who it is; questions to name
-/// servers, any of which may be answered late or never; and hashes, which are made to take long.
+/// servers, any of which may be answered late or never; hashes, which are made to take long; and
+/// programs that are asked where logins go on, which may take seconds each.
 const fn lane_of(job: &Job) -> Option<usize> {
     match job {
         Job::Agree { .. } | Job::Sign { .. } => Some(0),
-        Job::Resolve { .. } | Job::FindHosts { .. } | Job::FindWay { .. } => Some(1),
+        Job::Resolve { .. } | Job::FindWay { .. } => Some(1),
         Job::CheckSecrets { .. } => Some(2),
+        Job::FindHosts { .. } => Some(3),
         _ => None,
     }
 }
@@ -250,8 +255,10 @@ mod tests {
     use std::sync::mpsc;
 
     use super::*;
-    use crate::connection::WindowSize;
+    use crate::connection::{ClientConnectionConfig, WindowSize};
     use crate::services::TerminalSpec;
+    use crate::services::upstream::{Credential, Fleet, HostKeyPolicy, Trouble, Upstream};
+    use crate::transport::{ClientConfig, Preferences};
 
     struct Inbox(mpsc::Sender<(Token, Done)>);
 
@@ -287,6 +294,9 @@ mod tests {
         }
         if let Job::Resolve { .. } = job {
             return Done::Resolved(Ok(Vec::new()));
+        }
+        if let Job::FindHosts { .. } = job {
+            return Done::Hosts(Err(Trouble::plain("nobody")));
         }
         let Job::Terminal(spec) = job else { panic!("an unexpected job") };
         assert_ne!(spec.uid, u32::from(DEFECTIVE), "a defect in a job");
@@ -404,6 +414,50 @@ mod tests {
         let mut others: Vec<u32> = (0..40).map(|_| inbox.recv().unwrap().0.key).collect();
         others.sort_unstable();
         assert!(others.into_iter().eq(100..140), "the others are done");
+        assert!(begun.try_recv().is_err(), "and the last thread has taken none of those");
+        for _ in 0..40 {
+            permit.send(()).unwrap();
+        }
+        let mut rest: Vec<u32> = (0..40).map(|_| inbox.recv().unwrap().0.key).collect();
+        rest.sort_unstable();
+        assert!(rest.into_iter().eq(0..40));
+    }
+
+    fn search() -> Job {
+        let transport = ClientConfig::new(Preferences::new("Test_1").unwrap());
+        let upstream = Upstream {
+            fleet: Arc::new(Fleet::new([])),
+            finder: None,
+            user: "ann".into(),
+            credential: Credential::Agent,
+            on_behalf_of: "ann".into(),
+            known_hosts: "/known".into(),
+            host_keys: HostKeyPolicy::Strict,
+            ca_algorithms: Vec::new(),
+            config: Arc::new(ClientConnectionConfig::new(Arc::new(transport))),
+        };
+        Job::FindHosts { upstream: Arc::new(upstream) }
+    }
+
+    /// Programs that do not answer hold up neither names nor anything else.
+    #[test]
+    fn slow_programs_leave_threads_to_names_and_others() {
+        let (permit, permits) = mpsc::channel();
+        let (inside, begun) = mpsc::channel();
+        let (reply, inbox) = inbox();
+        let weighed = Arc::new(Weighed { permits: Mutex::new(permits), inside });
+        let workers = Workers::start(4, 64, weighed, vec![reply]).unwrap();
+        for n in 0..20 {
+            workers.try_submit(0, token(n), search()).unwrap();
+        }
+        let mut kinds = vec![begun.recv().unwrap(), begun.recv().unwrap()];
+        for n in 20..40 {
+            workers.try_submit(0, token(n), question()).unwrap();
+        }
+        kinds.push(begun.recv().unwrap());
+        assert_eq!(kinds, [Some(3), Some(3), Some(1)]);
+        workers.try_submit(0, token(100), job(100)).unwrap();
+        assert_eq!(inbox.recv().unwrap().0, token(100));
         assert!(begun.try_recv().is_err(), "and the last thread has taken none of those");
         for _ in 0..40 {
             permit.send(()).unwrap();

@@ -36,10 +36,10 @@ pub struct Upstream {
 
 impl PartialEq for Upstream {
     fn eq(&self, other: &Upstream) -> bool {
-        let of = |one: &Upstream| {
-            (one.user.clone(), one.credential.clone(), one.fleet.to_string(), one.finder.clone())
-        };
-        of(self) == of(other)
+        self.user == other.user
+            && self.credential == other.credential
+            && self.finder == other.finder
+            && self.fleet.has_hosts_of(&other.fleet)
     }
 }
 
@@ -117,6 +117,13 @@ impl Fleet {
             failed_at: AtomicU64::new(0),
         });
         Fleet { hosts: hosts.collect(), turn: AtomicUsize::new(0) }
+    }
+
+    /// The same hosts, whatever their state.
+    fn has_hosts_of(&self, other: &Fleet) -> bool {
+        let same =
+            |(one, another): (&Host, &Host)| one.name == another.name && one.port == another.port;
+        self.hosts.len() == other.hosts.len() && self.hosts.iter().zip(&other.hosts).all(same)
     }
 
     pub fn host(&self, number: usize) -> Option<&Host> {
@@ -205,6 +212,19 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+
+    #[test]
+    fn fleets_are_the_same_by_their_hosts() {
+        let fleet = |hosts: &[(&str, u16)]| {
+            Fleet::new(hosts.iter().map(|(name, port)| ((*name).to_owned(), *port)))
+        };
+        let one = fleet(&[("a", 22), ("b", 22)]);
+        one.host(0).expect("a host").enter();
+        assert!(one.has_hosts_of(&fleet(&[("a", 22), ("b", 22)])));
+        for other in [&[("a", 22)][..], &[("a", 22), ("b", 23)], &[("b", 22), ("a", 22)], &[]] {
+            assert!(!one.has_hosts_of(&fleet(other)) && !fleet(other).has_hosts_of(&one));
+        }
+    }
 
     #[test]
     fn the_least_busy_healthy_host_comes_first() {

@@ -8,19 +8,18 @@
 
 use std::collections::VecDeque;
 
-use super::relay::End;
+use super::relay::{End, HostProof};
 use super::*;
 use crate::connection::{Answer, ChannelId, ChannelKind, Event, LoginMethod};
-use crate::crypto::{Certificate, PublicKey, SignatureAlgorithm};
+use crate::crypto::{PublicKey, ShownKey, SignatureAlgorithm};
 use crate::limits::{
     AGENT_FRAME_BYTES_MAX, AGENT_KEYS_TRIED_MAX, AGENT_LOGIN_PACKET_BYTES, HELD_REQUEST_BYTES_MAX,
 };
 use crate::reactor::Chunk;
 use crate::services::Command;
 use crate::services::upstream::Trouble;
-use crate::wire::agent::{
-    AgentReply, AgentRequest, SIGN_RSA_SHA2_256, SIGN_RSA_SHA2_512, frame_bytes,
-};
+use crate::wire::agent::{AgentReply, AgentRequest, frame_bytes};
+use crate::wire::channel::AGENT_CHANNEL;
 use crate::wire::request::{ChannelRequest, RequestBody};
 use crate::wire::{Message, Writer};
 
@@ -43,6 +42,12 @@ pub(super) struct Borrowed {
     keys: Vec<AgentKey>,
     /// The next of them to be tried at the host.
     next: usize,
+    /// Answers that are owed to a host which is tried no more.
+    stale: u32,
+    /// A request to sign that follows when it is bound to the connection.
+    behind: Vec<u8>,
+    /// The connection that it was bound to; nothing else can be bound on its channel.
+    bound: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,8 +57,12 @@ enum Stage {
     Waiting,
     Opening(ChannelId),
     Listing(ChannelId),
-    /// Its keys are known.
+    /// Its keys are known, and nothing is asked of it.
     Ready(ChannelId),
+    /// It has been told which connection the signature is for.
+    Binding(ChannelId),
+    /// It owes a signature.
+    Signing(ChannelId),
     Over,
 }
 
@@ -74,7 +83,11 @@ impl Borrowed {
     /// The channel to the agent.
     const fn channel(&self) -> Option<ChannelId> {
         match self.stage {
-            Stage::Opening(id) | Stage::Listing(id) | Stage::Ready(id) => Some(id),
+            Stage::Opening(id)
+            | Stage::Listing(id)
+            | Stage::Ready(id)
+            | Stage::Binding(id)
+            | Stage::Signing(id) => Some(id),
             Stage::Waiting | Stage::Over => None,
         }
     }
@@ -97,24 +110,22 @@ fn usable(reply: &AgentReply<'_>, own: Option<&PublicKey>) -> Vec<AgentKey> {
     let AgentReply::Identities(found) = reply else { return Vec::new() };
     let mut keys: Vec<(bool, AgentKey)> = Vec::new();
     for (blob, _) in found.iter() {
-        let certificate = Certificate::from_blob(blob).ok().map(Box::new);
-        let key = match &certificate {
-            Some(certificate) => Some(certificate.key().clone()),
-            None => PublicKey::from_blob(blob).ok(),
-        };
-        let Some(key) = key else { continue };
-        let Some(algorithm) = SignatureAlgorithm::for_key(key.kind()).first().copied() else {
-            continue;
-        };
-        let is_own = Some(&key) == own;
-        let method = match certificate {
-            Some(certificate) => LoginMethod::Certificate { certificate, algorithm },
-            None => LoginMethod::PublicKey { key: Box::new(key), algorithm },
-        };
-        keys.push((!is_own, AgentKey { blob: blob.into(), method }));
+        let Some(shown) = ShownKey::of_blob(blob) else { continue };
+        let is_own = Some(&*shown.key) == own;
+        keys.push((!is_own, AgentKey { blob: blob.into(), method: shown.into() }));
     }
     keys.sort_by_key(|(other, _)| *other);
     keys.into_iter().map(|(_, key)| key).take(AGENT_KEYS_TRIED_MAX).collect()
+}
+
+/// Empty where it is longer than any agent reads.
+fn framed(request: &AgentRequest<'_>) -> Vec<u8> {
+    let mut space = vec![0; AGENT_FRAME_BYTES_MAX as usize + 4];
+    let mut out = Writer::new(&mut space);
+    match request.write(&mut out) {
+        Ok(()) => out.written().to_vec(),
+        Err(_) => Vec::new(),
+    }
 }
 
 impl<D: Driver, O: Outside> Shard<D, O> {
@@ -190,7 +201,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     }
 
     fn open_agent(&mut self, key: u32) {
-        let kind = ChannelKind::Other { name: relay::AGENT_CHANNEL.into(), rest: Box::default() };
+        let kind = ChannelKind::Other { name: AGENT_CHANNEL.into(), rest: Box::default() };
         let opened = self.with_env(key, |conn, env| conn.open(&kind, env));
         match (opened.flatten(), self.borrowed(key)) {
             (Some(id), Some(borrowed)) => borrowed.stage = Stage::Opening(id),
@@ -206,13 +217,17 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         self.upstream_lost(key, said);
     }
 
-    /// The client has offered no agent in time.
+    /// The client has offered no agent in time, or that says nothing.
     pub(super) fn agent_is_late(&mut self, key: u32) -> bool {
-        let late = self.borrowed(key).is_some_and(|one| {
-            matches!(one.stage, Stage::Waiting | Stage::Opening(_) | Stage::Listing(_))
-        });
+        let stage = self.borrowed(key).map(|borrowed| borrowed.stage);
+        let has_one = matches!(stage, Some(Stage::Opening(_) | Stage::Listing(_)));
+        let late = has_one || stage == Some(Stage::Waiting);
         if late {
-            self.agent_failed(key, NO_AGENT);
+            let said = match has_one {
+                true => "your agent does not answer",
+                false => NO_AGENT,
+            };
+            self.agent_failed(key, said);
         }
         late
     }
@@ -238,7 +253,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 if let Some(borrowed) = self.borrowed(key) {
                     borrowed.stage = Stage::Listing(own);
                 }
-                self.tell_borrowed(key, &AgentRequest::Identities);
+                self.tell_borrowed(key, &framed(&AgentRequest::Identities));
             }
             Event::WindowOpened(id) if *id == own => self.flush_borrowed(key),
             Event::OpenFailed { id, .. }
@@ -254,14 +269,9 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         true
     }
 
-    fn tell_borrowed(&mut self, key: u32, request: &AgentRequest<'_>) {
-        let mut space = vec![0; AGENT_FRAME_BYTES_MAX as usize + 4];
-        let mut out = Writer::new(&mut space);
-        if request.write(&mut out).is_err() {
-            return;
-        }
+    fn tell_borrowed(&mut self, key: u32, frame: &[u8]) {
         if let Some(borrowed) = self.borrowed(key) {
-            borrowed.unsent.extend_from_slice(out.written());
+            borrowed.unsent.extend_from_slice(frame);
         }
         self.flush_borrowed(key);
     }
@@ -324,7 +334,16 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 self.set_deadline(key, None);
                 self.find_host(key);
             }
-            (Stage::Ready(_), AgentReply::Signature(_) | AgentReply::Failure) => {
+            // What was asked for another host has come to nothing.
+            _ if borrowed.stale > 0 => borrowed.stale -= 1,
+            // One that knows nothing of connections signs all the same.
+            (Stage::Binding(id), AgentReply::Success | AgentReply::Failure) => {
+                borrowed.stage = Stage::Signing(id);
+                let request = std::mem::take(&mut borrowed.behind);
+                self.tell_borrowed(key, &request);
+            }
+            (Stage::Signing(id), AgentReply::Signature(_) | AgentReply::Failure) => {
+                borrowed.stage = Stage::Ready(id);
                 let signature = match reply {
                     AgentReply::Signature(blob) => Some(blob.into()),
                     _ => None,
@@ -342,8 +361,11 @@ impl<D: Driver, O: Outside> Shard<D, O> {
 
     /// Another host is tried: with all keys.
     pub(super) fn rewind_agent(&mut self, key: u32) {
-        if let Some(borrowed) = self.borrowed(key) {
-            borrowed.next = 0;
+        let Some(borrowed) = self.borrowed(key) else { return };
+        borrowed.next = 0;
+        if let Stage::Binding(id) | Stage::Signing(id) = borrowed.stage {
+            borrowed.stage = Stage::Ready(id);
+            borrowed.stale += 1;
         }
     }
 
@@ -360,25 +382,45 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         self.borrowed(key).is_none_or(|borrowed| borrowed.next >= borrowed.keys.len())
     }
 
-    /// The agent signs a login with the key that is being tried.
+    /// The agent signs a login with the key that is being tried. `host`: the link to the host, which
+    /// the agent hears of first.
     pub(super) fn sign_by_agent(
         &mut self,
         key: u32,
+        host: u32,
         algorithm: SignatureAlgorithm,
         message: &[u8],
     ) {
-        let flags = match algorithm {
-            SignatureAlgorithm::RsaSha512 => SIGN_RSA_SHA2_512,
-            SignatureAlgorithm::RsaSha256 => SIGN_RSA_SHA2_256,
-            _ => 0,
-        };
-        let blob = self.borrowed(key).and_then(|borrowed| {
-            let tried = borrowed.next.checked_sub(1)?;
-            borrowed.keys.get(tried).map(|key| key.blob.clone())
-        });
-        if let Some(blob) = blob {
-            self.tell_borrowed(key, &AgentRequest::Sign { key: &blob, data: message, flags });
+        let proof = self.proof_of_host(host);
+        let Some(borrowed) = self.borrowed(key) else { return };
+        let tried = borrowed.next.checked_sub(1).and_then(|tried| borrowed.keys.get(tried));
+        let (Some(tried), Stage::Ready(id)) = (tried, borrowed.stage) else { return };
+        let flags = algorithm.agent_flags();
+        let request = framed(&AgentRequest::Sign { key: &tried.blob, data: message, flags });
+        match proof.filter(|_| !borrowed.bound) {
+            Some(proof) => {
+                borrowed.bound = true;
+                borrowed.behind = request;
+                borrowed.stage = Stage::Binding(id);
+                self.tell_borrowed(key, &proof);
+            }
+            None => {
+                borrowed.stage = Stage::Signing(id);
+                self.tell_borrowed(key, &request);
+            }
         }
+    }
+
+    /// OpenSSH PROTOCOL.agent, session-bind: which host signatures are for, as the host has proved
+    /// itself. Agents sign with keys that are bound to hosts then. We log in there and pass the agent
+    /// on to nobody.
+    fn proof_of_host(&self, host: u32) -> Option<Vec<u8>> {
+        let link = self.links.get(host as usize)?;
+        let End::Up(up) = &link.relay.as_ref()?.end else { return None };
+        let HostProof { host_key, signature } = up.proof.as_ref()?;
+        let session_id = link.conn.session_id();
+        let bind = AgentRequest::Bind { host_key, session_id, signature, forwarding: false };
+        Some(framed(&bind))
     }
 
     /// The client's session was never the host's: it is told and closed.

@@ -8,9 +8,7 @@ use crate::connection::{ChannelId, ChannelKind, GlobalRequest};
 use crate::limits::{FORWARDS_MAX, LISTENERS_OF_LINK_MAX};
 use crate::services::forward::{ListenSpec, Listening, Place, Target};
 use crate::services::{Attached, Command};
-
-/// The type of a channel to the client's agent.
-const AGENT: &str = "auth-agent@openssh.com";
+use crate::wire::channel::AGENT_CHANNEL;
 
 /// One socket that listens for a link's client.
 #[derive(Debug)]
@@ -252,7 +250,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 (ChannelKind::ForwardedTcpip { address, port, origin_host, origin_port }, from)
             }
             Place::Agent(_) => {
-                let kind = ChannelKind::Other { name: AGENT.into(), rest: Box::default() };
+                let kind = ChannelKind::Other { name: AGENT_CHANNEL.into(), rest: Box::default() };
                 (kind, one.place.to_string())
             }
             Place::Display { .. } => {

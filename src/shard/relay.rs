@@ -19,7 +19,7 @@ use crate::reactor::Chunk;
 use crate::services::forward::{Place, Target};
 use crate::services::upstream::{Trouble, Upstream, Way};
 use crate::services::{Command, Grant};
-use crate::wire::channel::{ChannelNumber, EXTENDED_STDERR, open_failure};
+use crate::wire::channel::{AGENT_CHANNEL, ChannelNumber, EXTENDED_STDERR, open_failure};
 use crate::wire::request::{ChannelRequest, RequestBody};
 use crate::wire::{Message, Writer};
 
@@ -28,7 +28,6 @@ use crate::wire::{Message, Writer};
 const REFUSED: &str = "refused@tidegate.invalid";
 const X11_REQUEST: &str = "x11-req";
 pub(super) const X11_CHANNEL: &str = "x11";
-pub(super) const AGENT_CHANNEL: &str = "auth-agent@openssh.com";
 const INTERNAL_SFTP: &str = "internal-sftp";
 
 /// One link's part in a pair.
@@ -94,7 +93,18 @@ pub(super) struct Up {
     pub upstream: Arc<Upstream>,
     pub host: usize,
     pub way: Arc<Way>,
+    /// For an agent.
+    pub proof: Option<HostProof>,
     pub trouble: Option<Trouble>,
+}
+
+/// How a host has proved itself.
+#[derive(Debug)]
+pub(super) struct HostProof {
+    /// Its key as it was shown.
+    pub host_key: Box<[u8]>,
+    /// Over the session's identifier.
+    pub signature: Box<[u8]>,
 }
 
 /// How far the way to the host has come.

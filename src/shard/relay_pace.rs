@@ -5,6 +5,7 @@ use super::relay::Relay;
 use super::*;
 use crate::connection::{ChannelId, ChannelKind};
 use crate::services::{Command, Rules};
+use crate::wire::channel::AGENT_CHANNEL;
 
 /// One of the client's channels, as far as that matters here.
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,7 +29,7 @@ pub(super) fn type_name(kind: &ChannelKind) -> &'static str {
         ChannelKind::ForwardedStreamlocal { .. } => "forwarded-streamlocal@openssh.com",
         ChannelKind::Other { name, .. } => match &**name {
             relay::X11_CHANNEL => "x11-connection",
-            relay::AGENT_CHANNEL => "agent-connection",
+            AGENT_CHANNEL => "agent-connection",
             _ => "",
         },
     }

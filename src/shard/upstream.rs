@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use super::relay::{Dial, Down, End, Relay, Up};
+use super::relay::{Dial, Down, End, HostProof, Relay, Up};
 use super::*;
 use crate::connection::{Answer, AuthFailed, Conn, Connection, LoginMethod, Query};
 use crate::limits::{
@@ -183,7 +183,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         if let Some(host) = upstream.fleet.host(host) {
             host.enter();
         }
-        let up = Up { upstream, host, way, trouble: None };
+        let up = Up { upstream, host, way, proof: None, trouble: None };
         if let Some(link) = self.links.get_mut(other as usize) {
             let mut relay = Relay::new(End::Up(Box::new(up)));
             relay.other = Some(key);
@@ -247,7 +247,11 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let Some((up, in_flight, generation)) = self.up(key) else { return };
         let token = Token { key, generation, tag: TAG_JOB };
         let job = match query {
-            Query::TrustHostKey { key: public, certificate, .. } => {
+            Query::TrustHostKey { key: public, certificate, signature, .. } => {
+                if up.upstream.credential == Credential::Agent {
+                    let shown = certificate.as_ref().map_or(public.blob(), |c| c.blob());
+                    up.proof = Some(HostProof { host_key: shown.into(), signature });
+                }
                 let upstream = Arc::clone(&up.upstream);
                 Job::JudgeHost { upstream, host: up.host, key: public, certificate }
             }
@@ -255,7 +259,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 let Some(private) = up.way.key.clone() else {
                     let other = self.links.get(key as usize).and_then(|l| l.relay.as_ref()?.other);
                     if let Some(other) = other {
-                        self.sign_by_agent(other, algorithm, &message);
+                        self.sign_by_agent(other, key, algorithm, &message);
                     }
                     return;
                 };

@@ -183,6 +183,7 @@ fn reply_came(
             key: (**key).clone(),
             algorithm: *algorithm,
             certificate: certificate.clone(),
+            signature: reply.signature.into(),
         },
         negotiated: half.agreed.negotiated,
         host_key,

@@ -72,6 +72,8 @@ pub enum Query {
         key: PublicKey,
         algorithm: SignatureAlgorithm,
         certificate: Option<Box<Certificate>>,
+        /// Of the server, over the exchange hash: in the first exchange the session's identifier.
+        signature: Box<[u8]>,
     },
 }
 

@@ -18,6 +18,9 @@ pub mod open_failure {
     pub const RESOURCE_SHORTAGE: u32 = 4;
 }
 
+/// The type of a channel to the client's agent (OpenSSH PROTOCOL.agent).
+pub const AGENT_CHANNEL: &str = "auth-agent@openssh.com";
+
 /// RFC 4254 §5.2: the one extended data type with a meaning.
 pub const EXTENDED_STDERR: u32 = 1;
 

@@ -8,7 +8,7 @@ use super::{Host, QUICK, said, ssh, text};
 use crate::support::{Gateway, keygen, noise, run_ok, wait_for};
 
 /// A host that lets the client's own key in, and a gateway that has none.
-fn with_agent(host: &Host, lines: &[&str]) -> Gateway {
+pub fn with_agent(host: &Host, lines: &[&str]) -> Gateway {
     let settings = host.settings();
     let all = [&[&*settings[0], &settings[2], "TidegateUpstreamAgent yes"], lines].concat();
     let gateway = Gateway::start(&all);

@@ -38,6 +38,7 @@ pub use public::PublicKey;
 pub use security::Attestation;
 pub use shown::ShownKey;
 
+use crate::wire::agent::{SIGN_RSA_SHA2_256, SIGN_RSA_SHA2_512};
 use curve::Curve;
 
 /// What a key is, whatever algorithm it signs with.
@@ -171,6 +172,15 @@ impl SignatureAlgorithm {
         SignatureAlgorithm::RsaSha512,
         SignatureAlgorithm::RsaSha256,
     ];
+
+    /// The flags of a request to an agent that signs like this.
+    pub const fn agent_flags(self) -> u32 {
+        match self {
+            SignatureAlgorithm::RsaSha256 => SIGN_RSA_SHA2_256,
+            SignatureAlgorithm::RsaSha512 => SIGN_RSA_SHA2_512,
+            _ => 0,
+        }
+    }
 
     /// The name on the wire (RFC 8709 §4, RFC 5656 §3.1, RFC 8332 §3).
     pub const fn name(self) -> &'static str {
