@@ -262,6 +262,13 @@ fn host_names_are_looked_up_when_the_server_starts() {
     assert!(error.starts_with("ListenAddress host.invalid: "), "{error}");
 }
 
+/// As sshd, we take what is no address for a pattern of names, whatever it has in it.
+#[test]
+fn lists_of_hosts_with_blanks_read_back() {
+    let config = parse(b"PerSourcePenaltyExemptList \" \" #x").expect("a configuration");
+    assert_dump_reads_back(&config, &config.login);
+}
+
 #[test]
 fn what_changes_nothing_is_told() {
     let text = "Protocol 2\nLogVerbose kex.c:*\nUsePrivilegeSeparation sandbox\nCiphers +3des-cbc\n\

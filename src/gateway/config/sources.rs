@@ -7,6 +7,7 @@ use super::diagnostic::Wrong;
 use super::dump::View;
 use super::honour::{bad_host, choice, first};
 use super::keywords::Target;
+use super::lexer::quote;
 use super::patterns::HostList;
 use super::settings::{Overflow, PenaltiesDraft, SourceBlocks};
 use super::values::{self, Values, is_none};
@@ -101,7 +102,8 @@ pub fn dump_net_block_size(view: &View<'_>) -> Vec<String> {
 }
 
 pub fn dump_penalty_exempt_list(view: &View<'_>) -> Vec<String> {
-    vec![view.global.penalty_exempt.as_ref().map_or("none".to_owned(), ToString::to_string)]
+    let list = view.global.penalty_exempt.as_ref();
+    vec![list.map_or("none".to_owned(), |list| quote(&list.to_string()))]
 }
 
 pub fn dump_penalties(view: &View<'_>) -> Vec<String> {
