@@ -29,7 +29,7 @@ struct Folder {
 /// Names of one directory, a part of them at a time.
 enum Listing {
     Here(ReadDir),
-    There { handle: Handle, waiting: VecDeque<Box<[u8]>> },
+    There { handle: Handle, waiting: VecDeque<(Box<[u8]>, Attributes)> },
 }
 
 /// A directory that is being walked.
@@ -116,8 +116,8 @@ async fn walk(copy: &Rc<Copy>, from: &Spot, to: &Spot, about: About) -> Result<(
     let first = enter(copy, from, to, about, (None, Vec::new())).await?;
     let mut levels = vec![first];
     while let Some(level) = levels.last_mut() {
-        let name = match level.next(copy).await {
-            Ok(Some(name)) => name,
+        let (name, told) = match level.next(copy).await {
+            Ok(Some(entry)) => entry,
             end => {
                 if let Err(why) = end {
                     copy.failed(&why.context(copy.shown(&level.from)));
@@ -138,7 +138,7 @@ async fn walk(copy: &Rc<Copy>, from: &Spot, to: &Spot, about: About) -> Result<(
             Spot { side: level.folder.to.side.clone(), path: join(&level.folder.to.path, &name) };
         let folder = Rc::clone(&level.folder);
         let deep = levels.len() >= COPY_DEPTH_MAX;
-        match step(copy, from, to, (folder, below), deep).await {
+        match step(copy, (from, told), to, (folder, below), deep).await {
             Ok(inner) => levels.extend(inner),
             Err(why) => copy.failed(&why),
         }
@@ -146,15 +146,20 @@ async fn walk(copy: &Rc<Copy>, from: &Spot, to: &Spot, about: About) -> Result<(
     Ok(())
 }
 
-/// One entry of a directory. `Some`: it is one itself, and goes on inside.
+/// One entry of a directory, and what its listing told of it. `Some`: it is one itself, and goes on
+/// inside.
 async fn step(
     copy: &Rc<Copy>,
-    from: Spot,
+    (from, told): (Spot, Option<About>),
     to: Spot,
     (folder, below): (Rc<Folder>, Vec<u8>),
     deep: bool,
 ) -> Result<Option<Level>> {
-    let about = from.look().await.with_context(|| copy.shown(&from))?;
+    // A round trip less for each of many files; what is opened is looked at anyway.
+    let about = match told {
+        Some(about) => Some(about),
+        None => from.look().await.with_context(|| copy.shown(&from))?,
+    };
     match about {
         None => bail!("{}: a link that leads nowhere", copy.shown(&from)),
         Some(about) if about.kind == Kind::Directory => {
@@ -224,17 +229,22 @@ async fn make(at: &Spot, mode: u32) -> Result<bool> {
 }
 
 impl Level {
-    /// The next name; `None`: there are no more.
-    async fn next(&mut self, copy: &Copy) -> Result<Option<Vec<u8>>> {
+    /// The next name, and what is known of it if that is a file or a directory, not a link to one;
+    /// `None`: there are no more.
+    async fn next(&mut self, copy: &Copy) -> Result<Option<(Vec<u8>, Option<About>)>> {
         match &mut self.listing {
             Listing::Here(entries) => match entries.next() {
-                Some(entry) => Ok(Some(entry?.file_name().into_vec())),
+                Some(entry) => Ok(Some((entry?.file_name().into_vec(), None))),
                 None => Ok(None),
             },
             Listing::There { handle, waiting } => loop {
-                if let Some(name) = waiting.pop_front() {
+                if let Some((name, attributes)) = waiting.pop_front() {
                     if is_plain(&name) {
-                        return Ok(Some(name.into()));
+                        let is_told =
+                            attributes.permissions.is_some_and(|mode| mode & libc::S_IFMT != 0);
+                        let told = is_told.then(|| About::of_attributes(&attributes));
+                        let told = told.filter(|about| about.kind != Kind::Other);
+                        return Ok(Some((name.into(), told)));
                     }
                     if *name != *b"." && *name != *b".." {
                         let folder = copy.shown(&self.from);
@@ -250,7 +260,7 @@ impl Level {
                     Some(names) if names.is_empty() => {
                         bail!("the server lists nothing and does not come to an end")
                     }
-                    Some(names) => waiting.extend(names.into_iter().map(|(name, _)| name)),
+                    Some(names) => waiting.extend(names),
                     None => return Ok(None),
                 }
             },
