@@ -50,7 +50,10 @@ while True:
         if mode == 'nothing': part = b''
         if mode == 'refuse': status(4); continue
         if mode == 'unasked': send(103, b'\0\0\x77\x77' + string(b'x')); continue
-        if mode == 'twice': send(103, ident + string(part))
+        if mode == 'twice':
+            # In one piece: the first alone would be the end of the file.
+            both = struct.pack('>IB', 9 + len(part), 103) + ident + string(part)
+            out.write(both + both); out.flush(); continue
         if mode == 'giant': out.write(struct.pack('>IB', 0x7fffffff, 103) + ident); out.flush(); continue
         if mode == 'handle': send(102, ident + string(b'file')); continue
         if mode == 'leave': break
