@@ -30,11 +30,16 @@ impl Session {
         let end = || Stdio::from(pty.slave.try_clone().expect("a descriptor"));
         command.env("TERM", "xterm").stdin(end()).stdout(end()).stderr(end());
         let own = || {
+            // Whoever runs the tests may ignore what is typed at a terminal, as `nohup` and `&` do.
+            for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP, libc::SIGTSTP] {
+                // SAFETY: the default action needs no function of ours.
+                unsafe { libc::signal(signal, libc::SIG_DFL) };
+            }
             // SAFETY: two system calls on numbers; standard input is the new terminal.
             let taken = unsafe { libc::setsid() >= 0 && libc::ioctl(0, libc::TIOCSCTTY, 0) == 0 };
             if taken { Ok(()) } else { Err(std::io::Error::last_os_error()) }
         };
-        // SAFETY: between fork and exec two system calls are made.
+        // SAFETY: between fork and exec only system calls are made.
         unsafe { command.pre_exec(own) };
         let child = command.spawn().expect("the client starts");
         let flags = nix::fcntl::OFlag::O_NONBLOCK;
