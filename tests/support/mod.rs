@@ -86,7 +86,9 @@ pub fn free_port() -> u16 {
     let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap_or_default();
     let end: u16 = range.split_whitespace().next().and_then(|low| low.parse().ok()).unwrap_or(0);
     let start = end.checked_sub(PORTS).filter(|start| *start >= 10_000).expect("own ports");
-    let own = (std::process::id() % u32::from(PORTS)) as u16;
+    // Test programs that run side by side have near numbers and begin far from each other.
+    let own = (std::process::id().wrapping_mul(0x9e37_79b1) >> 16) % u32::from(PORTS);
+    let own = own as u16;
     loop {
         let place = own.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS;
         if TcpListener::bind((Ipv4Addr::LOCALHOST, start + place)).is_ok() {

@@ -1,5 +1,5 @@
 //! Where the tasks of a copy and the sessions that carry their requests meet. No I/O: tasks leave
-//! orders and wait for what comes of them; [`super::run`] carries both.
+//! orders and wait for what comes of them; [`super::run()`] carries both.
 //!
 //! A task is a future. There is no waker: whenever something has come, all tasks are asked, and there
 //! are never many of them.

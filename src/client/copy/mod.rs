@@ -3,7 +3,7 @@
 //!
 //! Tasks ([`desk`]) say what is to be done with files, one request after the other; they know no I/O
 //! but that of names and attributes of our own files. The bytes are moved by the sessions
-//! ([`crate::services::sftp_client`]) on the client's one shard. [`run`] carries orders from the one
+//! ([`crate::services::sftp_client`]) on the client's one shard. [`run()`] carries orders from the one
 //! to the other.
 
 mod desk;
