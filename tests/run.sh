@@ -65,8 +65,11 @@ export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) * 2))}
 say "tests"
 cargo test
 say "the network tests again, on the second driver"
-# Whatever starts a gateway, and what moves a program's bytes.
-mapfile -t network < <(grep -lE '\b(Gateway|Site)\b' tests/*.rs | sed 's|.*/|--test=|; s|\.rs$||')
+# Whatever starts a gateway or our client, and what moves a program's bytes.
+mapfile -t network < <(
+    grep -lrE '\b(Gateway|Site)\b' tests --include='*.rs' |
+        sed -nE '/^tests\/(support|fuzz)/d; s|^tests/([a-z_]+)(\.rs)?(/.*)?$|--test=\1|p' | sort -u
+)
 TIDEGATE_TEST_DRIVER=mio cargo test "${network[@]}"
 TIDEGATE_TEST_DRIVER=mio cargo test --lib services::process
 say "documentation"
