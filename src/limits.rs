@@ -297,6 +297,9 @@ pub const JUMPS_MAX: usize = 8;
 pub const CLIENT_WORKERS: usize = 2;
 /// How often somebody is asked for the passphrase of one key; ssh's figure.
 pub const PASSPHRASE_TRIES: u32 = 3;
+/// How long accepting rests when the process is out of descriptors: others end meanwhile, and nobody
+/// gives a connection up for half a second.
+pub const ACCEPT_REST: Duration = Duration::from_millis(500);
 /// How long a client that ends waits for its server to hear its last words: a round trip around the
 /// world, and no longer than somebody waits for a prompt.
 pub const FAREWELL_TIME: Duration = Duration::from_secs(1);

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::ssh::{HostRequest, settle};
-use super::{EXIT_FAILED, EXIT_USAGE, complain, print, version};
+use super::{EXIT_FAILED, EXIT_USAGE, complain, letters, print, version};
 use crate::client::copy::{self, Host, Location, Plan};
 use crate::client::{Level, Options, Voice};
 use crate::gateway::config::quote;
@@ -178,53 +178,26 @@ impl CpFlags {
         let Some(flag) = FLAGS.iter().find(|flag| flag.name == name) else {
             return Err(format!("there is no flag {name}; `tidegate cp --help` lists them"));
         };
-        match (flag.value, inline) {
-            (None, None) => (flag.update)(self, ""),
-            (None, Some(_)) => Err(format!("{name} takes no value")),
-            (Some(_), Some(value)) => {
-                (flag.update)(self, value).map_err(|why| format!("{name}: {why}"))
-            }
-            (Some(what), None) => self.valued(flag, what, args),
-        }
+        let value = match (flag.value, inline) {
+            (None, None) => return (flag.update)(self, ""),
+            (None, Some(_)) => return Err(format!("{name} takes no value")),
+            (Some(_), Some(value)) => value.to_owned(),
+            (Some(what), None) => letters::next_value(name, what, args)?,
+        };
+        (flag.update)(self, &value).map_err(|why| format!("{name}: {why}"))
     }
 
-    /// Letters behind one dash; the rest of the word, or the next one, is the value of the first that
-    /// takes one.
     fn bundle(
         &mut self,
         letters: &str,
         args: &mut impl Iterator<Item = OsString>,
     ) -> Result<(), String> {
-        let mut rest = letters.chars();
-        while let Some(letter) = rest.next() {
+        letters::bundle(self, letters, args, |letter| {
             let is_it = |flag: &&Flag| flag.name.len() == 2 && flag.name.ends_with(letter);
-            let Some(flag) = FLAGS.iter().find(is_it) else {
-                return Err(match ABSENT.iter().find(|(absent, _)| *absent == letter) {
-                    Some((_, why)) => format!("-{letter}: {why}"),
-                    None => format!("there is no flag -{letter}; `tidegate cp --help` lists them"),
-                });
-            };
-            match (flag.value, rest.as_str()) {
-                (None, _) => (flag.update)(self, "")?,
-                (Some(what), "") => return self.valued(flag, what, args),
-                (Some(_), inline) => {
-                    return (flag.update)(self, inline).map_err(|why| format!("-{letter}: {why}"));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn valued(
-        &mut self,
-        flag: &Flag,
-        what: &str,
-        args: &mut impl Iterator<Item = OsString>,
-    ) -> Result<(), String> {
-        let name = flag.name;
-        let value = args.next().ok_or_else(|| format!("{name} needs a value: {what}"))?;
-        let value = value.to_str().ok_or_else(|| format!("{name}: not UTF-8"))?;
-        (flag.update)(self, value).map_err(|why| format!("{name}: {why}"))
+            let flag = FLAGS.iter().find(is_it);
+            let flag = flag.ok_or_else(|| letters::unknown(letter, ABSENT, "cp"))?;
+            Ok((flag.value, flag.update))
+        })
     }
 
     fn finish(mut self, paths: Vec<OsString>) -> Result<CpFlags, String> {

@@ -5,6 +5,7 @@ mod cp;
 mod delegate;
 mod effective;
 mod flags;
+mod letters;
 mod serve;
 mod sftp_log;
 mod sftp_server;

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::{EXIT_FAILED, complain, print, version};
+use super::{EXIT_FAILED, complain, letters, print, version};
 use crate::client::config::{self, Files, Request, Settled, parse_destination};
 use crate::client::{Level, Voice, session};
 use crate::gateway::accounts;
@@ -175,33 +175,16 @@ impl SshFlags {
         flags.finish()
     }
 
-    /// Letters behind one dash; the rest of the word, or the next one, is the value of the first that
-    /// takes one.
     fn bundle(
         &mut self,
         letters: &str,
         args: &mut impl Iterator<Item = OsString>,
     ) -> Result<(), String> {
-        let mut rest = letters.chars();
-        while let Some(letter) = rest.next() {
-            let Some(flag) = FLAGS.iter().find(|flag| flag.letter == letter) else {
-                return Err(match ABSENT.iter().find(|(absent, _)| *absent == letter) {
-                    Some((_, why)) => format!("-{letter}: {why}"),
-                    None => format!("there is no flag -{letter}; `tidegate ssh --help` lists them"),
-                });
-            };
-            let Some(name) = flag.value else {
-                (flag.update)(self, "")?;
-                continue;
-            };
-            let value = match rest.as_str() {
-                "" => args.next().ok_or_else(|| format!("-{letter} needs a value: {name}"))?,
-                inline => OsString::from(inline),
-            };
-            let value = value.to_str().ok_or_else(|| format!("-{letter}: not UTF-8"))?;
-            return (flag.update)(self, value).map_err(|why| format!("-{letter}: {why}"));
-        }
-        Ok(())
+        letters::bundle(self, letters, args, |letter| {
+            let flag = FLAGS.iter().find(|flag| flag.letter == letter);
+            let flag = flag.ok_or_else(|| letters::unknown(letter, ABSENT, "ssh"))?;
+            Ok((flag.value, flag.update))
+        })
     }
 
     fn finish(mut self) -> Result<SshFlags, String> {

@@ -8,20 +8,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
 use super::Options;
 use crate::connection::{ChannelKind, GlobalRequest};
-use crate::limits::{HOST_BYTES_MAX, SOCKS_AT_ONCE_MAX, SOCKS_TIME_MAX};
+use crate::limits::{ACCEPT_REST, HOST_BYTES_MAX, SOCKS_AT_ONCE_MAX, SOCKS_TIME_MAX};
 use crate::reactor::{Fd, Waker};
 use crate::services::forward::{
     BIND_MASK, GatewayPorts, ListenSpec, Listening, Place, Target, listen_at,
 };
-
-/// How long taking connections rests when one could not be taken.
-const ACCEPT_REST: Duration = Duration::from_millis(100);
 
 /// One `-L`, `-R` or `-D`.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -44,7 +44,7 @@ use crate::base::tally::{self, Cost};
 use crate::base::{Entropy, Instant};
 use crate::connection::ConnectionConfig;
 use crate::crypto::PrivateKey;
-use crate::limits::{HANDSHAKE_STEPS_A_TURN, LINKS_MAX};
+use crate::limits::{ACCEPT_REST, HANDSHAKE_STEPS_A_TURN, LINKS_MAX};
 use crate::reactor::{
     Classes, Completion, Driver, DriverStats, Errno, Fd, Full, Op, Timers, Token,
 };
@@ -57,8 +57,6 @@ use preface::Preface;
 
 /// How long a closing connection may take to say its last words.
 const CLOSING_TIME: Duration = Duration::from_secs(1);
-/// How long accepting rests after the process ran out of descriptors.
-const ACCEPT_REST: Duration = Duration::from_millis(500);
 /// How often it is told how many connections were turned away.
 const DROPS_INTERVAL: Duration = Duration::from_secs(1);
 const TOO_MANY_LINKS: &str = "the reactor has as many connections as it may";
