@@ -445,10 +445,22 @@ pub const COPY_SPOTS: u64 = 16;
 /// Memory through which a copy goes from one server to another.
 pub const COPY_SLOT_BYTES: u64 = 8 * 1024 * 1024;
 pub const COPY_SLOTS: usize = 8;
-/// SFTP sessions that a copy opens on its one connection where the way is long, unless it is told otherwise. sshd takes 2 MiB
+/// SFTP sessions that a copy opens on one connection where the way is long, unless it is told otherwise. sshd takes 2 MiB
 /// of each before it answers, and gives a connection ten.
 pub const COPY_SESSIONS: usize = 4;
 pub const COPY_SESSIONS_MAX: usize = 64;
+/// A copy that lost a connection tries again after so long at first, twice as long each time, and no
+/// longer than this; so often in a row unless `--retries` says otherwise: half a minute in all.
+pub const COPY_RETRY_TIME_MIN: Duration = Duration::from_millis(500);
+pub const COPY_RETRY_TIME_MAX: Duration = Duration::from_secs(30);
+pub const COPY_RETRIES: u32 = 6;
+pub const COPY_RETRIES_MAX: u32 = 1000;
+/// A server that has been silent so often and so long in a row is gone, for a copy that was told
+/// nothing else (ServerAliveInterval).
+pub const COPY_ALIVE_TIME: Duration = Duration::from_secs(15);
+pub const COPY_ALIVE_COUNT: u32 = 3;
+/// How long the key exchange of a later login, and a session's opening, may take.
+pub const COPY_LOGIN_TIME: Duration = Duration::from_secs(60);
 /// A round trip shorter than this is none to speak of: one session does as well as several.
 pub const COPY_NEAR_TIME: Duration = Duration::from_millis(2);
 /// Files from this size on are copied over all sessions, in pieces of this size, so many of them at a

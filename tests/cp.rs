@@ -3,6 +3,8 @@
 
 #[path = "cp/hostile.rs"]
 mod hostile;
+#[path = "cp/lost.rs"]
+mod lost;
 #[path = "client/server.rs"]
 #[allow(dead_code, reason = "each test file uses its own part")]
 mod server;

@@ -10,7 +10,7 @@ use super::{EXIT_FAILED, EXIT_USAGE, complain, letters, print, version};
 use crate::client::copy::{self, Host, Location, Plan};
 use crate::client::{Level, Options, Voice};
 use crate::gateway::config::quote;
-use crate::limits::COPY_SESSIONS_MAX;
+use crate::limits::{COPY_RETRIES, COPY_RETRIES_MAX, COPY_SESSIONS_MAX};
 
 /// What the flags say.
 #[derive(Clone, Debug, Default)]
@@ -79,7 +79,9 @@ const FLAGS: &[Flag] = &[
         |f, v| { f.plan.filter.rules.push((false, v.to_owned())); Ok(()) }),
     flag("--limit-rate", Some("bytes"), "move no more than so many bytes a second; K, M and G are known",
         |f, v| rate(f, bytes(v))),
-    flag("--streams", Some("number"), "SFTP sessions of the connection to each host", streams),
+    flag("--streams", Some("number"), "SFTP sessions of each host, each on a connection of its own where that helps",
+        streams),
+    flag("--retries", Some("number"), "how often in a row to try to go on when a host is lost; 0 for never", retries),
     flag("--fsync", None, "have every file on disk before it is said to be copied",
         |f, _| { f.plan.fsync = true; Ok(()) }),
     flag("--dry-run", None, "tell what would be copied", |f, _| { f.plan.dry_run = true; Ok(()) }),
@@ -140,6 +142,12 @@ fn streams(flags: &mut CpFlags, value: &str) -> Result<(), String> {
     Ok(())
 }
 
+fn retries(flags: &mut CpFlags, value: &str) -> Result<(), String> {
+    let number = value.parse().ok().filter(|number| *number <= COPY_RETRIES_MAX);
+    flags.plan.retries = number.ok_or_else(|| format!("a number up to {COPY_RETRIES_MAX}"))?;
+    Ok(())
+}
+
 impl CpFlags {
     /// Reads the words behind `cp`: flags may be bundled, and stand before, between and behind paths.
     ///
@@ -147,6 +155,7 @@ impl CpFlags {
     /// One line that says what is wrong.
     pub fn parse(args: impl Iterator<Item = OsString>) -> Result<CpFlags, String> {
         let mut flags = CpFlags::default();
+        flags.plan.retries = COPY_RETRIES;
         let mut args = args;
         let mut paths: Vec<OsString> = Vec::new();
         while let Some(word) = args.next() {
@@ -331,6 +340,7 @@ mod tests {
             (&["a"], "are needed"),
             (&["-O", "a", "web:b"], "-O: scp's old protocol"),
             (&["--streams", "0", "a", "web:b"], "a number from 1 to"),
+            (&["--retries", "-1", "a", "web:b"], "a number up to"),
             (&["--limit-rate", "x", "a", "web:b"], "above zero"),
             (&["--fsync=1", "a", "web:b"], "takes no value"),
             (&["--nosuch", "a", "web:b"], "there is no flag --nosuch"),

@@ -95,20 +95,35 @@ impl<D: Driver> Client<D> {
         let link = self.shard.begin_client(socket, config).context("out of memory")?;
         self.links.push(link);
         let mut login = Login::new(link, options, hosts, person, voice);
-        let ended = loop {
-            if let Err(why) = self.turn(None) {
-                break Err(why.into());
-            }
-            match self.hear_login(link, &mut login) {
-                Ok(Progress::Pending) => {}
-                Ok(Progress::LoggedIn) => break Ok(link),
-                Err(why) => break Err(why),
-            }
-        };
+        let ended = self.wait_for_login(link, &mut login, options);
         if ended.is_err() {
             self.leave(link, "the login has failed");
         }
         ended.map(|link| (link, login.into_identity()))
+    }
+
+    fn wait_for_login(
+        &mut self,
+        link: ClientLink,
+        login: &mut Login<'_>,
+        options: &Options,
+    ) -> Result<ClientLink> {
+        // What a person takes to answer does not count, and neither does the login itself.
+        let mut left = options.connect_timeout;
+        loop {
+            let begun = self.now();
+            let until = left.filter(|_| !login.has_keys()).map(|left| begun.after(left));
+            self.turn(until)?;
+            let now = self.now();
+            left = left.map(|left| left.saturating_sub(now.since(begun)));
+            if self.hear_login(link, login)? == Progress::LoggedIn {
+                return Ok(link);
+            }
+            if until.is_some_and(|until| now >= until) && !login.has_keys() {
+                let (host, port) = (&options.host_name, options.port);
+                bail!("Connection to {host} port {port}: no key exchange within ConnectTimeout");
+            }
+        }
     }
 
     /// A socket whose other end is a channel to the host, over a connection that is there.
@@ -173,6 +188,11 @@ impl<D: Driver> Client<D> {
     /// The oldest news that nobody has taken.
     pub fn next_news(&mut self) -> Option<(ClientLink, News)> {
         self.kept.pop_front().or_else(|| self.shard.next_news())
+    }
+
+    /// The driver's clock.
+    pub fn now(&mut self) -> Instant {
+        self.shard.driver().now()
     }
 
     pub const fn shard(&mut self) -> &mut Shard<D, Lone> {

@@ -41,6 +41,7 @@ pub struct Login<'a> {
     conversations: u32,
     /// Somebody has typed something for the attempt under way.
     prompted: bool,
+    has_keys: bool,
 }
 
 impl<'a> Login<'a> {
@@ -66,7 +67,13 @@ impl<'a> Login<'a> {
             passwords: 0,
             conversations: 0,
             prompted: false,
+            has_keys: false,
         }
+    }
+
+    /// Whether keys have been agreed on.
+    pub const fn has_keys(&self) -> bool {
+        self.has_keys
     }
 
     /// The key that the server has taken, if it was one.
@@ -82,6 +89,7 @@ impl<'a> Login<'a> {
         match news {
             News::Heard(Event::Query(query)) => self.answer(shard, query)?,
             News::Heard(Event::KeyExchanged { first: true }) => {
+                self.has_keys = true;
                 self.tell_of_keys(shard);
                 self.attempt(shard, LoginMethod::None)?;
             }

@@ -13,7 +13,7 @@ use crate::gateway::signals::{Signals, Woken};
 use crate::limits::PASSWORD_BYTES_MAX;
 
 /// Somebody who can be asked, if there is anybody.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Person {
     /// `BatchMode`: nobody is asked anything.
     batch: bool,

@@ -124,7 +124,8 @@ fn case_119_a_server_that_lies_is_found_out() {
         ("huge", "become shorter"),
     ] {
         liar.lie(mode);
-        let output = run(&liar.server, &["127.0.0.1:f", &here(&place.join("f"))]);
+        let words = ["--retries", "0", "127.0.0.1:f", &here(&place.join("f"))];
+        let output = run(&liar.server, &words);
         let said = text(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{mode}: {said}");
         assert!(said.contains(expected), "{mode}: {said}");

@@ -37,6 +37,10 @@ pub struct Station {
     pub offers: Offers,
     /// Why it is no more.
     pub lost: Option<String>,
+    /// It does not come back.
+    pub given_up: bool,
+    /// How often it has come back: handles of an earlier session mean nothing to a later one.
+    pub epoch: u32,
     /// Files under way on it.
     pub load: usize,
 }
@@ -98,7 +102,7 @@ impl Desk {
 
     pub fn add_station(&self, offers: Offers) -> usize {
         let mut state = self.state.borrow_mut();
-        state.stations.push(Station { offers, lost: None, load: 0 });
+        state.stations.push(Station { offers, ..Station::default() });
         state.stations.len() - 1
     }
 
@@ -106,6 +110,44 @@ impl Desk {
         if let Some(station) = self.state.borrow_mut().stations.get_mut(station) {
             station.lost.get_or_insert_with(|| why.to_owned());
         }
+    }
+
+    /// A new session stands in the place of a lost one.
+    pub fn revive(&self, station: usize, offers: Offers) {
+        if let Some(station) = self.state.borrow_mut().stations.get_mut(station) {
+            station.offers = offers;
+            station.lost = None;
+            station.epoch = station.epoch.wrapping_add(1);
+        }
+    }
+
+    pub fn give_up(&self, station: usize, why: &str) {
+        if let Some(station) = self.state.borrow_mut().stations.get_mut(station) {
+            station.lost = Some(why.to_owned());
+            station.given_up = true;
+        }
+    }
+
+    /// Waits until one of these sessions is there (again).
+    ///
+    /// # Errors
+    /// None of them comes back.
+    pub async fn any_of(&self, stations: &[usize]) -> Result<(), Trouble> {
+        std::future::poll_fn(|_| {
+            let all = stations.iter().map(|number| self.station(*number));
+            let all: Vec<Station> = all.collect();
+            if all.iter().any(|station| station.lost.is_none()) {
+                return Poll::Ready(Ok(()));
+            }
+            match all.iter().find(|station| !station.given_up) {
+                Some(_) => Poll::Pending,
+                None => {
+                    let why = all.into_iter().find_map(|station| station.lost);
+                    Poll::Ready(Err(Trouble::Lost(why.unwrap_or_default())))
+                }
+            }
+        })
+        .await
     }
 
     pub fn station(&self, number: usize) -> Station {
@@ -130,7 +172,8 @@ impl Desk {
         let ticket = state.tickets;
         let call: Call = Box::new(move |client, io| call(ticket, client, io));
         state.orders.push_back(Order { station, call });
-        Coming { desk: self.clone(), station, ticket }
+        let epoch = state.stations.get(station).map_or(0, |station| station.epoch);
+        Coming { desk: self.clone(), station, epoch, ticket }
     }
 }
 
@@ -139,6 +182,7 @@ impl Desk {
 pub struct Coming {
     desk: Desk,
     station: usize,
+    epoch: u32,
     ticket: u32,
 }
 
@@ -150,10 +194,13 @@ impl Future for Coming {
         if let Some(came) = state.came.remove(&self.ticket) {
             return Poll::Ready(Ok(came));
         }
-        let lost = state.stations.get(self.station).and_then(|station| station.lost.clone());
-        match lost {
-            Some(why) => Poll::Ready(Err(Trouble::Lost(why))),
-            None => Poll::Pending,
+        match state.stations.get(self.station) {
+            Some(Station { lost: Some(why), .. }) => Poll::Ready(Err(Trouble::Lost(why.clone()))),
+            // It was lost, and is back before this was asked.
+            Some(station) if station.epoch != self.epoch => {
+                Poll::Ready(Err(Trouble::Lost("the session was another one".to_owned())))
+            }
+            _ => Poll::Pending,
         }
     }
 }
@@ -231,5 +278,26 @@ mod tests {
         assert!(desk.run() && !heard.get());
         desk.lose(station, "gone");
         assert!(!desk.run() && heard.get());
+    }
+
+    #[test]
+    fn what_a_lost_session_was_asked_is_not_answered_by_the_next() {
+        let desk = Desk::default();
+        let station = desk.add_station(Offers::default());
+        let coming = desk.order(station, |_, _, _| {});
+        let (told, back) = (Rc::new(Cell::new(false)), Rc::new(Cell::new(None)));
+        let (heard, again) = (Rc::clone(&told), Rc::clone(&back));
+        let inner = desk.clone();
+        desk.lose(station, "gone");
+        desk.begin(async move { again.set(Some(inner.any_of(&[station]).await.is_ok())) });
+        assert!(desk.run() && back.get().is_none(), "it may come back");
+        desk.revive(station, Offers::default());
+        desk.begin(async move { heard.set(matches!(coming.await, Err(Trouble::Lost(_)))) });
+        assert!(!desk.run() && told.get() && back.get() == Some(true));
+        desk.give_up(station, "gone for good");
+        let inner = desk.clone();
+        let never = Rc::clone(&back);
+        desk.begin(async move { never.set(Some(inner.any_of(&[station]).await.is_ok())) });
+        assert!(!desk.run() && back.get() == Some(false));
     }
 }

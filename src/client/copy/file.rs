@@ -8,10 +8,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 
-use super::place::{here, join};
+use super::place::{here, join, last_name};
 use super::remote::{Handle, Remote};
 use super::trouble::Trouble;
-use super::{Copy, resume, split};
+use super::{Copy, UnderWay, resume, split};
 use crate::services::sftp_client::{Moved, Stretch, Way};
 use crate::wire::sftp::{Attributes, open};
 
@@ -243,13 +243,13 @@ pub struct Copied {
     pub kept: u64,
 }
 
-/// Copies one file.
+/// Copies one file. `sure`: how far a copy of it was found to be right before, and is now.
 ///
 /// # Errors
 /// Why not, for the user. What has come stays in the part file where the same command finds it.
-pub async fn copy(copy: &Rc<Copy>, from: &Spot, to: &Spot) -> Result<Copied> {
+pub async fn copy(copy: &Rc<Copy>, from: &Spot, to: &Spot, sure: &mut u64) -> Result<Copied> {
     let (source, about) = from.open().await.with_context(|| copy.shown(from))?;
-    let copied = copy_opened(copy, &source, &about, from, to).await;
+    let copied = copy_opened(copy, (&source, from), to, &about, sure).await;
     let closed = source.close().await;
     let copied = copied?;
     closed.with_context(|| copy.shown(from))?;
@@ -258,10 +258,10 @@ pub async fn copy(copy: &Rc<Copy>, from: &Spot, to: &Spot) -> Result<Copied> {
 
 async fn copy_opened(
     copy: &Rc<Copy>,
-    source: &Opened,
-    about: &About,
-    from: &Spot,
+    (source, from): (&Opened, &Spot),
     to: &Spot,
+    about: &About,
+    sure: &mut u64,
 ) -> Result<Copied> {
     match about.kind {
         Kind::File => {}
@@ -275,7 +275,7 @@ async fn copy_opened(
     let keep = resume::is_worth_it(about.size);
     let mode = about.mode & KEPT_MODE;
     let target = part.create(mode | OWNER, keep).await.with_context(|| copy.shown(&part))?;
-    let copied = fill(copy, (source, from), (&target, &part), about, keep).await;
+    let copied = fill(copy, (source, from), (&target, &part), about, keep.then_some(sure)).await;
     let finished = match copied {
         Ok(copied) => finish(copy, &target, about, mode).await.map(|()| copied),
         Err(why) => Err(why),
@@ -293,16 +293,25 @@ async fn fill(
     (source, from): (&Opened, &Spot),
     (target, to): (&Opened, &Spot),
     about: &About,
-    keep: bool,
+    sure: Option<&mut u64>,
 ) -> Result<Copied> {
-    let start = match keep {
-        true => resume::start(source, target, about.size).await?,
-        false => 0,
+    let start = match &sure {
+        Some(_) => resume::start(source, target, about.size).await?,
+        None => 0,
     };
+    if let Some(sure) = sure
+        && start > *sure
+    {
+        *sure = start;
+        copy.advance();
+    }
     let stretch = Stretch { there: start, here: start, len: about.size - start };
-    copy.expected.set(copy.expected.get() + stretch.len);
     if stretch.len > 0 {
-        relocate(copy, (source, from), (target, to), stretch).await?;
+        let name = last_name(&from.path).unwrap_or_default();
+        let under_way = copy.begin_move(name, stretch.len);
+        let moved = relocate(copy, (source, from), (target, to), (stretch, &under_way)).await;
+        copy.end_move(&under_way);
+        moved?;
     }
     Ok(Copied { bytes: stretch.len, kept: start })
 }
@@ -311,7 +320,7 @@ async fn relocate(
     copy: &Rc<Copy>,
     (source, from): (&Opened, &Spot),
     (target, to): (&Opened, &Spot),
-    stretch: Stretch,
+    stretch: (Stretch, &Rc<UnderWay>),
 ) -> Result<()> {
     match (source, target) {
         (Opened::Here(_), Opened::Here(_)) => bail!("both files are here; cp(1) copies those"),

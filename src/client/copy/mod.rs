@@ -9,16 +9,20 @@
 mod desk;
 mod file;
 mod place;
+mod reach;
 mod relay;
 mod remote;
 mod report;
 mod resume;
 mod run;
+mod screen;
 mod split;
 mod tree;
 mod trouble;
 
 use std::cell::{Cell, RefCell};
+use std::hash::{BuildHasher, RandomState};
+use std::rc::Rc;
 
 pub use place::{Host, Location};
 pub use run::run;
@@ -27,6 +31,7 @@ pub use tree::Filter;
 use self::desk::{Desk, Places};
 use self::file::{Copied, Side, Spot};
 use self::remote::Remote;
+use self::trouble::Trouble;
 use crate::base::escape;
 use crate::limits::COPY_FILES_AT_ONCE;
 
@@ -50,6 +55,8 @@ pub struct Plan {
     pub bytes_a_second: Option<u64>,
     /// SFTP sessions of one host; `None`: as many as help.
     pub streams: Option<usize>,
+    /// How often in a row a lost host is tried to be reached.
+    pub retries: u32,
     pub filter: Filter,
 }
 
@@ -61,9 +68,21 @@ pub struct Copy {
     /// The sessions of each host.
     hosts: Vec<(Host, Vec<usize>)>,
     totals: Cell<Totals>,
-    /// Bytes of the files that have been begun.
-    expected: Cell<u64>,
+    /// Files and parts of files that are done for good.
+    advanced: Cell<u64>,
+    /// What is moved now, the oldest first.
+    under_way: RefCell<Vec<Rc<UnderWay>>>,
     news: RefCell<Vec<String>>,
+    hasher: RandomState,
+}
+
+/// A file that is being moved.
+#[derive(Debug)]
+pub struct UnderWay {
+    /// Its last name.
+    name: Vec<u8>,
+    bytes: u64,
+    moved: Rc<Cell<u64>>,
 }
 
 /// What has been done.
@@ -84,8 +103,10 @@ impl Copy {
             places: Places::new(COPY_FILES_AT_ONCE),
             hosts,
             totals: Cell::default(),
-            expected: Cell::default(),
+            advanced: Cell::default(),
+            under_way: RefCell::default(),
             news: RefCell::default(),
+            hasher: RandomState::new(),
         }
     }
 
@@ -123,6 +144,47 @@ impl Copy {
             .collect()
     }
 
+    /// Of a name in a directory; another each time.
+    fn hash(&self, name: &[u8]) -> u64 {
+        self.hasher.hash_one(name)
+    }
+
+    /// Waits until what was lost of a host is there again.
+    ///
+    /// # Errors
+    /// It does not come back.
+    async fn wait_for(&self, spot: &Spot) -> Result<(), Trouble> {
+        let Side::There(remote) = &spot.side else { return Ok(()) };
+        let host = self.hosts.iter().find(|(_, all)| all.contains(&remote.station));
+        self.desk.any_of(host.map_or(&[][..], |(_, all)| all)).await
+    }
+
+    /// Bytes moved for good.
+    fn moved(&self) -> u64 {
+        let now: u64 = self.under_way.borrow().iter().map(|one| one.moved.get()).sum();
+        self.totals.get().bytes + now
+    }
+
+    /// Bytes of all files that have been begun.
+    fn expected(&self) -> u64 {
+        let now: u64 = self.under_way.borrow().iter().map(|one| one.bytes).sum();
+        self.totals.get().bytes + now
+    }
+
+    fn advance(&self) {
+        self.advanced.set(self.advanced.get() + 1);
+    }
+
+    fn begin_move(&self, name: Vec<u8>, bytes: u64) -> Rc<UnderWay> {
+        let one = Rc::new(UnderWay { name, bytes, moved: Rc::default() });
+        self.under_way.borrow_mut().push(Rc::clone(&one));
+        one
+    }
+
+    fn end_move(&self, one: &Rc<UnderWay>) {
+        self.under_way.borrow_mut().retain(|other| !Rc::ptr_eq(one, other));
+    }
+
     fn release(&self, spot: &Spot) {
         if let Side::There(remote) = &spot.side {
             self.desk.charge(remote.station, false);
@@ -144,6 +206,7 @@ impl Copy {
         totals.bytes += copied.bytes;
         totals.kept += copied.kept;
         self.totals.set(totals);
+        self.advance();
         let line = report::copied(self, from, to, copied);
         self.news.borrow_mut().extend(line);
     }

@@ -1,18 +1,19 @@
 //! From one server to another: through memory here, a few slots of it.
 
+use std::cell::Cell;
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use anyhow::{Context, Result};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use super::Copy;
 use super::desk::Places;
 use super::file::judge;
 use super::remote::{Handle, Remote};
 use super::split::descriptor;
+use super::{Copy, UnderWay};
 use crate::limits::{COPY_SLOT_BYTES, COPY_SLOTS};
-use crate::reactor::Fd;
 use crate::services::sftp_client::{Stretch, Way};
 
 /// Moves a stretch; each slot is filled by one session and then emptied by the other.
@@ -20,7 +21,7 @@ pub async fn relay(
     copy: &Rc<Copy>,
     (from, read): (&Remote, &Handle),
     (to, write): (&Remote, &Handle),
-    stretch: Stretch,
+    (stretch, under_way): (Stretch, &Rc<UnderWay>),
 ) -> Result<()> {
     let memory = memfd_create("tidegate-cp", MFdFlags::MFD_CLOEXEC).context("memory")?;
     let memory = File::from(memory);
@@ -36,8 +37,9 @@ pub async fn relay(
         let (from, read) = (from.clone(), read.clone());
         let (to, write) = (to.clone(), write.clone());
         let told = Rc::clone(&outcome);
+        let moved = Rc::clone(&under_way.moved);
         copy.desk.begin(async move {
-            let moved = one((&from, &read), (&to, &write), fds, piece).await;
+            let moved = one((&from, &read), (&to, &write), fds, (piece, &moved)).await;
             if let Err(why) = moved {
                 let mut told = told.borrow_mut();
                 if told.is_ok() {
@@ -58,9 +60,10 @@ pub async fn relay(
 async fn one(
     (from, read): (&Remote, &Handle),
     (to, write): (&Remote, &Handle),
-    (into, out): (Fd, Fd),
-    piece: Stretch,
+    (into, out): (OwnedFd, OwnedFd),
+    (piece, moved): (Stretch, &Rc<Cell<u64>>),
 ) -> Result<()> {
-    judge(from.relocate(Way::Get, read, into, piece).await?)?;
-    judge(to.relocate(Way::Put, write, out, piece).await?)
+    // What has come to the other side counts.
+    judge(from.relocate(Way::Get, read, into, (piece, &Rc::default())).await?)?;
+    judge(to.relocate(Way::Put, write, out, (piece, moved)).await?)
 }

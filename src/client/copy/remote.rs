@@ -1,5 +1,9 @@
 //! A server's files: one request each, to be waited for.
 
+use std::cell::Cell;
+use std::os::fd::{IntoRawFd, OwnedFd};
+use std::rc::Rc;
+
 use super::desk::{Came, Desk};
 use super::trouble::Trouble;
 use crate::limits::COPY_DATA_BYTES_PLAIN;
@@ -14,9 +18,12 @@ pub struct Remote {
     pub station: usize,
 }
 
-/// An open file or directory of a server.
+/// An open file or directory of a server, and the session that it is good for.
 #[derive(Clone, Debug)]
-pub struct Handle(Box<[u8]>);
+pub struct Handle {
+    name: Box<[u8]>,
+    epoch: u32,
+}
 
 type Entries = Vec<(Box<[u8]>, Attributes)>;
 
@@ -60,32 +67,67 @@ impl Remote {
         }
     }
 
+    /// Asks until there is an answer of a session that is not lost meanwhile. For what may be asked
+    /// twice.
+    async fn surely<T>(&self, ask: impl AsyncFn() -> Result<T, Trouble>) -> Result<T, Trouble> {
+        loop {
+            match ask().await {
+                Err(Trouble::Lost(_)) => self.desk.any_of(&[self.station]).await?,
+                other => return other,
+            }
+        }
+    }
+
+    /// What a handle is called, if it is one of the session that is there now.
+    fn name<'a>(&self, handle: &'a Handle) -> Result<&'a [u8], Trouble> {
+        match self.epoch() == handle.epoch {
+            true => Ok(&handle.name),
+            false => Err(Trouble::Lost("the session was another one".to_owned())),
+        }
+    }
+
+    fn epoch(&self) -> u32 {
+        self.desk.station(self.station).epoch
+    }
+
+    fn handle(&self, epoch: u32, answer: Answer) -> Result<Handle, Trouble> {
+        match answer {
+            Answer::Handle(name) if self.epoch() == epoch => Ok(Handle { name, epoch }),
+            Answer::Handle(_) => Err(Trouble::Lost("the session was another one".to_owned())),
+            other => Err(unexpected(other)),
+        }
+    }
+
     pub async fn open(
         &self,
         path: &[u8],
         flags: u32,
         attributes: Attributes,
     ) -> Result<Handle, Trouble> {
-        handle(ask!(self, [path], Operation::Open { path, flags, attributes }).await?)
+        let epoch = self.epoch();
+        let answer = ask!(self, [path], Operation::Open { path, flags, attributes }).await?;
+        self.handle(epoch, answer)
     }
 
     pub async fn close(&self, handle: &Handle) -> Result<(), Trouble> {
-        let handle = &handle.0;
+        let handle = self.name(handle)?;
         done(ask!(self, [handle], Operation::Close { handle }).await?)
     }
 
     /// The attributes of what a path leads to, links followed.
     pub async fn stat(&self, path: &[u8]) -> Result<Attributes, Trouble> {
-        attributes(ask!(self, [path], Operation::Stat { path }).await?)
+        let stat = async || attributes(ask!(self, [path], Operation::Stat { path }).await?);
+        self.surely(stat).await
     }
 
     pub async fn handle_stat(&self, handle: &Handle) -> Result<Attributes, Trouble> {
-        let handle = &handle.0;
+        let handle = self.name(handle)?;
         attributes(ask!(self, [handle], Operation::HandleStat { handle }).await?)
     }
 
     pub async fn set_stat(&self, path: &[u8], attributes: Attributes) -> Result<(), Trouble> {
-        done(ask!(self, [path], Operation::SetStat { path, attributes }).await?)
+        let set = async || done(ask!(self, [path], Operation::SetStat { path, attributes }).await?);
+        self.surely(set).await
     }
 
     pub async fn handle_set_stat(
@@ -93,17 +135,22 @@ impl Remote {
         handle: &Handle,
         attributes: Attributes,
     ) -> Result<(), Trouble> {
-        let handle = &handle.0;
+        let handle = self.name(handle)?;
         done(ask!(self, [handle], Operation::HandleSetStat { handle, attributes }).await?)
     }
 
     pub async fn open_directory(&self, path: &[u8]) -> Result<Handle, Trouble> {
-        handle(ask!(self, [path], Operation::OpenDirectory { path }).await?)
+        self.surely(async || {
+            let epoch = self.epoch();
+            let answer = ask!(self, [path], Operation::OpenDirectory { path }).await?;
+            self.handle(epoch, answer)
+        })
+        .await
     }
 
     /// The next entries; `None`: there are no more.
     pub async fn read_directory(&self, handle: &Handle) -> Result<Option<Entries>, Trouble> {
-        let handle = &handle.0;
+        let handle = self.name(handle)?;
         match ask!(self, [handle], Operation::ReadDirectory { handle }).await? {
             Answer::Names(names) => Ok(Some(names)),
             Answer::Status { code: StatusCode::Eof, .. } => Ok(None),
@@ -113,11 +160,13 @@ impl Remote {
 
     pub async fn make_directory(&self, path: &[u8], permissions: u32) -> Result<(), Trouble> {
         let attributes = Attributes { permissions: Some(permissions), ..Attributes::EMPTY };
-        done(ask!(self, [path], Operation::MakeDirectory { path, attributes }).await?)
+        let make =
+            async || done(ask!(self, [path], Operation::MakeDirectory { path, attributes }).await?);
+        self.surely(make).await
     }
 
     pub async fn fsync(&self, handle: &Handle) -> Result<(), Trouble> {
-        let handle = &handle.0;
+        let handle = self.name(handle)?;
         done(ask!(self, [handle], Operation::Fsync { handle }).await?)
     }
 
@@ -138,7 +187,7 @@ impl Remote {
     pub async fn read(&self, handle: &Handle, at: u64, len: usize) -> Result<Vec<u8>, Trouble> {
         let mut bytes = Vec::new();
         while bytes.len() < len {
-            let handle = &handle.0;
+            let handle = self.name(handle)?;
             let offset = at + bytes.len() as u64;
             let len = ((len - bytes.len()) as u32).min(COPY_DATA_BYTES_PLAIN);
             match ask!(self, [handle], Operation::Read { handle, offset, len }).await? {
@@ -157,24 +206,19 @@ impl Remote {
         &self,
         way: Way,
         handle: &Handle,
-        fd: Fd,
-        stretch: Stretch,
+        fd: OwnedFd,
+        (stretch, moved): (Stretch, &Rc<Cell<u64>>),
     ) -> Result<Moved, Trouble> {
-        let handle = handle.0.clone();
+        let handle: Box<[u8]> = self.name(handle)?.into();
+        let moved = Rc::clone(moved);
         let coming = self.desk.order(self.station, move |ticket, client, io| {
-            client.start_move(ticket, way, (&handle, fd), stretch, io);
+            let fd = Fd(fd.into_raw_fd());
+            client.start_move(ticket, way, (&handle, fd), (stretch, moved), io);
         });
         match coming.await? {
             Came::Moved(moved) => Ok(moved),
             Came::Answer(_) => Err(Trouble::Odd("an answer to something else")),
         }
-    }
-}
-
-fn handle(answer: Answer) -> Result<Handle, Trouble> {
-    match answer {
-        Answer::Handle(handle) => Ok(Handle(handle)),
-        other => Err(unexpected(other)),
     }
 }
 

@@ -1,9 +1,16 @@
 //! What is told of a copy: lines for people, or JSON, one object a line.
 
+use std::time::Duration;
+
 use serde_json::json;
 
 use super::file::{Copied, Spot};
-use super::{Copy, Totals};
+use super::reach::Reached;
+use super::{Copy, Host, Totals};
+use crate::base::escape;
+
+/// Of a file's name in the line that shows how far it is.
+const NAME_CHARS_MAX: usize = 24;
 
 /// A file has been copied. `None`: nobody asked to hear of each.
 pub fn copied(copy: &Copy, from: &Spot, to: &Spot, copied: Copied) -> Option<String> {
@@ -33,14 +40,39 @@ pub fn failed(copy: &Copy, why: &anyhow::Error) -> String {
     }
 }
 
+/// A host was lost; which try comes when.
+pub fn lost(copy: &Copy, host: &Host, why: &str, (tries, wait): (u32, Duration)) -> Option<String> {
+    let name = escape(host.destination.as_bytes());
+    let (most, seconds) = (copy.plan.retries, wait.as_secs_f64());
+    if copy.plan.json {
+        let line = json!({
+            "event": "lost", "host": name.to_string(), "why": why, "try": tries,
+            "seconds": seconds,
+        });
+        return Some(line.to_string());
+    }
+    (!copy.plan.quiet).then(|| format!("cp: {name}: {why}; try {tries} of {most} in {seconds} s"))
+}
+
+pub fn reached_again(copy: &Copy, host: &Host) -> Option<String> {
+    let name = escape(host.destination.as_bytes());
+    if copy.plan.json {
+        let line = json!({ "event": "reached-again", "host": name.to_string() });
+        return Some(line.to_string());
+    }
+    (!copy.plan.quiet).then(|| format!("cp: {name}: connected again"))
+}
+
 /// The last line.
-pub fn summary(copy: &Copy, totals: Totals, seconds: f64) -> String {
-    let Totals { files, bytes, kept, failed } = totals;
+pub fn summary(copy: &Copy, hosts: &[Reached], seconds: f64) -> String {
+    let Totals { files, bytes, kept, failed } = copy.totals.get();
+    let retries: u64 = hosts.iter().map(|host| host.reached_again).sum();
     let rate = if seconds > 0.0 { bytes as f64 / seconds } else { 0.0 };
     if copy.plan.json {
         let line = json!({
             "event": "summary", "files": files, "bytes": bytes, "resumed_bytes": kept,
             "failed": failed, "seconds": seconds, "bytes_a_second": rate,
+            "retries": retries, "hosts": hosts.iter().map(host).collect::<Vec<_>>(),
         });
         return line.to_string();
     }
@@ -52,23 +84,64 @@ pub fn summary(copy: &Copy, totals: Totals, seconds: f64) -> String {
     if kept > 0 {
         line += &format!("; {} were there from before", amount(kept as f64));
     }
+    if retries > 0 {
+        line += &format!("; {retries} retries");
+    }
     if failed > 0 {
         line += &format!("; {failed} failed");
+    }
+    for one in hosts {
+        line += &streams(one, copy.plan.streams);
     }
     line
 }
 
-/// One line that is written over by the next. `expected`: bytes of all files that have been begun.
-pub fn progress(totals: Totals, moved: u64, expected: u64, rate: f64) -> String {
+fn host(one: &Reached) -> serde_json::Value {
+    json!({
+        "host": escape(one.host.destination.as_bytes()).to_string(),
+        "connections": one.connections, "sessions": one.stations.len(),
+        "no_more_because": one.short,
+    })
+}
+
+/// What became of `--streams`.
+fn streams(one: &Reached, asked: Option<usize>) -> String {
+    let (sessions, connections) = (one.stations.len(), one.connections);
+    let Some(asked) = asked.filter(|asked| *asked > 1) else { return String::new() };
+    let name = escape(one.host.destination.as_bytes());
+    let why = match &one.short {
+        Some(why) => format!(" ({asked} were asked for: {why})"),
+        None => String::new(),
+    };
+    format!("; {name}: {sessions} sessions of {connections} connections{why}")
+}
+
+/// One line that is written over by the next: of all files that have been begun, and of the one that
+/// has been under way longest.
+pub fn progress(copy: &Copy, moved: u64, rate: f64) -> String {
+    let expected = copy.expected();
+    let files = copy.totals.get().files;
     let left = expected.saturating_sub(moved) as f64;
     let eta = if rate > 0.0 { format!(", {} left", clock(left / rate)) } else { String::new() };
     format!(
-        "\r\x1b[K{} files, {} of {}, {}/s{eta}",
-        totals.files,
+        "\r\x1b[K{files} files, {} of {}, {}/s{eta}{}",
         amount(moved as f64),
         amount(expected as f64),
         amount(rate),
+        oldest(copy),
     )
+}
+
+fn oldest(copy: &Copy) -> String {
+    let all = copy.under_way.borrow();
+    let Some(one) = all.first() else { return String::new() };
+    let name: String = escape(&one.name).to_string().chars().take(NAME_CHARS_MAX).collect();
+    let percent = one.moved.get() as f64 * 100.0 / one.bytes.max(1) as f64;
+    let others = match all.len() {
+        1 => String::new(),
+        more => format!(" and {} more", more - 1),
+    };
+    format!("; {name} {percent:.0} %{others}")
 }
 
 /// Minutes and seconds, or hours, minutes and seconds.

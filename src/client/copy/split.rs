@@ -4,22 +4,21 @@
 //! Pieces are begun in order, and none lies further behind the first that is not whole than
 //! [`COPY_IN_FLIGHT_BYTES_MAX`]: an interrupted copy is not trusted for so much.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeSet;
 use std::fs::File;
-use std::os::fd::{AsFd, IntoRawFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::task::Poll;
 
 use anyhow::Result;
 
-use super::Copy;
 use super::file::judge;
 use super::remote::{Handle, Remote};
+use super::{Copy, UnderWay};
 use crate::limits::{
     COPY_IN_FLIGHT_BYTES_MAX, COPY_PIECE_BYTES, COPY_PIECES_OF_SESSION, COPY_SPLIT_BYTES_MIN,
 };
-use crate::reactor::Fd;
 use crate::services::sftp_client::{Stretch, Way};
 use crate::wire::sftp::{Attributes, open};
 
@@ -30,6 +29,7 @@ struct Pair {
     here: Rc<File>,
     /// Where the stretch begins, on both sides.
     base: u64,
+    moved: Rc<Cell<u64>>,
 }
 
 /// What is still to be moved, as all workers see it.
@@ -74,13 +74,16 @@ pub async fn relocate(
     way: Way,
     (remote, handle, path): (&Remote, &Handle, &[u8]),
     here: &File,
-    stretch: Stretch,
+    (stretch, under_way): (Stretch, &Rc<UnderWay>),
 ) -> Result<()> {
     let others = copy.others(remote);
     if stretch.len < COPY_SPLIT_BYTES_MIN || others.is_empty() {
-        return judge(remote.relocate(way, handle, descriptor(here)?, stretch).await?);
+        return judge(
+            remote.relocate(way, handle, descriptor(here)?, (stretch, &under_way.moved)).await?,
+        );
     }
-    let pair = Pair { way, here: Rc::new(here.try_clone()?), base: stretch.here };
+    let moved = Rc::clone(&under_way.moved);
+    let pair = Pair { way, here: Rc::new(here.try_clone()?), base: stretch.here, moved };
     let work = Rc::new(RefCell::new(Work { end: stretch.len, ..Work::default() }));
     let begin = |remote: Remote, handle: Option<Handle>| {
         for _ in 0..COPY_PIECES_OF_SESSION {
@@ -142,12 +145,12 @@ async fn run(
 async fn piece(remote: &Remote, handle: &Handle, pair: &Pair, at: u64, len: u64) -> Result<()> {
     let fd = descriptor(&pair.here)?;
     let stretch = Stretch { there: pair.base + at, here: pair.base + at, len };
-    judge(remote.relocate(pair.way, handle, fd, stretch).await?)
+    judge(remote.relocate(pair.way, handle, fd, (stretch, &pair.moved)).await?)
 }
 
 /// A descriptor of its own for one move.
-pub fn descriptor(file: &File) -> Result<Fd> {
-    Ok(Fd(file.as_fd().try_clone_to_owned()?.into_raw_fd()))
+pub fn descriptor(file: &File) -> Result<OwnedFd> {
+    Ok(file.as_fd().try_clone_to_owned()?)
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! What the command line names, and what is below it: walked as it is copied, never listed whole.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fs::{self, Permissions, ReadDir};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::PermissionsExt;
@@ -9,9 +9,10 @@ use std::rc::Rc;
 use anyhow::{Context, Result, bail};
 
 use super::Copy;
-use super::file::{self, About, Kind, Side, Spot};
+use super::file::{self, About, Copied, Kind, Side, Spot};
 use super::place::{here, is_plain, join, last_name};
 use super::remote::Handle;
+use super::trouble::Trouble;
 use crate::limits::COPY_DEPTH_MAX;
 use crate::wire::sftp::Attributes;
 
@@ -29,7 +30,13 @@ struct Folder {
 /// Names of one directory, a part of them at a time.
 enum Listing {
     Here(ReadDir),
-    There { handle: Handle, waiting: VecDeque<(Box<[u8]>, Attributes)> },
+    There {
+        handle: Handle,
+        waiting: VecDeque<(Box<[u8]>, Attributes)>,
+        /// Hashes of the names that were given out: a listing that is begun again because its session
+        /// was lost goes on behind them.
+        seen: HashSet<u64>,
+    },
 }
 
 /// A directory that is being walked.
@@ -94,13 +101,10 @@ async fn top(copy: &Rc<Copy>, from: &Spot, to: &Spot, into: bool) -> Result<()> 
 /// Copies a file as soon as there is a place for it.
 async fn copy_file(copy: &Rc<Copy>, from: Spot, to: Spot, folder: Option<Rc<Folder>>) {
     let place = copy.places.take().await;
-    let (from, to) = (copy.spread(from), copy.spread(to));
     let copy = Rc::clone(copy);
     let desk = copy.desk.clone();
     desk.begin(async move {
-        let copied = file::copy(&copy, &from, &to).await;
-        copy.release(&from);
-        copy.release(&to);
+        let copied = copy_surely(&copy, &from, &to).await;
         drop(place);
         match copied {
             Ok(copied) => copy.copied(&from, &to, copied),
@@ -110,6 +114,25 @@ async fn copy_file(copy: &Rc<Copy>, from: Spot, to: Spot, folder: Option<Rc<Fold
             leave(&copy, folder).await;
         }
     });
+}
+
+/// Copies a file, and again where connections are lost meanwhile.
+async fn copy_surely(copy: &Rc<Copy>, from: &Spot, to: &Spot) -> Result<Copied> {
+    let mut sure = 0;
+    loop {
+        let (from, to) = (copy.spread(from.clone()), copy.spread(to.clone()));
+        let copied = file::copy(copy, &from, &to, &mut sure).await;
+        copy.release(&from);
+        copy.release(&to);
+        match copied {
+            Err(why) if Trouble::is_loss(&why) => {
+                for side in [&from, &to] {
+                    copy.wait_for(side).await.with_context(|| copy.shown(side))?;
+                }
+            }
+            other => return other,
+        }
+    }
 }
 
 async fn walk(copy: &Rc<Copy>, from: &Spot, to: &Spot, about: About) -> Result<()> {
@@ -203,7 +226,7 @@ async fn enter(
         Side::There(remote) => {
             let handle =
                 remote.open_directory(&from.path).await.with_context(|| copy.shown(from))?;
-            Listing::There { handle, waiting: VecDeque::new() }
+            Listing::There { handle, waiting: VecDeque::new(), seen: HashSet::new() }
         }
     };
     Ok(Level { from: from.clone(), folder: Rc::new(folder), listing, below })
@@ -237,8 +260,11 @@ impl Level {
                 Some(entry) => Ok(Some((entry?.file_name().into_vec(), None))),
                 None => Ok(None),
             },
-            Listing::There { handle, waiting } => loop {
+            Listing::There { handle, waiting, seen } => loop {
                 if let Some((name, attributes)) = waiting.pop_front() {
+                    if !seen.insert(copy.hash(&name)) {
+                        continue;
+                    }
                     if is_plain(&name) {
                         let is_told =
                             attributes.permissions.is_some_and(|mode| mode & libc::S_IFMT != 0);
@@ -256,7 +282,14 @@ impl Level {
                     continue;
                 }
                 let Side::There(remote) = &self.from.side else { return Ok(None) };
-                match remote.read_directory(handle).await? {
+                let names = match remote.read_directory(handle).await {
+                    Err(Trouble::Lost(_)) => {
+                        *handle = remote.open_directory(&self.from.path).await?;
+                        continue;
+                    }
+                    other => other?,
+                };
+                match names {
                     Some(names) if names.is_empty() => {
                         bail!("the server lists nothing and does not come to an end")
                     }

@@ -21,6 +21,11 @@ impl Trouble {
         matches!(self, Trouble::Refused { code: StatusCode::NoSuchFile, .. })
     }
 
+    /// Whether a session was lost, so that the same may go well another time.
+    pub fn is_loss(why: &anyhow::Error) -> bool {
+        matches!(why.downcast_ref::<Trouble>(), Some(Trouble::Lost(_)))
+    }
+
     /// What somebody can do about it.
     const fn hint(&self) -> &'static str {
         match self {

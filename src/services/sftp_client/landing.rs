@@ -19,8 +19,6 @@ pub struct Landing {
     to: (usize, u64),
     ops: Slab<Write>,
     patience: Patience,
-    /// Bytes written, of all moves.
-    pub written: u64,
 }
 
 /// The data of the reply that is coming in.
@@ -133,7 +131,9 @@ impl Landing {
             Ok(written) => {
                 let written = written.min(write.len);
                 drop_front(&mut from, written, input, io);
-                self.written += u64::from(written);
+                if let Some(one) = moves.all.get(write.to) {
+                    one.count(written);
+                }
                 write.at += u64::from(written);
                 write.len -= written;
                 write.tries = 0;

@@ -14,7 +14,9 @@ mod window;
 
 pub use answer::{Answer, Moved, Offers, SftpNote, Stretch, Way};
 
+use std::cell::Cell;
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 use slab::Slab;
 
@@ -63,8 +65,6 @@ pub struct SftpClient {
     read_max: u32,
     write_max: u32,
     pace: Pace,
-    /// Bytes of WRITEs that the server has confirmed.
-    confirmed: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,7 +130,6 @@ impl SftpClient {
             read_max: COPY_DATA_BYTES_PLAIN,
             write_max: COPY_DATA_BYTES_PLAIN,
             pace: Pace { bytes_a_second, next: None },
-            confirmed: 0,
         }
     }
 
@@ -153,13 +152,13 @@ impl SftpClient {
     }
 
     /// Moves a stretch between the server's file behind `handle` and ours behind `fd`, which becomes
-    /// the session's; [`SftpNote::Moved`] follows.
+    /// the session's; [`SftpNote::Moved`] follows. What is moved for good is counted in `moved`.
     pub fn start_move(
         &mut self,
         ticket: u32,
         way: Way,
         (handle, fd): (&[u8], Fd),
-        stretch: Stretch,
+        (stretch, moved): (Stretch, Rc<Cell<u64>>),
         io: &mut Io<'_>,
     ) {
         let one = Move {
@@ -172,6 +171,7 @@ impl SftpClient {
             requests: 0,
             writes: 0,
             ended_at: None,
+            moved,
             failed: None,
         };
         self.moves.all.insert(one);
@@ -186,11 +186,6 @@ impl SftpClient {
         };
         self.read_max = bounded(limits.read_bytes);
         self.write_max = bounded(limits.write_bytes);
-    }
-
-    /// Bytes that have been moved for good: written here, or confirmed by the server.
-    pub const fn moved(&self) -> u64 {
-        self.landing.written + self.confirmed
     }
 
     fn enqueue(&mut self, id: u32, operation: &Operation<'_>) -> bool {
@@ -387,7 +382,7 @@ impl SftpClient {
                 let Some(one) = self.moves.all.get_mut(of) else { return Ok(()) };
                 one.requests -= 1;
                 match code {
-                    StatusCode::Ok => self.confirmed += u64::from(len),
+                    StatusCode::Ok => one.count(len),
                     code => one.refused(*code, text),
                 }
             }

@@ -1,3 +1,6 @@
+use std::cell::Cell;
+use std::rc::Rc;
+
 use nix::errno::Errno;
 use slab::Slab;
 
@@ -22,6 +25,8 @@ pub struct Move {
     pub writes: u32,
     /// Where the file that is read has ended.
     pub ended_at: Option<u64>,
+    /// Where bytes are counted that are moved for good: written here, or confirmed by the server.
+    pub moved: Rc<Cell<u64>>,
     pub failed: Option<Moved>,
 }
 
@@ -30,6 +35,10 @@ impl Move {
     pub fn fail(&mut self, why: Moved) {
         self.failed.get_or_insert(why);
         self.ranges.end_at(0);
+    }
+
+    pub fn count(&self, bytes: u32) {
+        self.moved.set(self.moved.get() + u64::from(bytes));
     }
 
     pub fn fail_here(&mut self, errno: Errno) {
