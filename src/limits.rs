@@ -411,6 +411,10 @@ pub const SFTP_PATH_BYTES_MAX: u32 = 4096;
 pub const SFTP_NAME_BYTES_MAX: u32 = 8192;
 /// The message or language tag of a STATUS a server sends us.
 pub const SFTP_STATUS_TEXT_BYTES_MAX: u32 = 4096;
+/// What one request may have hashed (check-file-handle), and into how many hashes: they fit a reply that
+/// every client reads, and no worker is held for long.
+pub const SFTP_HASH_BYTES_MAX: u64 = 32 * 1024 * 1024;
+pub const SFTP_HASHES_MAX: usize = 512;
 /// A request held together in memory: all but a WRITE's data. Two paths and their frame fit; a
 /// longer one is skipped and answered BAD_MESSAGE, as a path over PATH_MAX is.
 pub const SFTP_REQUEST_BYTES_MAX: u32 = 16 * 1024;
@@ -442,6 +446,9 @@ pub const COPY_IN_FLIGHT_BYTES_MAX: u32 = 32 * 1024 * 1024;
 pub const COPY_TAIL_BYTES: u64 = 1024 * 1024;
 pub const COPY_SPOT_BYTES: usize = 32 * 1024;
 pub const COPY_SPOTS: u64 = 16;
+/// Where a server can hash, an interrupted copy is trusted up to the first block of this size whose
+/// hash differs.
+pub const COPY_HASH_BLOCK_BYTES: u32 = 1024 * 1024;
 /// Memory through which a copy goes from one server to another.
 pub const COPY_SLOT_BYTES: u64 = 8 * 1024 * 1024;
 pub const COPY_SLOTS: usize = 8;

@@ -108,6 +108,10 @@ fn what_cannot_be_copied_is_told_with_its_name() {
             ([there(&place.join("inner")), here(&place)], "it is a directory; -r"),
             ([there(&place.join("fifo")), here(&from)], "not a regular file"),
             ([here(&from), there(&place.join("fifo"))], "nothing is put in its place"),
+            // Nobody makes files there, not even root.
+            ([here(&from), there(Path::new("/sys/from"))], "/sys/.from"),
+            ([here(&from), there(Path::new("/sys/from"))], "the account there may not do that"),
+            ([there(&from), "/sys/from".to_owned()], "this account may not do that here"),
         ] {
             let output = run(server, &[&words[0], &words[1]]);
             let said = text(&output.stderr);
@@ -138,10 +142,61 @@ fn a_full_file_system_is_an_error() {
             let output = run(server, &[&words[0], &words[1]]);
             let said = text(&output.stderr);
             assert_eq!(output.status.code(), Some(1), "{words:?}: {said}");
+            let hint =
+                if words[0].contains(':') { "no room is left here" } else { "is there room" };
             assert!(said.contains("failed") && said.contains("from: "), "{words:?}: {said}");
+            assert!(said.contains(hint), "{words:?}: {said}");
             assert!(!small.path().join("from").exists());
             parts(small.path()).iter().for_each(|part| fs::remove_file(part).expect("a part"));
         }
+    });
+}
+
+/// As a shell has them; what is there under the very name is meant.
+#[test]
+fn patterns_fit_what_is_on_the_server() {
+    both(&[], |server| {
+        let (tree, home) = (folder(server, "tree"), folder(server, "home"));
+        for name in ["a1/x.c", "a1/y.c", "a2/x.c", "b/x.c", "a1/.c", "a1/z[1].o", "a1/z1.o"] {
+            let path = tree.join(name);
+            fs::create_dir_all(path.parent().expect("one")).expect("a folder");
+            fs::write(path, name).expect("a file");
+        }
+        let copies = || {
+            let names =
+                fs::read_dir(&home).expect("it").map(|entry| entry.expect("one").file_name());
+            let mut names: Vec<_> = names.collect();
+            names.sort();
+            names.iter().for_each(|name| fs::remove_file(home.join(name)).expect("it"));
+            names.iter().map(|name| name.to_string_lossy().into_owned()).collect::<Vec<_>>()
+        };
+        for (pattern, expected) in [
+            ("a1/*.c", &["x.c", "y.c"][..]),
+            ("a?/y.c", &["y.c"]),
+            ("[!a]/x.c", &["x.c"]),
+            ("a1/z[1].o", &["z[1].o"]),
+            ("a1/z[0-9].o", &["z1.o"]),
+            ("*/y.c", &["y.c"]),
+            ("a1/.*", &[".c"]),
+        ] {
+            let said = run_well(server, &[&there(&tree.join(pattern)), &here(&home)]);
+            assert_eq!(copies(), expected, "{pattern}: {said}");
+        }
+        let output = run(server, &[&there(&tree.join("*.none")), &here(&home)]);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("no file there fits the pattern"), "{said}");
+        let output = run(server, &[&there(&tree.join("a?/x.c")), &here(&home)]);
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{said}");
+        assert!(said.contains("another source goes there under that name"), "{said}");
+        assert_eq!(
+            (fs::read(home.join("x.c")).expect("one"), copies().len()),
+            (b"a1/x.c".to_vec(), 1)
+        );
+        // Several are no file.
+        let output = run(server, &[&there(&tree.join("a1/*.c")), &here(&home.join("one"))]);
+        assert!(text(&output.stderr).contains("several files go into a directory"));
     });
 }
 
@@ -195,7 +250,11 @@ fn an_interrupted_copy_goes_on() {
             child.wait().expect("it is gone");
             assert!(!to.exists());
             let said = run_well(server, &["--streams", "2", &source, &target]);
-            assert!(said.contains("went on behind"), "{said}");
+            let why = match server {
+                Server::Ours(_) => "bytes, whose hashes are",
+                Server::Theirs(_) => "bytes, whose tail and samples are",
+            };
+            assert!(said.contains("went on behind") && said.contains(why), "{said}");
             assert!(fs::read(&to).expect("a file") == bytes);
             assert!(parts(&place).is_empty());
         }

@@ -115,6 +115,10 @@ impl Desk {
                 let bytes = copy.len.min(u64::from(self.fate) * 1000);
                 FsDone::Copied { bytes, ended: bytes < copy.len }
             }
+            FsJob::Hash(range) => {
+                assert!(self.open.contains_key(&range.fd.0), "a hash of a closed file");
+                FsDone::Hashes(vec![self.fate; 32 * (usize::from(self.fate) % 8)])
+            }
             FsJob::NamesById { users, groups } => {
                 let names = |ids: &[u8]| [0, 0, 0, 1, b'n'].repeat(ids.len() / 4);
                 FsDone::Names { users: names(&users), groups: names(&groups) }

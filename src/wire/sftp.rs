@@ -73,8 +73,13 @@ pub mod extension {
     pub const HOME_DIRECTORY: &[u8] = b"home-directory";
     pub const NAMES_BY_ID: &[u8] = b"users-groups-by-id@openssh.com";
 
+    pub const CHECK_FILE: &[u8] = b"check-file-handle";
+
+    /// The one hash of [`CHECK_FILE`] that we know.
+    pub const CHECK_FILE_HASH: &[u8] = b"sha256";
+
     /// What a server of ours offers, with the revision of each (PROTOCOL 4.2 to 4.12).
-    pub const OFFERED: [(&[u8], &[u8]); 11] = [
+    pub const OFFERED: [(&[u8], &[u8]); 12] = [
         (POSIX_RENAME, b"1"),
         (STATVFS, b"2"),
         (FSTATVFS, b"2"),
@@ -86,6 +91,7 @@ pub mod extension {
         (COPY_DATA, b"1"),
         (HOME_DIRECTORY, b"1"),
         (NAMES_BY_ID, b"1"),
+        (CHECK_FILE, b"1"),
     ];
 }
 

@@ -2,16 +2,22 @@
 
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
 
 use super::place::{here, join, last_name};
 use super::remote::{Handle, Remote};
-use super::trouble::Trouble;
+use super::resume::Kept;
+use super::split::descriptor;
+use super::trouble::{Trouble, ours};
 use super::{Copy, UnderWay, resume, split};
+use crate::limits::COPY_HASH_BLOCK_BYTES;
+use crate::services::sftp::hash_blocks;
 use crate::services::sftp_client::{Moved, Stretch, Way};
 use crate::wire::sftp::{Attributes, open};
 
@@ -113,7 +119,7 @@ impl Spot {
                 // A FIFO would wait for its other end.
                 let mut options = OpenOptions::new();
                 options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
-                let file = options.open(here(&self.path))?;
+                let file = options.open(here(&self.path)).map_err(|why| own_error(&why))?;
                 let about = About::of_metadata(&file.metadata()?);
                 Ok((Opened::Here(file), about))
             }
@@ -133,7 +139,7 @@ impl Spot {
                 options.read(true).write(true).create(true).truncate(!keep).mode(mode);
                 // Whoever can write into the folder may have put a link there.
                 options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY);
-                let file = options.open(here(&self.path))?;
+                let file = options.open(here(&self.path)).map_err(|why| own_error(&why))?;
                 if About::of_metadata(&file.metadata()?).kind != Kind::File {
                     bail!("something that is no file is in its way");
                 }
@@ -188,6 +194,27 @@ impl Opened {
         }
     }
 
+    pub fn can_hash(&self) -> bool {
+        match self {
+            Opened::Here(_) => true,
+            Opened::There(remote, _) => remote.offers().check_file,
+        }
+    }
+
+    /// SHA-256 of each block of a range ([`COPY_HASH_BLOCK_BYTES`]).
+    pub async fn hashes(&self, copy: &Copy, at: u64, len: u64) -> Result<Vec<u8>> {
+        match self {
+            Opened::Here(file) => {
+                let fd = descriptor(file)?;
+                let hash = move || hash_blocks(fd.as_fd(), (at, len), COPY_HASH_BLOCK_BYTES);
+                Ok(copy.aside.run(hash).await?.context("our file")?)
+            }
+            Opened::There(remote, handle) => {
+                Ok(remote.hashes(handle, (at, len), COPY_HASH_BLOCK_BYTES).await?)
+            }
+        }
+    }
+
     async fn set(&self, size: Option<u64>, mode: Option<u32>, about: &About) -> Result<()> {
         match self {
             Opened::Here(file) => {
@@ -212,9 +239,12 @@ impl Opened {
         Ok(())
     }
 
-    async fn flush(&self) -> Result<()> {
+    async fn flush(&self, copy: &Copy) -> Result<()> {
         match self {
-            Opened::Here(file) => file.sync_all().context("flushing it"),
+            Opened::Here(file) => {
+                let file = file.try_clone()?;
+                copy.aside.run(move || file.sync_all()).await?.context("flushing it")
+            }
             Opened::There(remote, _) if !remote.offers().fsync => {
                 bail!("the server cannot flush files (fsync@openssh.com); leave --fsync out")
             }
@@ -230,6 +260,10 @@ impl Opened {
     }
 }
 
+fn own_error(why: &std::io::Error) -> anyhow::Error {
+    why.raw_os_error().map_or_else(|| anyhow::anyhow!("{why}"), |raw| ours(Errno::from_raw(raw)))
+}
+
 pub fn times(access: u32, modification: u32) -> fs::FileTimes {
     let time = |seconds: u32| -> SystemTime { UNIX_EPOCH + Duration::from_secs(seconds.into()) };
     fs::FileTimes::new().set_accessed(time(access)).set_modified(time(modification))
@@ -239,8 +273,8 @@ pub fn times(access: u32, modification: u32) -> fs::FileTimes {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Copied {
     pub bytes: u64,
-    /// Bytes that an earlier copy had brought already, found to be the same.
-    pub kept: u64,
+    /// What an earlier copy had brought already.
+    pub kept: Kept,
 }
 
 /// Copies one file. `sure`: how far a copy of it was found to be right before, and is now.
@@ -269,7 +303,7 @@ async fn copy_opened(
         Kind::Other => bail!("{}: not a regular file", copy.shown(from)),
     }
     if copy.plan.dry_run {
-        return Ok(Copied { bytes: about.size, kept: 0 });
+        return Ok(Copied { bytes: about.size, kept: Kept::default() });
     }
     let part = part_of(to, about);
     let keep = resume::is_worth_it(about.size);
@@ -295,10 +329,11 @@ async fn fill(
     about: &About,
     sure: Option<&mut u64>,
 ) -> Result<Copied> {
-    let start = match &sure {
-        Some(_) => resume::start(source, target, about.size).await?,
-        None => 0,
+    let kept = match &sure {
+        Some(_) => resume::start(copy, source, target, about.size).await?,
+        None => Kept::default(),
     };
+    let start = kept.bytes;
     if let Some(sure) = sure
         && start > *sure
     {
@@ -313,7 +348,7 @@ async fn fill(
         copy.end_move(&under_way);
         moved?;
     }
-    Ok(Copied { bytes: stretch.len, kept: start })
+    Ok(Copied { bytes: stretch.len, kept })
 }
 
 async fn relocate(
@@ -344,7 +379,7 @@ pub fn judge(moved: Moved) -> Result<()> {
     match moved {
         Moved::Whole => Ok(()),
         Moved::Short(_) => bail!("the file has become shorter while it was copied"),
-        Moved::Here(errno) => bail!("our file: {}", errno.desc()),
+        Moved::Here(errno) => Err(ours(errno)),
         Moved::There { code, text } => Err(Trouble::Refused { code, text }.into()),
     }
 }
@@ -357,7 +392,7 @@ async fn finish(copy: &Rc<Copy>, target: &Opened, about: &About, mode: u32) -> R
     let times = about.times.filter(|_| preserve);
     target.set(None, mode, &About { times, ..*about }).await?;
     if copy.plan.fsync {
-        target.flush().await?;
+        target.flush(copy).await?;
     }
     let there = target.about().await?.size;
     if there > about.size {

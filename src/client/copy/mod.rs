@@ -6,8 +6,10 @@
 //! ([`crate::services::sftp_client`]) on the client's one shard. [`run()`] carries orders from the one
 //! to the other.
 
+mod aside;
 mod desk;
 mod file;
+mod pattern;
 mod place;
 mod reach;
 mod relay;
@@ -28,6 +30,7 @@ pub use place::{Host, Location};
 pub use run::run;
 pub use tree::Filter;
 
+use self::aside::Aside;
 use self::desk::{Desk, Places};
 use self::file::{Copied, Side, Spot};
 use self::remote::Remote;
@@ -64,6 +67,7 @@ pub struct Plan {
 pub struct Copy {
     pub plan: Plan,
     pub desk: Desk,
+    pub aside: Aside,
     pub places: Places,
     /// The sessions of each host.
     hosts: Vec<(Host, Vec<usize>)>,
@@ -96,10 +100,11 @@ pub struct Totals {
 }
 
 impl Copy {
-    fn new(plan: Plan, desk: Desk, hosts: Vec<(Host, Vec<usize>)>) -> Copy {
+    fn new(plan: Plan, desk: Desk, aside: Aside, hosts: Vec<(Host, Vec<usize>)>) -> Copy {
         Copy {
             plan,
             desk,
+            aside,
             places: Places::new(COPY_FILES_AT_ONCE),
             hosts,
             totals: Cell::default(),
@@ -204,7 +209,7 @@ impl Copy {
         let mut totals = self.totals.get();
         totals.files += 1;
         totals.bytes += copied.bytes;
-        totals.kept += copied.kept;
+        totals.kept += copied.kept.bytes;
         self.totals.set(totals);
         self.advance();
         let line = report::copied(self, from, to, copied);

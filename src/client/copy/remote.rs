@@ -9,7 +9,8 @@ use super::trouble::Trouble;
 use crate::limits::COPY_DATA_BYTES_PLAIN;
 use crate::reactor::Fd;
 use crate::services::sftp_client::{Answer, Moved, Offers, Stretch, Way};
-use crate::wire::sftp::{Attributes, Operation, StatusCode};
+use crate::wire::Reader;
+use crate::wire::sftp::{Attributes, Operation, StatusCode, extension};
 
 /// The files of a server, by one session.
 #[derive(Clone)]
@@ -199,6 +200,27 @@ impl Remote {
             }
         }
         Ok(bytes)
+    }
+
+    /// SHA-256 of each block of a range; what is behind the end of the file has none.
+    pub async fn hashes(
+        &self,
+        handle: &Handle,
+        (offset, len): (u64, u64),
+        block: u32,
+    ) -> Result<Vec<u8>, Trouble> {
+        let handle = self.name(handle)?;
+        let hashes = extension::CHECK_FILE_HASH;
+        let operation =
+            ask!(self, [handle], Operation::CheckFile { handle, hashes, offset, len, block });
+        let Answer::Extended(data) = operation.await? else {
+            return Err(Trouble::Odd("the server answers something else than was asked"));
+        };
+        let mut reader = Reader::new(&data);
+        match reader.string(hashes.len() as u32) {
+            Ok(name) if name == hashes => Ok(reader.rest().to_vec()),
+            _ => Err(Trouble::Odd("the server hashes in another way than was asked")),
+        }
     }
 
     /// Moves a stretch between a file there and one here, whose descriptor is given away.

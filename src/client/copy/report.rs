@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::file::{Copied, Spot};
 use super::reach::Reached;
+use super::resume::{How, Kept};
 use super::{Copy, Host, Totals};
 use crate::base::escape;
 
@@ -20,16 +21,21 @@ pub fn copied(copy: &Copy, from: &Spot, to: &Spot, copied: Copied) -> Option<Str
         let event = if dry { "would-copy" } else { "copied" };
         let line = json!({
             "event": event, "from": from, "to": to,
-            "bytes": copied.bytes, "resumed_at": copied.kept,
+            "bytes": copied.bytes, "resumed_at": copied.kept.bytes,
         });
         return Some(line.to_string());
     }
     let resumed = match copied.kept {
-        0 => String::new(),
-        kept => format!(", went on behind {kept} bytes, whose tail and samples are the source's"),
+        Kept { bytes: 0, .. } => String::new(),
+        Kept { bytes, how: How::Hashes } => {
+            format!(", went on behind {bytes} bytes, whose hashes are the source's")
+        }
+        Kept { bytes, how: How::Looks } => {
+            format!(", went on behind {bytes} bytes, whose tail and samples are the source's")
+        }
     };
     let would = if dry { "would copy " } else { "" };
-    let wanted = dry || copy.plan.verbose || copied.kept > 0 && !copy.plan.quiet;
+    let wanted = dry || copy.plan.verbose || copied.kept.bytes > 0 && !copy.plan.quiet;
     wanted.then(|| format!("{would}{from} -> {to} ({} bytes{resumed})", copied.bytes))
 }
 

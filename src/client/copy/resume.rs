@@ -2,13 +2,35 @@
 //!
 //! Answers come in any order, so a part file may have holes before its end, but no further back than
 //! what can be under way. What is before that is looked at: its last mebibyte whole, and a few blocks
-//! of the rest, against the source. No server of OpenSSH's can compute hashes of blocks; where
-//! anything differs, the copy starts anew.
+//! of the rest, against the source; where anything differs, the copy starts anew. A server that can
+//! hash blocks (`check-file-handle`; OpenSSH's cannot) has all of it compared, and the copy goes on
+//! behind the last block that is the same.
 
 use anyhow::Result;
 
+use super::Copy;
 use super::file::Opened;
-use crate::limits::{COPY_IN_FLIGHT_BYTES_MAX, COPY_SPOT_BYTES, COPY_SPOTS, COPY_TAIL_BYTES};
+use crate::crypto::HashKind;
+use crate::limits::{
+    COPY_HASH_BLOCK_BYTES, COPY_IN_FLIGHT_BYTES_MAX, COPY_SPOT_BYTES, COPY_SPOTS, COPY_TAIL_BYTES,
+    SFTP_HASH_BYTES_MAX,
+};
+
+/// What of a part file is kept, and why it is believed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    pub bytes: u64,
+    pub how: How,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum How {
+    /// Every block has the hash of the source's.
+    Hashes,
+    /// Its tail and samples were read and are the source's.
+    #[default]
+    Looks,
+}
 
 /// Smaller files are copied anew.
 pub fn is_worth_it(size: u64) -> bool {
@@ -16,18 +38,48 @@ pub fn is_worth_it(size: u64) -> bool {
 }
 
 /// How many bytes of the target are the source's.
-pub async fn start(source: &Opened, target: &Opened, size: u64) -> Result<u64> {
-    let there = target.about().await?.size;
-    let sure = there.min(size).saturating_sub(u64::from(COPY_IN_FLIGHT_BYTES_MAX));
+///
+/// # Errors
+/// One of them cannot be read.
+pub async fn start(copy: &Copy, source: &Opened, target: &Opened, size: u64) -> Result<Kept> {
+    let there = target.about().await?.size.min(size);
+    if there <= COPY_TAIL_BYTES {
+        return Ok(Kept::default());
+    }
+    if source.can_hash() && target.can_hash() {
+        let bytes = hashed(copy, source, target, there).await?;
+        return Ok(Kept { bytes, how: How::Hashes });
+    }
+    let sure = there.saturating_sub(u64::from(COPY_IN_FLIGHT_BYTES_MAX));
     if sure <= COPY_TAIL_BYTES {
-        return Ok(0);
+        return Ok(Kept::default());
     }
     for (at, len) in looks(sure) {
         if source.read(at, len).await? != target.read(at, len).await? {
-            return Ok(0);
+            return Ok(Kept::default());
         }
     }
-    Ok(sure)
+    Ok(Kept { bytes: sure, how: How::Looks })
+}
+
+/// How many of the first bytes have the same hashes, block by block.
+async fn hashed(copy: &Copy, source: &Opened, target: &Opened, there: u64) -> Result<u64> {
+    let block = u64::from(COPY_HASH_BLOCK_BYTES);
+    let size = HashKind::Sha256.digest_bytes();
+    let whole = there / block * block;
+    let mut at = 0;
+    while at < whole {
+        let len = (whole - at).min(SFTP_HASH_BYTES_MAX);
+        let ours = source.hashes(copy, at, len).await?;
+        let theirs = target.hashes(copy, at, len).await?;
+        let pairs = ours.chunks(size).zip(theirs.chunks(size));
+        let same = pairs.take_while(|(one, other)| one == other && one.len() == size).count();
+        at += same as u64 * block;
+        if (same as u64) < len / block {
+            break;
+        }
+    }
+    Ok(at.min(whole))
 }
 
 /// What is compared of the first `sure` bytes.

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 
+use super::aside::Aside;
 use super::desk::{Came, Desk};
 use super::screen::Screen;
 use super::{Copy, Host, Plan, report, tree};
@@ -101,7 +102,8 @@ impl<D: Driver> Sessions<D> {
             reached.push(self.reach(plan, host, options, voice)?);
         }
         let stations = reached.iter().map(|one| (one.host.clone(), one.stations.clone())).collect();
-        let copy = Rc::new(Copy::new(plan.clone(), self.desk.clone(), stations));
+        let aside = Aside::new(self.client.shard().driver().waker());
+        let copy = Rc::new(Copy::new(plan.clone(), self.desk.clone(), aside, stations));
         let sources = plan.sources.iter().map(|source| copy.spot(source)).collect();
         let target = copy.spot(&plan.target);
         self.desk.begin(tree::copy_all(Rc::clone(&copy), sources, target));

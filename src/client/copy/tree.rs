@@ -8,11 +8,11 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result, bail};
 
-use super::Copy;
 use super::file::{self, About, Copied, Kind, Side, Spot};
 use super::place::{here, is_plain, join, last_name};
 use super::remote::Handle;
 use super::trouble::Trouble;
+use super::{Copy, pattern};
 use crate::limits::COPY_DEPTH_MAX;
 use crate::wire::sftp::Attributes;
 
@@ -56,16 +56,25 @@ pub async fn copy_all(copy: Rc<Copy>, sources: Vec<Spot>, target: Spot) {
 }
 
 async fn begin(copy: &Rc<Copy>, sources: Vec<Spot>, target: Spot) -> Result<()> {
+    let expanded = expand(copy, sources).await;
+    let sources = expanded.len();
     let there = target.look().await.with_context(|| copy.shown(&target))?;
     let into = there.is_some_and(|about| about.kind == Kind::Directory);
-    if sources.len() > 1 && !into {
+    if sources > 1 && !into {
         bail!("{}: several files go into a directory, and it is none", copy.shown(&target));
     }
     if there.is_some_and(|about| about.kind == Kind::Other) {
         bail!("{}: not a regular file, and nothing is put in its place", copy.shown(&target));
     }
-    for from in sources {
+    let mut taken = HashSet::new();
+    for from in expanded {
         let name = last_name(&from.path);
+        // Both at once would be neither.
+        if into && name.as_ref().is_some_and(|name| !taken.insert(name.clone())) {
+            let shown = copy.shown(&from);
+            copy.failed(&anyhow::anyhow!("{shown}: another source goes there under that name"));
+            continue;
+        }
         let to = match (into, name) {
             (true, Some(name)) => {
                 Spot { side: target.side.clone(), path: join(&target.path, &name) }
@@ -78,6 +87,34 @@ async fn begin(copy: &Rc<Copy>, sources: Vec<Spot>, target: Spot) -> Result<()> 
         }
     }
     Ok(())
+}
+
+/// The sources with the patterns in them replaced by what is there.
+async fn expand(copy: &Copy, sources: Vec<Spot>) -> Vec<Spot> {
+    let mut all = Vec::new();
+    for source in sources {
+        let Side::There(remote) = &source.side else {
+            // The shell has done that.
+            all.push(source);
+            continue;
+        };
+        if !pattern::is_one(&source.path) {
+            all.push(source);
+            continue;
+        }
+        match pattern::expand(remote, &source.path).await {
+            Ok(found) if found.is_empty() => {
+                let shown = copy.shown(&source);
+                copy.failed(&anyhow::anyhow!("{shown}: no file there fits the pattern"));
+            }
+            Ok(found) => {
+                let spot = |path| Spot { side: source.side.clone(), path };
+                all.extend(found.into_iter().map(spot));
+            }
+            Err(why) => copy.failed(&why.context(copy.shown(&source))),
+        }
+    }
+    all
 }
 
 /// Copies one thing that the command line names.

@@ -1,6 +1,8 @@
 use std::fmt;
 
 use crate::base::escape;
+use nix::errno::Errno;
+
 use crate::wire::sftp::StatusCode;
 
 /// Why something could not be done with a server's files.
@@ -33,7 +35,7 @@ impl Trouble {
                 "; the account there may not do that"
             }
             Trouble::Refused { code: StatusCode::Failure, .. } => {
-                "; is there room left, and does everything in its way exist?"
+                "; is there room left there, and does everything on the way to it exist?"
             }
             Trouble::Refused { code: StatusCode::OpUnsupported, .. } => {
                 "; the server knows no such request"
@@ -42,6 +44,18 @@ impl Trouble {
             _ => "",
         }
     }
+}
+
+/// What went wrong with a file of ours, and what can be done.
+pub fn ours(errno: Errno) -> anyhow::Error {
+    let hint = match errno {
+        Errno::ENOSPC | Errno::EDQUOT => {
+            "; no room is left here: make some, and give the same command again"
+        }
+        Errno::EACCES | Errno::EPERM | Errno::EROFS => "; this account may not do that here",
+        _ => "",
+    };
+    anyhow::anyhow!("{}{hint}", errno.desc())
 }
 
 impl fmt::Display for Trouble {

@@ -54,9 +54,8 @@ fn check(names: &[Vec<u8>]) -> Result<(), TooMany> {
 /// The existing paths that a pattern matches; none for a word without a pattern in it.
 fn matches(word: &[(u8, bool)], base: &[u8]) -> Result<Vec<Vec<u8>>, TooMany> {
     let components: Vec<&[(u8, bool)]> = word.split(|(byte, _)| *byte == b'/').collect();
-    let patterns: Vec<Vec<Part>> = components.iter().map(|component| compile(component)).collect();
-    let is_pattern = |parts: &Vec<Part>| parts.iter().any(|part| !matches!(part, Part::Unit(_)));
-    if !patterns.iter().any(is_pattern) {
+    let patterns: Vec<Pattern> = components.iter().map(|one| Pattern::new(one)).collect();
+    if patterns.iter().all(Pattern::is_plain) {
         return Ok(Vec::new());
     }
     let mut found: Vec<Vec<u8>> = vec![Vec::new()];
@@ -64,7 +63,7 @@ fn matches(word: &[(u8, bool)], base: &[u8]) -> Result<Vec<Vec<u8>>, TooMany> {
         if at > 0 {
             found.iter_mut().for_each(|prefix| prefix.push(b'/'));
         }
-        if !is_pattern(pattern) {
+        if pattern.is_plain() {
             let plain = component.iter().map(|(byte, _)| *byte);
             found.iter_mut().for_each(|prefix| prefix.extend(plain.clone()));
             continue;
@@ -82,7 +81,7 @@ fn matches(word: &[(u8, bool)], base: &[u8]) -> Result<Vec<Vec<u8>>, TooMany> {
 /// Adds what `pattern` matches in the directory `prefix`.
 fn list(
     prefix: &[u8],
-    pattern: &[Part],
+    pattern: &Pattern,
     base: &[u8],
     found: &mut Vec<Vec<u8>>,
 ) -> Result<(), TooMany> {
@@ -90,11 +89,10 @@ fn list(
     let Ok(entries) = std::fs::read_dir(Path::new(std::ffi::OsStr::from_bytes(&directory))) else {
         return Ok(());
     };
-    let hidden = matches!(pattern.first(), Some(Part::Unit(unit)) if *unit == u32::from(b'.'));
     let mut names = Vec::new();
     for entry in entries.flatten() {
         let name = entry.file_name().into_vec();
-        if (hidden || !name.starts_with(b".")) && is_match(pattern, &units(&name)) {
+        if pattern.fits(&name) {
             names.push([prefix, &name].concat());
             if names.len() > SCP_NAMES_MAX {
                 return Err(TooMany);
@@ -113,6 +111,28 @@ fn joined(base: &[u8], path: &[u8]) -> Vec<u8> {
 fn exists(base: &[u8], path: &[u8]) -> bool {
     absolute(base, path)
         .is_some_and(|path| !matches!(lstat(path.as_c_str()), Err(Errno::ENOENT | Errno::ENOTDIR)))
+}
+
+/// A pattern of one name, as a shell has it.
+#[derive(Clone, Debug)]
+pub struct Pattern(Vec<Part>);
+
+impl Pattern {
+    /// Bytes, and whether they are quoted.
+    pub fn new(component: &[(u8, bool)]) -> Pattern {
+        Pattern(compile(component))
+    }
+
+    /// Whether it stands for itself alone.
+    pub fn is_plain(&self) -> bool {
+        self.0.iter().all(|part| matches!(part, Part::Unit(_)))
+    }
+
+    /// A name with a dot in front fits a pattern with one alone.
+    pub fn fits(&self, name: &[u8]) -> bool {
+        let hidden = matches!(self.0.first(), Some(Part::Unit(unit)) if *unit == u32::from(b'.'));
+        (hidden || !name.starts_with(b".")) && is_match(&self.0, &units(name))
+    }
 }
 
 /// A piece of a pattern.

@@ -26,6 +26,7 @@ mod sink;
 mod source;
 
 pub use command::{Command, Side, Word, is_plain_shell};
+pub use glob::Pattern;
 pub use jobs::{ScpDone, ScpJob};
 
 use std::ffi::CString;

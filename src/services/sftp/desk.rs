@@ -3,6 +3,7 @@ use std::ffi::CString;
 use super::copy::Copy;
 use super::fs::{FsDone, FsJob, Subject};
 use super::handles::{Handle, HandleName, Handles, OpenFile};
+use super::hash::Range;
 use super::intake::writable;
 use super::options::Options;
 use super::replies::Replies;
@@ -13,7 +14,8 @@ use crate::limits::{
 use crate::reactor::Fd;
 use crate::wire::Writer;
 use crate::wire::sftp::{
-    Attributes, Extensions, Limits, Names, Reply, StatusCode, VERSION, VfsStatus, open, put_name,
+    Attributes, Extensions, Limits, Names, Reply, StatusCode, VERSION, VfsStatus, extension, open,
+    put_name,
 };
 
 /// What requests mean, whoever does the work: a shard with its workers, or one thread that does all
@@ -123,7 +125,8 @@ impl Desk {
     }
 
     fn begin_on_handle(&mut self, id: u32, name: HandleName, ask: HandleAsk) -> Begun {
-        let file = self.handles.file(name).map(|file| file.fd);
+        let open = self.handles.file(name);
+        let file = open.map(|file| file.fd);
         let (class, then, job) = match (ask, file) {
             (HandleAsk::Close, _) => match self.handles.remove(name) {
                 Some(handle) => (Class::Alone, Then::Reply, FsJob::Close { fd: handle.fd() }),
@@ -139,6 +142,13 @@ impl Desk {
                 _ => return self.answer(id, StatusCode::Failure),
             },
             (_, None) => return self.answer(id, StatusCode::Failure),
+            // What has no end is not hashed.
+            (HandleAsk::Hash { offset, len, block }, Some(fd)) => {
+                if open.is_none_or(|file| !file.regular) {
+                    return self.answer(id, StatusCode::Failure);
+                }
+                (Class::Alone, Then::Reply, FsJob::Hash(Range { fd, offset, len, block }))
+            }
             (HandleAsk::Stat, Some(fd)) => {
                 (Class::Look, Then::Reply, FsJob::Stat { subject: Subject::Handle(fd) })
             }
@@ -221,6 +231,13 @@ impl Desk {
                 let mut space = vec![0; users.len() + groups.len() + 8];
                 let mut out = Writer::new(&mut space);
                 let _ = out.string(users).and_then(|()| out.string(groups));
+                self.replies.put(id, Reply::Extended(out.written()));
+            }
+            FsDone::Hashes(hashes) => {
+                let mut space = vec![0; hashes.len() + 4 + extension::CHECK_FILE_HASH.len()];
+                let mut out = Writer::new(&mut space);
+                let hash = out.string(extension::CHECK_FILE_HASH);
+                let _ = hash.and_then(|()| out.bytes(hashes));
                 self.replies.put(id, Reply::Extended(out.written()));
             }
             // No job is answered with another's outcome.

@@ -18,6 +18,7 @@ use nix::unistd::{
 use super::attrs::{attributes, mode, set};
 use super::copy::{self, Copy};
 use super::directory;
+use super::hash::{self, Range};
 use super::longname::AccountNames;
 use super::open::{self, Opened};
 use super::realpath::real_path;
@@ -113,6 +114,7 @@ pub enum FsJob {
         path: CString,
     },
     Copy(Copy),
+    Hash(Range),
     HomeDirectory {
         user: Box<[u8]>,
     },
@@ -148,6 +150,8 @@ pub enum FsDone {
         bytes: u64,
         ended: bool,
     },
+    /// Back to back.
+    Hashes(Vec<u8>),
     /// Names as strings back to back, empty where there is none.
     Names {
         users: Vec<u8>,
@@ -217,6 +221,7 @@ fn attempt(job: FsJob) -> Result<FsDone, Failure> {
         }
         FsJob::HardLink { existing, path } => nothing(hard_link(&existing, &path))?,
         FsJob::Copy(copy) => copy::run(&copy)?,
+        FsJob::Hash(range) => hash::run(&range)?,
         FsJob::HomeDirectory { user } => match account(&user) {
             Some(account) => FsDone::Path(account.dir.into_os_string().into_vec()),
             None => return Err(Failure::new(StatusCode::Failure)),

@@ -5,7 +5,7 @@ use super::handles::HandleName;
 use super::options::Options;
 use super::waiting::{Class, CopyAsk, HandleAsk, Waiting, What};
 use crate::limits::SFTP_WAITING_BYTES_MAX;
-use crate::wire::sftp::{Operation, Request, StatusCode, open};
+use crate::wire::sftp::{Operation, Request, StatusCode, extension, open};
 
 /// Permissions of a new file, and of a new directory, when the client names none; the umask of the
 /// account applies.
@@ -52,6 +52,13 @@ fn what(operation: &Operation<'_>, base: &[u8], umask: Option<u32>) -> Option<Wh
                 to: (HandleName::parse(to), to_offset),
                 len,
             }))
+        }
+        Operation::CheckFile { handle, hashes, offset, len, block } => {
+            let known = |name: &[u8]| name == extension::CHECK_FILE_HASH;
+            if !hashes.split(|byte| *byte == b',').any(known) {
+                return Some(What::Status(StatusCode::OpUnsupported));
+            }
+            on(handle, HandleAsk::Hash { offset, len, block })
         }
         Operation::Limits => What::Limits,
         // Its data streams; the service never builds one of these.

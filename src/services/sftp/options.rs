@@ -58,7 +58,7 @@ pub struct BadOption {
 }
 
 /// Every request by OpenSSH's name for it, and whether it changes anything.
-const REQUESTS: [(&str, bool); 29] = [
+const REQUESTS: [(&str, bool); 30] = [
     ("open", false),
     ("close", false),
     ("read", false),
@@ -88,6 +88,7 @@ const REQUESTS: [(&str, bool); 29] = [
     ("copy-data", true),
     ("home-directory", false),
     ("users-groups-by-id", false),
+    ("check-file-handle", false),
 ];
 
 const FACILITIES: [(&str, u8); 12] = [
@@ -291,6 +292,7 @@ pub const fn name_of(operation: &Operation<'_>) -> Option<&'static str> {
         Operation::CopyData { .. } => "copy-data",
         Operation::HomeDirectory { .. } => "home-directory",
         Operation::NamesById { .. } => "users-groups-by-id",
+        Operation::CheckFile { .. } => "check-file-handle",
         Operation::Extended { .. } | Operation::Init { .. } => return None,
         plain => match plain.kind() {
             kind::OPEN => "open",

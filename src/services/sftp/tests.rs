@@ -196,29 +196,35 @@ fn a_window_that_shrinks_ends_no_download() {
     assert_eq!(rig.leases_out(), 0);
 }
 
-/// DATA that has its credit never lands inside a reply that the window cut.
+/// DATA that has its credit never lands inside a reply that the window cut, wherever it cuts.
 #[test]
 fn replies_are_not_cut_while_data_is_on_its_way() {
     let home = home();
     files::write(home.path().join("file"), pattern(60)).expect("written");
-    let setup = Setup { window_bytes: 100, packet_bytes: 256, ..Setup::default() };
-    let mut rig = Rig::greeted_with(home.path(), setup);
-    let handle = rig.open("file", open::READ);
-    rig.settle();
-    (rig.deaf, rig.ops_frozen) = (true, true);
-    let read = rig.ask(Operation::Read { handle: &handle, offset: 0, len: 20 });
-    let stat = rig.ask(Operation::Stat { path: b"file" });
-    rig.settle();
-    assert_eq!((rig.ops.len(), rig.jobs.len()), (1, 0));
-    rig.ops_frozen = false;
-    rig.settle();
-    rig.deaf = false;
-    rig.settle();
-    let replies = rig.take_replies();
-    assert!(rig.received.is_empty());
-    assert_eq!(replies.len(), 2);
-    assert_eq!(replies[0], (read, Got::Data(pattern(60)[..20].to_vec())));
-    assert!(matches!(replies[1], (id, Got::Attributes(_)) if id == stat));
+    let mut met = false;
+    for window_bytes in 80..140 {
+        let setup = Setup { window_bytes, packet_bytes: 256, ..Setup::default() };
+        let mut rig = Rig::greeted_with(home.path(), setup);
+        let handle = rig.open("file", open::READ);
+        rig.settle();
+        (rig.deaf, rig.ops_frozen) = (true, true);
+        let read = rig.ask(Operation::Read { handle: &handle, offset: 0, len: 20 });
+        let stat = rig.ask(Operation::Stat { path: b"file" });
+        rig.settle();
+        let data_under_way = (rig.ops.len(), rig.jobs.len()) == (1, 0);
+        rig.ops_frozen = false;
+        rig.settle();
+        rig.deaf = false;
+        rig.settle();
+        let mut replies = rig.take_replies();
+        assert!(rig.received.is_empty(), "{window_bytes}");
+        met |= data_under_way && replies.first().is_some_and(|(id, _)| *id == read);
+        replies.sort_by_key(|(id, _)| *id);
+        assert_eq!(replies.len(), 2, "{window_bytes}");
+        assert_eq!(replies[0], (read, Got::Data(pattern(60)[..20].to_vec())), "{window_bytes}");
+        assert!(matches!(replies[1], (id, Got::Attributes(_)) if id == stat), "{window_bytes}");
+    }
+    assert!(met, "a reply waits behind data at some of them");
 }
 
 fn list(rig: &mut Rig, path: &str) -> Vec<Vec<u8>> {
@@ -543,6 +549,25 @@ fn case_113_copies_are_made_in_pieces_and_not_onto_themselves() {
     rig.turn();
     rig.cut();
     assert!(rig.jobs.is_empty());
+}
+
+#[test]
+fn blocks_of_open_files_are_hashed_and_nothing_else_is() {
+    let home = home();
+    files::write(home.path().join("from"), pattern(3000)).expect("written");
+    let mut rig = Rig::greeted(home.path());
+    let ask =
+        |handle, hashes, block| Operation::CheckFile { handle, hashes, offset: 0, len: 0, block };
+    let handle = rig.open("from", open::READ);
+    let Got::Extended(reply) = rig.call(ask(&handle, b"md5,sha256", 2048)) else {
+        panic!("no hashes")
+    };
+    assert_eq!((&reply[..10], reply.len()), (&b"\0\0\0\x06sha256"[..], 10 + 2 * 32));
+    assert_eq!(rig.call(ask(&handle, b"md5,crc32", 2048)).code(), 8, "no hash that is known");
+    assert_eq!(rig.call(ask(&handle, b"sha256", 1)).code(), 4, "more hashes than there may be");
+    assert_eq!(rig.call(ask(b"none", b"sha256", 0)).code(), 4);
+    let zero = rig.open("/dev/zero", open::READ);
+    assert_eq!(rig.call(ask(&zero, b"sha256", 0)).code(), 4, "that has no end");
 }
 
 #[test]

@@ -52,6 +52,7 @@ pub enum HandleAsk {
     ReadDirectory,
     VfsStat,
     Fsync,
+    Hash { offset: u64, len: u64, block: u32 },
 }
 
 /// What may run at the same time (draft §4.1: the outcome is as if one came after the other).

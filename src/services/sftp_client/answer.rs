@@ -6,6 +6,8 @@ pub struct Offers {
     pub posix_rename: bool,
     pub fsync: bool,
     pub limits: bool,
+    /// It can hash blocks.
+    pub check_file: bool,
 }
 
 impl Offers {
@@ -15,6 +17,7 @@ impl Offers {
             posix_rename: has(extension::POSIX_RENAME),
             fsync: has(extension::FSYNC),
             limits: has(extension::LIMITS),
+            check_file: has(extension::CHECK_FILE),
         }
     }
 }

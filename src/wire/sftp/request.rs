@@ -123,6 +123,15 @@ pub enum Operation<'a> {
     HomeDirectory {
         user: &'a [u8],
     },
+    /// Hashes of blocks (draft-ietf-secsh-filexfer-13 §9.1.2). `hashes`: names with commas between, the
+    /// most wanted first. Zero `len` means up to the end of the file, zero `block` one hash of all.
+    CheckFile {
+        handle: &'a [u8],
+        hashes: &'a [u8],
+        offset: u64,
+        len: u64,
+        block: u32,
+    },
     /// Lists of `uint32`, back to back.
     NamesById {
         users: &'a [u8],
@@ -264,6 +273,13 @@ impl<'a> Operation<'a> {
             extension::HOME_DIRECTORY => {
                 Operation::HomeDirectory { user: body.string(USER_BYTES_MAX)? }
             }
+            extension::CHECK_FILE => Operation::CheckFile {
+                handle: handle(body)?,
+                hashes: body.string(SFTP_PATH_BYTES_MAX)?,
+                offset: body.uint64()?,
+                len: body.uint64()?,
+                block: body.uint32()?,
+            },
             extension::NAMES_BY_ID => Operation::NamesById {
                 users: body.string(SFTP_PACKET_BYTES_MAX)?,
                 groups: body.string(SFTP_PACKET_BYTES_MAX)?,
@@ -342,6 +358,12 @@ impl<'a> Operation<'a> {
                 out.uint64(len)?;
                 out.string(to)?;
                 out.uint64(to_offset)
+            }
+            Operation::CheckFile { handle, hashes, offset, len, block } => {
+                strings(out, &[extension::CHECK_FILE, handle, hashes])?;
+                out.uint64(offset)?;
+                out.uint64(len)?;
+                out.uint32(block)
             }
             Operation::HomeDirectory { user } => strings(out, &[extension::HOME_DIRECTORY, user]),
             Operation::NamesById { users, groups } => {
@@ -498,6 +520,7 @@ mod tests {
             Operation::ExpandPath { path: b"~" },
             Operation::CopyData { from: handle, from_offset: 1, len: 2, to: handle, to_offset: 3 },
             Operation::HomeDirectory { user: b"me" },
+            Operation::CheckFile { handle, hashes: b"sha256", offset: 1, len: 2, block: 256 },
             Operation::NamesById { users: &[0, 0, 0, 1], groups: &[] },
             Operation::Extended { name: b"x@y", data: b"z" },
             Operation::Unknown { kind: 21, data: b"z" },
