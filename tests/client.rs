@@ -111,6 +111,65 @@ fn our_own_failures_are_255() {
     });
 }
 
+/// A key that an agent restricts to a host logs in there, and nowhere else.
+#[test]
+fn the_agent_knows_whom_it_signs_for() {
+    both(&[], |server| {
+        let agent = Agent::start(server.path("bound"));
+        let shown = |names: &str| {
+            let noted = fs::read_to_string(server.path("known_hosts")).expect("noted");
+            let key = noted.lines().next().and_then(|line| line.split_once(' ')).expect("a key").1;
+            format!("{names} {key}\n")
+        };
+        assert_eq!(server.ssh(&[], &["true"]).status().expect("runs").code(), Some(0));
+        let other = "elsewhere ssh-ed25519 \
+                     AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f\n";
+        fs::write(server.path("bound_hosts"), shown("here") + other).expect("a file");
+        for (host, expected) in [("here", "in\n"), ("elsewhere", "")] {
+            let hosts = server.path("bound_hosts").display().to_string();
+            agent.tell(&["-H", &hosts, "-h", host], &server.path("user_ed25519"));
+            let mut command = server.bare(&[&agent.option()]);
+            let output = command.args(["127.0.0.1", "echo in"]).output().expect("runs");
+            assert_eq!(text(&output.stdout), expected, "{host}: {}", text(&output.stderr));
+            agent.tell(&["-d"], &server.path("user_ed25519"));
+        }
+    });
+}
+
+/// The command that was started ends when the other is logged in, and that one goes on.
+#[test]
+fn into_the_background_and_from_an_address() {
+    both(&[], |server| {
+        let done = server.path("done");
+        let _ = fs::remove_file(&done);
+        let wait = format!(
+            "while [ ! -e {0}.go ]; do sleep 0.05; done; echo $SSH_CLIENT >{0}",
+            done.display()
+        );
+        let mut command = server.login(&["BindAddress=127.0.0.2"]);
+        command.args(["-f", "127.0.0.1", &wait]).stdout(Stdio::null()).stderr(Stdio::null());
+        assert_eq!(command.status().expect("runs").code(), Some(0));
+        assert!(!done.exists(), "it goes on");
+        fs::write(format!("{}.go", done.display()), "").expect("a file");
+        wait_for("the command to end", || fs::read(&done).is_ok_and(|from| !from.is_empty()));
+        assert!(fs::read_to_string(&done).expect("it").starts_with("127.0.0.2 "));
+        // What fails before is told as ever; a shell needs a terminal.
+        let mut command = server.bare(&[]);
+        let output = command.args(["-f", "127.0.0.1", "true"]).output().expect("runs");
+        assert_eq!(output.status.code(), Some(255), "{}", text(&output.stderr));
+        let output = server.login(&[]).args(["-f", "127.0.0.1"]).output().expect("runs");
+        assert!(text(&output.stderr).contains("without a command"), "{}", text(&output.stderr));
+        for (line, expected) in [
+            ("BindAddress=192.0.2.1", "BindAddress 192.0.2.1: "),
+            ("BindInterface=none-such", "BindInterface none-such: "),
+        ] {
+            let output = server.ssh(&[line], &["true"]).output().expect("runs");
+            assert_eq!(output.status.code(), Some(255));
+            assert!(text(&output.stderr).contains(expected), "{}", text(&output.stderr));
+        }
+    });
+}
+
 /// Keys that only an agent has, and the agent's refusal of others.
 #[test]
 fn the_agent_signs() {

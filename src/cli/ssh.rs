@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::{EXIT_FAILED, complain, letters, print, version};
+use crate::client::background;
 use crate::client::config::{self, Files, Request, Settled, parse_destination};
 use crate::client::{Level, Voice, session};
 use crate::gateway::accounts;
@@ -64,6 +65,8 @@ const FLAGS: &[Flag] = &[
     flag('6', None, "use IPv6 only", |f, _| line(f, "AddressFamily inet6")),
     flag('A', None, "let programs there use our agent", |f, _| line(f, "ForwardAgent yes")),
     flag('a', None, "do not", |f, _| line(f, "ForwardAgent no")),
+    flag('B', Some("interface"), "connect over this interface of ours", |f, v| set(f, "BindInterface", v)),
+    flag('b', Some("address"), "connect from this address of ours", |f, v| set(f, "BindAddress", v)),
     flag('C', None, "compress", |f, _| line(f, "Compression yes")),
     flag('c', Some("ciphers"), "ciphers, most wanted first", |f, v| set(f, "Ciphers", v)),
     flag('D', Some("port"), "take SOCKS connections here and connect them from there",
@@ -74,6 +77,8 @@ const FLAGS: &[Flag] = &[
         |f, v| set(f, "EscapeChar", v)),
     flag('F', Some("file"), "the configuration, instead of the usual files; none for none",
         |f, v| { f.file = Some(v.into()); Ok(()) }),
+    flag('f', None, "go to the background once logged in; reads nothing",
+        |f, _| line(f, "ForkAfterAuthentication yes")),
     flag('g', None, "let others connect to forwarded ports", |f, _| line(f, "GatewayPorts yes")),
     flag('i', Some("file"), "log in with this key; may be repeated", identity),
     flag('J', Some("hosts"), "over connections to these hosts, [user@]host[:port] with commas between",
@@ -105,16 +110,10 @@ const FLAGS: &[Flag] = &[
 
 /// Letters of ssh(1) that ask for what there is not, and why.
 const ABSENT: &[(char, &str)] = &[
-    ('b', "sockets are not bound to addresses"),
-    ('B', "sockets are not bound to interfaces"),
     ('I', "keys come from files and agents, not from PKCS#11 libraries"),
     ('M', "connections are not shared"),
     ('O', "connections are not shared"),
     ('S', "connections are not shared"),
-    (
-        'f',
-        "it stays in the foreground; a shell's & sends it to the background once keys open the host",
-    ),
     ('w', "networks are not tunnelled"),
     ('X', "X11 is not forwarded by this client"),
     ('Y', "X11 is not forwarded by this client"),
@@ -211,7 +210,8 @@ impl SshFlags {
 
 /// Runs `tidegate ssh`; `args` are the words behind it.
 pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
-    let flags = match SshFlags::parse(args) {
+    let words: Vec<OsString> = args.collect();
+    let flags = match SshFlags::parse(words.iter().cloned()) {
         Ok(flags) => flags,
         Err(why) => return fail(&why),
     };
@@ -221,7 +221,7 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
         Action::Help => return print(&help()),
     }
     let voice = Voice::new(Level::Info);
-    match connect(&flags, &voice) {
+    match connect(&flags, &words, &voice) {
         Ok(status) => ExitCode::from(status),
         Err(why) => {
             voice.say(Level::Fatal, format_args!("{why:#}"));
@@ -230,7 +230,7 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
-fn connect(flags: &SshFlags, voice: &Voice) -> anyhow::Result<u8> {
+fn connect(flags: &SshFlags, words: &[OsString], voice: &Voice) -> anyhow::Result<u8> {
     let request = request(flags)?;
     let settled = config::read(&request, &Disk)?;
     voice.set_level(settled.options.level);
@@ -240,7 +240,15 @@ fn connect(flags: &SshFlags, voice: &Voice) -> anyhow::Result<u8> {
     for warning in &settled.warnings {
         voice.info(warning);
     }
-    session::run(&settled.options, voice)
+    let options = &settled.options;
+    if options.background && !background::is_it() {
+        let shell = options.session == config::SessionType::Default && options.command.is_none();
+        if shell && options.stdio_forward.is_none() {
+            anyhow::bail!("Cannot fork into background without a command to execute.");
+        }
+        return background::start(words);
+    }
+    session::run(options, voice)
 }
 
 pub(super) fn request(flags: &SshFlags) -> anyhow::Result<Request> {

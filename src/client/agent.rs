@@ -11,6 +11,14 @@ use crate::limits::AGENT_FRAME_BYTES_MAX;
 use crate::wire::Writer;
 use crate::wire::agent::{AgentReply, AgentRequest, frame_bytes};
 
+/// How a server has proved that it is the host it says: its key (or certificate), and its signature over
+/// the session's identifier.
+#[derive(Clone, Debug)]
+pub struct HostProof {
+    pub host_key: Box<[u8]>,
+    pub signature: Box<[u8]>,
+}
+
 /// A connection to an agent.
 pub struct Agent {
     stream: UnixStream,
@@ -52,6 +60,19 @@ impl Agent {
             AgentReply::Failure => bail!("the agent refuses to sign"),
             _ => bail!("the agent answers something else"),
         }
+    }
+
+    /// Tells which connection signatures will be for (OpenSSH PROTOCOL.agent, session-bind): it signs with
+    /// keys that are restricted to hosts then. False: it does not know of that.
+    ///
+    /// # Errors
+    /// It breaks off or talks nonsense.
+    pub fn bind(&mut self, proof: &HostProof, session_id: &[u8]) -> Result<bool> {
+        let HostProof { host_key, signature } = proof;
+        let bind = AgentRequest::Bind { host_key, session_id, signature, forwarding: false };
+        let frame = self.ask(&bind)?;
+        let reply = AgentReply::parse(&frame).context("the agent's answer")?;
+        Ok(reply == AgentReply::Success)
     }
 
     /// The answer's frame behind its length.

@@ -1,14 +1,18 @@
 //! The way to a server: a connected socket.
 
 use std::io;
-use std::net::{SocketAddr, TcpStream};
-use std::os::fd::{IntoRawFd, OwnedFd};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrStorage, getsockopt, setsockopt, socket, sockopt,
+};
 
 use super::{Options, Voice};
 use crate::reactor::Fd;
@@ -39,8 +43,8 @@ pub fn connect(options: &Options, voice: &Voice) -> Result<Fd> {
                     return Ok(Fd(socket.into_raw_fd()));
                 }
                 Err(why) => {
-                    voice.debug(format_args!("connect to address {address}: {why}"));
-                    failed = why.to_string();
+                    voice.debug(format_args!("connect to address {address}: {why:#}"));
+                    failed = format!("{why:#}");
                 }
             }
         }
@@ -69,15 +73,57 @@ pub fn spawn_proxy(command: &str, voice: &Voice) -> Result<Fd> {
     Ok(Fd(OwnedFd::from(ours).into_raw_fd()))
 }
 
-fn try_one(address: SocketAddr, options: &Options) -> io::Result<OwnedFd> {
-    let stream = match options.connect_timeout {
-        Some(time) => TcpStream::connect_timeout(&address, time)?,
-        None => TcpStream::connect(address)?,
-    };
-    stream.set_nodelay(true)?;
-    stream.set_nonblocking(true)?;
-    if options.tcp_keepalive {
-        setsockopt(&stream, sockopt::KeepAlive, &true)?;
+fn try_one(address: SocketAddr, options: &Options) -> Result<OwnedFd> {
+    let socket = bound(address, options)?;
+    // It waits for nobody, so that a time can be set.
+    match nix::sys::socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(address)) {
+        Ok(()) => {}
+        Err(Errno::EINPROGRESS) => wait_for(&socket, options.connect_timeout)?,
+        Err(errno) => return Err(io::Error::from(errno).into()),
     }
-    Ok(stream.into())
+    setsockopt(&socket, sockopt::TcpNoDelay, &true)?;
+    if options.tcp_keepalive {
+        setsockopt(&socket, sockopt::KeepAlive, &true)?;
+    }
+    Ok(socket)
+}
+
+/// A socket at the address and interface of ours that were chosen.
+fn bound(to: SocketAddr, options: &Options) -> Result<OwnedFd> {
+    let family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let socket = socket(family, SockType::Stream, flags, None).map_err(io::Error::from)?;
+    if let Some(name) = &options.bind_interface {
+        setsockopt(&socket, sockopt::BindToDevice, &name.into())
+            .map_err(io::Error::from)
+            .with_context(|| format!("BindInterface {name}"))?;
+    }
+    if let Some(name) = &options.bind_address {
+        let found = resolve(name, 0).map_err(|why| anyhow::anyhow!("BindAddress {name}: {why}"))?;
+        let Some(from) = found.into_iter().find(|from| from.is_ipv4() == to.is_ipv4()) else {
+            bail!("BindAddress {name}: no address of the host's family");
+        };
+        nix::sys::socket::bind(socket.as_raw_fd(), &SockaddrStorage::from(from))
+            .map_err(io::Error::from)
+            .with_context(|| format!("BindAddress {name}"))?;
+    }
+    Ok(socket)
+}
+
+/// Waits until a connection is made; without a time as long as the system tries.
+fn wait_for(socket: &OwnedFd, time: Option<Duration>) -> Result<()> {
+    let time = time
+        .map_or(PollTimeout::NONE, |time| PollTimeout::try_from(time).unwrap_or(PollTimeout::MAX));
+    loop {
+        match poll(&mut [PollFd::new(socket.as_fd(), PollFlags::POLLOUT)], time) {
+            Ok(0) => return Err(io::Error::from(Errno::ETIMEDOUT).into()),
+            Ok(_) => break,
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(io::Error::from(errno).into()),
+        }
+    }
+    match getsockopt(socket, sockopt::SocketError)? {
+        0 => Ok(()),
+        raw => Err(io::Error::from_raw_os_error(raw).into()),
+    }
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use zeroize::Zeroizing;
 
-use super::agent::Agent;
+use super::agent::{Agent, HostProof};
 use super::{Options, Person, Voice};
 use crate::connection::LoginMethod;
 use crate::crypto::{
@@ -44,7 +44,12 @@ pub struct Identities {
 
 impl Identities {
     /// Looks at the agent and at the files; asks nobody for a passphrase.
-    pub fn gather(options: &Options, voice: &Voice) -> Identities {
+    /// The agent is told whom it will sign for: `proof`, and the session's identifier.
+    pub fn gather(
+        options: &Options,
+        proof: Option<(&HostProof, &[u8])>,
+        voice: &Voice,
+    ) -> Identities {
         let mut agent = options.agent.as_deref().and_then(|path| match Agent::connect(path) {
             Ok(agent) => Some(agent),
             Err(why) => {
@@ -52,6 +57,13 @@ impl Identities {
                 None
             }
         });
+        if let (Some(agent), Some((proof, session_id))) = (&mut agent, proof) {
+            match agent.bind(proof, session_id) {
+                Ok(true) => voice.debug("agent bound to the host's key"),
+                Ok(false) => voice.debug("the agent does not know session-bind@openssh.com"),
+                Err(why) => voice.debug(format_args!("{why:#}")),
+            }
+        }
         let held = match agent.as_mut().map(Agent::identities) {
             Some(Ok(held)) => held,
             Some(Err(why)) => {

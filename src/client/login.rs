@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use anyhow::{Context, Result, bail};
 use zeroize::Zeroizing;
 
+use super::agent::HostProof;
 use super::hosts::{HostCheck, Trusted};
 use super::identities::{Identities, Identity};
 use super::voice::harmless;
@@ -42,6 +43,8 @@ pub struct Login<'a> {
     /// Somebody has typed something for the attempt under way.
     prompted: bool,
     has_keys: bool,
+    /// As the server has shown it first.
+    proof: Option<HostProof>,
 }
 
 impl<'a> Login<'a> {
@@ -68,6 +71,7 @@ impl<'a> Login<'a> {
             conversations: 0,
             prompted: false,
             has_keys: false,
+            proof: None,
         }
     }
 
@@ -129,7 +133,9 @@ impl<'a> Login<'a> {
 
     fn answer<D: Driver>(&mut self, shard: &mut Shard<D, Lone>, query: Query) -> Result<()> {
         let answer = match query {
-            Query::TrustHostKey { key, certificate, .. } => {
+            Query::TrustHostKey { key, certificate, signature, .. } => {
+                let shown = certificate.as_ref().map_or(key.blob(), |c| c.blob());
+                self.proof.get_or_insert(HostProof { host_key: shown.into(), signature });
                 match self.hosts.judge(&key, certificate.as_deref()) {
                     Ok(trusted) => {
                         self.doubtful = trusted == Trusted::Doubtful;
@@ -256,7 +262,9 @@ impl<'a> Login<'a> {
     /// Shows the next key. False: there is none.
     fn show_next<D: Driver>(&mut self, shard: &mut Shard<D, Lone>) -> Result<bool> {
         if self.identities.is_none() {
-            let identities = Identities::gather(self.options, self.voice);
+            let session_id = shard.client(self.link).map_or(&[][..], |client| client.session_id());
+            let proof = self.proof.as_ref().map(|proof| (proof, session_id));
+            let identities = Identities::gather(self.options, proof, self.voice);
             self.untried = identities.list().to_vec().into();
             self.identities = Some(identities);
         }

@@ -2,6 +2,7 @@
 //! links on which channels can be opened; [`session`] is what `tidegate ssh` does with one.
 
 mod agent;
+pub mod background;
 pub mod config;
 mod connect;
 pub mod copy;

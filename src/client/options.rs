@@ -36,6 +36,10 @@ pub struct Options {
     /// `None`: as long as the system tries.
     pub connect_timeout: Option<Duration>,
     pub connection_attempts: u32,
+    /// An address of ours, or a name of one, that connections are made from.
+    pub bind_address: Option<String>,
+    /// An interface of ours that connections are made over.
+    pub bind_interface: Option<String>,
     pub server_alive: Option<(Duration, u32)>,
     pub tcp_keepalive: bool,
     /// It is spoken with through this command's standard streams.
@@ -88,6 +92,8 @@ pub struct Options {
     pub command: Option<Vec<u8>>,
     /// Standard input is left alone.
     pub stdin_null: bool,
+    /// It goes on in the background once it is logged in.
+    pub background: bool,
     pub session: SessionType,
     pub request_tty: RequestTty,
     /// Sent before it is started.
@@ -126,6 +132,8 @@ impl Options {
             ipv6: true,
             connect_timeout: None,
             connection_attempts: 1,
+            bind_address: None,
+            bind_interface: None,
             server_alive: None,
             tcp_keepalive: true,
             proxy_command: None,
@@ -163,6 +171,7 @@ impl Options {
             rekey: (None, None),
             command: None,
             stdin_null: false,
+            background: false,
             session: SessionType::Default,
             request_tty: RequestTty::Auto,
             variables: Vec::new(),

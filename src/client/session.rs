@@ -6,6 +6,7 @@ use std::io::{IsTerminal, stdin};
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
 
+use super::background;
 use super::config::{RequestTty, SessionType};
 use super::forwards::{Forward, Remote, Socks};
 use super::stdio::Borrowed;
@@ -79,6 +80,8 @@ struct Session<'a, D: Driver> {
     finished: bool,
     /// Somebody here has had enough.
     left: bool,
+    /// Somebody waits for us to go to the background.
+    awaited: bool,
 }
 
 /// What a channel was asked for.
@@ -116,6 +119,7 @@ impl<'a, D: Driver> Session<'a, D> {
             closed: false,
             finished: false,
             left: false,
+            awaited: options.background && background::is_it(),
         })
     }
 
@@ -202,6 +206,12 @@ impl<'a, D: Driver> Session<'a, D> {
 
     fn run(&mut self) -> Result<u8> {
         while !self.is_over() {
+            // With ExitOnForwardFailure they are to be there before.
+            let settled = self.remotes_answered >= self.remotes.len();
+            if self.awaited && (settled || !self.options.exit_on_forward_failure) {
+                self.awaited = false;
+                background::go()?;
+            }
             self.client.turn(None)?;
             while let Some((link, news)) = self.client.next_news() {
                 if link == self.link {

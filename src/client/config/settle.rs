@@ -72,6 +72,8 @@ impl Settling<'_> {
         (options.ipv4, options.ipv6) = draft.ipv4_ipv6.unwrap_or((true, true));
         options.connect_timeout = draft.connect_timeout.flatten();
         options.connection_attempts = draft.connection_attempts.unwrap_or(1);
+        options.bind_address = draft.bind_address.clone();
+        options.bind_interface = draft.bind_interface.clone();
         options.tcp_keepalive = draft.tcp_keepalive.unwrap_or(true);
         let interval = draft.alive_interval.filter(|interval| *interval > Duration::ZERO);
         options.server_alive = interval.map(|every| (every, draft.alive_count_max.unwrap_or(3)));
@@ -143,7 +145,9 @@ impl Settling<'_> {
             (None, Some(line)) => Some(self.text("RemoteCommand", &line, USUAL).into_bytes()),
             (None, None) => None,
         };
-        options.stdin_null = draft.stdin_null.unwrap_or(false);
+        options.background = draft.background.unwrap_or(false);
+        // As in ssh: what is in the background reads nothing.
+        options.stdin_null = draft.stdin_null.unwrap_or(false) || options.background;
         options.session = draft.session.unwrap_or(SessionType::Default);
         options.request_tty = draft.request_tty.unwrap_or(RequestTty::Auto);
         options.escape = draft.escape.unwrap_or(Some(b'~'));
