@@ -102,7 +102,7 @@ fn feed<R: Role>(end: &mut Transport<R>, inbox: &mut Vec<u8>, out: &mut Vec<u8>,
                 Some(Answer::Signature(Some(signature.expect("signed").into())))
             }
             Some(Query::TrustHostKey { .. }) => Some(Answer::Trust(true)),
-            Some(Query::Agree { .. }) | None => None,
+            Some(Query::Agree { .. } | Query::Compute) | None => None,
         };
         if let Some(answer) = answer {
             call(end, out, |end, env| end.answer(answer, env).expect("honest"));

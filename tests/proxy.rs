@@ -7,6 +7,8 @@ mod agent;
 mod asked;
 #[path = "proxy/certified.rs"]
 mod certified;
+#[path = "proxy/exchanges.rs"]
+mod exchanges;
 #[path = "proxy/impostor.rs"]
 mod impostor;
 #[path = "proxy/liar.rs"]

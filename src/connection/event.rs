@@ -6,7 +6,8 @@ use crate::base::Span;
 use crate::connection::{ChannelId, ConnectionConfig, Secret, Secrets};
 use crate::crypto::kex::Group;
 use crate::crypto::{
-    Attestation, Certificate, KexError, PublicKey, SharedSecret, SignatureAlgorithm,
+    Attestation, Certificate, KexError, KexPiece, KexTask, PublicKey, SharedSecret,
+    SignatureAlgorithm,
 };
 use crate::limits::{PTY_MODES_BYTES_MAX, PTY_SIDE_MAX};
 use crate::wire::channel::{GlobalBody, OpenKind};
@@ -137,6 +138,9 @@ pub enum Query {
         /// The server's, over the session's identifier.
         signature: Box<[u8]>,
     },
+    /// Client: a slow piece of the key exchange ([`KexTask::run`]). Asked only where
+    /// [`ClientConfig::defers`](crate::transport::ClientConfig::defers) is set.
+    Compute(Box<KexTask>),
     /// Server: may this key log in as this user? Nothing has been proved yet: the answer may not
     /// be acted on before [`Event::Authenticated`] or [`Event::Partial`] names the same key.
     FindKey {
@@ -178,6 +182,8 @@ pub enum Answer {
     Signature(Option<Box<[u8]>>),
     /// To `TrustHostKey`.
     Trust(bool),
+    /// To `Compute`.
+    Computed(Result<KexPiece, KexError>),
     /// To `FindKey` and `CheckSecrets`. A security key has to be touched.
     Key(bool),
     /// To `FindKey`: yes, if the signature comes with this, where a security key makes it.

@@ -165,7 +165,13 @@ impl<R: Side> Connection<R> {
             (Some(TransportQuery::Agree { .. }), Answer::Agreement(agreement)) => {
                 let answered = self.transport.answer(transport::Answer::Agreement(agreement), env);
                 // One question leads to the next: the exchange is to be signed.
-                let next = self.transport.query().map(|query| Event::Query(owned(query)));
+                let next = question(&mut self.transport).map(Event::Query);
+                self.channels.events.extend(next);
+                answered
+            }
+            (Some(TransportQuery::Compute), Answer::Computed(piece)) => {
+                let answered = self.transport.answer(transport::Answer::Computed(piece), env);
+                let next = question(&mut self.transport).map(Event::Query);
                 self.channels.events.extend(next);
                 answered
             }
@@ -318,8 +324,8 @@ impl<R: Side> Connection<R> {
 
     /// A packet that the transport took care of.
     fn handled(&mut self, exchanges: u32, env: &mut Env<'_>) -> Result<Option<Event>, Error> {
-        if let Some(query) = self.transport.query() {
-            return Ok(Some(Event::Query(owned(query))));
+        if let Some(query) = question(&mut self.transport) {
+            return Ok(Some(Event::Query(query)));
         }
         let finished = self.transport.exchanges();
         if finished == exchanges {
@@ -388,8 +394,10 @@ pub(super) const fn malformed(message: u8) -> impl Fn(Malformed) -> Error {
     move |why| Error::Malformed { message, why }
 }
 
-fn owned(query: &TransportQuery) -> Query {
-    match query {
+/// The open question, to be taken away.
+fn question<R: Side>(transport: &mut Transport<R>) -> Option<Query> {
+    Some(match transport.query()? {
+        TransportQuery::Compute => Query::Compute(Box::new(transport.take_task()?)),
         TransportQuery::Agree { group, client_public } => {
             Query::Agree { group: Box::new(group.clone()), client_public: client_public.clone() }
         }
@@ -406,5 +414,5 @@ fn owned(query: &TransportQuery) -> Query {
                 signature: signature.clone(),
             }
         }
-    }
+    })
 }

@@ -25,6 +25,9 @@ pub enum KexError {
     /// X25519 came out as zero: the peer sent a point of low order (RFC 8731 §3).
     #[error("a key exchange value of low order")]
     LowOrder,
+    /// The server chose a group whose modulus is no safe prime (RFC 4419 §3).
+    #[error("a Diffie-Hellman group that is not safe")]
+    UnsafeGroup,
     /// Our own side failed.
     #[error(transparent)]
     Ours(#[from] CryptoError),

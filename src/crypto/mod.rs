@@ -34,7 +34,7 @@ mod testing;
 pub use error::{BadTag, CryptoError, KexError};
 pub use hash::{Digest, HashKind, Hasher};
 pub use kdf::{derive_direction, derive_key};
-pub use kex::{KexKind, KexSecret, SharedSecret};
+pub use kex::{KexKind, KexPiece, KexSecret, KexTask, SharedSecret};
 pub use keys::{
     Attestation, BadSignature, Certificate, KeyAlgorithm, KeyError, KeyKind, PrivateKey, PublicKey,
     ShownKey, SignatureAlgorithm,

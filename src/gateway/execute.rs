@@ -13,7 +13,7 @@ use super::workers::Execute;
 use super::{generation, log_level, names, upstream};
 use crate::base::escape;
 use crate::connection::{ConnectionConfig, Secrets};
-use crate::crypto::{PrivateKey, SignatureAlgorithm, kex};
+use crate::crypto::{PrivateKey, RandomPool, SignatureAlgorithm, kex};
 use crate::services::upstream::Trouble;
 use crate::services::{
     About, Child, Done, Grant, Greeted, Job, Program, SpawnFailed, SpawnSpec, forward,
@@ -100,6 +100,7 @@ impl Execute for Executor {
                 let agreement = kex::respond_in(&group, &client_public);
                 Done::Agreement(agreement.map(|(public, secret)| (public.into(), secret)))
             }
+            Job::Compute(task) => Done::Computed(task.run(&mut RandomPool::secure())),
             Job::Sign { host_key, algorithm, message } => {
                 Done::Signature(self.signer.sign(host_key, algorithm, &message))
             }

@@ -141,7 +141,8 @@ impl Fleets {
         preferences.ciphers = ciphers(&config.global.ciphers);
         preferences.macs.clone_from(&config.global.macs);
         preferences.rekey = login.limits().rekey;
-        let transport = Arc::new(ClientConfig::new(preferences));
+        let transport = ClientConfig { defers: true, ..ClientConfig::new(preferences) };
+        let transport = Arc::new(transport);
         let mut connection = ClientConnectionConfig::new(transport);
         connection.server_alive = login.limits().client_alive;
         Some(Upstream {
@@ -179,22 +180,22 @@ fn expand(template: &str, user: &str) -> String {
     text + rest
 }
 
-/// Key pairs of these are made in a moment, where the protocol stands. Where KexAlgorithms is not
-/// set, hosts may have what our own clients need not: the NIST curves.
+/// Where KexAlgorithms is not set, hosts may have what our own clients need not, and what takes a
+/// client a moment comes first: the rest is a worker's for up to tens of milliseconds, and is there
+/// for hosts that have nothing else. Known groups come before one that has to be tested.
 fn kex(allowed: &[KexKind]) -> Vec<KexKind> {
-    let allowed = if allowed == KexKind::SERVER_DEFAULT { KexKind::DEFAULT } else { allowed };
-    let quick = |kind: &KexKind| {
-        matches!(
-            kind,
-            KexKind::MlKem768X25519
-                | KexKind::Curve25519
-                | KexKind::EcdhP256
-                | KexKind::EcdhP384
-                | KexKind::EcdhP521
-        )
-    };
-    let chosen: Vec<KexKind> = allowed.iter().copied().filter(quick).collect();
-    if chosen.is_empty() { allowed.to_vec() } else { chosen }
+    if allowed != KexKind::SERVER_DEFAULT {
+        return allowed.to_vec();
+    }
+    let slow = [
+        KexKind::Sntrup761X25519,
+        KexKind::DhGroup16,
+        KexKind::DhGroup18,
+        KexKind::DhGroup14,
+        KexKind::DhGroupExchange,
+    ];
+    let quick = KexKind::DEFAULT.iter().copied().filter(|kind| !slow.contains(kind));
+    quick.chain(slow).collect()
 }
 
 /// The host takes the first of ours that it knows: those that this processor is quick at.
@@ -448,10 +449,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hosts_with_nothing_but_nist_curves_are_reached_by_default() {
+    fn hosts_with_nothing_better_are_reached_by_default() {
         let default = kex(KexKind::SERVER_DEFAULT);
         assert_eq!(default.first(), Some(&KexKind::MlKem768X25519));
-        assert_eq!(default.last(), Some(&KexKind::EcdhP521));
+        assert!(KexKind::ALL.iter().all(|kind| default.contains(kind)), "{default:?}");
         assert_eq!(kex(&[KexKind::Curve25519]), [KexKind::Curve25519], "named");
     }
 

@@ -236,12 +236,13 @@ fn claim(count: &AtomicUsize, max: usize) -> Option<()> {
 
 const LANES: usize = 4;
 
-/// Milliseconds of arithmetic that a peer may cause before it has said who it is; questions to name
+/// Milliseconds of arithmetic that a peer may cause before it has said who it is, and that a host may
+/// cause; questions to name
 /// servers, any of which may be answered late or never; hashes, which are made to take long; and
 /// programs that are asked where logins go on, which may take seconds each.
 const fn lane_of(job: &Job) -> Option<usize> {
     match job {
-        Job::Agree { .. } | Job::Sign { .. } => Some(0),
+        Job::Agree { .. } | Job::Compute(_) | Job::Sign { .. } => Some(0),
         Job::Resolve { .. } | Job::FindWay { .. } => Some(1),
         Job::CheckSecrets { .. } => Some(2),
         Job::FindHosts { .. } => Some(3),

@@ -10,7 +10,8 @@ use crate::base::wildcard_match;
 use crate::connection::{ConnectionConfig, LoginLimits, Presence, Secrets};
 use crate::crypto::kex::Group;
 use crate::crypto::{
-    Certificate, KexError, PrivateKey, PublicKey, SharedSecret, SignatureAlgorithm,
+    Certificate, KexError, KexPiece, KexTask, PrivateKey, PublicKey, SharedSecret,
+    SignatureAlgorithm,
 };
 use crate::limits::PARCEL_BYTES_MAX;
 use crate::services::forward::{Display, DisplaySpec, ListenSpec, Listened, Listening};
@@ -61,6 +62,8 @@ pub enum Job {
         group: Box<Group>,
         client_public: Box<[u8]>,
     },
+    /// Does a piece of a key exchange with a host.
+    Compute(Box<KexTask>),
     /// Signs with host key number `host_key` of the configuration.
     Sign {
         host_key: usize,
@@ -118,6 +121,8 @@ pub enum Done {
     Key(Option<Box<Grant>>),
     /// Our public value and the shared secret, for the shard that asked.
     Agreement(Result<(Box<[u8]>, SharedSecret), KexError>),
+    /// The piece of the key exchange, for the shard that asked.
+    Computed(Result<KexPiece, KexError>),
     Greeted(Greeted),
     /// `None` when the key could not sign; the cause has been logged by the worker.
     Signature(Option<Box<[u8]>>),

@@ -282,6 +282,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 None => return,
             },
             Done::Agreement(agreement) => Answer::Agreement(agreement),
+            Done::Computed(piece) => Answer::Computed(piece),
             Done::Greeted(Greeted { config: Some(config), about }) => {
                 link.about = about;
                 Answer::Greeted(config)

@@ -265,6 +265,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 };
                 Job::SignLogin { key: private, algorithm, message }
             }
+            Query::Compute(task) => Job::Compute(task),
             _ => {
                 let why = "no such question in a client";
                 self.close_link(key, disconnect::BY_APPLICATION, why);

@@ -4,7 +4,9 @@ use super::proposal::{EXT_INFO_CLIENT, EXT_INFO_SERVER, STRICT_CLIENT, STRICT_SE
 use super::role::{Role, sealed};
 use super::{Answer, ClientConfig, Error, Negotiated, Preferences, Query};
 use crate::crypto::kex::Group;
-use crate::crypto::{KexError, KexKind, KexSecret, MacKind, ShownKey};
+use crate::crypto::{
+    KexError, KexKind, KexPiece, KexSecret, KexTask, MacKind, SharedSecret, ShownKey,
+};
 use crate::limits::{DH_BITS_MAX, DH_BITS_MIN, DH_BITS_WANTED};
 use crate::wire::transport::{
     KexDhGexGroup, KexDhGexInit, KexDhGexReply, KexDhGexRequest, KexEcdhInit, KexEcdhReply,
@@ -27,9 +29,43 @@ pub enum ExpectServer {
 /// Our public value has left; waits for the server's and its signature.
 pub struct ExpectReply {
     agreed: Agreed,
-    secret: KexSecret,
+    secret: Box<KexSecret>,
     client_public: Box<[u8]>,
     chosen: Option<Chosen>,
+}
+
+/// What the client waits for somebody else to do.
+pub enum Question {
+    Compute(Box<AwaitPiece>),
+    Trust(Box<AwaitTrust>),
+}
+
+/// Arithmetic is done elsewhere.
+pub struct AwaitPiece {
+    query: Query,
+    /// `None` once it was taken.
+    task: Option<KexTask>,
+    then: Then,
+}
+
+/// What is done with the piece of arithmetic that was waited for.
+enum Then {
+    /// Our public value goes out.
+    Send { agreed: Agreed, chosen: Option<Chosen> },
+    /// The server's reply is checked.
+    Check(Box<Reply>),
+}
+
+/// The server's reply, and all that the exchange hash takes besides the secret.
+struct Reply {
+    agreed: Agreed,
+    chosen: Option<Chosen>,
+    client_public: Box<[u8]>,
+    server_public: Box<[u8]>,
+    host_key: ShownKey,
+    /// As shown.
+    host_key_blob: Box<[u8]>,
+    signature: Box<[u8]>,
 }
 
 /// The signature holds; whether the key is the right one is for others to say.
@@ -44,7 +80,7 @@ pub struct AwaitTrust {
 impl sealed::Steps for Client {
     type Config = ClientConfig;
     type PeerHalf = ExpectServer;
-    type Question = AwaitTrust;
+    type Question = Question;
 
     const SERVER: bool = false;
     const MARKERS: &'static [&'static str] = &[EXT_INFO_CLIENT, STRICT_CLIENT];
@@ -74,25 +110,21 @@ impl sealed::Steps for Client {
         }
     }
 
-    fn agreed(agreed: Agreed, cx: &mut Context<'_, '_, Client>) -> Result<ExpectServer, Error> {
+    fn agreed(agreed: Agreed, cx: &mut Context<'_, '_, Client>) -> Result<Step<Client>, Error> {
         if let Some(session) = cx.session {
             refuse_weaker(cx.config, &session.negotiated, &agreed.negotiated)?;
         }
-        if agreed.negotiated.kex == KexKind::DhGroupExchange {
+        let kex = agreed.negotiated.kex;
+        if kex == KexKind::DhGroupExchange {
             let request = KexDhGexRequest {
                 bits_min: DH_BITS_MIN,
                 bits_wanted: DH_BITS_WANTED,
                 bits_max: DH_BITS_MAX,
             };
             cx.wires.emit(&request, cx.env)?;
-            return Ok(ExpectServer::Group(Box::new((agreed, request))));
+            return Ok(Step::PeerHalf(ExpectServer::Group(Box::new((agreed, request)))));
         }
-        let generated = KexSecret::generate(agreed.negotiated.kex, cx.env.entropy);
-        let (secret, client_public) = generated.map_err(KexError::from)?;
-        cx.wires.emit(&KexEcdhInit { client_public: &client_public }, cx.env)?;
-        let client_public = client_public.into();
-        let reply = ExpectReply { agreed, secret, client_public, chosen: None };
-        Ok(ExpectServer::Reply(Box::new(reply)))
+        compute(KexTask::Generate(kex), Then::Send { agreed, chosen: None }, cx)
     }
 
     fn peer_half(
@@ -103,7 +135,7 @@ impl sealed::Steps for Client {
         match half {
             ExpectServer::Group(half) => {
                 let (agreed, request) = *half;
-                Ok(Step::PeerHalf(group_came(agreed, &request, payload, cx)?))
+                group_came(agreed, &request, payload, cx)
             }
             ExpectServer::Reply(half) if half.chosen.is_some() => {
                 let KexDhGexReply(reply) = KexDhGexReply::parse(payload)
@@ -118,20 +150,67 @@ impl sealed::Steps for Client {
         }
     }
 
-    fn query(question: &AwaitTrust) -> &Query {
-        &question.query
+    fn query(question: &Question) -> &Query {
+        match question {
+            Question::Compute(question) => &question.query,
+            Question::Trust(question) => &question.query,
+        }
+    }
+
+    fn take_task(question: &mut Question) -> Option<KexTask> {
+        match question {
+            Question::Compute(question) => question.task.take(),
+            Question::Trust(_) => None,
+        }
     }
 
     fn answer(
-        question: AwaitTrust,
+        question: Question,
         answer: Answer,
         cx: &mut Context<'_, '_, Client>,
     ) -> Result<Step<Client>, Error> {
-        match answer {
-            Answer::Trust(true) => trusted(question, cx),
-            Answer::Trust(false) => Err(Error::HostKeyRefused),
+        match (question, answer) {
+            (Question::Compute(question), Answer::Computed(piece)) => {
+                computed(piece, question.then, cx)
+            }
+            (Question::Trust(question), Answer::Trust(true)) => trusted(*question, cx),
+            (Question::Trust(_), Answer::Trust(false)) => Err(Error::HostKeyRefused),
             _ => Err(Error::Invariant("an answer to another question")),
         }
+    }
+}
+
+/// Does it here and goes on, or asks for it.
+fn compute(
+    task: KexTask,
+    then: Then,
+    cx: &mut Context<'_, '_, Client>,
+) -> Result<Step<Client>, Error> {
+    if cx.config.defers && task.is_slow() {
+        let question = AwaitPiece { query: Query::Compute, task: Some(task), then };
+        return Ok(Step::Question(Question::Compute(Box::new(question))));
+    }
+    let piece = task.run(cx.env.entropy);
+    computed(piece, then, cx)
+}
+
+fn computed(
+    piece: Result<KexPiece, KexError>,
+    then: Then,
+    cx: &mut Context<'_, '_, Client>,
+) -> Result<Step<Client>, Error> {
+    match (then, piece?) {
+        (Then::Send { agreed, chosen }, KexPiece::Generated(secret, client_public)) => {
+            let init = KexEcdhInit { client_public: &client_public };
+            match chosen {
+                Some(_) => cx.wires.emit(&KexDhGexInit(init), cx.env)?,
+                None => cx.wires.emit(&init, cx.env)?,
+            }
+            let reply = ExpectReply { agreed, secret, client_public, chosen };
+            Ok(Step::PeerHalf(ExpectServer::Reply(Box::new(reply))))
+        }
+        (Then::Check(reply), KexPiece::Shared(secret)) => check(*reply, &secret, cx),
+        _ => Err(Error::Invariant("an answer to another question")),
     }
 }
 
@@ -141,21 +220,16 @@ fn group_came(
     request: &KexDhGexRequest,
     payload: &[u8],
     cx: &mut Context<'_, '_, Client>,
-) -> Result<ExpectServer, Error> {
+) -> Result<Step<Client>, Error> {
     let message =
         KexDhGexGroup::parse(payload).map_err(Error::malformed(number::KEX_DH_GEX_GROUP))?;
     let group = Group::new(message.prime, message.generator);
     let sizes = request.bits_min..=request.bits_max;
     let group = group.filter(|group| sizes.contains(&group.bits()));
-    let group = group.filter(|group| group.looks_safe(cx.env.entropy));
-    let group = group.ok_or(Error::PeerMisbehaved("a Diffie-Hellman group that is not safe"))?;
-    let generated = KexSecret::generate_in(agreed.negotiated.kex, &group);
-    let (secret, client_public) = generated.map_err(KexError::from)?;
-    let init = KexDhGexInit(KexEcdhInit { client_public: &client_public });
-    cx.wires.emit(&init, cx.env)?;
+    let group = group.ok_or(KexError::UnsafeGroup)?;
+    let task = KexTask::GenerateIn(agreed.negotiated.kex, Box::new(group.clone()));
     let chosen = Some(Chosen::new(request, group)?);
-    let client_public = client_public.into();
-    Ok(ExpectServer::Reply(Box::new(ExpectReply { agreed, secret, client_public, chosen })))
+    compute(task, Then::Send { agreed, chosen }, cx)
 }
 
 fn reply_came(
@@ -170,28 +244,49 @@ fn reply_came(
     if cx.session.is_some_and(|session| session.host_key.key != host_key.key) {
         return Err(Error::HostKey("the server changed its key"));
     }
-    let secret = half.secret.finish(reply.server_public)?;
-    let publics = (&*half.client_public, reply.server_public);
-    let hash = half.agreed.hash(cx, reply.host_key, half.chosen.as_ref(), publics, &secret);
+    let ExpectReply { agreed, secret, client_public, chosen } = half;
+    let server_public: Box<[u8]> = reply.server_public.into();
+    let task = KexTask::Finish { secret, server_public: server_public.clone() };
+    let reply = Reply {
+        agreed,
+        chosen,
+        client_public,
+        server_public,
+        host_key,
+        host_key_blob: reply.host_key.into(),
+        signature: reply.signature.into(),
+    };
+    compute(task, Then::Check(Box::new(reply)), cx)
+}
+
+/// The secret is known: does the server's signature hold?
+fn check(
+    reply: Reply,
+    secret: &SharedSecret,
+    cx: &mut Context<'_, '_, Client>,
+) -> Result<Step<Client>, Error> {
+    let Reply { agreed, chosen, host_key, host_key_blob, signature, .. } = reply;
+    let publics = (&*reply.client_public, &*reply.server_public);
+    let hash = agreed.hash(cx, &host_key_blob, chosen.as_ref(), publics, secret);
     let ShownKey { key, algorithm, certificate } = &host_key;
-    key.verify(*algorithm, hash.as_ref(), reply.signature)
+    key.verify(*algorithm, hash.as_ref(), &signature)
         .map_err(|_| Error::HostKey("the server's signature does not verify"))?;
     let proven = ExchangeProven::by_signature();
-    let derived = half.agreed.derive(cx, hash, &secret)?;
+    let derived = agreed.derive(cx, hash, secret)?;
     let question = AwaitTrust {
         query: Query::TrustHostKey {
             key: (**key).clone(),
             algorithm: *algorithm,
             certificate: certificate.clone(),
-            signature: reply.signature.into(),
+            signature,
         },
-        negotiated: half.agreed.negotiated,
+        negotiated: agreed.negotiated,
         host_key,
         derived,
         proven,
     };
     match cx.session {
-        None => Ok(Step::Question(question)),
+        None => Ok(Step::Question(Question::Trust(Box::new(question)))),
         Some(_) => trusted(question, cx),
     }
 }

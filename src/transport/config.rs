@@ -163,6 +163,9 @@ pub struct ClientConfig {
     pub preferences: Preferences,
     /// How the server may show its key and sign; put first what is known of it.
     pub host_key_algorithms: Vec<KeyAlgorithm>,
+    /// Arithmetic of milliseconds leaves as [`super::Query::Compute`]; otherwise it is done in place,
+    /// for an owner that has nothing else to do meanwhile.
+    pub defers: bool,
 }
 
 impl ClientConfig {
@@ -172,6 +175,7 @@ impl ClientConfig {
         ClientConfig {
             preferences: Preferences { first_exchange_time_max, ..preferences },
             host_key_algorithms: SignatureAlgorithm::ALL.map(KeyAlgorithm::plain).to_vec(),
+            defers: false,
         }
     }
 }

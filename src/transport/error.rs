@@ -60,6 +60,7 @@ impl Error {
             Error::PeerMisbehaved(_) | Error::Malformed { .. } | Error::Invariant(_) => {
                 Some(disconnect::PROTOCOL_ERROR)
             }
+            Error::KeyExchange(KexError::UnsafeGroup) => Some(disconnect::PROTOCOL_ERROR),
             Error::PeerIncompatible(_) | Error::KeyExchange(_) | Error::Signer => {
                 Some(disconnect::KEY_EXCHANGE_FAILED)
             }

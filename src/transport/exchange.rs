@@ -112,7 +112,7 @@ impl<R: Role> Exchange<R> {
     ) -> Result<Exchange<R>, Error> {
         let Step::Offered(offered) = self.step else { return Err(OUT_OF_STEP) };
         let (agreed, skip_guess) = offered.meet(theirs, cx)?;
-        let step = Step::PeerHalf(R::agreed(agreed, cx)?);
+        let step = R::agreed(agreed, cx)?;
         Ok(Exchange { step, skip_guess, ..self })
     }
 

@@ -10,7 +10,7 @@ use super::{
     Answer, Client, Env, Error, Negotiated, PeerExtensions, Query, Server, ServerConfig, Stats,
 };
 use crate::base::{Entropy, Instant, Span};
-use crate::crypto::{Geometry, PublicKey, ShownKey};
+use crate::crypto::{Geometry, KexTask, PublicKey, ShownKey};
 use crate::limits::REKEY_TIME_MAX;
 use crate::wire::Message;
 use crate::wire::transport::{Disconnect, Unimplemented};
@@ -140,6 +140,19 @@ impl<R: Role> Transport<R> {
     pub fn query(&self) -> Option<&Query> {
         match &self.exchange()?.step {
             Step::Question(question) => Some(R::query(question)),
+            _ => None,
+        }
+    }
+
+    /// The work of an open [`Query::Compute`]: once, and to be answered.
+    pub fn take_task(&mut self) -> Option<KexTask> {
+        let exchange = match self.stage.as_mut().ok()? {
+            Stage::Fresh | Stage::Greeting(_) => return None,
+            Stage::First(first) => &mut first.exchange,
+            Stage::Established(established) => established.exchange.as_deref_mut()?,
+        };
+        match &mut exchange.step {
+            Step::Question(question) => R::take_task(question),
             _ => None,
         }
     }

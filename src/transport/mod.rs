@@ -55,7 +55,9 @@ pub use session::PeerExtensions;
 pub use wires::Stats;
 
 use crate::crypto::kex::Group;
-use crate::crypto::{Certificate, Digest, KexError, PublicKey, SharedSecret, SignatureAlgorithm};
+use crate::crypto::{
+    Certificate, Digest, KexError, KexPiece, PublicKey, SharedSecret, SignatureAlgorithm,
+};
 
 /// Work that is not done here. While one is open nothing is carved.
 #[derive(Debug)]
@@ -75,6 +77,9 @@ pub enum Query {
         /// Of the server, over the exchange hash: in the first exchange the session's identifier.
         signature: Box<[u8]>,
     },
+    /// Client: a slow piece of the key exchange, which [`Transport::take_task`] hands out. Asked
+    /// only where [`ClientConfig::defers`] is set.
+    Compute,
 }
 
 /// What comes of a [`Query`].
@@ -85,6 +90,8 @@ pub enum Answer {
     /// The signature blob, or `None` when the key could not sign.
     Signature(Option<Box<[u8]>>),
     Trust(bool),
+    /// Of the task that was taken.
+    Computed(Result<KexPiece, KexError>),
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 use super::Preferences;
 use super::exchange::{Agreed, Context, Step};
 use super::{Answer, Error, Query};
+use crate::crypto::KexTask;
 
 /// Which end of the connection we are. [`Server`](super::Server) and [`Client`](super::Client) are
 /// the only ones.
@@ -38,7 +39,7 @@ pub(super) mod sealed {
         /// The number of the message that `half` waits for.
         fn expects(half: &Self::PeerHalf) -> u8;
 
-        fn agreed(agreed: Agreed, cx: &mut Context<'_, '_, Self>) -> Result<Self::PeerHalf, Error>
+        fn agreed(agreed: Agreed, cx: &mut Context<'_, '_, Self>) -> Result<Step<Self>, Error>
         where
             Self: Role;
 
@@ -51,6 +52,11 @@ pub(super) mod sealed {
             Self: Role;
 
         fn query(question: &Self::Question) -> &Query;
+
+        /// Hands out the work of an open [`Query::Compute`]; once.
+        fn take_task(_question: &mut Self::Question) -> Option<KexTask> {
+            None
+        }
 
         fn answer(
             question: Self::Question,

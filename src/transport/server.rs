@@ -89,12 +89,12 @@ impl sealed::Steps for Server {
         }
     }
 
-    fn agreed(agreed: Agreed, _cx: &mut Context<'_, '_, Server>) -> Result<ExpectInit, Error> {
+    fn agreed(agreed: Agreed, _cx: &mut Context<'_, '_, Server>) -> Result<Step<Server>, Error> {
         let next = match agreed.negotiated.kex {
             KexKind::DhGroupExchange => Next::Request,
             _ => Next::Public,
         };
-        Ok(ExpectInit { agreed, next })
+        Ok(Step::PeerHalf(ExpectInit { agreed, next }))
     }
 
     fn peer_half(

@@ -303,6 +303,7 @@ impl Office {
                 let agreement = kex::respond_in(&group, &client_public);
                 Done::Agreement(agreement.map(|(public, secret)| (public.into(), secret)))
             }
+            Job::Compute(task) => Done::Computed(task.run(&mut self.entropy)),
             Job::Sign { algorithm, message, .. } => {
                 let signature = keys::slow_host().sign(algorithm, &message).ok();
                 Done::Signature(signature.map(Vec::into_boxed_slice))

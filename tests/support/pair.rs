@@ -13,7 +13,7 @@ use tidegate::connection::{
     ConnectionRecord, Event, Input, LoginMethod, Query, Secret,
 };
 use tidegate::crypto::{
-    CipherKind, KexKind, KeyKind, PrivateKey, Provider, PublicKey, SignatureAlgorithm,
+    CipherKind, KexKind, KexTask, KeyKind, PrivateKey, Provider, PublicKey, SignatureAlgorithm,
 };
 use tidegate::transport::{
     Client, ClientConfig, CompressionKind, Env, Error, HostKey, Outbox, Preferences, RekeyLimits,
@@ -126,6 +126,8 @@ pub struct End {
     pub received: BTreeMap<ChannelId, Vec<u8>>,
     pub error: Option<Error>,
     pub habits: Habits,
+    /// Arithmetic that nobody has done yet.
+    pub tasks: VecDeque<Box<KexTask>>,
     outbox: Vec<u8>,
 }
 
@@ -138,11 +140,19 @@ pub struct Habits {
     pub closes: bool,
     /// Server: answers key look-ups. Otherwise the test does.
     pub judges: bool,
+    /// Client: does the arithmetic that it is asked for. Otherwise the test does.
+    pub computes: bool,
 }
 
 impl Habits {
-    pub const ALL: Habits =
-        Habits { accepts: true, replies: true, consumes: true, closes: true, judges: true };
+    pub const ALL: Habits = Habits {
+        accepts: true,
+        replies: true,
+        consumes: true,
+        closes: true,
+        judges: true,
+        computes: true,
+    };
 }
 
 impl End {
@@ -156,6 +166,7 @@ impl End {
             received: BTreeMap::new(),
             error: None,
             habits: Habits::ALL,
+            tasks: VecDeque::new(),
             outbox: vec![0; 64 * 1024],
         }
     }
@@ -264,6 +275,13 @@ impl End {
                 }
                 Seen::Data { id, extended, bytes }
             }
+            Event::Query(Query::Compute(task)) => {
+                self.tasks.push_back(task);
+                if habits.computes {
+                    self.compute(now);
+                }
+                return;
+            }
             Event::Query(query) => {
                 self.answer(&query, now);
                 Seen::Event(Event::Query(query))
@@ -290,6 +308,14 @@ impl End {
         self.seen.push(seen);
     }
 
+    /// Does the oldest piece of arithmetic that was asked for, and says what came of it.
+    pub fn compute(&mut self, now: Instant) {
+        let task = self.tasks.pop_front().expect("a task");
+        let piece = task.run(&mut self.entropy);
+        self.attempt(now, |conn, env| conn.answer(Answer::Computed(piece), env));
+        self.poll(now);
+    }
+
     fn answer(&mut self, query: &Query, now: Instant) {
         let sign = |key: &PrivateKey, algorithm, message: &[u8]| {
             Answer::Signature(key.sign(algorithm, message).ok().map(Into::into))
@@ -308,7 +334,7 @@ impl End {
             }
             Query::Sign { .. } => Answer::Signature(None),
             Query::TrustHostKey { key, .. } => Answer::Trust(**key == *host_key().public()),
-            Query::Greet { .. } => return,
+            Query::Greet { .. } | Query::Compute(_) => return,
             Query::CheckSecrets { .. } => Answer::Key(false),
             Query::FindKey { .. } if !self.habits.judges => return,
             Query::FindKey { user, key, .. } => {

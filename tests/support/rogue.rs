@@ -243,7 +243,9 @@ impl<R: Role> Stage<R> {
                 Answer::Signature(Some(signature.into()))
             }
             Some(Query::TrustHostKey { .. }) => Answer::Trust(true),
-            Some(Query::Agree { .. }) => panic!("only quick methods are offered"),
+            Some(Query::Agree { .. } | Query::Compute) => {
+                panic!("only quick methods are offered")
+            }
         };
         self.with(|rogue, env| rogue.answer(answer, env)).expect("answered");
     }

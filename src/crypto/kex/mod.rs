@@ -10,9 +10,11 @@ mod modp;
 mod moduli;
 mod primes;
 mod sntrup;
+mod task;
 
 pub use modp::Group;
 pub use moduli::{BadModulus, Moduli};
+pub use task::{KexPiece, KexTask};
 
 use std::fmt;
 
@@ -228,6 +230,10 @@ impl KexSecret {
     pub fn generate_in(kind: KexKind, group: &Group) -> Result<(KexSecret, Vec<u8>), CryptoError> {
         let (secret, public) = ModpSecret::generate(group)?;
         Ok((KexSecret { hash: kind.hash(), secret: Secret::Modp(secret) }, public))
+    }
+
+    fn is_finite_field(&self) -> bool {
+        matches!(self.secret, Secret::Modp(_))
     }
 
     /// Takes the server's public value.

@@ -189,3 +189,39 @@ fn a_server_chooses_from_its_moduli() {
     let init = encoded(&KexDhGexInit(KexEcdhInit { client_public: &[7] }));
     assert_eq!(init, [32, 0, 0, 0, 1, 7]);
 }
+
+/// A client that defers hands its work out once, and nothing is carved before the answer; what the work
+/// refuses ends it with the same reason as in place.
+#[test]
+fn a_client_that_defers_hands_its_work_out_once() {
+    let deferring = |kex| {
+        let (mut ours, mut theirs) = (client_config(), server_config());
+        (ours.preferences.kex, ours.defers) = (vec![kex], true);
+        theirs.preferences.kex = vec![kex];
+        let mut pair = Pair::new(ours, theirs);
+        pair.client.answers = false;
+        pair.settle();
+        pair
+    };
+    for kex in [KexKind::Sntrup761X25519, KexKind::DhGroup14, KexKind::DhGroupExchange] {
+        let mut pair = deferring(kex);
+        assert!(matches!(pair.client.transport.query(), Some(Query::Compute)), "{kex:?}");
+        pair.client.answers = true;
+        pair.settle();
+        pair.expect_alive();
+        assert!(pair.client.transport.is_established(), "{kex:?}");
+        assert!(pair.client.transport.take_task().is_none());
+    }
+    let pair = deferring(KexKind::Curve25519);
+    assert!(matches!(pair.client.transport.query(), Some(Query::TrustHostKey { .. })));
+
+    let mut pair = deferring(KexKind::DhGroup14);
+    let client = &mut pair.client;
+    assert!(client.transport.take_task().is_some() && client.transport.take_task().is_none());
+    assert!(matches!(client.transport.query(), Some(Query::Compute)), "it is still open");
+    let refusal = KexError::UnsafeGroup;
+    let answer = Answer::Computed(Err(refusal));
+    let answered = client.call(|transport, env| transport.answer(answer, env));
+    assert_eq!(answered, Err(Error::KeyExchange(refusal)));
+    assert_eq!(answered.map_err(|error| error.disconnect_code()), Err(Some(2)));
+}
