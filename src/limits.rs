@@ -325,6 +325,9 @@ pub const SESSIONS_DEFAULT: u32 = 10;
 pub const UPSTREAM_LOGIN_TIME_MAX: Duration = Duration::from_secs(30);
 /// How long a client has to offer its agent, where a login goes on with the keys of that.
 pub const AGENT_OFFER_TIME: Duration = Duration::from_secs(20);
+/// How long a client's agent may take over a signature, while somebody touches a key or confirms its
+/// use. The time of the login at the host stands still meanwhile.
+pub const AGENT_SIGN_TIME: Duration = Duration::from_secs(30);
 /// Keys of an agent that are tried at a host: one less than sshd's MaxAuthTries.
 pub const AGENT_KEYS_TRIED_MAX: usize = 5;
 /// The largest packet on a session that is accepted before the host has said what it takes: what

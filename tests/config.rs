@@ -332,7 +332,7 @@ const IN_MATCH: &str = "AcceptEnv AllowAgentForwarding AllowGroups AllowStreamLo
     StreamLocalBindMask StreamLocalBindUnlink Subsystem TidegatePasswordFile TidegateScp TidegateTotpFile TidegateUpstream TidegateUpstreamCA \
     TidegateUpstreamAgent TidegateUpstreamCommand TidegateUpstreamCommandUser \
     TidegateUpstreamHostKeyPolicy TidegateUpstreamIdentity TidegateUpstreamKnownHosts \
-    TidegateUpstreamTargets TidegateUpstreamUser TrustedUserCAKeys \
+    TidegateUpstreamProxyProtocol TidegateUpstreamTargets TidegateUpstreamUser TrustedUserCAKeys \
     UnusedConnectionTimeout X11DisplayOffset X11Forwarding X11UseLocalhost";
 
 #[test]
@@ -563,6 +563,7 @@ fn good_lines() -> impl Strategy<Value = String> {
         "TidegateUpstreamCommandUser (none|nobody)",
         "TidegateUpstreamHostKeyPolicy (strict|accept-new)",
         "TidegateUpstreamAgent (yes|no)",
+        "TidegateUpstreamProxyProtocol (none|v1|v2)",
         "TidegateUpstream((CA|Identity) (none|/[a-z]{1,4})|KnownHosts /[a-z]{1,4})",
         "Allow(Tcp|StreamLocal)Forwarding (yes|no|all|local|remote)",
         "PermitListen (any|none|([a-z*.]{1,6}:)?([1-9][0-9]{0,3}|\\*)( localhost:22)?)",

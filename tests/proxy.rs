@@ -3,6 +3,8 @@
 
 #[path = "proxy/agent.rs"]
 mod agent;
+#[path = "proxy/announced.rs"]
+mod announced;
 #[path = "proxy/asked.rs"]
 mod asked;
 #[path = "proxy/certified.rs"]

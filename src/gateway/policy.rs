@@ -269,7 +269,8 @@ impl Policy {
             },
         };
         let with = key.map_or(String::new(), |key| format!(" with {}", key.fingerprint()));
-        let who = format!("{} from {}{with}", comer.user, comer.peer.ip());
+        let client = comer.peer.ip();
+        let who = (client, format!("{} from {client}{with}", comer.user));
         let upstream = self.fleets.upstream(&self.config, login, comer.user, hosts, who);
         let mut upstream = upstream.ok_or(Reason::NoIdentity)?;
         if asks {

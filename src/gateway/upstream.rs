@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -134,7 +134,7 @@ impl Fleets {
         login: &Effective,
         user: &str,
         hosts: Hosts,
-        on_behalf_of: String,
+        (client, on_behalf_of): (IpAddr, String),
     ) -> Option<Upstream> {
         let mut preferences = Preferences::new(SOFTWARE)?;
         preferences.kex = kex(&config.global.kex_algorithms);
@@ -159,9 +159,11 @@ impl Fleets {
                 (None, None) => return None,
             },
             on_behalf_of,
+            client,
             known_hosts: login.upstream_known_hosts.clone(),
             host_keys: login.upstream_host_keys,
             ca_algorithms: login.ca_algorithms.clone(),
+            announces: login.upstream_proxy_protocol,
             config: Arc::new(connection),
         })
     }
@@ -240,7 +242,7 @@ fn identity(path: &Path) -> Result<Proof, String> {
 }
 
 /// A key that exists for one login, and a certificate for that login: its user, our address as the
-/// host sees it, and a few minutes.
+/// host sees it (or the client's, where the host is told that), and a few minutes.
 fn certified(
     authority: &Path,
     upstream: &Upstream,
@@ -249,7 +251,11 @@ fn certified(
     let authority = load_key(authority)?;
     let key = PrivateKey::generate(KeyKind::Ed25519).map_err(|why| why.to_string())?;
     let now = now();
-    let sources = own_addresses(addresses);
+    let mut sources = own_addresses(addresses);
+    if upstream.announces.is_some() {
+        sources.push(upstream.client.to_canonical().to_string());
+    }
+    let sources = sources.join(",");
     let certification = Certification {
         kind: CertificateKind::User,
         serial: now,
@@ -268,9 +274,8 @@ fn certified(
     Ok((Some(key), LoginMethod::Certificate { certificate, algorithm }))
 }
 
-/// The addresses that we reach these from, with commas between: what the routes say, for nothing is
-/// sent.
-fn own_addresses(addresses: &[SocketAddr]) -> String {
+/// The addresses that we reach these from: what the routes say, for nothing is sent.
+fn own_addresses(addresses: &[SocketAddr]) -> Vec<String> {
     let mut own: Vec<String> = Vec::new();
     for to in addresses {
         let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
@@ -285,7 +290,7 @@ fn own_addresses(addresses: &[SocketAddr]) -> String {
             }
         }
     }
-    own.join(",")
+    own
 }
 
 /// Certificates expire by the calendar.

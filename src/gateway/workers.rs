@@ -252,6 +252,7 @@ const fn lane_of(job: &Job) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
     use std::sync::Mutex;
     use std::sync::mpsc;
 
@@ -432,9 +433,11 @@ mod tests {
             user: "ann".into(),
             credential: Credential::Agent,
             on_behalf_of: "ann".into(),
+            client: Ipv4Addr::LOCALHOST.into(),
             known_hosts: "/known".into(),
             host_keys: HostKeyPolicy::Strict,
             ca_algorithms: Vec::new(),
+            announces: None,
             config: Arc::new(ClientConnectionConfig::new(Arc::new(transport))),
         };
         Job::FindHosts { upstream: Arc::new(upstream) }

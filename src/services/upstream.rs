@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -12,6 +12,7 @@ use crate::base::Instant;
 use crate::connection::{ClientConnectionConfig, LoginMethod};
 use crate::crypto::{PrivateKey, SignatureAlgorithm};
 use crate::limits::UPSTREAM_REST_TIME;
+use crate::wire::proxy::ProxyVersion;
 
 /// Where one login goes on. Made by policy alone.
 #[derive(Clone, Debug)]
@@ -25,11 +26,15 @@ pub struct Upstream {
     pub credential: Credential,
     /// Who logs in here and from where, for the host's log.
     pub on_behalf_of: String,
+    /// The client's address.
+    pub client: IpAddr,
     /// The file of host keys.
     pub known_hosts: PathBuf,
     pub host_keys: HostKeyPolicy,
     /// How authorities may have signed certificates of hosts.
     pub ca_algorithms: Vec<SignatureAlgorithm>,
+    /// The host is told for whom we come, before SSH begins.
+    pub announces: Option<ProxyVersion>,
     /// What the connection is made with.
     pub config: Arc<ClientConnectionConfig>,
 }

@@ -13,7 +13,8 @@ use super::*;
 use crate::connection::{Answer, ChannelId, ChannelKind, Event, LoginMethod};
 use crate::crypto::{PublicKey, ShownKey, SignatureAlgorithm};
 use crate::limits::{
-    AGENT_FRAME_BYTES_MAX, AGENT_KEYS_TRIED_MAX, AGENT_LOGIN_PACKET_BYTES, HELD_REQUEST_BYTES_MAX,
+    AGENT_FRAME_BYTES_MAX, AGENT_KEYS_TRIED_MAX, AGENT_LOGIN_PACKET_BYTES, AGENT_SIGN_TIME,
+    HELD_REQUEST_BYTES_MAX, UPSTREAM_LOGIN_TIME_MAX,
 };
 use crate::reactor::Chunk;
 use crate::services::Command;
@@ -211,25 +212,37 @@ impl<D: Driver, O: Outside> Shard<D, O> {
 
     /// The agent is of no use: nothing goes on.
     pub(super) fn agent_failed(&mut self, key: u32, said: &str) {
+        let host = self.signs_for(key).unwrap_or_else(|| "unknown".to_owned());
         self.agent_over(key);
-        let (host, why) = ("unknown".to_owned(), said.to_owned());
+        let why = said.to_owned();
         self.report(key, What::UpstreamFailed { host, why });
         self.upstream_lost(key, said);
     }
 
-    /// The client has offered no agent in time, or that says nothing.
+    /// The client has offered no agent in time, or that says nothing or does not sign.
     pub(super) fn agent_is_late(&mut self, key: u32) -> bool {
         let stage = self.borrowed(key).map(|borrowed| borrowed.stage);
-        let has_one = matches!(stage, Some(Stage::Opening(_) | Stage::Listing(_)));
-        let late = has_one || stage == Some(Stage::Waiting);
-        if late {
-            let said = match has_one {
-                true => "your agent does not answer",
-                false => NO_AGENT,
-            };
-            self.agent_failed(key, said);
-        }
-        late
+        let said = match stage {
+            Some(Stage::Waiting) => NO_AGENT.to_owned(),
+            Some(Stage::Opening(_) | Stage::Listing(_)) => "your agent does not answer".to_owned(),
+            Some(Stage::Binding(_) | Stage::Signing(_)) => {
+                let host = self.signs_for(key).unwrap_or_default();
+                let seconds = AGENT_SIGN_TIME.as_secs();
+                format!("your agent has not signed the login at {host} within {seconds} s")
+            }
+            _ => return false,
+        };
+        self.agent_failed(key, &said);
+        true
+    }
+
+    /// The host at which the agent is to sign a login.
+    fn signs_for(&mut self, key: u32) -> Option<String> {
+        let End::Down(down) = &self.links.get(key as usize)?.relay.as_deref()?.end else {
+            return None;
+        };
+        let stage = down.borrowed.as_ref()?.stage;
+        matches!(stage, Stage::Binding(_) | Stage::Signing(_)).then(|| down.host())
     }
 
     /// It is needed no more.
@@ -348,7 +361,10 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                     AgentReply::Signature(blob) => Some(blob.into()),
                     _ => None,
                 };
+                self.set_deadline(key, None);
                 if let Some(other) = other {
+                    let until = self.driver.now().after(UPSTREAM_LOGIN_TIME_MAX);
+                    self.set_deadline(other, Some(until));
                     self.answer(other, Answer::Signature(signature));
                     self.mark_ready(other);
                 }
@@ -394,7 +410,11 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let proof = self.proof_of_host(host);
         let Some(borrowed) = self.borrowed(key) else { return };
         let tried = borrowed.next.checked_sub(1).and_then(|tried| borrowed.keys.get(tried));
-        let (Some(tried), Stage::Ready(id)) = (tried, borrowed.stage) else { return };
+        let (Some(tried), Stage::Ready(id)) = (tried.cloned(), borrowed.stage) else { return };
+        let until = self.driver.now().after(AGENT_SIGN_TIME);
+        self.set_deadline(host, None);
+        self.set_deadline(key, Some(until));
+        let Some(borrowed) = self.borrowed(key) else { return };
         let flags = algorithm.agent_flags();
         let request = framed(&AgentRequest::Sign { key: &tried.blob, data: message, flags });
         match proof.filter(|_| !borrowed.bound) {

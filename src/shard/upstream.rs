@@ -12,6 +12,8 @@ use crate::limits::{
 use crate::reactor::Errno;
 use crate::services::upstream::{Credential, Host, Trouble, Upstream};
 use crate::services::{Outgoing, RoutingDomain, Surroundings};
+use crate::transport::Error;
+use crate::wire::proxy::{self, ProxyOrigin};
 
 impl<D: Driver, O: Outside> Shard<D, O> {
     /// The login is over and goes on elsewhere.
@@ -165,11 +167,16 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             entropy: &mut *self.entropy,
         };
         let Some(link) = self.links.get_mut(key as usize) else { return };
-        let (local, serial) = (link.ends.local, link.serial);
+        let (client, local, serial) = (link.ends.peer, link.ends.local, link.serial);
         let Some(End::Down(down)) = link.relay.as_mut().map(|relay| &mut relay.end) else { return };
         let Some(way) = down.way.clone() else { return };
         let config = Arc::clone(&way.config);
-        let begun = outgoing.with_env(&mut around, |env, _| Connection::client(config, env));
+        let origin = ProxyOrigin::Client { client, server: local };
+        let header = down.upstream.announces.map(|version| proxy::encode(version, &origin));
+        let begun = outgoing.with_env(&mut around, |env, _| match header {
+            Some(header) if !env.out.append(&header) => Err(Error::Invariant("no room")),
+            _ => Connection::client(config, env),
+        });
         let (upstream, host) = (Arc::clone(&down.upstream), down.host);
         let Some(Ok(connection)) = begun else {
             outgoing.abandon(self.driver.pool());
@@ -355,6 +362,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
 
     fn host_failed(&mut self, key: u32, trouble: Trouble) {
         let now = self.driver.now();
+        self.rewind_agent(key);
+        self.set_deadline(key, None);
         let Some((down, ..)) = self.down(key) else { return };
         let host = down.host();
         if let Some(host) = down.upstream.fleet.host(down.host) {
@@ -443,7 +452,7 @@ impl Down {
         }
     }
 
-    fn host(&self) -> String {
+    pub(super) fn host(&self) -> String {
         self.upstream.fleet.host(self.host).map(Host::to_string).unwrap_or_default()
     }
 }

@@ -35,7 +35,7 @@ impl<'a> Outbox<'a> {
     }
 
     /// Appends raw bytes; false, and nothing done, when they do not fit.
-    pub(super) fn append(&mut self, bytes: &[u8]) -> bool {
+    pub(crate) fn append(&mut self, bytes: &[u8]) -> bool {
         let Some(room) = self.spare().get_mut(..bytes.len()) else { return false };
         room.copy_from_slice(bytes);
         self.commit(bytes.len());

@@ -2,6 +2,7 @@
 //! see whose cookie arrives; ssh and xauth are Debian's.
 
 use super::*;
+use crate::support::display::{assert_half_closes, openssh, putty};
 
 const COOKIE: &str = "000102030405060708090a0b0c0d0e0f";
 
@@ -200,5 +201,15 @@ fn other_accounts_have_displays_too() {
     for environment in [rc, text(&output.stdout)] {
         assert!(environment.contains("DISPLAY=localhost:"), "{environment}");
         assert!(!environment.contains(words[1]) && !environment.contains("TIDEGATE"));
+    }
+}
+
+#[test]
+fn each_direction_of_a_display_ends_on_its_own() {
+    let gateway = Gateway::start(&["X11Forwarding yes", "X11DisplayOffset 370"]);
+    let options = ["KexAlgorithms=curve25519-sha256"];
+    assert_half_closes(&gateway, openssh(&gateway, &options), false);
+    if let Some(client) = putty(&gateway) {
+        assert_half_closes(&gateway, client, true);
     }
 }

@@ -193,7 +193,7 @@ fn case_70_agents_that_lie_are_found_out() {
 }
 
 #[test]
-fn an_agent_that_says_nothing_is_waited_for_no_longer_than_one_that_is_not_there() {
+fn agents_that_say_nothing_are_not_waited_for_for_ever() {
     let Some(host) = Host::start("") else { return };
     let gateway = with_agent(&host, &[]);
     let _own = agent(&gateway);
@@ -201,7 +201,21 @@ fn an_agent_that_says_nothing_is_waited_for_no_longer_than_one_that_is_not_there
         IDENTITIES => Lie::Sleeps,
         _ => Lie::Says(FAILURE.to_vec()),
     };
-    assert_found_out(&gateway, "silent", silent, "your agent does not answer");
+    let unwilling = |keys: &Keys, asked: u8| match asked {
+        IDENTITIES => Lie::Says(list(&[&keys.good])),
+        SIGN => Lie::Sleeps,
+        _ => Lie::Says(FAILURE.to_vec()),
+    };
+    let unsigned =
+        format!("your agent has not signed the login at 127.0.0.1 port {} within 30 s", host.port);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            assert_found_out(&gateway, "silent", silent, "your agent does not answer");
+        });
+        assert_found_out(&gateway, "unwilling", unwilling, &unsigned);
+    });
+    let told = format!("Upstream 127.0.0.1 port {} for 127.0.0.1 port ", host.port);
+    assert!(gateway.log().lines().any(|line| line.contains(&told) && line.contains(&unsigned)));
 }
 
 /// Keys that are bound to hosts (`ssh-add -h`) sign for the host behind the gateway and no other: the

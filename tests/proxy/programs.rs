@@ -4,6 +4,7 @@ use std::fs::File;
 
 use super::settings::agent;
 use super::*;
+use crate::support::display::{assert_half_closes, openssh, putty};
 
 /// OpenSSH's client as other programs are told to start it.
 fn transport(gateway: &Gateway) -> String {
@@ -216,5 +217,16 @@ fn a_transfer_whose_host_dies_ends_with_one_line() {
         assert!(line.contains("the connection to 127.0.0.1 port "), "{line}\n{}", gateway.log());
         let output = ssh(gateway, &[], &["echo in"]);
         assert_eq!(text(&output.stdout), "in\n", "{}", said(gateway, &output));
+    });
+}
+
+#[test]
+fn each_direction_of_a_display_ends_on_its_own() {
+    let lines = "X11Forwarding yes\nX11DisplayOffset 380";
+    proxied(lines, &["X11Forwarding yes"], |_, gateway| {
+        assert_half_closes(gateway, openssh(gateway, &[QUICK]), false);
+        if let Some(client) = putty(gateway) {
+            assert_half_closes(gateway, client, true);
+        }
     });
 }

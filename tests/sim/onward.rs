@@ -71,10 +71,12 @@ impl Onward {
             user: format!("u{rest}"),
             credential: Credential::Identity("/key".into()),
             on_behalf_of: user.to_owned(),
+            client: std::net::Ipv4Addr::LOCALHOST.into(),
             known_hosts: "/known".into(),
             host_keys: HostKeyPolicy::Strict,
             finder: None,
             ca_algorithms: Vec::new(),
+            announces: None,
             config: Arc::clone(&self.config),
         }))
     }

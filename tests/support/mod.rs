@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses its own part")]
 
 pub mod account;
+pub mod display;
 pub mod openssh;
 
 use std::fs;

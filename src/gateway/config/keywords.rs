@@ -456,6 +456,8 @@ pub const TABLE: &[Keyword] = &[
         upstream::upstream_identity, upstream::dump_upstream_identity),
     honoured("TidegateUpstreamKnownHosts", Match, "the path of a file of host keys",
         upstream::upstream_known_hosts, upstream::dump_upstream_known_hosts),
+    honoured("TidegateUpstreamProxyProtocol", Match, "none, v1 or v2",
+        upstream::upstream_proxy_protocol, upstream::dump_upstream_proxy_protocol),
     honoured("TidegateUpstreamTargets", Match,
         "none, or one or more patterns of host, host:port or [address]:port that login names like \
          user%host may ask for",

@@ -17,6 +17,7 @@ use crate::limits::{
 use crate::services::forward::{BIND_MASK, DisplayRules, GatewayPorts, Permits, Ways};
 use crate::services::upstream::HostKeyPolicy;
 use crate::transport::RekeyLimits;
+use crate::wire::proxy::ProxyVersion;
 
 /// Declares a struct of settings and its draft, in which every field may still be unset.
 ///
@@ -289,6 +290,8 @@ settings! {
             /// The file of those hosts' keys.
             upstream_known_hosts: PathBuf,
             upstream_host_keys: HostKeyPolicy,
+            /// How those hosts are told for whom we come.
+            upstream_proxy_protocol: Option<ProxyVersion>,
         }
         all {
             /// Patterns of the variables a client may set.
@@ -438,6 +441,7 @@ impl Default for Effective {
             upstream_authority: None,
             upstream_known_hosts: PathBuf::from("/etc/ssh/ssh_known_hosts"),
             upstream_host_keys: HostKeyPolicy::Strict,
+            upstream_proxy_protocol: None,
             accept_env: Vec::new(),
             allow_users: Vec::new(),
             deny_users: Vec::new(),

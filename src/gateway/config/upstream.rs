@@ -11,6 +11,7 @@ use super::values::{Values, host_and_port, is_none};
 use crate::gateway::program;
 use crate::limits::UPSTREAM_HOSTS_MAX;
 use crate::services::upstream::HostKeyPolicy;
+use crate::wire::proxy::ProxyVersion;
 
 const SSH_PORT: u16 = 22;
 
@@ -163,6 +164,20 @@ pub fn upstream_host_keys(target: &mut Target, values: &Values<'_>) -> Done {
 pub fn dump_upstream_host_keys(view: &View<'_>) -> Vec<String> {
     let named = |(_, known): &&(&str, HostKeyPolicy)| *known == view.login.upstream_host_keys;
     one(HostKeyPolicy::NAMES.iter().find(named).map_or("strict", |(name, _)| *name))
+}
+
+const PROXY_VERSIONS: [(&str, Option<ProxyVersion>); 3] =
+    [("none", None), ("v1", Some(ProxyVersion::One)), ("v2", Some(ProxyVersion::Two))];
+
+pub fn upstream_proxy_protocol(target: &mut Target, values: &Values<'_>) -> Done {
+    let version = choice(values.one()?, &PROXY_VERSIONS)?;
+    first(&mut target.login.upstream_proxy_protocol, version)
+}
+
+pub fn dump_upstream_proxy_protocol(view: &View<'_>) -> Vec<String> {
+    let version = view.login.upstream_proxy_protocol;
+    let named = PROXY_VERSIONS.iter().find(|(_, known)| *known == version);
+    one(named.map_or("none", |(name, _)| *name))
 }
 
 fn path_or_none(path: Option<&PathBuf>) -> String {
