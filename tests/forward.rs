@@ -143,7 +143,7 @@ fn allow(gateway: &Gateway, options: &str) {
 // ---- What gets through -------------------------------------------------------------------------
 
 #[test]
-fn each_direction_ends_on_its_own() {
+fn r6_each_direction_ends_on_its_own() {
     let gateway = Gateway::start(&[]);
     // The client is done first, and is answered then.
     let port = serve(answer_at_the_end);

@@ -11,6 +11,8 @@ mod asked;
 mod certified;
 #[path = "proxy/exchanges.rs"]
 mod exchanges;
+#[path = "proxy/fleet.rs"]
+mod fleet;
 #[path = "proxy/impostor.rs"]
 mod impostor;
 #[path = "proxy/liar.rs"]
@@ -120,10 +122,14 @@ impl Host {
 
     /// Ends the processes of sshd that serve connections, and not the one that listens.
     fn kill_sessions(&self) {
+        self.signal_sessions("-9");
+    }
+
+    fn signal_sessions(&self, signal: &str) {
         let pid = self.sshd.child.id();
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
         for child in children.expect("its children").split_whitespace() {
-            run_ok(Command::new("kill").args(["-9", child]));
+            run_ok(Command::new("kill").args([signal, child]));
         }
     }
 }
@@ -273,7 +279,7 @@ fn a_host_that_is_down_or_refuses_the_key_is_one_clear_line() {
 }
 
 #[test]
-fn what_a_host_said_before_it_died_arrives() {
+fn r17_what_a_host_said_before_it_died_arrives() {
     proxied("", &[], |host, gateway| {
         let mut command = gateway.ssh(&[QUICK], &["head -c 3000000 /dev/zero; sleep 60"]);
         let mut child =
@@ -294,6 +300,25 @@ fn what_a_host_said_before_it_died_arrives() {
         // The next login does not suffer from it.
         let output = ssh(gateway, &[], &["echo in"]);
         assert_eq!(text(&output.stdout), "in\n", "{}", said(gateway, &output));
+    });
+}
+
+/// One that says nothing any more is asked as often as a client would be.
+#[test]
+fn r5_a_host_that_falls_silent_is_given_up() {
+    let lines = ["ClientAliveInterval 1", "ClientAliveCountMax 2"];
+    proxied("", &lines, |host, gateway| {
+        let mut command = gateway.ssh(&[QUICK], &["echo in; sleep 60"]);
+        let mut child =
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("ssh starts");
+        child.stdout.as_mut().expect("its output").read_exact(&mut [0; 3]).expect("a session");
+        host.signal_sessions("-STOP");
+        let output = child.wait_with_output().expect("an end");
+        host.kill_sessions();
+        assert_eq!(output.status.code(), Some(255), "{}", said(gateway, &output));
+        let line = text(&output.stderr);
+        assert!(line.contains(" is lost: "), "{line}\n{}", gateway.log());
+        assert!(line.contains("the peer does not answer"), "{line}\n{}", gateway.log());
     });
 }
 

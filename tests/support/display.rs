@@ -1,4 +1,5 @@
 //! An X server that says little, for programs that use a forwarded display.
+#![allow(clippy::disallowed_methods, reason = "tests need no named threads")]
 
 use std::fs;
 use std::io::{Read, Write};
