@@ -606,3 +606,9 @@ const _: () = assert!(CHANNEL_PACKET_BYTES_MAX > SFTP_NAMES_BYTES_MAX as u32 + 6
 const _: () =
     assert!(WINDOW_BYTES_MIN as u64 * CHANNELS_MAX as u64 <= LINK_WINDOW_BYTES_MAX as u64);
 const _: () = assert!(WINDOW_BYTES as u64 * 32 <= LINK_WINDOW_BYTES_MAX as u64);
+
+/// Panics that a process takes in [`DEFECTS_TIME`] before it puts new shards in the place of those
+/// that met them: what a panic left behind is small, but nobody knows what it is.
+pub const DEFECTS_MAX: usize = 3;
+/// See [`DEFECTS_MAX`].
+pub const DEFECTS_TIME: Duration = Duration::from_secs(60);

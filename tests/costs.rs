@@ -66,6 +66,7 @@ impl Host {
             log: |reports| while reports.recv().is_ok() {},
             syslog: None,
             logbook: None,
+            renews: false,
         });
         let running = Some(running.expect("a gateway"));
         Host { running, port, folder, _alone: alone }

@@ -3,6 +3,8 @@
 
 #[path = "hostile/channels.rs"]
 mod channels;
+#[path = "hostile/defects.rs"]
+mod defects;
 #[path = "hostile/forwarding.rs"]
 mod forwarding;
 #[path = "hostile/keyexchange.rs"]

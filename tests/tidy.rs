@@ -202,7 +202,11 @@ fn the_protocol_floors_know_no_clock_and_no_io() {
 }
 
 /// The numbers of docs/security-cases.md; those between belong to what is not built yet.
-const CASES: [std::ops::RangeInclusive<u32>; 3] = [1..=75, 80..=120, 122..=122];
+const CASES: [std::ops::RangeInclusive<u32>; 2] = [1..=75, 80..=137];
+
+/// The loads and failures.
+const LOADS: &str = "R1 R2 R3 R3b R4 R5 R6 R7 R8 R9 R10 R11 R12 R12b R13 R14 R15 R16 R17 R18 R19 R20 \
+    R21 R22 R23 R24 R25 R26 R27 R28 R29 R30 R31";
 
 /// Whether the name of a test bears a number: by itself, or between two with `to` in the middle.
 fn bears(test: &str, number: u32) -> bool {
@@ -250,13 +254,19 @@ fn every_attack_has_a_test_or_says_what_it_waits_for() {
     let files: Vec<_> = rust_files("src").into_iter().chain(rust_files("tests")).collect();
     let table = fs::read_to_string(root().join("docs/security-cases.md")).expect("the table");
     let mut wanted = CASES.into_iter().flatten();
-    let mut wrong = Vec::new();
+    let (mut wrong, mut loads) = (Vec::new(), Vec::new());
     for row in table.lines().filter(|line| line.starts_with("| ")) {
         let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
-        let Ok(number) = cells[0].trim_start_matches('R').parse() else { continue };
-        if !cells[0].starts_with('R') {
-            assert_eq!(wanted.next(), Some(number), "the next row of docs/security-cases.md");
+        if cells[0]
+            .strip_prefix('R')
+            .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+        {
+            loads.push(cells[0].to_owned());
+            wrong.extend(wrong_load(&cells, &files));
+            continue;
         }
+        let Ok(number) = cells[0].parse() else { continue };
+        assert_eq!(wanted.next(), Some(number), "the next row of docs/security-cases.md");
         assert_eq!(cells.len(), 3, "case {number}: number, attack, tests");
         // What waits may name commands in the same quotes.
         let tests = cells[2].split("waits for: ").next().unwrap_or_default();
@@ -264,7 +274,21 @@ fn every_attack_has_a_test_or_says_what_it_waits_for() {
         wrong.extend(wrong_tests(number, &format!("{tests}{waits}"), &files));
     }
     assert_eq!(wanted.next(), None, "a case is missing at the end of docs/security-cases.md");
+    let all: Vec<String> = LOADS.split_whitespace().map(str::to_owned).collect();
+    assert_eq!(loads, all, "the rows of loads and failures");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// What is wrong with a row about a load or a failure: it names tests, what measured it, what it
+/// waits for, or why it cannot apply.
+fn wrong_load(cells: &[&str], files: &[(String, String)]) -> Vec<String> {
+    let says = ["waits for: ", "measured: ", "cannot apply: "].iter().any(|w| cells[2].contains(w));
+    let tests = cells[2].split("waits for: ").next().unwrap_or_default();
+    let tests = tests.split("measured: ").next().unwrap_or_default();
+    let marker = if says { "waits for: " } else { "" };
+    let mut wrong = wrong_tests(0, &format!("{tests}{marker}"), files);
+    wrong.retain(|line| !line.ends_with("bears the number"));
+    wrong.iter().map(|line| format!("{}: {line}", cells[0])).collect()
 }
 
 #[test]
@@ -295,5 +319,56 @@ fn case_48_nothing_decrypts_by_rsa() {
     for (name, text) in rust_files("src") {
         let found = names.iter().find(|word| text.contains(**word));
         assert!(found.is_none(), "{name} uses {found:?}");
+    }
+}
+
+/// Crates below these versions have known defects (RustSec); `.cargo/deny.toml` says the same to
+/// `cargo deny`.
+const DEFECTIVE_BELOW: [(&str, [u32; 3]); 6] = [
+    ("slab", [0, 4, 11]),
+    ("crossbeam-channel", [0, 5, 15]),
+    ("crossbeam-epoch", [0, 9, 20]),
+    ("ring", [0, 17, 12]),
+    ("aws-lc-sys", [0, 39, 0]),
+    ("mio", [0, 8, 11]),
+];
+
+#[test]
+fn case_137_no_dependency_is_known_to_be_defective() {
+    let deny = fs::read_to_string(root().join(".cargo/deny.toml")).expect("a list");
+    for lock in ["Cargo.lock", "tests/fuzz/Cargo.lock"] {
+        let lock = fs::read_to_string(root().join(lock)).expect("a lock file");
+        for (name, least) in DEFECTIVE_BELOW {
+            let [major, minor, patch] = least;
+            let line = format!("{{ name = \"{name}\", version = \"<{major}.{minor}.{patch}\" }}");
+            assert!(deny.contains(&line), "{line} is not in .cargo/deny.toml");
+            let start = format!("name = \"{name}\"\nversion = \"");
+            let found = lock.split(&start).skip(1);
+            let versions = found.map(|rest| rest.split('"').next().unwrap_or_default());
+            let mut count = 0;
+            for version in versions {
+                count += 1;
+                let numbers: Vec<u32> =
+                    version.split('.').map(|part| part.parse().unwrap_or(0)).collect();
+                assert!(numbers.as_slice() >= least.as_slice(), "{name} {version}");
+            }
+            // The fuzzing crate does without the second provider.
+            assert!(count > 0 || name == "ring", "{name} is not locked: take it off the list");
+        }
+        for banned in ["tokio", "async-std", "openssl", "openssl-sys", "rustls"] {
+            assert!(!lock.contains(&format!("name = \"{banned}\"\n")), "{banned} is locked");
+        }
+    }
+}
+
+/// SECURITY R22: the clock on the wall may be set at any time. Sessions, rekeys and penalties are
+/// timed by the other one; only certificates, accounts, codes and records ask for the date.
+#[test]
+fn r22_protocol_and_event_loop_do_not_know_the_date() {
+    let floors = ["base", "wire", "crypto", "transport", "connection", "reactor", "shard"];
+    for (name, text) in rust_files("src") {
+        let floor = name.split('/').nth(1).unwrap_or_default();
+        let dated = ["SystemTime", "CLOCK_REALTIME"].iter().any(|word| text.contains(word));
+        assert!(!dated || !floors.contains(&floor), "{name} asks for the date");
     }
 }

@@ -101,6 +101,9 @@ impl Outside for Lone {
         Err(connection)
     }
 
+    /// Its connection ends, which is heard as any other end; the panic itself has been told.
+    fn met_defect(&mut self) {}
+
     /// A client's connections tell what there is as [`crate::shard::News`].
     fn report(&mut self, _report: Report) {}
 }

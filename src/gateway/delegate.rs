@@ -277,6 +277,7 @@ fn start(
         greeting: None,
         looks_names_up: false,
         routes: false,
+        renews: false,
     };
     Server::start(settings)
 }

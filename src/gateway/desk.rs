@@ -16,6 +16,7 @@ use tracing::info;
 use tracing::level_filters::LevelFilter;
 
 use super::config::{Proxies, Verdict};
+use super::defects::Defects;
 use super::drops::Drops;
 use super::startups::{KeptOut, Refused, Startups};
 use super::workers::{Reply, Workers};
@@ -89,6 +90,7 @@ pub struct Office {
     pub greeting: Option<Greeting>,
     /// Somebody wants to know the routing domains of connections.
     pub routes: bool,
+    pub defects: Defects,
 }
 
 impl Office {
@@ -234,6 +236,10 @@ impl Outside for Desk {
         if self.shard == 0 {
             self.office.doors.iter().skip(1).for_each(|door| door.put(Mail::Retire));
         }
+    }
+
+    fn met_defect(&mut self) {
+        self.office.defects.met(reactor::now());
     }
 
     fn report(&mut self, report: Report) {

@@ -50,6 +50,8 @@ pub struct Plan {
     pub syslog: Option<Facility>,
     /// Where logins are recorded, by root.
     pub logbook: Option<Arc<Logbook>>,
+    /// SIGHUP starts the next one.
+    pub renews: bool,
 }
 
 /// A running generation.
@@ -120,6 +122,7 @@ impl Generation {
             greeting,
             looks_names_up: config.global.use_dns,
             routes: config.asks_routing(),
+            renews: plan.renews,
         })?;
         let log = plan.log;
         let log = thread::Builder::new().name("log".to_owned()).spawn(move || log(&reports));

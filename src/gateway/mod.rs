@@ -6,6 +6,7 @@ pub mod broker;
 pub mod cipher_speed;
 pub mod config;
 pub mod daemon;
+mod defects;
 pub mod delegate;
 pub mod desk;
 pub mod directory;

@@ -182,6 +182,7 @@ impl<'a> Start<'a> {
             log: self.options.log,
             syslog: self.options.syslog,
             logbook: self.logbook(),
+            renews: self.options.reload.is_some(),
         }
     }
 
@@ -283,7 +284,8 @@ impl<'a> Start<'a> {
         signals: &Signals,
     ) -> anyhow::Result<Ending> {
         let mut ending = Ending::Over;
-        let plan = Plan { reactors: 1, idle_time: RETIRED_IDLE_TIME, ..self.plan(keys) };
+        let plan =
+            Plan { reactors: 1, idle_time: RETIRED_IDLE_TIME, renews: false, ..self.plan(keys) };
         let mut only = Generation::start(plan)?;
         only.adopt(socket);
         only.retire();

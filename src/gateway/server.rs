@@ -12,6 +12,7 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use tracing::{error, info, warn};
 
 use super::config::{DriverChoice, Proxies};
+use super::defects::{self, Defects};
 use super::desk::{self, Desk, Door, Greeting, Office};
 use super::drivers::{self, Opened};
 use super::drops::Drops;
@@ -44,6 +45,8 @@ pub struct Settings {
     /// Greetings wait for answers of others, and are given by threads of their own.
     pub looks_names_up: bool,
     pub routes: bool,
+    /// SIGHUP puts new shards in the place of these.
+    pub renews: bool,
 }
 
 /// A process's shards, running.
@@ -60,6 +63,7 @@ impl Server {
     /// # Errors
     /// A thread or a driver could not be made; nothing is left running.
     pub fn start(settings: Settings) -> anyhow::Result<(Server, Receiver<Report>)> {
+        defects::tell_in_log();
         let (log, reports) = bounded(EVENTS_MAX);
         let doors: Vec<Arc<Door>> = (0..settings.reactors.max(1)).map(|_| Arc::default()).collect();
         let replies: Vec<_> = doors.iter().map(|door| Arc::clone(door) as Arc<dyn Reply>).collect();
@@ -89,6 +93,7 @@ impl Server {
             tcp_keepalive: settings.tcp_keepalive,
             greeting: settings.greeting,
             routes: settings.routes,
+            defects: Defects::new(settings.renews),
         });
         let mut server = Server { office, shards: Vec::new(), _listeners: settings.listeners };
         let mut driver = settings.driver;

@@ -465,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn penalties_add_up_keep_out_and_run_out() {
+    fn case_126_penalties_add_up_keep_out_and_run_out() {
         let startups = startups("PerSourcePenalties authfail:5 min:15 max:20");
         let (from, now) = ("192.0.2.1", start());
         for _ in 0..5 {
@@ -523,7 +523,7 @@ mod tests {
     }
 
     #[test]
-    fn beyond_what_is_remembered_the_oldest_go_or_nobody_comes() {
+    fn case_126_beyond_what_is_remembered_the_oldest_go_or_nobody_comes() {
         let now = start();
         let text = "PerSourcePenalties min:0 grace-exceeded:10 noauth:20 max-sources4:2";
         let forgetful = startups(text);
@@ -545,7 +545,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded() {
+    fn case_126_what_is_remembered_is_bounded() {
         let startups = startups("PerSourcePenalties max-sources4:10\nPerSourceMaxStartups 1");
         let now = start();
         for n in 0..200_u8 {

@@ -107,8 +107,10 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     /// Calls the services whose time has come.
     pub(super) fn expire_service_timers(&mut self, now: Instant) {
         while let Some(number) = self.service_timers.pop(now) {
-            self.with_service(number, |service, io| service.on_ready(io));
-            self.release(number);
+            self.contained_for(number | OF_ATTACHMENT, |shard| {
+                shard.with_service(number, |service, io| service.on_ready(io));
+                shard.release(number);
+            });
         }
     }
 }

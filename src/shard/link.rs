@@ -34,6 +34,8 @@ pub(super) struct Link {
     pub authenticated: bool,
     /// The peer has tried to log in, and failed.
     pub attempted: bool,
+    /// Panics that it has met.
+    pub defects: u8,
     /// Its end has been reported, and why it came.
     pub ended: bool,
     pub reason: Option<String>,

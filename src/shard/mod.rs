@@ -7,6 +7,7 @@
 mod agent;
 mod borrow;
 mod client;
+mod contain;
 mod display;
 mod forward;
 mod idle;
@@ -331,7 +332,9 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     fn completed(&mut self, completion: Completion) {
         let key = completion.token.key;
         if key & OF_ATTACHMENT != 0 {
-            self.attachment_completed(key & !OF_ATTACHMENT, completion);
+            self.contained_for(key, |shard| {
+                shard.attachment_completed(key & !OF_ATTACHMENT, completion);
+            });
         } else if key & OF_LISTENER != 0 {
             self.accepted(completion);
         } else if key & OF_PLACE != 0 {
@@ -339,7 +342,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         } else if key & OF_PREFACE != 0 {
             self.preface_completed(completion);
         } else {
-            self.link_completed(key, completion);
+            self.contained(key, |shard| shard.link_completed(key, completion));
         }
     }
 
@@ -378,23 +381,24 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     }
 
     fn job_done(&mut self, token: Token, done: Done) {
-        if token.key & OF_ATTACHMENT != 0 {
-            self.attachment_job_done(token.key & !OF_ATTACHMENT, token, done);
-        } else {
-            self.link_job_done(token, done);
-        }
+        self.contained_for(token.key, |shard| match token.key & OF_ATTACHMENT {
+            0 => shard.link_job_done(token, done),
+            _ => shard.attachment_job_done(token.key & !OF_ATTACHMENT, token, done),
+        });
     }
 
     fn expire_timers(&mut self) {
         let now = self.driver.now();
         while let Some(key) = self.timers.pop(now) {
-            self.link_timer(key, now);
+            self.contained(key, |shard| shard.link_timer(key, now));
         }
         while let Some((at, number, generation)) = self.paused.front().copied()
             && at <= now
         {
             self.paused.pop_front();
-            self.attachment_pause_over(number, generation);
+            self.contained_for(number | OF_ATTACHMENT, |shard| {
+                shard.attachment_pause_over(number, generation);
+            });
         }
         self.expire_service_timers(now);
         self.expire_prefaces(now);
@@ -430,11 +434,11 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     fn run_ready(&mut self) {
         for _ in 0..self.ready.len() {
             let Some(key) = self.ready.pop_front() else { break };
-            self.run_link(key);
+            self.contained(key, |shard| shard.run_link(key));
         }
         for _ in 0..self.handshakes.len().min(HANDSHAKE_STEPS_A_TURN as usize) {
             let Some(key) = self.handshakes.pop_front() else { break };
-            self.run_link(key);
+            self.contained(key, |shard| shard.run_link(key));
         }
     }
 
@@ -443,10 +447,12 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             if let Some(link) = self.links.get_mut(key as usize) {
                 link.dirty = false;
             }
-            self.keep_appointments(key);
-            self.drain_events(key);
-            self.flush(key);
-            self.settle(key);
+            self.contained(key, |shard| {
+                shard.keep_appointments(key);
+                shard.drain_events(key);
+                shard.flush(key);
+                shard.settle(key);
+            });
         }
     }
 

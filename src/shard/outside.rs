@@ -124,6 +124,9 @@ pub trait Outside {
     /// This shard was told to retire, and no connection of its listeners is on its way any more.
     fn accepting_is_over(&mut self) {}
 
+    /// Something panicked while it was done for a connection of this shard, which ends for it.
+    fn met_defect(&mut self);
+
     /// One line for the log. Dropped and counted when the log is behind.
     fn report(&mut self, report: Report);
 }

@@ -1,6 +1,7 @@
 //! The life of a link: begin, receive, run, send, end.
 
 use super::agent::Agent;
+use super::contain::meet_ordered_defect;
 use super::link::{Asked, Owed};
 use super::*;
 use crate::base::Span;
@@ -132,6 +133,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             dirty: false,
             authenticated: false,
             attempted: false,
+            defects: 0,
             ended: false,
             reason: None,
             client: false,
@@ -400,6 +402,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let outcome = link
             .outgoing
             .with_env(&mut around, |env, pool| conn.handle_input(env, inbound.bytes(pool)));
+        meet_ordered_defect(link, "packet");
         match outcome {
             None => Step::Starved(Classes::OUTBOX),
             Some(Err(error)) => {
@@ -803,6 +806,12 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
     }
 
+    /// We cannot go on with it, and have nothing to say.
+    pub(super) fn end_for(&mut self, key: u32, reason: &str) {
+        self.report_end(key, reason, true, Some(StartupEnd::Ours));
+        self.terminate(key);
+    }
+
     pub(super) fn peer_left(&mut self, key: u32, reason: &str) {
         self.report_end(key, reason, false, None);
         self.terminate(key);
@@ -850,14 +859,14 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         link.state = LinkState::Terminating;
         let generation = link.generation;
         let (armed, sending) = (link.inbound.armed, link.outgoing.is_sending());
-        if services_live {
-            self.end_services(key);
-            self.end_relay(key);
-        }
         for (tag, live) in [(TAG_RECV, armed), (TAG_SEND, sending)] {
             if live {
                 self.cancel(Token { key, generation, tag });
             }
+        }
+        if services_live {
+            self.end_services(key);
+            self.end_relay(key);
         }
     }
 

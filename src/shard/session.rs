@@ -1,5 +1,6 @@
 //! Channels and the services attached to them.
 
+use super::contain::meet_ordered_defect;
 use super::*;
 use crate::connection::{ChannelId, ChannelKind, ChannelRequest, Event};
 use crate::limits::SERVICE_PAUSE;
@@ -75,6 +76,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             }
             request => request,
         };
+        meet_ordered_defect(link, "service");
         let (mut noted, kind) = (Noted::Nothing, session_kind(&request));
         let ident = request.starts().then(|| link.conn.peer_ident().to_owned());
         self.on_channel(key, id, |service, io| {
@@ -286,6 +288,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     pub(super) fn detach(&mut self, key: u32, id: ChannelId) {
         let Some(link) = self.links.get_mut(key as usize) else { return };
         let Some(at) = link.channels.iter().position(|(of, _)| *of == id) else { return };
+        meet_ordered_defect(link, "end");
         let (_, number) = link.channels.swap_remove(at);
         link.outgoing.forget_channel(id, self.driver.pool());
         self.end_display(key, id);

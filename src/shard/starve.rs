@@ -41,10 +41,11 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             }
             if !self.driver.pool().has_any(lacks) {
                 self.starved.push(key);
-            } else if key & OF_ATTACHMENT != 0 {
-                self.attachment_fed(key & !OF_ATTACHMENT);
             } else {
-                self.link_fed(key);
+                self.contained_for(key, |shard| match key & OF_ATTACHMENT {
+                    0 => shard.link_fed(key),
+                    _ => shard.attachment_fed(key & !OF_ATTACHMENT),
+                });
             }
         }
         let waits = !self.starved.is_empty() || !self.arrivals.is_empty();
@@ -62,7 +63,9 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
         self.relief_at = Some(now.after(YIELD_INTERVAL));
         for number in self.attachments.iter().map(|(number, _)| number as u32).collect::<Vec<_>>() {
-            self.with_service(number, |service, io| service.yield_memory(io));
+            self.contained_for(number | OF_ATTACHMENT, |shard| {
+                shard.with_service(number, |service, io| service.yield_memory(io));
+            });
         }
         let (since, link) = self.longest_wait(now);
         if now.since(since) >= STARVED_TIME_MAX {

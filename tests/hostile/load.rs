@@ -232,3 +232,82 @@ fn one_source_holds_so_many_startups_and_no_more() {
     held.pop();
     wait_for("a free place", || greeted(gateway.address()).is_some());
 }
+
+/// Sessions that are read a little at a time hold little, and a transfer beside them goes on.
+#[test]
+fn r7_slow_readers_beside_a_transfer() {
+    const READERS: u64 = 60;
+    let gateway = Gateway::start(&[]);
+    let watch = Watch::begin(&gateway);
+    let mut readers: Vec<Peer> = (0..READERS)
+        .map(|_| {
+            let mut peer = Peer::login(&gateway);
+            let channel = peer.exec(0, "exec cat /dev/zero");
+            // As much as fills what lies between us.
+            peer.say(&ChannelWindowAdjust { recipient: ChannelNumber(channel), bytes: 64 << 20 });
+            peer
+        })
+        .collect();
+    let moved = std::thread::scope(|scope| {
+        let transfer = scope.spawn(|| {
+            let mut command = gateway.ssh(&[], &["head -c 67108864 /dev/zero"]);
+            crate::support::run_ok(&mut command).stdout.len()
+        });
+        while !transfer.is_finished() {
+            for peer in &mut readers {
+                let mut sip = [0; 1024];
+                assert!(peer.stream.read(&mut sip).expect("something to read") > 0);
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        transfer.join().expect("the transfer")
+    });
+    assert_eq!(moved, 64 << 20);
+    // Beside the pool that all share, which is bounded by itself.
+    let grown = watch.growth();
+    assert!(grown < READERS * (300 << 10) + (64 << 20), "grew by {grown}");
+    readers.into_iter().for_each(|peer| reset(peer.stream));
+    watch.end();
+}
+
+/// More clients than there are descriptors: whoever is served already stays so, nothing spins, and
+/// the rest are served once there are some.
+#[test]
+fn r9_more_clients_than_descriptors() {
+    let gateway = Gateway::start(&["MaxStartups 1000"]);
+    let mut live = Peer::login(&gateway);
+    let channel = live.exec(0, "exec cat");
+    let pid = gateway.child.id().to_string();
+    let limit = |limit: &str| {
+        let mut command = std::process::Command::new("prlimit");
+        crate::support::run_ok(command.args(["--pid", &pid, limit]));
+    };
+    // The operation that waits for a connection has the limit of the time when it began.
+    limit("--nofile=80:");
+    gateway.assert_alive();
+    let before = gateway.descriptors();
+    let crowd: Vec<TcpStream> =
+        (before..200).map(|_| gateway.connect().expect("the kernel takes it")).collect();
+    wait_for("no descriptor to be left", || gateway.descriptors() >= 80);
+    let used = cpu_ticks(&gateway);
+    for _ in 0..10 {
+        live.say(&ChannelData { recipient: ChannelNumber(channel), data: b"live" });
+        while live.hear().expect("an echo")[0] != number::CHANNEL_DATA {}
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    // A second went by; an attempt to accept is made twice in it.
+    let used = cpu_ticks(&gateway) - used;
+    assert!(used < 50, "{used} of 100 ticks of a second were spent");
+    drop(crowd);
+    wait_for("descriptors", || gateway.descriptors() < 60);
+    gateway.assert_alive();
+    live.assert_well();
+}
+
+/// CPU time that the gateway has used, in hundredths of a second.
+fn cpu_ticks(gateway: &Gateway) -> u64 {
+    let path = format!("/proc/{}/stat", gateway.child.id());
+    let stat = std::fs::read_to_string(path).expect("its state");
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    fields.skip(11).take(2).map(|field| field.parse::<u64>().expect("a number")).sum()
+}

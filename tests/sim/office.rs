@@ -537,6 +537,11 @@ impl Outside for SimOutside {
         Ok(())
     }
 
+    /// A world has no room for any.
+    fn met_defect(&mut self) {
+        panic!("a shard panicked: see above");
+    }
+
     fn report(&mut self, report: Report) {
         self.office.borrow_mut().reports.push(report);
     }

@@ -24,11 +24,16 @@ pub const HOST_KEYS: [(&str, &str); 5] =
 /// runs the tests has there can take longer than all the rest of a login.
 pub const DEEP: &str = "SetEnv SHLVL=1";
 
+/// How the line begins by which a program tells of a panic.
+pub const DEFECT: &str = "A defect of this program";
+
 /// A running gateway; it ends, and its folder goes, with the value.
 pub struct Gateway {
     pub child: Child,
     pub port: u16,
     pub folder: TempDir,
+    /// The test has made it meet a defect.
+    pub met_defects: bool,
 }
 
 /// Which driver the gateway under test runs on; the whole suite runs once for each.
@@ -184,7 +189,7 @@ impl Gateway {
             .stderr(log)
             .spawn()
             .expect("the gateway starts");
-        let mut gateway = Gateway { child, port, folder };
+        let mut gateway = Gateway { child, port, folder, met_defects: false };
         wait_for("the gateway to listen", || {
             if let Some(status) = gateway.child.try_wait().expect("its status") {
                 panic!("the gateway ended with {status}:\n{}", gateway.log());
@@ -273,14 +278,19 @@ impl Gateway {
 impl Drop for Gateway {
     fn drop(&mut self) {
         let _ = Command::new("kill").arg(self.child.id().to_string()).status();
-        for _ in 0..100 {
-            if matches!(self.child.try_wait(), Ok(Some(_))) {
-                return;
-            }
+        let ended = (0..100).any(|_| {
             std::thread::sleep(Duration::from_millis(20));
+            matches!(self.child.try_wait(), Ok(Some(_)))
+        });
+        if !ended {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
         }
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        // A connection that ends for one may be what the test wanted to see end.
+        if !std::thread::panicking() && !self.met_defects {
+            let log = self.log();
+            assert!(!log.contains(DEFECT), "{log}");
+        }
     }
 }
 

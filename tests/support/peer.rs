@@ -24,7 +24,7 @@ use tidegate::wire::request::{ChannelRequest, RequestBody};
 use tidegate::wire::transport::ServiceRequest;
 use tidegate::wire::{Message, Writer, number};
 
-use crate::support::Gateway;
+use crate::support::{DEFECT, Gateway};
 
 /// Everybody who runs the tests may log in under the name of their own account.
 pub const USER: &str = "root";
@@ -50,6 +50,8 @@ pub struct Manner {
     pub dribbles: bool,
     /// Wants compression from the login on.
     pub compresses: bool,
+    /// What it identifies itself as.
+    pub software: &'static str,
 }
 
 pub const PLAIN: Manner = Manner {
@@ -58,6 +60,7 @@ pub const PLAIN: Manner = Manner {
     line_feed_only: false,
     dribbles: false,
     compresses: false,
+    software: "Hostile_1",
 };
 
 pub struct Peer {
@@ -78,7 +81,7 @@ impl Peer {
     }
 
     pub fn connect_as(gateway: &Gateway, manner: Manner) -> Peer {
-        let mut preferences = Preferences::new("Hostile_1").expect("valid software");
+        let mut preferences = Preferences::new(manner.software).expect("valid software");
         preferences.kex = vec![KexKind::Curve25519];
         preferences.ciphers = vec![manner.cipher];
         preferences.macs = vec![manner.mac];
@@ -402,6 +405,7 @@ impl<'a> Watch<'a> {
         assert!(open.len() <= self.descriptors, "not {} open: {open:?}", self.descriptors);
         self.gateway.assert_alive();
         let log = self.gateway.log();
+        assert!(self.gateway.met_defects == log.contains(DEFECT), "{log}");
         assert!(!log.contains("panicked"), "{log}");
         assert!(!log.contains("internal error"), "{log}");
         assert!(!log.contains('\x1b'), "an escape reached the log");

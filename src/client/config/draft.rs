@@ -151,8 +151,7 @@ pub fn parse_destination(text: &str, may_have_port: bool) -> Result<Jump, Wrong>
     if host.is_empty() || host.starts_with('-') || host.contains(odd) {
         return Err(Wrong::new(text, "no name of a host"));
     }
-    let bad_user = |user: &str| user.is_empty() || user.starts_with('-') || user.contains(odd_user);
-    if user.is_some_and(bad_user) {
+    if user.is_some_and(is_odd_user) {
         return Err(Wrong::new(text, "no name of a user"));
     }
     Ok(Jump { user: user.map(str::to_owned), host: host.to_owned(), port })
@@ -171,8 +170,12 @@ pub fn jump_text(jumps: &[Jump]) -> String {
     jumps.iter().map(one).collect::<Vec<_>>().join(",")
 }
 
-fn odd_user(character: char) -> bool {
-    character.is_control() || "'`\";&<>|(){}".contains(character)
+/// A login name that would not be one word to a shell, or a flag to a program: commands of the
+/// configuration may have it in them (`%r`).
+pub fn is_odd_user(user: &str) -> bool {
+    let odd = |c: char| c.is_control() || "'`\";&<>|(){}".contains(c);
+    let flags = user.starts_with('-') || user.contains(" -");
+    user.is_empty() || flags || user.ends_with('\\') || user.contains(odd)
 }
 
 /// Where `~` leads.

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::draft::{Draft, Jump, Proxy, RequestTty, SessionType, parse_destination};
+use super::draft::{Draft, Jump, Proxy, RequestTty, SessionType, is_odd_user, parse_destination};
 use crate::client::{Level, StrictHostKeys};
 use crate::gateway::config::{
     DriverChoice, Values, Wrong, did_you_mean, duration, is_none, number, parse_algorithms, size,
@@ -195,7 +195,7 @@ pub const KEYWORDS: &[Keyword] = &[
     absent("Tunnel", NO, "networks are not tunnelled"),
     harmless("TunnelDevice", "networks are not tunnelled"),
     harmless("UpdateHostKeys", "a file of host keys changes when a host is new, and not otherwise"),
-    honoured("User", |d, v| once(&mut d.user, word(v)?)),
+    honoured("User", |d, v| once(&mut d.user, user(v)?)),
     honoured("UserKnownHostsFile", |d, v| once(&mut d.user_known_hosts, v.many()?.to_vec())),
     absent("VerifyHostKeyDNS", NO, "host keys come from files"),
     absent("VisualHostKey", NO, "fingerprints are shown as text"),
@@ -229,6 +229,14 @@ pub fn nearest(name: &str) -> Option<&'static str> {
 fn once<T>(place: &mut Option<T>, value: T) -> Done {
     place.get_or_insert(value);
     Ok(())
+}
+
+fn user(values: &Values<'_>) -> Result<String, Wrong> {
+    let name = word(values)?;
+    match is_odd_user(&name) {
+        true => Err(Wrong::new(&name, "no name of a user")),
+        false => Ok(name),
+    }
 }
 
 fn word(values: &Values<'_>) -> Result<String, Wrong> {

@@ -196,3 +196,32 @@ fn the_lists_of_the_documentation_are_those_of_the_table() {
     let names: Vec<String> = KEYWORDS.iter().map(|one| one.name.to_ascii_lowercase()).collect();
     assert!(names.is_sorted(), "in the order of the manual");
 }
+
+/// Names become words of commands (`%h`, `%r`), which a shell reads.
+#[test]
+fn case_121_names_are_neither_flags_nor_commands() {
+    let command = "ProxyCommand nc %h %r\n";
+    for user in ["-x", "a;b", "a`id`", "a$(id)", "o'x", "a|b", "a -oX=y", "a\\", "a\nb", "\"a"] {
+        let mut asked = request("web");
+        asked.lines = vec![format!("User {user}")];
+        let wrong = with(command, &asked).expect_err(user);
+        assert!(wrong.contains("User"), "{user}: {wrong}");
+        assert!(parse_destination(&format!("{user}@web"), false).is_err(), "{user}");
+        assert!(with(&format!("User {user}\n"), &request("web")).is_err(), "{user} in a file");
+    }
+    for user in ["DOM\\ann", "ann%db", "ann+db", "ann@example.org", "a.b-c_d", "ann$"] {
+        assert_eq!(options(&format!("User {user}\n"), "web").user, user);
+    }
+    for host in ["-oProxyCommand=x", "a;b", "a$(id)", "a`id`", "a b", "a'b", "a\nb", "a|b", ""] {
+        assert!(parse_destination(host, false).is_err(), "{host}");
+        assert!(with(&format!("ProxyJump {host}\n"), &request("web")).is_err(), "{host}");
+    }
+}
+
+/// Stars that could be matched in endlessly many ways are matched in one.
+#[test]
+fn case_121_patterns_do_not_blow_up() {
+    let pattern = "*a".repeat(60);
+    let text = format!("Host {pattern}b\n Port 1\nHost *\n Port 2\n");
+    assert_eq!(options(&text, &"a".repeat(250)).port, 2);
+}

@@ -3,6 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Component, Path, PathBuf};
 
 use crate::limits::CONFIG_FILES_MAX;
@@ -22,6 +23,9 @@ pub struct Disk;
 impl Source for Disk {
     fn read(&self, path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
+        if is_pipe_for_anybody(path) {
+            return Err(io::Error::other("it is a pipe, and somebody may never write to it"));
+        }
         File::open(path)?.take(bytes_max + 1).read_to_end(&mut bytes)?;
         if bytes.len() as u64 > bytes_max {
             let why = format!("longer than {bytes_max} bytes");
@@ -34,6 +38,13 @@ impl Source for Disk {
         let entries = std::fs::read_dir(directory)?.map(|entry| entry.map(|e| e.file_name()));
         entries.take(CONFIG_FILES_MAX).collect()
     }
+}
+
+/// A pipe with a name. One that a shell made for this program (`-f <(command)`) has none.
+fn is_pipe_for_anybody(path: &Path) -> bool {
+    let inherited = ["/dev/fd", "/dev/stdin", "/proc/self/fd"];
+    let is_fifo = std::fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo());
+    is_fifo && !inherited.iter().any(|folder| path.starts_with(folder))
 }
 
 /// No files at all: for text that comes from a test or a fuzzer.
@@ -153,6 +164,19 @@ fn in_set(mut set: &[u8], byte: u8) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn case_121_pipes_that_nobody_writes_to_are_not_waited_for() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("pipe");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+        let why = Disk.read(&path, 100).expect_err("it is refused");
+        assert!(why.to_string().contains("it is a pipe"), "{why}");
+        let (reader, writer) = io::pipe().expect("a pipe");
+        io::Write::write_all(&mut { writer }, b"Port 22\n").expect("room");
+        let inherited = format!("/dev/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&reader));
+        assert_eq!(Disk.read(Path::new(&inherited), 100).expect("its text"), b"Port 22\n");
+    }
 
     #[test]
     fn names_match_as_in_a_shell() {
