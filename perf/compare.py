@@ -31,10 +31,11 @@ import machine
 import pipes
 import report
 import servers as kinds
+import small_files
 import transfers
 from place import MIB, ROOT, Site
 
-SECTIONS = ["transfers", "logins", "idle", "pipes", "fairness", "forward", "proxied", "echo"]
+SECTIONS = ["transfers", "small-files", "logins", "idle", "pipes", "fairness", "forward", "proxied", "echo"]
 LOGIN_CASES = ["light", "beside-live", "programs"]
 # Something is left to be measured (EX_TEMPFAIL).
 LEFT = 75
@@ -44,6 +45,7 @@ def rows(options):
     """Every case of the sections that were asked for."""
     found = [("transfers", (case, setting, connections)) for case in transfers.CASES
              for setting in options.settings for connections in options.connections]
+    found += [("small-files", (case,)) for case in small_files.CASES]
     found += [("logins", (case,)) for case in LOGIN_CASES]
     found.append(("idle", ("idle-memory",)))
     found += [("pipes", case) for case in pipes.cases(options.delays)]
@@ -65,6 +67,8 @@ def measure(site, running, section, case):
     if section in ("logins", "idle"):
         few = 1 if section == "idle" else rounds
         return logins.measure(site, running, case[0], few)
+    if section == "small-files":
+        return small_files.measure(site, running, case[0], rounds, site.options.files)
     if section == "pipes":
         return pipes.measure(site, running, case, max(1, rounds // 2))
     return fairness.measure(site, case[0], max(1, rounds // 2))
@@ -144,6 +148,7 @@ def arguments():
     parser.add_argument("--servers", type=split)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--size", type=int, default=512, help="MiB a run")
+    parser.add_argument("--files", type=int, default=10_000, help="small files a run")
     parser.add_argument("--logins", type=int, default=200)
     parser.add_argument("--live", type=int, default=1000, help="sessions that stay open")
     parser.add_argument("--idle", type=int, default=5000, help="idle forwarded and proxied sessions")

@@ -16,6 +16,8 @@ SHOWN = {
     "transfers": [("cpu_s_per_gib", "Server CPU", "CPU-s/GiB", 2),
                   ("gib_per_s", "Rate", "GiB/s", 2),
                   ("peak_mib", "Peak server memory", "MiB", 1)],
+    "small-files": [("cpu_ms_per_file", "Server CPU of a file of 4 KiB", "CPU-ms", 3),
+                    ("ms_per_file", "Time of a file of 4 KiB", "ms", 3)],
     "logins": [("cpu_ms_each", "Server CPU of a login", "CPU-ms", 2)],
     "idle": [("kib_each", "Memory of an idle login", "KiB PSS", 1),
              ("wakes_per_s", "Threads that wake", "a second", 1)],
@@ -34,8 +36,8 @@ SHOWN = {
              ("through_ms", "Echo through the proxy, median", "ms", 3),
              ("direct_ms", "Echo without it, median", "ms", 3)],
 }
-TITLES = {"transfers": "Transfers", "logins": "Logins", "idle": "Idle logins",
-          "pipes": "Long pipes", "fairness": "Typing beside bulk flows",
+TITLES = {"transfers": "Transfers", "small-files": "Many small files", "logins": "Logins",
+          "idle": "Idle logins", "pipes": "Long pipes", "fairness": "Typing beside bulk flows",
           "forward": "Forwarded connections", "proxied": "Proxied sessions",
           "echo": "Typing through the proxy"}
 

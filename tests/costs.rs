@@ -145,7 +145,7 @@ const PRICES: [Price; 8] = [
     Price { flow: Flow::SftpPut, clients: 1, copied: 128 << 10, operations: 32, sends: 8 },
     Price { flow: Flow::ScpDown, clients: 1, copied: 1 << 10, operations: 20, sends: 8 },
     Price { flow: Flow::ScpUp, clients: 1, copied: 128 << 10, operations: 32, sends: 8 },
-    Price { flow: Flow::ExecDown, clients: 1, copied: 1 << 10, operations: 40, sends: 12 },
+    Price { flow: Flow::ExecDown, clients: 1, copied: 1 << 10, operations: 30, sends: 12 },
     Price { flow: Flow::ExecUp, clients: 1, copied: 128 << 10, operations: 60, sends: 16 },
     Price { flow: Flow::SftpGet, clients: 8, copied: 4 << 10, operations: 30, sends: 12 },
     Price { flow: Flow::SftpPut, clients: 8, copied: 128 << 10, operations: 48, sends: 16 },

@@ -86,6 +86,44 @@ fn reads_a_pipe_into_a_shared_buffer() {
     });
 }
 
+/// Whoever brings memory of its own gets it back at once when there is nothing to read.
+#[test]
+fn a_read_into_own_memory_does_not_wait() {
+    on_all(|mut bench| {
+        let (reader, writer) = pipe();
+        let mut writer = File::from(writer);
+        for (text, result) in [
+            (&b""[..], Err(Errno(libc::EAGAIN))),
+            (b"output", Ok(6)),
+            (b"", Err(Errno(libc::EAGAIN))),
+        ] {
+            writer.write_all(text).unwrap();
+            let into = Target::Owned { lease: bench.bulk(), spans: spans(&[(64, 4096)]) };
+            bench.submit(1, Op::Read { fd: raw(&reader), into });
+            let done = bench.one();
+            assert_eq!(done.result, result);
+            if let Ok(len) = result {
+                assert_eq!(bench.bytes(&done.op, len), text);
+            }
+            bench.give_all(done.op);
+        }
+        // The next wait hears of what comes.
+        bench.submit(1, Op::Readable { fd: raw(&reader) });
+        bench.quiet();
+        writer.write_all(b"more").unwrap();
+        assert!(bench.one().result.is_ok());
+        drop(writer);
+        for result in [Ok(4), Ok(0)] {
+            let into = Target::Owned { lease: bench.bulk(), spans: spans(&[(64, 4096)]) };
+            bench.submit(1, Op::Read { fd: raw(&reader), into });
+            let done = bench.one();
+            assert_eq!(done.result, result);
+            bench.give_all(done.op);
+        }
+        bench.finish();
+    });
+}
+
 #[test]
 fn a_terminal_is_a_stream() {
     on_all(|mut bench| {

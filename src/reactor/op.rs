@@ -73,7 +73,8 @@ pub enum Op {
     /// an error or a cancellation some of them may have left.
     Send { fd: Fd, from: Gather },
     /// Bytes from a pipe, terminal or other stream, which is non-blocking. Result: how many; 0 at
-    /// end of file.
+    /// end of file. Into memory of its owner it does not wait for a pipe, and for others it may not:
+    /// EAGAIN when nothing is there, and [`Op::Readable`] tells when something is.
     Read { fd: Fd, into: Target },
     /// Bytes to a pipe, terminal or other stream, which is non-blocking. Result: how many, which may
     /// be fewer than given; none have left when it was cancelled.
@@ -149,6 +150,11 @@ impl Op {
             self,
             Op::Recv { into: Target::Shared, .. } | Op::Read { into: Target::Shared, .. }
         )
+    }
+
+    /// Takes what is there, and does not wait when that is nothing.
+    pub(super) const fn is_hasty(&self) -> bool {
+        matches!(self, Op::Read { into: Target::Owned { .. }, .. })
     }
 
     /// Gives a shared receive the small lease its bytes arrived in, or are to arrive in.

@@ -343,9 +343,12 @@ impl Core {
         self.queue.push_back(id);
     }
 
-    /// Puts the flight behind the others that wait for its descriptor.
+    /// Puts the flight behind the others that wait for its descriptor, if it is one that waits.
     fn wait_for_readiness(&mut self, id: Id, pool: &mut Pool) {
         let Some(flight) = self.flights.get(id) else { return };
+        if flight.op.is_hasty() {
+            return self.finish(id, Err(Errno(libc::EAGAIN)), pool);
+        }
         (flight.place, flight.next) = (Place::Waiting, None);
         let (fd, way, receives) =
             (flight.op.fd(), flight.way(), matches!(flight.op, Op::Recv { .. }));

@@ -162,6 +162,7 @@ impl World {
             return match self.streams[rx].ending(self.now) {
                 Some(End::OfFile) => Ok(Outcome::Done(Ok(0))),
                 Some(End::Broken(errno)) => Err(errno),
+                None if flight.op.is_hasty() => Err(Errno(libc::EAGAIN)),
                 None => Ok(Outcome::NotYet),
             };
         }

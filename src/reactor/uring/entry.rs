@@ -180,15 +180,16 @@ fn direct(
                         if style.buffer_ring { receive.ioprio(POLL_FIRST) } else { receive };
                     Some(receive.build())
                 }
-                places => read(*fd, places, STREAM),
+                places => read(*fd, places, STREAM, 0),
             }
         }
         Op::Read { fd, into: Target::Owned { lease, spans } } => {
-            read(*fd, scatter.list(pool, pieces(lease, spans), 0)?, STREAM)
+            let flags = if flight.knows_no_haste { 0 } else { libc::RWF_NOWAIT };
+            read(*fd, scatter.list(pool, pieces(lease, spans), 0)?, STREAM, flags)
         }
         Op::ReadAt { fd, at, lease, spans } => {
             let at = at.checked_add(u64::from(done)).ok_or(Errno(libc::EINVAL))?;
-            read(*fd, scatter.list(pool, pieces(lease, spans), done)?, at)
+            read(*fd, scatter.list(pool, pieces(lease, spans), done)?, at, 0)
         }
         Op::Send { fd, from } => send(*fd, scatter.list(pool, chunks(from), done)?, scatter),
         Op::Write { fd, from } => write(*fd, scatter.list(pool, chunks(from), 0)?, STREAM),
@@ -226,13 +227,16 @@ fn shared(entry: Entry) -> Entry {
     entry.flags(Flags::BUFFER_SELECT)
 }
 
-fn read(fd: Fd, into: Places, at: u64) -> Option<Entry> {
+fn read(fd: Fd, into: Places, at: u64, flags: libc::c_int) -> Option<Entry> {
     let fd = types::Fd(fd.0);
     match into {
         Places::None => None,
-        Places::One(start, len) => Some(opcode::Read::new(fd, start, len).offset(at).build()),
+        Places::One(start, len) => {
+            Some(opcode::Read::new(fd, start, len).offset(at).rw_flags(flags).build())
+        }
         Places::Many(places, count) => {
-            Some(opcode::Readv::new(fd, places, count as u32).offset(at).build())
+            let read = opcode::Readv::new(fd, places, count as u32).offset(at);
+            Some(read.rw_flags(flags).build())
         }
     }
 }

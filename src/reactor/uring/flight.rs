@@ -14,6 +14,8 @@ pub(super) struct Flight {
     pub(super) cancelled: bool,
     /// Its `Owned` target is a small lease of the driver's choice; without bytes it is `Shared`.
     pub(super) borrowed: bool,
+    /// Its descriptor is of a kind that the kernel cannot be asked not to wait for.
+    pub(super) knows_no_haste: bool,
 }
 
 /// What the next request of an operation is, or what the one in the kernel was.
@@ -37,6 +39,7 @@ impl Flight {
             in_kernel: false,
             cancelled: false,
             borrowed: false,
+            knows_no_haste: false,
         }
     }
 }

@@ -29,8 +29,17 @@ pub(super) fn judge(flight: &mut Flight, result: Result<u32, Errno>) -> Verdict 
     match result {
         Ok(moved) => judge_progress(flight, moved),
         Err(Errno(libc::EINTR)) => Verdict::Continue,
+        Err(Errno(libc::EOPNOTSUPP)) if flight.op.is_hasty() && !flight.knows_no_haste => {
+            flight.knows_no_haste = true;
+            Verdict::Continue
+        }
         Err(Errno(libc::ENOBUFS)) if flight.op.is_shared() => Verdict::Park,
-        Err(Errno(libc::EAGAIN)) if is_stream(&flight.op) => Verdict::AwaitReadiness,
+        Err(Errno(libc::EAGAIN)) if is_stream(&flight.op) => {
+            match flight.op.is_hasty() && !flight.borrowed {
+                true => Verdict::Finish(result),
+                false => Verdict::AwaitReadiness,
+            }
+        }
         Err(Errno(libc::EINPROGRESS | libc::EALREADY | libc::EAGAIN)) if is_connect(&flight.op) => {
             Verdict::AwaitReadiness
         }

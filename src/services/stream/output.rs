@@ -17,7 +17,9 @@ const CALM_READS: u8 = 2;
 ///
 /// While little comes it waits on the shard's shared buffers and owns none. When reads fill those,
 /// it waits for the descriptor to be readable and then reads into packets laid out in a lease of
-/// its own, large or very large by what the last read brought.
+/// its own, large or very large by what the last read brought. A pipe that brings much is read
+/// again without waiting: its writer is seldom slower than we are, and a wait costs as much as the
+/// bytes of a small read.
 #[derive(Debug)]
 pub struct Output {
     tag: u16,
@@ -25,7 +27,7 @@ pub struct Output {
     fd: Option<Fd>,
     end: End,
     flight: Flight,
-    /// The descriptor has something for us.
+    /// The descriptor has something for us, or very likely so.
     readable: bool,
     size: Size,
     calm: u8,
@@ -155,7 +157,10 @@ impl Output {
             return;
         }
         match result {
-            Ok(bytes) if bytes > 0 => self.adapt(bytes, child),
+            Ok(bytes) if bytes > 0 => {
+                self.adapt(bytes, child);
+                self.readable = self.size == Size::Bulk && self.end == End::Pipe;
+            }
             Err(errno) if is_passing(errno) => {
                 if let Some(fd) = self.fd {
                     self.wait(fd, io);
