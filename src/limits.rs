@@ -569,6 +569,29 @@ pub const TERMINAL_BYTES_MAX: u32 = 32;
 pub const LOGIN_PEERS_MAX: usize = 1024;
 /// Authenticated connections waiting for the process of their account.
 pub const HAND_OVERS_MAX: usize = 1024;
+/// A login has at most so many methods in a chain, and each succeeds once.
+pub const PROOFS_MAX: usize = AUTH_CHAIN_METHODS_MAX;
+/// The longest hash of a key exchange (SHA-512).
+pub const HASH_BYTES_MAX: u32 = 64;
+/// Descriptors that an edge may have: its connections, its listeners, its drivers'.
+pub const EDGE_FILES_MAX: u64 = STARTUPS_MAX as u64 + 1024;
+/// How often an edge is asked whether it is there, and how often in vain before another takes its
+/// place. Its connections have not logged in; they are lost then.
+pub const EDGE_PING_INTERVAL: Duration = Duration::from_secs(2);
+pub const EDGE_PINGS_MAX: u32 = 3;
+/// How long an edge may take to be ready: it measures ciphers and gives rights up, no more.
+pub const EDGE_START_TIME_MAX: Duration = Duration::from_secs(20);
+/// How long nothing is tried after an edge has ended that was not to, so that one that cannot start
+/// does not keep the machine busy.
+pub const EDGE_REST: Duration = Duration::from_millis(200);
+/// Signatures of one connection that has not logged in: its first key exchange, and those that a peer
+/// may ask for before it has logged in.
+pub const SIGNATURES_BEFORE_LOGIN_MAX: u32 = 64;
+/// Session identifiers of logins that are remembered, so that what a client signed once is of no use
+/// again. 65,536 are 2 MiB.
+pub const SESSIONS_REMEMBERED_MAX: usize = 65_536;
+/// The longest line of an edge in the log; what passes it is cut.
+pub const EDGE_LINE_BYTES_MAX: usize = 16 * 1024;
 /// Unauthenticated connections a process holds.
 pub const STARTUPS_MAX: usize = LINKS_MAX;
 /// Sources whose penalties are remembered, of each family; some 64 bytes each.

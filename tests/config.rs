@@ -563,7 +563,7 @@ fn good_lines() -> impl Strategy<Value = String> {
         "TidegateUpstreamCommandUser (none|nobody)",
         "TidegateUpstreamHostKeyPolicy (strict|accept-new)",
         "TidegateUpstreamAgent (yes|no)",
-        "TidegateUpstreamProxyProtocol (none|v1|v2)",
+        "Tidegate(EdgeUser auto|Isolation (auto|none)|UpstreamProxyProtocol (none|v1|v2))",
         "TidegateUpstream((CA|Identity) (none|/[a-z]{1,4})|KnownHosts /[a-z]{1,4})",
         "Allow(Tcp|StreamLocal)Forwarding (yes|no|all|local|remote)",
         "PermitListen (any|none|([a-z*.]{1,6}:)?([1-9][0-9]{0,3}|\\*)( localhost:22)?)",

@@ -28,7 +28,7 @@ fn memory() -> PathBuf {
 
 /// The most memory that the gateway has had at once, in bytes.
 fn memory_peak(gateway: &Gateway) -> u64 {
-    let path = format!("/proc/{}/status", gateway.child.id());
+    let path = format!("/proc/{}/status", gateway.serving());
     let status = fs::read_to_string(path).expect("its status");
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).expect("a peak");
     let kib: u64 = line.split_whitespace().nth(1).expect("a number").parse().expect("a number");

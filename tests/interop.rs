@@ -545,9 +545,12 @@ fn where_io_uring_is_refused_it_serves_over_mio_and_says_why() {
         assert_eq!(sha256(&source), sha256(&back));
         let log = gateway.log();
         let lines: Vec<&str> = log.lines().filter(|line| line.contains("io_uring")).collect();
-        assert_eq!(lines.len(), 1, "{log}");
-        assert!(lines[0].contains("WARN") && lines[0].contains(why), "{log}");
-        assert!(lines[0].ends_with("; going on with mio (epoll)"), "{log}");
+        // As root, the edge and the process of the account each tell of their own.
+        assert_eq!(lines.len(), (gateway.processes().len() - 1).max(1), "{log}");
+        for line in lines {
+            assert!(line.contains("WARN") && line.contains(why), "{log}");
+            assert!(line.ends_with("; going on with mio (epoll)"), "{log}");
+        }
     }
 }
 

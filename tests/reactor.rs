@@ -820,8 +820,14 @@ fn a_small_completion_queue_overflows_without_loss() {
         let mut bench = Bench::sized(way, 1500, pool);
         if let Way::Uring | Way::UringPlain = way {
             let plain = way == Way::UringPlain;
-            let config =
-                UringConfig { submissions: 16, completions: 32, in_flight_max: 1500, pool, plain };
+            let config = UringConfig {
+                submissions: 16,
+                completions: 32,
+                in_flight_max: 1500,
+                pool,
+                plain,
+                confined: false,
+            };
             bench.driver = EitherDriver::Uring(Box::new(UringDriver::new(config).unwrap()));
         }
         let file = tempfile::tempfile().unwrap();

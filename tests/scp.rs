@@ -283,7 +283,7 @@ fn many_small_files_and_a_huge_sparse_one() {
 }
 
 fn is_open(gateway: &Gateway, path: &Path) -> bool {
-    let fds = fs::read_dir(format!("/proc/{}/fd", gateway.child.id())).expect("descriptors");
+    let fds = fs::read_dir(format!("/proc/{}/fd", gateway.serving())).expect("descriptors");
     fds.flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|target| target == path))
 }
 
@@ -540,7 +540,7 @@ fn clients_that_stall_or_leave_hold_nothing() {
     let start = Instant::now();
     while gateway.descriptors() > before {
         let open =
-            Command::new("ls").arg("-l").arg(format!("/proc/{}/fd", gateway.child.id())).output();
+            Command::new("ls").arg("-l").arg(format!("/proc/{}/fd", gateway.serving())).output();
         assert!(
             start.elapsed() < Duration::from_secs(10),
             "{before}: {}",

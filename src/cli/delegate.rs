@@ -13,7 +13,7 @@ use crate::gateway::delegate::{self, Options};
 use crate::gateway::syslog::{self, Syslog};
 use crate::limits::DELEGATE_IDLE_TIME;
 use crate::observe::lines;
-use crate::observe::log::{self, Levels, LogSetup};
+use crate::observe::log::{self, Levels, LogSetup, Outlet};
 
 struct Flags {
     uid: u32,
@@ -48,7 +48,7 @@ fn parse(args: impl Iterator<Item = OsString>) -> Option<Flags> {
     let log = LogSetup {
         levels: Levels { base: LogLevel::Info, own: None },
         format: LogFormat::Text,
-        syslog: None,
+        outlet: Outlet::StandardError,
     };
     let (mut uid, mut reactors, mut idle_time, mut log) = (None, 1, DELEGATE_IDLE_TIME, log);
     let mut parser = lexopt::Parser::from_args(args);
@@ -72,7 +72,7 @@ fn parse(args: impl Iterator<Item = OsString>) -> Option<Flags> {
             }
             "syslog" => {
                 let (_, facility) = Facility::ALL.into_iter().find(|(known, _)| *known == value)?;
-                log.syslog = Some(Syslog::new(syslog::GATEWAY, facility));
+                log.outlet = Outlet::Syslog(Syslog::new(syslog::GATEWAY, facility));
             }
             "log-level" => {
                 let (_, level) = LogLevel::ALL.into_iter().find(|(known, _)| *known == value)?;

@@ -3,6 +3,7 @@
 mod bench;
 mod cp;
 mod delegate;
+mod edge;
 mod effective;
 mod flags;
 mod letters;
@@ -58,6 +59,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some("cp") => cp::run(args),
         Some("bench") => bench::run(args),
         Some("delegate") => delegate::run(args),
+        Some("edge") => edge::run(args),
         Some("session") => session(args),
         Some("help" | "--help" | "-h") => print(&help()),
         Some("version" | "--version" | "-V") => print(&version()),

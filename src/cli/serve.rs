@@ -22,7 +22,7 @@ use crate::gateway::names;
 use crate::gateway::passwords;
 use crate::gateway::serve::{self, Connections, KeyRules, Options, Reload};
 use crate::observe::lines;
-use crate::observe::log::{self, Levels, LogSetup};
+use crate::observe::log::{self, Levels, LogSetup, Outlet};
 
 /// Runs `serve` with the words behind it.
 pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
@@ -134,7 +134,7 @@ fn start(flags: &ServeFlags, config: Config) -> anyhow::Result<()> {
         log::redirect(path)?;
     }
     let (levels, format) = (Levels::of(&config), config.global.log_format);
-    log::start(&LogSetup { levels, format, syslog: None })?;
+    log::start(&LogSetup { levels, format, outlet: Outlet::StandardError })?;
     let options = Options {
         ready: announce,
         log: lines::write_all,

@@ -27,7 +27,7 @@ use crate::gateway::passwords;
 use crate::gateway::serve::{self, Connections, Ending, KeyRules, Options, Reload};
 use crate::gateway::syslog::{self, Severity, Syslog};
 use crate::observe::lines;
-use crate::observe::log::{self, Levels, LogSetup};
+use crate::observe::log::{self, Levels, LogSetup, Outlet};
 
 /// Where Debian's sshd leaves its number; /var/run is a link to /run.
 const PID_FILE: &str = "/run/sshd.pid";
@@ -221,7 +221,9 @@ fn start(flags: &SshdFlags, config: Config, request: Request) -> Result<Ending, 
     let setup = LogSetup {
         levels: Levels::of(&config),
         format: config.global.log_format,
-        syslog: facility.map(|facility| Syslog::new(syslog::GATEWAY, facility)),
+        outlet: facility.map_or(Outlet::StandardError, |facility| {
+            Outlet::Syslog(Syslog::new(syslog::GATEWAY, facility))
+        }),
     };
     log::start(&setup).map_err(|why| failed(&why))?;
     let mut options = options(flags, facility, request);

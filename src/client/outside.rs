@@ -91,7 +91,7 @@ impl Outside for Lone {
 
     fn startup_over(&mut self, _ends: Ends, _how: StartupEnd) {}
 
-    fn ended(&mut self) {}
+    fn ended(&mut self, _link: Option<u64>) {}
 
     fn serves(&self, _grant: &Grant) -> bool {
         false

@@ -437,7 +437,7 @@ impl Connection<Client> {
             user: trying.user,
             method,
             key: trying.method.key(),
-            attestation: None,
+            verified: None,
         })
     }
 }

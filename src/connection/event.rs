@@ -37,8 +37,8 @@ pub enum Event {
         user: Box<str>,
         method: &'static str,
         key: Option<Box<PublicKey>>,
-        /// What a security key said about its signature. Server role.
-        attestation: Option<Attestation>,
+        /// The key's signature. Server role.
+        verified: Option<Box<Verified>>,
     },
     /// Server role: a method has succeeded, and others are still asked for. As with
     /// `Authenticated`, `key` is the one whose signature was verified.
@@ -47,7 +47,7 @@ pub enum Event {
         method: &'static str,
         key: Option<Box<PublicKey>>,
         /// What a security key said about its signature.
-        attestation: Option<Attestation>,
+        verified: Option<Box<Verified>>,
     },
     /// Server role: an attempt failed; for the log. Client role: try something else.
     AuthFailed(Box<AuthFailed>),
@@ -85,6 +85,15 @@ pub enum Event {
     /// The peer has answered our oldest unanswered global request. `port`: the one it chose, if it
     /// was asked to (RFC 4254 §7.1).
     GlobalDone { ok: bool, port: Option<u32> },
+}
+
+/// A signature that a key has made of the session's identifier and the request.
+#[derive(Debug)]
+pub struct Verified {
+    /// For whoever has to see for himself.
+    pub signature: Box<[u8]>,
+    /// What a security key says about it.
+    pub attestation: Option<Attestation>,
 }
 
 impl Event {
@@ -205,7 +214,7 @@ impl Presence {
     pub const TOUCH: Presence = Presence { touch: true, verify: false };
 
     /// What the attestation lacks, in sshd's words.
-    pub(super) const fn lacks(self, attestation: Attestation) -> Option<&'static str> {
+    pub const fn lacks(self, attestation: Attestation) -> Option<&'static str> {
         if self.touch && !attestation.touched() {
             Some("user presence (authenticator touch) requirement not met")
         } else if self.verify && !attestation.verified() {

@@ -30,7 +30,7 @@ impl Method {
 
 /// Lists of methods: whoever has got through one of them, in its order, is logged in
 /// (AuthenticationMethods). At most [`AUTH_CHAINS_MAX`] count.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Chains(Vec<Box<[Method]>>);
 
 impl Chains {
@@ -45,6 +45,10 @@ impl Chains {
         Chains::new(methods.into_iter().map(|method| [method].into()))
     }
 
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = &[Method]> {
+        self.0.iter().map(|chain| &**chain)
+    }
+
     /// No chain is left: nobody can log in.
     pub const fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -53,11 +57,11 @@ impl Chains {
 
 /// How far one login has come in each chain.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Progress([u8; AUTH_CHAINS_MAX]);
+pub struct Progress([u8; AUTH_CHAINS_MAX]);
 
 /// What a method that has succeeded comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Step {
+pub enum Step {
     /// It was not asked for now.
     NotNext,
     /// More is asked.

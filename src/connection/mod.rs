@@ -47,14 +47,15 @@ pub use config::{ClientConnectionConfig, ConnectionConfig, LoginLimits};
 pub use conn::Conn;
 pub use event::{
     Answer, AuthFailed, ChannelKind, ChannelRequest, Event, GlobalRequest, Input, Presence, Query,
-    Questions, WindowSize, X11Request,
+    Questions, Verified, WindowSize, X11Request,
 };
 pub use half::{Farewell, RecvHalf, RecvStep, SendHalf, SendStep};
 pub use machine::Connection;
-pub use methods::{Chains, Method};
+pub use methods::{Chains, Method, Progress, Step};
 pub use plan::Plan;
 pub use record::ConnectionRecord;
 pub use secret::{Secret, Secrets};
+pub use server::SERVICE_CONNECTION;
 pub use side::Side;
 pub use slots::ChannelId;
 pub use tuning::WindowBudget;

@@ -10,9 +10,10 @@ use super::methods::{Progress, Step};
 use super::side::{Limits, Side};
 use super::{
     Answer, AuthFailed, Connection, ConnectionConfig, Event, Method, Presence, Query, Secret,
+    Verified,
 };
 use crate::base::Instant;
-use crate::crypto::{Attestation, KeyAlgorithm, PublicKey, ShownKey};
+use crate::crypto::{KeyAlgorithm, PublicKey, ShownKey};
 use crate::limits::{
     AUTH_CHAIN_METHODS_MAX, AUTH_FAILURE_DELAY, AUTH_REQUESTS_MAX, BANNER_SENT_BYTES_MAX,
 };
@@ -128,7 +129,7 @@ struct Proven {
     /// As the client calls it.
     name: &'static str,
     key: Option<Box<PublicKey>>,
-    attestation: Option<Attestation>,
+    verified: Option<Box<Verified>>,
 }
 
 #[derive(Debug)]
@@ -464,7 +465,9 @@ impl Connection<Server> {
             .map(|attestation| attestation.and_then(|attestation| presence.lacks(attestation)));
         match (verified, lacks) {
             (Ok(attestation), Some(None)) => {
-                let proven = Proven { name: method, key: Some(shown.key), attestation };
+                let signature = proof.signature.clone();
+                let verified = Some(Box::new(Verified { signature, attestation }));
+                let proven = Proven { name: method, key: Some(shown.key), verified };
                 self.succeeded(Method::PublicKey, proven, asked_at, env)
             }
             (_, lacks) => {
@@ -485,7 +488,7 @@ impl Connection<Server> {
     ) -> Result<(), Error> {
         let Stage::Trying(trying) = &mut self.login.stage else { return Ok(()) };
         let user = trying.user.clone().unwrap_or_default();
-        let Proven { name: method_name, key, attestation } = proven;
+        let Proven { name: method_name, key, verified } = proven;
         match trying.progress.advance(&self.login.config.chains, method) {
             Step::NotNext => {
                 self.count_failure(method_name, None, false);
@@ -495,7 +498,8 @@ impl Connection<Server> {
             Step::Partial => {
                 trying.partly = true;
                 trying.used.extend(key.as_deref().cloned());
-                let event = Event::Partial { user, method: method_name, key, attestation };
+                let method = method_name;
+                let event = Event::Partial { user, method, key, verified };
                 self.channels.events.push_back(event);
                 self.send_failure(true, env)
             }
@@ -503,7 +507,8 @@ impl Connection<Server> {
                 self.transport.send(&UserAuthSuccess, env)?;
                 self.transport.authenticated();
                 self.login.stage = Stage::Done;
-                let event = Event::Authenticated { user, method: method_name, key, attestation };
+                let method = method_name;
+                let event = Event::Authenticated { user, method, key, verified };
                 self.channels.events.push_back(event);
                 Ok(())
             }
@@ -603,7 +608,7 @@ fn jitter(secret: u64, user: &str) -> Duration {
 /// RFC 4253 §10.
 pub(super) const SERVICE_USERAUTH: &str = "ssh-userauth";
 /// RFC 4253 §10.
-pub(super) const SERVICE_CONNECTION: &str = "ssh-connection";
+pub const SERVICE_CONNECTION: &str = "ssh-connection";
 
 /// A login remembers no more keys than a chain has methods.
 const _: () = assert!(AUTH_CHAIN_METHODS_MAX <= u8::MAX as usize);

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 mod codec;
+mod edge;
 mod files;
 pub mod fixtures;
 mod greeting;
@@ -27,6 +28,7 @@ mod sftp_server;
 pub use codec::{
     agent, channel, proxy_header, reader, sftp, terminal_modes, transport_messages, userauth,
 };
+pub use edge::edge;
 pub use files::{authorized_keys, known_hosts, revoked_keys, sshd_config};
 pub use greeting::{ident, kexinit};
 pub use handoff::handoff;
@@ -59,6 +61,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("channel", channel),
     ("client_postauth", client_postauth),
     ("client_preauth", client_preauth),
+    ("edge", edge),
     ("handoff", handoff),
     ("ident", ident),
     ("kex_public", kex_public),

@@ -294,11 +294,11 @@ fn spawn(config: &BrokerConfig, account: &Account, theirs: &Messenger) -> io::Re
 }
 
 /// A child that does not outlive us as a zombie.
-struct Process(Child);
+pub(super) struct Process(pub(super) Child);
 
 impl Process {
     /// Gives it some time to end, and no more.
-    fn end(&mut self) -> io::Result<ExitStatus> {
+    pub(super) fn end(&mut self) -> io::Result<ExitStatus> {
         for _ in 0..DELEGATE_ENDING_TIME.as_millis() / ENDING_CHECK.as_millis() {
             if let Some(status) = self.0.try_wait()? {
                 return Ok(status);

@@ -45,10 +45,10 @@ impl Defects {
     }
 
     /// One more. When they are too many, the shards retire: their connections go on, new ones go to
-    /// others.
-    pub fn met(&self, now: Instant) {
+    /// others. Answers whether they are.
+    pub fn met(&self, now: Instant) -> bool {
         if !self.are_too_many(now) {
-            return;
+            return false;
         }
         let seconds = DEFECTS_TIME.as_secs();
         match self.renews {
@@ -62,6 +62,7 @@ impl Defects {
         if self.renews {
             let _ = kill(Pid::this(), Signal::SIGHUP);
         }
+        true
     }
 
     fn are_too_many(&self, now: Instant) -> bool {

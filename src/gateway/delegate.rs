@@ -271,6 +271,8 @@ fn start(
         driver: config.global.driver,
         startups: Arc::new(Startups::unbounded()),
         execute: Arc::new(executor),
+        uid: Some(nix::unistd::geteuid().as_raw()),
+        line: None,
         broker: None,
         tcp_keepalive: config.global.tcp_keep_alive,
         proxies: None,
@@ -295,6 +297,7 @@ fn take_over(server: &Server, parcel: Parcel, socket: OwnedFd) {
         record,
         inbound,
         grant: Box::new(grant),
+        proofs: Vec::new(),
     }));
 }
 

@@ -1,5 +1,6 @@
 //! What a shard sees of the rest of the process: workers, the other shards, admission, the log.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -18,6 +19,7 @@ use tracing::level_filters::LevelFilter;
 use super::config::{Proxies, Verdict};
 use super::defects::Defects;
 use super::drops::Drops;
+use super::edge::line::Line;
 use super::startups::{KeptOut, Refused, Startups};
 use super::workers::{Reply, Workers};
 use crate::connection::ConnectionConfig;
@@ -82,8 +84,10 @@ pub struct Office {
     /// Lines for the log, and how many were lost because it was behind.
     pub log: Sender<Report>,
     pub reports_lost: AtomicU64,
-    /// The account this process acts for.
-    pub uid: u32,
+    /// The account this process acts for; `None`: nobody logs in here to stay.
+    pub uid: Option<u32>,
+    /// The way to root's process, in an edge.
+    pub line: Option<Line>,
     /// Takes connections to the processes of other accounts; only root has one.
     pub broker: Option<Sender<Box<HandOver>>>,
     pub tcp_keepalive: bool,
@@ -117,11 +121,13 @@ pub type Greeting = Box<dyn Fn(Ends) -> Arc<ConnectionConfig> + Send + Sync>;
 pub struct Desk {
     office: Arc<Office>,
     shard: usize,
+    /// Connections that root's process has heard of.
+    told: HashSet<u64>,
 }
 
 impl Desk {
-    pub const fn new(office: Arc<Office>, shard: usize) -> Desk {
-        Desk { office, shard }
+    pub fn new(office: Arc<Office>, shard: usize) -> Desk {
+        Desk { office, shard, told: HashSet::new() }
     }
 
     fn door(&self) -> Option<&Door> {
@@ -138,6 +144,13 @@ impl Desk {
 
 impl Outside for Desk {
     fn submit(&mut self, token: Token, job: Job) -> Result<(), Job> {
+        if let Some(line) = self.office.line.as_ref().filter(|_| Line::takes(&job)) {
+            // A case begins with the first signature.
+            let link = if let Job::Sign { from, .. } = &job { Some(from.link) } else { None };
+            line.ask(self.shard, token, job)?;
+            self.told.extend(link);
+            return Ok(());
+        }
         let workers = match (&job, &self.office.greeters) {
             (Job::Greet { .. }, Some(greeters)) => greeters,
             (Job::Resolve { .. } | Job::FindWay { .. } | Job::Listen(_), _) => {
@@ -208,17 +221,28 @@ impl Outside for Desk {
         }
     }
 
-    fn ended(&mut self) {
+    fn ended(&mut self, link: Option<u64>) {
+        if let (Some(line), Some(link)) = (&self.office.line, link)
+            && self.told.remove(&link)
+        {
+            line.over(link);
+        }
         if let Some(door) = self.door() {
             door.load.fetch_sub(1, Ordering::Relaxed);
         }
     }
 
     fn serves(&self, grant: &Grant) -> bool {
-        grant.account.uid == self.office.uid
+        self.office.uid.is_some_and(|uid| grant.upstream.is_some() || uid == grant.account.uid)
     }
 
     fn hand_over(&mut self, connection: Box<HandOver>) -> Result<(), Box<HandOver>> {
+        if let Some(line) = &self.office.line {
+            let link = connection.serial;
+            line.hand_over(connection)?;
+            self.told.remove(&link);
+            return Ok(());
+        }
         match &self.office.broker {
             None => Err(connection),
             Some(broker) => broker.try_send(connection).map_err(TrySendError::into_inner),
@@ -239,7 +263,9 @@ impl Outside for Desk {
     }
 
     fn met_defect(&mut self) {
-        self.office.defects.met(reactor::now());
+        let many = self.office.defects.met(reactor::now());
+        // Nobody here has logged in: another edge takes its place.
+        self.office.line.iter().filter(|_| many).for_each(Line::leave);
     }
 
     fn report(&mut self, report: Report) {
@@ -254,7 +280,7 @@ impl Outside for Desk {
 
 /// What stands for the addresses of a connection that has none, such as one through pipes; no
 /// pattern but one for everybody matches it.
-const UNKNOWN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), u16::MAX);
+pub const UNKNOWN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), u16::MAX);
 
 /// Makes a connection ready that was accepted elsewhere.
 pub fn welcome(socket: Fd, keepalive: bool) -> Ends {
@@ -274,14 +300,14 @@ fn tell(socket: Fd, why: Refused) {
 }
 
 /// Both addresses of a connected socket; `None` when the peer has already gone.
-fn ends_of(socket: Fd) -> Option<Ends> {
+pub fn ends_of(socket: Fd) -> Option<Ends> {
     let peer = address(&getpeername::<SockaddrStorage>(socket.0).ok()?)?;
     let local = address(&getsockname::<SockaddrStorage>(socket.0).ok()?)?;
     Some(Ends { peer, local, routing: RoutingDomain::default() })
 }
 
 /// A socket that was accepted is bound as its listener is.
-fn routing_of(socket: Fd) -> RoutingDomain {
+pub fn routing_of(socket: Fd) -> RoutingDomain {
     // SAFETY: the shard that asks holds the descriptor open during this call.
     let socket = unsafe { BorrowedFd::borrow_raw(socket.0) };
     let device = getsockopt(&socket, sockopt::BindToDevice).unwrap_or_default();

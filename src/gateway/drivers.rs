@@ -22,10 +22,18 @@ pub enum Opened {
 /// # Errors
 /// What was asked for cannot be had, or the process is out of descriptors or memory.
 pub fn open(choice: DriverChoice) -> io::Result<Opened> {
+    open_as(choice, false)
+}
+
+/// The same; `confined`: [`UringConfig::confined`].
+///
+/// # Errors
+/// As [`open`].
+pub fn open_as(choice: DriverChoice, confined: bool) -> io::Result<Opened> {
     let refusal = match choice {
         DriverChoice::Mio => None,
         DriverChoice::Auto | DriverChoice::Uring => {
-            match UringDriver::new(UringConfig::default()) {
+            match UringDriver::new(UringConfig { confined, ..UringConfig::default() }) {
                 Ok(driver) => return Ok(Opened::Uring(driver)),
                 Err(why) if choice == DriverChoice::Uring => {
                     let text =

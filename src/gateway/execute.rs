@@ -16,7 +16,7 @@ use crate::connection::{ConnectionConfig, Secrets};
 use crate::crypto::{PrivateKey, RandomPool, SignatureAlgorithm, kex};
 use crate::services::upstream::Trouble;
 use crate::services::{
-    About, Child, Done, Grant, Greeted, Job, Program, SpawnFailed, SpawnSpec, forward,
+    About, Child, Done, Grant, Greeted, Job, Origin, Program, SpawnFailed, SpawnSpec, forward,
     open_terminal, scp, sftp, spawn,
 };
 
@@ -68,40 +68,29 @@ pub struct Executor {
 impl Execute for Executor {
     fn run(&self, job: Job) -> Done {
         match job {
-            Job::FindKey { user, key, algorithm, certificate, peer, local, routing, about } => {
-                let host = about.host.as_deref();
-                let rdomain = routing.name();
+            Job::FindKey { user, key, algorithm, certificate, from, about } => {
+                let Comer { user, peer, host, local, rdomain } =
+                    comer(&user, &from, about.host.as_deref());
                 let certificate = certificate.as_deref();
-                let request = Request {
-                    user: &user,
-                    key: &key,
-                    algorithm,
-                    certificate,
-                    peer,
-                    host,
-                    local,
-                    rdomain,
-                };
+                let request =
+                    Request { user, key: &key, algorithm, certificate, peer, host, local, rdomain };
                 log_level::under(about.verbosity, || self.find_key(&request))
             }
-            Job::CheckSecrets { user, secrets, peer, local, routing, about } => {
-                let (host, rdomain) = (about.host.as_deref(), routing.name());
-                let comer = Comer { user: &user, peer, host, local, rdomain };
+            Job::CheckSecrets { user, secrets, from, about } => {
+                let comer = comer(&user, &from, about.host.as_deref());
                 log_level::under(about.verbosity, || self.check_secrets(&comer, &secrets))
             }
-            Job::Greet { user, peer, local, routing } => {
+            Job::Greet { user, from } => {
                 let names = self.greets.as_ref().and_then(|greets| greets.names.as_deref());
-                let host = names.and_then(|names| names::of_peer(names, peer.ip()));
-                let (host_name, rdomain) = (host.as_deref(), routing.name());
-                let comer = Comer { user: &user, peer, host: host_name, local, rdomain };
-                self.greet(&comer, host.clone())
+                let host = names.and_then(|names| names::of_peer(names, from.peer.ip()));
+                self.greet(&comer(&user, &from, host.as_deref()), host.clone())
             }
             Job::Agree { group, client_public } => {
                 let agreement = kex::respond_in(&group, &client_public);
                 Done::Agreement(agreement.map(|(public, secret)| (public.into(), secret)))
             }
             Job::Compute(task) => Done::Computed(task.run(&mut RandomPool::secure())),
-            Job::Sign { host_key, algorithm, message } => {
+            Job::Sign { host_key, algorithm, message, .. } => {
                 Done::Signature(self.signer.sign(host_key, algorithm, &message))
             }
             Job::Terminal(spec) => Done::Terminal(open_terminal(&spec)),
@@ -137,6 +126,11 @@ impl Execute for Executor {
             Job::ConnectPath(path) => Done::Connected(forward::connect_to_path(&path)),
         }
     }
+}
+
+fn comer<'a>(user: &'a str, from: &'a Origin, host: Option<&'a str>) -> Comer<'a> {
+    let Origin { peer, local, routing, .. } = from;
+    Comer { user, peer: *peer, host, local: *local, rdomain: routing.name() }
 }
 
 /// What it takes to say what holds for a login before it is over.

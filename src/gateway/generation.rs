@@ -2,6 +2,8 @@
 //! before keeps the connections it has, under the configuration they began with, and ends with the
 //! last of them.
 
+mod privileged;
+
 use std::convert::Infallible;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -11,22 +13,23 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use crossbeam::channel::{Receiver, Sender, bounded};
 
-use super::broker::{self, BrokerConfig};
 use super::cipher_speed::CipherSpeeds;
 use super::config::{Config, Effective, Facility, Who};
 use super::desk::Greeting;
 use super::execute::{Executor, Greets, Signer};
 use super::host_keys::{self, HostKeys};
-use super::logbook::{Logbook, Recorder};
+use super::logbook::Logbook;
 use super::moduli;
+use super::monitor::Keeper;
+use super::monitor::hear::Clerk;
 use super::names::{self, Resolver};
 use super::policy::Policy;
 use super::server::{Server, Settings};
 use super::startups::Startups;
 use crate::connection::{ConnectionConfig, WindowBudget};
 use crate::crypto::{Certificate, PrivateKey, PublicKey};
-use crate::limits::{HAND_OVERS_MAX, WINDOW_BYTES};
-use crate::shard::{HandOver, Report};
+use crate::limits::WINDOW_BYTES;
+use crate::shard::Report;
 use crate::transport::{self, CompressionKind, HostKey, Preferences};
 
 /// Our software version in the identification line (RFC 4253 §4.2).
@@ -56,7 +59,9 @@ pub struct Plan {
 
 /// A running generation.
 pub struct Generation {
-    /// Absent once every shard has ended.
+    /// As root: the process that accepts, and what answers it. Absent once it has ended.
+    edge: Option<Edge>,
+    /// Absent once every shard has ended. As root it has logins that go on elsewhere alone.
     server: Option<Server>,
     /// Closed to end the processes of accounts.
     keep: Sender<Infallible>,
@@ -64,40 +69,31 @@ pub struct Generation {
     helpers: Vec<JoinHandle<()>>,
 }
 
+struct Edge {
+    keeper: Keeper,
+    clerk: Arc<Clerk>,
+}
+
 impl Generation {
     /// # Errors
     /// The configuration cannot be put to work, or the system lacks threads, memory or the ring.
     pub fn start(plan: Plan) -> anyhow::Result<Generation> {
+        if nix::unistd::geteuid().is_root() {
+            privileged::start(plan)
+        } else {
+            Generation::start_alone(plan)
+        }
+    }
+
+    /// One process does everything, for the account that started it. Root's gateways do not begin so.
+    ///
+    /// # Errors
+    /// As [`Generation::start`].
+    pub fn start_alone(plan: Plan) -> anyhow::Result<Generation> {
         let config = plan.config;
         let offers = plan.keys.keys.iter().map(host_keys::HostKey::offer).collect();
-        let steers = config.global.cipher_steering && CipherSpeeds::of_this_cpu().favour_aes_gcm();
-        let connection = Arc::new(connection_config(&config, offers, steers)?);
-        let greeting = greeting(&config, &connection);
-        let certificates =
-            plan.keys.keys.iter().filter_map(|key| key.certificate.clone()).collect();
+        let connection = Arc::new(connection_config(&config, offers, steers(&config))?);
         let private: Arc<[PrivateKey]> = plan.keys.keys.into_iter().map(|k| k.private).collect();
-        let (keep, kept) = bounded(0);
-        let mut helpers = Vec::new();
-        // Only root can act for other accounts.
-        let broker = if nix::unistd::geteuid().is_root() {
-            let settings = BrokerConfig {
-                settings: config.dump(&config.login).into_bytes(),
-                host_keys: Arc::clone(&private),
-                certificates,
-                reactors: plan.reactors,
-                log_format: config.global.log_format,
-                log_level: config.login.log_level,
-                own_log_level: config.own_log_level(),
-                syslog: plan.syslog,
-                idle_time: plan.idle_time,
-                logbook: plan.logbook.clone(),
-            };
-            let (sender, thread) = start_broker(settings, kept)?;
-            helpers.push(thread);
-            Some(sender)
-        } else {
-            None
-        };
         let startups = Arc::new(Startups::new(&config.global));
         let executor = Executor {
             greets: Some(Greets { shared: Arc::clone(&connection), names: names(&config) }),
@@ -105,11 +101,12 @@ impl Generation {
             policy: Some(Policy::new(Arc::clone(&config))),
             signer: Arc::new(Arc::clone(&private)) as Arc<dyn Signer>,
             open_files: plan.open_files,
-            recorder: plan.logbook.map(|logbook| logbook as Arc<dyn Recorder>),
+            recorder: None,
         };
         let (server, reports) = Server::start(Settings {
             listeners: plan.listeners,
-            first_serial: (plan.number << 32) + 1,
+            first_serial: first_serial(plan.number),
+            greeting: greeting(&config, &connection),
             connection,
             host_keys: private,
             reactors: plan.reactors,
@@ -117,45 +114,61 @@ impl Generation {
             startups,
             proxies: config.global.proxies.clone().map(|all| (all, config.global.proxy_time)),
             execute: Arc::new(executor),
-            broker,
+            uid: Some(nix::unistd::geteuid().as_raw()),
+            line: None,
+            broker: None,
             tcp_keepalive: config.global.tcp_keep_alive,
-            greeting,
             looks_names_up: config.global.use_dns,
             routes: config.asks_routing(),
             renews: plan.renews,
         })?;
-        let log = plan.log;
-        let log = thread::Builder::new().name("log".to_owned()).spawn(move || log(&reports));
-        helpers.push(log.context("cannot start the log thread")?);
-        Ok(Generation { server: Some(server), keep, helpers })
+        let helpers = vec![start_log(plan.log, reports)?];
+        let (keep, _) = bounded(0);
+        Ok(Generation { edge: None, server: Some(server), keep, helpers })
     }
 
     /// Serves a connection that was accepted elsewhere.
     pub fn adopt(&self, socket: OwnedFd) {
-        if let Some(server) = &self.server {
-            server.adopt(socket);
+        match (&self.edge, &self.server) {
+            (Some(edge), _) => edge.keeper.adopt(&edge.clerk, &socket),
+            (None, Some(server)) => server.adopt(socket),
+            (None, None) => {}
         }
     }
 
     /// Accepts no more connections; those it has go on.
     pub fn retire(&self) {
-        if let Some(server) = &self.server {
-            server.retire();
+        match (&self.edge, &self.server) {
+            (Some(edge), _) => edge.keeper.retire(),
+            (None, Some(server)) => server.retire(),
+            (None, None) => {}
         }
     }
 
     /// A retired generation has served its last connection.
     pub fn is_over(&mut self) -> bool {
-        if let Some(server) = self.server.take_if(|server| server.is_over()) {
+        if let Some(edge) = self.edge.take_if(|edge| edge.keeper.is_over()) {
+            edge.keeper.stop();
+            // Nothing comes from it any more.
+            self.retire();
+        }
+        if self.edge.is_none()
+            && let Some(server) = self.server.take_if(|server| server.is_over())
+        {
             server.stop();
         }
-        self.server.is_none() && self.helpers.iter().all(JoinHandle::is_finished)
+        let over = self.edge.is_none() && self.server.is_none();
+        over && self.helpers.iter().all(JoinHandle::is_finished)
     }
 
     /// Ends every connection and waits until that is done.
     pub fn end(self) {
-        let Generation { server, keep, helpers } = self;
+        let Generation { edge, server, keep, helpers } = self;
         drop(keep);
+        if let Some(Edge { keeper, clerk }) = edge {
+            keeper.stop();
+            drop(clerk);
+        }
         if let Some(server) = server {
             server.stop();
         }
@@ -165,15 +178,21 @@ impl Generation {
     }
 }
 
-type Broker = (Sender<Box<HandOver>>, JoinHandle<()>);
+fn start_log(
+    log: fn(&Receiver<Report>),
+    reports: Receiver<Report>,
+) -> anyhow::Result<JoinHandle<()>> {
+    let thread = thread::Builder::new().name("log".to_owned()).spawn(move || log(&reports));
+    thread.context("cannot start the log thread")
+}
 
-fn start_broker(settings: BrokerConfig, kept: Receiver<Infallible>) -> anyhow::Result<Broker> {
-    let (sender, connections) = bounded(HAND_OVERS_MAX);
-    let thread = thread::Builder::new()
-        .name("broker".to_owned())
-        .spawn(move || broker::run(&settings, &connections, &kept))
-        .context("cannot start the broker thread")?;
-    Ok((sender, thread))
+fn steers(config: &Config) -> bool {
+    config.global.cipher_steering && CipherSpeeds::of_this_cpu().favour_aes_gcm()
+}
+
+/// Connections of two generations never have the same number in the log.
+const fn first_serial(generation: u64) -> u64 {
+    (generation << 32) + 1
 }
 
 /// What the protocol floors need of a configuration. `steers`: [`transport::ServerConfig::steers`].

@@ -127,7 +127,7 @@ impl Parcel {
 }
 
 /// Keys or certificates.
-fn blobs(r: &mut Reader<'_>) -> Result<Vec<Vec<u8>>, Malformed> {
+pub(super) fn blobs(r: &mut Reader<'_>) -> Result<Vec<Vec<u8>>, Malformed> {
     let count = r.uint32()?;
     let mut blobs = Vec::new();
     for _ in 0..count {
@@ -136,12 +136,12 @@ fn blobs(r: &mut Reader<'_>) -> Result<Vec<Vec<u8>>, Malformed> {
     Ok(blobs)
 }
 
-fn put(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(super) fn put(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend((bytes.len() as u32).to_be_bytes());
     out.extend_from_slice(bytes);
 }
 
-fn put_address(out: &mut Vec<u8>, address: &SocketAddr) {
+pub(super) fn put_address(out: &mut Vec<u8>, address: &SocketAddr) {
     match address.ip() {
         IpAddr::V4(ip) => put(out, &ip.octets()),
         IpAddr::V6(ip) => put(out, &ip.octets()),
@@ -149,7 +149,7 @@ fn put_address(out: &mut Vec<u8>, address: &SocketAddr) {
     out.extend(u32::from(address.port()).to_be_bytes());
 }
 
-fn address(r: &mut Reader<'_>) -> Result<SocketAddr, Malformed> {
+pub(super) fn address(r: &mut Reader<'_>) -> Result<SocketAddr, Malformed> {
     let ip = match r.string(16)? {
         v4 if v4.len() == 4 => IpAddr::from(<[u8; 4]>::try_from(v4).map_err(|_| Malformed::Range)?),
         v6 => IpAddr::from(<[u8; 16]>::try_from(v6).map_err(|_| Malformed::Range)?),

@@ -32,7 +32,7 @@ use crate::crypto::{Certificate, KeyAlgorithm, KeyKind, PublicKey, SignatureAlgo
 use crate::limits::{AUTHORIZED_KEYS_BYTES_MAX, BANNER_BYTES_MAX, REVOKED_KEYS_BYTES_MAX};
 use crate::services::forward::{DisplayRules, Forwarding};
 use crate::services::upstream::{Finder, Trouble, Upstream};
-use crate::services::{Account, Grant, Rules, Subsystem, is_listed};
+use crate::services::{Account, Demands, Grant, Rules, Subsystem, is_listed};
 
 /// While it exists nobody but root has sessions: everybody else is shown its text.
 const NO_LOGIN: &str = "/etc/nologin";
@@ -80,6 +80,8 @@ pub struct Policy {
     /// The account this process runs as; `None` where the database does not know it.
     process: Option<Account>,
     uid: u32,
+    /// The account of the edge, which is nobody's to log in as.
+    edge: Option<u32>,
     directory: Arc<Directory>,
     fleets: Arc<Fleets>,
 }
@@ -119,6 +121,10 @@ pub enum Reason {
     NotAllowed {
         keyword: &'static str,
     },
+    /// The account is the edge's.
+    EdgeUser,
+    /// RefuseConnection is yes.
+    RefuseConnection,
     MethodOff,
     Algorithm(KeyAlgorithm),
     RsaSize {
@@ -145,7 +151,13 @@ impl Policy {
     pub fn new(config: Arc<Config>) -> Policy {
         let uid = nix::unistd::geteuid().as_raw();
         let process = accounts::by_uid(uid).ok().flatten();
-        Policy { config, process, uid, directory: Arc::default(), fleets: Arc::default() }
+        let (directory, fleets) = (Arc::default(), Arc::default());
+        Policy { config, process, uid, edge: None, directory, fleets }
+    }
+
+    /// The same beside an edge of this account: whoever logged in as it could reach the edge.
+    pub fn beside(self, edge: u32) -> Policy {
+        Policy { edge: Some(edge), ..self }
     }
 
     pub fn config(&self) -> &Arc<Config> {
@@ -318,6 +330,9 @@ impl Policy {
             return Err(Reason::OtherAccount { ours: ours.unwrap_or_default() });
         }
         check_lists(login, &account.name, &entry.groups, comer)?;
+        if !routed && self.edge == Some(account.uid) {
+            return Err(Reason::EdgeUser);
+        }
         if account.uid == 0 && login.permit_root_login == RootLogin::No {
             return Err(Reason::RootLogin);
         }
@@ -405,6 +420,7 @@ impl Policy {
             touch: login.pubkey_auth_options.touch || !found.options.no_touch,
             verify: login.pubkey_auth_options.verify || found.options.verify,
         };
+        let demands = Demands { chains: login.chains(), codes: login.totp_file.is_some() };
         Grant {
             account,
             key: key.cloned(),
@@ -421,6 +437,7 @@ impl Policy {
             rules,
             presence,
             upstream: None,
+            demands,
         }
     }
 
@@ -673,6 +690,10 @@ fn check_lists(
     comer: &Comer<'_>,
 ) -> Result<(), Reason> {
     let (peer, host) = (comer.peer.ip(), comer.host);
+    // Whoever greets says so first; this holds whether or not anybody has.
+    if login.refuse_connection {
+        return Err(Reason::RefuseConnection);
+    }
     if let Some(pattern) = login.deny_users.iter().find(|p| p.matches(user, peer, host)) {
         return Err(Reason::Denied { keyword: "DenyUsers", pattern: pattern.to_string() });
     }
@@ -764,6 +785,11 @@ impl fmt::Display for Reason {
                 let path = escape(path.as_os_str().as_encoded_bytes());
                 write!(out, "the account's shell {path} is no program")
             }
+            Reason::EdgeUser => out.write_str(
+                "the gateway's own process without rights runs as this account; \
+                 TidegateEdgeUser names another",
+            ),
+            Reason::RefuseConnection => out.write_str("RefuseConnection is yes"),
             Reason::RootLogin => out.write_str("PermitRootLogin is no"),
             Reason::Denied { keyword, pattern } => write!(out, "{keyword} {pattern} matches"),
             Reason::NotAllowed { keyword } => write!(out, "{keyword} does not name this user"),

@@ -17,7 +17,7 @@ use nix::unistd::{chdir, geteuid};
 use tracing::{error, info, warn};
 
 use super::cipher_speed;
-use super::config::{Config, Facility};
+use super::config::{Config, Facility, Isolation};
 use super::daemon::{self, Detach, Detached};
 use super::front::{self, Left, Line, Side};
 use super::generation::{Generation, Plan};
@@ -99,6 +99,7 @@ pub enum Ending {
 /// # Errors
 /// Something the configuration names cannot be had: a port, a host key, the driver.
 pub fn run(config: Config, options: &Options) -> anyhow::Result<Ending> {
+    check_isolation(&config)?;
     // The pid in LISTEN_PID is this process's, whatever it becomes later.
     let given = systemd::inherited_listeners()?;
     let ends = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP];
@@ -131,6 +132,20 @@ pub fn run(config: Config, options: &Options) -> anyhow::Result<Ending> {
             rest.wait();
             outcome
         }
+    }
+}
+
+/// Root never parses what strangers send; nobody else has rights to give up.
+fn check_isolation(config: &Config) -> anyhow::Result<()> {
+    match (config.global.isolation, geteuid().is_root()) {
+        (Isolation::None, true) => bail!(
+            "TidegateIsolation none is for a gateway without root's rights: one process would hear \
+             strangers with all of them; take auto"
+        ),
+        (Isolation::Shared, false) => bail!(
+            "TidegateIsolation shared takes root's rights, to give them up; without them take auto"
+        ),
+        _ => Ok(()),
     }
 }
 
@@ -439,6 +454,7 @@ impl Gateway<'_> {
     /// step nothing is changed, so that an error leaves everything as it was.
     fn renew(&mut self, reload: &Reload) -> anyhow::Result<bool> {
         let config = (reload.read)()?;
+        check_isolation(&config)?;
         passwords::check_files(&config)?;
         let keys = load_keys(&config, &self.start.options.keys)?;
         let fingerprints = fingerprints(&keys);

@@ -1,5 +1,6 @@
 //! A running gateway: threads, their doors, and how they end.
 
+use std::convert::Infallible;
 use std::io;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use super::defects::{self, Defects};
 use super::desk::{self, Desk, Door, Greeting, Office};
 use super::drivers::{self, Opened};
 use super::drops::Drops;
+use super::edge::line::Line;
 use super::startups::Startups;
 use super::workers::{Execute, Reply, Workers};
 use crate::connection::ConnectionConfig;
@@ -23,7 +25,8 @@ use crate::crypto::{PrivateKey, RandomPool};
 use crate::limits::{
     EVENTS_MAX, GREETERS, JOBS_MAX, LINKS_MAX, RESOLVERS, STARTUPS_MAX, WORKERS_DEFAULT,
 };
-use crate::reactor::{Driver, Fd};
+use crate::reactor::{Driver, Fd, Token};
+use crate::services::Done;
 use crate::shard::{HandOver, Mail, Report, Shard, ShardConfig};
 
 /// What a process of shards is started with.
@@ -39,6 +42,11 @@ pub struct Settings {
     /// Who is asked whose connection it passes on, and for how long.
     pub proxies: Option<(Proxies, Duration)>,
     pub execute: Arc<dyn Execute>,
+    /// The account it acts for; `None`: nobody logs in here to stay.
+    pub uid: Option<u32>,
+    /// The way to root's process, in an edge: it is asked whatever takes rights, and nothing is served
+    /// until [`Server::open`].
+    pub line: Option<Line>,
     pub broker: Option<Sender<Box<HandOver>>>,
     pub tcp_keepalive: bool,
     pub greeting: Option<Greeting>,
@@ -53,6 +61,8 @@ pub struct Settings {
 pub struct Server {
     office: Arc<Office>,
     shards: Vec<JoinHandle<()>>,
+    /// Held while nothing is to be served yet.
+    gate: Option<Sender<Infallible>>,
     /// Held so that listening sockets close after the last shard.
     _listeners: Vec<Arc<OwnedFd>>,
 }
@@ -88,14 +98,18 @@ impl Server {
             proxies: settings.proxies,
             log,
             reports_lost: AtomicU64::new(0),
-            uid: nix::unistd::geteuid().as_raw(),
+            uid: settings.uid,
+            line: settings.line,
             broker: settings.broker,
             tcp_keepalive: settings.tcp_keepalive,
             greeting: settings.greeting,
             routes: settings.routes,
             defects: Defects::new(settings.renews),
         });
-        let mut server = Server { office, shards: Vec::new(), _listeners: settings.listeners };
+        let confined = office.line.is_some();
+        let (gate, opened) = bounded(0);
+        let mut server =
+            Server { office, shards: Vec::new(), gate: Some(gate), _listeners: settings.listeners };
         let mut driver = settings.driver;
         for n in 0..settings.reactors.max(1) {
             let config = ShardConfig {
@@ -108,17 +122,33 @@ impl Server {
                 serial_base: settings.first_serial + n as u64,
                 serial_step: settings.reactors.max(1) as u64,
             };
-            driver = server.start_shard(n, config, driver)?;
+            driver = server.start_shard(n, config, driver, opened.clone())?;
+        }
+        if !confined {
+            server.open();
         }
         Ok((server, reports))
     }
 
+    /// Begins to serve, where that was not done at once.
+    pub fn open(&mut self) {
+        self.gate = None;
+    }
+
     /// Passes a connection that another process has authenticated to the least loaded shard.
     pub fn take_over(&self, connection: Box<HandOver>) {
-        let doors = &self.office.doors;
-        if let Some(door) = doors.iter().min_by_key(|door| door.load()) {
-            door.enter();
-            door.put(Mail::HandOver(connection));
+        self.intake().take_over(connection);
+    }
+
+    /// Where connections that another process has authenticated are taken.
+    pub fn intake(&self) -> Intake {
+        Intake(Arc::clone(&self.office))
+    }
+
+    /// The outcome of a job that another process has done.
+    pub fn deliver(&self, shard: usize, token: Token, done: Done) {
+        if let Some(door) = self.office.doors.get(shard) {
+            door.deliver(token, done);
         }
     }
 
@@ -173,13 +203,14 @@ impl Server {
         n: usize,
         config: ShardConfig,
         driver: DriverChoice,
+        gate: Receiver<Infallible>,
     ) -> anyhow::Result<DriverChoice> {
         let office = Arc::clone(&self.office);
         // The driver belongs to the thread that makes it; it says here whether it could.
         let (ready, started) = bounded(1);
         let thread = thread::Builder::new()
             .name(format!("reactor-{n}"))
-            .spawn(move || run_shard(n, config, office, driver, &ready))
+            .spawn(move || run_shard(n, config, office, driver, &ready, &gate))
             .context("cannot start a reactor thread")?;
         self.shards.push(thread);
         let started = started.recv().context("a reactor thread ended at its start")??;
@@ -191,6 +222,20 @@ impl Server {
         }
         // Where io_uring was asked for, every shard has to have it.
         Ok(if driver == DriverChoice::Uring { driver } else { choice })
+    }
+}
+
+/// Takes connections of a running server over.
+#[derive(Clone)]
+pub struct Intake(Arc<Office>);
+
+impl Intake {
+    /// Passes a connection that another process has authenticated to the least loaded shard.
+    pub fn take_over(&self, connection: Box<HandOver>) {
+        if let Some(door) = self.0.doors.iter().min_by_key(|door| door.load()) {
+            door.enter();
+            door.put(Mail::HandOver(connection));
+        }
     }
 }
 
@@ -207,8 +252,9 @@ fn run_shard(
     office: Arc<Office>,
     driver: DriverChoice,
     ready: &Sender<io::Result<Started>>,
+    gate: &Receiver<Infallible>,
 ) {
-    let opened = match drivers::open(driver) {
+    let opened = match drivers::open_as(driver, office.line.is_some()) {
         Ok(opened) => opened,
         Err(why) => {
             let _ = ready.send(Err(why));
@@ -216,7 +262,11 @@ fn run_shard(
         }
     };
     let ((about, is_warning), choice) = (opened.about(), opened.choice());
-    let ready = || drop(ready.send(Ok(Started { about, is_warning, choice })));
+    let ready = || {
+        let _ = ready.send(Ok(Started { about, is_warning, choice }));
+        // Nothing is ever sent: it ends when the gate is opened.
+        let _ = gate.recv();
+    };
     match opened {
         Opened::Uring(driver) => run_shard_on(driver, n, config, office, ready),
         Opened::Mio(driver, _) => run_shard_on(driver, n, config, office, ready),

@@ -74,14 +74,15 @@ impl Messenger {
         let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Both);
     }
 
-    /// The next message into `buffer`: its length, 0 when the other end is gone.
+    /// The next message into `buffer`: its length, 0 when the other end is gone. A descriptor that came
+    /// with it is lost where this process may have no more.
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
         let mut parts = [IoSliceMut::new(buffer)];
         let mut control = cmsg_space!(i32);
         let flags = MsgFlags::MSG_CMSG_CLOEXEC;
         let message =
             recvmsg::<()>(self.socket.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
-        if message.flags.intersects(MsgFlags::MSG_TRUNC | MsgFlags::MSG_CTRUNC) {
+        if message.flags.contains(MsgFlags::MSG_TRUNC) {
             return Err(io::Error::other("a message over its limit"));
         }
         let mut passenger = None;

@@ -170,6 +170,11 @@ impl Startups {
         unknown.insert(peer);
     }
 
+    /// Whether that was noted of this peer; not any more now. For whoever tells it to those who count.
+    pub fn take_unknown_user(&self, peer: SocketAddr) -> bool {
+        self.sources().unknown_users.remove(&peer)
+    }
+
     pub fn open(&self) -> usize {
         self.open.load(Ordering::Relaxed)
     }

@@ -30,6 +30,13 @@ pub enum Severity {
     Debug = 7,
 }
 
+impl Severity {
+    /// Before a line on its way to whoever sends it to the system's log.
+    pub fn mark(self) -> String {
+        format!("<{}>", self as u8)
+    }
+}
+
 /// The way to the system's logger. Copies share one socket.
 #[derive(Clone, Debug)]
 pub struct Syslog {

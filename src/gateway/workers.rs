@@ -258,8 +258,8 @@ mod tests {
 
     use super::*;
     use crate::connection::{ClientConnectionConfig, WindowSize};
-    use crate::services::TerminalSpec;
     use crate::services::upstream::{Credential, Fleet, HostKeyPolicy, Trouble, Upstream};
+    use crate::services::{Origin, TerminalSpec};
     use crate::transport::{ClientConfig, Preferences};
 
     struct Inbox(mpsc::Sender<(Token, Done)>);
@@ -385,7 +385,13 @@ mod tests {
 
     fn costly(n: u8) -> Job {
         let algorithm = crate::crypto::SignatureAlgorithm::RsaSha512;
-        Job::Sign { host_key: 0, algorithm, message: Box::new([n]) }
+        let from = Origin {
+            link: 1,
+            peer: ([127, 0, 0, 1], 1).into(),
+            local: ([127, 0, 0, 1], 2).into(),
+            routing: Default::default(),
+        };
+        Job::Sign { from, host_key: 0, algorithm, message: Box::new([n]) }
     }
 
     fn question() -> Job {

@@ -27,8 +27,17 @@ use crate::gateway::syslog::{Line, Severity, Syslog};
 pub struct LogSetup {
     pub levels: Levels,
     pub format: LogFormat,
-    /// Where lines go; none: to standard error.
-    pub syslog: Option<Syslog>,
+    pub outlet: Outlet,
+}
+
+/// Where lines go.
+#[derive(Clone, Debug)]
+pub enum Outlet {
+    StandardError,
+    Syslog(Syslog),
+    /// To standard error, each behind a mark that says how urgent it is: for whoever passes them on to
+    /// the system's log.
+    Marked,
 }
 
 /// Which lines are written.
@@ -92,9 +101,14 @@ pub fn redirect(path: &Path) -> io::Result<()> {
 /// # Errors
 /// Logging has been started before.
 pub fn start(setup: &LogSetup) -> io::Result<()> {
-    let (subscriber, level) = match &setup.syslog {
-        Some(syslog) => subscriber(setup, BoxMakeWriter::new(ToSyslog(syslog.clone())), false),
-        None => subscriber(setup, BoxMakeWriter::new(io::stderr), io::stderr().is_terminal()),
+    let (subscriber, level) = match &setup.outlet {
+        Outlet::Syslog(syslog) => {
+            subscriber(setup, BoxMakeWriter::new(ToSyslog(syslog.clone())), false)
+        }
+        Outlet::Marked => subscriber(setup, BoxMakeWriter::new(ToMarked), false),
+        Outlet::StandardError => {
+            subscriber(setup, BoxMakeWriter::new(io::stderr), io::stderr().is_terminal())
+        }
     };
     tracing::subscriber::set_global_default(subscriber).map_err(io::Error::other)?;
     let _ = LEVELS.set(level);
@@ -136,16 +150,17 @@ fn subscriber(
         tracing_subscriber::fmt::layer().with_target(false).with_ansi(colours).with_writer(writer);
     // Messages are whole sentences; their fields would only repeat them.
     let brief = setup.levels.base < LogLevel::Debug;
-    let lines = match (setup.format, &setup.syslog) {
+    let is_plain = matches!(setup.outlet, Outlet::StandardError);
+    let lines = match (setup.format, is_plain) {
         (LogFormat::Json, _) => lines.json().flatten_event(true).boxed(),
-        (LogFormat::Text, Some(_)) => {
+        (LogFormat::Text, false) => {
             let lines = lines.without_time().with_level(false);
             lines.fmt_fields(format::debug_fn(message_alone)).boxed()
         }
-        (LogFormat::Text, None) if brief => {
+        (LogFormat::Text, true) if brief => {
             lines.fmt_fields(format::debug_fn(message_alone)).boxed()
         }
-        (LogFormat::Text, None) => lines.boxed(),
+        (LogFormat::Text, true) => lines.boxed(),
     };
     (Box::new(Registry::default().with(level).with(lines)), handle)
 }
@@ -161,12 +176,46 @@ impl<'a> MakeWriter<'a> for ToSyslog {
     }
 
     fn make_writer_for(&'a self, event: &Metadata<'_>) -> Line<'a> {
-        self.0.line(match *event.level() {
-            Level::ERROR => Severity::Error,
-            Level::WARN => Severity::Warning,
-            Level::INFO => Severity::Info,
-            Level::DEBUG | Level::TRACE => Severity::Debug,
-        })
+        self.0.line(severity(event))
+    }
+}
+
+fn severity(event: &Metadata<'_>) -> Severity {
+    match *event.level() {
+        Level::ERROR => Severity::Error,
+        Level::WARN => Severity::Warning,
+        Level::INFO => Severity::Info,
+        Level::DEBUG | Level::TRACE => Severity::Debug,
+    }
+}
+
+/// Each event is one line behind its mark.
+struct ToMarked;
+
+/// Writes a line whole, with its mark.
+struct Marked(Severity);
+
+impl io::Write for Marked {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let line = [self.0.mark().as_bytes(), bytes].concat();
+        io::Write::write_all(&mut io::stderr(), &line)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for ToMarked {
+    type Writer = Marked;
+
+    fn make_writer(&self) -> Marked {
+        Marked(Severity::Info)
+    }
+
+    fn make_writer_for(&self, event: &Metadata<'_>) -> Marked {
+        Marked(severity(event))
     }
 }
 
@@ -201,7 +250,7 @@ mod tests {
     fn logged_at(levels: Levels, format: LogFormat, log: impl FnOnce()) -> String {
         let sink = Sink::default();
         let copy = sink.clone();
-        let setup = LogSetup { levels, format, syslog: None };
+        let setup = LogSetup { levels, format, outlet: Outlet::StandardError };
         let writer = BoxMakeWriter::new(move || copy.clone());
         tracing::subscriber::with_default(subscriber(&setup, writer, false).0, log);
         let bytes = sink.0.lock().expect("the sink").clone();

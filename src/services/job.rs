@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::wildcard_match;
-use crate::connection::{ConnectionConfig, LoginLimits, Presence, Secrets};
+use crate::connection::{Chains, ConnectionConfig, LoginLimits, Presence, Secrets};
 use crate::crypto::kex::Group;
 use crate::crypto::{
     Certificate, KexError, KexPiece, KexTask, PrivateKey, PublicKey, SharedSecret,
@@ -35,27 +35,21 @@ pub enum Job {
         algorithm: SignatureAlgorithm,
         /// What the key was shown in; nothing about it has been checked.
         certificate: Option<Box<Certificate>>,
-        peer: SocketAddr,
-        local: SocketAddr,
-        routing: RoutingDomain,
+        from: Origin,
         about: About,
     },
     /// Are these this user's? Hashes, which takes tens of milliseconds, and reads files.
     CheckSecrets {
         user: Box<str>,
         secrets: Box<Secrets>,
-        peer: SocketAddr,
-        local: SocketAddr,
-        routing: RoutingDomain,
+        from: Origin,
         about: About,
     },
     /// What holds before the login of this user: banner, tries, whether it may go on at all. May
     /// look the peer's name up.
     Greet {
         user: Box<str>,
-        peer: SocketAddr,
-        local: SocketAddr,
-        routing: RoutingDomain,
+        from: Origin,
     },
     /// Answers a client's public value in a finite-field key exchange.
     Agree {
@@ -66,6 +60,7 @@ pub enum Job {
     Compute(Box<KexTask>),
     /// Signs with host key number `host_key` of the configuration.
     Sign {
+        from: Origin,
         host_key: usize,
         algorithm: SignatureAlgorithm,
         message: Box<[u8]>,
@@ -114,6 +109,17 @@ pub enum Job {
     MakeDisplay(Box<DisplaySpec>),
     /// [`super::forward::remove_agent_socket`].
     RemoveAgentSocket(PathBuf),
+}
+
+/// The connection that a question is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// Its name in the log; no other connection of the gateway has it.
+    pub link: u64,
+    pub peer: SocketAddr,
+    pub local: SocketAddr,
+    /// Only told where somebody wants to know.
+    pub routing: RoutingDomain,
 }
 
 #[derive(Debug)]
@@ -200,6 +206,16 @@ pub struct Grant {
     pub presence: Presence,
     /// Where the login goes on; `None`: here. Such a one stays with the process that made it.
     pub upstream: Option<Arc<Upstream>>,
+    /// What it takes to log in as this user; asked before anything is handed over.
+    pub demands: Demands,
+}
+
+/// What a login's settings ask of whoever logs in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Demands {
+    pub chains: Chains,
+    /// Keyboard-interactive asks for a code.
+    pub codes: bool,
 }
 
 /// What stands behind a subsystem's name.
@@ -317,12 +333,13 @@ impl Grant {
             rules,
             presence: Presence::TOUCH,
             upstream: None,
+            demands: Demands::default(),
         })
     }
 }
 
 /// Empty for none. Zero stands for an absent value: no such limit can be zero.
-fn encode_limits(limits: Option<LoginLimits>) -> Vec<u8> {
+pub fn encode_limits(limits: Option<LoginLimits>) -> Vec<u8> {
     let Some(LoginLimits { sessions_max, client_alive, rekey }) = limits else {
         return Vec::new();
     };
@@ -337,7 +354,8 @@ fn encode_limits(limits: Option<LoginLimits>) -> Vec<u8> {
     out
 }
 
-fn decode_limits(bytes: &[u8]) -> Option<Option<LoginLimits>> {
+/// What [`encode_limits`] wrote; `None` for anything else.
+pub fn decode_limits(bytes: &[u8]) -> Option<Option<LoginLimits>> {
     if bytes.is_empty() {
         return Some(None);
     }
@@ -467,6 +485,7 @@ mod tests {
             rules: Rules { motd: true, last_login: true, ..Rules::default() },
             presence: Presence::TOUCH,
             upstream: None,
+            demands: Demands::default(),
         };
         let bytes = grant.encode();
         assert_eq!(Grant::decode(&bytes), Some(grant.clone()));

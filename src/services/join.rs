@@ -55,7 +55,7 @@ impl Forwarding {
 mod tests {
     use super::*;
     use crate::crypto::{KeyKind, PrivateKey};
-    use crate::services::Account;
+    use crate::services::{Account, Demands};
 
     fn grant(source: &str) -> Grant {
         let account = Account {
@@ -81,6 +81,7 @@ mod tests {
             rules: Rules { user_rc: true, ..Rules::default() },
             presence: crate::connection::Presence::TOUCH,
             upstream: None,
+            demands: Demands::default(),
         }
     }
 

@@ -33,8 +33,8 @@ pub use child::Script;
 pub use child::{Child, Exit, Pipes, signal_by_name};
 pub use io::{Io, Wishes};
 pub use job::{
-    About, Account, Done, Grant, Greeted, Job, Notice, Prelude, Program, SpawnFailed, SpawnSpec,
-    Subsystem,
+    About, Account, Demands, Done, Grant, Greeted, Job, Notice, Origin, Prelude, Program,
+    SpawnFailed, SpawnSpec, Subsystem, decode_limits, encode_limits,
 };
 pub use modes::encode_modes;
 pub use outgoing::{Command, Outgoing, Surroundings};

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use super::Inbound;
 use super::agent::Agent;
-use super::outside::Ends;
+use super::outside::{Ends, Proof};
 use super::relay::Relay;
 use crate::base::Instant;
 use crate::connection::{Answer, ChannelId, Conn, ConnectionConfig, LoginLimits};
@@ -65,6 +65,8 @@ pub(super) struct Link {
     /// it: the second time the answer is known.
     pub asked: Option<Asked>,
     pub about: About,
+    /// The methods that have succeeded, until it goes on somewhere.
+    pub proofs: Vec<Proof>,
     /// Channels and the attachments that serve them.
     pub channels: Vec<(ChannelId, u32)>,
     /// Where the client wants us to listen, while a worker sees to it.

@@ -1,74 +1,89 @@
 //! Logins: what the protocol says of them, and what is then permitted.
 
 use super::*;
-use crate::connection::AuthFailed;
-use crate::crypto::{Attestation, Certificate, PublicKey};
+use crate::connection::{AuthFailed, Verified};
+use crate::crypto::{Attestation, Certificate, PublicKey, ShownKey};
 use crate::services::Grant;
+use crate::wire::auth::{METHOD_INTERACTIVE, METHOD_PUBLIC_KEY_HOST_BOUND};
 use crate::wire::number::disconnect;
 
-/// What let somebody in, and the certificate it was shown in.
-type Proven = (Arc<Grant>, Option<Box<Certificate>>);
+/// A method that has succeeded, as the protocol tells of it.
+pub(super) struct Proved {
+    pub user: Box<str>,
+    pub method: &'static str,
+    pub public: Option<Box<PublicKey>>,
+    pub verified: Option<Box<Verified>>,
+}
 
 impl<D: Driver, O: Outside> Shard<D, O> {
-    pub(super) fn authenticated(
-        &mut self,
-        key: u32,
-        user: Box<str>,
-        method: &'static str,
-        public: Option<Box<PublicKey>>,
-        attestation: Option<Attestation>,
-    ) {
-        let Some((grant, certificate)) = self.proven(key, public.as_deref()) else { return };
+    pub(super) fn authenticated(&mut self, key: u32, proved: Proved) {
+        let Some((grant, shown)) = self.proven(key, &proved) else { return };
         let Some(link) = self.links.get_mut(key as usize) else { return };
         link.authenticated = true;
         link.earned = None;
         link.follow(grant.limits, &self.config.connection, self.driver.now());
         let source = grant.source.clone();
         let upstream = grant.upstream.clone();
-        let here = upstream.is_some() || self.outside.serves(&grant);
+        let here = self.outside.serves(&grant);
         link.grant = Some(grant);
         let ends = link.ends;
         if here {
+            link.proofs = Vec::new();
             self.begin_idle(key);
         } else {
             link.state = LinkState::Leaving;
+            // A peer may say nothing for long: it is not waited for.
+            if link.inbound.armed {
+                let token = Token { key, generation: link.generation, tag: TAG_RECV };
+                self.cancel(token);
+            }
             self.timers.set(key, self.driver.now().after(LEAVING_TIME));
         }
         self.outside.startup_over(ends, StartupEnd::LoggedIn);
-        let shown = attested(shown_key(public.as_deref(), certificate.as_deref()), attestation);
+        let Proved { user, method, .. } = proved;
         self.report(key, What::Authenticated { user, method, key: shown, source });
-        if let Some(upstream) = upstream {
+        if let Some(upstream) = upstream.filter(|_| here) {
             self.begin_relay(key, upstream);
         }
         self.mark_dirty(key);
     }
 
     /// One method of several has succeeded. What it permits is kept for the last one's answer.
-    pub(super) fn partly_authenticated(
-        &mut self,
-        key: u32,
-        user: Box<str>,
-        method: &'static str,
-        public: Option<Box<PublicKey>>,
-        attestation: Option<Attestation>,
-    ) {
-        let Some((grant, certificate)) = self.proven(key, public.as_deref()) else { return };
+    pub(super) fn partly_authenticated(&mut self, key: u32, proved: Proved) {
+        let Some((grant, shown)) = self.proven(key, &proved) else { return };
         let Some(link) = self.links.get_mut(key as usize) else { return };
         link.earned = Some(grant);
-        let shown = attested(shown_key(public.as_deref(), certificate.as_deref()), attestation);
+        let Proved { user, method, .. } = proved;
         self.report(key, What::Partial { user, method, key: shown });
     }
 
-    /// The grant that was made for the question about this key, and the certificate in it.
-    fn proven(&mut self, key: u32, public: Option<&PublicKey>) -> Option<Proven> {
+    /// The grant that was made for the question about this key, and the key as the log has it. What
+    /// was proved is noted.
+    fn proven(&mut self, key: u32, proved: &Proved) -> Option<(Arc<Grant>, Option<String>)> {
         let link = self.links.get_mut(key as usize)?;
-        let certificate = link.asked.take().and_then(|asked| asked.certificate);
+        let (public, asked) = (proved.public.as_deref(), link.asked.take());
         // The grant must belong to the very key that signed (SECURITY case 55).
         let grant = link.grant.take().filter(|g| public == g.key.as_ref());
-        if grant.is_none() {
+        let Some(grant) = grant else {
             self.close_link(key, disconnect::BY_APPLICATION, "no grant for the verified key");
-        }
-        grant.map(|grant| (grant, certificate))
+            return None;
+        };
+        let certificate = asked.as_ref().and_then(|asked| asked.certificate.as_deref());
+        let attestation = proved.verified.as_ref().and_then(|verified| verified.attestation);
+        let shown = attested(shown_key(public, certificate), attestation);
+        link.proofs.push(match (&proved.public, &proved.verified, asked) {
+            (Some(key), Some(verified), Some(asked)) => Proof::Key {
+                shown: ShownKey {
+                    key: key.clone(),
+                    algorithm: asked.algorithm,
+                    certificate: asked.certificate,
+                },
+                host_bound: proved.method == METHOD_PUBLIC_KEY_HOST_BOUND,
+                signature: verified.signature.clone(),
+            },
+            _ => Proof::Secrets { interactive: proved.method == METHOD_INTERACTIVE },
+        });
+        Some((grant, shown))
     }
 
     pub(super) fn login_refused(&mut self, key: u32, failed: AuthFailed) {

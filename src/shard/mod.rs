@@ -29,7 +29,7 @@ mod starve;
 mod upstream;
 
 pub use client::{ClientLink, News};
-pub use outside::{Admission, Ends, HandOver, Mail, Outside, StartupEnd};
+pub use outside::{Admission, Ends, HandOver, Mail, Outside, Proof, StartupEnd};
 pub use preface::Asking;
 pub use report::{Report, What};
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{Asking, Report};
 use crate::connection::ConnectionConfig;
+use crate::crypto::ShownKey;
 use crate::reactor::{Fd, Token};
 use crate::services::{Done, Grant, Job, RoutingDomain};
 
@@ -42,6 +43,17 @@ pub struct HandOver {
     /// Received and not opened yet.
     pub inbound: Vec<u8>,
     pub grant: Box<Grant>,
+    /// How its user has logged in.
+    pub proofs: Vec<Proof>,
+}
+
+/// One method that has succeeded in a login, for whoever does not take our word for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// The key has signed the session's identifier and the request; `host_bound`: the host key too.
+    Key { shown: ShownKey, host_bound: bool, signature: Box<[u8]> },
+    /// A password, or answers to prompts.
+    Secrets { interactive: bool },
 }
 
 /// What reaches a shard from other threads.
@@ -107,8 +119,8 @@ pub trait Outside {
     /// An unauthenticated connection has logged in or ended: its startup slot is free.
     fn startup_over(&mut self, ends: Ends, how: StartupEnd);
 
-    /// A connection of this shard has ended or left.
-    fn ended(&mut self);
+    /// A connection of this shard has ended or left: the one of this name, if it began.
+    fn ended(&mut self, link: Option<u64>);
 
     /// This process acts for the account itself.
     fn serves(&self, grant: &Grant) -> bool;

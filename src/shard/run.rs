@@ -3,6 +3,7 @@
 use super::agent::Agent;
 use super::contain::meet_ordered_defect;
 use super::link::{Asked, Owed};
+use super::login::Proved;
 use super::*;
 use crate::base::Span;
 use crate::base::tally::{self, Cost};
@@ -12,7 +13,7 @@ use crate::limits::{
     PACKET_SLOT, RECEIVE_LEASE_TIME,
 };
 use crate::reactor::{Chunk, Class, Target};
-use crate::services::{About, Grant, Greeted, Outgoing, Surroundings};
+use crate::services::{About, Grant, Greeted, Origin, Outgoing, Surroundings};
 use crate::transport::{Blame, Error, Server};
 use crate::wire::number::disconnect;
 
@@ -66,7 +67,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     /// An admitted connection that cannot begin.
     pub(super) fn turn_away(&mut self, socket: Fd, ends: Ends) {
         self.outside.startup_over(ends, StartupEnd::Ours);
-        self.outside.ended();
+        self.outside.ended(None);
         self.driver.close(socket);
     }
 
@@ -74,7 +75,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     pub(super) fn take_over(&mut self, from: HandOver) {
         let config = Arc::clone(&self.config.connection);
         let now = self.driver.now();
-        let limits = from.grant.limits;
+        let (limits, upstream) = (from.grant.limits, from.grant.upstream.clone());
         // Whatever its sender believed, rights are those of this process.
         let ours = self.outside.serves(&from.grant) && !self.stopping;
         let conn = if ours { import(config, &from.record, now) } else { None };
@@ -90,13 +91,16 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             link.grant = Some(Arc::new(*from.grant));
             link.inbound = Inbound::with(from.inbound);
         }
-        self.begin_idle(key);
+        match upstream {
+            Some(upstream) => self.begin_relay(key, upstream),
+            None => self.begin_idle(key),
+        }
         self.mark_ready(key);
     }
 
     fn cannot_take_over(&mut self, from: &HandOver) {
         self.driver.close(from.socket);
-        self.outside.ended();
+        self.outside.ended(Some(from.serial));
         let what = What::Disconnected {
             user: Some(from.grant.account.name.clone()),
             reason: "the connection could not be taken over".to_owned(),
@@ -149,6 +153,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             earned: None,
             asked: None,
             about: About::default(),
+            proofs: Vec::new(),
             channels: Vec::new(),
             asked_to_listen: None,
             agent: Agent::None,
@@ -587,11 +592,13 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             Event::AuthFailed(failed) if self.is_upstream(key) => {
                 self.upstream_refused_us(key, &failed);
             }
-            Event::Authenticated { user, method, key: public, attestation } => {
-                self.authenticated(key, user, method, public, attestation);
+            Event::Authenticated { user, method, key: public, verified } => {
+                let proved = Proved { user, method, public, verified };
+                self.authenticated(key, proved);
             }
-            Event::Partial { user, method, key: public, attestation } => {
-                self.partly_authenticated(key, user, method, public, attestation);
+            Event::Partial { user, method, key: public, verified } => {
+                let proved = Proved { user, method, public, verified };
+                self.partly_authenticated(key, proved);
             }
             Event::AuthFailed(failed) => self.login_refused(key, *failed),
             Event::Global { want_reply, request } if self.is_relayed(key) => {
@@ -669,6 +676,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let Some(link) = self.links.get_mut(key as usize) else { return };
         let token = Token { key, generation: link.generation, tag: TAG_JOB };
         let Ends { peer, local, routing } = link.ends;
+        let from = Origin { link: link.serial, peer, local, routing };
         match query {
             Query::Sign { host_key, algorithm, message } => {
                 let quick = self.config.host_keys.get(host_key).filter(|k| !k.is_slow());
@@ -678,11 +686,11 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                     return;
                 }
                 link.in_flight += 1;
-                self.submit_job(token, Job::Sign { host_key, algorithm, message });
+                self.submit_job(token, Job::Sign { from, host_key, algorithm, message });
             }
             Query::Greet { user } => {
                 link.in_flight += 1;
-                self.submit_job(token, Job::Greet { user, peer, local, routing });
+                self.submit_job(token, Job::Greet { user, from });
             }
             Query::Agree { group, client_public } => {
                 link.in_flight += 1;
@@ -700,15 +708,14 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 link.grant = None;
                 link.asked = Some(asked);
                 let (about, key) = (link.about.clone(), public);
-                let job =
-                    Job::FindKey { user, key, algorithm, certificate, peer, local, routing, about };
+                let job = Job::FindKey { user, key, algorithm, certificate, from, about };
                 self.submit_job(token, job);
             }
             Query::CheckSecrets { user, secrets } => {
                 link.in_flight += 1;
                 (link.grant, link.asked) = (None, None);
                 let about = link.about.clone();
-                let job = Job::CheckSecrets { user, secrets, peer, local, routing, about };
+                let job = Job::CheckSecrets { user, secrets, from, about };
                 self.submit_job(token, job);
             }
             _ => self.close_link(key, disconnect::BY_APPLICATION, "no such question in a server"),
@@ -736,6 +743,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             record: record.to_vec(),
             inbound,
             grant: Box::new((*grant).clone()),
+            proofs: std::mem::take(&mut link.proofs),
         };
         // The process that takes it closes it.
         self.driver.release(socket);
@@ -882,11 +890,11 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             self.driver.close(socket);
         }
         if link.is_spent() {
-            let ours = matches!(link.conn, Conn::Client(_));
+            let (ours, serial) = (matches!(link.conn, Conn::Client(_)), link.serial);
             self.links.remove(key as usize);
             self.timers.clear(key);
             if !ours {
-                self.outside.ended();
+                self.outside.ended(Some(serial));
             }
         }
     }

@@ -4,9 +4,15 @@ mod messages;
 mod scripts;
 
 use tidegate::base::SeededEntropy;
+use tidegate::connection::{Chains, LoginLimits, Method, Secret, Secrets};
 use tidegate::crypto::keys::{CertificateKind, Certification, Extensions};
 use tidegate::crypto::{KexKind, KexSecret, KeyKind, SignatureAlgorithm, kex};
 use tidegate::fuzzing::{MESSAGE, fixtures};
+use tidegate::gateway::edge::words::{Ask, Greeting, Tell, Ticket};
+use tidegate::reactor::Token;
+use tidegate::services::{Origin, RoutingDomain};
+use tidegate::shard::Proof;
+use tidegate::transport::RekeyLimits;
 use tidegate::wire::proxy::{self, ProxyOrigin, ProxyVersion};
 use tidegate::wire::{Message, Writer};
 
@@ -25,7 +31,51 @@ pub fn all() -> Vec<Seed> {
     seeds.extend(agents());
     seeds.extend(revoked());
     seeds.extend(proxy_headers());
+    seeds.extend(edge());
     seeds
+}
+
+/// What an edge says, and what it hears.
+fn edge() -> Vec<Seed> {
+    let ticket = Ticket { shard: 1, token: Token { key: 2, generation: 3, tag: 4 } };
+    let from = Origin {
+        link: 9,
+        peer: ([192, 0, 2, 1], 50_000).into(),
+        local: ([0, 0, 0, 0, 0, 0, 0, 1], 22).into(),
+        routing: RoutingDomain::new(b"vrf-blue"),
+    };
+    let algorithm = SignatureAlgorithm::Ed25519;
+    let secret = |bytes: &[u8]| Some(Secret::copy(bytes));
+    let secrets = Secrets { password: secret(b"a password"), code: secret(b"123456") };
+    let proofs = vec![Proof::Secrets { interactive: true }, Proof::Secrets { interactive: false }];
+    let asks = [
+        ("ready", Ask::Ready),
+        ("pong", Ask::Pong),
+        ("sign", Ask::Sign { ticket, from, host_key: 1, algorithm, hash: vec![7; 32] }),
+        ("greet", Ask::Greet { ticket, from, user: "ann".into() }),
+        ("secrets", Ask::CheckSecrets { ticket, from, user: "ann".into(), secrets }),
+        ("hand-over", Ask::HandOver { link: 9, proofs, record: vec![1; 40], inbound: vec![2; 9] }),
+        ("over", Ask::Over { link: 9 }),
+    ];
+    let chains = Chains::any_of([Method::PublicKey, Method::Password]);
+    let rekey = RekeyLimits { bytes: Some(1 << 30), time: None, packets: 1 << 31 };
+    let limits = LoginLimits { sessions_max: 10, client_alive: None, rekey };
+    let greeting =
+        Greeting { banner: Some("hello".into()), tries_max: 6, chains, codes: true, limits };
+    let stranger = Some(from.peer);
+    let tells = [
+        ("listener", Tell::Listener),
+        ("signature", Tell::Signature { ticket, signature: vec![3; 83] }),
+        ("greeted", Tell::Greeted { ticket, greeting: Some(Box::new(greeting)), verbosity: None }),
+        ("stranger", Tell::Key { ticket, grant: None, stranger }),
+        ("stop", Tell::Stop),
+    ];
+    let asks = asks.into_iter().map(|(name, ask)| (name, 0, ask.encode().to_vec()));
+    let tells = tells.into_iter().map(|(name, tell)| (name, 1, tell.encode()));
+    let framed = |(name, kind, bytes): (&str, u8, Vec<u8>)| {
+        seed("edge", name, [&[kind][..], &bytes].concat())
+    };
+    asks.chain(tells).map(framed).collect()
 }
 
 /// Whom a proxy speaks for, with something behind it.

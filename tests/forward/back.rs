@@ -69,7 +69,10 @@ fn echo(address: &str, port: u16, bytes: &[u8]) -> Vec<u8> {
 
 /// Whether the gateway does not, that is: a port that it has let go of may be taken by anybody.
 fn nobody_listens(gateway: &Gateway, address: &str, port: u16) -> bool {
-    TcpStream::connect((address, port)).is_err() || !holds_listener(gateway.child.id(), port)
+    TcpStream::connect((address, port)).is_err() || {
+        let processes = gateway.processes();
+        !processes.into_iter().any(|pid| holds_listener(pid, port))
+    }
 }
 
 /// Whether this process, or one that it started, has a socket that listens on the port.
@@ -309,17 +312,24 @@ fn case_99_accounts_listen_with_their_own_rights() {
 fn places_that_rest_outlive_a_reload() {
     let gateway = Gateway::start(&[]);
     let target = serve(answer_at_the_end);
+    gateway.assert_alive();
     // A request to accept that is with the kernel has the limit of the time when it was made.
-    let pid = gateway.child.id().to_string();
-    run_ok(Command::new("prlimit").args(["--pid", &pid, "--nofile=100:"]));
+    let serving = gateway.serving().to_string();
+    let limit = |most: usize| {
+        let most = format!("--nofile={most}:");
+        run_ok(Command::new("prlimit").args(["--pid", &serving, &most]));
+    };
+    limit(100);
     let master = Master::new(&gateway, gateway.port, None);
     let port = master.forward(&["-R", &format!("127.0.0.1:0:127.0.0.1:{target}")]);
     let config = gateway.path("tidegate_config");
     let more = fs::read_to_string(&config).expect("it") + "MaxAuthTries 5\n";
     fs::write(&config, more).expect("it");
-    let before = gateway.descriptors();
-    let crowd: Vec<_> = (before..120).map(|_| gateway.connect().expect("a connection")).collect();
-    wait_for("no descriptor to be left", || gateway.descriptors() >= 100);
+    let open = || fs::read_dir(format!("/proc/{serving}/fd")).map_or(0, Iterator::count);
+    let crowd: Vec<_> = (open()..120)
+        .map(|_| TcpStream::connect(("127.0.0.1", port)).expect("the kernel takes it"))
+        .collect();
+    wait_for("no descriptor to be left", || open() >= 100);
     let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("the kernel takes it");
     stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a limit");
     stream.write_all(b"rests").expect("room");
@@ -327,8 +337,8 @@ fn places_that_rest_outlive_a_reload() {
     // The attempt to take it is made meanwhile, and made again half a second later.
     thread::sleep(Duration::from_millis(50));
     drop(crowd);
-    wait_for("descriptors", || gateway.descriptors() < 90);
-    run_ok(Command::new("kill").args(["-HUP", &pid]));
+    limit(1000);
+    run_ok(Command::new("kill").args(["-HUP", &gateway.child.id().to_string()]));
     logged(&gateway, "is in force for new connections");
     let mut back = String::new();
     stream.read_to_string(&mut back).expect("an answer");

@@ -132,10 +132,12 @@ fn case_19_long_lists() {
 
 /// Hundredths of a second of processor time that the gateway has used.
 fn cpu_ticks(gateway: &Gateway) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", gateway.child.id()));
-    let stat = stat.expect("its state");
-    let fields: Vec<&str> = stat.rsplit(')').next().expect("fields").split(' ').collect();
-    fields[12..14].iter().map(|field| field.parse::<u64>().expect("a number")).sum()
+    let ticks = |pid| -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("its state");
+        let fields: Vec<&str> = stat.rsplit(')').next().expect("fields").split(' ').collect();
+        fields[12..14].iter().map(|field| field.parse::<u64>().expect("a number")).sum()
+    };
+    gateway.processes().into_iter().map(ticks).sum()
 }
 
 /// p - 1 and its neighbours on Curve25519, and points of small order (RFC 7748 §6.1).

@@ -325,14 +325,19 @@ fn case_64_what_fails_lets_nobody_in() {
     // No descriptor is left to open it with, nor a process to be had: the login waits for neither.
     let mut starved = ready();
     let mut live = Peer::login(&gateway);
-    let pid = nix::libc::pid_t::try_from(gateway.child.id()).expect("a pid");
+    // It has arrived where it is served.
+    live.assert_well();
+    let pids = [gateway.child.id(), gateway.serving()];
+    let pids = pids.map(|pid| nix::libc::pid_t::try_from(pid).expect("a pid"));
     let limits = |soft: u64| nix::libc::rlimit { rlim_cur: soft, rlim_max: 20_000 };
-    let before = limit(pid, Some(limits(1)));
+    let before = pids.map(|pid| limit(pid, Some(limits(1))));
     refused(&mut starved, "no descriptors");
     live.assert_well();
     let channel = live.open_session(0);
     assert!(!live.ask(channel, RequestBody::Exec { command: b"id" }), "no descriptors for a pipe");
-    limit(pid, Some(before));
+    for (pid, before) in pids.into_iter().zip(before).rev() {
+        limit(pid, Some(before));
+    }
     live.assert_well();
     let channel = live.exec(1, "true");
     assert_ne!(channel, u32::MAX);

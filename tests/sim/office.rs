@@ -432,6 +432,7 @@ impl Office {
             source: "simulated".to_owned(),
             presence: tidegate::connection::Presence::TOUCH,
             upstream,
+            demands: Default::default(),
         })
     }
 
@@ -512,13 +513,13 @@ impl Outside for SimOutside {
         self.office.borrow_mut().startups -= 1;
     }
 
-    fn ended(&mut self) {
+    fn ended(&mut self, _link: Option<u64>) {
         self.office.borrow_mut().load[self.shard] -= 1;
     }
 
     fn serves(&self, grant: &Grant) -> bool {
         let shards = self.office.borrow().manners.shards as u32;
-        grant.account.gid % shards == self.shard as u32
+        grant.upstream.is_some() || grant.account.gid % shards == self.shard as u32
     }
 
     fn hand_over(&mut self, connection: Box<HandOver>) -> Result<(), Box<HandOver>> {

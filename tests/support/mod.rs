@@ -262,10 +262,51 @@ impl Gateway {
         command.output().expect("sftp starts")
     }
 
-    /// Descriptors the gateway holds.
+    /// Descriptors the gateway's processes hold.
     pub fn descriptors(&self) -> usize {
-        let path = format!("/proc/{}/fd", self.child.id());
-        fs::read_dir(path).map_or(0, Iterator::count)
+        let count = |pid| fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
+        self.all_processes().into_iter().map(count).sum()
+    }
+
+    /// The gateway's processes: the one that was started, and, as root, the edge and those of accounts.
+    pub fn processes(&self) -> Vec<u32> {
+        let own = self.child.id();
+        let parts = ["edge", "delegate"].map(|part| self.parts(part));
+        std::iter::once(own).chain(parts.into_iter().flatten()).collect()
+    }
+
+    /// The same once there is one for the account that runs the tests: for whoever compares what they
+    /// hold before and after.
+    pub fn all_processes(&self) -> Vec<u32> {
+        if !self.parts("edge").is_empty() && self.own_delegate().is_none() {
+            self.assert_alive();
+        }
+        self.processes()
+    }
+
+    /// The process that serves the account that runs the tests.
+    pub fn serving(&self) -> u32 {
+        self.own_delegate().unwrap_or(self.child.id())
+    }
+
+    fn own_delegate(&self) -> Option<u32> {
+        let uid = nix::unistd::getuid().to_string();
+        let words = |pid: &u32| fs::read_to_string(format!("/proc/{pid}/cmdline"));
+        let is_ours = |pid: &u32| words(pid).is_ok_and(|w| w.contains(&format!("--uid\0{uid}\0")));
+        self.parts("delegate").into_iter().find(is_ours)
+    }
+
+    /// Processes that the gateway has started to do this part of the work.
+    pub fn parts(&self, part: &str) -> Vec<u32> {
+        let parent = format!("PPid:\t{}\n", self.child.id());
+        let pids = fs::read_dir("/proc").expect("/proc").flatten();
+        let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let file = |pid: &u32, name| fs::read_to_string(format!("/proc/{pid}/{name}"));
+        let does = |pid: &u32| {
+            file(pid, "status").is_ok_and(|status| status.contains(&parent))
+                && file(pid, "cmdline").is_ok_and(|words| words.split('\0').nth(1) == Some(part))
+        };
+        pids.filter(does).collect()
     }
 
     /// The gateway still serves: a new login runs a command.

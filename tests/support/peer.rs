@@ -427,15 +427,18 @@ impl<'a> Watch<'a> {
 
 /// What the gateway's descriptors name, but for what is made once when it is first needed.
 fn open_files(gateway: &Gateway) -> Vec<PathBuf> {
-    let folder = format!("/proc/{}/fd", gateway.child.id());
-    let entries = fs::read_dir(folder).expect("descriptors").flatten();
+    let folders = gateway.all_processes().into_iter().map(|pid| format!("/proc/{pid}/fd"));
+    let entries = folders.filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
     let targets = entries.filter_map(|entry| fs::read_link(entry.path()).ok());
     let reapers = Path::new("anon_inode:[eventpoll]");
     targets.filter(|target| target != reapers).collect()
 }
 
 fn resident(gateway: &Gateway) -> u64 {
-    let text = fs::read_to_string(format!("/proc/{}/statm", gateway.child.id())).expect("statm");
-    let pages = text.split(' ').nth(1).and_then(|field| field.parse::<u64>().ok());
-    pages.expect("a number") * 4096
+    let pages = |pid: u32| {
+        let text = fs::read_to_string(format!("/proc/{pid}/statm")).expect("statm");
+        let pages = text.split(' ').nth(1).and_then(|field| field.parse::<u64>().ok());
+        pages.expect("a number") * 4096
+    };
+    gateway.all_processes().into_iter().map(pages).sum()
 }

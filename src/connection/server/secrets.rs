@@ -107,7 +107,7 @@ impl Connection<Server> {
         env: &mut Env<'_>,
     ) -> Result<(), Error> {
         if right {
-            let proven = Proven { name: method.name(), key: None, attestation: None };
+            let proven = Proven { name: method.name(), key: None, verified: None };
             return self.succeeded(method, proven, asked_at, env);
         }
         self.count_failure(method.name(), None, false);

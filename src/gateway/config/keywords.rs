@@ -6,6 +6,7 @@ use super::dump::{self, View};
 use super::forwarding;
 use super::front;
 use super::honour;
+use super::isolation;
 use super::login;
 use super::settings::{EffectiveDraft, GlobalDraft};
 use super::sources;
@@ -424,6 +425,13 @@ pub const TABLE: &[Keyword] = &[
     honoured("TidegateDrainTime", Global, "a time, like 30 or 5m, up to a week; 0 or none ends sessions at once",
         front::drain_time, front::dump_drain_time),
     honoured("TidegateDriver", Global, "auto (io_uring, and mio where that is refused), uring or mio", honour::driver, dump::driver),
+    honoured("TidegateEdgeUser", Global,
+        "an account without rights that the edge runs as, or auto for sshd, or nobody where there is none",
+        isolation::edge_user, isolation::dump_edge_user),
+    honoured("TidegateIsolation", Global,
+        "auto or shared: as root, a process without rights for all who have not logged in; or none, \
+         for one process, which root may not have",
+        isolation::isolation, isolation::dump_isolation),
     honoured("TidegateLogFormat", Global, "text or json", honour::log_format, dump::log_format),
     honoured("TidegatePasswordFile", Match, "the path of a file of name:hash lines, or none",
         login::password_file, login::dump_password_file),

@@ -13,6 +13,7 @@ mod forwarding;
 mod front;
 mod honour;
 mod ip_qos;
+mod isolation;
 pub mod keywords;
 mod lexer;
 mod login;
@@ -35,8 +36,8 @@ pub use lexer::{Unclosed, quote, split_keyword, words};
 pub use patterns::{HostList, NameList, UserPattern, Verdict};
 pub use settings::{
     AddressFamily, Banner, ChannelTimeout, Defaults, DriverChoice, Effective, Endpoint, Facility,
-    Global, Listen, ListenError, ListenHost, LogFormat, LogLevel, MaxStartups, Overflow, Penalties,
-    Proxies, RootLogin, ScpServer, SourceBlocks, Subsystem,
+    Global, Isolation, Listen, ListenError, ListenHost, LogFormat, LogLevel, MaxStartups, Overflow,
+    Penalties, Proxies, RootLogin, ScpServer, SourceBlocks, Subsystem,
 };
 pub use source::{Disk, NoFiles, Source, glob, is_pattern};
 pub use values::{Values, duration, is_none, number, size};
@@ -152,6 +153,19 @@ impl Config {
         let some = |targets: &Option<Vec<String>>| targets.as_ref().is_some_and(|t| !t.is_empty());
         !self.login.upstream_targets.is_empty()
             || self.blocks.iter().any(|block| some(&block.draft.upstream_targets))
+    }
+
+    /// Whether some login may go on at a host behind the gateway.
+    pub fn goes_on_elsewhere(&self) -> bool {
+        let some = |words: &Option<Vec<String>>| words.as_ref().is_some_and(|w| !w.is_empty());
+        let login = &self.login;
+        self.takes_targets()
+            || !login.upstream.is_empty()
+            || !login.upstream_command.is_empty()
+            || self.blocks.iter().any(|block| {
+                let hosts = block.draft.upstream.as_ref().is_some_and(|hosts| !hosts.is_empty());
+                hosts || some(&block.draft.upstream_command)
+            })
     }
 
     /// The files of secrets, under the keywords that name them.

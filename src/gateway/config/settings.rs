@@ -139,6 +139,9 @@ settings! {
             /// Event loops; `None`: one a core.
             reactors: Option<usize>,
             driver: DriverChoice,
+            /// The account of the edge; `None`: of the usual ones.
+            edge_user: Option<String>,
+            isolation: Isolation,
         }
         all {
             ports: u16,
@@ -352,6 +355,8 @@ impl Default for Global {
             pid_file: None,
             reactors: None,
             driver: DriverChoice::Auto,
+            edge_user: None,
+            isolation: Isolation::Auto,
             ports: Vec::new(),
             listen: Vec::new(),
             host_keys: Vec::new(),
@@ -697,6 +702,17 @@ pub enum DriverChoice {
     Auto,
     Uring,
     Mio,
+}
+
+/// How many processes share the work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Isolation {
+    /// As root shared; otherwise there is nothing to separate.
+    Auto,
+    /// One process without rights for all who have not logged in.
+    Shared,
+    /// One process.
+    None,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -48,6 +48,9 @@ pub struct UringConfig {
     pub pool: PoolSizes,
     /// Use nothing that is newer than Linux 5.11: for tests, and to rule out a kernel's bug.
     pub plain: bool,
+    /// The ring does what connections that are not logged in need, and nothing else ever: it accepts,
+    /// receives and sends. The kernel holds it to that.
+    pub confined: bool,
 }
 
 impl Default for UringConfig {
@@ -58,6 +61,7 @@ impl Default for UringConfig {
             in_flight_max: OPS_IN_FLIGHT_MAX,
             pool: PoolSizes::default(),
             plain: false,
+            confined: false,
         }
     }
 }
@@ -86,6 +90,9 @@ impl UringDriver {
         // Both came with Linux 5.19; a kernel with the one and not the other is stepped down from.
         features.multishot_accept = shared.is_some();
         features.worker_limits = limit_workers(&ring);
+        if config.confined {
+            setup::confine(&ring)?;
+        }
         let style = Style {
             buffer_ring: features.buffer_ring,
             multishot_accept: features.multishot_accept,

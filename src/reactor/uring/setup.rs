@@ -1,7 +1,8 @@
 use std::fmt;
 use std::io;
 
-use io_uring::{IoUring, Probe, opcode};
+use io_uring::register::Restriction;
+use io_uring::{IoUring, Probe, opcode, squeue};
 
 use super::UringConfig;
 
@@ -75,6 +76,9 @@ pub(super) fn build(config: &UringConfig) -> io::Result<(IoUring, Features)> {
 
 fn try_build(config: &UringConfig, step: Features) -> io::Result<IoUring> {
     let mut builder = IoUring::builder();
+    if config.confined {
+        builder.setup_r_disabled();
+    }
     // Not inherited by children: a ring shared after fork would corrupt both.
     builder.dontfork().setup_clamp().setup_cqsize(config.completions);
     if step.submit_all {
@@ -93,6 +97,17 @@ fn try_build(config: &UringConfig, step: Features) -> io::Result<IoUring> {
         builder.setup_no_sqarray();
     }
     builder.build(config.submissions)
+}
+
+/// Restricts a ring that was made disabled, for good, and enables it. What registers buffers and
+/// limits comes before; nothing is registered after.
+pub(super) fn confine(ring: &IoUring) -> io::Result<()> {
+    let flags = squeue::Flags::BUFFER_SELECT | squeue::Flags::SKIP_SUCCESS;
+    let mut rules: Vec<_> = CONFINED.into_iter().map(Restriction::sqe_op).collect();
+    rules.push(Restriction::sqe_flags_allowed(flags.bits()));
+    let submitter = ring.submitter();
+    submitter.register_restrictions(&mut rules)?;
+    submitter.register_enable_rings()
 }
 
 /// What cannot be done without: all of it is in Linux 5.11.
@@ -186,6 +201,17 @@ const OPCODES: [u8; 11] = [
     opcode::Write::CODE,
     opcode::Writev::CODE,
     opcode::Fsync::CODE,
+    opcode::PollAdd::CODE,
+    opcode::AsyncCancel::CODE,
+];
+
+/// What a confined ring may do. It reads for the waker's bell alone.
+const CONFINED: [u8; 7] = [
+    opcode::Accept::CODE,
+    opcode::Recv::CODE,
+    opcode::Send::CODE,
+    opcode::SendMsg::CODE,
+    opcode::Read::CODE,
     opcode::PollAdd::CODE,
     opcode::AsyncCancel::CODE,
 ];

@@ -1,0 +1,34 @@
+//! Who speaks with those who have not logged in.
+
+use super::diagnostic::Wrong;
+use super::dump::{View, one};
+use super::honour::{Done, choice, first};
+use super::keywords::Target;
+use super::lexer::quote;
+use super::settings::Isolation;
+use super::values::Values;
+
+const NAMES: [(&str, Isolation); 3] =
+    [("auto", Isolation::Auto), ("shared", Isolation::Shared), ("none", Isolation::None)];
+
+pub fn edge_user(target: &mut Target, values: &Values<'_>) -> Done {
+    let user = match values.one()? {
+        "" => return Err(Wrong::new("", "not a user")),
+        auto if auto.eq_ignore_ascii_case("auto") => None,
+        user => Some(user.to_owned()),
+    };
+    first(&mut target.global.edge_user, user)
+}
+
+pub fn dump_edge_user(view: &View<'_>) -> Vec<String> {
+    one(view.global.edge_user.as_deref().map_or_else(|| "auto".to_owned(), quote))
+}
+
+pub fn isolation(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.global.isolation, choice(values.one()?, &NAMES)?)
+}
+
+pub fn dump_isolation(view: &View<'_>) -> Vec<String> {
+    let named = |(_, known): &&(&str, Isolation)| *known == view.global.isolation;
+    one(NAMES.iter().find(named).map_or("auto", |(name, _)| *name))
+}

@@ -1,0 +1,121 @@
+//! The edge's way to root's process: questions of shards go out, and shards never wait for the answers.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::words::{Ask, Ticket};
+use crate::crypto::ShownKey;
+use crate::gateway::socket::Messenger;
+use crate::reactor::Token;
+use crate::services::Job;
+use crate::shard::HandOver;
+
+/// The edge's end. What does not fit into the socket's queue waits in the shard that asks; what must
+/// not be lost waits here.
+#[derive(Debug)]
+pub struct Line {
+    messenger: Arc<Messenger>,
+    owed: Mutex<VecDeque<u64>>,
+}
+
+impl Line {
+    pub fn new(messenger: Arc<Messenger>) -> Line {
+        Line { messenger, owed: Mutex::default() }
+    }
+
+    /// Whether a job is root's process's to do.
+    pub const fn takes(job: &Job) -> bool {
+        matches!(
+            job,
+            Job::Sign { .. } | Job::Greet { .. } | Job::FindKey { .. } | Job::CheckSecrets { .. }
+        )
+    }
+
+    /// Asks for what only root's process can do. The job comes back when that has no room for it.
+    pub fn ask(&self, shard: usize, token: Token, job: Job) -> Result<(), Job> {
+        if !self.pay() {
+            return Err(job);
+        }
+        let ticket = Ticket { shard: shard as u32, token };
+        let ask = match &job {
+            Job::Sign { from, host_key, algorithm, message } => Ask::Sign {
+                ticket,
+                from: *from,
+                host_key: *host_key as u32,
+                algorithm: *algorithm,
+                hash: message.to_vec(),
+            },
+            Job::Greet { user, from } => {
+                Ask::Greet { ticket, from: *from, user: user.as_ref().into() }
+            }
+            Job::FindKey { user, key, algorithm, certificate, from, .. } => {
+                let shown = ShownKey {
+                    key: key.clone(),
+                    algorithm: *algorithm,
+                    certificate: certificate.clone(),
+                };
+                Ask::FindKey { ticket, from: *from, user: user.as_ref().into(), shown }
+            }
+            Job::CheckSecrets { user, secrets, from, .. } => Ask::CheckSecrets {
+                ticket,
+                from: *from,
+                user: user.as_ref().into(),
+                secrets: (**secrets).clone(),
+            },
+            _ => return Err(job),
+        };
+        self.messenger.try_send(&ask.encode(), None).map_err(|_| job)
+    }
+
+    /// A login is over: its connection leaves. It comes back when root's process does not listen.
+    pub fn hand_over(&self, connection: Box<HandOver>) -> Result<(), Box<HandOver>> {
+        if !self.pay() {
+            return Err(connection);
+        }
+        let HandOver { serial: link, record, inbound, proofs, .. } = &*connection;
+        let ask = Ask::HandOver {
+            link: *link,
+            proofs: proofs.clone(),
+            record: record.clone(),
+            inbound: inbound.clone(),
+        };
+        // SAFETY: the shard gave this descriptor up when it handed the connection over.
+        let socket = unsafe { OwnedFd::from_raw_fd(connection.socket.0) };
+        match self.messenger.try_send(&ask.encode(), Some(socket.as_fd())) {
+            // The copy that travels is the one that counts.
+            Ok(()) => Ok(()),
+            Err(_) => {
+                let _ = socket.into_raw_fd();
+                Err(connection)
+            }
+        }
+    }
+
+    /// Ends the edge.
+    pub fn leave(&self) {
+        self.messenger.hang_up();
+    }
+
+    /// A connection that root's process has heard of has ended.
+    pub fn over(&self, link: u64) {
+        self.owed().push_back(link);
+        self.pay();
+    }
+
+    /// Tells what is owed. `false`: some is left.
+    fn pay(&self) -> bool {
+        let mut owed = self.owed();
+        while let Some(link) = owed.front().copied() {
+            if self.messenger.try_send(&Ask::Over { link }.encode(), None).is_err() {
+                return false;
+            }
+            owed.pop_front();
+        }
+        true
+    }
+
+    fn owed(&self) -> MutexGuard<'_, VecDeque<u64>> {
+        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,259 @@
+//! The edge: the process that speaks with whoever has not logged in. It accepts, identifies, exchanges
+//! keys and hears logins, with no rights to anything: what takes rights it asks root's process for.
+//! A login that is over leaves for the process that acts for its account.
+//!
+//! All cores share one such process, with a shard a core: connections go to the shard that has the
+//! least to do, and whoever counts them (MaxStartups, penalties) does so in one place.
+
+mod confine;
+pub mod line;
+pub mod words;
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use crossbeam::channel::Receiver;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+use tracing::{error, info, warn};
+
+pub use self::confine::Cell;
+use self::confine::Landlocked;
+use self::line::Line;
+use self::words::{Ask, Greeting, Setup, Tell, Ticket};
+use super::broker::DELEGATE_FD;
+use super::config::{self, Config};
+use super::execute::{Executor, Signer};
+use super::server::{Server, Settings};
+use super::signals::Signals;
+use super::socket::Messenger;
+use super::startups::Startups;
+use super::{generation, serve};
+use crate::connection::ConnectionConfig;
+use crate::crypto::{Certificate, PrivateKey, PublicKey};
+use crate::limits::PARCEL_BYTES_MAX;
+use crate::services::{self, About, Done, Greeted};
+use crate::shard::Report;
+
+/// How often it is looked whether the last connection has ended, once nothing comes any more.
+const RETIRED_CHECK: Duration = Duration::from_millis(20);
+
+/// Serves until the other end says stop or is gone, or until it has retired and its last connection
+/// has ended. `log` writes log lines.
+///
+/// # Errors
+/// The process was not started by a gateway, or could not give its rights up or start its reactors.
+pub fn run(log: fn(&Receiver<Report>)) -> anyhow::Result<()> {
+    nix::sys::prctl::set_name(c"tidegate")?;
+    let messenger = Arc::new(parent()?);
+    // Whoever ends all our processes at once ends root's too, which then says what is to become of this
+    // one. Before any thread exists, so that all inherit the mask.
+    let _held = Signals::catch(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP])?;
+    services::prepare().context("cannot prepare the process")?;
+    let mut buffer = vec![0; PARCEL_BYTES_MAX as usize];
+    let (setup, listeners) = hear_setup(&messenger, &mut buffer)?;
+    // Files are read now or never.
+    let prepared = Prepared::new(&setup)?;
+    let root = OsStr::from_bytes(&setup.root).into();
+    let cell = Cell { uid: setup.uid, gid: setup.gid, root };
+    match cell.enter().context("cannot give root's rights up")? {
+        Landlocked::Yes => {}
+        Landlocked::Partly => {
+            info!("This kernel's Landlock keeps less from the edge than newer ones")
+        }
+        Landlocked::No => warn!("This kernel has no Landlock; the edge does without"),
+    }
+    let shared = Arc::clone(&prepared.connection);
+    let startups = Arc::clone(&prepared.startups);
+    let (mut server, reports) = prepared.start(&setup, listeners, &messenger)?;
+    let log = thread::Builder::new()
+        .name("log".to_owned())
+        .spawn(move || log(&reports))
+        .context("cannot start the log thread")?;
+    // Every thread is there: from now on nothing but what serving takes, for all of them.
+    confine::close().context("cannot confine the edge")?;
+    server.open();
+    messenger.send(&Ask::Ready.encode())?;
+    Serving { messenger, server: &server, shared, startups }.serve(&mut buffer);
+    server.stop();
+    let _ = log.join();
+    Ok(())
+}
+
+const NOT_BY_HAND: &str = "this command is started by a gateway that runs as root, not by hand";
+
+fn parent() -> anyhow::Result<Messenger> {
+    // SAFETY: takes two numbers.
+    let flags = unsafe { libc::fcntl(DELEGATE_FD, libc::F_GETFD) };
+    Errno::result(flags).context(NOT_BY_HAND)?;
+    // SAFETY: it is open, and nothing else in this process knows the number.
+    Ok(Messenger::from_fd(unsafe { OwnedFd::from_raw_fd(DELEGATE_FD) }))
+}
+
+fn hear_setup(
+    messenger: &Messenger,
+    buffer: &mut [u8],
+) -> anyhow::Result<(Setup, Vec<Arc<OwnedFd>>)> {
+    let (mut setup, mut listeners) = (None, Vec::new());
+    loop {
+        let (len, passenger) = messenger.receive(buffer).context(NOT_BY_HAND)?;
+        match (Tell::decode(buffer.get(..len).unwrap_or_default()), passenger) {
+            (Ok(Tell::Setup(told)), None) => setup = Some(*told),
+            (Ok(Tell::Listener), Some(socket)) => listeners.push(Arc::new(socket)),
+            (Ok(Tell::Begin), None) => break,
+            _ => bail!("the gateway sent no configuration"),
+        }
+    }
+    Ok((setup.context("the gateway sent no configuration")?, listeners))
+}
+
+/// What is made while files can be read.
+struct Prepared {
+    config: Config,
+    connection: Arc<ConnectionConfig>,
+    startups: Arc<Startups>,
+}
+
+impl Prepared {
+    fn new(setup: &Setup) -> anyhow::Result<Prepared> {
+        let config = config::parse(&setup.config);
+        let config = config.context("the gateway's configuration does not parse")?;
+        let keys = setup.host_keys.iter().map(|blob| PublicKey::from_blob(blob));
+        let keys = keys.collect::<Result<Vec<_>, _>>().context("host keys do not parse")?;
+        let certificates = setup.certificates.iter().map(|blob| Certificate::from_blob(blob));
+        let certificates = certificates
+            .collect::<Result<Vec<_>, _>>()
+            .context("host certificates do not parse")?;
+        let offers = generation::offers(&config, &keys, &certificates);
+        let mut connection = generation::connection_config(&config, offers, setup.steers)?;
+        let mut transport = (*connection.transport).clone();
+        transport.user_algorithms.clone_from(&setup.algorithms);
+        connection.transport = Arc::new(transport);
+        connection.user_algorithms.clone_from(&setup.algorithms);
+        connection.asks_users = setup.asks_users;
+        connection.banner.clone_from(&setup.banner);
+        let startups = Arc::new(Startups::new(&config.global));
+        serve::raise_open_files();
+        Ok(Prepared { config, connection: Arc::new(connection), startups })
+    }
+
+    fn start(
+        self,
+        setup: &Setup,
+        listeners: Vec<Arc<OwnedFd>>,
+        messenger: &Arc<Messenger>,
+    ) -> anyhow::Result<(Server, Receiver<Report>)> {
+        let nobody: Arc<[PrivateKey]> = Arc::from([]);
+        let executor = Executor {
+            policy: None,
+            startups: None,
+            greets: None,
+            signer: Arc::new(nobody) as Arc<dyn Signer>,
+            open_files: None,
+            recorder: None,
+        };
+        let global = self.config.global;
+        Server::start(Settings {
+            listeners,
+            first_serial: setup.first_serial,
+            connection: self.connection,
+            host_keys: Arc::from([]),
+            reactors: setup.reactors as usize,
+            driver: global.driver,
+            startups: self.startups,
+            execute: Arc::new(executor),
+            uid: None,
+            broker: None,
+            line: Some(Line::new(Arc::clone(messenger))),
+            tcp_keepalive: global.tcp_keep_alive,
+            proxies: global.proxies.map(|all| (all, global.proxy_time)),
+            greeting: None,
+            renews: false,
+            looks_names_up: false,
+            routes: setup.routes,
+        })
+    }
+}
+
+struct Serving<'a> {
+    messenger: Arc<Messenger>,
+    server: &'a Server,
+    /// What connections begin with.
+    shared: Arc<ConnectionConfig>,
+    startups: Arc<Startups>,
+}
+
+impl Serving<'_> {
+    fn serve(&self, buffer: &mut [u8]) {
+        let mut retired = false;
+        while !(retired && self.server.is_over()) {
+            let pause = if retired { PollTimeout::try_from(RETIRED_CHECK) } else { Ok(NEVER) };
+            let mut fds = [PollFd::new(self.messenger.as_owned_fd().as_fd(), PollFlags::POLLIN)];
+            match poll(&mut fds, pause.unwrap_or(NEVER)) {
+                Ok(0) | Err(Errno::EINTR) => continue,
+                Ok(_) => {}
+                Err(_) => return,
+            }
+            let (len, passenger) = match self.messenger.receive(buffer) {
+                Ok((0, _)) => return,
+                Ok(message) => message,
+                Err(why) if why.kind() == io::ErrorKind::Interrupted => continue,
+                Err(_) => return,
+            };
+            match (Tell::decode(buffer.get(..len).unwrap_or_default()), passenger) {
+                (Ok(Tell::Stop), _) => return,
+                (Ok(Tell::Retire), _) => {
+                    retired = true;
+                    self.server.retire();
+                }
+                (Ok(Tell::Adopt), Some(socket)) => self.server.adopt(socket),
+                (Ok(tell), None) => self.told(tell),
+                _ => error!("the gateway sent something that is not for the edge"),
+            }
+        }
+    }
+
+    fn told(&self, tell: Tell) {
+        let (ticket, done) = match tell {
+            Tell::Ping => {
+                let _ = self.messenger.send(&Ask::Pong.encode());
+                return;
+            }
+            Tell::Signature { ticket, signature } => {
+                let signature = Some(signature).filter(|bytes| !bytes.is_empty());
+                (ticket, Done::Signature(signature.map(Vec::into_boxed_slice)))
+            }
+            Tell::Greeted { ticket, greeting, verbosity } => {
+                let config = greeting.map(|greeting| Arc::new(self.greeted(*greeting)));
+                let about = About { host: None, verbosity };
+                (ticket, Done::Greeted(Greeted { config, about }))
+            }
+            Tell::Key { ticket, grant, stranger } => {
+                stranger.into_iter().for_each(|peer| self.startups.note_unknown_user(peer));
+                (ticket, Done::Key(grant))
+            }
+            Tell::Lost { ticket } => (ticket, Done::Lost),
+            _ => return error!("the gateway sent something that is not for the edge"),
+        };
+        let Ticket { shard, token } = ticket;
+        self.server.deliver(shard as usize, token, done);
+    }
+
+    /// What the settings of a user change of a connection before his login.
+    fn greeted(&self, greeting: Greeting) -> ConnectionConfig {
+        let Greeting { banner, tries_max, chains, codes, limits } = greeting;
+        let mut own = self.shared.with_limits(limits);
+        (own.banner, own.auth_tries_max) = (banner, tries_max);
+        (own.chains, own.asks_codes) = (chains, codes);
+        own
+    }
+}
+
+const NEVER: PollTimeout = PollTimeout::NONE;

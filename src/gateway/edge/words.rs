@@ -1,0 +1,589 @@
+//! What an edge and root's process say to each other: one message a datagram of a socket pair, each of
+//! one type, each field bounded. What an edge says is not believed; `monitor` checks it.
+
+use std::net::SocketAddr;
+
+use zeroize::Zeroizing;
+
+use super::super::parcel::{address, blobs, put, put_address};
+use crate::connection::{Chains, LoginLimits, Method, Presence, Secret, Secrets};
+use crate::crypto::{KeyAlgorithm, ShownKey, SignatureAlgorithm};
+use crate::limits::{
+    AUTH_CHAIN_METHODS_MAX, AUTH_CHAINS_MAX, BANNER_BYTES_MAX, CONFIG_BYTES_MAX, HASH_BYTES_MAX,
+    NAME_BYTES_MAX, PACKET_LENGTH_PREAUTH_MAX, PARCEL_BYTES_MAX, PROOFS_MAX, SIGNATURE_BYTES_MAX,
+    USER_BYTES_MAX,
+};
+use crate::reactor::Token;
+use crate::services::{Grant, Origin, RoutingDomain, decode_limits, encode_limits};
+use crate::shard::Proof;
+use crate::wire::{Malformed, Reader};
+
+/// Which question of which shard an answer is for. Root's process gives it back as it came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    pub shard: u32,
+    pub token: Token,
+}
+
+/// From an edge.
+#[derive(Debug)]
+pub enum Ask {
+    /// It has given up what it does not need, and serves.
+    Ready,
+    /// The answer to [`Tell::Ping`].
+    Pong,
+    /// Sign the hash of a key exchange of this connection.
+    Sign {
+        ticket: Ticket,
+        from: Origin,
+        host_key: u32,
+        algorithm: SignatureAlgorithm,
+        hash: Vec<u8>,
+    },
+    /// What holds before the login of this user?
+    Greet { ticket: Ticket, from: Origin, user: String },
+    /// May this key log in as this user?
+    FindKey { ticket: Ticket, from: Origin, user: String, shown: ShownKey },
+    /// Are these this user's?
+    CheckSecrets { ticket: Ticket, from: Origin, user: String, secrets: Secrets },
+    /// The login is over, and how it went; the socket is attached.
+    HandOver { link: u64, proofs: Vec<Proof>, record: Vec<u8>, inbound: Vec<u8> },
+    /// The connection has ended without a login.
+    Over { link: u64 },
+}
+
+/// To an edge.
+#[derive(Debug)]
+pub enum Tell {
+    /// First: all that it is to know.
+    Setup(Box<Setup>),
+    /// A socket to accept from, attached.
+    Listener,
+    /// A connection that was accepted elsewhere, attached.
+    Adopt,
+    /// There are no more sockets: serve.
+    Begin,
+    /// Empty when it could not be signed.
+    Signature {
+        ticket: Ticket,
+        signature: Vec<u8>,
+    },
+    /// `greeting`: none for whom no connection is wanted.
+    Greeted {
+        ticket: Ticket,
+        greeting: Option<Box<Greeting>>,
+        verbosity: Option<u8>,
+    },
+    /// What the login would be, or that there is none. `stranger`: the peer asked for a user who does
+    /// not exist.
+    Key {
+        ticket: Ticket,
+        grant: Option<Box<Grant>>,
+        stranger: Option<SocketAddr>,
+    },
+    /// The question was lost.
+    Lost {
+        ticket: Ticket,
+    },
+    Ping,
+    /// Accept no more.
+    Retire,
+    /// End every connection.
+    Stop,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Setup {
+    /// The effective configuration as text, without Match blocks.
+    pub config: Vec<u8>,
+    pub host_keys: Vec<Vec<u8>>,
+    pub certificates: Vec<Vec<u8>>,
+    /// What is shown before a login: its file is not there to be read.
+    pub banner: Option<String>,
+    /// Every algorithm that some login may use.
+    pub algorithms: Vec<SignatureAlgorithm>,
+    pub reactors: u32,
+    pub first_serial: u64,
+    pub uid: u32,
+    pub gid: u32,
+    pub root: Vec<u8>,
+    /// Ciphers may be chosen for this CPU.
+    pub steers: bool,
+    /// What holds before a login depends on who it is, or from where.
+    pub asks_users: bool,
+    /// Somebody wants to know the routing domains of connections.
+    pub routes: bool,
+}
+
+/// What holds before a user has logged in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Greeting {
+    pub banner: Option<String>,
+    pub tries_max: u32,
+    pub chains: Chains,
+    pub codes: bool,
+    pub limits: LoginLimits,
+}
+
+impl Ask {
+    pub fn encode(&self) -> Zeroizing<Vec<u8>> {
+        let mut out = Zeroizing::new(Vec::new());
+        match self {
+            Ask::Ready => out.push(1),
+            Ask::Pong => out.push(2),
+            Ask::Sign { ticket, from, host_key, algorithm, hash } => {
+                head(&mut out, 3, *ticket);
+                put_origin(&mut out, from);
+                out.extend(host_key.to_be_bytes());
+                put(&mut out, algorithm.name().as_bytes());
+                put(&mut out, hash);
+            }
+            Ask::Greet { ticket, from, user } => {
+                head(&mut out, 4, *ticket);
+                put_origin(&mut out, from);
+                put(&mut out, user.as_bytes());
+            }
+            Ask::FindKey { ticket, from, user, shown } => {
+                head(&mut out, 5, *ticket);
+                put_origin(&mut out, from);
+                put(&mut out, user.as_bytes());
+                put_shown(&mut out, shown);
+            }
+            Ask::CheckSecrets { ticket, from, user, secrets } => {
+                let bytes =
+                    |secret: &Option<Secret>| secret.as_ref().map_or(0, |s| s.bytes().len());
+                // Grown once, so that no copy of a secret is left behind.
+                out.reserve(512 + user.len() + bytes(&secrets.password) + bytes(&secrets.code));
+                head(&mut out, 6, *ticket);
+                put_origin(&mut out, from);
+                put(&mut out, user.as_bytes());
+                for secret in [&secrets.password, &secrets.code] {
+                    out.push(u8::from(secret.is_some()));
+                    put(&mut out, secret.as_ref().map_or(&[], Secret::bytes));
+                }
+            }
+            Ask::HandOver { link, proofs, record, inbound } => {
+                out.reserve(record.len() + inbound.len() + 4096);
+                out.push(7);
+                out.extend(link.to_be_bytes());
+                out.extend((proofs.len() as u32).to_be_bytes());
+                proofs.iter().for_each(|proof| put_proof(&mut out, proof));
+                put(&mut out, record);
+                put(&mut out, inbound);
+            }
+            Ask::Over { link } => {
+                out.push(8);
+                out.extend(link.to_be_bytes());
+            }
+        }
+        out
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Ask, Malformed> {
+        let mut r = Reader::new(bytes);
+        let ask = match r.byte()? {
+            1 => Ask::Ready,
+            2 => Ask::Pong,
+            3 => Ask::Sign {
+                ticket: ticket(&mut r)?,
+                from: origin(&mut r)?,
+                host_key: r.uint32()?,
+                algorithm: algorithm(&mut r)?,
+                hash: r.string(HASH_BYTES_MAX)?.to_vec(),
+            },
+            4 => Ask::Greet { ticket: ticket(&mut r)?, from: origin(&mut r)?, user: user(&mut r)? },
+            5 => Ask::FindKey {
+                ticket: ticket(&mut r)?,
+                from: origin(&mut r)?,
+                user: user(&mut r)?,
+                shown: shown(&mut r)?,
+            },
+            6 => Ask::CheckSecrets {
+                ticket: ticket(&mut r)?,
+                from: origin(&mut r)?,
+                user: user(&mut r)?,
+                secrets: Secrets { password: secret(&mut r)?, code: secret(&mut r)? },
+            },
+            7 => Ask::HandOver {
+                link: r.uint64()?,
+                proofs: proofs(&mut r)?,
+                record: r.string(PARCEL_BYTES_MAX)?.to_vec(),
+                inbound: r.string(PARCEL_BYTES_MAX)?.to_vec(),
+            },
+            8 => Ask::Over { link: r.uint64()? },
+            _ => return Err(Malformed::Number),
+        };
+        r.end()?;
+        Ok(ask)
+    }
+}
+
+impl Tell {
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        match self {
+            Tell::Setup(setup) => {
+                out.push(1);
+                setup.encode(&mut out);
+            }
+            Tell::Listener => out.push(2),
+            Tell::Adopt => out.push(3),
+            Tell::Begin => out.push(4),
+            Tell::Signature { ticket, signature } => {
+                head(&mut out, 5, *ticket);
+                put(&mut out, signature);
+            }
+            Tell::Greeted { ticket, greeting, verbosity } => {
+                head(&mut out, 6, *ticket);
+                out.push(verbosity.unwrap_or(u8::MAX));
+                out.push(u8::from(greeting.is_some()));
+                if let Some(greeting) = greeting {
+                    greeting.encode(&mut out);
+                }
+            }
+            Tell::Key { ticket, grant, stranger } => {
+                head(&mut out, 7, *ticket);
+                out.push(u8::from(stranger.is_some()));
+                if let Some(peer) = stranger {
+                    put_address(&mut out, peer);
+                }
+                out.push(u8::from(grant.is_some()));
+                if let Some(grant) = grant {
+                    out.push(u8::from(grant.presence.touch));
+                    out.push(u8::from(grant.presence.verify));
+                    put(&mut out, &grant.encode());
+                }
+            }
+            Tell::Lost { ticket } => head(&mut out, 8, *ticket),
+            Tell::Ping => out.push(9),
+            Tell::Retire => out.push(10),
+            Tell::Stop => out.push(11),
+        }
+        out
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Tell, Malformed> {
+        let mut r = Reader::new(bytes);
+        let tell = match r.byte()? {
+            1 => Tell::Setup(Box::new(Setup::decode(&mut r)?)),
+            2 => Tell::Listener,
+            3 => Tell::Adopt,
+            4 => Tell::Begin,
+            5 => Tell::Signature {
+                ticket: ticket(&mut r)?,
+                signature: r.string(SIGNATURE_BYTES_MAX)?.to_vec(),
+            },
+            6 => {
+                let ticket = ticket(&mut r)?;
+                let verbosity = Some(r.byte()?).filter(|level| *level != u8::MAX);
+                let greeting = match flag(&mut r)? {
+                    true => Some(Box::new(Greeting::decode(&mut r)?)),
+                    false => None,
+                };
+                Tell::Greeted { ticket, greeting, verbosity }
+            }
+            7 => {
+                let ticket = ticket(&mut r)?;
+                let stranger = if flag(&mut r)? { Some(address(&mut r)?) } else { None };
+                let grant = if flag(&mut r)? { Some(Box::new(grant(&mut r)?)) } else { None };
+                Tell::Key { ticket, grant, stranger }
+            }
+            8 => Tell::Lost { ticket: ticket(&mut r)? },
+            9 => Tell::Ping,
+            10 => Tell::Retire,
+            11 => Tell::Stop,
+            _ => return Err(Malformed::Number),
+        };
+        r.end()?;
+        Ok(tell)
+    }
+}
+
+impl Setup {
+    fn encode(&self, out: &mut Vec<u8>) {
+        put(out, &self.config);
+        for list in [&self.host_keys, &self.certificates] {
+            out.extend((list.len() as u32).to_be_bytes());
+            list.iter().for_each(|blob| put(out, blob));
+        }
+        put_text(out, self.banner.as_deref());
+        out.extend((self.algorithms.len() as u32).to_be_bytes());
+        self.algorithms.iter().for_each(|algorithm| put(out, algorithm.name().as_bytes()));
+        out.extend(self.reactors.to_be_bytes());
+        out.extend(self.first_serial.to_be_bytes());
+        out.extend(self.uid.to_be_bytes());
+        out.extend(self.gid.to_be_bytes());
+        put(out, &self.root);
+        out.extend([self.steers, self.asks_users, self.routes].map(u8::from));
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Setup, Malformed> {
+        let config = r.string(CONFIG_BYTES_MAX as u32)?.to_vec();
+        let (host_keys, certificates) = (blobs(r)?, blobs(r)?);
+        let banner = text(r)?;
+        let count = r.uint32()?;
+        Ok(Setup {
+            config,
+            banner,
+            host_keys,
+            certificates,
+            algorithms: (0..count).map(|_| algorithm(r)).collect::<Result<_, _>>()?,
+            reactors: r.uint32()?,
+            first_serial: r.uint64()?,
+            uid: r.uint32()?,
+            gid: r.uint32()?,
+            root: r.string(PARCEL_BYTES_MAX)?.to_vec(),
+            steers: flag(r)?,
+            asks_users: flag(r)?,
+            routes: flag(r)?,
+        })
+    }
+}
+
+impl Greeting {
+    fn encode(&self, out: &mut Vec<u8>) {
+        put_text(out, self.banner.as_deref());
+        out.extend(self.tries_max.to_be_bytes());
+        out.extend((self.chains.iter().len() as u32).to_be_bytes());
+        for chain in self.chains.iter() {
+            out.extend((chain.len() as u32).to_be_bytes());
+            chain.iter().for_each(|method| put(out, method.name().as_bytes()));
+        }
+        out.push(u8::from(self.codes));
+        put(out, &encode_limits(Some(self.limits)));
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Greeting, Malformed> {
+        let banner = text(r)?;
+        let tries_max = r.uint32()?;
+        let mut chains = Vec::new();
+        for _ in 0..count(r, AUTH_CHAINS_MAX)? {
+            let methods = count(r, AUTH_CHAIN_METHODS_MAX)?;
+            let chain = (0..methods).map(|_| method(r)).collect::<Result<Box<[Method]>, _>>()?;
+            chains.push(chain);
+        }
+        let codes = flag(r)?;
+        let limits = decode_limits(r.string(64)?).flatten().ok_or(Malformed::Range)?;
+        Ok(Greeting { banner, tries_max, chains: Chains::new(chains), codes, limits })
+    }
+}
+
+fn head(out: &mut Vec<u8>, number: u8, ticket: Ticket) {
+    let Token { key, generation, tag } = ticket.token;
+    out.push(number);
+    out.extend(ticket.shard.to_be_bytes());
+    out.extend(key.to_be_bytes());
+    out.extend(generation.to_be_bytes());
+    out.extend(tag.to_be_bytes());
+}
+
+fn ticket(r: &mut Reader<'_>) -> Result<Ticket, Malformed> {
+    let (shard, key) = (r.uint32()?, r.uint32()?);
+    let generation = u16::from_be_bytes(r.array()?);
+    let tag = u16::from_be_bytes(r.array()?);
+    Ok(Ticket { shard, token: Token { key, generation, tag } })
+}
+
+fn put_origin(out: &mut Vec<u8>, from: &Origin) {
+    out.extend(from.link.to_be_bytes());
+    put_address(out, &from.peer);
+    put_address(out, &from.local);
+    put(out, from.routing.name().unwrap_or_default().as_bytes());
+}
+
+fn origin(r: &mut Reader<'_>) -> Result<Origin, Malformed> {
+    Ok(Origin {
+        link: r.uint64()?,
+        peer: address(r)?,
+        local: address(r)?,
+        routing: RoutingDomain::new(r.string(NAME_BYTES_MAX)?),
+    })
+}
+
+fn put_shown(out: &mut Vec<u8>, shown: &ShownKey) {
+    let (name, blob) = shown.offer();
+    put(out, name.as_bytes());
+    put(out, blob);
+}
+
+fn shown(r: &mut Reader<'_>) -> Result<ShownKey, Malformed> {
+    let algorithm = KeyAlgorithm::from_name(r.utf8(NAME_BYTES_MAX)?).ok_or(Malformed::Range)?;
+    ShownKey::read(algorithm, r.string(PACKET_LENGTH_PREAUTH_MAX)?).ok_or(Malformed::Range)
+}
+
+fn put_proof(out: &mut Vec<u8>, proof: &Proof) {
+    match proof {
+        Proof::Key { shown, host_bound, signature } => {
+            out.push(1 + u8::from(*host_bound));
+            put_shown(out, shown);
+            put(out, signature);
+        }
+        Proof::Secrets { interactive } => out.push(3 + u8::from(*interactive)),
+    }
+}
+
+fn proofs(r: &mut Reader<'_>) -> Result<Vec<Proof>, Malformed> {
+    (0..count(r, PROOFS_MAX)?)
+        .map(|_| match r.byte()? {
+            kind @ (1 | 2) => Ok(Proof::Key {
+                shown: shown(r)?,
+                host_bound: kind == 2,
+                signature: r.string(PACKET_LENGTH_PREAUTH_MAX)?.into(),
+            }),
+            kind @ (3 | 4) => Ok(Proof::Secrets { interactive: kind == 4 }),
+            _ => Err(Malformed::Number),
+        })
+        .collect()
+}
+
+fn secret(r: &mut Reader<'_>) -> Result<Option<Secret>, Malformed> {
+    let there = flag(r)?;
+    let bytes = r.string(PACKET_LENGTH_PREAUTH_MAX)?;
+    Ok(there.then(|| Secret::copy(bytes)))
+}
+
+fn grant(r: &mut Reader<'_>) -> Result<Grant, Malformed> {
+    let presence = Presence { touch: flag(r)?, verify: flag(r)? };
+    let grant = Grant::decode(r.string(PARCEL_BYTES_MAX)?).ok_or(Malformed::Range)?;
+    Ok(Grant { presence, ..grant })
+}
+
+fn method(r: &mut Reader<'_>) -> Result<Method, Malformed> {
+    Method::from_name(r.utf8(NAME_BYTES_MAX)?).ok_or(Malformed::Range)
+}
+
+fn algorithm(r: &mut Reader<'_>) -> Result<SignatureAlgorithm, Malformed> {
+    SignatureAlgorithm::from_name(r.utf8(NAME_BYTES_MAX)?).ok_or(Malformed::Range)
+}
+
+fn user(r: &mut Reader<'_>) -> Result<String, Malformed> {
+    Ok(r.utf8(USER_BYTES_MAX)?.to_owned())
+}
+
+/// A banner, if there is one.
+fn put_text(out: &mut Vec<u8>, text: Option<&str>) {
+    out.push(u8::from(text.is_some()));
+    put(out, text.unwrap_or_default().as_bytes());
+}
+
+fn text(r: &mut Reader<'_>) -> Result<Option<String>, Malformed> {
+    let there = flag(r)?;
+    Ok(Some(r.utf8(BANNER_BYTES_MAX)?.to_owned()).filter(|_| there))
+}
+
+/// One of two bytes, so that what is read is written the same again.
+fn flag(r: &mut Reader<'_>) -> Result<bool, Malformed> {
+    match r.byte()? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(Malformed::Range),
+    }
+}
+
+fn count(r: &mut Reader<'_>, most: usize) -> Result<u32, Malformed> {
+    let count = r.uint32()?;
+    if count as usize <= most { Ok(count) } else { Err(Malformed::Range) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::{KeyKind, PrivateKey};
+
+    fn shown() -> ShownKey {
+        let key = PrivateKey::generate(KeyKind::Ed25519).expect("a key").public().clone();
+        ShownKey::of_blob(key.blob()).expect("a key")
+    }
+
+    fn asks() -> Vec<Ask> {
+        let ticket = Ticket { shard: 1, token: Token { key: 2, generation: 3, tag: 4 } };
+        let from = Origin {
+            link: 9,
+            peer: "192.0.2.1:5".parse().expect("address"),
+            local: "[::1]:22".parse().expect("address"),
+            routing: RoutingDomain::new(b"vrf-blue"),
+        };
+        let user = || "ann".to_owned();
+        let secrets = Secrets { password: Some(Secret::copy(b"secret")), code: None };
+        let signature: Box<[u8]> = Box::new([7; 83]);
+        let key =
+            |host_bound| Proof::Key { shown: shown(), host_bound, signature: signature.clone() };
+        let algorithm = SignatureAlgorithm::Ed25519;
+        vec![
+            Ask::Ready,
+            Ask::Pong,
+            Ask::Sign { ticket, from, host_key: 1, algorithm, hash: vec![5; 32] },
+            Ask::Greet { ticket, from, user: user() },
+            Ask::FindKey { ticket, from, user: user(), shown: shown() },
+            Ask::CheckSecrets { ticket, from, user: user(), secrets },
+            Ask::HandOver {
+                link: 9,
+                proofs: vec![key(false), key(true), Proof::Secrets { interactive: true }],
+                record: vec![1; 700],
+                inbound: vec![2],
+            },
+            Ask::Over { link: 9 },
+        ]
+    }
+
+    #[test]
+    fn what_an_edge_says_is_read_whole_or_not_at_all() {
+        for ask in asks() {
+            let mut bytes = ask.encode().to_vec();
+            let again = Ask::decode(&bytes).expect("whole");
+            assert_eq!(*again.encode(), bytes, "{ask:?}");
+            for cut in 0..bytes.len() {
+                assert!(Ask::decode(&bytes[..cut]).is_err(), "{ask:?} cut at {cut}");
+            }
+            bytes.push(0);
+            assert!(Ask::decode(&bytes).is_err(), "{ask:?} with more");
+        }
+        assert!(Ask::decode(&[0]).is_err() && Ask::decode(&[9]).is_err());
+    }
+
+    #[test]
+    fn what_an_edge_is_told_travels_whole() {
+        let ticket = Ticket { shard: 1, token: Token { key: 2, generation: 3, tag: 4 } };
+        let greeting = Greeting {
+            banner: Some("hello\n".into()),
+            tries_max: 3,
+            chains: Chains::new([[Method::PublicKey, Method::Password].into()]),
+            codes: true,
+            limits: LoginLimits {
+                sessions_max: 4,
+                client_alive: None,
+                rekey: crate::transport::RekeyLimits { bytes: Some(9), time: None, packets: 7 },
+            },
+        };
+        let setup = Setup {
+            config: b"port 22".to_vec(),
+            host_keys: vec![vec![1]],
+            algorithms: vec![SignatureAlgorithm::Ed25519],
+            banner: Some("hello\n".into()),
+            reactors: 2,
+            first_serial: 3,
+            steers: true,
+            ..Setup::default()
+        };
+        let stranger = Some("[::1]:22".parse().expect("address"));
+        for tell in [
+            Tell::Setup(Box::new(setup)),
+            Tell::Listener,
+            Tell::Adopt,
+            Tell::Begin,
+            Tell::Signature { ticket, signature: vec![1; 83] },
+            Tell::Greeted { ticket, greeting: Some(Box::new(greeting)), verbosity: Some(3) },
+            Tell::Greeted { ticket, greeting: None, verbosity: None },
+            Tell::Key { ticket, grant: None, stranger },
+            Tell::Lost { ticket },
+            Tell::Ping,
+            Tell::Retire,
+            Tell::Stop,
+        ] {
+            let bytes = tell.encode();
+            let again = Tell::decode(&bytes).expect("whole");
+            assert_eq!(format!("{again:?}"), format!("{tell:?}"));
+            assert!(Tell::decode(&[&bytes[..], b"x"].concat()).is_err());
+        }
+    }
+}

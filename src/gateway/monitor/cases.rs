@@ -1,0 +1,311 @@
+//! What root's process knows of connections that have not logged in. What an edge says of one is held
+//! against it: a session identifier is the first hash that was signed for the connection, a key counts
+//! when it was found and has signed that identifier, and a login is over when its methods are.
+//!
+//! No call here looks anything up or waits.
+
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::connection::{Method, Progress, SERVICE_CONNECTION, Step};
+use crate::crypto::{Attestation, PublicKey, ShownKey};
+use crate::limits::{
+    AUTH_REQUESTS_MAX, SESSIONS_REMEMBERED_MAX, SIGNATURES_BEFORE_LOGIN_MAX,
+    STARTUPS_MAX as CASES_MAX,
+};
+use crate::services::{About, Grant, Origin};
+use crate::shard::Proof;
+use crate::wire::Writer;
+use crate::wire::auth::PublicKeyAttempt;
+
+/// What no edge that is ours would say. Ends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lie(pub &'static str);
+
+type Session = Box<[u8]>;
+
+/// The connections of one edge, by their names in the log.
+#[derive(Debug, Default)]
+pub struct Cases {
+    open: HashMap<u64, Case>,
+    /// Identifiers of their sessions.
+    sessions: HashSet<Session>,
+}
+
+/// One connection.
+#[derive(Debug)]
+struct Case {
+    from: Origin,
+    session: Session,
+    signatures: u32,
+    /// Of the first question; it may not change (SECURITY case 54).
+    user: Option<Box<str>>,
+    about: About,
+    /// A question of its login is open: there is one at a time.
+    asking: bool,
+    questions: u32,
+    /// Keys that may log in, if they sign.
+    keys: Vec<(ShownKey, Grant)>,
+    /// Secrets that were right.
+    secrets: Vec<Right>,
+}
+
+/// Secrets that are the user's.
+#[derive(Debug)]
+struct Right {
+    password: bool,
+    code: bool,
+    grant: Grant,
+}
+
+/// A login that is over.
+#[derive(Debug)]
+pub struct Admitted {
+    pub from: Origin,
+    pub grant: Box<Grant>,
+}
+
+impl Cases {
+    /// A hash of a key exchange is to be signed for a connection: the first begins its case. `false`:
+    /// its peer has had enough of them, or there are too many connections.
+    ///
+    /// # Errors
+    /// It is no such hash, it was signed before, or the connection has changed its ends.
+    pub fn sign(&mut self, from: &Origin, hash: &[u8]) -> Result<bool, Lie> {
+        if !matches!(hash.len(), 32 | 48 | 64) {
+            return Err(Lie("a hash of no key exchange"));
+        }
+        if let Some(case) = self.open.get_mut(&from.link) {
+            case.check(from)?;
+            case.signatures += 1;
+            return Ok(case.signatures <= SIGNATURES_BEFORE_LOGIN_MAX);
+        }
+        if self.open.len() >= CASES_MAX {
+            return Ok(false);
+        }
+        if self.sessions.contains(hash) || Spent::lock().known.contains(hash) {
+            return Err(Lie("the session of another connection"));
+        }
+        let case = Case {
+            from: *from,
+            session: hash.into(),
+            signatures: 1,
+            user: None,
+            about: About::default(),
+            asking: false,
+            questions: 0,
+            keys: Vec::new(),
+            secrets: Vec::new(),
+        };
+        self.sessions.insert(hash.into());
+        self.open.insert(from.link, case);
+        Ok(true)
+    }
+
+    /// A login asks something; answers what is known about its connection.
+    ///
+    /// # Errors
+    /// There was no key exchange, another question is open, or the user's name has changed.
+    pub fn ask(&mut self, from: &Origin, user: &str) -> Result<About, Lie> {
+        let case = self.open.get_mut(&from.link).ok_or(Lie("a login before its key exchange"))?;
+        case.check(from)?;
+        if **case.user.get_or_insert_with(|| user.into()) != *user {
+            return Err(Lie("the user's name has changed"));
+        }
+        case.questions += 1;
+        // The first may be asked twice: who it is, and then about his key.
+        if case.asking || case.questions > AUTH_REQUESTS_MAX + 1 {
+            return Err(Lie("more questions than a login has"));
+        }
+        case.asking = true;
+        Ok(case.about.clone())
+    }
+
+    /// The question about who logs in is answered. `false`: the connection is gone.
+    pub fn greeted(&mut self, link: u64, about: About) -> bool {
+        let Some(case) = self.open.get_mut(&link) else { return false };
+        case.asking = false;
+        case.about = about;
+        true
+    }
+
+    /// The question about a key is answered.
+    pub fn key_found(&mut self, link: u64, shown: ShownKey, grant: Option<&Grant>) -> bool {
+        let Some(case) = self.open.get_mut(&link) else { return false };
+        case.asking = false;
+        case.keys.retain(|(known, _)| *known != shown);
+        case.keys.extend(grant.map(|grant| (shown, grant.clone())));
+        true
+    }
+
+    /// The question about secrets is answered.
+    pub fn secrets_checked(
+        &mut self,
+        link: u64,
+        (password, code): (bool, bool),
+        grant: Option<&Grant>,
+    ) -> bool {
+        let Some(case) = self.open.get_mut(&link) else { return false };
+        case.asking = false;
+        let right = |grant: &Grant| Right { password, code, grant: grant.clone() };
+        case.secrets.extend(grant.map(right));
+        true
+    }
+
+    /// The question was lost.
+    pub fn lost(&mut self, link: u64) -> bool {
+        let Some(case) = self.open.get_mut(&link) else { return false };
+        case.asking = false;
+        true
+    }
+
+    /// The connection has ended. What was never begun here may end too.
+    pub fn over(&mut self, link: u64) {
+        if let Some(case) = self.open.remove(&link) {
+            self.sessions.remove(&case.session);
+            // A client may have signed for it: that is of no use to another connection.
+            if !case.keys.is_empty() {
+                Spent::lock().add(case.session);
+            }
+        }
+    }
+
+    /// A login is over, says the edge: is it? `hosts`: what our host keys are shown as. Whatever the
+    /// answer, the case is closed.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn admit(
+        &mut self,
+        link: u64,
+        proofs: &[Proof],
+        hosts: &[Vec<u8>],
+    ) -> Result<Admitted, Lie> {
+        let mut case = self.open.remove(&link).ok_or(Lie("a login of no connection"))?;
+        self.sessions.remove(&case.session);
+        let judged = case.judge(proofs, hosts);
+        Spent::lock().add(case.session);
+        judged.map(|grant| Admitted { from: case.from, grant: Box::new(grant) })
+    }
+}
+
+impl Case {
+    fn check(&self, from: &Origin) -> Result<(), Lie> {
+        if self.from == *from { Ok(()) } else { Err(Lie("the ends of a connection have changed")) }
+    }
+
+    fn judge(&mut self, proofs: &[Proof], hosts: &[Vec<u8>]) -> Result<Grant, Lie> {
+        let (mut progress, mut earned) = (Progress::default(), None::<Grant>);
+        let (mut used, mut over) = (Vec::<PublicKey>::new(), false);
+        for proof in proofs {
+            if over {
+                return Err(Lie("a method after the last"));
+            }
+            let (method, grant) = match proof {
+                Proof::Key { shown, host_bound, signature } => {
+                    if used.contains(&shown.key) {
+                        return Err(Lie("a key that counts twice"));
+                    }
+                    used.push((*shown.key).clone());
+                    let hosts = host_bound.then_some(hosts);
+                    (Method::PublicKey, self.key_signed(shown, signature, hosts)?)
+                }
+                Proof::Secrets { interactive } => {
+                    self.secrets_told(*interactive, earned.is_some())?
+                }
+            };
+            match progress.advance(&grant.demands.chains, method) {
+                Step::NotNext => return Err(Lie("a method that was not asked for")),
+                Step::Partial => {}
+                Step::Over => over = true,
+            }
+            earned = Some(match earned {
+                Some(before) => grant.after(&before).ok_or(Lie("methods of two accounts"))?,
+                None => grant,
+            });
+        }
+        earned.filter(|_| over).ok_or(Lie("a login that is not over"))
+    }
+
+    /// The grant of a key that was found and has signed this very session. `hosts`: it has signed one
+    /// of these too.
+    fn key_signed(
+        &self,
+        shown: &ShownKey,
+        signature: &[u8],
+        hosts: Option<&[Vec<u8>]>,
+    ) -> Result<Grant, Lie> {
+        let found = self.keys.iter().find(|(known, _)| known == shown);
+        let (_, grant) = found.ok_or(Lie("a key that nobody has asked about"))?;
+        let verified = match hosts {
+            None => self.verify(shown, signature, None),
+            Some(hosts) => hosts.iter().find_map(|host| self.verify(shown, signature, Some(host))),
+        };
+        let attestation = verified.ok_or(Lie("a signature that does not hold"))?;
+        match attestation.and_then(|attestation| grant.presence.lacks(attestation)) {
+            None => Ok(grant.clone()),
+            Some(_) => Err(Lie("a security key that nobody has touched")),
+        }
+    }
+
+    /// RFC 4252 §7.
+    fn verify(
+        &self,
+        shown: &ShownKey,
+        signature: &[u8],
+        host_key: Option<&[u8]>,
+    ) -> Option<Option<Attestation>> {
+        let (algorithm, key) = shown.offer();
+        let attempt = PublicKeyAttempt { algorithm, key, signature: Some(signature), host_key };
+        let user = self.user.as_deref().unwrap_or_default();
+        let room = attempt.signed_bytes_max(&self.session, user, SERVICE_CONNECTION);
+        let mut message = vec![0; room];
+        let mut out = Writer::new(&mut message);
+        attempt.write_signed(&self.session, user, SERVICE_CONNECTION, &mut out).ok()?;
+        shown.key.verify_attested(shown.algorithm, out.written(), signature).ok()
+    }
+
+    /// The grant of secrets that were right, which count once. `partly`: something counted before.
+    fn secrets_told(&mut self, interactive: bool, partly: bool) -> Result<(Method, Grant), Lie> {
+        let fits = |right: &Right| {
+            let codes = right.grant.demands.codes;
+            match interactive {
+                false => right.password && !right.code,
+                true => right.code == codes && right.password == (!codes || !partly),
+            }
+        };
+        let at = self.secrets.iter().position(fits).ok_or(Lie("secrets that were not told"))?;
+        let method = if interactive { Method::KeyboardInteractive } else { Method::Password };
+        Ok((method, self.secrets.remove(at).grant))
+    }
+}
+
+/// Identifiers of sessions that a client may have signed, the last of them: for the whole process,
+/// whichever edge they were of.
+#[derive(Debug)]
+struct Spent {
+    known: BTreeSet<Session>,
+    order: VecDeque<Session>,
+}
+
+static SPENT: Mutex<Spent> = Mutex::new(Spent { known: BTreeSet::new(), order: VecDeque::new() });
+
+impl Spent {
+    fn lock() -> MutexGuard<'static, Spent> {
+        SPENT.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&mut self, session: Session) {
+        if self.order.len() >= SESSIONS_REMEMBERED_MAX
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.known.remove(&oldest);
+        }
+        if self.known.insert(session.clone()) {
+            self.order.push_back(session);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,383 @@
+//! What root's process does for an edge: makes signatures, finds keys, checks secrets, and passes on
+//! the connections of logins that are over. Nothing an edge says is believed.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crossbeam::channel::Sender;
+use slab::Slab;
+use tracing::error;
+
+use super::cases::{Cases, Lie};
+use crate::connection::{ConnectionConfig, Secrets};
+use crate::crypto::{PrivateKey, ShownKey, SignatureAlgorithm};
+use crate::gateway::config::{Proxies, Verdict};
+use crate::gateway::desk::{UNKNOWN, ends_of, routing_of};
+use crate::gateway::edge::words::{Ask, Greeting, Tell, Ticket};
+use crate::gateway::server::Intake;
+use crate::gateway::socket::Messenger;
+use crate::gateway::startups::Startups;
+use crate::gateway::workers::{Reply, Workers};
+use crate::reactor::{Fd, Token};
+use crate::services::{Account, Demands, Done, Grant, Greeted, Job, Origin, Rules};
+use crate::shard::{Ends, HandOver, Proof};
+
+/// What it takes to answer edges, one after the other.
+pub struct Clerk {
+    pub host_keys: Arc<[PrivateKey]>,
+    /// What they are shown as: by themselves, and in certificates.
+    pub hosts: Vec<Vec<u8>>,
+    /// Takes logins to the processes of their accounts.
+    pub accounts: Sender<Box<HandOver>>,
+    /// Takes those that go on elsewhere.
+    pub relay: Option<Intake>,
+    /// Hears of users who do not exist, for whoever counts.
+    pub startups: Arc<Startups>,
+    /// Who may say whose connection it passes on.
+    pub proxies: Option<Proxies>,
+    /// It matters how connections are routed.
+    pub routes: bool,
+    /// A connection through pipes was passed on to the edge.
+    pub pipes: AtomicBool,
+    state: Mutex<State>,
+}
+
+/// What is known of the edge that there is now.
+#[derive(Default)]
+struct State {
+    /// Counts edges: answers to what an earlier one asked are for nobody.
+    number: u16,
+    messenger: Option<Arc<Messenger>>,
+    cases: Cases,
+    questions: Slab<Question>,
+    /// It does not read what it is told.
+    stuck: bool,
+}
+
+/// Something that a worker finds out.
+struct Question {
+    ticket: Ticket,
+    from: Origin,
+    about: Subject,
+}
+
+enum Subject {
+    Signature,
+    Greeting,
+    Key(ShownKey),
+    /// A password, a code.
+    Secrets(bool, bool),
+}
+
+/// Those who find things out.
+pub struct Staff {
+    pub workers: Workers,
+    /// Those that may wait for name servers.
+    pub greeters: Option<Workers>,
+    /// What there was no room for.
+    pub waiting: VecDeque<(Token, Job)>,
+}
+
+impl Staff {
+    fn submit(&mut self, token: Token, job: Job) {
+        self.waiting.push_back((token, job));
+        self.retry();
+    }
+
+    /// Gives the workers what they have room for, in order.
+    pub fn retry(&mut self) {
+        while let Some((token, job)) = self.waiting.pop_front() {
+            let workers = match (&job, &self.greeters) {
+                (Job::Greet { .. }, Some(greeters)) => greeters,
+                _ => &self.workers,
+            };
+            if let Err(job) = workers.try_submit(0, token, job) {
+                self.waiting.push_front((token, job));
+                return;
+            }
+        }
+    }
+}
+
+impl Clerk {
+    pub fn new(
+        host_keys: Arc<[PrivateKey]>,
+        hosts: Vec<Vec<u8>>,
+        accounts: Sender<Box<HandOver>>,
+        startups: Arc<Startups>,
+    ) -> Clerk {
+        let state = Mutex::default();
+        let (relay, proxies, routes) = (None, None, false);
+        let pipes = AtomicBool::new(false);
+        Clerk { host_keys, hosts, accounts, relay, startups, proxies, routes, pipes, state }
+    }
+
+    /// Another edge takes the place of the one before.
+    pub fn begin(&self, messenger: &Arc<Messenger>) {
+        let mut state = self.state();
+        let number = state.number.wrapping_add(1);
+        let messenger = Some(Arc::clone(messenger));
+        *state = State { number, messenger, ..State::default() };
+    }
+
+    /// There is no edge now.
+    pub fn end(&self) {
+        let mut state = self.state();
+        *state = State { number: state.number, ..State::default() };
+    }
+
+    /// Does what an edge asks for.
+    ///
+    /// # Errors
+    /// It asks for what no edge asks for.
+    pub fn hear(&self, staff: &mut Staff, ask: Ask, passenger: Option<OwnedFd>) -> Result<(), Lie> {
+        match ask {
+            // These are the keeper's.
+            Ask::Ready | Ask::Pong => {}
+            Ask::Sign { ticket, from, host_key, algorithm, hash } => {
+                self.sign(staff, ticket, from, (host_key, algorithm, hash))?;
+            }
+            Ask::Greet { ticket, from, user } => {
+                self.state().cases.ask(&from, &user)?;
+                let job = Job::Greet { user: user.into(), from };
+                self.find_out(staff, Question { ticket, from, about: Subject::Greeting }, job);
+            }
+            Ask::FindKey { ticket, from, user, shown } => {
+                let about = self.state().cases.ask(&from, &user)?;
+                let ShownKey { key, algorithm, certificate } = shown.clone();
+                let job =
+                    Job::FindKey { user: user.into(), key, algorithm, certificate, from, about };
+                self.find_out(staff, Question { ticket, from, about: Subject::Key(shown) }, job);
+            }
+            Ask::CheckSecrets { ticket, from, user, secrets } => {
+                let about = self.state().cases.ask(&from, &user)?;
+                let Secrets { password, code } = &secrets;
+                let subject = Subject::Secrets(password.is_some(), code.is_some());
+                let secrets = Box::new(secrets);
+                let job = Job::CheckSecrets { user: user.into(), secrets, from, about };
+                self.find_out(staff, Question { ticket, from, about: subject }, job);
+            }
+            Ask::HandOver { link, proofs, record, inbound } => {
+                let Some(socket) = passenger else {
+                    // It was lost on the way: we may have no more of them.
+                    self.state().cases.over(link);
+                    error!(link, "a login is lost: there is no descriptor left for it");
+                    return Ok(());
+                };
+                self.hand_over(link, &proofs, record, inbound, socket)?;
+            }
+            Ask::Over { link } => self.state().cases.over(link),
+        }
+        Ok(())
+    }
+
+    /// It has not read what it was told, and there is no room for more.
+    pub fn is_stuck(&self) -> bool {
+        self.state().stuck
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn sign(
+        &self,
+        staff: &mut Staff,
+        ticket: Ticket,
+        from: Origin,
+        (host_key, algorithm, hash): (u32, SignatureAlgorithm, Vec<u8>),
+    ) -> Result<(), Lie> {
+        let key =
+            self.host_keys.get(host_key as usize).ok_or(Lie("a host key that is not ours"))?;
+        if algorithm.key_kind() != key.kind() {
+            return Err(Lie("an algorithm that is not the host key's"));
+        }
+        let allowed = self.state().cases.sign(&from, &hash)?;
+        if allowed && key.is_slow() {
+            let message = hash.into();
+            let host_key = host_key as usize;
+            let job = Job::Sign { from, host_key, algorithm, message };
+            self.find_out(staff, Question { ticket, from, about: Subject::Signature }, job);
+        } else {
+            let signature = if allowed { key.sign(algorithm, &hash).ok() } else { None };
+            let signature = signature.unwrap_or_default();
+            self.state().tell(&Tell::Signature { ticket, signature });
+        }
+        Ok(())
+    }
+
+    fn find_out(&self, staff: &mut Staff, question: Question, job: Job) {
+        let token = {
+            let mut state = self.state();
+            let key = state.questions.insert(question) as u32;
+            Token { key, generation: state.number, tag: 0 }
+        };
+        staff.submit(token, job);
+    }
+
+    /// A login is over: its connection goes to whoever acts for its account, if all of it is true.
+    fn hand_over(
+        &self,
+        link: u64,
+        proofs: &[Proof],
+        record: Vec<u8>,
+        inbound: Vec<u8>,
+        socket: OwnedFd,
+    ) -> Result<(), Lie> {
+        let admitted = self.state().cases.admit(link, proofs, &self.hosts)?;
+        let (from, grant) = (admitted.from, admitted.grant);
+        if !self.is_its_socket(&from, &socket)? {
+            return Ok(());
+        }
+        let Origin { peer, local, routing, .. } = from;
+        let upstream = grant.upstream.is_some();
+        let user = grant.account.name.clone();
+        let connection = Box::new(HandOver {
+            socket: Fd(socket.into_raw_fd()),
+            ends: Ends { peer, local, routing },
+            serial: link,
+            record,
+            inbound,
+            grant,
+            proofs: Vec::new(),
+        });
+        match (&self.relay, upstream) {
+            (Some(relay), true) => relay.take_over(connection),
+            _ => {
+                if let Err(connection) = self.accounts.try_send(connection) {
+                    let connection = connection.into_inner();
+                    // SAFETY: nobody has taken the descriptor that was given up above.
+                    drop(unsafe { OwnedFd::from_raw_fd(connection.socket.0) });
+                    error!(link, user, "no process of {user} could be reached");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The ends that an edge has told of a connection are its socket's, or a proxy's to tell. `false`:
+    /// the peer has gone again.
+    fn is_its_socket(&self, from: &Origin, socket: &OwnedFd) -> Result<bool, Lie> {
+        let fd = Fd(socket.as_raw_fd());
+        let Some(ends) = ends_of(fd) else {
+            return Ok(from.peer == UNKNOWN && self.pipes.load(Ordering::Relaxed));
+        };
+        let proxied = |peer: IpAddr| {
+            let proxies = self.proxies.as_ref();
+            proxies.is_some_and(|all| all.networks.verdict(peer, None) == Verdict::Matches)
+        };
+        if (ends.peer, ends.local) != (from.peer, from.local) && !proxied(ends.peer.ip()) {
+            return Err(Lie("a socket that is not the connection's"));
+        }
+        if self.routes && routing_of(fd) != from.routing {
+            return Err(Lie("a socket that is routed otherwise"));
+        }
+        Ok(true)
+    }
+
+    /// The answer to what an edge has asked.
+    fn answer(&self, question: Question, done: Done) {
+        let Question { ticket, from, about } = question;
+        let mut state = self.state();
+        let (link, cases) = (from.link, &mut state.cases);
+        let (known, tell) = match (about, done) {
+            (Subject::Signature, Done::Signature(signature)) => {
+                let signature = signature.map(Vec::from).unwrap_or_default();
+                (true, Tell::Signature { ticket, signature })
+            }
+            (Subject::Greeting, Done::Greeted(Greeted { config, about })) => {
+                let verbosity = about.verbosity;
+                let greeting = config.map(|config| Box::new(greeting(&config)));
+                (cases.greeted(link, about), Tell::Greeted { ticket, greeting, verbosity })
+            }
+            (Subject::Key(shown), Done::Key(grant)) => {
+                let known = cases.key_found(link, shown, grant.as_deref());
+                (known, self.verdict(ticket, from.peer, grant))
+            }
+            (Subject::Secrets(password, code), Done::Key(grant)) => {
+                let known = cases.secrets_checked(link, (password, code), grant.as_deref());
+                (known, self.verdict(ticket, from.peer, grant))
+            }
+            (_, _) => (cases.lost(link), Tell::Lost { ticket }),
+        };
+        if known {
+            state.tell(&tell);
+        }
+    }
+
+    /// What an edge hears of a login.
+    fn verdict(&self, ticket: Ticket, peer: SocketAddr, grant: Option<Box<Grant>>) -> Tell {
+        let stranger = self.startups.take_unknown_user(peer).then_some(peer);
+        Tell::Key { ticket, grant: grant.map(|grant| Box::new(outline(&grant))), stranger }
+    }
+}
+
+impl State {
+    fn tell(&mut self, tell: &Tell) {
+        let Some(messenger) = &self.messenger else { return };
+        if let Err(why) = messenger.try_send(&tell.encode(), None) {
+            // Gone is seen where it is heard.
+            self.stuck |= why.kind() == std::io::ErrorKind::WouldBlock;
+        }
+    }
+}
+
+/// Where the workers' answers go.
+pub struct Post(pub Arc<Clerk>);
+
+impl Reply for Post {
+    fn deliver(&self, token: Token, done: Done) {
+        let question = {
+            let mut state = self.0.state();
+            let current = state.number == token.generation;
+            current.then(|| state.questions.try_remove(token.key as usize)).flatten()
+        };
+        if let Some(question) = question {
+            self.0.answer(question, done);
+        }
+    }
+}
+
+/// What holds before a login.
+fn greeting(config: &ConnectionConfig) -> Greeting {
+    Greeting {
+        banner: config.banner.clone(),
+        tries_max: config.auth_tries_max,
+        chains: config.chains.clone(),
+        codes: config.asks_codes,
+        limits: config.limits(),
+    }
+}
+
+/// As much of a grant as whoever only passes it on has to know.
+fn outline(grant: &Grant) -> Grant {
+    Grant {
+        account: Account {
+            gid: u32::MAX,
+            home: "/".into(),
+            shell: "/".into(),
+            ..grant.account.clone()
+        },
+        key: grant.key.clone(),
+        forced_command: grant.forced_command.clone(),
+        pty: false,
+        accept_env: Vec::new(),
+        set_env: Vec::new(),
+        subsystems: Vec::new(),
+        scp: false,
+        open_files: None,
+        limits: grant.limits,
+        source: grant.source.clone(),
+        verbosity: grant.verbosity,
+        rules: Rules::default(),
+        presence: grant.presence,
+        upstream: None,
+        demands: Demands::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

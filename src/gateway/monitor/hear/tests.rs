@@ -1,0 +1,221 @@
+use std::net::{TcpListener, TcpStream};
+
+use crossbeam::channel::{Receiver, bounded};
+
+use super::*;
+use crate::connection::{Chains, Method, Presence, SERVICE_CONNECTION};
+use crate::crypto::KeyKind;
+use crate::gateway::config::{HostList, parse};
+use crate::gateway::workers::Execute;
+use crate::wire::Writer;
+use crate::wire::auth::PublicKeyAttempt;
+
+/// Lets everybody in as himself.
+struct Generous;
+
+impl Execute for Generous {
+    fn run(&self, job: Job) -> Done {
+        let Job::FindKey { user, key, .. } = job else { return Done::Lost };
+        let mut grant = outline(&Grant {
+            account: Account {
+                name: user.into(),
+                uid: 1000,
+                gid: 1000,
+                home: "/home".into(),
+                shell: "/bin/sh".into(),
+            },
+            key: Some(*key),
+            forced_command: None,
+            pty: true,
+            accept_env: Vec::new(),
+            set_env: Vec::new(),
+            subsystems: Vec::new(),
+            scp: true,
+            open_files: None,
+            limits: None,
+            source: "test".into(),
+            verbosity: None,
+            rules: Rules::default(),
+            presence: Presence::TOUCH,
+            upstream: None,
+            demands: Demands::default(),
+        });
+        grant.demands.chains = Chains::any_of([Method::PublicKey]);
+        Done::Key(Some(Box::new(grant)))
+    }
+}
+
+/// Root's side, and an edge that says what a test wants it to.
+struct Scene {
+    clerk: Arc<Clerk>,
+    staff: Staff,
+    edge: Messenger,
+    accounts: Receiver<Box<HandOver>>,
+    host: PrivateKey,
+    user: PrivateKey,
+    client: TcpStream,
+    server: OwnedFd,
+    from: Origin,
+}
+
+const TICKET: Ticket = Ticket { shard: 0, token: Token { key: 1, generation: 2, tag: 3 } };
+
+fn connection(link: u64) -> (TcpStream, OwnedFd, Origin) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let client = TcpStream::connect(listener.local_addr().expect("its address")).expect("there");
+    let (server, peer) = listener.accept().expect("a connection");
+    let local = server.local_addr().expect("an address");
+    (client, server.into(), Origin { link, peer, local, routing: Default::default() })
+}
+
+impl Scene {
+    fn new() -> Scene {
+        Scene::with(|_| {})
+    }
+
+    fn with(change: impl FnOnce(&mut Clerk)) -> Scene {
+        let key = || PrivateKey::generate(KeyKind::Ed25519).expect("a key");
+        let (host, user) = (key(), key());
+        let text = host.to_openssh("").expect("a file");
+        let keys = Arc::from([PrivateKey::from_openssh(text.as_bytes(), None).expect("a key")]);
+        let (sender, accounts) = bounded(4);
+        let config = parse(b"").expect("a configuration");
+        let startups = Arc::new(Startups::new(&config.global));
+        let hosts = vec![host.public().blob().to_vec()];
+        let mut clerk = Clerk::new(keys, hosts, sender, startups);
+        change(&mut clerk);
+        let clerk = Arc::new(clerk);
+        let replies = vec![Arc::new(Post(Arc::clone(&clerk))) as Arc<dyn Reply>];
+        let workers = Workers::start(1, 8, Arc::new(Generous), replies).expect("threads");
+        let staff = Staff { workers, greeters: None, waiting: VecDeque::new() };
+        let (ours, edge) = Messenger::pair().expect("a socket pair");
+        clerk.begin(&Arc::new(ours));
+        let (client, server, from) = connection(7);
+        Scene { clerk, staff, edge, accounts, host, user, client, server, from }
+    }
+
+    fn say(&mut self, ask: Ask, passenger: Option<OwnedFd>) -> Result<(), &'static str> {
+        // As it comes out of the socket.
+        let ask = Ask::decode(&ask.encode()).expect("a message");
+        self.clerk.hear(&mut self.staff, ask, passenger).map_err(|lie| lie.0)
+    }
+
+    fn told(&self) -> Tell {
+        let mut buffer = vec![0; 65_536];
+        let (len, _) = self.edge.receive(&mut buffer).expect("an answer");
+        Tell::decode(&buffer[..len]).expect("a message")
+    }
+
+    fn sign(&self, host_key: u32, algorithm: SignatureAlgorithm, hash: [u8; 32]) -> Ask {
+        Ask::Sign { ticket: TICKET, from: self.from, host_key, algorithm, hash: hash.to_vec() }
+    }
+
+    fn shown(&self) -> ShownKey {
+        ShownKey::of_blob(self.user.public().blob()).expect("a key")
+    }
+
+    fn login(&self, session: [u8; 32]) -> Ask {
+        let shown = self.shown();
+        let (algorithm, key) = shown.offer();
+        let attempt = PublicKeyAttempt { algorithm, key, signature: Some(&[]), host_key: None };
+        let mut message = vec![0; attempt.signed_bytes_max(&session, "ann", SERVICE_CONNECTION)];
+        let mut out = Writer::new(&mut message);
+        attempt.write_signed(&session, "ann", SERVICE_CONNECTION, &mut out).expect("room");
+        let signature = self.user.sign(SignatureAlgorithm::Ed25519, out.written());
+        let signature = signature.expect("signed").into();
+        let proofs = vec![Proof::Key { shown, host_bound: false, signature }];
+        Ask::HandOver { link: self.from.link, proofs, record: vec![1], inbound: vec![2] }
+    }
+
+    /// Up to the point where the client has signed.
+    fn exchange_and_find(&mut self, session: [u8; 32]) {
+        let sign = self.sign(0, SignatureAlgorithm::Ed25519, session);
+        self.say(sign, None).expect("signed");
+        let Tell::Signature { ticket, signature } = self.told() else { panic!("no signature") };
+        assert_eq!(ticket, TICKET);
+        let public = self.host.public();
+        public.verify(SignatureAlgorithm::Ed25519, &session, &signature).expect("the host's");
+        let (user, shown) = ("ann".into(), self.shown());
+        let find = Ask::FindKey { ticket: TICKET, from: self.from, user, shown };
+        self.say(find, None).expect("asked");
+        let Tell::Key { grant: Some(grant), .. } = self.told() else { panic!("not found") };
+        assert_eq!(grant.account.name, "ann");
+    }
+}
+
+#[test]
+fn a_login_goes_where_it_belongs() {
+    let mut scene = Scene::new();
+    let session = [71; 32];
+    scene.exchange_and_find(session);
+    let (login, socket) = (scene.login(session), scene.server.try_clone().expect("a copy"));
+    scene.say(login, Some(socket)).expect("true");
+    let connection = scene.accounts.try_recv().expect("handed over");
+    assert_eq!((connection.serial, &*connection.grant.account.name), (7, "ann"));
+    assert_eq!((connection.record, connection.inbound), (vec![1], vec![2]));
+    // SAFETY: the connection was ours to take.
+    drop(unsafe { OwnedFd::from_raw_fd(connection.socket.0) });
+}
+
+#[test]
+fn case_136_a_lie_is_found_out() {
+    // Another's socket under this connection's name.
+    let mut scene = Scene::new();
+    scene.exchange_and_find([72; 32]);
+    let (_other, socket, _) = connection(8);
+    let login = scene.login([72; 32]);
+    assert_eq!(scene.say(login, Some(socket)), Err("a socket that is not the connection's"));
+    // Ends that are made up, from the first message on.
+    let mut scene = Scene::new();
+    scene.from.peer = ([127, 0, 0, 1], 22).into();
+    scene.exchange_and_find([73; 32]);
+    let (login, socket) = (scene.login([73; 32]), scene.server.try_clone().expect("a copy"));
+    assert_eq!(scene.say(login, Some(socket)), Err("a socket that is not the connection's"));
+    // The same is a proxy's right.
+    let networks = HostList::new("127.0.0.1").expect("a network");
+    let mut scene =
+        Scene::with(|clerk| clerk.proxies = Some(Proxies { networks, required: false }));
+    scene.from.peer = ([192, 0, 2, 1], 22).into();
+    scene.exchange_and_find([74; 32]);
+    let (login, socket) = (scene.login([74; 32]), scene.server.try_clone().expect("a copy"));
+    assert_eq!(scene.say(login, Some(socket)), Ok(()));
+    assert!(scene.accounts.try_recv().is_ok());
+    // What is no connection at all.
+    let mut scene = Scene::new();
+    scene.exchange_and_find([75; 32]);
+    let login = scene.login([75; 32]);
+    let (pipe, _end) = std::io::pipe().expect("a pipe");
+    assert_eq!(scene.say(login, Some(pipe.into())), Ok(()));
+    assert!(scene.accounts.try_recv().is_err(), "it goes nowhere");
+    // A key that is not ours, and a way to sign that is not the key's.
+    let mut scene = Scene::new();
+    let sign = scene.sign(1, SignatureAlgorithm::Ed25519, [76; 32]);
+    assert_eq!(scene.say(sign, None), Err("a host key that is not ours"));
+    let sign = scene.sign(0, SignatureAlgorithm::RsaSha512, [76; 32]);
+    assert_eq!(scene.say(sign, None), Err("an algorithm that is not the host key's"));
+    // A login that never was.
+    let (login, socket) = (scene.login([76; 32]), scene.server.try_clone().expect("a copy"));
+    assert_eq!(scene.say(login, Some(socket)), Err("a login of no connection"));
+    assert!(scene.accounts.try_recv().is_err());
+    drop(scene.client);
+}
+
+/// Answers to what an earlier edge has asked reach nobody.
+#[test]
+fn answers_are_for_the_edge_that_asked() {
+    let mut scene = Scene::new();
+    let sign = scene.sign(0, SignatureAlgorithm::Ed25519, [77; 32]);
+    scene.say(sign, None).expect("signed");
+    scene.told();
+    let question = Question { ticket: TICKET, from: scene.from, about: Subject::Signature };
+    let stale = {
+        let mut state = scene.clerk.state();
+        let key = state.questions.insert(question) as u32;
+        Token { key, generation: state.number, tag: 0 }
+    };
+    let (ours, edge) = Messenger::pair().expect("a socket pair");
+    scene.clerk.begin(&Arc::new(ours));
+    Post(Arc::clone(&scene.clerk)).deliver(stale, Done::Signature(Some(Box::new([1]))));
+    scene.clerk.end();
+    assert_eq!(edge.receive(&mut [0; 64]).expect("the end").0, 0, "and nothing before it");
+}

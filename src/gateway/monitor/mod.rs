@@ -1,0 +1,359 @@
+//! Root's side of the edge: starts one, answers it, and starts another when it ends or lies. The
+//! listening sockets are root's too, so that connections wait meanwhile.
+
+pub mod cases;
+pub mod hear;
+mod lines;
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow};
+use crossbeam::channel::{Sender, bounded};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tracing::{error, info};
+use zeroize::Zeroize;
+
+use self::hear::{Clerk, Staff};
+use super::broker::{DELEGATE_FD, Process};
+use super::config::{Facility, LogFormat, LogLevel};
+use super::desk;
+use super::edge::words::{Ask, Setup, Tell};
+use super::socket::Messenger;
+use crate::limits::{
+    EDGE_PING_INTERVAL, EDGE_PINGS_MAX, EDGE_REST, EDGE_START_TIME_MAX, PARCEL_BYTES_MAX,
+};
+use crate::reactor::{self, Fd};
+
+/// What an edge is started with, each time.
+pub struct Plan {
+    pub setup: Setup,
+    pub listeners: Vec<Arc<OwnedFd>>,
+    pub log_format: LogFormat,
+    pub log_level: LogLevel,
+    /// The most talkative level of single connections, if some have their own.
+    pub own_log_level: Option<LogLevel>,
+    /// Its lines go to the system's log instead of standard error.
+    pub syslog: Option<Facility>,
+}
+
+/// Keeps an edge running until it is told otherwise.
+pub struct Keeper {
+    wishes: Arc<Wishes>,
+    thread: JoinHandle<()>,
+}
+
+/// What is to become of the edge; shared with the thread that keeps it.
+#[derive(Default)]
+struct Wishes(Mutex<Wish>);
+
+#[derive(Default)]
+struct Wish {
+    /// The way to the edge, once it serves.
+    messenger: Option<Arc<Messenger>>,
+    retired: bool,
+    stopped: bool,
+}
+
+/// Why an edge has ended.
+enum End {
+    /// As it was told to.
+    Over,
+    /// It was not to.
+    Fault(anyhow::Error),
+}
+
+impl Keeper {
+    /// Starts the first edge and waits until it serves.
+    ///
+    /// # Errors
+    /// It does not; the text says why.
+    pub fn start(plan: Plan, clerk: Arc<Clerk>, staff: Staff) -> anyhow::Result<Keeper> {
+        let wishes = Arc::new(Wishes::default());
+        let (ready, readied) = bounded(1);
+        let keeping = Keeping { plan, clerk, staff, wishes: Arc::clone(&wishes), started: 0 };
+        let thread = thread::Builder::new()
+            .name("edge's keeper".to_owned())
+            .spawn(move || keeping.keep(ready))
+            .context("cannot start the thread that keeps the edge")?;
+        match readied.recv() {
+            Ok(Ok(())) => Ok(Keeper { wishes, thread }),
+            Ok(Err(why)) => Err(why),
+            Err(_) => Err(anyhow!("the thread that keeps the edge has ended")),
+        }
+    }
+
+    /// Passes a connection on that was accepted elsewhere.
+    pub fn adopt(&self, clerk: &Clerk, socket: &OwnedFd) {
+        if desk::ends_of(Fd(socket.as_raw_fd())).is_none() {
+            clerk.pipes.store(true, Ordering::Relaxed);
+        }
+        let wish = self.wishes.lock();
+        let sent = wish
+            .messenger
+            .as_ref()
+            .map(|messenger| messenger.try_send(&Tell::Adopt.encode(), Some(socket.as_fd())));
+        if !matches!(sent, Some(Ok(()))) {
+            error!("the connection could not be passed on to the edge");
+        }
+    }
+
+    /// Accepts no more; the edge ends with its last connection.
+    pub fn retire(&self) {
+        let mut wish = self.wishes.lock();
+        wish.retired = true;
+        wish.tell(&Tell::Retire);
+    }
+
+    pub fn is_over(&self) -> bool {
+        self.thread.is_finished()
+    }
+
+    /// Ends the edge, if it has not ended, and waits for that.
+    pub fn stop(self) {
+        {
+            let mut wish = self.wishes.lock();
+            (wish.retired, wish.stopped) = (true, true);
+            wish.tell(&Tell::Stop);
+            // One that does not listen is given some time to end, and no more.
+            wish.messenger.iter().for_each(|messenger| messenger.hang_up());
+        }
+        if self.thread.join().is_err() {
+            error!("the thread that keeps the edge ended with a panic");
+        }
+    }
+}
+
+impl Wishes {
+    fn lock(&self) -> MutexGuard<'_, Wish> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Wish {
+    /// One that does not read is found out otherwise.
+    fn tell(&self, tell: &Tell) {
+        if let Some(messenger) = &self.messenger {
+            let _ = messenger.try_send(&tell.encode(), None);
+        }
+    }
+}
+
+struct Keeping {
+    plan: Plan,
+    clerk: Arc<Clerk>,
+    staff: Staff,
+    wishes: Arc<Wishes>,
+    /// Edges that there have been.
+    started: u64,
+}
+
+/// Says once whether the first edge serves.
+type First = Sender<anyhow::Result<()>>;
+
+impl Keeping {
+    fn keep(mut self, ready: First) {
+        let mut ready = Some(ready);
+        loop {
+            let end = self.run_one(&mut ready).unwrap_or_else(End::Fault);
+            self.wishes.lock().messenger = None;
+            self.clerk.end();
+            match (end, ready.take()) {
+                (End::Over, _) => return,
+                (End::Fault(why), Some(ready)) => return drop(ready.send(Err(why))),
+                (End::Fault(why), None) => error!("The edge has ended: {why:#}"),
+            }
+            if self.wishes.lock().retired {
+                return;
+            }
+            thread::sleep(EDGE_REST);
+        }
+    }
+
+    /// Starts an edge and answers it until it ends.
+    fn run_one(&mut self, ready: &mut Option<First>) -> anyhow::Result<End> {
+        let (ours, theirs) = Messenger::pair().context("cannot make a socket pair")?;
+        let (log, theirs_log) = io::pipe().context("cannot make a pipe")?;
+        let child = self.spawn(&theirs, theirs_log).context("cannot start the edge")?;
+        drop(theirs);
+        let mut child = Process(child);
+        let pid = child.0.id();
+        let log = lines::pass_on(log, self.plan.syslog).context("cannot read the edge's log")?;
+        let ours = Arc::new(ours);
+        self.clerk.begin(&ours);
+        let heard = self.send_setup(&ours).map_err(Into::into).and_then(|()| {
+            info!(pid, "Started the edge, process {pid}");
+            self.hear(&ours, ready)
+        });
+        if heard.is_err() {
+            let _ = child.0.kill();
+        }
+        ours.hang_up();
+        let status = child.end().context("the edge cannot be waited for")?;
+        let _ = log.join();
+        heard?;
+        let over = self.wishes.lock().retired && status.success();
+        Ok(if over { End::Over } else { End::Fault(anyhow!("it ended with {status}")) })
+    }
+
+    fn spawn(&self, theirs: &Messenger, log: io::PipeWriter) -> io::Result<std::process::Child> {
+        let plan = &self.plan;
+        let socket = theirs.as_owned_fd().as_raw_fd();
+        let format = if plan.log_format == LogFormat::Json { "json" } else { "text" };
+        let mut command = Command::new("/proc/self/exe");
+        command
+            .arg0("tidegate")
+            .arg("edge")
+            .args(["--log-format", format])
+            .args(["--log-level", plan.log_level.name()])
+            .args(plan.own_log_level.iter().flat_map(|level| ["--own-log-level", level.name()]))
+            .args(plan.syslog.iter().map(|_| "--marked"))
+            .env_clear()
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        // SAFETY: between fork and exec only system calls are made.
+        unsafe {
+            command.pre_exec(move || {
+                // Copying a descriptor onto itself would leave it close-on-exec.
+                Errno::result(match socket {
+                    DELEGATE_FD => libc::fcntl(socket, libc::F_SETFD, 0),
+                    _ => libc::dup2(socket, DELEGATE_FD),
+                })?;
+                // A session of its own: whoever controls our terminal does not control it.
+                Errno::result(libc::setsid())?;
+                Ok(())
+            });
+        }
+        command.spawn()
+    }
+
+    fn send_setup(&mut self, ours: &Messenger) -> io::Result<()> {
+        let plan = &self.plan;
+        let mut setup = Setup { ..plan.setup.clone() };
+        // No two connections have the same number in the log.
+        setup.first_serial += self.started << 24;
+        self.started += 1;
+        ours.try_send(&Tell::Setup(Box::new(setup)).encode(), None)?;
+        for listener in &plan.listeners {
+            ours.try_send(&Tell::Listener.encode(), Some(listener.as_fd()))?;
+        }
+        ours.try_send(&Tell::Begin.encode(), None)
+    }
+
+    /// Answers an edge until it leaves.
+    fn hear(&mut self, ours: &Arc<Messenger>, ready: &mut Option<First>) -> anyhow::Result<()> {
+        let mut buffer = vec![0; PARCEL_BYTES_MAX as usize];
+        let mut watch = Watch { due: reactor::now().after(EDGE_START_TIME_MAX), pings: None };
+        loop {
+            self.staff.retry();
+            if !is_readable(ours, watch.pause(!self.staff.waiting.is_empty()))? {
+                watch.look(ours)?;
+                continue;
+            }
+            let (len, passenger) = match ours.receive(&mut buffer) {
+                Ok((0, _)) => return Ok(()),
+                Ok(message) => message,
+                Err(why) if why.kind() == io::ErrorKind::Interrupted => continue,
+                // It ended with something of ours unread.
+                Err(why) if why.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
+                Err(why) => return Err(why).context("it cannot be heard"),
+            };
+            let bytes = buffer.get_mut(..len).unwrap_or_default();
+            let ask = Ask::decode(bytes);
+            // It may have been a password.
+            bytes.zeroize();
+            match ask {
+                Ok(Ask::Ready) if watch.pings.is_none() => {
+                    watch = Watch { due: reactor::now().after(EDGE_PING_INTERVAL), pings: Some(0) };
+                    self.served(ours, ready);
+                }
+                Ok(Ask::Pong) => watch.pings = watch.pings.map(|_| 0),
+                Ok(ask) => {
+                    let heard = self.clerk.hear(&mut self.staff, ask, passenger);
+                    heard.map_err(|lie| anyhow!("it lied: {}", lie.0))?;
+                }
+                Err(_) => return Err(anyhow!("it lied: no message of ours")),
+            }
+            watch.look(ours)?;
+            if self.clerk.is_stuck() {
+                return Err(anyhow!("it does not read what it is told"));
+            }
+        }
+    }
+
+    fn served(&self, ours: &Arc<Messenger>, ready: &mut Option<First>) {
+        let mut wish = self.wishes.lock();
+        wish.messenger = Some(Arc::clone(ours));
+        // What was wished while there was none.
+        if wish.stopped {
+            wish.tell(&Tell::Stop);
+        } else if wish.retired {
+            wish.tell(&Tell::Retire);
+        }
+        if let Some(ready) = ready.take() {
+            let _ = ready.send(Ok(()));
+        }
+    }
+}
+
+/// Sees to it that an edge is there.
+struct Watch {
+    due: crate::base::Instant,
+    /// Since it serves: how often it was asked in vain.
+    pings: Option<u32>,
+}
+
+impl Watch {
+    fn pause(&self, busy: bool) -> Duration {
+        let pause = self.due.since(reactor::now());
+        if busy { pause.min(BUSY_PAUSE) } else { pause }
+    }
+
+    /// Asks an edge whether it is there when it is time to.
+    fn look(&mut self, ours: &Messenger) -> anyhow::Result<()> {
+        let now = reactor::now();
+        if now < self.due {
+            return Ok(());
+        }
+        match self.pings {
+            None => return Err(anyhow!("it did not begin to serve")),
+            Some(EDGE_PINGS_MAX) => return Err(anyhow!("it does not answer")),
+            Some(pings) => {
+                self.pings = Some(pings + 1);
+                let _ = ours.try_send(&Tell::Ping.encode(), None);
+            }
+        }
+        self.due = now.after(EDGE_PING_INTERVAL);
+        Ok(())
+    }
+}
+
+/// When workers that had no room are asked again.
+const BUSY_PAUSE: Duration = Duration::from_millis(1);
+
+fn is_readable(messenger: &Messenger, pause: Duration) -> anyhow::Result<bool> {
+    let mut fds = [PollFd::new(messenger.as_owned_fd().as_fd(), PollFlags::POLLIN)];
+    // Rounded up: a pause of less than a millisecond is one.
+    let pause = PollTimeout::try_from(pause.as_millis() + 1).unwrap_or(PollTimeout::MAX);
+    match poll(&mut fds, pause) {
+        Ok(count) => Ok(count > 0),
+        Err(Errno::EINTR) => Ok(false),
+        Err(why) => Err(why).context("poll"),
+    }
+}
+
+/// The path of an edge's root, as it travels.
+pub fn root_bytes(root: &std::path::Path) -> Vec<u8> {
+    OsStr::as_bytes(root.as_os_str()).to_vec()
+}

@@ -1,0 +1,290 @@
+//! Separation of rights, as an administrator and an attacker see it: the gateway as root, whose
+//! processes are looked at, stopped and killed.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::FileExt;
+use std::process::{Child, Command, Stdio};
+
+use support::account::Account;
+use support::{Gateway, run_ok, wait_for};
+
+/// Only root has rights to separate.
+fn gateway() -> Option<Gateway> {
+    if !nix::unistd::geteuid().is_root() {
+        println!("only root has rights to separate");
+        return None;
+    }
+    Some(Gateway::start(&[]))
+}
+
+fn kill(signal: &str, pid: u32) {
+    run_ok(Command::new("kill").args([signal, &pid.to_string()]));
+}
+
+/// The only process that does this part.
+fn part(gateway: &Gateway, name: &str) -> u32 {
+    let found = gateway.parts(name);
+    assert_eq!(found.len(), 1, "{name}: {found:?}\n{}", gateway.log());
+    found[0]
+}
+
+fn field(pid: u32, name: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a field");
+    line.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// A session in which what is typed comes back.
+struct Session(Child);
+
+impl Session {
+    fn begin(gateway: &Gateway, user: &str) -> Session {
+        let user = format!("User={user}");
+        let mut ssh = gateway.ssh(&[&user], &["cat"]);
+        let ssh = ssh.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut session = Session(ssh.expect("ssh starts"));
+        session.assert_well();
+        session
+    }
+
+    fn assert_well(&mut self) {
+        self.0.stdin.as_mut().expect("input").write_all(b"still here\n").expect("typed");
+        let mut back = [0; 11];
+        self.0.stdout.as_mut().expect("output").read_exact(&mut back).expect("an echo");
+        assert_eq!(&back, b"still here\n");
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// SECURITY cases 132 and 133: who hears strangers has no rights, no groups and no files.
+#[test]
+fn case_132_and_133_an_administrator_finds_the_edge_without_rights() {
+    let Some(gateway) = gateway() else { return };
+    gateway.assert_alive();
+    let edge = part(&gateway, "edge");
+    let ids = field(edge, "Uid:");
+    let ids: BTreeSet<&str> = ids.split(' ').collect();
+    assert!(ids.len() == 1 && !ids.contains("0"), "{ids:?}");
+    assert!(!field(edge, "Gid:").split(' ').any(|id| id == "0"));
+    assert_eq!(field(edge, "Groups:"), "");
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+        assert_eq!(field(edge, set), "0000000000000000", "{set}");
+    }
+    assert_eq!((field(edge, "NoNewPrivs:"), field(edge, "Seccomp:")), ("1".into(), "2".into()));
+    // Every thread, not the first alone.
+    for task in fs::read_dir(format!("/proc/{edge}/task")).expect("threads").flatten() {
+        let status = fs::read_to_string(task.path().join("status")).expect("its status");
+        for line in ["Seccomp:\t2\n", "NoNewPrivs:\t1\n", "CapEff:\t0000000000000000\n"] {
+            assert!(status.contains(line), "{status}");
+        }
+    }
+    let root = fs::read_link(format!("/proc/{edge}/root")).expect("its root");
+    assert_ne!(root, std::path::Path::new("/"));
+    assert_eq!(fs::read_dir(&root).expect("a directory").count(), 0, "{}", root.display());
+    let limits = fs::read_to_string(format!("/proc/{edge}/limits")).expect("its limits");
+    for what in ["Max processes", "Max file size", "Max core file size"] {
+        let line = limits.lines().find(|line| line.starts_with(what)).expect("a limit");
+        let words: Vec<&str> = line[what.len()..].split_whitespace().collect();
+        assert_eq!(&words[..2], ["0", "0"], "{line}");
+    }
+    // Nothing is open but sockets, a pipe for its log, and what drivers are made of.
+    for fd in fs::read_dir(format!("/proc/{edge}/fd")).expect("descriptors").flatten() {
+        let to = fs::read_link(fd.path()).unwrap_or_default().display().to_string();
+        let plain = ["socket:", "pipe:", "anon_inode:", "/dev/null"];
+        assert!(plain.iter().any(|start| to.starts_with(start)), "{to}");
+    }
+    let shown = run_ok(Command::new("ps").args(["-o", "user=", "-p", &edge.to_string()]));
+    assert_ne!(String::from_utf8_lossy(&shown.stdout).trim(), "root");
+}
+
+fn contains(bytes: &[u8], secret: &[u8]) -> bool {
+    let (at, wanted) = (bytes.as_ptr().cast(), secret.as_ptr().cast());
+    // SAFETY: both are read, within their lengths.
+    let found = unsafe { nix::libc::memmem(at, bytes.len(), wanted, secret.len()) };
+    !found.is_null()
+}
+
+/// Whether a process has these bytes in its memory.
+fn has(pid: u32, secret: &[u8]) -> bool {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("its map");
+    let memory = fs::File::open(format!("/proc/{pid}/mem")).expect("its memory");
+    maps.lines().any(|line| {
+        let mut fields = line.split_whitespace();
+        let (range, rights) = (fields.next().unwrap_or(""), fields.next().unwrap_or(""));
+        let (start, end) = range.split_once('-').expect("a range");
+        let [start, end] = [start, end].map(|at| u64::from_str_radix(at, 16).expect("an address"));
+        // What nobody has touched is not there; large pools are read in pieces.
+        rights.starts_with('r')
+            && (start..end).step_by(1 << 20).any(|at| {
+                let len = (end - at).min((1 << 20) + secret.len() as u64);
+                let mut piece = vec![0; len as usize];
+                memory.read_exact_at(&mut piece, at).is_ok() && contains(&piece, secret)
+            })
+    })
+}
+
+/// The seed of an Ed25519 key in OpenSSH's format: it stands before the public half, the second time
+/// that one comes.
+fn seed(path: &std::path::Path) -> Vec<u8> {
+    let key = fs::read_to_string(path).expect("a key");
+    let text: String = key.lines().filter(|line| !line.starts_with('-')).collect();
+    let mut decode = Command::new("base64");
+    let decode = decode.arg("-d").stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut decode = decode.spawn().expect("base64 starts");
+    decode.stdin.take().expect("input").write_all(text.as_bytes()).expect("written");
+    let bytes = decode.wait_with_output().expect("its output").stdout;
+    let mark = b"\0\0\0\x20";
+    let at = bytes.windows(4).position(|window| window == mark).expect("a public half") + 4;
+    let public = &bytes[at..at + 32];
+    let last = bytes.windows(32).rposition(|window| window == public).expect("the pair");
+    bytes[last - 32..last].to_vec()
+}
+
+/// SECURITY case 135: the host's private keys are where signatures are made and nowhere else.
+#[test]
+fn case_135_private_keys_are_in_no_other_process() {
+    let Some(gateway) = gateway() else { return };
+    let account = Account::new().expect("root makes accounts");
+    let mut session = Session::begin(&gateway, &account.name);
+    gateway.assert_alive();
+    let secret = seed(&gateway.path("host_ed25519"));
+    assert!(has(gateway.child.id(), &secret), "the search finds what is there");
+    let others = [gateway.parts("edge"), gateway.parts("delegate")].concat();
+    assert_eq!(others.len(), 3, "the edge, root's and the account's: {others:?}");
+    for pid in others {
+        assert!(!has(pid, &secret), "{pid} has the key");
+    }
+    session.assert_well();
+}
+
+/// An edge that is killed takes along who has not logged in, and nobody else.
+#[test]
+fn r2_a_killed_edge_is_replaced_and_sessions_do_not_notice() {
+    let Some(gateway) = gateway() else { return };
+    let account = Account::new().expect("root makes accounts");
+    let mut sessions = ["root", &account.name].map(|user| Session::begin(&gateway, user));
+    for _ in 0..3 {
+        let edge = part(&gateway, "edge");
+        let mut stranger = gateway.connect().expect("a connection");
+        stranger.read_exact(&mut [0; 8]).expect("an identification");
+        kill("-9", edge);
+        // Its port is root's process's too: the next connection waits for the next edge.
+        gateway.assert_alive();
+        assert_ne!(part(&gateway, "edge"), edge);
+        // Who has not logged in has lost his connection.
+        let _ = stranger.read_to_end(&mut Vec::new());
+        sessions.iter_mut().for_each(Session::assert_well);
+    }
+    let log = gateway.log();
+    assert_eq!(log.matches("The edge has ended: it ended with signal: 9").count(), 3, "{log}");
+}
+
+/// One that is stopped is found out and replaced; so is nobody who is logged in.
+#[test]
+fn a_stopped_edge_is_replaced() {
+    let Some(gateway) = gateway() else { return };
+    let mut session = Session::begin(&gateway, "root");
+    let edge = part(&gateway, "edge");
+    kill("-STOP", edge);
+    session.assert_well();
+    wait_for("another edge", || gateway.log().contains("The edge has ended: it does not answer"));
+    gateway.assert_alive();
+    assert_ne!(part(&gateway, "edge"), edge);
+    session.assert_well();
+}
+
+/// Root's process is held up for a moment: those who are logged in go on, and logins wait.
+#[test]
+fn a_stopped_broker_holds_up_logins_alone() {
+    let Some(gateway) = gateway() else { return };
+    let account = Account::new().expect("root makes accounts");
+    let mut sessions = ["root", &account.name].map(|user| Session::begin(&gateway, user));
+    kill("-STOP", gateway.child.id());
+    // The edge still says who it is, and takes what a client sends.
+    let mut stranger = gateway.connect().expect("a connection");
+    stranger.read_exact(&mut [0; 8]).expect("an identification");
+    let login = gateway.ssh(&[], &["echo waited"]).stdout(Stdio::piped()).spawn();
+    let login = login.expect("ssh starts");
+    sessions.iter_mut().for_each(Session::assert_well);
+    kill("-CONT", gateway.child.id());
+    let output = login.wait_with_output().expect("its output");
+    assert_eq!(output.stdout, b"waited\n", "{}", gateway.log());
+    sessions.iter_mut().for_each(Session::assert_well);
+}
+
+/// A gateway that is killed leaves no process behind that nobody answers any more.
+#[test]
+fn a_killed_broker_leaves_nothing_behind() {
+    let Some(mut gateway) = gateway() else { return };
+    let session = Session::begin(&gateway, "root");
+    let parts = [gateway.parts("edge"), gateway.parts("delegate")].concat();
+    assert_eq!(parts.len(), 2);
+    kill("-9", gateway.child.id());
+    gateway.child.wait().expect("its end");
+    for pid in parts {
+        let gone = || {
+            let state = fs::read_to_string(format!("/proc/{pid}/status"));
+            state.is_ok_and(|state| state.contains("State:\tZ")) || !is_there(pid)
+        };
+        wait_for("a part to end", gone);
+    }
+    drop(session);
+}
+
+fn is_there(pid: u32) -> bool {
+    fs::metadata(format!("/proc/{pid}")).is_ok()
+}
+
+/// Logins as the account that the edge runs as could reach into it.
+#[test]
+fn nobody_logs_in_as_the_edges_account() {
+    if !nix::unistd::geteuid().is_root() {
+        return println!("only root has rights to separate");
+    }
+    let account = Account::new().expect("root makes accounts");
+    let gateway = Gateway::start(&[&format!("TidegateEdgeUser {}", account.name)]);
+    gateway.assert_alive();
+    let ids = field(part(&gateway, "edge"), "Uid:");
+    assert_eq!(ids, vec![account.uid.to_string(); 4].join(" "));
+    let user = format!("User={}", account.name);
+    let output = gateway.ssh(&[&user], &["true"]).output().expect("ssh starts");
+    assert_eq!(output.status.code(), Some(255));
+    wait_for("the reason", || gateway.log().contains("TidegateEdgeUser names another"));
+}
+
+#[test]
+fn settings_that_separate_nothing_are_refused() {
+    let root = nix::unistd::geteuid().is_root();
+    let folder = tempfile::tempdir().expect("a folder");
+    let config = folder.path().join("config");
+    let bad: &[(&str, &str)] = if root {
+        &[
+            ("TidegateIsolation none", "is for a gateway without root's rights"),
+            ("TidegateEdgeUser root", "has root's rights"),
+            ("TidegateEdgeUser no-such-user", "there is no user no-such-user"),
+        ]
+    } else {
+        &[("TidegateIsolation shared", "takes root's rights")]
+    };
+    support::keygen(&folder.path().join("key"), "ed25519", "");
+    let key = folder.path().join("key");
+    for (line, why) in bad {
+        let port = support::free_port();
+        let lines = format!("ListenAddress 127.0.0.1:{port}\nHostKey {}\n{line}\n", key.display());
+        fs::write(&config, lines).expect("a configuration");
+        let mut serve = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        let output = serve.arg("serve").arg("-f").arg(&config).output().expect("it starts");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success() && said.contains(why), "{line}: {said}");
+    }
+}
