@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use tidegate::wire::channel::{
 use tidegate::wire::transport::Ignore;
 use tidegate::wire::{Message, number};
 
-use crate::peer::{PATIENCE, Peer, Watch, encode, open};
+use crate::peer::{Manner, PATIENCE, PLAIN, Peer, Watch, encode, open};
 use crate::support::{Gateway, wait_for};
 use crate::{IDENT, good_kexinit, packet};
 
@@ -310,4 +311,80 @@ fn cpu_ticks(gateway: &Gateway) -> u64 {
     let stat = std::fs::read_to_string(path).expect("its state");
     let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
     fields.skip(11).take(2).map(|field| field.parse::<u64>().expect("a number")).sum()
+}
+
+/// A control group that limits memory, with version 1 or 2 of the interface.
+struct MemoryLimit {
+    folder: PathBuf,
+    version2: bool,
+}
+
+impl MemoryLimit {
+    /// `None`: this machine lets nobody make one.
+    fn new(bytes: u64) -> Option<MemoryLimit> {
+        let version2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+        let base = if version2 { "/sys/fs/cgroup" } else { "/sys/fs/cgroup/memory" };
+        let folder = Path::new(base).join(format!("tidegate-test-{}", std::process::id()));
+        std::fs::create_dir(&folder).ok()?;
+        let group = MemoryLimit { folder, version2 };
+        let name = if version2 { "memory.max" } else { "memory.limit_in_bytes" };
+        std::fs::write(group.folder.join(name), bytes.to_string()).ok().map(|()| group)
+    }
+
+    /// Times that something had to be killed for want of memory.
+    fn kills(&self) -> u64 {
+        let name = if self.version2 { "memory.events" } else { "memory.oom_control" };
+        let text = std::fs::read_to_string(self.folder.join(name)).expect("its events");
+        let line = text.lines().find(|line| line.starts_with("oom_kill ")).expect("a count");
+        line.trim_start_matches("oom_kill ").parse().expect("a number")
+    }
+}
+
+impl Drop for MemoryLimit {
+    fn drop(&mut self) {
+        wait_for("the control group to be empty", || std::fs::remove_dir(&self.folder).is_ok());
+    }
+}
+
+/// Slow logins, peers that never read and compressed bombs at once, in little memory.
+#[test]
+fn r25_little_memory() {
+    let Some(limit) = MemoryLimit::new(256 << 20) else {
+        eprintln!("not run: no control group for memory can be made here");
+        return;
+    };
+    let members = limit.folder.join("cgroup.procs");
+    let gateway = Gateway::start_with(&["Compression yes", "LoginGraceTime 5"], |command| {
+        use std::os::unix::process::CommandExt;
+        let members = std::fs::OpenOptions::new().write(true).open(&members).expect("its list");
+        // SAFETY: between fork and exec one descriptor is written to.
+        unsafe { command.pre_exec(move || (&members).write_all(b"0")) };
+    });
+    let slow: Vec<TcpStream> = (0..200)
+        .map(|_| {
+            let mut stream = gateway.connect().expect("a connection");
+            stream.write_all(IDENT).expect("room");
+            stream
+        })
+        .collect();
+    let manner = Manner { compresses: true, ..PLAIN };
+    for _ in 0..2 {
+        // One that is never read from, and one that says what becomes far more.
+        let mut deaf = Peer::login(&gateway);
+        deaf.stream.set_write_timeout(Some(Duration::from_millis(500))).expect("a time limit");
+        let message = global_request();
+        assert!(!deaf.flood(&message, (30 << 20) / message.len()), "30 MB were read");
+        let mut bomber = Peer::connect_as(&gateway, manner);
+        bomber.log_in(&gateway);
+        let mut bomb = vec![0; 290_000];
+        bomb[0] = number::IGNORE;
+        bomb[1..5].copy_from_slice(&(290_000_u32 - 5).to_be_bytes());
+        let travelling = bomber.sealed(&bomb);
+        bomber.write(&travelling);
+        gateway.assert_alive();
+    }
+    assert_eq!(limit.kills(), 0);
+    drop(slow);
+    gateway.assert_alive();
+    drop(gateway);
 }
