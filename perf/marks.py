@@ -40,6 +40,7 @@ def wanted():
 def table(rows):
     """Lines of Markdown for the marks of which both sides were measured."""
     figures = {each["case"]: each["figures"] for each in rows}
+    parts = {each["case"]: each["part"] for each in rows}
 
     def median(key, place):
         case, server = place
@@ -53,6 +54,8 @@ def table(rows):
         if value is None or not whole:
             continue
         against = "" if theirs is None else theirs[1] if ours[0] == theirs[0] else "one connection"
+        if theirs and parts[ours[0]] != parts[theirs[0]]:
+            against += ", in another part"
         found = value / whole
         verdict = "yes" if found <= most else "**no**"
         lines.append(f"| {what} | {ours[1]} | {against} | {found:.2f} | {most:.2f} | {verdict} |")
