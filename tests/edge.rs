@@ -319,3 +319,34 @@ fn sessions_that_do_not_end_are_told_why() {
         wait_for("the gateway to end", || gateway.child.try_wait().expect("a status").is_some());
     }
 }
+
+// ---- What is written about it --------------------------------------------------------------
+
+/// Each configuration in the documents is one, where its files exist.
+#[test]
+fn configurations_in_the_documents_are_configurations() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = tempfile::tempdir().expect("a folder");
+    support::keygen(&folder.path().join("ssh_host_ed25519_key"), "ed25519", "");
+    let mut checked = 0;
+    for name in ["docs/gateway.md", "docs/proxy.md"] {
+        let document = fs::read_to_string(root.join(name)).expect("a document");
+        let blocks =
+            document.split("```text\n").skip(1).filter_map(|rest| rest.split("```").next());
+        let ours = |block: &&str| {
+            block.lines().any(|line| line.starts_with("Port ") || line.starts_with("Match "))
+        };
+        for block in blocks.filter(ours) {
+            let here = block.replace("/etc/tidegate", &folder.path().display().to_string());
+            let path = folder.path().join("config");
+            fs::write(&path, &here).expect("a file");
+            let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+            command.args(["serve", "-t", "-f"]).arg(&path).env("HOME", folder.path());
+            let output = command.env("XDG_STATE_HOME", folder.path()).output().expect("it runs");
+            let said = text(&output.stderr);
+            assert!(output.status.success() && said.is_empty(), "{name}:\n{block}\n{said}");
+            checked += 1;
+        }
+    }
+    assert!(checked >= 5, "{checked}");
+}
