@@ -86,6 +86,20 @@ fn idle_channels_are_closed() {
 }
 
 #[test]
+fn connections_without_channels_end() {
+    proxied("", &["UnusedConnectionTimeout 2"], |host, gateway| {
+        let mut command = gateway.ssh(&[QUICK, "LogLevel=INFO"], &[]);
+        let output = command.arg("-N").output().expect("ssh starts");
+        assert_eq!(output.status.code(), Some(255), "{}", said(gateway, &output));
+        assert_refused(gateway, "UnusedConnectionTimeout");
+        wait_for("its end", || host.log().contains("Disconnected from user root"));
+        // One with a session lives on.
+        let output = ssh(gateway, &[], &["sleep 3; echo in"]);
+        assert_eq!(text(&output.stdout), "in\n", "{}", said(gateway, &output));
+    });
+}
+
+#[test]
 fn sessions_are_counted() {
     proxied("", &["MaxSessions 1"], |_, gateway| {
         let control = format!("ControlPath={}", gateway.path("control").display());
