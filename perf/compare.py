@@ -24,6 +24,7 @@ import sys
 import time
 from pathlib import Path
 
+import copies
 import fairness
 import gateway
 import logins
@@ -35,7 +36,8 @@ import small_files
 import transfers
 from place import MIB, ROOT, Site
 
-SECTIONS = ["transfers", "small-files", "logins", "idle", "pipes", "fairness", "forward", "proxied", "echo"]
+SECTIONS = ["transfers", "small-files", "logins", "idle", "pipes", "fairness", "forward", "proxied", "echo",
+            "copies", "far-copies"]
 LOGIN_CASES = ["light", "beside-live", "programs"]
 # Something is left to be measured (EX_TEMPFAIL).
 LEFT = 75
@@ -51,6 +53,7 @@ def rows(options):
     found += [("pipes", case) for case in pipes.cases(options.delays)]
     found += [("fairness", (case,)) for case in fairness.CASES]
     found += gateway.cases()
+    found += [("copies" if case[0] in copies.NEAR else "far-copies", case) for case in copies.cases()]
     return [(section, case) for section, case in found if section in options.sections
             and (not options.cases or case[0] in options.cases)]
 
@@ -69,6 +72,8 @@ def measure(site, running, section, case):
         return logins.measure(site, running, case[0], few)
     if section == "small-files":
         return small_files.measure(site, running, case[0], rounds, site.options.files)
+    if section in ("copies", "far-copies"):
+        return copies.measure(site, running, case, rounds, size)
     if section == "pipes":
         return pipes.measure(site, running, case, max(1, rounds // 2))
     return fairness.measure(site, case[0], max(1, rounds // 2))

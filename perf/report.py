@@ -35,11 +35,19 @@ SHOWN = {
     "echo": [("added_ms", "What the proxy adds to an echo, median", "ms", 3),
              ("through_ms", "Echo through the proxy, median", "ms", 3),
              ("direct_ms", "Echo without it, median", "ms", 3)],
+    "copies": [("client_share", "Client CPU of `tidegate cp` to that of sftp", "", 2),
+               ("client_cp", "Client CPU, tidegate cp", "CPU-s/GiB", 2),
+               ("client_sftp", "Client CPU, sftp", "CPU-s/GiB", 2),
+               ("both_cp", "CPU of both ends, tidegate cp", "CPU-s/GiB", 2),
+               ("both_sftp", "CPU of both ends, sftp", "CPU-s/GiB", 2)],
+    "far-copies": [("rate_share", "Rate of `tidegate cp` to that of OpenSSH's program", "", 1),
+                   ("rate_cp", "tidegate cp", "MiB/s or files/s", 1),
+                   ("rate_stock", "sftp; scp -r for small files", "MiB/s or files/s", 1)],
 }
 TITLES = {"transfers": "Transfers", "small-files": "Many small files", "logins": "Logins",
           "idle": "Idle logins", "pipes": "Long pipes", "fairness": "Typing beside bulk flows",
           "forward": "Forwarded connections", "proxied": "Proxied sessions",
-          "echo": "Typing through the proxy"}
+          "echo": "Typing through the proxy", "copies": "Copies", "far-copies": "Copies over a long way"}
 
 
 class Results:

@@ -61,11 +61,14 @@ pub trait Service {
     /// The peer will send no more data.
     fn on_eof(&mut self, io: &mut Io<'_>);
 
-    /// An operation asked for through [`Io::submit`] has completed.
-    fn on_completion(&mut self, tag: u16, op: Op, result: Result<u32, Errno>, io: &mut Io<'_>);
+    /// An operation asked for through [`Io::submit`] has completed. For those that ask for none, there is
+    /// nothing to do.
+    fn on_completion(&mut self, _tag: u16, op: Op, _result: Result<u32, Errno>, io: &mut Io<'_>) {
+        io.dissolve(op);
+    }
 
     /// A job asked for through [`Io::job`] is done.
-    fn on_done(&mut self, tag: u16, done: Done, io: &mut Io<'_>);
+    fn on_done(&mut self, _tag: u16, _done: Done, _io: &mut Io<'_>) {}
 
     fn on_ready(&mut self, io: &mut Io<'_>);
 

@@ -6,7 +6,7 @@ pub use escapes::{Escape, Escapes};
 
 use super::forward::Note;
 use super::stream::{End, Input, Output};
-use super::{Done, Io, Service};
+use super::{Io, Service};
 use crate::base::Span;
 use crate::limits::SMALL_BYTES;
 use crate::reactor::{Chunk, Errno, Fd, Op, Target};
@@ -212,8 +212,6 @@ impl Service for Local {
             _ => {}
         }
     }
-
-    fn on_done(&mut self, _tag: u16, _done: Done, _io: &mut Io<'_>) {}
 
     fn on_ready(&mut self, io: &mut Io<'_>) {
         self.out.resume(io);

@@ -26,7 +26,7 @@ use self::sending::{Ready, Sending};
 use self::window::{Ranges, Window};
 use super::forward::Note;
 use super::sftp::Input;
-use super::{Done, Io, Service};
+use super::{Io, Service};
 use crate::base::{Instant, tally};
 use crate::limits::{
     COPY_DATA_BYTES_PLAIN, COPY_REQUESTS_MAX, SFTP_DATA_BYTES_MAX, SFTP_HANDLE_BYTES_MAX,
@@ -465,8 +465,6 @@ impl Service for SftpClient {
         }
         self.advance(io);
     }
-
-    fn on_done(&mut self, _tag: u16, _done: Done, _io: &mut Io<'_>) {}
 
     fn on_ready(&mut self, io: &mut Io<'_>) {
         self.advance(io);

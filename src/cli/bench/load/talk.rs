@@ -1,8 +1,8 @@
 //! The near end of a channel that is measured: says something, and tells when the answer is there.
 
-use crate::reactor::{Chunk, Errno, Op};
+use crate::reactor::Chunk;
 use crate::services::forward::Note;
-use crate::services::{Done, Guest, Io, Service};
+use crate::services::{Guest, Io, Service};
 
 /// What counts as an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,12 +105,6 @@ impl Service for Talk {
     }
 
     fn on_eof(&mut self, _io: &mut Io<'_>) {}
-
-    fn on_completion(&mut self, _tag: u16, op: Op, _result: Result<u32, Errno>, io: &mut Io<'_>) {
-        io.dissolve(op);
-    }
-
-    fn on_done(&mut self, _tag: u16, _done: Done, _io: &mut Io<'_>) {}
 
     fn on_ready(&mut self, io: &mut Io<'_>) {
         self.pump(io);

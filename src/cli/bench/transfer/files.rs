@@ -6,9 +6,9 @@ use std::collections::VecDeque;
 use super::out::Out;
 use crate::base::escape;
 use crate::limits::{SFTP_HANDLE_BYTES_MAX, SFTP_PACKET_BYTES_MAX};
-use crate::reactor::{Chunk, Errno, Op};
+use crate::reactor::Chunk;
 use crate::services::forward::Note;
-use crate::services::{Done, Guest, Io, Service};
+use crate::services::{Guest, Io, Service};
 use crate::wire::sftp::{
     Attributes, DATA_HEADER_BYTES, Extensions, Operation, Reply, Request, Response, StatusCode,
     VERSION, WriteHeader, kind, open,
@@ -314,12 +314,6 @@ impl Service for Files {
     }
 
     fn on_eof(&mut self, _io: &mut Io<'_>) {}
-
-    fn on_completion(&mut self, _tag: u16, op: Op, _result: Result<u32, Errno>, io: &mut Io<'_>) {
-        io.dissolve(op);
-    }
-
-    fn on_done(&mut self, _tag: u16, _done: Done, _io: &mut Io<'_>) {}
 
     fn on_ready(&mut self, io: &mut Io<'_>) {
         self.out.pump(io);

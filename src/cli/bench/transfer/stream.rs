@@ -1,9 +1,9 @@
 //! A command's standard input and output with nothing behind them here.
 
 use super::out::Out;
-use crate::reactor::{Chunk, Errno, Op};
+use crate::reactor::Chunk;
 use crate::services::forward::Note;
-use crate::services::{Done, Guest, Io, Service};
+use crate::services::{Guest, Io, Service};
 
 /// Waits for a byte that says that the command runs, which it tells; then sends or takes so many. Nothing
 /// of what comes is kept.
@@ -71,12 +71,6 @@ impl Service for Stream {
     }
 
     fn on_eof(&mut self, _io: &mut Io<'_>) {}
-
-    fn on_completion(&mut self, _tag: u16, op: Op, _result: Result<u32, Errno>, io: &mut Io<'_>) {
-        io.dissolve(op);
-    }
-
-    fn on_done(&mut self, _tag: u16, _done: Done, _io: &mut Io<'_>) {}
 
     fn on_ready(&mut self, io: &mut Io<'_>) {
         self.pump(io);
