@@ -23,6 +23,7 @@ mod packet;
 mod puppet;
 mod rig;
 mod script;
+mod sftp_client;
 mod sftp_server;
 
 pub use codec::{
@@ -37,6 +38,7 @@ pub use keys::{
 };
 pub use packet::packet;
 pub use script::{client_postauth, client_preauth, server_postauth, server_preauth};
+pub use sftp_client::sftp_client;
 pub use sftp_server::sftp_server;
 
 #[cfg(test)]
@@ -76,6 +78,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("server_postauth", server_postauth),
     ("server_preauth", server_preauth),
     ("sftp", sftp),
+    ("sftp_client", sftp_client),
     ("sftp_server", sftp_server),
     ("signature", signature),
     ("sshd_config", sshd_config),

@@ -3,17 +3,17 @@
 
 use nix::errno::Errno as Name;
 
-use super::sftp_server::Desk;
+use super::sftp_server::{Desk, Played};
 use crate::reactor::{Errno, Fd, Op};
+use crate::services::Done;
 use crate::services::sftp::{FileId, FsDone, FsJob, Opened, Subject};
-use crate::services::{Done, Service};
 use crate::wire::Writer;
 use crate::wire::sftp::{Attributes, VfsStatus, put_name};
 
 /// How often a directory can be read before it ends.
 const LISTINGS: u64 = 3;
 
-impl Desk {
+impl<S: Played> Desk<S> {
     /// Carries out the oldest job.
     pub(super) fn do_job(&mut self) {
         let Some((tag, job)) = self.jobs.pop_front() else { return };
@@ -133,7 +133,7 @@ impl Desk {
         }
     }
 
-    fn open_one(&mut self, size: u64) -> Fd {
+    pub(super) fn open_one(&mut self, size: u64) -> Fd {
         self.next_fd += 1;
         self.open.insert(self.next_fd, size);
         Fd(self.next_fd)

@@ -37,9 +37,9 @@ pub fn sftp_server(data: &[u8]) {
     desk.finish();
 }
 
-const STEPS_MAX: usize = 400;
+pub(super) const STEPS_MAX: usize = 400;
 /// Bytes both ways in one run; more only take longer.
-const MOVED_MAX: usize = 4 << 20;
+pub(super) const MOVED_MAX: usize = 4 << 20;
 /// What the client lets the server send at first.
 const WINDOW: u32 = 1 << 20;
 
@@ -72,12 +72,18 @@ fn step(desk: &mut Desk, input: &mut Input<'_>) {
     }
 }
 
+/// A service that is played with here.
+pub(super) trait Played: Service + Sized {
+    /// What it has said is in `desk.puppet.data`.
+    fn heard(desk: &mut Desk<Self>);
+}
+
 /// Everything round one session.
-pub(super) struct Desk {
+pub(super) struct Desk<S: Played = Sftp> {
     conn: Conn,
-    puppet: Puppet,
+    pub puppet: Puppet,
     id: ChannelId,
-    pub sftp: Sftp,
+    pub sftp: S,
     outgoing: Outgoing,
     pub pool: Pool,
     entropy: SeededEntropy,
@@ -91,25 +97,31 @@ pub(super) struct Desk {
     /// How large files are when they are opened.
     pub size: u64,
     /// Nothing is carried out by itself.
-    frozen: bool,
+    pub frozen: bool,
     /// Bytes of SFTP in one channel packet.
-    piece: usize,
+    pub piece: usize,
     /// Leases somebody else has.
     hoarded: Vec<Lease>,
     /// Only requests we know have been sent: every one of them is owed one reply.
-    honest: bool,
+    pub honest: bool,
     asked: BTreeMap<u32, u32>,
     next_id: u32,
     handles: Vec<Vec<u8>>,
     ended: bool,
     /// Bytes of SFTP both ways.
-    moved: usize,
+    pub moved: usize,
     /// The channel is gone.
-    over: bool,
+    pub over: bool,
 }
 
 impl Desk {
     fn new(seed: u8) -> Desk {
+        Desk::with(seed, Sftp::new(Path::new("/home/me"), "me", Options::default()))
+    }
+}
+
+impl<S: Played> Desk<S> {
+    pub(super) fn with(seed: u8, sftp: S) -> Desk<S> {
         let mut rig = Rig::authenticated(true);
         rig.say(&payload_of(&ChannelOpen {
             sender: ChannelNumber(0),
@@ -123,7 +135,7 @@ impl Desk {
             conn: rig.conn,
             puppet: rig.puppet,
             id,
-            sftp: Sftp::new(Path::new("/home/me"), "me", Options::default()),
+            sftp,
             outgoing: Outgoing::default(),
             pool: Pool::new(sizes).expect("memory"),
             entropy: SeededEntropy::new(seed.into()),
@@ -208,7 +220,7 @@ impl Desk {
         self.send(&bytes);
     }
 
-    fn send(&mut self, bytes: &[u8]) {
+    pub(super) fn send(&mut self, bytes: &[u8]) {
         self.moved += bytes.len();
         for data in bytes.chunks(self.piece.min(32 * 1024)) {
             let recipient = ChannelNumber(self.id.number());
@@ -217,13 +229,13 @@ impl Desk {
         }
     }
 
-    fn adjust(&mut self, bytes: u32) {
+    pub(super) fn adjust(&mut self, bytes: u32) {
         let recipient = ChannelNumber(self.id.number());
         let packet = self.puppet.packet(&payload_of(&ChannelWindowAdjust { recipient, bytes }));
         self.deliver(packet);
     }
 
-    fn end_of_input(&mut self) {
+    pub(super) fn end_of_input(&mut self) {
         let recipient = ChannelNumber(self.id.number());
         if !std::mem::replace(&mut self.ended, true) {
             let packet = self.puppet.packet(&payload_of(&ChannelEof { recipient }));
@@ -231,14 +243,14 @@ impl Desk {
         }
     }
 
-    fn close(&mut self) {
+    pub(super) fn close(&mut self) {
         let recipient = ChannelNumber(self.id.number());
         let packet = self.puppet.packet(&payload_of(&ChannelClose { recipient }));
         self.deliver(packet);
     }
 
     /// Parts of a key exchange of the server's; data waits for its end.
-    fn exchange(&mut self, part: u8) {
+    pub(super) fn exchange(&mut self, part: u8) {
         if part.is_multiple_of(2) {
             self.call(|conn, env| drop(conn.rekey(env)));
             self.flush();
@@ -329,7 +341,7 @@ impl Desk {
         }
     }
 
-    pub(super) fn serve(&mut self, call: impl FnOnce(&mut Sftp, &mut Io<'_>)) {
+    pub(super) fn serve(&mut self, call: impl FnOnce(&mut S, &mut Io<'_>)) {
         let mut wishes = Wishes::default();
         let mut failed = None;
         let mut io = Io {
@@ -360,7 +372,7 @@ impl Desk {
     }
 
     /// What is sealed reaches the client, and the service hears that there is room again.
-    fn flush(&mut self) {
+    pub(super) fn flush(&mut self) {
         let mut moved = false;
         while let Some(mut gather) = self.outgoing.next_send() {
             let mut again = Gather::new();
@@ -372,14 +384,14 @@ impl Desk {
             self.outgoing.sent(again, &mut self.pool);
             moved = true;
         }
-        self.listen();
+        S::heard(self);
         if moved && !self.over {
             self.serve(|sftp, io| sftp.on_ready(io));
         }
     }
 
     /// Until nothing moves.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         for turn in 0.. {
             assert!(turn < 100_000, "it never ends");
             let idle = self.jobs.is_empty() && self.ops.is_empty();
@@ -392,7 +404,7 @@ impl Desk {
         }
     }
 
-    fn hoard(&mut self, choice: u8) {
+    pub(super) fn hoard(&mut self, choice: u8) {
         let class = [Class::Small, Class::Packet, Class::Bulk][usize::from(choice) % 3];
         if choice < 128 {
             self.hoarded.extend(self.pool.take(class));
@@ -407,7 +419,7 @@ impl Desk {
     }
 
     /// The channel is gone: everything in flight completes, and nothing may be left.
-    fn cut(&mut self) {
+    pub(super) fn cut(&mut self) {
         if std::mem::replace(&mut self.over, true) {
             return;
         }
@@ -421,7 +433,7 @@ impl Desk {
         assert!(self.open.is_empty(), "files left open: {:?}", self.open);
     }
 
-    fn finish(&mut self) {
+    pub(super) fn finish(&mut self) {
         self.hoard(255);
         (self.frozen, self.fate) = (false, 0);
         if !self.over && !self.puppet.astray {
@@ -441,29 +453,29 @@ impl Desk {
         self.cut();
         assert_eq!(self.pool.stats().outstanding(), 0, "leases are missing");
     }
+}
 
-    // ---- Replies -----------------------------------------------------------------------------
-
-    fn listen(&mut self) {
-        let heard = std::mem::take(&mut self.puppet.data);
+impl Played for Sftp {
+    fn heard(desk: &mut Desk<Sftp>) {
+        let heard = std::mem::take(&mut desk.puppet.data);
         let mut rest = heard.as_slice();
         while let Some((len, body)) = rest.split_first_chunk::<4>() {
             let len = u32::from_be_bytes(*len) as usize;
             let Some((packet, behind)) = body.split_at_checked(len) else { break };
             let response = Response::parse(packet).expect("a proper reply");
-            if self.honest {
+            if desk.honest {
                 let id =
                     if matches!(response.reply, Reply::Version { .. }) { 0 } else { response.id };
-                let owed = self.asked.get_mut(&id).expect("a reply to a request");
+                let owed = desk.asked.get_mut(&id).expect("a reply to a request");
                 *owed = owed.checked_sub(1).expect("one reply to a request");
             }
             if let Reply::Handle(handle) = response.reply {
-                self.handles.push(handle.to_vec());
+                desk.handles.push(handle.to_vec());
             }
-            self.moved += len;
+            desk.moved += len;
             rest = behind;
         }
-        self.puppet.data = rest.to_vec();
+        desk.puppet.data = rest.to_vec();
     }
 }
 
