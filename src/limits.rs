@@ -341,6 +341,10 @@ pub const UPSTREAM_NEWS_TIME: Duration = Duration::from_secs(1);
 /// it may say.
 pub const PROGRAM_TIME_MAX: Duration = Duration::from_secs(10);
 pub const PROGRAM_ANSWER_BYTES_MAX: usize = 64 * 1024;
+/// How long an answer about keys or principals counts, and how many are remembered: a storm of logins asks
+/// the same, and a key that is taken back is of no use a moment later. 4 MiB at most.
+pub const PROGRAM_ANSWER_TIME: Duration = Duration::from_secs(5);
+pub const PROGRAM_ANSWERS_MAX: usize = 64;
 /// How long a certificate that is made for one login counts.
 pub const UPSTREAM_CERTIFICATE_TIME: Duration = Duration::from_secs(5 * 60);
 /// Hosts of one TidegateUpstream, and lists of them whose state is remembered.

@@ -3,6 +3,8 @@
 
 #[path = "methods/passwords.rs"]
 mod passwords;
+#[path = "methods/programs.rs"]
+mod programs;
 #[path = "methods/security.rs"]
 mod security;
 mod support;

@@ -66,6 +66,10 @@ pub struct Executor {
 }
 
 impl Execute for Executor {
+    fn asks_programs(&self) -> bool {
+        self.policy.as_ref().is_some_and(|policy| policy.config().asks_programs())
+    }
+
     fn run(&self, job: Job) -> Done {
         match job {
             Job::FindKey { user, key, algorithm, certificate, from, about } => {

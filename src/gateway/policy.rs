@@ -1,5 +1,7 @@
 //! Who may log in with which key, and what that key then permits.
 
+mod programs;
+mod search;
 mod secrets;
 
 use std::ffi::OsStr;
@@ -14,16 +16,16 @@ use std::time::SystemTime;
 
 use tracing::{info, warn};
 
+use self::search::{Found, Search, may_be_read_for};
 use super::accounts::{self, Closed};
-use super::authorized_keys::{self, FileError, Owner, Use};
+use super::authorized_keys::{self, Use};
 use super::config::{
     AddressFamily, Config, Disk, Effective, Global, RootLogin, ScpServer, Who, expand_tokens, glob,
     is_internal_sftp, is_pattern,
 };
 use super::directory::{Directory, Entry};
 use super::key_options::{self, Options};
-use super::principals;
-use super::program::{self, About};
+use super::program::{About, Answers};
 use super::upstream::{self, Fleets};
 use crate::base::{escape, wildcard_match};
 use crate::connection::Presence;
@@ -84,6 +86,7 @@ pub struct Policy {
     edge: Option<u32>,
     directory: Arc<Directory>,
     fleets: Arc<Fleets>,
+    answers: Arc<Answers>,
 }
 
 /// Why a key was not let in: for the log, never for the client.
@@ -151,8 +154,15 @@ impl Policy {
     pub fn new(config: Arc<Config>) -> Policy {
         let uid = nix::unistd::geteuid().as_raw();
         let process = accounts::by_uid(uid).ok().flatten();
-        let (directory, fleets) = (Arc::default(), Arc::default());
-        Policy { config, process, uid, edge: None, directory, fleets }
+        Policy {
+            config,
+            process,
+            uid,
+            edge: None,
+            directory: Arc::default(),
+            fleets: Arc::default(),
+            answers: Arc::default(),
+        }
     }
 
     /// The same beside an edge of this account: whoever logged in as it could reach the edge.
@@ -301,12 +311,7 @@ impl Policy {
             said: "the gateway cannot find out where this login goes on".to_owned(),
             logged: format!("TidegateUpstreamCommand {}: {why}", words.join(" ")),
         };
-        let entry = match self.directory.find(user) {
-            Ok(Some(entry)) => entry,
-            Ok(None) => return Err(trouble(format!("there is no user {user} to run it as"))),
-            Err(why) => return Err(trouble(format!("the user database does not answer: {why}"))),
-        };
-        let answer = program::run(words, &entry.account).map_err(trouble)?;
+        let answer = self.run_as(user, words).map_err(trouble)?;
         let (hosts, user) = upstream::read_answer(&answer).map_err(trouble)?;
         Ok(Upstream {
             fleet: self.fleets.of(hosts),
@@ -363,6 +368,7 @@ impl Policy {
         let mut search = Search::default();
         // The authorities are the administrator's and are read with our own rights.
         let trusted = search.trusted(login, request);
+        let certified = trusted.clone();
         let wanted = Use {
             user: &account.name,
             key: request.key,
@@ -394,9 +400,15 @@ impl Policy {
             search
         };
         let rights = if account.uid == NOBODY { self.process.as_ref() } else { Some(account) };
-        let Some(rights) = rights else { return look() };
-        accounts::with_rights_of(rights, groups, look)
-            .unwrap_or_else(|why| Search { notes: vec![why.to_string()], ..Search::default() })
+        let mut search = match rights {
+            None => look(),
+            Some(rights) => accounts::with_rights_of(rights, groups, look)
+                .unwrap_or_else(|why| Search { notes: vec![why.to_string()], ..Search::default() }),
+        };
+        if search.found.is_none() {
+            self.ask_programs(&mut search, account, login, request, (certified, wanted));
+        }
+        search
     }
 
     fn grant(
@@ -486,14 +498,19 @@ fn finder(
     comer: &Comer<'_>,
     key: Option<&PublicKey>,
 ) -> Result<Finder, Reason> {
-    // It would be taken for an option.
-    if comer.user.starts_with('-') || comer.user.contains(char::is_control) {
+    if !programs::may_be_told(comer.user) {
         return Err(Reason::UnknownUser);
     }
     let user = login.upstream_command_user.clone().ok_or(Reason::NoCommandUser)?;
     let stranger = stranger(comer.user);
-    let about =
-        About { account: account.unwrap_or(&stranger), peer: comer.peer, local: comer.local, key };
+    let about = About {
+        account: account.unwrap_or(&stranger),
+        rdomain: comer.rdomain,
+        key,
+        peer: comer.peer,
+        local: comer.local,
+        certificate: None,
+    };
     let words = login.upstream_command.iter().map(|word| about.expand(word)).collect();
     Ok(Finder { words, user })
 }
@@ -543,119 +560,6 @@ fn forwarding(
             localhost: login.x11_use_localhost,
             xauth: global.xauth.as_ref().map(|path| path.to_string_lossy().into_owned()),
         },
-    }
-}
-
-/// A key that a line lets in.
-#[derive(Debug)]
-struct Found {
-    options: Options,
-    source: String,
-}
-
-#[derive(Debug, Default)]
-struct Search {
-    found: Option<Found>,
-    notes: Vec<String>,
-}
-
-impl Search {
-    /// The request's certificate, if TrustedUserCAKeys lists its authority, and the line that does.
-    fn trusted<'a>(
-        &mut self,
-        login: &Effective,
-        request: &Request<'a>,
-    ) -> Option<(&'a Certificate, String)> {
-        let (certificate, path) = (request.certificate?, login.trusted_user_ca_keys.as_ref()?);
-        match authorized_keys::read_any(path, AUTHORIZED_KEYS_BYTES_MAX) {
-            Ok(text) => {
-                let line = principals::line_of(certificate.authority(), &text)?;
-                let path = escape(path.as_os_str().as_encoded_bytes());
-                Some((certificate, format!("{path}:{line}")))
-            }
-            Err(why) => {
-                self.notes.push(why.to_string());
-                None
-            }
-        }
-    }
-
-    /// Judges a certificate of a trusted authority: for the principals of the user's file where
-    /// there is to be one, for the user's own name otherwise.
-    fn certificate(
-        &mut self,
-        certificate: &Certificate,
-        source: String,
-        account: &Account,
-        login: &Effective,
-        (strict, wanted): (bool, Use<'_>),
-    ) {
-        let Some(template) = &login.authorized_principals_file else {
-            let authority = certificate.authority();
-            // Nothing but the certificate says what its key has to attest.
-            let options = Options { no_touch: true, ..Options::default() };
-            match wanted.certify(certificate, authority, &[wanted.user], options) {
-                Ok(options) => self.found = Some(Found { options, source }),
-                Err(why) => self.notes.push(format!("{source}: {why}")),
-            }
-            return;
-        };
-        if !may_be_read_for(account, template) {
-            return self
-                .notes
-                .push(format!("{}: not for those without a home", escape(template.as_bytes())));
-        }
-        let path = expand_tokens(template, &account.home, &account.name, account.uid);
-        let text = match authorized_keys::read(&path, owner_of(account), strict) {
-            Ok(text) => text,
-            // Here the absence of the file is worth a word: without it nobody gets in.
-            Err(why) => return self.notes.push(why.to_string()),
-        };
-        let result = principals::search(&text, certificate, wanted);
-        let path = escape(path.as_os_str().as_encoded_bytes());
-        if result.found.is_none() && result.refused.is_empty() {
-            self.notes.push(format!("{path} lists no principal of the certificate"));
-        }
-        let refused = result.refused.iter();
-        self.notes.extend(refused.map(|(line, why)| format!("{path}:{line}: {why}")));
-        self.found = result
-            .found
-            .map(|(line, options)| Found { options, source: format!("{source}, {path}:{line}") });
-    }
-
-    fn file(&mut self, path: &Path, account: &Account, strict: bool, wanted: Use<'_>) {
-        let owner = owner_of(account);
-        let text = match authorized_keys::read(path, owner, strict) {
-            Ok(text) => text,
-            Err(why) => {
-                // Most accounts have one file of the two that are looked for.
-                if !FileError::is_absent(&why) {
-                    self.notes.push(why.to_string());
-                }
-                return;
-            }
-        };
-        let result = authorized_keys::search(&text, wanted);
-        let path = escape(path.as_os_str().as_encoded_bytes());
-        let refused = result.refused.iter();
-        self.notes.extend(refused.map(|(line, why)| format!("{path}:{line}: {why}")));
-        self.found =
-            result.found.map(|(line, options)| Found { options, source: format!("{path}:{line}") });
-    }
-}
-
-/// Who has no account has no home, and the gateway keeps his keys.
-fn may_be_read_for(account: &Account, template: &str) -> bool {
-    account.uid != NOBODY || (template.starts_with('/') && !template.contains("%h"))
-}
-
-fn owner_of(account: &Account) -> Owner<'_> {
-    match account.uid {
-        NOBODY => {
-            let uid = nix::unistd::geteuid().as_raw();
-            Owner { name: "the gateway", uid, home: &account.home }
-        }
-        uid => Owner { name: &account.name, uid, home: &account.home },
     }
 }
 

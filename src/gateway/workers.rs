@@ -12,6 +12,11 @@ use crate::services::{Done, Job};
 /// Does the work of a job. Runs on a worker thread and may block.
 pub trait Execute: Send + Sync {
     fn run(&self, job: Job) -> Done;
+
+    /// Whether decisions about keys may wait for a program.
+    fn asks_programs(&self) -> bool {
+        false
+    }
 }
 
 /// Where outcomes go: one shard's inbox. Must not block, and must make the shard's wait return.
@@ -52,6 +57,7 @@ struct Bench {
     turn: AtomicUsize,
     running: AtomicUsize,
     running_max: usize,
+    asks_programs: bool,
     execute: Arc<dyn Execute>,
     replies: Vec<Arc<dyn Reply>>,
     stopping: AtomicBool,
@@ -88,6 +94,7 @@ impl Workers {
             turn: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
             running_max: threads.saturating_sub(1).max(1),
+            asks_programs: execute.asks_programs(),
             execute,
             replies,
             stopping: AtomicBool::new(false),
@@ -119,7 +126,7 @@ impl Workers {
     /// # Errors
     /// The queue is full: the job comes back.
     pub fn try_submit(&self, reply: usize, token: Token, job: Job) -> Result<(), Job> {
-        let lane = lane_of(&job).and_then(|lane| self.bench.lanes.get(lane));
+        let lane = self.bench.lane_of(&job);
         let queue = lane.map_or(&self.bench.queue, |lane| &lane.queue);
         queue.push(Order { reply, token, job }).map_err(|order| order.job)?;
         self.bench.ring(false);
@@ -138,6 +145,10 @@ impl Drop for Workers {
 }
 
 impl Bench {
+    fn lane_of(&self, job: &Job) -> Option<&Lane> {
+        lane_of(job, self.asks_programs).and_then(|lane| self.lanes.get(lane))
+    }
+
     /// Wakes a sleeper, or all. The fences here and in `sleep` see to it that either the sleeper
     /// sees what was queued or the ringer sees the sleeper.
     fn ring(&self, all: bool) {
@@ -210,7 +221,7 @@ impl Bench {
 
     fn work(&self) {
         while let Some(Order { reply, token, job }) = self.next() {
-            let lane = lane_of(&job).and_then(|lane| self.lanes.get(lane));
+            let lane = self.lane_of(&job);
             let done = if self.stopping.load(Ordering::Acquire) {
                 Done::Lost
             } else {
@@ -239,13 +250,14 @@ const LANES: usize = 4;
 /// Milliseconds of arithmetic that a peer may cause before it has said who it is, and that a host may
 /// cause; questions to name
 /// servers, any of which may be answered late or never; hashes, which are made to take long; and
-/// programs that are asked where logins go on, which may take seconds each.
-const fn lane_of(job: &Job) -> Option<usize> {
+/// programs that are asked where logins go on or which keys count, which may take seconds each.
+const fn lane_of(job: &Job, asks_programs: bool) -> Option<usize> {
     match job {
         Job::Agree { .. } | Job::Compute(_) | Job::Sign { .. } => Some(0),
         Job::Resolve { .. } | Job::FindWay { .. } => Some(1),
         Job::CheckSecrets { .. } => Some(2),
         Job::FindHosts { .. } => Some(3),
+        Job::FindKey { .. } if asks_programs => Some(3),
         _ => None,
     }
 }
@@ -375,8 +387,8 @@ mod tests {
 
     impl Execute for Weighed {
         fn run(&self, job: Job) -> Done {
-            if lane_of(&job).is_some() {
-                self.inside.send(lane_of(&job)).unwrap();
+            if lane_of(&job, false).is_some() {
+                self.inside.send(lane_of(&job, false)).unwrap();
                 self.permits.lock().unwrap().recv().unwrap();
             }
             signed(job)

@@ -8,6 +8,7 @@ use super::front;
 use super::honour;
 use super::isolation;
 use super::login;
+use super::programs;
 use super::settings::{EffectiveDraft, GlobalDraft};
 use super::sources;
 use super::upstream;
@@ -220,7 +221,6 @@ const HOSTBASED: &str = "it concerns host-based authentication, which is not off
 const KERBEROS: &str = "it concerns Kerberos, which is not offered";
 const GSSAPI: &str = "it concerns GSSAPI, which is not offered";
 const OBSOLETE: &str = "it is obsolete, and sshd ignores it too";
-const PROGRAM: &str = "programs that answer for keys or names are not built yet";
 const ONE_PROGRAM: &str = "this server needs no second program";
 const WAYS: &str = "yes, all, no, local (to elsewhere) or remote (back to the client)";
 const YES_NO: &str = "yes or no";
@@ -252,15 +252,23 @@ pub const TABLE: &[Keyword] = &[
         "any, or one or more lists of methods with commas between, like publickey,keyboard-interactive: whoever \
          gets through all of one list is in",
         login::authentication_methods, login::dump_authentication_methods),
-    not_yet("AuthorizedKeysCommand", Match, &["none"], PROGRAM),
-    not_yet("AuthorizedKeysCommandUser", Match, &["none"], PROGRAM),
+    honoured("AuthorizedKeysCommand", Match,
+        "none, or the absolute path of a program that answers with lines of authorized_keys, and its \
+         arguments, which may have tokens",
+        programs::authorized_keys_command, programs::dump_authorized_keys_command),
+    honoured("AuthorizedKeysCommandUser", Match, "the account that program runs as, in which %u is the user; or none",
+        programs::authorized_keys_command_user, programs::dump_authorized_keys_command_user),
     honoured("AuthorizedKeysFile", Match,
         "one or more paths, in which %h is the home directory, %u the user, %U the user's number, \
          %% a percent sign, and `*`, `?` and `[...]` stand for several; or none",
         honour::authorized_keys_file, dump::authorized_keys_file),
     warned("AuthorizedKeysFile2", Match, &[], "it is obsolete: list the file in AuthorizedKeysFile"),
-    not_yet("AuthorizedPrincipalsCommand", Match, &["none"], PROGRAM),
-    not_yet("AuthorizedPrincipalsCommandUser", Match, &["none"], PROGRAM),
+    honoured("AuthorizedPrincipalsCommand", Match,
+        "none, or the absolute path of a program that answers with lines of AuthorizedPrincipalsFile, and its \
+         arguments, which may have tokens",
+        programs::authorized_principals_command, programs::dump_authorized_principals_command),
+    honoured("AuthorizedPrincipalsCommandUser", Match, "the account that program runs as, in which %u is the user; or none",
+        programs::authorized_principals_command_user, programs::dump_authorized_principals_command_user),
     honoured("AuthorizedPrincipalsFile", Match,
         "a path, in which %h, %u, %U and %% are as in AuthorizedKeysFile; or none",
         certificates::authorized_principals_file, certificates::dump_authorized_principals_file),
@@ -455,9 +463,9 @@ pub const TABLE: &[Keyword] = &[
         upstream::upstream_authority, upstream::dump_upstream_authority),
     honoured("TidegateUpstreamCommand", Match,
         "none, or the absolute path of a program that answers with hosts, and its arguments, which may have tokens",
-        upstream::upstream_command, upstream::dump_upstream_command),
+        programs::upstream_command, programs::dump_upstream_command),
     honoured("TidegateUpstreamCommandUser", Match, "the account that program runs as, or none",
-        upstream::upstream_command_user, upstream::dump_upstream_command_user),
+        programs::upstream_command_user, programs::dump_upstream_command_user),
     honoured("TidegateUpstreamHostKeyPolicy", Match, "strict, or accept-new for hosts that are in no line",
         upstream::upstream_host_keys, upstream::dump_upstream_host_keys),
     honoured("TidegateUpstreamIdentity", Match, "the path of a private key without a passphrase, or none",

@@ -18,6 +18,8 @@ pub mod keywords;
 mod lexer;
 mod login;
 mod patterns;
+mod places;
+mod programs;
 mod reader;
 mod settings;
 mod source;
@@ -45,6 +47,7 @@ pub use values::{Values, duration, is_none, number, size};
 use super::passwords;
 use crate::crypto::SignatureAlgorithm;
 use crate::limits::BANNER_BYTES_MAX;
+use places::Places;
 use reader::{Block, Reading};
 
 /// Where the configuration comes from.
@@ -70,6 +73,7 @@ pub struct Config {
     /// The files that were read.
     pub files: Vec<PathBuf>,
     blocks: Vec<Block>,
+    places: Places,
 }
 
 impl Config {
@@ -139,6 +143,22 @@ impl Config {
     /// Whether it matters how a connection is routed.
     pub fn asks_routing(&self) -> bool {
         self.blocks.iter().any(|block| block.condition.is_about_routing())
+            || self.programs().flatten().any(|word| word.contains("%D"))
+    }
+
+    /// Whether logins with keys may wait for a program.
+    pub fn asks_programs(&self) -> bool {
+        self.programs().any(|words| !words.is_empty())
+    }
+
+    /// The programs that know keys and principals, with their arguments.
+    fn programs(&self) -> impl Iterator<Item = &Vec<String>> {
+        let blocks = self.blocks.iter().map(|block| &block.draft);
+        let keys = blocks.clone().filter_map(|draft| draft.authorized_keys_command.as_ref());
+        let names = blocks.filter_map(|draft| draft.authorized_principals_command.as_ref());
+        let login =
+            [&self.login.authorized_keys_command, &self.login.authorized_principals_command];
+        keys.chain(names).chain(login)
     }
 
     /// The block, or one whose Include brought it in, asks for more than addresses.
@@ -226,6 +246,7 @@ impl Config {
             login.subsystems.push(Subsystem { name: "sftp".to_owned(), command });
         }
         read_banners(&mut login, &mut reading);
+        programs::check_users(&mut reading, &login);
         if !reading.errors.is_empty() {
             return Err(ConfigErrors { errors: reading.errors });
         }
@@ -235,6 +256,7 @@ impl Config {
             warnings: reading.warnings,
             files: reading.files,
             blocks: reading.blocks,
+            places: reading.places,
         })
     }
 }

@@ -8,6 +8,7 @@ use super::condition::Condition;
 use super::diagnostic::{Diagnostic, Place, Surroundings, Wrong};
 use super::keywords::{self, Keyword, Scope, Status, Target, quoted_list};
 use super::lexer;
+use super::places::Places;
 use super::settings::{EffectiveDraft, GlobalDraft};
 use super::source::{self, Source};
 use super::values::{self, Values};
@@ -42,6 +43,8 @@ pub struct Reading<'s> {
     pub files: Vec<PathBuf>,
     /// Where the ListenAddress lines stood, in their order.
     pub listen_places: Vec<Place>,
+    /// Where everything else stood.
+    pub places: Places,
     block: Option<usize>,
     /// The block in force where the current file was included.
     outer: Option<usize>,
@@ -64,6 +67,7 @@ impl<'s> Reading<'s> {
             warnings: Vec::new(),
             files: Vec::new(),
             listen_places: Vec::new(),
+            places: Places::default(),
             block: None,
             outer: None,
         }
@@ -203,6 +207,7 @@ impl<'s> Reading<'s> {
             Target { global: std::mem::take(&mut self.global), login, warnings: Vec::new() };
         let listening = target.global.listen.len();
         let outcome = parse(&mut target, values);
+        self.places.note(self.block, keyword.name, place);
         if target.global.listen.len() > listening {
             self.listen_places.push(place.clone());
         }

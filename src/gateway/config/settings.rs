@@ -224,6 +224,13 @@ settings! {
             required_rsa_size: u32,
             /// Templates with `%h`, `%u`, `%U`, `%%`; relative ones start at the home directory.
             authorized_keys_files: Vec<String>,
+            /// The program that knows keys, and its arguments, where those files have none.
+            authorized_keys_command: Vec<String>,
+            /// The account that it runs as.
+            authorized_keys_command_user: Option<String>,
+            /// The program that knows principals, where their file has none.
+            authorized_principals_command: Vec<String>,
+            authorized_principals_command_user: Option<String>,
             /// `NAME` and value, put into every session's environment.
             set_env: Vec<(String, String)>,
             /// Runs instead of whatever the client asks for.
@@ -405,6 +412,10 @@ impl Default for Effective {
             authorized_principals_file: None,
             revoked_keys: None,
             required_rsa_size: RSA_BITS_MIN,
+            authorized_keys_command: Vec::new(),
+            authorized_keys_command_user: None,
+            authorized_principals_command: Vec::new(),
+            authorized_principals_command_user: None,
             authorized_keys_files: vec![
                 ".ssh/authorized_keys".to_owned(),
                 ".ssh/authorized_keys2".to_owned(),

@@ -8,7 +8,6 @@ use super::honour::{Done, choice, first};
 use super::keywords::Target;
 use super::lexer::quote;
 use super::values::{Values, host_and_port, is_none};
-use crate::gateway::program;
 use crate::limits::UPSTREAM_HOSTS_MAX;
 use crate::services::upstream::HostKeyPolicy;
 use crate::wire::proxy::ProxyVersion;
@@ -48,37 +47,6 @@ pub fn dump_upstream(view: &View<'_>) -> Vec<String> {
         false => format!("{host}:{port}"),
     });
     one(or_none(hosts.collect()))
-}
-
-pub fn upstream_command(target: &mut Target, values: &Values<'_>) -> Done {
-    let words = values.many()?;
-    if let [only] = words
-        && is_none(only)
-    {
-        return first(&mut target.login.upstream_command, Vec::new());
-    }
-    if let Some(program) = words.first().filter(|word| !word.starts_with('/')) {
-        return Err(Wrong::new(program, "not an absolute path"));
-    }
-    if let Some(word) = words.iter().find(|word| !program::has_known_tokens(word)) {
-        let wrong = Wrong::new(word, "a token without a meaning");
-        return Err(wrong.help(format!("there are {}", program::TOKENS)));
-    }
-    first(&mut target.login.upstream_command, words.to_vec())
-}
-
-pub fn dump_upstream_command(view: &View<'_>) -> Vec<String> {
-    one(or_none(view.login.upstream_command.iter().map(|word| quote(word)).collect()))
-}
-
-pub fn upstream_command_user(target: &mut Target, values: &Values<'_>) -> Done {
-    let word = values.one()?;
-    let user = (!is_none(word)).then(|| word.to_owned());
-    first(&mut target.login.upstream_command_user, user)
-}
-
-pub fn dump_upstream_command_user(view: &View<'_>) -> Vec<String> {
-    one(view.login.upstream_command_user.as_deref().map_or_else(|| "none".to_owned(), quote))
 }
 
 pub fn upstream_targets(target: &mut Target, values: &Values<'_>) -> Done {

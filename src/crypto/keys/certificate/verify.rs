@@ -132,8 +132,7 @@ impl Certificate {
         trust: Trust<'_>,
         used: UserUse<'_>,
     ) -> Result<VerifiedUser, CertificateRefused> {
-        self.check_authority(CertificateKind::User, trust)?;
-        self.check_time(used.now)?;
+        self.verify_origin(trust, used.now)?;
         if !used.principals.iter().any(|name| self.names_user(name)) {
             return Err(self.without_principal());
         }
@@ -143,6 +142,13 @@ impl Certificate {
         }
         let extensions = Extensions::read(&self.contents.extensions);
         Ok(VerifiedUser { certificate: self.clone(), critical, extensions })
+    }
+
+    /// Checks what does not depend on who uses a user certificate: kind, authority, its signature and
+    /// algorithm, validity. It says nothing about a login yet.
+    pub fn verify_origin(&self, trust: Trust<'_>, now: u64) -> Result<(), CertificateRefused> {
+        self.check_authority(CertificateKind::User, trust)?;
+        self.check_time(now)
     }
 
     /// Checks everything there is to a host certificate but whether it was revoked. `host` is the
