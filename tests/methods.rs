@@ -1,6 +1,8 @@
 //! Logins that take several methods, with OpenSSH's client.
 #![allow(clippy::disallowed_methods, reason = "tests wait on the real clock")]
 
+#[path = "methods/exposed.rs"]
+mod exposed;
 #[path = "methods/passwords.rs"]
 mod passwords;
 #[path = "methods/programs.rs"]

@@ -32,4 +32,6 @@ pub struct Secrets {
     pub password: Option<Secret>,
     /// A code for one time (RFC 6238).
     pub code: Option<Secret>,
+    /// They were typed at prompts.
+    pub prompted: bool,
 }

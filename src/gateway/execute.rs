@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::logbook::{Begun, Recorder};
 use super::names::Resolver;
@@ -16,8 +16,8 @@ use crate::connection::{ConnectionConfig, Secrets};
 use crate::crypto::{PrivateKey, RandomPool, SignatureAlgorithm, kex};
 use crate::services::upstream::Trouble;
 use crate::services::{
-    About, Child, Done, Grant, Greeted, Job, Origin, Program, SpawnFailed, SpawnSpec, forward,
-    open_terminal, scp, sftp, spawn,
+    About, AuthInfo, Child, Done, Grant, Greeted, Job, Origin, Program, SpawnFailed, SpawnSpec,
+    forward, open_terminal, scp, sftp, spawn,
 };
 
 /// Makes the slow signatures of key exchanges.
@@ -98,7 +98,7 @@ impl Execute for Executor {
                 Done::Signature(self.signer.sign(host_key, algorithm, &message))
             }
             Job::Terminal(spec) => Done::Terminal(open_terminal(&spec)),
-            Job::Spawn(spec) => Done::Spawned(self.start(&spec)),
+            Job::Spawn(spec) => Done::Spawned(self.start(*spec)),
             Job::Fs(job) => Done::Fs(Box::new(sftp::fs::run(*job))),
             Job::Scp(job) => Done::Scp(Box::new(scp::jobs::run(*job))),
             Job::Resolve { host, port } => Done::Resolved(forward::resolve(&host, port)),
@@ -181,8 +181,18 @@ impl Executor {
         }
     }
 
-    fn start(&self, spec: &SpawnSpec) -> Result<Child, SpawnFailed> {
-        let child = spawn(spec)?;
+    fn start(&self, mut spec: SpawnSpec) -> Result<Child, SpawnFailed> {
+        match spec.auth_info.as_ref().map(AuthInfo::file) {
+            Some(Ok(Some(path))) => {
+                spec.env.add("SSH_USER_AUTH", path.as_os_str().as_encoded_bytes());
+            }
+            Some(Err(why)) => {
+                let user = escape(spec.account.name.as_bytes());
+                warn!(%user, %why, "ExposeAuthInfo: no file can be made for {user}: {why}");
+            }
+            _ => {}
+        }
+        let child = spawn(&spec)?;
         let is_told = matches!(spec.program, Program::Notice(_));
         let terminal = spec.pty.as_ref().filter(|_| !is_told).and_then(|path| path.to_str().ok());
         if let (Some(recorder), Some(terminal)) = (&self.recorder, terminal) {

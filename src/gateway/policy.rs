@@ -28,13 +28,13 @@ use super::key_options::{self, Options};
 use super::program::{About, Answers};
 use super::upstream::{self, Fleets};
 use crate::base::{escape, wildcard_match};
-use crate::connection::Presence;
+use crate::connection::{Method, Presence};
 use crate::crypto::keys::revoked;
 use crate::crypto::{Certificate, KeyAlgorithm, KeyKind, PublicKey, SignatureAlgorithm};
 use crate::limits::{AUTHORIZED_KEYS_BYTES_MAX, BANNER_BYTES_MAX, REVOKED_KEYS_BYTES_MAX};
 use crate::services::forward::{DisplayRules, Forwarding};
 use crate::services::upstream::{Finder, Trouble, Upstream};
-use crate::services::{Account, Demands, Grant, Rules, Subsystem, is_listed};
+use crate::services::{Account, AuthInfo, Demands, Grant, Rules, Subsystem, is_listed};
 
 /// While it exists nobody but root has sessions: everybody else is shown its text.
 const NO_LOGIN: &str = "/etc/nologin";
@@ -255,6 +255,10 @@ impl Policy {
                     info!(%user, %source, "Passed over before {source} let {user} in: {note}");
                 }
                 let mut grant = self.grant(account, login, found, Some(request.key));
+                if let Some(info) = &mut grant.rules.auth_info {
+                    let method = Method::PublicKey.name();
+                    *info = AuthInfo::new(method, Some(request.key), request.certificate);
+                }
                 grant.upstream = route.ok().flatten().map(Arc::new);
                 Ok(grant)
             }
@@ -487,6 +491,7 @@ impl Policy {
             interactive_class: login.ip_qos.interactive,
             bulk_class: login.ip_qos.bulk,
             forwarding,
+            auth_info: login.expose_auth_info.then(AuthInfo::default),
         }
     }
 }

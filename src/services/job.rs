@@ -19,7 +19,7 @@ use crate::services::process::Environment;
 use crate::services::scp::{ScpDone, ScpJob};
 use crate::services::sftp::{FsDone, FsJob};
 use crate::services::upstream::{Trouble, Upstream, Way};
-use crate::services::{Child, RoutingDomain, Rules, Terminal, TerminalSpec};
+use crate::services::{AuthInfo, Child, RoutingDomain, Rules, Terminal, TerminalSpec};
 use crate::transport::RekeyLimits;
 use crate::wire::Reader;
 
@@ -439,6 +439,8 @@ pub struct SpawnSpec {
     pub open_files: Option<u64>,
     /// The client's X server, which xauth is told of first.
     pub display: Option<Display>,
+    /// What the program can read about its login.
+    pub auth_info: Option<AuthInfo>,
 }
 
 #[derive(Debug, thiserror::Error)]

@@ -27,6 +27,9 @@ impl Rules {
         self.user_rc &= before.user_rc;
         self.forced_by_settings |= before.forced_by_settings;
         self.forwarding = self.forwarding.after(&before.forwarding);
+        if let (Some(own), Some(before)) = (&mut self.auth_info, &before.auth_info) {
+            own.after(before);
+        }
         self
     }
 }

@@ -2,6 +2,7 @@
 //! [`Job`]s and hear their outcome; the shard carries both.
 
 mod attached;
+mod auth_info;
 mod child;
 mod credit;
 pub mod forward;
@@ -28,6 +29,7 @@ pub mod upstream;
 mod user_environment;
 
 pub use attached::{Attached, Noted};
+pub use auth_info::AuthInfo;
 #[cfg(feature = "sim")]
 pub use child::Script;
 pub use child::{Child, Exit, Pipes, signal_by_name};

@@ -2,6 +2,7 @@ use std::time::Duration;
 
 use crate::base::wildcard_match;
 use crate::limits::{CHANNEL_TIMEOUTS_MAX, ENV_COUNT_MAX, PARCEL_BYTES_MAX};
+use crate::services::AuthInfo;
 use crate::services::forward::{DisplayRules, Forwarding, GatewayPorts, Permits, Ways};
 use crate::wire::Reader;
 
@@ -39,6 +40,8 @@ pub struct Rules {
     pub bulk_class: Option<u8>,
     /// What may be forwarded.
     pub forwarding: Forwarding,
+    /// ExposeAuthInfo: what sessions are told about the login.
+    pub auth_info: Option<AuthInfo>,
 }
 
 impl Rules {
@@ -75,6 +78,7 @@ impl Rules {
         }
         put(&seconds(self.unused_timeout.unwrap_or_default()));
         put_forwarding(&self.forwarding, &mut put);
+        put(self.auth_info.as_ref().map_or("", AuthInfo::text).as_bytes());
         put(&(self.variables.len() as u32).to_be_bytes());
         for (name, value) in &self.variables {
             put(name.as_bytes());
@@ -100,6 +104,7 @@ impl Rules {
         let bulk_class = r.string(1).ok()?.first().copied();
         let unused_timeout = Some(time(&mut r)?).filter(|time| !time.is_zero());
         let forwarding = forwarding_of(&mut r)?;
+        let auth_info = Some(text(&mut r)?).filter(|text| !text.is_empty()).map(AuthInfo::with);
         let mut variables = Vec::new();
         for _ in 0..count(&mut r, ENV_COUNT_MAX)? {
             variables.push((text(&mut r)?, text(&mut r)?));
@@ -123,6 +128,7 @@ impl Rules {
             interactive_class,
             bulk_class,
             forwarding,
+            auth_info,
         })
     }
 }
@@ -281,6 +287,7 @@ mod tests {
                 display: DisplayRules { offset: 7, localhost: false, xauth: None },
                 ..Forwarding::default()
             },
+            auth_info: Some(AuthInfo::with("password\n".to_owned())),
         };
         let bytes = rules.encode();
         assert_eq!(Rules::decode(&bytes), Some(rules));

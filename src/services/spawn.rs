@@ -400,6 +400,7 @@ mod tests {
             peer: ([127, 0, 0, 1], 9).into(),
             open_files: None,
             display: None,
+            auth_info: None,
         }
     }
 

@@ -46,7 +46,8 @@ fn edge() -> Vec<Seed> {
     };
     let algorithm = SignatureAlgorithm::Ed25519;
     let secret = |bytes: &[u8]| Some(Secret::copy(bytes));
-    let secrets = Secrets { password: secret(b"a password"), code: secret(b"123456") };
+    let (password, code) = (secret(b"a password"), secret(b"123456"));
+    let secrets = Secrets { password, code, prompted: true };
     let proofs = vec![Proof::Secrets { interactive: true }, Proof::Secrets { interactive: false }];
     let asks = [
         ("ready", Ask::Ready),

@@ -28,7 +28,8 @@ impl Connection<Server> {
             self.refuse_later(now, now);
             return None;
         }
-        let secrets = Secrets { password: Some(Secret::copy(password)), code: None };
+        let password = Some(Secret::copy(password));
+        let secrets = Secrets { password, code: None, prompted: false };
         self.ask_about(Method::Password, secrets, now)
     }
 
@@ -83,7 +84,7 @@ impl Connection<Server> {
         self.check_requests()?;
         let mut answers = response.answers();
         let mut next = |asked: bool| if asked { answers.next().map(Secret::copy) } else { None };
-        let secrets = Secrets { password: next(password), code: next(code) };
+        let secrets = Secrets { password: next(password), code: next(code), prompted: true };
         Ok(self.ask_about(Method::KeyboardInteractive, secrets, now))
     }
 

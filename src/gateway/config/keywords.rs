@@ -293,7 +293,7 @@ pub const TABLE: &[Keyword] = &[
     honoured("DenyUsers", Match, USERS, honour::deny_users, dump::deny_users),
     honoured("DisableForwarding", Match, YES_NO,
         forwarding::disable_forwarding, forwarding::dump_disable_forwarding),
-    offer("ExposeAuthInfo", Match, &["no"], &["yes"], "telling sessions how they logged in is not built yet"),
+    honoured("ExposeAuthInfo", Match, YES_NO, login::expose_auth_info, login::dump_expose_auth_info),
     not_yet("FingerprintHash", Global, &["SHA256"], "fingerprints are always SHA-256"),
     honoured("ForceCommand", Match, "a command line, internal-sftp, or none",
         honour::force_command, dump::force_command),

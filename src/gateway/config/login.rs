@@ -93,6 +93,14 @@ pub fn dump_kbd_interactive_authentication(view: &View<'_>) -> Vec<String> {
     one(yes_no(view.login.kbd_interactive_authentication))
 }
 
+pub fn expose_auth_info(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.login.expose_auth_info, values.flag()?)
+}
+
+pub fn dump_expose_auth_info(view: &View<'_>) -> Vec<String> {
+    one(yes_no(view.login.expose_auth_info))
+}
+
 pub fn permit_empty_passwords(target: &mut Target, values: &Values<'_>) -> Done {
     first(&mut target.login.permit_empty_passwords, values.flag()?)
 }

@@ -205,6 +205,7 @@ settings! {
             password_authentication: bool,
             kbd_interactive_authentication: bool,
             permit_empty_passwords: bool,
+            expose_auth_info: bool,
             /// Hashes of passwords; `None`: nobody has one.
             password_file: Option<PathBuf>,
             /// Secrets of codes; `None`: none is asked for.
@@ -392,6 +393,8 @@ impl Default for Penalties {
     }
 }
 
+const KEYS_FILES: [&str; 2] = [".ssh/authorized_keys", ".ssh/authorized_keys2"];
+
 impl Default for Effective {
     fn default() -> Effective {
         Effective {
@@ -403,6 +406,7 @@ impl Default for Effective {
             password_authentication: false,
             kbd_interactive_authentication: false,
             permit_empty_passwords: false,
+            expose_auth_info: false,
             password_file: None,
             totp_file: None,
             pubkey_algorithms: KeyAlgorithm::ALL.to_vec(),
@@ -416,10 +420,7 @@ impl Default for Effective {
             authorized_keys_command_user: None,
             authorized_principals_command: Vec::new(),
             authorized_principals_command_user: None,
-            authorized_keys_files: vec![
-                ".ssh/authorized_keys".to_owned(),
-                ".ssh/authorized_keys2".to_owned(),
-            ],
+            authorized_keys_files: KEYS_FILES.map(str::to_owned).to_vec(),
             set_env: Vec::new(),
             force_command: None,
             permit_tty: true,

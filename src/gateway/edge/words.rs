@@ -161,6 +161,7 @@ impl Ask {
                     out.push(u8::from(secret.is_some()));
                     put(&mut out, secret.as_ref().map_or(&[], Secret::bytes));
                 }
+                out.push(u8::from(secrets.prompted));
             }
             Ask::HandOver { link, proofs, record, inbound } => {
                 out.reserve(record.len() + inbound.len() + 4096);
@@ -202,7 +203,11 @@ impl Ask {
                 ticket: ticket(&mut r)?,
                 from: origin(&mut r)?,
                 user: user(&mut r)?,
-                secrets: Secrets { password: secret(&mut r)?, code: secret(&mut r)? },
+                secrets: Secrets {
+                    password: secret(&mut r)?,
+                    code: secret(&mut r)?,
+                    prompted: flag(&mut r)?,
+                },
             },
             7 => Ask::HandOver {
                 link: r.uint64()?,
@@ -504,7 +509,8 @@ mod tests {
             routing: RoutingDomain::new(b"vrf-blue"),
         };
         let user = || "ann".to_owned();
-        let secrets = Secrets { password: Some(Secret::copy(b"secret")), code: None };
+        let password = Some(Secret::copy(b"secret"));
+        let secrets = Secrets { password, code: None, prompted: true };
         let signature: Box<[u8]> = Box::new([7; 83]);
         let key =
             |host_bound| Proof::Key { shown: shown(), host_bound, signature: signature.clone() };

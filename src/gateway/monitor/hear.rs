@@ -154,7 +154,7 @@ impl Clerk {
             }
             Ask::CheckSecrets { ticket, from, user, secrets } => {
                 let about = self.state().cases.ask(&from, &user)?;
-                let Secrets { password, code } = &secrets;
+                let Secrets { password, code, .. } = &secrets;
                 let subject = Subject::Secrets(password.is_some(), code.is_some());
                 let secrets = Box::new(secrets);
                 let job = Job::CheckSecrets { user: user.into(), secrets, from, about };

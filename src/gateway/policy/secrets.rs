@@ -52,6 +52,11 @@ impl Policy {
         let options = Options { no_touch: true, ..Options::default() };
         let mut grant =
             self.grant(account, login, Found { options, source: source.to_owned() }, None);
+        if let Some(info) = &mut grant.rules.auth_info {
+            let method =
+                if secrets.prompted { Method::KeyboardInteractive } else { Method::Password };
+            *info = AuthInfo::new(method.name(), None, None);
+        }
         grant.upstream = route.ok().flatten().map(Arc::new);
         Ok(grant)
     }
@@ -126,7 +131,8 @@ mod tests {
                 path.display()
             );
             let config = parse(text.as_bytes()).unwrap_or_else(|errors| panic!("{errors}"));
-            let secrets = Secrets { password: Some(Secret::copy(password.as_bytes())), code: None };
+            let password = Some(Secret::copy(password.as_bytes()));
+            let secrets = Secrets { password, code: None, prompted: false };
             let comer = Comer {
                 user,
                 peer: ([192, 0, 2, 7], 50_000).into(),
@@ -146,6 +152,11 @@ mod tests {
         passwords::counting::taken();
         let grant = scene.permit(me, PASSWORD, "").expect("let in");
         assert_eq!((grant.key, &*grant.source), (None, "a password"));
+        assert_eq!(grant.rules.auth_info, None, "ExposeAuthInfo is off");
+        let told = scene.permit(me, PASSWORD, "ExposeAuthInfo yes").expect("let in");
+        assert_eq!(told.rules.auth_info, Some(AuthInfo::new("password", None, None)));
+        passwords::counting::taken();
+        scene.permit(me, PASSWORD, "").expect("let in");
         assert_eq!(passwords::counting::taken().len(), 1);
         for (user, password, more) in [
             (me, "wrong", ""),

@@ -40,6 +40,13 @@ pub struct Environment {
 }
 
 impl Environment {
+    /// One more fact of the session, which nobody can change.
+    pub fn add(&mut self, name: &str, value: &[u8]) {
+        let mut variables = Variables(std::mem::take(&mut self.behind));
+        variables.set(name, value);
+        self.behind = variables.0;
+    }
+
     /// Complete `NAME=value` strings, with the variables that the account's own file sets.
     pub fn complete(&self, own: &[(String, Vec<u8>)]) -> Vec<CString> {
         let mut variables = Variables(self.before.clone());

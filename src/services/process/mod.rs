@@ -348,6 +348,7 @@ impl Process {
             peer: self.login.client,
             open_files: self.login.open_files,
             display: self.display.clone(),
+            auth_info: self.login.rules.auth_info.clone(),
         };
         self.phase = Phase::Starting { want_reply };
         io.job(TAG_SPAWN, Job::Spawn(Box::new(spec)));
