@@ -428,6 +428,14 @@ pub const SFTP_REQUEST_BYTES_MAX: u32 = 16 * 1024;
 /// What one job of a copy-data request copies, and what it holds in memory while it does.
 pub const SFTP_COPY_JOB_BYTES_MAX: u64 = 32 * 1024 * 1024;
 pub const SFTP_COPY_STEP_BYTES: usize = 256 * 1024;
+/// Accounts of one file, which is read whole, and keys of one account.
+pub const ACCOUNTS_MAX: usize = 10_000;
+pub const ACCOUNT_KEYS_MAX: usize = 64;
+/// Folders of one account that have rights of their own: each is compared with for each path.
+pub const ACCOUNT_FOLDERS_MAX: usize = 64;
+/// How often a path is looked up again when the kernel is not sure where a `..` led, because somebody
+/// renamed something meanwhile; it is sure at once where nobody does.
+pub const RESOLVE_TRIES_MAX: u32 = 64;
 /// Requests read from the channel and not answered yet.
 pub const SFTP_REQUESTS_MAX: usize = 256;
 /// Their bytes: paths are kept until their turn comes.

@@ -3,6 +3,10 @@
 //! only (`useradd` and `userdel` of the package passwd).
 #![allow(clippy::disallowed_methods, reason = "tests wait on the real clock")]
 
+#[path = "accounts/residents.rs"]
+mod residents;
+#[path = "accounts/roots.rs"]
+mod roots;
 mod support;
 
 use std::fs;
@@ -239,7 +243,7 @@ fn keys_change_both_ways_with_the_host_key_far_away() {
 #[test]
 fn an_idle_process_ends_and_the_next_login_starts_another() {
     let Some(account) = Account::new() else { return };
-    let gateway = root_gateway(&[], Some(200));
+    let gateway = root_gateway(&[], Some(1000));
     assert_eq!(says(&gateway, &account, "echo one"), "one");
     let first = account.delegates();
     assert_eq!(first.len(), 1);
@@ -248,7 +252,7 @@ fn an_idle_process_ends_and_the_next_login_starts_another() {
     assert_eq!(zombies(gateway.child.id()), 0);
     assert_eq!(says(&gateway, &account, "echo two"), "two");
     // Longer than the idle time, and nothing is idle.
-    assert_eq!(says(&gateway, &account, "sleep 1; echo three"), "three");
+    assert_eq!(says(&gateway, &account, "sleep 2; echo three"), "three");
     assert!(!gateway.log().contains("killing"), "{}", gateway.log());
 }
 

@@ -2,6 +2,7 @@
 //! root, never by hand, so it has no help of its own.
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use crate::observe::log::{self, Levels, LogSetup, Outlet};
 
 struct Flags {
     uid: u32,
+    root: Option<PathBuf>,
     reactors: usize,
     idle_time: Duration,
     log: LogSetup,
@@ -28,8 +30,12 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
         complain("delegate: started by a gateway that runs as root, not by hand\n");
         return ExitCode::from(EXIT_USAGE);
     };
+    if let (Some(_), Outlet::Syslog(syslog)) = (&flags.root, &flags.log.outlet) {
+        syslog.open();
+    }
     let options = Options {
         uid: flags.uid,
+        root: flags.root,
         reactors: flags.reactors,
         idle_time: flags.idle_time,
         log: lines::write_all,
@@ -50,12 +56,19 @@ fn parse(args: impl Iterator<Item = OsString>) -> Option<Flags> {
         format: LogFormat::Text,
         outlet: Outlet::StandardError,
     };
+    let mut root = None;
     let (mut uid, mut reactors, mut idle_time, mut log) = (None, 1, DELEGATE_IDLE_TIME, log);
     let mut parser = lexopt::Parser::from_args(args);
     while let Some(arg) = parser.next().ok()? {
         let Arg::Long(name) = arg else { return None };
         let name = name.to_owned();
-        let value = parser.value().ok()?.into_string().ok()?;
+        let value = parser.value().ok()?;
+        if name == "root" {
+            root = Some(PathBuf::from(value)).filter(|root| root.is_absolute());
+            root.as_ref()?;
+            continue;
+        }
+        let value = value.into_string().ok()?;
         match name.as_str() {
             "uid" => uid = Some(value.parse().ok()?),
             "idle-time" => {
@@ -85,7 +98,7 @@ fn parse(args: impl Iterator<Item = OsString>) -> Option<Flags> {
             _ => return None,
         }
     }
-    Some(Flags { uid: uid?, reactors, idle_time, log })
+    Some(Flags { uid: uid?, root, reactors, idle_time, log })
 }
 
 #[cfg(test)]
@@ -116,6 +129,7 @@ mod tests {
             "--log-format xml",
             "--log-level LOUD",
             "--other 1",
+            "--root x",
         ] {
             assert!(parsed(&format!("--uid 7 {bad}")).is_none(), "{bad}");
         }

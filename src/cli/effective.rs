@@ -1,7 +1,9 @@
 //! `-T` and `-C`: the settings that hold for a connection.
 
-use crate::gateway::accounts;
+use std::path::Path;
+
 use crate::gateway::config::{Config, Who};
+use crate::gateway::{accounts, residents};
 
 use super::flags::Connection;
 
@@ -32,11 +34,15 @@ pub fn dump(
         Some(user) => accounts::by_name(user).map_err(|why| format!("user {user}: {why}"))?,
         None => None,
     };
+    let residents = residents::check(config)?;
+    let resident = connection.user.as_ref().and_then(|user| residents.find(user));
     let groups = account.as_ref().map(accounts::group_ids).unwrap_or_default();
     let exists = match completeness {
         _ if connection.invalid_user => Some(false),
         Completeness::AsGiven => Some(true),
-        Completeness::Asked => connection.user.as_ref().map(|_| account.is_some()),
+        Completeness::Asked => {
+            connection.user.as_ref().map(|_| account.is_some() || resident.is_some())
+        }
     };
     let who = Who {
         user: connection.user.as_deref(),
@@ -49,6 +55,10 @@ pub fn dump(
     };
     match config.lacks(&who).filter(|_| completeness == Completeness::Asked) {
         Some(name) => Err(format!("a Match line asks for {name}; tell it with -C {name}=...")),
-        None => Ok(config.dump(&config.effective(&who))),
+        None => {
+            let path = config.login.accounts_file.as_deref().unwrap_or(Path::new(""));
+            let told = resident.map(|resident| resident.tell(path)).unwrap_or_default();
+            Ok(config.dump(&config.effective(&who)) + &told)
+        }
     }
 }

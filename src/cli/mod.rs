@@ -7,6 +7,7 @@ mod edge;
 mod effective;
 mod flags;
 mod letters;
+mod passwd;
 mod serve;
 mod sftp_log;
 mod sftp_server;
@@ -34,6 +35,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("ssh", "log in at an SSH server and run a command or a shell there"),
     ("cp", "copy files to and from SSH servers"),
     ("bench", "measure ciphers and key exchanges here, or what a server does under load"),
+    ("passwd", "make the hash of a password, or a secret for codes"),
     ("sftp-server", "serve SFTP on standard input and output, for any sshd"),
 ];
 
@@ -57,6 +59,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some("sftp-server") => sftp_server::run(args),
         Some("ssh") => ssh::run(args),
         Some("cp") => cp::run(args),
+        Some("passwd") => passwd::run(args),
         Some("bench") => bench::run(args),
         Some("delegate") => delegate::run(args),
         Some("edge") => edge::run(args),

@@ -19,8 +19,8 @@ use crate::gateway::cipher_speed;
 use crate::gateway::config::{Config, Disk, Request, Surroundings};
 use crate::gateway::host_keys::{self, HostKeys};
 use crate::gateway::names;
-use crate::gateway::passwords;
 use crate::gateway::serve::{self, Connections, KeyRules, Options, Reload};
+use crate::gateway::{chroot, passwords};
 use crate::observe::lines;
 use crate::observe::log::{self, Levels, LogSetup, Outlet};
 
@@ -109,6 +109,10 @@ fn check(flags: &ServeFlags, config: &Config) -> ExitCode {
         }
     }
     if let Err(why) = passwords::check_files(config) {
+        complain(&format!("{why}\n"));
+        return ExitCode::from(EXIT_USAGE);
+    }
+    if let Err(why) = chroot::check_places(config) {
         complain(&format!("{why}\n"));
         return ExitCode::from(EXIT_USAGE);
     }

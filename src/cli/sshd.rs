@@ -23,9 +23,9 @@ use crate::gateway::config::{
 use crate::gateway::daemon::{self, Detach};
 use crate::gateway::host_keys::{self, HostKeys};
 use crate::gateway::names;
-use crate::gateway::passwords;
 use crate::gateway::serve::{self, Connections, Ending, KeyRules, Options, Reload};
 use crate::gateway::syslog::{self, Severity, Syslog};
+use crate::gateway::{chroot, passwords};
 use crate::observe::lines;
 use crate::observe::log::{self, Levels, LogSetup, Outlet};
 
@@ -152,6 +152,10 @@ fn check(flags: &SshdFlags, config: &Config) -> ExitCode {
     }
     if flags.action != Action::Dump {
         if let Err(why) = passwords::check_files(config) {
+            flags.tell(&format!("{why}\n"));
+            return ExitCode::from(EXIT_FAILED);
+        }
+        if let Err(why) = chroot::check_places(config) {
             flags.tell(&format!("{why}\n"));
             return ExitCode::from(EXIT_FAILED);
         }

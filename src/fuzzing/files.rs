@@ -8,6 +8,7 @@ use crate::crypto::keys::revoked::is_revoked;
 use crate::crypto::{KeyKind, PublicKey, SignatureAlgorithm};
 use crate::gateway::authorized_keys::{Use, parse_line, search};
 use crate::gateway::config::{Config, Effective, Who, parse};
+use crate::gateway::residents::Residents;
 
 /// A configuration file. What is accepted and printed is accepted again and means the same.
 pub fn sshd_config(data: &[u8]) {
@@ -90,6 +91,30 @@ pub fn revoked_keys(data: &[u8]) {
         let more = [&text[..], b"\n", key.to_openssh_line("").as_bytes()].concat();
         assert_eq!(is_revoked(&more, key, None), Ok(true));
         assert!(!found || text.windows(4).any(|word| word == b"AAAA"));
+    }
+}
+
+/// A file of accounts; `KEY` stands for a key.
+pub fn accounts(data: &[u8]) {
+    let key = private_key(KeyKind::Ed25519).public();
+    let text = replace(data, b"KEY", key.to_openssh_line("").as_bytes());
+    let Ok(text) = std::str::from_utf8(&text) else { return };
+    match Residents::parse(text) {
+        Err(wrong) => {
+            assert!(wrong.line > 0 && wrong.line <= text.lines().count());
+            assert!(!wrong.problem.is_empty());
+        }
+        Ok(residents) => {
+            let names = residents.hashes();
+            for (name, _) in names.lines().filter_map(|line| line.split_once(':')) {
+                let Some(one) = residents.find(name) else { panic!("{name} is lost") };
+                assert!(one.files.root.is_absolute());
+                assert!(
+                    one.tell(std::path::Path::new("f")).lines().all(|line| line.starts_with('#'))
+                );
+                one.files.rights_in(b"/in/deep");
+            }
+        }
     }
 }
 

@@ -30,7 +30,7 @@ pub use codec::{
     agent, channel, proxy_header, reader, sftp, terminal_modes, transport_messages, userauth,
 };
 pub use edge::edge;
-pub use files::{authorized_keys, known_hosts, revoked_keys, sshd_config};
+pub use files::{accounts, authorized_keys, known_hosts, revoked_keys, sshd_config};
 pub use greeting::{ident, kexinit};
 pub use handoff::handoff;
 pub use keys::{
@@ -57,6 +57,7 @@ pub type Target = fn(&[u8]);
 /// Every target by name. Each has a file in `tests/fuzz/fuzz_targets` and a folder in
 /// `tests/corpus`.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("accounts", accounts),
     ("agent", agent),
     ("authorized_keys", authorized_keys),
     ("certificate", certificate),

@@ -5,8 +5,8 @@ use nix::errno::Errno as Name;
 
 use super::sftp_server::{Desk, Played};
 use crate::reactor::{Errno, Fd, Op};
-use crate::services::Done;
 use crate::services::sftp::{FileId, FsDone, FsJob, Opened, Subject};
+use crate::services::{Done, Root};
 use crate::wire::Writer;
 use crate::wire::sftp::{Attributes, VfsStatus, put_name};
 
@@ -66,12 +66,12 @@ impl<S: Played> Desk<S> {
             assert!(self.open.contains_key(&fd.0), "a job on a closed file: {job:?}");
         }
         match job {
-            FsJob::Base { home, .. } => FsDone::Base(home.to_bytes().into()),
+            FsJob::Base { home, .. } => FsDone::Base(Root::System, home.to_bytes().into()),
             FsJob::Open { .. } => {
                 let fd = self.open_one(self.size);
                 // Some are one and the same file.
                 let file = FileId { device: 1, inode: (fd.0 % 5) as u64 };
-                FsDone::Opened(Opened { fd, file, regular: self.fate % 8 != 7 })
+                FsDone::Opened(Opened { fd, file, regular: self.fate % 8 != 7, size: 0 })
             }
             FsJob::OpenDirectory { .. } => FsDone::OpenedDirectory(self.open_one(LISTINGS)),
             FsJob::ReadDirectory { fd, accounts } => {

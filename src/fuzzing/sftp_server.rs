@@ -14,7 +14,7 @@ use crate::crypto::KeyKind;
 use crate::limits::{HEADROOM, PACKET_SLOT, SFTP_HANDLES_MAX, SFTP_PACKET_BYTES_MAX};
 use crate::reactor::{Chunk, Class, Gather, Lease, Op, Pool, PoolSizes};
 use crate::services::sftp::{FsJob, Options, Sftp};
-use crate::services::{Io, Job, Outgoing, Service, Surroundings, Wishes};
+use crate::services::{Io, Job, Outgoing, Root, Service, Surroundings, Wishes};
 use crate::transport::{Env, Error, Outbox};
 use crate::wire::Writer;
 use crate::wire::channel::{
@@ -116,7 +116,7 @@ pub(super) struct Desk<S: Played = Sftp> {
 
 impl Desk {
     fn new(seed: u8) -> Desk {
-        Desk::with(seed, Sftp::new(Path::new("/home/me"), "me", Options::default()))
+        Desk::with(seed, Sftp::new(Root::System, Path::new("/home/me"), "me", Options::default()))
     }
 }
 
@@ -360,7 +360,7 @@ impl<S: Played> Desk<S> {
             self.ops.push_back((tag, op));
         }
         for (tag, job) in wishes.jobs {
-            let Job::Fs(job) = job else { panic!("a job that is not SFTP's") };
+            let Job::Fs(_, job) = job else { panic!("a job that is not SFTP's") };
             assert!(self.jobs.iter().all(|(other, _)| *other != tag), "a tag twice in flight");
             self.jobs.push_back((tag, *job));
         }

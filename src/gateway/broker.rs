@@ -6,11 +6,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
-use std::ffi::CString;
+use std::ffi::{CString, OsStr};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -28,7 +29,7 @@ use super::socket::Messenger;
 use super::syslog;
 use crate::crypto::{Certificate, PrivateKey, SignatureAlgorithm};
 use crate::limits::{DELEGATE_ENDING_TIME, LOGIN_PEERS_MAX, PARCEL_BYTES_MAX};
-use crate::services::{Account, lastlog};
+use crate::services::{Account, Grant, Place, lastlog};
 use crate::shard::HandOver;
 
 /// The descriptor number at which a delegate finds its end of the socket pair.
@@ -89,8 +90,8 @@ pub fn run(
 
 struct Broker<'a> {
     config: &'a BrokerConfig,
-    /// By uid.
-    delegates: BTreeMap<u32, Arc<Delegate>>,
+    /// By uid and root directory.
+    delegates: BTreeMap<(u32, Option<PathBuf>), Arc<Delegate>>,
     /// Every listener holds a copy as long as its process exists.
     alive: Sender<Infallible>,
 }
@@ -124,7 +125,7 @@ enum Passed {
 
 impl Broker<'_> {
     fn deliver(&mut self, connection: HandOver) {
-        let account = &connection.grant.account;
+        let Grant { account, place, .. } = &*connection.grant;
         // SAFETY: the shard gave this descriptor up when it handed the connection over.
         let socket = unsafe { OwnedFd::from_raw_fd(connection.socket.0) };
         let bytes = Parcel::Connection {
@@ -135,7 +136,9 @@ impl Broker<'_> {
             inbound: connection.inbound,
             grant: connection.grant.encode(),
         };
-        if let Err(why) = self.pass(account, connection.ends.peer, &bytes.encode(), &socket) {
+        if let Err(why) =
+            self.pass((account, place), connection.ends.peer, &bytes.encode(), &socket)
+        {
             let (link, user) = (connection.serial, &account.name);
             error!(link, user, %why, "a connection did not reach the process of {user}: {why}");
         }
@@ -143,12 +146,13 @@ impl Broker<'_> {
 
     fn pass(
         &mut self,
-        account: &Account,
+        (account, place): (&Account, &Place),
         peer: SocketAddr,
         bytes: &[u8],
         socket: &OwnedFd,
     ) -> io::Result<()> {
-        if let Some(delegate) = self.delegates.get(&account.uid) {
+        let key = (account.uid, place.chroot().map(Path::to_owned));
+        if let Some(delegate) = self.delegates.get(&key) {
             match delegate.pass(peer, bytes, socket) {
                 Passed::Yes => return Ok(()),
                 Passed::No(why) => return Err(why),
@@ -156,9 +160,9 @@ impl Broker<'_> {
             }
         }
         self.delegates.retain(|_, delegate| !delegate.door().closed);
-        let delegate = self.start(account)?;
+        let delegate = self.start(account, place)?;
         let passed = delegate.pass(peer, bytes, socket);
-        self.delegates.insert(account.uid, delegate);
+        self.delegates.insert(key, delegate);
         match passed {
             Passed::Yes => Ok(()),
             Passed::No(why) => Err(why),
@@ -166,9 +170,11 @@ impl Broker<'_> {
         }
     }
 
-    fn start(&self, account: &Account) -> io::Result<Arc<Delegate>> {
+    fn start(&self, account: &Account, place: &Place) -> io::Result<Arc<Delegate>> {
+        // Many exist here alone, and share one account of the system and its process.
+        let name = place.service().unwrap_or(&account.name);
         let (ours, theirs) = Messenger::pair()?;
-        let child = Process(spawn(self.config, account, &theirs)?);
+        let child = Process(spawn(self.config, (account, name, place.chroot()), &theirs)?);
         drop(theirs);
         let keys = self.config.host_keys.iter().map(|key| key.public().blob().to_vec());
         let settings = self.config.settings.clone();
@@ -179,10 +185,10 @@ impl Broker<'_> {
             certificates: certificates.collect(),
         };
         ours.try_send(&setup.encode(), None)?;
-        let (user, pid) = (&account.name, child.0.id());
+        let (user, pid) = (name, child.0.id());
         info!(user, pid, "Started process {pid} for {user}");
         let delegate = Arc::new(Delegate {
-            user: account.name.clone(),
+            user: name.to_owned(),
             uid: account.uid,
             messenger: ours,
             door: Mutex::default(),
@@ -195,7 +201,7 @@ impl Broker<'_> {
             _alive: self.alive.clone(),
         };
         thread::Builder::new()
-            .name(format!("for {}", account.name))
+            .name(format!("for {name}"))
             .stack_size(256 * 1024)
             .spawn(move || listener.listen())?;
         Ok(delegate)
@@ -246,9 +252,13 @@ impl Delegate {
 /// The new process still has root's uid when it begins, and gives it up itself before it does
 /// anything else: a process that has given root up cannot be traced by its account, one that was
 /// started as the account could be, and with it our signatures be had for the asking.
-fn spawn(config: &BrokerConfig, account: &Account, theirs: &Messenger) -> io::Result<Child> {
+fn spawn(
+    config: &BrokerConfig,
+    (account, name, root): (&Account, &str, Option<&Path>),
+    theirs: &Messenger,
+) -> io::Result<Child> {
     let gid = account.gid;
-    let name = CString::new(account.name.as_str())?;
+    let name = CString::new(name)?;
     let groups = getgrouplist(&name, Gid::from_raw(gid))?;
     let groups: Vec<libc::gid_t> = groups.into_iter().map(Gid::as_raw).collect();
     let socket = theirs.as_owned_fd().as_raw_fd();
@@ -258,6 +268,7 @@ fn spawn(config: &BrokerConfig, account: &Account, theirs: &Messenger) -> io::Re
         .arg0("tidegate")
         .arg("delegate")
         .args(["--uid", &account.uid.to_string()])
+        .args(root.iter().flat_map(|root| [OsStr::new("--root"), root.as_os_str()]))
         .args(["--reactors", &config.reactors.to_string()])
         .args(["--idle-time", &config.idle_time.as_millis().to_string()])
         .args(["--log-format", format])

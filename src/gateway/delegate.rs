@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{io, thread};
@@ -36,6 +37,8 @@ const IDLE_CHECKS: u32 = 6;
 pub struct Options {
     /// The account it acts for.
     pub uid: u32,
+    /// The directory that is to be its root.
+    pub root: Option<PathBuf>,
     pub reactors: usize,
     /// How long it stays without a connection.
     pub idle_time: Duration,
@@ -48,6 +51,10 @@ pub struct Options {
 /// # Errors
 /// The process was not started by a gateway, or could not start its reactors.
 pub fn run(options: &Options) -> anyhow::Result<()> {
+    if let Some(root) = &options.root {
+        services::enter_root(root)
+            .with_context(|| format!("cannot enter the root {}", root.display()))?;
+    }
     become_account(options.uid).context("cannot give up root's rights")?;
     // It was started by a path that names it otherwise.
     nix::sys::prctl::set_name(c"tidegate")?;

@@ -24,7 +24,7 @@ use super::startups::{KeptOut, Refused, Startups};
 use super::workers::{Reply, Workers};
 use crate::connection::ConnectionConfig;
 use crate::reactor::{self, Fd, Token, Waker};
-use crate::services::{Done, Grant, Job, RoutingDomain};
+use crate::services::{self, Done, Grant, Job, RoutingDomain};
 use crate::shard::{Admission, Asking, Ends, HandOver, Mail, Outside, Report, StartupEnd};
 
 /// How other threads reach one shard. What waits in the inbox is bounded by what was admitted:
@@ -233,7 +233,9 @@ impl Outside for Desk {
     }
 
     fn serves(&self, grant: &Grant) -> bool {
-        self.office.uid.is_some_and(|uid| grant.upstream.is_some() || uid == grant.account.uid)
+        let here =
+            |uid| uid == grant.account.uid && grant.place.chroot() == services::entered_root();
+        self.office.uid.is_some_and(|uid| grant.upstream.is_some() || here(uid))
     }
 
     fn hand_over(&mut self, connection: Box<HandOver>) -> Result<(), Box<HandOver>> {

@@ -99,8 +99,8 @@ impl Execute for Executor {
             }
             Job::Terminal(spec) => Done::Terminal(open_terminal(&spec)),
             Job::Spawn(spec) => Done::Spawned(self.start(*spec)),
-            Job::Fs(job) => Done::Fs(Box::new(sftp::fs::run(*job))),
-            Job::Scp(job) => Done::Scp(Box::new(scp::jobs::run(*job))),
+            Job::Fs(root, job) => Done::Fs(Box::new(sftp::fs::run(&root, *job))),
+            Job::Scp(root, job) => Done::Scp(Box::new(scp::jobs::run(&root, *job))),
             Job::Resolve { host, port } => Done::Resolved(forward::resolve(&host, port)),
             Job::FindHosts { upstream } => Done::Hosts(match &self.policy {
                 Some(policy) => policy.find_hosts(&upstream).map(Box::new),

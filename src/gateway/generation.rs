@@ -228,7 +228,7 @@ pub fn connection_config(
     connection.banner = login.banner.as_ref().map(|banner| banner.text.to_string());
     connection.auth_tries_max = login.max_auth_tries;
     connection.chains = login.chains();
-    connection.asks_codes = login.totp_file.is_some();
+    connection.asks_codes = login.asks_codes();
     connection.asks_users = config.asks_users();
     connection.window_bytes_max = global.window_max;
     connection.window_bytes = WINDOW_BYTES.min(global.window_max);
@@ -266,7 +266,7 @@ pub(super) fn greeted(shared: &ConnectionConfig, login: &Effective) -> Connectio
     own.banner = login.banner.as_ref().map(|banner| banner.text.to_string());
     own.auth_tries_max = login.max_auth_tries;
     own.chains = login.chains();
-    own.asks_codes = login.totp_file.is_some();
+    own.asks_codes = login.asks_codes();
     own
 }
 

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use aws_lc_rs::hmac;
 use sha_crypt::ShaCrypt;
-use sha_crypt::password_hash::PasswordVerifier;
-use yescrypt::Yescrypt;
+use sha_crypt::password_hash::{PasswordHasher, PasswordVerifier};
+use yescrypt::{Mode, Params, Yescrypt};
 use zeroize::Zeroizing;
 
 use super::authorized_keys::FileError;
@@ -122,6 +122,18 @@ fn nobodys<'a>(text: &'a str, user: &str) -> &'a str {
     other.unwrap_or(NOBODYS)
 }
 
+/// A new hash of this password: yescrypt with the cost of the one above.
+///
+/// # Errors
+/// The system has no randomness, or the password is longer than the hash takes.
+pub fn hash(password: &[u8]) -> Result<String, String> {
+    let mut salt = [0; 16];
+    aws_lc_rs::rand::fill(&mut salt).map_err(|_| "the system has no randomness".to_owned())?;
+    let params = Params::new(Mode::Rw, 4096, 32, 1).map_err(|why| why.to_string())?;
+    let hash = Yescrypt::from(params).hash_password_with_salt(password, &salt);
+    hash.map(|hash| hash.to_string()).map_err(|why| why.to_string())
+}
+
 /// The forms that are understood. Others, locked ones among them, match no password.
 #[derive(Clone, Copy)]
 enum Form {
@@ -136,7 +148,7 @@ const COSTLY: &str = "a hash that costs more than a login may (yescrypt: 64 MiB,
                       sha512 and sha256: 1000000 rounds): make it anew with less";
 
 /// A hash of ours, or one that nothing matches (empty, or locked with `!` or `*`).
-fn check_hash(hash: &str) -> Result<(), &'static str> {
+pub fn check_hash(hash: &str) -> Result<(), &'static str> {
     let locked = hash.is_empty() || hash.starts_with(['!', '*']);
     if locked { Ok(()) } else { form_of(hash).map(drop) }
 }

@@ -1,11 +1,12 @@
 //! Who may log in with which key, and what that key then permits.
 
 mod programs;
+mod reasons;
+mod residents;
 mod search;
 mod secrets;
 
 use std::ffi::OsStr;
-use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::net::SocketAddr;
@@ -19,6 +20,7 @@ use tracing::{info, warn};
 use self::search::{Found, Search, may_be_read_for};
 use super::accounts::{self, Closed};
 use super::authorized_keys::{self, Use};
+use super::chroot;
 use super::config::{
     AddressFamily, Config, Disk, Effective, Global, RootLogin, ScpServer, Who, expand_tokens, glob,
     is_internal_sftp, is_pattern,
@@ -26,15 +28,16 @@ use super::config::{
 use super::directory::{Directory, Entry};
 use super::key_options::{self, Options};
 use super::program::{About, Answers};
+use super::residents::Registry;
 use super::upstream::{self, Fleets};
 use crate::base::{escape, wildcard_match};
 use crate::connection::{Method, Presence};
 use crate::crypto::keys::revoked;
 use crate::crypto::{Certificate, KeyAlgorithm, KeyKind, PublicKey, SignatureAlgorithm};
 use crate::limits::{AUTHORIZED_KEYS_BYTES_MAX, BANNER_BYTES_MAX, REVOKED_KEYS_BYTES_MAX};
-use crate::services::forward::{DisplayRules, Forwarding};
+use crate::services::forward::{DisplayRules, Forwarding, Ways};
 use crate::services::upstream::{Finder, Trouble, Upstream};
-use crate::services::{Account, AuthInfo, Demands, Grant, Rules, Subsystem, is_listed};
+use crate::services::{Account, AuthInfo, Demands, Grant, Place, Rules, Subsystem, is_listed};
 
 /// While it exists nobody but root has sessions: everybody else is shown its text.
 const NO_LOGIN: &str = "/etc/nologin";
@@ -87,6 +90,7 @@ pub struct Policy {
     directory: Arc<Directory>,
     fleets: Arc<Fleets>,
     answers: Arc<Answers>,
+    registry: Arc<Registry>,
 }
 
 /// Why a key was not let in: for the log, never for the client.
@@ -139,6 +143,12 @@ pub enum Reason {
     Revoked(PathBuf),
     /// The file of RevokedKeys cannot be used, so every key counts as revoked.
     RevokedKeys(String),
+    /// It comes from elsewhere than its From says.
+    Source,
+    /// Nobody does the work of accounts that exist here alone.
+    NoService,
+    /// ChrootDirectory cannot be used.
+    Chroot(String),
     /// No authority of the certificate is trusted for this user, or it does not count.
     NoCertificate,
     /// `PermitRootLogin forced-commands-only` and a line without `command=`.
@@ -162,6 +172,7 @@ impl Policy {
             directory: Arc::default(),
             fleets: Arc::default(),
             answers: Arc::default(),
+            registry: Arc::default(),
         }
     }
 
@@ -185,8 +196,9 @@ impl Policy {
         let (user, _) = self.split(comer.user);
         let entry = self.directory.find(user).ok().flatten();
         let groups = entry.as_ref().map_or(&[][..], |entry| &entry.groups);
-        let login = self.effective(&Comer { user, ..*comer }, entry.is_some(), groups);
-        (login, entry.is_some())
+        let exists = entry.is_some() || self.residents().find(user).is_some();
+        let login = self.effective(&Comer { user, ..*comer }, exists, groups);
+        (login, exists)
     }
 
     fn effective(&self, comer: &Comer<'_>, exists: bool, groups: &[String]) -> Effective {
@@ -217,9 +229,14 @@ impl Policy {
         let (group_ids, groups) =
             entry.as_ref().map_or(none, |entry| (&entry.group_ids, &entry.groups));
         let comer = &request.comer();
-        let login = self.effective(comer, entry.is_some(), groups);
+        let residents = self.residents();
+        let resident = residents.find(request.user);
+        let login = self.effective(comer, entry.is_some() || resident.is_some(), groups);
         let known = entry.as_ref().map(|entry| &entry.account);
         let route = self.route(&login, target, known, (comer, Some(request.key)));
+        if let (Some(resident), Ok(None)) = (resident, &route) {
+            return self.permit_resident(resident, login, request);
+        }
         let verdict = match (&entry, database, &route) {
             (.., Err(reason)) => Err(reason.clone()),
             (Some(entry), _, Ok(route)) => self
@@ -254,12 +271,16 @@ impl Policy {
                     let (user, source) = (escape(account.name.as_bytes()), &found.source);
                     info!(%user, %source, "Passed over before {source} let {user} in: {note}");
                 }
-                let mut grant = self.grant(account, login, found, Some(request.key));
+                let upstream = route.ok().flatten();
+                let place = match self.place(&account, &login, upstream.as_ref()) {
+                    Ok(place) => place,
+                    Err(reason) => return refuse(reason, Vec::new()),
+                };
+                let key = Some(request.key);
+                let mut grant = self.grant(account, login, found, (key, upstream, place));
                 if let Some(info) = &mut grant.rules.auth_info {
-                    let method = Method::PublicKey.name();
-                    *info = AuthInfo::new(method, Some(request.key), request.certificate);
+                    *info = AuthInfo::new(Method::PublicKey.name(), key, request.certificate);
                 }
-                grant.upstream = route.ok().flatten().map(Arc::new);
                 Ok(grant)
             }
             _ if request.certificate.is_some() => refuse(Reason::NoCertificate, search.notes),
@@ -270,7 +291,10 @@ impl Policy {
     /// The user of a login name and, where names may have one, the target in it. A name that is an
     /// account's is that account's.
     fn split<'a>(&self, name: &'a str) -> (&'a str, Option<&'a str>) {
-        let named = || self.directory.find(name).ok().flatten().is_some();
+        let named = || {
+            let listed = self.directory.find(name).ok().flatten().is_some();
+            listed || self.residents().find(name).is_some()
+        };
         match upstream::split_name(name) {
             Some((user, target)) if self.config.takes_targets() && !named() => (user, Some(target)),
             _ => (name, None),
@@ -353,7 +377,9 @@ impl Policy {
             }
         }
         // Nothing of a login that goes on elsewhere runs here.
-        if !routed && !is_program(&account.shell) {
+        // One in a ChrootDirectory is not looked for, as sshd does not: it is another system's.
+        let elsewhere = routed || login.chroot_directory.is_some();
+        if !elsewhere && !is_program(&account.shell) {
             return Err(Reason::Shell(account.shell.clone()));
         }
         Ok(account.clone())
@@ -415,12 +441,25 @@ impl Policy {
         search
     }
 
+    /// Nothing of a login that goes on elsewhere is here.
+    fn place(
+        &self,
+        account: &Account,
+        login: &Effective,
+        upstream: Option<&Upstream>,
+    ) -> Result<Place, Reason> {
+        match upstream {
+            None => chroot::place(login, account, self.uid).map_err(Reason::Chroot),
+            Some(_) => Ok(Place::System),
+        }
+    }
+
     fn grant(
         &self,
         account: Account,
         login: Effective,
         found: Found,
-        key: Option<&PublicKey>,
+        (key, upstream, place): (Option<&PublicKey>, Option<Upstream>, Place),
     ) -> Grant {
         let subsystem = |command: &str| match is_internal_sftp(command) {
             true => Subsystem::Sftp(command.to_owned()),
@@ -428,7 +467,8 @@ impl Policy {
         };
         let subsystems = login.subsystems.iter();
         let subsystems = subsystems.map(|s| (s.name.clone(), subsystem(&s.command))).collect();
-        let rules = self.rules(&account, &login, &found);
+        let mut rules = self.rules(&account, &login, &found);
+        rules.forwarding.keep_to(&place);
         // Where blocks exist, what held before the login may differ from what holds now.
         let limits = self.config.has_match_blocks().then(|| login.limits());
         let verbosity = self.config.own_log_level().map(|_| login.log_level.number());
@@ -436,12 +476,12 @@ impl Policy {
             touch: login.pubkey_auth_options.touch || !found.options.no_touch,
             verify: login.pubkey_auth_options.verify || found.options.verify,
         };
-        let demands = Demands { chains: login.chains(), codes: login.totp_file.is_some() };
+        let demands = Demands { chains: login.chains(), codes: login.asks_codes() };
         Grant {
             account,
             key: key.cloned(),
             forced_command: login.force_command.or(found.options.command),
-            pty: login.permit_tty && found.options.pty,
+            pty: login.permit_tty && found.options.pty && !place.is_files(),
             accept_env: login.accept_env,
             set_env: login.set_env,
             subsystems,
@@ -452,7 +492,8 @@ impl Policy {
             verbosity,
             rules,
             presence,
-            upstream: None,
+            place,
+            upstream: upstream.map(Arc::new),
             demands,
         }
     }
@@ -658,76 +699,6 @@ fn check_key(login: &Effective, request: &Request<'_>) -> Result<(), Reason> {
 fn is_program(shell: &Path) -> bool {
     std::fs::metadata(shell)
         .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}", self.reason)?;
-        self.notes.iter().try_for_each(|note| write!(out, "; {note}"))
-    }
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Reason::UnknownUser => out.write_str("there is no such user"),
-            Reason::OtherAccount { ours } => {
-                write!(out, "this server was not started by root, so it serves {ours} alone")
-            }
-            Reason::Target(target) => {
-                write!(out, "TidegateUpstreamTargets does not allow {}", escape(target.as_bytes()))
-            }
-            Reason::NoIdentity => out.write_str(
-                "it goes on elsewhere, and none of TidegateUpstreamIdentity, TidegateUpstreamCA and \
-                 TidegateUpstreamAgent has a key for that",
-            ),
-            Reason::NoCommandUser => out.write_str(
-                "TidegateUpstreamCommand needs TidegateUpstreamCommandUser: the account it runs as",
-            ),
-            Reason::Database(why) => write!(out, "the user database does not answer: {why}"),
-            Reason::Locked => out.write_str(
-                "the account is locked: its password field begins with !; \
-                 `usermod -p '*' USER` unlocks it without a password",
-            ),
-            Reason::Expired => out.write_str("the account has expired"),
-            Reason::Shell(path) => {
-                let path = escape(path.as_os_str().as_encoded_bytes());
-                write!(out, "the account's shell {path} is no program")
-            }
-            Reason::EdgeUser => out.write_str(
-                "the gateway's own process without rights runs as this account; \
-                 TidegateEdgeUser names another",
-            ),
-            Reason::RefuseConnection => out.write_str("RefuseConnection is yes"),
-            Reason::RootLogin => out.write_str("PermitRootLogin is no"),
-            Reason::Denied { keyword, pattern } => write!(out, "{keyword} {pattern} matches"),
-            Reason::NotAllowed { keyword } => write!(out, "{keyword} does not name this user"),
-            Reason::MethodOff => out.write_str("PubkeyAuthentication is no"),
-            Reason::Algorithm(algorithm) => {
-                write!(out, "PubkeyAcceptedAlgorithms does not allow {}", algorithm.name())
-            }
-            Reason::RsaSize { bits, least } => {
-                write!(out, "an RSA key of {bits} bits, and RequiredRSASize is {least}")
-            }
-            Reason::Revoked(path) => {
-                let path = escape(path.as_os_str().as_encoded_bytes());
-                write!(out, "the key is revoked by {path}")
-            }
-            Reason::RevokedKeys(why) => {
-                write!(out, "RevokedKeys cannot be used, so nobody gets in: {why}")
-            }
-            Reason::NoCertificate => out.write_str(
-                "the certificate does not let this user in; TrustedUserCAKeys or a cert-authority \
-                 line would have to name its authority",
-            ),
-            Reason::NoKey => out.write_str("the key is in no file of authorized keys"),
-            Reason::RootPassword => out.write_str("PermitRootLogin lets root in by keys alone"),
-            Reason::Secrets => out.write_str("a password or a code is wrong"),
-            Reason::NoForcedCommand => out.write_str(
-                "PermitRootLogin is forced-commands-only, and the key's line has no command=",
-            ),
-        }
-    }
 }
 
 #[cfg(test)]

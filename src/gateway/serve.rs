@@ -16,6 +16,7 @@ use nix::sys::socket::{SockFlag, accept4};
 use nix::unistd::{chdir, geteuid};
 use tracing::{error, info, warn};
 
+use super::chroot;
 use super::cipher_speed;
 use super::config::{Config, Facility, Isolation};
 use super::daemon::{self, Detach, Detached};
@@ -112,6 +113,7 @@ pub fn run(config: Config, options: &Options) -> anyhow::Result<Ending> {
         logbook: OnceCell::new(),
     };
     passwords::check_files(&start.config)?;
+    chroot::check_places(&start.config)?;
     let keys = load_keys(&start.config, &options.keys)?;
     tell_warnings(&start.config, &keys);
     match options.connections {
@@ -456,6 +458,7 @@ impl Gateway<'_> {
         let config = (reload.read)()?;
         check_isolation(&config)?;
         passwords::check_files(&config)?;
+        chroot::check_places(&config)?;
         let keys = load_keys(&config, &self.start.options.keys)?;
         let fingerprints = fingerprints(&keys);
         if config == *self.start.config && fingerprints == self.fingerprints {

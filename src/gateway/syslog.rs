@@ -54,6 +54,12 @@ impl Syslog {
         Syslog { tag, facility, path: Arc::new(path), socket: Arc::default() }
     }
 
+    /// Finds the logger now, for a process that is about to enter another root.
+    pub fn open(&self) {
+        let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
+        *socket = self.connect().ok();
+    }
+
     pub const fn facility(&self) -> Facility {
         self.facility
     }

@@ -61,6 +61,21 @@ pub fn check_secret(text: &str) -> Result<(), &'static str> {
     }
 }
 
+/// A new secret: twenty bytes, as RFC 4226 §4 wants them, in base32.
+///
+/// # Errors
+/// The system has no randomness.
+pub fn new_secret() -> Result<String, String> {
+    const LETTERS: &[u8; 32] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567";
+    let mut bytes = Zeroizing::new([0; 20]);
+    aws_lc_rs::rand::fill(&mut *bytes).map_err(|_| "the system has no randomness".to_owned())?;
+    let five = |bytes: &[u8]| bytes.iter().fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
+    let letter = |group: u64, at: u32| LETTERS.get((group >> (35 - 5 * at)) as usize & 31).copied();
+    let letters =
+        bytes.chunks(5).map(five).flat_map(|group| (0..8).filter_map(move |at| letter(group, at)));
+    Ok(letters.map(char::from).collect())
+}
+
 /// RFC 4226 §5.3.
 fn code_at(key: &hmac::Key, step: u64) -> String {
     let tag = hmac::sign(key, &step.to_be_bytes());

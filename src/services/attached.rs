@@ -11,7 +11,7 @@ use super::process::{Login, Process, Start};
 use super::scp::{self, Scp, Side};
 use super::sftp::{Flags, Options, Sftp};
 use super::sftp_client::SftpClient;
-use super::{Done, Grant, Guest, Io, Notice, Prelude, Program, Service, Subsystem};
+use super::{Account, Done, Grant, Guest, Io, Notice, Prelude, Program, Service, Subsystem};
 use crate::connection::ChannelRequest;
 use crate::reactor::{Chunk, Errno, Fd, Op};
 
@@ -278,13 +278,18 @@ impl Attached {
                 process.make_way(io);
                 let what = format!("scp -{}", if command.side == Side::Source { 'f' } else { 't' });
                 answer(true, want_reply, io);
-                let scp = Scp::start(*command, &grant.account.home, io);
+                let scp = Scp::start(*command, grant.place.root(), &grant.account.home, io);
                 *self = Attached::Scp(Box::new(scp));
                 Noted::Started { what }
             }
             Chosen::Sftp(options) => {
                 process.make_way(io);
-                let sftp = Sftp::new(&grant.account.home, &grant.account.name, *options);
+                let Account { home, name, .. } = &grant.account;
+                let mut options = *options;
+                if grant.place.has_quota() {
+                    options.deny_copies();
+                }
+                let sftp = Sftp::new(grant.place.root(), home, name, options);
                 *self = Attached::Sftp(Box::new(sftp));
                 answer(true, want_reply, io);
                 Noted::Started { what: "sftp".to_owned() }
@@ -314,6 +319,10 @@ fn choose(request: ChannelRequest, grant: &Grant, has_terminal: bool) -> Chosen 
         Err(refused) => return refused,
     };
     let what = asked.what;
+    let confined = !grant.place.is_system();
+    if grant.rules.no_login.is_some() && confined {
+        return Chosen::Refused(what, "/etc/nologin exists");
+    }
     if let Some(text) = &grant.rules.no_login {
         return notice(text, true, NO_LOGIN_STATUS, format!("/etc/nologin for {what}"));
     }
@@ -337,6 +346,7 @@ fn choose(request: ChannelRequest, grant: &Grant, has_terminal: bool) -> Chosen 
     if forced.split_whitespace().next() == Some(INTERNAL_SFTP) {
         return match is_subsystem {
             true => sftp(forced, what),
+            false if confined => Chosen::Refused(what, "ForceCommand is internal-sftp"),
             false => notice(SFTP_ONLY, false, SFTP_ONLY_STATUS, what),
         };
     }
@@ -366,7 +376,8 @@ fn asked(request: ChannelRequest, grant: &Grant) -> Result<Asked, Chosen> {
 
 /// In process only if the account's shell would do just the same.
 fn scp(command: &[u8], grant: &Grant, has_terminal: bool) -> Option<scp::Command> {
-    let may = grant.scp && !has_terminal && scp::is_plain_shell(&grant.account.shell);
+    let shell = grant.place.is_files() || scp::is_plain_shell(&grant.account.shell);
+    let may = grant.scp && !has_terminal && shell;
     if may { scp::Command::parse(command) } else { None }
 }
 
@@ -386,6 +397,9 @@ fn run(
     is_subsystem: bool,
     what: String,
 ) -> Chosen {
+    if grant.place.is_files() {
+        return Chosen::Refused(what, "this login has files alone: sftp and scp");
+    }
     let program = match command.map(CString::new) {
         None => Program::Shell,
         Some(Ok(command)) => Program::Command(command),
@@ -394,8 +408,13 @@ fn run(
     let rules = &grant.rules;
     // As in sshd: not for subsystems, nor where the administrator says what runs.
     let user_rc = rules.user_rc && !is_subsystem && !rules.forced_by_settings;
-    let prelude =
-        Prelude { last_login: rules.last_login, motd: rules.motd, user_rc, system_rc: true };
+    let prelude = match grant.place.is_system() {
+        true => {
+            Prelude { last_login: rules.last_login, motd: rules.motd, user_rc, system_rc: true }
+        }
+        // What shows and runs them is not in there.
+        false => Prelude::default(),
+    };
     let signals = forced.is_none() && !is_subsystem;
     let original_command = forced.flatten();
     Chosen::Program(Start { program, original_command, signals, prelude }, what)

@@ -19,7 +19,7 @@ use crate::services::process::Environment;
 use crate::services::scp::{ScpDone, ScpJob};
 use crate::services::sftp::{FsDone, FsJob};
 use crate::services::upstream::{Trouble, Upstream, Way};
-use crate::services::{AuthInfo, Child, RoutingDomain, Rules, Terminal, TerminalSpec};
+use crate::services::{AuthInfo, Child, Place, Root, RoutingDomain, Rules, Terminal, TerminalSpec};
 use crate::transport::RekeyLimits;
 use crate::wire::Reader;
 
@@ -69,8 +69,9 @@ pub enum Job {
     Terminal(Box<TerminalSpec>),
     /// Starts a program: [`super::spawn()`].
     Spawn(Box<SpawnSpec>),
-    Fs(Box<FsJob>),
-    Scp(Box<ScpJob>),
+    /// Paths begin at the root.
+    Fs(Root, Box<FsJob>),
+    Scp(Root, Box<ScpJob>),
     /// Looks a host's addresses up: [`super::forward::resolve`].
     Resolve {
         host: Box<str>,
@@ -204,6 +205,8 @@ pub struct Grant {
     pub rules: Rules,
     /// What a security key has to attest; asked before anything is handed over.
     pub presence: Presence,
+    /// What of the file system it has.
+    pub place: Place,
     /// Where the login goes on; `None`: here. Such a one stays with the process that made it.
     pub upstream: Option<Arc<Upstream>>,
     /// What it takes to log in as this user; asked before anything is handed over.
@@ -255,6 +258,7 @@ impl Grant {
         put(&encode_limits(self.limits));
         put(self.source.as_bytes());
         put(&self.rules.encode());
+        self.place.encode(&mut put);
         put(&[u8::from(self.forced_command.is_some())]);
         put(self.forced_command.as_deref().unwrap_or_default().as_bytes());
         put(&(self.accept_env.len() as u32).to_be_bytes());
@@ -299,6 +303,7 @@ impl Grant {
         let limits = decode_limits(r.string(64).ok()?)?;
         let source = text(&mut r)?;
         let rules = Rules::decode(r.string(PARCEL_BYTES_MAX).ok()?)?;
+        let place = Place::decode(&mut r)?;
         let forced = flag(&mut r)?;
         let forced_command = Some(text(&mut r)?).filter(|_| forced);
         let (mut accept_env, mut set_env, mut subsystems) = (Vec::new(), Vec::new(), Vec::new());
@@ -332,6 +337,7 @@ impl Grant {
             verbosity,
             rules,
             presence: Presence::TOUCH,
+            place,
             upstream: None,
             demands: Demands::default(),
         })
@@ -486,6 +492,7 @@ mod tests {
             source: "/home/ann/.ssh/authorized_keys:3".into(),
             rules: Rules { motd: true, last_login: true, ..Rules::default() },
             presence: Presence::TOUCH,
+            place: Place::Chroot("/srv/ann".into()),
             upstream: None,
             demands: Demands::default(),
         };

@@ -83,6 +83,7 @@ mod tests {
             verbosity: None,
             rules: Rules { user_rc: true, ..Rules::default() },
             presence: crate::connection::Presence::TOUCH,
+            place: Default::default(),
             upstream: None,
             demands: Demands::default(),
         }

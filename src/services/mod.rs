@@ -5,18 +5,23 @@ mod attached;
 mod auth_info;
 mod child;
 mod credit;
+mod files;
 pub mod forward;
 mod io;
 mod job;
 mod join;
+mod judge;
 pub mod lastlog;
+mod ledger;
 pub mod local;
 mod modes;
 mod outgoing;
+mod place;
 mod prelude;
 pub mod process;
 mod pty;
 mod reaper;
+mod root;
 mod routing_domain;
 mod rules;
 pub mod scp;
@@ -33,6 +38,7 @@ pub use auth_info::AuthInfo;
 #[cfg(feature = "sim")]
 pub use child::Script;
 pub use child::{Child, Exit, Pipes, signal_by_name};
+pub use files::{Files, Folder, Quota, Rights};
 pub use io::{Io, Wishes};
 pub use job::{
     About, Account, Demands, Done, Grant, Greeted, Job, Notice, Origin, Prelude, Program,
@@ -40,10 +46,12 @@ pub use job::{
 };
 pub use modes::encode_modes;
 pub use outgoing::{Command, Outgoing, Surroundings};
+pub use place::{Place, enter_root, entered_root};
 pub use prelude::run_prelude;
 pub use process::is_variable;
 pub use pty::{Terminal, TerminalSpec, open_terminal, window_size};
 pub use reaper::orphans;
+pub use root::{Root, check_fences};
 pub use routing_domain::RoutingDomain;
 pub use rules::{Rules, is_listed};
 pub use spawn::{prepare, spawn};

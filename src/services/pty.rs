@@ -1,10 +1,11 @@
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
+use std::sync::OnceLock;
 #[cfg(feature = "sim")]
 use std::sync::{Arc, Mutex};
 
-use nix::fcntl::OFlag;
+use nix::fcntl::{OFlag, open, openat};
 use nix::pty::{PtyMaster, grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::stat::{Mode, fchmodat, stat};
 use nix::unistd::{Gid, Group, Uid, chown, geteuid};
@@ -49,7 +50,7 @@ pub fn open_terminal(spec: &TerminalSpec) -> io::Result<Terminal> {
         return Err(io::Error::from_raw_os_error(libc::EPERM));
     }
     let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-    let master = posix_openpt(flags)?;
+    let master = open_master(flags)?;
     grantpt(&master)?;
     unlockpt(&master)?;
     let path = ptsname_r(&master)?;
@@ -120,11 +121,44 @@ impl Drop for Terminal {
     }
 }
 
+/// The system's devices, for a process whose root does not have them.
+static DEVICES: OnceLock<OwnedFd> = OnceLock::new();
+
+/// Keeps the way to the system's terminals open. To be called before the process enters another root.
+///
+/// # Errors
+/// There is no /dev.
+pub(super) fn keep_devices() -> io::Result<()> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let kept = open("/dev", flags, Mode::empty())?;
+    DEVICES.get_or_init(|| kept);
+    Ok(())
+}
+
+/// The directory that the names of terminals begin with, where the process's root has another.
+pub(super) fn devices() -> Option<&'static OwnedFd> {
+    DEVICES.get()
+}
+
+/// A terminal's name from [`devices`] on.
+pub(super) fn below_devices(path: &CStr) -> &CStr {
+    const DEVICES_LEN: usize = "/dev/".len();
+    let below = path.to_bytes_with_nul().get(DEVICES_LEN..).unwrap_or_default();
+    CStr::from_bytes_with_nul(below).unwrap_or(path)
+}
+
+fn open_master(flags: OFlag) -> io::Result<PtyMaster> {
+    let Some(devices) = devices() else { return Ok(posix_openpt(flags)?) };
+    let master = openat(devices, "ptmx", flags, Mode::empty())?;
+    // SAFETY: it is the master of a new pseudo-terminal, and nobody else has it.
+    Ok(unsafe { PtyMaster::from_owned_fd(master) })
+}
+
 /// The slave belongs to whoever opened the master, which is the account. As root, its group and
 /// mode are put right where the mount options do not do it: `tty` may write (`wall`, `write`) and
 /// nobody else anything.
 fn settle_owner(path: &str) -> io::Result<()> {
-    if !geteuid().is_root() {
+    if !geteuid().is_root() || devices().is_some() {
         return Ok(());
     }
     let found = stat(path)?;

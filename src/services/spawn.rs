@@ -6,13 +6,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
+use nix::fcntl::{FcntlArg, OFlag, fcntl, open, openat};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{AccessFlags, Uid, access, geteuid, getuid, pipe2};
 
 use super::child::{Child, Pipes};
 use super::job::{Notice, Program, SpawnFailed, SpawnSpec};
+use super::pty::{below_devices, devices};
 use super::{prelude, user_environment};
 use crate::reactor::Fd;
 
@@ -170,7 +171,10 @@ impl Streams {
     fn new(spec: &SpawnSpec) -> io::Result<Streams> {
         if let Some(path) = &spec.pty {
             let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-            let slave = open(path.as_c_str(), flags, Mode::empty())?;
+            let slave = match devices() {
+                Some(devices) => openat(devices, below_devices(path), flags, Mode::empty())?,
+                None => open(path.as_c_str(), flags, Mode::empty())?,
+            };
             return Ok(Streams::Terminal { path: path.clone(), slave });
         }
         let (stdin, stdin_ours) = pipe2(OFlag::O_CLOEXEC)?;
@@ -190,7 +194,14 @@ impl Streams {
     fn attach(&self, actions: &mut Actions) -> io::Result<()> {
         match self {
             Streams::Terminal { path, .. } => {
-                actions.open(0, path, libc::O_RDWR)?;
+                match devices() {
+                    // The child is led there for a moment.
+                    Some(devices) => {
+                        actions.enter_open(devices)?;
+                        actions.open(0, below_devices(path), libc::O_RDWR)?;
+                    }
+                    None => actions.open(0, path, libc::O_RDWR)?,
+                }
                 actions.duplicate(0, 1)?;
                 actions.duplicate(0, 2)
             }

@@ -27,6 +27,7 @@ pub fn all() -> Vec<Seed> {
     seeds.extend(greetings());
     seeds.extend(scripts::all());
     seeds.extend(lines());
+    seeds.extend(accounts());
     seeds.extend(known_hosts());
     seeds.extend(agents());
     seeds.extend(revoked());
@@ -113,6 +114,28 @@ fn lines() -> Vec<Seed> {
         ("other", "cert-authority,principals=\"a\" KEY\nexpiry-time=\"20300101\" KEY\r\n"),
     ];
     lines.map(|(name, text)| seed("authorized_keys", name, text)).to_vec()
+}
+
+/// Files of accounts; `KEY` stands for a key.
+fn accounts() -> Vec<Seed> {
+    let files = [
+        (
+            "plain",
+            "# ours\nAccount ann\n  Home /srv/ann\n  Key KEY\n  Rights / read,list\n  Rights /in write\n",
+        ),
+        (
+            "all",
+            "account=bob\nhome \"/srv/a b\"\nPasswordHash !\nTotpSecret GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ\n\
+                 QuotaBytes 10.5M\nQuotaFiles 7\nReadOnly yes\nExpires 20300101Z\n\
+                 From 192.0.2.0/24,!192.0.2.7\nAllowTcpForwarding yes\n",
+        ),
+        (
+            "twice",
+            "Account a\nHome /\nKey from=\"10.0.0.0/8\" KEY\nAccount a\nHome /\nPasswordHash *\n",
+        ),
+        ("odd", "Account a\nHome x\nRights /../ read\nHom /\n"),
+    ];
+    files.map(|(name, text)| seed("accounts", name, text)).to_vec()
 }
 
 /// Files of known hosts; `KEY` stands for the key that the host shows.

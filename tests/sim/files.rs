@@ -6,6 +6,7 @@ use nix::errno::Errno;
 use tidegate::base::SeededEntropy;
 use tidegate::reactor::Fd;
 use tidegate::reactor::sim::{FileId, SimWorld};
+use tidegate::services::Root;
 use tidegate::services::scp::{self, ScpDone, ScpJob, Word, jobs::Kind};
 use tidegate::services::sftp::{self, Failure, FsDone, FsJob, Opened, Subject};
 use tidegate::wire::Writer;
@@ -70,7 +71,7 @@ impl SimFiles {
         Ok(match job {
             ScpJob::Expand { words, .. } => {
                 let names = words.iter().map(Word::text).collect();
-                ScpDone::Expanded { base: Box::from(*b"/home"), names }
+                ScpDone::Expanded { root: Root::System, base: Box::from(*b"/home"), names }
             }
             ScpJob::Open { path } => {
                 let file = self.names.get(path.as_bytes()).copied();
@@ -136,7 +137,7 @@ impl SimFiles {
 
     fn attempt(&mut self, job: FsJob, world: &SimWorld) -> Result<FsDone, Errno> {
         Ok(match job {
-            FsJob::Base { .. } => FsDone::Base(Box::from(*b"/home")),
+            FsJob::Base { .. } => FsDone::Base(Root::System, Box::from(*b"/home")),
             FsJob::Open { path, flags, .. } => self.open(path.as_bytes(), flags, world)?,
             FsJob::OpenDirectory { .. } => {
                 let fd = world.open_file(world.create_file(Vec::new()));
@@ -204,7 +205,7 @@ impl SimFiles {
         self.open.insert(fd.0, Handle::File(file));
         let inode = self.numbers.iter().position(|known| *known == file).unwrap_or(0) as u64;
         let file = sftp::FileId { device: 1, inode };
-        Ok(FsDone::Opened(Opened { fd, file, regular: true }))
+        Ok(FsDone::Opened(Opened { fd, file, regular: true, size: 0 }))
     }
 
     fn find(&self, subject: &Subject) -> Result<FileId, Errno> {

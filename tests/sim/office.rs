@@ -17,7 +17,7 @@ use tidegate::services::scp::ScpJob;
 use tidegate::services::sftp::FsJob;
 use tidegate::services::upstream::Fleet;
 use tidegate::services::{
-    Account, Child, Done, Grant, Job, Pipes, Program as Run, Script, SpawnFailed, SpawnSpec,
+    Account, Child, Done, Grant, Job, Pipes, Place, Program as Run, Script, SpawnFailed, SpawnSpec,
     Subsystem, Terminal,
 };
 use tidegate::shard::{Admission, Ends, HandOver, Mail, Outside, Report, StartupEnd, What};
@@ -286,8 +286,8 @@ impl Office {
     fn work(&mut self, job: Job) -> Done {
         // A worker that dies while it closes a file leaves it open: not counted as a leak of ours.
         let closes = match &job {
-            Job::Fs(job) => matches!(**job, FsJob::Close { .. }),
-            Job::Scp(job) => matches!(**job, ScpJob::Finish(_)),
+            Job::Fs(_, job) => matches!(**job, FsJob::Close { .. }),
+            Job::Scp(_, job) => matches!(**job, ScpJob::Finish(_)),
             _ => false,
         };
         if !closes && hits(&mut self.entropy, self.manners.lost) {
@@ -310,7 +310,7 @@ impl Office {
             }
             Job::Terminal(spec) => Done::Terminal(self.terminal(spec.size)),
             Job::Spawn(spec) => Done::Spawned(self.spawn(&spec)),
-            Job::Scp(job) => {
+            Job::Scp(_, job) => {
                 Done::Scp(Box::new(self.files.scp(*job, &self.world, &mut self.entropy)))
             }
             Job::Resolve { host, port } if *host == *crate::town::NAME => {
@@ -337,7 +337,7 @@ impl Office {
                 let connected = self.town.connect(&path, &self.world);
                 Done::Connected(connected.ok_or_else(|| std::io::ErrorKind::NotFound.into()))
             }
-            Job::Fs(job) => {
+            Job::Fs(_, job) => {
                 Done::Fs(Box::new(self.files.run(*job, &self.world, &mut self.entropy)))
             }
         }
@@ -431,6 +431,7 @@ impl Office {
             verbosity: None,
             source: "simulated".to_owned(),
             presence: tidegate::connection::Presence::TOUCH,
+            place: Place::System,
             upstream,
             demands: Default::default(),
         })

@@ -9,6 +9,7 @@ use super::honour;
 use super::isolation;
 use super::login;
 use super::programs;
+use super::roots;
 use super::settings::{EffectiveDraft, GlobalDraft};
 use super::sources;
 use super::upstream;
@@ -280,8 +281,9 @@ pub const TABLE: &[Keyword] = &[
          `*` and `?`; or none",
         honour::channel_timeout, dump::channel_timeout),
     warned("CheckMail", Global, &[], OBSOLETE),
-    not_yet("ChrootDirectory", Match, &["none"], 
-        "confining sessions is not built yet; without this line they see the whole file system"),
+    honoured("ChrootDirectory", Match,
+        "a path, in which %h, %u, %U and %% are as in AuthorizedKeysFile; or none",
+        roots::chroot_directory, roots::dump_chroot_directory),
     honoured("Ciphers", Global, LISTS, honour::ciphers, dump::ciphers),
     honoured("ClientAliveCountMax", Match, "a number; 0 never ends a connection",
         honour::client_alive_count_max, dump::client_alive_count_max),
@@ -428,6 +430,12 @@ pub const TABLE: &[Keyword] = &[
         "DAEMON, USER, AUTH, AUTHPRIV or LOCAL0 to LOCAL7; it concerns `tidegate sshd`, which logs to syslog",
         honour::syslog_facility, dump::syslog_facility),
     honoured("TCPKeepAlive", Global, YES_NO, honour::tcp_keep_alive, dump::tcp_keep_alive),
+    honoured("TidegateAccounts", Global,
+        "the path of a file of accounts that exist here alone, or none",
+        roots::accounts, roots::dump_accounts),
+    honoured("TidegateAccountsUser", Global,
+        "the name of an account that is not root's, or none",
+        roots::accounts_user, roots::dump_accounts_user),
     honoured("TidegateCipherSteering", Global, "yes or no; Ciphers of one's own switch it off",
         honour::cipher_steering, dump::cipher_steering),
     honoured("TidegateDrainTime", Global, "a time, like 30 or 5m, up to a week; 0 or none ends sessions at once",

@@ -21,6 +21,7 @@ mod patterns;
 mod places;
 mod programs;
 mod reader;
+mod roots;
 mod settings;
 mod source;
 mod sources;
@@ -197,6 +198,13 @@ impl Config {
         let codes = codes.chain([&self.login.totp_file]).flatten();
         let passwords = passwords.map(|path| (passwords::PASSWORDS, &**path));
         passwords.chain(codes.map(|path| (passwords::CODES, &**path)))
+    }
+
+    /// Some login has only a part of the file system.
+    pub fn confines(&self) -> bool {
+        let blocks = self.blocks.iter().filter_map(|block| block.draft.chroot_directory.as_ref());
+        let chroots = blocks.chain([&self.login.chroot_directory]).any(Option::is_some);
+        chroots || self.login.accounts_file.is_some()
     }
 
     pub fn has_match_blocks(&self) -> bool {

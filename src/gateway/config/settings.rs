@@ -234,6 +234,12 @@ settings! {
             authorized_principals_command_user: Option<String>,
             /// `NAME` and value, put into every session's environment.
             set_env: Vec<(String, String)>,
+            /// Accounts that exist here alone; the same for all logins.
+            accounts_file: Option<PathBuf>,
+            /// The account of the system that does the work of those.
+            accounts_user: Option<String>,
+            /// A template as for files of keys: the directory that is the root of the login.
+            chroot_directory: Option<String>,
             /// Runs instead of whatever the client asks for.
             force_command: Option<String>,
             permit_tty: bool,
@@ -396,6 +402,7 @@ impl Default for Penalties {
 const KEYS_FILES: [&str; 2] = [".ssh/authorized_keys", ".ssh/authorized_keys2"];
 
 impl Default for Effective {
+    #[allow(clippy::too_many_lines, reason = "one a setting")]
     fn default() -> Effective {
         Effective {
             banner: None,
@@ -422,6 +429,9 @@ impl Default for Effective {
             authorized_principals_command_user: None,
             authorized_keys_files: KEYS_FILES.map(str::to_owned).to_vec(),
             set_env: Vec::new(),
+            accounts_file: None,
+            accounts_user: None,
+            chroot_directory: None,
             force_command: None,
             permit_tty: true,
             scp: ScpServer::Internal,
@@ -501,12 +511,20 @@ impl Effective {
     pub const fn offers(&self, method: Method) -> bool {
         match method {
             Method::PublicKey => self.pubkey_authentication,
-            Method::Password => self.password_authentication && self.password_file.is_some(),
+            Method::Password => {
+                let files = self.password_file.is_some() || self.accounts_file.is_some();
+                self.password_authentication && files
+            }
             Method::KeyboardInteractive => {
-                let files = self.password_file.is_some() || self.totp_file.is_some();
+                let files = self.password_file.is_some() || self.asks_codes();
                 self.kbd_interactive_authentication && files
             }
         }
+    }
+
+    /// Whether keyboard-interactive asks for a code.
+    pub const fn asks_codes(&self) -> bool {
+        self.totp_file.is_some() || self.accounts_file.is_some()
     }
 
     /// Whether a key of this kind may log in with any accepted algorithm.

@@ -374,6 +374,7 @@ fn outline(grant: &Grant) -> Grant {
         verbosity: grant.verbosity,
         rules: Rules::default(),
         presence: grant.presence,
+        place: grant.place.clone(),
         upstream: None,
         demands: Demands::default(),
     }

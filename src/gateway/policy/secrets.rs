@@ -2,6 +2,9 @@
 
 use super::*;
 use crate::connection::{Method, Secrets};
+use zeroize::Zeroizing;
+
+use crate::gateway::residents::Residents;
 use crate::gateway::{passwords, totp};
 
 impl Policy {
@@ -21,7 +24,9 @@ impl Policy {
             Err(why) => (None, Some(Reason::Database(why.to_string()))),
         };
         let groups = entry.as_ref().map_or(&[][..], |entry| &entry.groups);
-        let login = self.effective(comer, entry.is_some(), groups);
+        let residents = self.residents();
+        let resident = residents.find(user);
+        let login = self.effective(comer, entry.is_some() || resident.is_some(), groups);
         let route =
             self.route(&login, target, entry.as_ref().map(|entry| &entry.account), (comer, None));
         let verdict = match (&entry, database, &route) {
@@ -31,7 +36,15 @@ impl Policy {
             (None, None, Ok(Some(_))) => admits_stranger(&login, comer),
             (None, None, Ok(None)) => Err(Reason::UnknownUser),
         };
-        let (right, notes) = check(&login, user, secrets);
+        let (right, notes) = check(&login, (&residents, user), secrets);
+        // What is used up is used up: nobody tries a code twice.
+        let spend = || right.is_some_and(|step| step.is_none_or(|step| totp::spend(user, step)));
+        let options = Options { no_touch: true, ..Options::default() };
+        let found = Found { options, source: source_of(secrets).to_owned() };
+        if let (Some(resident), Ok(None)) = (resident, &route) {
+            let judged = (secrets, spend());
+            return self.permit_resident_secrets(resident, login, comer, judged, found);
+        }
         let refuse = |reason, notes| Err(Box::new(Refusal { reason, notes }));
         let account = match verdict {
             Err(reason) => return refuse(reason, Vec::new()),
@@ -41,36 +54,47 @@ impl Policy {
             Ok(account) => account,
         };
         // The last thing, for it uses the code up.
-        if !right.is_some_and(|step| step.is_none_or(|step| totp::spend(user, step))) {
+        if !spend() {
             return refuse(Reason::Secrets, notes);
         }
-        let source = match (&secrets.password, &secrets.code) {
-            (Some(_), None) => "a password",
-            (None, Some(_)) => "a code",
-            _ => "a password and a code",
+        let upstream = route.ok().flatten();
+        let place = match self.place(&account, &login, upstream.as_ref()) {
+            Ok(place) => place,
+            Err(reason) => return refuse(reason, Vec::new()),
         };
-        let options = Options { no_touch: true, ..Options::default() };
-        let mut grant =
-            self.grant(account, login, Found { options, source: source.to_owned() }, None);
+        let mut grant = self.grant(account, login, found, (None, upstream, place));
         if let Some(info) = &mut grant.rules.auth_info {
             let method =
                 if secrets.prompted { Method::KeyboardInteractive } else { Method::Password };
             *info = AuthInfo::new(method.name(), None, None);
         }
-        grant.upstream = route.ok().flatten().map(Arc::new);
         Ok(grant)
     }
 }
 
+const fn source_of(secrets: &Secrets) -> &'static str {
+    match (&secrets.password, &secrets.code) {
+        (Some(_), None) => "a password",
+        (None, Some(_)) => "a code",
+        _ => "a password and a code",
+    }
+}
+
 /// `None`: something is wrong. Else the step of the code, if there is one.
-fn check(login: &Effective, user: &str, secrets: &Secrets) -> (Option<Option<u64>>, Vec<String>) {
+fn check(
+    login: &Effective,
+    (residents, user): (&Residents, &str),
+    secrets: &Secrets,
+) -> (Option<Option<u64>>, Vec<String>) {
     let mut notes = Vec::new();
+    let own = login.accounts_file.is_some();
     let mut text = |path: Option<&Path>, keyword: &str| match path.map(passwords::read) {
         Some(Ok(text)) => text,
         Some(Err(why)) => {
             notes.push(format!("{keyword}: {why}"));
             Default::default()
         }
+        None if own => Default::default(),
         None => {
             notes.push(format!("{keyword} is none"));
             Default::default()
@@ -80,13 +104,21 @@ fn check(login: &Effective, user: &str, secrets: &Secrets) -> (Option<Option<u64
     right &= secrets.password.is_some() || secrets.code.is_some();
     if let Some(password) = &secrets.password {
         let file = text(login.password_file.as_deref(), passwords::PASSWORDS);
+        // Whoever exists here alone comes first, and is searched for in the same way as others.
+        let file = Zeroizing::new(residents.hashes() + &file);
         right &= passwords::is_right(&file, user, password.bytes(), login.permit_empty_passwords);
     }
     let mut step = None;
     if let Some(code) = &secrets.code {
         let file = text(login.totp_file.as_deref(), passwords::CODES);
+        let file = Zeroizing::new(residents.secrets() + &file);
         step = totp::step_of(&file, user, code.bytes(), now());
-        right &= step.is_some();
+        // One who has no codes is asked for one like everybody, and says anything.
+        let none = match residents.find(user) {
+            Some(one) => one.totp.is_none(),
+            None => login.totp_file.is_none(),
+        };
+        right &= step.is_some() || (none && secrets.password.is_some());
     }
     (right.then_some(step), notes)
 }

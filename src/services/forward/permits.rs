@@ -5,6 +5,7 @@ use super::Target;
 use super::display::DisplayRules;
 use crate::base::wildcard_match;
 use crate::limits::PERMITS_MAX;
+use crate::services::Place;
 use crate::wire::Reader;
 
 /// What stands for any host in a [`Permit`].
@@ -36,6 +37,17 @@ pub struct Forwarding {
     pub agent: bool,
     pub x11: bool,
     pub display: DisplayRules,
+}
+
+impl Forwarding {
+    /// A login that has only a part of the file system gets no sockets outside of it: where its process
+    /// is not in there itself none at all, and the X server's helpers are never in there.
+    pub fn keep_to(&mut self, place: &Place) {
+        self.x11 &= place.is_system();
+        if place.is_files() {
+            (self.streamlocal, self.agent) = (Ways::NONE, false);
+        }
+    }
 }
 
 impl Default for Forwarding {

@@ -1,15 +1,18 @@
 //! What a shell makes of the paths on a command line: tildes and patterns (POSIX XCU 2.6.1, 2.13).
 
-use std::ffi::CStr;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::Path;
+use std::ffi::{CStr, CString};
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStringExt;
 
 use nix::errno::Errno;
-use nix::sys::stat::lstat;
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
 
 use super::command::{Tilde, Word};
-use crate::limits::{SCP_NAMES_BYTES_MAX, SCP_NAMES_MAX};
-use crate::services::sftp::{absolute, account};
+use crate::limits::{SCP_ENTRIES_BYTES, SCP_NAMES_BYTES_MAX, SCP_NAMES_MAX};
+use crate::reactor::Fd;
+use crate::services::root::Root;
+use crate::services::sftp::{absolute, account, directory_records};
 
 /// One character, or a byte that is none.
 type Unit = u32;
@@ -19,12 +22,17 @@ type Unit = u32;
 pub struct TooMany;
 
 /// Expands words in order. `home` is what a bare tilde stands for, `base` where relative paths
-/// start. As in sh, a pattern that matches nothing stays as it is.
-pub fn expand(words: &[Word], home: &CStr, base: &[u8]) -> Result<Vec<Vec<u8>>, TooMany> {
+/// start, in `root`. As in sh, a pattern that matches nothing stays as it is.
+pub fn expand(
+    root: &Root,
+    words: &[Word],
+    home: &[u8],
+    base: &[u8],
+) -> Result<Vec<Vec<u8>>, TooMany> {
     let mut names = Vec::new();
     for word in words {
-        let bytes = untilded(word, home.to_bytes());
-        let mut found = matches(&bytes, base)?;
+        let bytes = untilded(root, word, home);
+        let mut found = matches(root, &bytes, base)?;
         if found.is_empty() {
             found.push(bytes.iter().map(|(byte, _)| *byte).collect());
         }
@@ -35,11 +43,11 @@ pub fn expand(words: &[Word], home: &CStr, base: &[u8]) -> Result<Vec<Vec<u8>>, 
 }
 
 /// With the tilde replaced. What it stands for is no pattern, whatever it looks like.
-fn untilded(word: &Word, home: &[u8]) -> Vec<(u8, bool)> {
+fn untilded(root: &Root, word: &Word, home: &[u8]) -> Vec<(u8, bool)> {
     let replaced = word.tilde().and_then(|Tilde { user, below }| {
         let home = match user.is_empty() {
             true => home.to_vec(),
-            false => account(&user)?.dir.into_os_string().into_vec(),
+            false => account(root, &user)?.dir.into_os_string().into_vec(),
         };
         Some(home.into_iter().map(|byte| (byte, true)).chain(below.iter().copied()).collect())
     });
@@ -52,7 +60,7 @@ fn check(names: &[Vec<u8>]) -> Result<(), TooMany> {
 }
 
 /// The existing paths that a pattern matches; none for a word without a pattern in it.
-fn matches(word: &[(u8, bool)], base: &[u8]) -> Result<Vec<Vec<u8>>, TooMany> {
+fn matches(root: &Root, word: &[(u8, bool)], base: &[u8]) -> Result<Vec<Vec<u8>>, TooMany> {
     let components: Vec<&[(u8, bool)]> = word.split(|(byte, _)| *byte == b'/').collect();
     let patterns: Vec<Pattern> = components.iter().map(|one| Pattern::new(one)).collect();
     if patterns.iter().all(Pattern::is_plain) {
@@ -70,32 +78,35 @@ fn matches(word: &[(u8, bool)], base: &[u8]) -> Result<Vec<Vec<u8>>, TooMany> {
         }
         let mut deeper = Vec::new();
         for prefix in &found {
-            list(prefix, pattern, base, &mut deeper)?;
+            list(root, (prefix, pattern), base, &mut deeper)?;
         }
         found = deeper;
     }
-    found.retain(|path| exists(base, path));
+    found.retain(|path| exists(root, base, path));
     Ok(found)
 }
 
 /// Adds what `pattern` matches in the directory `prefix`.
 fn list(
-    prefix: &[u8],
-    pattern: &Pattern,
+    root: &Root,
+    (prefix, pattern): (&[u8], &Pattern),
     base: &[u8],
     found: &mut Vec<Vec<u8>>,
 ) -> Result<(), TooMany> {
     let directory = if prefix.is_empty() { base.to_vec() } else { joined(base, prefix) };
-    let Ok(entries) = std::fs::read_dir(Path::new(std::ffi::OsStr::from_bytes(&directory))) else {
-        return Ok(());
-    };
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let path = CString::new(directory).unwrap_or_default();
+    let Ok(directory) = root.open_at(&path, flags, Mode::empty()) else { return Ok(()) };
     let mut names = Vec::new();
-    for entry in entries.flatten() {
-        let name = entry.file_name().into_vec();
-        if pattern.fits(&name) {
-            names.push([prefix, &name].concat());
-            if names.len() > SCP_NAMES_MAX {
-                return Err(TooMany);
+    let mut space = vec![0; SCP_ENTRIES_BYTES];
+    while let Ok(Some(entries)) = directory_records(Fd(directory.as_raw_fd()), &mut space) {
+        for name in entries.map(CStr::to_bytes) {
+            let is_dots = matches!(name, b"." | b"..");
+            if !is_dots && pattern.fits(name) {
+                names.push([prefix, name].concat());
+                if names.len() > SCP_NAMES_MAX {
+                    return Err(TooMany);
+                }
             }
         }
     }
@@ -108,9 +119,9 @@ fn joined(base: &[u8], path: &[u8]) -> Vec<u8> {
     absolute(base, path).map(|path| path.into_bytes()).unwrap_or_default()
 }
 
-fn exists(base: &[u8], path: &[u8]) -> bool {
+fn exists(root: &Root, base: &[u8], path: &[u8]) -> bool {
     absolute(base, path)
-        .is_some_and(|path| !matches!(lstat(path.as_c_str()), Err(Errno::ENOENT | Errno::ENOTDIR)))
+        .is_some_and(|path| !matches!(root.lstat(&path), Err(Errno::ENOENT | Errno::ENOTDIR)))
 }
 
 /// A pattern of one name, as a shell has it.
@@ -289,14 +300,16 @@ fn quoted_units(word: &[(u8, bool)]) -> Vec<(Unit, bool)> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::os::unix::ffi::OsStrExt;
+    use std::path::Path;
 
     use super::super::command::Command;
     use super::*;
 
     fn expanded(line: &str, home: &Path) -> Vec<String> {
         let command = Command::parse(format!("scp -f {line}").as_bytes()).expect(line);
-        let home = std::ffi::CString::new(home.as_os_str().as_bytes()).expect("a home");
-        let names = expand(&command.words, &home, home.to_bytes()).expect("few");
+        let home = home.as_os_str().as_bytes();
+        let names = expand(&Root::System, &command.words, home, home).expect("few");
         names.into_iter().map(|name| String::from_utf8_lossy(&name).into_owned()).collect()
     }
 

@@ -4,25 +4,25 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{IntoRawFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
-use nix::sys::stat::{
-    FchmodatFlags, Mode, UtimensatFlags, fchmod, fchmodat, fstat, futimens, stat, utimensat,
-};
+use nix::sys::stat::{Mode, fchmod, fstat, futimens, mkdirat};
 use nix::sys::time::TimeSpec;
-use nix::unistd::{close, ftruncate, mkdir};
+use nix::unistd::{close, ftruncate};
 
 use super::command::Word;
 use super::glob;
 use crate::limits::SCP_ENTRIES_BYTES;
 use crate::reactor::Fd;
-use crate::services::sftp::{base, borrow, directory_records, open_at, refuse_own_process};
+use crate::services::files::Rights;
+use crate::services::root::{Root, change_mode, change_times};
+use crate::services::sftp::{base, borrow, directory_records, refuse_own_process};
 use crate::services::umask::with_umask;
 
 /// One piece of work. Paths are absolute, descriptors open until the job is done.
 #[derive(Debug)]
 pub enum ScpJob {
-    /// What a shell would make of the words, and where relative paths start.
+    /// Opens the root; what a shell would make of the words, and where relative paths start.
     Expand {
         home: CString,
         words: Box<[Word]>,
@@ -45,6 +45,8 @@ pub enum ScpJob {
         path: CString,
         mode: u32,
         umask: Option<u32>,
+        /// What will be written.
+        size: u64,
     },
     Finish(Box<Finish>),
     /// Makes a directory if there is none. Its owner may do everything in it until it is full.
@@ -82,6 +84,7 @@ pub enum ScpDone {
     Done,
     Failed(Errno),
     Expanded {
+        root: Root,
         base: Box<[u8]>,
         names: Vec<Vec<u8>>,
     },
@@ -124,37 +127,43 @@ pub enum Kind {
     Other,
 }
 
-/// Does a job. Called on a worker thread; it may block for as long as the file system does.
-pub fn run(job: ScpJob) -> ScpDone {
-    attempt(job).unwrap_or_else(ScpDone::Failed)
+/// Does a job, whose paths begin at `root`. Called on a worker thread; it may block for as long as the file system does.
+pub fn run(root: &Root, job: ScpJob) -> ScpDone {
+    attempt(root, job).unwrap_or_else(ScpDone::Failed)
 }
 
-fn attempt(job: ScpJob) -> Result<ScpDone, Errno> {
+fn attempt(root: &Root, job: ScpJob) -> Result<ScpDone, Errno> {
     Ok(match job {
         ScpJob::Expand { home, words } => {
-            let base = base(&home, None);
-            match glob::expand(&words, &home, &base) {
-                Ok(names) => ScpDone::Expanded { base, names },
+            let root = root.opened()?;
+            let base = base(&root, &home, None);
+            // In a root the home may be elsewhere than the account's.
+            let tilde = if root.is_fenced() { &base } else { home.to_bytes() };
+            match glob::expand(&root, &words, tilde, &base) {
+                Ok(names) => ScpDone::Expanded { root, base, names },
                 Err(glob::TooMany) => ScpDone::TooMany,
             }
         }
-        ScpJob::Open { path } => ScpDone::Opened(open(&path)?),
+        ScpJob::Open { path } => ScpDone::Opened(open(root, &path)?),
         ScpJob::Entries { fd } => ScpDone::Entries(entries(fd)?),
         ScpJob::Look { path } => {
-            let kind = stat(path.as_c_str())?.st_mode & libc::S_IFMT;
+            let kind = root.stat(&path)?.st_mode & libc::S_IFMT;
             ScpDone::Looked { is_directory: kind == libc::S_IFDIR }
         }
-        ScpJob::Create { path, mode, umask } => create(&path, mode, umask)?,
+        ScpJob::Create { path, mode, umask, size } => create(root, &path, (mode, umask), size)?,
         ScpJob::Finish(finish) => ScpDone::Finished(end_file(&finish)),
-        ScpJob::MakeDirectory { path, mode, preserve } => make_directory(&path, mode, preserve)?,
+        ScpJob::MakeDirectory { path, mode, preserve } => {
+            make_directory(root, &path, mode, preserve)?
+        }
         ScpJob::FinishDirectory { path, mode, times } => {
+            root.permit_change(&path, true, false)?;
+            let held = root.hold(&path, true)?;
             if let Some(times) = times {
                 let (read, modified) = times.specs();
-                let flags = UtimensatFlags::FollowSymlink;
-                let _ = utimensat(AT_FDCWD, path.as_c_str(), &read, &modified, flags);
+                let _ = change_times(&held, [*read.as_ref(), *modified.as_ref()]);
             }
             if let Some(mode) = mode {
-                let _ = change_mode(&path, mode);
+                let _ = change_mode(&held, Mode::from_bits_truncate(mode));
             }
             ScpDone::Done
         }
@@ -162,9 +171,9 @@ fn attempt(job: ScpJob) -> Result<ScpDone, Errno> {
 }
 
 /// Nothing here waits: what is no file and no directory is closed again, with nothing read of it.
-fn open(path: &CStr) -> Result<Opened, Errno> {
+fn open(root: &Root, path: &CStr) -> Result<Opened, Errno> {
     let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
-    let fd = open_at(path, flags, Mode::empty())?;
+    let fd = root.open_at(path, flags, Mode::empty())?;
     let stat = fstat(&fd)?;
     let kind = match stat.st_mode & libc::S_IFMT {
         libc::S_IFREG => Kind::File,
@@ -198,12 +207,17 @@ fn entries(fd: Fd) -> Result<Vec<Box<[u8]>>, Errno> {
 }
 
 /// Existing files are written in place: their owner, mode and links stay.
-fn create(path: &CStr, mode: u32, umask: Option<u32>) -> Result<ScpDone, Errno> {
-    let before = stat(path).ok();
+fn create(
+    root: &Root,
+    path: &CStr,
+    (mode, umask): (u32, Option<u32>),
+    size: u64,
+) -> Result<ScpDone, Errno> {
+    let before = root.stat(path).ok();
     let flags =
         OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
     let mode = Mode::from_bits_truncate(mode);
-    let fd = with_umask(umask, || open_at(path, flags, mode))?;
+    let fd = with_umask(umask, || root.open_at(path, flags, mode))?;
     let kind = fstat(&fd)?.st_mode & libc::S_IFMT;
     match kind {
         // Bytes go to offsets, as they do for SFTP.
@@ -215,6 +229,10 @@ fn create(path: &CStr, mode: u32, umask: Option<u32>) -> Result<ScpDone, Errno> 
         _ => {}
     }
     let regular = kind == libc::S_IFREG;
+    if regular {
+        let has = u64::try_from(fstat(&fd)?.st_size).unwrap_or(0);
+        root.take_bytes(size.saturating_sub(has))?;
+    }
     Ok(ScpDone::Created { fd: Fd(fd.into_raw_fd()), existed: before.is_some(), regular })
 }
 
@@ -242,23 +260,21 @@ fn end_file(finish: &Finish) -> Option<(&'static str, Errno)> {
     first
 }
 
-fn make_directory(path: &CStr, mode: u32, preserve: bool) -> Result<ScpDone, Errno> {
-    if let Ok(stat) = stat(path) {
+fn make_directory(root: &Root, path: &CStr, mode: u32, preserve: bool) -> Result<ScpDone, Errno> {
+    if let Ok(stat) = root.stat(path) {
         if stat.st_mode & libc::S_IFMT != libc::S_IFDIR {
             return Err(Errno::ENOTDIR);
         }
-        if preserve {
-            let _ = change_mode(path, mode);
+        if preserve && root.permit_change(path, true, false).is_ok() {
+            let _ = change_mode(&root.hold(path, true)?, Mode::from_bits_truncate(mode));
         }
         return Ok(ScpDone::Made { existed: true });
     }
     let mode = Mode::from_bits_truncate(mode) | Mode::S_IRWXU;
-    with_umask(preserve.then_some(0), || mkdir(path, mode))?;
+    let entry = root.entry(path, Rights::WRITE)?;
+    let make = || mkdirat(entry.directory(), entry.name(), mode);
+    root.making(|| with_umask(preserve.then_some(0), make))?;
     Ok(ScpDone::Made { existed: false })
-}
-
-fn change_mode(path: &CStr, mode: u32) -> Result<(), Errno> {
-    fchmodat(AT_FDCWD, path, Mode::from_bits_truncate(mode), FchmodatFlags::FollowSymlink)
 }
 
 impl Times {

@@ -39,7 +39,7 @@ use self::source::Source;
 use crate::limits::{SCP_READS_MAX, SCP_WRITE_OPS_MAX};
 use crate::reactor::{Chunk, Errno, Op};
 use crate::services::sftp::absolute;
-use crate::services::{Done, Io, Job, Service};
+use crate::services::{Done, Io, Job, Root, Service};
 
 const READ_TAGS: u16 = 0;
 const WRITE_TAGS: u16 = 0x100;
@@ -77,9 +77,10 @@ enum State {
     Gone,
 }
 
-/// Where relative paths start.
+/// Where absolute paths begin, and where relative ones start.
 #[derive(Debug)]
 struct Paths {
+    root: Root,
     base: Box<[u8]>,
 }
 
@@ -99,13 +100,13 @@ impl Paths {
 }
 
 impl Scp {
-    /// Starts what `command` asks for, for an account with this home.
-    pub fn start(command: Command, home: &Path, io: &mut Io<'_>) -> Scp {
+    /// Starts what `command` asks for, for an account with this home. Paths begin at `root`.
+    pub fn start(command: Command, root: Root, home: &Path, io: &mut Io<'_>) -> Scp {
         let home = CString::new(home.as_os_str().as_bytes()).unwrap_or_default();
         let words = command.words.clone().into_boxed_slice();
         let mut peer = Peer::default();
         peer.verbose = command.verbose;
-        let paths = Paths { base: Box::new(*b"/") };
+        let paths = Paths { root, base: Box::new(*b"/") };
         let state = State::Running;
         let mut scp = Scp { command, peer, paths, work: Work::Expanding, busy: false, state };
         scp.submit(ScpJob::Expand { home, words }, io);
@@ -123,7 +124,7 @@ impl Scp {
 
     fn submit(&mut self, job: ScpJob, io: &mut Io<'_>) {
         self.busy = true;
-        io.job(JOB_TAG, Job::Scp(Box::new(job)));
+        io.job(JOB_TAG, Job::Scp(self.paths.root.clone(), Box::new(job)));
     }
 
     /// Goes as far as what has come and what is free allow.
@@ -176,8 +177,8 @@ impl Scp {
 
     /// The names on the command line are known.
     fn expanded(&mut self, done: ScpDone) {
-        let (base, mut names) = match done {
-            ScpDone::Expanded { base, names } => (base, names),
+        let (root, base, mut names) = match done {
+            ScpDone::Expanded { root, base, names } => (root, base, names),
             ScpDone::TooMany => {
                 self.peer.warn("Argument list too long");
                 self.state = State::Ending(EXIT_TOO_LONG);
@@ -188,7 +189,7 @@ impl Scp {
                 return;
             }
         };
-        self.paths.base = base;
+        self.paths = Paths { root, base };
         let Command { side, recursive, preserve, directory, .. } = self.command;
         self.work = match (side, names.pop()) {
             (Side::Source, last) => {

@@ -309,7 +309,7 @@ impl Sink {
         let coming = Coming { name, size, mode, existed: false, regular: true, noted: None };
         self.state = State::Creating(Box::new(coming));
         let umask = self.preserve.then_some(0);
-        Some(Next::Job(ScpJob::Create { path, mode: mode | OWNER_WRITES, umask }))
+        Some(Next::Job(ScpJob::Create { path, mode: mode | OWNER_WRITES, umask, size }))
     }
 
     fn directory(

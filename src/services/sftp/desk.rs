@@ -7,11 +7,13 @@ use super::hash::Range;
 use super::intake::writable;
 use super::options::Options;
 use super::replies::Replies;
+use super::status::status_of;
 use super::waiting::{Class, CopyAsk, HandleAsk, Waiting, What};
 use crate::limits::{
     SFTP_DATA_BYTES_MAX, SFTP_HANDLES_MAX, SFTP_NAMES_BYTES_MAX, SFTP_PACKET_BYTES_MAX,
 };
 use crate::reactor::Fd;
+use crate::services::root::Root;
 use crate::wire::Writer;
 use crate::wire::sftp::{
     Attributes, Extensions, Limits, Names, Reply, StatusCode, VERSION, VfsStatus, extension, open,
@@ -22,6 +24,8 @@ use crate::wire::sftp::{
 /// by itself.
 #[derive(Debug)]
 pub struct Desk {
+    /// Where absolute paths begin; open once INIT has been answered.
+    pub root: Root,
     /// Where relative paths start; known once INIT has been answered.
     pub base: Box<[u8]>,
     pub options: Options,
@@ -81,8 +85,9 @@ struct Copying {
 }
 
 impl Desk {
-    pub fn new(home: CString, start: Option<CString>, options: Options) -> Desk {
+    pub fn new(root: Root, home: CString, start: Option<CString>, options: Options) -> Desk {
         Desk {
+            root,
             base: Box::new(*b"/"),
             options,
             handles: Handles::default(),
@@ -156,11 +161,45 @@ impl Desk {
                 (Class::Look, Then::Reply, FsJob::VfsStat { subject: Subject::Handle(fd) })
             }
             (HandleAsk::SetStat(attributes), Some(fd)) => {
+                if !self.may_set(name, &attributes) {
+                    return self.answer(id, StatusCode::PermissionDenied);
+                }
                 let subject = Subject::Handle(fd);
                 (Class::Alone, Then::Reply, FsJob::SetStat { subject, attributes: *attributes })
             }
         };
         Begun::Job(Running { id, class, then }, job)
+    }
+
+    /// What a session that may not do everything may do to a file that it has open: what it opened it
+    /// for.
+    fn may_set(&mut self, name: HandleName, attributes: &Attributes) -> bool {
+        if self.root.judged().is_none() {
+            return true;
+        }
+        let Some(Handle::File(file)) = self.handles.find(name) else { return false };
+        file.end = attributes.size.unwrap_or(file.end);
+        file.writable
+    }
+
+    /// A WRITE is about to come: what it adds to its file is taken from the quota.
+    pub fn admit_write(
+        &mut self,
+        name: HandleName,
+        offset: u64,
+        len: u32,
+    ) -> Result<(), StatusCode> {
+        if !self.root.accounts() {
+            return Ok(());
+        }
+        let Some(Handle::File(file)) = self.handles.find(name) else { return Ok(()) };
+        let start = if file.append { file.end } else { offset };
+        let end = start.saturating_add(len.into());
+        if file.regular && file.writable && end > file.end && len > 0 {
+            self.root.take_bytes(end - file.end).map_err(status_of)?;
+            file.end = end;
+        }
+        Ok(())
     }
 
     /// SECURITY 113: a file is not copied onto itself, and what has no end is not copied at all.
@@ -169,7 +208,8 @@ impl Desk {
         let (Some(from), Some(to)) = (from, to) else {
             return self.answer(id, StatusCode::Failure);
         };
-        if from.file == to.file || !from.regular {
+        // How much that would add shows only behind it.
+        if from.file == to.file || !from.regular || self.root.accounts() {
             return self.answer(id, StatusCode::Failure);
         }
         let until_end = ask.len == 0;
@@ -193,8 +233,8 @@ impl Desk {
                 let reply = Reply::Status { code: failure.code, text: failure.text.as_bytes() };
                 self.replies.put(id, reply);
             }
-            (Then::Version, FsDone::Base(base)) => {
-                self.base = base;
+            (Then::Version, FsDone::Base(root, base)) => {
+                (self.root, self.base) = (root, base);
                 self.reply_version();
                 return Ended::Greeted;
             }
@@ -273,6 +313,7 @@ impl Desk {
                 regular: opened.regular,
                 writable: writable(flags),
                 append: flags & open::APPEND != 0,
+                end: opened.size,
             }),
             FsDone::OpenedDirectory(fd) => Handle::Directory { fd, accounts: Box::default() },
             done => return self.reply_done(id, &done),

@@ -1,15 +1,14 @@
 use std::ffi::CStr;
 
 use nix::errno::Errno;
-use nix::fcntl::AtFlags;
 use nix::libc;
-use nix::sys::stat::fstatat;
 
 use super::attrs::attributes;
 use super::fs::{FsDone, borrow};
 use super::longname::{AccountNames, LONG_NAME_EXTRA_BYTES_MAX, long_name};
 use crate::limits::SFTP_NAMES_BYTES_MAX;
 use crate::reactor::Fd;
+use crate::services::root::Root;
 use crate::wire::Writer;
 use crate::wire::sftp::put_name;
 
@@ -29,8 +28,9 @@ const GROWTH: usize = ENTRY_BYTES_MAX.div_ceil(RECORD_BYTES_MIN);
 
 /// The next batch of entries of an open directory, or its end. The kernel keeps the place; asking
 /// it for no more records than surely fit the reply means that none has to be kept or read twice.
-pub fn read(fd: Fd, mut accounts: Box<AccountNames>) -> Result<FsDone, Errno> {
+pub fn read(root: &Root, fd: Fd, mut accounts: Box<AccountNames>) -> Result<FsDone, Errno> {
     let now = wall_seconds();
+    accounts.nameless = root.is_fenced();
     let mut encoded = vec![0; SFTP_NAMES_BYTES_MAX - NAME_HEADER_BYTES];
     let mut out = Writer::new(&mut encoded);
     let mut records = [0; (SFTP_NAMES_BYTES_MAX / GROWTH).next_multiple_of(8)];
@@ -52,8 +52,7 @@ pub fn read(fd: Fd, mut accounts: Box<AccountNames>) -> Result<FsDone, Errno> {
         };
         for name in names(space.get(..len).unwrap_or(&[])) {
             // A file that vanished meanwhile is left out, as is one that may not be looked at.
-            let found = fstatat(borrow(fd), name, AtFlags::AT_SYMLINK_NOFOLLOW);
-            let Ok(stat) = found else { continue };
+            let Ok(stat) = root.stat_entry(borrow(fd), name) else { continue };
             let name = name.to_bytes();
             line.clear();
             long_name(&mut line, name, &stat, &mut accounts, now);

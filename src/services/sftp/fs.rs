@@ -6,14 +6,11 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 use nix::errno::Errno;
-use nix::fcntl::{AT_FDCWD, AtFlags, readlink, renameat};
+use nix::fcntl::{AtFlags, renameat};
 use nix::libc;
-use nix::sys::stat::{fstat, lstat, stat};
-use nix::sys::statvfs::{FsFlags, Statvfs, fstatvfs, statvfs};
-use nix::unistd::{
-    AccessFlags, Gid, Group, Uid, UnlinkatFlags, User, access, close, linkat, mkdir, symlinkat,
-    unlink, unlinkat,
-};
+use nix::sys::stat::{fstat, mkdirat};
+use nix::sys::statvfs::{FsFlags, Statvfs, fstatvfs};
+use nix::unistd::{Gid, Group, Uid, UnlinkatFlags, User, close, linkat, symlinkat, unlinkat};
 
 use super::attrs::{attributes, mode, set};
 use super::copy::{self, Copy};
@@ -25,6 +22,8 @@ use super::realpath::real_path;
 use super::status::Failure;
 use crate::limits::SFTP_NAMES_BYTES_MAX;
 use crate::reactor::Fd;
+use crate::services::files::Rights;
+use crate::services::root::{Entry, Root};
 use crate::services::umask::with_umask;
 use crate::wire::Writer;
 use crate::wire::sftp::{Attributes, StatusCode, VfsStatus};
@@ -43,7 +42,8 @@ pub enum Subject {
 /// done.
 #[derive(Debug)]
 pub enum FsJob {
-    /// Where relative paths start, given the account's home and what was chosen in its place.
+    /// Opens the root and finds where relative paths start in it, given the account's home and what was
+    /// chosen in its place.
     Base {
         home: CString,
         start: Option<CString>,
@@ -130,7 +130,8 @@ pub enum FsJob {
 pub enum FsDone {
     Done,
     Failed(Failure),
-    Base(Box<[u8]>),
+    /// The root, open, and where relative paths start.
+    Base(Root, Box<[u8]>),
     Opened(Opened),
     OpenedDirectory(Fd),
     /// Entries of a NAME reply, encoded.
@@ -159,9 +160,10 @@ pub enum FsDone {
     },
 }
 
-/// Does a job. Called on a worker thread; it may block for as long as the file system does.
-pub fn run(job: FsJob) -> FsDone {
-    attempt(job).unwrap_or_else(FsDone::Failed)
+/// Does a job, whose paths begin at `root`. Called on a worker thread; it may block for as long as the
+/// file system does.
+pub fn run(root: &Root, job: FsJob) -> FsDone {
+    attempt(root, job).unwrap_or_else(FsDone::Failed)
 }
 
 /// A descriptor for the length of one call.
@@ -183,50 +185,66 @@ pub(in crate::services) fn retry<T>(
     }
 }
 
-fn attempt(job: FsJob) -> Result<FsDone, Failure> {
+fn attempt(root: &Root, job: FsJob) -> Result<FsDone, Failure> {
     let done = match job {
-        FsJob::Base { home, start } => FsDone::Base(base(&home, start.as_deref())),
-        FsJob::Open { path, flags, permissions, umask } => {
-            FsDone::Opened(with_umask(umask, || open::file(&path, flags, permissions))?)
+        FsJob::Base { home, start } => {
+            let root = root.opened()?;
+            let base = base(&root, &home, start.as_deref());
+            FsDone::Base(root, base)
         }
-        FsJob::OpenDirectory { path } => FsDone::OpenedDirectory(open::directory(&path)?),
-        FsJob::ReadDirectory { fd, accounts } => directory::read(fd, accounts)?,
+        FsJob::Open { path, flags, permissions, umask } => {
+            FsDone::Opened(with_umask(umask, || open::file(root, &path, flags, permissions))?)
+        }
+        FsJob::OpenDirectory { path } => FsDone::OpenedDirectory(open::directory(root, &path)?),
+        FsJob::ReadDirectory { fd, accounts } => directory::read(root, fd, accounts)?,
         FsJob::Close { fd } => nothing(close(fd.0))?,
         FsJob::Stat { subject } => FsDone::Attributes(attributes(&match &subject {
-            Subject::Path(path) => stat(path.as_c_str()),
-            Subject::Link(path) => lstat(path.as_c_str()),
+            Subject::Path(path) => root.stat(path),
+            Subject::Link(path) => root.lstat(path),
             Subject::Handle(fd) => fstat(borrow(*fd)),
         }?)),
-        FsJob::SetStat { subject, attributes } => nothing(set(&subject, &attributes))?,
+        FsJob::SetStat { subject, attributes } => nothing(set(root, &subject, &attributes))?,
         FsJob::VfsStat { subject } => FsDone::VfsStatus(vfs_status(&match &subject {
-            Subject::Path(path) | Subject::Link(path) => statvfs(path.as_c_str()),
+            Subject::Path(path) | Subject::Link(path) => root.statvfs(path),
             Subject::Handle(fd) => fstatvfs(borrow(*fd)),
         }?)),
-        FsJob::Remove { path } => nothing(unlink(path.as_c_str()))?,
+        FsJob::Remove { path } => nothing(remove(root, &path, UnlinkatFlags::NoRemoveDir))?,
         FsJob::MakeDirectory { path, permissions, umask } => {
-            nothing(with_umask(umask, || mkdir(path.as_c_str(), mode(permissions))))?
+            let entry = root.entry(&path, Rights::WRITE)?;
+            let make = || mkdirat(entry.directory(), entry.name(), mode(permissions));
+            nothing(root.making(|| with_umask(umask, make)))?
         }
-        FsJob::RemoveDirectory { path } => {
-            nothing(unlinkat(AT_FDCWD, path.as_c_str(), UnlinkatFlags::RemoveDir))?
+        FsJob::RemoveDirectory { path } => nothing(remove(root, &path, UnlinkatFlags::RemoveDir))?,
+        FsJob::RealPath { base, path } => FsDone::Path(root.seen(real_path(root, &base, &path)?)?),
+        FsJob::ExpandPath { base, path } => {
+            FsDone::Path(root.seen(expand_path(root, &base, &path)?)?)
         }
-        FsJob::RealPath { base, path } => FsDone::Path(real_path(&base, &path)?),
-        FsJob::ExpandPath { base, path } => FsDone::Path(expand_path(&base, &path)?),
         FsJob::Rename { from, to, replace: true } => {
-            nothing(renameat(AT_FDCWD, from.as_c_str(), AT_FDCWD, to.as_c_str()))?
+            root.permit_move(&from, &to)?;
+            let (from, to) = (root.entry(&from, Rights::NONE)?, root.entry(&to, Rights::NONE)?);
+            nothing(root.losing(&to, || rename(&from, &to)))?
         }
-        FsJob::Rename { from, to, replace: false } => nothing(rename_aside(&from, &to))?,
-        FsJob::ReadLink { path } => FsDone::Path(readlink(path.as_c_str())?.into_vec()),
+        FsJob::Rename { from, to, replace: false } => nothing(rename_aside(root, &from, &to))?,
+        FsJob::ReadLink { path } => {
+            root.lstat(&path)?;
+            FsDone::Path(root.read_link(&path)?)
+        }
         FsJob::SymbolicLink { target, path } => {
-            nothing(symlinkat(target.as_c_str(), AT_FDCWD, path.as_c_str()))?
+            let entry = root.entry(&path, Rights::WRITE)?;
+            let make = || symlinkat(target.as_c_str(), entry.directory(), entry.name());
+            nothing(root.making(make))?
         }
-        FsJob::HardLink { existing, path } => nothing(hard_link(&existing, &path))?,
+        FsJob::HardLink { existing, path } => {
+            let (existing, new) = (root.linkable(&existing)?, root.entry(&path, Rights::WRITE)?);
+            nothing(root.making(|| hard_link(&existing, &new)))?
+        }
         FsJob::Copy(copy) => copy::run(&copy)?,
         FsJob::Hash(range) => hash::run(&range)?,
-        FsJob::HomeDirectory { user } => match account(&user) {
+        FsJob::HomeDirectory { user } => match account(root, &user) {
             Some(account) => FsDone::Path(account.dir.into_os_string().into_vec()),
             None => return Err(Failure::new(StatusCode::Failure)),
         },
-        FsJob::NamesById { users, groups } => names_by_id(&users, &groups)?,
+        FsJob::NamesById { users, groups } => names_by_id(root, &users, &groups)?,
     };
     Ok(done)
 }
@@ -237,54 +255,58 @@ fn nothing(outcome: Result<(), Errno>) -> Result<FsDone, Errno> {
 
 /// Where relative paths start: the home without links in it when it can be entered, the root
 /// otherwise, as a login does it. `start` counts from there and is used if it can be entered.
-pub(in crate::services) fn base(home: &CStr, start: Option<&CStr>) -> Box<[u8]> {
-    let enterable = |path: &Vec<u8>| {
-        let path = CString::new(path.as_slice()).unwrap_or_default();
-        stat(path.as_c_str()).is_ok_and(|stat| stat.st_mode & libc::S_IFMT == libc::S_IFDIR)
-            && access(path.as_c_str(), AccessFlags::X_OK).is_ok()
-    };
+pub(in crate::services) fn base(root: &Root, home: &CStr, start: Option<&CStr>) -> Box<[u8]> {
+    let enterable =
+        |path: &Vec<u8>| root.is_enterable(&CString::new(path.as_slice()).unwrap_or_default());
     let entered = |from: &[u8], path: &CStr| {
-        real_path(from, path.to_bytes()).ok().filter(enterable).map(Vec::into_boxed_slice)
+        real_path(root, from, path.to_bytes()).ok().filter(enterable).map(Vec::into_boxed_slice)
     };
     let home = entered(b"/", home).unwrap_or_else(|| Box::new(*b"/"));
     start.and_then(|start| entered(&home, start)).unwrap_or(home)
 }
 
-pub(in crate::services) fn account(user: &[u8]) -> Option<User> {
+/// The account of this name; the accounts of the system are not in a root.
+pub(in crate::services) fn account(root: &Root, user: &[u8]) -> Option<User> {
+    if root.is_fenced() {
+        return None;
+    }
     User::from_name(std::str::from_utf8(user).ok()?).ok().flatten()
 }
 
 /// PROTOCOL 4.9. A bare `~` is where relative paths start, which is the home unless the
 /// administrator chose another directory.
-fn expand_path(base: &[u8], path: &[u8]) -> Result<Vec<u8>, Failure> {
-    let Some(tail) = path.strip_prefix(b"~") else { return Ok(real_path(base, path)?) };
+fn expand_path(root: &Root, base: &[u8], path: &[u8]) -> Result<Vec<u8>, Failure> {
+    let Some(tail) = path.strip_prefix(b"~") else { return Ok(real_path(root, base, path)?) };
     let slash = tail.iter().position(|byte| *byte == b'/').unwrap_or(tail.len());
     let (user, below) = tail.split_at(slash);
     if user.is_empty() {
-        return Ok(real_path(base, below.strip_prefix(b"/").unwrap_or(below))?);
+        return Ok(real_path(root, base, below.strip_prefix(b"/").unwrap_or(below))?);
     }
-    let Some(account) = account(user) else {
+    let Some(account) = account(root, user) else {
         return Err(Failure { code: StatusCode::NoSuchFile, text: "no such user" });
     };
     let home = account.dir.as_os_str().as_bytes();
-    Ok(real_path(b"/", &[home, below].concat())?)
+    Ok(real_path(root, b"/", &[home, below].concat())?)
 }
 
 /// RENAME of version 3 fails when the new name exists. The kernel can do just that in one step;
 /// where a file system cannot, files are linked and unlinked as OpenSSH does it, and the rest is
 /// renamed after a look.
-fn rename_aside(from: &CStr, to: &CStr) -> Result<(), Errno> {
+fn rename_aside(root: &Root, from_path: &CStr, to_path: &CStr) -> Result<(), Errno> {
     // What is wrong with the old name is said before what is wrong with the new one.
-    let kind = lstat(from)?.st_mode & libc::S_IFMT;
-    match rename_exclusive(from, to) {
+    let kind = root.lstat(from_path)?.st_mode & libc::S_IFMT;
+    root.permit_move(from_path, to_path)?;
+    let (from, to) = (root.entry(from_path, Rights::NONE)?, root.entry(to_path, Rights::NONE)?);
+    match rename_exclusive(&from, &to) {
         Err(Errno::EINVAL | Errno::ENOSYS) => {}
         outcome => return outcome,
     }
     if kind == libc::S_IFREG {
-        match hard_link(from, to) {
+        match hard_link(&from, &to) {
             Ok(()) => {
-                return unlink(from).inspect_err(|_| {
-                    let _ = unlink(to);
+                let file = UnlinkatFlags::NoRemoveDir;
+                return unlink(&from, file).inspect_err(|_| {
+                    let _ = unlink(&to, file);
                 });
             }
             // No links on this file system, or none to this file.
@@ -292,25 +314,39 @@ fn rename_aside(from: &CStr, to: &CStr) -> Result<(), Errno> {
             Err(errno) => return Err(errno),
         }
     }
-    match lstat(to) {
-        Err(_) => renameat(AT_FDCWD, from, AT_FDCWD, to),
+    match root.lstat(to_path) {
+        Err(_) => rename(&from, &to),
         Ok(_) => Err(Errno::EEXIST),
     }
 }
 
+fn rename(from: &Entry, to: &Entry) -> Result<(), Errno> {
+    renameat(from.directory(), from.name(), to.directory(), to.name())
+}
+
+fn remove(root: &Root, path: &CStr, flag: UnlinkatFlags) -> Result<(), Errno> {
+    let entry = root.entry(path, Rights::DELETE)?;
+    root.losing(&entry, || unlink(&entry, flag))
+}
+
+fn unlink(entry: &Entry, flag: UnlinkatFlags) -> Result<(), Errno> {
+    unlinkat(entry.directory(), entry.name(), flag)
+}
+
 #[cfg(target_env = "gnu")]
-fn rename_exclusive(from: &CStr, to: &CStr) -> Result<(), Errno> {
+fn rename_exclusive(from: &Entry, to: &Entry) -> Result<(), Errno> {
     use nix::fcntl::{RenameFlags, renameat2};
-    renameat2(AT_FDCWD, from, AT_FDCWD, to, RenameFlags::RENAME_NOREPLACE)
+    let flags = RenameFlags::RENAME_NOREPLACE;
+    renameat2(from.directory(), from.name(), to.directory(), to.name(), flags)
 }
 
 #[cfg(not(target_env = "gnu"))]
-fn rename_exclusive(_from: &CStr, _to: &CStr) -> Result<(), Errno> {
+fn rename_exclusive(_from: &Entry, _to: &Entry) -> Result<(), Errno> {
     Err(Errno::ENOSYS)
 }
 
-fn hard_link(existing: &CStr, path: &CStr) -> Result<(), Errno> {
-    linkat(AT_FDCWD, existing, AT_FDCWD, path, AtFlags::empty())
+fn hard_link(existing: &Entry, new: &Entry) -> Result<(), Errno> {
+    linkat(existing.directory(), existing.name(), new.directory(), new.name(), AtFlags::empty())
 }
 
 fn vfs_status(status: &Statvfs) -> VfsStatus {
@@ -331,14 +367,18 @@ fn vfs_status(status: &Statvfs) -> VfsStatus {
     }
 }
 
-/// PROTOCOL 4.12. A name that no longer fits the reply is left empty, which says "unknown".
-fn names_by_id(users: &[u8], groups: &[u8]) -> Result<FsDone, Errno> {
+/// PROTOCOL 4.12. A name that no longer fits the reply is left empty, which says "unknown"; so are all in
+/// a root, where the accounts of the system are not.
+fn names_by_id(root: &Root, users: &[u8], groups: &[u8]) -> Result<FsDone, Errno> {
     let half = SFTP_NAMES_BYTES_MAX / 2;
+    let known = !root.is_fenced();
     let users = names(users, half, |id| {
-        User::from_uid(Uid::from_raw(id)).ok().flatten().map(|user| user.name)
+        let user = known.then(|| User::from_uid(Uid::from_raw(id)).ok().flatten());
+        user.flatten().map(|user| user.name)
     })?;
     let groups = names(groups, half, |id| {
-        Group::from_gid(Gid::from_raw(id)).ok().flatten().map(|group| group.name)
+        let group = known.then(|| Group::from_gid(Gid::from_raw(id)).ok().flatten());
+        group.flatten().map(|group| group.name)
     })?;
     Ok(FsDone::Names { users, groups })
 }
@@ -366,5 +406,9 @@ fn names(
     Ok(encoded)
 }
 
+#[cfg(test)]
+mod fenced_tests;
+#[cfg(test)]
+mod judged_tests;
 #[cfg(test)]
 mod tests;

@@ -42,6 +42,8 @@ pub struct OpenFile {
     pub writable: bool,
     /// Writes go to the end whatever their offset says.
     pub append: bool,
+    /// Where it ends, as far as this session knows; of use where there is a quota.
+    pub end: u64,
 }
 
 #[derive(Debug)]

@@ -78,7 +78,7 @@ impl Sftp {
 
     fn run(&mut self, running: Running, job: FsJob, io: &mut Io<'_>) {
         let key = self.jobs.insert(running);
-        io.job(super::JOB_TAGS + key as u16, Job::Fs(Box::new(job)));
+        io.job(super::JOB_TAGS + key as u16, Job::Fs(self.desk.root.clone(), Box::new(job)));
     }
 
     /// A worker is done.

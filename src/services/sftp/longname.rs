@@ -20,19 +20,25 @@ pub const LONG_NAME_EXTRA_BYTES_MAX: usize =
 pub struct AccountNames {
     users: Vec<(u32, Box<str>)>,
     groups: Vec<(u32, Box<str>)>,
+    /// Numbers are shown: the system's accounts are not known here.
+    pub nameless: bool,
 }
 
 impl AccountNames {
     /// The user's name, or the number when it has none.
     fn user(&mut self, id: u32) -> &str {
+        let known = !self.nameless;
         cached(&mut self.users, id, |id| {
-            User::from_uid(Uid::from_raw(id)).ok().flatten().map(|user| user.name)
+            let user = known.then(|| User::from_uid(Uid::from_raw(id)).ok().flatten());
+            user.flatten().map(|user| user.name)
         })
     }
 
     fn group(&mut self, id: u32) -> &str {
+        let known = !self.nameless;
         cached(&mut self.groups, id, |id| {
-            Group::from_gid(Gid::from_raw(id)).ok().flatten().map(|group| group.name)
+            let group = known.then(|| Group::from_gid(Gid::from_raw(id)).ok().flatten());
+            group.flatten().map(|group| group.name)
         })
     }
 }

@@ -43,14 +43,15 @@ mod writes;
 pub use copy::Copy;
 pub(super) use directory::records as directory_records;
 pub use fs::{FsDone, FsJob, Subject};
-pub(super) use fs::{account, base, borrow};
+pub(super) use fs::{account, base, borrow, retry};
 pub use hash::hash_blocks;
 pub(super) use input::Input;
 pub(super) use intake::absolute;
 pub use longname::{AccountNames, day_and_time};
+pub(super) use open::refuse_own_process;
 pub use open::{FileId, Opened};
-pub(super) use open::{open_at, refuse_own_process};
 pub use options::{BadOption, Flags, Options, request_names};
+pub(super) use realpath::real_path;
 pub use status::{Failure, status_of};
 pub use stdio::{Answer, Note, Setting, serve};
 pub(super) use writes::{Patience, discard, drop_front};
@@ -73,7 +74,7 @@ use crate::limits::{
     SFTP_WRITE_OPS_MAX,
 };
 use crate::reactor::{self, Chunk, Op};
-use crate::services::{Done, Io, Service};
+use crate::services::{Done, Io, Root, Service};
 use crate::wire::sftp::{Request, StatusCode, WriteHeader, kind};
 
 const READ_TAGS: u16 = 0;
@@ -141,11 +142,12 @@ enum Step {
 
 impl Sftp {
     /// A session for an account. Nothing is looked at before the client says INIT.
-    pub fn new(home: &Path, user: &str, options: Options) -> Sftp {
+    /// Paths begin at `root`.
+    pub fn new(root: Root, home: &Path, user: &str, options: Options) -> Sftp {
         let start = options.start_directory(home, user);
         let home = CString::new(home.as_os_str().as_bytes()).unwrap_or_default();
         Sftp {
-            desk: Desk::new(home, start, options),
+            desk: Desk::new(root, home, start, options),
             state: State::Fresh,
             input_over: false,
             reading: Reading::Request,
@@ -290,8 +292,10 @@ impl Sftp {
         if busy || self.writes.is_full() {
             return Step::Stuck;
         }
-        let file = self.desk.handles.file(HandleName::parse(header.handle));
-        self.writes.begin(header.id, file, header.offset, header.len);
+        let name = HandleName::parse(header.handle);
+        let refused = self.desk.admit_write(name, header.offset, header.len).err();
+        let file = self.desk.handles.file(name);
+        self.writes.begin(header.id, (file, refused), header.offset, header.len);
         self.reading = Reading::WriteData { trailing: header.trailing };
         self.input.clear_partial();
         Step::Onward

@@ -4,16 +4,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::{
-    AT_FDCWD, FcntlArg, OFlag, OpenHow, ResolveFlag, fcntl, openat, openat2, readlink,
-};
+use nix::fcntl::{FcntlArg, OFlag, fcntl, readlink};
 use nix::libc;
 use nix::sys::stat::{Mode, fstat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 
 use super::attrs::mode;
-use super::fs::retry;
 use crate::reactor::Fd;
+use crate::services::root::Root;
 use crate::wire::sftp::open;
 
 /// Which file a descriptor is open on: two handles with the same identity are one file.
@@ -30,6 +28,7 @@ pub struct Opened {
     pub file: FileId,
     /// A plain file, as opposed to a directory or a device.
     pub regular: bool,
+    pub size: u64,
 }
 
 /// Opens a file for an OPEN request with the flags of [`open`].
@@ -37,8 +36,8 @@ pub struct Opened {
 /// Nothing here waits: a FIFO without a peer or a modem line is opened without blocking, and then
 /// refused. Reads and writes go by offset, so pipes and sockets are refused as OpenSSH refuses to
 /// seek them. Devices keep the non-blocking flag.
-pub fn file(path: &CStr, flags: u32, permissions: u32) -> Result<Opened, Errno> {
-    let fd = open_at(path, open_flags(flags), mode(permissions))?;
+pub fn file(root: &Root, path: &CStr, flags: u32, permissions: u32) -> Result<Opened, Errno> {
+    let fd = root.open_at(path, open_flags(flags), mode(permissions))?;
     let stat = fstat(&fd)?;
     let kind = stat.st_mode & libc::S_IFMT;
     match kind {
@@ -51,13 +50,14 @@ pub fn file(path: &CStr, flags: u32, permissions: u32) -> Result<Opened, Errno> 
         _ => {}
     }
     let file = FileId { device: stat.st_dev, inode: stat.st_ino };
-    Ok(Opened { fd: Fd(fd.into_raw_fd()), file, regular: kind == libc::S_IFREG })
+    let (regular, size) = (kind == libc::S_IFREG, u64::try_from(stat.st_size).unwrap_or(0));
+    Ok(Opened { fd: Fd(fd.into_raw_fd()), file, regular, size })
 }
 
 /// Opens a directory to be listed.
-pub fn directory(path: &CStr) -> Result<Fd, Errno> {
+pub fn directory(root: &Root, path: &CStr) -> Result<Fd, Errno> {
     let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
-    Ok(Fd(open_at(path, flags, Mode::empty())?.into_raw_fd()))
+    Ok(Fd(root.open_at(path, flags, Mode::empty())?.into_raw_fd()))
 }
 
 fn open_flags(flags: u32) -> OFlag {
@@ -71,23 +71,6 @@ fn open_flags(flags: u32) -> OFlag {
     to.set(OFlag::O_TRUNC, flags & open::TRUNCATE != 0);
     to.set(OFlag::O_EXCL, flags & open::EXCLUSIVE != 0);
     to | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC
-}
-
-/// Links that the kernel makes up (/proc/self/fd/7, /proc/self/root) are not followed: they lead to
-/// this process's own descriptors.
-pub(in crate::services) fn open_at(
-    path: &CStr,
-    flags: OFlag,
-    mode: Mode,
-) -> Result<OwnedFd, Errno> {
-    // openat2 is strict where open is lax: a mode only with O_CREAT.
-    let mode = if flags.contains(OFlag::O_CREAT) { mode } else { Mode::empty() };
-    let how = OpenHow::new().flags(flags).mode(mode).resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
-    match retry(|| openat2(AT_FDCWD, path, how)) {
-        // A kernel or a sandbox without openat2.
-        Err(Errno::ENOSYS) => retry(|| openat(AT_FDCWD, path, flags, mode)),
-        opened => opened,
-    }
 }
 
 /// Memory and maps of this very process (its keys, other sessions' data) are nobody's files.

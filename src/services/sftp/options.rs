@@ -27,6 +27,11 @@ pub struct Options {
 const LINK_FIRST: [&str; 2] = ["SSH-2.0-libssh_", "SSH-2.0-AsyncSSH_"];
 
 impl Options {
+    /// Copies within the server are not offered: nothing tells beforehand what they would come to.
+    pub fn deny_copies(&mut self) {
+        self.denied.0 |= position("copy-data").map_or(0, |at| 1 << at);
+    }
+
     /// The client identified itself so.
     pub fn know_client(&mut self, ident: &[u8]) {
         self.link_first = LINK_FIRST.iter().any(|start| ident.starts_with(start.as_bytes()));

@@ -1,12 +1,10 @@
 use std::ffi::CString;
-use std::os::unix::ffi::OsStringExt;
 
 use nix::errno::Errno;
-use nix::fcntl::readlink;
 use nix::libc;
-use nix::sys::stat::lstat;
 
 use crate::limits::SFTP_PATH_BYTES_MAX;
+use crate::services::root::Root;
 
 /// Symbolic links followed in one path; OpenSSH's figure on Linux.
 const LINKS_MAX: u32 = 32;
@@ -14,7 +12,7 @@ const LINKS_MAX: u32 = 32;
 /// The absolute path without links, dots and doubled slashes, starting from `base`, which is such a
 /// path itself. The last component need not exist, so that a client can ask where a new file will
 /// be (as OpenSSH's server answers it); one followed by a slash must.
-pub fn real_path(base: &[u8], path: &[u8]) -> Result<Vec<u8>, Errno> {
+pub fn real_path(root: &Root, base: &[u8], path: &[u8]) -> Result<Vec<u8>, Errno> {
     if path.contains(&0) {
         return Err(Errno::EINVAL);
     }
@@ -45,7 +43,7 @@ pub fn real_path(base: &[u8], path: &[u8]) -> Result<Vec<u8>, Errno> {
             return Err(Errno::ENAMETOOLONG);
         }
         let here = CString::new(resolved.clone()).map_err(|_| Errno::EINVAL)?;
-        let stat = match lstat(here.as_c_str()) {
+        let stat = match root.peek_stat(&here) {
             Err(Errno::ENOENT) if slash.is_none() => return Ok(resolved),
             stat => stat?,
         };
@@ -56,7 +54,7 @@ pub fn real_path(base: &[u8], path: &[u8]) -> Result<Vec<u8>, Errno> {
         if links > LINKS_MAX {
             return Err(Errno::ELOOP);
         }
-        rest = follow(&here, slash.is_some(), &rest, &mut resolved)?;
+        rest = follow(root, (&here, slash.is_some()), &rest, &mut resolved)?;
     }
     if resolved.is_empty() {
         resolved.push(b'/');
@@ -66,12 +64,12 @@ pub fn real_path(base: &[u8], path: &[u8]) -> Result<Vec<u8>, Errno> {
 
 /// What is left to resolve after replacing the link at the end of `resolved` by its target.
 fn follow(
-    link: &CString,
-    more: bool,
+    root: &Root,
+    (link, more): (&CString, bool),
     rest: &[u8],
     resolved: &mut Vec<u8>,
 ) -> Result<Vec<u8>, Errno> {
-    let mut target = readlink(link.as_c_str())?.into_vec();
+    let mut target = root.read_link(link)?;
     if target.is_empty() {
         return Err(Errno::ENOENT);
     }
@@ -139,12 +137,12 @@ mod tests {
             ("a\0b", Err(Errno::EINVAL)),
         ];
         for (path, expected) in table {
-            assert_eq!(real_path(base, path.as_bytes()), expected, "{path:?}");
+            assert_eq!(real_path(&Root::System, base, path.as_bytes()), expected, "{path:?}");
         }
         let deep = "x/../".repeat(10_000);
-        assert_eq!(real_path(base, deep.as_bytes()), Err(Errno::ENOENT));
+        assert_eq!(real_path(&Root::System, base, deep.as_bytes()), Err(Errno::ENOENT));
         let long = "y".repeat(5000);
-        assert_eq!(real_path(base, long.as_bytes()), Err(Errno::ENAMETOOLONG));
-        assert_eq!(real_path(b"/", b"etc"), Ok(b"/etc".to_vec()));
+        assert_eq!(real_path(&Root::System, base, long.as_bytes()), Err(Errno::ENAMETOOLONG));
+        assert_eq!(real_path(&Root::System, b"/", b"etc"), Ok(b"/etc".to_vec()));
     }
 }

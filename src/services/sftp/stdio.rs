@@ -16,6 +16,7 @@ use super::options::{Options, name_of};
 use super::status::status_of;
 use super::{EXIT_BAD_PEER, EXIT_CLEAN};
 use crate::limits::{SFTP_DATA_BYTES_MAX, SFTP_PACKET_BYTES_MAX, SFTP_STREAM_BYTES};
+use crate::services::root::Root;
 use crate::wire::sftp::{
     DATA_HEADER_BYTES, Operation, Reply, Request, StatusCode, data_header, kind,
 };
@@ -72,7 +73,7 @@ impl Answer<'_> {
 /// Serves until the client ends. Answers the exit status: OpenSSH's for the same end.
 pub fn serve(input: &mut dyn Read, output: &mut dyn Write, setting: Setting<'_>) -> u32 {
     let Setting { home, start, options, log } = setting;
-    let desk = Desk::new(home.to_owned(), start.map(CStr::to_owned), options);
+    let desk = Desk::new(Root::System, home.to_owned(), start.map(CStr::to_owned), options);
     let mut session = Session { desk, greeted: false, out: Vec::new(), log };
     session.desk.handles = Handles::starting_at(std::process::id());
     let mut inbox = Inbox { bytes: vec![0; INBOX_BYTES].into_boxed_slice(), start: 0, end: 0 };
@@ -209,7 +210,7 @@ impl Session<'_> {
                     }
                 };
                 loop {
-                    match self.desk.finish(running, fs::run(job)) {
+                    match self.desk.finish(running, fs::run(&Root::System, job)) {
                         Ended::Answered => break,
                         Ended::Greeted => {
                             self.greeted = true;

@@ -116,9 +116,16 @@ impl Writes {
     }
 
     /// A WRITE begins; its `len` bytes of data come next. `file` is `None` when its handle names no
-    /// open file.
-    pub fn begin(&mut self, id: u32, file: Option<OpenFile>, offset: u64, len: u32) {
+    /// open file; `refused`: it is answered so, and writes nothing.
+    pub fn begin(
+        &mut self,
+        id: u32,
+        (file, refused): (Option<OpenFile>, Option<StatusCode>),
+        offset: u64,
+        len: u32,
+    ) {
         let failed = match file {
+            _ if refused.is_some() => refused,
             None => Some(StatusCode::Failure),
             Some(file) if !file.append && i64::try_from(offset).is_err() => {
                 Some(StatusCode::BadMessage)

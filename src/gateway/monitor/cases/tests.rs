@@ -42,6 +42,7 @@ fn grant(user: &str, chains: &[&[Method]]) -> Grant {
         verbosity: None,
         rules: Rules::default(),
         presence: Presence::TOUCH,
+        place: crate::services::Place::System,
         upstream: None,
         demands: Demands {
             chains: Chains::new(chains.iter().map(|chain| (*chain).into())),

@@ -37,6 +37,7 @@ impl Execute for Generous {
             verbosity: None,
             rules: Rules::default(),
             presence: Presence::TOUCH,
+            place: crate::services::Place::System,
             upstream: None,
             demands: Demands::default(),
         });

@@ -44,7 +44,7 @@ fn code(done: FsDone) -> u32 {
 }
 
 fn open_as(path: CString, flags: u32, permissions: u32) -> Result<(fs::File, Opened), u32> {
-    match run(FsJob::Open { path, flags, permissions, umask: None }) {
+    match run(&Root::System, FsJob::Open { path, flags, permissions, umask: None }) {
         FsDone::Opened(opened) => {
             // SAFETY: the descriptor was just opened and is owned by nobody else.
             let fd = unsafe { OwnedFd::from_raw_fd(opened.fd.0) };
@@ -136,7 +136,7 @@ fn case_115_this_process_is_not_a_file() {
 fn close_reports() {
     let place = Place::with("file", "");
     let fd = Fd(fs::File::open(place.at("file")).expect("opened").into_raw_fd());
-    assert_eq!(code(run(FsJob::Close { fd })), 0);
+    assert_eq!(code(run(&Root::System, FsJob::Close { fd })), 0);
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn stat_follows_or_not() {
     let place = Place::with("file", "12345");
     symlink("file", place.at("link")).expect("link");
     symlink("gone", place.at("dangling")).expect("link");
-    let stat = |subject| match run(FsJob::Stat { subject }) {
+    let stat = |subject| match run(&Root::System, FsJob::Stat { subject }) {
         FsDone::Attributes(attributes) => Ok(attributes),
         other => Err(code(other)),
     };
@@ -168,7 +168,8 @@ fn set_stat_sets_what_is_given() {
     let place = Place::with("file", "12345");
     symlink("file", place.at("link")).expect("link");
     let (_file, opened) = open_as(place.path("file"), open::WRITE, 0).expect("opened");
-    let set = |subject, attributes| code(run(FsJob::SetStat { subject, attributes }));
+    let set =
+        |subject, attributes| code(run(&Root::System, FsJob::SetStat { subject, attributes }));
     let all = Attributes {
         size: Some(3),
         owner: None,
@@ -202,13 +203,13 @@ fn set_stat_sets_what_is_given() {
 }
 
 fn list(path: CString) -> Vec<(Vec<u8>, String, Attributes)> {
-    let FsDone::OpenedDirectory(fd) = run(FsJob::OpenDirectory { path }) else {
+    let FsDone::OpenedDirectory(fd) = run(&Root::System, FsJob::OpenDirectory { path }) else {
         panic!("not opened")
     };
     let mut entries = Vec::new();
     let mut accounts = Box::<AccountNames>::default();
     loop {
-        match run(FsJob::ReadDirectory { fd, accounts }) {
+        match run(&Root::System, FsJob::ReadDirectory { fd, accounts }) {
             FsDone::Entries { count, encoded, accounts: back } => {
                 assert!(count > 0);
                 assert!(encoded.len() + directory::NAME_HEADER_BYTES <= SFTP_NAMES_BYTES_MAX);
@@ -224,7 +225,7 @@ fn list(path: CString) -> Vec<(Vec<u8>, String, Attributes)> {
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(code(run(FsJob::Close { fd })), 0);
+    assert_eq!(code(run(&Root::System, FsJob::Close { fd })), 0);
     entries
 }
 
@@ -258,24 +259,27 @@ fn listings_show_every_entry_once() {
 #[test]
 fn directories_open_list_and_go() {
     let place = Place::with("file", "");
-    let open = |name| code(run(FsJob::OpenDirectory { path: place.path(name) }));
+    let open = |name| code(run(&Root::System, FsJob::OpenDirectory { path: place.path(name) }));
     assert_eq!(open("file"), 2);
     assert_eq!(open("gone"), 2);
     let make = |name, permissions| {
-        code(run(FsJob::MakeDirectory { path: place.path(name), permissions, umask: None }))
+        code(run(
+            &Root::System,
+            FsJob::MakeDirectory { path: place.path(name), permissions, umask: None },
+        ))
     };
     assert_eq!(make("dir", 0o40700), 0);
     assert_eq!(place.at("dir").metadata().expect("stat").mode() & 0o7777, 0o700);
     assert_eq!(make("dir", 0o777), 4);
     assert_eq!(make("gone/dir", 0o777), 2);
     assert_eq!(list(place.path("dir")).len(), 2);
-    let remove = |name| code(run(FsJob::RemoveDirectory { path: place.path(name) }));
+    let remove = |name| code(run(&Root::System, FsJob::RemoveDirectory { path: place.path(name) }));
     assert_eq!(remove("file"), 2);
     fs::write(place.at("dir/x"), "").expect("written");
     assert_eq!(remove("dir"), 4);
-    assert_eq!(code(run(FsJob::Remove { path: place.path("dir/x") })), 0);
-    assert_eq!(code(run(FsJob::Remove { path: place.path("dir/x") })), 2);
-    assert_eq!(code(run(FsJob::Remove { path: place.path("dir") })), 4);
+    assert_eq!(code(run(&Root::System, FsJob::Remove { path: place.path("dir/x") })), 0);
+    assert_eq!(code(run(&Root::System, FsJob::Remove { path: place.path("dir/x") })), 2);
+    assert_eq!(code(run(&Root::System, FsJob::Remove { path: place.path("dir") })), 4);
     assert_eq!(remove("dir"), 0);
 }
 
@@ -287,7 +291,7 @@ fn rename_of_version_three_replaces_nothing() {
     symlink("gone", place.at("dangling")).expect("link");
     let rename = |from, to, replace| {
         let (from, to) = (place.path(from), place.path(to));
-        code(run(FsJob::Rename { from, to, replace }))
+        code(run(&Root::System, FsJob::Rename { from, to, replace }))
     };
     for taken in ["b", "dir", "dangling", "a"] {
         assert_eq!(rename("a", taken, false), 4, "{taken}");
@@ -310,11 +314,11 @@ fn links_are_made_and_read() {
     let place = Place::with("file", "x");
     let symbolic = |target: &str, path| {
         let target = CString::new(target).expect("no NUL");
-        code(run(FsJob::SymbolicLink { target, path: place.path(path) }))
+        code(run(&Root::System, FsJob::SymbolicLink { target, path: place.path(path) }))
     };
     assert_eq!(symbolic("file", "link"), 0);
     assert_eq!(symbolic("file", "link"), 4);
-    let read = |name| match run(FsJob::ReadLink { path: place.path(name) }) {
+    let read = |name| match run(&Root::System, FsJob::ReadLink { path: place.path(name) }) {
         FsDone::Path(path) => Ok(path),
         other => Err(code(other)),
     };
@@ -323,7 +327,7 @@ fn links_are_made_and_read() {
     assert_eq!(read("gone"), Err(2));
     let hard = |existing, path| {
         let (existing, path) = (place.path(existing), place.path(path));
-        code(run(FsJob::HardLink { existing, path }))
+        code(run(&Root::System, FsJob::HardLink { existing, path }))
     };
     assert_eq!(hard("file", "hard"), 0);
     assert_eq!(place.at("hard").metadata().expect("stat").nlink(), 2);
@@ -338,7 +342,7 @@ fn paths_expand() {
     let base: Box<[u8]> = root.as_os_str().as_bytes().into();
     let expand = |path: &str| {
         let job = FsJob::ExpandPath { base: base.clone(), path: path.as_bytes().into() };
-        match run(job) {
+        match run(&Root::System, job) {
             FsDone::Path(path) => Ok(String::from_utf8(path).expect("UTF-8")),
             FsDone::Failed(failure) => Err(failure),
             other => panic!("{other:?}"),
@@ -362,8 +366,8 @@ fn paths_expand() {
 fn the_base_is_the_home_or_the_root() {
     let place = Place::with("file", "");
     symlink(place.0.path(), place.at("link")).expect("link");
-    let base = |home| match run(FsJob::Base { home, start: None }) {
-        FsDone::Base(base) => base,
+    let base = |home| match run(&Root::System, FsJob::Base { home, start: None }) {
+        FsDone::Base(_, base) => base,
         other => panic!("{other:?}"),
     };
     let root = place.0.path().canonicalize().expect("canonical");
@@ -375,7 +379,7 @@ fn the_base_is_the_home_or_the_root() {
 #[test]
 fn file_systems_tell_their_size() {
     let place = Place::with("file", "");
-    let stat = |subject| match run(FsJob::VfsStat { subject }) {
+    let stat = |subject| match run(&Root::System, FsJob::VfsStat { subject }) {
         FsDone::VfsStatus(status) => Ok(status),
         other => Err(code(other)),
     };
@@ -391,7 +395,7 @@ fn file_systems_tell_their_size() {
 #[test]
 fn accounts_have_names() {
     let root = User::from_name("root").ok().flatten().expect("root exists");
-    let home = |user: &[u8]| match run(FsJob::HomeDirectory { user: user.into() }) {
+    let home = |user: &[u8]| match run(&Root::System, FsJob::HomeDirectory { user: user.into() }) {
         FsDone::Path(path) => Ok(path),
         other => Err(code(other)),
     };
@@ -400,7 +404,7 @@ fn accounts_have_names() {
     assert_eq!(home(b"\xff"), Err(4));
     let names = |users: &[u32], groups: &[u8]| {
         let users = users.iter().flat_map(|id| id.to_be_bytes()).collect::<Vec<_>>();
-        run(FsJob::NamesById { users: users.into(), groups: groups.into() })
+        run(&Root::System, FsJob::NamesById { users: users.into(), groups: groups.into() })
     };
     let FsDone::Names { users, groups } = names(&[0, 4_000_000_001], &[0; 4]) else {
         panic!("no names")
@@ -424,7 +428,7 @@ fn copies_go_piece_by_piece() {
     let (_to, to) = open_as(place.path("to"), flags, 0o600).expect("opened");
     let copy = |from_offset, to_offset, len| {
         let copy = Copy { from: from.fd, from_offset, to: to.fd, to_offset, len };
-        match run(FsJob::Copy(copy)) {
+        match run(&Root::System, FsJob::Copy(copy)) {
             FsDone::Copied { bytes, ended } => Ok((bytes, ended)),
             other => Err(code(other)),
         }
@@ -437,11 +441,14 @@ fn copies_go_piece_by_piece() {
     assert!(matches!(copy(0, i64::MAX as u64 - 5, 10), Err(4 | 5)));
     // Backwards: the target cannot be read, the source not be written.
     let copy = Copy { from: to.fd, from_offset: 0, to: from.fd, to_offset: 0, len: 4 };
-    assert_eq!(code(run(FsJob::Copy(copy))), 2);
+    assert_eq!(code(run(&Root::System, FsJob::Copy(copy))), 2);
     // An appending target takes it at its end.
     let (_end, end) = open_as(place.path("to"), open::WRITE | open::APPEND, 0).expect("opened");
     let copy = Copy { from: from.fd, from_offset: 4, to: end.fd, to_offset: 0, len: 8 };
-    assert!(matches!(run(FsJob::Copy(copy)), FsDone::Copied { bytes: 8, ended: false }));
+    assert!(matches!(
+        run(&Root::System, FsJob::Copy(copy)),
+        FsDone::Copied { bytes: 8, ended: false }
+    ));
     let after = fs::read(place.at("to")).expect("read");
     assert_eq!(&after[400_000..], &content[4..12]);
     assert_eq!(after.len(), 400_008);

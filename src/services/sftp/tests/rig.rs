@@ -133,7 +133,7 @@ impl Rig {
         let to_server = out.bytes;
         let mut rig = Rig {
             pool: Pool::new(setup.sizes).expect("pool"),
-            sftp: Sftp::new(home, "me", setup.options),
+            sftp: Sftp::new(Root::System, home, "me", setup.options),
             faults: Faults::default(),
             deaf: false,
             frozen: false,
@@ -417,8 +417,8 @@ impl Rig {
     /// Carries out one job and one operation.
     fn carry_out(&mut self) -> bool {
         let mut moved = false;
-        if let Some((tag, Job::Fs(job))) = self.jobs.pop_front() {
-            let done = Done::Fs(Box::new(fs::run(*job)));
+        if let Some((tag, Job::Fs(root, job))) = self.jobs.pop_front() {
+            let done = Done::Fs(Box::new(fs::run(&root, *job)));
             self.serve(|sftp, io| sftp.on_done(tag, done, io));
             moved = true;
         }

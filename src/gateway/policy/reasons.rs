@@ -1,0 +1,79 @@
+//! What the log says of logins that were refused.
+
+use std::fmt;
+
+use super::{Reason, Refusal};
+use crate::base::escape;
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}", self.reason)?;
+        self.notes.iter().try_for_each(|note| write!(out, "; {note}"))
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::UnknownUser => out.write_str("there is no such user"),
+            Reason::OtherAccount { ours } => {
+                write!(out, "this server was not started by root, so it serves {ours} alone")
+            }
+            Reason::Target(target) => {
+                write!(out, "TidegateUpstreamTargets does not allow {}", escape(target.as_bytes()))
+            }
+            Reason::NoIdentity => out.write_str(
+                "it goes on elsewhere, and none of TidegateUpstreamIdentity, TidegateUpstreamCA and \
+                 TidegateUpstreamAgent has a key for that",
+            ),
+            Reason::NoCommandUser => out.write_str(
+                "TidegateUpstreamCommand needs TidegateUpstreamCommandUser: the account it runs as",
+            ),
+            Reason::Database(why) => write!(out, "the user database does not answer: {why}"),
+            Reason::Locked => out.write_str(
+                "the account is locked: its password field begins with !; \
+                 `usermod -p '*' USER` unlocks it without a password",
+            ),
+            Reason::Expired => out.write_str("the account has expired"),
+            Reason::Shell(path) => {
+                let path = escape(path.as_os_str().as_encoded_bytes());
+                write!(out, "the account's shell {path} is no program")
+            }
+            Reason::EdgeUser => out.write_str(
+                "the gateway's own process without rights runs as this account; \
+                 TidegateEdgeUser names another",
+            ),
+            Reason::RefuseConnection => out.write_str("RefuseConnection is yes"),
+            Reason::RootLogin => out.write_str("PermitRootLogin is no"),
+            Reason::Denied { keyword, pattern } => write!(out, "{keyword} {pattern} matches"),
+            Reason::NotAllowed { keyword } => write!(out, "{keyword} does not name this user"),
+            Reason::MethodOff => out.write_str("PubkeyAuthentication is no"),
+            Reason::Algorithm(algorithm) => {
+                write!(out, "PubkeyAcceptedAlgorithms does not allow {}", algorithm.name())
+            }
+            Reason::RsaSize { bits, least } => {
+                write!(out, "an RSA key of {bits} bits, and RequiredRSASize is {least}")
+            }
+            Reason::Revoked(path) => {
+                let path = escape(path.as_os_str().as_encoded_bytes());
+                write!(out, "the key is revoked by {path}")
+            }
+            Reason::RevokedKeys(why) => {
+                write!(out, "RevokedKeys cannot be used, so nobody gets in: {why}")
+            }
+            Reason::NoCertificate => out.write_str(
+                "the certificate does not let this user in; TrustedUserCAKeys or a cert-authority \
+                 line would have to name its authority",
+            ),
+            Reason::Source => out.write_str("its From does not list this address"),
+            Reason::NoService => out.write_str("TidegateAccountsUser is nobody who can work for it"),
+            Reason::Chroot(why) => out.write_str(why),
+            Reason::NoKey => out.write_str("the key is in no file of authorized keys"),
+            Reason::RootPassword => out.write_str("PermitRootLogin lets root in by keys alone"),
+            Reason::Secrets => out.write_str("a password or a code is wrong"),
+            Reason::NoForcedCommand => out.write_str(
+                "PermitRootLogin is forced-commands-only, and the key's line has no command=",
+            ),
+        }
+    }
+}
