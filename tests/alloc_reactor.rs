@@ -11,7 +11,7 @@ use std::time::Duration;
 use tidegate::base::Span;
 use tidegate::reactor::either::{EitherDriver, Way};
 use tidegate::reactor::{
-    Chunk, Class, Completion, Driver, Fd, Gather, Op, PoolSizes, Spans, Target, Token,
+    Chunk, Class, Completion, Driver, Errno, Fd, Gather, Op, PoolSizes, Spans, Target, Token,
 };
 
 /// What one operation moves at most.
@@ -126,6 +126,12 @@ impl Circle {
             assert!(!out.is_empty() || self.driver.now() < until, "nothing moves");
             for done in out.drain(..) {
                 let tag = done.token.tag;
+                if tag == 3 && done.result == Err(Errno(libc::EAGAIN)) {
+                    done.op.dissolve(self.driver.pool());
+                    let fd = Fd(self.reader.as_raw_fd());
+                    self.driver.submit(done.token, Op::Readable { fd }).expect("room for one more");
+                    continue;
+                }
                 let moved = done.result.unwrap_or_else(|why| panic!("{tag}: {why}"));
                 self.seen[tag as usize] += 1;
                 if tag == 0 {
