@@ -118,9 +118,8 @@ fn ports_are_chosen_told_served_and_cancelled() {
     // What is under way goes on when listening ends.
     let mut before = TcpStream::connect(("127.0.0.1", own)).expect("a connection");
     before.write_all(b"be").expect("room");
-    wait_for("the connection", || {
-        gateway.log().matches(&format!("at port {own} for ")).count() >= 2
-    });
+    let origin = before.local_addr().expect("an address").port();
+    logged(&gateway, &format!("port {origin} at port {own} for "));
     let output = master.ask("cancel", &["-R", &format!("127.0.0.1:{own}:127.0.0.1:{target}")]);
     assert!(output.status.success(), "{output:?}\n{}", gateway.log());
     wait_for("the end of listening", || nobody_listens(&gateway, "127.0.0.1", own));
