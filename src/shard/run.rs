@@ -91,9 +91,9 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             link.grant = Some(Arc::new(*from.grant));
             link.inbound = Inbound::with(from.inbound);
         }
-        match upstream {
-            Some(upstream) => self.begin_relay(key, upstream),
-            None => self.begin_idle(key),
+        self.begin_idle(key);
+        if let Some(upstream) = upstream {
+            self.begin_relay(key, upstream);
         }
         self.mark_ready(key);
     }

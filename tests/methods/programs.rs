@@ -158,7 +158,7 @@ fn a_program_knows_keys() {
 }
 
 #[test]
-fn a_program_that_hangs_holds_up_itself_alone() {
+fn case_129_a_program_that_hangs_holds_up_itself_alone() {
     let script = Script::new();
     let gateway = gateway(&script, "AuthorizedKeysCommand", "", &[]);
     script.does("exec sleep 1000", 0o755);
