@@ -9,6 +9,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::*;
 use crate::services::Wishes;
 
+/// The link of services that were left behind.
+pub(super) const NOBODY: u32 = u32::MAX;
 const DEFECT: &str = "a defect of this program";
 
 impl<D: Driver, O: Outside> Shard<D, O> {
@@ -26,7 +28,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             _ => self.attachments.get((key & !OF_ATTACHMENT) as usize).map(|a| a.link),
         };
         // What belongs to nobody any more is only given back.
-        self.contained(link.unwrap_or(u32::MAX), call);
+        self.contained(link.unwrap_or(NOBODY), call);
     }
 
     fn broke(&mut self, key: u32) {
@@ -42,7 +44,10 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             // Services that cannot even be told stay behind, and with them what they held.
             1 | 2 => {
                 link.channels.clear();
+                link.attachments = 0;
                 link.state = LinkState::Terminating;
+                let left = self.attachments.iter_mut().filter(|(_, left)| left.link == key);
+                left.for_each(|(_, left)| left.link = NOBODY);
                 self.mark_dirty(key);
             }
             // It cannot be freed either.

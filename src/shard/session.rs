@@ -1,6 +1,6 @@
 //! Channels and the services attached to them.
 
-use super::contain::meet_ordered_defect;
+use super::contain::{NOBODY, meet_ordered_defect};
 use super::*;
 use crate::connection::{ChannelId, ChannelKind, ChannelRequest, Event};
 use crate::limits::SERVICE_PAUSE;
@@ -234,6 +234,9 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let Completion { token, op, result, .. } = completion;
         if let Some(attachment) = self.attachments.get_mut(number as usize) {
             attachment.in_flight = attachment.in_flight.saturating_sub(1);
+            if attachment.link == NOBODY {
+                return op.dissolve(self.driver.pool());
+            }
         }
         if result.is_ok_and(|bytes| bytes > 0) {
             let now = self.driver.now();

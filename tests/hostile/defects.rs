@@ -86,6 +86,16 @@ fn case_131_a_panic_ends_the_connection_it_was_met_on_alone() {
     let told = gateway.log();
     assert!(told.contains("a test ordered this service"), "{told}");
     assert!(separated || told.contains("new reactors take the place"), "{told}");
+    // What was left behind keeps nobody from ending.
+    let pids = gateway.processes();
+    drop(others);
+    drop(gateway);
+    wait_for("the processes to end", || pids.iter().all(|pid| !is_running(*pid)));
+}
+
+fn is_running(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(')').next().is_some_and(|rest| !rest.trim().is_empty() && !rest.starts_with(" Z"))
 }
 
 fn peer_line(gateway: &Gateway, peer: &Peer) -> String {
