@@ -1,10 +1,10 @@
 """`tidegate cp` beside OpenSSH's own programs, to each server: CPU of both ends, long ways, small files."""
 
-import os
 import shutil
 import subprocess
 import time
 
+import small_files
 from pipes import Relay
 from place import GIB, MIB, Failed
 
@@ -14,7 +14,7 @@ SMALL = ["copy-small-put"]
 CIPHER = "aes128-gcm@openssh.com"
 # Milliseconds each way; MiB that the slower and the faster program move.
 FAR_DELAY, FAR_MIB = 100, {"sftp": 64, "cp": 1024}
-SMALL_DELAY, SMALL_BYTES, SMALL_FILES = 20, 4096, {"scp": 200, "cp": 10_000}
+SMALL_DELAY, SMALL_FILES = 20, {"scp": 200, "cp": 10_000}
 
 
 def cases():
@@ -65,20 +65,11 @@ def moved(site, server, program, port, case, size):
     return [(whole - empty) * GIB / size for empty, whole in zip(*found)]
 
 
-def tree(site, count):
-    folder = site.data / f"small-{count}"
-    if not folder.exists():
-        folder.mkdir()
-        for number in range(count):
-            (folder / f"f{number}").write_bytes(os.urandom(SMALL_BYTES))
-    return folder
-
-
 def small(site, server, program, port, count):
     """Files a second."""
     target = site.data / "copied-tree"
     shutil.rmtree(target, ignore_errors=True)
-    took, _, _ = once(site, server, program, port, tree(site, count), f"there:{target}", True)
+    took, _, _ = once(site, server, program, port, small_files.files(site, count), f"there:{target}", True)
     if len(list(target.iterdir())) != count:
         raise Failed("some files are not there")
     return count / took

@@ -9,7 +9,7 @@ use std::convert::Infallible;
 use std::ffi::{CString, OsStr};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -288,13 +288,7 @@ fn spawn(
     // the fork. They are made bare: the C library's changes of groups are for whole processes.
     unsafe {
         command.pre_exec(move || {
-            // Copying a descriptor onto itself would leave it close-on-exec.
-            Errno::result(match socket {
-                DELEGATE_FD => libc::fcntl(socket, libc::F_SETFD, 0),
-                _ => libc::dup2(socket, DELEGATE_FD),
-            })?;
-            // A session of its own: whoever controls our terminal does not control it.
-            Errno::result(libc::setsid())?;
+            set_out(socket)?;
             let groups = (groups.len(), groups.as_ptr());
             Errno::result(libc::syscall(libc::SYS_setgroups, groups.0, groups.1))?;
             Errno::result(libc::syscall(libc::SYS_setresgid, gid, gid, gid))?;
@@ -302,6 +296,23 @@ fn spawn(
         });
     }
     command.spawn()
+}
+
+/// What a process of ours does between fork and exec, by system calls alone: the socket to us gets its
+/// number, and a session of its own keeps it from whoever controls our terminal.
+pub fn set_out(socket: RawFd) -> io::Result<()> {
+    // SAFETY: takes numbers.
+    let placed = unsafe {
+        // Copying a descriptor onto itself would leave it close-on-exec.
+        match socket {
+            DELEGATE_FD => libc::fcntl(socket, libc::F_SETFD, 0),
+            _ => libc::dup2(socket, DELEGATE_FD),
+        }
+    };
+    Errno::result(placed)?;
+    // SAFETY: takes nothing.
+    Errno::result(unsafe { libc::setsid() })?;
+    Ok(())
 }
 
 /// A child that does not outlive us as a zombie.

@@ -10,8 +10,9 @@ use nix::unistd::mkstemp;
 
 use crate::crypto::{Certificate, PublicKey};
 
-/// Where sshd puts it; the X are drawn by lot.
-const TEMPLATE: &str = "/tmp/sshauth.XXXXXXXXXXXXXXX";
+/// Where sshd puts it, and how many characters behind that are drawn by lot.
+const PREFIX: &str = "/tmp/sshauth.";
+const DRAWN_CHARS: usize = 15;
 
 /// One line a method, in the order in which they succeeded: its name, and the key or certificate, as
 /// sshd writes them. The file is made for the first session and goes with the last that knows of it.
@@ -85,7 +86,7 @@ impl AuthInfo {
 }
 
 fn make(text: &str) -> io::Result<PathBuf> {
-    let (file, path) = mkstemp(TEMPLATE)?;
+    let (file, path) = mkstemp(format!("{PREFIX}{}", "X".repeat(DRAWN_CHARS)).as_str())?;
     let flags = FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC);
     let written = fcntl(&file, flags).map_err(io::Error::from);
     let written = written.and_then(|_| File::from(file).write_all(text.as_bytes()));

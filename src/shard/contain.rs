@@ -57,10 +57,9 @@ impl<D: Driver, O: Outside> Shard<D, O> {
 
     /// What an unfinished call has asked for is not done on behalf of the next one.
     fn drop_wishes(&mut self) {
-        for (_, op) in std::mem::take(&mut self.wishes).ops {
-            op.dissolve(self.driver.pool());
-        }
-        self.wishes = Wishes::default();
+        let Wishes { ops, closes, .. } = std::mem::take(&mut self.wishes);
+        ops.into_iter().for_each(|(_, op)| op.dissolve(self.driver.pool()));
+        closes.into_iter().for_each(|fd| self.driver.close(fd));
     }
 }
 

@@ -208,13 +208,7 @@ fn case_65_who_is_in_the_file_is_not_told() {
     let heard = |user: &str| {
         let output = ssh(&gateway, user, &["LogLevel=DEBUG3"], &["true"]).output().expect("ssh");
         assert_eq!(output.status.code(), Some(255));
-        let lines = text(&output.stderr).replace(user, "USER");
-        let kept = lines.lines().filter(|line| {
-            line.contains("receive packet")
-                || line.contains("can continue")
-                || line.contains("ermission")
-        });
-        kept.map(str::to_owned).collect::<Vec<_>>()
+        super::from_the_server(&output.stderr, user)
     };
     let known = heard("known");
     assert!(known.iter().any(|line| line.contains("receive packet: type 51")), "{known:?}");

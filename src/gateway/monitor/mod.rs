@@ -24,7 +24,7 @@ use tracing::{error, info};
 use zeroize::Zeroize;
 
 use self::hear::{Clerk, Staff};
-use super::broker::{DELEGATE_FD, Process};
+use super::broker::{Process, set_out};
 use super::config::{Facility, LogFormat, LogLevel};
 use super::desk;
 use super::edge::words::{Ask, Setup, Tell};
@@ -224,16 +224,7 @@ impl Keeping {
             .stderr(log);
         // SAFETY: between fork and exec only system calls are made.
         unsafe {
-            command.pre_exec(move || {
-                // Copying a descriptor onto itself would leave it close-on-exec.
-                Errno::result(match socket {
-                    DELEGATE_FD => libc::fcntl(socket, libc::F_SETFD, 0),
-                    _ => libc::dup2(socket, DELEGATE_FD),
-                })?;
-                // A session of its own: whoever controls our terminal does not control it.
-                Errno::result(libc::setsid())?;
-                Ok(())
-            });
+            command.pre_exec(move || set_out(socket));
         }
         command.spawn()
     }
