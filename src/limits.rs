@@ -388,6 +388,14 @@ pub const SOCKET_PATH_BYTES_MAX: u32 = 1024;
 pub const OPEN_FAILURE_TEXT_BYTES_MAX: u32 = 1024;
 /// Global requests of ours awaiting an answer.
 pub const GLOBAL_PENDING_MAX: usize = 8;
+/// Host keys that a server tells its clients after their login and proves when asked (and that a client
+/// of ours hears of): sshd's three kinds, each with the next key, and more.
+pub const HOST_KEYS_TOLD_MAX: usize = 16;
+/// The same in bytes: the message and the signatures that answer it fit beside others in an outbox.
+pub const HOST_KEYS_TOLD_BYTES_MAX: usize = 8 * 1024;
+/// Requests for proofs of host keys on one connection: a client asks once, for all it does not know.
+/// Each key that is named costs a signature of the process that holds the host keys.
+pub const HOST_KEY_PROOFS_MAX: u8 = 2;
 /// Requests on one channel that arrived behind a start still under way.
 pub const REPLIES_PENDING_MAX: usize = 16;
 /// Global requests behind one that is being carried out: a client asks for all its listeners at once.
@@ -576,9 +584,10 @@ pub const DELEGATE_ENDING_TIME: Duration = Duration::from_secs(5);
 pub const RELEASE_TIME: Duration = Duration::from_secs(5);
 /// The path of a terminal, as /dev/pts/3: the kernel counts below 2^20.
 pub const TERMINAL_BYTES_MAX: u32 = 32;
-/// Connections of one account whose clients are remembered, so that its logins are recorded with
-/// where they came from: of one that so many others followed, the rest is recorded.
-pub const LOGIN_PEERS_MAX: usize = 1024;
+/// Connections of one account that root's process remembers, so that its logins are recorded with where
+/// they came from and its clients learn host keys: of one that so many others followed, a login is
+/// recorded without its client, and no host key is proved.
+pub const SENT_REMEMBERED_MAX: usize = 1024;
 /// Authenticated connections waiting for the process of their account.
 pub const HAND_OVERS_MAX: usize = 1024;
 /// A login has at most so many methods in a chain, and each succeeds once.

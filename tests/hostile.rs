@@ -7,6 +7,8 @@ mod channels;
 mod defects;
 #[path = "hostile/forwarding.rs"]
 mod forwarding;
+#[path = "hostile/hostkeys.rs"]
+mod hostkeys;
 #[path = "hostile/keyexchange.rs"]
 mod keyexchange;
 #[path = "hostile/load.rs"]

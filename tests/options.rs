@@ -4,6 +4,8 @@
 
 #[path = "options/beside.rs"]
 mod beside;
+#[path = "options/hostkeys.rs"]
+mod hostkeys;
 #[path = "options/keys.rs"]
 mod keys;
 #[path = "options/matched.rs"]

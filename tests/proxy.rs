@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use support::openssh::Sshd;
-use support::{Gateway, free_port, keygen, noise, run_ok, wait_for};
+use support::{Gateway, HOST_KEYS, free_port, keygen, noise, run_ok, wait_for};
 
 /// The quickest exchange for code that is not optimised.
 const QUICK: &str = "KexAlgorithms=curve25519-sha256";
@@ -198,6 +198,19 @@ fn files_arrive_whole_while_both_sides_change_keys() {
             }
         }
         assert!(!gateway.log().contains("internal error"), "{}", gateway.log());
+    });
+}
+
+/// A client of the gateway's has nothing to do with the host's keys.
+#[test]
+fn clients_learn_the_gateways_host_keys_and_not_the_hosts() {
+    proxied("", &[], |_, gateway| {
+        let keys = HOST_KEYS.map(|(kind, bits)| gateway.public_key(&format!("host_{kind}{bits}")));
+        let keys = keys.each_ref().map(String::as_str);
+        gateway.know(&keys[..1]);
+        let options = [QUICK, "UpdateHostKeys=yes", "StrictHostKeyChecking=yes"];
+        gateway.assert_learns(&mut gateway.ssh(&options, &["cat"]), &keys);
+        assert!(gateway.log().contains(" goes on as root at 127.0.0.1 port "), "{}", gateway.log());
     });
 }
 

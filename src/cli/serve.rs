@@ -169,11 +169,15 @@ fn reload(request: Request) -> Reload {
 /// lines to type. As events, so that a log of JSON lines stays one.
 fn announce(addresses: &[SocketAddr], keys: &HostKeys) {
     for key in &keys.keys {
-        let (public, made) =
-            (key.private.public(), if key.is_new { ", made just now" } else { "" });
+        let public = key.private.public();
+        let state = match (key.is_new, key.algorithms.is_empty()) {
+            (true, _) => ", made just now",
+            (false, true) => ", for later",
+            (false, false) => "",
+        };
         let file = escape(key.path.as_os_str().as_encoded_bytes());
         let (kind, fingerprint) = (public.kind().family(), public.fingerprint());
-        info!(kind, fingerprint, %file, "Host key {kind} {fingerprint} ({file}{made})");
+        info!(kind, fingerprint, %file, "Host key {kind} {fingerprint} ({file}{state})");
     }
     for address in addresses {
         info!(%address, "Listening on {address}");

@@ -280,7 +280,8 @@ fn announce(addresses: &[SocketAddr], keys: &HostKeys) {
         let public = key.private.public();
         let (kind, fingerprint) = (public.kind().family(), public.fingerprint());
         let file = escape(key.path.as_os_str().as_encoded_bytes());
-        info!(kind, fingerprint, %file, "Host key {kind} {fingerprint} ({file})");
+        let next = if key.algorithms.is_empty() { ", for later" } else { "" };
+        info!(kind, fingerprint, %file, "Host key {kind} {fingerprint} ({file}{next})");
     }
     for address in addresses {
         let (ip, port) = (address.ip(), address.port());

@@ -131,6 +131,8 @@ pub(super) struct Channels {
     pub no_more_sessions: bool,
     /// Requests go to the owner as they came.
     pub relays: bool,
+    /// The peer's requests for proofs of host keys so far.
+    pub proofs_asked: u8,
     /// A global request that is being carried out, and those behind it.
     pub global: Option<Box<Globals>>,
     /// Channels whose EOF or CLOSE waited for their last plan, which is gone now.
@@ -150,6 +152,7 @@ impl Channels {
             held_bytes: 0,
             no_more_sessions: false,
             relays: false,
+            proofs_asked: 0,
             global: None,
             drained: Vec::new(),
             events: VecDeque::new(),

@@ -205,6 +205,26 @@ impl Conn {
         either!(self.reply_global(ok, port, env))
     }
 
+    /// [`Connection::tell_host_keys`]; a client has none.
+    pub fn tell_host_keys(&mut self, env: &mut Env<'_>) -> Result<(), Error> {
+        match self {
+            Conn::Server(connection) => connection.tell_host_keys(env),
+            Conn::Client(_) => Ok(()),
+        }
+    }
+
+    /// [`Connection::prove_host_keys`]; a client has none.
+    pub fn prove_host_keys(
+        &mut self,
+        signatures: Option<&[Box<[u8]>]>,
+        env: &mut Env<'_>,
+    ) -> Result<(), Error> {
+        match self {
+            Conn::Server(connection) => connection.prove_host_keys(signatures, env),
+            Conn::Client(_) => Ok(()),
+        }
+    }
+
     /// [`Connection::send_eof`].
     pub fn send_eof(&mut self, id: ChannelId, env: &mut Env<'_>) -> Result<(), Error> {
         either!(self.send_eof(id, env))

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::base::Span;
-use crate::connection::{ChannelId, ConnectionConfig, Secret, Secrets};
+use crate::connection::{ChannelId, ConnectionConfig, HostKeyProofs, Secret, Secrets};
 use crate::crypto::kex::Group;
 use crate::crypto::{
     Attestation, Certificate, KexError, KexPiece, KexTask, PublicKey, SharedSecret,
@@ -82,6 +82,9 @@ pub enum Event {
     /// The peer asked something of the connection. Server role: call `reply_global` whether or not it
     /// wants a reply; later global requests wait until then. Client role: it has been refused.
     Global { want_reply: bool, request: GlobalRequest },
+    /// Server role: the client wants proofs that we hold these host keys, in this order: call
+    /// `prove_host_keys`; later global requests wait until then.
+    ProveHostKeys { keys: HostKeyProofs },
     /// The peer has answered our oldest unanswered global request. `port`: the one it chose, if it
     /// was asked to (RFC 4254 §7.1).
     GlobalDone { ok: bool, port: Option<u32> },

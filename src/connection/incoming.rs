@@ -2,6 +2,7 @@
 
 use super::channel::{Channel, Due, Stage};
 use super::half::{RecvHalf, RecvStep, SendHalf};
+use super::host_keys::PROVE;
 use super::machine::{Asker, malformed};
 use super::side::Side;
 use super::{ChannelId, ChannelKind, ChannelRequest, Connection, Event, GlobalRequest};
@@ -330,6 +331,13 @@ impl<R: Side> Connection<R> {
             self.channels.no_more_sessions = true;
         }
         let want_reply = message.want_reply;
+        if let GlobalBody::Other { name: PROVE, rest } = message.request
+            && want_reply
+            && let Some(keys) = R::proofs_wanted(self, rest)
+        {
+            self.channels.global.get_or_insert_default().due = Some(true);
+            return Ok(Some(Event::ProveHostKeys { keys }));
+        }
         let request = GlobalRequest::from_wire(&message.request);
         // Nobody forwards for a server.
         if R::IS_SERVER && request.is_some() {

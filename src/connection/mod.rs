@@ -28,6 +28,7 @@ mod conn;
 mod data;
 mod event;
 mod half;
+mod host_keys;
 mod incoming;
 mod machine;
 mod methods;
@@ -50,6 +51,7 @@ pub use event::{
     Questions, Verified, WindowSize, X11Request,
 };
 pub use half::{Farewell, RecvHalf, RecvStep, SendHalf, SendStep};
+pub use host_keys::{HostKeyProofs, host_key_proof};
 pub use machine::Connection;
 pub use methods::{Chains, Method, Progress, Step};
 pub use plan::Plan;

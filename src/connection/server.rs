@@ -9,15 +9,15 @@ use super::machine::{LOGIN_TOO_LONG, malformed};
 use super::methods::{Progress, Step};
 use super::side::{Limits, Side};
 use super::{
-    Answer, AuthFailed, Connection, ConnectionConfig, Event, Method, Presence, Query, Secret,
-    Verified,
+    Answer, AuthFailed, Connection, ConnectionConfig, Event, HostKeyProofs, Method, Presence,
+    Query, Secret, Verified,
 };
 use crate::base::Instant;
 use crate::crypto::{KeyAlgorithm, PublicKey, ShownKey};
 use crate::limits::{
     AUTH_CHAIN_METHODS_MAX, AUTH_FAILURE_DELAY, AUTH_REQUESTS_MAX, BANNER_SENT_BYTES_MAX,
 };
-use crate::transport::{Env, Error, Server, Transport};
+use crate::transport::{Env, Error, HostKey, Server, Transport};
 use crate::wire::auth::{
     AuthMethod, InfoResponse, METHOD_INTERACTIVE, METHOD_PUBLIC_KEY, METHOD_PUBLIC_KEY_HOST_BOUND,
     PublicKeyAttempt, PublicKeyOk, UserAuthBanner, UserAuthFailure, UserAuthRequest,
@@ -73,6 +73,10 @@ pub struct ServerLogin {
 }
 
 impl ServerLogin {
+    pub(super) fn host_keys(&self) -> &[HostKey] {
+        &self.config.transport.host_keys
+    }
+
     const fn is_prompted(&self) -> bool {
         matches!(&self.stage, Stage::Trying(trying) if trying.prompted.is_some())
     }
@@ -256,6 +260,10 @@ impl Side for Server {
             | OpenKind::DirectStreamlocal { .. } => None,
             _ => Some((open_failure::UNKNOWN_CHANNEL_TYPE, "unknown channel type")),
         }
+    }
+
+    fn proofs_wanted(connection: &mut Connection<Server>, rest: &[u8]) -> Option<HostKeyProofs> {
+        connection.proofs_wanted(rest)
     }
 
     fn limits(login: &ServerLogin) -> Limits {

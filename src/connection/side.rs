@@ -1,4 +1,4 @@
-use super::{Answer, Connection, Event};
+use super::{Answer, Connection, Event, HostKeyProofs};
 use crate::base::Instant;
 use crate::transport::{Env, Error, Role};
 use crate::wire::channel::OpenKind;
@@ -55,6 +55,12 @@ pub trait Side: Role + Sized {
     /// Why a channel of this kind is never opened here: a reason of RFC 4254 §5.1 and its text.
     #[doc(hidden)]
     fn refuses(login: &Self::Login, kind: &OpenKind<'_>) -> Option<(u32, &'static str)>;
+
+    /// Host keys that the peer wants proved; `None`: that is refused.
+    #[doc(hidden)]
+    fn proofs_wanted(_: &mut Connection<Self>, _rest: &[u8]) -> Option<HostKeyProofs> {
+        None
+    }
 
     /// Sessions at one time, receive window and largest packet, as configured.
     #[doc(hidden)]

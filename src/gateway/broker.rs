@@ -27,8 +27,12 @@ use super::logbook::{self, Logbook, Login};
 use super::parcel::Parcel;
 use super::socket::Messenger;
 use super::syslog;
+use crate::connection::host_key_proof;
 use crate::crypto::{Certificate, PrivateKey, SignatureAlgorithm};
-use crate::limits::{DELEGATE_ENDING_TIME, LOGIN_PEERS_MAX, PARCEL_BYTES_MAX};
+use crate::limits::{
+    DELEGATE_ENDING_TIME, HOST_KEY_PROOFS_MAX, HOST_KEYS_TOLD_MAX, PARCEL_BYTES_MAX,
+    SENT_REMEMBERED_MAX,
+};
 use crate::services::{Account, Grant, Place, lastlog};
 use crate::shard::HandOver;
 
@@ -110,16 +114,26 @@ struct Delegate {
 struct Door {
     /// Connections that were sent.
     sent: u64,
-    /// The clients of the last of them.
-    peers: VecDeque<SocketAddr>,
+    /// The last of them.
+    last: VecDeque<Sent>,
     /// It was let go, or it has ended.
     closed: bool,
+}
+
+/// What is known of a connection that was sent.
+struct Sent {
+    /// Its client.
+    peer: SocketAddr,
+    /// The session's identifier.
+    session: Box<[u8]>,
+    /// Proofs of host keys that were made for its client.
+    proofs: usize,
 }
 
 enum Passed {
     Yes,
     /// The process has ended or is ending: another one is needed.
-    Gone,
+    Gone(Sent),
     No(io::Error),
 }
 
@@ -136,9 +150,9 @@ impl Broker<'_> {
             inbound: connection.inbound,
             grant: connection.grant.encode(),
         };
-        if let Err(why) =
-            self.pass((account, place), connection.ends.peer, &bytes.encode(), &socket)
-        {
+        let peer = connection.ends.peer;
+        let sent = Sent { peer, session: connection.session, proofs: 0 };
+        if let Err(why) = self.pass((account, place), sent, &bytes.encode(), &socket) {
             let (link, user) = (connection.serial, &account.name);
             error!(link, user, %why, "a connection did not reach the process of {user}: {why}");
         }
@@ -147,26 +161,26 @@ impl Broker<'_> {
     fn pass(
         &mut self,
         (account, place): (&Account, &Place),
-        peer: SocketAddr,
+        mut sent: Sent,
         bytes: &[u8],
         socket: &OwnedFd,
     ) -> io::Result<()> {
         let key = (account.uid, place.chroot().map(Path::to_owned));
         if let Some(delegate) = self.delegates.get(&key) {
-            match delegate.pass(peer, bytes, socket) {
+            match delegate.pass(sent, bytes, socket) {
                 Passed::Yes => return Ok(()),
                 Passed::No(why) => return Err(why),
-                Passed::Gone => {}
+                Passed::Gone(back) => sent = back,
             }
         }
         self.delegates.retain(|_, delegate| !delegate.door().closed);
         let delegate = self.start(account, place)?;
-        let passed = delegate.pass(peer, bytes, socket);
+        let passed = delegate.pass(sent, bytes, socket);
         self.delegates.insert(key, delegate);
         match passed {
             Passed::Yes => Ok(()),
             Passed::No(why) => Err(why),
-            Passed::Gone => Err(io::Error::other("it ended at its start")),
+            Passed::Gone(_) => Err(io::Error::other("it ended at its start")),
         }
     }
 
@@ -209,24 +223,24 @@ impl Broker<'_> {
 }
 
 impl Delegate {
-    fn pass(&self, peer: SocketAddr, bytes: &[u8], socket: &OwnedFd) -> Passed {
+    fn pass(&self, sent: Sent, bytes: &[u8], socket: &OwnedFd) -> Passed {
         let mut door = self.door();
         if door.closed {
-            return Passed::Gone;
+            return Passed::Gone(sent);
         }
         match self.messenger.try_send(bytes, Some(socket.as_fd())) {
             Ok(()) => {
                 door.sent += 1;
-                if door.peers.len() >= LOGIN_PEERS_MAX {
-                    door.peers.pop_front();
+                if door.last.len() >= SENT_REMEMBERED_MAX {
+                    door.last.pop_front();
                 }
-                door.peers.push_back(peer);
+                door.last.push_back(sent);
                 Passed::Yes
             }
             Err(why) => match why.kind() {
                 io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
                     door.closed = true;
-                    Passed::Gone
+                    Passed::Gone(sent)
                 }
                 _ => Passed::No(why),
             },
@@ -242,6 +256,16 @@ impl Delegate {
         door.closed = true;
         let _ = self.messenger.try_send(&Parcel::Stop.encode(), None);
         true
+    }
+
+    /// One more proof of a host key for the client of this session, which has to be of a connection
+    /// that was passed to the process.
+    fn may_prove(&self, session: &[u8]) -> bool {
+        let mut door = self.door();
+        let mut known = door.last.iter_mut().rev();
+        let Some(sent) = known.find(|sent| *sent.session == *session) else { return false };
+        sent.proofs += 1;
+        sent.proofs <= usize::from(HOST_KEY_PROOFS_MAX) * HOST_KEYS_TOLD_MAX
     }
 
     fn door(&self) -> MutexGuard<'_, Door> {
@@ -382,12 +406,10 @@ impl Listener {
             };
             match message {
                 Ok(Parcel::Sign { ticket, host_key, algorithm, message }) => {
-                    let signature = self.sign(host_key, &algorithm, &message);
-                    let answer = Parcel::Signature { ticket, signature };
-                    match messenger.try_send(&answer.encode(), None) {
-                        Err(why) if why.kind() != io::ErrorKind::BrokenPipe => return Err(why),
-                        _ => {}
-                    }
+                    self.answer(ticket, self.sign(host_key, &algorithm, &message))?;
+                }
+                Ok(Parcel::Prove { ticket, host_key, algorithm, session }) => {
+                    self.answer(ticket, self.prove(host_key, &algorithm, &session))?;
                 }
                 Ok(Parcel::Login { pid, terminal, peer }) => self.record(pid, &terminal, peer),
                 Ok(Parcel::Idle { received }) => {
@@ -400,18 +422,27 @@ impl Listener {
         }
     }
 
+    fn answer(&self, ticket: u64, signature: Vec<u8>) -> io::Result<()> {
+        let answer = Parcel::Signature { ticket, signature }.encode();
+        match self.delegate.messenger.try_send(&answer, None) {
+            Err(why) if why.kind() != io::ErrorKind::BrokenPipe => Err(why),
+            _ => Ok(()),
+        }
+    }
+
     /// The account's word counts for what is its own: a terminal that it owns, and a client that
     /// was passed to it.
     fn record(&self, pid: u32, terminal: &str, peer: SocketAddr) {
         let Delegate { user, uid, .. } = &*self.delegate;
         let line = logbook::line_of(terminal, *uid);
         let (Some(logbook), Some(line)) = (&self.logbook, line) else { return };
-        let known = self.delegate.door().peers.contains(&peer);
+        let known = self.delegate.door().last.iter().any(|sent| sent.peer == peer);
         let peer = known.then(|| peer.ip());
         logbook.begin(Login { pid, line, user: user.clone(), uid: *uid, peer });
     }
 
-    /// Only exchange hashes are signed: a delegate cannot have a longer text of its own signed.
+    /// Of what a delegate sends, only exchange hashes are signed: it cannot have a longer text of its
+    /// own signed.
     fn sign(&self, host_key: u32, algorithm: &str, hash: &[u8]) -> Vec<u8> {
         let key = self.host_keys.get(host_key as usize);
         let algorithm = SignatureAlgorithm::from_name(algorithm);
@@ -419,5 +450,44 @@ impl Listener {
             (Some(key), Some(algorithm)) => key.sign(algorithm, hash).unwrap_or_default(),
             _ => Vec::new(),
         }
+    }
+
+    /// Shows the client of a connection that was passed to the process that we hold a key. What is
+    /// signed is made here, and for no session of anybody else's.
+    fn prove(&self, host_key: u32, algorithm: &str, session: &[u8]) -> Vec<u8> {
+        let key = self.host_keys.get(host_key as usize);
+        match key.filter(|_| self.delegate.may_prove(session)) {
+            Some(key) => self.sign(host_key, algorithm, &host_key_proof(session, key.public())),
+            None => Vec::new(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn host_keys_are_proved_for_sessions_that_were_passed_on_and_not_without_end() {
+        let (messenger, other) = Messenger::pair().expect("a pair");
+        let (user, door) = ("ann".to_owned(), Mutex::default());
+        let delegate = Delegate { user, uid: 1, messenger, door };
+        let (socket, _end) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        let socket = OwnedFd::from(socket);
+        let pass = |session: u16| {
+            let session = session.to_be_bytes().into();
+            let sent = Sent { peer: "192.0.2.1:5".parse().expect("it"), session, proofs: 0 };
+            assert!(matches!(delegate.pass(sent, b"x", &socket), Passed::Yes));
+            other.receive(&mut [0; 8]).expect("it arrives");
+        };
+        assert!(!delegate.may_prove(&[0, 1]));
+        pass(1);
+        let most = usize::from(HOST_KEY_PROOFS_MAX) * HOST_KEYS_TOLD_MAX;
+        assert!((0..most).all(|_| delegate.may_prove(&[0, 1])));
+        assert!(!delegate.may_prove(&[0, 1]) && !delegate.may_prove(&[0, 2]));
+        // One that many have followed is forgotten.
+        (2..=SENT_REMEMBERED_MAX as u16 + 2).for_each(pass);
+        assert!(!delegate.may_prove(&[0, 1]) && !delegate.may_prove(&[0, 2]));
+        assert!(delegate.may_prove(&[0, 3]));
     }
 }

@@ -182,7 +182,16 @@ impl RemoteSigner {
         questions.waiting.clear();
     }
 
-    fn ask(&self) -> Option<(u64, Receiver<Vec<u8>>)> {
+    /// Asks, under a number that `parcel` gives the question, and waits for the answer.
+    fn ask(&self, parcel: impl FnOnce(u64) -> Parcel) -> Option<Box<[u8]>> {
+        let (ticket, answered) = self.begin()?;
+        let sent = self.messenger.send(&parcel(ticket).encode());
+        let signature = sent.ok().and_then(|()| answered.recv_timeout(REKEY_TIME_MAX).ok());
+        self.questions().waiting.remove(&ticket);
+        signature.filter(|signature| !signature.is_empty()).map(Vec::into_boxed_slice)
+    }
+
+    fn begin(&self) -> Option<(u64, Receiver<Vec<u8>>)> {
         let (answer, answered) = bounded(1);
         let mut questions = self.questions();
         let ticket = questions.next;
@@ -203,13 +212,19 @@ impl Signer for RemoteSigner {
         message: &[u8],
     ) -> Option<Box<[u8]>> {
         let host_key = u32::try_from(host_key).ok()?;
-        let (ticket, answered) = self.ask()?;
-        let algorithm = algorithm.name().to_owned();
-        let parcel = Parcel::Sign { ticket, host_key, algorithm, message: message.to_vec() };
-        let sent = self.messenger.send(&parcel.encode());
-        let signature = sent.ok().and_then(|()| answered.recv_timeout(REKEY_TIME_MAX).ok());
-        self.questions().waiting.remove(&ticket);
-        signature.filter(|signature| !signature.is_empty()).map(Vec::into_boxed_slice)
+        let (algorithm, message) = (algorithm.name().to_owned(), message.to_vec());
+        self.ask(|ticket| Parcel::Sign { ticket, host_key, algorithm, message })
+    }
+
+    fn prove(
+        &self,
+        host_key: usize,
+        algorithm: SignatureAlgorithm,
+        session: &[u8],
+    ) -> Option<Box<[u8]>> {
+        let host_key = u32::try_from(host_key).ok()?;
+        let (algorithm, session) = (algorithm.name().to_owned(), session.to_vec());
+        self.ask(|ticket| Parcel::Prove { ticket, host_key, algorithm, session })
     }
 }
 
@@ -301,6 +316,7 @@ fn take_over(server: &Server, parcel: Parcel, socket: OwnedFd) {
         socket: Fd(socket.into_raw_fd()),
         ends: Ends { peer, local, routing: RoutingDomain::default() },
         serial,
+        session: Box::default(),
         record,
         inbound,
         grant: Box::new(grant),

@@ -12,7 +12,7 @@ use super::startups::Startups;
 use super::workers::Execute;
 use super::{generation, log_level, names, upstream};
 use crate::base::escape;
-use crate::connection::{ConnectionConfig, Secrets};
+use crate::connection::{ConnectionConfig, Secrets, host_key_proof};
 use crate::crypto::{PrivateKey, RandomPool, SignatureAlgorithm, kex};
 use crate::services::upstream::Trouble;
 use crate::services::{
@@ -28,6 +28,15 @@ pub trait Signer: Send + Sync {
         host_key: usize,
         algorithm: SignatureAlgorithm,
         message: &[u8],
+    ) -> Option<Box<[u8]>>;
+
+    /// Proves to the client of a session that we hold the key. What is signed is made by whoever
+    /// signs, of the session and the key.
+    fn prove(
+        &self,
+        host_key: usize,
+        algorithm: SignatureAlgorithm,
+        session: &[u8],
     ) -> Option<Box<[u8]>>;
 }
 
@@ -47,6 +56,16 @@ impl Signer for Arc<[PrivateKey]> {
                 None
             }
         }
+    }
+
+    fn prove(
+        &self,
+        host_key: usize,
+        algorithm: SignatureAlgorithm,
+        session: &[u8],
+    ) -> Option<Box<[u8]>> {
+        let key = self.get(host_key)?;
+        self.sign(host_key, algorithm, &host_key_proof(session, key.public()))
     }
 }
 
@@ -96,6 +115,12 @@ impl Execute for Executor {
             Job::Compute(task) => Done::Computed(task.run(&mut RandomPool::secure())),
             Job::Sign { host_key, algorithm, message, .. } => {
                 Done::Signature(self.signer.sign(host_key, algorithm, &message))
+            }
+            Job::ProveHostKeys { session, keys } => {
+                let prove = |(key, algorithm): &(usize, SignatureAlgorithm)| {
+                    self.signer.prove(*key, *algorithm, &session)
+                };
+                Done::HostKeysProved(keys.iter().map(prove).collect())
             }
             Job::Terminal(spec) => Done::Terminal(open_terminal(&spec)),
             Job::Spawn(spec) => Done::Spawned(self.start(*spec)),

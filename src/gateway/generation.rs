@@ -276,10 +276,16 @@ fn names(config: &Config) -> Option<Box<dyn Resolver>> {
 
 /// Host keys of which only the public halves are here: somebody else signs.
 pub fn offers(config: &Config, keys: &[PublicKey], certificates: &[Certificate]) -> Vec<HostKey> {
+    let is_next = |public: &PublicKey| {
+        keys.iter().find(|key| key.kind() == public.kind()).is_some_and(|first| first != public)
+    };
     keys.iter()
         .map(|public| {
             let certificate = certificates.iter().find(|one| one.key() == public);
-            let algorithms = host_keys::algorithms(&config.global, public, certificate.is_some());
+            let algorithms = match is_next(public) {
+                true => Vec::new(),
+                false => host_keys::algorithms(&config.global, public, certificate.is_some()),
+            };
             HostKey { public: public.clone(), certificate: certificate.cloned(), algorithms }
         })
         .collect()

@@ -32,7 +32,8 @@ pub struct HostKey {
     pub private: PrivateKey,
     /// What HostCertificate has for it.
     pub certificate: Option<Certificate>,
-    /// How it may be shown and sign: HostKeyAlgorithms, in its order.
+    /// How it may be shown and sign: HostKeyAlgorithms, in its order. Empty: another of its type is in
+    /// use, and clients are only told of this one, for the day that it takes the other's place.
     pub algorithms: Vec<KeyAlgorithm>,
     /// It did not exist until now.
     pub is_new: bool,
@@ -171,14 +172,14 @@ pub fn load(
             let least = required_rsa_size;
             return Err(HostKeyError::RsaSize { path: path.clone(), bits, least });
         }
-        if let Some(other) = loaded.keys.iter().find(|key| key.private.kind() == kind) {
+        if loaded.keys.iter().any(|key| key.private.public() == private.public()) {
             loaded.warnings.push(format!(
-                "host key {} is not used: {} is of the same type and comes first",
-                path.display(),
-                other.path.display()
+                "host key {} is not used: it is the key of another file",
+                path.display()
             ));
             continue;
         }
+        let is_next = loaded.keys.iter().any(|key| key.private.kind() == kind);
         let certificate = certificates.iter().find(|one| one.key() == private.public()).cloned();
         let algorithms = algorithms(global, private.public(), certificate.is_some());
         if algorithms.is_empty() {
@@ -189,6 +190,7 @@ pub fn load(
             ));
             continue;
         }
+        let algorithms = if is_next { Vec::new() } else { algorithms };
         let path = path.clone();
         loaded.keys.push(HostKey { path, private, certificate, algorithms, is_new });
     }
@@ -203,7 +205,8 @@ pub fn load(
         }
     }
     let place = |key: &HostKey| {
-        global.host_key_algorithms.iter().position(|a| key.algorithms.first() == Some(a))
+        let place = |first| global.host_key_algorithms.iter().position(|known| known == first);
+        key.algorithms.first().and_then(place).unwrap_or(usize::MAX)
     };
     loaded.keys.sort_by_key(place);
     Ok(loaded)
@@ -503,6 +506,24 @@ mod tests {
         global.host_key_algorithms = plain(&[SignatureAlgorithm::EcdsaP256]);
         let error = load(&global, 2048, Some(directory.path())).expect_err("none is left");
         assert!(matches!(error, HostKeyError::None));
+    }
+
+    #[test]
+    fn the_second_key_of_a_type_is_only_told_of() {
+        let [first, second] = [(); 2].map(|()| tempfile::tempdir().expect("a directory"));
+        let path = |directory: &tempfile::TempDir| {
+            let path = defaults(false, false, Some(directory.path())).swap_remove(0);
+            load(&global(vec![path.clone()]), 2048, Some(directory.path())).expect("a key");
+            path
+        };
+        let paths = vec![path(&first), path(&second), path(&first)];
+        let keys = load(&global(paths.clone()), 2048, None).expect("keys");
+        assert_eq!(
+            keys.keys.iter().map(|key| &key.path).collect::<Vec<_>>(),
+            [&paths[0], &paths[1]]
+        );
+        let in_use: Vec<_> = keys.keys.iter().map(|key| !key.algorithms.is_empty()).collect();
+        assert_eq!((in_use, keys.warnings.len()), (vec![true, false], 1), "{:?}", keys.warnings);
     }
 
     #[test]

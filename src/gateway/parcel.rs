@@ -26,7 +26,9 @@ pub enum Parcel {
     },
     /// From the account's process: a rekey needs the host key.
     Sign { ticket: u64, host_key: u32, algorithm: String, message: Vec<u8> },
-    /// The answer; empty when it could not be signed.
+    /// From the account's process: the client of this session wants to see that we hold a host key.
+    Prove { ticket: u64, host_key: u32, algorithm: String, session: Vec<u8> },
+    /// The answer to both; empty when it could not be signed.
     Signature { ticket: u64, signature: Vec<u8> },
     /// From the account's process: nothing is open, and this many connections were received.
     Idle { received: u64 },
@@ -63,6 +65,13 @@ impl Parcel {
                 out.extend(host_key.to_be_bytes());
                 put(&mut out, algorithm.as_bytes());
                 put(&mut out, message);
+            }
+            Parcel::Prove { ticket, host_key, algorithm, session } => {
+                out.push(9);
+                out.extend(ticket.to_be_bytes());
+                out.extend(host_key.to_be_bytes());
+                put(&mut out, algorithm.as_bytes());
+                put(&mut out, session);
             }
             Parcel::Signature { ticket, signature } => {
                 out.push(4);
@@ -118,6 +127,12 @@ impl Parcel {
                 pid: r.uint32()?,
                 terminal: r.utf8(TERMINAL_BYTES_MAX)?.to_owned(),
                 peer: address(&mut r)?,
+            },
+            9 => Parcel::Prove {
+                ticket: r.uint64()?,
+                host_key: r.uint32()?,
+                algorithm: r.utf8(USER_BYTES_MAX)?.to_owned(),
+                session: r.string(64)?.to_vec(),
             },
             _ => return Err(Malformed::Number),
         };
@@ -179,6 +194,7 @@ mod tests {
                 grant: vec![3],
             },
             Parcel::Sign { ticket: 1, host_key: 2, algorithm: "x".into(), message: vec![9; 64] },
+            Parcel::Prove { ticket: 1, host_key: 2, algorithm: "x".into(), session: vec![9; 32] },
             Parcel::Signature { ticket: 1, signature: vec![4; 83] },
             Parcel::Idle { received: 3 },
             Parcel::Stop,

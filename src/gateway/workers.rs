@@ -253,7 +253,9 @@ const LANES: usize = 4;
 /// programs that are asked where logins go on or which keys count, which may take seconds each.
 const fn lane_of(job: &Job, asks_programs: bool) -> Option<usize> {
     match job {
-        Job::Agree { .. } | Job::Compute(_) | Job::Sign { .. } => Some(0),
+        Job::Agree { .. } | Job::Compute(_) | Job::Sign { .. } | Job::ProveHostKeys { .. } => {
+            Some(0)
+        }
         Job::Resolve { .. } | Job::FindWay { .. } => Some(1),
         Job::CheckSecrets { .. } => Some(2),
         Job::FindHosts { .. } => Some(3),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::wildcard_match;
-use crate::connection::{Chains, ConnectionConfig, LoginLimits, Presence, Secrets};
+use crate::connection::{Chains, ConnectionConfig, HostKeyProofs, LoginLimits, Presence, Secrets};
 use crate::crypto::kex::Group;
 use crate::crypto::{
     Certificate, KexError, KexPiece, KexTask, PrivateKey, PublicKey, SharedSecret,
@@ -64,6 +64,11 @@ pub enum Job {
         host_key: usize,
         algorithm: SignatureAlgorithm,
         message: Box<[u8]>,
+    },
+    /// Proves to the client of this session that we hold host keys: [`crate::connection::host_key_proof`].
+    ProveHostKeys {
+        session: Box<[u8]>,
+        keys: HostKeyProofs,
     },
     /// Makes a pseudo-terminal: [`super::open_terminal`].
     Terminal(Box<TerminalSpec>),
@@ -133,6 +138,8 @@ pub enum Done {
     Greeted(Greeted),
     /// `None` when the key could not sign; the cause has been logged by the worker.
     Signature(Option<Box<[u8]>>),
+    /// A signature for each key, or none at all.
+    HostKeysProved(Option<Box<[Box<[u8]>]>>),
     Terminal(std::io::Result<Terminal>),
     Spawned(Result<Child, SpawnFailed>),
     Fs(Box<FsDone>),

@@ -74,6 +74,10 @@ pub enum Command {
         ok: bool,
         port: Option<u32>,
     },
+    /// A login is over.
+    TellHostKeys,
+    /// The signatures that a client has asked for, or a refusal.
+    ProveHostKeys(Option<Box<[Box<[u8]>]>>),
 }
 
 /// The sending half of a connection: what has been sealed and not sent, in order, and what could
@@ -338,6 +342,8 @@ impl Outgoing {
             }
             Command::Close(id) => conn.close(*id, env),
             Command::ReplyGlobal { ok, port } => conn.reply_global(*ok, *port, env),
+            Command::TellHostKeys => conn.tell_host_keys(env),
+            Command::ProveHostKeys(signatures) => conn.prove_host_keys(signatures.as_deref(), env),
         });
         match done {
             None => Ok(Some(command)),
@@ -465,7 +471,9 @@ impl OutboxLease {
 impl Command {
     const fn channel(&self) -> Option<ChannelId> {
         Some(match self {
-            Command::ReplyGlobal { .. } => return None,
+            Command::ReplyGlobal { .. } | Command::TellHostKeys | Command::ProveHostKeys(_) => {
+                return None;
+            }
             Command::Data { plan, .. } => plan.channel,
             Command::Accept(id)
             | Command::Pass { id, .. }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::connection::{AuthFailed, Verified};
 use crate::crypto::{Attestation, Certificate, PublicKey, ShownKey};
-use crate::services::Grant;
+use crate::services::{Command, Grant};
 use crate::wire::auth::{METHOD_INTERACTIVE, METHOD_PUBLIC_KEY_HOST_BOUND};
 use crate::wire::number::disconnect;
 
@@ -30,6 +30,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         if here {
             link.proofs = Vec::new();
             self.begin_idle(key);
+            self.command(key, Command::TellHostKeys);
         } else {
             link.state = LinkState::Leaving;
             // A peer may say nothing for long: it is not waited for.

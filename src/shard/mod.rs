@@ -10,6 +10,7 @@ mod client;
 mod contain;
 mod display;
 mod forward;
+mod host_keys;
 mod idle;
 mod inbound;
 mod link;
@@ -85,6 +86,7 @@ const TAG_AGENT_GONE: u16 = 5;
 const TAG_WAY: u16 = 6;
 const TAG_CONNECT: u16 = 7;
 const TAG_DISPLAY: u16 = 8;
+const TAG_PROOFS: u16 = 9;
 
 /// A connection that is this shard's and has not begun here.
 #[derive(Debug)]

@@ -38,6 +38,8 @@ pub struct HandOver {
     pub ends: Ends,
     /// The connection's name in the log.
     pub serial: u64,
+    /// The session's identifier.
+    pub session: Box<[u8]>,
     /// [`crate::connection::Conn::export`]'s bytes.
     pub record: Vec<u8>,
     /// Received and not opened yet.

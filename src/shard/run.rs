@@ -13,7 +13,7 @@ use crate::limits::{
     PACKET_SLOT, RECEIVE_LEASE_TIME,
 };
 use crate::reactor::{Chunk, Class, Target};
-use crate::services::{About, Grant, Greeted, Origin, Outgoing, Surroundings};
+use crate::services::{About, Command, Grant, Greeted, Origin, Outgoing, Surroundings};
 use crate::transport::{Blame, Error, Server};
 use crate::wire::number::disconnect;
 
@@ -92,6 +92,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             link.inbound = Inbound::with(from.inbound);
         }
         self.begin_idle(key);
+        self.command(key, Command::TellHostKeys);
         if let Some(upstream) = upstream {
             self.begin_relay(key, upstream);
         }
@@ -276,6 +277,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             TAG_AGENT_GONE => return,
             TAG_WAY => return self.way_found(key, done),
             TAG_DISPLAY => return self.display_made(key, done),
+            TAG_PROOFS => return self.host_keys_proved(key, done),
             _ => {}
         }
         let Some(link) = self.links.get_mut(key as usize) else { return };
@@ -605,6 +607,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 self.relay_global(key, want_reply, request);
             }
             Event::Global { want_reply, request } => self.global(key, want_reply, request),
+            Event::ProveHostKeys { keys } => self.prove_host_keys(key, keys),
             Event::GlobalDone { ok, port } => self.relay_global_done(key, ok, port),
             event if self.is_relayed(key) => self.relay_event(key, event),
             channel => self.channel_event(key, channel),
@@ -740,6 +743,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             socket,
             ends: link.ends,
             serial: link.serial,
+            session: link.conn.session_id().into(),
             record: record.to_vec(),
             inbound,
             grant: Box::new((*grant).clone()),

@@ -102,7 +102,8 @@ pub struct HostKey {
     pub public: PublicKey,
     /// Shown in place of the key where a certified algorithm is agreed on.
     pub certificate: Option<Certificate>,
-    /// Certified ones count only with a certificate.
+    /// Certified ones count only with a certificate. Empty: clients are told of the key, and no key
+    /// exchange uses it.
     pub algorithms: Vec<KeyAlgorithm>,
 }
 

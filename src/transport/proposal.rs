@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{CompressionKind, Error, Preferences};
 use crate::base::Entropy;
-use crate::crypto::{CipherKind, KexKind, KeyAlgorithm, MacKind, Suite};
+use crate::crypto::{CipherKind, KexKind, KeyAlgorithm, MacKind, SignatureAlgorithm, Suite};
 use crate::limits::KEXINIT_BYTES_MAX;
 use crate::wire::transport::KexInit;
 use crate::wire::{Message, NameList, NoSpace, Writer, number};
@@ -25,6 +25,9 @@ pub struct Negotiated {
     /// The method's name as it was agreed: some have two.
     pub kex_name: &'static str,
     pub host_key: KeyAlgorithm,
+    /// How the server signs with an RSA key, here or elsewhere: as agreed, or else as the client likes
+    /// best among what it takes.
+    pub rsa: SignatureAlgorithm,
     pub to_server: Suite,
     pub to_client: Suite,
     pub compression_to_server: CompressionKind,
@@ -172,6 +175,7 @@ impl Offers<'_> {
             kex,
             kex_name,
             host_key,
+            rsa: rsa(host_key, client.host_key),
             to_server,
             to_client,
             compression_to_server: compression(
@@ -233,6 +237,20 @@ impl Offers<'_> {
                 .into(),
             )
         })
+    }
+}
+
+/// sshd's rule; a client that names neither way is believed to have forgotten the better one.
+fn rsa(agreed: KeyAlgorithm, client: NameList<'_>) -> SignatureAlgorithm {
+    let takes = |signature: SignatureAlgorithm| {
+        let both = [KeyAlgorithm::plain(signature), KeyAlgorithm::certified(signature)];
+        both.iter().any(|algorithm| client.contains(algorithm.name()))
+    };
+    match agreed.signature {
+        SignatureAlgorithm::RsaSha256 | SignatureAlgorithm::RsaSha512 => agreed.signature,
+        _ if takes(SignatureAlgorithm::RsaSha512) => SignatureAlgorithm::RsaSha512,
+        _ if takes(SignatureAlgorithm::RsaSha256) => SignatureAlgorithm::RsaSha256,
+        _ => SignatureAlgorithm::RsaSha512,
     }
 }
 

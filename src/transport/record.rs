@@ -15,7 +15,8 @@ use super::{
 };
 use crate::base::Instant;
 use crate::crypto::{
-    CipherKind, Counters, Digest, DirectionKeys, KexError, KeyAlgorithm, MacKind, ShownKey, Suite,
+    CipherKind, Counters, Digest, DirectionKeys, KexError, KeyAlgorithm, MacKind, ShownKey,
+    SignatureAlgorithm, Suite,
 };
 use crate::limits::{
     EXT_INFO_VALUE_BYTES_MAX, HOST_KEY_BYTES_MAX, IDENT_BYTES_MAX, NAME_BYTES_MAX,
@@ -143,6 +144,7 @@ impl TransportRecord {
         out.string(&self.peer_ident)?;
         out.string(self.negotiated.kex_name.as_bytes())?;
         out.string(self.negotiated.host_key.name().as_bytes())?;
+        out.string(self.negotiated.rsa.name().as_bytes())?;
         out.string(self.negotiated.compression_to_server.name().as_bytes())?;
         out.string(self.negotiated.compression_to_client.name().as_bytes())?;
         out.boolean(self.negotiated.strict)?;
@@ -177,6 +179,7 @@ impl TransportRecord {
         let peer_ident = body.string(IDENT_BYTES_MAX as u32)?.into();
         let (kex, kex_name) = name(&mut body, proposal::kex_from_name)?;
         let host_key_algorithm = name(&mut body, KeyAlgorithm::from_name)?;
+        let rsa = name(&mut body, SignatureAlgorithm::from_name)?;
         let compression_to_server = name(&mut body, CompressionKind::from_name)?;
         let compression_to_client = name(&mut body, CompressionKind::from_name)?;
         let strict = boolean(&mut body)?;
@@ -203,6 +206,7 @@ impl TransportRecord {
             kex,
             kex_name,
             host_key: host_key_algorithm,
+            rsa,
             to_server,
             to_client,
             compression_to_server,
@@ -276,7 +280,7 @@ impl Direction {
 }
 
 /// The record's layout. Another process may be another version of this program.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 /// The longest of the raw keys.
 const KEY_BYTES_MAX: u32 = 64;
 /// 2^32 packets is the end of any key; with the largest packets that is 2^46 blocks.

@@ -9,8 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tidegate::base::{Instant, SeededEntropy};
-use tidegate::connection::{ConnectionConfig, LoginLimits, WindowSize};
-use tidegate::crypto::{PublicKey, kex};
+use tidegate::connection::{ConnectionConfig, LoginLimits, WindowSize, host_key_proof};
+use tidegate::crypto::{PublicKey, SignatureAlgorithm, kex};
 use tidegate::reactor::sim::SimWorld;
 use tidegate::reactor::{Fd, Token, Waker};
 use tidegate::services::scp::ScpJob;
@@ -307,6 +307,17 @@ impl Office {
             Job::Sign { algorithm, message, .. } => {
                 let signature = keys::slow_host().sign(algorithm, &message).ok();
                 Done::Signature(signature.map(Vec::into_boxed_slice))
+            }
+            Job::ProveHostKeys { session, keys } => {
+                let prove = |(_, algorithm): &(usize, SignatureAlgorithm)| {
+                    let key = match algorithm {
+                        SignatureAlgorithm::Ed25519 => keys::host(),
+                        _ => keys::slow_host(),
+                    };
+                    let bytes = host_key_proof(&session, key.public());
+                    key.sign(*algorithm, &bytes).ok().map(Vec::into_boxed_slice)
+                };
+                Done::HostKeysProved(keys.iter().map(prove).collect())
             }
             Job::Terminal(spec) => Done::Terminal(self.terminal(spec.size)),
             Job::Spawn(spec) => Done::Spawned(self.spawn(&spec)),

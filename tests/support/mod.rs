@@ -5,6 +5,7 @@ pub mod account;
 pub mod display;
 pub mod openssh;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -250,6 +251,35 @@ impl Gateway {
         let mut command = self.client(Path::new("ssh"), options);
         command.arg("127.0.0.1").args(words);
         command
+    }
+
+    /// The public key of a file of the gateway's folder: its type and itself.
+    pub fn public_key(&self, name: &str) -> String {
+        let line = fs::read_to_string(self.path(&format!("{name}.pub"))).expect("a public key");
+        line.split_whitespace().take(2).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Writes what the clients know of the gateway: these keys.
+    pub fn know(&self, keys: &[&str]) {
+        let line = |key: &&str| format!("[127.0.0.1]:{} {key}\n", self.port);
+        fs::write(self.path("known_hosts"), keys.iter().map(line).collect::<String>())
+            .expect("a file");
+    }
+
+    pub fn known(&self) -> BTreeSet<String> {
+        let text = fs::read_to_string(self.path("known_hosts")).expect("a file");
+        let key = |line: &str| line.split_whitespace().skip(1).collect::<Vec<_>>().join(" ");
+        text.lines().map(key).collect()
+    }
+
+    /// A session of this client, until the file of known hosts has these keys and no others.
+    pub fn assert_learns(&self, client: &mut Command, keys: &[&str]) {
+        let client = client.stdin(Stdio::piped()).stdout(Stdio::null());
+        let mut child = client.spawn().expect("the client starts");
+        let wanted: BTreeSet<String> = keys.iter().map(|key| (*key).to_owned()).collect();
+        wait_for("the keys to be learned", || self.known() == wanted);
+        drop(child.stdin.take());
+        assert!(child.wait().expect("an end").success(), "{}", self.log());
     }
 
     /// Runs sftp on a batch of commands.

@@ -71,6 +71,8 @@ pub struct Peer {
     inbox: Vec<u8>,
     outbox: Vec<u8>,
     heard: VecDeque<Vec<u8>>,
+    /// The host keys that the server has told of, encoded; nobody waits for them.
+    pub told: Option<Vec<u8>>,
     farewell: Option<Farewell>,
 }
 
@@ -99,6 +101,7 @@ impl Peer {
             inbox: Vec::new(),
             outbox: vec![0; 300 << 10],
             heard: VecDeque::new(),
+            told: None,
             farewell: None,
         };
         let mut hello = peer.with(|transport, env| transport.start(env).expect("starts"));
@@ -296,11 +299,12 @@ impl Peer {
             Ok(Carved::Need { .. }) => starved = true,
             Ok(Carved::Handled { used: bytes }) => used = bytes,
             Ok(Carved::Payload { used: bytes, payload }) => {
-                self.heard.push_back(payload.of(&inbox).expect("inside").to_vec());
+                self.take(payload.of(&inbox).expect("inside").to_vec());
                 used = bytes;
             }
             Ok(Carved::Unpacked { used: bytes }) => {
-                self.heard.push_back(self.transport.take_unpacked().to_vec());
+                let message = self.transport.take_unpacked().to_vec();
+                self.take(message);
                 used = bytes;
             }
             Err(Error::Disconnected { code, text }) => {
@@ -321,6 +325,16 @@ impl Peer {
             self.receive();
         }
         self.farewell.is_none()
+    }
+
+    fn take(&mut self, message: Vec<u8>) {
+        match GlobalRequest::parse(&message).map(|message| message.request) {
+            Ok(GlobalBody::Other { name: "hostkeys-00@openssh.com", rest }) => {
+                assert!(self.told.is_none(), "told twice");
+                self.told = Some(rest.to_vec());
+            }
+            _ => self.heard.push_back(message),
+        }
     }
 
     fn receive(&mut self) {

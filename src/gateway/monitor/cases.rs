@@ -22,7 +22,8 @@ use crate::wire::auth::PublicKeyAttempt;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lie(pub &'static str);
 
-type Session = Box<[u8]>;
+/// The identifier of a session.
+pub type Session = Box<[u8]>;
 
 /// The connections of one edge, by their names in the log.
 #[derive(Debug, Default)]
@@ -62,6 +63,8 @@ struct Right {
 #[derive(Debug)]
 pub struct Admitted {
     pub from: Origin,
+    /// The session's identifier: the first hash that was signed for it.
+    pub session: Session,
     pub grant: Box<Grant>,
 }
 
@@ -184,8 +187,9 @@ impl Cases {
         let mut case = self.open.remove(&link).ok_or(Lie("a login of no connection"))?;
         self.sessions.remove(&case.session);
         let judged = case.judge(proofs, hosts);
-        Spent::lock().add(case.session);
-        judged.map(|grant| Admitted { from: case.from, grant: Box::new(grant) })
+        Spent::lock().add(case.session.clone());
+        let (from, session) = (case.from, case.session);
+        judged.map(|grant| Admitted { from, session, grant: Box::new(grant) })
     }
 }
 

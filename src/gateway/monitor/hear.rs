@@ -11,7 +11,7 @@ use crossbeam::channel::Sender;
 use slab::Slab;
 use tracing::error;
 
-use super::cases::{Cases, Lie};
+use super::cases::{Admitted, Cases, Lie};
 use crate::connection::{ConnectionConfig, Secrets};
 use crate::crypto::{PrivateKey, ShownKey, SignatureAlgorithm};
 use crate::gateway::config::{Proxies, Verdict};
@@ -228,7 +228,7 @@ impl Clerk {
         socket: OwnedFd,
     ) -> Result<(), Lie> {
         let admitted = self.state().cases.admit(link, proofs, &self.hosts)?;
-        let (from, grant) = (admitted.from, admitted.grant);
+        let Admitted { from, session, grant } = admitted;
         if !self.is_its_socket(&from, &socket)? {
             return Ok(());
         }
@@ -239,6 +239,7 @@ impl Clerk {
             socket: Fd(socket.into_raw_fd()),
             ends: Ends { peer, local, routing },
             serial: link,
+            session,
             record,
             inbound,
             grant,
