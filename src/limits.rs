@@ -347,6 +347,18 @@ pub const PROGRAM_ANSWER_TIME: Duration = Duration::from_secs(5);
 pub const PROGRAM_ANSWERS_MAX: usize = 64;
 /// How long a certificate that is made for one login counts.
 pub const UPSTREAM_CERTIFICATE_TIME: Duration = Duration::from_secs(5 * 60);
+/// How long a connection that logins share (TidegateUpstreamShare) is kept without any, where nothing
+/// else is said.
+pub const UPSTREAM_SHARE_KEPT: Duration = Duration::from_secs(60);
+/// How old such a connection may be when another login goes on over it: what has changed at the host
+/// since, like a key that counts no more, holds for later ones. A certificate counts for less.
+pub const UPSTREAM_SHARE_TIME_MAX: Duration = Duration::from_secs(60 * 60);
+/// What a host may send on a channel of such a connection before its client has taken any: less than a
+/// link has unsent before its input rests, so that one channel alone does not bring that about.
+pub const UPSTREAM_SHARE_WINDOW_BYTES: u32 = 512 * 1024;
+/// Bytes for one client, sealed and unsent or waiting, past which it ends: the connection is read on for
+/// others whatever it takes, and the windows of many channels, or of very small packets, add up.
+pub const UPSTREAM_SHARE_UNSENT_BYTES_MAX: u32 = 8 * 1024 * 1024;
 /// Hosts of one TidegateUpstream, and lists of them whose state is remembered.
 pub const UPSTREAM_HOSTS_MAX: usize = 64;
 pub const UPSTREAM_FLEETS_MAX: usize = 1024;

@@ -177,7 +177,7 @@ fn relayed_data_is_sealed_where_it_was_opened() {
             assert_eq!(middle.conn.reserve(to, data.len), data.len);
             let mut around = Surroundings { now, pool: &mut pool, entropy: &mut middle.entropy };
             let chunk = Chunk { lease, span: data };
-            let command = Command::Pass { id: to, extended: None, data: chunk };
+            let command = Command::Pass { id: to, extended: None, data: chunk, of_many: false };
             outgoing.command(command, &mut middle.conn, &mut around).expect("no error");
             let mut sent = outgoing.next_send().expect("a packet");
             let mut chunk = sent.pop().expect("one piece");

@@ -21,6 +21,8 @@ mod liar;
 mod programs;
 #[path = "proxy/settings.rs"]
 mod settings;
+#[path = "proxy/shared.rs"]
+mod shared;
 mod support;
 
 use std::fs;

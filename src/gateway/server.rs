@@ -1,6 +1,7 @@
 //! A running gateway: threads, their doors, and how they end.
 
 use std::convert::Infallible;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
@@ -230,13 +231,27 @@ impl Server {
 pub struct Intake(Arc<Office>);
 
 impl Intake {
-    /// Passes a connection that another process has authenticated to the least loaded shard.
+    /// Passes a connection that another process has authenticated to the least loaded shard, or to
+    /// that of its user, whose logins may go on over one connection where they meet.
     pub fn take_over(&self, connection: Box<HandOver>) {
-        if let Some(door) = self.0.doors.iter().min_by_key(|door| door.load()) {
+        let doors = &self.0.doors;
+        let shares = connection.grant.upstream.as_ref().is_some_and(|to| to.is_shareable());
+        let door = match shares {
+            true => doors.get(place_of(&connection.grant.account.name, doors.len())),
+            false => doors.iter().min_by_key(|door| door.load()),
+        };
+        if let Some(door) = door {
             door.enter();
             door.put(Mail::HandOver(connection));
         }
     }
+}
+
+/// Always the same of `count` places for a user.
+fn place_of(user: &str, count: usize) -> usize {
+    let mut hasher = DefaultHasher::new();
+    user.hash(&mut hasher);
+    (hasher.finish() % count.max(1) as u64) as usize
 }
 
 /// How a shard has started.

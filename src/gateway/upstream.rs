@@ -164,6 +164,7 @@ impl Fleets {
             host_keys: login.upstream_host_keys,
             ca_algorithms: login.ca_algorithms.clone(),
             announces: login.upstream_proxy_protocol,
+            share: login.upstream_share,
             config: Arc::new(connection),
         })
     }

@@ -458,6 +458,7 @@ mod tests {
             host_keys: HostKeyPolicy::Strict,
             ca_algorithms: Vec::new(),
             announces: None,
+            share: None,
             config: Arc::new(ClientConnectionConfig::new(Arc::new(transport))),
         };
         Job::FindHosts { upstream: Arc::new(upstream) }

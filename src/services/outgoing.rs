@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 use crate::base::{Entropy, Instant, Span, tally};
 use crate::connection::{ChannelId, Conn, Plan};
 use crate::limits::{
-    GATHER_MAX, HEADROOM, OUTBOX_RESERVE, OUTBOXES_UNSENT_MAX, SHARED_UNSENT_BYTES_MAX,
-    SMALL_BYTES, SMALL_SLOT,
+    GATHER_MAX, HEADROOM, LINK_UNSENT_BYTES_MAX, OUTBOX_RESERVE, OUTBOXES_UNSENT_MAX,
+    RELAYED_WAITING_MAX, SHARED_UNSENT_BYTES_MAX, SMALL_BYTES, SMALL_SLOT,
 };
 use crate::reactor::{Chunk, Class, Classes, Gather, Lease, Pool};
 use crate::transport::{Env, Error, Outbox};
@@ -52,6 +52,14 @@ pub enum Command {
         id: ChannelId,
         extended: Option<u32>,
         data: Chunk,
+        /// That connection brings other clients' data too, perhaps in the same lease.
+        of_many: bool,
+    },
+    /// The same outside of any lease: one of many connections may wait for long.
+    Kept {
+        id: ChannelId,
+        extended: Option<u32>,
+        bytes: Box<[u8]>,
     },
     /// A request about another connection's channel, as it came.
     Ask {
@@ -165,6 +173,7 @@ impl Outgoing {
         match self.waiting.front() {
             None => Classes::NONE,
             Some(Command::Pass { data, .. }) if !repays(data) => Classes::NONE.with(Class::Packet),
+            Some(Command::Kept { .. }) => Classes::NONE.with(Class::Packet),
             Some(_) => Classes::OUTBOX,
         }
     }
@@ -209,6 +218,10 @@ impl Outgoing {
             false => Some(command),
         };
         if let Some(command) = waits {
+            let command = match self.waiting.len() >= RELAYED_WAITING_MAX {
+                true => command.out_of_lease(around.pool),
+                false => command,
+            };
             self.count_waiting(&command, true);
             self.waiting.push_back(command);
         }
@@ -314,15 +327,24 @@ impl Outgoing {
             });
         }
         let command = match command {
-            Command::Pass { id, extended, data } => {
-                return self.pass(id, extended, data, conn, around);
+            Command::Pass { id, extended, data, of_many } => {
+                return self.pass((id, extended, of_many), data, conn, around);
+            }
+            Command::Kept { id, extended, bytes } => {
+                if !conn.is_ready() {
+                    return Ok(Some(Command::Kept { id, extended, bytes }));
+                }
+                return match in_lease(&bytes, around.pool) {
+                    Some(data) => self.pass((id, extended, false), data, conn, around),
+                    None => Ok(Some(Command::Kept { id, extended, bytes })),
+                };
             }
             // A whole command may be too much for what is kept during a key exchange.
             Command::Ask { .. } if !conn.is_ready() => return Ok(Some(command)),
             command => command,
         };
         let done = self.with_env(around, |env, _| match &command {
-            Command::Data { .. } | Command::Pass { .. } => Ok(()),
+            Command::Data { .. } | Command::Pass { .. } | Command::Kept { .. } => Ok(()),
             Command::Ask { id, request } => match ChannelRequest::parse(request) {
                 Ok(asked) => conn.pass_request(*id, asked.want_reply, asked.body, env).map(|_| ()),
                 Err(_) => Ok(()),
@@ -353,28 +375,30 @@ impl Outgoing {
 
     /// Seals data of another connection where it lies; elsewhere when that is too narrow for our
     /// padding and tag, or when a peer that does not read would hold a buffer that all receive in.
-    /// What is small goes to the outbox then: many such pieces share a lease.
+    /// What is small goes to the outbox then: many such pieces share a lease. A lease that has data of
+    /// several clients is held by none that does not keep up.
     fn pass(
         &mut self,
-        id: ChannelId,
-        extended: Option<u32>,
+        (id, extended, of_many): (ChannelId, Option<u32>, bool),
         data: Chunk,
         conn: &mut Conn,
         around: &mut Surroundings<'_>,
     ) -> Result<Option<Command>, Error> {
         if !conn.is_ready() {
-            return Ok(Some(Command::Pass { id, extended, data }));
+            return Ok(Some(Command::Pass { id, extended, data, of_many }));
         }
-        let lags = self.unsent >= SHARED_UNSENT_BYTES_MAX && data.lease.len() <= SMALL_SLOT;
+        let of_all = data.lease.len() <= SMALL_SLOT || (of_many && data.span.len <= SMALL_BYTES);
+        let lags = self.unsent >= SHARED_UNSENT_BYTES_MAX && of_all
+            || of_many && self.unsent >= LINK_UNSENT_BYTES_MAX;
         let in_place = !lags && conn.fits_around(extended, data.span, data.lease.len());
         if !in_place && data.span.len <= SMALL_BYTES {
-            return Ok(self.pass_small(id, extended, data, conn, around));
+            return Ok(self.pass_small((id, extended, of_many), data, conn, around));
         }
         let data = match in_place {
             true => data,
             false => match moved(data, around.pool) {
                 Ok(data) => data,
-                Err(data) => return Ok(Some(Command::Pass { id, extended, data })),
+                Err(data) => return Ok(Some(Command::Pass { id, extended, data, of_many })),
             },
         };
         let Chunk { mut lease, span } = data;
@@ -386,7 +410,8 @@ impl Outgoing {
             Err(_deferred) => {
                 conn.drop_plan(plan);
                 conn.reserve(id, span.len);
-                return Ok(Some(Command::Pass { id, extended, data: Chunk { lease, span } }));
+                let data = Chunk { lease, span };
+                return Ok(Some(Command::Pass { id, extended, data, of_many }));
             }
         }
         Ok(None)
@@ -395,8 +420,7 @@ impl Outgoing {
     /// Answers the command back when it has to wait.
     fn pass_small(
         &mut self,
-        id: ChannelId,
-        extended: Option<u32>,
+        (id, extended, of_many): (ChannelId, Option<u32>, bool),
         data: Chunk,
         conn: &mut Conn,
         around: &mut Surroundings<'_>,
@@ -404,7 +428,7 @@ impl Outgoing {
         let roomy = self.outbox.as_ref().is_some_and(OutboxLease::is_roomy);
         let spare = around.pool.has_any(Classes::NONE.with(Class::Packet));
         if !roomy && !spare && !repays(&data) {
-            return Some(Command::Pass { id, extended, data });
+            return Some(Command::Pass { id, extended, data, of_many });
         }
         let len = data.span.len;
         conn.refund(id, len);
@@ -417,12 +441,13 @@ impl Outgoing {
             around.pool.give_back(data.lease);
             return None;
         }
-        Some(Command::Pass { id, extended, data })
+        Some(Command::Pass { id, extended, data, of_many })
     }
 
     const fn count_waiting(&mut self, command: &Command, more: bool) {
         let (passing, asking) = match command {
             Command::Pass { data, .. } => (data.span.len, 0),
+            Command::Kept { bytes, .. } => (bytes.len() as u32, 0),
             Command::Ask { request, .. } => (request.len() as u32, request.len() as u32),
             _ => return,
         };
@@ -477,6 +502,7 @@ impl Command {
             Command::Data { plan, .. } => plan.channel,
             Command::Accept(id)
             | Command::Pass { id, .. }
+            | Command::Kept { id, .. }
             | Command::Ask { id, .. }
             | Command::Answer { id, .. }
             | Command::AcceptWith { id, .. }
@@ -488,6 +514,19 @@ impl Command {
             | Command::ExitSignal { id, .. }
             | Command::Close(id) => *id,
         })
+    }
+
+    /// Data that came with other clients' leaves the lease that it shares with them.
+    fn out_of_lease(self, pool: &mut Pool) -> Command {
+        match self {
+            Command::Pass { id, extended, data, of_many: true } => {
+                let bytes = data.span.of(pool.view(&data.lease)).unwrap_or_default().into();
+                tally::add(tally::Cost::Copied, u64::from(data.span.len));
+                pool.give_back(data.lease);
+                Command::Kept { id, extended, bytes }
+            }
+            command => command,
+        }
     }
 
     /// It is not to be carried out any more.
@@ -505,6 +544,16 @@ impl Command {
 /// it may take one of the last.
 const fn repays(data: &Chunk) -> bool {
     data.span.len <= SMALL_BYTES && data.lease.len() > SMALL_SLOT
+}
+
+/// Data from outside of any lease, in one of its own.
+fn in_lease(bytes: &[u8], pool: &mut Pool) -> Option<Chunk> {
+    let mut lease = pool.take_spare(Class::Packet)?;
+    let span = Span::new(HEADROOM, bytes.len() as u32);
+    if let Some(to) = span.of_mut(pool.bytes(&mut lease)) {
+        tally::copy(to, bytes);
+    }
+    Some(Chunk { lease, span })
 }
 
 /// The same data in a lease that has room for whatever surrounds it; as it was when there is none.

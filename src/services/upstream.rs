@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use crate::base::Instant;
 use crate::connection::{ClientConnectionConfig, LoginMethod};
@@ -35,6 +36,8 @@ pub struct Upstream {
     pub ca_algorithms: Vec<SignatureAlgorithm>,
     /// The host is told for whom we come, before SSH begins.
     pub announces: Option<ProxyVersion>,
+    /// Logins of one user may go on over one connection, which is kept for so long without any.
+    pub share: Option<Duration>,
     /// What the connection is made with.
     pub config: Arc<ClientConnectionConfig>,
 }
@@ -49,6 +52,34 @@ impl PartialEq for Upstream {
 }
 
 impl Eq for Upstream {}
+
+impl Upstream {
+    /// Other logins may go on over its connection: that is wanted, the credential is the gateway's
+    /// own, and the host was not told for which client the connection is.
+    pub fn is_shareable(&self) -> bool {
+        self.share.is_some() && self.credential != Credential::Agent && self.announces.is_none()
+    }
+
+    /// A login of the same user may go on over the connection that was made for this one: it is to
+    /// the same hosts, under the same name, with the same credential and by the same settings. A
+    /// certificate names the login that it was made for, so that must look the same too.
+    pub fn shares_with(&self, other: &Upstream) -> bool {
+        let same_name = self.on_behalf_of == other.on_behalf_of;
+        let (own, its) = (&self.config, &other.config);
+        self.is_shareable()
+            && other.is_shareable()
+            && self.user == other.user
+            && self.credential == other.credential
+            && (same_name || matches!(self.credential, Credential::Identity(_)))
+            && self.fleet.has_hosts_of(&other.fleet)
+            && self.share == other.share
+            && self.known_hosts == other.known_hosts
+            && self.host_keys == other.host_keys
+            && self.ca_algorithms == other.ca_algorithms
+            && own.server_alive == its.server_alive
+            && own.transport.preferences.rekey == its.transport.preferences.rekey
+    }
+}
 
 /// A program that knows where a login goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -214,9 +245,8 @@ impl Trouble {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
+    use crate::transport::{ClientConfig, Preferences};
 
     #[test]
     fn fleets_are_the_same_by_their_hosts() {
@@ -229,6 +259,56 @@ mod tests {
         for other in [&[("a", 22)][..], &[("a", 22), ("b", 23)], &[("b", 22), ("a", 22)], &[]] {
             assert!(!one.has_hosts_of(&fleet(other)) && !fleet(other).has_hosts_of(&one));
         }
+    }
+
+    /// SECURITY case 107.
+    #[test]
+    fn case_107_connections_are_for_logins_that_would_make_the_same() {
+        let fleet = |name: &str| Arc::new(Fleet::new([(name.to_owned(), 22)]));
+        let preferences = Preferences::new("Test_1").expect("valid software");
+        let config = ClientConnectionConfig::new(Arc::new(ClientConfig::new(preferences)));
+        let one = Upstream {
+            fleet: fleet("a"),
+            finder: None,
+            user: "deploy".into(),
+            credential: Credential::Identity("/key".into()),
+            on_behalf_of: "ann from 192.0.2.1".into(),
+            client: IpAddr::from([192, 0, 2, 1]),
+            known_hosts: "/known".into(),
+            host_keys: HostKeyPolicy::Strict,
+            ca_algorithms: Vec::new(),
+            announces: None,
+            share: Some(Duration::from_secs(60)),
+            config: Arc::new(config.clone()),
+        };
+        let elsewhere = IpAddr::from([192, 0, 2, 2]);
+        let far = Upstream { client: elsewhere, on_behalf_of: "ann, there".into(), ..one.clone() };
+        assert!(one.shares_with(&one.clone()) && one.shares_with(&far));
+        // A certificate would bear another's name.
+        let authority = Credential::Authority("/key".into());
+        let certified = Upstream { credential: authority.clone(), ..one.clone() };
+        assert!(certified.shares_with(&certified.clone()));
+        assert!(!certified.shares_with(&Upstream { credential: authority, ..far }));
+        let silent = ClientConnectionConfig { server_alive: Some((Duration::ZERO, 1)), ..config };
+        let others = [
+            Upstream { fleet: fleet("b"), ..one.clone() },
+            Upstream { user: "root".into(), ..one.clone() },
+            Upstream { credential: Credential::Identity("/other".into()), ..one.clone() },
+            Upstream { known_hosts: "/other".into(), ..one.clone() },
+            Upstream { host_keys: HostKeyPolicy::AcceptNew, ..one.clone() },
+            Upstream { ca_algorithms: SignatureAlgorithm::ALL.to_vec(), ..one.clone() },
+            Upstream { config: Arc::new(silent), ..one.clone() },
+            Upstream { share: Some(Duration::ZERO), ..one.clone() },
+            Upstream { share: None, ..one.clone() },
+            certified,
+        ];
+        for other in &others {
+            assert!(!one.shares_with(other) && !other.shares_with(&one), "{other:?}");
+        }
+        // What is the client's own, or is said of it, is nobody else's.
+        let agent = Upstream { credential: Credential::Agent, ..one.clone() };
+        let told = Upstream { announces: Some(ProxyVersion::Two), ..one };
+        assert!(!agent.shares_with(&agent.clone()) && !told.shares_with(&told.clone()));
     }
 
     #[test]

@@ -158,10 +158,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
         let Ok(asked) = ChannelRequest::parse(&request) else { return };
         let offers = matches!(asked.body, RequestBody::AgentForward);
-        let starts = matches!(
-            asked.body,
-            RequestBody::Shell | RequestBody::Exec { .. } | RequestBody::Subsystem { .. }
-        );
+        let starts = asked.body.starts();
         let Some(borrowed) = self.borrowed(key) else { return };
         let waits = borrowed.stage == Stage::Waiting;
         borrowed.held_bytes += request.len();

@@ -26,6 +26,7 @@ mod relay_pace;
 mod report;
 mod run;
 mod session;
+mod share;
 mod starve;
 mod upstream;
 
@@ -56,6 +57,7 @@ use inbound::Inbound;
 use link::{Attachment, Link, LinkState};
 use listen::{Listener, Offer};
 use preface::Preface;
+use share::Commons;
 
 /// How long a closing connection may take to say its last words.
 const CLOSING_TIME: Duration = Duration::from_secs(1);
@@ -179,6 +181,8 @@ pub struct Shard<D: Driver, O: Outside> {
     retiring: bool,
     /// Accepts in flight.
     accepting: usize,
+    /// Connections to hosts that logins share.
+    commons: Commons,
     /// What whoever turns the shard has not heard of its own connections.
     news: VecDeque<(ClientLink, News)>,
     /// What the process's counts have been told.
@@ -243,6 +247,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             stopping: false,
             retiring: false,
             accepting: 0,
+            commons: Commons::default(),
             news: VecDeque::new(),
             told: (DriverStats::default(), 0),
         };
@@ -621,6 +626,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         // Listeners of links rest on: the time at which they go on stands.
         self.resting.clear();
         self.cancel_accepts();
+        self.close_unused();
         self.tell_when_accepting_is_over();
     }
 

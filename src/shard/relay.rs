@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 
 use super::borrow::Borrowed;
 use super::relay_pace::Pace;
+use super::share::{Share, Trial, is_sharers};
 use super::*;
 use crate::connection::{ChannelId, ChannelKind, Event, GlobalRequest};
 use crate::limits::{
@@ -33,8 +34,12 @@ const INTERNAL_SFTP: &str = "internal-sftp";
 /// One link's part in a pair.
 #[derive(Debug)]
 pub(super) struct Relay {
-    /// The other link, while there is one.
+    /// The link on which new channels of this one's peer are opened, while there is one. None for a
+    /// host that several clients share: it opens none.
     pub other: Option<u32>,
+    /// All links whose channels may be coupled with this one's: a client's are those to its host, and
+    /// those of such a link are its clients.
+    pub lines: Vec<u32>,
     /// Channels of this link and of the other, both open or being opened.
     pub couples: Vec<Couple>,
     /// Channels that this link's peer has asked for and the other's has not been asked for.
@@ -43,14 +48,21 @@ pub(super) struct Relay {
     pub global: Option<(GlobalRequest, bool)>,
     /// Some of the channels are closed when they are idle.
     pub timed: bool,
+    /// Its input waits for another link that it shares.
+    pub held: bool,
+    /// It has kept window back from a shared connection, because its own socket does not keep up.
+    pub withholds: bool,
     pub end: End,
 }
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Couple {
     pub own: ChannelId,
-    other: ChannelId,
-    is_session: bool,
+    /// The other channel, and its link.
+    pub link: u32,
+    pub other: ChannelId,
+    pub is_session: bool,
+    pub is_open: bool,
     /// What ChannelTimeout calls it.
     kind: &'static str,
     /// One of the two has been closed by its peer: no data passes any more.
@@ -76,8 +88,14 @@ pub(super) struct Down {
     pub addresses: VecDeque<SocketAddr>,
     pub way: Option<Arc<Way>>,
     pub dial: Dial,
+    /// When the way to it was last asked for.
+    pub asked_at: Instant,
     /// With the host tried last.
     pub trouble: Option<Trouble>,
+    /// Its connection to the host is for it alone.
+    pub private: bool,
+    /// Sessions on a shared connection in which nothing runs yet.
+    pub trials: Vec<Trial>,
     /// Places where the host listens for the client, and what else the client has asked it for.
     pub listening: u32,
     pub x11: bool,
@@ -96,6 +114,8 @@ pub(super) struct Up {
     /// For an agent.
     pub proof: Option<HostProof>,
     pub trouble: Option<Trouble>,
+    /// Logins of one user go on over it.
+    pub share: Option<Box<Share>>,
 }
 
 /// How a host has proved itself.
@@ -112,6 +132,8 @@ pub(super) struct HostProof {
 pub(super) enum Dial {
     /// A worker looks for it.
     Asking,
+    /// The login of this link, of the same user, makes a connection that may do for this one.
+    Waiting(u32),
     Connecting,
     /// Connected, not logged in.
     Shaking,
@@ -124,18 +146,21 @@ impl Relay {
     pub const fn new(end: End) -> Relay {
         Relay {
             other: None,
+            lines: Vec::new(),
             couples: Vec::new(),
             asked: VecDeque::new(),
             global: None,
             timed: false,
+            held: false,
+            withholds: false,
             end,
         }
     }
 
-    /// The other link and its channel.
+    /// The other channel and its link.
     fn partner(&self, own: ChannelId) -> Option<(u32, ChannelId)> {
         let couple = self.couples.iter().find(|couple| couple.own == own)?;
-        Some((self.other?, couple.other))
+        Some((couple.link, couple.other))
     }
 
     pub fn couple_mut(&mut self, own: ChannelId) -> Option<&mut Couple> {
@@ -154,6 +179,11 @@ impl Relay {
         matches!(self.end, End::Down(_))
     }
 
+    /// It is a connection to a host that clients share.
+    pub const fn is_shared(&self) -> bool {
+        matches!(&self.end, End::Up(up) if up.share.is_some())
+    }
+
     /// No channel is open or wanted.
     pub fn is_unused(&self) -> bool {
         self.couples.is_empty() && self.asked.is_empty()
@@ -161,54 +191,67 @@ impl Relay {
 }
 
 impl<D: Driver, O: Outside> Shard<D, O> {
-    fn relay(&mut self, key: u32) -> Option<&mut Relay> {
+    pub(super) fn relay(&mut self, key: u32) -> Option<&mut Relay> {
         self.links.get_mut(key as usize)?.relay.as_deref_mut()
     }
 
-    fn partner(&self, key: u32, id: ChannelId) -> Option<(u32, ChannelId)> {
+    pub(super) fn partner(&self, key: u32, id: ChannelId) -> Option<(u32, ChannelId)> {
         self.links.get(key as usize)?.relay.as_ref()?.partner(id)
     }
 
     /// Input of this link would only wait: for the socket of the other one, or for its keys. While
     /// this link exchanges keys it is read all the same, or each could wait for the other; window
-    /// bounds what then waits.
+    /// bounds what then waits. What clients share waits for none of them, for the same reason.
     pub(super) fn is_held_back(&self, link: &Link) -> bool {
-        let other = link.relay.as_ref().and_then(|relay| relay.other);
-        let Some(other) = other.and_then(|other| self.links.get(other as usize)) else {
+        let Some(relay) = link.relay.as_ref().filter(|relay| !relay.is_shared()) else {
             return false;
         };
-        let waits = other.outgoing.passing() > LINK_UNSENT_BYTES_MAX
-            || other.outgoing.waiting() > RELAYED_WAITING_MAX
-            || other.outgoing.asking() > RELAYED_REQUEST_BYTES_MAX as u32;
-        run::is_behind(other) || (waits && link.conn.is_ready())
+        let others = relay.lines.iter().filter_map(|line| self.links.get(*line as usize));
+        others.into_iter().any(|other| {
+            let waits = other.outgoing.passing() > LINK_UNSENT_BYTES_MAX
+                || other.outgoing.waiting() > RELAYED_WAITING_MAX
+                || other.outgoing.asking() > RELAYED_REQUEST_BYTES_MAX as u32;
+            run::is_behind(other) || (waits && link.conn.is_ready())
+        })
     }
 
-    /// Something has changed that the other link may have waited for.
-    pub(super) fn wake_other(&mut self, key: u32) {
-        let other = self.links.get(key as usize).and_then(|link| link.relay.as_ref()?.other);
-        if let Some(other) = other {
-            self.mark_ready(other);
+    /// Something has changed that the other links may have waited for.
+    pub(super) fn wake_others(&mut self, key: u32) {
+        let Some(relay) = self.relay(key) else { return };
+        let shared = relay.is_shared();
+        for n in 0..relay.lines.len() {
+            let line = self.relay(key).and_then(|relay| relay.lines.get(n).copied());
+            let Some(line) = line else { return };
+            // One that clients share has many to wake, and waits for none of them itself.
+            let held = |relay: &mut Relay| std::mem::take(&mut relay.held);
+            let waits = match shared {
+                true => self.relay(line).is_some_and(held),
+                false => !self.is_shared(line),
+            };
+            if waits {
+                self.mark_ready(line);
+            }
         }
+        self.grant_withheld(key);
     }
 
     /// The link has new keys, memory, or a way to its host: what waited for that goes on.
     pub(super) fn resume_relay(&mut self, key: u32) {
         let Some(relay) = self.relay(key) else { return };
-        let other = relay.other;
         for n in 0..relay.couples.len() {
             let couple = self.relay(key).and_then(|relay| relay.couples.get(n)).copied();
-            if let (Some(couple), Some(other)) = (couple, other) {
-                self.pass_window(other, couple.other);
+            if let Some(couple) = couple {
+                self.pass_window(couple.link, couple.other);
             }
         }
         self.say_farewells(key);
         self.flush_borrowed(key);
         self.open_asked(key);
         self.pass_global(key);
-        if let Some(other) = other {
-            self.open_asked(other);
-            self.pass_global(other);
-            self.mark_ready(other);
+        for line in self.relay(key).map(|relay| relay.lines.clone()).unwrap_or_default() {
+            self.open_asked(line);
+            self.pass_global(line);
+            self.mark_ready(line);
         }
     }
 
@@ -219,10 +262,12 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         match event {
             Event::Open { id, kind } => self.relay_open(key, id, kind),
             Event::Opened { id } => self.relay_opened(key, id),
+            Event::OpenFailed { id, .. } if self.overflows(key, id) => {}
             Event::OpenFailed { id, reason, text } => {
                 if let Some((other, id)) = self.uncouple(key, id) {
                     let text = String::from(text);
                     self.end_early(other, id, &text);
+                    self.end_moving(other, id, &text);
                     let text = text.into();
                     self.command(other, Command::Reject { id, reason, text });
                 }
@@ -230,6 +275,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             Event::Asked { id, request } => self.relay_request(key, id, request),
             Event::RequestDone { id, ok } => {
                 if let Some((other, id)) = self.partner(key, id) {
+                    self.note_answer(other, id);
                     self.command(other, Command::Answer { id, ok });
                 }
             }
@@ -239,9 +285,13 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             }
             Event::Eof(id) => match self.partner(key, id) {
                 Some((other, to)) if !self.is_early(key, id) => {
+                    self.note_eof(key, id);
                     self.command(other, Command::Eof(to))
                 }
-                _ => self.hold_eof(key, id),
+                _ => {
+                    self.note_eof(key, id);
+                    self.hold_eof(key, id);
+                }
             },
             Event::PeerClosed(id) => self.relay_close(key, id),
             Event::Closed(id) => {
@@ -281,17 +331,20 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             self.close_link(key, disconnect::BY_APPLICATION, why);
             return;
         }
-        self.command(other, Command::Pass { id: to, extended, data });
+        let of_many = self.is_shared(key);
+        self.command(other, Command::Pass { id: to, extended, data, of_many });
+        if of_many && self.takes_too_little(other) {
+            return;
+        }
         self.note_relayed([(key, id), (other, to)]);
         // What the other side takes may be more than is granted at a time.
         self.pass_window(other, to);
     }
 
     /// The peer of `key` takes more on channel `id`: so may the other peer send.
-    fn pass_window(&mut self, key: u32, id: ChannelId) {
+    pub(super) fn pass_window(&mut self, key: u32, id: ChannelId) {
         let Some((other, to)) = self.partner(key, id) else { return };
-        let Some(link) = self.links.get(key as usize) else { return };
-        let credit = link.conn.credit(id);
+        let Some(credit) = self.passable(key, id, (other, to)) else { return };
         let Some(link) = self.links.get(other as usize) else { return };
         // What came compressed and waits for a lease has yet to take its part.
         let credit = credit.saturating_sub(link.owed_on(to));
@@ -377,7 +430,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     }
 
     /// Asks the other peer for what this one wants, as far as that can be said now.
-    fn open_asked(&mut self, key: u32) {
+    pub(super) fn open_asked(&mut self, key: u32) {
         loop {
             let Some(link) = self.links.get(key as usize) else { return };
             let Some(relay) = link.relay.as_ref().filter(|relay| relay.is_through()) else {
@@ -385,7 +438,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             };
             let (Some(other), Some((id, _))) = (relay.other, relay.asked.front()) else { return };
             let id = *id;
-            let window = link.conn.offered_window(id);
+            let window = self.first_window(other, link.conn.offered_window(id));
             let packet = link.conn.packet_max(id);
             if !self.links.get(other as usize).is_some_and(|link| link.conn.is_ready()) {
                 return;
@@ -412,31 +465,37 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     }
 
     fn couple(&mut self, one: (u32, ChannelId), two: (u32, ChannelId), kind: &ChannelKind) {
-        for ((key, own), (_, other)) in [(one, two), (two, one)] {
+        let is_session = *kind == ChannelKind::Session;
+        for ((key, own), (link, other)) in [(one, two), (two, one)] {
             if let Some(relay) = self.relay(key) {
-                let (closing, pace) = (false, Pace::default());
-                let is_session = *kind == ChannelKind::Session;
+                let (is_open, closing, pace) = (false, false, Pace::default());
                 let kind = relay_pace::type_name(kind);
-                relay.couples.push(Couple { own, other, is_session, kind, closing, pace });
+                let couple = Couple { own, link, other, is_session, is_open, kind, closing, pace };
+                relay.couples.push(couple);
             }
+        }
+        if is_session {
+            self.begin_trial(one, two.0);
         }
     }
 
     /// Answers the other link and its channel, which go their own way now.
-    fn uncouple(&mut self, key: u32, id: ChannelId) -> Option<(u32, ChannelId)> {
+    pub(super) fn uncouple(&mut self, key: u32, id: ChannelId) -> Option<(u32, ChannelId)> {
         let (other, to) = self.partner(key, id)?;
         for (key, own) in [(key, id), (other, to)] {
             if let Some(relay) = self.relay(key) {
                 relay.couples.retain(|couple| couple.own != own);
             }
         }
-        for key in [key, other] {
+        for (key, own, line) in [(key, id, other), (other, to, key)] {
             let down = self.relay(key).filter(|relay| relay.is_down());
             if let Some(unused) = down.map(|relay| relay.is_unused()) {
+                self.end_trial(key, own);
                 self.mark_relayed(key);
                 if unused {
                     self.begin_idle(key);
                 }
+                self.channel_gone(key, line);
             }
         }
         Some((other, to))
@@ -449,6 +508,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             if let Some(relay) = self.relay(key) {
                 relay.asked.retain(|(asked, _)| *asked != id);
             }
+            self.end_trial(key, id);
             self.command(key, Command::Close(id));
             return;
         };
@@ -467,16 +527,35 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     }
 
     fn relay_opened(&mut self, key: u32, id: ChannelId) {
-        let Some((other, to)) = self.partner(key, id) else { return };
+        let Some((other, to)) = self.partner(key, id) else {
+            // Whoever wanted it has left.
+            self.command(key, Command::Close(id));
+            return;
+        };
+        let mut closing = false;
+        for (key, id) in [(key, id), (other, to)] {
+            if let Some(couple) = self.relay(key).and_then(|relay| relay.couple_mut(id)) {
+                couple.is_open = true;
+                closing |= couple.closing;
+            }
+        }
+        if closing {
+            // It was open here already, and has been closed meanwhile.
+            self.command(key, Command::Close(id));
+            return;
+        }
         let Some(link) = self.links.get(key as usize) else { return };
-        let window_bytes = link.conn.credit(id);
         let packet_bytes = link.conn.packet_max(id);
+        // One that may still move takes no data.
+        let window_bytes = if self.is_on_trial(other, to) { 0 } else { link.conn.credit(id) };
         if self.is_early(other, to) && packet_bytes < AGENT_LOGIN_PACKET_BYTES {
             let why = "the host takes smaller packets than its client was promised";
             self.close_link(key, disconnect::BY_APPLICATION, why);
             return;
         }
-        self.command(other, Command::AcceptWith { id: to, window_bytes, packet_bytes });
+        if !self.is_moving(other, to) {
+            self.command(other, Command::AcceptWith { id: to, window_bytes, packet_bytes });
+        }
         for (key, id) in [(key, id), (other, to)] {
             let down = self.relay(key).filter(|relay| relay.is_down());
             if let Some(kind) = down.and_then(|relay| relay.couple_mut(id)).map(|c| c.kind) {
@@ -488,14 +567,13 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             self.pass_window(key, id);
             self.release_held(other, to);
         }
+        self.moved(other, to, packet_bytes);
     }
 
     /// The host is gone: whatever the client has or wants there ends.
     pub(super) fn end_couples(&mut self, key: u32, said: &str) {
         let Some(relay) = self.relay(key) else { return };
         let couples = std::mem::take(&mut relay.couples);
-        let asked = std::mem::take(&mut relay.asked);
-        let global = relay.global.take();
         for couple in couples {
             let (id, reason) = (couple.own, open_failure::CONNECT_FAILED);
             // This means something while the channel is being opened, the rest when it is open.
@@ -505,8 +583,17 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 false => self.command(key, Command::Close(id)),
             }
         }
+        self.end_asked(key, said);
+    }
+
+    /// What the client wants of its host cannot be had.
+    pub(super) fn end_asked(&mut self, key: u32, said: &str) {
+        let Some(relay) = self.relay(key) else { return };
+        let asked = std::mem::take(&mut relay.asked);
+        let global = relay.global.take();
         for (id, _) in asked {
             self.end_early(key, id, said);
+            self.end_moving(key, id, said);
             let (reason, text) = (open_failure::CONNECT_FAILED, said.to_owned().into());
             self.command(key, Command::Reject { id, reason, text });
         }
@@ -526,7 +613,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     }
 
     /// A line on a session's standard error; false if it cannot be said now.
-    fn say_on(&mut self, key: u32, id: ChannelId, text: &str) -> bool {
+    pub(super) fn say_on(&mut self, key: u32, id: ChannelId, text: &str) -> bool {
         let Some(link) = self.links.get(key as usize) else { return false };
         if link.outgoing.has_waiting() {
             return false;
@@ -557,7 +644,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
 
     // ---- Requests ----------------------------------------------------------------------------
 
-    fn relay_request(&mut self, key: u32, id: ChannelId, request: Box<[u8]>) {
+    pub(super) fn relay_request(&mut self, key: u32, id: ChannelId, request: Box<[u8]>) {
+        let Some(request) = self.hold_if_moving(key, id, request) else { return };
         let coupled = self.partner(key, id).filter(|_| !self.is_early(key, id));
         let Some((other, to)) = coupled else {
             self.hold_request(key, id, request);
@@ -567,13 +655,19 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let waiting = self.links.get(other as usize).map_or(0, |link| link.outgoing.asking());
         if waiting as usize > HELD_REQUEST_BYTES_MAX {
             let why = "too many requests while the other side exchanges keys";
-            self.close_link(key, disconnect::PROTOCOL_ERROR, why);
+            let to_blame = if self.is_shared(key) { other } else { key };
+            self.close_link(to_blame, disconnect::PROTOCOL_ERROR, why);
             return;
         }
         let down = self.relay(key).is_some_and(|relay| relay.is_down());
+        let starts = asked.body.starts();
         let request = match down {
             false => Some(request),
             true => match self.judge_request(key, id, &asked) {
+                Verdict::Passes if !is_sharers(&asked.body) && !self.may_stay(key, id) => {
+                    self.move_session(key, id, request);
+                    return;
+                }
                 Verdict::Passes => Some(request),
                 Verdict::Replaced(command) => {
                     let body = RequestBody::Exec { command: command.as_bytes() };
@@ -590,12 +684,17 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             },
         };
         if let Some(request) = request {
+            self.note_asked(key, id, &request);
             self.command(other, Command::Ask { id: to, request });
+        }
+        if down && starts && self.end_trial(key, id) {
+            self.pass_window(other, to);
         }
     }
 
     /// What becomes of a client's request, by its grant.
     fn judge_request(&mut self, key: u32, id: ChannelId, asked: &ChannelRequest<'_>) -> Verdict {
+        let late = !self.is_on_trial(key, id) && self.is_on_shared(key, id);
         let Some(link) = self.links.get_mut(key as usize) else { return Verdict::Passes };
         let Some(grant) = link.grant.clone() else { return Verdict::Refused("no login") };
         let Some(End::Down(down)) = link.relay.as_mut().map(|relay| &mut relay.end) else {
@@ -606,8 +705,11 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 Verdict::Refused("terminals are not permitted (PermitTTY, or the key's options)")
             }
             RequestBody::PtyReq { .. } => {
-                if let Some(couple) = self.relay(key).and_then(|relay| relay.couple_mut(id)) {
-                    couple.pace.terminal = true;
+                let other = self.partner(key, id);
+                for (key, id) in [Some((key, id)), other].into_iter().flatten() {
+                    if let Some(couple) = self.relay(key).and_then(|relay| relay.couple_mut(id)) {
+                        couple.pace.terminal = true;
+                    }
                 }
                 self.mark_relayed(key);
                 Verdict::Passes
@@ -619,6 +721,9 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                     true => Verdict::Passes,
                     false => Verdict::Dropped,
                 }
+            }
+            RequestBody::AgentForward | RequestBody::Other { name: X11_REQUEST, .. } if late => {
+                Verdict::Refused("on a shared connection it is asked for before a program starts")
             }
             RequestBody::AgentForward => match grant.rules.forwarding.agent {
                 true => {
@@ -712,6 +817,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         if let Some(relay) = self.relay(key) {
             relay.global = Some((request, false));
         }
+        // Who has asked for what a host opens is known where one client is alone with it.
+        self.go_private(key);
         self.pass_global(key);
     }
 
@@ -747,7 +854,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let Some(relay) = self.relay(key).filter(|relay| relay.is_through()) else { return };
         let (Some(other), Some((request, false))) = (relay.other, &relay.global) else { return };
         let request = request.clone();
-        if !self.links.get(other as usize).is_some_and(|link| link.conn.is_ready()) {
+        let ready = self.links.get(other as usize).is_some_and(|link| link.conn.is_ready());
+        if !ready || self.is_shared(other) {
             return;
         }
         let passed = self.with_env(other, |conn, env| conn.pass_global(&request, env));
@@ -796,7 +904,7 @@ enum Verdict {
 }
 
 /// A request as it would have come; its channel is named when it is passed on.
-fn encoded(want_reply: bool, body: RequestBody<'_>) -> Option<Box<[u8]>> {
+pub(super) fn encoded(want_reply: bool, body: RequestBody<'_>) -> Option<Box<[u8]>> {
     let mut space = vec![0; RELAYED_REQUEST_BYTES_MAX];
     let mut out = Writer::new(&mut space);
     let request = ChannelRequest { recipient: ChannelNumber(0), want_reply, body };

@@ -55,7 +55,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         for timeout in [own, all].into_iter().flatten() {
             link.check_idle_at(now.after(timeout));
         }
-        let other = link.relay.as_ref().and_then(|relay| relay.other);
+        let other = self.partner(key, id).map(|(other, _)| other);
         for key in [Some(key), other].into_iter().flatten() {
             if let Some(relay) = self.links.get_mut(key as usize).and_then(|l| l.relay.as_mut()) {
                 relay.timed |= own.is_some() || all.is_some();
@@ -118,9 +118,14 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             true => grant.rules.interactive_class,
             false => grant.rules.bulk_class,
         };
-        let other = relay.other;
-        for key in [Some(key), other].into_iter().flatten() {
-            self.set_class(key, class);
+        let rules = [grant.rules.interactive_class, grant.rules.bulk_class];
+        let lines = relay.lines.clone();
+        self.set_class(key, class);
+        for line in lines {
+            // Others may have a terminal there.
+            let [interactive, bulk] = rules;
+            let terminal = self.relay(line).is_some_and(|relay| relay.has_terminal());
+            self.set_class(line, if terminal { interactive } else { bulk });
         }
     }
 }

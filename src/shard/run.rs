@@ -258,7 +258,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         if link.state == LinkState::Open {
             self.resume(key);
             self.wake_services(key);
-            self.wake_other(key);
+            self.wake_others(key);
             self.mark_ready(key);
         }
     }
@@ -470,6 +470,9 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     fn rest(&mut self, key: u32) {
         let held_back = self.links.get(key as usize).is_some_and(|link| self.is_held_back(link));
         let Some(link) = self.links.get_mut(key as usize) else { return };
+        if let Some(relay) = &mut link.relay {
+            relay.held = held_back;
+        }
         let closing = link.state == LinkState::Closing;
         if closing {
             // What still comes is not read as SSH; taking it keeps the kernel from answering

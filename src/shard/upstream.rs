@@ -38,7 +38,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let asks = self.down(key).is_some_and(|(down, ..)| down.upstream.finder.is_some());
         match asks {
             true => self.ask_for_hosts(key),
-            false => self.try_next_host(key),
+            false => self.go_on(key),
         }
     }
 
@@ -57,17 +57,18 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             Ok(upstream) => {
                 down.order = upstream.fleet.order(now);
                 down.upstream = Arc::from(upstream);
+                self.go_on(key);
             }
             Err(trouble) => {
                 let (host, why) = ("unknown".to_owned(), trouble.logged.clone());
                 down.trouble = Some(trouble);
                 self.report(key, What::UpstreamFailed { host, why });
+                self.try_next_host(key);
             }
         }
-        self.try_next_host(key);
     }
 
-    fn down(&mut self, key: u32) -> Option<(&mut Down, &mut u16, u16)> {
+    pub(super) fn down(&mut self, key: u32) -> Option<(&mut Down, &mut u16, u16)> {
         let link = self.links.get_mut(key as usize)?;
         let open = link.state == LinkState::Open;
         match &mut link.relay.as_mut().filter(|_| open)?.end {
@@ -76,17 +77,19 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
     }
 
-    fn try_next_host(&mut self, key: u32) {
+    pub(super) fn try_next_host(&mut self, key: u32) {
+        let now = self.driver.now();
         let Some((down, in_flight, generation)) = self.down(key) else { return };
         let Some(host) = down.order.pop_front() else {
             let said = match &down.trouble {
                 Some(trouble) => trouble.said.clone(),
                 None => "there is no host to go on to".to_owned(),
             };
-            self.upstream_lost(key, &said);
+            self.given_up(key, &said);
             return;
         };
         down.host = host;
+        down.asked_at = now;
         down.dial = Dial::Asking;
         *in_flight += 1;
         let upstream = Arc::clone(&down.upstream);
@@ -97,6 +100,10 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     /// A worker has found the way to a host, or not.
     pub(super) fn way_found(&mut self, key: u32, done: Done) {
         let Some((down, ..)) = self.down(key) else { return };
+        if !matches!(down.dial, Dial::Asking) {
+            // A connection that the client had before is lost, and the client with it.
+            return;
+        }
         match done {
             Done::Hosts(found) => self.hosts_found(key, found),
             Done::Way(Ok(way)) => {
@@ -190,14 +197,16 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         if let Some(host) = upstream.fleet.host(host) {
             host.enter();
         }
-        let up = Up { upstream, host, way, proof: None, trouble: None };
+        let up = Up { upstream, host, way, proof: None, trouble: None, share: None };
         if let Some(link) = self.links.get_mut(other as usize) {
             let mut relay = Relay::new(End::Up(Box::new(up)));
             relay.other = Some(key);
+            relay.lines.push(key);
             link.relay = Some(Box::new(relay));
         }
         if let Some(relay) = self.links.get_mut(key as usize).and_then(|link| link.relay.as_mut()) {
             relay.other = Some(other);
+            relay.lines.push(other);
         }
         let deadline = self.driver.now().after(UPSTREAM_LOGIN_TIME_MAX);
         self.set_deadline(other, Some(deadline));
@@ -232,6 +241,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 Dial::Lost(why) => why.to_string(),
                 _ => return,
             },
+            Some(End::Up(up)) if up.share.is_some() => "no login goes on over it".to_owned(),
             Some(End::Up(_)) => "the login took too long".to_owned(),
             None => return,
         };
@@ -351,11 +361,14 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         };
         let what = format!("{user} at {host} with {with}");
         self.agent_over(other);
-        if let Some((down, ..)) = self.down(other) {
-            down.dial = Dial::Ready;
+        match self.down(other) {
+            Some((down, ..)) if matches!(down.dial, Dial::Shaking) => down.dial = Dial::Ready,
+            _ => return,
         }
+        self.offer_to_share(key, other);
         self.report(other, What::Upstream { what });
         self.resume_relay(other);
+        self.dial_over(other);
     }
 
     // ---- Its end -----------------------------------------------------------------------------
@@ -376,17 +389,17 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     }
 
     /// The connection to the host is over.
-    pub(super) fn upstream_over(&mut self, key: u32, trouble: Trouble) {
+    pub(super) fn upstream_over(&mut self, key: u32, is_current: bool, trouble: Trouble) {
         let Some((down, ..)) = self.down(key) else { return };
         match down.dial {
-            Dial::Shaking => self.host_failed(key, trouble),
-            Dial::Ready => {
+            Dial::Lost(_) => {}
+            Dial::Shaking if is_current => self.host_failed(key, trouble),
+            _ => {
                 let said = format!("the connection to {} is lost: {}", down.host(), trouble.said);
                 let (host, why) = (down.host(), trouble.logged);
                 self.report(key, What::UpstreamFailed { host, why });
                 self.upstream_lost(key, &said);
             }
-            _ => {}
         }
     }
 
@@ -396,6 +409,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let Some((down, ..)) = self.down(key) else { return };
         down.dial = Dial::Lost(said.into());
         self.end_couples(key, said);
+        self.leave_shared(key);
+        self.dial_over(key);
         let at = self.driver.now().after(UPSTREAM_NEWS_TIME);
         self.set_deadline(key, Some(at));
     }
@@ -406,28 +421,34 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let generation = link.generation;
         let Some(relay) = link.relay.take() else { return };
         let why = link.reason.take();
-        let other = relay.other;
-        let partner = other.and_then(|other| self.links.get_mut(other as usize));
-        if let Some(relay) = partner.and_then(|link| link.relay.as_mut()) {
-            relay.other = None;
+        for line in &relay.lines {
+            if let Some(partner) = self.relay(*line) {
+                partner.lines.retain(|line| *line != key);
+            }
         }
         match relay.end {
             End::Down(down) => {
                 if matches!(down.dial, Dial::Connecting) {
                     self.cancel(Token { key, generation, tag: TAG_CONNECT });
                 }
-                if let Some(other) = other {
-                    self.close_link(other, disconnect::BY_APPLICATION, "the client has left");
+                for line in relay.lines {
+                    self.leave_host(line, key);
                 }
+                self.dial_over(key);
             }
             End::Up(up) => {
                 if let Some(host) = up.upstream.fleet.host(up.host) {
                     host.leave();
                 }
+                self.commons.forget(key);
                 let reason = why.unwrap_or_else(|| "it has ended".to_owned());
                 let trouble = up.trouble.unwrap_or_else(|| Trouble::plain(reason));
-                if let Some(other) = other {
-                    self.upstream_over(other, trouble);
+                for client in relay.lines {
+                    let current = self.relay(client).and_then(|relay| relay.other) == Some(key);
+                    if let Some(relay) = self.relay(client).filter(|_| current) {
+                        relay.other = None;
+                    }
+                    self.upstream_over(client, current, trouble.clone());
                 }
             }
         }
@@ -443,7 +464,10 @@ impl Down {
             addresses: VecDeque::new(),
             way: None,
             dial: Dial::Asking,
+            asked_at: Instant::ZERO,
             trouble: None,
+            private: false,
+            trials: Vec::new(),
             listening: 0,
             x11: false,
             agent: false,
@@ -458,7 +482,7 @@ impl Down {
 }
 
 impl Up {
-    fn host(&self) -> String {
+    pub(super) fn host(&self) -> String {
         self.upstream.fleet.host(self.host).map(Host::to_string).unwrap_or_default()
     }
 }

@@ -109,6 +109,14 @@ impl<'a> X11Fields<'a> {
 }
 
 impl<'a> RequestBody<'a> {
+    /// A program starts with it, of which a session has one (RFC 4254 §6.5).
+    pub const fn starts(&self) -> bool {
+        matches!(
+            self,
+            RequestBody::Shell | RequestBody::Exec { .. } | RequestBody::Subsystem { .. }
+        )
+    }
+
     pub const fn name(&self) -> &'a str {
         match self {
             RequestBody::PtyReq { .. } => "pty-req",

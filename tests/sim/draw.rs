@@ -249,12 +249,24 @@ fn onward(
     }
     let mut preferences = gateway.transport.preferences.clone();
     preferences.rekey = RekeyLimits::default();
-    for client in clients {
+    for client in clients.iter_mut() {
         if !one_in(chance, 3) {
             client.user.replace_range(..1, "p");
         }
     }
-    Some(Onward::draw(chance, preferences, packets))
+    let onward = Onward::draw(chance, preferences, packets);
+    if onward.share.is_some() {
+        // They share with others of their own only.
+        for client in clients.iter_mut().filter(|client| client.is_proxied()) {
+            client.user.replace_range(3.., "s");
+            for task in &mut client.tasks {
+                if let TaskPlan::Exec(plan) = task {
+                    plan.odd = one_in(chance, 5);
+                }
+            }
+        }
+    }
+    Some(onward)
 }
 
 struct Builder {
@@ -439,6 +451,7 @@ impl Builder {
             gulp,
             idle: None,
             pace: Duration::ZERO,
+            odd: false,
         }
     }
 

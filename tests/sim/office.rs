@@ -215,6 +215,7 @@ impl Office {
             ("program", self.children_started),
             ("finite field", self.agreed),
             ("login that goes on", self.gone_on()),
+            ("login that shares", self.sharing()),
             ("host tried in vain", self.in_vain()),
             ("unused too long", self.ended_for(UNUSED)),
             ("silent too long", self.ended_for(SILENT)),
@@ -232,8 +233,14 @@ impl Office {
     }
 
     /// Logins that were let in at the host behind.
-    fn gone_on(&self) -> u64 {
+    pub fn gone_on(&self) -> u64 {
         let is = |report: &&Report| matches!(report.what, What::Upstream { .. });
+        self.reports.iter().filter(is).count() as u64
+    }
+
+    /// Those of them for which no connection was made.
+    pub fn sharing(&self) -> u64 {
+        let is = |report: &&Report| matches!(&report.what, What::Upstream { what } if what.contains(" over the connection of link "));
         self.reports.iter().filter(is).count() as u64
     }
 

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tidegate::base::SeededEntropy;
 use tidegate::connection::{ClientConnectionConfig, LoginMethod};
@@ -26,6 +27,9 @@ pub struct Onward {
     config: Arc<ClientConnectionConfig>,
     /// What is in the way of the first host: it has no name, nobody listens, or nothing.
     first: Obstacle,
+    /// Logins of one user share a connection, which is kept for so long without any.
+    pub share: Option<Duration>,
+    pub credential: Credential,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +52,18 @@ impl Onward {
         config.packet_bytes = pick(chance, [2_000, 32 << 10, 32 << 10]);
         let first =
             pick(chance, [Obstacle::None, Obstacle::None, Obstacle::Unknown, Obstacle::Refuses]);
-        Onward { config: Arc::new(config), first }
+        let kept = Duration::from_secs(3);
+        let share = pick(chance, [None, Some(Duration::ZERO), Some(kept), Some(kept)]);
+        let credential = Credential::Identity("/key".into());
+        Onward { config: Arc::new(config), first, share, credential }
+    }
+
+    /// Without obstacles; connections are shared.
+    pub fn sharing(preferences: Preferences, kept: Duration) -> Onward {
+        let config = ClientConnectionConfig::new(Arc::new(ClientConfig::new(preferences)));
+        let credential = Credential::Identity("/key".into());
+        let (first, share) = (Obstacle::None, Some(kept));
+        Onward { config: Arc::new(config), first, share, credential }
     }
 
     /// Makes the gateway one that can be reached by itself.
@@ -69,7 +84,7 @@ impl Onward {
         Some(Arc::new(Upstream {
             fleet: Arc::clone(fleet),
             user: format!("u{rest}"),
-            credential: Credential::Identity("/key".into()),
+            credential: self.credential.clone(),
             on_behalf_of: user.to_owned(),
             client: std::net::Ipv4Addr::LOCALHOST.into(),
             known_hosts: "/known".into(),
@@ -77,6 +92,7 @@ impl Onward {
             finder: None,
             ca_algorithms: Vec::new(),
             announces: None,
+            share: self.share,
             config: Arc::clone(&self.config),
         }))
     }

@@ -151,6 +151,12 @@ impl Run {
         }
     }
 
+    /// Logins that went on at the host behind, and those of them for which no connection was made.
+    pub fn gone_on(&self) -> (u64, u64) {
+        let office = self.office.borrow();
+        (office.gone_on(), office.sharing())
+    }
+
     /// Connections whose end was reported with these words.
     pub fn ended_for(&self, why: &str) -> u64 {
         self.office.borrow().ended_for(why)

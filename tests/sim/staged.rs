@@ -6,13 +6,15 @@ use std::time::Duration;
 use tidegate::base::Instant;
 use tidegate::reactor::PoolSizes;
 use tidegate::reactor::sim::Swarm;
+use tidegate::services::upstream::Credential;
 use tidegate::transport::{CompressionKind, Preferences};
 
 use crate::bytes::Flow;
 use crate::child::Program;
-use crate::client::{Client, Outcome};
+use crate::client::{Client, Outcome, Vanish};
 use crate::draw::{Draw, Weather};
 use crate::hostile::{Crime, HostilePlan};
+use crate::onward::Onward;
 use crate::run::Run;
 use crate::task::{ExecPlan, TaskPlan};
 use crate::times::Times;
@@ -58,6 +60,7 @@ fn calm(pool: PoolSizes) -> Draw {
         gulp: 500,
         idle: None,
         pace: Duration::ZERO,
+        odd: false,
     })];
     let client = &mut draw.clients[0];
     (client.meddling, client.vanishes, client.lingers) = (None, None, None);
@@ -75,6 +78,105 @@ fn hostile_like(draw: &Draw, crime: Crime) -> HostilePlan {
         crime,
         patience: Duration::from_secs(300),
         seed: 11,
+    }
+}
+
+/// The first client so many times, whose logins go on at the host behind over one connection.
+fn sharers(count: usize) -> Draw {
+    let mut draw = calm(PoolSizes { small: 64, packet: 96, bulk: 24 });
+    let preferences = draw.gateway.transport.preferences.clone();
+    draw.onward = Some(Onward::sharing(preferences, Duration::from_secs(3)));
+    draw.clients[0].user = "p0-s".to_owned();
+    draw.clients = vec![draw.clients[0].clone(); count];
+    draw
+}
+
+/// Runs it; logins that went on, and those of them for which no connection was made.
+fn shared(draw: Draw) -> (u64, u64) {
+    let done: Vec<bool> = draw.clients.iter().map(|client| client.vanishes.is_none()).collect();
+    let mut run = Run::new(draw);
+    run.until("everybody is done", Duration::from_secs(3 * 3600), |run| {
+        run.clients.iter().all(Client::is_over)
+    });
+    for (client, done) in run.clients.iter().zip(done) {
+        assert!(!done || client.outcome == Some(Outcome::Done), "{:?}", client.outcome);
+    }
+    let gone_on = run.gone_on();
+    run.finish();
+    gone_on
+}
+
+/// TidegateUpstreamShare: who meets a connection of the user, or one that is being made, goes on over
+/// it, and a client that leaves in the middle takes nobody with it.
+#[test]
+fn logins_of_one_user_share_a_connection() {
+    assert_eq!(shared(sharers(5)), (5, 4));
+    let mut draw = sharers(5);
+    for client in &mut draw.clients[..2] {
+        client.vanishes = Some((Duration::from_millis(40), Vanish::Reset));
+    }
+    let (all, sharing) = shared(draw);
+    assert!(
+        all > 3 && sharing >= 2,
+        "{all} logins, {sharing} of them on a connection that was there"
+    );
+    // Another's user's are not among them.
+    let mut draw = sharers(4);
+    draw.clients[3].user = "p0-t".to_owned();
+    assert_eq!(shared(draw), (4, 2));
+    // Nor is one that comes when the connection is not kept any more.
+    let mut draw = sharers(2);
+    draw.clients[1].starts_at = draw.clients[0].starts_at.after(Duration::from_secs(30));
+    assert_eq!(shared(draw), (2, 0));
+}
+
+/// No login goes on over a connection whose certificate counts no more, or that is older than an hour,
+/// while those that do go on.
+#[test]
+fn no_login_joins_a_connection_that_is_too_old() {
+    let authority = || Credential::Authority("/key".into());
+    let identity = || Credential::Identity("/key".into());
+    for (credential, minutes, sharing) in
+        [(authority(), 4, 1), (authority(), 6, 0), (identity(), 6, 1), (identity(), 61, 0)]
+    {
+        let mut draw = sharers(2);
+        draw.onward.as_mut().expect("a way on").credential = credential;
+        let time = Duration::from_secs(60 * minutes);
+        if let TaskPlan::Exec(plan) = &mut draw.clients[0].tasks[0] {
+            // Its pieces come as slowly as that.
+            (plan.input, plan.piece, plan.pace) = (4, 1, time / 2);
+        }
+        draw.clients[1].starts_at = draw.clients[0].starts_at.after(time);
+        assert_eq!(shared(draw), (2, sharing), "after {minutes} minutes");
+    }
+}
+
+/// A host that opens so many sessions a connection is asked for the others on another one.
+#[test]
+fn sessions_that_a_host_refuses_on_a_shared_connection_get_another() {
+    let mut draw = sharers(4);
+    let mut gateway = (*draw.gateway).clone();
+    gateway.sessions_max = 1;
+    draw.gateway = Arc::new(gateway);
+    let (all, sharing) = shared(draw);
+    assert!(all - sharing > 1 && all - sharing <= 4, "{all} logins, {sharing} shared");
+}
+
+/// SECURITY case 107: what may be about the whole connection is asked for on one that is not shared;
+/// what the session has asked for before is asked again, and answered once.
+#[test]
+fn case_107_sessions_that_ask_for_more_move_to_a_connection_of_their_own() {
+    for (terminal, variables) in [(false, 0), (false, 2), (true, 1)] {
+        let mut draw = sharers(3);
+        if let TaskPlan::Exec(plan) = &mut draw.clients[2].tasks[0] {
+            (plan.odd, plan.variables, plan.terminal) = (true, variables, terminal);
+            let out = Flow::new(5, 700);
+            let err = Flow::new(!5, 0);
+            plan.program = Program::Source { out, err, code: 0 };
+            plan.input = 0;
+        }
+        let (all, sharing) = shared(draw);
+        assert_eq!(all - sharing, 2, "{all} logins, {sharing} shared");
     }
 }
 

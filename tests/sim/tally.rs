@@ -69,6 +69,7 @@ const EXERCISED: &[&str] = &[
     "forward closed early",
     "forwarded bytes",
     "login that goes on",
+    "login that shares",
     "host tried in vain",
     "host lost",
     "idle too long",

@@ -60,6 +60,8 @@ pub struct ExecPlan {
     pub idle: Option<(Duration, bool)>,
     /// Between two pieces of input.
     pub pace: Duration,
+    /// It asks for something that is not done on a connection which logins share.
+    pub odd: bool,
 }
 
 #[derive(Debug)]
@@ -340,6 +342,10 @@ impl Exec {
             let name = format!("LC_{n}").into();
             let variable = ChannelRequest::Env { name, value: Box::from(*b"x") };
             self.ask(id, &variable, conn, env)?;
+        }
+        if self.plan.odd {
+            let odd = ChannelRequest::Other { name: "odd@tidegate.invalid".into() };
+            assert!(conn.request(id, &odd, false, env)?, "an open channel takes requests");
         }
         let start = if self.plan.shell {
             ChannelRequest::Shell

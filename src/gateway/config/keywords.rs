@@ -482,6 +482,9 @@ pub const TABLE: &[Keyword] = &[
         upstream::upstream_known_hosts, upstream::dump_upstream_known_hosts),
     honoured("TidegateUpstreamProxyProtocol", Match, "none, v1 or v2",
         upstream::upstream_proxy_protocol, upstream::dump_upstream_proxy_protocol),
+    honoured("TidegateUpstreamShare", Match,
+        "no, yes, or how long a connection without logins is kept, like 30 or 5m, up to an hour",
+        upstream::upstream_share, upstream::dump_upstream_share),
     honoured("TidegateUpstreamTargets", Match,
         "none, or one or more patterns of host, host:port or [address]:port that login names like \
          user%host may ask for",

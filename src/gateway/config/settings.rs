@@ -309,6 +309,8 @@ settings! {
             upstream_host_keys: HostKeyPolicy,
             /// How those hosts are told for whom we come.
             upstream_proxy_protocol: Option<ProxyVersion>,
+            /// Logins of one user go on over one connection, and how long it is kept without any.
+            upstream_share: Option<Duration>,
         }
         all {
             /// Patterns of the variables a client may set.
@@ -469,6 +471,7 @@ impl Default for Effective {
             upstream_known_hosts: PathBuf::from("/etc/ssh/ssh_known_hosts"),
             upstream_host_keys: HostKeyPolicy::Strict,
             upstream_proxy_protocol: None,
+            upstream_share: None,
             accept_env: Vec::new(),
             allow_users: Vec::new(),
             deny_users: Vec::new(),

@@ -8,7 +8,7 @@ use super::honour::{Done, choice, first};
 use super::keywords::Target;
 use super::lexer::quote;
 use super::values::{Values, host_and_port, is_none};
-use crate::limits::UPSTREAM_HOSTS_MAX;
+use crate::limits::{UPSTREAM_HOSTS_MAX, UPSTREAM_SHARE_KEPT, UPSTREAM_SHARE_TIME_MAX};
 use crate::services::upstream::HostKeyPolicy;
 use crate::wire::proxy::ProxyVersion;
 
@@ -146,6 +146,26 @@ pub fn dump_upstream_proxy_protocol(view: &View<'_>) -> Vec<String> {
     let version = view.login.upstream_proxy_protocol;
     let named = PROXY_VERSIONS.iter().find(|(_, known)| *known == version);
     one(named.map_or("none", |(name, _)| *name))
+}
+
+/// `yes` is this long.
+pub fn upstream_share(target: &mut Target, values: &Values<'_>) -> Done {
+    let word = values.one()?;
+    let kept = match word.to_ascii_lowercase().as_str() {
+        "no" => None,
+        "yes" => Some(UPSTREAM_SHARE_KEPT),
+        _ => Some(values.duration()?),
+    };
+    if kept.is_some_and(|kept| kept > UPSTREAM_SHARE_TIME_MAX) {
+        let most = UPSTREAM_SHARE_TIME_MAX.as_secs();
+        return Err(Wrong::new(word, format!("longer than {most} seconds")));
+    }
+    first(&mut target.login.upstream_share, kept)
+}
+
+pub fn dump_upstream_share(view: &View<'_>) -> Vec<String> {
+    let kept = view.login.upstream_share.map(|kept| kept.as_secs().to_string());
+    one(kept.unwrap_or_else(|| "no".to_owned()))
 }
 
 fn path_or_none(path: Option<&PathBuf>) -> String {
