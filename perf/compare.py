@@ -164,6 +164,7 @@ def arguments():
     parser.add_argument("--reactors", type=int)
     parser.add_argument("--server-cpus", type=cpus, default={0})
     parser.add_argument("--client-cpus", type=cpus, default={max(1, os.cpu_count() - 1)})
+    parser.add_argument("--command-cpus", type=cpus, help="of commands that servers run; the server's by default")
     parser.add_argument("--congestion", default="reno", help="congestion control; empty: as it is")
     parser.add_argument("--patience", type=float, default=45, help="seconds for one run")
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=COMMAND",

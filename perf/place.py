@@ -29,6 +29,7 @@ class Site:
         self.user, self.home = account.pw_name, account.pw_dir
         self.binary, self.reactors = options.binary, options.reactors
         self.server_cpus, self.client_cpus = options.server_cpus, options.client_cpus
+        self.command_cpus = options.command_cpus
         self.clients = Group("clients")
         self.commands = Group("commands")
         # CPU seconds of servers that were stopped.

@@ -64,6 +64,8 @@ def client(site, server, case, setting, size, number, verbose=False, port=None):
         places = [remote, "/dev/null"] if direction == "get" else [source, remote]
         return site.start(site.ssh(program="scp", extra=[] if verbose else ["-q"], **ask) + places)
     enter = f"echo $$ > {site.commands.entrance} && exec "
+    if site.command_cpus:
+        enter += f"taskset -c {','.join(map(str, site.command_cpus))} "
     if direction == "down":
         command = enter + f"head -c {size} /dev/zero"
         return site.start(site.ssh(extra=["127.0.0.1", command], **ask))
