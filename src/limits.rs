@@ -107,6 +107,22 @@ pub const NAME_BYTES_MAX: u32 = 64;
 /// The largest key-exchange public value: sntrup761 (1,158) and ML-KEM-768 (1,184) with X25519, a
 /// number modulo 8,192 bits (1,025).
 pub const KEX_PUBLIC_BYTES_MAX: u32 = 2048;
+/// What of a group exchange enters the exchange hash: three sizes, a prime and a generator, of up to
+/// 8,192 bits each (RFC 4419 §3).
+pub const EXCHANGE_GROUP_BYTES_MAX: u32 = 3 * 4 + 2 * (4 + 1025);
+/// A shared secret as it is hashed: a number modulo 8,192 bits, with its length and a sign byte.
+pub const EXCHANGE_SECRET_BYTES_MAX: u32 = 4 + 1 + 1024;
+/// The identifier of a session is the first exchange hash: SHA-512 at most.
+pub const SESSION_ID_BYTES_MAX: u32 = 64;
+/// All that an exchange hash is made of, as it travels to whoever signs: two names, two identifications,
+/// two KEXINITs, and the values, with the length of each.
+pub const EXCHANGE_BYTES_MAX: u32 = 10 * 4
+    + 2 * (NAME_BYTES_MAX
+        + IDENT_BYTES_MAX as u32
+        + PACKET_LENGTH_PREAUTH_MAX
+        + KEX_PUBLIC_BYTES_MAX)
+    + EXCHANGE_GROUP_BYTES_MAX
+    + EXCHANGE_SECRET_BYTES_MAX;
 /// Bits of a Diffie-Hellman modulus (RFC 8270 asks for 2048 at least; OpenSSH's figures).
 pub const DH_BITS_MIN: u32 = 2048;
 pub const DH_BITS_MAX: u32 = 8192;
@@ -604,19 +620,37 @@ pub const SENT_REMEMBERED_MAX: usize = 1024;
 pub const HAND_OVERS_MAX: usize = 1024;
 /// A login has at most so many methods in a chain, and each succeeds once.
 pub const PROOFS_MAX: usize = AUTH_CHAIN_METHODS_MAX;
-/// The longest hash of a key exchange (SHA-512).
-pub const HASH_BYTES_MAX: u32 = 64;
 /// Descriptors that an edge may have: its connections, its listeners, its drivers'.
 pub const EDGE_FILES_MAX: u64 = STARTUPS_MAX as u64 + 1024;
-/// How often an edge is asked whether it is there, and how often in vain before another takes its
-/// place. Its connections have not logged in; they are lost then.
-pub const EDGE_PING_INTERVAL: Duration = Duration::from_secs(2);
-pub const EDGE_PINGS_MAX: u32 = 3;
-/// How long an edge may take to be ready: it measures ciphers and gives rights up, no more.
-pub const EDGE_START_TIME_MAX: Duration = Duration::from_secs(20);
-/// How long nothing is tried after an edge has ended that was not to, so that one that cannot start
-/// does not keep the machine busy.
-pub const EDGE_REST: Duration = Duration::from_millis(200);
+/// How often an edge or a signer is asked whether it is there, and how often in vain before another takes
+/// its place. An edge's connections have not logged in; they are lost then.
+pub const HELPER_PING_INTERVAL: Duration = Duration::from_secs(2);
+pub const HELPER_PINGS_MAX: u32 = 3;
+/// How long either may take to be ready: it reads what it is told and gives rights up, no more.
+pub const HELPER_START_TIME_MAX: Duration = Duration::from_secs(20);
+/// How long nothing is tried after one has ended that was not to, so that one that cannot start does not
+/// keep the machine busy.
+pub const HELPER_REST: Duration = Duration::from_millis(200);
+/// The longest rest between two signers that could not start: their files are gone, or the system is out of
+/// something.
+pub const SIGNER_REST_MAX: Duration = Duration::from_secs(5);
+/// Descriptors that a signer may have when it starts: its socket, its log, and one key file.
+pub const SIGNER_FILES_MAX: u64 = 16;
+/// Host keys of a gateway, as many as fit into what a signer is told first.
+pub const SIGNER_KEYS_MAX: usize = 64;
+/// Signatures that wait for a signer, one of each connection that is there.
+pub const SIGNATURES_WAITING_MAX: usize = 2 * LINKS_MAX;
+/// RSA signatures that a signer makes and has before it at one time; the others wait with whoever asks,
+/// so that quick ones pass them.
+pub const SLOW_SIGNATURES_MAX: usize = 16;
+/// How often a signature is asked for: once more where the signer ended with it. One that ends a signer
+/// twice is not wanted.
+pub const SIGNATURE_TRIES_MAX: u32 = 2;
+/// The signer's lie or refusal in the log.
+pub const REFUSAL_BYTES_MAX: u32 = 256;
+/// Signatures that the process of an account may owe: a peer may start ten key exchanges before it has
+/// paid for them, for each connection.
+pub const DELEGATE_SIGNATURES_OWED_MAX: u64 = 16;
 /// Signatures of one connection that has not logged in: its first key exchange, and those that a peer
 /// may ask for before it has logged in.
 pub const SIGNATURES_BEFORE_LOGIN_MAX: u32 = 64;

@@ -66,45 +66,75 @@ impl Drop for Session {
     }
 }
 
+/// A process that has no account's rights, no group's, and no way to get any.
+fn assert_without_rights(pid: u32) {
+    let ids = field(pid, "Uid:");
+    let ids: BTreeSet<&str> = ids.split(' ').collect();
+    assert!(ids.len() == 1 && !ids.contains("0"), "{ids:?}");
+    assert!(!field(pid, "Gid:").split(' ').any(|id| id == "0"));
+    assert_eq!(field(pid, "Groups:"), "");
+    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+        assert_eq!(field(pid, set), "0000000000000000", "{set}");
+    }
+    assert_eq!((field(pid, "NoNewPrivs:"), field(pid, "Seccomp:")), ("1".into(), "2".into()));
+    // Every thread, not the first alone.
+    for task in fs::read_dir(format!("/proc/{pid}/task")).expect("threads").flatten() {
+        let status = fs::read_to_string(task.path().join("status")).expect("its status");
+        for line in ["Seccomp:\t2\n", "NoNewPrivs:\t1\n", "CapEff:\t0000000000000000\n"] {
+            assert!(status.contains(line), "{status}");
+        }
+    }
+    let root = fs::read_link(format!("/proc/{pid}/root")).expect("its root");
+    assert_ne!(root, std::path::Path::new("/"));
+    assert_eq!(fs::read_dir(&root).expect("a directory").count(), 0, "{}", root.display());
+    assert_limits(pid, &["Max processes", "Max file size", "Max core file size"]);
+    let shown = run_ok(Command::new("ps").args(["-o", "user=", "-p", &pid.to_string()]));
+    assert_ne!(String::from_utf8_lossy(&shown.stdout).trim(), "root");
+}
+
+/// It may have none of these.
+fn assert_limits(pid: u32, of: &[&str]) {
+    let limits = fs::read_to_string(format!("/proc/{pid}/limits")).expect("its limits");
+    for what in of {
+        let line = limits.lines().find(|line| line.starts_with(what)).expect("a limit");
+        let words: Vec<&str> = line[what.len()..].split_whitespace().collect();
+        assert_eq!(&words[..2], ["0", "0"], "{line}");
+    }
+}
+
+/// Nothing is open but what begins with these.
+fn assert_open(pid: u32, plain: &[&str]) -> usize {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).expect("descriptors").flatten();
+    let to = |fd: fs::DirEntry| fs::read_link(fd.path()).unwrap_or_default().display().to_string();
+    let all: Vec<String> = descriptors.map(to).collect();
+    let odd = all.iter().find(|to| !plain.iter().any(|start| to.starts_with(start)));
+    assert_eq!(odd, None);
+    all.len()
+}
+
 /// SECURITY cases 132 and 133: who hears strangers has no rights, no groups and no files.
 #[test]
 fn case_132_and_133_an_administrator_finds_the_edge_without_rights() {
     let Some(gateway) = gateway() else { return };
     gateway.assert_alive();
     let edge = part(&gateway, "edge");
-    let ids = field(edge, "Uid:");
-    let ids: BTreeSet<&str> = ids.split(' ').collect();
-    assert!(ids.len() == 1 && !ids.contains("0"), "{ids:?}");
-    assert!(!field(edge, "Gid:").split(' ').any(|id| id == "0"));
-    assert_eq!(field(edge, "Groups:"), "");
-    for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
-        assert_eq!(field(edge, set), "0000000000000000", "{set}");
-    }
-    assert_eq!((field(edge, "NoNewPrivs:"), field(edge, "Seccomp:")), ("1".into(), "2".into()));
-    // Every thread, not the first alone.
-    for task in fs::read_dir(format!("/proc/{edge}/task")).expect("threads").flatten() {
-        let status = fs::read_to_string(task.path().join("status")).expect("its status");
-        for line in ["Seccomp:\t2\n", "NoNewPrivs:\t1\n", "CapEff:\t0000000000000000\n"] {
-            assert!(status.contains(line), "{status}");
-        }
-    }
-    let root = fs::read_link(format!("/proc/{edge}/root")).expect("its root");
-    assert_ne!(root, std::path::Path::new("/"));
-    assert_eq!(fs::read_dir(&root).expect("a directory").count(), 0, "{}", root.display());
-    let limits = fs::read_to_string(format!("/proc/{edge}/limits")).expect("its limits");
-    for what in ["Max processes", "Max file size", "Max core file size"] {
-        let line = limits.lines().find(|line| line.starts_with(what)).expect("a limit");
-        let words: Vec<&str> = line[what.len()..].split_whitespace().collect();
-        assert_eq!(&words[..2], ["0", "0"], "{line}");
-    }
-    // Nothing is open but sockets, a pipe for its log, and what drivers are made of.
-    for fd in fs::read_dir(format!("/proc/{edge}/fd")).expect("descriptors").flatten() {
-        let to = fs::read_link(fd.path()).unwrap_or_default().display().to_string();
-        let plain = ["socket:", "pipe:", "anon_inode:", "/dev/null"];
-        assert!(plain.iter().any(|start| to.starts_with(start)), "{to}");
-    }
-    let shown = run_ok(Command::new("ps").args(["-o", "user=", "-p", &edge.to_string()]));
-    assert_ne!(String::from_utf8_lossy(&shown.stdout).trim(), "root");
+    assert_without_rights(edge);
+    // Sockets, a pipe for its log, and what drivers are made of.
+    assert_open(edge, &["socket:", "pipe:", "anon_inode:", "/dev/null"]);
+}
+
+/// SECURITY cases 132 to 134: who signs has keys, one socket and one pipe.
+#[test]
+fn case_132_to_134_an_administrator_finds_the_signer_with_its_keys_alone() {
+    let Some(gateway) = gateway() else { return };
+    gateway.assert_alive();
+    let signer = part(&gateway, "signer");
+    assert_without_rights(signer);
+    assert_limits(signer, &["Max open files"]);
+    assert_ne!(field(signer, "Uid:"), field(part(&gateway, "edge"), "Uid:"), "it shares no number");
+    // Its socket, its log; what it was started with leads nowhere.
+    let count = assert_open(signer, &["socket:", "pipe:", "/dev/null"]);
+    assert_eq!(count, 4);
 }
 
 fn contains(bytes: &[u8], secret: &[u8]) -> bool {
@@ -158,12 +188,86 @@ fn case_135_private_keys_are_in_no_other_process() {
     let mut session = Session::begin(&gateway, &account.name);
     gateway.assert_alive();
     let secret = seed(&gateway.path("host_ed25519"));
-    assert!(has(gateway.child.id(), &secret), "the search finds what is there");
-    let others = [gateway.parts("edge"), gateway.parts("delegate")].concat();
-    assert_eq!(others.len(), 3, "the edge, root's and the account's: {others:?}");
-    for pid in others {
-        assert!(!has(pid, &secret), "{pid} has the key");
+    let signer = part(&gateway, "signer");
+    assert!(has(signer, &secret), "the search finds what is there");
+    let root = vec![gateway.child.id()];
+    let others = [root, gateway.parts("edge"), gateway.parts("delegate")].concat();
+    assert_eq!(others.len(), 4, "root's, the edge, root's own and the account's: {others:?}");
+    for pid in &others {
+        assert!(!has(*pid, &secret), "{pid} has the key");
     }
+    // Root's process opens the files again for another signer, and does not read them.
+    kill("-9", signer);
+    gateway.assert_alive();
+    assert!(has(part(&gateway, "signer"), &secret));
+    for pid in others {
+        assert!(!has(pid, &secret), "{pid} has the key now");
+    }
+    session.assert_well();
+}
+
+/// SECURITY R3b: the signer is killed. What it was asked for is asked of the next one, which is there
+/// within a moment; nobody who is logged in notices, one who exchanges keys just then included.
+#[test]
+fn r3b_a_killed_signer_is_replaced_and_key_exchanges_wait() {
+    let Some(gateway) = gateway() else { return };
+    let account = Account::new().expect("root makes accounts");
+    let mut sessions = ["root", &account.name].map(|user| Session::begin(&gateway, user));
+    let user = format!("User={}", account.name);
+    let ssh = gateway
+        .ssh(&[&user, "RekeyLimit=64K"], &["cat"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn();
+    let mut rekeying = Session(ssh.expect("ssh starts"));
+    rekeying.assert_well();
+    let signer = part(&gateway, "signer");
+    kill("-STOP", signer);
+    // One login and one later key exchange wait for the signer.
+    let login = gateway.ssh(&[], &["echo waited"]).stdout(Stdio::piped()).spawn();
+    let login = login.expect("ssh starts");
+    let mut input = rekeying.0.stdin.take().expect("input");
+    let pump = std::thread::Builder::new()
+        .name("input".to_owned())
+        .spawn(move || input.write_all(&[b'x'; 256 << 10]).map(|()| input))
+        .expect("a thread");
+    sessions.iter_mut().for_each(Session::assert_well);
+    kill("-9", signer);
+    let mut back = vec![0; 256 << 10];
+    rekeying.0.stdout.as_mut().expect("output").read_exact(&mut back).expect("all of it");
+    rekeying.0.stdin = Some(pump.join().expect("no panic").expect("written"));
+    rekeying.assert_well();
+    let output = login.wait_with_output().expect("its output");
+    assert_eq!(output.stdout, b"waited\n", "{}", gateway.log());
+    sessions.iter_mut().for_each(Session::assert_well);
+    assert_ne!(part(&gateway, "signer"), signer);
+    let log = gateway.log();
+    assert_eq!(log.matches("The signer has ended: it ended with signal: 9").count(), 1, "{log}");
+}
+
+/// A signer that has no key any more: logins end with a clear word in the log, sessions go on, and all is
+/// well when the file is back.
+#[test]
+fn r3b_a_signer_without_its_key_file_is_told_of() {
+    let Some(gateway) = gateway() else { return };
+    let mut session = Session::begin(&gateway, "root");
+    let (key, away) = (gateway.path("host_ed25519"), gateway.path("away"));
+    fs::rename(&key, &away).expect("taken away");
+    kill("-9", part(&gateway, "signer"));
+    let output = gateway.ssh(&[], &["true"]).output().expect("ssh starts");
+    assert_eq!(output.status.code(), Some(255));
+    let log = gateway.log();
+    let why = format!("The signer has ended: host key {}", key.display());
+    assert!(log.contains(&why) && log.contains("key exchanges end: there is no signer"), "{log}");
+    session.assert_well();
+    // Another key in its place is not taken for it.
+    support::keygen(&key, "ed25519", "");
+    wait_for("the reason", || gateway.log().contains("another key than before"));
+    fs::rename(&away, &key).expect("put back");
+    wait_for("a signer", || !gateway.parts("signer").is_empty());
+    wait_for("a login", || {
+        gateway.ssh(&[], &["true"]).output().expect("ssh starts").status.success()
+    });
     session.assert_well();
 }
 
@@ -189,17 +293,20 @@ fn r2_a_killed_edge_is_replaced_and_sessions_do_not_notice() {
     assert_eq!(log.matches("The edge has ended: it ended with signal: 9").count(), 3, "{log}");
 }
 
-/// One that is stopped is found out and replaced; so is nobody who is logged in.
+/// Those that are stopped are found out and replaced; so is nobody who is logged in.
 #[test]
-fn a_stopped_edge_is_replaced() {
+fn a_stopped_edge_and_a_stopped_signer_are_replaced() {
     let Some(gateway) = gateway() else { return };
     let mut session = Session::begin(&gateway, "root");
-    let edge = part(&gateway, "edge");
-    kill("-STOP", edge);
+    let [edge, signer] = ["edge", "signer"].map(|name| part(&gateway, name));
+    [edge, signer].into_iter().for_each(|pid| kill("-STOP", pid));
     session.assert_well();
-    wait_for("another edge", || gateway.log().contains("The edge has ended: it does not answer"));
+    for name in ["edge", "signer"] {
+        let why = format!("The {name} has ended: it does not answer");
+        wait_for("another", || gateway.log().contains(&why));
+    }
     gateway.assert_alive();
-    assert_ne!(part(&gateway, "edge"), edge);
+    assert!(part(&gateway, "edge") != edge && part(&gateway, "signer") != signer);
     session.assert_well();
 }
 
@@ -227,8 +334,8 @@ fn a_stopped_broker_holds_up_logins_alone() {
 fn a_killed_broker_leaves_nothing_behind() {
     let Some(mut gateway) = gateway() else { return };
     let session = Session::begin(&gateway, "root");
-    let parts = [gateway.parts("edge"), gateway.parts("delegate")].concat();
-    assert_eq!(parts.len(), 2);
+    let parts = ["edge", "signer", "delegate"].map(|name| gateway.parts(name)).concat();
+    assert_eq!(parts.len(), 3);
     kill("-9", gateway.child.id());
     gateway.child.wait().expect("its end");
     for pid in parts {
@@ -272,6 +379,11 @@ fn settings_that_separate_nothing_are_refused() {
             ("TidegateIsolation none", "is for a gateway without root's rights"),
             ("TidegateEdgeUser root", "has root's rights"),
             ("TidegateEdgeUser no-such-user", "there is no user no-such-user"),
+            ("TidegateSignerUser root", "TidegateSignerUser root has root's rights"),
+            (
+                "TidegateEdgeUser nobody\nTidegateSignerUser nobody",
+                "TidegateSignerUser names another",
+            ),
         ]
     } else {
         &[("TidegateIsolation shared", "takes root's rights")]

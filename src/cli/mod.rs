@@ -3,9 +3,9 @@
 mod bench;
 mod cp;
 mod delegate;
-mod edge;
 mod effective;
 mod flags;
+mod helper;
 mod letters;
 mod passwd;
 mod serve;
@@ -62,7 +62,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some("passwd") => passwd::run(args),
         Some("bench") => bench::run(args),
         Some("delegate") => delegate::run(args),
-        Some("edge") => edge::run(args),
+        Some("edge") => helper::edge(args),
+        Some("signer") => helper::signer(args),
         Some("session") => session(args),
         Some("help" | "--help" | "-h") => print(&help()),
         Some("version" | "--version" | "-V") => print(&version()),

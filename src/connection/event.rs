@@ -10,6 +10,7 @@ use crate::crypto::{
     SignatureAlgorithm,
 };
 use crate::limits::{PTY_MODES_BYTES_MAX, PTY_SIDE_MAX};
+use crate::transport::SignableExchange;
 use crate::wire::channel::{GlobalBody, OpenKind};
 use crate::wire::request::{RequestBody, X11Fields};
 
@@ -140,7 +141,14 @@ pub enum Query {
     /// ([`respond_in`](crate::crypto::kex::respond_in)), which takes milliseconds.
     Agree { group: Box<Group>, client_public: Box<[u8]> },
     /// Server: sign the exchange hash with this host key of the configuration.
-    Sign { host_key: usize, algorithm: SignatureAlgorithm, message: Box<[u8]> },
+    Sign {
+        host_key: usize,
+        algorithm: SignatureAlgorithm,
+        message: Box<[u8]>,
+        /// What the hash was made of, where
+        /// [`ServerConfig::signs_elsewhere`](crate::transport::ServerConfig::signs_elsewhere) is set.
+        exchange: Option<SignableExchange>,
+    },
     /// Client: the server has proved that it holds this key; is it the right one?
     TrustHostKey {
         key: Box<PublicKey>,

@@ -401,10 +401,11 @@ fn question<R: Side>(transport: &mut Transport<R>) -> Option<Query> {
         TransportQuery::Agree { group, client_public } => {
             Query::Agree { group: Box::new(group.clone()), client_public: client_public.clone() }
         }
-        TransportQuery::Sign { host_key, algorithm, message } => Query::Sign {
+        TransportQuery::Sign { host_key, algorithm, message, exchange } => Query::Sign {
             host_key: *host_key,
             algorithm: *algorithm,
             message: message.as_ref().into(),
+            exchange: exchange.clone(),
         },
         TransportQuery::TrustHostKey { key, algorithm, certificate, signature } => {
             Query::TrustHostKey {

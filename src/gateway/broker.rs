@@ -21,18 +21,23 @@ use crossbeam::channel::{Receiver, Sender, bounded, select};
 use nix::errno::Errno;
 use nix::unistd::{Gid, getgrouplist};
 use tracing::{error, info};
+use zeroize::Zeroize;
 
-use super::config::{Facility, LogFormat, LogLevel};
+use super::config::LogFormat;
+use super::helper::{self, Logs};
 use super::logbook::{self, Logbook, Login};
 use super::parcel::Parcel;
+use super::signer::bureau::Bureau;
+use super::signer::words::{Order, Signable};
 use super::socket::Messenger;
 use super::syslog;
-use crate::connection::host_key_proof;
-use crate::crypto::{Certificate, PrivateKey, SignatureAlgorithm};
+use crate::base::Instant;
+use crate::crypto::Certificate;
 use crate::limits::{
-    DELEGATE_ENDING_TIME, HOST_KEY_PROOFS_MAX, HOST_KEYS_TOLD_MAX, PARCEL_BYTES_MAX,
-    SENT_REMEMBERED_MAX,
+    DELEGATE_ENDING_TIME, DELEGATE_SIGNATURES_OWED_MAX, HOST_KEY_PROOFS_MAX, HOST_KEYS_TOLD_MAX,
+    PARCEL_BYTES_MAX, SENT_REMEMBERED_MAX,
 };
+use crate::reactor;
 use crate::services::{Account, Grant, Place, lastlog};
 use crate::shard::HandOver;
 
@@ -45,16 +50,12 @@ const ENDING_CHECK: Duration = Duration::from_millis(20);
 pub struct BrokerConfig {
     /// The effective configuration as text, which the delegate reads again.
     pub settings: Vec<u8>,
-    pub host_keys: Arc<[PrivateKey]>,
+    /// Has our host keys sign.
+    pub bureau: Arc<Bureau>,
     /// Those of the host keys that have one.
     pub certificates: Vec<Certificate>,
     pub reactors: usize,
-    pub log_format: LogFormat,
-    pub log_level: LogLevel,
-    /// The most talkative level of single connections, if some have their own.
-    pub own_log_level: Option<LogLevel>,
-    /// Its lines go to the system's log instead of standard error.
-    pub syslog: Option<Facility>,
+    pub logs: Logs,
     /// How long a delegate stays without a connection.
     pub idle_time: Duration,
     /// Where their logins are recorded.
@@ -105,6 +106,7 @@ struct Delegate {
     user: String,
     uid: u32,
     messenger: Messenger,
+    started: Instant,
     door: Mutex<Door>,
 }
 
@@ -114,6 +116,8 @@ struct Delegate {
 struct Door {
     /// Connections that were sent.
     sent: u64,
+    /// Signatures of key exchanges that it has had.
+    signatures: u64,
     /// The last of them.
     last: VecDeque<Sent>,
     /// It was let go, or it has ended.
@@ -190,7 +194,7 @@ impl Broker<'_> {
         let (ours, theirs) = Messenger::pair()?;
         let child = Process(spawn(self.config, (account, name, place.chroot()), &theirs)?);
         drop(theirs);
-        let keys = self.config.host_keys.iter().map(|key| key.public().blob().to_vec());
+        let keys = self.config.bureau.keys().iter().map(|key| key.blob().to_vec());
         let settings = self.config.settings.clone();
         let certificates = self.config.certificates.iter().map(|one| one.blob().to_vec());
         let setup = Parcel::Setup {
@@ -205,12 +209,13 @@ impl Broker<'_> {
             user: name.to_owned(),
             uid: account.uid,
             messenger: ours,
+            started: reactor::now(),
             door: Mutex::default(),
         });
         let listener = Listener {
             delegate: Arc::clone(&delegate),
             child,
-            host_keys: Arc::clone(&self.config.host_keys),
+            bureau: Arc::clone(&self.config.bureau),
             logbook: self.config.logbook.clone(),
             _alive: self.alive.clone(),
         };
@@ -268,6 +273,15 @@ impl Delegate {
         sent.proofs <= usize::from(HOST_KEY_PROOFS_MAX) * HOST_KEYS_TOLD_MAX
     }
 
+    /// One more key exchange, unless it has had more than its connections can have a use for: some that are
+    /// owed, and then one a second for each (`transport` counts them so).
+    fn may_exchange(&self) -> bool {
+        let mut door = self.door();
+        let seconds = reactor::now().since(self.started).as_secs();
+        door.signatures += 1;
+        door.signatures <= door.sent.saturating_mul(DELEGATE_SIGNATURES_OWED_MAX + seconds)
+    }
+
     fn door(&self) -> MutexGuard<'_, Door> {
         self.door.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -286,7 +300,7 @@ fn spawn(
     let groups = getgrouplist(&name, Gid::from_raw(gid))?;
     let groups: Vec<libc::gid_t> = groups.into_iter().map(Gid::as_raw).collect();
     let socket = theirs.as_owned_fd().as_raw_fd();
-    let format = if config.log_format == LogFormat::Json { "json" } else { "text" };
+    let format = if config.logs.format == LogFormat::Json { "json" } else { "text" };
     let mut command = Command::new("/proc/self/exe");
     command
         .arg0("tidegate")
@@ -296,9 +310,9 @@ fn spawn(
         .args(["--reactors", &config.reactors.to_string()])
         .args(["--idle-time", &config.idle_time.as_millis().to_string()])
         .args(["--log-format", format])
-        .args(["--log-level", config.log_level.name()])
-        .args(config.own_log_level.iter().flat_map(|level| ["--own-log-level", level.name()]))
-        .args(config.syslog.iter().flat_map(|facility| ["--syslog", facility.name()]))
+        .args(["--log-level", config.logs.level.name()])
+        .args(config.logs.own_level.iter().flat_map(|level| ["--own-log-level", level.name()]))
+        .args(config.logs.syslog.iter().flat_map(|facility| ["--syslog", facility.name()]))
         .env_clear()
         .envs(
             std::env::vars_os().filter(|(name, _)| {
@@ -368,7 +382,7 @@ impl Drop for Process {
 struct Listener {
     delegate: Arc<Delegate>,
     child: Process,
-    host_keys: Arc<[PrivateKey]>,
+    bureau: Arc<Bureau>,
     logbook: Option<Arc<Logbook>>,
     _alive: Sender<Infallible>,
 }
@@ -394,23 +408,15 @@ impl Listener {
         let messenger = &self.delegate.messenger;
         let mut buffer = vec![0; PARCEL_BYTES_MAX as usize];
         loop {
-            let message = match messenger.receive(&mut buffer) {
-                Ok((0, _)) => return Ok(()),
-                Ok((len, _)) => Parcel::decode(buffer.get(..len).unwrap_or(&[])),
-                Err(why) => match why.kind() {
-                    io::ErrorKind::Interrupted => continue,
-                    // It ended with something of ours unread.
-                    io::ErrorKind::ConnectionReset => return Ok(()),
-                    _ => return Err(why),
-                },
+            let Some((len, _)) = helper::next_message(messenger, &mut buffer)? else {
+                return Ok(());
             };
+            let bytes = buffer.get_mut(..len).unwrap_or_default();
+            let message = Parcel::decode(bytes);
+            // It may have held a shared secret.
+            bytes.zeroize();
             match message {
-                Ok(Parcel::Sign { ticket, host_key, algorithm, message }) => {
-                    self.answer(ticket, self.sign(host_key, &algorithm, &message))?;
-                }
-                Ok(Parcel::Prove { ticket, host_key, algorithm, session }) => {
-                    self.answer(ticket, self.prove(host_key, &algorithm, &session))?;
-                }
+                Ok(Parcel::Sign { ticket, order }) => self.sign(ticket, order),
                 Ok(Parcel::Login { pid, terminal, peer }) => self.record(pid, &terminal, peer),
                 Ok(Parcel::Idle { received }) => {
                     if self.delegate.let_go(received) {
@@ -419,14 +425,6 @@ impl Listener {
                 }
                 _ => return Err(io::Error::other("it sent something it may not send")),
             }
-        }
-    }
-
-    fn answer(&self, ticket: u64, signature: Vec<u8>) -> io::Result<()> {
-        let answer = Parcel::Signature { ticket, signature }.encode();
-        match self.delegate.messenger.try_send(&answer, None) {
-            Err(why) if why.kind() != io::ErrorKind::BrokenPipe => Err(why),
-            _ => Ok(()),
         }
     }
 
@@ -441,24 +439,32 @@ impl Listener {
         logbook.begin(Login { pid, line, user: user.clone(), uid: *uid, peer });
     }
 
-    /// Of what a delegate sends, only exchange hashes are signed: it cannot have a longer text of its
-    /// own signed.
-    fn sign(&self, host_key: u32, algorithm: &str, hash: &[u8]) -> Vec<u8> {
-        let key = self.host_keys.get(host_key as usize);
-        let algorithm = SignatureAlgorithm::from_name(algorithm);
-        match (key, algorithm) {
-            (Some(key), Some(algorithm)) => key.sign(algorithm, hash).unwrap_or_default(),
-            _ => Vec::new(),
-        }
-    }
-
-    /// Shows the client of a connection that was passed to the process that we hold a key. What is
-    /// signed is made here, and for no session of anybody else's.
-    fn prove(&self, host_key: u32, algorithm: &str, session: &[u8]) -> Vec<u8> {
-        let key = self.host_keys.get(host_key as usize);
-        match key.filter(|_| self.delegate.may_prove(session)) {
-            Some(key) => self.sign(host_key, algorithm, &host_key_proof(session, key.public())),
-            None => Vec::new(),
+    /// The signer makes what it signs itself: hashes of key exchanges, and proofs for the clients of
+    /// sessions that were passed to the process.
+    fn sign(&self, ticket: u64, order: Order) {
+        let delegate = Arc::clone(&self.delegate);
+        let answer = move |signature: Option<Vec<u8>>| {
+            let signature = signature.unwrap_or_default();
+            let answer = Parcel::Signature { ticket, signature }.encode();
+            match delegate.messenger.try_send(&answer, None) {
+                Err(why) if why.kind() != io::ErrorKind::BrokenPipe => {
+                    let user = &delegate.user;
+                    error!(%user, %why, "the process of {user} does not take its signature: {why}");
+                    delegate.messenger.hang_up();
+                }
+                _ => {}
+            }
+        };
+        let allowed = match &order.what {
+            Signable::Exchange(_) => self.delegate.may_exchange(),
+            Signable::Proof { session, .. } => self.delegate.may_prove(session),
+        };
+        if allowed {
+            self.bureau.sign(order, Box::new(answer));
+        } else {
+            let user = &self.delegate.user;
+            error!(%user, "the process of {user} asks for signatures that it has no use for");
+            answer(None);
         }
     }
 }
@@ -471,7 +477,7 @@ mod tests {
     fn host_keys_are_proved_for_sessions_that_were_passed_on_and_not_without_end() {
         let (messenger, other) = Messenger::pair().expect("a pair");
         let (user, door) = ("ann".to_owned(), Mutex::default());
-        let delegate = Delegate { user, uid: 1, messenger, door };
+        let delegate = Delegate { user, uid: 1, messenger, started: reactor::now(), door };
         let (socket, _end) = std::os::unix::net::UnixStream::pair().expect("a pair");
         let socket = OwnedFd::from(socket);
         let pass = |session: u16| {
@@ -489,5 +495,19 @@ mod tests {
         (2..=SENT_REMEMBERED_MAX as u16 + 2).for_each(pass);
         assert!(!delegate.may_prove(&[0, 1]) && !delegate.may_prove(&[0, 2]));
         assert!(delegate.may_prove(&[0, 3]));
+    }
+
+    /// SECURITY case 134: nobody has his process ask for signatures by the million.
+    #[test]
+    fn case_134_key_exchanges_are_signed_as_often_as_connections_can_have_any() {
+        let (messenger, _other) = Messenger::pair().expect("a pair");
+        let (user, door) = ("ann".to_owned(), Mutex::default());
+        let started = reactor::now();
+        let delegate = Delegate { user, uid: 1, messenger, started, door };
+        assert!(!delegate.may_exchange(), "it has no connection");
+        delegate.door().sent = 1;
+        let most = 2 * DELEGATE_SIGNATURES_OWED_MAX + 3600;
+        let made = (0..most).take_while(|_| delegate.may_exchange()).count() as u64;
+        assert!((DELEGATE_SIGNATURES_OWED_MAX - 1..most).contains(&made), "{made}");
     }
 }

@@ -2,7 +2,7 @@
 //! that accepted them as root, and serves them with nothing but the account's own rights.
 
 use std::collections::BTreeMap;
-use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{IntoRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -13,14 +13,16 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use nix::sys::signal::Signal;
 use nix::unistd::{Uid, setresuid, setuid};
 use tracing::{error, info};
+use zeroize::Zeroizing;
 
-use super::broker::DELEGATE_FD;
 use super::config;
 use super::execute::{Executor, Signer};
+use super::helper::{self, NOT_BY_HAND};
 use super::logbook::{Begun, Recorder};
 use super::parcel::Parcel;
 use super::server::{Server, Settings};
 use super::signals::{Signals, Woken};
+use super::signer::words::{Order, Signable};
 use super::socket::Messenger;
 use super::startups::Startups;
 use super::{generation, serve};
@@ -29,6 +31,7 @@ use crate::limits::{PARCEL_BYTES_MAX, REKEY_TIME_MAX, RETIRED_IDLE_TIME};
 use crate::reactor::Fd;
 use crate::services::{self, Grant, RoutingDomain};
 use crate::shard::{Ends, HandOver, Report};
+use crate::transport::SignableExchange;
 
 /// Looks in a row that must find nothing open before the process is idle.
 const IDLE_CHECKS: u32 = 6;
@@ -58,7 +61,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     become_account(options.uid).context("cannot give up root's rights")?;
     // It was started by a path that names it otherwise.
     nix::sys::prctl::set_name(c"tidegate")?;
-    let messenger = Arc::new(parent()?);
+    let messenger = Arc::new(helper::parent()?);
     // Before any thread exists, so that all inherit the mask and none is interrupted.
     let signals = Signals::catch(&[Signal::SIGTERM, Signal::SIGINT])?;
     // The parent's socket among others must not reach the programs of the account.
@@ -95,8 +98,6 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-const NOT_BY_HAND: &str = "this command is started by a gateway that runs as root, not by hand";
-
 /// Gives root's uid up for good; the groups are the account's already. From then on the kernel
 /// refuses debuggers of the account, and with them access to the parent's socket.
 fn become_account(uid: u32) -> anyhow::Result<()> {
@@ -107,14 +108,6 @@ fn become_account(uid: u32) -> anyhow::Result<()> {
         bail!("they came back");
     }
     Ok(())
-}
-
-fn parent() -> anyhow::Result<Messenger> {
-    // SAFETY: takes two numbers.
-    let flags = unsafe { libc::fcntl(DELEGATE_FD, libc::F_GETFD) };
-    nix::errno::Errno::result(flags).context(NOT_BY_HAND)?;
-    // SAFETY: it is open, and nothing else in this process knows the number.
-    Ok(Messenger::from_fd(unsafe { OwnedFd::from_raw_fd(DELEGATE_FD) }))
 }
 
 /// Serves what the parent sends, until it sends no more.
@@ -182,10 +175,11 @@ impl RemoteSigner {
         questions.waiting.clear();
     }
 
-    /// Asks, under a number that `parcel` gives the question, and waits for the answer.
-    fn ask(&self, parcel: impl FnOnce(u64) -> Parcel) -> Option<Box<[u8]>> {
+    /// Asks, and waits for the answer.
+    fn ask(&self, order: Order) -> Option<Box<[u8]>> {
         let (ticket, answered) = self.begin()?;
-        let sent = self.messenger.send(&parcel(ticket).encode());
+        let parcel = Zeroizing::new(Parcel::Sign { ticket, order }.encode());
+        let sent = self.messenger.send(&parcel);
         let signature = sent.ok().and_then(|()| answered.recv_timeout(REKEY_TIME_MAX).ok());
         self.questions().waiting.remove(&ticket);
         signature.filter(|signature| !signature.is_empty()).map(Vec::into_boxed_slice)
@@ -208,12 +202,12 @@ impl Signer for RemoteSigner {
     fn sign(
         &self,
         host_key: usize,
-        algorithm: SignatureAlgorithm,
-        message: &[u8],
+        _algorithm: SignatureAlgorithm,
+        _hash: &[u8],
+        exchange: Option<SignableExchange>,
     ) -> Option<Box<[u8]>> {
-        let host_key = u32::try_from(host_key).ok()?;
-        let (algorithm, message) = (algorithm.name().to_owned(), message.to_vec());
-        self.ask(|ticket| Parcel::Sign { ticket, host_key, algorithm, message })
+        let what = Signable::Exchange(exchange?);
+        self.ask(Order { host_key: u32::try_from(host_key).ok()?, what })
     }
 
     fn prove(
@@ -222,9 +216,8 @@ impl Signer for RemoteSigner {
         algorithm: SignatureAlgorithm,
         session: &[u8],
     ) -> Option<Box<[u8]>> {
-        let host_key = u32::try_from(host_key).ok()?;
-        let (algorithm, session) = (algorithm.name().to_owned(), session.to_vec());
-        self.ask(|ticket| Parcel::Prove { ticket, host_key, algorithm, session })
+        let what = Signable::Proof { algorithm, session: session.into() };
+        self.ask(Order { host_key: u32::try_from(host_key).ok()?, what })
     }
 }
 
@@ -278,7 +271,7 @@ fn start(
     let offers = generation::offers(&config, &keys, &certificates);
     // Keys are agreed on again here, never for the first time: the family of ciphers stays.
     let steers = config.global.cipher_steering;
-    let connection = generation::connection_config(&config, offers, steers)?;
+    let connection = generation::connection_config(&config, offers, (steers, true))?;
     let open_files = serve::raise_open_files();
     let recorder = Some(recorder);
     let executor =

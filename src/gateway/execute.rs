@@ -3,31 +3,38 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use crossbeam::channel::bounded;
 use tracing::{error, info, warn};
 
 use super::logbook::{Begun, Recorder};
 use super::names::Resolver;
 use super::policy::{Comer, Policy, Reason, Refusal, Request};
+use super::signer::bureau::Bureau;
+use super::signer::words::{Order, Signable};
 use super::startups::Startups;
 use super::workers::Execute;
 use super::{generation, log_level, names, upstream};
 use crate::base::escape;
 use crate::connection::{ConnectionConfig, Secrets, host_key_proof};
 use crate::crypto::{PrivateKey, RandomPool, SignatureAlgorithm, kex};
+use crate::limits::REKEY_TIME_MAX;
 use crate::services::upstream::Trouble;
 use crate::services::{
     About, AuthInfo, Child, Done, Grant, Greeted, Job, Origin, Program, SpawnFailed, SpawnSpec,
     forward, open_terminal, scp, sftp, spawn,
 };
+use crate::transport::SignableExchange;
 
 /// Makes the slow signatures of key exchanges.
 pub trait Signer: Send + Sync {
-    /// `None` when the key cannot sign; the cause has been logged.
+    /// Signs the hash of a key exchange, or makes it of `exchange` itself where it is told that. `None`
+    /// when the key cannot sign; the cause has been logged.
     fn sign(
         &self,
         host_key: usize,
         algorithm: SignatureAlgorithm,
-        message: &[u8],
+        hash: &[u8],
+        exchange: Option<SignableExchange>,
     ) -> Option<Box<[u8]>>;
 
     /// Proves to the client of a session that we hold the key. What is signed is made by whoever
@@ -45,10 +52,11 @@ impl Signer for Arc<[PrivateKey]> {
         &self,
         host_key: usize,
         algorithm: SignatureAlgorithm,
-        message: &[u8],
+        hash: &[u8],
+        _exchange: Option<SignableExchange>,
     ) -> Option<Box<[u8]>> {
         let key = self.get(host_key)?;
-        match key.sign(algorithm, message) {
+        match key.sign(algorithm, hash) {
             Ok(signature) => Some(signature.into_boxed_slice()),
             Err(why) => {
                 let fingerprint = key.public().fingerprint();
@@ -65,8 +73,38 @@ impl Signer for Arc<[PrivateKey]> {
         session: &[u8],
     ) -> Option<Box<[u8]>> {
         let key = self.get(host_key)?;
-        self.sign(host_key, algorithm, &host_key_proof(session, key.public()))
+        self.sign(host_key, algorithm, &host_key_proof(session, key.public()), None)
     }
+}
+
+/// For shards of the process that started the signer.
+impl Signer for Arc<Bureau> {
+    fn sign(
+        &self,
+        host_key: usize,
+        _algorithm: SignatureAlgorithm,
+        _hash: &[u8],
+        exchange: Option<SignableExchange>,
+    ) -> Option<Box<[u8]>> {
+        let what = Signable::Exchange(exchange?);
+        wait_for(self, Order { host_key: u32::try_from(host_key).ok()?, what })
+    }
+
+    fn prove(
+        &self,
+        host_key: usize,
+        algorithm: SignatureAlgorithm,
+        session: &[u8],
+    ) -> Option<Box<[u8]>> {
+        let what = Signable::Proof { algorithm, session: session.into() };
+        wait_for(self, Order { host_key: u32::try_from(host_key).ok()?, what })
+    }
+}
+
+fn wait_for(bureau: &Bureau, order: Order) -> Option<Box<[u8]>> {
+    let (answer, answered) = bounded(1);
+    bureau.sign(order, Box::new(move |signature| drop(answer.send(signature))));
+    answered.recv_timeout(REKEY_TIME_MAX).ok()?.map(Vec::into_boxed_slice)
 }
 
 /// The work of a process: of the one that listens, or of one that acts for an account.
@@ -113,8 +151,8 @@ impl Execute for Executor {
                 Done::Agreement(agreement.map(|(public, secret)| (public.into(), secret)))
             }
             Job::Compute(task) => Done::Computed(task.run(&mut RandomPool::secure())),
-            Job::Sign { host_key, algorithm, message, .. } => {
-                Done::Signature(self.signer.sign(host_key, algorithm, &message))
+            Job::Sign { host_key, algorithm, message, exchange, .. } => {
+                Done::Signature(self.signer.sign(host_key, algorithm, &message, exchange))
             }
             Job::ProveHostKeys { session, keys } => {
                 let prove = |(key, algorithm): &(usize, SignatureAlgorithm)| {

@@ -25,6 +25,7 @@ use super::monitor::hear::Clerk;
 use super::names::{self, Resolver};
 use super::policy::Policy;
 use super::server::{Server, Settings};
+use super::signer;
 use super::startups::Startups;
 use crate::connection::{ConnectionConfig, WindowBudget};
 use crate::crypto::{Certificate, PrivateKey, PublicKey};
@@ -67,6 +68,8 @@ pub struct Generation {
     keep: Sender<Infallible>,
     /// They end when there is nothing left for them to do.
     helpers: Vec<JoinHandle<()>>,
+    /// As root: whoever holds the host keys. The last to end, for all of them have it sign.
+    _signer: Option<signer::keeper::Keeper>,
 }
 
 struct Edge {
@@ -92,7 +95,7 @@ impl Generation {
     pub fn start_alone(plan: Plan) -> anyhow::Result<Generation> {
         let config = plan.config;
         let offers = plan.keys.keys.iter().map(host_keys::HostKey::offer).collect();
-        let connection = Arc::new(connection_config(&config, offers, steers(&config))?);
+        let connection = Arc::new(connection_config(&config, offers, (steers(&config), false))?);
         let private: Arc<[PrivateKey]> = plan.keys.keys.into_iter().map(|k| k.private).collect();
         let startups = Arc::new(Startups::new(&config.global));
         let executor = Executor {
@@ -124,7 +127,7 @@ impl Generation {
         })?;
         let helpers = vec![start_log(plan.log, reports)?];
         let (keep, _) = bounded(0);
-        Ok(Generation { edge: None, server: Some(server), keep, helpers })
+        Ok(Generation { edge: None, server: Some(server), keep, helpers, _signer: None })
     }
 
     /// Serves a connection that was accepted elsewhere.
@@ -163,7 +166,7 @@ impl Generation {
 
     /// Ends every connection and waits until that is done.
     pub fn end(self) {
-        let Generation { edge, server, keep, helpers } = self;
+        let Generation { edge, server, keep, helpers, _signer } = self;
         drop(keep);
         if let Some(Edge { keeper, clerk }) = edge {
             keeper.stop();
@@ -195,14 +198,15 @@ const fn first_serial(generation: u64) -> u64 {
     (generation << 32) + 1
 }
 
-/// What the protocol floors need of a configuration. `steers`: [`transport::ServerConfig::steers`].
+/// What the protocol floors need of a configuration. `steers` and `signs_elsewhere`: as in
+/// [`transport::ServerConfig`].
 ///
 /// # Errors
 /// The identification line would be malformed.
 pub fn connection_config(
     config: &Config,
     host_keys: Vec<HostKey>,
-    steers: bool,
+    (steers, signs_elsewhere): (bool, bool),
 ) -> anyhow::Result<ConnectionConfig> {
     let (global, login) = (&config.global, &config.login);
     let software = match &global.version_addendum {
@@ -221,7 +225,7 @@ pub fn connection_config(
     preferences.rekey = login.limits().rekey;
     preferences.first_exchange_time_max = global.login_grace;
     let mut server = transport::ServerConfig::new(preferences, host_keys);
-    server.steers = steers;
+    (server.steers, server.signs_elsewhere) = (steers, signs_elsewhere);
     server.user_algorithms = config.pubkey_algorithms_offered();
     server.moduli = moduli::load(global);
     let mut connection = ConnectionConfig::new(Arc::new(server));

@@ -271,6 +271,36 @@ fn load_or_make(path: &Path, state: Option<&Path>) -> Result<(PrivateKey, bool),
 }
 
 fn read(path: &Path) -> Result<PrivateKey, HostKeyError> {
+    read_open(open(path)?).map_err(|why| match why {
+        Unreadable::Io(why) => HostKeyError::Io { path: path.to_owned(), why },
+        Unreadable::Key(why) => HostKeyError::Key { path: path.to_owned(), why },
+    })
+}
+
+/// Why an open file is no key.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreadable {
+    #[error("{0}")]
+    Io(io::Error),
+    #[error("{0}")]
+    Key(KeyError),
+}
+
+/// The key in a file.
+///
+/// # Errors
+/// It cannot be read, or is no key without a passphrase.
+pub fn read_open(file: File) -> Result<PrivateKey, Unreadable> {
+    let mut text = Zeroizing::new(Vec::new());
+    file.take(KEY_FILE_BYTES_MAX + 1).read_to_end(&mut text).map_err(Unreadable::Io)?;
+    PrivateKey::from_openssh(text.as_slice(), None).map_err(Unreadable::Key)
+}
+
+/// Opens a file that may hold a key.
+///
+/// # Errors
+/// It is not there, or others than its owner may read it.
+pub fn open(path: &Path) -> Result<File, HostKeyError> {
     let failed = |why| HostKeyError::Io { path: path.to_owned(), why };
     let file = File::options()
         .read(true)
@@ -286,10 +316,7 @@ fn read(path: &Path) -> Result<PrivateKey, HostKeyError> {
     if metadata.uid() == nix::unistd::geteuid().as_raw() && mode & 0o077 != 0 {
         return Err(HostKeyError::TooOpen { path: path.to_owned(), mode });
     }
-    let mut text = Zeroizing::new(Vec::new());
-    file.take(KEY_FILE_BYTES_MAX + 1).read_to_end(&mut text).map_err(failed)?;
-    PrivateKey::from_openssh(text.as_slice(), None)
-        .map_err(|why| HostKeyError::Key { path: path.to_owned(), why })
+    Ok(file)
 }
 
 /// Makes a key and its public half beside it. `false`: another process was faster, and its key is

@@ -3,9 +3,9 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::signer::words::Order;
 use crate::limits::{
-    CONFIG_BYTES_MAX, HOST_KEY_BYTES_MAX, PARCEL_BYTES_MAX, SIGNATURE_BYTES_MAX,
-    TERMINAL_BYTES_MAX, USER_BYTES_MAX,
+    CONFIG_BYTES_MAX, HOST_KEY_BYTES_MAX, PARCEL_BYTES_MAX, SIGNATURE_BYTES_MAX, TERMINAL_BYTES_MAX,
 };
 use crate::wire::{Malformed, Reader};
 
@@ -24,11 +24,9 @@ pub enum Parcel {
         inbound: Vec<u8>,
         grant: Vec<u8>,
     },
-    /// From the account's process: a rekey needs the host key.
-    Sign { ticket: u64, host_key: u32, algorithm: String, message: Vec<u8> },
-    /// From the account's process: the client of this session wants to see that we hold a host key.
-    Prove { ticket: u64, host_key: u32, algorithm: String, session: Vec<u8> },
-    /// The answer to both; empty when it could not be signed.
+    /// From the account's process: a rekey needs the host key, or a client wants to see that we hold one.
+    Sign { ticket: u64, order: Order },
+    /// The answer; empty when it could not be signed.
     Signature { ticket: u64, signature: Vec<u8> },
     /// From the account's process: nothing is open, and this many connections were received.
     Idle { received: u64 },
@@ -59,19 +57,11 @@ impl Parcel {
                 put_address(&mut out, local);
                 [record, inbound, grant].into_iter().for_each(|part| put(&mut out, part));
             }
-            Parcel::Sign { ticket, host_key, algorithm, message } => {
+            Parcel::Sign { ticket, order } => {
+                out.reserve(order.bytes_max());
                 out.push(3);
                 out.extend(ticket.to_be_bytes());
-                out.extend(host_key.to_be_bytes());
-                put(&mut out, algorithm.as_bytes());
-                put(&mut out, message);
-            }
-            Parcel::Prove { ticket, host_key, algorithm, session } => {
-                out.push(9);
-                out.extend(ticket.to_be_bytes());
-                out.extend(host_key.to_be_bytes());
-                put(&mut out, algorithm.as_bytes());
-                put(&mut out, session);
+                order.encode(&mut out);
             }
             Parcel::Signature { ticket, signature } => {
                 out.push(4);
@@ -110,12 +100,7 @@ impl Parcel {
                 inbound: r.string(PARCEL_BYTES_MAX)?.to_vec(),
                 grant: r.string(PARCEL_BYTES_MAX)?.to_vec(),
             },
-            3 => Parcel::Sign {
-                ticket: r.uint64()?,
-                host_key: r.uint32()?,
-                algorithm: r.utf8(USER_BYTES_MAX)?.to_owned(),
-                message: r.string(64)?.to_vec(),
-            },
+            3 => Parcel::Sign { ticket: r.uint64()?, order: Order::decode(&mut r)? },
             4 => Parcel::Signature {
                 ticket: r.uint64()?,
                 signature: r.string(SIGNATURE_BYTES_MAX)?.to_vec(),
@@ -127,12 +112,6 @@ impl Parcel {
                 pid: r.uint32()?,
                 terminal: r.utf8(TERMINAL_BYTES_MAX)?.to_owned(),
                 peer: address(&mut r)?,
-            },
-            9 => Parcel::Prove {
-                ticket: r.uint64()?,
-                host_key: r.uint32()?,
-                algorithm: r.utf8(USER_BYTES_MAX)?.to_owned(),
-                session: r.string(64)?.to_vec(),
             },
             _ => return Err(Malformed::Number),
         };
@@ -176,6 +155,8 @@ pub(super) fn address(r: &mut Reader<'_>) -> Result<SocketAddr, Malformed> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::signer::words::Signable;
+    use crate::transport::SignableExchange;
 
     #[test]
     fn parcels_round_trip_and_refuse_trailing_bytes() {
@@ -193,8 +174,13 @@ mod tests {
                 inbound: vec![],
                 grant: vec![3],
             },
-            Parcel::Sign { ticket: 1, host_key: 2, algorithm: "x".into(), message: vec![9; 64] },
-            Parcel::Prove { ticket: 1, host_key: 2, algorithm: "x".into(), session: vec![9; 32] },
+            Parcel::Sign {
+                ticket: 1,
+                order: Order {
+                    host_key: 2,
+                    what: Signable::Exchange(SignableExchange::from_bytes(&[9; 64])),
+                },
+            },
             Parcel::Signature { ticket: 1, signature: vec![4; 83] },
             Parcel::Idle { received: 3 },
             Parcel::Stop,

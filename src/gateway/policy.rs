@@ -85,8 +85,8 @@ pub struct Policy {
     /// The account this process runs as; `None` where the database does not know it.
     process: Option<Account>,
     uid: u32,
-    /// The account of the edge, which is nobody's to log in as.
-    edge: Option<u32>,
+    /// The accounts of the edge and the signer, which are nobody's to log in as.
+    apart: Vec<u32>,
     directory: Arc<Directory>,
     fleets: Arc<Fleets>,
     answers: Arc<Answers>,
@@ -128,7 +128,7 @@ pub enum Reason {
     NotAllowed {
         keyword: &'static str,
     },
-    /// The account is the edge's.
+    /// The account is the edge's or the signer's.
     EdgeUser,
     /// RefuseConnection is yes.
     RefuseConnection,
@@ -168,7 +168,7 @@ impl Policy {
             config,
             process,
             uid,
-            edge: None,
+            apart: Vec::new(),
             directory: Arc::default(),
             fleets: Arc::default(),
             answers: Arc::default(),
@@ -176,9 +176,9 @@ impl Policy {
         }
     }
 
-    /// The same beside an edge of this account: whoever logged in as it could reach the edge.
-    pub fn beside(self, edge: u32) -> Policy {
-        Policy { edge: Some(edge), ..self }
+    /// The same beside processes of ours of these accounts: whoever logged in as one could reach them.
+    pub fn beside(self, others: [u32; 2]) -> Policy {
+        Policy { apart: others.to_vec(), ..self }
     }
 
     pub fn config(&self) -> &Arc<Config> {
@@ -363,7 +363,7 @@ impl Policy {
             return Err(Reason::OtherAccount { ours: ours.unwrap_or_default() });
         }
         check_lists(login, &account.name, &entry.groups, comer)?;
-        if !routed && self.edge == Some(account.uid) {
+        if !routed && self.apart.contains(&account.uid) {
             return Err(Reason::EdgeUser);
         }
         if account.uid == 0 && login.permit_root_login == RootLogin::No {

@@ -405,7 +405,7 @@ mod tests {
             local: ([127, 0, 0, 1], 2).into(),
             routing: Default::default(),
         };
-        Job::Sign { from, host_key: 0, algorithm, message: Box::new([n]) }
+        Job::Sign { from, host_key: 0, algorithm, message: Box::new([n]), exchange: None }
     }
 
     fn question() -> Job {

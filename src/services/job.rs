@@ -20,7 +20,7 @@ use crate::services::scp::{ScpDone, ScpJob};
 use crate::services::sftp::{FsDone, FsJob};
 use crate::services::upstream::{Trouble, Upstream, Way};
 use crate::services::{AuthInfo, Child, Place, Root, RoutingDomain, Rules, Terminal, TerminalSpec};
-use crate::transport::RekeyLimits;
+use crate::transport::{RekeyLimits, SignableExchange};
 use crate::wire::Reader;
 
 /// Work that would stall a shard: file-system paths, account look-ups, slow signatures, starting
@@ -63,7 +63,10 @@ pub enum Job {
         from: Origin,
         host_key: usize,
         algorithm: SignatureAlgorithm,
+        /// The exchange hash.
         message: Box<[u8]>,
+        /// What it was made of, for a signer that is to make it himself.
+        exchange: Option<SignableExchange>,
     },
     /// Proves to the client of this session that we hold host keys: [`crate::connection::host_key_proof`].
     ProveHostKeys {

@@ -684,7 +684,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let Ends { peer, local, routing } = link.ends;
         let from = Origin { link: link.serial, peer, local, routing };
         match query {
-            Query::Sign { host_key, algorithm, message } => {
+            Query::Sign { host_key, algorithm, message, exchange } => {
                 let quick = self.config.host_keys.get(host_key).filter(|k| !k.is_slow());
                 if let Some(private) = quick {
                     let signature = private.sign(algorithm, &message).ok();
@@ -692,7 +692,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                     return;
                 }
                 link.in_flight += 1;
-                self.submit_job(token, Job::Sign { from, host_key, algorithm, message });
+                self.submit_job(token, Job::Sign { from, host_key, algorithm, message, exchange });
             }
             Query::Greet { user } => {
                 link.in_flight += 1;

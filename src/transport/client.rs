@@ -267,7 +267,7 @@ fn check(
 ) -> Result<Step<Client>, Error> {
     let Reply { agreed, chosen, host_key, host_key_blob, signature, .. } = reply;
     let publics = (&*reply.client_public, &*reply.server_public);
-    let hash = agreed.hash(cx, &host_key_blob, chosen.as_ref(), publics, secret);
+    let hash = agreed.fields(cx, chosen.as_ref(), publics, secret).hash(&host_key_blob);
     let ShownKey { key, algorithm, certificate } = &host_key;
     key.verify(*algorithm, hash.as_ref(), &signature)
         .map_err(|_| Error::HostKey("the server's signature does not verify"))?;

@@ -145,6 +145,8 @@ pub struct ServerConfig {
     /// first KEXINIT and leave ChaCha20-Poly1305 out of ours where it offers AES-GCM too. A client
     /// that stays silent gets the full list after [`crate::limits::KEXINIT_WAIT_MAX`].
     pub steers: bool,
+    /// Whoever signs makes the exchange hash himself: [`super::Query::Sign`] tells him of what.
+    pub signs_elsewhere: bool,
 }
 
 impl ServerConfig {
@@ -155,6 +157,7 @@ impl ServerConfig {
             user_algorithms: SignatureAlgorithm::ALL.to_vec(),
             moduli: Arc::default(),
             steers: false,
+            signs_elsewhere: false,
         }
     }
 }

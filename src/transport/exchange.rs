@@ -6,6 +6,7 @@ use super::packet::Ready;
 use super::proposal::{self, Narrowing, Offers};
 use super::role::Role;
 use super::session::Session;
+use super::signable::ExchangeFields;
 use super::wires::Wires;
 use super::{Env, Error, Negotiated};
 use crate::base::Instant;
@@ -160,27 +161,29 @@ impl Offered {
 }
 
 impl Agreed {
-    /// RFC 4253 §8, RFC 4419 §3 and RFC 5656 §4: the exchange hash, H.
-    pub(super) fn hash<R: Role>(
-        &self,
-        cx: &Context<'_, '_, R>,
-        host_key: &[u8],
-        chosen: Option<&Chosen>,
-        (client_public, server_public): (&[u8], &[u8]),
-        secret: &SharedSecret,
-    ) -> Digest {
-        let mut hasher = self.negotiated.kex.hash().hasher();
+    /// What the exchange hash is made of.
+    pub(super) fn fields<'f, R: Role>(
+        &'f self,
+        cx: &Context<'f, '_, R>,
+        chosen: Option<&'f Chosen>,
+        (client_public, server_public): (&'f [u8], &'f [u8]),
+        secret: &'f SharedSecret,
+    ) -> ExchangeFields<'f> {
         let ours = (cx.our_ident.as_bytes(), &*self.ours);
         let theirs = (cx.peer_ident, &*self.theirs);
         let (client, server) = if R::SERVER { (theirs, ours) } else { (ours, theirs) };
-        for part in [client.0, server.0, client.1, server.1, host_key] {
-            hasher.update_string(part);
+        ExchangeFields {
+            kex: self.negotiated.kex,
+            host_key: self.negotiated.host_key,
+            client_ident: client.0,
+            server_ident: server.0,
+            client_init: client.1,
+            server_init: server.1,
+            group: chosen.map_or(&[], |chosen| &*chosen.hashed),
+            client_public,
+            server_public,
+            secret: secret.encoded(),
         }
-        hasher.update(chosen.map_or(&[], |chosen| &*chosen.hashed));
-        hasher.update_string(client_public);
-        hasher.update_string(server_public);
-        hasher.update(secret.encoded());
-        hasher.finish()
     }
 
     /// RFC 4253 §7.2: the keys that follow from the shared secret and H.

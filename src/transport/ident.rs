@@ -84,6 +84,11 @@ const VERSION_1_99: &str = "SSH-1.99-";
 const INVALID: Error = Error::Identification("invalid SSH identification string");
 const TOO_LONG: Error = Error::Identification("the SSH identification string is too long");
 
+/// Whether a line, without its end, is an identification that we take.
+pub(super) fn is_valid(line: &[u8]) -> bool {
+    check(line).is_ok()
+}
+
 fn check(line: &[u8]) -> Result<(), Error> {
     if line.iter().any(u8::is_ascii_control) {
         return Err(INVALID);

@@ -37,6 +37,7 @@ mod record;
 mod role;
 mod server;
 mod session;
+mod signable;
 mod verdict;
 mod wires;
 
@@ -52,6 +53,9 @@ pub use record::TransportRecord;
 pub use role::Role;
 pub use server::Server;
 pub use session::PeerExtensions;
+#[cfg(test)]
+pub(crate) use signable::samples;
+pub use signable::{ExchangeFields, SignableExchange};
 pub use wires::Stats;
 
 use crate::crypto::kex::Group;
@@ -67,7 +71,13 @@ pub enum Query {
     /// [`kex::respond_in`]: crate::crypto::kex::respond_in
     Agree { group: Group, client_public: Box<[u8]> },
     /// Sign the exchange hash with the host key at this place of [`ServerConfig::host_keys`].
-    Sign { host_key: usize, algorithm: SignatureAlgorithm, message: Digest },
+    Sign {
+        host_key: usize,
+        algorithm: SignatureAlgorithm,
+        message: Digest,
+        /// What the hash was made of, where [`ServerConfig::signs_elsewhere`] asks for it.
+        exchange: Option<SignableExchange>,
+    },
     /// The server proved that it holds this key; is it the right one? A certificate that it came in
     /// is unchecked.
     TrustHostKey {

@@ -200,10 +200,12 @@ fn sign(
         .enumerate()
         .find(|(_, key)| key.offered().any(|offered| offered == algorithm))
         .ok_or(Error::Invariant("a host key algorithm without a key"))?;
-    let hash = agreed.hash(cx, key.shown(algorithm).blob(), chosen, publics, secret);
+    let fields = agreed.fields(cx, chosen, publics, secret);
+    let hash = fields.hash(key.shown(algorithm).blob());
+    let exchange = cx.config.signs_elsewhere.then(|| fields.encode());
     let derived = agreed.derive(cx, hash, secret)?;
     Ok(Step::Question(Question::Signature(Box::new(AwaitSignature {
-        query: Query::Sign { host_key, algorithm: algorithm.signature, message: hash },
+        query: Query::Sign { host_key, algorithm: algorithm.signature, message: hash, exchange },
         server_public: publics.1.into(),
         agreed,
         host_key,

@@ -6,13 +6,14 @@ mod scripts;
 use tidegate::base::SeededEntropy;
 use tidegate::connection::{Chains, LoginLimits, Method, Secret, Secrets};
 use tidegate::crypto::keys::{CertificateKind, Certification, Extensions};
-use tidegate::crypto::{KexKind, KexSecret, KeyKind, SignatureAlgorithm, kex};
+use tidegate::crypto::{KexKind, KexSecret, KeyAlgorithm, KeyKind, SignatureAlgorithm, kex};
 use tidegate::fuzzing::{MESSAGE, fixtures};
 use tidegate::gateway::edge::words::{Ask, Greeting, Tell, Ticket};
+use tidegate::gateway::signer::words as signer;
 use tidegate::reactor::Token;
 use tidegate::services::{Origin, RoutingDomain};
 use tidegate::shard::Proof;
-use tidegate::transport::RekeyLimits;
+use tidegate::transport::{ExchangeFields, RekeyLimits, SignableExchange};
 use tidegate::wire::proxy::{self, ProxyOrigin, ProxyVersion};
 use tidegate::wire::{Message, Writer};
 
@@ -45,7 +46,7 @@ fn edge() -> Vec<Seed> {
         local: ([0, 0, 0, 0, 0, 0, 0, 1], 22).into(),
         routing: RoutingDomain::new(b"vrf-blue"),
     };
-    let algorithm = SignatureAlgorithm::Ed25519;
+    let exchange = exchange();
     let secret = |bytes: &[u8]| Some(Secret::copy(bytes));
     let (password, code) = (secret(b"a password"), secret(b"123456"));
     let secrets = Secrets { password, code, prompted: true };
@@ -53,7 +54,7 @@ fn edge() -> Vec<Seed> {
     let asks = [
         ("ready", Ask::Ready),
         ("pong", Ask::Pong),
-        ("sign", Ask::Sign { ticket, from, host_key: 1, algorithm, hash: vec![7; 32] }),
+        ("sign", Ask::Sign { ticket, from, host_key: 1, exchange: exchange.clone() }),
         ("greet", Ask::Greet { ticket, from, user: "ann".into() }),
         ("secrets", Ask::CheckSecrets { ticket, from, user: "ann".into(), secrets }),
         ("hand-over", Ask::HandOver { link: 9, proofs, record: vec![1; 40], inbound: vec![2; 9] }),
@@ -77,7 +78,49 @@ fn edge() -> Vec<Seed> {
     let framed = |(name, kind, bytes): (&str, u8, Vec<u8>)| {
         seed("edge", name, [&[kind][..], &bytes].concat())
     };
-    asks.chain(tells).map(framed).collect()
+    asks.chain(tells).chain(signer(exchange)).map(framed).collect()
+}
+
+/// What a signer says and hears, and the fields of a key exchange by themselves.
+fn signer(exchange: SignableExchange) -> Vec<(&'static str, u8, Vec<u8>)> {
+    let fields = ("exchange", 4, exchange.bytes().to_vec());
+    let says = [
+        ("signed", signer::Say::Signed { ticket: 1, signature: vec![3; 83] }),
+        ("refused", signer::Say::Refused { ticket: 1, why: "no".into() }),
+    ];
+    let key = signer::KnownKey { public: vec![1; 51], certificate: vec![2; 9] };
+    let setup = signer::Setup {
+        uid: 61_000,
+        gid: 61_000,
+        root: b"/run/sshd".to_vec(),
+        ident: "SSH-2.0-x".into(),
+        keys: vec![key],
+        slow_threads: 2,
+    };
+    let order = signer::Order { host_key: 0, what: signer::Signable::Exchange(exchange) };
+    let tells = [
+        ("signer", signer::Tell::Setup(Box::new(setup))),
+        ("order", signer::Tell::Sign { ticket: 1, order }),
+    ];
+    let says = says.into_iter().map(|(name, say)| (name, 2, say.encode()));
+    let tells = tells.into_iter().map(|(name, tell)| (name, 3, tell.encode().to_vec()));
+    says.chain(tells).chain([fields]).collect()
+}
+
+fn exchange() -> SignableExchange {
+    ExchangeFields {
+        kex: KexKind::Curve25519,
+        host_key: KeyAlgorithm::plain(SignatureAlgorithm::Ed25519),
+        client_ident: b"SSH-2.0-client",
+        server_ident: b"SSH-2.0-x",
+        client_init: &[20; 64],
+        server_init: &[20; 64],
+        group: &[],
+        client_public: &[1; 32],
+        server_public: &[2; 32],
+        secret: &[0, 0, 0, 1, 7],
+    }
+    .encode()
 }
 
 /// Whom a proxy speaks for, with something behind it.

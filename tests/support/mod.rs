@@ -301,7 +301,7 @@ impl Gateway {
     /// The gateway's processes: the one that was started, and, as root, the edge and those of accounts.
     pub fn processes(&self) -> Vec<u32> {
         let own = self.child.id();
-        let parts = ["edge", "delegate"].map(|part| self.parts(part));
+        let parts = ["edge", "signer", "delegate"].map(|part| self.parts(part));
         std::iter::once(own).chain(parts.into_iter().flatten()).collect()
     }
 

@@ -329,7 +329,7 @@ impl End {
                 let agreement = tidegate::crypto::kex::respond_in(group, client_public);
                 Answer::Agreement(agreement.map(|(public, secret)| (public.into(), secret)))
             }
-            Query::Sign { host_key: 0, algorithm, message } => {
+            Query::Sign { host_key: 0, algorithm, message, .. } => {
                 sign(host_key(), *algorithm, message)
             }
             Query::Sign { .. } => Answer::Signature(None),

@@ -12,16 +12,27 @@ const NAMES: [(&str, Isolation); 3] =
     [("auto", Isolation::Auto), ("shared", Isolation::Shared), ("none", Isolation::None)];
 
 pub fn edge_user(target: &mut Target, values: &Values<'_>) -> Done {
-    let user = match values.one()? {
-        "" => return Err(Wrong::new("", "not a user")),
-        auto if auto.eq_ignore_ascii_case("auto") => None,
-        user => Some(user.to_owned()),
-    };
-    first(&mut target.global.edge_user, user)
+    first(&mut target.global.edge_user, user_or_auto(values)?)
+}
+
+pub fn signer_user(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.global.signer_user, user_or_auto(values)?)
+}
+
+fn user_or_auto(values: &Values<'_>) -> Result<Option<String>, Wrong> {
+    match values.one()? {
+        "" => Err(Wrong::new("", "not a user")),
+        auto if auto.eq_ignore_ascii_case("auto") => Ok(None),
+        user => Ok(Some(user.to_owned())),
+    }
 }
 
 pub fn dump_edge_user(view: &View<'_>) -> Vec<String> {
     one(view.global.edge_user.as_deref().map_or_else(|| "auto".to_owned(), quote))
+}
+
+pub fn dump_signer_user(view: &View<'_>) -> Vec<String> {
+    one(view.global.signer_user.as_deref().map_or_else(|| "auto".to_owned(), quote))
 }
 
 pub fn isolation(target: &mut Target, values: &Values<'_>) -> Done {

@@ -460,6 +460,10 @@ pub const TABLE: &[Keyword] = &[
         honour::reactors, dump::reactors),
     honoured("TidegateScp", Match, "internal, or external for the account's shell and its own scp",
         honour::scp, dump::scp),
+    honoured("TidegateSignerUser", Global,
+        "an account without rights that the signer runs as, which is not the edge's; or auto for a number \
+         that no account has",
+        isolation::signer_user, isolation::dump_signer_user),
     honoured("TidegateTotpFile", Match, "the path of a file of name:secret lines, or none",
         login::totp_file, login::dump_totp_file),
     honoured("TidegateUpstream", Match,

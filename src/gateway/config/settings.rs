@@ -141,6 +141,8 @@ settings! {
             driver: DriverChoice,
             /// The account of the edge; `None`: of the usual ones.
             edge_user: Option<String>,
+            /// Who the signer runs as; none: a number that is no account's.
+            signer_user: Option<String>,
             isolation: Isolation,
         }
         all {
@@ -372,6 +374,7 @@ impl Default for Global {
             reactors: None,
             driver: DriverChoice::Auto,
             edge_user: None,
+            signer_user: None,
             isolation: Isolation::Auto,
             ports: Vec::new(),
             listen: Vec::new(),

@@ -39,12 +39,11 @@ impl Line {
         }
         let ticket = Ticket { shard: shard as u32, token };
         let ask = match &job {
-            Job::Sign { from, host_key, algorithm, message } => Ask::Sign {
+            Job::Sign { from, host_key, exchange: Some(exchange), .. } => Ask::Sign {
                 ticket,
                 from: *from,
                 host_key: *host_key as u32,
-                algorithm: *algorithm,
-                hash: message.to_vec(),
+                exchange: exchange.clone(),
             },
             Job::Greet { user, from } => {
                 Ask::Greet { ticket, from: *from, user: user.as_ref().into() }

@@ -11,7 +11,7 @@ pub mod words;
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::thread;
@@ -22,15 +22,14 @@ use crossbeam::channel::Receiver;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
-use tracing::{error, info, warn};
+use tracing::error;
 
-pub use self::confine::Cell;
-use self::confine::Landlocked;
 use self::line::Line;
 use self::words::{Ask, Greeting, Setup, Tell, Ticket};
-use super::broker::DELEGATE_FD;
 use super::config::{self, Config};
+use super::confine::Cell;
 use super::execute::{Executor, Signer};
+use super::helper::{self, NOT_BY_HAND};
 use super::server::{Server, Settings};
 use super::signals::Signals;
 use super::socket::Messenger;
@@ -38,7 +37,7 @@ use super::startups::Startups;
 use super::{generation, serve};
 use crate::connection::ConnectionConfig;
 use crate::crypto::{Certificate, PrivateKey, PublicKey};
-use crate::limits::PARCEL_BYTES_MAX;
+use crate::limits::{EDGE_FILES_MAX, PARCEL_BYTES_MAX};
 use crate::services::{self, About, Done, Greeted};
 use crate::shard::Report;
 
@@ -52,7 +51,7 @@ const RETIRED_CHECK: Duration = Duration::from_millis(20);
 /// The process was not started by a gateway, or could not give its rights up or start its reactors.
 pub fn run(log: fn(&Receiver<Report>)) -> anyhow::Result<()> {
     nix::sys::prctl::set_name(c"tidegate")?;
-    let messenger = Arc::new(parent()?);
+    let messenger = Arc::new(helper::parent()?);
     // Whoever ends all our processes at once ends root's too, which then says what is to become of this
     // one. Before any thread exists, so that all inherit the mask.
     let _held = Signals::catch(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP])?;
@@ -63,13 +62,7 @@ pub fn run(log: fn(&Receiver<Report>)) -> anyhow::Result<()> {
     let prepared = Prepared::new(&setup)?;
     let root = OsStr::from_bytes(&setup.root).into();
     let cell = Cell { uid: setup.uid, gid: setup.gid, root };
-    match cell.enter().context("cannot give root's rights up")? {
-        Landlocked::Yes => {}
-        Landlocked::Partly => {
-            info!("This kernel's Landlock keeps less from the edge than newer ones")
-        }
-        Landlocked::No => warn!("This kernel has no Landlock; the edge does without"),
-    }
+    cell.enter(EDGE_FILES_MAX).context("cannot give root's rights up")?;
     let shared = Arc::clone(&prepared.connection);
     let startups = Arc::clone(&prepared.startups);
     let (mut server, reports) = prepared.start(&setup, listeners, &messenger)?;
@@ -85,16 +78,6 @@ pub fn run(log: fn(&Receiver<Report>)) -> anyhow::Result<()> {
     server.stop();
     let _ = log.join();
     Ok(())
-}
-
-const NOT_BY_HAND: &str = "this command is started by a gateway that runs as root, not by hand";
-
-fn parent() -> anyhow::Result<Messenger> {
-    // SAFETY: takes two numbers.
-    let flags = unsafe { libc::fcntl(DELEGATE_FD, libc::F_GETFD) };
-    Errno::result(flags).context(NOT_BY_HAND)?;
-    // SAFETY: it is open, and nothing else in this process knows the number.
-    Ok(Messenger::from_fd(unsafe { OwnedFd::from_raw_fd(DELEGATE_FD) }))
 }
 
 fn hear_setup(
@@ -132,7 +115,7 @@ impl Prepared {
             .collect::<Result<Vec<_>, _>>()
             .context("host certificates do not parse")?;
         let offers = generation::offers(&config, &keys, &certificates);
-        let mut connection = generation::connection_config(&config, offers, setup.steers)?;
+        let mut connection = generation::connection_config(&config, offers, (setup.steers, true))?;
         let mut transport = (*connection.transport).clone();
         transport.user_algorithms.clone_from(&setup.algorithms);
         connection.transport = Arc::new(transport);

@@ -9,13 +9,14 @@ use super::super::parcel::{address, blobs, put, put_address};
 use crate::connection::{Chains, LoginLimits, Method, Presence, Secret, Secrets};
 use crate::crypto::{KeyAlgorithm, ShownKey, SignatureAlgorithm};
 use crate::limits::{
-    AUTH_CHAIN_METHODS_MAX, AUTH_CHAINS_MAX, BANNER_BYTES_MAX, CONFIG_BYTES_MAX, HASH_BYTES_MAX,
-    NAME_BYTES_MAX, PACKET_LENGTH_PREAUTH_MAX, PARCEL_BYTES_MAX, PROOFS_MAX, SIGNATURE_BYTES_MAX,
-    USER_BYTES_MAX,
+    AUTH_CHAIN_METHODS_MAX, AUTH_CHAINS_MAX, BANNER_BYTES_MAX, CONFIG_BYTES_MAX,
+    EXCHANGE_BYTES_MAX, NAME_BYTES_MAX, PACKET_LENGTH_PREAUTH_MAX, PARCEL_BYTES_MAX, PROOFS_MAX,
+    SIGNATURE_BYTES_MAX, USER_BYTES_MAX,
 };
 use crate::reactor::Token;
 use crate::services::{Grant, Origin, RoutingDomain, decode_limits, encode_limits};
 use crate::shard::Proof;
+use crate::transport::SignableExchange;
 use crate::wire::{Malformed, Reader};
 
 /// Which question of which shard an answer is for. Root's process gives it back as it came.
@@ -32,14 +33,8 @@ pub enum Ask {
     Ready,
     /// The answer to [`Tell::Ping`].
     Pong,
-    /// Sign the hash of a key exchange of this connection.
-    Sign {
-        ticket: Ticket,
-        from: Origin,
-        host_key: u32,
-        algorithm: SignatureAlgorithm,
-        hash: Vec<u8>,
-    },
+    /// Sign the hash of a key exchange of this connection, which these fields make.
+    Sign { ticket: Ticket, from: Origin, host_key: u32, exchange: SignableExchange },
     /// What holds before the login of this user?
     Greet { ticket: Ticket, from: Origin, user: String },
     /// May this key log in as this user?
@@ -131,12 +126,13 @@ impl Ask {
         match self {
             Ask::Ready => out.push(1),
             Ask::Pong => out.push(2),
-            Ask::Sign { ticket, from, host_key, algorithm, hash } => {
+            Ask::Sign { ticket, from, host_key, exchange } => {
+                // Grown once, so that no copy of a secret is left behind.
+                out.reserve(512 + exchange.bytes().len());
                 head(&mut out, 3, *ticket);
                 put_origin(&mut out, from);
                 out.extend(host_key.to_be_bytes());
-                put(&mut out, algorithm.name().as_bytes());
-                put(&mut out, hash);
+                put(&mut out, exchange.bytes());
             }
             Ask::Greet { ticket, from, user } => {
                 head(&mut out, 4, *ticket);
@@ -189,8 +185,7 @@ impl Ask {
                 ticket: ticket(&mut r)?,
                 from: origin(&mut r)?,
                 host_key: r.uint32()?,
-                algorithm: algorithm(&mut r)?,
-                hash: r.string(HASH_BYTES_MAX)?.to_vec(),
+                exchange: SignableExchange::from_bytes(r.string(EXCHANGE_BYTES_MAX)?),
             },
             4 => Ask::Greet { ticket: ticket(&mut r)?, from: origin(&mut r)?, user: user(&mut r)? },
             5 => Ask::FindKey {
@@ -514,11 +509,15 @@ mod tests {
         let signature: Box<[u8]> = Box::new([7; 83]);
         let key =
             |host_bound| Proof::Key { shown: shown(), host_bound, signature: signature.clone() };
-        let algorithm = SignatureAlgorithm::Ed25519;
         vec![
             Ask::Ready,
             Ask::Pong,
-            Ask::Sign { ticket, from, host_key: 1, algorithm, hash: vec![5; 32] },
+            Ask::Sign {
+                ticket,
+                from,
+                host_key: 1,
+                exchange: SignableExchange::from_bytes(&[5; 32]),
+            },
             Ask::Greet { ticket, from, user: user() },
             Ask::FindKey { ticket, from, user: user(), shown: shown() },
             Ask::CheckSecrets { ticket, from, user: user(), secrets },

@@ -1,59 +1,60 @@
 //! A generation of root's: the edge accepts and hears logins, this process answers it, the processes
 //! of accounts serve them. Nothing that a peer has sent is parsed here before a login.
 
+use std::path;
+
 use super::*;
 use crate::gateway::broker::{self, BrokerConfig};
-use crate::gateway::edge::Cell;
+use crate::gateway::confine::Cell;
 use crate::gateway::edge::words::Setup;
+use crate::gateway::helper::Logs;
 use crate::gateway::logbook::Recorder;
 use crate::gateway::monitor::hear::{Post, Staff};
 use crate::gateway::monitor::{self, root_bytes};
+use crate::gateway::signer::bureau::Bureau;
+use crate::gateway::signer::words::KnownKey;
 use crate::gateway::workers::{Execute, Reply, Workers};
 use crate::limits::{GREETERS, HAND_OVERS_MAX, JOBS_MAX, STARTUPS_MAX, WORKERS_DEFAULT};
 use crate::shard::HandOver;
 
-pub(super) fn start(plan: Plan) -> anyhow::Result<Generation> {
+pub(super) fn start(mut plan: Plan) -> anyhow::Result<Generation> {
     let config = Arc::clone(&plan.config);
     let cell = Cell::find(config.global.edge_user.as_deref())?;
+    let apart = Cell::find_apart(config.global.signer_user.as_deref(), &cell)?;
     let offers: Vec<HostKey> = plan.keys.keys.iter().map(host_keys::HostKey::offer).collect();
     let setup = setup(&plan, &cell, &offers);
-    let hosts = hosts(&offers);
-    let connection = Arc::new(connection_config(&config, offers, setup.steers)?);
+    let logs = logs(&plan);
+    let connection = Arc::new(connection_config(&config, offers, (setup.steers, true))?);
+    let ident = connection.transport.preferences.ident().to_string();
     let certificates = plan.keys.keys.iter().filter_map(|key| key.certificate.clone()).collect();
-    let private: Arc<[PrivateKey]> = plan.keys.keys.into_iter().map(|k| k.private).collect();
+    let Signing { keeper: signer, bureau, known } = start_signer(&mut plan, &apart, ident)?;
     let (keep, kept) = bounded(0);
-    let (accounts, broker) = start_broker(
-        BrokerConfig {
-            settings: setup.config.clone(),
-            host_keys: Arc::clone(&private),
-            certificates,
-            reactors: plan.reactors,
-            log_format: config.global.log_format,
-            log_level: config.login.log_level,
-            own_log_level: config.own_log_level(),
-            syslog: plan.syslog,
-            idle_time: plan.idle_time,
-            logbook: plan.logbook.clone(),
-        },
-        kept,
-    )?;
+    let broker = BrokerConfig {
+        settings: setup.config.clone(),
+        bureau: Arc::clone(&bureau),
+        certificates,
+        reactors: plan.reactors,
+        logs,
+        idle_time: plan.idle_time,
+        logbook: plan.logbook.clone(),
+    };
+    let (accounts, broker) = start_broker(broker, kept)?;
     let startups = Arc::new(Startups::new(&config.global));
     let executor: Arc<dyn Execute> = Arc::new(Executor {
         greets: Some(Greets { shared: Arc::clone(&connection), names: names(&config) }),
         startups: Some(Arc::clone(&startups)),
-        policy: Some(Policy::new(Arc::clone(&config)).beside(cell.uid)),
-        signer: Arc::new(Arc::clone(&private)) as Arc<dyn Signer>,
+        policy: Some(Policy::new(Arc::clone(&config)).beside([cell.uid, apart.uid])),
+        signer: Arc::new(Arc::clone(&bureau)) as Arc<dyn Signer>,
         open_files: plan.open_files,
         recorder: plan.logbook.map(|logbook| logbook as Arc<dyn Recorder>),
     });
     let mut helpers = vec![broker];
-    let mut clerk = Clerk::new(Arc::clone(&private), hosts, accounts, startups);
+    let mut clerk = Clerk::new(bureau, known, accounts, startups);
     clerk.proxies.clone_from(&config.global.proxies);
     clerk.routes = config.asks_routing();
     let mut server = None;
     if config.goes_on_elsewhere() {
-        let mut settings =
-            relay(&config, plan.reactors, connection, private, Arc::clone(&executor));
+        let mut settings = relay(&config, plan.reactors, connection, Arc::clone(&executor));
         settings.renews = plan.renews;
         let (started, reports) = Server::start(settings)?;
         helpers.push(start_log(plan.log, reports)?);
@@ -62,17 +63,57 @@ pub(super) fn start(plan: Plan) -> anyhow::Result<Generation> {
     }
     let clerk = Arc::new(clerk);
     let staff = staff(&config, &clerk, executor)?;
-    let plan = monitor::Plan {
-        setup,
-        listeners: plan.listeners,
-        log_format: config.global.log_format,
-        log_level: config.login.log_level,
-        own_log_level: config.own_log_level(),
-        syslog: plan.syslog,
-    };
+    let plan = monitor::Plan { setup, listeners: plan.listeners, logs };
     let keeper = Keeper::start(plan, Arc::clone(&clerk), staff);
     let keeper = keeper.context("the edge does not serve; its own words are in the log")?;
-    Ok(Generation { edge: Some(Edge { keeper, clerk }), server, keep, helpers })
+    let edge = Some(Edge { keeper, clerk });
+    let generation = Generation { edge, server, keep, helpers, _signer: None };
+    match signer.wait() {
+        Ok(()) => Ok(Generation { _signer: Some(signer), ..generation }),
+        Err(why) => {
+            generation.end();
+            Err(why.context("the signer does not serve"))
+        }
+    }
+}
+
+fn logs(plan: &Plan) -> Logs {
+    let config = &plan.config;
+    Logs {
+        format: config.global.log_format,
+        level: config.login.log_level,
+        own_level: config.own_log_level(),
+        syslog: plan.syslog,
+    }
+}
+
+/// What it takes to have things signed.
+struct Signing {
+    keeper: signer::keeper::Keeper,
+    bureau: Arc<Bureau>,
+    known: Vec<KnownKey>,
+}
+
+/// Starts a signer for the host keys. From here on it alone has the private halves: what was read here
+/// is wiped.
+fn start_signer(plan: &mut Plan, cell: &Cell, ident: String) -> anyhow::Result<Signing> {
+    let keys = std::mem::take(&mut plan.keys.keys);
+    let known: Vec<KnownKey> = keys.iter().map(|key| known(&key.offer())).collect();
+    let files = keys.iter().map(|key| path::absolute(&key.path)).collect::<Result<_, _>>()?;
+    let publics = keys.iter().map(|key| key.private.public().clone()).collect();
+    drop(keys);
+    let setup = signer::words::Setup {
+        uid: cell.uid,
+        gid: cell.gid,
+        root: root_bytes(&cell.root),
+        ident,
+        keys: known.clone(),
+        slow_threads: (plan.reactors / 2).max(1) as u32,
+    };
+    let bureau = Arc::new(Bureau::new(publics));
+    let plan = signer::keeper::Plan { setup, files, logs: logs(plan) };
+    let keeper = signer::keeper::Keeper::start(plan, Arc::clone(&bureau))?;
+    Ok(Signing { keeper, bureau, known })
 }
 
 /// All that an edge is to know.
@@ -98,11 +139,11 @@ fn setup(plan: &Plan, cell: &Cell, offers: &[HostKey]) -> Setup {
     }
 }
 
-/// What our host keys are shown as.
-fn hosts(offers: &[HostKey]) -> Vec<Vec<u8>> {
-    let certificates = offers.iter().filter_map(|offer| offer.certificate.as_ref());
-    let blobs = offers.iter().map(|offer| offer.public.blob());
-    blobs.chain(certificates.map(|one| one.blob())).map(<[u8]>::to_vec).collect()
+/// What a host key is shown as.
+fn known(offer: &HostKey) -> KnownKey {
+    let certificate = offer.certificate.as_ref().map(|one| one.blob().to_vec());
+    let public = offer.public.blob().to_vec();
+    KnownKey { public, certificate: certificate.unwrap_or_default() }
 }
 
 /// The shards of logins that go on at hosts behind the gateway. They are in this process still: they
@@ -111,7 +152,6 @@ fn relay(
     config: &Config,
     reactors: usize,
     connection: Arc<ConnectionConfig>,
-    host_keys: Arc<[PrivateKey]>,
     execute: Arc<dyn Execute>,
 ) -> Settings {
     Settings {
@@ -119,7 +159,7 @@ fn relay(
         // Connections bring their numbers along.
         first_serial: 1,
         connection,
-        host_keys,
+        host_keys: Arc::from([]),
         reactors,
         driver: config.global.driver,
         startups: Arc::new(Startups::unbounded()),

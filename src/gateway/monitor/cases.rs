@@ -39,6 +39,8 @@ struct Case {
     from: Origin,
     session: Session,
     signatures: u32,
+    /// One is being made: there is one at a time.
+    signing: bool,
     /// Of the first question; it may not change (SECURITY case 54).
     user: Option<Box<str>>,
     about: About,
@@ -73,15 +75,16 @@ impl Cases {
     /// its peer has had enough of them, or there are too many connections.
     ///
     /// # Errors
-    /// It is no such hash, it was signed before, or the connection has changed its ends.
+    /// It was signed before, another is being made, or the connection has changed its ends.
     pub fn sign(&mut self, from: &Origin, hash: &[u8]) -> Result<bool, Lie> {
-        if !matches!(hash.len(), 32 | 48 | 64) {
-            return Err(Lie("a hash of no key exchange"));
-        }
         if let Some(case) = self.open.get_mut(&from.link) {
             case.check(from)?;
+            if case.signing {
+                return Err(Lie("two key exchanges of one connection"));
+            }
             case.signatures += 1;
-            return Ok(case.signatures <= SIGNATURES_BEFORE_LOGIN_MAX);
+            case.signing = case.signatures <= SIGNATURES_BEFORE_LOGIN_MAX;
+            return Ok(case.signing);
         }
         if self.open.len() >= CASES_MAX {
             return Ok(false);
@@ -93,6 +96,7 @@ impl Cases {
             from: *from,
             session: hash.into(),
             signatures: 1,
+            signing: true,
             user: None,
             about: About::default(),
             asking: false,
@@ -103,6 +107,13 @@ impl Cases {
         self.sessions.insert(hash.into());
         self.open.insert(from.link, case);
         Ok(true)
+    }
+
+    /// The signature is there, or there is none. `false`: the connection is gone.
+    pub fn signed(&mut self, link: u64) -> bool {
+        let Some(case) = self.open.get_mut(&link) else { return false };
+        case.signing = false;
+        true
     }
 
     /// A login asks something; answers what is known about its connection.

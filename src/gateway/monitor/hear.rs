@@ -13,23 +13,29 @@ use tracing::error;
 
 use super::cases::{Admitted, Cases, Lie};
 use crate::connection::{ConnectionConfig, Secrets};
-use crate::crypto::{PrivateKey, ShownKey, SignatureAlgorithm};
+use crate::crypto::{KeyAlgorithm, ShownKey};
 use crate::gateway::config::{Proxies, Verdict};
 use crate::gateway::desk::{UNKNOWN, ends_of, routing_of};
 use crate::gateway::edge::words::{Ask, Greeting, Tell, Ticket};
 use crate::gateway::server::Intake;
+use crate::gateway::signer::bureau::Bureau;
+use crate::gateway::signer::words::{KnownKey, Order, Signable};
 use crate::gateway::socket::Messenger;
 use crate::gateway::startups::Startups;
 use crate::gateway::workers::{Reply, Workers};
 use crate::reactor::{Fd, Token};
 use crate::services::{Account, Demands, Done, Grant, Greeted, Job, Origin, Rules};
 use crate::shard::{Ends, HandOver, Proof};
+use crate::transport::SignableExchange;
 
 /// What it takes to answer edges, one after the other.
 pub struct Clerk {
-    pub host_keys: Arc<[PrivateKey]>,
-    /// What they are shown as: by themselves, and in certificates.
-    pub hosts: Vec<Vec<u8>>,
+    /// Has our host keys sign.
+    pub bureau: Arc<Bureau>,
+    /// The host keys, in order, by themselves and in certificates.
+    known: Vec<KnownKey>,
+    /// The same: all that they are shown as.
+    hosts: Vec<Vec<u8>>,
     /// Takes logins to the processes of their accounts.
     pub accounts: Sender<Box<HandOver>>,
     /// Takes those that go on elsewhere.
@@ -104,15 +110,17 @@ impl Staff {
 
 impl Clerk {
     pub fn new(
-        host_keys: Arc<[PrivateKey]>,
-        hosts: Vec<Vec<u8>>,
+        bureau: Arc<Bureau>,
+        known: Vec<KnownKey>,
         accounts: Sender<Box<HandOver>>,
         startups: Arc<Startups>,
     ) -> Clerk {
         let state = Mutex::default();
         let (relay, proxies, routes) = (None, None, false);
         let pipes = AtomicBool::new(false);
-        Clerk { host_keys, hosts, accounts, relay, startups, proxies, routes, pipes, state }
+        let both = |key: &KnownKey| [key.public.clone(), key.certificate.clone()];
+        let hosts = known.iter().flat_map(both).filter(|blob| !blob.is_empty()).collect();
+        Clerk { bureau, known, hosts, accounts, relay, startups, proxies, routes, pipes, state }
     }
 
     /// Another edge takes the place of the one before.
@@ -133,12 +141,17 @@ impl Clerk {
     ///
     /// # Errors
     /// It asks for what no edge asks for.
-    pub fn hear(&self, staff: &mut Staff, ask: Ask, passenger: Option<OwnedFd>) -> Result<(), Lie> {
+    pub fn hear(
+        self: &Arc<Clerk>,
+        staff: &mut Staff,
+        ask: Ask,
+        passenger: Option<OwnedFd>,
+    ) -> Result<(), Lie> {
         match ask {
             // These are the keeper's.
             Ask::Ready | Ask::Pong => {}
-            Ask::Sign { ticket, from, host_key, algorithm, hash } => {
-                self.sign(staff, ticket, from, (host_key, algorithm, hash))?;
+            Ask::Sign { ticket, from, host_key, exchange } => {
+                self.sign(ticket, from, host_key, exchange)?;
             }
             Ask::Greet { ticket, from, user } => {
                 self.state().cases.ask(&from, &user)?;
@@ -183,39 +196,52 @@ impl Clerk {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The signer makes the hash itself. It is made here too: the first is the session's identifier.
     fn sign(
-        &self,
-        staff: &mut Staff,
+        self: &Arc<Clerk>,
         ticket: Ticket,
         from: Origin,
-        (host_key, algorithm, hash): (u32, SignatureAlgorithm, Vec<u8>),
+        host_key: u32,
+        exchange: SignableExchange,
     ) -> Result<(), Lie> {
-        let key =
-            self.host_keys.get(host_key as usize).ok_or(Lie("a host key that is not ours"))?;
-        if algorithm.key_kind() != key.kind() {
+        let number = host_key as usize;
+        let (Some(known), Some(key)) = (self.known.get(number), self.bureau.keys().get(number))
+        else {
+            return Err(Lie("a host key that is not ours"));
+        };
+        let fields = exchange.fields().map_err(|_| Lie("a key exchange that does not parse"))?;
+        let KeyAlgorithm { signature, certified } = fields.host_key;
+        if signature.key_kind() != key.kind() {
             return Err(Lie("an algorithm that is not the host key's"));
         }
-        let allowed = self.state().cases.sign(&from, &hash)?;
-        if allowed && key.is_slow() {
-            let message = hash.into();
-            let host_key = host_key as usize;
-            let job = Job::Sign { from, host_key, algorithm, message };
-            self.find_out(staff, Question { ticket, from, about: Subject::Signature }, job);
-        } else {
-            let signature = if allowed { key.sign(algorithm, &hash).ok() } else { None };
-            let signature = signature.unwrap_or_default();
-            self.state().tell(&Tell::Signature { ticket, signature });
+        let shown = if certified { &known.certificate } else { &known.public };
+        if shown.is_empty() {
+            return Err(Lie("a certificate that is not ours"));
         }
+        let hash = fields.hash(shown);
+        if !self.state().cases.sign(&from, hash.as_ref())? {
+            self.state().tell(&Tell::Signature { ticket, signature: Vec::new() });
+            return Ok(());
+        }
+        let token = self.note(Question { ticket, from, about: Subject::Signature });
+        let post = Post(Arc::clone(self));
+        let order = Order { host_key, what: Signable::Exchange(exchange) };
+        let answer = move |signature: Option<Vec<u8>>| {
+            post.deliver(token, Done::Signature(signature.map(Vec::into_boxed_slice)));
+        };
+        self.bureau.sign(order, Box::new(answer));
         Ok(())
     }
 
     fn find_out(&self, staff: &mut Staff, question: Question, job: Job) {
-        let token = {
-            let mut state = self.state();
-            let key = state.questions.insert(question) as u32;
-            Token { key, generation: state.number, tag: 0 }
-        };
-        staff.submit(token, job);
+        staff.submit(self.note(question), job);
+    }
+
+    /// Keeps a question until it is answered under this name.
+    fn note(&self, question: Question) -> Token {
+        let mut state = self.state();
+        let key = state.questions.insert(question) as u32;
+        Token { key, generation: state.number, tag: 0 }
     }
 
     /// A login is over: its connection goes to whoever acts for its account, if all of it is true.
@@ -287,7 +313,7 @@ impl Clerk {
         let (known, tell) = match (about, done) {
             (Subject::Signature, Done::Signature(signature)) => {
                 let signature = signature.map(Vec::from).unwrap_or_default();
-                (true, Tell::Signature { ticket, signature })
+                (cases.signed(link), Tell::Signature { ticket, signature })
             }
             (Subject::Greeting, Done::Greeted(Greeted { config, about })) => {
                 let verbosity = about.verbosity;

@@ -3,47 +3,34 @@
 
 pub mod cases;
 pub mod hear;
-mod lines;
 
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use crossbeam::channel::{Sender, bounded};
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::{error, info};
 use zeroize::Zeroize;
 
 use self::hear::{Clerk, Staff};
-use super::broker::{Process, set_out};
-use super::config::{Facility, LogFormat, LogLevel};
+use super::broker::Process;
 use super::desk;
 use super::edge::words::{Ask, Setup, Tell};
+use super::helper::{self, Logs, Watch, lines};
 use super::socket::Messenger;
-use crate::limits::{
-    EDGE_PING_INTERVAL, EDGE_PINGS_MAX, EDGE_REST, EDGE_START_TIME_MAX, PARCEL_BYTES_MAX,
-};
-use crate::reactor::{self, Fd};
+use crate::limits::{HELPER_REST, PARCEL_BYTES_MAX};
+use crate::reactor::Fd;
 
 /// What an edge is started with, each time.
 pub struct Plan {
     pub setup: Setup,
     pub listeners: Vec<Arc<OwnedFd>>,
-    pub log_format: LogFormat,
-    pub log_level: LogLevel,
-    /// The most talkative level of single connections, if some have their own.
-    pub own_log_level: Option<LogLevel>,
-    /// Its lines go to the system's log instead of standard error.
-    pub syslog: Option<Facility>,
+    pub logs: Logs,
 }
 
 /// Keeps an edge running until it is told otherwise.
@@ -175,7 +162,7 @@ impl Keeping {
             if self.wishes.lock().retired {
                 return;
             }
-            thread::sleep(EDGE_REST);
+            thread::sleep(HELPER_REST);
         }
     }
 
@@ -187,7 +174,8 @@ impl Keeping {
         drop(theirs);
         let mut child = Process(child);
         let pid = child.0.id();
-        let log = lines::pass_on(log, self.plan.syslog).context("cannot read the edge's log")?;
+        let log =
+            lines::pass_on(log, self.plan.logs.syslog).context("cannot read the edge's log")?;
         let ours = Arc::new(ours);
         self.clerk.begin(&ours);
         let heard = self.send_setup(&ours).map_err(Into::into).and_then(|()| {
@@ -206,27 +194,7 @@ impl Keeping {
     }
 
     fn spawn(&self, theirs: &Messenger, log: io::PipeWriter) -> io::Result<std::process::Child> {
-        let plan = &self.plan;
-        let socket = theirs.as_owned_fd().as_raw_fd();
-        let format = if plan.log_format == LogFormat::Json { "json" } else { "text" };
-        let mut command = Command::new("/proc/self/exe");
-        command
-            .arg0("tidegate")
-            .arg("edge")
-            .args(["--log-format", format])
-            .args(["--log-level", plan.log_level.name()])
-            .args(plan.own_log_level.iter().flat_map(|level| ["--own-log-level", level.name()]))
-            .args(plan.syslog.iter().map(|_| "--marked"))
-            .env_clear()
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log);
-        // SAFETY: between fork and exec only system calls are made.
-        unsafe {
-            command.pre_exec(move || set_out(socket));
-        }
-        command.spawn()
+        helper::command("edge", &self.plan.logs, theirs, log).spawn()
     }
 
     fn send_setup(&mut self, ours: &Messenger) -> io::Result<()> {
@@ -245,38 +213,32 @@ impl Keeping {
     /// Answers an edge until it leaves.
     fn hear(&mut self, ours: &Arc<Messenger>, ready: &mut Option<First>) -> anyhow::Result<()> {
         let mut buffer = vec![0; PARCEL_BYTES_MAX as usize];
-        let mut watch = Watch { due: reactor::now().after(EDGE_START_TIME_MAX), pings: None };
+        let mut watch = Watch::new();
         loop {
             self.staff.retry();
-            if !is_readable(ours, watch.pause(!self.staff.waiting.is_empty()))? {
-                watch.look(ours)?;
+            if !helper::is_readable(ours, watch.pause(!self.staff.waiting.is_empty()))? {
+                watch.look(ours, &Tell::Ping.encode())?;
                 continue;
             }
-            let (len, passenger) = match ours.receive(&mut buffer) {
-                Ok((0, _)) => return Ok(()),
-                Ok(message) => message,
-                Err(why) if why.kind() == io::ErrorKind::Interrupted => continue,
-                // It ended with something of ours unread.
-                Err(why) if why.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
-                Err(why) => return Err(why).context("it cannot be heard"),
-            };
+            let next = helper::next_message(ours, &mut buffer).context("it cannot be heard")?;
+            let Some((len, passenger)) = next else { return Ok(()) };
             let bytes = buffer.get_mut(..len).unwrap_or_default();
             let ask = Ask::decode(bytes);
             // It may have been a password.
             bytes.zeroize();
             match ask {
-                Ok(Ask::Ready) if watch.pings.is_none() => {
-                    watch = Watch { due: reactor::now().after(EDGE_PING_INTERVAL), pings: Some(0) };
+                Ok(Ask::Ready) if !watch.serves() => {
+                    watch.begin();
                     self.served(ours, ready);
                 }
-                Ok(Ask::Pong) => watch.pings = watch.pings.map(|_| 0),
+                Ok(Ask::Pong) => watch.answered(),
                 Ok(ask) => {
                     let heard = self.clerk.hear(&mut self.staff, ask, passenger);
                     heard.map_err(|lie| anyhow!("it lied: {}", lie.0))?;
                 }
                 Err(_) => return Err(anyhow!("it lied: no message of ours")),
             }
-            watch.look(ours)?;
+            watch.look(ours, &Tell::Ping.encode())?;
             if self.clerk.is_stuck() {
                 return Err(anyhow!("it does not read what it is told"));
             }
@@ -295,52 +257,6 @@ impl Keeping {
         if let Some(ready) = ready.take() {
             let _ = ready.send(Ok(()));
         }
-    }
-}
-
-/// Sees to it that an edge is there.
-struct Watch {
-    due: crate::base::Instant,
-    /// Since it serves: how often it was asked in vain.
-    pings: Option<u32>,
-}
-
-impl Watch {
-    fn pause(&self, busy: bool) -> Duration {
-        let pause = self.due.since(reactor::now());
-        if busy { pause.min(BUSY_PAUSE) } else { pause }
-    }
-
-    /// Asks an edge whether it is there when it is time to.
-    fn look(&mut self, ours: &Messenger) -> anyhow::Result<()> {
-        let now = reactor::now();
-        if now < self.due {
-            return Ok(());
-        }
-        match self.pings {
-            None => return Err(anyhow!("it did not begin to serve")),
-            Some(EDGE_PINGS_MAX) => return Err(anyhow!("it does not answer")),
-            Some(pings) => {
-                self.pings = Some(pings + 1);
-                let _ = ours.try_send(&Tell::Ping.encode(), None);
-            }
-        }
-        self.due = now.after(EDGE_PING_INTERVAL);
-        Ok(())
-    }
-}
-
-/// When workers that had no room are asked again.
-const BUSY_PAUSE: Duration = Duration::from_millis(1);
-
-fn is_readable(messenger: &Messenger, pause: Duration) -> anyhow::Result<bool> {
-    let mut fds = [PollFd::new(messenger.as_owned_fd().as_fd(), PollFlags::POLLIN)];
-    // Rounded up: a pause of less than a millisecond is one.
-    let pause = PollTimeout::try_from(pause.as_millis() + 1).unwrap_or(PollTimeout::MAX);
-    match poll(&mut fds, pause) {
-        Ok(count) => Ok(count > 0),
-        Err(Errno::EINTR) => Ok(false),
-        Err(why) => Err(why).context("poll"),
     }
 }
 

@@ -40,8 +40,8 @@ impl fmt::Display for Reason {
                 write!(out, "the account's shell {path} is no program")
             }
             Reason::EdgeUser => out.write_str(
-                "the gateway's own process without rights runs as this account; \
-                 TidegateEdgeUser names another",
+                "a process of the gateway's own runs as this account; \
+                 TidegateEdgeUser names another, and TidegateSignerUser the signer's",
             ),
             Reason::RefuseConnection => out.write_str("RefuseConnection is yes"),
             Reason::RootLogin => out.write_str("PermitRootLogin is no"),

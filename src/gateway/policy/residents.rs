@@ -99,7 +99,7 @@ impl Policy {
             }
             _ => self.process.clone().filter(|_| self.uid != 0),
         };
-        let apart = |account: &Account| self.edge != Some(account.uid);
+        let apart = |account: &Account| !self.apart.contains(&account.uid);
         let service = service.filter(apart).ok_or(Reason::NoService)?;
         let (home, shell) = (PathBuf::from("/"), PathBuf::new());
         Ok(Account { name: resident.name.clone(), home, shell, ..service })

@@ -161,7 +161,7 @@ impl<R: Role> End<R> {
                 let agreement = kex::respond_in(group, client_public);
                 Answer::Agreement(agreement.map(|(public, secret)| (public.into(), secret)))
             }
-            Some(Query::Sign { host_key, algorithm, message }) => {
+            Some(Query::Sign { host_key, algorithm, message, .. }) => {
                 let signature = (self.signer)(*host_key).sign(*algorithm, message.as_ref());
                 Answer::Signature(Some(signature.expect("signed").into()))
             }

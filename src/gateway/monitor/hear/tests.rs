@@ -4,9 +4,11 @@ use crossbeam::channel::{Receiver, bounded};
 
 use super::*;
 use crate::connection::{Chains, Method, Presence, SERVICE_CONNECTION};
-use crate::crypto::KeyKind;
+use crate::crypto::{KeyKind, PrivateKey, SignatureAlgorithm};
 use crate::gateway::config::{HostList, parse};
+use crate::gateway::signer;
 use crate::gateway::workers::Execute;
+use crate::transport::samples;
 use crate::wire::Writer;
 use crate::wire::auth::PublicKeyAttempt;
 
@@ -78,12 +80,12 @@ impl Scene {
         let key = || PrivateKey::generate(KeyKind::Ed25519).expect("a key");
         let (host, user) = (key(), key());
         let text = host.to_openssh("").expect("a file");
-        let keys = Arc::from([PrivateKey::from_openssh(text.as_bytes(), None).expect("a key")]);
+        let key = PrivateKey::from_openssh(text.as_bytes(), None).expect("a key");
+        let (bureau, known) = signer::tests::on_a_thread(vec![key]);
         let (sender, accounts) = bounded(4);
         let config = parse(b"").expect("a configuration");
         let startups = Arc::new(Startups::new(&config.global));
-        let hosts = vec![host.public().blob().to_vec()];
-        let mut clerk = Clerk::new(keys, hosts, sender, startups);
+        let mut clerk = Clerk::new(bureau, known, sender, startups);
         change(&mut clerk);
         let clerk = Arc::new(clerk);
         let replies = vec![Arc::new(Post(Arc::clone(&clerk))) as Arc<dyn Reply>];
@@ -107,15 +109,24 @@ impl Scene {
         Tell::decode(&buffer[..len]).expect("a message")
     }
 
-    fn sign(&self, host_key: u32, algorithm: SignatureAlgorithm, hash: [u8; 32]) -> Ask {
-        Ask::Sign { ticket: TICKET, from: self.from, host_key, algorithm, hash: hash.to_vec() }
+    fn sign(&self, host_key: u32, algorithm: SignatureAlgorithm, seed: u8) -> Ask {
+        let exchange = samples::exchange(KeyAlgorithm::plain(algorithm), seed);
+        Ask::Sign { ticket: TICKET, from: self.from, host_key, exchange }
+    }
+
+    /// The identifier of the session of that exchange.
+    fn session(&self, seed: u8) -> [u8; 32] {
+        let exchange = samples::exchange(samples::ED25519, seed);
+        let hash = exchange.fields().expect("fields").hash(self.host.public().blob());
+        hash.as_ref().try_into().expect("32 bytes")
     }
 
     fn shown(&self) -> ShownKey {
         ShownKey::of_blob(self.user.public().blob()).expect("a key")
     }
 
-    fn login(&self, session: [u8; 32]) -> Ask {
+    fn login(&self, seed: u8) -> Ask {
+        let session = self.session(seed);
         let shown = self.shown();
         let (algorithm, key) = shown.offer();
         let attempt = PublicKeyAttempt { algorithm, key, signature: Some(&[]), host_key: None };
@@ -129,8 +140,9 @@ impl Scene {
     }
 
     /// Up to the point where the client has signed.
-    fn exchange_and_find(&mut self, session: [u8; 32]) {
-        let sign = self.sign(0, SignatureAlgorithm::Ed25519, session);
+    fn exchange_and_find(&mut self, seed: u8) {
+        let session = self.session(seed);
+        let sign = self.sign(0, SignatureAlgorithm::Ed25519, seed);
         self.say(sign, None).expect("signed");
         let Tell::Signature { ticket, signature } = self.told() else { panic!("no signature") };
         assert_eq!(ticket, TICKET);
@@ -147,7 +159,7 @@ impl Scene {
 #[test]
 fn a_login_goes_where_it_belongs() {
     let mut scene = Scene::new();
-    let session = [71; 32];
+    let session = 71;
     scene.exchange_and_find(session);
     let (login, socket) = (scene.login(session), scene.server.try_clone().expect("a copy"));
     scene.say(login, Some(socket)).expect("true");
@@ -162,40 +174,49 @@ fn a_login_goes_where_it_belongs() {
 fn case_136_a_lie_is_found_out() {
     // Another's socket under this connection's name.
     let mut scene = Scene::new();
-    scene.exchange_and_find([72; 32]);
+    scene.exchange_and_find(72);
     let (_other, socket, _) = connection(8);
-    let login = scene.login([72; 32]);
+    let login = scene.login(72);
     assert_eq!(scene.say(login, Some(socket)), Err("a socket that is not the connection's"));
     // Ends that are made up, from the first message on.
     let mut scene = Scene::new();
     scene.from.peer = ([127, 0, 0, 1], 22).into();
-    scene.exchange_and_find([73; 32]);
-    let (login, socket) = (scene.login([73; 32]), scene.server.try_clone().expect("a copy"));
+    scene.exchange_and_find(73);
+    let (login, socket) = (scene.login(73), scene.server.try_clone().expect("a copy"));
     assert_eq!(scene.say(login, Some(socket)), Err("a socket that is not the connection's"));
     // The same is a proxy's right.
     let networks = HostList::new("127.0.0.1").expect("a network");
     let mut scene =
         Scene::with(|clerk| clerk.proxies = Some(Proxies { networks, required: false }));
     scene.from.peer = ([192, 0, 2, 1], 22).into();
-    scene.exchange_and_find([74; 32]);
-    let (login, socket) = (scene.login([74; 32]), scene.server.try_clone().expect("a copy"));
+    scene.exchange_and_find(74);
+    let (login, socket) = (scene.login(74), scene.server.try_clone().expect("a copy"));
     assert_eq!(scene.say(login, Some(socket)), Ok(()));
     assert!(scene.accounts.try_recv().is_ok());
     // What is no connection at all.
     let mut scene = Scene::new();
-    scene.exchange_and_find([75; 32]);
-    let login = scene.login([75; 32]);
+    scene.exchange_and_find(75);
+    let login = scene.login(75);
     let (pipe, _end) = std::io::pipe().expect("a pipe");
     assert_eq!(scene.say(login, Some(pipe.into())), Ok(()));
     assert!(scene.accounts.try_recv().is_err(), "it goes nowhere");
     // A key that is not ours, and a way to sign that is not the key's.
     let mut scene = Scene::new();
-    let sign = scene.sign(1, SignatureAlgorithm::Ed25519, [76; 32]);
+    let sign = scene.sign(1, SignatureAlgorithm::Ed25519, 76);
     assert_eq!(scene.say(sign, None), Err("a host key that is not ours"));
-    let sign = scene.sign(0, SignatureAlgorithm::RsaSha512, [76; 32]);
+    let sign = scene.sign(0, SignatureAlgorithm::RsaSha512, 76);
     assert_eq!(scene.say(sign, None), Err("an algorithm that is not the host key's"));
+    let exchange = samples::exchange(KeyAlgorithm::certified(SignatureAlgorithm::Ed25519), 76);
+    let sign = Ask::Sign { ticket: TICKET, from: scene.from, host_key: 0, exchange };
+    assert_eq!(scene.say(sign, None), Err("a certificate that is not ours"));
+    // Bytes that make no exchange: a hash to be signed as it is, or a text.
+    for text in [&[1; 32][..], b"a text to be signed"] {
+        let exchange = SignableExchange::from_bytes(text);
+        let sign = Ask::Sign { ticket: TICKET, from: scene.from, host_key: 0, exchange };
+        assert_eq!(scene.say(sign, None), Err("a key exchange that does not parse"));
+    }
     // A login that never was.
-    let (login, socket) = (scene.login([76; 32]), scene.server.try_clone().expect("a copy"));
+    let (login, socket) = (scene.login(76), scene.server.try_clone().expect("a copy"));
     assert_eq!(scene.say(login, Some(socket)), Err("a login of no connection"));
     assert!(scene.accounts.try_recv().is_err());
     drop(scene.client);
@@ -205,7 +226,7 @@ fn case_136_a_lie_is_found_out() {
 #[test]
 fn answers_are_for_the_edge_that_asked() {
     let mut scene = Scene::new();
-    let sign = scene.sign(0, SignatureAlgorithm::Ed25519, [77; 32]);
+    let sign = scene.sign(0, SignatureAlgorithm::Ed25519, 77);
     scene.say(sign, None).expect("signed");
     scene.told();
     let question = Question { ticket: TICKET, from: scene.from, about: Subject::Signature };

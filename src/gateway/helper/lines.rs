@@ -1,4 +1,4 @@
-//! The log of an edge: lines that come through a pipe and go where ours go. Whatever they say, each is
+//! The log of a process of ours: lines that come through a pipe and go where ours go. Whatever they say, each is
 //! one line of printable text.
 
 use std::io::{self, PipeReader, Read, Write};
@@ -19,7 +19,7 @@ const REST: Duration = Duration::from_millis(10);
 /// There are no threads.
 pub fn pass_on(pipe: PipeReader, facility: Option<Facility>) -> io::Result<JoinHandle<()>> {
     let syslog = facility.map(|facility| Syslog::new(GATEWAY, facility));
-    thread::Builder::new().name("edge's log".to_owned()).spawn(move || run(pipe, syslog.as_ref()))
+    thread::Builder::new().name("helper's log".to_owned()).spawn(move || run(pipe, syslog.as_ref()))
 }
 
 fn run(mut pipe: PipeReader, syslog: Option<&Syslog>) {

@@ -1,5 +1,6 @@
-//! `tidegate edge`: the process that speaks with those who have not logged in. Started by a gateway
-//! that runs as root, never by hand, so it has no help of its own.
+//! `tidegate edge` and `tidegate signer`: the process that speaks with those who have not logged in, and the
+//! one that holds the host keys. Started by a gateway that runs as root, never by hand, so they have no
+//! help of their own.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -8,21 +9,34 @@ use lexopt::Arg;
 
 use super::{EXIT_FAILED, EXIT_USAGE, complain};
 use crate::gateway::config::{LogFormat, LogLevel};
-use crate::gateway::edge;
+use crate::gateway::{edge as edge_process, signer as signer_process};
 use crate::observe::lines;
 use crate::observe::log::{self, Levels, LogSetup, Outlet};
 
 /// Runs `edge` with the words behind it.
-pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
+pub fn edge(args: impl Iterator<Item = OsString>) -> ExitCode {
+    run("edge", args, || edge_process::run(lines::write_all))
+}
+
+/// Runs `signer` with the words behind it.
+pub fn signer(args: impl Iterator<Item = OsString>) -> ExitCode {
+    run("signer", args, signer_process::run)
+}
+
+fn run(
+    part: &str,
+    args: impl Iterator<Item = OsString>,
+    serve: impl FnOnce() -> anyhow::Result<()>,
+) -> ExitCode {
     let Some(setup) = parse(args) else {
-        complain("edge: started by a gateway that runs as root, not by hand\n");
+        complain(&format!("{part}: started by a gateway that runs as root, not by hand\n"));
         return ExitCode::from(EXIT_USAGE);
     };
-    let outcome = log::start(&setup).map_err(Into::into).and_then(|()| edge::run(lines::write_all));
+    let outcome = log::start(&setup).map_err(Into::into).and_then(|()| serve());
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
-            complain(&format!("edge: {why:#}\n"));
+            complain(&format!("{part}: {why:#}\n"));
             ExitCode::from(EXIT_FAILED)
         }
     }

@@ -1,0 +1,214 @@
+//! Where root's process has things signed. What was asked for is kept until it is answered, so that
+//! nothing is lost with a signer that ends.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tracing::{debug, error};
+use zeroize::Zeroizing;
+
+use super::words::{Order, Say, Tell};
+use crate::base::escape;
+use crate::crypto::{KeyKind, PublicKey};
+use crate::gateway::socket::Messenger;
+use crate::limits::{SIGNATURE_TRIES_MAX, SIGNATURES_WAITING_MAX, SLOW_SIGNATURES_MAX};
+
+/// Hears the signature, or that there is none. Called once, by whichever thread; must not wait.
+pub type Answer = Box<dyn FnOnce(Option<Vec<u8>>) + Send>;
+
+/// What no signer of ours would say. Ends it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lie(pub &'static str);
+
+/// The way to the signer, whichever there is at the time.
+#[derive(Debug)]
+pub struct Bureau {
+    keys: Vec<PublicKey>,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// To the signer that there is.
+    messenger: Option<Arc<Messenger>>,
+    next: u64,
+    /// By ticket: all that is not answered yet.
+    open: BTreeMap<u64, Waiting>,
+    /// Those that no signer was told of yet; of slow ones a signer is told a few at a time.
+    quick: VecDeque<u64>,
+    slow: VecDeque<u64>,
+    slow_told: usize,
+    /// No signer comes any more.
+    closed: bool,
+}
+
+struct Waiting {
+    message: Zeroizing<Vec<u8>>,
+    slow: bool,
+    /// The signer that there is has it.
+    told: bool,
+    tries: u32,
+    answer: Answer,
+}
+
+impl std::fmt::Debug for Waiting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Waiting({} bytes, {} tries)", self.message.len(), self.tries)
+    }
+}
+
+impl Bureau {
+    /// For these host keys.
+    pub fn new(keys: Vec<PublicKey>) -> Bureau {
+        Bureau { keys, state: Mutex::default() }
+    }
+
+    /// The public halves of the host keys, in order.
+    pub fn keys(&self) -> &[PublicKey] {
+        &self.keys
+    }
+
+    /// Has something signed. Never waits: `answer` is called when it is, or cannot be.
+    pub fn sign(&self, order: Order, answer: Answer) {
+        let slow =
+            self.keys.get(order.host_key as usize).is_some_and(|key| key.kind() == KeyKind::Rsa);
+        let refused = {
+            let mut state = self.state();
+            if state.closed || state.open.len() >= SIGNATURES_WAITING_MAX {
+                Some(answer)
+            } else {
+                let ticket = state.next;
+                state.next += 1;
+                let message = Tell::Sign { ticket, order }.encode();
+                state.open.insert(ticket, Waiting { message, slow, told: false, tries: 0, answer });
+                if slow {
+                    state.slow.push_back(ticket)
+                } else {
+                    state.quick.push_back(ticket)
+                }
+                state.tell();
+                None
+            }
+        };
+        if let Some(answer) = refused {
+            error!("no signature is made: too many wait for the signer, or there is none any more");
+            answer(None);
+        }
+    }
+
+    /// A signer serves.
+    pub fn begin(&self, messenger: &Arc<Messenger>) {
+        let mut state = self.state();
+        state.messenger = Some(Arc::clone(messenger));
+        state.tell();
+    }
+
+    /// What it says.
+    ///
+    /// # Errors
+    /// No signer of ours says that.
+    pub fn hear(&self, say: Say) -> Result<(), Lie> {
+        let (ticket, signature) = match say {
+            Say::Signed { ticket, signature } if !signature.is_empty() => (ticket, Some(signature)),
+            Say::Signed { .. } => return Err(Lie("an empty signature")),
+            Say::Refused { ticket, why } => {
+                let why = escape(why.as_bytes());
+                error!(%why, "The signer signs no such thing: {why}");
+                (ticket, None)
+            }
+            // These are the keeper's.
+            Say::Ready | Say::Pong => return Ok(()),
+        };
+        let waiting = {
+            let mut state = self.state();
+            let told = state.open.get(&ticket).is_some_and(|waiting| waiting.told);
+            let waiting = if told { state.open.remove(&ticket) } else { None };
+            let waiting = waiting.ok_or(Lie("a signature that nobody has asked for"))?;
+            state.slow_told -= usize::from(waiting.slow);
+            state.tell();
+            waiting
+        };
+        debug!(ticket, made = signature.is_some(), "The signer has answered");
+        (waiting.answer)(signature);
+        Ok(())
+    }
+
+    /// The signer has ended: the next one is told of what is not answered, but for what ended two.
+    pub fn end(&self) {
+        let given_up = self.state().end();
+        if !given_up.is_empty() {
+            let count = given_up.len();
+            error!(count, "{count} signatures are given up: the signer ended with them twice");
+        }
+        given_up.into_iter().for_each(|waiting| (waiting.answer)(None));
+    }
+
+    /// Nothing that waits is answered any more. `for_good`: nor is what comes.
+    pub fn give_up(&self, for_good: bool) {
+        let all = {
+            let mut state = self.state();
+            let closed = state.closed || for_good;
+            let next = state.next;
+            std::mem::replace(&mut *state, State { closed, next, ..State::default() }).open
+        };
+        if !all.is_empty() && !for_good {
+            let count = all.len();
+            error!(count, "{count} key exchanges end: there is no signer for them");
+        }
+        all.into_values().for_each(|waiting| (waiting.answer)(None));
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Tells the signer of as much as it takes.
+    fn tell(&mut self) {
+        while let Some(ticket) = self.quick.front().copied()
+            && self.tell_of(ticket)
+        {
+            self.quick.pop_front();
+        }
+        while self.slow_told < SLOW_SIGNATURES_MAX
+            && let Some(ticket) = self.slow.front().copied()
+            && self.tell_of(ticket)
+        {
+            self.slow.pop_front();
+            self.slow_told += 1;
+        }
+    }
+
+    /// `false`: there is none, or it has not read what it was told; it is told when it answers.
+    fn tell_of(&mut self, ticket: u64) -> bool {
+        let (Some(messenger), Some(waiting)) = (&self.messenger, self.open.get_mut(&ticket)) else {
+            return false;
+        };
+        waiting.told = messenger.try_send(&waiting.message, None).is_ok();
+        waiting.tries += u32::from(waiting.told);
+        waiting.told
+    }
+
+    fn end(&mut self) -> Vec<Waiting> {
+        self.messenger = None;
+        self.slow_told = 0;
+        self.quick.clear();
+        self.slow.clear();
+        let mut given_up = Vec::new();
+        for (ticket, mut waiting) in std::mem::take(&mut self.open) {
+            waiting.told = false;
+            if waiting.tries >= SIGNATURE_TRIES_MAX {
+                given_up.push(waiting);
+                continue;
+            }
+            if waiting.slow {
+                self.slow.push_back(ticket)
+            } else {
+                self.quick.push_back(ticket)
+            }
+            self.open.insert(ticket, waiting);
+        }
+        given_up
+    }
+}

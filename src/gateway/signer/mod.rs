@@ -1,0 +1,236 @@
+//! The signer: the process that holds the host's private keys, and nothing else. It makes what it signs
+//! of typed fields itself. Its keys come as open files, once it has given root's rights up.
+
+pub mod bureau;
+mod confine;
+pub mod keeper;
+pub mod words;
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread;
+
+use anyhow::{Context, bail};
+use crossbeam::channel::{Receiver, Sender, bounded};
+use nix::sys::mman::{MlockAllFlags, mlockall};
+use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
+use nix::sys::signal::{SigSet, Signal};
+use tracing::debug;
+use zeroize::{Zeroize, Zeroizing};
+
+use self::words::{KnownKey, Order, Say, Setup, Signable, Tell};
+use super::confine::{Cell, limit};
+use super::helper::{self, NOT_BY_HAND};
+use super::host_keys;
+use super::socket::Messenger;
+use crate::connection::host_key_proof;
+use crate::crypto::{PrivateKey, SignatureAlgorithm};
+use crate::limits::{PARCEL_BYTES_MAX, SIGNER_FILES_MAX, SLOW_SIGNATURES_MAX};
+use crate::transport::SignableExchange;
+
+/// Signs until the other end is gone.
+///
+/// # Errors
+/// The process was not started by a gateway, was given no key, or could not give its rights up.
+pub fn run() -> anyhow::Result<()> {
+    nix::sys::prctl::set_name(c"tidegate")?;
+    let messenger = Arc::new(helper::parent()?);
+    // As in an edge: root's process says when this one ends.
+    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]
+        .into_iter()
+        .collect::<SigSet>()
+        .thread_block()?;
+    let mut buffer = Zeroizing::new(vec![0; PARCEL_BYTES_MAX as usize]);
+    let Some(Tell::Setup(setup)) = hear(&messenger, &mut buffer)?.map(|(tell, _)| tell) else {
+        bail!(NOT_BY_HAND);
+    };
+    keep_in_memory();
+    let root = OsStr::from_bytes(&setup.root).into();
+    let cell = Cell { uid: setup.uid, gid: setup.gid, root };
+    cell.enter(SIGNER_FILES_MAX).context("cannot give root's rights up")?;
+    let signing = Signing::new(&setup, take_keys(&messenger, &setup, &mut buffer)?, &messenger);
+    // No file after this.
+    limit(Resource::RLIMIT_NOFILE, 0)?;
+    let signing = Arc::new(signing);
+    let slow = start_slow(&signing, setup.slow_threads.max(1))?;
+    confine::close().context("cannot confine the signer")?;
+    messenger.send(&Say::Ready.encode())?;
+    signing.serve(&slow, &mut buffer)
+}
+
+/// The next message, and the file that came with it; `None` when nobody is there any more.
+fn hear(messenger: &Messenger, buffer: &mut [u8]) -> anyhow::Result<Option<(Tell, Option<File>)>> {
+    let next = helper::next_message(messenger, buffer).context(NOT_BY_HAND)?;
+    let Some((len, passenger)) = next else { return Ok(None) };
+    let bytes = buffer.get_mut(..len).unwrap_or_default();
+    let tell = Tell::decode(bytes);
+    // It may have held a shared secret.
+    bytes.zeroize();
+    let tell = tell.context("the gateway sent something that is not for the signer")?;
+    Ok(Some((tell, passenger.map(File::from))))
+}
+
+/// Keys are not written to a disk that memory is swapped to. Where the system does not let us, its swap
+/// is as safe as its other memory.
+fn keep_in_memory() {
+    let unlimited = setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY);
+    let flags = MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE;
+    if let Err(why) = unlimited.and_then(|()| mlockall(flags)) {
+        debug!(%why, "the signer's memory may be swapped: {why}");
+    }
+}
+
+/// The private halves of the keys that are told of, from files that come opened.
+fn take_keys(
+    messenger: &Messenger,
+    setup: &Setup,
+    buffer: &mut [u8],
+) -> anyhow::Result<Vec<PrivateKey>> {
+    let mut keys = Vec::new();
+    loop {
+        match hear(messenger, buffer)? {
+            Some((Tell::Key, Some(file))) => {
+                let key = host_keys::read_open(file).context("a key file")?;
+                let known = setup.keys.get(keys.len()).map(|known| &*known.public);
+                if known != Some(key.public().blob()) {
+                    bail!(
+                        "a key file holds {}, another key than before",
+                        key.public().fingerprint()
+                    );
+                }
+                keys.push(key);
+            }
+            Some((Tell::Begin, None)) if keys.len() == setup.keys.len() => return Ok(keys),
+            _ => bail!("the gateway sent no keys"),
+        }
+    }
+}
+
+/// A host key.
+struct Held {
+    private: PrivateKey,
+    known: KnownKey,
+}
+
+impl Held {
+    fn sign(&self, algorithm: SignatureAlgorithm, text: &[u8]) -> Result<Vec<u8>, &'static str> {
+        if algorithm.key_kind() != self.private.kind() {
+            return Err("an algorithm that is not the key's");
+        }
+        self.private.sign(algorithm, text).map_err(|_| "the key could not sign")
+    }
+}
+
+/// What signing takes.
+pub struct Signing {
+    keys: Vec<Held>,
+    ident: String,
+    messenger: Arc<Messenger>,
+}
+
+type Slow = Sender<(u64, Order)>;
+
+/// Threads for what takes milliseconds, so that nothing else waits for it.
+pub fn start_slow(signing: &Arc<Signing>, threads: u32) -> anyhow::Result<Slow> {
+    let (slow, orders) = bounded(SLOW_SIGNATURES_MAX);
+    for n in 0..threads {
+        let (signing, orders) = (Arc::clone(signing), Receiver::clone(&orders));
+        thread::Builder::new()
+            .name(format!("signer-{n}"))
+            .spawn(move || {
+                let work = || orders.iter().all(|(ticket, order)| signing.answer(ticket, order));
+                if catch_unwind(AssertUnwindSafe(work)).is_err() {
+                    // A signer with a defect ends; another takes its place.
+                    signing.messenger.hang_up();
+                }
+            })
+            .context("cannot start the signer's threads")?;
+    }
+    Ok(slow)
+}
+
+impl Signing {
+    pub fn new(setup: &Setup, keys: Vec<PrivateKey>, messenger: &Arc<Messenger>) -> Signing {
+        let keys = keys.into_iter().zip(setup.keys.iter().cloned());
+        let keys = keys.map(|(private, known)| Held { private, known });
+        let messenger = Arc::clone(messenger);
+        Signing { keys: keys.collect(), ident: setup.ident.clone(), messenger }
+    }
+
+    /// Signs until nobody is there any more.
+    ///
+    /// # Errors
+    /// What came is nothing that root's process sends, or it cannot be answered.
+    pub fn serve(&self, slow: &Slow, buffer: &mut [u8]) -> anyhow::Result<()> {
+        loop {
+            match hear(&self.messenger, buffer)? {
+                None => return Ok(()),
+                Some((Tell::Ping, None)) => self.messenger.send(&Say::Pong.encode())?,
+                Some((Tell::Sign { ticket, order }, None)) if self.is_slow(&order) => {
+                    if slow.try_send((ticket, order)).is_err() {
+                        self.refuse(ticket, "more than is done at one time");
+                    }
+                }
+                Some((Tell::Sign { ticket, order }, None)) => {
+                    self.answer(ticket, order);
+                }
+                Some(_) => bail!("the gateway sent something that is not for the signer"),
+            }
+        }
+    }
+
+    fn is_slow(&self, order: &Order) -> bool {
+        self.keys.get(order.host_key as usize).is_some_and(|key| key.private.is_slow())
+    }
+
+    /// `false`: nobody listens any more.
+    fn answer(&self, ticket: u64, order: Order) -> bool {
+        match self.sign(&order) {
+            Ok(signature) => {
+                self.messenger.send(&Say::Signed { ticket, signature }.encode()).is_ok()
+            }
+            Err(why) => self.refuse(ticket, why),
+        }
+    }
+
+    fn refuse(&self, ticket: u64, why: &str) -> bool {
+        self.messenger.send(&Say::Refused { ticket, why: why.to_owned() }.encode()).is_ok()
+    }
+
+    fn sign(&self, order: &Order) -> Result<Vec<u8>, &'static str> {
+        let key = self.keys.get(order.host_key as usize).ok_or("a key that there is not")?;
+        match &order.what {
+            Signable::Exchange(exchange) => self.sign_exchange(key, exchange),
+            Signable::Proof { algorithm, session } => {
+                let proof = host_key_proof(session, key.private.public());
+                key.sign(*algorithm, &proof)
+            }
+        }
+    }
+
+    /// RFC 4253 §8: the hash of what is no one's but a server's that has this key and our name.
+    fn sign_exchange(
+        &self,
+        key: &Held,
+        exchange: &SignableExchange,
+    ) -> Result<Vec<u8>, &'static str> {
+        let fields = exchange.fields().map_err(|_| "fields that do not parse")?;
+        fields.check(&self.ident)?;
+        let algorithm = fields.host_key;
+        let shown = match algorithm.certified {
+            true if key.known.certificate.is_empty() => {
+                return Err("a certificate that there is not");
+            }
+            true => &key.known.certificate,
+            false => &key.known.public,
+        };
+        let hash = fields.hash(shown);
+        key.sign(algorithm.signature, hash.as_ref())
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,0 +1,286 @@
+//! What a signer and root's process say to each other: one message a datagram of a socket pair, each of
+//! one type, each field bounded. Nobody can hand a signer the bytes that it signs.
+
+use zeroize::Zeroizing;
+
+use crate::crypto::SignatureAlgorithm;
+use crate::gateway::parcel::put;
+use crate::limits::{
+    EXCHANGE_BYTES_MAX, HOST_KEY_BYTES_MAX, IDENT_BYTES_MAX, NAME_BYTES_MAX, PARCEL_BYTES_MAX,
+    REFUSAL_BYTES_MAX, SESSION_ID_BYTES_MAX, SIGNATURE_BYTES_MAX, SIGNER_KEYS_MAX,
+};
+use crate::transport::SignableExchange;
+use crate::wire::{Malformed, Reader};
+
+/// To a signer.
+#[derive(Debug)]
+pub enum Tell {
+    /// First: all that it is to know.
+    Setup(Box<Setup>),
+    /// The file of the next key, attached.
+    Key,
+    /// There are no more: sign.
+    Begin,
+    /// Sign what these fields make.
+    Sign {
+        ticket: u64,
+        order: Order,
+    },
+    Ping,
+}
+
+/// From a signer.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Say {
+    /// It has given up what it does not need, and signs.
+    Ready,
+    /// The answer to [`Tell::Ping`].
+    Pong,
+    Signed {
+        ticket: u64,
+        signature: Vec<u8>,
+    },
+    /// Nobody of ours asks for that; or the key failed.
+    Refused {
+        ticket: u64,
+        why: String,
+    },
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Setup {
+    pub uid: u32,
+    pub gid: u32,
+    pub root: Vec<u8>,
+    /// The identification of the server (RFC 4253 §4.2), which is in all that it signs.
+    pub ident: String,
+    pub keys: Vec<KnownKey>,
+    /// Threads for RSA signatures.
+    pub slow_threads: u32,
+}
+
+/// A key whose file follows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KnownKey {
+    /// Its public half, which that of the file must be.
+    pub public: Vec<u8>,
+    /// Empty where it has none.
+    pub certificate: Vec<u8>,
+}
+
+/// Something to be signed with the host key of this number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Order {
+    pub host_key: u32,
+    pub what: Signable,
+}
+
+/// All that there is to be signed. The bytes are made of these by the signer alone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Signable {
+    /// The hash of this key exchange.
+    Exchange(SignableExchange),
+    /// That we hold the key, for the client of this session ([`crate::connection::host_key_proof`]).
+    Proof { algorithm: SignatureAlgorithm, session: Box<[u8]> },
+}
+
+impl Tell {
+    pub fn encode(&self) -> Zeroizing<Vec<u8>> {
+        let mut out = Zeroizing::new(Vec::new());
+        match self {
+            Tell::Setup(setup) => {
+                out.push(1);
+                setup.encode(&mut out);
+            }
+            Tell::Key => out.push(2),
+            Tell::Begin => out.push(3),
+            Tell::Sign { ticket, order } => {
+                out.reserve(order.bytes_max());
+                out.push(4);
+                out.extend(ticket.to_be_bytes());
+                order.encode(&mut out);
+            }
+            Tell::Ping => out.push(5),
+        }
+        out
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Tell, Malformed> {
+        let mut r = Reader::new(bytes);
+        let tell = match r.byte()? {
+            1 => Tell::Setup(Box::new(Setup::decode(&mut r)?)),
+            2 => Tell::Key,
+            3 => Tell::Begin,
+            4 => Tell::Sign { ticket: r.uint64()?, order: Order::decode(&mut r)? },
+            5 => Tell::Ping,
+            _ => return Err(Malformed::Number),
+        };
+        r.end()?;
+        Ok(tell)
+    }
+}
+
+impl Order {
+    /// At least as many bytes as a message has with it: grown once, so that no copy of a secret is left
+    /// behind.
+    pub fn bytes_max(&self) -> usize {
+        128 + match &self.what {
+            Signable::Exchange(exchange) => exchange.bytes().len(),
+            Signable::Proof { session, .. } => session.len(),
+        }
+    }
+
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend(self.host_key.to_be_bytes());
+        match &self.what {
+            Signable::Exchange(exchange) => {
+                out.push(1);
+                put(out, exchange.bytes());
+            }
+            Signable::Proof { algorithm, session } => {
+                out.push(2);
+                put(out, algorithm.name().as_bytes());
+                put(out, session);
+            }
+        }
+    }
+
+    pub fn decode(r: &mut Reader<'_>) -> Result<Order, Malformed> {
+        let (host_key, kind) = (r.uint32()?, r.byte()?);
+        let what = match kind {
+            1 => Signable::Exchange(SignableExchange::from_bytes(r.string(EXCHANGE_BYTES_MAX)?)),
+            2 => Signable::Proof {
+                algorithm: SignatureAlgorithm::from_name(r.utf8(NAME_BYTES_MAX)?)
+                    .ok_or(Malformed::Number)?,
+                session: r.string(SESSION_ID_BYTES_MAX)?.into(),
+            },
+            _ => return Err(Malformed::Number),
+        };
+        Ok(Order { host_key, what })
+    }
+}
+
+impl Say {
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        match self {
+            Say::Ready => out.push(1),
+            Say::Pong => out.push(2),
+            Say::Signed { ticket, signature } => {
+                out.push(3);
+                out.extend(ticket.to_be_bytes());
+                put(&mut out, signature);
+            }
+            Say::Refused { ticket, why } => {
+                out.push(4);
+                out.extend(ticket.to_be_bytes());
+                put(&mut out, why.as_bytes());
+            }
+        }
+        out
+    }
+
+    pub fn decode(bytes: &[u8]) -> Result<Say, Malformed> {
+        let mut r = Reader::new(bytes);
+        let say = match r.byte()? {
+            1 => Say::Ready,
+            2 => Say::Pong,
+            3 => Say::Signed {
+                ticket: r.uint64()?,
+                signature: r.string(SIGNATURE_BYTES_MAX)?.to_vec(),
+            },
+            4 => Say::Refused { ticket: r.uint64()?, why: r.utf8(REFUSAL_BYTES_MAX)?.to_owned() },
+            _ => return Err(Malformed::Number),
+        };
+        r.end()?;
+        Ok(say)
+    }
+}
+
+impl Setup {
+    fn encode(&self, out: &mut Vec<u8>) {
+        for number in [self.uid, self.gid, self.slow_threads, self.keys.len() as u32] {
+            out.extend(number.to_be_bytes());
+        }
+        put(out, &self.root);
+        put(out, self.ident.as_bytes());
+        for KnownKey { public, certificate } in &self.keys {
+            put(out, public);
+            put(out, certificate);
+        }
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Setup, Malformed> {
+        let (uid, gid, slow_threads, count) = (r.uint32()?, r.uint32()?, r.uint32()?, r.uint32()?);
+        if count as usize > SIGNER_KEYS_MAX {
+            return Err(Malformed::OverLimit);
+        }
+        let root = r.string(PARCEL_BYTES_MAX)?.to_vec();
+        let ident = r.utf8(IDENT_BYTES_MAX as u32)?.to_owned();
+        let mut keys = Vec::new();
+        for _ in 0..count {
+            let public = r.string(HOST_KEY_BYTES_MAX)?.to_vec();
+            keys.push(KnownKey { public, certificate: r.string(HOST_KEY_BYTES_MAX)?.to_vec() });
+        }
+        Ok(Setup { uid, gid, root, ident, keys, slow_threads })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn assert_whole<T>(bytes: &[u8], decode: impl Fn(&[u8]) -> Result<T, Malformed>) {
+        assert!(decode(bytes).is_ok());
+        for cut in 0..bytes.len() {
+            assert!(decode(&bytes[..cut]).is_err(), "cut at {cut}");
+        }
+        let more = [bytes, &[0]].concat();
+        assert!(matches!(decode(&more), Err(Malformed::TrailingData)));
+    }
+
+    #[test]
+    fn messages_round_trip_and_refuse_trailing_bytes() {
+        let key = KnownKey { public: vec![1, 2], certificate: vec![3] };
+        let setup = Setup {
+            uid: 1,
+            gid: 2,
+            root: b"/empty".to_vec(),
+            ident: "SSH-2.0-x".into(),
+            keys: vec![key, KnownKey::default()],
+            slow_threads: 2,
+        };
+        let what = Signable::Exchange(SignableExchange::from_bytes(&[7; 40]));
+        let order = Order { host_key: 1, what };
+        let (algorithm, session) = (SignatureAlgorithm::RsaSha256, [5; 32].into());
+        let proof = Signable::Proof { algorithm, session };
+        let tells = [
+            Tell::Setup(Box::new(setup.clone())),
+            Tell::Key,
+            Tell::Begin,
+            Tell::Sign { ticket: 9, order: order.clone() },
+            Tell::Sign { ticket: 8, order: Order { host_key: 0, what: proof } },
+            Tell::Ping,
+        ];
+        for tell in tells {
+            let bytes = tell.encode();
+            assert_whole(&bytes, Tell::decode);
+            match Tell::decode(&bytes) {
+                Ok(Tell::Setup(back)) => assert_eq!(*back, setup),
+                Ok(Tell::Sign { ticket: 9, order: back }) => assert_eq!(back, order),
+                back => assert_eq!(format!("{back:?}"), format!("Ok({tell:?})")),
+            }
+        }
+        let says = [
+            Say::Ready,
+            Say::Pong,
+            Say::Signed { ticket: 1, signature: vec![1; 83] },
+            Say::Refused { ticket: 2, why: "no".into() },
+        ];
+        for say in says {
+            let bytes = say.encode();
+            assert_whole(&bytes, Say::decode);
+            assert_eq!(Say::decode(&bytes), Ok(say));
+        }
+    }
+}
