@@ -1,6 +1,8 @@
 //! A peer that breaks the rules of RFC 4252 and RFC 4254: what it does and what becomes of it. Named
 //! by the cases of our list of attacks.
 
+#[path = "misbehave/hostkeys.rs"]
+mod hostkeys;
 #[path = "support/rogue.rs"]
 mod rogue;
 #[path = "support/pair.rs"]

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
+use super::learning::Learner;
 use super::{Options, Person, StrictHostKeys, Voice};
 use crate::crypto::keys::known_hosts::{self, HostName, KnownHosts, Verdict};
 use crate::crypto::{Certificate, KeyAlgorithm, PublicKey, SignatureAlgorithm};
@@ -15,7 +16,11 @@ use crate::limits::KNOWN_HOSTS_BYTES_MAX;
 /// How far a host that we go on with is believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trusted {
+    /// As somebody else has it: an authority, the system's files, whoever wants no questions.
     Known,
+    /// By a line of the user's files for this very name, or by the user's own word: what it says of
+    /// its other keys counts.
+    ByUser,
     /// It is known by another key, and somebody wants to go on all the same.
     Doubtful,
 }
@@ -27,6 +32,8 @@ pub struct HostCheck<'a> {
     voice: &'a Voice,
     name: HostName,
     known: KnownHosts,
+    /// The user's files alone.
+    own: KnownHosts,
 }
 
 impl<'a> HostCheck<'a> {
@@ -40,13 +47,17 @@ impl<'a> HostCheck<'a> {
             bail!("{name:?} cannot be the name of a host");
         };
         let mut known = KnownHosts::default();
-        for path in options.user_known_hosts.iter().chain(&options.global_known_hosts) {
+        for path in &options.user_known_hosts {
+            read_into(&mut known, path)?;
+        }
+        let own = known.clone();
+        for path in &options.global_known_hosts {
             read_into(&mut known, path)?;
         }
         for (place, why) in known.skipped() {
             voice.debug(format_args!("{place}: {why}"));
         }
-        Ok(HostCheck { options, person, voice, name, known })
+        Ok(HostCheck { options, person, voice, name, known, own })
     }
 
     /// The algorithms that the host may sign with, those of keys it is known by first: a host shows
@@ -87,7 +98,8 @@ impl<'a> HostCheck<'a> {
                     "Host '{}' is known and matches the {kind} host key (found in {place}).",
                     self.name
                 ));
-                Ok(Trusted::Known)
+                let by_user = certificate.is_none() && self.own.has(&self.name, key);
+                Ok(if by_user { Trusted::ByUser } else { Trusted::Known })
             }
             Verdict::ByCertificate { place, .. } => {
                 self.voice.debug(format_args!(
@@ -96,7 +108,7 @@ impl<'a> HostCheck<'a> {
                 ));
                 Ok(Trusted::Known)
             }
-            Verdict::Unknown => self.meet(key).map(|()| Trusted::Known),
+            Verdict::Unknown => self.meet(key),
             Verdict::Changed { place, .. } => self.changed(key, &place.to_string()),
             Verdict::Revoked(place) => {
                 self.warn("REVOKED HOST KEY DETECTED!");
@@ -120,20 +132,28 @@ impl<'a> HostCheck<'a> {
         }
     }
 
+    /// Who learns of the host's other keys, where they are to be learned.
+    pub fn learner(&self) -> Option<Learner> {
+        Learner::new(self.options, &self.name, self.person)
+    }
+
     /// A host that nobody knows.
-    fn meet(&self, key: &PublicKey) -> Result<()> {
+    fn meet(&self, key: &PublicKey) -> Result<Trusted> {
         let (kind, fingerprint) = (key.kind().family(), key.fingerprint());
         let name = &self.name;
-        match self.options.strict {
+        let trusted = match self.options.strict {
             StrictHostKeys::Yes => bail!(
                 "No {kind} host key is known for {name} and you have requested strict checking.\n\
                  Host key verification failed."
             ),
-            StrictHostKeys::AcceptNew | StrictHostKeys::No => {}
-            StrictHostKeys::Ask => self.ask(kind, &fingerprint)?,
-        }
+            StrictHostKeys::AcceptNew | StrictHostKeys::No => Trusted::Known,
+            StrictHostKeys::Ask => {
+                self.ask(kind, &fingerprint)?;
+                Trusted::ByUser
+            }
+        };
         self.note(key);
-        Ok(())
+        Ok(trusted)
     }
 
     fn ask(&self, kind: &str, fingerprint: &str) -> Result<()> {

@@ -1,4 +1,4 @@
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -9,17 +9,21 @@ use anyhow::{Context, Result, bail};
 use super::connect::{connect, spawn_proxy};
 use super::hosts::HostCheck;
 use super::identities::Identity;
+use super::learning::Learner;
 use super::login::{Login, Progress};
 use super::voice::harmless;
-use super::{Lone, Options, Person, Voice};
+use super::{Lone, Options, Person, UpdateHostKeys, Voice};
 use crate::base::{Instant, escape};
-use crate::connection::{ChannelKind, ClientConnectionConfig, ConnectionConfig, Event};
+use crate::connection::{
+    ChannelKind, ClientConnectionConfig, ConnectionConfig, Event, host_keys_hold,
+};
 use crate::crypto::{KeyAlgorithm, RandomPool};
 use crate::limits::FAREWELL_TIME;
 use crate::reactor::{Driver, Fd};
 use crate::services::Attached;
 use crate::shard::{ClientLink, News, Shard, ShardConfig};
 use crate::transport::{ClientConfig, CompressionKind, Preferences, ServerConfig};
+use crate::wire::channel::GlobalBody;
 use crate::wire::number::disconnect;
 
 /// One thread's worth of client: a shard, and logins on it.
@@ -42,6 +46,8 @@ pub struct Client<D: Driver> {
     kept: VecDeque<(ClientLink, News)>,
     /// Every link there has been.
     links: Vec<ClientLink>,
+    /// Those of them whose hosts may tell of their keys.
+    learners: BTreeMap<ClientLink, Learner>,
 }
 
 impl<D: Driver> Client<D> {
@@ -56,7 +62,7 @@ impl<D: Driver> Client<D> {
             serial_step: 1,
         };
         let shard = Shard::new(driver, outside, config, Box::new(RandomPool::secure()));
-        Client { shard, kept: VecDeque::new(), links: Vec::new() }
+        Client { shard, kept: VecDeque::new(), links: Vec::new(), learners: BTreeMap::new() }
     }
 
     /// Connects, checks who is there, and logs in; asks the person what has to be asked.
@@ -99,6 +105,13 @@ impl<D: Driver> Client<D> {
         if ended.is_err() {
             self.leave(link, "the login has failed");
         }
+        if let Some(learner) = login.learner().filter(|_| ended.is_ok()) {
+            let asks = learner.asks();
+            self.learners.insert(link, learner);
+            if asks {
+                self.learn_first(link, voice)?;
+            }
+        }
         ended.map(|link| (link, login.into_identity()))
     }
 
@@ -124,6 +137,31 @@ impl<D: Driver> Client<D> {
                 bail!("Connection to {host} port {port}: no key exchange within ConnectTimeout");
             }
         }
+    }
+
+    /// Whoever is to be asked about host keys is asked before a session reads what is typed. Servers
+    /// tell them first of all, so an answer to anything says that there is nothing to wait for.
+    fn learn_first(&mut self, link: ClientLink, voice: &Voice) -> io::Result<()> {
+        let mut waits = self.shard.ask_server_plainly(link, GlobalBody::KeepAlive.name(), true);
+        while waits || self.learners.get(&link).is_some_and(|one| !one.wanted().is_empty()) {
+            self.turn(None)?;
+            while let Some((of, news)) = self.shard.next_news() {
+                match news {
+                    News::Heard(Event::GlobalDone { .. }) if of == link => waits = false,
+                    News::Ended { reason } if of == link => {
+                        self.kept.push_back((of, News::Ended { reason }));
+                        return Ok(());
+                    }
+                    news if of == link => {
+                        let news = self.learn(of, news, voice);
+                        self.kept.extend(news.map(|news| (of, news)));
+                    }
+                    news => self.kept.push_back((of, news)),
+                }
+            }
+        }
+        self.learners.remove(&link);
+        Ok(())
     }
 
     /// A socket whose other end is a channel to the host, over a connection that is there.
@@ -190,6 +228,54 @@ impl<D: Driver> Client<D> {
         self.kept.pop_front().or_else(|| self.shard.next_news())
     }
 
+    /// Takes what a server tells of its host keys and acts on it; gives other news back.
+    pub fn learn(&mut self, link: ClientLink, news: News, voice: &Voice) -> Option<News> {
+        let Some(learner) = self.learners.get_mut(&link) else { return Some(news) };
+        match news {
+            News::Heard(Event::HostKeys { keys }) => {
+                // Of several connections to a host one is enough.
+                let name = learner.name().clone();
+                self.learners.retain(|other, one| *other == link || *one.name() != name);
+                let learner = self.learners.get_mut(&link)?;
+                let new = learner.told(&keys, voice);
+                if new.is_empty() || !self.shard.ask_proofs(link, &new) {
+                    self.learners.remove(&link);
+                }
+            }
+            News::Heard(Event::HostKeysProved { answer }) => {
+                let connection = self.shard.client(link);
+                let holds = connection.zip(answer).is_some_and(|(connection, answer)| {
+                    host_keys_hold(connection, learner.wanted(), &answer)
+                });
+                learner.proved(holds, voice);
+                self.learners.remove(&link);
+            }
+            News::Ended { .. } => {
+                self.learners.remove(&link);
+                return Some(news);
+            }
+            news => return Some(news),
+        }
+        None
+    }
+
+    /// Waits a moment for proofs of host keys that were asked for, so that short sessions learn too.
+    /// Other news are lost.
+    ///
+    /// # Errors
+    /// The driver failed.
+    pub fn learn_last(&mut self, voice: &Voice) -> io::Result<()> {
+        let until = self.now().after(FAREWELL_TIME);
+        let waits = |learner: &Learner| !learner.wanted().is_empty();
+        while self.learners.values().any(waits) && self.now() < until {
+            self.turn(Some(until))?;
+            while let Some((link, news)) = self.next_news() {
+                let _ = self.learn(link, news, voice);
+            }
+        }
+        Ok(())
+    }
+
     /// The driver's clock.
     pub fn now(&mut self) -> Instant {
         self.shard.driver().now()
@@ -246,5 +332,6 @@ pub fn connection_config(
     config.server_alive = options.server_alive;
     config.takes_forwarded = !options.remote_forwards.is_empty();
     config.takes_agent = options.forward_agent.is_some();
+    config.hears_host_keys = options.update_host_keys != UpdateHostKeys::No;
     Ok(config)
 }

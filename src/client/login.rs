@@ -8,6 +8,7 @@ use zeroize::Zeroizing;
 use super::agent::HostProof;
 use super::hosts::{HostCheck, Trusted};
 use super::identities::{Identities, Identity};
+use super::learning::Learner;
 use super::voice::harmless;
 use super::{Lone, Options, Person, Voice};
 use crate::base::escape;
@@ -35,8 +36,8 @@ pub struct Login<'a> {
     shown: Option<Identity>,
     /// What the server takes, as it said last.
     methods: String,
-    /// The key that it showed is not the one it is known by.
-    doubtful: bool,
+    /// How far the key that it showed is believed.
+    trusted: Trusted,
     /// How often a password was asked for, and how often the server was let ask.
     passwords: u32,
     conversations: u32,
@@ -66,7 +67,7 @@ impl<'a> Login<'a> {
             untried,
             shown: None,
             methods: String::new(),
-            doubtful: false,
+            trusted: Trusted::Known,
             passwords: 0,
             conversations: 0,
             prompted: false,
@@ -78,6 +79,11 @@ impl<'a> Login<'a> {
     /// Whether keys have been agreed on.
     pub const fn has_keys(&self) -> bool {
         self.has_keys
+    }
+
+    /// Who learns of the server's other host keys, if it is believed so far.
+    pub fn learner(&self) -> Option<Learner> {
+        self.hosts.learner().filter(|_| self.trusted == Trusted::ByUser)
     }
 
     /// The key that the server has taken, if it was one.
@@ -138,7 +144,7 @@ impl<'a> Login<'a> {
                 self.proof.get_or_insert(HostProof { host_key: shown.into(), signature });
                 match self.hosts.judge(&key, certificate.as_deref()) {
                     Ok(trusted) => {
-                        self.doubtful = trusted == Trusted::Doubtful;
+                        self.trusted = trusted;
                         Answer::Trust(true)
                     }
                     Err(why) => {
@@ -230,11 +236,12 @@ impl<'a> Login<'a> {
     /// Secrets are for hosts that are known: with StrictHostKeyChecking no, a host whose key has
     /// changed may be somebody in between.
     fn may_ask(&self) -> bool {
-        if self.doubtful {
+        let doubtful = self.trusted == Trusted::Doubtful;
+        if doubtful {
             self.voice
                 .error("Password authentication is disabled to avoid man-in-the-middle attacks.");
         }
-        !self.doubtful && !self.options.batch
+        !doubtful && !self.options.batch
     }
 
     /// The server's questions; what it says is shown as text and nothing else (SECURITY cases 61,

@@ -9,6 +9,7 @@ pub mod copy;
 mod forwards;
 mod hosts;
 mod identities;
+mod learning;
 mod link;
 mod login;
 mod options;
@@ -21,7 +22,7 @@ mod voice;
 
 pub use identities::Identity;
 pub use link::{Client, connection_config};
-pub use options::{Options, StrictHostKeys};
+pub use options::{Options, StrictHostKeys, UpdateHostKeys};
 pub use outside::Lone;
 pub use person::Person;
 pub use voice::{Level, Voice};

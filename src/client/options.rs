@@ -19,6 +19,14 @@ pub enum StrictHostKeys {
     No,
 }
 
+/// What becomes of host keys that a server tells after the login (ssh_config(5), UpdateHostKeys).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpdateHostKeys {
+    No,
+    Ask,
+    Yes,
+}
+
 /// Everything that one connection is made with.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -52,6 +60,7 @@ pub struct Options {
     pub global_known_hosts: Vec<PathBuf>,
     pub strict: StrictHostKeys,
     pub hash_known_hosts: bool,
+    pub update_host_keys: UpdateHostKeys,
     /// The name that the host is known by, in place of its own.
     pub host_key_alias: Option<String>,
     /// This machine is not checked.
@@ -144,6 +153,7 @@ impl Options {
                 "/etc/ssh/ssh_known_hosts2".into(),
             ],
             strict: StrictHostKeys::Ask,
+            update_host_keys: UpdateHostKeys::No,
             hash_known_hosts: false,
             host_key_alias: None,
             no_localhost: false,

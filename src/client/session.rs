@@ -214,7 +214,8 @@ impl<'a, D: Driver> Session<'a, D> {
             }
             self.client.turn(None)?;
             while let Some((link, news)) = self.client.next_news() {
-                if link == self.link {
+                let news = self.client.learn(link, news, self.voice);
+                if let Some(news) = news.filter(|_| link == self.link) {
                     self.hear(news)?;
                 }
             }
@@ -230,6 +231,9 @@ impl<'a, D: Driver> Session<'a, D> {
         self.voice.set_raw(false);
         if at_terminal {
             self.voice.info(format_args!("Connection to {} closed.", self.options.host_name));
+        }
+        if !self.left {
+            self.client.learn_last(self.voice)?;
         }
         self.client.leave(self.link, "disconnected by user");
         if self.options.stdio_forward.is_some() && !self.left {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
+use super::host_keys::strings;
 use super::machine::malformed;
 use super::server::{SERVICE_CONNECTION, SERVICE_USERAUTH};
 use super::side::{Limits, Side};
@@ -13,7 +14,7 @@ use super::{
 use crate::base::Instant;
 use crate::crypto::keys::Certificate;
 use crate::crypto::{PublicKey, ShownKey, SignatureAlgorithm};
-use crate::limits::AUTH_ROUNDS_MAX;
+use crate::limits::{AUTH_ROUNDS_MAX, HOST_KEYS_TOLD_MAX};
 use crate::transport::{Client, Env, Error, Transport};
 use crate::wire::auth::{
     AuthMethod, INTERACTIVE_PLAINLY, InfoRequest, InfoResponse, METHOD_INTERACTIVE,
@@ -265,6 +266,11 @@ impl Side for Client {
             OpenKind::Other { name: AGENT_CHANNEL, .. } if login.config.takes_agent => None,
             _ => Some((open_failure::ADMINISTRATIVELY_PROHIBITED, "not asked for")),
         }
+    }
+
+    fn host_keys_told(login: &ClientLogin, rest: &[u8]) -> Option<Box<[Box<[u8]>]>> {
+        let keys = login.config.hears_host_keys.then(|| strings(rest, HOST_KEYS_TOLD_MAX))?.ok()?;
+        Some(keys.into_iter().map(Box::from).collect())
     }
 
     fn limits(login: &ClientLogin) -> Limits {

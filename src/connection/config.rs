@@ -113,6 +113,8 @@ pub struct ClientConnectionConfig {
     pub takes_forwarded: bool,
     /// The same for channels to our agent.
     pub takes_agent: bool,
+    /// Tells the owner which host keys the server says it has.
+    pub hears_host_keys: bool,
 }
 
 impl ClientConnectionConfig {
@@ -126,6 +128,7 @@ impl ClientConnectionConfig {
             packet_bytes: CHANNEL_PACKET_BYTES_MAX,
             takes_forwarded: false,
             takes_agent: false,
+            hears_host_keys: false,
         }
     }
 }

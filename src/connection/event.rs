@@ -83,6 +83,12 @@ pub enum Event {
     /// The peer asked something of the connection. Server role: call `reply_global` whether or not it
     /// wants a reply; later global requests wait until then. Client role: it has been refused.
     Global { want_reply: bool, request: GlobalRequest },
+    /// Client role, where [`super::ClientConnectionConfig::hears_host_keys`] is set: all keys that the
+    /// server says it has, encoded; nothing of it is proved.
+    HostKeys { keys: Box<[Box<[u8]>]> },
+    /// The server's answer to [`Connection::ask_proofs`](super::Connection::ask_proofs), encoded, for
+    /// [`super::host_keys_hold`]. `None`: a refusal.
+    HostKeysProved { answer: Option<Box<[u8]>> },
     /// Server role: the client wants proofs that we hold these host keys, in this order: call
     /// `prove_host_keys`; later global requests wait until then.
     ProveHostKeys { keys: HostKeyProofs },

@@ -2,13 +2,14 @@
 //! about, so that clients know the next ones before they are in use.
 
 use super::Connection;
+use super::machine::Asker;
 use super::side::Side;
 use crate::base::wildcard_match;
 use crate::crypto::{KeyKind, PublicKey, SignatureAlgorithm};
 use crate::limits::{
     HOST_KEY_BYTES_MAX, HOST_KEY_PROOFS_MAX, HOST_KEYS_TOLD_BYTES_MAX, HOST_KEYS_TOLD_MAX,
 };
-use crate::transport::{Env, Error, Negotiated, Server};
+use crate::transport::{Client, Env, Error, Negotiated, Server};
 use crate::wire::channel::{GlobalBody, GlobalRequest, RequestFailure, RequestSuccess};
 use crate::wire::{Malformed, Reader};
 
@@ -146,6 +147,38 @@ impl Connection<Server> {
         }
         self.take_up_globals(env).map_err(|error| self.fail(error, env))
     }
+}
+
+impl Connection<Client> {
+    /// Asks the server to prove that it holds these keys; [`super::Event::HostKeysProved`] follows.
+    /// False, and nothing sent, when too many requests are unanswered.
+    pub fn ask_proofs(&mut self, keys: &[PublicKey], env: &mut Env<'_>) -> Result<bool, Error> {
+        self.check()?;
+        if !Client::is_logged_in(&self.login) || self.globals.push(Asker::Proofs).is_err() {
+            return Ok(false);
+        }
+        let mut rest = Vec::new();
+        keys.iter().for_each(|key| put(&mut rest, key.blob()));
+        let request = GlobalBody::Other { name: PROVE, rest: &rest };
+        self.say(&GlobalRequest { want_reply: true, request }, env).map(|()| true)
+    }
+}
+
+/// Whether a server's answer proves that it holds all of these keys: a signature for each, over the
+/// connection's session and the key, and nothing else.
+pub fn host_keys_hold(connection: &Connection<Client>, keys: &[PublicKey], answer: &[u8]) -> bool {
+    let Some(agreed) = connection.negotiated() else { return false };
+    let Ok(signatures) = strings(answer, keys.len()) else { return false };
+    let holds = |(key, signature): (&PublicKey, &&[u8])| {
+        let bytes = host_key_proof(connection.session_id(), key);
+        let holds = |algorithm| key.verify(algorithm, &bytes, signature).is_ok();
+        match agreed.host_key.signature.key_kind() == key.kind() {
+            true => proof_algorithm(key, agreed).is_some_and(holds),
+            // In whichever way such a key signs.
+            false => SignatureAlgorithm::for_key(key.kind()).iter().copied().any(holds),
+        }
+    };
+    signatures.len() == keys.len() && keys.iter().zip(&signatures).all(holds)
 }
 
 /// Host keys by their places in the configuration, and how each is to sign.

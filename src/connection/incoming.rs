@@ -2,7 +2,7 @@
 
 use super::channel::{Channel, Due, Stage};
 use super::half::{RecvHalf, RecvStep, SendHalf};
-use super::host_keys::PROVE;
+use super::host_keys::{HOST_KEYS, PROVE};
 use super::machine::{Asker, malformed};
 use super::side::Side;
 use super::{ChannelId, ChannelKind, ChannelRequest, Connection, Event, GlobalRequest};
@@ -79,12 +79,11 @@ impl<R: Side> Connection<R> {
             }
             number::REQUEST_SUCCESS => {
                 let RequestSuccess { rest } = RequestSuccess::parse(bytes).map_err(bad)?;
-                let port = rest.first_chunk::<4>().map(|port| u32::from_be_bytes(*port));
-                Ok(self.global_answered(true, port))
+                Ok(self.global_answered(Some(rest)))
             }
             number::REQUEST_FAILURE => {
                 RequestFailure::parse(bytes).map_err(bad)?;
-                Ok(self.global_answered(false, None))
+                Ok(self.global_answered(None))
             }
             _ => self.transport.unimplemented(env).map(|()| None),
         }
@@ -338,6 +337,11 @@ impl<R: Side> Connection<R> {
             self.channels.global.get_or_insert_default().due = Some(true);
             return Ok(Some(Event::ProveHostKeys { keys }));
         }
+        if let GlobalBody::Other { name: HOST_KEYS, rest } = message.request
+            && let Some(keys) = R::host_keys_told(&self.login, rest)
+        {
+            return Ok(Some(Event::HostKeys { keys }));
+        }
         let request = GlobalRequest::from_wire(&message.request);
         // Nobody forwards for a server.
         if R::IS_SERVER && request.is_some() {
@@ -348,9 +352,15 @@ impl<R: Side> Connection<R> {
         Ok(request.map(|request| Event::Global { want_reply, request }))
     }
 
-    fn global_answered(&mut self, ok: bool, port: Option<u32>) -> Option<Event> {
+    /// `answer`: what a success comes with.
+    fn global_answered(&mut self, answer: Option<&[u8]>) -> Option<Event> {
         match self.globals.pop() {
-            Some(Asker::Owner) => Some(Event::GlobalDone { ok, port }),
+            Some(Asker::Owner) => {
+                let port = answer.and_then(|rest| rest.first_chunk::<4>());
+                let port = port.map(|port| u32::from_be_bytes(*port));
+                Some(Event::GlobalDone { ok: answer.is_some(), port })
+            }
+            Some(Asker::Proofs) => Some(Event::HostKeysProved { answer: answer.map(Into::into) }),
             Some(Asker::KeepAlive) | None => None,
         }
     }

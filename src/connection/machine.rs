@@ -31,6 +31,8 @@ pub struct Connection<R: Side> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Asker {
     Owner,
+    /// Whoever wants host keys proved.
+    Proofs,
     /// Any answer will do, and any other message would have done.
     KeepAlive,
 }

@@ -51,7 +51,7 @@ pub use event::{
     Questions, Verified, WindowSize, X11Request,
 };
 pub use half::{Farewell, RecvHalf, RecvStep, SendHalf, SendStep};
-pub use host_keys::{HostKeyProofs, host_key_proof};
+pub use host_keys::{HostKeyProofs, host_key_proof, host_keys_hold};
 pub use machine::Connection;
 pub use methods::{Chains, Method, Progress, Step};
 pub use plan::Plan;

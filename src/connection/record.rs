@@ -65,6 +65,7 @@ impl<R: Side> Connection<R> {
             && !self.blocked()
             && self.channels.events.is_empty()
             && self.channels.global.is_none()
+            && !self.globals.iter().any(|asker| *asker == Asker::Proofs)
             && self.channels.drained.is_empty();
         if !quiet {
             return None;

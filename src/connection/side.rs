@@ -62,6 +62,12 @@ pub trait Side: Role + Sized {
         None
     }
 
+    /// The server's host keys, if they are wanted.
+    #[doc(hidden)]
+    fn host_keys_told(_: &Self::Login, _rest: &[u8]) -> Option<Box<[Box<[u8]>]>> {
+        None
+    }
+
     /// Sessions at one time, receive window and largest packet, as configured.
     #[doc(hidden)]
     fn limits(login: &Self::Login) -> Limits;

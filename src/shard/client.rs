@@ -9,6 +9,7 @@ use crate::connection::{
     Answer, ChannelId, ChannelKind, ChannelRequest, ClientConnectionConfig, Conn, Connection,
     Event, GlobalRequest, LoginMethod,
 };
+use crate::crypto::PublicKey;
 use crate::services::forward::Note;
 use crate::services::{Attached, Command, Io, Outgoing, RoutingDomain, Service, Surroundings};
 use crate::transport::{Client, Env, Error};
@@ -143,6 +144,11 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     pub fn ask_server_plainly(&mut self, link: ClientLink, name: &str, want_reply: bool) -> bool {
         self.tell(link, |connection, env| connection.send_global(name, want_reply, env))
             .unwrap_or(false)
+    }
+
+    /// [`Connection::ask_proofs`].
+    pub fn ask_proofs(&mut self, link: ClientLink, keys: &[PublicKey]) -> bool {
+        self.tell(link, |connection, env| connection.ask_proofs(keys, env)).unwrap_or(false)
     }
 
     /// Opens a channel that the server asks for and attaches `service`, which accepts or refuses it

@@ -263,3 +263,31 @@ fn passwords_are_asked_for_and_not_shown() {
     session.expect("Permission denied");
     assert_eq!(session.end(), Some(255));
 }
+
+/// UpdateHostKeys ask: before the session has the terminal.
+#[test]
+fn host_keys_are_noted_when_somebody_agrees() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let more = folder.path().join("more");
+    keygen(&more, "ecdsa", "256");
+    both(&[&format!("HostKey {}", more.display())], |server| {
+        let own = fs::read_to_string(server.path("host_ed25519.pub")).expect("a key");
+        let line = format!("[127.0.0.1]:{} {own}", server.port());
+        for (answer, noted) in [("no\r", false), ("perhaps\ryes\r", true)] {
+            fs::write(server.path("known_hosts"), &line).expect("a file");
+            let options = ["BatchMode=no", "UpdateHostKeys=ask", "HostKeyAlgorithms=ssh-ed25519,*"];
+            let mut session = Session::start(server.ssh(&options, &["-tt", "exec sh"]));
+            session.expect("Learned new hostkey: ECDSA SHA256:");
+            session.expect("Accept updated hostkeys? (yes/no): ");
+            session.say(answer);
+            if noted {
+                session.expect("Please enter \"yes\" or \"no\"");
+            }
+            session.say("echo in''side; exit 5\r");
+            session.expect("inside");
+            assert_eq!(session.end(), Some(5));
+            let after = fs::read_to_string(server.path("known_hosts")).expect("a file");
+            assert!(after.starts_with(&line) && (after.len() > line.len()) == noted, "{after}");
+        }
+    });
+}

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::client::{Level, StrictHostKeys};
+use crate::client::{Level, StrictHostKeys, UpdateHostKeys};
 use crate::crypto::{CipherKind, KexKind, KeyAlgorithm, MacKind, SignatureAlgorithm};
 use crate::gateway::config::{DriverChoice, Wrong};
 
@@ -29,6 +29,7 @@ pub struct Draft {
     pub user_known_hosts: Option<Vec<String>>,
     pub global_known_hosts: Option<Vec<String>>,
     pub strict: Option<StrictHostKeys>,
+    pub update_host_keys: Option<UpdateHostKeys>,
     pub hash_known_hosts: Option<bool>,
     pub host_key_alias: Option<String>,
     pub no_localhost: Option<bool>,

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::draft::{Draft, Jump, Proxy, RequestTty, SessionType, is_odd_user, parse_destination};
-use crate::client::{Level, StrictHostKeys};
+use crate::client::{Level, StrictHostKeys, UpdateHostKeys};
 use crate::gateway::config::{
     DriverChoice, Values, Wrong, did_you_mean, duration, is_none, number, parse_algorithms, size,
 };
@@ -194,7 +194,9 @@ pub const KEYWORDS: &[Keyword] = &[
     ])?)),
     absent("Tunnel", NO, "networks are not tunnelled"),
     harmless("TunnelDevice", "networks are not tunnelled"),
-    harmless("UpdateHostKeys", "a file of host keys changes when a host is new, and not otherwise"),
+    honoured("UpdateHostKeys", |d, v| once(&mut d.update_host_keys, named(v.one()?, &[
+        ("yes", UpdateHostKeys::Yes), ("no", UpdateHostKeys::No), ("ask", UpdateHostKeys::Ask),
+    ])?)),
     honoured("User", |d, v| once(&mut d.user, user(v)?)),
     honoured("UserKnownHostsFile", |d, v| once(&mut d.user_known_hosts, v.many()?.to_vec())),
     absent("VerifyHostKeyDNS", NO, "host keys come from files"),

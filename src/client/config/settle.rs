@@ -8,7 +8,7 @@ use super::draft::{Draft, Jump, Proxy, RequestTty, SessionType, at_home, jump_te
 use super::tokens::{Tokens, expand_variables};
 use crate::base::wildcard_match;
 use crate::client::forwards::Forward;
-use crate::client::{Level, Options};
+use crate::client::{Level, Options, UpdateHostKeys};
 use crate::gateway::config::{Diagnostic, DriverChoice, Place, is_none};
 
 /// Tokens that stand in most values.
@@ -83,6 +83,11 @@ impl Settling<'_> {
     }
 
     fn host_keys(&mut self, draft: &mut Draft, options: &mut Options) {
+        // As in ssh: files that somebody chose change by themselves where he wants it.
+        let usual =
+            draft.user_known_hosts.as_ref().is_none_or(|files| *files == ["~/.ssh/known_hosts"]);
+        let update = if usual { UpdateHostKeys::Yes } else { UpdateHostKeys::No };
+        options.update_host_keys = draft.update_host_keys.unwrap_or(update);
         if let Some(files) = draft.user_known_hosts.take() {
             options.user_known_hosts = self.files("UserKnownHostsFile", &files);
         }

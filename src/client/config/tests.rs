@@ -4,7 +4,7 @@ use std::io;
 
 use super::keywords::{KEYWORDS, Status};
 use super::*;
-use crate::client::StrictHostKeys;
+use crate::client::{StrictHostKeys, UpdateHostKeys};
 
 /// Files that are not on a disk.
 #[derive(Default)]
@@ -73,6 +73,20 @@ fn names_tokens_and_homes_are_expanded() {
     assert_eq!(web.proxy_command.as_deref(), Some("nc -x '%' web.example.org 2299"));
     let wrong = with("IdentityFile %z\n", &request("web")).expect_err("no token");
     assert!(wrong.contains("%z means nothing here"), "{wrong}");
+}
+
+/// Files that somebody chose are left alone unless he says otherwise.
+#[test]
+fn host_keys_are_updated_in_the_usual_file() {
+    let update = |text: &str| options(text, "web").update_host_keys;
+    assert_eq!(update(""), UpdateHostKeys::Yes);
+    assert_eq!(update("UserKnownHostsFile ~/.ssh/known_hosts\n"), UpdateHostKeys::Yes);
+    for files in ["/k", "~/.ssh/known_hosts /k", "none"] {
+        assert_eq!(update(&format!("UserKnownHostsFile {files}\n")), UpdateHostKeys::No, "{files}");
+    }
+    assert_eq!(update("UserKnownHostsFile /k\nUpdateHostKeys yes\n"), UpdateHostKeys::Yes);
+    assert_eq!(update("UpdateHostKeys ask\n"), UpdateHostKeys::Ask);
+    assert_eq!(update("UpdateHostKeys no\n"), UpdateHostKeys::No);
 }
 
 #[test]

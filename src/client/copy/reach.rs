@@ -45,7 +45,7 @@ pub struct Reached {
     pub again_at: Option<Instant>,
 }
 
-impl<D: Driver> Sessions<D> {
+impl<D: Driver> Sessions<'_, D> {
     /// Logs in at a host and opens the sessions of it: several, since many servers take no more than a
     /// little of one before they answer.
     ///

@@ -53,6 +53,7 @@ fn run_on<D: Driver>(
     voice: &Voice,
 ) -> Result<bool> {
     let mut sessions = Sessions {
+        voice,
         client: Client::new(driver),
         desk: Desk::default(),
         all: Vec::new(),
@@ -88,14 +89,15 @@ pub enum State {
 }
 
 /// All sessions there have been, and the shard that they are on.
-pub struct Sessions<D: Driver> {
+pub struct Sessions<'a, D: Driver> {
+    voice: &'a Voice,
     pub client: Client<D>,
     pub desk: Desk,
     pub all: Vec<Session>,
     pub by_channel: HashMap<(ClientLink, ChannelId), usize>,
 }
 
-impl<D: Driver> Sessions<D> {
+impl<D: Driver> Sessions<'_, D> {
     fn copy(&mut self, plan: &Plan, hosts: &[(Host, Options)], voice: &Voice) -> Result<bool> {
         let mut reached = Vec::new();
         for (host, options) in hosts {
@@ -126,6 +128,7 @@ impl<D: Driver> Sessions<D> {
         }
         let seconds = self.client.now().since(screen.begun).as_secs_f64();
         screen.end(&report::summary(&copy, &reached, seconds));
+        self.client.learn_last(self.voice)?;
         Ok(copy.totals.get().failed == 0)
     }
 
@@ -153,6 +156,7 @@ impl<D: Driver> Sessions<D> {
         let mut any = false;
         while let Some((link, news)) = self.client.next_news() {
             any = true;
+            let Some(news) = self.client.learn(link, news, self.voice) else { continue };
             match news {
                 News::Heard(event) => self.event(link, &event),
                 News::Told { id, note: Note::Sftp(note) } => {

@@ -30,6 +30,9 @@ use crate::{
 
 #[cfg(test)]
 mod tests;
+mod update;
+
+pub use update::{NoUpdate, Update, updated};
 
 /// The port that is not written.
 const PORT: u16 = 22;
