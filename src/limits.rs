@@ -661,6 +661,10 @@ pub const SESSIONS_REMEMBERED_MAX: usize = 65_536;
 pub const EDGE_LINE_BYTES_MAX: usize = 16 * 1024;
 /// Unauthenticated connections a process holds.
 pub const STARTUPS_MAX: usize = LINKS_MAX;
+/// Sources of each family whose penalties another edge is told of, and how many at a time: the last to
+/// end. 65,536 are 2 MiB, which is read while it is written.
+pub const STANDINGS_MAX: usize = 65_536;
+pub const STANDINGS_A_MESSAGE: usize = 4096;
 /// Sources whose penalties are remembered, of each family; some 64 bytes each.
 pub const PENALTY_SOURCES_MAX: u32 = 1 << 20;
 

@@ -282,6 +282,8 @@ fn r2_a_killed_edge_is_replaced_and_sessions_do_not_notice() {
         let mut stranger = gateway.connect().expect("a connection");
         stranger.read_exact(&mut [0; 8]).expect("an identification");
         kill("-9", edge);
+        // What it accepts while it dies, dies with it.
+        wait_for_the_end_of(edge);
         // Its port is root's process's too: the next connection waits for the next edge.
         gateway.assert_alive();
         assert_ne!(part(&gateway, "edge"), edge);
@@ -291,6 +293,25 @@ fn r2_a_killed_edge_is_replaced_and_sessions_do_not_notice() {
     }
     let log = gateway.log();
     assert_eq!(log.matches("The edge has ended: it ended with signal: 9").count(), 3, "{log}");
+}
+
+/// What a source has earned with one edge keeps it out of the next.
+#[test]
+fn penalties_outlive_an_edge() {
+    if !nix::unistd::geteuid().is_root() {
+        return println!("only root has rights to separate");
+    }
+    // Whoever waits for the gateway to listen says nothing.
+    let gateway = Gateway::start(&["PerSourcePenalties noauth:600 min:1"]);
+    wait_for("a penalty", || gateway.log().contains("Keeping 127.0.0.1 out"));
+    let edge = part(&gateway, "edge");
+    kill("-9", edge);
+    wait_for("another edge", || gateway.parts("edge").iter().any(|pid| *pid != edge));
+    let mut text = Vec::new();
+    let mut connection = gateway.connect().expect("a connection");
+    let _ = connection.read_to_end(&mut text);
+    let text = String::from_utf8_lossy(&text);
+    assert!(!text.starts_with("SSH-"), "{text}");
 }
 
 /// Those that are stopped are found out and replaced; so is nobody who is logged in.
@@ -329,23 +350,38 @@ fn a_stopped_broker_holds_up_logins_alone() {
     sessions.iter_mut().for_each(Session::assert_well);
 }
 
-/// A gateway that is killed leaves no process behind that nobody answers any more.
+/// SECURITY R3: root's process is killed. Whoever is logged in goes on; whatever serves strangers or holds
+/// keys ends, so that the next gateway has the port; and nothing is left when the sessions are over.
 #[test]
-fn a_killed_broker_leaves_nothing_behind() {
+fn r3_sessions_outlive_a_killed_broker_and_logins_come_back() {
     let Some(mut gateway) = gateway() else { return };
-    let session = Session::begin(&gateway, "root");
-    let parts = ["edge", "signer", "delegate"].map(|name| gateway.parts(name)).concat();
-    assert_eq!(parts.len(), 3);
+    let account = Account::new().expect("root makes accounts");
+    let mut sessions = ["root", &account.name].map(|user| Session::begin(&gateway, user));
+    let parts = ["edge", "signer"].map(|name| part(&gateway, name));
+    let delegates = gateway.parts("delegate");
+    assert_eq!(delegates.len(), 2);
     kill("-9", gateway.child.id());
     gateway.child.wait().expect("its end");
-    for pid in parts {
-        let gone = || {
-            let state = fs::read_to_string(format!("/proc/{pid}/status"));
-            state.is_ok_and(|state| state.contains("State:\tZ")) || !is_there(pid)
-        };
-        wait_for("a part to end", gone);
-    }
-    drop(session);
+    parts.into_iter().for_each(wait_for_the_end_of);
+    sessions.iter_mut().for_each(Session::assert_well);
+    gateway.run_again();
+    gateway.assert_alive();
+    sessions.iter_mut().for_each(Session::assert_well);
+    let [root, own] = sessions;
+    drop(root);
+    // One that is told to end does, in order.
+    let uid = account.uid.to_string();
+    let pid = delegates.iter().find(|pid| field(**pid, "Uid:").starts_with(&uid));
+    kill("-TERM", *pid.expect("the account's"));
+    delegates.into_iter().for_each(wait_for_the_end_of);
+    drop(own);
+}
+
+fn wait_for_the_end_of(pid: u32) {
+    wait_for("a part to end", || {
+        let state = fs::read_to_string(format!("/proc/{pid}/status"));
+        state.is_ok_and(|state| state.contains("State:\tZ")) || !is_there(pid)
+    });
 }
 
 fn is_there(pid: u32) -> bool {
@@ -379,6 +415,7 @@ fn settings_that_separate_nothing_are_refused() {
             ("TidegateIsolation none", "is for a gateway without root's rights"),
             ("TidegateEdgeUser root", "has root's rights"),
             ("TidegateEdgeUser no-such-user", "there is no user no-such-user"),
+            ("TidegateIsolation per-connection", "a process for each connection is not there yet"),
             ("TidegateSignerUser root", "TidegateSignerUser root has root's rights"),
             (
                 "TidegateEdgeUser nobody\nTidegateSignerUser nobody",

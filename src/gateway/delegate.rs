@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
-use std::{io, thread};
 
 use anyhow::{Context, bail};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use nix::sys::signal::Signal;
 use nix::unistd::{Uid, setresuid, setuid};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
 use super::config;
@@ -35,6 +35,9 @@ use crate::transport::SignableExchange;
 
 /// Looks in a row that must find nothing open before the process is idle.
 const IDLE_CHECKS: u32 = 6;
+
+/// How often a process whose gateway is gone looks whether its last connection has ended.
+const ORPHAN_CHECK: Duration = Duration::from_millis(200);
 
 /// What the process is started with.
 pub struct Options {
@@ -86,10 +89,14 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let post = Post(Arc::new(Mutex::new(Some(Open { server, received: 0 }))));
     let (retire, retired) = bounded(1);
     watch_idleness(Arc::clone(&messenger), post.clone(), options.idle_time, retired)?;
-    watch_signals(Arc::clone(&messenger), signals)?;
-    hear(&messenger, &signer, &post, &retire, &mut buffer);
+    let (end, ended) = bounded(1);
+    watch_signals(Arc::clone(&messenger), signals, end)?;
+    let told_to = hear(&messenger, &signer, &post, &retire, &mut buffer);
     // Workers that wait for a signature wait for nothing now.
     signer.close();
+    if !told_to && ended.is_empty() {
+        post.outlive(&ended);
+    }
     let last = post.open().take();
     if let Some(Open { server, .. }) = last {
         server.stop();
@@ -110,23 +117,20 @@ fn become_account(uid: u32) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Serves what the parent sends, until it sends no more.
+/// Serves what the parent sends, until it sends no more: because it has said so, or without a word.
 fn hear(
     messenger: &Messenger,
     signer: &RemoteSigner,
     post: &Post,
     retire: &Sender<()>,
     buffer: &mut [u8],
-) {
+) -> bool {
     loop {
-        let (len, passenger) = match messenger.receive(buffer) {
-            Ok((0, _)) => return,
-            Ok(message) => message,
-            Err(why) if why.kind() == io::ErrorKind::Interrupted => continue,
-            Err(_) => return,
+        let Ok(Some((len, passenger))) = helper::next_message(messenger, buffer) else {
+            return false;
         };
         match (Parcel::decode(buffer.get(..len).unwrap_or(&[])), passenger) {
-            (Ok(Parcel::Stop), _) => return,
+            (Ok(Parcel::Stop), _) => return true,
             (Ok(Parcel::Retire), _) => drop(retire.try_send(())),
             (Ok(Parcel::Signature { ticket, signature }), _) => signer.answer(ticket, signature),
             (Ok(connection @ Parcel::Connection { .. }), Some(socket)) => {
@@ -245,6 +249,16 @@ struct Open {
 }
 
 impl Post {
+    /// Root's process is gone without a word, and sessions are none of its end's: they go on until they
+    /// end by themselves, or until their keys have to be changed, for nobody is there to sign.
+    fn outlive(&self, ended: &Receiver<()>) {
+        let links = || self.open().as_ref().map_or(0, |open| open.server.links());
+        if links() > 0 {
+            warn!("The gateway's own process is gone; connections that are open go on");
+        }
+        while links() > 0 && ended.recv_timeout(ORPHAN_CHECK).is_err() {}
+    }
+
     fn open(&self) -> MutexGuard<'_, Option<Open>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -357,11 +371,16 @@ fn watch_idleness(
 }
 
 /// Whoever ends all our processes at once ends this one in order too.
-fn watch_signals(messenger: Arc<Messenger>, signals: Signals) -> anyhow::Result<()> {
+fn watch_signals(
+    messenger: Arc<Messenger>,
+    signals: Signals,
+    end: Sender<()>,
+) -> anyhow::Result<()> {
     thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
             if let Ok(Woken::Signal(_)) = signals.wait(&[], None) {
+                let _ = end.try_send(());
                 messenger.hang_up();
             }
         })

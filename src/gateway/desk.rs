@@ -213,6 +213,9 @@ impl Outside for Desk {
     }
 
     fn startup_over(&mut self, ends: Ends, how: StartupEnd) {
+        if let Some(line) = self.office.line.as_ref().filter(|_| self.office.startups.penalises()) {
+            line.earned(ends.peer, how, self.office.startups.is_unknown_user(ends.peer));
+        }
         if let Some(KeptOut { time, why }) =
             self.office.startups.over(ends.peer, how, reactor::now())
         {

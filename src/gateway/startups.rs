@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::config::{Global, HostList, MaxStartups, Overflow, Penalties, SourceBlocks, Verdict};
 use crate::base::Instant;
-use crate::limits::STARTUPS_MAX;
+use crate::limits::{STANDINGS_MAX, STARTUPS_MAX};
 use crate::shard::StartupEnd;
 
 /// Unauthenticated connections a process holds, with random early refusal between `start` and
@@ -54,6 +54,27 @@ impl Refused {
         }
     }
 }
+
+/// What a source has earned and not yet served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// The block of addresses.
+    pub source: IpAddr,
+    pub until: Instant,
+    /// It keeps the source out.
+    pub active: bool,
+    /// One of [`REASONS`].
+    pub why: &'static str,
+}
+
+/// Why sources have penalties.
+pub const REASONS: [&str; 5] = [
+    "it asked for a user who does not exist",
+    "it failed to log in",
+    "it did not try to log in",
+    "it took too long to log in",
+    "its connection was refused",
+];
 
 /// A penalty that keeps its source out from now on, for the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -175,6 +196,48 @@ impl Startups {
         self.sources().unknown_users.remove(&peer)
     }
 
+    /// PerSourcePenalties is on.
+    pub const fn penalises(&self) -> bool {
+        self.rules.penalties.enabled
+    }
+
+    /// Whether that was noted of this peer.
+    pub fn is_unknown_user(&self, peer: SocketAddr) -> bool {
+        self.sources().unknown_users.contains(&peer)
+    }
+
+    /// What a connection that somebody else has counted brings its source.
+    pub fn earn(&self, peer: IpAddr, how: StartupEnd, unknown_user: bool, now: Instant) {
+        if self.rules.penalties.enabled {
+            self.penalise(peer, how, unknown_user, now);
+        }
+    }
+
+    /// What sources have earned, for whoever counts next: the last to end first, so many at most.
+    pub fn standings(&self, now: Instant) -> Vec<Standing> {
+        let sources = &mut *self.sources();
+        let mut all = Vec::new();
+        for table in [&mut sources.ipv4, &mut sources.ipv6] {
+            table.expire(now);
+            let last = table.by_end.iter().rev().take(STANDINGS_MAX);
+            all.extend(last.filter_map(|(until, source)| {
+                let Penalty { active, why, .. } = *table.penalties.get(source)?;
+                Some(Standing { source: *source, until: *until, active, why })
+            }));
+        }
+        all
+    }
+
+    /// What somebody else has counted of a source.
+    pub fn inherit(&self, standing: &Standing) {
+        let Standing { source, until, active, why } = *standing;
+        let mut sources = self.sources();
+        let table = sources.table(source);
+        table.remove(source);
+        table.penalties.insert(source, Penalty { until, active, why });
+        table.by_end.insert((until, source));
+    }
+
     pub fn open(&self) -> usize {
         self.open.load(Ordering::Relaxed)
     }
@@ -253,15 +316,14 @@ impl Startups {
         now: Instant,
     ) -> Option<KeptOut> {
         let penalties = &self.rules.penalties;
+        let [unknown, failed, idle, late, refused] = REASONS;
         let (time, why) = match how {
             StartupEnd::LoggedIn | StartupEnd::Ours => return None,
-            StartupEnd::Attempted if unknown_user => {
-                (penalties.invalid_user, "it asked for a user who does not exist")
-            }
-            StartupEnd::Attempted => (penalties.auth_failure, "it failed to log in"),
-            StartupEnd::NoAttempt => (penalties.no_auth, "it did not try to log in"),
-            StartupEnd::Late => (penalties.grace, "it took too long to log in"),
-            StartupEnd::Refused => (penalties.refused, "its connection was refused"),
+            StartupEnd::Attempted if unknown_user => (penalties.invalid_user, unknown),
+            StartupEnd::Attempted => (penalties.auth_failure, failed),
+            StartupEnd::NoAttempt => (penalties.no_auth, idle),
+            StartupEnd::Late => (penalties.grace, late),
+            StartupEnd::Refused => (penalties.refused, refused),
         };
         if time.is_zero() || self.is_exempt(peer) {
             return None;
@@ -559,5 +621,33 @@ mod tests {
         let sources = startups.sources();
         assert_eq!((sources.ipv4.penalties.len(), sources.ipv4.by_end.len()), (10, 10));
         assert!(sources.open.is_empty());
+    }
+
+    /// Another process goes on where one has ended.
+    #[test]
+    fn what_was_earned_is_inherited() {
+        let text = "PerSourcePenalties authfail:10 noauth:4 min:15\n";
+        let (now, first) = (start(), startups(text));
+        for (from, how) in [
+            ("192.0.2.1", StartupEnd::Attempted),
+            ("192.0.2.1", StartupEnd::Attempted),
+            ("192.0.2.2", StartupEnd::NoAttempt),
+            ("2001:db8::1", StartupEnd::Attempted),
+        ] {
+            first.earn(peer(from).ip(), how, false, now);
+        }
+        first.earn(peer("192.0.2.3").ip(), StartupEnd::LoggedIn, false, now);
+        let standings = first.standings(now);
+        assert_eq!(standings.iter().filter(|standing| standing.active).count(), 1);
+        let second = startups(text);
+        standings.iter().for_each(|standing| second.inherit(standing));
+        assert_eq!(second.standings(now), standings);
+        let refused = second.admit(peer("192.0.2.1").ip(), now);
+        assert_eq!(refused, Err(Refused::Penalty("it failed to log in")));
+        second.admit(peer("192.0.2.2").ip(), now).expect("it has earned too little");
+        // What it had counts on.
+        assert!(one(&second, "2001:db8::1", StartupEnd::Attempted, now).is_some());
+        assert_eq!(second.admit(peer("192.0.2.1").ip(), now.after(seconds(20))), Ok(()));
+        assert!(second.standings(now.after(seconds(20))).iter().all(|s| s.source.is_ipv6()));
     }
 }

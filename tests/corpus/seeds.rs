@@ -3,16 +3,17 @@
 mod messages;
 mod scripts;
 
-use tidegate::base::SeededEntropy;
+use tidegate::base::{Instant, SeededEntropy};
 use tidegate::connection::{Chains, LoginLimits, Method, Secret, Secrets};
 use tidegate::crypto::keys::{CertificateKind, Certification, Extensions};
 use tidegate::crypto::{KexKind, KexSecret, KeyAlgorithm, KeyKind, SignatureAlgorithm, kex};
 use tidegate::fuzzing::{MESSAGE, fixtures};
 use tidegate::gateway::edge::words::{Ask, Greeting, Tell, Ticket};
 use tidegate::gateway::signer::words as signer;
+use tidegate::gateway::startups::{REASONS, Standing};
 use tidegate::reactor::Token;
 use tidegate::services::{Origin, RoutingDomain};
-use tidegate::shard::Proof;
+use tidegate::shard::{Proof, StartupEnd};
 use tidegate::transport::{ExchangeFields, RekeyLimits, SignableExchange};
 use tidegate::wire::proxy::{self, ProxyOrigin, ProxyVersion};
 use tidegate::wire::{Message, Writer};
@@ -59,6 +60,7 @@ fn edge() -> Vec<Seed> {
         ("secrets", Ask::CheckSecrets { ticket, from, user: "ann".into(), secrets }),
         ("hand-over", Ask::HandOver { link: 9, proofs, record: vec![1; 40], inbound: vec![2; 9] }),
         ("over", Ask::Over { link: 9 }),
+        ("earned", Ask::Earned { peer: from.peer, how: StartupEnd::Attempted, unknown_user: true }),
     ];
     let chains = Chains::any_of([Method::PublicKey, Method::Password]);
     let rekey = RekeyLimits { bytes: Some(1 << 30), time: None, packets: 1 << 31 };
@@ -66,12 +68,15 @@ fn edge() -> Vec<Seed> {
     let greeting =
         Greeting { banner: Some("hello".into()), tries_max: 6, chains, codes: true, limits };
     let stranger = Some(from.peer);
+    let (source, until) = (from.peer.ip(), Instant::from_nanos(1 << 40));
+    let standing = Standing { source, until, active: true, why: REASONS[1] };
     let tells = [
         ("listener", Tell::Listener),
         ("signature", Tell::Signature { ticket, signature: vec![3; 83] }),
         ("greeted", Tell::Greeted { ticket, greeting: Some(Box::new(greeting)), verbosity: None }),
         ("stranger", Tell::Key { ticket, grant: None, stranger }),
         ("stop", Tell::Stop),
+        ("standings", Tell::Standings(vec![standing])),
     ];
     let asks = asks.into_iter().map(|(name, ask)| (name, 0, ask.encode().to_vec()));
     let tells = tells.into_iter().map(|(name, tell)| (name, 1, tell.encode()));

@@ -175,29 +175,25 @@ impl Gateway {
             config += &format!("HostKey {}/host_{kind}{bits}\n", at.display());
         }
         fs::write(at.join("tidegate_config"), config).expect("the configuration");
-        let log = fs::File::create(at.join("log")).expect("a log");
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
-        command.arg("serve").arg("-f").arg(at.join("tidegate_config")).args(["--reactors", "2"]);
-        if let Some(driver) = driver {
-            command.args(["--driver", driver]);
-        }
-        // There are no records in it, so none are written to this machine's.
-        command.env("TIDEGATE_TEST_LOGINS", at);
-        change(&mut command);
-        let child = command
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().expect("a second handle"))
-            .stderr(log)
-            .spawn()
-            .expect("the gateway starts");
+        let child = spawn(at, driver, change);
         let mut gateway = Gateway { child, port, folder, met_defects: false };
-        wait_for("the gateway to listen", || {
-            if let Some(status) = gateway.child.try_wait().expect("its status") {
-                panic!("the gateway ended with {status}:\n{}", gateway.log());
-            }
-            gateway.connect().is_ok()
-        });
+        gateway.wait_until_it_listens();
         gateway
+    }
+
+    /// Starts another in the place of one that has ended.
+    pub fn run_again(&mut self) {
+        self.child = spawn(self.folder.path(), driver().as_deref(), |_| {});
+        self.wait_until_it_listens();
+    }
+
+    fn wait_until_it_listens(&mut self) {
+        wait_for("the gateway to listen", || {
+            if let Some(status) = self.child.try_wait().expect("its status") {
+                panic!("the gateway ended with {status}:\n{}", self.log());
+            }
+            self.connect().is_ok()
+        });
     }
 
     pub fn address(&self) -> SocketAddr {
@@ -344,6 +340,24 @@ impl Gateway {
         let output = run_ok(&mut self.ssh(&[], &["echo alive"]));
         assert_eq!(output.stdout, b"alive\n", "log:\n{}", self.log());
     }
+}
+
+fn spawn(at: &Path, driver: Option<&str>, change: impl FnOnce(&mut Command)) -> Child {
+    let log = fs::File::options().create(true).append(true).open(at.join("log")).expect("a log");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    command.arg("serve").arg("-f").arg(at.join("tidegate_config")).args(["--reactors", "2"]);
+    if let Some(driver) = driver {
+        command.args(["--driver", driver]);
+    }
+    // There are no records in it, so none are written to this machine's.
+    command.env("TIDEGATE_TEST_LOGINS", at);
+    change(&mut command);
+    command
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("a second handle"))
+        .stderr(log)
+        .spawn()
+        .expect("the gateway starts")
 }
 
 impl Drop for Gateway {

@@ -11,6 +11,9 @@ use super::values::Values;
 const NAMES: [(&str, Isolation); 3] =
     [("auto", Isolation::Auto), ("shared", Isolation::Shared), ("none", Isolation::None)];
 
+/// OpenSSH's shape.
+const PER_CONNECTION: &str = "per-connection";
+
 pub fn edge_user(target: &mut Target, values: &Values<'_>) -> Done {
     first(&mut target.global.edge_user, user_or_auto(values)?)
 }
@@ -36,7 +39,15 @@ pub fn dump_signer_user(view: &View<'_>) -> Vec<String> {
 }
 
 pub fn isolation(target: &mut Target, values: &Values<'_>) -> Done {
-    first(&mut target.global.isolation, choice(values.one()?, &NAMES)?)
+    let word = values.one()?;
+    if word.eq_ignore_ascii_case(PER_CONNECTION) {
+        let wrong = Wrong::new(word, "a process for each connection is not there yet");
+        return Err(wrong.help(
+            "auto hears all who have not logged in in one process without rights, and serves each \
+             account in one of its own",
+        ));
+    }
+    first(&mut target.global.isolation, choice(word, &NAMES)?)
 }
 
 pub fn dump_isolation(view: &View<'_>) -> Vec<String> {

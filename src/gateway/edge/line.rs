@@ -1,6 +1,7 @@
 //! The edge's way to root's process: questions of shards go out, and shards never wait for the answers.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -9,7 +10,7 @@ use crate::crypto::ShownKey;
 use crate::gateway::socket::Messenger;
 use crate::reactor::Token;
 use crate::services::Job;
-use crate::shard::HandOver;
+use crate::shard::{HandOver, StartupEnd};
 
 /// The edge's end. What does not fit into the socket's queue waits in the shard that asks; what must
 /// not be lost waits here.
@@ -88,6 +89,15 @@ impl Line {
                 let _ = socket.into_raw_fd();
                 Err(connection)
             }
+        }
+    }
+
+    /// How a connection of this peer has ended before its login. Where there is no room for it, the next
+    /// edge does not know.
+    pub fn earned(&self, peer: SocketAddr, how: StartupEnd, unknown_user: bool) {
+        if !matches!(how, StartupEnd::LoggedIn | StartupEnd::Ours) {
+            let earned = Ask::Earned { peer, how, unknown_user };
+            let _ = self.messenger.try_send(&earned.encode(), None);
         }
     }
 

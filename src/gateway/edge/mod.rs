@@ -33,7 +33,7 @@ use super::helper::{self, NOT_BY_HAND};
 use super::server::{Server, Settings};
 use super::signals::Signals;
 use super::socket::Messenger;
-use super::startups::Startups;
+use super::startups::{Standing, Startups};
 use super::{generation, serve};
 use crate::connection::ConnectionConfig;
 use crate::crypto::{Certificate, PrivateKey, PublicKey};
@@ -57,7 +57,7 @@ pub fn run(log: fn(&Receiver<Report>)) -> anyhow::Result<()> {
     let _held = Signals::catch(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP])?;
     services::prepare().context("cannot prepare the process")?;
     let mut buffer = vec![0; PARCEL_BYTES_MAX as usize];
-    let (setup, listeners) = hear_setup(&messenger, &mut buffer)?;
+    let Begun { setup, listeners, standings } = hear_setup(&messenger, &mut buffer)?;
     // Files are read now or never.
     let prepared = Prepared::new(&setup)?;
     let root = OsStr::from_bytes(&setup.root).into();
@@ -65,6 +65,7 @@ pub fn run(log: fn(&Receiver<Report>)) -> anyhow::Result<()> {
     cell.enter(EDGE_FILES_MAX).context("cannot give root's rights up")?;
     let shared = Arc::clone(&prepared.connection);
     let startups = Arc::clone(&prepared.startups);
+    standings.iter().for_each(|standing| startups.inherit(standing));
     let (mut server, reports) = prepared.start(&setup, listeners, &messenger)?;
     let log = thread::Builder::new()
         .name("log".to_owned())
@@ -80,21 +81,27 @@ pub fn run(log: fn(&Receiver<Report>)) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn hear_setup(
-    messenger: &Messenger,
-    buffer: &mut [u8],
-) -> anyhow::Result<(Setup, Vec<Arc<OwnedFd>>)> {
-    let (mut setup, mut listeners) = (None, Vec::new());
+/// What an edge is started with.
+struct Begun {
+    setup: Setup,
+    listeners: Vec<Arc<OwnedFd>>,
+    standings: Vec<Standing>,
+}
+
+fn hear_setup(messenger: &Messenger, buffer: &mut [u8]) -> anyhow::Result<Begun> {
+    let (mut setup, mut listeners, mut standings) = (None, Vec::new(), Vec::new());
     loop {
         let (len, passenger) = messenger.receive(buffer).context(NOT_BY_HAND)?;
         match (Tell::decode(buffer.get(..len).unwrap_or_default()), passenger) {
             (Ok(Tell::Setup(told)), None) => setup = Some(*told),
+            (Ok(Tell::Standings(some)), None) => standings.extend(some),
             (Ok(Tell::Listener), Some(socket)) => listeners.push(Arc::new(socket)),
             (Ok(Tell::Begin), None) => break,
             _ => bail!("the gateway sent no configuration"),
         }
     }
-    Ok((setup.context("the gateway sent no configuration")?, listeners))
+    let setup = setup.context("the gateway sent no configuration")?;
+    Ok(Begun { setup, listeners, standings })
 }
 
 /// What is made while files can be read.

@@ -6,16 +6,18 @@ use std::net::SocketAddr;
 use zeroize::Zeroizing;
 
 use super::super::parcel::{address, blobs, put, put_address};
+use super::super::startups::{REASONS, Standing};
+use crate::base::Instant;
 use crate::connection::{Chains, LoginLimits, Method, Presence, Secret, Secrets};
 use crate::crypto::{KeyAlgorithm, ShownKey, SignatureAlgorithm};
 use crate::limits::{
     AUTH_CHAIN_METHODS_MAX, AUTH_CHAINS_MAX, BANNER_BYTES_MAX, CONFIG_BYTES_MAX,
     EXCHANGE_BYTES_MAX, NAME_BYTES_MAX, PACKET_LENGTH_PREAUTH_MAX, PARCEL_BYTES_MAX, PROOFS_MAX,
-    SIGNATURE_BYTES_MAX, USER_BYTES_MAX,
+    SIGNATURE_BYTES_MAX, STANDINGS_A_MESSAGE, USER_BYTES_MAX,
 };
 use crate::reactor::Token;
 use crate::services::{Grant, Origin, RoutingDomain, decode_limits, encode_limits};
-use crate::shard::Proof;
+use crate::shard::{Proof, StartupEnd};
 use crate::transport::SignableExchange;
 use crate::wire::{Malformed, Reader};
 
@@ -45,6 +47,9 @@ pub enum Ask {
     HandOver { link: u64, proofs: Vec<Proof>, record: Vec<u8>, inbound: Vec<u8> },
     /// The connection has ended without a login.
     Over { link: u64 },
+    /// How a connection of this peer has ended before its login: the next edge is to know what its source
+    /// has earned.
+    Earned { peer: SocketAddr, how: StartupEnd, unknown_user: bool },
 }
 
 /// To an edge.
@@ -56,6 +61,8 @@ pub enum Tell {
     Listener,
     /// A connection that was accepted elsewhere, attached.
     Adopt,
+    /// What sources have earned with an earlier edge.
+    Standings(Vec<Standing>),
     /// There are no more sockets: serve.
     Begin,
     /// Empty when it could not be signed.
@@ -120,6 +127,27 @@ pub struct Greeting {
     pub limits: LoginLimits,
 }
 
+/// Ends of connections without a login, as they are numbered.
+const ENDS: [StartupEnd; 4] =
+    [StartupEnd::Attempted, StartupEnd::NoAttempt, StartupEnd::Late, StartupEnd::Refused];
+
+fn standings(r: &mut Reader<'_>) -> Result<Vec<Standing>, Malformed> {
+    let count = r.uint32()? as usize;
+    if count > STANDINGS_A_MESSAGE {
+        return Err(Malformed::OverLimit);
+    }
+    let mut all = Vec::new();
+    for _ in 0..count {
+        all.push(Standing {
+            source: address(r)?.ip(),
+            until: Instant::from_nanos(r.uint64()?),
+            active: flag(r)?,
+            why: REASONS.get(usize::from(r.byte()?)).ok_or(Malformed::Number)?,
+        });
+    }
+    Ok(all)
+}
+
 impl Ask {
     pub fn encode(&self) -> Zeroizing<Vec<u8>> {
         let mut out = Zeroizing::new(Vec::new());
@@ -172,6 +200,13 @@ impl Ask {
                 out.push(8);
                 out.extend(link.to_be_bytes());
             }
+            Ask::Earned { peer, how, unknown_user } => {
+                out.push(9);
+                put_address(&mut out, peer);
+                let at = ENDS.iter().position(|known| known == how).unwrap_or(ENDS.len());
+                out.push(at as u8);
+                out.push(u8::from(*unknown_user));
+            }
         }
         out
     }
@@ -211,6 +246,11 @@ impl Ask {
                 inbound: r.string(PARCEL_BYTES_MAX)?.to_vec(),
             },
             8 => Ask::Over { link: r.uint64()? },
+            9 => Ask::Earned {
+                peer: address(&mut r)?,
+                how: *ENDS.get(usize::from(r.byte()?)).ok_or(Malformed::Number)?,
+                unknown_user: flag(&mut r)?,
+            },
             _ => return Err(Malformed::Number),
         };
         r.end()?;
@@ -258,6 +298,17 @@ impl Tell {
             Tell::Ping => out.push(9),
             Tell::Retire => out.push(10),
             Tell::Stop => out.push(11),
+            Tell::Standings(all) => {
+                out.push(12);
+                out.extend((all.len() as u32).to_be_bytes());
+                for Standing { source, until, active, why } in all {
+                    put_address(&mut out, &SocketAddr::new(*source, 0));
+                    out.extend(until.nanos().to_be_bytes());
+                    out.push(u8::from(*active));
+                    let at = REASONS.iter().position(|known| known == why);
+                    out.push(at.unwrap_or(REASONS.len()) as u8);
+                }
+            }
         }
         out
     }
@@ -292,6 +343,7 @@ impl Tell {
             9 => Tell::Ping,
             10 => Tell::Retire,
             11 => Tell::Stop,
+            12 => Tell::Standings(standings(&mut r)?),
             _ => return Err(Malformed::Number),
         };
         r.end()?;

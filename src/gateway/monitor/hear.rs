@@ -23,7 +23,7 @@ use crate::gateway::signer::words::{KnownKey, Order, Signable};
 use crate::gateway::socket::Messenger;
 use crate::gateway::startups::Startups;
 use crate::gateway::workers::{Reply, Workers};
-use crate::reactor::{Fd, Token};
+use crate::reactor::{self, Fd, Token};
 use crate::services::{Account, Demands, Done, Grant, Greeted, Job, Origin, Rules};
 use crate::shard::{Ends, HandOver, Proof};
 use crate::transport::SignableExchange;
@@ -183,6 +183,10 @@ impl Clerk {
                 self.hand_over(link, &proofs, record, inbound, socket)?;
             }
             Ask::Over { link } => self.state().cases.over(link),
+            // A lie about a source costs it no more than its penalties may be, as the edge could itself.
+            Ask::Earned { peer, how, unknown_user } => {
+                self.startups.earn(peer.ip(), how, unknown_user, reactor::now());
+            }
         }
         Ok(())
     }

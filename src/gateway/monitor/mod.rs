@@ -23,8 +23,8 @@ use super::desk;
 use super::edge::words::{Ask, Setup, Tell};
 use super::helper::{self, Logs, Watch, lines};
 use super::socket::Messenger;
-use crate::limits::{HELPER_REST, PARCEL_BYTES_MAX};
-use crate::reactor::Fd;
+use crate::limits::{HELPER_REST, PARCEL_BYTES_MAX, STANDINGS_A_MESSAGE};
+use crate::reactor::{self, Fd};
 
 /// What an edge is started with, each time.
 pub struct Plan {
@@ -204,6 +204,10 @@ impl Keeping {
         setup.first_serial += self.started << 24;
         self.started += 1;
         ours.try_send(&Tell::Setup(Box::new(setup)).encode(), None)?;
+        let standings = self.clerk.startups.standings(reactor::now());
+        for some in standings.chunks(STANDINGS_A_MESSAGE) {
+            ours.try_send(&Tell::Standings(some.to_vec()).encode(), None)?;
+        }
         for listener in &plan.listeners {
             ours.try_send(&Tell::Listener.encode(), Some(listener.as_fd()))?;
         }
