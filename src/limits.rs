@@ -673,6 +673,22 @@ pub const PENALTY_SOURCES_MAX: u32 = 1 << 20;
 pub const GENERATIONS_MAX: usize = 64;
 /// Listening sockets a service manager may hand over.
 pub const LISTENERS_MAX: usize = 256;
+/// The audit: bytes of one text of an event (the rest is counted), and its fields.
+pub const AUDIT_TEXT_BYTES_MAX: usize = 1024;
+pub const AUDIT_FIELDS_MAX: u8 = 16;
+/// One line of it: with a header it fits into [`SYSLOG_BYTES_MAX`].
+pub const AUDIT_LINE_BYTES_MAX: usize = 7 * 1024;
+/// Lines that wait to be written; more are lost and counted. Most have some 200 bytes.
+pub const AUDIT_QUEUE_MAX: usize = 8192;
+/// Lines that one other process may have written in a second: more than a shard can do file operations,
+/// and a process that lies fills a disk no faster.
+pub const AUDIT_LINES_A_SECOND_MAX: u32 = 50_000;
+/// Lines about a connection that has not logged in: each of its requests, and some more.
+pub const AUDIT_LINES_BEFORE_LOGIN_MAX: u32 = AUTH_REQUESTS_MAX + 16;
+/// Connections of one process that it may speak of.
+pub const AUDIT_LINKS_MAX: usize = LINKS_MAX;
+/// Lines of the configuration that a login carries along.
+pub const AUDIT_PLACES_MAX: usize = 32;
 /// One line in the system's log, its header included.
 pub const SYSLOG_BYTES_MAX: usize = 8 * 1024;
 

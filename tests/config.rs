@@ -550,7 +550,7 @@ fn good_lines() -> impl Strategy<Value = String> {
         "ModuliFile (/[a-z]{1,4}|\"/a b\")",
         "RequiredRSASize (2048|3072|8192)",
         "(UseDNS|RefuseConnection|DisableForwarding|AllowAgentForwarding) (yes|no)",
-        "Tidegate(Scp (internal|external)|UpstreamHostKeyPolicy (strict|accept-new))",
+        "Tidegate(Scp (internal|external)|AuditLog (none|syslog|Journald|/[a-z]{1,4}|\"/a b\")|UpstreamHostKeyPolicy (strict|accept-new))",
         "X11(DisplayOffset [1-9]?[0-9]{1,2}|(Forwarding|UseLocalhost) (yes|no))",
         "XAuthLocation (none|/[a-z]{1,4})",
         "TidegateProxyProtocol (none|10\\.0\\.0\\.0/8,!10\\.1\\.1\\.1,::1( required| optional)?)",

@@ -67,6 +67,7 @@ impl Host {
             log: |reports| while reports.recv().is_ok() {},
             syslog: None,
             logbook: None,
+            audit: None,
             renews: false,
         });
         let running = Some(running.expect("a gateway"));

@@ -444,7 +444,7 @@ fn case_98_settings_say_what_may_be_reached() {
         let said = refusal(&gateway, at, to);
         assert!(said.contains("administratively prohibited"), "{to}: {said}");
     }
-    for why in ["PermitOpen does not list it", "forwarding is not permitted by the settings"] {
+    for why in ["PermitOpen does not list it", "forwarding is not permitted (Allow"] {
         logged(&gateway, why);
     }
 }

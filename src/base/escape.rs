@@ -10,18 +10,24 @@ const SHOWN_BYTES_MAX: usize = 256;
 /// as escapes; at most 256 bytes of input are shown. The output never contains a line end, so one
 /// event stays one line, and may stand between double quotes.
 pub const fn escape(bytes: &[u8]) -> Escaped<'_> {
-    Escaped { bytes }
+    escape_up_to(bytes, SHOWN_BYTES_MAX)
+}
+
+/// The same with another limit of what is shown.
+pub const fn escape_up_to(bytes: &[u8], max: usize) -> Escaped<'_> {
+    Escaped { bytes, max }
 }
 
 /// See [`escape`].
 #[derive(Clone, Copy)]
 pub struct Escaped<'a> {
     bytes: &'a [u8],
+    max: usize,
 }
 
 impl fmt::Display for Escaped<'_> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (shown, hidden) = split_at_character(self.bytes, SHOWN_BYTES_MAX);
+        let (shown, hidden) = cut(self.bytes, self.max);
         for chunk in shown.utf8_chunks() {
             for character in chunk.valid().chars() {
                 write_character(character, out)?;
@@ -41,7 +47,7 @@ impl fmt::Debug for Escaped<'_> {
 }
 
 /// The first `max` bytes without cutting a character in two, and how many are left out.
-fn split_at_character(bytes: &[u8], max: usize) -> (&[u8], usize) {
+pub fn cut(bytes: &[u8], max: usize) -> (&[u8], usize) {
     if bytes.len() <= max {
         return (bytes, 0);
     }

@@ -329,6 +329,8 @@ impl<'a, D: Driver> Session<'a, D> {
             Note::Reached => {}
             // `tidegate cp` alone opens such channels.
             Note::Sftp(_) => {}
+            // Nobody audits us.
+            Note::File(_) => {}
             Note::Deaf => {
                 let request = ChannelRequest::EndOfWrite;
                 self.client.shard().ask_channel(self.link, id, &request, false);

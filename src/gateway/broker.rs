@@ -23,6 +23,8 @@ use nix::unistd::{Gid, getgrouplist};
 use tracing::{error, info};
 use zeroize::Zeroize;
 
+use super::audit::book::AccountBook;
+use super::audit::{Audit, Entry, Event, Field, Speaker};
 use super::config::LogFormat;
 use super::helper::{self, Logs};
 use super::logbook::{self, Logbook, Login};
@@ -43,6 +45,7 @@ use crate::shard::HandOver;
 
 /// The descriptor number at which a delegate finds its end of the socket pair.
 pub const DELEGATE_FD: i32 = 3;
+const NOT_REACHED: &str = "no process of its account could be reached";
 /// How often an ending process is looked at.
 const ENDING_CHECK: Duration = Duration::from_millis(20);
 
@@ -60,6 +63,8 @@ pub struct BrokerConfig {
     pub idle_time: Duration,
     /// Where their logins are recorded.
     pub logbook: Option<Arc<Logbook>>,
+    /// Where what is done is noted, if it is.
+    pub audit: Option<Arc<Audit>>,
 }
 
 /// Serves hand-overs until every shard is gone. Then waits until every delegate has ended by
@@ -120,12 +125,17 @@ struct Door {
     signatures: u64,
     /// The last of them.
     last: VecDeque<Sent>,
+    /// What it may speak of in an audit.
+    book: AccountBook,
     /// It was let go, or it has ended.
     closed: bool,
 }
 
 /// What is known of a connection that was sent.
 struct Sent {
+    /// Its number in the log.
+    link: u64,
+    user: String,
     /// Its client.
     peer: SocketAddr,
     /// The session's identifier.
@@ -154,10 +164,14 @@ impl Broker<'_> {
             inbound: connection.inbound,
             grant: connection.grant.encode(),
         };
-        let peer = connection.ends.peer;
-        let sent = Sent { peer, session: connection.session, proofs: 0 };
+        let (link, peer, user) = (connection.serial, connection.ends.peer, &account.name);
+        let session = connection.session;
+        let sent = Sent { link, user: user.clone(), peer, session, proofs: 0 };
         if let Err(why) = self.pass((account, place), sent, &bytes.encode(), &socket) {
-            let (link, user) = (connection.serial, &account.name);
+            if let Some(audit) = &self.config.audit {
+                let entry = Entry::new(Event::Disconnect, link, peer).of_user(user);
+                audit.note(Speaker::Gateway, entry.text(Field::Reason, NOT_REACHED));
+            }
             error!(link, user, %why, "a connection did not reach the process of {user}: {why}");
         }
     }
@@ -217,6 +231,7 @@ impl Broker<'_> {
             child,
             bureau: Arc::clone(&self.config.bureau),
             logbook: self.config.logbook.clone(),
+            audit: self.config.audit.clone(),
             _alive: self.alive.clone(),
         };
         thread::Builder::new()
@@ -236,6 +251,7 @@ impl Delegate {
         match self.messenger.try_send(bytes, Some(socket.as_fd())) {
             Ok(()) => {
                 door.sent += 1;
+                door.book.enter(sent.link, sent.peer, &sent.user);
                 if door.last.len() >= SENT_REMEMBERED_MAX {
                     door.last.pop_front();
                 }
@@ -384,6 +400,7 @@ struct Listener {
     child: Process,
     bureau: Arc<Bureau>,
     logbook: Option<Arc<Logbook>>,
+    audit: Option<Arc<Audit>>,
     _alive: Sender<Infallible>,
 }
 
@@ -400,6 +417,10 @@ impl Listener {
             Ok(status) if status.success() => info!(user, "The process of {user} has ended"),
             Ok(status) => error!(user, %status, "The process of {user} ended with {status}"),
             Err(why) => error!(user, %why, "the process of {user} cannot be waited for: {why}"),
+        }
+        if let Some(audit) = &self.audit {
+            let left = self.delegate.door().book.close();
+            left.into_iter().for_each(|entry| audit.note(Speaker::Gateway, entry));
         }
     }
 
@@ -418,6 +439,7 @@ impl Listener {
             match message {
                 Ok(Parcel::Sign { ticket, order }) => self.sign(ticket, order),
                 Ok(Parcel::Login { pid, terminal, peer }) => self.record(pid, &terminal, peer),
+                Ok(Parcel::Audit(entry)) => self.note(*entry)?,
                 Ok(Parcel::Idle { received }) => {
                     if self.delegate.let_go(received) {
                         return Ok(());
@@ -426,6 +448,17 @@ impl Listener {
                 _ => return Err(io::Error::other("it sent something it may not send")),
             }
         }
+    }
+
+    /// What the process says for the audit, as far as it may.
+    fn note(&self, entry: Entry) -> io::Result<()> {
+        let Some(audit) = &self.audit else { return Ok(()) };
+        let heard = self.delegate.door().book.hear(entry, reactor::now());
+        match heard.map_err(|why| io::Error::other(why.0))? {
+            Some(entry) => audit.note(Speaker::Account(self.delegate.user.as_str().into()), entry),
+            None => audit.lose(1),
+        }
+        Ok(())
     }
 
     /// The account's word counts for what is its own: a terminal that it owns, and a client that
@@ -482,7 +515,8 @@ mod tests {
         let socket = OwnedFd::from(socket);
         let pass = |session: u16| {
             let session = session.to_be_bytes().into();
-            let sent = Sent { peer: "192.0.2.1:5".parse().expect("it"), session, proofs: 0 };
+            let (user, peer) = ("ann".to_owned(), "192.0.2.1:5".parse().expect("it"));
+            let sent = Sent { link: 1, user, peer, session, proofs: 0 };
             assert!(matches!(delegate.pass(sent, b"x", &socket), Passed::Yes));
             other.receive(&mut [0; 8]).expect("it arrives");
         };

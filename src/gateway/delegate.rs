@@ -15,7 +15,8 @@ use nix::unistd::{Uid, setresuid, setuid};
 use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
-use super::config;
+use super::audit::{Auditor, Remote};
+use super::config::{self, AuditLog};
 use super::execute::{Executor, Signer};
 use super::helper::{self, NOT_BY_HAND};
 use super::logbook::{Begun, Recorder};
@@ -80,7 +81,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let remote = Arc::clone(&signer) as Arc<dyn Signer>;
     let clerk = Arc::new(Clerk(Arc::clone(&messenger)));
     let (server, reports) =
-        start(&config, (&host_keys, &certificates), options.reactors, remote, clerk)?;
+        start(&config, (&host_keys, &certificates), options.reactors, remote, clerk, &messenger)?;
     let log = options.log;
     let log = thread::Builder::new()
         .name("log".to_owned())
@@ -270,6 +271,7 @@ fn start(
     reactors: usize,
     signer: Arc<dyn Signer>,
     recorder: Arc<dyn Recorder>,
+    messenger: &Arc<Messenger>,
 ) -> anyhow::Result<(Server, Receiver<Report>)> {
     let config = config::parse(config).context("the gateway's configuration does not parse")?;
     let keys = host_keys
@@ -286,10 +288,20 @@ fn start(
     // Keys are agreed on again here, never for the first time: the family of ciphers stays.
     let steers = config.global.cipher_steering;
     let connection = generation::connection_config(&config, offers, (steers, true))?;
+    let message = |entry| Parcel::Audit(Box::new(entry)).encode();
+    let audit = (config.global.audit_log != AuditLog::None)
+        .then(|| Arc::new(Remote::new(messenger, message)) as Arc<dyn Auditor>);
     let open_files = serve::raise_open_files();
     let recorder = Some(recorder);
-    let executor =
-        Executor { policy: None, startups: None, greets: None, signer, open_files, recorder };
+    let executor = Executor {
+        policy: None,
+        startups: None,
+        greets: None,
+        signer,
+        open_files,
+        recorder,
+        audit: None,
+    };
     let settings = Settings {
         listeners: Vec::new(),
         // Connections bring their numbers along.
@@ -308,6 +320,7 @@ fn start(
         greeting: None,
         looks_names_up: false,
         routes: false,
+        audit,
         renews: false,
     };
     Server::start(settings)

@@ -1,6 +1,6 @@
 //! What a shard sees of the rest of the process: workers, the other shards, admission, the log.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -16,6 +16,7 @@ use nix::sys::socket::{
 use tracing::info;
 use tracing::level_filters::LevelFilter;
 
+use super::audit::{self, Auditor, Entry};
 use super::config::{Proxies, Verdict};
 use super::defects::Defects;
 use super::drops::Drops;
@@ -25,7 +26,7 @@ use super::workers::{Reply, Workers};
 use crate::connection::ConnectionConfig;
 use crate::reactor::{self, Fd, Token, Waker};
 use crate::services::{self, Done, Grant, Job, RoutingDomain};
-use crate::shard::{Admission, Asking, Ends, HandOver, Mail, Outside, Report, StartupEnd};
+use crate::shard::{Admission, Asking, Ends, HandOver, Mail, Outside, Report, StartupEnd, What};
 
 /// How other threads reach one shard. What waits in the inbox is bounded by what was admitted:
 /// jobs in flight, accepted connections, connections handed over.
@@ -84,6 +85,8 @@ pub struct Office {
     /// Lines for the log, and how many were lost because it was behind.
     pub log: Sender<Report>,
     pub reports_lost: AtomicU64,
+    /// Who hears what is done here, if anybody.
+    pub audit: Option<Arc<dyn Auditor>>,
     /// The account this process acts for; `None`: nobody logs in here to stay.
     pub uid: Option<u32>,
     /// The way to root's process, in an edge.
@@ -123,15 +126,35 @@ pub struct Desk {
     shard: usize,
     /// Connections that root's process has heard of.
     told: HashSet<u64>,
+    /// Connections that end: the last that is said of them, for whoever keeps an audit.
+    farewells: HashMap<u64, Entry>,
 }
 
 impl Desk {
     pub fn new(office: Arc<Office>, shard: usize) -> Desk {
-        Desk { office, shard, told: HashSet::new() }
+        Desk { office, shard, told: HashSet::new(), farewells: HashMap::new() }
     }
 
     fn door(&self) -> Option<&Door> {
         self.office.doors.get(self.shard).map(|door| &**door)
+    }
+
+    /// Tells whoever keeps an audit. Services may have more to say than that a connection ends: that
+    /// is told when they have ended too.
+    fn audit(&mut self, report: &Report) {
+        let Some(audit) = &self.office.audit else { return };
+        let entry = match &report.what {
+            // Root's process says so once it has checked it.
+            What::Authenticated { .. } if self.office.line.is_some() => None,
+            _ => audit::entry_of(report),
+        };
+        match (entry, &report.what) {
+            (Some(entry), What::Disconnected { .. }) => {
+                self.farewells.insert(report.serial, entry);
+            }
+            (Some(entry), _) => audit.note(entry),
+            (None, _) => {}
+        }
     }
 
     fn least_loaded(&self) -> usize {
@@ -230,6 +253,10 @@ impl Outside for Desk {
         {
             line.over(link);
         }
+        let farewell = link.and_then(|link| self.farewells.remove(&link));
+        if let (Some(audit), Some(farewell)) = (&self.office.audit, farewell) {
+            audit.note(farewell);
+        }
         if let Some(door) = self.door() {
             door.load.fetch_sub(1, Ordering::Relaxed);
         }
@@ -274,6 +301,10 @@ impl Outside for Desk {
     }
 
     fn report(&mut self, report: Report) {
+        self.audit(&report);
+        if matches!(report.what, What::File(_)) {
+            return;
+        }
         if report.what.is_routine() && LevelFilter::current() < LevelFilter::INFO {
             return;
         }

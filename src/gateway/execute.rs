@@ -1,11 +1,11 @@
 //! What worker threads do for the shards of this process.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crossbeam::channel::bounded;
 use tracing::{error, info, warn};
 
+use super::audit::{self, Auditor};
 use super::logbook::{Begun, Recorder};
 use super::names::Resolver;
 use super::policy::{Comer, Policy, Reason, Refusal, Request};
@@ -120,6 +120,8 @@ pub struct Executor {
     pub open_files: Option<u64>,
     /// Hears of sessions at terminals; without root's rights nobody can record them.
     pub recorder: Option<Arc<dyn Recorder>>,
+    /// Hears who was not let in, and why.
+    pub audit: Option<Arc<dyn Auditor>>,
 }
 
 impl Execute for Executor {
@@ -135,16 +137,18 @@ impl Execute for Executor {
                 let certificate = certificate.as_deref();
                 let request =
                     Request { user, key: &key, algorithm, certificate, peer, host, local, rdomain };
-                log_level::under(about.verbosity, || self.find_key(&request))
+                log_level::under(about.verbosity, || self.find_key(&request, from.link))
             }
             Job::CheckSecrets { user, secrets, from, about } => {
                 let comer = comer(&user, &from, about.host.as_deref());
-                log_level::under(about.verbosity, || self.check_secrets(&comer, &secrets))
+                log_level::under(about.verbosity, || {
+                    self.check_secrets(&comer, &secrets, from.link)
+                })
             }
             Job::Greet { user, from } => {
                 let names = self.greets.as_ref().and_then(|greets| greets.names.as_deref());
                 let host = names.and_then(|names| names::of_peer(names, from.peer.ip()));
-                self.greet(&comer(&user, &from, host.as_deref()), host.clone())
+                self.greet(&comer(&user, &from, host.as_deref()), host.clone(), from.link)
             }
             Job::Agree { group, client_public } => {
                 let agreement = kex::respond_in(&group, &client_public);
@@ -209,35 +213,44 @@ pub struct Greets {
 }
 
 impl Executor {
-    fn find_key(&self, request: &Request<'_>) -> Done {
+    fn find_key(&self, request: &Request<'_>, link: u64) -> Done {
         let Some(policy) = &self.policy else { return Done::Key(None) };
         let key = || format!("Key {}", request.key.fingerprint());
-        self.permitted(policy.permit(request), request.user, request.peer, key)
+        self.permitted(policy, policy.permit(request), (link, &request.comer()), key)
     }
 
-    fn check_secrets(&self, comer: &Comer<'_>, secrets: &Secrets) -> Done {
+    fn check_secrets(&self, comer: &Comer<'_>, secrets: &Secrets, link: u64) -> Done {
         let Some(policy) = &self.policy else { return Done::Key(None) };
         let what = || "What was typed".to_owned();
-        self.permitted(policy.permit_secrets(comer, secrets), comer.user, comer.peer, what)
+        self.permitted(policy, policy.permit_secrets(comer, secrets), (link, comer), what)
     }
 
     fn permitted(
         &self,
+        policy: &Policy,
         verdict: Result<Grant, Box<Refusal>>,
-        user: &str,
-        peer: SocketAddr,
+        (link, comer): (u64, &Comer<'_>),
         what: impl FnOnce() -> String,
     ) -> Done {
         match verdict {
             Ok(mut grant) => {
                 grant.open_files = self.open_files;
+                if self.audit.is_some() {
+                    (grant.rules.audited, grant.rules.places) = (true, policy.places(comer));
+                }
                 Done::Key(Some(Box::new(grant)))
             }
             Err(refusal) => {
+                let Comer { user, peer, .. } = *comer;
                 if let (Reason::UnknownUser, Some(startups)) = (&refusal.reason, &self.startups) {
                     startups.note_unknown_user(peer);
                 }
-                let (user, what) = (escape(user.as_bytes()), what());
+                let what = what();
+                if let Some(audit) = &self.audit {
+                    let (why, rule) = (refusal.to_string(), policy.rule_of(&refusal.reason, comer));
+                    audit.note(audit::denied((link, peer), user, &what, &why, rule.as_deref()));
+                }
+                let user = escape(user.as_bytes());
                 info!(%user, what, %peer, "{what} does not let {user} in: {refusal}");
                 Done::Key(None)
             }
@@ -265,7 +278,7 @@ impl Executor {
         Ok(child)
     }
 
-    fn greet(&self, comer: &Comer<'_>, host: Option<Arc<str>>) -> Done {
+    fn greet(&self, comer: &Comer<'_>, host: Option<Arc<str>>, link: u64) -> Done {
         let (Some(policy), Some(Greets { shared, .. })) = (&self.policy, &self.greets) else {
             return Done::Lost;
         };
@@ -276,6 +289,12 @@ impl Executor {
         if !login.refuse_connection {
             let config = Some(Arc::new(generation::greeted(shared, &login)));
             return Done::Greeted(Greeted { config, about });
+        }
+        if let Some(audit) = &self.audit {
+            let (reason, what) = (Reason::RefuseConnection, "The connection");
+            let (why, rule) = (reason.to_string(), policy.rule_of(&reason, comer));
+            let about = (link, comer.peer);
+            audit.note(audit::denied(about, comer.user, what, &why, rule.as_deref()));
         }
         // In sshd's words, which ban lists look for.
         let Comer { user, peer, .. } = comer;

@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use crossbeam::channel::{Receiver, Sender, bounded};
 
+use super::audit::{Audit, Auditor};
 use super::cipher_speed::CipherSpeeds;
 use super::config::{Config, Effective, Facility, Who};
 use super::desk::Greeting;
@@ -54,6 +55,8 @@ pub struct Plan {
     pub syslog: Option<Facility>,
     /// Where logins are recorded, by root.
     pub logbook: Option<Arc<Logbook>>,
+    /// Where what is done is noted, if it is.
+    pub audit: Option<Arc<Audit>>,
     /// SIGHUP starts the next one.
     pub renews: bool,
 }
@@ -98,6 +101,7 @@ impl Generation {
         let connection = Arc::new(connection_config(&config, offers, (steers(&config), false))?);
         let private: Arc<[PrivateKey]> = plan.keys.keys.into_iter().map(|k| k.private).collect();
         let startups = Arc::new(Startups::new(&config.global));
+        let audit = plan.audit.map(|audit| audit as Arc<dyn Auditor>);
         let executor = Executor {
             greets: Some(Greets { shared: Arc::clone(&connection), names: names(&config) }),
             startups: Some(Arc::clone(&startups)),
@@ -105,6 +109,7 @@ impl Generation {
             signer: Arc::new(Arc::clone(&private)) as Arc<dyn Signer>,
             open_files: plan.open_files,
             recorder: None,
+            audit: audit.clone(),
         };
         let (server, reports) = Server::start(Settings {
             listeners: plan.listeners,
@@ -123,6 +128,7 @@ impl Generation {
             tcp_keepalive: config.global.tcp_keep_alive,
             looks_names_up: config.global.use_dns,
             routes: config.asks_routing(),
+            audit,
             renews: plan.renews,
         })?;
         let helpers = vec![start_log(plan.log, reports)?];

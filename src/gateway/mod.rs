@@ -1,6 +1,7 @@
 //! Floor 8: configuration, policy, accounts, host keys, the process.
 
 pub mod accounts;
+pub mod audit;
 pub mod authorized_keys;
 pub mod broker;
 pub mod chroot;

@@ -3,6 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::audit::Entry;
 use super::signer::words::Order;
 use crate::limits::{
     CONFIG_BYTES_MAX, HOST_KEY_BYTES_MAX, PARCEL_BYTES_MAX, SIGNATURE_BYTES_MAX, TERMINAL_BYTES_MAX,
@@ -32,6 +33,8 @@ pub enum Parcel {
     Idle { received: u64 },
     /// From the account's process: a session at this terminal has begun, of this connection.
     Login { pid: u32, terminal: String, peer: SocketAddr },
+    /// From the account's process: something for the audit.
+    Audit(Box<Entry>),
     /// End all connections.
     Stop,
     /// No connection comes any more: end with the last.
@@ -80,6 +83,10 @@ impl Parcel {
                 put(&mut out, terminal.as_bytes());
                 put_address(&mut out, peer);
             }
+            Parcel::Audit(entry) => {
+                out.push(9);
+                entry.encode(&mut out);
+            }
         }
         out
     }
@@ -113,6 +120,7 @@ impl Parcel {
                 terminal: r.utf8(TERMINAL_BYTES_MAX)?.to_owned(),
                 peer: address(&mut r)?,
             },
+            9 => Parcel::Audit(Box::new(Entry::decode(&mut r)?)),
             _ => return Err(Malformed::Number),
         };
         r.end()?;
@@ -185,6 +193,7 @@ mod tests {
             Parcel::Idle { received: 3 },
             Parcel::Stop,
             Parcel::Retire,
+            Parcel::Audit(Box::new(Entry::lost(3))),
             Parcel::Login {
                 pid: 9,
                 terminal: "/dev/pts/3".into(),

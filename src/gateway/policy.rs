@@ -1,5 +1,6 @@
 //! Who may log in with which key, and what that key then permits.
 
+mod places;
 mod programs;
 mod reasons;
 mod residents;
@@ -72,7 +73,7 @@ pub struct Comer<'a> {
 }
 
 impl<'a> Request<'a> {
-    const fn comer(&self) -> Comer<'a> {
+    pub const fn comer(&self) -> Comer<'a> {
         let Request { user, peer, host, local, rdomain, .. } = *self;
         Comer { user, peer, host, local, rdomain }
     }
@@ -202,15 +203,7 @@ impl Policy {
     }
 
     fn effective(&self, comer: &Comer<'_>, exists: bool, groups: &[String]) -> Effective {
-        self.config.effective(&Who {
-            user: Some(comer.user),
-            account: Some(exists),
-            groups,
-            peer: Some(comer.peer.ip()),
-            host: comer.host,
-            local: Some(comer.local),
-            rdomain: comer.rdomain,
-        })
+        self.config.effective(&who(comer, exists, groups))
     }
 
     /// May this key log in as this user, and what may it do then?
@@ -533,7 +526,21 @@ impl Policy {
             bulk_class: login.ip_qos.bulk,
             forwarding,
             auth_info: login.expose_auth_info.then(AuthInfo::default),
+            audited: false,
+            places: Vec::new(),
         }
+    }
+}
+
+fn who<'a>(comer: &'a Comer<'_>, exists: bool, groups: &'a [String]) -> Who<'a> {
+    Who {
+        user: Some(comer.user),
+        account: Some(exists),
+        groups,
+        peer: Some(comer.peer.ip()),
+        host: comer.host,
+        local: Some(comer.local),
+        rdomain: comer.rdomain,
     }
 }
 

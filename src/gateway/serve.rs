@@ -16,9 +16,10 @@ use nix::sys::socket::{SockFlag, accept4};
 use nix::unistd::{chdir, geteuid};
 use tracing::{error, info, warn};
 
+use super::audit::{Audit, Outlet};
 use super::chroot;
 use super::cipher_speed;
-use super::config::{Config, Facility, Isolation};
+use super::config::{AuditLog, Config, Facility, Isolation};
 use super::daemon::{self, Detach, Detached};
 use super::front::{self, Left, Line, Side};
 use super::generation::{Generation, Plan};
@@ -111,6 +112,7 @@ pub fn run(config: Config, options: &Options) -> anyhow::Result<Ending> {
         options,
         open_files: raise_open_files(),
         logbook: OnceCell::new(),
+        audit: OnceCell::new(),
     };
     passwords::check_files(&start.config)?;
     chroot::check_places(&start.config)?;
@@ -179,16 +181,18 @@ struct Start<'a> {
     options: &'a Options,
     open_files: Option<u64>,
     logbook: OnceCell<Arc<Logbook>>,
+    audit: OnceCell<Arc<Audit>>,
 }
 
 impl<'a> Start<'a> {
     /// What ended with us is recorded as ended.
-    fn close_logbook(&self) {
+    fn close_logs(&self) {
         self.logbook.get().into_iter().for_each(|logbook| logbook.close());
+        self.audit.get().into_iter().for_each(|audit| audit.flush());
     }
 
-    fn plan(&self, keys: HostKeys) -> Plan {
-        Plan {
+    fn plan(&self, keys: HostKeys) -> anyhow::Result<Plan> {
+        Ok(Plan {
             config: Arc::clone(&self.config),
             keys,
             listeners: Vec::new(),
@@ -199,8 +203,18 @@ impl<'a> Start<'a> {
             log: self.options.log,
             syslog: self.options.syslog,
             logbook: self.logbook(),
+            audit: self.audit()?,
             renews: self.options.reload.is_some(),
+        })
+    }
+
+    /// Begun late, for the same reason, and once: it goes on where a later configuration says.
+    fn audit(&self) -> anyhow::Result<Option<Arc<Audit>>> {
+        let Some(outlet) = audit_outlet(&self.config)? else { return Ok(None) };
+        if self.audit.get().is_none() {
+            let _ = self.audit.set(Audit::start(outlet)?);
         }
+        Ok(self.audit.get().cloned())
     }
 
     /// Opened late: it has a thread, and whoever goes into the background must have none.
@@ -215,6 +229,13 @@ impl<'a> Start<'a> {
             }
         }
         self.logbook.get().cloned()
+    }
+
+    /// Whoever rotates the file moves it away first.
+    fn reopen_audit(&self, outlet: Option<Outlet>) {
+        if let (Some(audit), Some(outlet)) = (self.audit.get(), outlet) {
+            audit.replace(outlet);
+        }
     }
 
     /// Serves whoever comes. Sockets are opened before going into the background, so that whoever
@@ -272,7 +293,7 @@ impl<'a> Start<'a> {
         manager: &Manager,
     ) -> anyhow::Result<Gateway<'a>> {
         let pid = manager.pid();
-        let mut plan = self.plan(keys);
+        let mut plan = self.plan(keys)?;
         plan.listeners = listeners.sockets();
         (self.options.ready)(&listeners.addresses(), &plan.keys);
         let fingerprints = fingerprints(&plan.keys);
@@ -302,7 +323,7 @@ impl<'a> Start<'a> {
     ) -> anyhow::Result<Ending> {
         let mut ending = Ending::Over;
         let plan =
-            Plan { reactors: 1, idle_time: RETIRED_IDLE_TIME, renews: false, ..self.plan(keys) };
+            Plan { reactors: 1, idle_time: RETIRED_IDLE_TIME, renews: false, ..self.plan(keys)? };
         let mut only = Generation::start(plan)?;
         only.adopt(socket);
         only.retire();
@@ -320,7 +341,7 @@ impl<'a> Start<'a> {
             }
         }
         only.end();
-        self.close_logbook();
+        self.close_logs();
         Ok(ending)
     }
 }
@@ -422,7 +443,7 @@ impl Gateway<'_> {
             None => match outlive(&mut last, signals)? {
                 Some(signal) => signal,
                 None => {
-                    self.start.close_logbook();
+                    self.start.close_logs();
                     return Ok(Ending::Over);
                 }
             },
@@ -432,7 +453,7 @@ impl Gateway<'_> {
             drain(&mut last, self.start.config.global.drain_time, signals)?;
         }
         last.into_iter().for_each(Generation::end);
-        self.start.close_logbook();
+        self.start.close_logs();
         Ok(Ending::Signal(signal))
     }
 
@@ -461,7 +482,9 @@ impl Gateway<'_> {
         chroot::check_places(&config)?;
         let keys = load_keys(&config, &self.start.options.keys)?;
         let fingerprints = fingerprints(&keys);
+        let outlet = audit_outlet(&config)?;
         if config == *self.start.config && fingerprints == self.fingerprints {
+            self.start.reopen_audit(outlet);
             return Ok(false);
         }
         if self.retired.len() >= GENERATIONS_MAX {
@@ -469,12 +492,14 @@ impl Gateway<'_> {
         }
         let listeners = self.listeners.renewed(&config.global)?;
         let former = mem::replace(&mut self.start.config, Arc::new(config));
-        let mut plan = self.start.plan(keys);
-        (plan.listeners, plan.number) = (listeners.sockets(), self.started);
         let (addresses, ready) = (listeners.addresses(), self.start.options.ready);
-        tell_warnings(&self.start.config, &plan.keys);
-        ready(&addresses, &plan.keys);
-        let next = match Generation::start(plan) {
+        let started = self.start.plan(keys).and_then(|mut plan| {
+            (plan.listeners, plan.number) = (listeners.sockets(), self.started);
+            tell_warnings(&self.start.config, &plan.keys);
+            ready(&addresses, &plan.keys);
+            Generation::start(plan)
+        });
+        let next = match started {
             Ok(next) => next,
             Err(why) => {
                 listeners.close_except(&self.listeners);
@@ -483,6 +508,7 @@ impl Gateway<'_> {
                 return Err(why);
             }
         };
+        self.start.reopen_audit(outlet);
         // Both accept until the former one has heard.
         let former = mem::replace(&mut self.current, next);
         former.retire();
@@ -497,6 +523,13 @@ impl Gateway<'_> {
         (reload.renewed)(&self.start.config);
         Ok(true)
     }
+}
+
+/// Where the audit goes, opened anew; `None`: there is none.
+fn audit_outlet(config: &Config) -> anyhow::Result<Option<Outlet>> {
+    let (log, facility) = (&config.global.audit_log, config.global.syslog_facility);
+    let wanted = *log != AuditLog::None;
+    Ok(wanted.then(|| Outlet::open(log, facility)).transpose()?)
 }
 
 /// Lets connections end by themselves for this time, or until another signal than SIGHUP comes.

@@ -13,6 +13,7 @@ use anyhow::Context;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use tracing::{error, info, warn};
 
+use super::audit::Auditor;
 use super::config::{DriverChoice, Proxies};
 use super::defects::{self, Defects};
 use super::desk::{self, Desk, Door, Greeting, Office};
@@ -54,6 +55,8 @@ pub struct Settings {
     /// Greetings wait for answers of others, and are given by threads of their own.
     pub looks_names_up: bool,
     pub routes: bool,
+    /// Who hears what is done here, if anybody.
+    pub audit: Option<Arc<dyn Auditor>>,
     /// SIGHUP puts new shards in the place of these.
     pub renews: bool,
 }
@@ -99,6 +102,7 @@ impl Server {
             proxies: settings.proxies,
             log,
             reports_lost: AtomicU64::new(0),
+            audit: settings.audit,
             uid: settings.uid,
             line: settings.line,
             broker: settings.broker,

@@ -83,6 +83,8 @@ fn write_line(report: &Report) {
             warn!(link, %ip, port, %what, why, "Refused {what}: {why}");
         }
         What::Upstream { .. } | What::UpstreamFailed { .. } => upstream(report),
+        // An audit's.
+        What::File(_) => {}
         What::Disconnected { .. } => disconnected(report),
     }
 }
@@ -93,7 +95,7 @@ fn login(report: &Report) {
     match &report.what {
         What::AuthFailed { user, method, key, why } => {
             let (user, method) = (escape(user), escape(familiar(method)));
-            let key = key.as_deref().unwrap_or("");
+            let key = key.as_deref().map_or("", |key| &*key.text);
             let colon = if key.is_empty() { "" } else { ": " };
             let why = why.map_or(String::new(), |why| format!(": {why}"));
             warn!(
@@ -103,7 +105,7 @@ fn login(report: &Report) {
         }
         What::Partial { user, method, key } => {
             let (user, method) = (escape(user), familiar(method));
-            let key = key.as_deref().unwrap_or("");
+            let key = key.as_deref().map_or("", |key| &*key.text);
             let colon = if key.is_empty() { "" } else { ": " };
             info!(
                 link, %ip, port, %user, method, key,
@@ -112,7 +114,7 @@ fn login(report: &Report) {
         }
         What::Authenticated { user, method, key, source } => {
             let (user, method) = (escape(user), familiar(method));
-            let key = key.as_deref().unwrap_or("");
+            let key = key.as_deref().map_or("", |key| &*key.text);
             info!(
                 link, %ip, port, %user, method, key, source,
                 "Accepted {method} for {user} from {ip} port {port} ssh2: {key} ({source})"

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::forward::{Display, Forward, Forwarding, Target};
 use super::local::{Escapes, Local, Stdio};
 use super::process::{Login, Process, Start};
-use super::scp::{self, Scp, Side};
+use super::scp::{self, Scp};
 use super::sftp::{Flags, Options, Sftp};
 use super::sftp_client::SftpClient;
 use super::{Account, Done, Grant, Guest, Io, Notice, Prelude, Program, Service, Subsystem};
@@ -51,7 +51,7 @@ enum Chosen {
     Program(Start, String),
     /// With the options behind its name.
     Sftp(Box<Options>),
-    Scp(Box<scp::Command>),
+    Scp(Box<scp::Command>, String),
     Refused(String, &'static str),
 }
 
@@ -274,9 +274,8 @@ impl Attached {
                 process.start(start, want_reply, io);
                 Noted::Started { what }
             }
-            Chosen::Scp(command) => {
+            Chosen::Scp(command, what) => {
                 process.make_way(io);
-                let what = format!("scp -{}", if command.side == Side::Source { 'f' } else { 't' });
                 answer(true, want_reply, io);
                 let scp = Scp::start(*command, grant.place.root(), &grant.account.home, io);
                 *self = Attached::Scp(Box::new(scp));
@@ -289,7 +288,10 @@ impl Attached {
                 if grant.place.has_quota() {
                     options.deny_copies();
                 }
-                let sftp = Sftp::new(grant.place.root(), home, name, options);
+                let mut sftp = Sftp::new(grant.place.root(), home, name, options);
+                if grant.rules.audited {
+                    sftp.watch();
+                }
                 *self = Attached::Sftp(Box::new(sftp));
                 answer(true, want_reply, io);
                 Noted::Started { what: "sftp".to_owned() }
@@ -336,7 +338,11 @@ fn choose(request: ChannelRequest, grant: &Grant, has_terminal: bool) -> Chosen 
             (None, command) => {
                 let command = command.as_deref();
                 match command.and_then(|command| scp(command, grant, has_terminal)) {
-                    Some(copy) => Chosen::Scp(Box::new(copy)),
+                    Some(copy) => {
+                        // As the client has written it.
+                        let line = what.strip_prefix("command ").unwrap_or(&what);
+                        Chosen::Scp(Box::new(copy), line.to_owned())
+                    }
                     None => run(grant, command, None, is_subsystem, what),
                 }
             }

@@ -5,6 +5,7 @@ mod attached;
 mod auth_info;
 mod child;
 mod credit;
+mod file_event;
 mod files;
 pub mod forward;
 mod io;
@@ -38,6 +39,7 @@ pub use auth_info::AuthInfo;
 #[cfg(feature = "sim")]
 pub use child::Script;
 pub use child::{Child, Exit, Pipes, signal_by_name};
+pub use file_event::FileEvent;
 pub use files::{Files, Folder, Quota, Rights};
 pub use io::{Io, Wishes};
 pub use job::{

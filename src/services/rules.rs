@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use crate::base::wildcard_match;
-use crate::limits::{CHANNEL_TIMEOUTS_MAX, ENV_COUNT_MAX, PARCEL_BYTES_MAX};
+use crate::limits::{AUDIT_PLACES_MAX, CHANNEL_TIMEOUTS_MAX, ENV_COUNT_MAX, PARCEL_BYTES_MAX};
 use crate::services::AuthInfo;
 use crate::services::forward::{DisplayRules, Forwarding, GatewayPorts, Permits, Ways};
 use crate::wire::Reader;
@@ -42,6 +42,10 @@ pub struct Rules {
     pub forwarding: Forwarding,
     /// ExposeAuthInfo: what sessions are told about the login.
     pub auth_info: Option<AuthInfo>,
+    /// Somebody keeps an audit, and hears of files too.
+    pub audited: bool,
+    /// For an audit: keywords about sessions, and the lines that set them.
+    pub places: Vec<(String, String)>,
 }
 
 impl Rules {
@@ -53,6 +57,18 @@ impl Rules {
         };
         let found = self.channel_timeouts.iter().find(|(pattern, _)| matches(pattern));
         found.map(|(_, time)| *time).filter(|time| !time.is_zero())
+    }
+
+    /// The lines that a refusal is due to, as far as what it says names them: keywords, and options of
+    /// the key that was let in by `source`. `None`: it names none, or nobody asks.
+    pub fn lines_of(&self, why: &str, source: &str) -> Option<String> {
+        let named = self.places.iter().filter(|(keyword, _)| why.contains(&**keyword));
+        let mut lines: Vec<_> =
+            named.map(|(keyword, place)| format!("{place} {keyword}")).collect();
+        if self.audited && why.contains("the key's") {
+            lines.push(source.to_owned());
+        }
+        (!lines.is_empty()).then(|| lines.join(", "))
     }
 
     /// How long all channels together may be without traffic.
@@ -69,6 +85,12 @@ impl Rules {
             out.extend_from_slice(bytes);
         };
         put(&[self.last_login, self.motd, self.user_rc, self.forced_by_settings].map(u8::from));
+        put(&[u8::from(self.audited)]);
+        put(&(self.places.len() as u32).to_be_bytes());
+        for (keyword, place) in &self.places {
+            put(keyword.as_bytes());
+            put(place.as_bytes());
+        }
         for text in [&self.user_environment, &self.time_zone, &self.no_login] {
             put(&[u8::from(text.is_some())]);
             put(text.as_deref().unwrap_or_default().as_bytes());
@@ -97,6 +119,11 @@ impl Rules {
         let mut r = Reader::new(bytes);
         let flags: [u8; 4] = r.string(4).ok()?.try_into().ok()?;
         let [last_login, motd, user_rc, forced_by_settings] = flags.map(|flag| flag == 1);
+        let audited = r.string(1).ok()? == [1];
+        let mut places = Vec::new();
+        for _ in 0..count(&mut r, AUDIT_PLACES_MAX)? {
+            places.push((text(&mut r)?, text(&mut r)?));
+        }
         let user_environment = maybe(&mut r)?;
         let time_zone = maybe(&mut r)?;
         let no_login = maybe(&mut r)?;
@@ -129,6 +156,8 @@ impl Rules {
             bulk_class,
             forwarding,
             auth_info,
+            audited,
+            places,
         })
     }
 }
@@ -288,7 +317,15 @@ mod tests {
                 ..Forwarding::default()
             },
             auth_info: Some(AuthInfo::with("password\n".to_owned())),
+            audited: true,
+            places: vec![("PermitTTY".into(), "/etc/x:3".into())],
         };
+        let lines = |why| rules.lines_of(why, "keys:1");
+        assert_eq!(lines("no").as_deref(), None);
+        assert_eq!(lines("PermitTTY says no").as_deref(), Some("/etc/x:3 PermitTTY"));
+        let both = "PermitTTY, or the key's options";
+        assert_eq!(lines(both).as_deref(), Some("/etc/x:3 PermitTTY, keys:1"));
+        assert_eq!(Rules::default().lines_of(both, "keys:1"), None);
         let bytes = rules.encode();
         assert_eq!(Rules::decode(&bytes), Some(rules));
         for cut in 0..bytes.len() {

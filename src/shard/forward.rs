@@ -19,7 +19,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 let reason = open_failure::UNKNOWN_CHANNEL_TYPE;
                 self.command(key, Command::Reject { id, reason, text: text.into() });
                 let what = format!("channel {kind:?}");
-                self.report(key, What::Refused { what, why: text.to_owned() });
+                self.report_on(key, Some(id), What::Refused { what, why: text.to_owned() });
                 return;
             }
         };
@@ -40,7 +40,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                     _ => why,
                 };
                 self.command(key, Command::Reject { id, reason, text: text.into() });
-                self.report(key, What::Refused { what, why: why.to_owned() });
+                self.report_on(key, Some(id), What::Refused { what, why: why.to_owned() });
             }
         }
     }
@@ -85,6 +85,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             self.publish(key, News::Told { id, note });
             return;
         }
+        let id = attachment.id;
         let Some(link) = self.links.get(key as usize) else { return };
         let grant = link.grant.as_ref();
         let user = grant.map(|grant| grant.account.name.clone()).unwrap_or_default();
@@ -98,10 +99,11 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             Note::Ended { what, bytes_in, bytes_out, reason } => {
                 What::Forwarded { user, what, bytes_in, bytes_out, reason }
             }
+            Note::File(event) => What::File(event),
             // A client's.
             Note::Typed(_) | Note::Deaf | Note::Reached | Note::Sftp(_) => return,
         };
-        self.report(key, what);
+        self.report_on(key, Some(id), what);
     }
 
     /// Calls the services whose time has come.

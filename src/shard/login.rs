@@ -1,5 +1,6 @@
 //! Logins: what the protocol says of them, and what is then permitted.
 
+use super::report::KeyTold;
 use super::*;
 use crate::connection::{AuthFailed, Verified};
 use crate::crypto::{Attestation, Certificate, PublicKey, ShownKey};
@@ -60,7 +61,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
 
     /// The grant that was made for the question about this key, and the key as the log has it. What
     /// was proved is noted.
-    fn proven(&mut self, key: u32, proved: &Proved) -> Option<(Arc<Grant>, Option<String>)> {
+    fn proven(&mut self, key: u32, proved: &Proved) -> Option<(Arc<Grant>, Option<Box<KeyTold>>)> {
         let link = self.links.get_mut(key as usize)?;
         let (public, asked) = (proved.public.as_deref(), link.asked.take());
         // The grant must belong to the very key that signed (SECURITY case 55).
@@ -100,16 +101,19 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     }
 }
 
-/// How the log names a key: by its fingerprint, or all that its certificate says.
-fn shown_key(key: Option<&PublicKey>, certificate: Option<&Certificate>) -> Option<String> {
-    certificate.map(Certificate::log_text).or_else(|| key.map(PublicKey::fingerprint))
+fn shown_key(key: Option<&PublicKey>, certificate: Option<&Certificate>) -> Option<Box<KeyTold>> {
+    key.map(|key| Box::new(KeyTold::new(key, certificate)))
 }
 
 /// The same with what a security key says about its signature: a counter that falls back may be a copy's.
-fn attested(shown: Option<String>, attestation: Option<Attestation>) -> Option<String> {
-    let Some(attestation) = attestation else { return shown };
+fn attested(
+    mut shown: Option<Box<KeyTold>>,
+    attestation: Option<Attestation>,
+) -> Option<Box<KeyTold>> {
+    let (Some(attestation), Some(key)) = (attestation, &mut shown) else { return shown };
     let word = |is: bool, word: &'static str| if is { word } else { "" };
     let words =
         (word(attestation.touched(), ", touched"), word(attestation.verified(), ", user verified"));
-    shown.map(|shown| format!("{shown} counter {}{}{}", attestation.counter, words.0, words.1))
+    key.text += &format!(" counter {}{}{}", attestation.counter, words.0, words.1);
+    shown
 }

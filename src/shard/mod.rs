@@ -33,7 +33,7 @@ mod upstream;
 pub use client::{ClientLink, News};
 pub use outside::{Admission, Ends, HandOver, Mail, Outside, Proof, StartupEnd};
 pub use preface::Asking;
-pub use report::{Report, What};
+pub use report::{CertificateTold, KeyTold, Report, What};
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;

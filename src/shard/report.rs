@@ -1,5 +1,9 @@
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
+
+use crate::crypto::{Certificate, PublicKey};
+use crate::services::{FileEvent, Grant};
 
 /// Something worth a log line. Texts that come from a peer are raw; the log escapes them.
 #[derive(Debug)]
@@ -10,6 +14,41 @@ pub struct Report {
     /// The number of the log level that holds for the connection, if it has its own.
     pub verbosity: Option<u8>,
     pub what: What,
+    /// Of a connection that has logged in.
+    pub grant: Option<Arc<Grant>>,
+    /// The channel that it is about.
+    pub channel: Option<u32>,
+}
+
+/// What is known of a key that was shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyTold {
+    /// As the log names it: by its fingerprint, or all that its certificate says.
+    pub text: String,
+    pub fingerprint: String,
+    pub certificate: Option<CertificateTold>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateTold {
+    /// What its authority wrote.
+    pub id: String,
+    pub serial: u64,
+    /// The fingerprint of that authority.
+    pub authority: String,
+}
+
+impl KeyTold {
+    pub fn new(key: &PublicKey, certificate: Option<&Certificate>) -> KeyTold {
+        let fingerprint = key.fingerprint();
+        let text = certificate.map_or_else(|| fingerprint.clone(), Certificate::log_text);
+        let certificate = certificate.map(|certificate| CertificateTold {
+            id: certificate.key_id().to_owned(),
+            serial: certificate.serial(),
+            authority: certificate.authority().fingerprint(),
+        });
+        KeyTold { text, fingerprint, certificate }
+    }
 }
 
 #[derive(Debug)]
@@ -26,7 +65,7 @@ pub enum What {
     AuthFailed {
         user: Box<str>,
         method: Box<str>,
-        key: Option<String>,
+        key: Option<Box<KeyTold>>,
         /// What is wrong, where the client is not told.
         why: Option<&'static str>,
     },
@@ -34,12 +73,12 @@ pub enum What {
     Partial {
         user: Box<str>,
         method: &'static str,
-        key: Option<String>,
+        key: Option<Box<KeyTold>>,
     },
     Authenticated {
         user: Box<str>,
         method: &'static str,
-        key: Option<String>,
+        key: Option<Box<KeyTold>>,
         source: String,
     },
     /// The connection goes on in the process of its account.
@@ -86,6 +125,8 @@ pub enum What {
         host: String,
         why: String,
     },
+    /// Something was done with a file over SFTP: only where somebody keeps an audit, and for that alone.
+    File(FileEvent),
     Refused {
         what: String,
         why: String,

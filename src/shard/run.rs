@@ -7,7 +7,9 @@ use super::login::Proved;
 use super::*;
 use crate::base::Span;
 use crate::base::tally::{self, Cost};
-use crate::connection::{Answer, Conn, Connection, ConnectionRecord, Event, Input, Query};
+use crate::connection::{
+    Answer, ChannelId, Conn, Connection, ConnectionRecord, Event, Input, Query,
+};
 use crate::limits::{
     BULK_SLOT, HEADROOM, LINK_TURN_BYTES_MAX, LINK_TURN_PACKET_BYTES, LINK_UNSENT_BYTES_MAX,
     PACKET_SLOT, RECEIVE_LEASE_TIME,
@@ -101,7 +103,6 @@ impl<D: Driver, O: Outside> Shard<D, O> {
 
     fn cannot_take_over(&mut self, from: &HandOver) {
         self.driver.close(from.socket);
-        self.outside.ended(Some(from.serial));
         let what = What::Disconnected {
             user: Some(from.grant.account.name.clone()),
             reason: "the connection could not be taken over".to_owned(),
@@ -110,8 +111,10 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             bytes_out: 0,
             after: Duration::ZERO,
         };
-        let verbosity = from.grant.verbosity;
-        self.outside.report(Report { serial: from.serial, peer: from.ends.peer, verbosity, what });
+        let (serial, peer, verbosity) = (from.serial, from.ends.peer, from.grant.verbosity);
+        let (grant, channel) = (None, None);
+        self.outside.report(Report { serial, peer, verbosity, what, grant, channel });
+        self.outside.ended(Some(serial));
     }
 
     pub(super) fn insert(
@@ -907,10 +910,16 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     }
 
     pub(super) fn report(&mut self, key: u32, what: What) {
+        self.report_on(key, None, what);
+    }
+
+    /// Reports something about a channel.
+    pub(super) fn report_on(&mut self, key: u32, id: Option<ChannelId>, what: What) {
         let Some(link) = self.links.get(key as usize) else { return };
-        let (peer, verbosity) = (link.ends.peer, link.about.verbosity);
-        let report = Report { serial: link.serial, peer, verbosity, what };
-        self.outside.report(report);
+        let (serial, peer, verbosity) = (link.serial, link.ends.peer, link.about.verbosity);
+        let grant = link.grant.clone().filter(|_| link.authenticated);
+        let channel = id.map(ChannelId::number);
+        self.outside.report(Report { serial, peer, verbosity, what, grant, channel });
     }
 }
 

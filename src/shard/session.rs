@@ -94,10 +94,10 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 }
                 self.mark_class(key);
                 let user = grant.account.name.clone();
-                self.report(key, What::SessionStarted { user, what });
+                self.report_on(key, Some(id), What::SessionStarted { user, what });
             }
             Noted::Refused { what, why } => {
-                self.report(key, What::Refused { what, why: why.to_owned() });
+                self.report_on(key, Some(id), What::Refused { what, why: why.to_owned() });
             }
         }
     }
@@ -300,7 +300,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         self.with_service(number, |service, io| service.on_close(io));
         let outcome = self.attachments.get(number as usize).and_then(|a| a.service.outcome());
         if let Some(what) = outcome.filter(|_| !self.is_client(key)) {
-            self.report(key, What::SessionEnded { what });
+            self.report_on(key, Some(id), What::SessionEnded { what });
         }
         self.note_departure(key);
         self.release(number);

@@ -50,7 +50,10 @@ fn agents_and_displays_are_passed_on_where_that_is_permitted() {
         let to = format!("127.0.0.1:{}", host.port);
         let output = gateway.ssh(&[QUICK], &[]).args(["-W", &to]).output().expect("ssh starts");
         assert_eq!(text(&output.stdout), "", "{}", said(gateway, &output));
-        assert_refused(gateway, "forwarding is not permitted by the settings or the key");
+        assert_refused(
+            gateway,
+            "forwarding is not permitted (AllowTcpForwarding, DisableForwarding, the key's options",
+        );
     });
 }
 

@@ -8,7 +8,7 @@ use super::ip_qos;
 use super::keywords::{self, Status, TABLE};
 use super::lexer::quote;
 use super::settings::{
-    AddressFamily, DriverChoice, Effective, Global, LogFormat, RootLogin, ScpServer,
+    AddressFamily, AuditLog, DriverChoice, Effective, Global, LogFormat, RootLogin, ScpServer,
 };
 
 /// What is dumped.
@@ -270,6 +270,15 @@ pub fn tcp_keep_alive(view: &View<'_>) -> Vec<String> {
 
 pub fn use_dns(view: &View<'_>) -> Vec<String> {
     one(yes_no(view.global.use_dns))
+}
+
+pub fn audit_log(view: &View<'_>) -> Vec<String> {
+    one(match &view.global.audit_log {
+        AuditLog::None => "none".to_owned(),
+        AuditLog::File(path) => quote(&path.to_string_lossy()),
+        AuditLog::Syslog => "syslog".to_owned(),
+        AuditLog::Journald => "journald".to_owned(),
+    })
 }
 
 pub fn log_format(view: &View<'_>) -> Vec<String> {

@@ -13,8 +13,8 @@ use super::keywords::Target;
 use super::lexer::quote;
 use super::patterns::{BadHost, NameList, UserPattern};
 use super::settings::{
-    AddressFamily, Banner, ChannelTimeout, DriverChoice, Facility, Listen, ListenHost, LogFormat,
-    LogLevel, MaxStartups, RootLogin, ScpServer, Subsystem,
+    AddressFamily, AuditLog, Banner, ChannelTimeout, DriverChoice, Facility, Listen, ListenHost,
+    LogFormat, LogLevel, MaxStartups, RootLogin, ScpServer, Subsystem,
 };
 use super::values::{self, Values, is_none};
 use crate::limits::{
@@ -396,6 +396,17 @@ pub fn tcp_keep_alive(target: &mut Target, values: &Values<'_>) -> Done {
 pub fn log_format(target: &mut Target, values: &Values<'_>) -> Done {
     let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
     first(&mut target.global.log_format, choice(values.one()?, &formats)?)
+}
+
+pub fn audit_log(target: &mut Target, values: &Values<'_>) -> Done {
+    let log = match values.one()? {
+        word if is_none(word) => AuditLog::None,
+        word if word.eq_ignore_ascii_case("syslog") => AuditLog::Syslog,
+        word if word.eq_ignore_ascii_case("journald") => AuditLog::Journald,
+        word if word.starts_with('/') => AuditLog::File(word.into()),
+        word => return Err(Wrong::new(word, "neither an absolute path nor one of the words")),
+    };
+    first(&mut target.global.audit_log, log)
 }
 
 pub fn cipher_steering(target: &mut Target, values: &Values<'_>) -> Done {

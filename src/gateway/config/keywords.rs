@@ -436,6 +436,8 @@ pub const TABLE: &[Keyword] = &[
     honoured("TidegateAccountsUser", Global,
         "the name of an account that is not root's, or none",
         roots::accounts_user, roots::dump_accounts_user),
+    honoured("TidegateAuditLog", Global, "the absolute path of a file, syslog, journald, or none",
+        honour::audit_log, dump::audit_log),
     honoured("TidegateCipherSteering", Global, "yes or no; Ciphers of one's own switch it off",
         honour::cipher_steering, dump::cipher_steering),
     honoured("TidegateDrainTime", Global, "a time, like 30 or 5m, up to a week; 0 or none ends sessions at once",

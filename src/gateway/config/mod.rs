@@ -38,9 +38,9 @@ pub use ip_qos::IpQos;
 pub use lexer::{Unclosed, quote, split_keyword, words};
 pub use patterns::{HostList, NameList, UserPattern, Verdict};
 pub use settings::{
-    AddressFamily, Banner, ChannelTimeout, Defaults, DriverChoice, Effective, Endpoint, Facility,
-    Global, Isolation, Listen, ListenError, ListenHost, LogFormat, LogLevel, MaxStartups, Overflow,
-    Penalties, Proxies, RootLogin, ScpServer, SourceBlocks, Subsystem,
+    AddressFamily, AuditLog, Banner, ChannelTimeout, Defaults, DriverChoice, Effective, Endpoint,
+    Facility, Global, Isolation, Listen, ListenError, ListenHost, LogFormat, LogLevel, MaxStartups,
+    Overflow, Penalties, Proxies, RootLogin, ScpServer, SourceBlocks, Subsystem,
 };
 pub use source::{Disk, NoFiles, Source, glob, is_pattern};
 pub use values::{Values, duration, is_none, number, size};
@@ -205,6 +205,21 @@ impl Config {
         let blocks = self.blocks.iter().filter_map(|block| block.draft.chroot_directory.as_ref());
         let chroots = blocks.chain([&self.login.chroot_directory]).any(Option::is_some);
         chroots || self.login.accounts_file.is_some()
+    }
+
+    /// The line that says what this keyword is for `who`; `None` where none does.
+    pub fn place_of(&self, keyword: &str, who: &Who<'_>) -> Option<&Place> {
+        let mut applied: Vec<bool> = Vec::with_capacity(self.blocks.len());
+        for (number, block) in self.blocks.iter().enumerate() {
+            let outer = block.within.is_none_or(|outer| applied.get(outer) == Some(&true));
+            let applies = outer && block.condition.applies(who);
+            applied.push(applies);
+            let place = self.places.of(Some(number), keyword);
+            if applies && place.is_some() {
+                return place;
+            }
+        }
+        self.places.of(None, keyword)
     }
 
     pub fn has_match_blocks(&self) -> bool {

@@ -130,6 +130,7 @@ settings! {
             /// `environment=`: a list of patterns; `None`: none.
             user_environment: Option<String>,
             log_format: LogFormat,
+            audit_log: AuditLog,
             syslog_facility: Facility,
             /// Look the names of clients up.
             use_dns: bool,
@@ -367,6 +368,7 @@ impl Default for Global {
             print_motd: true,
             user_environment: None,
             log_format: LogFormat::Text,
+            audit_log: AuditLog::None,
             syslog_facility: Facility::Auth,
             use_dns: false,
             version_addendum: None,
@@ -749,6 +751,16 @@ pub enum Isolation {
     Shared,
     /// One process.
     None,
+}
+
+/// Where the lines about what is done go, besides the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AuditLog {
+    None,
+    /// This file, appended to.
+    File(PathBuf),
+    Syslog,
+    Journald,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -26,7 +26,8 @@ use tracing::error;
 
 use self::line::Line;
 use self::words::{Ask, Greeting, Setup, Tell, Ticket};
-use super::config::{self, Config};
+use super::audit::{Auditor, Remote};
+use super::config::{self, AuditLog, Config};
 use super::confine::Cell;
 use super::execute::{Executor, Signer};
 use super::helper::{self, NOT_BY_HAND};
@@ -148,8 +149,12 @@ impl Prepared {
             signer: Arc::new(nobody) as Arc<dyn Signer>,
             open_files: None,
             recorder: None,
+            audit: None,
         };
         let global = self.config.global;
+        let message = |entry| Ask::Audit(Box::new(entry)).encode().to_vec();
+        let audit = (global.audit_log != AuditLog::None)
+            .then(|| Arc::new(Remote::new(messenger, message)) as Arc<dyn Auditor>);
         Server::start(Settings {
             listeners,
             first_serial: setup.first_serial,
@@ -168,6 +173,7 @@ impl Prepared {
             renews: false,
             looks_names_up: false,
             routes: setup.routes,
+            audit,
         })
     }
 }

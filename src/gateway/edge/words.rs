@@ -10,6 +10,7 @@ use super::super::startups::{REASONS, Standing};
 use crate::base::Instant;
 use crate::connection::{Chains, LoginLimits, Method, Presence, Secret, Secrets};
 use crate::crypto::{KeyAlgorithm, ShownKey, SignatureAlgorithm};
+use crate::gateway::audit::Entry;
 use crate::limits::{
     AUTH_CHAIN_METHODS_MAX, AUTH_CHAINS_MAX, BANNER_BYTES_MAX, CONFIG_BYTES_MAX,
     EXCHANGE_BYTES_MAX, NAME_BYTES_MAX, PACKET_LENGTH_PREAUTH_MAX, PARCEL_BYTES_MAX, PROOFS_MAX,
@@ -50,6 +51,8 @@ pub enum Ask {
     /// How a connection of this peer has ended before its login: the next edge is to know what its source
     /// has earned.
     Earned { peer: SocketAddr, how: StartupEnd, unknown_user: bool },
+    /// Something for the audit.
+    Audit(Box<Entry>),
 }
 
 /// To an edge.
@@ -207,6 +210,10 @@ impl Ask {
                 out.push(at as u8);
                 out.push(u8::from(*unknown_user));
             }
+            Ask::Audit(entry) => {
+                out.push(10);
+                entry.encode(&mut out);
+            }
         }
         out
     }
@@ -251,6 +258,7 @@ impl Ask {
                 how: *ENDS.get(usize::from(r.byte()?)).ok_or(Malformed::Number)?,
                 unknown_user: flag(&mut r)?,
             },
+            10 => Ask::Audit(Box::new(Entry::decode(&mut r)?)),
             _ => return Err(Malformed::Number),
         };
         r.end()?;
@@ -541,6 +549,7 @@ fn count(r: &mut Reader<'_>, most: usize) -> Result<u32, Malformed> {
 mod tests {
     use super::*;
     use crate::crypto::{KeyKind, PrivateKey};
+    use crate::gateway::audit::{Event, Field};
 
     fn shown() -> ShownKey {
         let key = PrivateKey::generate(KeyKind::Ed25519).expect("a key").public().clone();
@@ -580,6 +589,12 @@ mod tests {
                 inbound: vec![2],
             },
             Ask::Over { link: 9 },
+            Ask::Audit(Box::new(
+                Entry::new(Event::Auth, 9, from.peer)
+                    .of_user("ann")
+                    .text(Field::Result, "failure")
+                    .number(Field::Count, 3),
+            )),
         ]
     }
 
@@ -595,7 +610,7 @@ mod tests {
             bytes.push(0);
             assert!(Ask::decode(&bytes).is_err(), "{ask:?} with more");
         }
-        assert!(Ask::decode(&[0]).is_err() && Ask::decode(&[9]).is_err());
+        assert!(Ask::decode(&[0]).is_err() && Ask::decode(&[11]).is_err());
     }
 
     #[test]

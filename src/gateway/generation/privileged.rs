@@ -4,6 +4,7 @@
 use std::path;
 
 use super::*;
+use crate::gateway::audit::Auditor;
 use crate::gateway::broker::{self, BrokerConfig};
 use crate::gateway::confine::Cell;
 use crate::gateway::edge::words::Setup;
@@ -37,9 +38,11 @@ pub(super) fn start(mut plan: Plan) -> anyhow::Result<Generation> {
         logs,
         idle_time: plan.idle_time,
         logbook: plan.logbook.clone(),
+        audit: plan.audit.clone(),
     };
     let (accounts, broker) = start_broker(broker, kept)?;
     let startups = Arc::new(Startups::new(&config.global));
+    let auditor = plan.audit.clone().map(|audit| audit as Arc<dyn Auditor>);
     let executor: Arc<dyn Execute> = Arc::new(Executor {
         greets: Some(Greets { shared: Arc::clone(&connection), names: names(&config) }),
         startups: Some(Arc::clone(&startups)),
@@ -47,14 +50,17 @@ pub(super) fn start(mut plan: Plan) -> anyhow::Result<Generation> {
         signer: Arc::new(Arc::clone(&bureau)) as Arc<dyn Signer>,
         open_files: plan.open_files,
         recorder: plan.logbook.map(|logbook| logbook as Arc<dyn Recorder>),
+        audit: auditor.clone(),
     });
     let mut helpers = vec![broker];
     let mut clerk = Clerk::new(bureau, known, accounts, startups);
     clerk.proxies.clone_from(&config.global.proxies);
     clerk.routes = config.asks_routing();
+    clerk.audit = plan.audit;
     let mut server = None;
     if config.goes_on_elsewhere() {
-        let mut settings = relay(&config, plan.reactors, connection, Arc::clone(&executor));
+        let mut settings =
+            relay(&config, plan.reactors, connection, Arc::clone(&executor), auditor);
         settings.renews = plan.renews;
         let (started, reports) = Server::start(settings)?;
         helpers.push(start_log(plan.log, reports)?);
@@ -153,6 +159,7 @@ fn relay(
     reactors: usize,
     connection: Arc<ConnectionConfig>,
     execute: Arc<dyn Execute>,
+    audit: Option<Arc<dyn Auditor>>,
 ) -> Settings {
     Settings {
         listeners: Vec::new(),
@@ -173,6 +180,7 @@ fn relay(
         renews: false,
         looks_names_up: false,
         routes: false,
+        audit,
     }
 }
 

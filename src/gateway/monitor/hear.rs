@@ -12,8 +12,10 @@ use slab::Slab;
 use tracing::error;
 
 use super::cases::{Admitted, Cases, Lie};
-use crate::connection::{ConnectionConfig, Secrets};
+use crate::connection::{ConnectionConfig, Method, Secrets};
 use crate::crypto::{KeyAlgorithm, ShownKey};
+use crate::gateway::audit::book::EdgeBook;
+use crate::gateway::audit::{self, Audit, Entry, Event, Field, Speaker};
 use crate::gateway::config::{Proxies, Verdict};
 use crate::gateway::desk::{UNKNOWN, ends_of, routing_of};
 use crate::gateway::edge::words::{Ask, Greeting, Tell, Ticket};
@@ -25,7 +27,7 @@ use crate::gateway::startups::Startups;
 use crate::gateway::workers::{Reply, Workers};
 use crate::reactor::{self, Fd, Token};
 use crate::services::{Account, Demands, Done, Grant, Greeted, Job, Origin, Rules};
-use crate::shard::{Ends, HandOver, Proof};
+use crate::shard::{Ends, HandOver, KeyTold, Proof};
 use crate::transport::SignableExchange;
 
 /// What it takes to answer edges, one after the other.
@@ -48,6 +50,8 @@ pub struct Clerk {
     pub routes: bool,
     /// A connection through pipes was passed on to the edge.
     pub pipes: AtomicBool,
+    /// Where what is done is noted, if it is.
+    pub audit: Option<Arc<Audit>>,
     state: Mutex<State>,
 }
 
@@ -59,6 +63,8 @@ struct State {
     messenger: Option<Arc<Messenger>>,
     cases: Cases,
     questions: Slab<Question>,
+    /// What it may speak of in an audit.
+    book: EdgeBook,
     /// It does not read what it is told.
     stuck: bool,
 }
@@ -116,24 +122,41 @@ impl Clerk {
         startups: Arc<Startups>,
     ) -> Clerk {
         let state = Mutex::default();
-        let (relay, proxies, routes) = (None, None, false);
+        let (relay, proxies, routes, audit) = (None, None, false, None);
         let pipes = AtomicBool::new(false);
         let both = |key: &KnownKey| [key.public.clone(), key.certificate.clone()];
         let hosts = known.iter().flat_map(both).filter(|blob| !blob.is_empty()).collect();
-        Clerk { bureau, known, hosts, accounts, relay, startups, proxies, routes, pipes, state }
+        Clerk {
+            bureau,
+            known,
+            hosts,
+            accounts,
+            relay,
+            startups,
+            proxies,
+            routes,
+            pipes,
+            audit,
+            state,
+        }
     }
 
-    /// Another edge takes the place of the one before.
-    pub fn begin(&self, messenger: &Arc<Messenger>) {
+    /// Another edge takes the place of the one before; its shards number connections from `first` on.
+    pub fn begin(&self, messenger: &Arc<Messenger>, (first, reactors): (u64, u32)) {
         let mut state = self.state();
         let number = state.number.wrapping_add(1);
         let messenger = Some(Arc::clone(messenger));
-        *state = State { number, messenger, ..State::default() };
+        let book = EdgeBook::new(first, reactors);
+        *state = State { number, messenger, book, ..State::default() };
     }
 
     /// There is no edge now.
     pub fn end(&self) {
         let mut state = self.state();
+        if let Some(audit) = &self.audit {
+            let left = state.book.close().into_iter();
+            left.for_each(|entry| audit.note(Speaker::Gateway, entry));
+        }
         *state = State { number: state.number, ..State::default() };
     }
 
@@ -187,6 +210,7 @@ impl Clerk {
             Ask::Earned { peer, how, unknown_user } => {
                 self.startups.earn(peer.ip(), how, unknown_user, reactor::now());
             }
+            Ask::Audit(entry) => self.note_event(*entry)?,
         }
         Ok(())
     }
@@ -194,6 +218,42 @@ impl Clerk {
     /// It has not read what it was told, and there is no room for more.
     pub fn is_stuck(&self) -> bool {
         self.state().stuck
+    }
+
+    /// What an edge says for the audit, as far as it may.
+    fn note_event(&self, entry: Entry) -> Result<(), Lie> {
+        let Some(audit) = &self.audit else { return Ok(()) };
+        let heard = self.state().book.hear(entry, reactor::now()).map_err(|why| Lie(why.0))?;
+        match heard {
+            Some(entry) => audit.note(Speaker::Edge, entry),
+            None => audit.lose(1),
+        }
+        Ok(())
+    }
+
+    /// A login was checked, and its connection leaves the edge.
+    fn note_login(&self, from: &Origin, grant: &Grant, proof: Option<&Proof>) {
+        let Some(audit) = &self.audit else { return };
+        self.state().book.leave(from.link);
+        let (method, key) = match proof {
+            Some(Proof::Key { shown, .. }) => {
+                let told = KeyTold::new(&shown.key, shown.certificate.as_deref());
+                (Method::PublicKey, Some(told))
+            }
+            Some(Proof::Secrets { interactive: true }) => (Method::KeyboardInteractive, None),
+            _ => (Method::Password, None),
+        };
+        let (user, source) = (&grant.account.name, &grant.source);
+        let entry = audit::login(from, user, method.name(), key.as_ref(), source);
+        audit.note(Speaker::Gateway, entry);
+    }
+
+    /// A login came to nothing here.
+    fn note_end(&self, from: &Origin, user: &str, reason: &str) {
+        if let Some(audit) = &self.audit {
+            let entry = Entry::new(Event::Disconnect, from.link, from.peer).of_user(user);
+            audit.note(Speaker::Gateway, entry.text(Field::Reason, reason));
+        }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -259,7 +319,9 @@ impl Clerk {
     ) -> Result<(), Lie> {
         let admitted = self.state().cases.admit(link, proofs, &self.hosts)?;
         let Admitted { from, session, grant } = admitted;
+        self.note_login(&from, &grant, proofs.last());
         if !self.is_its_socket(&from, &socket)? {
+            self.note_end(&from, &grant.account.name, "the peer is gone");
             return Ok(());
         }
         let Origin { peer, local, routing, .. } = from;
@@ -282,6 +344,7 @@ impl Clerk {
                     let connection = connection.into_inner();
                     // SAFETY: nobody has taken the descriptor that was given up above.
                     drop(unsafe { OwnedFd::from_raw_fd(connection.socket.0) });
+                    self.note_end(&from, &user, "no process of its account could be reached");
                     error!(link, user, "no process of {user} could be reached");
                 }
             }

@@ -177,8 +177,12 @@ impl Keeping {
         let log =
             lines::pass_on(log, self.plan.logs.syslog).context("cannot read the edge's log")?;
         let ours = Arc::new(ours);
-        self.clerk.begin(&ours);
-        let heard = self.send_setup(&ours).map_err(Into::into).and_then(|()| {
+        let mut setup = self.plan.setup.clone();
+        // No two connections have the same number in the log.
+        setup.first_serial += self.started << 24;
+        self.started += 1;
+        self.clerk.begin(&ours, (setup.first_serial, setup.reactors));
+        let heard = self.send_setup(&ours, setup).map_err(Into::into).and_then(|()| {
             info!(pid, "Started the edge, process {pid}");
             self.hear(&ours, ready)
         });
@@ -197,12 +201,8 @@ impl Keeping {
         helper::command("edge", &self.plan.logs, theirs, log).spawn()
     }
 
-    fn send_setup(&mut self, ours: &Messenger) -> io::Result<()> {
+    fn send_setup(&self, ours: &Messenger, setup: Setup) -> io::Result<()> {
         let plan = &self.plan;
-        let mut setup = Setup { ..plan.setup.clone() };
-        // No two connections have the same number in the log.
-        setup.first_serial += self.started << 24;
-        self.started += 1;
         ours.try_send(&Tell::Setup(Box::new(setup)).encode(), None)?;
         let standings = self.clerk.startups.standings(reactor::now());
         for some in standings.chunks(STANDINGS_A_MESSAGE) {

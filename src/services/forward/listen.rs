@@ -10,8 +10,8 @@ use nix::sys::socket::{
     listen, setsockopt, socket, sockopt,
 };
 
-use super::Target;
 use super::permits::{Forwarding, GatewayPorts};
+use super::{Target, forbidden};
 use crate::connection::ChannelId;
 use crate::limits::{FORWARD_BACKLOG, LISTENER_SOCKETS_MAX};
 use crate::services::umask::with_umask;
@@ -83,7 +83,7 @@ impl Place {
             }
         };
         if !ways.remote {
-            return Err("forwarding is not permitted by the settings or the key");
+            return Err(forbidden(matches!(self, Place::Tcp { .. })));
         }
         let Place::Tcp { address, port } = self else { return Ok(()) };
         let Ok(port) = u16::try_from(*port) else { return Err("a port is at most 65535") };

@@ -24,7 +24,7 @@ use super::stream::{End, Input, Output};
 use permits::Lists;
 use race::Race;
 
-use super::{Done, Io, Job, Service};
+use super::{Done, FileEvent, Io, Job, Service};
 use crate::base::Instant;
 use crate::limits::FORWARD_LINGER_TIME;
 use crate::reactor::{Chunk, Errno, Fd, Op};
@@ -52,6 +52,8 @@ pub enum Note {
     Failed { what: String, why: String },
     /// It is over: what came from the client, what went to it, and how it ended.
     Ended { what: String, bytes_in: u64, bytes_out: u64, reason: &'static str },
+    /// An audit is to hear of a file.
+    File(FileEvent),
     /// Somebody at our terminal wants something of us.
     Typed(Escape),
     /// Nobody reads our standard output any more.
@@ -104,6 +106,17 @@ enum Phase {
     Failed,
 }
 
+/// Says which settings may forbid forwarding of TCP, or of Unix sockets.
+const fn forbidden(is_tcp: bool) -> &'static str {
+    if is_tcp {
+        "forwarding is not permitted (AllowTcpForwarding, DisableForwarding, the key's options, or an \
+         account without it)"
+    } else {
+        "forwarding is not permitted (AllowStreamLocalForwarding, DisableForwarding, the key's options, \
+         or an account without it)"
+    }
+}
+
 impl Target {
     /// The channel's type, as ChannelTimeout names it.
     pub const fn kind(&self) -> &'static str {
@@ -130,7 +143,7 @@ impl Target {
             }
         };
         match () {
-            () if !ways.local => Err("forwarding is not permitted by the settings or the key"),
+            () if !ways.local => Err(forbidden(matches!(self, Target::Tcp { .. }))),
             () if !open => Err("PermitOpen does not list it"),
             () if !key_open => Err("the key's permitopen does not list it"),
             () => Ok(()),

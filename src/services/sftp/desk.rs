@@ -9,10 +9,12 @@ use super::options::Options;
 use super::replies::Replies;
 use super::status::status_of;
 use super::waiting::{Class, CopyAsk, HandleAsk, Waiting, What};
+use super::watch::Watch;
 use crate::limits::{
     SFTP_DATA_BYTES_MAX, SFTP_HANDLES_MAX, SFTP_NAMES_BYTES_MAX, SFTP_PACKET_BYTES_MAX,
 };
 use crate::reactor::Fd;
+use crate::services::FileEvent;
 use crate::services::root::Root;
 use crate::wire::Writer;
 use crate::wire::sftp::{
@@ -31,6 +33,8 @@ pub struct Desk {
     pub options: Options,
     pub handles: Handles,
     pub replies: Replies,
+    /// Where an audit is kept.
+    pub watch: Option<Box<Watch>>,
     home: CString,
     /// Instead of the home.
     start: Option<CString>,
@@ -64,6 +68,8 @@ pub struct Running {
     id: u32,
     pub class: Class,
     then: Then,
+    /// What an audit will hear of it.
+    told: Option<Box<FileEvent>>,
 }
 
 /// What its outcome is for.
@@ -92,6 +98,7 @@ impl Desk {
             options,
             handles: Handles::default(),
             replies: Replies::default(),
+            watch: None,
             home,
             start,
         }
@@ -102,10 +109,11 @@ impl Desk {
         match what {
             What::Init => {
                 let job = FsJob::Base { home: self.home.clone(), start: self.start.clone() };
-                return Begun::Job(Running { id, class: Class::Alone, then: Then::Version }, job);
+                return self.job(id, Class::Alone, Then::Version, job);
             }
             What::Limits => self.reply_limits(id),
             What::Status(code) => self.replies.status(id, code),
+            What::Forbidden(job) => return self.refuse(id, &job, StatusCode::PermissionDenied),
             What::Job { class, job } => {
                 let then = match *job {
                     FsJob::Open { flags, .. } => Then::Handle(flags),
@@ -113,9 +121,9 @@ impl Desk {
                     _ => Then::Reply,
                 };
                 if matches!(then, Then::Handle(_)) && self.handles.is_full() {
-                    return self.answer(id, StatusCode::Failure);
+                    return self.refuse(id, &job, StatusCode::Failure);
                 }
-                return Begun::Job(Running { id, class, then }, *job);
+                return self.job(id, class, then, *job);
             }
             What::Handle { name, ask } => return self.begin_on_handle(id, name, ask),
             What::Copy(copy) => return self.begin_copy(id, *copy),
@@ -127,6 +135,19 @@ impl Desk {
     fn answer(&mut self, id: u32, code: StatusCode) -> Begun {
         self.replies.status(id, code);
         Begun::Answered
+    }
+
+    /// What is asked for is not begun.
+    fn refuse(&mut self, id: u32, job: &FsJob, code: StatusCode) -> Begun {
+        if let Some(watch) = &mut self.watch {
+            watch.refused(job, code);
+        }
+        self.answer(id, code)
+    }
+
+    fn job(&mut self, id: u32, class: Class, then: Then, job: FsJob) -> Begun {
+        let told = self.watch.as_mut().and_then(|watch| watch.describe(&job));
+        Begun::Job(Running { id, class, then, told }, job)
     }
 
     fn begin_on_handle(&mut self, id: u32, name: HandleName, ask: HandleAsk) -> Begun {
@@ -161,14 +182,15 @@ impl Desk {
                 (Class::Look, Then::Reply, FsJob::VfsStat { subject: Subject::Handle(fd) })
             }
             (HandleAsk::SetStat(attributes), Some(fd)) => {
-                if !self.may_set(name, &attributes) {
-                    return self.answer(id, StatusCode::PermissionDenied);
-                }
                 let subject = Subject::Handle(fd);
-                (Class::Alone, Then::Reply, FsJob::SetStat { subject, attributes: *attributes })
+                let job = FsJob::SetStat { subject, attributes: *attributes };
+                if !self.may_set(name, &attributes) {
+                    return self.refuse(id, &job, StatusCode::PermissionDenied);
+                }
+                (Class::Alone, Then::Reply, job)
             }
         };
-        Begun::Job(Running { id, class, then }, job)
+        self.job(id, class, then, job)
     }
 
     /// What a session that may not do everything may do to a file that it has open: what it opened it
@@ -221,11 +243,22 @@ impl Desk {
             len: if until_end { u64::MAX } else { ask.len },
         };
         let then = Then::Copy(Box::new(Copying { next, until_end }));
-        Begun::Job(Running { id, class: Class::Alone, then }, FsJob::Copy(next))
+        self.job(id, Class::Alone, then, FsJob::Copy(next))
+    }
+
+    /// An audit hears how a job went.
+    pub fn tell(&mut self, running: Running, done: &FsDone) {
+        if let (Some(watch), Some(event)) = (&mut self.watch, running.told) {
+            watch.tell(*event, done);
+        }
     }
 
     /// A job is done.
-    pub fn finish(&mut self, Running { id, class, then }: Running, done: FsDone) -> Ended {
+    pub fn finish(&mut self, running: Running, done: FsDone) -> Ended {
+        let Running { id, class, then, told } = running;
+        if let (Some(watch), Some(event)) = (&mut self.watch, told) {
+            watch.tell(*event, &done);
+        }
         match (then, done) {
             // Without a base no path means anything.
             (Then::Version, FsDone::Failed(_)) => return Ended::Failed,
@@ -347,6 +380,9 @@ impl Desk {
         (mut copying, bytes, ended): (Box<Copying>, u64, bool),
     ) -> Ended {
         let next = &mut copying.next;
+        if let Some(watch) = &mut self.watch {
+            watch.copied(next.from, next.to, bytes);
+        }
         next.len = next.len.saturating_sub(bytes);
         if next.len == 0 || ended {
             let whole = next.len == 0 || copying.until_end;
@@ -356,6 +392,6 @@ impl Desk {
         next.from_offset = next.from_offset.saturating_add(bytes);
         next.to_offset = next.to_offset.saturating_add(bytes);
         let job = FsJob::Copy(*next);
-        Ended::Again(Running { id, class, then: Then::Copy(copying) }, job)
+        Ended::Again(Running { id, class, then: Then::Copy(copying), told: None }, job)
     }
 }

@@ -14,16 +14,19 @@ const DIRECTORY_PERMISSIONS: u32 = 0o777;
 
 /// Turns a request into what waits for its turn. `base` is where relative paths start.
 pub fn wait(request: &Request<'_>, base: &[u8], options: &Options) -> Waiting {
-    if !options.permit_operation(&request.operation) {
-        return Waiting { id: request.id, what: What::Status(StatusCode::PermissionDenied) };
-    }
+    let permitted = options.permit_operation(&request.operation);
     let what = match request.operation {
         Operation::SymbolicLink { target: path, path: target } if options.link_first => {
             what(&Operation::SymbolicLink { target, path }, base, options.umask)
         }
         ref operation => what(operation, base, options.umask),
     };
-    Waiting { id: request.id, what: what.unwrap_or(What::Status(StatusCode::BadMessage)) }
+    let what = match what {
+        Some(What::Job { job, .. }) if !permitted => What::Forbidden(job),
+        _ if !permitted => What::Status(StatusCode::PermissionDenied),
+        what => what.unwrap_or(What::Status(StatusCode::BadMessage)),
+    };
+    Waiting { id: request.id, what }
 }
 
 /// `None` for a path with a NUL in it, which no system call can take.

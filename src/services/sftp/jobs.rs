@@ -81,6 +81,13 @@ impl Sftp {
         io.job(super::JOB_TAGS + key as u16, Job::Fs(self.desk.root.clone(), Box::new(job)));
     }
 
+    /// A worker is done, and nobody waits for its answer.
+    pub(super) fn job_lost(&mut self, key: usize, done: &FsDone) {
+        if let Some(running) = self.jobs.try_remove(key) {
+            self.desk.tell(running, done);
+        }
+    }
+
     /// A worker is done.
     pub(super) fn job_done(&mut self, key: usize, done: FsDone, io: &mut Io<'_>) {
         let Some(running) = self.jobs.try_remove(key) else { return };

@@ -38,6 +38,7 @@ mod replies;
 mod status;
 mod stdio;
 mod waiting;
+mod watch;
 mod writes;
 
 pub use copy::Copy;
@@ -74,7 +75,7 @@ use crate::limits::{
     SFTP_WRITE_OPS_MAX,
 };
 use crate::reactor::{self, Chunk, Op};
-use crate::services::{Done, Io, Root, Service};
+use crate::services::{Done, Io, Root, Service, forward};
 use crate::wire::sftp::{Request, StatusCode, WriteHeader, kind};
 
 const READ_TAGS: u16 = 0;
@@ -165,6 +166,17 @@ impl Sftp {
         self.desk.options.know_client(ident);
     }
 
+    /// Somebody keeps an audit.
+    pub fn watch(&mut self) {
+        self.desk.watch = Some(Box::default());
+    }
+
+    fn tell(&mut self, io: &mut Io<'_>) {
+        if let Some(watch) = &mut self.desk.watch {
+            watch.take().into_iter().for_each(|event| io.note(forward::Note::File(event)));
+        }
+    }
+
     /// Goes as far as what has come and what is free allow.
     fn advance(&mut self, io: &mut Io<'_>) {
         if matches!(self.state, State::Ended | State::Gone) {
@@ -181,6 +193,7 @@ impl Sftp {
                 break;
             }
         }
+        self.tell(io);
         self.input.report(io);
         if self.input.is_empty() {
             io.awaits(self.writes.awaited());
@@ -376,6 +389,9 @@ impl Service for Sftp {
         io: &mut Io<'_>,
     ) {
         let gone = self.state == State::Gone;
+        if let (Some(watch), Ok(count)) = (&mut self.desk.watch, &result) {
+            watch.moved(&op, *count);
+        }
         match tag {
             WRITE_TAGS..FLUSH_TAG => {
                 let key = usize::from(tag - WRITE_TAGS);
@@ -402,6 +418,7 @@ impl Service for Sftp {
                 FsDone::Opened(Opened { fd, .. }) | FsDone::OpenedDirectory(fd) => io.close_fd(fd),
                 _ => {}
             }
+            self.job_lost(usize::from(tag.saturating_sub(JOB_TAGS)), &done);
             return;
         }
         self.job_done(usize::from(tag.saturating_sub(JOB_TAGS)), *done, io);
@@ -425,6 +442,10 @@ impl Service for Sftp {
     }
 
     fn release(&mut self, io: &mut Io<'_>) {
+        if let Some(watch) = &mut self.desk.watch {
+            watch.end();
+        }
+        self.tell(io);
         for handle in self.desk.handles.drain() {
             io.close_fd(handle.fd());
         }

@@ -18,6 +18,8 @@ pub enum What {
     Limits,
     /// Nothing to do but to answer.
     Status(StatusCode),
+    /// The session may not do this.
+    Forbidden(Box<FsJob>),
     Read {
         handle: HandleName,
         offset: u64,
@@ -68,7 +70,7 @@ impl What {
     pub const fn class(&self) -> Class {
         match self {
             What::Init | What::Copy(_) => Class::Alone,
-            What::Limits | What::Status(_) | What::Read { .. } => Class::Look,
+            What::Limits | What::Status(_) | What::Forbidden(_) | What::Read { .. } => Class::Look,
             What::Job { class, .. } => *class,
             What::Handle { ask: HandleAsk::Stat | HandleAsk::VfsStat, .. } => Class::Look,
             What::Handle { .. } => Class::Alone,

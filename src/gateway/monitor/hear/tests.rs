@@ -5,7 +5,8 @@ use crossbeam::channel::{Receiver, bounded};
 use super::*;
 use crate::connection::{Chains, Method, Presence, SERVICE_CONNECTION};
 use crate::crypto::{KeyKind, PrivateKey, SignatureAlgorithm};
-use crate::gateway::config::{HostList, parse};
+use crate::gateway::audit::Outlet;
+use crate::gateway::config::{AuditLog, Facility, HostList, parse};
 use crate::gateway::signer;
 use crate::gateway::workers::Execute;
 use crate::transport::samples;
@@ -92,7 +93,7 @@ impl Scene {
         let workers = Workers::start(1, 8, Arc::new(Generous), replies).expect("threads");
         let staff = Staff { workers, greeters: None, waiting: VecDeque::new() };
         let (ours, edge) = Messenger::pair().expect("a socket pair");
-        clerk.begin(&Arc::new(ours));
+        clerk.begin(&Arc::new(ours), (1, 1));
         let (client, server, from) = connection(7);
         Scene { clerk, staff, edge, accounts, host, user, client, server, from }
     }
@@ -222,6 +223,35 @@ fn case_136_a_lie_is_found_out() {
     drop(scene.client);
 }
 
+/// What an edge says of its connections goes into the audit; that somebody has logged in is not its to
+/// say.
+#[test]
+fn case_136_an_edge_tells_of_no_login() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("audit");
+    let outlet = Outlet::open(&AuditLog::File(path.clone()), Facility::Auth).expect("a file");
+    let audit = Audit::start(outlet).expect("an audit");
+    let mut scene = Scene::with(|clerk| clerk.audit = Some(Arc::clone(&audit)));
+    let about = |event| Box::new(Entry::new(event, 7, ([192, 0, 2, 1], 9).into()));
+    scene.say(Ask::Audit(about(Event::Connect)), None).expect("its own");
+    scene.exchange_and_find(78);
+    let (login, socket) = (scene.login(78), scene.server.try_clone().expect("a copy"));
+    scene.say(login, Some(socket)).expect("a login");
+    assert!(scene.accounts.try_recv().is_ok());
+    // It is not its connection any more.
+    scene.say(Ask::Audit(about(Event::Disconnect)), None).expect("not heard");
+    let success = about(Event::Auth).of_user("root").text(Field::Result, "success");
+    let lie = scene.say(Ask::Audit(Box::new(success)), None);
+    assert_eq!(lie, Err("a login that nobody has checked"));
+    audit.flush();
+    let text = std::fs::read_to_string(path).expect("lines");
+    let has = |line: &str, what: &str| line.contains(&format!("\"event\":\"{what}\""));
+    let lines: Vec<_> = text.lines().collect();
+    assert!(lines.len() == 3 && has(lines[0], "connect") && has(lines[2], "lost"), "{text}");
+    assert!(has(lines[1], "auth") && lines[1].contains("\"by\":\"gateway\""), "{text}");
+    assert!(lines[1].contains("\"user\":\"ann\"") && lines[1].contains("success"), "{text}");
+}
+
 /// Answers to what an earlier edge has asked reach nobody.
 #[test]
 fn answers_are_for_the_edge_that_asked() {
@@ -236,7 +266,7 @@ fn answers_are_for_the_edge_that_asked() {
         Token { key, generation: state.number, tag: 0 }
     };
     let (ours, edge) = Messenger::pair().expect("a socket pair");
-    scene.clerk.begin(&Arc::new(ours));
+    scene.clerk.begin(&Arc::new(ours), (1, 1));
     Post(Arc::clone(&scene.clerk)).deliver(stale, Done::Signature(Some(Box::new([1]))));
     scene.clerk.end();
     assert_eq!(edge.receive(&mut [0; 64]).expect("the end").0, 0, "and nothing before it");
