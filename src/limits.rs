@@ -371,10 +371,16 @@ pub const UPSTREAM_SHARE_KEPT: Duration = Duration::from_secs(60);
 pub const UPSTREAM_SHARE_TIME_MAX: Duration = Duration::from_secs(60 * 60);
 /// What a host may send on a channel of such a connection before its client has taken any: less than a
 /// link has unsent before its input rests, so that one channel alone does not bring that about.
-pub const UPSTREAM_SHARE_WINDOW_BYTES: u32 = 512 * 1024;
-/// Bytes for one client, sealed and unsent or waiting, past which it ends: the connection is read on for
-/// others whatever it takes, and the windows of many channels, or of very small packets, add up.
-pub const UPSTREAM_SHARE_UNSENT_BYTES_MAX: u32 = 8 * 1024 * 1024;
+pub const UPSTREAM_SHARE_WINDOW_BYTES_MAX: u32 = 512 * 1024;
+/// What the channels of one client have of it together, in equal parts. What was granted is not taken
+/// back, so N channels that were opened one after the other may have ln(N) times as much; and none has
+/// less than the minimum.
+pub const UPSTREAM_SHARE_CLIENT_BYTES: u32 = 2 * 1024 * 1024;
+pub const UPSTREAM_SHARE_WINDOW_BYTES_MIN: u32 = 8 * 1024;
+/// Bytes for one client, sealed and unsent or waiting, past which it ends: such a connection is read on
+/// for others whatever one takes. 1024 channels may be granted 17 MiB, so what passes this comes in
+/// packets of a few bytes, which grow to several times as much.
+pub const UPSTREAM_SHARE_UNSENT_BYTES_MAX: u32 = 24 * 1024 * 1024;
 /// Hosts of one TidegateUpstream, and lists of them whose state is remembered.
 pub const UPSTREAM_HOSTS_MAX: usize = 64;
 pub const UPSTREAM_FLEETS_MAX: usize = 1024;

@@ -2,6 +2,8 @@
 
 #[path = "pair/computed.rs"]
 mod computed;
+#[path = "pair/kept.rs"]
+mod kept;
 #[path = "support/pair.rs"]
 mod support;
 

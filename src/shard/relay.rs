@@ -438,7 +438,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             };
             let (Some(other), Some((id, _))) = (relay.other, relay.asked.front()) else { return };
             let id = *id;
-            let window = self.first_window(other, link.conn.offered_window(id));
+            let window = self.part(key, other, link.conn.offered_window(id));
             let packet = link.conn.packet_max(id);
             if !self.links.get(other as usize).is_some_and(|link| link.conn.is_ready()) {
                 return;

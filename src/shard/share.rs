@@ -15,7 +15,8 @@ use super::*;
 use crate::connection::{ChannelId, ChannelKind};
 use crate::limits::{
     HELD_REQUEST_BYTES_MAX, LINK_UNSENT_BYTES_MAX, UPSTREAM_CERTIFICATE_TIME,
-    UPSTREAM_SHARE_TIME_MAX, UPSTREAM_SHARE_UNSENT_BYTES_MAX, UPSTREAM_SHARE_WINDOW_BYTES,
+    UPSTREAM_SHARE_CLIENT_BYTES, UPSTREAM_SHARE_TIME_MAX, UPSTREAM_SHARE_UNSENT_BYTES_MAX,
+    UPSTREAM_SHARE_WINDOW_BYTES_MAX, UPSTREAM_SHARE_WINDOW_BYTES_MIN,
 };
 use crate::services::Command;
 use crate::services::upstream::Credential;
@@ -381,12 +382,15 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         self.partner(key, id).is_some_and(|(other, _)| self.is_shared(other))
     }
 
-    /// What may be granted on a channel that is opened there.
-    pub(super) fn first_window(&self, other: u32, offered: u32) -> u32 {
-        match self.is_shared(other) {
-            true => offered.min(UPSTREAM_SHARE_WINDOW_BYTES),
-            false => offered,
+    /// What of a window that the client takes may be granted to a host on a shared connection.
+    pub(super) fn part(&self, client: u32, host: u32, window: u32) -> u32 {
+        if !self.is_shared(host) {
+            return window;
         }
+        let relay = self.links.get(client as usize).and_then(|link| link.relay.as_ref());
+        let channels = relay.map_or(1, |relay| relay.couples.len().max(1) as u32);
+        let part = UPSTREAM_SHARE_CLIENT_BYTES / channels;
+        window.min(part.clamp(UPSTREAM_SHARE_WINDOW_BYTES_MIN, UPSTREAM_SHARE_WINDOW_BYTES_MAX))
     }
 
     /// What the other peer may send because this one takes it. A shared connection is read whatever
@@ -408,7 +412,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             self.relay(key)?.withholds = true;
             return None;
         }
-        Some(credit.min(UPSTREAM_SHARE_WINDOW_BYTES))
+        Some(self.part(key, other, credit))
     }
 
     fn unsent(&self, key: u32) -> u32 {

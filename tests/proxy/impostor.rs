@@ -155,7 +155,7 @@ impl Impostor {
 }
 
 /// A gateway whose host does what `script` does, with every connection.
-fn before(script: fn(Impostor), test: impl FnOnce(&Gateway)) {
+fn before(script: fn(Impostor), more: &str, test: impl FnOnce(&Gateway)) {
     let Some(host) = Host::start("") else { return };
     let text = std::fs::read(host.path("host_key")).expect("a key");
     let key = Arc::new(PrivateKey::from_openssh(text, None).expect("a key"));
@@ -170,7 +170,7 @@ fn before(script: fn(Impostor), test: impl FnOnce(&Gateway)) {
     std::fs::write(host.path("known_hosts"), line).expect("known_hosts");
     let settings = host.settings();
     let upstream = format!("TidegateUpstream 127.0.0.1:{port}");
-    let gateway = Gateway::start(&[&upstream, &settings[1], &settings[2]]);
+    let gateway = Gateway::start(&[&upstream, &settings[1], &settings[2], more]);
     test(&gateway);
     let log = gateway.log();
     assert!(!log.contains("panicked") && !log.contains("internal error"), "{log}");
@@ -214,11 +214,13 @@ fn case_106_what_a_host_opens_unasked_is_refused_there() {
         host.say(&ChannelData { recipient, data: b"all refused\n" });
         host.end(recipient, 4);
     };
-    before(script, |gateway| {
-        let output = client(gateway);
-        assert_eq!(text(&output.stdout), "all refused\n", "{}", said(gateway, &output));
-        assert_eq!(output.status.code(), Some(4));
-    });
+    for share in ["no", "yes"] {
+        before(script, &format!("TidegateUpstreamShare {share}"), |gateway| {
+            let output = client(gateway);
+            assert_eq!(text(&output.stdout), "all refused\n", "{}", said(gateway, &output));
+            assert_eq!(output.status.code(), Some(4));
+        });
+    }
 }
 
 #[test]
@@ -257,7 +259,7 @@ fn case_106_a_host_that_breaks_rules_is_lost_and_the_client_hears_why() {
         ),
     ];
     for (script, why) in scripts {
-        before(script, |gateway| {
+        before(script, "", |gateway| {
             // Its output is not read: what a client has consumed would be window again, and a slow
             // host could stay within it.
             let mut command = gateway.ssh(&[QUICK, "LogLevel=INFO"], &["anything"]);

@@ -10,8 +10,15 @@ fn logins(host: &Host) -> usize {
     host.log().matches("Accepted publickey").count()
 }
 
-/// A login whose session has answered and stays until its input ends.
+/// A login whose session has answered and stays until its input ends, or the value does.
 struct Stay(Child);
+
+impl Drop for Stay {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
 
 impl Stay {
     fn start(gateway: &Gateway, options: &[&str]) -> Stay {
@@ -42,9 +49,34 @@ impl Stay {
     /// It ends as it should.
     fn ends(mut self, gateway: &Gateway) {
         drop(self.0.stdin.take());
-        let output = self.0.wait_with_output().expect("an end");
+        let output = self.output();
         assert!(output.status.success(), "{}", said(gateway, &output));
     }
+
+    /// What it has said that was not heard, and how it has ended.
+    fn output(&mut self) -> Output {
+        let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+        self.0.stdout.as_mut().expect("its output").read_to_end(&mut stdout).expect("all of it");
+        self.0.stderr.as_mut().expect("its words").read_to_end(&mut stderr).expect("all of them");
+        Output { status: self.0.wait().expect("its end"), stdout, stderr }
+    }
+}
+
+/// So many bytes come from the host, and are not held up by whatever else goes on.
+fn assert_arrives(gateway: &Gateway, len: usize) {
+    let mut command = gateway.ssh(&[QUICK], &[&format!("head -c {len} /dev/zero")]);
+    let down = fs::File::create(gateway.path("down")).expect("a file");
+    let mut child = command.stdout(down).stderr(Stdio::null()).spawn().expect("ssh starts");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while child.try_wait().expect("its status").is_none() {
+        if Instant::now() > deadline {
+            child.kill().expect("it runs");
+            panic!("it is held up\n{}", gateway.log());
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let arrived = fs::metadata(gateway.path("down")).expect("a file").len();
+    assert_eq!(arrived, len as u64, "{}", gateway.log());
 }
 
 #[test]
@@ -73,9 +105,7 @@ fn logins_of_one_user_go_on_over_one_connection() {
             stay.says("still here\n", gateway);
         }
         // One is killed: the host's end of it goes too, and the others are not concerned.
-        let mut killed = stays.pop().expect("one of them");
-        killed.0.kill().expect("it runs");
-        killed.0.wait().expect("its end");
+        drop(stays.pop().expect("one of them"));
         wait_for("its end at the host", || host.log().contains("Close session: user root"));
         for mut stay in stays {
             stay.says("and here\n", gateway);
@@ -167,8 +197,8 @@ fn a_host_that_is_lost_is_one_clear_line_for_each_login() {
         let stays: Vec<Stay> = (0..3).map(|_| Stay::start(gateway, &[])).collect();
         assert_eq!(logins(host), 1, "{}", host.log());
         host.kill_sessions();
-        for stay in stays {
-            let output = stay.0.wait_with_output().expect("an end");
+        for mut stay in stays {
+            let output = stay.output();
             assert_eq!(output.status.code(), Some(255), "{}", said(gateway, &output));
             let line = text(&output.stderr);
             assert!(
@@ -184,8 +214,8 @@ fn a_host_that_is_lost_is_one_clear_line_for_each_login() {
     proxied("", &[SHARE], |host, gateway| {
         fs::write(host.path("authorized_keys"), "").expect("no keys");
         let stays: Vec<Stay> = (0..3).map(|_| Stay::begin(gateway, &[], "true")).collect();
-        for stay in stays {
-            let output = stay.0.wait_with_output().expect("an end");
+        for mut stay in stays {
+            let output = stay.output();
             let line = text(&output.stderr);
             assert!(line.contains(" does not let root in with the gateway's key"), "{line}");
         }
@@ -201,21 +231,72 @@ fn r7_a_client_that_does_not_read_holds_up_no_other() {
         for stay in &mut slow {
             stay.0.stdout.as_mut().expect("its output").read_exact(&mut [0]).expect("a byte");
         }
-        let bytes = noise(4 << 20, 9);
-        fs::write(host.path("big"), &bytes).expect("a file");
-        let [big, down] =
-            [host.path("big"), gateway.path("down")].map(|path| path.display().to_string());
-        let output = gateway.sftp(&[QUICK], &format!("get {big} {down}\n"));
-        assert!(output.status.success(), "{}", said(gateway, &output));
-        assert!(fs::read(&down).expect("a copy") == bytes);
+        assert_arrives(gateway, 4 << 20);
         let mut echo = Stay::start(gateway, &[]);
         echo.says("quick\n", gateway);
         echo.ends(gateway);
         assert_eq!(logins(host), 1, "{}", host.log());
-        for mut stay in slow {
-            stay.0.kill().expect("it runs");
-            stay.0.wait().expect("its end");
+    });
+}
+
+/// A gateway that is told to end waits for no login that could use a connection which is kept.
+#[test]
+fn what_is_kept_for_later_logins_ends_with_the_gateway() {
+    let Some(host) = Host::start("") else { return };
+    let mut gateway = host.gateway(&["TidegateUpstreamShare 1h", "TidegateDrainTime 1h"]);
+    Stay::start(&gateway, &[]).ends(&gateway);
+    let last = Stay::start(&gateway, &[]);
+    run_ok(Command::new("kill").args(["-TERM", &gateway.child.id().to_string()]));
+    wait_for("its farewell to new ones", || gateway.connect().is_err());
+    last.ends(&gateway);
+    let ended = || gateway.child.try_wait().expect("its status").is_some();
+    wait_for("its end", ended);
+    assert_eq!(logins(&host), 1, "{}", host.log());
+}
+
+/// The same of one whose channels are many: what it is granted on all of them is little enough to be
+/// kept for it until it reads again.
+#[test]
+fn a_client_with_many_channels_may_stop_for_a_while() {
+    const BYTES: usize = 1_500_000;
+    proxied("", &[SHARE, "MaxSessions 40"], |host, gateway| {
+        let control = format!("ControlPath={}", gateway.path("control").display());
+        let mut master = gateway.ssh(&[QUICK, AES, &control, "ControlMaster=yes"], &[]);
+        let mut master = master.arg("-N").spawn().expect("ssh starts");
+        wait_for("the master", || gateway.path("control").exists());
+        let mut all: Vec<Child> = (0..30)
+            .map(|_| {
+                let words = format!("echo in; read go; head -c {BYTES} /dev/zero");
+                let mut command = gateway.ssh(&[&control], &[&words]);
+                let streams = command.stdin(Stdio::piped()).stdout(Stdio::piped());
+                streams.spawn().expect("ssh starts")
+            })
+            .collect();
+        for child in &mut all {
+            child.stdout.as_mut().expect("its output").read_exact(&mut [0; 3]).expect("a session");
         }
+        for child in &mut all {
+            child.stdin.take().expect("its input").write_all(b"go\n").expect("a write");
+        }
+        let signal = |name: &str| {
+            run_ok(Command::new("kill").args([name, &master.id().to_string()]));
+        };
+        // All of them send as far as they may.
+        let mut echo = Stay::start(gateway, &[]);
+        signal("-STOP");
+        assert_arrives(gateway, 3_000_000);
+        for _ in 0..20 {
+            echo.says("quick\n", gateway);
+        }
+        echo.ends(gateway);
+        signal("-CONT");
+        for child in all {
+            let output = child.wait_with_output().expect("an end");
+            assert_eq!(output.stdout.len(), BYTES, "{}", said(gateway, &output));
+        }
+        assert_eq!(logins(host), 1, "{}", host.log());
+        master.kill().expect("it runs");
+        master.wait().expect("its end");
     });
 }
 
