@@ -420,6 +420,11 @@ pub const HOST_BYTES_MAX: u32 = 255;
 /// A Unix socket's path in a forwarding request.
 pub const SOCKET_PATH_BYTES_MAX: u32 = 1024;
 pub const OPEN_FAILURE_TEXT_BYTES_MAX: u32 = 1024;
+/// Packets that the first message to an X server may come in, of some 50 bytes: programs write it at once.
+/// Each holds a lease meanwhile.
+pub const X11_PIECES_MAX: usize = 8;
+/// What is read of a line of `xauth list`; ssh reads half of it.
+pub const XAUTH_LINE_BYTES_MAX: u64 = 1024;
 /// Global requests of ours awaiting an answer.
 pub const GLOBAL_PENDING_MAX: usize = 8;
 /// Host keys that a server tells its clients after their login and proves when asked (and that a client

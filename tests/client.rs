@@ -14,6 +14,8 @@ mod support;
 mod terminal;
 #[path = "client/ways.rs"]
 mod ways;
+#[path = "client/x11.rs"]
+mod x11;
 
 use std::fs;
 use std::io::Write;

@@ -105,7 +105,11 @@ const FLAGS: &[Flag] = &[
         |f, _| { f.verbose = f.verbose.saturating_add(1); Ok(()) }),
     flag('W', Some("host:port"), "connect standard input and output from there to this, and nothing else",
         |f, v| { f.stdio_forward = Some(v.to_owned()); Ok(()) }),
-    flag('x', None, "do not forward X11, which is not done anyway", |_, _| Ok(())),
+    flag('X', None, "let programs there use our X server, as far as it trusts strangers",
+        |f, _| line(f, "ForwardX11 yes")),
+    flag('x', None, "do not", |f, _| line(f, "ForwardX11 no")),
+    flag('Y', None, "let programs there do all with our X server",
+        |f, _| { line(f, "ForwardX11 yes")?; line(f, "ForwardX11Trusted yes") }),
 ];
 
 /// Letters of ssh(1) that ask for what there is not, and why.
@@ -115,8 +119,6 @@ const ABSENT: &[(char, &str)] = &[
     ('O', "connections are not shared"),
     ('S', "connections are not shared"),
     ('w', "networks are not tunnelled"),
-    ('X', "X11 is not forwarded by this client"),
-    ('Y', "X11 is not forwarded by this client"),
 ];
 
 fn line(flags: &mut SshFlags, line: &str) -> Result<(), String> {

@@ -332,6 +332,7 @@ pub fn connection_config(
     config.server_alive = options.server_alive;
     config.takes_forwarded = !options.remote_forwards.is_empty();
     config.takes_agent = options.forward_agent.is_some();
+    config.takes_x11 = options.forward_x11.is_some();
     config.hears_host_keys = options.update_host_keys != UpdateHostKeys::No;
     Ok(config)
 }

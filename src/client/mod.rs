@@ -19,6 +19,7 @@ pub mod session;
 mod stdio;
 mod terminal;
 mod voice;
+mod x11;
 
 pub use identities::Identity;
 pub use link::{Client, connection_config};

@@ -4,6 +4,7 @@ use std::time::Duration;
 use super::Level;
 use super::config::{RequestTty, SessionType};
 use super::forwards::Forward;
+use super::x11::ForwardX11;
 use crate::crypto::{CipherKind, KexKind, KeyAlgorithm, MacKind, SignatureAlgorithm};
 use crate::gateway::config::DriverChoice;
 use crate::services::forward::Target;
@@ -121,6 +122,8 @@ pub struct Options {
     pub bind_unlink: bool,
     /// The socket of the agent that programs there may use.
     pub forward_agent: Option<PathBuf>,
+    /// Programs there may use our X server.
+    pub forward_x11: Option<ForwardX11>,
     pub level: Level,
 }
 
@@ -194,6 +197,7 @@ impl Options {
             bind_mask: None,
             bind_unlink: false,
             forward_agent: None,
+            forward_x11: None,
             level: Level::Info,
         }
     }

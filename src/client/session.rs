@@ -12,6 +12,7 @@ use super::forwards::{Forward, Remote, Socks};
 use super::stdio::Borrowed;
 use super::terminal::{Heard, Raw, size, terminal_request};
 use super::voice::harmless;
+use super::x11::Display;
 use super::{Client, Level, Options, Person, Voice};
 use crate::base::escape;
 use crate::connection::{ChannelId, ChannelKind, ChannelRequest, Event};
@@ -21,7 +22,7 @@ use crate::services::Attached;
 use crate::services::forward::{Forwarding, Note, Place, Target};
 use crate::services::local::{Escape, Escapes};
 use crate::shard::{ClientLink, News};
-use crate::wire::channel::AGENT_CHANNEL;
+use crate::wire::channel::{AGENT_CHANNEL, X11_CHANNEL};
 
 /// What a shell would answer for a program that it could not run; ssh's own for all that is not the
 /// remote program's.
@@ -74,6 +75,8 @@ struct Session<'a, D: Driver> {
     open: BTreeMap<ChannelId, String>,
     terminal: bool,
     raw: Option<Raw>,
+    /// Our X server, if programs there are to reach it.
+    display: Option<Display>,
     status: Option<u8>,
     /// The channel is closed, and what it brought is written.
     closed: bool,
@@ -89,6 +92,7 @@ struct Session<'a, D: Driver> {
 enum Asked {
     Terminal,
     Agent,
+    X11,
     Start,
 }
 
@@ -115,6 +119,7 @@ impl<'a, D: Driver> Session<'a, D> {
             open: BTreeMap::new(),
             terminal: false,
             raw: None,
+            display: None,
             status: None,
             closed: false,
             finished: false,
@@ -154,6 +159,11 @@ impl<'a, D: Driver> Session<'a, D> {
             None => ChannelKind::Session,
         };
         self.terminal = kind == ChannelKind::Session && self.wants_terminal();
+        if let Some(wanted) =
+            self.options.forward_x11.as_ref().filter(|_| kind == ChannelKind::Session)
+        {
+            self.display = Display::find(wanted, self.client.now(), self.voice);
+        }
         let at_keyboard = self.terminal && stdin().is_terminal() && !self.options.stdin_null;
         let escapes = at_keyboard.then(|| Escapes::new(self.options.escape));
         let stdio = borrowed.streams(!self.options.stdin_null).context("our standard streams")?;
@@ -350,6 +360,10 @@ impl<'a, D: Driver> Session<'a, D> {
                 self.asked.extend(asked);
             }
         };
+        if let Some(request) = self.display.as_ref().and_then(Display::request) {
+            self.voice.debug("Requesting X11 forwarding with authentication spoofing.");
+            ask(&request, Some(Asked::X11));
+        }
         if self.options.forward_agent.is_some() {
             ask(&ChannelRequest::AgentForward, Some(Asked::Agent));
         }
@@ -375,6 +389,10 @@ impl<'a, D: Driver> Session<'a, D> {
             Some(Asked::Terminal) if !ok => {
                 self.terminal = false;
                 self.voice.info("PTY allocation request failed: the server gives no terminal");
+            }
+            Some(Asked::X11) if !ok => {
+                self.display = None;
+                self.voice.info("X11 forwarding request failed: the server does not forward it");
             }
             Some(Asked::Agent) if !ok => {
                 self.voice.info("the server does not forward the agent");
@@ -440,6 +458,10 @@ impl<'a, D: Driver> Session<'a, D> {
 
     /// The server opens a channel: only what it was asked for leads anywhere (SECURITY case 94).
     fn asked_for(&mut self, id: ChannelId, kind: &ChannelKind) {
+        if matches!(kind, ChannelKind::Other { name, .. } if &**name == X11_CHANNEL) {
+            self.x11_asked_for(id);
+            return;
+        }
         let agent = match kind {
             ChannelKind::Other { name, .. } if &**name == AGENT_CHANNEL => {
                 self.options.forward_agent.as_ref()
@@ -462,6 +484,26 @@ impl<'a, D: Driver> Session<'a, D> {
             None => {
                 self.voice.info("the server opens a channel that it was not asked for; refused");
                 shard.refuse_channel(link, id, "not asked for");
+            }
+        }
+    }
+
+    /// A program there wants to reach our X server.
+    fn x11_asked_for(&mut self, id: ChannelId) {
+        let (link, now) = (self.link, self.client.now());
+        match self.display.as_ref().map(|display| display.serve(now)) {
+            Some(Some(service)) => self.client.shard().serve_channel(link, id, service),
+            Some(None) => {
+                let told = "Rejected X11 connection after ForwardX11Timeout expired";
+                self.voice.say(Level::Verbose, told);
+                self.client.shard().refuse_channel(link, id, "too late");
+            }
+            None => {
+                self.voice.error(
+                    "Warning: ssh server tried X11 forwarding.\n\
+                     Warning: this is probably a break-in attempt by a malicious server.",
+                );
+                self.client.shard().refuse_channel(link, id, "not asked for");
             }
         }
     }

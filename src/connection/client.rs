@@ -21,7 +21,7 @@ use crate::wire::auth::{
     METHOD_PASSWORD, METHOD_PUBLIC_KEY, METHOD_PUBLIC_KEY_HOST_BOUND, PublicKeyAttempt,
     PublicKeyOk, UserAuthBanner, UserAuthFailure, UserAuthRequest, UserAuthSuccess,
 };
-use crate::wire::channel::{AGENT_CHANNEL, OpenKind, open_failure};
+use crate::wire::channel::{AGENT_CHANNEL, OpenKind, X11_CHANNEL, open_failure};
 use crate::wire::transport::{ServiceAccept, ServiceRequest};
 use crate::wire::{Message, Writer, number};
 
@@ -264,6 +264,7 @@ impl Side for Client {
                 None
             }
             OpenKind::Other { name: AGENT_CHANNEL, .. } if login.config.takes_agent => None,
+            OpenKind::Other { name: X11_CHANNEL, .. } if login.config.takes_x11 => None,
             _ => Some((open_failure::ADMINISTRATIVELY_PROHIBITED, "not asked for")),
         }
     }

@@ -113,6 +113,8 @@ pub struct ClientConnectionConfig {
     pub takes_forwarded: bool,
     /// The same for channels to our agent.
     pub takes_agent: bool,
+    /// The same for channels to our X server.
+    pub takes_x11: bool,
     /// Tells the owner which host keys the server says it has.
     pub hears_host_keys: bool,
 }
@@ -128,6 +130,7 @@ impl ClientConnectionConfig {
             packet_bytes: CHANNEL_PACKET_BYTES_MAX,
             takes_forwarded: false,
             takes_agent: false,
+            takes_x11: false,
             hears_host_keys: false,
         }
     }

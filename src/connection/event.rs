@@ -11,7 +11,7 @@ use crate::crypto::{
 };
 use crate::limits::{PTY_MODES_BYTES_MAX, PTY_SIDE_MAX};
 use crate::transport::SignableExchange;
-use crate::wire::channel::{GlobalBody, OpenKind};
+use crate::wire::channel::{GlobalBody, OpenKind, X11_CHANNEL};
 use crate::wire::request::{RequestBody, X11Fields};
 
 /// What became of the bytes at the front of a buffer.
@@ -302,7 +302,7 @@ impl ChannelKind {
     pub fn x11(host: &str, port: u32) -> ChannelKind {
         let len = (host.len() as u32).to_be_bytes();
         let rest = [&len[..], host.as_bytes(), &port.to_be_bytes()].concat().into();
-        ChannelKind::Other { name: "x11".into(), rest }
+        ChannelKind::Other { name: X11_CHANNEL.into(), rest }
     }
 
     pub(super) fn to_wire(&self) -> OpenKind<'_> {

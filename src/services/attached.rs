@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::forward::{Display, Forward, Forwarding, Target};
+use super::forward::{Cookies, Display, Forward, Forwarding, Target};
 use super::local::{Escapes, Local, Stdio};
 use super::process::{Login, Process, Start};
 use super::scp::{self, Scp};
@@ -72,6 +72,11 @@ impl Attached {
     /// A connection that the client wants made; [`Attached::begin`] starts it.
     pub fn forward(target: Target, rules: &Forwarding) -> Attached {
         Attached::Forward(Box::new(Forward::new(target, rules)))
+    }
+
+    /// The same to an X server, for whoever has the fake one of these cookies.
+    pub fn display(target: Target, cookies: Cookies) -> Attached {
+        Attached::Forward(Box::new(Forward::display(target, cookies)))
     }
 
     /// A connection that was taken for the client, which is asked to open the channel.

@@ -20,7 +20,9 @@ use crate::reactor::Chunk;
 use crate::services::forward::{Place, Target};
 use crate::services::upstream::{Trouble, Upstream, Way};
 use crate::services::{Command, Grant};
-use crate::wire::channel::{AGENT_CHANNEL, ChannelNumber, EXTENDED_STDERR, open_failure};
+use crate::wire::channel::{
+    AGENT_CHANNEL, ChannelNumber, EXTENDED_STDERR, X11_CHANNEL, open_failure,
+};
 use crate::wire::request::{ChannelRequest, RequestBody};
 use crate::wire::{Message, Writer};
 
@@ -28,7 +30,6 @@ use crate::wire::{Message, Writer};
 /// turn: nobody knows this request.
 const REFUSED: &str = "refused@tidegate.invalid";
 const X11_REQUEST: &str = "x11-req";
-pub(super) const X11_CHANNEL: &str = "x11";
 const INTERNAL_SFTP: &str = "internal-sftp";
 
 /// One link's part in a pair.

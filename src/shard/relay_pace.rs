@@ -5,7 +5,7 @@ use super::relay::Relay;
 use super::*;
 use crate::connection::{ChannelId, ChannelKind};
 use crate::services::{Command, Rules};
-use crate::wire::channel::AGENT_CHANNEL;
+use crate::wire::channel::{AGENT_CHANNEL, X11_CHANNEL};
 
 /// One of the client's channels, as far as that matters here.
 #[derive(Clone, Copy, Debug, Default)]
@@ -28,7 +28,7 @@ pub(super) fn type_name(kind: &ChannelKind) -> &'static str {
         ChannelKind::DirectStreamlocal { .. } => "direct-streamlocal@openssh.com",
         ChannelKind::ForwardedStreamlocal { .. } => "forwarded-streamlocal@openssh.com",
         ChannelKind::Other { name, .. } => match &**name {
-            relay::X11_CHANNEL => "x11-connection",
+            X11_CHANNEL => "x11-connection",
             AGENT_CHANNEL => "agent-connection",
             _ => "",
         },

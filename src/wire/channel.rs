@@ -20,6 +20,8 @@ pub mod open_failure {
 
 /// The type of a channel to the client's agent (OpenSSH PROTOCOL.agent).
 pub const AGENT_CHANNEL: &str = "auth-agent@openssh.com";
+/// RFC 4254 §6.3.2: to the client's X server.
+pub const X11_CHANNEL: &str = "x11";
 
 /// RFC 4254 §5.2: the one extended data type with a meaning.
 pub const EXTENDED_STDERR: u32 = 1;

@@ -61,6 +61,10 @@ pub struct Draft {
     pub bind_mask: Option<u32>,
     pub bind_unlink: Option<bool>,
     pub forward_agent: Option<String>,
+    pub forward_x11: Option<bool>,
+    pub x11_trusted: Option<bool>,
+    pub x11_timeout: Option<Duration>,
+    pub xauth: Option<String>,
 
     pub request_tty: Option<RequestTty>,
     pub remote_command: Option<String>,

@@ -97,9 +97,9 @@ pub const KEYWORDS: &[Keyword] = &[
     absent("FingerprintHash", &["sha256"], "fingerprints are made with SHA-256"),
     honoured("ForkAfterAuthentication", |d, v| once(&mut d.background, v.flag()?)),
     honoured("ForwardAgent", |d, v| once(&mut d.forward_agent, word(v)?)),
-    absent("ForwardX11", NO, "X11 is not forwarded by this client"),
-    harmless("ForwardX11Timeout", "untrusted X11 connections are not made"),
-    harmless("ForwardX11Trusted", "ForwardX11 is no"),
+    honoured("ForwardX11", |d, v| once(&mut d.forward_x11, v.flag()?)),
+    honoured("ForwardX11Timeout", |d, v| once(&mut d.x11_timeout, v.duration()?)),
+    honoured("ForwardX11Trusted", |d, v| once(&mut d.x11_trusted, v.flag()?)),
     honoured("GatewayPorts", |d, v| once(&mut d.gateway_ports, v.flag()?)),
     honoured("GlobalKnownHostsFile", |d, v| once(&mut d.global_known_hosts, v.many()?.to_vec())),
     harmless("GSSAPIAuthentication", GSSAPI),
@@ -202,7 +202,7 @@ pub const KEYWORDS: &[Keyword] = &[
     absent("VerifyHostKeyDNS", NO, "host keys come from files"),
     absent("VisualHostKey", NO, "fingerprints are shown as text"),
     harmless("WarnWeakCrypto", "weak algorithms are not offered"),
-    harmless("XAuthLocation", "ForwardX11 is no"),
+    honoured("XAuthLocation", |d, v| once(&mut d.xauth, word(v)?)),
 ];
 
 /// Earlier names of the same.

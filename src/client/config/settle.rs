@@ -8,9 +8,13 @@ use super::draft::{Draft, Jump, Proxy, RequestTty, SessionType, at_home, jump_te
 use super::tokens::{Tokens, expand_variables};
 use crate::base::wildcard_match;
 use crate::client::forwards::Forward;
+use crate::client::x11::ForwardX11;
 use crate::client::{Level, Options, UpdateHostKeys};
 use crate::gateway::config::{Diagnostic, DriverChoice, Place, is_none};
 
+/// ssh_config(5): XAuthLocation and ForwardX11Timeout.
+const XAUTH: &str = "/usr/bin/xauth";
+const X11_TIMEOUT: Duration = Duration::from_secs(20 * 60);
 /// Tokens that stand in most values.
 const USUAL: &str = "dhijkLlnpru";
 
@@ -174,6 +178,7 @@ impl Settling<'_> {
             Some("yes") => options.agent.clone(),
             Some(word) => self.agent("ForwardAgent", word),
         };
+        options.forward_x11 = self.forward_x11(draft);
         if let Some(word) = &self.request.stdio_forward {
             // As in ssh: nothing but that.
             options.exit_on_forward_failure = draft.exit_on_forward_failure.unwrap_or(true);
@@ -197,6 +202,15 @@ impl Settling<'_> {
         for words in forwards.remote {
             options.remote_forwards.extend(self.forward("RemoteForward", &words, false));
         }
+    }
+
+    fn forward_x11(&mut self, draft: &Draft) -> Option<ForwardX11> {
+        let xauth = draft.xauth.as_deref().unwrap_or(XAUTH);
+        (draft.forward_x11 == Some(true)).then(|| ForwardX11 {
+            trusted: draft.x11_trusted.unwrap_or(false),
+            timeout: draft.x11_timeout.unwrap_or(X11_TIMEOUT),
+            xauth: Some(xauth).filter(|word| !is_none(word)).map(PathBuf::from),
+        })
     }
 
     fn forward(&mut self, keyword: &str, words: &[String], dynamic: bool) -> Option<Forward> {

@@ -123,7 +123,7 @@ fn what_is_unknown_or_missing_is_told_with_its_place() {
         ("Port x\n", "config:1: Port x: not a number"),
         ("Host other\n Port x\n", "config:2: Port x"),
         ("Tunnel yes\n", "config:1: Tunnel yes: networks are not tunnelled"),
-        ("ForwardX11 yes\n", "write ForwardX11 no"),
+        ("PermitLocalCommand yes\n", "write PermitLocalCommand no"),
         ("LocalForward 80\n", "is no [address:]port:host:port"),
         ("Ciphers 3des-cbc\n", "config:1: Ciphers"),
     ] {

@@ -3,6 +3,7 @@
 
 mod agent;
 mod display;
+mod gate;
 mod listen;
 mod permits;
 mod race;
@@ -10,6 +11,7 @@ mod resolve;
 
 pub use agent::{make_agent_socket, remove_agent_socket};
 pub use display::{Display, DisplayRules, DisplaySpec, Listened, listen_as_display};
+pub use gate::Cookies;
 pub use listen::{ListenSpec, Listening, Place, listen_at};
 pub use permits::{BIND_MASK, Forwarding, GatewayPorts, Permit, Permits, Ways};
 pub use resolve::{connect_to_path, resolve};
@@ -21,6 +23,7 @@ use std::os::fd::IntoRawFd;
 use super::local::Escape;
 use super::sftp_client::SftpNote;
 use super::stream::{End, Input, Output};
+use gate::{Gate, Verdict};
 use permits::Lists;
 use race::Race;
 
@@ -76,6 +79,8 @@ pub struct Forward {
     input: Input,
     output: Output,
     socket: Option<Fd>,
+    /// What its first bytes have to pass.
+    gate: Option<Box<Gate>>,
     /// What the addresses of a name are judged by.
     lists: Option<Box<Lists>>,
     /// Until when writing what a channel brought before it was closed may take.
@@ -169,6 +174,13 @@ impl Forward {
         Forward { lists, ..forward }
     }
 
+    /// To an X server, for whoever has the fake one of these cookies.
+    pub fn display(target: Target, cookies: Cookies) -> Forward {
+        let what = format!("x11 to {target}");
+        let gate = Some(Box::new(Gate::new(cookies)));
+        Forward { gate, ..Forward::with("x11-connection", what, Phase::New(target), None) }
+    }
+
     /// A connection that was taken for the client, which is asked to open the channel.
     pub fn offered(kind: &'static str, what: String, socket: Fd) -> Forward {
         Forward::with(kind, what, Phase::Offered, Some(socket))
@@ -182,6 +194,7 @@ impl Forward {
             input: Input::new(TAG_INPUT),
             output: Output::new(TAG_OUTPUT, None),
             socket,
+            gate: None,
             lists: None,
             deadline: None,
             eof_heard: false,
@@ -380,6 +393,22 @@ impl Forward {
         }
     }
 
+    /// Its first bytes are not what they have to be.
+    fn turn_away(&mut self, why: &str, io: &mut Io<'_>) {
+        self.gate = None;
+        io.note(Note::Failed { what: self.what.clone(), why: why.to_owned() });
+        self.close_sent = true;
+        self.output.cancel(io);
+        io.close();
+    }
+
+    /// What waits to be whole never will be.
+    fn close_gate(&mut self, io: &mut Io<'_>) {
+        if let Some(mut gate) = self.gate.take() {
+            gate.give_back(io);
+        }
+    }
+
     fn note_end(&mut self, io: &mut Io<'_>) {
         if !matches!(self.phase, Phase::Open) {
             return;
@@ -408,6 +437,15 @@ impl Service for Forward {
             io.give_back(data.lease);
         } else if extended.is_some() {
             io.discard(data);
+        } else if let Some(gate) = &mut self.gate {
+            match gate.take(data, io) {
+                Verdict::Wait => {}
+                Verdict::Passes(chunks) => {
+                    self.gate = None;
+                    chunks.into_iter().for_each(|chunk| self.input.data(chunk, io));
+                }
+                Verdict::Refused(why) => self.turn_away(why, io),
+            }
         } else {
             self.input.data(data, io);
         }
@@ -415,6 +453,7 @@ impl Service for Forward {
 
     fn on_eof(&mut self, io: &mut Io<'_>) {
         self.eof_heard = true;
+        self.close_gate(io);
         self.input.end(io);
         self.pump(io);
     }
@@ -478,6 +517,7 @@ impl Service for Forward {
     /// last bytes.
     fn on_close(&mut self, io: &mut Io<'_>) {
         self.gone = true;
+        self.close_gate(io);
         match &self.phase {
             Phase::Connecting(race) => {
                 race.running().for_each(|number| io.cancel(TAG_CONNECT + number));
