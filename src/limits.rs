@@ -700,6 +700,8 @@ pub const AUDIT_LINES_BEFORE_LOGIN_MAX: u32 = AUTH_REQUESTS_MAX + 16;
 pub const AUDIT_LINKS_MAX: usize = LINKS_MAX;
 /// Lines of the configuration that a login carries along.
 pub const AUDIT_PLACES_MAX: usize = 32;
+/// Connections of which it is remembered that the log was told of their user; then it may be told again.
+pub const STRANGERS_TOLD_MAX: usize = 1024;
 /// One line in the system's log, its header included.
 pub const SYSLOG_BYTES_MAX: usize = 8 * 1024;
 

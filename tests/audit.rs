@@ -1,6 +1,9 @@
-//! What an audit tells (TidegateAuditLog), of what OpenSSH's clients do.
+//! What an audit tells (TidegateAuditLog), of what OpenSSH's clients do, and what the
+//! stock filter of fail2ban makes of the log.
 #![allow(clippy::disallowed_methods, reason = "tests wait on the real clock")]
 
+#[path = "audit/banned.rs"]
+mod banned;
 mod support;
 
 use std::collections::BTreeMap;
@@ -29,6 +32,10 @@ fn user() -> String {
 
 /// A gateway that keeps an audit in a file of `folder`, and lets whoever runs the tests in by password.
 fn audited(folder: &TempDir, more: &[&str]) -> Gateway {
+    audited_by(folder, more, |_| {})
+}
+
+fn audited_by(folder: &TempDir, more: &[&str], change: impl FnOnce(&mut Command)) -> Gateway {
     let at = |name: &str| folder.path().join(name).display().to_string();
     let log = format!("TidegateAuditLog {}", at("audit"));
     let passwords = format!("TidegatePasswordFile {}", at("passwords"));
@@ -36,7 +43,7 @@ fn audited(folder: &TempDir, more: &[&str]) -> Gateway {
     let mode = fs::Permissions::from_mode(0o600);
     fs::set_permissions(folder.path().join("passwords"), mode).expect("a mode");
     let lines = [&*log, &*passwords, "PasswordAuthentication yes", "PermitOpen 127.0.0.1:1"];
-    let gateway = Gateway::start(&[&lines[..], more].concat());
+    let gateway = Gateway::start_with(&[&lines[..], more].concat(), change);
     fs::write(gateway.path("types"), "#!/bin/sh\necho \"$PASSWORD\"\n").expect("a script");
     make_executable(&gateway.path("types"));
     gateway

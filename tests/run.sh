@@ -34,6 +34,7 @@ if [ "$quick" != --quick ]; then
     need lftp lftp
     need rclone rclone
     need ansible ansible-core
+    need fail2ban-regex fail2ban
     [ -e /usr/include/libssh/sftp.h ] || missing+=(libssh-dev)
     module paramiko python3-paramiko
     module asyncssh python3-asyncssh

@@ -408,6 +408,7 @@ impl Connection<Client> {
             probe: false,
             why: None,
             failures: 0,
+            last: false,
             methods: trying.method.name().into(),
             partial: false,
         };
@@ -425,6 +426,7 @@ impl Connection<Client> {
             probe: trying.step == Step::Probe,
             why: None,
             failures: 0,
+            last: false,
             methods: failure.methods.as_str().into(),
             partial: failure.partial,
         };

@@ -134,6 +134,8 @@ pub struct AuthFailed {
     pub why: Option<&'static str>,
     /// Failures counted so far, this one included.
     pub failures: u32,
+    /// Server role: they are too many, and the connection ends.
+    pub last: bool,
     /// Client role: methods that may go on, comma-separated.
     pub methods: Box<str>,
     /// Client role: the attempt succeeded, but more is asked.

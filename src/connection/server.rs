@@ -552,6 +552,7 @@ impl Connection<Server> {
             probe,
             why,
             failures: trying.failures,
+            last: trying.failures >= self.login.config.auth_tries_max,
             methods: Box::default(),
             partial: false,
         };

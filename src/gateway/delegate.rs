@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use super::audit::{Auditor, Remote};
 use super::config::{self, AuditLog};
-use super::execute::{Executor, Signer};
+use super::execute::{Executor, Signer, Told};
 use super::helper::{self, NOT_BY_HAND};
 use super::logbook::{Begun, Recorder};
 use super::parcel::Parcel;
@@ -301,6 +301,7 @@ fn start(
         open_files,
         recorder,
         audit: None,
+        told: Told::default(),
     };
     let settings = Settings {
         listeners: Vec::new(),

@@ -1,6 +1,7 @@
 //! What worker threads do for the shards of this process.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam::channel::bounded;
 use tracing::{error, info, warn};
@@ -17,7 +18,7 @@ use super::{generation, log_level, names, upstream};
 use crate::base::escape;
 use crate::connection::{ConnectionConfig, Secrets, host_key_proof};
 use crate::crypto::{PrivateKey, RandomPool, SignatureAlgorithm, kex};
-use crate::limits::REKEY_TIME_MAX;
+use crate::limits::{REKEY_TIME_MAX, STRANGERS_TOLD_MAX};
 use crate::services::upstream::Trouble;
 use crate::services::{
     About, AuthInfo, Child, Done, Grant, Greeted, Job, Origin, Program, SpawnFailed, SpawnSpec,
@@ -122,6 +123,27 @@ pub struct Executor {
     pub recorder: Option<Arc<dyn Recorder>>,
     /// Hears who was not let in, and why.
     pub audit: Option<Arc<dyn Auditor>>,
+    /// What the log has been told of users in sshd's words.
+    pub told: Told,
+}
+
+/// The connections of which the log was told that their user will not get in, the last of them: once for
+/// each, as with sshd, for ban lists count lines.
+#[derive(Debug, Default)]
+pub struct Told(Mutex<VecDeque<u64>>);
+
+impl Told {
+    fn is_first(&self, link: u64) -> bool {
+        let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = !told.contains(&link);
+        if first {
+            if told.len() >= STRANGERS_TOLD_MAX {
+                told.pop_front();
+            }
+            told.push_back(link);
+        }
+        first
+    }
 }
 
 impl Execute for Executor {
@@ -137,11 +159,11 @@ impl Execute for Executor {
                 let certificate = certificate.as_deref();
                 let request =
                     Request { user, key: &key, algorithm, certificate, peer, host, local, rdomain };
-                log_level::under(about.verbosity, || self.find_key(&request, from.link))
+                log_level::about(from.link, about.verbosity, || self.find_key(&request, from.link))
             }
             Job::CheckSecrets { user, secrets, from, about } => {
                 let comer = comer(&user, &from, about.host.as_deref());
-                log_level::under(about.verbosity, || {
+                log_level::about(from.link, about.verbosity, || {
                     self.check_secrets(&comer, &secrets, from.link)
                 })
             }
@@ -250,6 +272,11 @@ impl Executor {
                     let (why, rule) = (refusal.to_string(), policy.rule_of(&refusal.reason, comer));
                     audit.note(audit::denied((link, peer), user, &what, &why, rule.as_deref()));
                 }
+                if let Some(line) = refusal.reason.in_sshds_words(comer)
+                    && self.told.is_first(link)
+                {
+                    info!(link, "{line}");
+                }
                 let user = escape(user.as_bytes());
                 info!(%user, what, %peer, "{what} does not let {user} in: {refusal}");
                 Done::Key(None)
@@ -300,7 +327,7 @@ impl Executor {
         let Comer { user, peer, .. } = comer;
         let (user, ip, port) = (escape(user.as_bytes()), peer.ip(), peer.port());
         let invalid = if exists { "" } else { "invalid user " };
-        log_level::under(verbosity, || {
+        log_level::about(link, verbosity, || {
             info!(
                 %user, %ip, port,
                 "administratively prohibited connection for {invalid}{user} from {ip} port {port}"

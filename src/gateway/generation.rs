@@ -17,7 +17,7 @@ use super::audit::{Audit, Auditor};
 use super::cipher_speed::CipherSpeeds;
 use super::config::{Config, Effective, Facility, Who};
 use super::desk::Greeting;
-use super::execute::{Executor, Greets, Signer};
+use super::execute::{Executor, Greets, Signer, Told};
 use super::host_keys::{self, HostKeys};
 use super::logbook::Logbook;
 use super::moduli;
@@ -110,6 +110,7 @@ impl Generation {
             open_files: plan.open_files,
             recorder: None,
             audit: audit.clone(),
+            told: Told::default(),
         };
         let (server, reports) = Server::start(Settings {
             listeners: plan.listeners,

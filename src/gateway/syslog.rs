@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::config::Facility;
+use super::log_level;
 use crate::limits::SYSLOG_BYTES_MAX;
 
 /// A variable that tests set: they must not write into the system's log.
@@ -31,9 +32,13 @@ pub enum Severity {
 }
 
 impl Severity {
-    /// Before a line on its way to whoever sends it to the system's log.
+    /// Before a line on its way to whoever sends it to the system's log: with the connection that it is
+    /// about, if it is about one.
     pub fn mark(self) -> String {
-        format!("<{}>", self as u8)
+        match log_level::link() {
+            Some(link) => format!("<{}>{link}|", self as u8),
+            None => format!("<{}>", self as u8),
+        }
     }
 }
 
@@ -93,7 +98,8 @@ impl Syslog {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let seconds = i64::try_from(now.as_secs()).unwrap_or_default();
         let priority = self.facility as u32 * 8 + severity as u32;
-        format!("<{priority}>{} {}[{}]: ", stamp(seconds), self.tag, std::process::id())
+        let id = log_level::link().unwrap_or(std::process::id().into());
+        format!("<{priority}>{} {}[{id}]: ", stamp(seconds), self.tag)
     }
 
     fn connect(&self) -> io::Result<UnixDatagram> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crossbeam::channel::Receiver;
 use tracing::{error, info, warn};
 
-use crate::base::{Escaped, escape as escape_bytes};
+use crate::base::{Escaped, escape as escape_bytes, escape_word};
 use crate::gateway::log_level;
 use crate::shard::{Report, What};
 use crate::wire::auth::{METHOD_PUBLIC_KEY, METHOD_PUBLIC_KEY_HOST_BOUND};
@@ -26,7 +26,7 @@ pub fn write_all(reports: &Receiver<Report>) {
 
 /// Writes the line of one event.
 pub fn write(report: &Report) {
-    log_level::under(report.verbosity, || write_line(report));
+    log_level::about(report.serial, report.verbosity, || write_line(report));
 }
 
 /// A method as sshd logs it: the host-bound one is the same to whoever reads.
@@ -45,9 +45,10 @@ fn write_line(report: &Report) {
             let what = if *first { "Key exchange" } else { "Rekeyed" };
             info!(link, %ip, port, %client, algorithms, "{what}: {algorithms}, client {client}");
         }
-        What::AuthFailed { .. } | What::Partial { .. } | What::Authenticated { .. } => {
-            login(report)
-        }
+        What::AuthFailed { .. }
+        | What::TriesExceeded { .. }
+        | What::Partial { .. }
+        | What::Authenticated { .. } => login(report),
         What::HandedOver { user } => {
             info!(link, %ip, port, user, "Connection goes on in the process of {user}");
         }
@@ -94,7 +95,7 @@ fn login(report: &Report) {
     let (link, ip, port) = (report.serial, report.peer.ip(), report.peer.port());
     match &report.what {
         What::AuthFailed { user, method, key, why } => {
-            let (user, method) = (escape(user), escape(familiar(method)));
+            let (user, method) = (word(user), word(familiar(method)));
             let key = key.as_deref().map_or("", |key| &*key.text);
             let colon = if key.is_empty() { "" } else { ": " };
             let why = why.map_or(String::new(), |why| format!(": {why}"));
@@ -104,7 +105,7 @@ fn login(report: &Report) {
             );
         }
         What::Partial { user, method, key } => {
-            let (user, method) = (escape(user), familiar(method));
+            let (user, method) = (word(user), familiar(method));
             let key = key.as_deref().map_or("", |key| &*key.text);
             let colon = if key.is_empty() { "" } else { ": " };
             info!(
@@ -113,11 +114,18 @@ fn login(report: &Report) {
             );
         }
         What::Authenticated { user, method, key, source } => {
-            let (user, method) = (escape(user), familiar(method));
+            let (user, method) = (word(user), familiar(method));
             let key = key.as_deref().map_or("", |key| &*key.text);
             info!(
                 link, %ip, port, %user, method, key, source,
                 "Accepted {method} for {user} from {ip} port {port} ssh2: {key} ({source})"
+            );
+        }
+        What::TriesExceeded { user } => {
+            let user = word(user);
+            warn!(
+                link, %ip, port, %user,
+                "maximum authentication attempts exceeded for {user} from {ip} port {port} ssh2"
             );
         }
         _ => {}
@@ -160,4 +168,8 @@ fn disconnected(report: &Report) {
 
 fn escape(text: &str) -> Escaped<'_> {
     escape_bytes(text.as_bytes())
+}
+
+fn word(text: &str) -> String {
+    escape_word(text.as_bytes())
 }

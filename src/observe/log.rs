@@ -20,7 +20,7 @@ use tracing_subscriber::reload::{self, Handle};
 pub use crate::base::{Escaped, escape};
 use crate::gateway::config::{Config, LogFormat, LogLevel};
 use crate::gateway::log_level;
-use crate::gateway::syslog::{Line, Severity, Syslog};
+use crate::gateway::syslog::{self, Line, Severity, Syslog};
 
 /// How this process logs.
 #[derive(Clone, Debug)]
@@ -158,7 +158,7 @@ fn subscriber(
             lines.fmt_fields(format::debug_fn(message_alone)).boxed()
         }
         (LogFormat::Text, true) if brief => {
-            lines.fmt_fields(format::debug_fn(message_alone)).boxed()
+            lines.fmt_fields(format::debug_fn(message_of_sshd)).boxed()
         }
         (LogFormat::Text, true) => lines.boxed(),
     };
@@ -223,6 +223,15 @@ fn message_alone(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug)
     if field.name() == "message" { write!(writer, "{value:?}") } else { Ok(()) }
 }
 
+/// The same behind the name that sshd's lines have in the system's log, with the connection's number, if
+/// it is about one: ban lists tell by it which lines belong together.
+fn message_of_sshd(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    if let (Some(link), "message") = (log_level::link(), field.name()) {
+        write!(writer, "{}[{link}]: ", syslog::GATEWAY)?;
+    }
+    message_alone(writer, field, value)
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -267,6 +276,9 @@ mod tests {
         let text = logged(LogLevel::Info, LogFormat::Text, greet);
         assert!(text.ends_with("  INFO Hello a\\nb\\x1b\n"), "{text}");
         assert_eq!(text.lines().count(), 1);
+        let about = || log_level::about(7, None, greet);
+        let text = logged(LogLevel::Info, LogFormat::Text, about);
+        assert!(text.ends_with("  INFO sshd[7]: Hello a\\nb\\x1b\n"), "{text}");
         let text = logged(LogLevel::Debug, LogFormat::Text, greet);
         assert!(text.contains("user=\"ann\" port=22"), "{text}");
         assert_eq!(text.lines().count(), 2);

@@ -92,12 +92,15 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         if let Some(link) = self.links.get_mut(key as usize) {
             link.attempted = true;
         }
-        if failed.probe {
-            return;
+        let AuthFailed { user, method, key: public, certificate, why, probe, last, .. } = failed;
+        let exceeded = last.then(|| What::TriesExceeded { user: user.clone() });
+        if !probe {
+            let shown = shown_key(public.as_deref(), certificate.as_deref());
+            self.report(key, What::AuthFailed { user, method, key: shown, why });
         }
-        let AuthFailed { user, method, key: public, certificate, why, .. } = failed;
-        let shown = shown_key(public.as_deref(), certificate.as_deref());
-        self.report(key, What::AuthFailed { user, method, key: shown, why });
+        if let Some(exceeded) = exceeded {
+            self.report(key, exceeded);
+        }
     }
 }
 

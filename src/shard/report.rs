@@ -69,6 +69,10 @@ pub enum What {
         /// What is wrong, where the client is not told.
         why: Option<&'static str>,
     },
+    /// That was the last attempt of the connection.
+    TriesExceeded {
+        user: Box<str>,
+    },
     /// A method has succeeded, and others are still asked for.
     Partial {
         user: Box<str>,
@@ -147,6 +151,7 @@ impl What {
     pub const fn is_routine(&self) -> bool {
         match self {
             What::AuthFailed { .. }
+            | What::TriesExceeded { .. }
             | What::Refused { .. }
             | What::UpstreamFailed { .. }
             | What::NotForwarded { .. } => false,

@@ -20,6 +20,8 @@ pub fn entry_of(report: &Report) -> Option<Entry> {
             .text(Field::Algorithms, algorithms),
         // Nothing that somebody has done.
         What::KeyExchanged { .. } | What::HandedOver { .. } => return None,
+        // Told as the reason of the end.
+        What::TriesExceeded { .. } => return None,
         What::AuthFailed { user, method, key, why } => {
             attempt(entry(Event::Auth).of_user(user), "failure", method, key.as_deref())
                 .some_text(Field::Reason, *why)

@@ -29,7 +29,7 @@ use self::words::{Ask, Greeting, Setup, Tell, Ticket};
 use super::audit::{Auditor, Remote};
 use super::config::{self, AuditLog, Config};
 use super::confine::Cell;
-use super::execute::{Executor, Signer};
+use super::execute::{Executor, Signer, Told};
 use super::helper::{self, NOT_BY_HAND};
 use super::server::{Server, Settings};
 use super::signals::Signals;
@@ -150,6 +150,7 @@ impl Prepared {
             open_files: None,
             recorder: None,
             audit: None,
+            told: Told::default(),
         };
         let global = self.config.global;
         let message = |entry| Ask::Audit(Box::new(entry)).encode().to_vec();

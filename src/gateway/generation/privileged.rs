@@ -51,6 +51,7 @@ pub(super) fn start(mut plan: Plan) -> anyhow::Result<Generation> {
         open_files: plan.open_files,
         recorder: plan.logbook.map(|logbook| logbook as Arc<dyn Recorder>),
         audit: auditor.clone(),
+        told: Told::default(),
     });
     let mut helpers = vec![broker];
     let mut clerk = Clerk::new(bureau, known, accounts, startups);

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::base::escape;
 use crate::gateway::config::Facility;
+use crate::gateway::log_level;
 use crate::gateway::syslog::{GATEWAY, Severity, Syslog};
 use crate::limits::EDGE_LINE_BYTES_MAX;
 
@@ -42,8 +43,12 @@ fn write(lines: Vec<String>, syslog: Option<&Syslog>) {
     match syslog {
         Some(syslog) => {
             for line in lines {
-                let (severity, text) = severity_of(&line);
-                syslog.send(severity, text.as_bytes());
+                let (severity, link, text) = parts_of(&line);
+                let send = || syslog.send(severity, text.as_bytes());
+                match link {
+                    Some(link) => log_level::about(link, None, send),
+                    None => send(),
+                }
             }
         }
         None => {
@@ -56,14 +61,20 @@ fn write(lines: Vec<String>, syslog: Option<&Syslog>) {
     }
 }
 
-/// `<3>text`, as a line for syslog begins. What has no such beginning is a complaint.
-fn severity_of(line: &str) -> (Severity, &str) {
+/// `<3>text`, as a line for syslog begins, or `<3>7|text` where it is about connection 7. What has no such
+/// beginning is a complaint.
+fn parts_of(line: &str) -> (Severity, Option<u64>, &str) {
     for severity in [Severity::Error, Severity::Warning, Severity::Info, Severity::Debug] {
         if let Some(text) = line.strip_prefix(&*severity.mark()) {
-            return (severity, text);
+            let about = text.split_once('|');
+            let about = about.and_then(|(link, text)| Some((link.parse().ok()?, text)));
+            return match about {
+                Some((link, text)) => (severity, Some(link), text),
+                None => (severity, None, text),
+            };
         }
     }
-    (Severity::Error, line)
+    (Severity::Error, None, line)
 }
 
 /// Cuts a stream into lines.
@@ -118,7 +129,11 @@ mod tests {
 
     #[test]
     fn a_line_says_how_urgent_it_is() {
-        assert_eq!(severity_of("<4>careful"), (Severity::Warning, "careful"));
-        assert_eq!(severity_of("thread panicked"), (Severity::Error, "thread panicked"));
+        assert_eq!(parts_of("<4>careful"), (Severity::Warning, None, "careful"));
+        assert_eq!(parts_of("<6>a|b"), (Severity::Info, None, "a|b"));
+        let mark = log_level::about(u64::MAX, None, || Severity::Info.mark());
+        let line = format!("{mark}7|b");
+        assert_eq!(parts_of(&line), (Severity::Info, Some(u64::MAX), "7|b"));
+        assert_eq!(parts_of("thread panicked"), (Severity::Error, None, "thread panicked"));
     }
 }

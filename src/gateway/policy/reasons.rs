@@ -2,13 +2,36 @@
 
 use std::fmt;
 
-use super::{Reason, Refusal};
-use crate::base::escape;
+use super::{Comer, Reason, Refusal};
+use crate::base::{escape, escape_word};
 
 impl fmt::Display for Refusal {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{}", self.reason)?;
         self.notes.iter().try_for_each(|note| write!(out, "; {note}"))
+    }
+}
+
+impl Reason {
+    /// What sshd's log says of a user who gets in by no means; ban lists look for it.
+    pub fn in_sshds_words(&self, comer: &Comer<'_>) -> Option<String> {
+        let (user, ip) = (escape_word(comer.user.as_bytes()), comer.peer.ip());
+        let why = match self {
+            Reason::UnknownUser => {
+                return Some(format!("Invalid user {user} from {ip} port {}", comer.peer.port()));
+            }
+            Reason::Locked => {
+                return Some(format!("User {user} not allowed because account is locked"));
+            }
+            Reason::Denied { keyword: "DenyUsers", .. } => "listed in DenyUsers",
+            Reason::Denied { keyword: "DenyGroups", .. } => "a group is listed in DenyGroups",
+            Reason::NotAllowed { keyword: "AllowUsers" } => "not listed in AllowUsers",
+            Reason::NotAllowed { keyword: "AllowGroups" } => {
+                "none of user's groups are listed in AllowGroups"
+            }
+            _ => return None,
+        };
+        Some(format!("User {user} from {ip} not allowed because {why}"))
     }
 }
 

@@ -1,0 +1,143 @@
+//! What the stock filter of fail2ban makes of the log. Each client has an address of its own.
+//!
+//! tests/run.sh installs the package. Where it is missing that is said, unless `TIDEGATE_ALL_CLIENTS` is set:
+//! then it is a failure.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::support::{Gateway, driver, keygen, wait_for};
+use crate::{WRONG, audited, audited_by, user, with_password};
+
+const FILTER: &str = "/etc/fail2ban/filter.d/sshd.conf";
+
+fn is_there() -> bool {
+    let found = Path::new(FILTER).exists();
+    let required = std::env::var_os("TIDEGATE_ALL_CLIENTS").is_some();
+    assert!(found || !required, "fail2ban is missing: apt-get install fail2ban");
+    if !found {
+        println!("left out: fail2ban is missing; apt-get install fail2ban");
+    }
+    found
+}
+
+/// Failures that the filter finds, by address.
+fn found(log: &Path) -> BTreeMap<String, usize> {
+    let mut filter = Command::new("fail2ban-regex");
+    let output = filter.args(["-o", "row", "--usedns", "no"]).arg(log).arg(FILTER).output();
+    let output = output.expect("fail2ban-regex starts");
+    let mut failures = BTreeMap::new();
+    for row in String::from_utf8_lossy(&output.stdout).lines() {
+        let address = row.strip_prefix("['").and_then(|row| row.split_once('\''));
+        let (address, _) = address.unwrap_or_else(|| panic!("{row}: {output:?}"));
+        *failures.entry(address.to_owned()).or_default() += 1;
+    }
+    failures
+}
+
+/// Failures are logged as in sshd's INFO; the last line that comes is the disconnect of the first client.
+const LINES: [&str; 4] =
+    ["LogLevel INFO", "MaxAuthTries 3", "PidFile none", "DenyUsers *@127.0.0.4"];
+const LAST: &str = " from 127.0.0.7 port ";
+
+/// Good logins and bad ones, the lines of some between those of others.
+fn visit(gateway: &Gateway) {
+    let from = |address: &str| format!("BindAddress={address}");
+    let mut held = gateway.ssh(&[&from("127.0.0.7")], &["echo in; cat"]);
+    let mut held = held.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("ssh starts");
+    let mut word = [0; 3];
+    held.stdout.as_mut().expect("a pipe").read_exact(&mut word).expect("in");
+    let tries = |address: &str, user: &str| {
+        let options = [&*from(address), &format!("User={user}"), "NumberOfPasswordPrompts=2"];
+        assert!(!with_password(gateway, WRONG, &options).status.success());
+    };
+    // Passwords that are wrong, of somebody and of nobody.
+    tries("127.0.0.2", &user());
+    tries("127.0.0.3", "nobody-at-all");
+    // Whoever is not let in from there, with the right key.
+    assert!(!gateway.ssh(&[&from("127.0.0.4")], &["true"]).status().expect("ssh").success());
+    // Keys of others: one before the right one, and too many.
+    let key = |name: &str| format!("IdentityFile={}", gateway.path(name).display());
+    let keys = ["other1", "other2", "other3"];
+    keys.iter().for_each(|name| keygen(&gateway.path(name), "ed25519", ""));
+    let second = gateway.ssh(&[&from("127.0.0.6"), &key("other1")], &["true"]).status();
+    assert!(second.expect("ssh").success());
+    let too_many: Vec<_> = keys.iter().map(|name| key(name)).collect();
+    let mut options: Vec<&str> = too_many.iter().map(String::as_str).collect();
+    let address = from("127.0.0.8");
+    options.push(&address);
+    assert!(!gateway.ssh(&options, &["true"]).status().expect("ssh").success());
+    drop(held.stdin.take());
+    assert!(held.wait().expect("ssh").success());
+}
+
+/// What the visits above are worth: attempts by password, each; a user who gets in by no means, once; too many
+/// keys, once; nothing for those who have got in.
+fn expected() -> BTreeMap<String, usize> {
+    let found = [("127.0.0.2", 2), ("127.0.0.3", 3), ("127.0.0.4", 1), ("127.0.0.8", 1)];
+    found.into_iter().map(|(address, count)| (address.to_owned(), count)).collect()
+}
+
+/// Waits until the log has the last of it.
+fn assert_found(log: &Path) {
+    let text = || fs::read_to_string(log).unwrap_or_default();
+    wait_for("the last line", || {
+        text().lines().any(|line| line.contains("Disconnected ") && line.contains(LAST))
+    });
+    assert_eq!(found(log), expected(), "{}", text());
+}
+
+#[test]
+fn the_stock_filter_finds_in_a_file_who_fails_and_nobody_else() {
+    if !is_there() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let gateway = audited(&folder, &LINES);
+    visit(&gateway);
+    assert_found(&gateway.path("log"));
+}
+
+/// What arrives at `socket`, written to a file as a logger would.
+fn keep(socket: UnixDatagram, file: PathBuf) {
+    let mut buffer = [0; 16 * 1024];
+    std::thread::spawn(move || {
+        let mut file = fs::File::create(file).expect("a file");
+        while let Ok(len) = socket.recv(&mut buffer) {
+            let line = String::from_utf8_lossy(&buffer[..len]);
+            let (_, line) = line.split_once('>').expect("a priority");
+            let (time, rest) = line.split_at("Mmm dd hh:mm:ss ".len());
+            writeln!(file, "{time}host {rest}").expect("written");
+            if line.contains("Disconnected ") && line.contains(LAST) {
+                return;
+            }
+        }
+    });
+}
+
+#[test]
+fn the_stock_filter_finds_in_the_systems_log_who_fails_and_nobody_else() {
+    if !is_there() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let (path, log) = (folder.path().join("syslog"), folder.path().join("auth.log"));
+    let socket = UnixDatagram::bind(&path).expect("a socket");
+    socket.set_read_timeout(Some(Duration::from_secs(60))).expect("a time");
+    keep(socket, log.clone());
+    let driver = format!("TidegateDriver {}", driver().unwrap_or("auto".to_owned()));
+    let gateway = audited_by(&folder, &[&LINES[..], &[&*driver]].concat(), |command| {
+        let config = command.get_args().nth(2).expect("the configuration").to_owned();
+        let mut sshd = Command::new(command.get_program());
+        sshd.args(["sshd", "-D", "-f"]).arg(config);
+        sshd.env("TIDEGATE_TEST_SYSLOG", &path).env("TIDEGATE_TEST_LOGINS", folder.path());
+        *command = sshd;
+    });
+    visit(&gateway);
+    assert_found(&log);
+}
