@@ -203,7 +203,8 @@ def held(site, server, proxied_case, live):
     before = server.group.pss_kib()
     sessions = Held(site, server, live, stage)
     try:
-        time.sleep(3)
+        # What each does once when it has been idle for some seconds is behind it then.
+        time.sleep(15)
         each = (server.group.pss_kib() - before) / live
         slept, used = switches(server), server.group.seconds()
         time.sleep(WATCH_SECONDS)
