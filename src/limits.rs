@@ -633,6 +633,13 @@ pub const HAND_OVERS_MAX: usize = 1024;
 pub const PROOFS_MAX: usize = AUTH_CHAIN_METHODS_MAX;
 /// Descriptors that an edge may have: its connections, its listeners, its drivers'.
 pub const EDGE_FILES_MAX: u64 = STARTUPS_MAX as u64 + 1024;
+/// An edge that has heard so many connections, or any for so long, is replaced: whoever has taken it over
+/// unnoticed does not keep it. It is looked for that so often.
+pub const EDGE_CONNECTIONS_MAX: u64 = 10_000;
+pub const EDGE_TIME_MAX: Duration = Duration::from_secs(600);
+pub const EDGE_CHECK: Duration = Duration::from_secs(10);
+/// Edges that accept no more and hear the logins that they have begun, for the grace time of those at most.
+pub const EDGES_DRAINING_MAX: usize = 4;
 /// How often an edge or a signer is asked whether it is there, and how often in vain before another takes
 /// its place. An edge's connections have not logged in; they are lost then.
 pub const HELPER_PING_INTERVAL: Duration = Duration::from_secs(2);

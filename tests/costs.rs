@@ -63,6 +63,7 @@ impl Host {
             reactors: 1,
             number: 0,
             idle_time: Duration::from_secs(1),
+            edge_time: Duration::MAX,
             open_files: None,
             log: |reports| while reports.recv().is_ok() {},
             syslog: None,

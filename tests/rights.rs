@@ -314,6 +314,33 @@ fn penalties_outlive_an_edge() {
     assert!(!text.starts_with("SSH-"), "{text}");
 }
 
+/// An edge that has heard strangers for long is replaced; it hears the logins that it has begun.
+#[test]
+fn an_edge_that_has_heard_strangers_is_replaced() {
+    if !nix::unistd::geteuid().is_root() {
+        return println!("only root has rights to separate");
+    }
+    let change = |serve: &mut Command| {
+        serve.env("TIDEGATE_TEST_EDGE_TIME", "1000");
+    };
+    let gateway = Gateway::start_with(&[], change);
+    let mut stranger = gateway.connect().expect("a connection");
+    stranger.read_exact(&mut [0; 8]).expect("an identification");
+    // Nobody was heard yet, so none has taken its place.
+    let first = part(&gateway, "edge");
+    let mut session = Session::begin(&gateway, "root");
+    wait_for("another edge", || gateway.log().contains("Another edge accepts"));
+    assert!(gateway.parts("edge").contains(&first), "it hears the stranger still");
+    stranger.write_all(b"SSH-2.0-late\r\n").expect("said");
+    stranger.read_exact(&mut [0; 256]).expect("an offer");
+    gateway.assert_alive();
+    drop(stranger);
+    wait_for_the_end_of(first);
+    gateway.assert_alive();
+    session.assert_well();
+    assert!(!gateway.log().contains("The edge has ended"), "{}", gateway.log());
+}
+
 /// Those that are stopped are found out and replaced; so is nobody who is logged in.
 #[test]
 fn a_stopped_edge_and_a_stopped_signer_are_replaced() {

@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use crossbeam::channel::{Receiver, Sender, bounded};
 
+use self::privileged::Edges;
 use super::audit::{Audit, Auditor};
 use super::cipher_speed::CipherSpeeds;
 use super::config::{Config, Effective, Facility, Who};
@@ -47,6 +48,8 @@ pub struct Plan {
     pub number: u64,
     /// How long the process of an account stays without a connection.
     pub idle_time: Duration,
+    /// How long an edge hears strangers before another takes its place.
+    pub edge_time: Duration,
     /// The soft limit of open files that programs get; ours is raised.
     pub open_files: Option<u64>,
     /// Writes log lines until there are no more.
@@ -63,8 +66,8 @@ pub struct Plan {
 
 /// A running generation.
 pub struct Generation {
-    /// As root: the process that accepts, and what answers it. Absent once it has ended.
-    edge: Option<Edge>,
+    /// As root: the processes that hear strangers. Absent once they have ended.
+    edges: Option<Edges>,
     /// Absent once every shard has ended. As root it has logins that go on elsewhere alone.
     server: Option<Server>,
     /// Closed to end the processes of accounts.
@@ -73,11 +76,6 @@ pub struct Generation {
     helpers: Vec<JoinHandle<()>>,
     /// As root: whoever holds the host keys. The last to end, for all of them have it sign.
     _signer: Option<signer::keeper::Keeper>,
-}
-
-struct Edge {
-    keeper: Keeper,
-    clerk: Arc<Clerk>,
 }
 
 impl Generation {
@@ -134,50 +132,56 @@ impl Generation {
         })?;
         let helpers = vec![start_log(plan.log, reports)?];
         let (keep, _) = bounded(0);
-        Ok(Generation { edge: None, server: Some(server), keep, helpers, _signer: None })
+        Ok(Generation { edges: None, server: Some(server), keep, helpers, _signer: None })
     }
 
     /// Serves a connection that was accepted elsewhere.
     pub fn adopt(&self, socket: OwnedFd) {
-        match (&self.edge, &self.server) {
-            (Some(edge), _) => edge.keeper.adopt(&edge.clerk, &socket),
+        match (&self.edges, &self.server) {
+            (Some(edges), _) => edges.adopt(&socket),
             (None, Some(server)) => server.adopt(socket),
             (None, None) => {}
         }
     }
 
     /// Accepts no more connections; those it has go on.
-    pub fn retire(&self) {
-        match (&self.edge, &self.server) {
-            (Some(edge), _) => edge.keeper.retire(),
+    pub fn retire(&mut self) {
+        match (&mut self.edges, &self.server) {
+            (Some(edges), _) => edges.retire(),
             (None, Some(server)) => server.retire(),
             (None, None) => {}
         }
     }
 
+    /// Puts another edge in the place of one that has heard strangers for long. Answers when to look again.
+    pub fn renew_edge(&mut self) -> Option<Duration> {
+        let edges = self.edges.as_mut()?;
+        edges.renew();
+        edges.check()
+    }
+
     /// A retired generation has served its last connection.
     pub fn is_over(&mut self) -> bool {
-        if let Some(edge) = self.edge.take_if(|edge| edge.keeper.is_over()) {
-            edge.keeper.stop();
+        if let Some(edges) = self.edges.take_if(Edges::is_over) {
+            edges.stop();
             // Nothing comes from it any more.
             self.retire();
         }
-        if self.edge.is_none()
+        if self.edges.is_none()
             && let Some(server) = self.server.take_if(|server| server.is_over())
         {
             server.stop();
         }
-        let over = self.edge.is_none() && self.server.is_none();
+        let over = self.edges.is_none() && self.server.is_none();
         over && self.helpers.iter().all(JoinHandle::is_finished)
     }
 
     /// Ends every connection and waits until that is done.
     pub fn end(self) {
-        let Generation { edge, server, keep, helpers, _signer } = self;
+        let Generation { edges, server, keep, helpers, _signer } = self;
         drop(keep);
-        if let Some(Edge { keeper, clerk }) = edge {
-            keeper.stop();
-            drop(clerk);
+        if let Some(edges) = edges {
+            edges.stop();
         }
         if let Some(server) = server {
             server.stop();
@@ -202,7 +206,7 @@ fn steers(config: &Config) -> bool {
 
 /// Connections of two generations never have the same number in the log.
 const fn first_serial(generation: u64) -> u64 {
-    (generation << 32) + 1
+    (generation << 48) + 1
 }
 
 /// What the protocol floors need of a configuration. `steers` and `signs_elsewhere`: as in

@@ -31,7 +31,7 @@ use super::passwords;
 use super::pid_file::PidFile;
 use super::signals::{Signals, Woken};
 use super::systemd::{self, Notifier};
-use crate::limits::{DELEGATE_IDLE_TIME, GENERATIONS_MAX, RETIRED_IDLE_TIME};
+use crate::limits::{DELEGATE_IDLE_TIME, EDGE_TIME_MAX, GENERATIONS_MAX, RETIRED_IDLE_TIME};
 use crate::reactor;
 use crate::services;
 use crate::shard::Report;
@@ -198,7 +198,8 @@ impl<'a> Start<'a> {
             listeners: Vec::new(),
             reactors: reactors(&self.config),
             number: 0,
-            idle_time: idle_time(),
+            idle_time: time_or("TIDEGATE_TEST_IDLE_TIME", DELEGATE_IDLE_TIME),
+            edge_time: time_or("TIDEGATE_TEST_EDGE_TIME", EDGE_TIME_MAX),
             open_files: self.open_files,
             log: self.options.log,
             syslog: self.options.syslog,
@@ -419,7 +420,8 @@ impl Gateway<'_> {
     fn serve(mut self, signals: &Signals, manager: &Manager) -> anyhow::Result<Ending> {
         let line: Vec<_> = manager.line().into_iter().collect();
         let signal = loop {
-            let check = (!self.retired.is_empty()).then_some(RETIRED_CHECK);
+            let renewal = self.current.renew_edge();
+            let check = if self.retired.is_empty() { renewal } else { Some(RETIRED_CHECK) };
             let woken = signals.wait(&line, check).context("cannot wait for signals")?;
             self.retired.retain_mut(|generation| !generation.is_over());
             match (woken, &self.start.options.reload) {
@@ -436,7 +438,7 @@ impl Gateway<'_> {
         self.listeners.close_except(&Listeners::default());
         drop(self.pid_file);
         let mut last: Vec<Generation> = self.retired.into_iter().chain([self.current]).collect();
-        last.iter().for_each(Generation::retire);
+        last.iter_mut().for_each(Generation::retire);
         manager.released();
         let signal = match signal {
             Some(signal) => signal,
@@ -510,7 +512,7 @@ impl Gateway<'_> {
         };
         self.start.reopen_audit(outlet);
         // Both accept until the former one has heard.
-        let former = mem::replace(&mut self.current, next);
+        let mut former = mem::replace(&mut self.current, next);
         former.retire();
         self.retired.push(former);
         mem::replace(&mut self.listeners, listeners).close_except(&self.listeners);
@@ -535,7 +537,7 @@ fn audit_outlet(config: &Config) -> anyhow::Result<Option<Outlet>> {
 /// Lets connections end by themselves for this time, or until another signal than SIGHUP comes.
 fn drain(last: &mut Vec<Generation>, time: Duration, signals: &Signals) -> anyhow::Result<()> {
     let until = reactor::now().after(time);
-    last.iter().for_each(Generation::retire);
+    last.iter_mut().for_each(Generation::retire);
     loop {
         last.retain_mut(|generation| !generation.is_over());
         if last.is_empty() {
@@ -618,7 +620,7 @@ fn reactors(config: &Config) -> usize {
 }
 
 /// A variable that tests set, in milliseconds; nobody else needs another time.
-fn idle_time() -> Duration {
-    let own = std::env::var("TIDEGATE_TEST_IDLE_TIME").ok().and_then(|text| text.parse().ok());
-    own.map_or(DELEGATE_IDLE_TIME, Duration::from_millis)
+fn time_or(variable: &str, usual: Duration) -> Duration {
+    let own = std::env::var(variable).ok().and_then(|text| text.parse().ok());
+    own.map_or(usual, Duration::from_millis)
 }

@@ -1,9 +1,12 @@
 //! A generation of root's: the edge accepts and hears logins, this process answers it, the processes
 //! of accounts serve them. Nothing that a peer has sent is parsed here before a login.
 
-use std::path;
+use std::{mem, path};
+
+use tracing::{error, info};
 
 use super::*;
+use crate::base::Instant;
 use crate::gateway::audit::Auditor;
 use crate::gateway::broker::{self, BrokerConfig};
 use crate::gateway::confine::Cell;
@@ -15,7 +18,11 @@ use crate::gateway::monitor::{self, root_bytes};
 use crate::gateway::signer::bureau::Bureau;
 use crate::gateway::signer::words::KnownKey;
 use crate::gateway::workers::{Execute, Reply, Workers};
-use crate::limits::{GREETERS, HAND_OVERS_MAX, JOBS_MAX, STARTUPS_MAX, WORKERS_DEFAULT};
+use crate::limits::{
+    EDGE_CHECK, EDGE_CONNECTIONS_MAX, EDGES_DRAINING_MAX, GREETERS, HAND_OVERS_MAX, JOBS_MAX,
+    STARTUPS_MAX, WORKERS_DEFAULT,
+};
+use crate::reactor;
 use crate::shard::HandOver;
 
 pub(super) fn start(mut plan: Plan) -> anyhow::Result<Generation> {
@@ -68,18 +75,111 @@ pub(super) fn start(mut plan: Plan) -> anyhow::Result<Generation> {
         clerk.relay = Some(started.intake());
         server = Some(started);
     }
-    let clerk = Arc::new(clerk);
-    let staff = staff(&config, &clerk, executor)?;
-    let plan = monitor::Plan { setup, listeners: plan.listeners, logs };
-    let keeper = Keeper::start(plan, Arc::clone(&clerk), staff);
-    let keeper = keeper.context("the edge does not serve; its own words are in the log")?;
-    let edge = Some(Edge { keeper, clerk });
-    let generation = Generation { edge, server, keep, helpers, _signer: None };
+    let started = Arc::default();
+    let edge = monitor::Plan { setup, listeners: plan.listeners, logs, started };
+    let maker = Maker { config, clerk, executor, plan: edge, edge_time: plan.edge_time };
+    let edges = Some(Edges { current: maker.make()?, draining: Vec::new(), maker: Some(maker) });
+    let generation = Generation { edges, server, keep, helpers, _signer: None };
     match signer.wait() {
         Ok(()) => Ok(Generation { _signer: Some(signer), ..generation }),
         Err(why) => {
             generation.end();
             Err(why.context("the signer does not serve"))
+        }
+    }
+}
+
+/// A process that accepts and hears logins, or only hears those that it has begun; and what answers it.
+struct Edge {
+    keeper: Keeper,
+    clerk: Arc<Clerk>,
+    since: Instant,
+}
+
+/// What edges are made of.
+struct Maker {
+    config: Arc<Config>,
+    clerk: Clerk,
+    executor: Arc<dyn Execute>,
+    plan: monitor::Plan,
+    /// How long one hears strangers.
+    edge_time: Duration,
+}
+
+impl Maker {
+    fn make(&self) -> anyhow::Result<Edge> {
+        let clerk = Arc::new(self.clerk.another());
+        let staff = staff(&self.config, &clerk, Arc::clone(&self.executor))?;
+        let keeper = Keeper::start(self.plan.clone(), Arc::clone(&clerk), staff);
+        let keeper = keeper.context("the edge does not serve; its own words are in the log")?;
+        Ok(Edge { keeper, clerk, since: reactor::now() })
+    }
+
+    /// It has heard enough.
+    fn is_worn(&self, edge: &Edge) -> bool {
+        let (heard, time) = (edge.clerk.heard(), reactor::now().since(edge.since));
+        heard >= EDGE_CONNECTIONS_MAX || heard > 0 && time >= self.edge_time
+    }
+}
+
+/// All edges of a generation.
+pub(super) struct Edges {
+    /// The one that accepts.
+    current: Edge,
+    draining: Vec<Edge>,
+    /// Absent once nothing is accepted any more.
+    maker: Option<Maker>,
+}
+
+impl Edges {
+    /// Passes a connection on that was accepted elsewhere.
+    pub(super) fn adopt(&self, socket: &OwnedFd) {
+        self.current.keeper.adopt(&self.current.clerk, socket);
+    }
+
+    /// Accepts no more.
+    pub(super) fn retire(&mut self) {
+        self.maker = None;
+        self.current.keeper.retire();
+    }
+
+    pub(super) fn is_over(&mut self) -> bool {
+        for edge in self.draining.extract_if(.., |edge| edge.keeper.is_over()) {
+            edge.keeper.stop();
+        }
+        self.draining.is_empty() && self.current.keeper.is_over()
+    }
+
+    pub(super) fn stop(self) {
+        for Edge { keeper, .. } in self.draining.into_iter().chain([self.current]) {
+            keeper.stop();
+        }
+    }
+
+    /// How often it is to be looked whether the edge is worn.
+    pub(super) fn check(&self) -> Option<Duration> {
+        self.maker.as_ref().map(|maker| maker.edge_time.min(EDGE_CHECK))
+    }
+
+    /// Puts another edge in the place of one that is worn. That one hears the logins it has begun.
+    pub(super) fn renew(&mut self) {
+        self.is_over();
+        let Some(maker) = &self.maker else { return };
+        if self.draining.len() >= EDGES_DRAINING_MAX || !maker.is_worn(&self.current) {
+            return;
+        }
+        match maker.make() {
+            Ok(next) => {
+                let former = mem::replace(&mut self.current, next);
+                let heard = former.clerk.heard();
+                info!(heard, "Another edge accepts; the last has heard {heard} connections");
+                former.keeper.retire();
+                self.draining.push(former);
+            }
+            Err(why) => {
+                error!("No other edge can be started, the last goes on: {why:#}");
+                self.current.since = reactor::now();
+            }
         }
     }
 }

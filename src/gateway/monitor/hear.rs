@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crossbeam::channel::Sender;
@@ -52,6 +52,8 @@ pub struct Clerk {
     pub pipes: AtomicBool,
     /// Where what is done is noted, if it is.
     pub audit: Option<Arc<Audit>>,
+    /// Connections that were heard to the end of their login, or of themselves.
+    heard: AtomicU64,
     state: Mutex<State>,
 }
 
@@ -123,7 +125,7 @@ impl Clerk {
     ) -> Clerk {
         let state = Mutex::default();
         let (relay, proxies, routes, audit) = (None, None, false, None);
-        let pipes = AtomicBool::new(false);
+        let (pipes, heard) = (AtomicBool::new(false), AtomicU64::new(0));
         let both = |key: &KnownKey| [key.public.clone(), key.certificate.clone()];
         let hosts = known.iter().flat_map(both).filter(|blob| !blob.is_empty()).collect();
         Clerk {
@@ -137,8 +139,31 @@ impl Clerk {
             routes,
             pipes,
             audit,
+            heard,
             state,
         }
+    }
+
+    /// One that answers another edge, beside this one.
+    pub fn another(&self) -> Clerk {
+        Clerk {
+            bureau: Arc::clone(&self.bureau),
+            known: self.known.clone(),
+            hosts: self.hosts.clone(),
+            accounts: self.accounts.clone(),
+            relay: self.relay.clone(),
+            startups: Arc::clone(&self.startups),
+            proxies: self.proxies.clone(),
+            routes: self.routes,
+            pipes: AtomicBool::new(false),
+            audit: self.audit.clone(),
+            heard: AtomicU64::new(0),
+            state: Mutex::default(),
+        }
+    }
+
+    pub fn heard(&self) -> u64 {
+        self.heard.load(Ordering::Relaxed)
     }
 
     /// Another edge takes the place of the one before; its shards number connections from `first` on.
@@ -170,6 +195,9 @@ impl Clerk {
         ask: Ask,
         passenger: Option<OwnedFd>,
     ) -> Result<(), Lie> {
+        if matches!(ask, Ask::HandOver { .. } | Ask::Over { .. }) {
+            self.heard.fetch_add(1, Ordering::Relaxed);
+        }
         match ask {
             // These are the keeper's.
             Ask::Ready | Ask::Pong => {}

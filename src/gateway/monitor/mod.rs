@@ -8,7 +8,7 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
@@ -27,10 +27,13 @@ use crate::limits::{HELPER_REST, PARCEL_BYTES_MAX, STANDINGS_A_MESSAGE};
 use crate::reactor::{self, Fd};
 
 /// What an edge is started with, each time.
+#[derive(Clone)]
 pub struct Plan {
     pub setup: Setup,
     pub listeners: Vec<Arc<OwnedFd>>,
     pub logs: Logs,
+    /// Edges of the generation that there have been.
+    pub started: Arc<AtomicU64>,
 }
 
 /// Keeps an edge running until it is told otherwise.
@@ -67,7 +70,7 @@ impl Keeper {
     pub fn start(plan: Plan, clerk: Arc<Clerk>, staff: Staff) -> anyhow::Result<Keeper> {
         let wishes = Arc::new(Wishes::default());
         let (ready, readied) = bounded(1);
-        let keeping = Keeping { plan, clerk, staff, wishes: Arc::clone(&wishes), started: 0 };
+        let keeping = Keeping { plan, clerk, staff, wishes: Arc::clone(&wishes) };
         let thread = thread::Builder::new()
             .name("edge's keeper".to_owned())
             .spawn(move || keeping.keep(ready))
@@ -140,8 +143,6 @@ struct Keeping {
     clerk: Arc<Clerk>,
     staff: Staff,
     wishes: Arc<Wishes>,
-    /// Edges that there have been.
-    started: u64,
 }
 
 /// Says once whether the first edge serves.
@@ -179,8 +180,7 @@ impl Keeping {
         let ours = Arc::new(ours);
         let mut setup = self.plan.setup.clone();
         // No two connections have the same number in the log.
-        setup.first_serial += self.started << 24;
-        self.started += 1;
+        setup.first_serial += self.plan.started.fetch_add(1, Ordering::Relaxed) << 24;
         self.clerk.begin(&ours, (setup.first_serial, setup.reactors));
         let heard = self.send_setup(&ours, setup).map_err(Into::into).and_then(|()| {
             info!(pid, "Started the edge, process {pid}");
