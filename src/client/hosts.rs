@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use super::learning::Learner;
 use super::{Options, Person, StrictHostKeys, Voice};
 use crate::crypto::keys::known_hosts::{self, HostName, KnownHosts, Verdict};
-use crate::crypto::{Certificate, KeyAlgorithm, PublicKey, SignatureAlgorithm};
+use crate::crypto::{Certificate, KeyAlgorithm, PublicKey};
 use crate::limits::KNOWN_HOSTS_BYTES_MAX;
 
 /// How far a host that we go on with is believed.
@@ -62,18 +62,17 @@ impl<'a> HostCheck<'a> {
 
     /// The algorithms that the host may sign with, those of keys it is known by first: a host shows
     /// the first of its keys that we name. Certificates are asked for where an authority is trusted for
-    /// it, and before all, as ssh does.
+    /// it, and before all, as ssh does. A list that somebody chose stays as it is.
     pub fn algorithms(&self) -> Vec<KeyAlgorithm> {
-        let types = self.known.types(&self.name);
-        let mut signatures = self.options.host_key_algorithms.clone();
-        if !self.options.host_keys_chosen {
-            signatures.sort_by_key(|algorithm| !types.kinds.contains(&algorithm.key_kind()));
+        let mut algorithms = self.options.host_key_algorithms.clone();
+        if self.options.host_keys_chosen {
+            return algorithms;
         }
-        let certified = |signature: &SignatureAlgorithm| {
-            types.certificates.then_some(KeyAlgorithm { signature: *signature, certified: true })
-        };
-        let first = signatures.iter().filter_map(certified);
-        first.chain(signatures.iter().copied().map(KeyAlgorithm::plain)).collect()
+        let types = self.known.types(&self.name);
+        algorithms.retain(|algorithm| types.certificates || !algorithm.certified);
+        let known = |one: &KeyAlgorithm| types.kinds.contains(&one.signature.key_kind());
+        algorithms.sort_by_key(|algorithm| (!algorithm.certified, !known(algorithm)));
+        algorithms
     }
 
     /// Whether to go on with a host that shows this key. Asks, notes and warns as the settings want

@@ -42,7 +42,8 @@ impl Learner {
             UpdateHostKeys::Ask => Some(person),
             UpdateHostKeys::Yes => None,
         };
-        let kinds = options.host_key_algorithms.iter().map(|algorithm| algorithm.key_kind());
+        let plain = options.host_key_algorithms.iter().filter(|algorithm| !algorithm.certified);
+        let kinds = plain.map(|algorithm| algorithm.signature.key_kind());
         Some(Learner {
             name: name.clone(),
             files: options.user_known_hosts.clone(),

@@ -87,7 +87,8 @@ pub struct Options {
     pub ciphers: Vec<CipherKind>,
     pub macs: Vec<MacKind>,
     pub kex: Vec<KexKind>,
-    pub host_key_algorithms: Vec<SignatureAlgorithm>,
+    /// Of certificates only where an authority is trusted for the host, unless somebody chose them.
+    pub host_key_algorithms: Vec<KeyAlgorithm>,
     /// Somebody chose them: what is known of the host does not change their order.
     pub host_keys_chosen: bool,
     /// What authorities may have signed certificates of hosts with.
@@ -176,7 +177,7 @@ impl Options {
             ciphers: quickest_first(CipherKind::ALL),
             macs: MacKind::DEFAULT.to_vec(),
             kex: KexKind::DEFAULT.to_vec(),
-            host_key_algorithms: SignatureAlgorithm::ALL.to_vec(),
+            host_key_algorithms: KeyAlgorithm::ALL.to_vec(),
             host_keys_chosen: false,
             ca_algorithms: SignatureAlgorithm::ALL.to_vec(),
             user_algorithms: KeyAlgorithm::ALL.to_vec(),

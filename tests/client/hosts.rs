@@ -106,6 +106,12 @@ fn hosts_are_known_by_certificates_of_authorities() {
             if good {
                 let said = accepted(server, &["StrictHostKeyChecking=yes", "LogLevel=DEBUG1"]);
                 assert!(said.contains("matches the ED25519 host certificate"), "{said}");
+                // A list that somebody chose is asked for as it is.
+                let named = "HostKeyAlgorithms=ssh-ed25519-cert-v01@openssh.com";
+                let said = accepted(server, &[strict[0], named, "LogLevel=DEBUG1"]);
+                assert!(said.contains("matches the ED25519 host certificate"), "{said}");
+                let plain = refused(server, &[strict[0], "HostKeyAlgorithms=ssh-ed25519"]);
+                assert!(plain.contains("No ED25519 host key is known"), "{plain}");
                 // Signed as the user does not want it.
                 let said = refused(server, &[strict[0], "CASignatureAlgorithms=rsa-sha2-512"]);
                 assert!(said.contains("is no good"), "{said}");

@@ -13,7 +13,7 @@ use crate::base::escape;
 use crate::cli::ssh::{self, SshFlags};
 use crate::client::{Client, Options, Person, Voice, config, connection_config};
 use crate::connection::{ClientConnectionConfig, Connection};
-use crate::crypto::{KeyAlgorithm, PrivateKey, PublicKey, SignatureAlgorithm};
+use crate::crypto::{KeyAlgorithm, PrivateKey, PublicKey};
 use crate::gateway::config::Disk;
 use crate::reactor::Driver;
 use crate::services::forward::resolve;
@@ -124,9 +124,9 @@ impl Target {
         let told = Told::new(connection, address, pid);
         client.leave(link, "it lets us in");
         // It shows the first of its keys that is asked for: this one, and no certificate.
-        let own = |algorithm: &SignatureAlgorithm| algorithm.key_kind() == host_key.kind();
-        let algorithms = options.host_key_algorithms.iter().copied().filter(own);
-        let algorithms = algorithms.map(KeyAlgorithm::plain).collect();
+        let own =
+            |one: &KeyAlgorithm| !one.certified && one.signature.key_kind() == host_key.kind();
+        let algorithms = options.host_key_algorithms.iter().copied().filter(own).collect();
         let config = Arc::new(connection_config(&options, algorithms)?);
         Ok(Target { options, address, host_key, key, config, told })
     }

@@ -48,7 +48,7 @@ pub struct Draft {
     pub ciphers: Option<Vec<CipherKind>>,
     pub macs: Option<Vec<MacKind>>,
     pub kex: Option<Vec<KexKind>>,
-    pub host_key_algorithms: Option<Vec<SignatureAlgorithm>>,
+    pub host_key_algorithms: Option<Vec<KeyAlgorithm>>,
     pub ca_algorithms: Option<Vec<SignatureAlgorithm>>,
     pub user_algorithms: Option<Vec<KeyAlgorithm>>,
     pub compression: Option<bool>,

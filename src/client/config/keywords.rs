@@ -114,7 +114,7 @@ pub const KEYWORDS: &[Keyword] = &[
     structure("Host"),
     harmless("HostbasedAcceptedAlgorithms", "hosts do not log in"),
     absent("HostbasedAuthentication", NO, "hosts do not log in"),
-    honoured("HostKeyAlgorithms", |d, v| once(&mut d.host_key_algorithms, signatures(v)?)),
+    honoured("HostKeyAlgorithms", |d, v| once(&mut d.host_key_algorithms, algorithms(v)?)),
     honoured("HostKeyAlias", |d, v| once(&mut d.host_key_alias, word(v)?)),
     honoured("HostName", |d, v| once(&mut d.host_name, word(v)?)),
     honoured("IdentitiesOnly", |d, v| once(&mut d.identities_only, v.flag()?)),
