@@ -356,6 +356,21 @@ pub const UPSTREAM_NEWS_TIME: Duration = Duration::from_secs(1);
 /// A program that is asked about a login: how long it may take, for a worker waits for it, and how much
 /// it may say.
 pub const PROGRAM_TIME_MAX: Duration = Duration::from_secs(10);
+/// PAM's modules: how long they may take for one login, as some ask a server or a telephone. A process
+/// that takes longer is killed.
+pub const PAM_TIME_MAX: Duration = Duration::from_secs(60);
+/// Logins that PAM is asked about at one time, by password, and as many by other methods: each is a
+/// process of a few MiB, and wrong passwords take two seconds with Debian's modules. More wait.
+pub const PAM_CONVERSATIONS_MAX: usize = 32;
+/// The longest password that PAM's modules take (PAM_MAX_RESP_SIZE).
+pub const PAM_PASSWORD_BYTES_MAX: usize = 511;
+/// All that one is told: names of 1,024 bytes, which are what a login may have, and a password. It fits
+/// into a pipe.
+pub const PAM_QUESTION_BYTES_MAX: usize = 8 * 1024;
+/// Of PAM's words in the log.
+pub const PAM_REASON_BYTES_MAX: usize = 256;
+/// The name of a service.
+pub const PAM_SERVICE_BYTES_MAX: usize = 64;
 pub const PROGRAM_ANSWER_BYTES_MAX: usize = 64 * 1024;
 /// How long an answer about keys or principals counts, and how many are remembered: a storm of logins asks
 /// the same, and a key that is taken back is of no use a moment later. 4 MiB at most.

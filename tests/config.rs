@@ -65,7 +65,9 @@ fn assert_dump_reads_back(config: &Config, login: &Effective) {
     assert_eq!(again.global, config.global, "{text}");
     assert_eq!(&again.login, login, "{text}");
     // The text of a banner is in a file, and what is read here comes without files.
-    assert!(again.warnings.iter().all(|w| w.subject == "Banner"), "{:?}", again.warnings);
+    // What is missing of PAM is told each time.
+    let is_told = |subject: &str| ["Banner", "UsePAM yes"].contains(&subject);
+    assert!(again.warnings.iter().all(|w| is_told(&w.subject)), "{:?}", again.warnings);
     assert_eq!(again.dump(&again.login), text);
 }
 
@@ -549,7 +551,8 @@ fn good_lines() -> impl Strategy<Value = String> {
         "Compression (yes|no|delayed)",
         "ModuliFile (/[a-z]{1,4}|\"/a b\")",
         "RequiredRSASize (2048|3072|8192)",
-        "(UseDNS|RefuseConnection|DisableForwarding|AllowAgentForwarding) (yes|no)",
+        "(UseDNS|UsePAM|RefuseConnection|DisableForwarding|AllowAgentForwarding) (yes|no)",
+        "PAMServiceName [a-z]{1,4}",
         "Tidegate(Scp (internal|external)|AuditLog (none|syslog|Journald|/[a-z]{1,4}|\"/a b\")|UpstreamHostKeyPolicy (strict|accept-new))",
         "X11(DisplayOffset [1-9]?[0-9]{1,2}|(Forwarding|UseLocalhost) (yes|no))",
         "XAuthLocation (none|/[a-z]{1,4})",

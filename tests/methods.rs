@@ -3,6 +3,8 @@
 
 #[path = "methods/exposed.rs"]
 mod exposed;
+#[path = "methods/pam.rs"]
+mod pam;
 #[path = "methods/passwords.rs"]
 mod passwords;
 #[path = "methods/programs.rs"]

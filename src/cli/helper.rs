@@ -1,5 +1,5 @@
-//! `tidegate edge` and `tidegate signer`: the process that speaks with those who have not logged in, and the
-//! one that holds the host keys. Started by a gateway that runs as root, never by hand, so they have no
+//! `tidegate edge`, `tidegate signer` and `tidegate pam`: the process that speaks with those who have not logged
+//! in, the one that holds the host keys, and those that ask PAM. Started by a gateway that runs as root, never by hand, so they have no
 //! help of their own.
 
 use std::ffi::OsString;
@@ -9,7 +9,7 @@ use lexopt::Arg;
 
 use super::{EXIT_FAILED, EXIT_USAGE, complain};
 use crate::gateway::config::{LogFormat, LogLevel};
-use crate::gateway::{edge as edge_process, signer as signer_process};
+use crate::gateway::{edge as edge_process, pam as pam_process, signer as signer_process};
 use crate::observe::lines;
 use crate::observe::log::{self, Levels, LogSetup, Outlet};
 
@@ -23,16 +23,31 @@ pub fn signer(args: impl Iterator<Item = OsString>) -> ExitCode {
     run("signer", args, signer_process::run)
 }
 
+/// Runs `pam`: it has no words behind it, and no log of its own.
+pub fn pam(mut args: impl Iterator<Item = OsString>) -> ExitCode {
+    match args.next() {
+        Some(_) => by_hand("pam"),
+        None => end("pam", pam_process::run()),
+    }
+}
+
 fn run(
     part: &str,
     args: impl Iterator<Item = OsString>,
     serve: impl FnOnce() -> anyhow::Result<()>,
 ) -> ExitCode {
     let Some(setup) = parse(args) else {
-        complain(&format!("{part}: started by a gateway that runs as root, not by hand\n"));
-        return ExitCode::from(EXIT_USAGE);
+        return by_hand(part);
     };
-    let outcome = log::start(&setup).map_err(Into::into).and_then(|()| serve());
+    end(part, log::start(&setup).map_err(Into::into).and_then(|()| serve()))
+}
+
+fn by_hand(part: &str) -> ExitCode {
+    complain(&format!("{part}: started by a gateway that runs as root, not by hand\n"));
+    ExitCode::from(EXIT_USAGE)
+}
+
+fn end(part: &str, outcome: anyhow::Result<()>) -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {

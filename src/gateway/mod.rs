@@ -29,6 +29,7 @@ pub mod logbook;
 pub mod moduli;
 pub mod monitor;
 pub mod names;
+pub mod pam;
 pub mod parcel;
 pub mod passwords;
 pub mod pid_file;

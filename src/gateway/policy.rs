@@ -1,5 +1,6 @@
 //! Who may log in with which key, and what that key then permits.
 
+mod pam;
 mod places;
 mod programs;
 mod reasons;
@@ -156,6 +157,21 @@ pub enum Reason {
     NoForcedCommand,
     /// PermitRootLogin lets root in by keys alone.
     RootPassword,
+    /// PAM says no to a password, under this service.
+    PamPassword {
+        service: String,
+        why: String,
+    },
+    /// PAM does not let the account be used.
+    PamAccount {
+        service: String,
+        why: String,
+    },
+    /// PAM could not be asked.
+    PamFailed {
+        service: String,
+        why: String,
+    },
     /// The password or the code is not the user's, or was used before.
     Secrets,
 }
@@ -362,7 +378,8 @@ impl Policy {
         if account.uid == 0 && login.permit_root_login == RootLogin::No {
             return Err(Reason::RootLogin);
         }
-        if self.uid == 0 {
+        // Where PAM is asked about accounts, it says whether one is closed.
+        if self.uid == 0 && (routed || !login.use_pam) {
             match entry.closed {
                 Some(Closed::Locked) => return Err(Reason::Locked),
                 Some(Closed::Expired) => return Err(Reason::Expired),

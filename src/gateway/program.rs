@@ -53,7 +53,7 @@ impl fmt::Display for Tokens {
     }
 }
 
-const PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
+pub(super) const PATH: &str = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin";
 /// How often a program that has closed its output is looked at until it ends.
 const LOOK_TIME: Duration = Duration::from_millis(5);
 
@@ -166,7 +166,7 @@ pub fn run(words: &[String], account: &Account, groups: &[u32]) -> Result<Vec<u8
         return Err(format!("only root can start it as {}", account.name));
     }
     let child = command.spawn().map_err(|why| format!("cannot start: {why}"))?;
-    Running(Some(child)).answer(reactor::now().after(PROGRAM_TIME_MAX))
+    Running::new(child, PROGRAM_TIME_MAX).answer(reactor::now().after(PROGRAM_TIME_MAX))
 }
 
 /// What programs have answered in the last [`PROGRAM_ANSWER_TIME`]; a failure is no answer, and is asked
@@ -234,18 +234,31 @@ fn check_path(path: &Path) -> Result<(), String> {
 }
 
 /// Ended, with all that it has started, when it is dropped before its end was seen.
-struct Running(Option<Child>);
+pub(super) struct Running {
+    child: Option<Child>,
+    /// How long it may take; for what is said when it takes longer.
+    time: Duration,
+}
 
 impl Running {
-    fn answer(&mut self, until: Instant) -> Result<Vec<u8>, String> {
-        let child = self.0.as_mut().ok_or("it is gone")?;
+    pub(super) const fn new(child: Child, time: Duration) -> Running {
+        Running { child: Some(child), time }
+    }
+
+    fn late(&self) -> String {
+        format!("it did not answer in {} seconds", self.time.as_secs())
+    }
+
+    /// What it writes until it ends, in order, and before `until`.
+    pub(super) fn answer(&mut self, until: Instant) -> Result<Vec<u8>, String> {
+        let child = self.child.as_mut().ok_or("it is gone")?;
         let mut stdout = child.stdout.take().ok_or("it has no output")?;
         let mut answer = Vec::new();
         let mut space = [0; 4096];
         loop {
             let left = until.since(reactor::now());
             if left.is_zero() {
-                return Err(late());
+                return Err(self.late());
             }
             let milliseconds = u16::try_from(left.as_millis()).unwrap_or(u16::MAX).max(1);
             let mut wanted = [PollFd::new(stdout.as_fd(), PollFlags::POLLIN)];
@@ -272,26 +285,22 @@ impl Running {
 
     fn end(&mut self, until: Instant) -> Result<ExitStatus, String> {
         loop {
-            let child = self.0.as_mut().ok_or("it is gone")?;
+            let child = self.child.as_mut().ok_or("it is gone")?;
             if let Some(status) = child.try_wait().map_err(|why| why.to_string())? {
-                self.0 = None;
+                self.child = None;
                 return Ok(status);
             }
             if until <= reactor::now() {
-                return Err(late());
+                return Err(self.late());
             }
             std::thread::sleep(LOOK_TIME);
         }
     }
 }
 
-fn late() -> String {
-    format!("it did not answer in {} seconds", PROGRAM_TIME_MAX.as_secs())
-}
-
 impl Drop for Running {
     fn drop(&mut self) {
-        let Some(mut child) = self.0.take() else { return };
+        let Some(mut child) = self.child.take() else { return };
         if let Ok(pid) = i32::try_from(child.id()) {
             let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
         }
@@ -330,8 +339,9 @@ mod tests {
         // One that does not end is ended, here at once.
         let mut command = Command::new("/bin/sleep");
         let child = command.arg("1000").process_group(0).stdout(Stdio::piped()).spawn();
-        let mut running = Running(Some(child.expect("it starts")));
-        assert_eq!(running.answer(Instant::ZERO), Err(late()));
+        let mut running = Running::new(child.expect("it starts"), PROGRAM_TIME_MAX);
+        let late = running.late();
+        assert_eq!(running.answer(Instant::ZERO), Err(late));
         drop(running);
     }
 

@@ -27,6 +27,7 @@ use super::host_keys::{self, HostKeys};
 use super::inetd::Streams;
 use super::listen::Listeners;
 use super::logbook::Logbook;
+use super::pam;
 use super::passwords;
 use super::pid_file::PidFile;
 use super::signals::{Signals, Woken};
@@ -115,6 +116,7 @@ pub fn run(config: Config, options: &Options) -> anyhow::Result<Ending> {
         audit: OnceCell::new(),
     };
     passwords::check_files(&start.config)?;
+    pam::check(&start.config)?;
     chroot::check_places(&start.config)?;
     let keys = load_keys(&start.config, &options.keys)?;
     tell_warnings(&start.config, &keys);
@@ -481,6 +483,7 @@ impl Gateway<'_> {
         let config = (reload.read)()?;
         check_isolation(&config)?;
         passwords::check_files(&config)?;
+        pam::check(&config)?;
         chroot::check_places(&config)?;
         let keys = load_keys(&config, &self.start.options.keys)?;
         let fingerprints = fingerprints(&keys);

@@ -53,6 +53,12 @@ impl Account {
         Some(account)
     }
 
+    /// Changes it, with the flags of usermod.
+    pub fn change(&self, flags: &[&str]) {
+        let _one = DATABASE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        run_ok(Command::new("usermod").args(flags).arg(&self.name));
+    }
+
     pub fn second_group(&self) -> String {
         format!("{}g", self.name)
     }

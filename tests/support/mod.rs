@@ -6,6 +6,7 @@ pub mod display;
 pub mod openssh;
 
 use std::collections::BTreeSet;
+use std::ffi::CString;
 use std::fs;
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -400,6 +401,25 @@ pub fn forbid_io_uring(command: &mut Command, errno: i32) {
     };
     // SAFETY: between fork and exec two system calls are made, on memory prepared before.
     unsafe { std::os::unix::process::CommandExt::pre_exec(command, install) };
+}
+
+/// The program sees the one path in the place of the other, and nobody else does.
+pub fn mount_over(command: &mut Command, path: &Path, place: &Path) {
+    let name = |path: &Path| CString::new(path.as_os_str().as_encoded_bytes()).expect("a path");
+    let (path, place) = (name(path), name(place));
+    let mount = move || {
+        let none = std::ptr::null();
+        let apart = libc::MS_REC | libc::MS_PRIVATE;
+        // SAFETY: texts that live during the calls.
+        let mounted = unsafe {
+            libc::unshare(libc::CLONE_NEWNS) == 0
+                && libc::mount(none, c"/".as_ptr(), none, apart, none.cast()) == 0
+                && libc::mount(path.as_ptr(), place.as_ptr(), none, libc::MS_BIND, none.cast()) == 0
+        };
+        if mounted { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    };
+    // SAFETY: between fork and exec three system calls are made, on memory prepared before.
+    unsafe { std::os::unix::process::CommandExt::pre_exec(command, mount) };
 }
 
 /// `len` bytes that do not compress and differ from seed to seed.

@@ -8,6 +8,7 @@ use super::front;
 use super::honour;
 use super::isolation;
 use super::login;
+use super::pam;
 use super::programs;
 use super::roots;
 use super::settings::{EffectiveDraft, GlobalDraft};
@@ -327,7 +328,7 @@ pub const TABLE: &[Keyword] = &[
          af21, cs1, ef or le, a number up to 255, or none for the system's own",
         honour::ip_qos, dump::ip_qos),
     honoured("KbdInteractiveAuthentication", Match,
-        "yes or no; it needs TidegatePasswordFile or TidegateTotpFile",
+        "yes or no; it needs UsePAM, TidegatePasswordFile or TidegateTotpFile",
         login::kbd_interactive_authentication, login::dump_kbd_interactive_authentication),
     warned("KerberosAuthentication", Match, &["no"], KERBEROS),
     warned("KerberosGetAFSToken", Global, &[], KERBEROS),
@@ -354,8 +355,9 @@ pub const TABLE: &[Keyword] = &[
     honoured("ModuliFile", Global, "the path of a moduli(5) file; it is read when KexAlgorithms has group exchange",
         honour::moduli_file, dump::moduli_file),
     warned("PAMAuthenticationViaKbdInt", Global, &[], OBSOLETE),
-    warned("PAMServiceName", Match, &[], "it concerns PAM, which is not asked"),
-    honoured("PasswordAuthentication", Match, "yes or no; it needs TidegatePasswordFile",
+    honoured("PAMServiceName", Match, "the name of a file in /etc/pam.d; it concerns UsePAM yes",
+        pam::pam_service_name, pam::dump_pam_service_name),
+    honoured("PasswordAuthentication", Match, "yes or no; it needs UsePAM or TidegatePasswordFile",
         login::password_authentication, login::dump_password_authentication),
     honoured("PermitEmptyPasswords", Match, YES_NO,
         login::permit_empty_passwords, login::dump_permit_empty_passwords),
@@ -507,9 +509,7 @@ pub const TABLE: &[Keyword] = &[
         honour::unused_connection_timeout, dump::unused_connection_timeout),
     honoured("UseDNS", Global, YES_NO, honour::use_dns, dump::use_dns),
     warned("UseLogin", Global, &["no"], OBSOLETE),
-    offer("UsePAM", Global, &["no"], &["yes"], 
-        "PAM is not asked yet; of its usual checks of accounts, locked and expired ones and \
-         /etc/nologin are done here, others are not"),
+    honoured("UsePAM", Global, "yes or no; yes takes root's rights", pam::use_pam, pam::dump_use_pam),
     warned("UsePrivilegeSeparation", Global, &[], OBSOLETE),
     warned("VerifyReverseMapping", Global, &[], OBSOLETE),
     honoured("VersionAddendum", Global, "printable text, or none", honour::version_addendum, dump::version_addendum),

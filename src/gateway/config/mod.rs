@@ -17,6 +17,7 @@ mod isolation;
 pub mod keywords;
 mod lexer;
 mod login;
+mod pam;
 mod patterns;
 mod places;
 mod programs;
@@ -263,6 +264,7 @@ impl Config {
         }
         check_families(&mut reading, &global);
         expand_ports(&mut global);
+        pam::settle(&mut reading);
         let mut login = reading.login.over(&Effective::default());
         if defaults == Defaults::NoFile && !login.subsystems.iter().any(|s| s.name == "sftp") {
             let command = "internal-sftp".to_owned();

@@ -211,6 +211,10 @@ settings! {
             expose_auth_info: bool,
             /// Hashes of passwords; `None`: nobody has one.
             password_file: Option<PathBuf>,
+            /// PAM decides about passwords and accounts.
+            use_pam: bool,
+            /// Its service: a file of /etc/pam.d.
+            pam_service: String,
             /// Secrets of codes; `None`: none is asked for.
             totp_file: Option<PathBuf>,
             pubkey_algorithms: Vec<KeyAlgorithm>,
@@ -422,6 +426,8 @@ impl Default for Effective {
             permit_empty_passwords: false,
             expose_auth_info: false,
             password_file: None,
+            use_pam: false,
+            pam_service: "sshd".to_owned(),
             totp_file: None,
             pubkey_algorithms: KeyAlgorithm::ALL.to_vec(),
             ca_algorithms: SignatureAlgorithm::EVERY.to_vec(),
@@ -521,13 +527,18 @@ impl Effective {
             Method::PublicKey => self.pubkey_authentication,
             Method::Password => {
                 let files = self.password_file.is_some() || self.accounts_file.is_some();
-                self.password_authentication && files
+                self.password_authentication && (files || self.use_pam)
             }
             Method::KeyboardInteractive => {
                 let files = self.password_file.is_some() || self.asks_codes();
-                self.kbd_interactive_authentication && files
+                self.kbd_interactive_authentication && (files || self.use_pam)
             }
         }
+    }
+
+    /// Whether passwords are PAM's: a file of them goes before it.
+    pub const fn asks_pam(&self) -> bool {
+        self.use_pam && self.password_file.is_none()
     }
 
     /// Whether keyboard-interactive asks for a code.

@@ -15,12 +15,13 @@ use crate::gateway::helper::Logs;
 use crate::gateway::logbook::Recorder;
 use crate::gateway::monitor::hear::{Post, Staff};
 use crate::gateway::monitor::{self, root_bytes};
+use crate::gateway::pam::porter::Porter;
 use crate::gateway::signer::bureau::Bureau;
 use crate::gateway::signer::words::KnownKey;
 use crate::gateway::workers::{Execute, Reply, Workers};
 use crate::limits::{
     EDGE_CHECK, EDGE_CONNECTIONS_MAX, EDGES_DRAINING_MAX, GREETERS, HAND_OVERS_MAX, JOBS_MAX,
-    STARTUPS_MAX, WORKERS_DEFAULT,
+    PAM_CONVERSATIONS_MAX, STARTUPS_MAX, WORKERS_DEFAULT,
 };
 use crate::reactor;
 use crate::shard::HandOver;
@@ -50,10 +51,14 @@ pub(super) fn start(mut plan: Plan) -> anyhow::Result<Generation> {
     let (accounts, broker) = start_broker(broker, kept)?;
     let startups = Arc::new(Startups::new(&config.global));
     let auditor = plan.audit.clone().map(|audit| audit as Arc<dyn Auditor>);
+    let policy = Policy::new(Arc::clone(&config)).beside([cell.uid, apart.uid]);
+    let porter =
+        config.login.use_pam.then(|| Porter::start(&policy, accounts.clone(), plan.audit.as_ref()));
+    let porter = porter.transpose().context("cannot start threads that ask PAM")?;
     let executor: Arc<dyn Execute> = Arc::new(Executor {
         greets: Some(Greets { shared: Arc::clone(&connection), names: names(&config) }),
         startups: Some(Arc::clone(&startups)),
-        policy: Some(Policy::new(Arc::clone(&config)).beside([cell.uid, apart.uid])),
+        policy: Some(policy),
         signer: Arc::new(Arc::clone(&bureau)) as Arc<dyn Signer>,
         open_files: plan.open_files,
         recorder: plan.logbook.map(|logbook| logbook as Arc<dyn Recorder>),
@@ -63,6 +68,7 @@ pub(super) fn start(mut plan: Plan) -> anyhow::Result<Generation> {
     let mut helpers = vec![broker];
     let mut clerk = Clerk::new(bureau, known, accounts, startups);
     clerk.proxies.clone_from(&config.global.proxies);
+    clerk.porter = porter.map(Arc::new);
     clerk.routes = config.asks_routing();
     clerk.audit = plan.audit;
     let mut server = None;
@@ -293,7 +299,10 @@ fn staff(config: &Config, clerk: &Arc<Clerk>, execute: Arc<dyn Execute>) -> anyh
             .context("cannot start threads that look names up")
     };
     let greeters = config.global.use_dns.then(apart).transpose()?;
-    let workers = Workers::start(WORKERS_DEFAULT, JOBS_MAX, Arc::clone(&execute), replies())
+    // Half of them are for passwords. A module that hangs is not waited for at the end.
+    let threads = if config.login.use_pam { 2 * PAM_CONVERSATIONS_MAX } else { WORKERS_DEFAULT };
+    let workers = Workers::start(threads, JOBS_MAX, Arc::clone(&execute), replies())
+        .map(|workers| if config.login.use_pam { workers.left_behind() } else { workers })
         .context("cannot start worker threads")?;
     Ok(Staff { workers, greeters, waiting: Default::default() })
 }

@@ -51,6 +51,8 @@ struct Case {
     keys: Vec<(ShownKey, Grant)>,
     /// Secrets that were right.
     secrets: Vec<Right>,
+    /// A password has counted.
+    by_password: bool,
 }
 
 /// Secrets that are the user's.
@@ -68,6 +70,9 @@ pub struct Admitted {
     /// The session's identifier: the first hash that was signed for it.
     pub session: Session,
     pub grant: Box<Grant>,
+    pub about: About,
+    /// A password of his was right, and counted.
+    pub by_password: bool,
 }
 
 impl Cases {
@@ -103,6 +108,7 @@ impl Cases {
             questions: 0,
             keys: Vec::new(),
             secrets: Vec::new(),
+            by_password: false,
         };
         self.sessions.insert(hash.into());
         self.open.insert(from.link, case);
@@ -199,8 +205,8 @@ impl Cases {
         self.sessions.remove(&case.session);
         let judged = case.judge(proofs, hosts);
         Spent::lock().add(case.session.clone());
-        let (from, session) = (case.from, case.session);
-        judged.map(|grant| Admitted { from, session, grant: Box::new(grant) })
+        let Case { from, session, about, by_password, .. } = case;
+        judged.map(|grant| Admitted { from, session, grant: Box::new(grant), about, by_password })
     }
 }
 
@@ -291,7 +297,9 @@ impl Case {
         };
         let at = self.secrets.iter().position(fits).ok_or(Lie("secrets that were not told"))?;
         let method = if interactive { Method::KeyboardInteractive } else { Method::Password };
-        Ok((method, self.secrets.remove(at).grant))
+        let right = self.secrets.remove(at);
+        self.by_password |= right.password;
+        Ok((method, right.grant))
     }
 }
 

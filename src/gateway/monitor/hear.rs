@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -19,6 +19,7 @@ use crate::gateway::audit::{self, Audit, Entry, Event, Field, Speaker};
 use crate::gateway::config::{Proxies, Verdict};
 use crate::gateway::desk::{UNKNOWN, ends_of, routing_of};
 use crate::gateway::edge::words::{Ask, Greeting, Tell, Ticket};
+use crate::gateway::pam::porter::{self, Entrant, Porter};
 use crate::gateway::server::Intake;
 use crate::gateway::signer::bureau::Bureau;
 use crate::gateway::signer::words::{KnownKey, Order, Signable};
@@ -46,6 +47,8 @@ pub struct Clerk {
     pub startups: Arc<Startups>,
     /// Who may say whose connection it passes on.
     pub proxies: Option<Proxies>,
+    /// Asks PAM about the accounts of logins that are served here.
+    pub porter: Option<Arc<Porter>>,
     /// It matters how connections are routed.
     pub routes: bool,
     /// A connection through pipes was passed on to the edge.
@@ -124,7 +127,7 @@ impl Clerk {
         startups: Arc<Startups>,
     ) -> Clerk {
         let state = Mutex::default();
-        let (relay, proxies, routes, audit) = (None, None, false, None);
+        let (relay, proxies, porter, routes, audit) = (None, None, None, false, None);
         let (pipes, heard) = (AtomicBool::new(false), AtomicU64::new(0));
         let both = |key: &KnownKey| [key.public.clone(), key.certificate.clone()];
         let hosts = known.iter().flat_map(both).filter(|blob| !blob.is_empty()).collect();
@@ -136,6 +139,7 @@ impl Clerk {
             relay,
             startups,
             proxies,
+            porter,
             routes,
             pipes,
             audit,
@@ -154,6 +158,7 @@ impl Clerk {
             relay: self.relay.clone(),
             startups: Arc::clone(&self.startups),
             proxies: self.proxies.clone(),
+            porter: self.porter.clone(),
             routes: self.routes,
             pipes: AtomicBool::new(false),
             audit: self.audit.clone(),
@@ -346,7 +351,7 @@ impl Clerk {
         socket: OwnedFd,
     ) -> Result<(), Lie> {
         let admitted = self.state().cases.admit(link, proofs, &self.hosts)?;
-        let Admitted { from, session, grant } = admitted;
+        let Admitted { from, session, grant, about, by_password } = admitted;
         self.note_login(&from, &grant, proofs.last());
         if !self.is_its_socket(&from, &socket)? {
             self.note_end(&from, &grant.account.name, "the peer is gone");
@@ -365,13 +370,15 @@ impl Clerk {
             grant,
             proofs: Vec::new(),
         });
-        match (&self.relay, upstream) {
-            (Some(relay), true) => relay.take_over(connection),
+        match (&self.relay, &self.porter) {
+            (Some(relay), _) if upstream => relay.take_over(connection),
+            // Accounts that exist here alone are nobody's whom PAM knows.
+            (_, Some(porter)) if !connection.grant.place.is_files() => {
+                porter.admit(Entrant { connection, host: about.host, by_password });
+            }
             _ => {
                 if let Err(connection) = self.accounts.try_send(connection) {
-                    let connection = connection.into_inner();
-                    // SAFETY: nobody has taken the descriptor that was given up above.
-                    drop(unsafe { OwnedFd::from_raw_fd(connection.socket.0) });
+                    porter::close(&connection.into_inner());
                     self.note_end(&from, &user, "no process of its account could be reached");
                     error!(link, user, "no process of {user} could be reached");
                 }

@@ -67,6 +67,9 @@ impl Reason {
             Reason::NoService => "TidegateAccountsUser",
             Reason::Chroot(_) => "ChrootDirectory",
             Reason::Source => "TidegateAccounts",
+            Reason::PamPassword { .. } | Reason::PamAccount { .. } | Reason::PamFailed { .. } => {
+                "UsePAM"
+            }
             Reason::UnknownUser
             | Reason::OtherAccount { .. }
             | Reason::Database(_)

@@ -93,6 +93,15 @@ impl fmt::Display for Reason {
             Reason::Chroot(why) => out.write_str(why),
             Reason::NoKey => out.write_str("the key is in no file of authorized keys"),
             Reason::RootPassword => out.write_str("PermitRootLogin lets root in by keys alone"),
+            Reason::PamPassword { service, why } => {
+                write!(out, "PAM (service {service}) does not take the password: {why}")
+            }
+            Reason::PamAccount { service, why } => {
+                write!(out, "PAM (service {service}) does not let the account be used: {why}")
+            }
+            Reason::PamFailed { service, why } => {
+                write!(out, "PAM (service {service}) cannot be asked, so nobody gets in: {why}")
+            }
             Reason::Secrets => out.write_str("a password or a code is wrong"),
             Reason::NoForcedCommand => out.write_str(
                 "PermitRootLogin is forced-commands-only, and the key's line has no command=",

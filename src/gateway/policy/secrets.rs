@@ -36,7 +36,22 @@ impl Policy {
             (None, None, Ok(Some(_))) => admits_stranger(&login, comer),
             (None, None, Ok(None)) => Err(Reason::UnknownUser),
         };
-        let (right, notes) = check(&login, (&residents, user), secrets);
+        let root =
+            |account: &Account| account.uid == 0 && login.permit_root_login != RootLogin::Yes;
+        let told = match &secrets.password {
+            Some(password) if login.asks_pam() && resident.is_none() => {
+                let real = matches!(&verdict, Ok(account) if !root(account));
+                Some(self.ask_pam(&login, comer, password, real))
+            }
+            _ => None,
+        };
+        let (right, notes) = check(&login, (&residents, user), secrets, told.as_ref());
+        if let (Some(password), Some(_), None) = (&secrets.password, resident, right)
+            && login.asks_pam()
+        {
+            // It takes as long as for others.
+            drop(self.ask_pam(&login, comer, password, false));
+        }
         // What is used up is used up: nobody tries a code twice.
         let spend = || right.is_some_and(|step| step.is_none_or(|step| totp::spend(user, step)));
         let options = Options { no_touch: true, ..Options::default() };
@@ -48,11 +63,14 @@ impl Policy {
         let refuse = |reason, notes| Err(Box::new(Refusal { reason, notes }));
         let account = match verdict {
             Err(reason) => return refuse(reason, Vec::new()),
-            Ok(account) if account.uid == 0 && login.permit_root_login != RootLogin::Yes => {
+            Ok(account) if root(&account) => {
                 return refuse(Reason::RootPassword, Vec::new());
             }
             Ok(account) => account,
         };
+        if let Some(Err(reason)) = told {
+            return refuse(reason, notes);
+        }
         // The last thing, for it uses the code up.
         if !spend() {
             return refuse(Reason::Secrets, notes);
@@ -85,6 +103,7 @@ fn check(
     login: &Effective,
     (residents, user): (&Residents, &str),
     secrets: &Secrets,
+    told: Option<&Result<(), Reason>>,
 ) -> (Option<Option<u64>>, Vec<String>) {
     let mut notes = Vec::new();
     let own = login.accounts_file.is_some();
@@ -94,7 +113,7 @@ fn check(
             notes.push(format!("{keyword}: {why}"));
             Default::default()
         }
-        None if own => Default::default(),
+        None if own || login.use_pam => Default::default(),
         None => {
             notes.push(format!("{keyword} is none"));
             Default::default()
@@ -106,7 +125,8 @@ fn check(
         let file = text(login.password_file.as_deref(), passwords::PASSWORDS);
         // Whoever exists here alone comes first, and is searched for in the same way as others.
         let file = Zeroizing::new(residents.hashes() + &file);
-        right &= passwords::is_right(&file, user, password.bytes(), login.permit_empty_passwords);
+        let own = passwords::is_right(&file, user, password.bytes(), login.permit_empty_passwords);
+        right &= told.map_or(own, Result::is_ok);
     }
     let mut step = None;
     if let Some(code) = &secrets.code {

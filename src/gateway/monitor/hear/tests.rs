@@ -166,9 +166,8 @@ fn a_login_goes_where_it_belongs() {
     scene.say(login, Some(socket)).expect("true");
     let connection = scene.accounts.try_recv().expect("handed over");
     assert_eq!((connection.serial, &*connection.grant.account.name), (7, "ann"));
-    assert_eq!((connection.record, connection.inbound), (vec![1], vec![2]));
-    // SAFETY: the connection was ours to take.
-    drop(unsafe { OwnedFd::from_raw_fd(connection.socket.0) });
+    assert_eq!((&*connection.record, &*connection.inbound), (&[1][..], &[2][..]));
+    porter::close(&connection);
 }
 
 #[test]

@@ -1,0 +1,247 @@
+//! PAM, with services of the test's own: the gateway sees them in the place of /etc/pam.d, in a mount
+//! namespace that nobody else is in.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+
+use tempfile::TempDir;
+
+use crate::out;
+use crate::support::account::Account;
+use crate::support::{Gateway, make_executable, mount_over, run_ok, wait_for};
+
+/// Of "correct horse", by crypt(3).
+const HASH: &str = "$y$j9T$F5Jx5fExrKuPp53xLKQ..1$zwtVrjrUCmXcyLTs6oxLTQlzifSUkF8RHJ./tK5KU79";
+const PASSWORD: &str = "correct horse";
+
+/// What the module asks: says yes to one password, notes who was asked about and whether the password
+/// was that one, and hangs as long as a file is there.
+const MODULE: &str = r#"#!/bin/sh
+password=$(tr -d '\0')
+[ "$password" = 'correct horse' ] && verdict=right || verdict=wrong
+echo "$PAM_TYPE $PAM_USER $PAM_RHOST $PAM_TTY $PAM_SERVICE ${#password} $verdict" >> "${0%/*}/asked"
+tries=0
+while [ -e "${0%/*}/hang-$PAM_USER" ] && [ $tries -lt 600 ]; do sleep 0.1; tries=$((tries + 1)); done
+[ $verdict = right ]
+"#;
+
+/// A gateway with these services, and a folder of theirs.
+struct Site {
+    services: TempDir,
+    gateway: Gateway,
+}
+
+/// Nothing to do where mounts are not permitted.
+fn can_mount() -> bool {
+    let output = Command::new("unshare").args(["-m", "true"]).output();
+    let can = output.is_ok_and(|output| output.status.success());
+    if !can {
+        println!("not run: mounts are not permitted here");
+    }
+    can
+}
+
+fn folder(services: &[(&str, &str)]) -> TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).expect("a mode");
+    fs::write(folder.path().join("module"), MODULE).expect("a script");
+    make_executable(&folder.path().join("module"));
+    for (name, text) in services {
+        // Scripts are reached by the folder's own path, which is not the one that the gateway sees.
+        let text = text.replace("FOLDER", &folder.path().display().to_string());
+        fs::write(folder.path().join(name), text).expect("a service");
+    }
+    folder
+}
+
+impl Site {
+    fn new(services: &[(&str, &str)], lines: &[&str]) -> Site {
+        let services = folder(services);
+        let change = |command: &mut Command| {
+            mount_over(command, services.path(), Path::new("/etc/pam.d"));
+        };
+        let gateway = Gateway::start_with(lines, change);
+        let at = gateway.folder.path();
+        fs::set_permissions(at, PermissionsExt::from_mode(0o755)).expect("a mode");
+        fs::write(gateway.path("types"), "#!/bin/sh\necho \"$PASSWORD\"\n").expect("a script");
+        make_executable(&gateway.path("types"));
+        Site { services, gateway }
+    }
+
+    fn client(&self, user: &str, method: &str, password: &str) -> Command {
+        let (user, method) = (format!("User={user}"), format!("PreferredAuthentications={method}"));
+        let options = [&*user, &*method, "BatchMode=no", "NumberOfPasswordPrompts=1"];
+        let mut ssh = self.gateway.ssh(&options, &["echo in"]);
+        ssh.env("SSH_ASKPASS", self.gateway.path("types")).env("SSH_ASKPASS_REQUIRE", "force");
+        ssh.env("PASSWORD", password);
+        ssh
+    }
+
+    fn log_in(&self, user: &str, method: &str, password: &str) -> Output {
+        self.client(user, method, password).output().expect("ssh starts")
+    }
+
+    fn assert_in(&self, user: &str, method: &str, password: &str) {
+        let output = self.log_in(user, method, password);
+        assert_eq!(out(&output), "in\n", "{user} {method}: {output:?}\n{}", self.gateway.log());
+    }
+
+    /// He is refused, and the log says why.
+    fn assert_out(&self, user: &str, method: &str, password: &str, why: &str) {
+        let before = self.gateway.log().matches(why).count();
+        let output = self.log_in(user, method, password);
+        assert_eq!(out(&output), "", "{user} {method}: {output:?}");
+        wait_for(why, || self.gateway.log().matches(why).count() > before);
+    }
+
+    fn asked(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.services.path().join("asked")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    fn begin(&self, user: &str, method: &str, password: &str) -> Child {
+        let mut client = self.client(user, method, password);
+        client.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("ssh starts")
+    }
+}
+
+#[test]
+fn pam_decides_about_passwords_and_accounts() {
+    let (Some(ann), Some(bob), true) = (Account::new(), Account::new(), can_mount()) else {
+        return;
+    };
+    let account = format!("account required pam_succeed_if.so quiet user != {}\n", bob.name);
+    let service =
+        format!("auth required pam_exec.so quiet expose_authtok FOLDER/module\n{account}");
+    let lines = ["UsePAM yes", "PermitRootLogin prohibit-password"];
+    let site = Site::new(&[("sshd", &service), ("other", "auth required pam_deny.so\n")], &lines);
+    let log = site.gateway.log();
+    let config = site.gateway.path("tidegate_config");
+    let warning = format!("{}:1: UsePAM yes: sessions are not opened", config.display());
+    assert!(log.contains(&warning), "{log}");
+    for method in ["password", "keyboard-interactive"] {
+        site.assert_in(&ann.name, method, PASSWORD);
+        let wrong = "PAM (service sshd) does not take the password";
+        site.assert_out(&ann.name, method, "correct hors", wrong);
+        let closed = "PAM (service sshd) does not let the account be used";
+        site.assert_out(&bob.name, method, PASSWORD, closed);
+        site.assert_out("nobody-at-all", method, PASSWORD, "there is no such user");
+        site.assert_out("root", method, PASSWORD, "PermitRootLogin lets root in by keys alone");
+    }
+    // All of them had the same conversation; no module saw a password that must not let in.
+    let line = |user: &str, len, verdict| format!("auth {user} 127.0.0.1 ssh sshd {len} {verdict}");
+    let once = [
+        line(&ann.name, 13, "right"),
+        line(&ann.name, 12, "wrong"),
+        line(&bob.name, 13, "right"),
+        line("nobody-at-all", 13, "wrong"),
+        line("root", 13, "wrong"),
+    ];
+    assert_eq!(site.asked(), [once.clone(), once].concat());
+    // Keys are no matter of PAM's, accounts are.
+    site.assert_in(&ann.name, "publickey", "");
+    site.assert_in("root", "publickey", "");
+    let denied = format!(
+        "Access denied for user {} by PAM account configuration: PAM (service sshd) does not let the \
+         account be used: ",
+        bob.name
+    );
+    site.assert_out(&bob.name, "publickey", "", &denied);
+    assert!(bob.delegates().is_empty(), "nothing was started for him");
+    assert!(!site.gateway.log().contains(PASSWORD), "a password in the log");
+    site.gateway.assert_alive();
+}
+
+/// The module that every system has, with the shadow database.
+#[test]
+fn pam_unix_knows_passwords_and_expired_accounts() {
+    let (Some(ann), true) = (Account::new(), can_mount()) else { return };
+    let service = "auth required pam_unix.so nodelay nullok\naccount required pam_unix.so\n";
+    let site = Site::new(&[("unix", service)], &["UsePAM yes", "PAMServiceName unix"]);
+    ann.change(&["-p", HASH]);
+    site.assert_in(&ann.name, "password", PASSWORD);
+    let wrong = "PAM (service unix) does not take the password";
+    site.assert_out(&ann.name, "password", "x", wrong);
+    site.assert_out(&ann.name, "password", "", wrong);
+    site.assert_out("nobody-at-all", "password", PASSWORD, "there is no such user");
+    // Where PAM knows accounts, a locked password is a matter of passwords alone, as for sshd.
+    ann.change(&["-p", &format!("!{HASH}")]);
+    site.assert_out(&ann.name, "password", PASSWORD, wrong);
+    site.assert_in(&ann.name, "publickey", "");
+    // No password at all: PermitEmptyPasswords is no, whatever the service says.
+    ann.change(&["-p", ""]);
+    site.assert_out(&ann.name, "password", "", wrong);
+    ann.change(&["-p", HASH, "-e", "1990-01-01"]);
+    let expired = "PAM (service unix) does not let the account be used: User account has expired";
+    site.assert_out(&ann.name, "password", PASSWORD, expired);
+    site.assert_out(&ann.name, "publickey", "", expired);
+}
+
+#[test]
+fn case_129_a_module_that_hangs_holds_up_its_own_login_alone() {
+    let (Some(ann), Some(bob), true) = (Account::new(), Account::new(), can_mount()) else {
+        return;
+    };
+    let service = "auth required pam_exec.so quiet expose_authtok FOLDER/module\n\
+                   account required pam_permit.so\n";
+    let site = Site::new(&[("sshd", service)], &["UsePAM yes"]);
+    let hang = site.services.path().join(format!("hang-{}", ann.name));
+    fs::write(&hang, "").expect("a file");
+    let begun = |count| wait_for("the module to be asked", || site.asked().len() == count);
+    let mut late = site.begin(&ann.name, "password", PASSWORD);
+    begun(1);
+    let helpers = site.gateway.parts("pam");
+    assert_eq!(helpers.len(), 1, "a process of its own");
+    let words = fs::read(format!("/proc/{}/cmdline", helpers[0])).expect("its words");
+    assert_eq!(words, b"tidegate\0pam\0");
+    let environment = fs::read(format!("/proc/{}/environ", helpers[0])).expect("its environment");
+    assert_eq!(environment.split(|byte| *byte == 0).filter(|v| !v.is_empty()).count(), 1);
+    site.assert_in(&bob.name, "password", PASSWORD);
+    site.assert_in(&ann.name, "publickey", "");
+    // One whose process is lost is refused.
+    let mut lost = site.begin(&ann.name, "password", PASSWORD);
+    begun(3);
+    let other = site.gateway.parts("pam").into_iter().find(|pid| *pid != helpers[0]);
+    let other = other.expect("another process").to_string();
+    run_ok(Command::new("kill").args(["-KILL", &other]));
+    assert!(!lost.wait().expect("its end").success());
+    let why = "PAM (service sshd) cannot be asked, so nobody gets in: the process that asks PAM: it \
+               ended with signal: 9";
+    assert!(site.gateway.log().contains(why), "{}", site.gateway.log());
+    fs::remove_file(&hang).expect("removed");
+    assert!(late.wait().expect("its end").success(), "it was only late");
+    wait_for("its end", || site.gateway.parts("pam").is_empty());
+}
+
+fn library() -> Option<PathBuf> {
+    let folders = ["/lib/x86_64-linux-gnu", "/lib/aarch64-linux-gnu", "/lib64", "/lib", "/usr/lib"];
+    folders.iter().map(|at| Path::new(at).join("libpam.so.0")).find(|path| path.exists())
+}
+
+#[test]
+fn what_pam_needs_is_asked_for_at_the_start() {
+    let (Some(ann), Some(library), true) = (Account::new(), library(), can_mount()) else { return };
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).expect("a mode");
+    let config = folder.path().join("config");
+    fs::write(&config, "# ours\nUsePAM yes\nListenAddress 127.0.0.1:0\n").expect("a file");
+    let refused = |change: &dyn Fn(&mut Command)| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        command.arg("serve").arg("-f").arg(&config).stdin(Stdio::null());
+        change(&mut command);
+        let output = command.output().expect("it starts");
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let told = refused(&|command| mount_over(command, Path::new("/dev/null"), &library));
+    let expected = format!("{}:2: UsePAM yes: libpam.so.0 cannot be loaded", config.display());
+    assert!(told.contains(&expected) && told.contains("libpam0g"), "{told}");
+    let told = refused(&|command| {
+        use std::os::unix::process::CommandExt;
+        command.uid(ann.uid).gid(ann.uid);
+    });
+    let expected = format!("{}:2: UsePAM yes: only root can ask PAM", config.display());
+    assert!(told.contains(&expected) && told.contains("write UsePAM no"), "{told}");
+}
