@@ -311,8 +311,6 @@ pub const SOCKS_AT_ONCE_MAX: usize = 64;
 pub const JUMPS_MAX: usize = 8;
 /// Threads of a client that look names up and connect to paths for it.
 pub const CLIENT_WORKERS: usize = 2;
-/// How often somebody is asked for the passphrase of one key; ssh's figure.
-pub const PASSPHRASE_TRIES: u32 = 3;
 /// How long accepting rests when the process is out of descriptors: others end meanwhile, and nobody
 /// gives a connection up for half a second.
 pub const ACCEPT_REST: Duration = Duration::from_millis(500);
@@ -681,9 +679,11 @@ pub const SLOW_SIGNATURES_MAX: usize = 16;
 pub const SIGNATURE_TRIES_MAX: u32 = 2;
 /// The signer's lie or refusal in the log.
 pub const REFUSAL_BYTES_MAX: u32 = 256;
-/// Signatures that the process of an account may owe: a peer may start ten key exchanges before it has
-/// paid for them, for each connection.
-pub const DELEGATE_SIGNATURES_OWED_MAX: u64 = 16;
+/// Signatures that the process of an account may owe for each connection: a peer may start ten key
+/// exchanges before it has paid for them, and moves some bytes before the first millisecond is over.
+pub const DELEGATE_SIGNATURES_OWED_MAX: u64 = 64;
+/// And those it may have for each connection in a millisecond: `RekeyLimit 1M` at 1,000 MiB/s.
+pub const DELEGATE_SIGNATURES_A_MILLI: u64 = 1;
 /// Signatures of one connection that has not logged in: its first key exchange, and those that a peer
 /// may ask for before it has logged in.
 pub const SIGNATURES_BEFORE_LOGIN_MAX: u32 = 64;

@@ -333,29 +333,25 @@ fn a_stopped_process_does_not_hold_up_others() {
     assert_eq!(end_of(&mut stuck, Duration::from_secs(5)), 255);
 }
 
+/// What becomes of sessions when root's process is killed is tests/rights.rs's R3.
 #[test]
 fn all_processes_end_with_the_gateway() {
     let (Some(one), Some(other)) = (Account::new(), Account::new()) else { return };
-    for signal in ["-TERM", "-KILL"] {
-        let mut gateway = root_gateway(&[], None);
-        let mut sessions = [hold(&gateway, &one), hold(&gateway, &one), hold(&gateway, &other)];
-        assert_eq!((one.delegates().len(), other.delegates().len()), (1, 1));
-        kill(signal, gateway.child.id());
-        let status = gateway.child.wait().expect("its end");
-        if signal == "-TERM" {
-            assert!(status.success(), "{status}\n{}", gateway.log());
-            assert!(one.delegates().is_empty() && other.delegates().is_empty(), "waited for");
-        }
-        for session in &mut sessions {
-            assert_eq!(end_of(session, Duration::from_secs(10)), 255);
-        }
-        for account in [&one, &other] {
-            wait_for("the process to end", || account.delegates().is_empty());
-            wait_for("its programs to end", || account.processes("sleep").is_empty());
-        }
-        let log = gateway.log();
-        assert_eq!(log.matches("server shutting down").count(), 3 * lines_an_event(&log), "{log}");
+    let mut gateway = root_gateway(&[], None);
+    let mut sessions = [hold(&gateway, &one), hold(&gateway, &one), hold(&gateway, &other)];
+    assert_eq!((one.delegates().len(), other.delegates().len()), (1, 1));
+    kill("-TERM", gateway.child.id());
+    let status = gateway.child.wait().expect("its end");
+    assert!(status.success(), "{status}\n{}", gateway.log());
+    assert!(one.delegates().is_empty() && other.delegates().is_empty(), "waited for");
+    for session in &mut sessions {
+        assert_eq!(end_of(session, Duration::from_secs(10)), 255);
     }
+    for account in [&one, &other] {
+        wait_for("its programs to end", || account.processes("sleep").is_empty());
+    }
+    let log = gateway.log();
+    assert_eq!(log.matches("server shutting down").count(), 3 * lines_an_event(&log), "{log}");
 }
 
 /// At DEBUG a line holds the message and the field of the same text.

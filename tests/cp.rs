@@ -74,7 +74,7 @@ fn files_go_there_and_come_back_unharmed() {
             fs::write(&from, &bytes).expect("a file");
             fs::set_permissions(&from, fs::Permissions::from_mode(0o640)).expect("a mode");
             let said = run_well(server, &[&here(&from), &there(&place.join("to"))]);
-            assert!(said.contains("1 files copied"), "{said}");
+            assert!(said.contains("1 file copied"), "{said}");
             assert!(fs::read(place.join("to")).expect("a file") == bytes, "{len} there");
             let mode = fs::metadata(place.join("to")).expect("it").mode() & 0o777;
             assert_eq!(mode, 0o640);

@@ -12,7 +12,7 @@ use crate::connection::LoginMethod;
 use crate::crypto::{
     Certificate, KeyAlgorithm, KeyError, PrivateKey, PublicKey, ShownKey, SignatureAlgorithm,
 };
-use crate::limits::{KEY_FILE_BYTES_MAX, PASSPHRASE_TRIES};
+use crate::limits::KEY_FILE_BYTES_MAX;
 
 /// A key that may open the server.
 #[derive(Clone, Debug)]
@@ -40,6 +40,8 @@ enum Holder {
 pub struct Identities {
     agent: Option<Agent>,
     list: Vec<Identity>,
+    /// How often the passphrase of a file is asked for: NumberOfPasswordPrompts.
+    tries: u32,
 }
 
 impl Identities {
@@ -88,7 +90,8 @@ impl Identities {
             }
         }
         let certified = certified(options, &list, voice);
-        Identities { agent, list: certified.into_iter().chain(list).collect() }
+        let list = certified.into_iter().chain(list).collect();
+        Identities { agent, list, tries: options.password_prompts }
     }
 
     pub fn list(&self) -> &[Identity] {
@@ -112,7 +115,7 @@ impl Identities {
                 agent.sign(blob, message, algorithm.agent_flags())
             }
             Holder::File(path) => {
-                let private = open(path, person)?;
+                let private = open(path, person, self.tries)?;
                 if private.public() != &identity.key {
                     bail!("{} is not the private half of {}.pub", path.display(), path.display());
                 }
@@ -123,14 +126,14 @@ impl Identities {
 }
 
 impl Identity {
-    /// The private half, for somebody who signs often. May ask for its passphrase.
+    /// The private half, for somebody who signs often. May ask for its passphrase, so often.
     ///
     /// # Errors
     /// An agent has it, or it cannot be read: why, for the user.
-    pub fn private(&self, person: Person) -> Result<PrivateKey> {
+    pub fn private(&self, person: Person, tries: u32) -> Result<PrivateKey> {
         match &self.holder {
             Holder::Agent { .. } => bail!("the key {} is in an agent, and nowhere else", self.name),
-            Holder::File(path) => open(path, person),
+            Holder::File(path) => open(path, person, tries),
         }
     }
 
@@ -244,7 +247,7 @@ fn read_private(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>> {
 }
 
 /// Reads a private key that is the user's alone; asks for its passphrase.
-fn open(path: &Path, person: Person) -> Result<PrivateKey> {
+fn open(path: &Path, person: Person, tries: u32) -> Result<PrivateKey> {
     use std::os::unix::fs::MetadataExt;
 
     let name = path.display();
@@ -259,7 +262,7 @@ fn open(path: &Path, person: Person) -> Result<PrivateKey> {
     }
     let text = read_private(path)?.with_context(|| format!("{name} is not there"))?;
     let mut opened = PrivateKey::from_openssh(&*text, None);
-    for _ in 0..PASSPHRASE_TRIES {
+    for _ in 0..tries {
         if !matches!(opened, Err(KeyError::PassphraseNeeded | KeyError::WrongPassphrase)) {
             break;
         }

@@ -36,8 +36,8 @@ use super::syslog;
 use crate::base::Instant;
 use crate::crypto::Certificate;
 use crate::limits::{
-    DELEGATE_ENDING_TIME, DELEGATE_SIGNATURES_OWED_MAX, HOST_KEY_PROOFS_MAX, HOST_KEYS_TOLD_MAX,
-    PARCEL_BYTES_MAX, SENT_REMEMBERED_MAX,
+    DELEGATE_ENDING_TIME, DELEGATE_SIGNATURES_A_MILLI, DELEGATE_SIGNATURES_OWED_MAX,
+    HOST_KEY_PROOFS_MAX, HOST_KEYS_TOLD_MAX, PARCEL_BYTES_MAX, SENT_REMEMBERED_MAX,
 };
 use crate::reactor;
 use crate::services::{Account, Grant, Place, lastlog};
@@ -289,13 +289,16 @@ impl Delegate {
         sent.proofs <= usize::from(HOST_KEY_PROOFS_MAX) * HOST_KEYS_TOLD_MAX
     }
 
-    /// One more key exchange, unless it has had more than its connections can have a use for: some that are
-    /// owed, and then one a second for each (`transport` counts them so).
+    /// One more key exchange, unless it has had more than its connections can have a use for. Bytes pay
+    /// for key exchanges too, and are not counted here: what they can pay for in a second is.
     fn may_exchange(&self) -> bool {
         let mut door = self.door();
-        let seconds = reactor::now().since(self.started).as_secs();
+        let since = reactor::now().since(self.started).as_millis();
+        let paid =
+            u64::try_from(since).unwrap_or(u64::MAX).saturating_mul(DELEGATE_SIGNATURES_A_MILLI);
         door.signatures += 1;
-        door.signatures <= door.sent.saturating_mul(DELEGATE_SIGNATURES_OWED_MAX + seconds)
+        let each = DELEGATE_SIGNATURES_OWED_MAX.saturating_add(paid);
+        door.signatures <= door.sent.saturating_mul(each)
     }
 
     fn door(&self) -> MutexGuard<'_, Door> {

@@ -207,6 +207,17 @@ fn a_passphrase_is_asked_for_and_not_shown() {
         assert!(!session.seen.contains("open it"));
         assert_eq!(session.end(), Some(0));
 
+        let once =
+            ["BatchMode=no", "NumberOfPasswordPrompts=1", "PreferredAuthentications=publickey"];
+        let mut command = server.bare(&once);
+        command.arg("-i").arg(&key).args(["127.0.0.1", "echo in"]);
+        let mut session = Session::start(command);
+        session.expect("Enter passphrase for key");
+        session.say("wrong\r");
+        // Asked again, it would wait.
+        session.expect("Permission denied");
+        assert_eq!(session.end(), Some(255));
+
         // Whoever has had enough, or ends us from elsewhere, finds his terminal as it was.
         for by_hand in [true, false] {
             let mut command = server.bare(&["BatchMode=no"]);

@@ -118,7 +118,7 @@ impl Target {
         let person = Person::new(options.batch);
         let (link, identity) = client.log_in_and_tell(&options, person, voice)?;
         let identity = identity.context("the server asks for no key; a bench logs in by key")?;
-        let key = identity.private(person)?;
+        let key = identity.private(person, options.password_prompts)?;
         let connection = client.shard().client(link).context("the server has gone")?;
         let host_key = connection.host_key().context("it has shown no key")?.clone();
         let told = Told::new(connection, address, pid);

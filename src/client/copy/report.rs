@@ -83,7 +83,7 @@ pub fn summary(copy: &Copy, hosts: &[Reached], seconds: f64) -> String {
         return line.to_string();
     }
     let would = if copy.plan.dry_run { "would be " } else { "" };
-    let mut line = format!("{files} files {would}copied, {}", amount(bytes as f64));
+    let mut line = format!("{} {would}copied, {}", counted(files), amount(bytes as f64));
     if !copy.plan.dry_run {
         line += &format!(" in {seconds:.1} s, {}/s", amount(rate));
     }
@@ -122,6 +122,10 @@ fn streams(one: &Reached, asked: Option<usize>) -> String {
     format!("; {name}: {sessions} sessions of {connections} connections{why}")
 }
 
+fn counted(files: u64) -> String {
+    format!("{files} file{}", if files == 1 { "" } else { "s" })
+}
+
 /// One line that is written over by the next: of all files that have been begun, and of the one that
 /// has been under way longest.
 pub fn progress(copy: &Copy, moved: u64, rate: f64) -> String {
@@ -130,7 +134,8 @@ pub fn progress(copy: &Copy, moved: u64, rate: f64) -> String {
     let left = expected.saturating_sub(moved) as f64;
     let eta = if rate > 0.0 { format!(", {} left", clock(left / rate)) } else { String::new() };
     format!(
-        "\r\x1b[K{files} files, {} of {}, {}/s{eta}{}",
+        "\r\x1b[K{}, {} of {}, {}/s{eta}{}",
+        counted(files),
         amount(moved as f64),
         amount(expected as f64),
         amount(rate),
