@@ -7,7 +7,7 @@ use crate::base::{Instant, Span, tally};
 use crate::connection::{ChannelId, Conn, Plan};
 use crate::limits::{
     BULK_SLOTS_BUSY, HEADROOM, LINK_UNSENT_BYTES_BUSY, LINK_UNSENT_BYTES_MAX,
-    SHARED_UNSENT_BYTES_MAX, SMALL_BYTES,
+    SHARED_UNSENT_BYTES_MAX, SMALL_BYTES, SMALL_SLOT,
 };
 use crate::reactor::{Chunk, Class, Classes, Fd, Lease, Op};
 use crate::transport::Error;
@@ -185,9 +185,21 @@ impl Io<'_> {
             self.conn.reserve(self.id, SMALL_BYTES);
         }
         self.conn.refund(self.id, SMALL_BYTES.saturating_sub(data.len));
-        let plan = self.conn.plan_around(self.id, extended, data);
         let lease = self.spare_shared(lease, data);
+        if lease.len() <= SMALL_SLOT && !self.is_ready() && self.is_receiving_scarce() {
+            return self.keep_shared(extended, lease, data);
+        }
+        let plan = self.conn.plan_around(self.id, extended, data);
         self.command(Command::Data { plan, got: data.len, lease });
+    }
+
+    /// The data waits for the end of a key exchange, and no other lease can be had: outside of any,
+    /// since each stream of a channel brings this much at most before the exchange is over.
+    fn keep_shared(&mut self, extended: Option<u32>, lease: Lease, data: Span) {
+        let bytes = data.of(self.around.pool.view(&lease)).unwrap_or_default().into();
+        tally::add(tally::Cost::Copied, u64::from(data.len));
+        self.give_back(lease);
+        self.command(Command::Kept { id: self.id, extended, bytes });
     }
 
     /// Moves the data elsewhere if buffers for receiving are scarce: the end of the key exchange

@@ -55,7 +55,8 @@ pub enum Command {
         /// That connection brings other clients' data too, perhaps in the same lease.
         of_many: bool,
     },
-    /// The same outside of any lease: one of many connections may wait for long.
+    /// The same outside of any lease: one of many connections may wait for long, and what waits for
+    /// the end of a key exchange must not hold the buffer that this is received in.
     Kept {
         id: ChannelId,
         extended: Option<u32>,

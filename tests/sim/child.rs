@@ -137,6 +137,8 @@ pub struct SimChild {
     busy_until: Instant,
     /// How long it may be busy with something else between two steps.
     dawdles: Duration,
+    /// It has dawdled and done nothing since: programs that wake one another by it would never rest.
+    dawdled: bool,
     exited: bool,
 }
 
@@ -168,6 +170,7 @@ impl SimChild {
             buffer: Vec::new(),
             busy_until,
             dawdles,
+            dawdled: false,
             exited: false,
         }
     }
@@ -184,14 +187,15 @@ impl SimChild {
         if self.is_over() || self.busy_until > world.now() {
             return;
         }
-        if !self.dawdles.is_zero() && one_in(entropy, 3) {
+        if !self.dawdles.is_zero() && !self.dawdled && one_in(entropy, 3) {
+            self.dawdled = true;
             self.busy_until = world.now().after(up_to(entropy, self.dawdles));
             world.wake_at(self.busy_until);
             return;
         }
         for _ in 0..4 {
             match self.act(world, entropy) {
-                Next::Onward => {}
+                Next::Onward => self.dawdled = false,
                 Next::Stuck => return,
                 Next::Exit(exit) => return self.exit(exit, world),
             }

@@ -429,7 +429,7 @@ impl Live {
                 // What a client that has fallen silent asked for has not all been heard.
                 let excused = self.line.meddled_at.is_some() || self.host_lost;
                 let now = self.line.now();
-                self.task(id).expect("a task ends").closed(opened, now, excused);
+                self.task(id).expect("a task ends").closed(opened, now, excused, plan.is_proxied());
                 self.by_channel.remove(&id);
                 Ok(())
             }

@@ -248,11 +248,11 @@ impl Task {
         }
     }
 
-    /// The channel is no more; it had been opened, or was never to be.
+    /// The channel is no more; it had been opened, or was never to be. `proxied`: by way of a host.
     ///
     /// # Panics
     /// When the task did not get what it came for.
-    pub fn closed(&mut self, opened: bool, now: Instant, excused: bool) {
+    pub fn closed(&mut self, opened: bool, now: Instant, excused: bool, proxied: bool) {
         assert!(opened || !self.is_session() || excused, "a session was refused");
         self.over = true;
         if excused {
@@ -262,7 +262,7 @@ impl Task {
             Kind::Exec(exec) => exec.check_complete(now),
             Kind::Sftp(sftp) => sftp.check_complete(),
             Kind::Scp(scp) => scp.check_complete(),
-            Kind::Forward(forward) => forward.check_complete(opened),
+            Kind::Forward(forward) => forward.check_complete(opened, proxied),
         }
     }
 

@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Login, Process, Start};
-use crate::base::{Entropy, Instant};
+use crate::base::{Entropy, Instant, Span};
 use crate::connection::{
     Answer, ChannelId, ChannelRequest, ClientConnectionConfig, Conn, Connection, ConnectionConfig,
     Event, Input, LoginMethod, Query, WindowSize,
 };
 use crate::crypto::{KeyKind, PrivateKey, RandomPool, SignatureAlgorithm};
-use crate::limits::{CHANNEL_PACKET_BYTES_MAX, SERVICE_PAUSE};
+use crate::limits::{CHANNEL_PACKET_BYTES_MAX, HEADROOM, SERVICE_PAUSE};
 use crate::reactor::either::{EitherDriver, Way};
-use crate::reactor::{Chunk, Class, Driver, Gather, PoolSizes, Token};
+use crate::reactor::{Chunk, Class, Driver, Gather, Lease, PoolSizes, Token};
 use crate::services::{
     Account, Done, Io, Job, Outgoing, Prelude, Program, Rules, Service, Surroundings, Wishes,
     open_terminal, spawn,
@@ -263,6 +263,34 @@ impl Bench {
     /// Leases out now.
     pub fn leases(&mut self) -> u64 {
         self.driver.pool().stats().outstanding()
+    }
+
+    pub fn begin_rekey(&mut self) {
+        self.serve(|conn, env| conn.rekey(env).unwrap());
+    }
+
+    /// All leases that a service can have, a small one last.
+    pub fn take_all(&mut self) -> Vec<Lease> {
+        let pool = self.driver.pool();
+        let mut all: Vec<Lease> = std::iter::from_fn(|| pool.take_spare(Class::Packet)).collect();
+        while pool.free(Class::Small) > 0 {
+            all.extend(pool.take(Class::Small));
+        }
+        all
+    }
+
+    pub fn give_back(&mut self, leases: Vec<Lease>) {
+        leases.into_iter().for_each(|lease| self.driver.pool().give_back(lease));
+    }
+
+    /// As if a shared read had brought it.
+    pub fn send_shared(&mut self, bytes: &[u8], mut lease: Lease) {
+        let data = Span::new(HEADROOM, bytes.len() as u32);
+        data.of_mut(self.driver.pool().bytes(&mut lease)).unwrap().copy_from_slice(bytes);
+        self.call(|_, io| {
+            assert!(io.reserve_shared() && !io.is_ready());
+            io.send_shared(None, lease, data);
+        });
     }
 
     /// Nothing in flight, no descriptor open, no lease out.

@@ -400,3 +400,22 @@ fn preparations_are_for_before_the_start_and_signals_for_after() {
     assert_eq!(seen.said[13..15], [yes.clone(), yes]);
     place(&seen, &Said::Signal("TERM".to_owned()));
 }
+
+/// The end of a key exchange is received in a small buffer: output that waits for it holds none of
+/// the last, even if there is no other memory for it.
+#[test]
+fn output_that_waits_for_new_keys_holds_none_of_the_last_buffers() {
+    // The other driver has small buffers on offer that nobody can take by hand.
+    let mut bench = Bench::new(&Setting { driver: Way::Mio, ..Setting::default() });
+    bench.ask(exec("exec cat"));
+    bench.until("the program", |bench| !bench.seen.said.is_empty());
+    bench.begin_rekey();
+    let mut held = bench.take_all();
+    let before = bench.leases();
+    bench.send_shared(b"in time", held.pop().unwrap());
+    assert_eq!(bench.leases(), before - 1);
+    bench.give_back(held);
+    bench.say_eof();
+    let seen = bench.finish();
+    assert_eq!(text(&seen.stdout), "in time");
+}
