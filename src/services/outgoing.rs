@@ -391,7 +391,10 @@ impl Outgoing {
         let of_all = data.lease.len() <= SMALL_SLOT || (of_many && data.span.len <= SMALL_BYTES);
         let lags = self.unsent >= SHARED_UNSENT_BYTES_MAX && of_all
             || of_many && self.unsent >= LINK_UNSENT_BYTES_MAX;
-        let in_place = !lags && conn.fits_around(extended, data.span, data.lease.len());
+        // More small data than one send takes would hold a lease each until the peer reads.
+        let many = self.sealed.len() >= GATHER_MAX && data.span.len <= SMALL_BYTES;
+        let fits = conn.fits_around(extended, data.span, data.lease.len());
+        let in_place = !lags && !many && fits;
         if !in_place && data.span.len <= SMALL_BYTES {
             return Ok(self.pass_small((id, extended, of_many), data, conn, around));
         }
