@@ -486,15 +486,17 @@ fn rsync_and_git_work_over_it() {
     // With a key that nobody let in, the programs say what ssh has told them.
     support::keygen(&gateway.path("stranger"), "ed25519", "");
     let unknown = ssh.replace("user_ed25519", "stranger") + " -o BatchMode=yes";
-    for (program, words, code) in [
-        ("rsync", &["-a", "-e", &*unknown, &*from, "none"][..], 255),
-        ("git", &["clone", "-q", "127.0.0.1:repository", "none"], 128),
+    for (program, words, codes) in [
+        // 12 when it hears the end of the stream before that of ssh.
+        ("rsync", &["-a", "-e", &*unknown, &*from, "none"][..], &[255, 12][..]),
+        ("git", &["clone", "-q", "127.0.0.1:repository", "none"], &[128]),
     ] {
         let mut command = Command::new(program);
         command.args(words).env("GIT_SSH_COMMAND", &unknown).current_dir(gateway.folder.path());
         let output = command.output().expect("it starts");
         let said = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(code), "{program}: {said}");
+        let code = output.status.code().expect("an exit");
+        assert!(codes.contains(&code), "{program}: {code}, {said}");
         assert!(said.contains("Permission denied (publickey"), "{program}: {said}");
     }
     let repository = gateway.path("repository");
