@@ -692,6 +692,10 @@ pub const SIGNATURES_BEFORE_LOGIN_MAX: u32 = 64;
 pub const SESSIONS_REMEMBERED_MAX: usize = 65_536;
 /// The longest line of an edge in the log; what passes it is cut.
 pub const EDGE_LINE_BYTES_MAX: usize = 16 * 1024;
+/// How long a start waits for a port that another program has, and how often it looks: the processes of
+/// a gateway that was killed end within a few milliseconds, and whoever chose a wrong port should hear it.
+pub const PORT_WAIT_MAX: Duration = Duration::from_millis(500);
+pub const PORT_WAIT_STEP: Duration = Duration::from_millis(10);
 /// Unauthenticated connections a process holds.
 pub const STARTUPS_MAX: usize = LINKS_MAX;
 /// Sources of each family whose penalties another edge is told of, and how many at a time: the last to

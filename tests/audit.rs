@@ -163,6 +163,7 @@ fn every_event_is_a_line_of_its_session() {
     let folder = tempfile::tempdir().expect("a folder");
     let gateway = audited(&folder, &[]);
     let audit = folder.path().join("audit");
+    wait_for("the audit", || audit.exists());
     let mode = fs::metadata(&audit).expect("the audit").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     do_things(&gateway, &folder);

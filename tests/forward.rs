@@ -508,8 +508,12 @@ fn sockets_are_opened_with_the_rights_of_the_account() {
         let mut command = client(&gateway, gateway.port, &[&user]);
         command.args(["-N", "-L", &forward, "127.0.0.1"]).stderr(Stdio::piped());
         let mut child = Background(command.spawn().expect("ssh starts"));
-        wait_for("the client to listen", || own.exists());
-        let mut stream = UnixStream::connect(&own).expect("the client listens");
+        let mut open = None;
+        wait_for("the client to listen", || {
+            open = UnixStream::connect(&own).ok();
+            open.is_some()
+        });
+        let mut stream = open.expect("the client listens");
         stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a limit");
         let mut stdout = Vec::new();
         let _ = stream.read_to_end(&mut stdout);

@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
+use std::thread;
 
 use anyhow::bail;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -15,6 +16,8 @@ use nix::sys::socket::{
 use tracing::warn;
 
 use super::config::{Endpoint, Global};
+use crate::limits::{PORT_WAIT_MAX, PORT_WAIT_STEP};
+use crate::reactor;
 
 /// Connections the kernel completes ahead of us.
 const BACKLOG: i32 = 4096;
@@ -107,10 +110,12 @@ impl Listeners {
         let port = endpoint.address.port();
         let in_the_way = |old: &Endpoint| old.address.port() == port && !wanted.contains(old);
         let old = self.open.iter().filter(|(old, _)| in_the_way(old));
-        if old.map(|(_, socket)| silence(socket)).count() == 0 {
-            return Err(refused);
+        let in_the_way = old.map(|(_, socket)| silence(socket)).count();
+        match in_the_way {
+            0 if self.open.is_empty() => open_soon(endpoint, refused),
+            0 => Err(refused),
+            _ => open(endpoint),
         }
-        open(endpoint)
     }
 
     /// Ends listening on what `kept` has not, at once: accepts in the kernel still hold a socket
@@ -148,6 +153,20 @@ pub fn open(endpoint: &Endpoint) -> io::Result<OwnedFd> {
         };
         io::Error::new(why.kind(), format!("cannot listen on {address}: {why}{hint}"))
     })
+}
+
+/// As [`open`] at a start: a gateway that was killed a moment ago may have processes that are about to
+/// end, and hold the port till then.
+fn open_soon(endpoint: &Endpoint, mut refused: io::Error) -> io::Result<OwnedFd> {
+    let end = reactor::now().after(PORT_WAIT_MAX);
+    while reactor::now() < end {
+        thread::sleep(PORT_WAIT_STEP);
+        match open(endpoint) {
+            Err(why) if why.kind() == io::ErrorKind::AddrInUse => refused = why,
+            outcome => return outcome,
+        }
+    }
+    Err(refused)
 }
 
 /// Makes a listening socket that was handed over one like ours.
