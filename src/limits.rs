@@ -209,6 +209,10 @@ pub const CERTIFICATE_CLOCK_SKEW: Duration = Duration::from_secs(60);
 pub const REVOKED_KEYS_BYTES_MAX: u64 = 16 * 1024 * 1024;
 /// One known_hosts file: some hundred thousand lines.
 pub const KNOWN_HOSTS_BYTES_MAX: u64 = 16 * 1024 * 1024;
+/// How often a file that somebody else changes meanwhile is begun again.
+pub const KNOWN_HOSTS_TRIES_MAX: u32 = 3;
+/// How often somebody who answers neither yes nor no is asked; ssh's figure.
+pub const QUESTIONS_MAX: u32 = 3;
 /// One line of it: an RSA key of the largest size and as many names again.
 pub const KNOWN_HOSTS_LINE_BYTES_MAX: usize = 16 * 1024;
 /// Lines that could not be read and are told about.
@@ -365,6 +369,8 @@ pub const PAM_PASSWORD_BYTES_MAX: usize = 511;
 /// All that one is told: names of 1,024 bytes, which are what a login may have, and a password. It fits
 /// into a pipe.
 pub const PAM_QUESTION_BYTES_MAX: usize = 8 * 1024;
+/// Messages of one question of a module: Linux-PAM's own bound.
+pub const PAM_MESSAGES_MAX: usize = 32;
 /// Of PAM's words in the log.
 pub const PAM_REASON_BYTES_MAX: usize = 256;
 /// The name of a service.
@@ -715,6 +721,8 @@ pub const AUDIT_TEXT_BYTES_MAX: usize = 1024;
 pub const AUDIT_FIELDS_MAX: u8 = 16;
 /// One line of it: with a header it fits into [`SYSLOG_BYTES_MAX`].
 pub const AUDIT_LINE_BYTES_MAX: usize = 7 * 1024;
+/// What texts are cut to in a line that would be longer.
+pub const AUDIT_CUT_BYTES: usize = 128;
 /// Lines that wait to be written; more are lost and counted. Most have some 200 bytes.
 pub const AUDIT_QUEUE_MAX: usize = 8192;
 /// Lines that one other process may have written in a second: more than a shard can do file operations,

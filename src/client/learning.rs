@@ -12,12 +12,7 @@ use super::options::UpdateHostKeys;
 use super::{Level, Options, Person, Voice};
 use crate::crypto::keys::known_hosts::{HostName, KnownHosts, Update, updated};
 use crate::crypto::{KeyKind, PublicKey};
-use crate::limits::KNOWN_HOSTS_BYTES_MAX;
-
-/// How often a file that somebody else changes meanwhile is begun again.
-const TRIES: u32 = 3;
-/// As ssh: whoever answers neither yes nor no is asked again, so often.
-const QUESTIONS: u32 = 3;
+use crate::limits::{KNOWN_HOSTS_BYTES_MAX, KNOWN_HOSTS_TRIES_MAX, QUESTIONS_MAX};
 
 /// What one connection may still learn of its host.
 #[derive(Debug)]
@@ -173,7 +168,7 @@ impl Learner {
             Err(why) if why.kind() == ErrorKind::NotFound => return Ok(()),
             path => path?,
         };
-        for _ in 0..TRIES {
+        for _ in 0..KNOWN_HOSTS_TRIES_MAX {
             let (text, before) = read(&path)?;
             // Nobody wants /dev/null replaced.
             if !before.is_file() {
@@ -213,7 +208,7 @@ impl Learner {
 }
 
 fn agreed(person: Person, voice: &Voice) -> bool {
-    for _ in 0..QUESTIONS {
+    for _ in 0..QUESTIONS_MAX {
         match person.ask("Accept updated hostkeys? (yes/no): ") {
             Ok(answer) if answer.eq_ignore_ascii_case("yes") => return true,
             Ok(answer) if !answer.is_empty() && !answer.eq_ignore_ascii_case("no") => {

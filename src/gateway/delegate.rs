@@ -23,7 +23,7 @@ use super::logbook::{Begun, Recorder};
 use super::parcel::Parcel;
 use super::server::{Server, Settings};
 use super::signals::{Signals, Woken};
-use super::signer::words::{Order, Signable};
+use super::signer::words::Order;
 use super::socket::Messenger;
 use super::startups::Startups;
 use super::{generation, serve};
@@ -211,8 +211,7 @@ impl Signer for RemoteSigner {
         _hash: &[u8],
         exchange: Option<SignableExchange>,
     ) -> Option<Box<[u8]>> {
-        let what = Signable::Exchange(exchange?);
-        self.ask(Order { host_key: u32::try_from(host_key).ok()?, what })
+        self.ask(Order::exchange(host_key, exchange)?)
     }
 
     fn prove(
@@ -221,8 +220,7 @@ impl Signer for RemoteSigner {
         algorithm: SignatureAlgorithm,
         session: &[u8],
     ) -> Option<Box<[u8]>> {
-        let what = Signable::Proof { algorithm, session: session.into() };
-        self.ask(Order { host_key: u32::try_from(host_key).ok()?, what })
+        self.ask(Order::proof(host_key, algorithm, session)?)
     }
 }
 

@@ -11,7 +11,7 @@ use super::logbook::{Begun, Recorder};
 use super::names::Resolver;
 use super::policy::{Comer, Policy, Reason, Refusal, Request};
 use super::signer::bureau::Bureau;
-use super::signer::words::{Order, Signable};
+use super::signer::words::Order;
 use super::startups::Startups;
 use super::workers::Execute;
 use super::{generation, log_level, names, upstream};
@@ -87,8 +87,7 @@ impl Signer for Arc<Bureau> {
         _hash: &[u8],
         exchange: Option<SignableExchange>,
     ) -> Option<Box<[u8]>> {
-        let what = Signable::Exchange(exchange?);
-        wait_for(self, Order { host_key: u32::try_from(host_key).ok()?, what })
+        wait_for(self, Order::exchange(host_key, exchange)?)
     }
 
     fn prove(
@@ -97,8 +96,7 @@ impl Signer for Arc<Bureau> {
         algorithm: SignatureAlgorithm,
         session: &[u8],
     ) -> Option<Box<[u8]>> {
-        let what = Signable::Proof { algorithm, session: session.into() };
-        wait_for(self, Order { host_key: u32::try_from(host_key).ok()?, what })
+        wait_for(self, Order::proof(host_key, algorithm, session)?)
     }
 }
 

@@ -110,8 +110,8 @@ impl Listeners {
         let port = endpoint.address.port();
         let in_the_way = |old: &Endpoint| old.address.port() == port && !wanted.contains(old);
         let old = self.open.iter().filter(|(old, _)| in_the_way(old));
-        let in_the_way = old.map(|(_, socket)| silence(socket)).count();
-        match in_the_way {
+        let silenced = old.map(|(_, socket)| silence(socket)).count();
+        match silenced {
             0 if self.open.is_empty() => open_soon(endpoint, refused),
             0 => Err(refused),
             _ => open(endpoint),

@@ -7,6 +7,7 @@ Starts a gateway of its own on a free port of 127.0.0.1 and a home directory tha
 ports and figures differ each time.
 """
 
+import fcntl
 import os
 import pty
 import re
@@ -14,9 +15,11 @@ import select
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 
 WIDTH, PATIENCE = 100, 60
@@ -32,8 +35,7 @@ class Screen:
             os.chdir(home)
             env = {"PATH": os.environ["PATH"], "HOME": home, "TERM": "xterm", "LANG": "C.UTF-8"}
             os.execve(words[0], ["tidegate", *words[1:]], env)
-        subprocess.run(["stty", "-F", os.ttyname(terminal) if os.isatty(terminal) else "/dev/null",
-                        "cols", str(WIDTH)], stderr=subprocess.DEVNULL, check=False)
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, WIDTH, 0, 0))
         deadline, seen = time.monotonic() + PATIENCE, 0
         while time.monotonic() < deadline:
             if select.select([terminal], [], [], 0.2)[0]:

@@ -5,10 +5,7 @@ use serde_json::Value as Json;
 use super::entry::{Entry, Event, Value};
 use super::{NOBODY, Speaker};
 use crate::base::{Utc, cut, escape_up_to};
-use crate::limits::AUDIT_LINE_BYTES_MAX;
-
-/// What texts are cut to in a line that would be too long.
-const CUT_BYTES: usize = 128;
+use crate::limits::{AUDIT_CUT_BYTES, AUDIT_LINE_BYTES_MAX};
 
 /// An event and its circumstances.
 #[derive(Debug)]
@@ -23,7 +20,7 @@ impl Line {
     /// from those of others.
     pub fn text(&self, run: u32) -> String {
         let text = self.text_with(run, usize::MAX);
-        if text.len() <= AUDIT_LINE_BYTES_MAX { text } else { self.text_with(run, CUT_BYTES) }
+        if text.len() <= AUDIT_LINE_BYTES_MAX { text } else { self.text_with(run, AUDIT_CUT_BYTES) }
     }
 
     /// The session's name; none is about no connection.

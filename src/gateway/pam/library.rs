@@ -6,6 +6,7 @@ use std::ptr;
 use zeroize::{Zeroize, Zeroizing};
 
 use super::words::{Stage, Step};
+use crate::limits::PAM_MESSAGES_MAX;
 
 /// Linux-PAM's. Others are not known.
 const LIBRARY: &CStr = c"libpam.so.0";
@@ -22,8 +23,6 @@ const DISALLOW_NULL_PASSWORD: c_int = 1;
 const PROMPT_ECHO_OFF: c_int = 1;
 const ERROR_MESSAGE: c_int = 3;
 const TEXT_INFO: c_int = 4;
-/// The most messages of one call.
-const MESSAGES_MAX: usize = 32;
 
 /// What modules that want a terminal hear of, as sshd tells it.
 const TTY: &CStr = c"ssh";
@@ -191,7 +190,7 @@ extern "C" fn answer(
     data: *mut c_void,
 ) -> c_int {
     let Some(count) =
-        usize::try_from(count).ok().filter(|count| (1..=MESSAGES_MAX).contains(count))
+        usize::try_from(count).ok().filter(|count| (1..=PAM_MESSAGES_MAX).contains(count))
     else {
         return CONVERSATION_ERROR;
     };

@@ -87,8 +87,10 @@ impl<'a> Question<'a> {
         let task = match task {
             0 => Task::Probe,
             1 => Task::Account,
-            more => Task::Login { password, empty_permitted: more == 3 },
+            2 | 3 => Task::Login { password, empty_permitted: task == 3 },
+            _ => return Err(Malformed::Number),
         };
+        reader.end()?;
         Ok(Question { service, user, host, task })
     }
 }
@@ -146,6 +148,9 @@ mod tests {
             for len in 0..bytes.len() {
                 assert!(Question::decode(&bytes[..len]).is_err(), "{len}");
             }
+        }
+        for bytes in [&[4; 17][..], &[[4].as_slice(), &[0; 16]].concat(), &[0; 18]] {
+            assert!(Question::decode(bytes).is_err(), "{bytes:?}");
         }
         let password = &[b'x'; PAM_QUESTION_BYTES_MAX];
         let task = Task::Login { password, empty_permitted: false };

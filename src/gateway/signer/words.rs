@@ -121,6 +121,17 @@ impl Tell {
 }
 
 impl Order {
+    /// The hash of an exchange. `None`: there is no such key, or nobody said what the hash is made of.
+    pub fn exchange(host_key: usize, exchange: Option<SignableExchange>) -> Option<Order> {
+        Some(Order { host_key: u32::try_from(host_key).ok()?, what: Signable::Exchange(exchange?) })
+    }
+
+    /// That we hold the key. `None`: there is no such key.
+    pub fn proof(host_key: usize, algorithm: SignatureAlgorithm, session: &[u8]) -> Option<Order> {
+        let what = Signable::Proof { algorithm, session: session.into() };
+        Some(Order { host_key: u32::try_from(host_key).ok()?, what })
+    }
+
     /// At least as many bytes as a message has with it: grown once, so that no copy of a secret is left
     /// behind.
     pub fn bytes_max(&self) -> usize {
