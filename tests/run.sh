@@ -77,6 +77,6 @@ say "documentation"
 RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --no-deps --document-private-items
 if [ "$quick" != --quick ]; then
     say "fuzzing"
-    tests/fuzz/run.sh 10
+    tests/fuzz/run.sh 6
 fi
 say "all checks passed"
