@@ -137,6 +137,37 @@ fn case_132_to_134_an_administrator_finds_the_signer_with_its_keys_alone() {
     assert_eq!(count, 4);
 }
 
+/// The scheduling policies of its threads, by their names (proc_pid_stat(5)).
+fn policies(pid: u32) -> Vec<(String, i32)> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("threads").flatten();
+    let of = |task: fs::DirEntry| {
+        let stat = fs::read_to_string(task.path().join("stat")).expect("its numbers");
+        let (name, rest) = stat.split_once(") ").expect("a name");
+        let policy = rest.split_whitespace().nth(38).expect("a policy").parse().expect("a number");
+        (name.split_once('(').expect("a name").1.to_owned(), policy)
+    };
+    tasks.map(of).collect()
+}
+
+/// Who is told of logins takes several at a waking, and does not interrupt who tells; all others,
+/// programs of users among them, are scheduled as usual.
+#[test]
+fn those_who_hear_of_logins_are_woken_in_batches() {
+    let Some(gateway) = gateway() else { return };
+    let shown = gateway.ssh(&[], &["cat", "/proc/self/stat"]).output().expect("ssh runs");
+    let stat = String::from_utf8(shown.stdout).expect("text");
+    assert_eq!(stat.split_whitespace().nth(40), Some("0"), "{stat}");
+    let batch = nix::libc::SCHED_BATCH;
+    let root = policies(gateway.child.id());
+    for name in ["edge's keeper", "signer's keeper", "broker"] {
+        assert!(root.contains(&(name.to_owned(), batch)), "{name}: {root:?}");
+    }
+    assert!(policies(part(&gateway, "signer")).iter().all(|(_, policy)| *policy == batch));
+    for name in ["edge", "delegate"] {
+        assert!(policies(part(&gateway, name)).iter().all(|(_, policy)| *policy == 0), "{name}");
+    }
+}
+
 fn contains(bytes: &[u8], secret: &[u8]) -> bool {
     let (at, wanted) = (bytes.as_ptr().cast(), secret.as_ptr().cast());
     // SAFETY: both are read, within their lengths.

@@ -25,6 +25,7 @@ use zeroize::Zeroize;
 
 use super::audit::book::AccountBook;
 use super::audit::{Audit, Entry, Event, Field, Speaker};
+use super::batch;
 use super::config::LogFormat;
 use super::helper::{self, Logs};
 use super::logbook::{self, Logbook, Login};
@@ -74,6 +75,7 @@ pub fn run(
     connections: &Receiver<Box<HandOver>>,
     keep: &Receiver<Infallible>,
 ) {
+    batch::enter();
     let (alive, ended) = bounded(0);
     let mut broker = Broker { config, delegates: BTreeMap::new(), alive };
     for connection in connections {
@@ -358,6 +360,7 @@ fn spawn(
 /// What a process of ours does between fork and exec, by system calls alone: the socket to us gets its
 /// number, and a session of its own keeps it from whoever controls our terminal.
 pub fn set_out(socket: RawFd) -> io::Result<()> {
+    batch::leave();
     // SAFETY: takes numbers.
     let placed = unsafe {
         // Copying a descriptor onto itself would leave it close-on-exec.

@@ -3,7 +3,8 @@
 pub mod accounts;
 pub mod audit;
 pub mod authorized_keys;
-pub mod broker;
+mod batch;
+mod broker;
 pub mod chroot;
 pub mod cipher_speed;
 pub mod config;

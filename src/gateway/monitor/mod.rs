@@ -18,6 +18,7 @@ use tracing::{error, info};
 use zeroize::Zeroize;
 
 use self::hear::{Clerk, Staff};
+use super::batch;
 use super::broker::Process;
 use super::desk;
 use super::edge::words::{Ask, Setup, Tell};
@@ -150,6 +151,7 @@ type First = Sender<anyhow::Result<()>>;
 
 impl Keeping {
     fn keep(mut self, ready: First) {
+        batch::enter();
         let mut ready = Some(ready);
         loop {
             let end = self.run_one(&mut ready).unwrap_or_else(End::Fault);

@@ -14,6 +14,7 @@ use tracing::{error, info};
 
 use super::bureau::Bureau;
 use super::words::{Say, Setup, Tell};
+use crate::gateway::batch;
 use crate::gateway::broker::Process;
 use crate::gateway::helper::{self, Logs, Watch, lines};
 use crate::gateway::host_keys;
@@ -107,6 +108,7 @@ type First = Sender<anyhow::Result<()>>;
 
 impl Keeping {
     fn keep(self, ready: First) {
+        batch::enter();
         let (mut ready, mut rest) = (Some(ready), HELPER_REST);
         loop {
             let mut watch = Watch::new();

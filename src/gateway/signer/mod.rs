@@ -22,6 +22,7 @@ use tracing::debug;
 use zeroize::{Zeroize, Zeroizing};
 
 use self::words::{KnownKey, Order, Say, Setup, Signable, Tell};
+use super::batch;
 use super::confine::{Cell, limit};
 use super::helper::{self, NOT_BY_HAND};
 use super::host_keys;
@@ -37,6 +38,7 @@ use crate::transport::SignableExchange;
 /// The process was not started by a gateway, was given no key, or could not give its rights up.
 pub fn run() -> anyhow::Result<()> {
     nix::sys::prctl::set_name(c"tidegate")?;
+    batch::enter();
     let messenger = Arc::new(helper::parent()?);
     // As in an edge: root's process says when this one ends.
     [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]
