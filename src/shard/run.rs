@@ -538,8 +538,11 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             true => link.poll_timeout(),
             false => link.poll_deadline(),
         };
-        if let Some(at) = at.filter(|_| link.state == LinkState::Open) {
-            self.timers.set(key, at);
+        match at {
+            _ if link.state != LinkState::Open => {}
+            Some(at) => self.timers.set(key, at),
+            // What was waited for has come: nobody wakes for the time it would have taken at most.
+            None => self.timers.clear(key),
         }
     }
 

@@ -55,6 +55,8 @@ pub struct Run {
     window_budget: u64,
     grown: u64,
     ticks: u64,
+    /// How often a shard was woken.
+    pub turns: u64,
     /// Ticks since the clock moved, and the most of any moment.
     at_once: u64,
     most_at_once: u64,
@@ -146,6 +148,7 @@ impl Run {
             window_budget,
             grown: 0,
             ticks: 0,
+            turns: 0,
             at_once: 0,
             most_at_once: 0,
         }
@@ -160,6 +163,10 @@ impl Run {
     /// Connections whose end was reported with these words.
     pub fn ended_for(&self, why: &str) -> u64 {
         self.office.borrow().ended_for(why)
+    }
+
+    pub fn now(&self) -> Instant {
+        self.world.now()
     }
 
     /// Until everybody is done, every link is gone and the gateway has stopped.
@@ -249,6 +256,7 @@ impl Run {
                 let overslept = shard.overslept(self.turned_at[at]);
                 assert!(overslept.is_none(), "shard {at} slept past {overslept:?}: {shard:#?}");
                 self.turned_at[at] = self.world.now();
+                self.turns += 1;
                 shard.turn(None).expect("the simulated driver does not fail");
                 self.naps[at] = shard.sleeps_until();
                 let forgotten = shard.forgotten();

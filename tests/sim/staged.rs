@@ -180,6 +180,28 @@ fn case_107_sessions_that_ask_for_more_move_to_a_connection_of_their_own() {
     }
 }
 
+/// What was waited for and came wakes nobody later: not the time that a host had to answer in, nor that of
+/// a login.
+#[test]
+fn sessions_that_rest_wake_nobody() {
+    for onward in [false, true] {
+        let mut draw =
+            if onward { sharers(1) } else { calm(PoolSizes { small: 64, packet: 96, bulk: 24 }) };
+        if let TaskPlan::Exec(plan) = &mut draw.clients[0].tasks[0] {
+            (plan.input, plan.piece, plan.pace) = (2, 1, Duration::from_secs(1_000));
+        }
+        let from = draw.clients[0].starts_at;
+        let mut run = Run::new(draw);
+        let is_past =
+            |seconds| move |run: &mut Run| run.now() > from.after(Duration::from_secs(seconds));
+        run.until("something happens after its login", Duration::from_secs(60), is_past(3));
+        let turns = run.turns;
+        run.until("the session goes on", Duration::from_secs(2_000), is_past(900));
+        assert_eq!(run.turns - turns, 0, "onward: {onward}");
+        run.finish();
+    }
+}
+
 /// Everybody receives in the small buffers. Those whom something keeps waiting must not hold them
 /// all, whatever it is: here peers that do not read what they provoke, and programs that do not
 /// read what they are sent.
