@@ -400,6 +400,9 @@ pub const UPSTREAM_SHARE_WINDOW_BYTES_MIN: u32 = 8 * 1024;
 /// for others whatever one takes. 1024 channels may be granted 17 MiB, so what passes this comes in
 /// packets of a few bytes, which grow to several times as much.
 pub const UPSTREAM_SHARE_UNSENT_BYTES_MAX: u32 = 24 * 1024 * 1024;
+/// The name of a host behind the gateway, or of a user there: what fits a line of the configuration, or a
+/// program's answer.
+pub const UPSTREAM_NAME_BYTES_MAX: u32 = CONFIG_LINE_BYTES_MAX as u32;
 /// Hosts of one TidegateUpstream, and lists of them whose state is remembered.
 pub const UPSTREAM_HOSTS_MAX: usize = 64;
 pub const UPSTREAM_FLEETS_MAX: usize = 1024;
@@ -675,6 +678,8 @@ pub const SIGNER_REST_MAX: Duration = Duration::from_secs(5);
 pub const SIGNER_FILES_MAX: u64 = 16;
 /// Host keys of a gateway, as many as fit into what a signer is told first.
 pub const SIGNER_KEYS_MAX: usize = 64;
+/// Keys that open hosts behind the gateway, as many as fit there too.
+pub const UPSTREAM_KEYS_MAX: usize = 256;
 /// Signatures that wait for a signer, one of each connection that is there.
 pub const SIGNATURES_WAITING_MAX: usize = 2 * LINKS_MAX;
 /// RSA signatures that a signer makes and has before it at one time; the others wait with whoever asks,

@@ -9,7 +9,8 @@ use super::machine::malformed;
 use super::server::{SERVICE_CONNECTION, SERVICE_USERAUTH};
 use super::side::{Limits, Side};
 use super::{
-    Answer, AuthFailed, ClientConnectionConfig, Connection, Event, Query, Questions, Secret,
+    Answer, AuthFailed, ClientConnectionConfig, Connection, Event, LoginSession, Query, Questions,
+    Secret,
 };
 use crate::base::Instant;
 use crate::crypto::keys::Certificate;
@@ -345,17 +346,16 @@ impl Connection<Client> {
             host_key: host_key.as_ref().map(ShownKey::blob),
             signature: None,
         };
-        let user = &trying.user;
-        let mut message = vec![0; attempt.signed_bytes_max(session_id, user, SERVICE_CONNECTION)];
-        let mut out = Writer::new(&mut message);
-        attempt
-            .write_signed(session_id, user, SERVICE_CONNECTION, &mut out)
+        let message = attempt
+            .signed_bytes(session_id, &trying.user, SERVICE_CONNECTION)
             .map_err(|_| Error::Invariant("no room for what is signed"))?;
-        let len = out.len();
-        message.truncate(len);
         let (key, algorithm) = (Box::new(offer.key.clone()), offer.algorithm);
+        let session = Box::new(LoginSession {
+            id: session_id.into(),
+            host_key: attempt.host_key.unwrap_or_default().into(),
+        });
         trying.step = Step::Signature;
-        Ok(Event::Query(Query::SignLogin { key, algorithm, message: message.into() }))
+        Ok(Event::Query(Query::SignLogin { key, algorithm, message: message.into(), session }))
     }
 
     /// The server wants something else before its verdict.

@@ -163,7 +163,8 @@ pub enum Query {
         algorithm: SignatureAlgorithm,
         /// The certificate that holds the key, if it was shown inside one; not checked.
         certificate: Option<Box<Certificate>>,
-        /// The server's, over the session's identifier.
+        /// The session's identifier, and the server's signature over it.
+        session: Box<[u8]>,
         signature: Box<[u8]>,
     },
     /// Client: a slow piece of the key exchange ([`KexTask::run`]). Asked only where
@@ -186,8 +187,23 @@ pub enum Query {
     Greet { user: Box<str> },
     /// Client: the server asks whoever logs in.
     Ask(Box<Questions>),
-    /// Client: sign a login with this key.
-    SignLogin { key: Box<PublicKey>, algorithm: SignatureAlgorithm, message: Box<[u8]> },
+    /// Client: sign a login with this key. The message is made of the session, the user, the algorithm
+    /// and the key.
+    SignLogin {
+        key: Box<PublicKey>,
+        algorithm: SignatureAlgorithm,
+        message: Box<[u8]>,
+        session: Box<LoginSession>,
+    },
+}
+
+/// What binds a login that a key signs to one connection (RFC 4252 §7).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoginSession {
+    /// The session's identifier.
+    pub id: Box<[u8]>,
+    /// The host's key as it was shown, in the host-bound method; empty in the other.
+    pub host_key: Box<[u8]>,
 }
 
 /// One round of keyboard-interactive (RFC 4256 §3.2). Texts are the server's: show them escaped.

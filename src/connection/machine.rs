@@ -409,11 +409,12 @@ fn question<R: Side>(transport: &mut Transport<R>) -> Option<Query> {
             message: message.as_ref().into(),
             exchange: exchange.clone(),
         },
-        TransportQuery::TrustHostKey { key, algorithm, certificate, signature } => {
+        TransportQuery::TrustHostKey { key, algorithm, certificate, session, signature } => {
             Query::TrustHostKey {
                 key: Box::new(key.clone()),
                 algorithm: *algorithm,
                 certificate: certificate.clone(),
+                session: session.clone(),
                 signature: signature.clone(),
             }
         }

@@ -497,6 +497,7 @@ impl Listener {
         let allowed = match &order.what {
             Signable::Exchange(_) => self.delegate.may_exchange(),
             Signable::Proof { session, .. } => self.delegate.may_prove(session),
+            Signable::Login { .. } | Signable::Certificate { .. } => false,
         };
         if allowed {
             self.bureau.sign(order, Box::new(answer));

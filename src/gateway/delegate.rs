@@ -26,6 +26,7 @@ use super::signals::{Signals, Woken};
 use super::signer::words::Order;
 use super::socket::Messenger;
 use super::startups::Startups;
+use super::upstream::Files;
 use super::{generation, serve};
 use crate::crypto::{Certificate, PublicKey, SignatureAlgorithm};
 use crate::limits::{PARCEL_BYTES_MAX, REKEY_TIME_MAX, RETIRED_IDLE_TIME};
@@ -296,6 +297,7 @@ fn start(
         startups: None,
         greets: None,
         signer,
+        login_keys: Arc::new(Files),
         open_files,
         recorder,
         audit: None,

@@ -13,13 +13,14 @@ use super::policy::{Comer, Policy, Reason, Refusal, Request};
 use super::signer::bureau::Bureau;
 use super::signer::words::Order;
 use super::startups::Startups;
+use super::upstream::LoginKeys;
 use super::workers::Execute;
 use super::{generation, log_level, names, upstream};
 use crate::base::escape;
 use crate::connection::{ConnectionConfig, Secrets, host_key_proof};
 use crate::crypto::{PrivateKey, RandomPool, SignatureAlgorithm, kex};
 use crate::limits::{REKEY_TIME_MAX, STRANGERS_TOLD_MAX};
-use crate::services::upstream::Trouble;
+use crate::services::upstream::{Credential, Trouble};
 use crate::services::{
     About, AuthInfo, Child, Done, Grant, Greeted, Job, Origin, Program, SpawnFailed, SpawnSpec,
     forward, open_terminal, scp, sftp, spawn,
@@ -100,7 +101,8 @@ impl Signer for Arc<Bureau> {
     }
 }
 
-fn wait_for(bureau: &Bureau, order: Order) -> Option<Box<[u8]>> {
+/// Has something signed, and waits for it.
+pub fn wait_for(bureau: &Bureau, order: Order) -> Option<Box<[u8]>> {
     let (answer, answered) = bounded(1);
     bureau.sign(order, Box::new(move |signature| drop(answer.send(signature))));
     answered.recv_timeout(REKEY_TIME_MAX).ok()?.map(Vec::into_boxed_slice)
@@ -115,6 +117,8 @@ pub struct Executor {
     /// Hears of users who do not exist.
     pub startups: Option<Arc<Startups>>,
     pub signer: Arc<dyn Signer>,
+    /// The keys that open hosts behind the gateway.
+    pub login_keys: Arc<dyn LoginKeys>,
     /// The soft limit of open files that programs get; ours is raised.
     pub open_files: Option<u64>,
     /// Hears of sessions at terminals; without root's rights nobody can record them.
@@ -189,17 +193,10 @@ impl Execute for Executor {
             Job::Fs(root, job) => Done::Fs(Box::new(sftp::fs::run(&root, *job))),
             Job::Scp(root, job) => Done::Scp(Box::new(scp::jobs::run(&root, *job))),
             Job::Resolve { host, port } => Done::Resolved(forward::resolve(&host, port)),
-            Job::FindHosts { upstream } => Done::Hosts(match &self.policy {
-                Some(policy) => policy.find_hosts(&upstream).map(Box::new),
-                None => Err(Trouble::plain("no login goes on elsewhere here")),
-            }),
-            Job::FindWay { upstream, host } => {
-                Done::Way(upstream::find_way(&upstream, host).map(Box::new))
-            }
-            Job::JudgeHost { upstream, host, key, certificate } => {
-                let verdict = upstream::judge_host(&upstream, host, &key, certificate.as_deref());
-                Done::Judged(verdict)
-            }
+            job @ (Job::FindHosts { .. }
+            | Job::FindWay { .. }
+            | Job::JudgeHost { .. }
+            | Job::HaveLoginSigned { .. }) => self.go_on(job),
             Job::SignLogin { key, algorithm, message } => {
                 let signature = key.sign(algorithm, &message).ok();
                 Done::Signature(signature.map(Vec::into_boxed_slice))
@@ -233,6 +230,34 @@ pub struct Greets {
 }
 
 impl Executor {
+    /// What logins take that go on elsewhere.
+    fn go_on(&self, job: Job) -> Done {
+        match job {
+            Job::FindHosts { upstream, .. } => Done::Hosts(match &self.policy {
+                Some(policy) => policy.find_hosts(&upstream).map(Box::new),
+                None => Err(Trouble::plain("no login goes on elsewhere here")),
+            }),
+            Job::FindWay { upstream, host, subject, .. } => {
+                let subject = subject.as_deref();
+                let way = upstream::find_way(&upstream, host, subject, &*self.login_keys);
+                Done::Way(way.map(Box::new))
+            }
+            Job::JudgeHost { upstream, host, shown, .. } => {
+                let certificate = shown.certificate.as_deref();
+                Done::Judged(upstream::judge_host(&upstream, host, &shown.key, certificate))
+            }
+            Job::HaveLoginSigned { upstream, algorithm, session, .. } => {
+                Done::Signature(match &upstream.credential {
+                    Credential::Identity(path) => {
+                        self.login_keys.sign(path, &upstream.user, algorithm, session)
+                    }
+                    Credential::Authority(_) | Credential::Agent => None,
+                })
+            }
+            _ => Done::Lost,
+        }
+    }
+
     fn find_key(&self, request: &Request<'_>, link: u64) -> Done {
         let Some(policy) = &self.policy else { return Done::Key(None) };
         let key = || format!("Key {}", request.key.fingerprint());

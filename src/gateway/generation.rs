@@ -29,6 +29,7 @@ use super::policy::Policy;
 use super::server::{Server, Settings};
 use super::signer;
 use super::startups::Startups;
+use super::upstream::Files;
 use crate::connection::{ConnectionConfig, WindowBudget};
 use crate::crypto::{Certificate, PrivateKey, PublicKey};
 use crate::limits::WINDOW_BYTES;
@@ -105,6 +106,7 @@ impl Generation {
             startups: Some(Arc::clone(&startups)),
             policy: Some(Policy::new(Arc::clone(&config))),
             signer: Arc::new(Arc::clone(&private)) as Arc<dyn Signer>,
+            login_keys: Arc::new(Files),
             open_files: plan.open_files,
             recorder: None,
             audit: audit.clone(),

@@ -24,6 +24,7 @@ mod helper;
 pub mod host_keys;
 pub mod inetd;
 pub mod key_options;
+mod keyring;
 pub mod listen;
 pub mod log_level;
 pub mod logbook;

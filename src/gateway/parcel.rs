@@ -138,6 +138,15 @@ pub(super) fn blobs(r: &mut Reader<'_>) -> Result<Vec<Vec<u8>>, Malformed> {
     Ok(blobs)
 }
 
+/// One of two bytes, so that what is read is written the same again.
+pub(super) fn flag(r: &mut Reader<'_>) -> Result<bool, Malformed> {
+    match r.byte()? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(Malformed::Range),
+    }
+}
+
 pub(super) fn put(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend((bytes.len() as u32).to_be_bytes());
     out.extend_from_slice(bytes);
@@ -185,7 +194,7 @@ mod tests {
             Parcel::Sign {
                 ticket: 1,
                 order: Order {
-                    host_key: 2,
+                    key: 2,
                     what: Signable::Exchange(SignableExchange::from_bytes(&[9; 64])),
                 },
             },

@@ -25,6 +25,7 @@ use super::front::{self, Left, Line, Side};
 use super::generation::{Generation, Plan};
 use super::host_keys::{self, HostKeys};
 use super::inetd::Streams;
+use super::keyring;
 use super::listen::Listeners;
 use super::logbook::Logbook;
 use super::pam;
@@ -299,7 +300,7 @@ impl<'a> Start<'a> {
         let mut plan = self.plan(keys)?;
         plan.listeners = listeners.sockets();
         (self.options.ready)(&listeners.addresses(), &plan.keys);
-        let fingerprints = fingerprints(&plan.keys);
+        let fingerprints = fingerprints(&plan.keys, &plan.config);
         let current = Generation::start(plan)?;
         let pid_file = self.config.global.pid_file.as_deref();
         let pid_file = pid_file.map(|path| PidFile::write(path, pid));
@@ -486,7 +487,7 @@ impl Gateway<'_> {
         pam::check(&config)?;
         chroot::check_places(&config)?;
         let keys = load_keys(&config, &self.start.options.keys)?;
-        let fingerprints = fingerprints(&keys);
+        let fingerprints = fingerprints(&keys, &config);
         let outlet = audit_outlet(&config)?;
         if config == *self.start.config && fingerprints == self.fingerprints {
             self.start.reopen_audit(outlet);
@@ -613,8 +614,13 @@ fn first(listeners: &Listeners, signals: &Signals) -> anyhow::Result<Result<Owne
     }
 }
 
-fn fingerprints(keys: &HostKeys) -> Vec<String> {
-    keys.keys.iter().map(|key| key.private.public().fingerprint()).collect()
+/// Of all keys that a generation keeps from its start on; the others are read when they are needed.
+fn fingerprints(keys: &HostKeys, config: &Config) -> Vec<String> {
+    let host = keys.keys.iter().map(|key| key.private.public().fingerprint());
+    match nix::unistd::geteuid().is_root() {
+        true => host.chain(keyring::fingerprints(config)).collect(),
+        false => host.collect(),
+    }
 }
 
 fn reactors(config: &Config) -> usize {

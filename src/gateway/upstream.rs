@@ -2,21 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tracing::info;
 
 use super::config::{Config, Effective};
+use super::host_keys;
 use crate::base::wildcard_match;
-use crate::connection::{ClientConnectionConfig, LoginMethod};
+use crate::connection::{ClientConnectionConfig, LoginMethod, LoginSession};
 use crate::crypto::kex::KexKind;
 use crate::crypto::keys::known_hosts::{self, HostName, KnownHosts, KnownTypes, Verdict};
-use crate::crypto::keys::{CertificateKind, Certification, Extensions};
+use crate::crypto::keys::{CertificateError, CertificateKind, Certification, Extensions};
 use crate::crypto::{
     Certificate, CipherKind, KeyAlgorithm, KeyKind, PrivateKey, PublicKey, SignatureAlgorithm,
 };
@@ -25,8 +26,10 @@ use crate::limits::{
     UPSTREAM_FLEETS_MAX, UPSTREAM_HOSTS_MAX,
 };
 use crate::services::forward;
-use crate::services::upstream::{Credential, Fleet, Host, HostKeyPolicy, Trouble, Upstream, Way};
-use crate::transport::{ClientConfig, Preferences};
+use crate::services::upstream::{
+    Credential, Fleet, Host, HostKeyPolicy, LoginKey, Trouble, Upstream, Way,
+};
+use crate::transport::{ClientConfig, Preferences, RekeyLimits};
 
 /// What stands between the user and the target in a login name.
 const SEPARATORS: [char; 2] = ['%', '+'];
@@ -136,15 +139,8 @@ impl Fleets {
         hosts: Hosts,
         (client, on_behalf_of): (IpAddr, String),
     ) -> Option<Upstream> {
-        let mut preferences = Preferences::new(SOFTWARE)?;
-        preferences.kex = kex(&config.global.kex_algorithms);
-        preferences.ciphers = ciphers(&config.global.ciphers);
-        preferences.macs.clone_from(&config.global.macs);
-        preferences.rekey = login.limits().rekey;
-        let transport = ClientConfig { defers: true, ..ClientConfig::new(preferences) };
-        let transport = Arc::new(transport);
-        let mut connection = ClientConnectionConfig::new(transport);
-        connection.server_alive = login.limits().client_alive;
+        let limits = login.limits();
+        let connection = connection_config(config, limits.rekey, limits.client_alive)?;
         Some(Upstream {
             fleet: self.of(hosts),
             finder: None,
@@ -168,6 +164,23 @@ impl Fleets {
             config: Arc::new(connection),
         })
     }
+}
+
+/// What connections to hosts are made with.
+pub fn connection_config(
+    config: &Config,
+    rekey: RekeyLimits,
+    server_alive: Option<(Duration, u32)>,
+) -> Option<ClientConnectionConfig> {
+    let mut preferences = Preferences::new(SOFTWARE)?;
+    preferences.kex = kex(&config.global.kex_algorithms);
+    preferences.ciphers = ciphers(&config.global.ciphers);
+    preferences.macs.clone_from(&config.global.macs);
+    preferences.rekey = rekey;
+    let transport = ClientConfig { defers: true, ..ClientConfig::new(preferences) };
+    let mut connection = ClientConnectionConfig::new(Arc::new(transport));
+    connection.server_alive = server_alive;
+    Some(connection)
 }
 
 /// `%u` is the login's user.
@@ -214,32 +227,115 @@ fn ciphers(allowed: &[CipherKind]) -> Vec<CipherKind> {
 }
 
 /// Addresses of a host, and the key that opens it. Blocks.
-pub fn find_way(upstream: &Upstream, number: usize) -> Result<Way, Trouble> {
+pub fn find_way(
+    upstream: &Upstream,
+    number: usize,
+    subject: Option<&PublicKey>,
+    keys: &dyn LoginKeys,
+) -> Result<Way, Trouble> {
     let Some(host) = upstream.fleet.host(number) else {
         return Err(Trouble::plain("there is no such host"));
     };
     let addresses = forward::resolve(&host.name, host.port)
         .map_err(|why| Trouble::plain(format!("cannot find {host}: {why}")))?;
-    let (key, method) = match &upstream.credential {
-        Credential::Identity(path) => identity(path),
-        Credential::Authority(path) => certified(path, upstream, &addresses),
-        Credential::Agent => Ok((None, LoginMethod::None)),
-    }
-    .map_err(|why| Trouble {
+    let proof = match &upstream.credential {
+        Credential::Identity(path) => keys.identity(path).and_then(shown),
+        Credential::Authority(path) => certified(path, upstream, &addresses, (subject, keys)),
+        Credential::Agent => Ok((LoginKey::Agent, LoginMethod::None)),
+    };
+    let (key, method) = proof.map_err(|why| Trouble {
         said: "the gateway cannot use its key".to_owned(),
         logged: format!("{}: {why}", upstream.credential.place()),
     })?;
     let config = asking_for_known_keys(upstream, host);
-    Ok(Way { addresses: addresses.into(), config, key: key.map(Arc::new), method })
+    Ok(Way { addresses: addresses.into(), socket: None, config, key, method })
 }
 
-type Proof = (Option<PrivateKey>, LoginMethod);
+/// The gateway's keys for hosts, by the files that the configuration names. Calls may wait.
+pub trait LoginKeys: Send + Sync {
+    fn identity(&self, path: &Path) -> Result<LoginKey, String>;
 
-fn identity(path: &Path) -> Result<Proof, String> {
-    let key = load_key(path)?;
-    let algorithm = algorithm_of(&key)?;
-    let method = LoginMethod::PublicKey { key: Box::new(key.public().clone()), algorithm };
-    Ok((Some(key), method))
+    /// A certificate of the authority in this file.
+    fn certify(&self, authority: &Path, login: &OneLogin<'_>) -> Result<Certificate, String>;
+
+    /// Signs a login as a user at a host with the key in this file, where it is not here. `None`: it
+    /// cannot, and the log has the cause.
+    fn sign(
+        &self,
+        path: &Path,
+        user: &str,
+        algorithm: SignatureAlgorithm,
+        session: LoginSession,
+    ) -> Option<Box<[u8]>>;
+}
+
+/// What a certificate for one login is made of.
+#[derive(Clone, Copy, Debug)]
+pub struct OneLogin<'a> {
+    /// A key that was made for it.
+    pub subject: &'a PublicKey,
+    /// Who logs in there.
+    pub user: &'a str,
+    /// Who logs in here, for the host's log.
+    pub key_id: &'a str,
+    /// From where, separated by commas; empty: from anywhere.
+    pub sources: &'a str,
+}
+
+impl OneLogin<'_> {
+    /// It counts from now on, for a few minutes.
+    ///
+    /// # Errors
+    /// The authority cannot sign, or it does not fit into a certificate.
+    pub fn certify(&self, authority: &PrivateKey) -> Result<Certificate, CertificateError> {
+        let now = now();
+        let certification = Certification {
+            kind: CertificateKind::User,
+            serial: now,
+            key_id: self.key_id,
+            principals: &[self.user],
+            valid_after: now.saturating_sub(CERTIFICATE_CLOCK_SKEW.as_secs()),
+            valid_before: now.saturating_add(UPSTREAM_CERTIFICATE_TIME.as_secs()),
+            force_command: None,
+            source_address: Some(self.sources).filter(|sources| !sources.is_empty()),
+            verify_required: false,
+            extensions: Extensions::USUAL,
+        };
+        certification.issue(self.subject, authority)
+    }
+}
+
+/// Keys of this process, read from their files for each login.
+#[derive(Clone, Copy, Debug)]
+pub struct Files;
+
+impl LoginKeys for Files {
+    fn identity(&self, path: &Path) -> Result<LoginKey, String> {
+        load_key(path).map(|key| LoginKey::Here(Arc::new(key)))
+    }
+
+    fn certify(&self, authority: &Path, login: &OneLogin<'_>) -> Result<Certificate, String> {
+        login.certify(&load_key(authority)?).map_err(|why| why.to_string())
+    }
+
+    fn sign(
+        &self,
+        _path: &Path,
+        _user: &str,
+        _algorithm: SignatureAlgorithm,
+        _session: LoginSession,
+    ) -> Option<Box<[u8]>> {
+        None
+    }
+}
+
+pub type Proof = (LoginKey, LoginMethod);
+
+/// A login by this key.
+pub fn shown(key: LoginKey) -> Result<Proof, String> {
+    let public = key.public().ok_or("there is no key")?.clone();
+    let algorithm = algorithm_of(&public)?;
+    Ok((key, LoginMethod::PublicKey { key: Box::new(public), algorithm }))
 }
 
 /// A key that exists for one login, and a certificate for that login: its user, our address as the
@@ -248,31 +344,29 @@ fn certified(
     authority: &Path,
     upstream: &Upstream,
     addresses: &[SocketAddr],
+    (subject, keys): (Option<&PublicKey>, &dyn LoginKeys),
 ) -> Result<Proof, String> {
-    let authority = load_key(authority)?;
-    let key = PrivateKey::generate(KeyKind::Ed25519).map_err(|why| why.to_string())?;
-    let now = now();
+    let key = match subject {
+        Some(subject) => LoginKey::Elsewhere(Box::new(subject.clone())),
+        None => {
+            let key = PrivateKey::generate(KeyKind::Ed25519).map_err(|why| why.to_string())?;
+            LoginKey::Here(Arc::new(key))
+        }
+    };
+    let subject = key.public().ok_or("there is no key")?;
     let mut sources = own_addresses(addresses);
     if upstream.announces.is_some() {
         sources.push(upstream.client.to_canonical().to_string());
     }
-    let sources = sources.join(",");
-    let certification = Certification {
-        kind: CertificateKind::User,
-        serial: now,
+    let login = OneLogin {
+        subject,
+        user: &upstream.user,
         key_id: &upstream.on_behalf_of,
-        principals: &[&upstream.user],
-        valid_after: now.saturating_sub(CERTIFICATE_CLOCK_SKEW.as_secs()),
-        valid_before: now.saturating_add(UPSTREAM_CERTIFICATE_TIME.as_secs()),
-        force_command: None,
-        source_address: Some(&*sources).filter(|sources| !sources.is_empty()),
-        verify_required: false,
-        extensions: Extensions::USUAL,
+        sources: &sources.join(","),
     };
-    let certificate = certification.issue(key.public(), &authority);
-    let certificate = Box::new(certificate.map_err(|why| why.to_string())?);
-    let algorithm = algorithm_of(&key)?;
-    Ok((Some(key), LoginMethod::Certificate { certificate, algorithm }))
+    let certificate = Box::new(keys.certify(authority, &login)?);
+    let algorithm = algorithm_of(subject)?;
+    Ok((key, LoginMethod::Certificate { certificate, algorithm }))
 }
 
 /// The addresses that we reach these from: what the routes say, for nothing is sent.
@@ -301,18 +395,23 @@ fn now() -> u64 {
     now.map_or(0, |now| now.as_secs())
 }
 
-fn algorithm_of(key: &PrivateKey) -> Result<SignatureAlgorithm, String> {
+pub fn algorithm_of(key: &PublicKey) -> Result<SignatureAlgorithm, String> {
     let algorithms = SignatureAlgorithm::for_key(key.kind());
     algorithms.first().copied().ok_or_else(|| "this kind of key cannot sign".to_owned())
 }
 
 fn load_key(path: &Path) -> Result<PrivateKey, String> {
-    let size = fs::metadata(path).map_err(|why| why.to_string())?.len();
-    if size > KEY_FILE_BYTES_MAX {
-        return Err(format!("larger than {KEY_FILE_BYTES_MAX} bytes"));
+    let file = open_key(path).map_err(|why| why.to_string())?;
+    host_keys::read_open(file).map_err(|why| why.to_string())
+}
+
+/// Opens the file of a key that opens hosts.
+pub fn open_key(path: &Path) -> io::Result<File> {
+    let (file, metadata) = host_keys::open_plain(path)?;
+    if metadata.len() > KEY_FILE_BYTES_MAX {
+        return Err(io::Error::other(format!("larger than {KEY_FILE_BYTES_MAX} bytes")));
     }
-    let text = zeroize::Zeroizing::new(fs::read(path).map_err(|why| why.to_string())?);
-    PrivateKey::from_openssh(&*text, None).map_err(|why| why.to_string())
+    Ok(file)
 }
 
 /// A host shows the first of its keys that we name: the kinds that it is known by come first, and

@@ -461,7 +461,7 @@ mod tests {
             share: None,
             config: Arc::new(ClientConnectionConfig::new(Arc::new(transport))),
         };
-        Job::FindHosts { upstream: Arc::new(upstream) }
+        Job::FindHosts { link: 1, upstream: Arc::new(upstream) }
     }
 
     /// Programs that do not answer hold up neither names nor anything else.

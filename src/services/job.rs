@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::wildcard_match;
-use crate::connection::{Chains, ConnectionConfig, HostKeyProofs, LoginLimits, Presence, Secrets};
+use crate::connection::{
+    Chains, ConnectionConfig, HostKeyProofs, LoginLimits, LoginSession, Presence, Secrets,
+};
 use crate::crypto::kex::Group;
 use crate::crypto::{
-    Certificate, KexError, KexPiece, KexTask, PrivateKey, PublicKey, SharedSecret,
+    Certificate, KexError, KexPiece, KexTask, PrivateKey, PublicKey, SharedSecret, ShownKey,
     SignatureAlgorithm,
 };
 use crate::limits::PARCEL_BYTES_MAX;
@@ -89,20 +91,34 @@ pub enum Job {
     ConnectPath(Box<[u8]>),
     /// Asks the program that knows which hosts a login goes on at.
     FindHosts {
+        /// The login's name in the log.
+        link: u64,
         upstream: Arc<Upstream>,
     },
     /// Finds the way to a host of these, by its number: addresses, and the key to log in with.
     FindWay {
+        link: u64,
         upstream: Arc<Upstream>,
         host: usize,
+        /// The key that is to be certified for this login; `None`: one is made if that is wanted.
+        subject: Option<Box<PublicKey>>,
     },
     /// Is this the host's key?
     JudgeHost {
+        link: u64,
         upstream: Arc<Upstream>,
         host: usize,
-        key: Box<PublicKey>,
-        /// That it was shown in.
-        certificate: Option<Box<Certificate>>,
+        shown: ShownKey,
+        /// The session's identifier, and the key's signature over it.
+        session: Box<[u8]>,
+        signature: Box<[u8]>,
+    },
+    /// Has a login at a host signed by the key that opens it, where that is not here.
+    HaveLoginSigned {
+        link: u64,
+        upstream: Arc<Upstream>,
+        algorithm: SignatureAlgorithm,
+        session: LoginSession,
     },
     /// Signs a login at another host.
     SignLogin {

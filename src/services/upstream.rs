@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use crate::base::Instant;
 use crate::connection::{ClientConnectionConfig, LoginMethod};
-use crate::crypto::{PrivateKey, SignatureAlgorithm};
+use crate::crypto::{PrivateKey, PublicKey, SignatureAlgorithm};
 use crate::limits::UPSTREAM_REST_TIME;
 use crate::wire::proxy::ProxyVersion;
 
@@ -162,6 +163,11 @@ impl Fleet {
         self.hosts.len() == other.hosts.len() && self.hosts.iter().zip(&other.hosts).all(same)
     }
 
+    /// Their names and ports.
+    pub fn hosts(&self) -> impl Iterator<Item = (&str, u16)> {
+        self.hosts.iter().map(|host| (host.name.as_str(), host.port))
+    }
+
     pub fn host(&self, number: usize) -> Option<&Host> {
         self.hosts.get(number)
     }
@@ -219,11 +225,33 @@ impl fmt::Display for Fleet {
 #[derive(Debug)]
 pub struct Way {
     pub addresses: VecDeque<SocketAddr>,
+    /// The host is connected already, at this address.
+    pub socket: Option<(OwnedFd, SocketAddr)>,
     pub config: Arc<ClientConnectionConfig>,
-    /// `None`: it is in the client's agent.
-    pub key: Option<Arc<PrivateKey>>,
+    pub key: LoginKey,
     /// How it is shown.
     pub method: LoginMethod,
+}
+
+/// Who has the key of our login at a host.
+#[derive(Clone, Debug)]
+pub enum LoginKey {
+    Here(Arc<PrivateKey>),
+    /// Whoever signs for the gateway.
+    Elsewhere(Box<PublicKey>),
+    /// The client's agent.
+    Agent,
+}
+
+impl LoginKey {
+    /// `None`: nobody knows yet which key of the agent it is.
+    pub fn public(&self) -> Option<&PublicKey> {
+        match self {
+            LoginKey::Here(key) => Some(key.public()),
+            LoginKey::Elsewhere(key) => Some(key),
+            LoginKey::Agent => None,
+        }
+    }
 }
 
 /// Why a host is of no use.

@@ -2,15 +2,17 @@
 //! has, and our own login there. What then passes between the two connections is in `relay`.
 
 use std::collections::VecDeque;
+use std::os::fd::IntoRawFd;
 
 use super::relay::{Dial, Down, End, HostProof, Relay, Up};
 use super::*;
 use crate::connection::{Answer, AuthFailed, Conn, Connection, LoginMethod, Query};
+use crate::crypto::ShownKey;
 use crate::limits::{
     AGENT_OFFER_TIME, CONNECT_TIME_MAX, UPSTREAM_LOGIN_TIME_MAX, UPSTREAM_NEWS_TIME,
 };
 use crate::reactor::Errno;
-use crate::services::upstream::{Credential, Host, Trouble, Upstream};
+use crate::services::upstream::{Credential, Host, LoginKey, Trouble, Upstream};
 use crate::services::{Outgoing, RoutingDomain, Surroundings};
 use crate::transport::Error;
 use crate::wire::proxy::{self, ProxyOrigin};
@@ -44,10 +46,11 @@ impl<D: Driver, O: Outside> Shard<D, O> {
 
     /// A program knows where the login goes on.
     fn ask_for_hosts(&mut self, key: u32) {
+        let link = self.serial(key);
         let Some((down, in_flight, generation)) = self.down(key) else { return };
         *in_flight += 1;
         let upstream = Arc::clone(&down.upstream);
-        self.submit_job(Token { key, generation, tag: TAG_WAY }, Job::FindHosts { upstream });
+        self.submit_job(Token { key, generation, tag: TAG_WAY }, Job::FindHosts { link, upstream });
     }
 
     fn hosts_found(&mut self, key: u32, found: Result<Box<Upstream>, Trouble>) {
@@ -78,7 +81,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     }
 
     pub(super) fn try_next_host(&mut self, key: u32) {
-        let now = self.driver.now();
+        let (now, link) = (self.driver.now(), self.serial(key));
         let Some((down, in_flight, generation)) = self.down(key) else { return };
         let Some(host) = down.order.pop_front() else {
             let said = match &down.trouble {
@@ -94,7 +97,12 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         *in_flight += 1;
         let upstream = Arc::clone(&down.upstream);
         let token = Token { key, generation, tag: TAG_WAY };
-        self.submit_job(token, Job::FindWay { upstream, host });
+        self.submit_job(token, Job::FindWay { link, upstream, host, subject: None });
+    }
+
+    /// The number of a login in the log; of a connection to a host, that of the login it was made for.
+    fn serial(&self, key: u32) -> u64 {
+        self.links.get(key as usize).map_or(0, |link| link.serial)
     }
 
     /// A worker has found the way to a host, or not.
@@ -106,10 +114,14 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
         match done {
             Done::Hosts(found) => self.hosts_found(key, found),
-            Done::Way(Ok(way)) => {
+            Done::Way(Ok(mut way)) => {
+                let socket = way.socket.take();
                 down.addresses.clone_from(&way.addresses);
                 down.way = Some(Arc::from(way));
-                self.try_next_address(key, "it has no address");
+                match socket {
+                    Some((socket, at)) => self.begin_upstream(key, Fd(socket.into_raw_fd()), at),
+                    None => self.try_next_address(key, "it has no address"),
+                }
             }
             Done::Way(Err(trouble)) => self.host_failed(key, trouble),
             _ => self.host_failed(key, Trouble::plain("a worker failed")),
@@ -261,27 +273,33 @@ impl<D: Driver, O: Outside> Shard<D, O> {
 
     /// What the protocol wants to know of a client's owner.
     pub(super) fn ask_upstream(&mut self, key: u32, query: Query) {
+        let link = self.serial(key);
         let Some((up, in_flight, generation)) = self.up(key) else { return };
         let token = Token { key, generation, tag: TAG_JOB };
         let job = match query {
-            Query::TrustHostKey { key: public, certificate, signature, .. } => {
+            Query::TrustHostKey { key: public, algorithm, certificate, session, signature } => {
+                let shown = ShownKey { key: public, algorithm, certificate };
                 if up.upstream.credential == Credential::Agent {
-                    let shown = certificate.as_ref().map_or(public.blob(), |c| c.blob());
-                    up.proof = Some(HostProof { host_key: shown.into(), signature });
+                    let (host_key, signature) = (shown.blob().into(), signature.clone());
+                    up.proof = Some(HostProof { host_key, signature });
                 }
-                let upstream = Arc::clone(&up.upstream);
-                Job::JudgeHost { upstream, host: up.host, key: public, certificate }
+                let (upstream, host) = (Arc::clone(&up.upstream), up.host);
+                Job::JudgeHost { link, upstream, host, shown, session, signature }
             }
-            Query::SignLogin { algorithm, message, .. } => {
-                let Some(private) = up.way.key.clone() else {
+            Query::SignLogin { algorithm, message, session, .. } => match up.way.key.clone() {
+                LoginKey::Here(key) => Job::SignLogin { key, algorithm, message },
+                LoginKey::Elsewhere(_) => {
+                    let upstream = Arc::clone(&up.upstream);
+                    Job::HaveLoginSigned { link, upstream, algorithm, session: *session }
+                }
+                LoginKey::Agent => {
                     let other = self.links.get(key as usize).and_then(|l| l.relay.as_ref()?.other);
                     if let Some(other) = other {
                         self.sign_by_agent(other, key, algorithm, &message);
                     }
                     return;
-                };
-                Job::SignLogin { key: private, algorithm, message }
-            }
+                }
+            },
             Query::Compute(task) => Job::Compute(task),
             _ => {
                 let why = "no such question in a client";
@@ -308,7 +326,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     pub(super) fn log_in_upstream(&mut self, key: u32) {
         let Some((up, ..)) = self.up(key) else { return };
         let user = up.upstream.user.clone();
-        let (with_agent, mut method) = (up.way.key.is_none(), up.way.method.clone());
+        let (with_agent, mut method) = (up.way.key.public().is_none(), up.way.method.clone());
         let other = self.links.get(key as usize).and_then(|link| link.relay.as_ref()?.other);
         if with_agent {
             let next = other.and_then(|other| self.next_agent_key(other));
@@ -324,11 +342,11 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let other = self.links.get(key as usize).and_then(|link| link.relay.as_ref()?.other);
         let is_last = other.is_none_or(|other| self.is_last_agent_key(other));
         let Some((up, ..)) = self.up(key) else { return };
-        if up.way.key.is_none() && !is_last {
+        if up.way.key.public().is_none() && !is_last {
             return self.log_in_upstream(key);
         }
         let (host, user) = (up.host(), &up.upstream.user);
-        let Some(private) = &up.way.key else {
+        let Some(public) = up.way.key.public() else {
             let trouble = Self::agent_refused(&host, user, &failed.methods);
             let logged = trouble.logged.clone();
             up.trouble = Some(trouble);
@@ -338,7 +356,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let said = format!("{host} does not let {user} in with the gateway's key");
         let logged = format!(
             "{host} does not let {user} in with {} ({}); it takes {}",
-            private.public().fingerprint(),
+            public.fingerprint(),
             up.upstream.credential.place(),
             failed.methods
         );
@@ -355,8 +373,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let Some(relay) = &mut link.relay else { return };
         let (Some(other), End::Up(up)) = (relay.other, &relay.end) else { return };
         let (host, user) = (up.host(), &up.upstream.user);
-        let with = match &up.way.key {
-            Some(private) => private.public().fingerprint(),
+        let with = match up.way.key.public() {
+            Some(public) => public.fingerprint(),
             None => up.upstream.credential.place(),
         };
         let what = format!("{user} at {host} with {with}");

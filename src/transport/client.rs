@@ -272,12 +272,14 @@ fn check(
     key.verify(*algorithm, hash.as_ref(), &signature)
         .map_err(|_| Error::HostKey("the server's signature does not verify"))?;
     let proven = ExchangeProven::by_signature();
+    let session = hash.as_ref().into();
     let derived = agreed.derive(cx, hash, secret)?;
     let question = AwaitTrust {
         query: Query::TrustHostKey {
             key: (**key).clone(),
             algorithm: *algorithm,
             certificate: certificate.clone(),
+            session,
             signature,
         },
         negotiated: agreed.negotiated,

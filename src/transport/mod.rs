@@ -84,7 +84,9 @@ pub enum Query {
         key: PublicKey,
         algorithm: SignatureAlgorithm,
         certificate: Option<Box<Certificate>>,
-        /// Of the server, over the exchange hash: in the first exchange the session's identifier.
+        /// The session's identifier, which in the first exchange is its hash, and the server's signature
+        /// over it.
+        session: Box<[u8]>,
         signature: Box<[u8]>,
     },
     /// Client: a slow piece of the key exchange, which [`Transport::take_task`] hands out. Asked

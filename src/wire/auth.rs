@@ -156,6 +156,21 @@ impl<'a> PublicKeyAttempt<'a> {
         self.encode_key(out)
     }
 
+    /// The bytes of [`PublicKeyAttempt::write_signed`].
+    pub fn signed_bytes(
+        &self,
+        session_id: &[u8],
+        user: &str,
+        service: &str,
+    ) -> Result<Vec<u8>, NoSpace> {
+        let mut message = vec![0; self.signed_bytes_max(session_id, user, service)];
+        let mut out = Writer::new(&mut message);
+        self.write_signed(session_id, user, service, &mut out)?;
+        let len = out.len();
+        message.truncate(len);
+        Ok(message)
+    }
+
     /// Bytes that [`PublicKeyAttempt::write_signed`] may need at most, for sizing its target.
     pub fn signed_bytes_max(&self, session_id: &[u8], user: &str, service: &str) -> usize {
         let names = user.len() + service.len() + self.algorithm.len();

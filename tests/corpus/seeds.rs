@@ -4,7 +4,7 @@ mod messages;
 mod scripts;
 
 use tidegate::base::{Instant, SeededEntropy};
-use tidegate::connection::{Chains, LoginLimits, Method, Secret, Secrets};
+use tidegate::connection::{Chains, LoginLimits, LoginSession, Method, Secret, Secrets};
 use tidegate::crypto::keys::{CertificateKind, Certification, Extensions};
 use tidegate::crypto::{KexKind, KexSecret, KeyAlgorithm, KeyKind, SignatureAlgorithm, kex};
 use tidegate::fuzzing::{MESSAGE, fixtures};
@@ -100,12 +100,25 @@ fn signer(exchange: SignableExchange) -> Vec<(&'static str, u8, Vec<u8>)> {
         root: b"/run/sshd".to_vec(),
         ident: "SSH-2.0-x".into(),
         keys: vec![key],
+        upstream_keys: vec![signer::UpstreamKey { public: vec![3; 51], certifies: false }],
         slow_threads: 2,
     };
-    let order = signer::Order { host_key: 0, what: signer::Signable::Exchange(exchange) };
+    let session = LoginSession { id: [7; 32].into(), host_key: [8; 51].into() };
+    let (algorithm, user) = (SignatureAlgorithm::Ed25519, "ann".into());
+    let login = signer::Signable::Login { algorithm, user, session };
+    let certificate = signer::Signable::Certificate {
+        subject: [9; 51].into(),
+        user: "ann".into(),
+        key_id: "ann from 192.0.2.1".into(),
+        sources: "192.0.2.9".into(),
+    };
+    let ordered = |what| signer::Order { key: 0, what };
+    let order = ordered(signer::Signable::Exchange(exchange));
     let tells = [
         ("signer", signer::Tell::Setup(Box::new(setup))),
         ("order", signer::Tell::Sign { ticket: 1, order }),
+        ("login", signer::Tell::Sign { ticket: 2, order: ordered(login) }),
+        ("certify", signer::Tell::Sign { ticket: 3, order: ordered(certificate) }),
     ];
     let says = says.into_iter().map(|(name, say)| (name, 2, say.encode()));
     let tells = tells.into_iter().map(|(name, tell)| (name, 3, tell.encode().to_vec()));

@@ -342,11 +342,12 @@ impl Office {
             Job::Resolve { .. } => Done::Resolved(Err(std::io::ErrorKind::NotFound.into())),
             Job::FindHosts { .. } => panic!("no program says where a login goes on"),
             Job::FindWay { host, .. } => self.onward.as_ref().expect("a way on").way(host),
-            Job::JudgeHost { key, .. } => Onward::judge(&key),
+            Job::JudgeHost { shown, .. } => Onward::judge(&shown.key),
             Job::SignLogin { key, algorithm, message } => {
                 let signature = key.sign(algorithm, &message).ok();
                 Done::Signature(signature.map(Vec::into_boxed_slice))
             }
+            Job::HaveLoginSigned { .. } => panic!("nobody signs elsewhere"),
             Job::Listen(_) => Done::Listening(Err(std::io::ErrorKind::AddrInUse.into())),
             Job::MakeDisplay(spec) => Done::Display(spec, Err(std::io::ErrorKind::NotFound.into())),
             Job::MakeAgentSocket => Done::AgentSocket(Err(std::io::ErrorKind::NotFound.into())),

@@ -11,7 +11,9 @@ use tidegate::crypto::{PublicKey, SignatureAlgorithm};
 use tidegate::reactor::Fd;
 use tidegate::reactor::sim::SimWorld;
 use tidegate::services::Done;
-use tidegate::services::upstream::{Credential, Fleet, HostKeyPolicy, Trouble, Upstream, Way};
+use tidegate::services::upstream::{
+    Credential, Fleet, HostKeyPolicy, LoginKey, Trouble, Upstream, Way,
+};
 use tidegate::transport::{ClientConfig, Preferences, RekeyLimits};
 
 use crate::chance::{one_in, pick};
@@ -109,7 +111,8 @@ impl Onward {
         Done::Way(Ok(Box::new(Way {
             addresses: [SocketAddr::from(at)].into(),
             config: Arc::clone(&self.config),
-            key: Some(Arc::new(keys::user_again())),
+            socket: None,
+            key: LoginKey::Here(Arc::new(keys::user_again())),
             method: LoginMethod::PublicKey { key: Box::new(public.clone()), algorithm },
         })))
     }

@@ -29,6 +29,7 @@ mod sources;
 mod upstream;
 mod values;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 pub use algorithms::{Listed, names_of, parse as parse_algorithms};
@@ -188,6 +189,17 @@ impl Config {
                 let hosts = block.draft.upstream.as_ref().is_some_and(|hosts| !hosts.is_empty());
                 hosts || some(&block.draft.upstream_command)
             })
+    }
+
+    /// The files of keys that open hosts behind the gateway, each once; with `true` those that certify.
+    pub fn upstream_keys(&self) -> BTreeSet<(bool, &Path)> {
+        let drafts = self.blocks.iter().map(|block| &block.draft);
+        let keys = drafts.clone().filter_map(|draft| draft.upstream_identity.as_ref());
+        let keys = keys.chain([&self.login.upstream_identity]).flatten();
+        let authorities = drafts.filter_map(|draft| draft.upstream_authority.as_ref());
+        let authorities = authorities.chain([&self.login.upstream_authority]).flatten();
+        let authorities = authorities.map(|path| (true, path.as_path()));
+        keys.map(|path| (false, path.as_path())).chain(authorities).collect()
     }
 
     /// The files of secrets, under the keywords that name them.

@@ -35,6 +35,7 @@ use super::server::{Server, Settings};
 use super::signals::Signals;
 use super::socket::Messenger;
 use super::startups::{Standing, Startups};
+use super::upstream::Files;
 use super::{generation, serve};
 use crate::connection::ConnectionConfig;
 use crate::crypto::{Certificate, PrivateKey, PublicKey};
@@ -147,6 +148,7 @@ impl Prepared {
             startups: None,
             greets: None,
             signer: Arc::new(nobody) as Arc<dyn Signer>,
+            login_keys: Arc::new(Files),
             open_files: None,
             recorder: None,
             audit: None,

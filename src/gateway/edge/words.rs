@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use zeroize::Zeroizing;
 
-use super::super::parcel::{address, blobs, put, put_address};
+use super::super::parcel::{address, blobs, flag, put, put_address};
 use super::super::startups::{REASONS, Standing};
 use crate::base::Instant;
 use crate::connection::{Chains, LoginLimits, Method, Presence, Secret, Secrets};
@@ -429,15 +429,19 @@ impl Greeting {
 }
 
 fn head(out: &mut Vec<u8>, number: u8, ticket: Ticket) {
-    let Token { key, generation, tag } = ticket.token;
     out.push(number);
+    put_ticket(out, ticket);
+}
+
+pub fn put_ticket(out: &mut Vec<u8>, ticket: Ticket) {
+    let Token { key, generation, tag } = ticket.token;
     out.extend(ticket.shard.to_be_bytes());
     out.extend(key.to_be_bytes());
     out.extend(generation.to_be_bytes());
     out.extend(tag.to_be_bytes());
 }
 
-fn ticket(r: &mut Reader<'_>) -> Result<Ticket, Malformed> {
+pub fn ticket(r: &mut Reader<'_>) -> Result<Ticket, Malformed> {
     let (shard, key) = (r.uint32()?, r.uint32()?);
     let generation = u16::from_be_bytes(r.array()?);
     let tag = u16::from_be_bytes(r.array()?);
@@ -460,14 +464,18 @@ fn origin(r: &mut Reader<'_>) -> Result<Origin, Malformed> {
     })
 }
 
-fn put_shown(out: &mut Vec<u8>, shown: &ShownKey) {
+pub fn put_shown(out: &mut Vec<u8>, shown: &ShownKey) {
     let (name, blob) = shown.offer();
     put(out, name.as_bytes());
     put(out, blob);
 }
 
-fn shown(r: &mut Reader<'_>) -> Result<ShownKey, Malformed> {
-    let algorithm = KeyAlgorithm::from_name(r.utf8(NAME_BYTES_MAX)?).ok_or(Malformed::Range)?;
+pub fn key_algorithm(r: &mut Reader<'_>) -> Result<KeyAlgorithm, Malformed> {
+    KeyAlgorithm::from_name(r.utf8(NAME_BYTES_MAX)?).ok_or(Malformed::Range)
+}
+
+pub fn shown(r: &mut Reader<'_>) -> Result<ShownKey, Malformed> {
+    let algorithm = key_algorithm(r)?;
     ShownKey::read(algorithm, r.string(PACKET_LENGTH_PREAUTH_MAX)?).ok_or(Malformed::Range)
 }
 
@@ -512,7 +520,7 @@ fn method(r: &mut Reader<'_>) -> Result<Method, Malformed> {
     Method::from_name(r.utf8(NAME_BYTES_MAX)?).ok_or(Malformed::Range)
 }
 
-fn algorithm(r: &mut Reader<'_>) -> Result<SignatureAlgorithm, Malformed> {
+pub fn algorithm(r: &mut Reader<'_>) -> Result<SignatureAlgorithm, Malformed> {
     SignatureAlgorithm::from_name(r.utf8(NAME_BYTES_MAX)?).ok_or(Malformed::Range)
 }
 
@@ -529,15 +537,6 @@ fn put_text(out: &mut Vec<u8>, text: Option<&str>) {
 fn text(r: &mut Reader<'_>) -> Result<Option<String>, Malformed> {
     let there = flag(r)?;
     Ok(Some(r.utf8(BANNER_BYTES_MAX)?.to_owned()).filter(|_| there))
-}
-
-/// One of two bytes, so that what is read is written the same again.
-fn flag(r: &mut Reader<'_>) -> Result<bool, Malformed> {
-    match r.byte()? {
-        0 => Ok(false),
-        1 => Ok(true),
-        _ => Err(Malformed::Range),
-    }
 }
 
 fn count(r: &mut Reader<'_>, most: usize) -> Result<u32, Malformed> {

@@ -12,6 +12,7 @@ use crate::gateway::broker::{self, BrokerConfig};
 use crate::gateway::confine::Cell;
 use crate::gateway::edge::words::Setup;
 use crate::gateway::helper::Logs;
+use crate::gateway::keyring::{Keyring, Signers};
 use crate::gateway::logbook::Recorder;
 use crate::gateway::monitor::hear::{Post, Staff};
 use crate::gateway::monitor::{self, root_bytes};
@@ -36,7 +37,9 @@ pub(super) fn start(mut plan: Plan) -> anyhow::Result<Generation> {
     let connection = Arc::new(connection_config(&config, offers, (setup.steers, true))?);
     let ident = connection.transport.preferences.ident().to_string();
     let certificates = plan.keys.keys.iter().filter_map(|key| key.certificate.clone()).collect();
-    let Signing { keeper: signer, bureau, known } = start_signer(&mut plan, &apart, ident)?;
+    let ring = Arc::new(Keyring::read(&config));
+    let Signing { keeper: signer, bureau, known } = start_signer(&mut plan, &apart, ident, &ring)?;
+    let login_keys = Arc::new(Signers { ring, bureau: Arc::clone(&bureau) });
     let (keep, kept) = bounded(0);
     let broker = BrokerConfig {
         settings: setup.config.clone(),
@@ -60,6 +63,7 @@ pub(super) fn start(mut plan: Plan) -> anyhow::Result<Generation> {
         startups: Some(Arc::clone(&startups)),
         policy: Some(policy),
         signer: Arc::new(Arc::clone(&bureau)) as Arc<dyn Signer>,
+        login_keys,
         open_files: plan.open_files,
         recorder: plan.logbook.map(|logbook| logbook as Arc<dyn Recorder>),
         audit: auditor.clone(),
@@ -209,7 +213,12 @@ struct Signing {
 
 /// Starts a signer for the host keys. From here on it alone has the private halves: what was read here
 /// is wiped.
-fn start_signer(plan: &mut Plan, cell: &Cell, ident: String) -> anyhow::Result<Signing> {
+fn start_signer(
+    plan: &mut Plan,
+    cell: &Cell,
+    ident: String,
+    ring: &Keyring,
+) -> anyhow::Result<Signing> {
     let keys = std::mem::take(&mut plan.keys.keys);
     let known: Vec<KnownKey> = keys.iter().map(|key| known(&key.offer())).collect();
     let files = keys.iter().map(|key| path::absolute(&key.path)).collect::<Result<_, _>>()?;
@@ -221,10 +230,12 @@ fn start_signer(plan: &mut Plan, cell: &Cell, ident: String) -> anyhow::Result<S
         root: root_bytes(&cell.root),
         ident,
         keys: known.clone(),
+        upstream_keys: ring.known(),
         slow_threads: (plan.reactors / 2).max(1) as u32,
     };
-    let bureau = Arc::new(Bureau::new(publics));
-    let plan = signer::keeper::Plan { setup, files, logs: logs(plan) };
+    let bureau = Arc::new(Bureau::new(publics, ring.publics()));
+    let plan =
+        signer::keeper::Plan { setup, files, upstream_files: ring.files(), logs: logs(plan) };
     let keeper = signer::keeper::Keeper::start(plan, Arc::clone(&bureau))?;
     Ok(Signing { keeper, bureau, known })
 }

@@ -322,7 +322,7 @@ impl Clerk {
         }
         let token = self.note(Question { ticket, from, about: Subject::Signature });
         let post = Post(Arc::clone(self));
-        let order = Order { host_key, what: Signable::Exchange(exchange) };
+        let order = Order { key: host_key, what: Signable::Exchange(exchange) };
         let answer = move |signature: Option<Vec<u8>>| {
             post.deliver(token, Done::Signature(signature.map(Vec::into_boxed_slice)));
         };

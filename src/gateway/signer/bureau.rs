@@ -24,6 +24,8 @@ pub struct Lie(pub &'static str);
 #[derive(Debug)]
 pub struct Bureau {
     keys: Vec<PublicKey>,
+    /// Of those that open hosts.
+    upstream_keys: Vec<PublicKey>,
     state: Mutex<State>,
 }
 
@@ -58,9 +60,9 @@ impl std::fmt::Debug for Waiting {
 }
 
 impl Bureau {
-    /// For these host keys.
-    pub fn new(keys: Vec<PublicKey>) -> Bureau {
-        Bureau { keys, state: Mutex::default() }
+    /// For these host keys, and keys that open hosts behind the gateway.
+    pub fn new(keys: Vec<PublicKey>, upstream_keys: Vec<PublicKey>) -> Bureau {
+        Bureau { keys, upstream_keys, state: Mutex::default() }
     }
 
     /// The public halves of the host keys, in order.
@@ -70,8 +72,8 @@ impl Bureau {
 
     /// Has something signed. Never waits: `answer` is called when it is, or cannot be.
     pub fn sign(&self, order: Order, answer: Answer) {
-        let slow =
-            self.keys.get(order.host_key as usize).is_some_and(|key| key.kind() == KeyKind::Rsa);
+        let keys = if order.what.is_upstreams() { &self.upstream_keys } else { &self.keys };
+        let slow = keys.get(order.key as usize).is_some_and(|key| key.kind() == KeyKind::Rsa);
         let refused = {
             let mut state = self.state();
             if state.closed || state.open.len() >= SIGNATURES_WAITING_MAX {

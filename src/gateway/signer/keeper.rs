@@ -17,8 +17,8 @@ use super::words::{Say, Setup, Tell};
 use crate::gateway::batch;
 use crate::gateway::broker::Process;
 use crate::gateway::helper::{self, Logs, Watch, lines};
-use crate::gateway::host_keys;
 use crate::gateway::socket::Messenger;
+use crate::gateway::{host_keys, upstream};
 use crate::limits::{HELPER_REST, PARCEL_BYTES_MAX, SIGNER_REST_MAX};
 
 /// What a signer is started with, each time.
@@ -26,6 +26,8 @@ pub struct Plan {
     pub setup: Setup,
     /// The files of its keys.
     pub files: Vec<PathBuf>,
+    /// Of those that open hosts.
+    pub upstream_files: Vec<PathBuf>,
     pub logs: Logs,
 }
 
@@ -175,6 +177,16 @@ impl Keeping {
         for path in &self.plan.files {
             let file = host_keys::open(path)?;
             ours.try_send(&Tell::Key.encode(), Some(file.as_fd()))?;
+        }
+        for path in &self.plan.upstream_files {
+            match upstream::open_key(path) {
+                Ok(file) => ours.try_send(&Tell::Key.encode(), Some(file.as_fd()))?,
+                Err(why) => {
+                    let file = path.display();
+                    error!("The key {file} opens no host until there is another signer: {why}");
+                    ours.try_send(&Tell::NoKey.encode(), None)?;
+                }
+            }
         }
         ours.try_send(&Tell::Begin.encode(), None)?;
         Ok(())

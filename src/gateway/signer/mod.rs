@@ -1,4 +1,5 @@
-//! The signer: the process that holds the host's private keys, and nothing else. It makes what it signs
+//! The signer: the process that holds the host's private keys and those that open hosts behind the
+//! gateway, and nothing else. It makes what it signs
 //! of typed fields itself. Its keys come as open files, once it has given root's rights up.
 
 pub mod bureau;
@@ -18,19 +19,21 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
 use nix::sys::signal::{SigSet, Signal};
-use tracing::debug;
+use tracing::{debug, error};
 use zeroize::{Zeroize, Zeroizing};
 
-use self::words::{KnownKey, Order, Say, Setup, Signable, Tell};
+use self::words::{KnownKey, Order, Say, Setup, Signable, Tell, UpstreamKey};
 use super::batch;
 use super::confine::{Cell, limit};
 use super::helper::{self, NOT_BY_HAND};
 use super::host_keys;
 use super::socket::Messenger;
-use crate::connection::host_key_proof;
-use crate::crypto::{PrivateKey, SignatureAlgorithm};
+use super::upstream::OneLogin;
+use crate::connection::{LoginSession, SERVICE_CONNECTION, host_key_proof};
+use crate::crypto::{KeyKind, PrivateKey, PublicKey, SignatureAlgorithm};
 use crate::limits::{PARCEL_BYTES_MAX, SIGNER_FILES_MAX, SLOW_SIGNATURES_MAX};
 use crate::transport::SignableExchange;
+use crate::wire::auth::PublicKeyAttempt;
 
 /// Signs until the other end is gone.
 ///
@@ -53,7 +56,8 @@ pub fn run() -> anyhow::Result<()> {
     let root = OsStr::from_bytes(&setup.root).into();
     let cell = Cell { uid: setup.uid, gid: setup.gid, root };
     cell.enter(SIGNER_FILES_MAX).context("cannot give root's rights up")?;
-    let signing = Signing::new(&setup, take_keys(&messenger, &setup, &mut buffer)?, &messenger);
+    let keys = take_keys(&messenger, &setup, &mut buffer)?;
+    let signing = Signing::new(&setup, keys, &messenger);
     // No file after this.
     limit(Resource::RLIMIT_NOFILE, 0)?;
     let signing = Arc::new(signing);
@@ -85,30 +89,42 @@ fn keep_in_memory() {
     }
 }
 
+/// Private halves of keys.
+#[derive(Default)]
+pub struct Keys {
+    pub host: Vec<PrivateKey>,
+    /// That open hosts; of one whose file is gone or holds another key there is none.
+    pub upstream: Vec<Option<PrivateKey>>,
+}
+
 /// The private halves of the keys that are told of, from files that come opened.
-fn take_keys(
-    messenger: &Messenger,
-    setup: &Setup,
-    buffer: &mut [u8],
-) -> anyhow::Result<Vec<PrivateKey>> {
-    let mut keys = Vec::new();
+fn take_keys(messenger: &Messenger, setup: &Setup, buffer: &mut [u8]) -> anyhow::Result<Keys> {
+    let mut keys = Keys::default();
     loop {
-        match hear(messenger, buffer)? {
-            Some((Tell::Key, Some(file))) => {
-                let key = host_keys::read_open(file).context("a key file")?;
-                let known = setup.keys.get(keys.len()).map(|known| &*known.public);
-                if known != Some(key.public().blob()) {
-                    bail!(
-                        "a key file holds {}, another key than before",
-                        key.public().fingerprint()
-                    );
-                }
-                keys.push(key);
+        let host = setup.keys.get(keys.host.len());
+        let upstream = setup.upstream_keys.get(keys.upstream.len());
+        match (hear(messenger, buffer)?, host, upstream) {
+            (Some((Tell::Key, Some(file))), Some(known), _) => {
+                keys.host.push(take_key(file, &known.public)?);
             }
-            Some((Tell::Begin, None)) if keys.len() == setup.keys.len() => return Ok(keys),
+            (Some((Tell::Key, Some(file))), None, Some(known)) => {
+                let taken = take_key(file, &known.public);
+                let tell = |why| error!("A key that opens hosts is not used: {why:#}");
+                keys.upstream.push(taken.map_err(tell).ok());
+            }
+            (Some((Tell::NoKey, None)), None, Some(_)) => keys.upstream.push(None),
+            (Some((Tell::Begin, None)), None, None) => return Ok(keys),
             _ => bail!("the gateway sent no keys"),
         }
     }
+}
+
+fn take_key(file: File, public: &[u8]) -> anyhow::Result<PrivateKey> {
+    let key = host_keys::read_open(file).context("a key file")?;
+    if key.public().blob() != public {
+        bail!("a key file holds {}, another key than before", key.public().fingerprint());
+    }
+    Ok(key)
 }
 
 /// A host key.
@@ -117,18 +133,27 @@ struct Held {
     known: KnownKey,
 }
 
-impl Held {
-    fn sign(&self, algorithm: SignatureAlgorithm, text: &[u8]) -> Result<Vec<u8>, &'static str> {
-        if algorithm.key_kind() != self.private.kind() {
-            return Err("an algorithm that is not the key's");
-        }
-        self.private.sign(algorithm, text).map_err(|_| "the key could not sign")
+fn sign_with(
+    key: &PrivateKey,
+    algorithm: SignatureAlgorithm,
+    text: &[u8],
+) -> Result<Vec<u8>, &'static str> {
+    if algorithm.key_kind() != key.kind() {
+        return Err("an algorithm that is not the key's");
     }
+    key.sign(algorithm, text).map_err(|_| "the key could not sign")
+}
+
+/// A key that opens hosts.
+struct Opener {
+    private: Option<PrivateKey>,
+    certifies: bool,
 }
 
 /// What signing takes.
 pub struct Signing {
     keys: Vec<Held>,
+    openers: Vec<Opener>,
     ident: String,
     messenger: Arc<Messenger>,
 }
@@ -155,11 +180,17 @@ pub fn start_slow(signing: &Arc<Signing>, threads: u32) -> anyhow::Result<Slow> 
 }
 
 impl Signing {
-    pub fn new(setup: &Setup, keys: Vec<PrivateKey>, messenger: &Arc<Messenger>) -> Signing {
-        let keys = keys.into_iter().zip(setup.keys.iter().cloned());
-        let keys = keys.map(|(private, known)| Held { private, known });
-        let messenger = Arc::clone(messenger);
-        Signing { keys: keys.collect(), ident: setup.ident.clone(), messenger }
+    pub fn new(setup: &Setup, keys: Keys, messenger: &Arc<Messenger>) -> Signing {
+        let host = keys.host.into_iter().zip(setup.keys.iter().cloned());
+        let openers = keys.upstream.into_iter().zip(&setup.upstream_keys);
+        let open =
+            |(private, known): (_, &UpstreamKey)| Opener { private, certifies: known.certifies };
+        Signing {
+            keys: host.map(|(private, known)| Held { private, known }).collect(),
+            openers: openers.map(open).collect(),
+            ident: setup.ident.clone(),
+            messenger: Arc::clone(messenger),
+        }
     }
 
     /// Signs until nobody is there any more.
@@ -185,7 +216,19 @@ impl Signing {
     }
 
     fn is_slow(&self, order: &Order) -> bool {
-        self.keys.get(order.host_key as usize).is_some_and(|key| key.private.is_slow())
+        let number = order.key as usize;
+        let key = match order.what.is_upstreams() {
+            true => self.openers.get(number).and_then(|key| key.private.as_ref()),
+            false => self.keys.get(number).map(|key| &key.private),
+        };
+        key.is_some_and(PrivateKey::is_slow)
+    }
+
+    /// The key of this number that opens hosts, if it is there and for this.
+    fn opener(&self, number: u32, certifies: bool) -> Result<&PrivateKey, &'static str> {
+        let opener = self.openers.get(number as usize).filter(|key| key.certifies == certifies);
+        let opener = opener.ok_or("a key that there is not")?;
+        opener.private.as_ref().ok_or("a key whose file is gone or holds another key")
     }
 
     /// `false`: nobody listens any more.
@@ -203,12 +246,24 @@ impl Signing {
     }
 
     fn sign(&self, order: &Order) -> Result<Vec<u8>, &'static str> {
-        let key = self.keys.get(order.host_key as usize).ok_or("a key that there is not")?;
+        let host_key = || self.keys.get(order.key as usize).ok_or("a key that there is not");
         match &order.what {
-            Signable::Exchange(exchange) => self.sign_exchange(key, exchange),
+            Signable::Exchange(exchange) => self.sign_exchange(host_key()?, exchange),
             Signable::Proof { algorithm, session } => {
-                let proof = host_key_proof(session, key.private.public());
-                key.sign(*algorithm, &proof)
+                let key = &host_key()?.private;
+                sign_with(key, *algorithm, &host_key_proof(session, key.public()))
+            }
+            Signable::Login { algorithm, user, session } => {
+                sign_login(self.opener(order.key, false)?, *algorithm, user, session)
+            }
+            Signable::Certificate { subject, user, key_id, sources } => {
+                let subject = PublicKey::from_blob(subject).map_err(|_| "no key to certify")?;
+                if subject.kind() != KeyKind::Ed25519 {
+                    return Err("a key that was not made for one login");
+                }
+                let login = OneLogin { subject: &subject, user, key_id, sources };
+                let certificate = login.certify(self.opener(order.key, true)?);
+                Ok(certificate.map_err(|_| "no certificate can say that")?.blob().to_vec())
             }
         }
     }
@@ -230,8 +285,25 @@ impl Signing {
             false => &key.known.public,
         };
         let hash = fields.hash(shown);
-        key.sign(algorithm.signature, hash.as_ref())
+        sign_with(&key.private, algorithm.signature, hash.as_ref())
     }
+}
+
+/// RFC 4252 §7, or the same with the host's key.
+fn sign_login(
+    key: &PrivateKey,
+    algorithm: SignatureAlgorithm,
+    user: &str,
+    session: &LoginSession,
+) -> Result<Vec<u8>, &'static str> {
+    let attempt = PublicKeyAttempt {
+        algorithm: algorithm.name(),
+        key: key.public().blob(),
+        host_key: Some(&*session.host_key).filter(|key| !key.is_empty()),
+        signature: None,
+    };
+    let message = attempt.signed_bytes(&session.id, user, SERVICE_CONNECTION);
+    sign_with(key, algorithm, &message.map_err(|_| "no room for what is signed")?)
 }
 
 #[cfg(test)]

@@ -3,24 +3,42 @@ use std::sync::mpsc;
 
 use super::bureau::{Bureau, Lie};
 use super::*;
-use crate::crypto::{KeyAlgorithm, KeyKind, PublicKey, SignatureAlgorithm};
-use crate::limits::{SIGNATURE_TRIES_MAX, SIGNATURES_WAITING_MAX};
+use crate::crypto::{Certificate, KeyAlgorithm};
+use crate::limits::{
+    CERTIFICATE_CLOCK_SKEW, SIGNATURE_TRIES_MAX, SIGNATURES_WAITING_MAX, UPSTREAM_CERTIFICATE_TIME,
+};
 use crate::transport::samples::{self, ED25519, IDENT};
 
 /// A signer with these keys on a thread of this process, and the way to it. It ends with the test's.
 pub(in crate::gateway) fn on_a_thread(keys: Vec<PrivateKey>) -> (Arc<Bureau>, Vec<KnownKey>) {
+    with_openers(keys, Vec::new())
+}
+
+/// The same with keys that open hosts, those that certify among them.
+pub(in crate::gateway) fn with_openers(
+    keys: Vec<PrivateKey>,
+    openers: Vec<(PrivateKey, bool)>,
+) -> (Arc<Bureau>, Vec<KnownKey>) {
     let publics: Vec<PublicKey> = keys.iter().map(|key| key.public().clone()).collect();
+    let opening: Vec<PublicKey> = openers.iter().map(|(key, _)| key.public().clone()).collect();
+    let upstream_keys = openers.iter().map(|(key, certifies)| UpstreamKey {
+        public: key.public().blob().to_vec(),
+        certifies: *certifies,
+    });
+    let upstream_keys = upstream_keys.collect();
+    let upstream = openers.into_iter().map(|(key, _)| Some(key)).collect();
     let known = |key: &PublicKey| KnownKey { public: key.blob().to_vec(), certificate: Vec::new() };
     let known: Vec<KnownKey> = publics.iter().map(known).collect();
-    let setup = Setup { ident: IDENT.into(), keys: known.clone(), ..Setup::default() };
+    let setup =
+        Setup { ident: IDENT.into(), keys: known.clone(), upstream_keys, ..Setup::default() };
     let (ours, theirs) = Messenger::pair().expect("a socket pair");
     let (ours, theirs) = (Arc::new(ours), Arc::new(theirs));
-    let signing = Arc::new(Signing::new(&setup, keys, &theirs));
+    let signing = Arc::new(Signing::new(&setup, Keys { host: keys, upstream }, &theirs));
     on_thread(move || {
         let slow = start_slow(&signing, 1).expect("a thread");
         signing.serve(&slow, &mut vec![0; PARCEL_BYTES_MAX as usize]).expect("served");
     });
-    let bureau = Arc::new(Bureau::new(publics));
+    let bureau = Arc::new(Bureau::new(publics, opening));
     bureau.begin(&ours);
     let hearing = Arc::clone(&bureau);
     on_thread(move || {
@@ -38,7 +56,7 @@ fn on_thread(work: impl FnOnce() + Send + 'static) {
 }
 
 fn order(host_key: u32, exchange: SignableExchange) -> Order {
-    Order { host_key, what: Signable::Exchange(exchange) }
+    Order { key: host_key, what: Signable::Exchange(exchange) }
 }
 
 fn ed25519() -> PrivateKey {
@@ -82,12 +100,59 @@ fn case_134_a_signer_signs_exchanges_that_are_its_servers_alone() {
     assert!(ask(&bureau, order(0, exchange)).recv().expect("an answer").is_some());
     // The proof that it holds a key is made of the session alone.
     let what = Signable::Proof { algorithm: SignatureAlgorithm::Ed25519, session: [9; 32].into() };
-    let signature = ask(&bureau, Order { host_key: 0, what }).recv().expect("an answer");
+    let signature = ask(&bureau, Order { key: 0, what }).recv().expect("an answer");
     let proof = host_key_proof(&[9; 32], &public);
     let signature = signature.expect("signed");
     public.verify(SignatureAlgorithm::Ed25519, &proof, &signature).expect("of the proof");
     let what = Signable::Proof { algorithm: SignatureAlgorithm::Ed25519, session: [9; 32].into() };
-    assert_eq!(ask(&bureau, Order { host_key: 1, what }).recv().expect("an answer"), None);
+    assert_eq!(ask(&bureau, Order { key: 1, what }).recv().expect("an answer"), None);
+}
+
+/// SECURITY case 134: keys that open hosts sign logins, or certify for one, and nothing else.
+#[test]
+fn case_134_a_signer_opens_hosts_by_typed_fields_alone() {
+    let openers = [(false, ed25519()), (true, ed25519())];
+    let publics = openers.each_ref().map(|(_, key)| key.public().clone());
+    let openers = openers.map(|(certifies, key)| (key, certifies)).into();
+    let (bureau, _) = with_openers(vec![ed25519()], openers);
+    let asked = |key, what| ask(&bureau, Order { key, what }).recv().expect("an answer");
+    let login = |algorithm, host_key: &[u8]| {
+        let session = LoginSession { id: [9; 32].into(), host_key: host_key.into() };
+        Signable::Login { algorithm, user: "deploy".into(), session }
+    };
+    let ed25519_login = |host_key: &[u8]| login(SignatureAlgorithm::Ed25519, host_key);
+    for host_key in [&b""[..], b"HOST"] {
+        let signature = asked(0, ed25519_login(host_key)).expect("signed");
+        let key = publics[0].blob();
+        let host_key = Some(host_key).filter(|key| !key.is_empty());
+        let attempt = PublicKeyAttempt { algorithm: "ssh-ed25519", key, host_key, signature: None };
+        let message = attempt.signed_bytes(&[9; 32], "deploy", "ssh-connection").expect("room");
+        let verified = publics[0].verify(SignatureAlgorithm::Ed25519, &message, &signature);
+        verified.expect("a login and nothing else");
+    }
+    let made = ed25519();
+    let certificate = |subject: &PublicKey| Signable::Certificate {
+        subject: subject.blob().into(),
+        user: "deploy".into(),
+        key_id: "ann from 192.0.2.1".into(),
+        sources: "192.0.2.9".into(),
+    };
+    let blob = asked(1, certificate(made.public())).expect("certified");
+    let issued = Certificate::from_blob(&blob).expect("a certificate");
+    assert_eq!((issued.key(), issued.authority()), (made.public(), &publics[1]));
+    assert_eq!(issued.principals().collect::<Vec<_>>(), ["deploy"]);
+    let counts = issued.valid_before() - issued.valid_after();
+    let most = UPSTREAM_CERTIFICATE_TIME + CERTIFICATE_CLOCK_SKEW;
+    assert_eq!(counts, most.as_secs());
+    // Each is for its own purpose, as host keys are.
+    assert_eq!(asked(1, ed25519_login(b"")), None);
+    assert_eq!(asked(0, certificate(made.public())), None);
+    assert_eq!(asked(2, ed25519_login(b"")), None);
+    assert_eq!(asked(0, login(SignatureAlgorithm::RsaSha512, b"")), None);
+    let other = PrivateKey::generate(KeyKind::EcdsaP256).expect("a key");
+    assert_eq!(asked(1, certificate(other.public())), None);
+    let proof = |algorithm| Signable::Proof { algorithm, session: [9; 32].into() };
+    assert_eq!(asked(1, proof(SignatureAlgorithm::Ed25519)), None, "it is no host key");
 }
 
 /// A bureau, and what a test's signer is told.
@@ -98,7 +163,7 @@ struct Scene {
 
 impl Scene {
     fn new() -> Scene {
-        let bureau = Bureau::new(vec![ed25519().public().clone()]);
+        let bureau = Bureau::new(vec![ed25519().public().clone()], Vec::new());
         let (ours, theirs) = Messenger::pair().expect("a socket pair");
         bureau.begin(&Arc::new(ours));
         Scene { bureau, signer: Mutex::new(theirs) }
@@ -179,7 +244,7 @@ fn case_136_a_signer_that_lies_is_found_out() {
 #[test]
 fn what_waits_is_bounded() {
     let rsa = PrivateKey::generate(KeyKind::Rsa).expect("a key").public().clone();
-    let bureau = Bureau::new(vec![rsa]);
+    let bureau = Bureau::new(vec![rsa], Vec::new());
     let (ours, theirs) = Messenger::pair().expect("a socket pair");
     bureau.begin(&Arc::new(ours));
     let exchange = SignableExchange::from_bytes(&[1]);

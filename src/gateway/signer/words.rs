@@ -3,11 +3,13 @@
 
 use zeroize::Zeroizing;
 
+use crate::connection::LoginSession;
 use crate::crypto::SignatureAlgorithm;
-use crate::gateway::parcel::put;
+use crate::gateway::parcel::{flag, put};
 use crate::limits::{
-    EXCHANGE_BYTES_MAX, HOST_KEY_BYTES_MAX, IDENT_BYTES_MAX, NAME_BYTES_MAX, PARCEL_BYTES_MAX,
-    REFUSAL_BYTES_MAX, SESSION_ID_BYTES_MAX, SIGNATURE_BYTES_MAX, SIGNER_KEYS_MAX,
+    CERTIFICATE_BYTES_MAX, EXCHANGE_BYTES_MAX, HOST_KEY_BYTES_MAX, IDENT_BYTES_MAX, NAME_BYTES_MAX,
+    PARCEL_BYTES_MAX, REFUSAL_BYTES_MAX, SESSION_ID_BYTES_MAX, SIGNER_KEYS_MAX, UPSTREAM_KEYS_MAX,
+    UPSTREAM_NAME_BYTES_MAX,
 };
 use crate::transport::SignableExchange;
 use crate::wire::{Malformed, Reader};
@@ -17,8 +19,10 @@ use crate::wire::{Malformed, Reader};
 pub enum Tell {
     /// First: all that it is to know.
     Setup(Box<Setup>),
-    /// The file of the next key, attached.
+    /// The file of the next key, attached: first those of host keys, then those of keys that open hosts.
     Key,
+    /// The next key's file cannot be had now: nothing is signed with it.
+    NoKey,
     /// There are no more: sign.
     Begin,
     /// Sign what these fields make.
@@ -38,13 +42,11 @@ pub enum Say {
     Pong,
     Signed {
         ticket: u64,
+        /// Or a certificate with it.
         signature: Vec<u8>,
     },
     /// Nobody of ours asks for that; or the key failed.
-    Refused {
-        ticket: u64,
-        why: String,
-    },
+    Refused { ticket: u64, why: String },
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,8 +57,18 @@ pub struct Setup {
     /// The identification of the server (RFC 4253 §4.2), which is in all that it signs.
     pub ident: String,
     pub keys: Vec<KnownKey>,
+    pub upstream_keys: Vec<UpstreamKey>,
     /// Threads for RSA signatures.
     pub slow_threads: u32,
+}
+
+/// A key that opens hosts behind the gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamKey {
+    /// Its public half.
+    pub public: Vec<u8>,
+    /// It certifies keys of logins, and signs nothing else; any other signs logins, and nothing else.
+    pub certifies: bool,
 }
 
 /// A key whose file follows.
@@ -68,10 +80,10 @@ pub struct KnownKey {
     pub certificate: Vec<u8>,
 }
 
-/// Something to be signed with the host key of this number.
+/// Something to be signed with the key of this number: a host key, or one that opens hosts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Order {
-    pub host_key: u32,
+    pub key: u32,
     pub what: Signable,
 }
 
@@ -82,6 +94,18 @@ pub enum Signable {
     Exchange(SignableExchange),
     /// That we hold the key, for the client of this session ([`crate::connection::host_key_proof`]).
     Proof { algorithm: SignatureAlgorithm, session: Box<[u8]> },
+    /// A login at a host as this user (RFC 4252 §7).
+    Login { algorithm: SignatureAlgorithm, user: Box<str>, session: LoginSession },
+    /// A certificate for this Ed25519 key, for one login that follows at once; its fields are those of
+    /// [`OneLogin`]. What is answered is all of it.
+    Certificate { subject: Box<[u8]>, user: Box<str>, key_id: Box<str>, sources: Box<str> },
+}
+
+impl Signable {
+    /// It is for a key that opens hosts.
+    pub const fn is_upstreams(&self) -> bool {
+        matches!(self, Signable::Login { .. } | Signable::Certificate { .. })
+    }
 }
 
 impl Tell {
@@ -101,6 +125,7 @@ impl Tell {
                 order.encode(&mut out);
             }
             Tell::Ping => out.push(5),
+            Tell::NoKey => out.push(6),
         }
         out
     }
@@ -113,6 +138,7 @@ impl Tell {
             3 => Tell::Begin,
             4 => Tell::Sign { ticket: r.uint64()?, order: Order::decode(&mut r)? },
             5 => Tell::Ping,
+            6 => Tell::NoKey,
             _ => return Err(Malformed::Number),
         };
         r.end()?;
@@ -123,13 +149,13 @@ impl Tell {
 impl Order {
     /// The hash of an exchange. `None`: there is no such key, or nobody said what the hash is made of.
     pub fn exchange(host_key: usize, exchange: Option<SignableExchange>) -> Option<Order> {
-        Some(Order { host_key: u32::try_from(host_key).ok()?, what: Signable::Exchange(exchange?) })
+        Some(Order { key: u32::try_from(host_key).ok()?, what: Signable::Exchange(exchange?) })
     }
 
     /// That we hold the key. `None`: there is no such key.
     pub fn proof(host_key: usize, algorithm: SignatureAlgorithm, session: &[u8]) -> Option<Order> {
         let what = Signable::Proof { algorithm, session: session.into() };
-        Some(Order { host_key: u32::try_from(host_key).ok()?, what })
+        Some(Order { key: u32::try_from(host_key).ok()?, what })
     }
 
     /// At least as many bytes as a message has with it: grown once, so that no copy of a secret is left
@@ -138,11 +164,17 @@ impl Order {
         128 + match &self.what {
             Signable::Exchange(exchange) => exchange.bytes().len(),
             Signable::Proof { session, .. } => session.len(),
+            Signable::Login { user, session, .. } => {
+                user.len() + session.id.len() + session.host_key.len()
+            }
+            Signable::Certificate { subject, user, key_id, sources } => {
+                subject.len() + user.len() + key_id.len() + sources.len()
+            }
         }
     }
 
     pub fn encode(&self, out: &mut Vec<u8>) {
-        out.extend(self.host_key.to_be_bytes());
+        out.extend(self.key.to_be_bytes());
         match &self.what {
             Signable::Exchange(exchange) => {
                 out.push(1);
@@ -153,22 +185,51 @@ impl Order {
                 put(out, algorithm.name().as_bytes());
                 put(out, session);
             }
+            Signable::Login { algorithm, user, session } => {
+                out.push(3);
+                put(out, algorithm.name().as_bytes());
+                put(out, user.as_bytes());
+                put(out, &session.id);
+                put(out, &session.host_key);
+            }
+            Signable::Certificate { subject, user, key_id, sources } => {
+                out.push(4);
+                put(out, subject);
+                [user, key_id, sources].into_iter().for_each(|text| put(out, text.as_bytes()));
+            }
         }
     }
 
     pub fn decode(r: &mut Reader<'_>) -> Result<Order, Malformed> {
-        let (host_key, kind) = (r.uint32()?, r.byte()?);
+        let (key, kind) = (r.uint32()?, r.byte()?);
         let what = match kind {
             1 => Signable::Exchange(SignableExchange::from_bytes(r.string(EXCHANGE_BYTES_MAX)?)),
             2 => Signable::Proof {
-                algorithm: SignatureAlgorithm::from_name(r.utf8(NAME_BYTES_MAX)?)
-                    .ok_or(Malformed::Number)?,
+                algorithm: algorithm(r)?,
                 session: r.string(SESSION_ID_BYTES_MAX)?.into(),
+            },
+            3 => Signable::Login {
+                algorithm: algorithm(r)?,
+                user: r.utf8(UPSTREAM_NAME_BYTES_MAX)?.into(),
+                session: LoginSession {
+                    id: r.string(SESSION_ID_BYTES_MAX)?.into(),
+                    host_key: r.string(HOST_KEY_BYTES_MAX)?.into(),
+                },
+            },
+            4 => Signable::Certificate {
+                subject: r.string(HOST_KEY_BYTES_MAX)?.into(),
+                user: r.utf8(UPSTREAM_NAME_BYTES_MAX)?.into(),
+                key_id: r.utf8(CERTIFICATE_BYTES_MAX)?.into(),
+                sources: r.utf8(CERTIFICATE_BYTES_MAX)?.into(),
             },
             _ => return Err(Malformed::Number),
         };
-        Ok(Order { host_key, what })
+        Ok(Order { key, what })
     }
+}
+
+fn algorithm(r: &mut Reader<'_>) -> Result<SignatureAlgorithm, Malformed> {
+    SignatureAlgorithm::from_name(r.utf8(NAME_BYTES_MAX)?).ok_or(Malformed::Number)
 }
 
 impl Say {
@@ -198,7 +259,7 @@ impl Say {
             2 => Say::Pong,
             3 => Say::Signed {
                 ticket: r.uint64()?,
-                signature: r.string(SIGNATURE_BYTES_MAX)?.to_vec(),
+                signature: r.string(CERTIFICATE_BYTES_MAX)?.to_vec(),
             },
             4 => Say::Refused { ticket: r.uint64()?, why: r.utf8(REFUSAL_BYTES_MAX)?.to_owned() },
             _ => return Err(Malformed::Number),
@@ -210,7 +271,8 @@ impl Say {
 
 impl Setup {
     fn encode(&self, out: &mut Vec<u8>) {
-        for number in [self.uid, self.gid, self.slow_threads, self.keys.len() as u32] {
+        let counts = [self.keys.len() as u32, self.upstream_keys.len() as u32];
+        for number in [self.uid, self.gid, self.slow_threads].into_iter().chain(counts) {
             out.extend(number.to_be_bytes());
         }
         put(out, &self.root);
@@ -219,11 +281,16 @@ impl Setup {
             put(out, public);
             put(out, certificate);
         }
+        for UpstreamKey { public, certifies } in &self.upstream_keys {
+            put(out, public);
+            out.push(u8::from(*certifies));
+        }
     }
 
     fn decode(r: &mut Reader<'_>) -> Result<Setup, Malformed> {
-        let (uid, gid, slow_threads, count) = (r.uint32()?, r.uint32()?, r.uint32()?, r.uint32()?);
-        if count as usize > SIGNER_KEYS_MAX {
+        let (uid, gid, slow_threads) = (r.uint32()?, r.uint32()?, r.uint32()?);
+        let (count, upstream_count) = (r.uint32()?, r.uint32()?);
+        if count as usize > SIGNER_KEYS_MAX || upstream_count as usize > UPSTREAM_KEYS_MAX {
             return Err(Malformed::OverLimit);
         }
         let root = r.string(PARCEL_BYTES_MAX)?.to_vec();
@@ -233,7 +300,12 @@ impl Setup {
             let public = r.string(HOST_KEY_BYTES_MAX)?.to_vec();
             keys.push(KnownKey { public, certificate: r.string(HOST_KEY_BYTES_MAX)?.to_vec() });
         }
-        Ok(Setup { uid, gid, root, ident, keys, slow_threads })
+        let mut upstream_keys = Vec::new();
+        for _ in 0..upstream_count {
+            let public = r.string(HOST_KEY_BYTES_MAX)?.to_vec();
+            upstream_keys.push(UpstreamKey { public, certifies: flag(r)? });
+        }
+        Ok(Setup { uid, gid, root, ident, keys, upstream_keys, slow_threads })
     }
 }
 
@@ -259,19 +331,31 @@ mod tests {
             root: b"/empty".to_vec(),
             ident: "SSH-2.0-x".into(),
             keys: vec![key, KnownKey::default()],
+            upstream_keys: vec![UpstreamKey { public: vec![4], certifies: true }],
             slow_threads: 2,
         };
         let what = Signable::Exchange(SignableExchange::from_bytes(&[7; 40]));
-        let order = Order { host_key: 1, what };
+        let order = Order { key: 1, what };
         let (algorithm, session) = (SignatureAlgorithm::RsaSha256, [5; 32].into());
         let proof = Signable::Proof { algorithm, session };
+        let session = LoginSession { id: [5; 32].into(), host_key: [6; 51].into() };
+        let login = Signable::Login { algorithm, user: "ann".into(), session };
+        let certificate = Signable::Certificate {
+            subject: [8; 51].into(),
+            user: "ann".into(),
+            key_id: "ann from 192.0.2.1".into(),
+            sources: "192.0.2.9".into(),
+        };
         let tells = [
             Tell::Setup(Box::new(setup.clone())),
             Tell::Key,
             Tell::Begin,
             Tell::Sign { ticket: 9, order: order.clone() },
-            Tell::Sign { ticket: 8, order: Order { host_key: 0, what: proof } },
+            Tell::Sign { ticket: 8, order: Order { key: 0, what: proof } },
+            Tell::Sign { ticket: 7, order: Order { key: 0, what: login } },
+            Tell::Sign { ticket: 6, order: Order { key: 0, what: certificate } },
             Tell::Ping,
+            Tell::NoKey,
         ];
         for tell in tells {
             let bytes = tell.encode();
