@@ -1,6 +1,8 @@
 //! `tidegate ssh` against our own gateway and, where it can run, Debian's sshd.
 #![allow(clippy::disallowed_methods, reason = "tests wait on the real clock")]
 
+#[path = "client/effective.rs"]
+mod effective;
 #[path = "client/hostkeys.rs"]
 mod hostkeys;
 #[path = "client/hosts.rs"]

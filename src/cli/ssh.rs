@@ -26,8 +26,8 @@ pub struct SshFlags {
     pub stdio_forward: Option<String>,
     /// How often `-v` was given.
     pub verbose: u8,
-    /// How often `-t` was given.
-    pub terminal: u8,
+    /// Keywords of flags that count before every `-o`, and of which the last counts.
+    pub over: Vec<(&'static str, String)>,
     pub action: Action,
 }
 
@@ -36,6 +36,8 @@ pub struct SshFlags {
 pub enum Action {
     #[default]
     Connect,
+    /// `-G`
+    Dump,
     /// `-V`
     Version,
     /// `--help`
@@ -61,69 +63,89 @@ const fn flag(
 
 #[rustfmt::skip]
 const FLAGS: &[Flag] = &[
-    flag('4', None, "use IPv4 only", |f, _| line(f, "AddressFamily inet")),
-    flag('6', None, "use IPv6 only", |f, _| line(f, "AddressFamily inet6")),
-    flag('A', None, "let programs there use our agent", |f, _| line(f, "ForwardAgent yes")),
-    flag('a', None, "do not", |f, _| line(f, "ForwardAgent no")),
-    flag('B', Some("interface"), "connect over this interface of ours", |f, v| set(f, "BindInterface", v)),
-    flag('b', Some("address"), "connect from this address of ours", |f, v| set(f, "BindAddress", v)),
-    flag('C', None, "compress", |f, _| line(f, "Compression yes")),
-    flag('c', Some("ciphers"), "ciphers, most wanted first", |f, v| set(f, "Ciphers", v)),
+    flag('4', None, "use IPv4 only", |f, _| over(f, "AddressFamily", "inet")),
+    flag('6', None, "use IPv6 only", |f, _| over(f, "AddressFamily", "inet6")),
+    flag('A', None, "let programs there use our agent", |f, _| over(f, "ForwardAgent", "yes")),
+    flag('a', None, "do not", |f, _| over(f, "ForwardAgent", "no")),
+    flag('B', Some("interface"), "connect over this interface of ours", |f, v| over(f, "BindInterface", v)),
+    flag('b', Some("address"), "connect from this address of ours", |f, v| over(f, "BindAddress", v)),
+    flag('C', None, "compress", |f, _| over(f, "Compression", "yes")),
+    flag('c', Some("ciphers"), "ciphers, most wanted first", |f, v| over(f, "Ciphers", v)),
     flag('D', Some("port"), "take SOCKS connections here and connect them from there",
         |f, v| set(f, "DynamicForward", v)),
     flag('E', Some("file"), "append what is told to this file",
         |f, v| { f.log_file = Some(v.into()); Ok(()) }),
     flag('e', Some("character"), "what commands to us begin with at a terminal; none for none",
-        |f, v| set(f, "EscapeChar", v)),
+        |f, v| over(f, "EscapeChar", v)),
     flag('F', Some("file"), "the configuration, instead of the usual files; none for none",
         |f, v| { f.file = Some(v.into()); Ok(()) }),
     flag('f', None, "go to the background once logged in; reads nothing",
-        |f, _| line(f, "ForkAfterAuthentication yes")),
-    flag('g', None, "let others connect to forwarded ports", |f, _| line(f, "GatewayPorts yes")),
+        |f, _| over(f, "ForkAfterAuthentication", "yes")),
+    flag('G', None, "print what holds for this host, as lines of a configuration, and connect to nobody",
+        |f, _| { f.action = Action::Dump; Ok(()) }),
+    flag('g', None, "let others connect to forwarded ports", |f, _| over(f, "GatewayPorts", "yes")),
     flag('i', Some("file"), "log in with this key; may be repeated", identity),
     flag('J', Some("hosts"), "over connections to these hosts, [user@]host[:port] with commas between",
         |f, v| set(f, "ProxyJump", v)),
+    flag('k', None, "offer no GSSAPI, which is never offered", |_, _| Ok(())),
     flag('L', Some("forward"), "take connections at [address:]port and connect them from there to host:port",
         |f, v| set(f, "LocalForward", v)),
     flag('l', Some("user"), "log in as this user", |f, v| set(f, "User", v)),
-    flag('m', Some("macs"), "authentication codes, most wanted first", |f, v| set(f, "MACs", v)),
-    flag('N', None, "run nothing there, forward only", |f, _| line(f, "SessionType none")),
-    flag('n', None, "leave standard input alone", |f, _| line(f, "StdinNull yes")),
+    flag('m', Some("macs"), "authentication codes, most wanted first", |f, v| over(f, "MACs", v)),
+    flag('N', None, "run nothing there, forward only",
+        |f, _| { over(f, "SessionType", "none")?; over(f, "RequestTTY", "no") }),
+    flag('n', None, "leave standard input alone", |f, _| over(f, "StdinNull", "yes")),
     flag('o', Some("option"), "a line of configuration; may be repeated",
         |f, v| { f.lines.push(v.to_owned()); Ok(()) }),
     flag('P', Some("tag"), "a tag for Match tagged", |f, v| set(f, "Tag", v)),
     flag('p', Some("port"), "connect to this port", |f, v| set(f, "Port", v)),
-    flag('q', None, "tell nothing", |f, _| line(f, "LogLevel QUIET")),
+    flag('q', None, "tell nothing", |f, _| over(f, "LogLevel", "QUIET")),
     flag('R', Some("forward"), "take connections there at [address:]port and connect them from here to host:port",
         |f, v| set(f, "RemoteForward", v)),
-    flag('s', None, "the command is the name of a subsystem", |f, _| line(f, "SessionType subsystem")),
-    flag('T', None, "ask for no terminal", |f, _| line(f, "RequestTTY no")),
+    flag('s', None, "the command is the name of a subsystem", |f, _| over(f, "SessionType", "subsystem")),
+    flag('T', None, "ask for no terminal", |f, _| over(f, "RequestTTY", "no")),
     flag('t', None, "ask for a terminal; twice: even without one here",
-        |f, _| { f.terminal = f.terminal.saturating_add(1); Ok(()) }),
+        terminal),
     flag('V', None, "print the version", |f, _| { f.action = Action::Version; Ok(()) }),
     flag('v', None, "tell more; twice and three times for more still",
-        |f, _| { f.verbose = f.verbose.saturating_add(1); Ok(()) }),
+        verbose),
     flag('W', Some("host:port"), "connect standard input and output from there to this, and nothing else",
         |f, v| { f.stdio_forward = Some(v.to_owned()); Ok(()) }),
     flag('X', None, "let programs there use our X server, as far as it trusts strangers",
-        |f, _| line(f, "ForwardX11 yes")),
-    flag('x', None, "do not", |f, _| line(f, "ForwardX11 no")),
+        |f, _| over(f, "ForwardX11", "yes")),
+    flag('x', None, "do not", |f, _| over(f, "ForwardX11", "no")),
     flag('Y', None, "let programs there do all with our X server",
-        |f, _| { line(f, "ForwardX11 yes")?; line(f, "ForwardX11Trusted yes") }),
+        |f, _| { over(f, "ForwardX11", "yes")?; over(f, "ForwardX11Trusted", "yes") }),
 ];
 
 /// Letters of ssh(1) that ask for what there is not, and why.
 const ABSENT: &[(char, &str)] = &[
     ('I', "keys come from files and agents, not from PKCS#11 libraries"),
+    ('K', "GSSAPI is not offered to servers"),
     ('M', "connections are not shared"),
     ('O', "connections are not shared"),
     ('S', "connections are not shared"),
     ('w', "networks are not tunnelled"),
+    ('y', "what there is to tell is told on standard error; -E names a file for it"),
 ];
 
-fn line(flags: &mut SshFlags, line: &str) -> Result<(), String> {
-    flags.lines.push(line.to_owned());
+fn over(flags: &mut SshFlags, keyword: &'static str, value: &str) -> Result<(), String> {
+    flags.over.retain(|(other, _)| *other != keyword);
+    flags.over.push((keyword, quote(value)));
     Ok(())
+}
+
+/// `-t` behind another one: whether or not there is a terminal here.
+fn terminal(flags: &mut SshFlags, _: &str) -> Result<(), String> {
+    let again = |(keyword, value): &(&str, String)| *keyword == "RequestTTY" && value != "no";
+    let again = flags.over.iter().any(again);
+    over(flags, "RequestTTY", if again { "force" } else { "yes" })
+}
+
+fn verbose(flags: &mut SshFlags, _: &str) -> Result<(), String> {
+    flags.verbose = flags.verbose.saturating_add(1);
+    let level = ["DEBUG1", "DEBUG2"].get(usize::from(flags.verbose) - 1);
+    over(flags, "LogLevel", level.unwrap_or(&"DEBUG3"))
 }
 
 fn set(flags: &mut SshFlags, keyword: &str, value: &str) -> Result<(), String> {
@@ -133,7 +155,9 @@ fn set(flags: &mut SshFlags, keyword: &str, value: &str) -> Result<(), String> {
 
 fn identity(flags: &mut SshFlags, value: &str) -> Result<(), String> {
     if !std::path::Path::new(value).exists() && !value.contains(['%', '~', '$']) {
+        // As in ssh: the usual ones are tried then.
         complain(&format!("ssh: warning: there is no identity file {value}\n"));
+        return Ok(());
     }
     set(flags, "IdentityFile", value)
 }
@@ -189,23 +213,12 @@ impl SshFlags {
     }
 
     fn finish(mut self) -> Result<SshFlags, String> {
-        if self.action == Action::Connect && self.destination.is_empty() {
+        let needs_host = matches!(self.action, Action::Connect | Action::Dump);
+        if needs_host && self.destination.is_empty() {
             return Err("a host is missing; `tidegate ssh --help` tells more".to_owned());
         }
-        let mut first = Vec::new();
-        match self.verbose {
-            0 => {}
-            1 => first.push("LogLevel DEBUG1".to_owned()),
-            2 => first.push("LogLevel DEBUG2".to_owned()),
-            _ => first.push("LogLevel DEBUG3".to_owned()),
-        }
-        match self.terminal {
-            0 => {}
-            1 => first.push("RequestTTY yes".to_owned()),
-            _ => first.push("RequestTTY force".to_owned()),
-        }
-        first.append(&mut self.lines);
-        self.lines = first;
+        let first = self.over.iter().map(|(keyword, value)| format!("{keyword} {value}"));
+        self.lines = first.chain(std::mem::take(&mut self.lines)).collect();
         Ok(self)
     }
 }
@@ -218,7 +231,7 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
         Err(why) => return fail(&why),
     };
     match flags.action {
-        Action::Connect => {}
+        Action::Connect | Action::Dump => {}
         Action::Version => return print(&version()),
         Action::Help => return print(&help()),
     }
@@ -241,6 +254,10 @@ fn connect(flags: &SshFlags, words: &[OsString], voice: &Voice) -> anyhow::Resul
     }
     for warning in &settled.warnings {
         voice.info(warning);
+    }
+    if flags.action == Action::Dump {
+        print(&settled.dump());
+        return Ok(0);
     }
     let options = &settled.options;
     if options.background && !background::is_it() {
@@ -351,6 +368,10 @@ mod tests {
         assert_eq!(flags.destination, "ann@web");
         assert_eq!(flags.command.as_deref(), Some(&b"ls -l"[..]));
         let expected = ["LogLevel QUIET", "StdinNull yes", "Port 22", "User bob", "Tag=x"];
+        assert_eq!(flags.lines, expected);
+        // Of what can be taken back the last counts, and before every line.
+        let flags = parse(&["-AXo", "ForwardAgent no", "-xtTa", "web"]).expect("a command line");
+        let expected = ["ForwardX11 no", "RequestTTY no", "ForwardAgent no", "ForwardAgent no"];
         assert_eq!(flags.lines, expected);
         let flags = parse(&["-vvt", "web", "--", "-x"]).expect("a command line");
         assert_eq!(flags.lines, ["LogLevel DEBUG2", "RequestTTY yes"]);

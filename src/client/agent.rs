@@ -1,13 +1,16 @@
 //! The user's agent: which keys it has, and signatures by them. Asked when its answer is needed, and
 //! waited for: somebody may be asked to confirm.
 
-use std::io::{Read, Write};
+use std::ffi::OsStr;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
-use crate::limits::AGENT_FRAME_BYTES_MAX;
+use crate::limits::{AGENT_BIND_TIME_MAX, AGENT_FRAME_BYTES_MAX};
 use crate::wire::Writer;
 use crate::wire::agent::{AgentReply, AgentRequest, frame_bytes};
 
@@ -17,6 +20,50 @@ use crate::wire::agent::{AgentReply, AgentRequest, frame_bytes};
 pub struct HostProof {
     pub host_key: Box<[u8]>,
     pub signature: Box<[u8]>,
+}
+
+impl HostProof {
+    const fn request<'a>(&'a self, session_id: &'a [u8], forwarding: bool) -> AgentRequest<'a> {
+        let HostProof { host_key, signature } = self;
+        AgentRequest::Bind { host_key, session_id, signature, forwarding }
+    }
+
+    /// What an agent is told that is lent to programs at the host, as a whole frame. Keys that are
+    /// restricted to hosts (`ssh-add -h`) then sign there for the hosts that may be reached from it.
+    pub fn lend(&self, session_id: &[u8]) -> Option<Box<[u8]>> {
+        framed(&self.request(session_id, true))
+    }
+}
+
+fn framed(request: &AgentRequest<'_>) -> Option<Box<[u8]>> {
+    let mut space = vec![0; AGENT_FRAME_BYTES_MAX as usize + 4];
+    let mut out = Writer::new(&mut space);
+    request.write(&mut out).ok()?;
+    Some(out.written().into())
+}
+
+/// Connects to an agent and tells it this frame, for programs at a host. As in ssh it is lent as well
+/// where it does not know what it is told: it has no keys then that would ask for that.
+///
+/// # Errors
+/// Nobody listens there, or nobody answers in time.
+pub fn connect_bound(path: &[u8], bind: &[u8]) -> io::Result<OwnedFd> {
+    let mut stream = UnixStream::connect(Path::new(OsStr::from_bytes(path)))?;
+    stream.set_read_timeout(Some(AGENT_BIND_TIME_MAX))?;
+    stream.set_write_timeout(Some(AGENT_BIND_TIME_MAX))?;
+    stream.write_all(bind)?;
+    let mut length = [0; 4];
+    stream.read_exact(&mut length)?;
+    let odd = || io::Error::new(io::ErrorKind::InvalidData, "it answers something else");
+    let bytes = frame_bytes(&length).ok().flatten().ok_or_else(odd)?;
+    let mut frame = vec![0; bytes as usize];
+    stream.read_exact(&mut frame)?;
+    match AgentReply::parse(&frame) {
+        Ok(AgentReply::Success | AgentReply::Failure) => {}
+        _ => return Err(odd()),
+    }
+    stream.set_nonblocking(true)?;
+    Ok(stream.into())
 }
 
 /// A connection to an agent.
@@ -68,8 +115,7 @@ impl Agent {
     /// # Errors
     /// It breaks off or talks nonsense.
     pub fn bind(&mut self, proof: &HostProof, session_id: &[u8]) -> Result<bool> {
-        let HostProof { host_key, signature } = proof;
-        let bind = AgentRequest::Bind { host_key, session_id, signature, forwarding: false };
+        let bind = proof.request(session_id, false);
         let frame = self.ask(&bind)?;
         let reply = AgentReply::parse(&frame).context("the agent's answer")?;
         Ok(reply == AgentReply::Success)
@@ -77,10 +123,8 @@ impl Agent {
 
     /// The answer's frame behind its length.
     fn ask(&mut self, request: &AgentRequest<'_>) -> Result<Vec<u8>> {
-        let mut space = vec![0; AGENT_FRAME_BYTES_MAX as usize + 4];
-        let mut out = Writer::new(&mut space);
-        request.write(&mut out).ok().context("too much to ask of an agent")?;
-        self.stream.write_all(out.written()).context("the agent does not listen")?;
+        let frame = framed(request).context("too much to ask of an agent")?;
+        self.stream.write_all(&frame).context("the agent does not listen")?;
         let mut length = [0; 4];
         self.stream.read_exact(&mut length).context("the agent does not answer")?;
         let Some(bytes) = frame_bytes(&length).context("the agent's answer")? else {

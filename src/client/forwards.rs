@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail};
 
 use super::Options;
 use crate::connection::{ChannelKind, GlobalRequest};
+use crate::gateway::names::service_port;
 use crate::limits::{ACCEPT_REST, HOST_BYTES_MAX, SOCKS_AT_ONCE_MAX, SOCKS_TIME_MAX};
 use crate::reactor::{Fd, Waker};
 use crate::services::forward::{
@@ -46,8 +47,10 @@ impl Forward {
     pub fn parse(words: &[String], may_be_dynamic: bool) -> Result<Forward, String> {
         let parts: Vec<String> = words.iter().flat_map(|word| split(word)).collect();
         let bad = || format!("{:?} is no [address:]port:host:port", words.join(" "));
-        let port = |text: &str| text.parse::<u16>().map_err(|_| format!("{text:?} is no port"));
-        let is_path = |text: &str| text.starts_with('/');
+        let named = |text: &str| service_port(text).or_else(|| text.parse::<u16>().ok());
+        let port = |text: &str| named(text).ok_or_else(|| format!("{text:?} is no port"));
+        // As in ssh: a slash anywhere makes a path of it, which may begin in the working directory.
+        let is_path = |text: &str| text.contains('/');
         let (listen, rest) = match parts.as_slice() {
             [path, rest @ ..] if is_path(path) => (Listen::Path(path.clone()), rest),
             [only, rest @ ..]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 
+use super::agent::HostProof;
 use super::connect::{connect, spawn_proxy};
 use super::hosts::HostCheck;
 use super::identities::Identity;
@@ -48,6 +49,8 @@ pub struct Client<D: Driver> {
     links: Vec<ClientLink>,
     /// Those of them whose hosts may tell of their keys.
     learners: BTreeMap<ClientLink, Learner>,
+    /// How the hosts of those that are logged in have proved who they are.
+    proofs: BTreeMap<ClientLink, HostProof>,
 }
 
 impl<D: Driver> Client<D> {
@@ -62,7 +65,13 @@ impl<D: Driver> Client<D> {
             serial_step: 1,
         };
         let shard = Shard::new(driver, outside, config, Box::new(RandomPool::secure()));
-        Client { shard, kept: VecDeque::new(), links: Vec::new(), learners: BTreeMap::new() }
+        Client {
+            shard,
+            kept: VecDeque::new(),
+            links: Vec::new(),
+            learners: BTreeMap::new(),
+            proofs: BTreeMap::new(),
+        }
     }
 
     /// Connects, checks who is there, and logs in; asks the person what has to be asked.
@@ -112,7 +121,13 @@ impl<D: Driver> Client<D> {
                 self.learn_first(link, voice)?;
             }
         }
+        self.proofs.extend(login.take_proof().map(|proof| (link, proof)));
         ended.map(|link| (link, login.into_identity()))
+    }
+
+    /// What an agent is told that is lent to programs at this link's host.
+    pub fn lend(&self, link: ClientLink) -> Option<Box<[u8]>> {
+        self.proofs.get(&link)?.lend(self.shard.client(link)?.session_id())
     }
 
     fn wait_for_login(

@@ -86,6 +86,11 @@ impl<'a> Login<'a> {
         self.hosts.learner().filter(|_| self.trusted == Trusted::ByUser)
     }
 
+    /// How the server has proved who it is.
+    pub const fn take_proof(&mut self) -> Option<HostProof> {
+        self.proof.take()
+    }
+
     /// The key that the server has taken, if it was one.
     pub fn into_identity(self) -> Option<Identity> {
         self.shown

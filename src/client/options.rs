@@ -213,7 +213,7 @@ impl Options {
 }
 
 /// The server takes the first of ours that it knows: those that processors are quick at.
-fn quickest_first(ciphers: &[CipherKind]) -> Vec<CipherKind> {
+pub fn quickest_first(ciphers: &[CipherKind]) -> Vec<CipherKind> {
     let mut ciphers = ciphers.to_vec();
     ciphers.sort_by_key(|kind| match kind {
         CipherKind::Aes128Gcm => 0,

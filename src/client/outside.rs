@@ -1,6 +1,7 @@
 use std::mem;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use super::agent::connect_bound;
 use crate::connection::ConnectionConfig;
 use crate::gateway::workers::{Execute, Reply, Workers};
 use crate::limits::CLIENT_WORKERS;
@@ -60,6 +61,7 @@ impl Execute for Work {
         match job {
             Job::Resolve { host, port } => Done::Resolved(forward::resolve(&host, port)),
             Job::ConnectPath(path) => Done::Connected(forward::connect_to_path(&path)),
+            Job::ConnectAgent { path, bind } => Done::Connected(connect_bound(&path, &bind)),
             _ => Done::Lost,
         }
     }

@@ -468,19 +468,20 @@ impl<'a, D: Driver> Session<'a, D> {
             }
             _ => None,
         };
-        let target = match agent {
-            Some(path) => Some(Target::Path(path.as_os_str().as_encoded_bytes().into())),
+        let service = match agent {
+            Some(path) => self
+                .client
+                .lend(self.link)
+                .map(|bind| Attached::agent(path.as_os_str().as_encoded_bytes().into(), bind)),
             None => {
                 let remote = self.remotes.iter().find(|remote| remote.is_for(kind));
-                remote.and_then(|remote| remote.forward.to.clone())
+                let target = remote.and_then(|remote| remote.forward.to.clone());
+                target.map(|target| Attached::forward(target, &Forwarding::default()))
             }
         };
         let (link, shard) = (self.link, self.client.shard());
-        match target {
-            Some(target) => {
-                let service = Attached::forward(target, &Forwarding::default());
-                shard.serve_channel(link, id, service);
-            }
+        match service {
+            Some(service) => shard.serve_channel(link, id, service),
             None => {
                 self.voice.info("the server opens a channel that it was not asked for; refused");
                 shard.refuse_channel(link, id, "not asked for");

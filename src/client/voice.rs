@@ -22,7 +22,9 @@ pub enum Level {
 }
 
 impl Level {
-    pub const NAMES: [(&'static str, Level); 9] = [
+    /// Of several of one level the first is the one that is shown.
+    pub const NAMES: [(&'static str, Level); 10] = [
+        ("SILENT", Level::Quiet),
         ("QUIET", Level::Quiet),
         ("FATAL", Level::Fatal),
         ("ERROR", Level::Error),

@@ -212,6 +212,8 @@ impl Execute for Executor {
                 Done::Removed
             }
             Job::ConnectPath(path) => Done::Connected(forward::connect_to_path(&path)),
+            // A gateway has no agent of its own to lend.
+            Job::ConnectAgent { .. } => Done::Lost,
         }
     }
 }

@@ -79,6 +79,11 @@ impl Attached {
         Attached::Forward(Box::new(Forward::display(target, cookies)))
     }
 
+    /// The same to an agent that is lent, which is told first for whom it will sign.
+    pub fn agent(path: Box<[u8]>, bind: Box<[u8]>) -> Attached {
+        Attached::Forward(Box::new(Forward::agent(path, bind)))
+    }
+
     /// A connection that was taken for the client, which is asked to open the channel.
     pub fn offered(kind: &'static str, what: String, socket: Fd) -> Attached {
         Attached::Forward(Box::new(Forward::offered(kind, what, socket)))

@@ -89,6 +89,12 @@ pub enum Job {
     },
     /// Connects to a socket in the file system: [`super::forward::connect_to_path`].
     ConnectPath(Box<[u8]>),
+    /// Connects to an agent that is lent, and tells it first for whom it will sign: a whole frame of its
+    /// protocol (OpenSSH PROTOCOL.agent, session-bind).
+    ConnectAgent {
+        path: Box<[u8]>,
+        bind: Box<[u8]>,
+    },
     /// Asks the program that knows which hosts a login goes on at.
     FindHosts {
         /// The login's name in the log.

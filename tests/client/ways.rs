@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 
-use crate::server::{Server, both, text};
+use crate::server::{Server, Theirs, both, text};
 use crate::support::openssh::Agent;
 use crate::support::{free_port, noise, wait_for};
 
@@ -157,6 +157,65 @@ fn the_agent_is_lent_to_programs_there() {
         assert!(text(&output.stdout).starts_with("SHA256:"), "{}", text(&output.stderr));
         let output = server.ssh(&[&ours], &[list]).output().expect("runs");
         assert_eq!(text(&output.stdout), "", "not unless it is asked for");
+    });
+}
+
+/// `ssh-add -h`: an agent that is lent is told whose programs ask it, so that its keys sign there for the
+/// hosts that they may go on to from there, and for no others.
+#[test]
+fn keys_that_are_bound_to_hosts_sign_where_they_are_lent() {
+    let Some(up) = Theirs::start(&[]).map(Server::Theirs) else { return };
+    both(&[], |gate| {
+        let key = gate.path("user_ed25519");
+        fs::copy(gate.path("user_ed25519.pub"), up.path("authorized_keys")).expect("its keys");
+        let mut known = String::new();
+        for (name, server) in [("gate", gate), ("up", &up)] {
+            let folder = fs::read_dir(server.path("")).expect("a folder");
+            for path in folder.map(|entry| entry.expect("a file").path()) {
+                let file = path.file_name().expect("a name").to_string_lossy();
+                if file.starts_with("host_") && file.ends_with(".pub") {
+                    known += &format!("{name} {}", fs::read_to_string(&path).expect("a key"));
+                }
+            }
+        }
+        let hosts = gate.path("bound_hosts");
+        fs::write(&hosts, known).expect("a file");
+        let hosts = hosts.display().to_string();
+        let onward = |client: &str| {
+            format!(
+                "{client} -F none -p {} -o BatchMode=yes -o StrictHostKeyChecking=no -o \
+                 UserKnownHostsFile=/dev/null -o IdentityFile=none -o LogLevel=ERROR 127.0.0.1 echo in",
+                up.port()
+            )
+        };
+        let agent = Agent::start(gate.path("bound"));
+        let ours = agent.option();
+        let tidegate = concat!(env!("CARGO_BIN_EXE_tidegate"), " ssh");
+        for (there, expected) in [("gate>up", "in\n"), ("gate>gate", "")] {
+            agent.tell(&["-D"], &key);
+            agent.tell(&["-H", &hosts, "-h", "gate", "-h", there], &key);
+            for client in ["ssh", tidegate] {
+                let mut command = gate.bare(&[&ours]);
+                command.args(["-A", "127.0.0.1", &onward(client)]);
+                let output = command.output().expect("runs");
+                assert_eq!(text(&output.stdout), expected, "{client} {there}: {output:?}");
+            }
+        }
+        // A host on the way has nothing to do with the agent: it is asked here.
+        agent.tell(&["-D"], &key);
+        agent.tell(&["-H", &hosts, "-h", "gate", "-h", "up"], &key);
+        let known = format!("UserKnownHostsFile={}", up.path("known").display());
+        let port = format!("Port={}", up.port());
+        let way = format!("127.0.0.1:{}", gate.port());
+        let mut command = gate.bare(&[&port, &ours, &known]);
+        let config = format!(
+            "Host *\n StrictHostKeyChecking no\n UserKnownHostsFile /dev/null\n {}\n",
+            ours.replace('=', " ")
+        );
+        fs::write(gate.path("way"), config).expect("a file");
+        command.arg("-F").arg(gate.path("way")).args(["-J", &way, "127.0.0.1", "echo in"]);
+        let output = command.output().expect("runs");
+        assert_eq!(text(&output.stdout), "in\n", "{output:?}");
     });
 }
 

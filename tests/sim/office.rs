@@ -352,6 +352,7 @@ impl Office {
             Job::MakeDisplay(spec) => Done::Display(spec, Err(std::io::ErrorKind::NotFound.into())),
             Job::MakeAgentSocket => Done::AgentSocket(Err(std::io::ErrorKind::NotFound.into())),
             Job::RemoveAgentSocket(path) => panic!("nobody made {path:?}"),
+            Job::ConnectAgent { .. } => panic!("no gateway has an agent to lend"),
             Job::ConnectPath(path) => {
                 let connected = self.town.connect(&path, &self.world);
                 Done::Connected(connected.ok_or_else(|| std::io::ErrorKind::NotFound.into()))

@@ -3,7 +3,9 @@ use std::time::Duration;
 
 use crate::client::{Level, StrictHostKeys, UpdateHostKeys};
 use crate::crypto::{CipherKind, KexKind, KeyAlgorithm, MacKind, SignatureAlgorithm};
-use crate::gateway::config::{DriverChoice, Wrong};
+use crate::gateway::accounts;
+use crate::gateway::config::{DriverChoice, Wrong, number};
+use crate::gateway::names::service_port;
 
 /// What has been read so far. `None`: nothing has been said. Paths and commands are as they were
 /// written: tokens are expanded when everything is known.
@@ -49,8 +51,11 @@ pub struct Draft {
     pub macs: Option<Vec<MacKind>>,
     pub kex: Option<Vec<KexKind>>,
     pub host_key_algorithms: Option<Vec<KeyAlgorithm>>,
+    pub host_keys_chosen: Option<bool>,
     pub ca_algorithms: Option<Vec<SignatureAlgorithm>>,
     pub user_algorithms: Option<Vec<KeyAlgorithm>>,
+    /// Algorithms that were asked for and that there are not, with the reasons.
+    pub left_out: Vec<String>,
     pub compression: Option<bool>,
     pub rekey: Option<(Option<u64>, Option<Duration>)>,
 
@@ -89,6 +94,8 @@ pub struct Forwards {
 pub enum Proxy {
     /// `none`: directly after all.
     Direct,
+    /// Over no other host, whatever ProxyJump says further down.
+    NoJump,
     /// Through the standard streams of a command.
     Command(String),
     /// Over connections of our own to these hosts, the first one first.
@@ -146,7 +153,7 @@ pub fn parse_destination(text: &str, may_have_port: bool) -> Result<Jump, Wrong>
     let port = match port {
         None => None,
         Some(port) => {
-            let number = port.parse().ok().filter(|port| *port > 0);
+            let number = self::port(port).ok();
             Some(number.ok_or_else(|| Wrong::new(text, format!("{port:?} is no port")))?)
         }
     };
@@ -160,6 +167,24 @@ pub fn parse_destination(text: &str, may_have_port: bool) -> Result<Jump, Wrong>
         return Err(Wrong::new(text, "no name of a user"));
     }
     Ok(Jump { user: user.map(str::to_owned), host: host.to_owned(), port })
+}
+
+/// A TCP port or the name of a service.
+///
+/// # Errors
+/// It is neither.
+pub fn port(word: &str) -> Result<u16, Wrong> {
+    match service_port(word) {
+        Some(port) => Ok(port),
+        None => Ok(number(word, 1..=u32::from(u16::MAX))? as u16),
+    }
+}
+
+/// What is said twice, by two blocks or two passes, is said once.
+pub fn push_new<T: PartialEq>(list: &mut Vec<T>, item: T) {
+    if !list.contains(&item) {
+        list.push(item);
+    }
 }
 
 /// As they are written.
@@ -183,10 +208,13 @@ pub fn is_odd_user(user: &str) -> bool {
     user.is_empty() || flags || user.ends_with('\\') || user.contains(odd)
 }
 
-/// Where `~` leads.
+/// Where `~` leads, or `~` and a user's name.
 pub fn at_home(path: &str, home: Option<&PathBuf>) -> PathBuf {
-    match (path.strip_prefix("~/"), home) {
-        (Some(rest), Some(home)) => home.join(rest),
-        _ => PathBuf::from(path),
-    }
+    let Some(rest) = path.strip_prefix('~') else { return PathBuf::from(path) };
+    let (user, below) = rest.split_once('/').unwrap_or((rest, ""));
+    let home = match user {
+        "" => home.cloned(),
+        user => accounts::by_name(user).ok().flatten().map(|account| account.home),
+    };
+    home.map_or_else(|| PathBuf::from(path), |home| home.join(below))
 }

@@ -5,6 +5,7 @@
 //! blocks; `settle` makes [`Options`] of what was read, tokens expanded.
 
 mod draft;
+mod dump;
 pub mod keywords;
 mod reader;
 mod settle;
@@ -17,6 +18,7 @@ pub use draft::{Forwards, Jump, Proxy, RequestTty, SessionType, parse_destinatio
 use super::Options;
 use crate::gateway::config::{ConfigErrors, Diagnostic, Source, Surroundings};
 use crate::limits::JUMPS_MAX;
+use draft::Draft;
 use reader::{Pass, Reading};
 
 /// Where the options of a connection come from.
@@ -57,6 +59,15 @@ pub enum Files {
 pub struct Settled {
     pub options: Options,
     pub warnings: Vec<Diagnostic>,
+    said: Said,
+}
+
+/// What was said, where it is shown as it was written.
+#[derive(Clone, Debug)]
+struct Said {
+    draft: Draft,
+    jumps: Vec<Jump>,
+    ignored: Vec<String>,
 }
 
 /// Reads what there is to read about a host.
@@ -74,11 +85,11 @@ fn read_at(request: &Request, source: &dyn Source, depth: usize) -> Result<Settl
     if reading.wants_final && reading.errors.is_empty() {
         // As in ssh: the files are read again, for the name that was found, and fill up what is open.
         let mut again = Reading::new(request, source, &surroundings, Pass::Final);
-        again.draft = reading.draft;
+        (again.draft, again.ignored) = (reading.draft, reading.ignored);
         read_files(&mut again, request);
         reading = again;
     }
-    let Reading { mut draft, mut errors, mut warnings, .. } = reading;
+    let Reading { mut draft, mut errors, mut warnings, ignored, .. } = reading;
     let jumps = match draft.proxy.take() {
         Some(Proxy::Jump(jumps)) => jumps,
         other => {
@@ -86,6 +97,7 @@ fn read_at(request: &Request, source: &dyn Source, depth: usize) -> Result<Settl
             Vec::new()
         }
     };
+    let said = Said { draft: draft.clone(), jumps: jumps.clone(), ignored };
     let options = settle::settle(draft, request, &jumps, &mut errors);
     let Some(mut options) = options.filter(|_| errors.is_empty()) else {
         return Err(ConfigErrors { errors });
@@ -100,7 +112,7 @@ fn read_at(request: &Request, source: &dyn Source, depth: usize) -> Result<Settl
         warnings.extend(before.warnings);
         options.via = Some(Box::new(before.options));
     }
-    Ok(Settled { options, warnings })
+    Ok(Settled { options, warnings, said })
 }
 
 /// What is to be read about the last host on the way; those before it lead to that. `None`: there is

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use super::Request;
-use super::draft::Draft;
+use super::draft::{Draft, push_new};
 use super::keywords::{self, Keyword, Status};
 use super::tokens::Tokens;
 use crate::base::{escape, wildcard_match};
@@ -17,6 +17,9 @@ use crate::limits::{
     CONFIG_BYTES_MAX, CONFIG_ERRORS_MAX, CONFIG_FILES_MAX, CONFIG_INCLUDE_DEPTH_MAX,
     CONFIG_LINE_BYTES_MAX,
 };
+
+/// Where the system's file is.
+const SYSTEM: &str = "/etc/ssh";
 
 /// How often the files have been read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,9 +41,11 @@ pub struct Reading<'a> {
     /// A Match line asks for a second pass.
     pub wants_final: bool,
     /// Keywords that need not be known.
-    ignored: Vec<String>,
+    pub ignored: Vec<String>,
     /// Lines count.
     active: bool,
+    /// The file was included where lines do not count, so no block of it does.
+    never: bool,
     files: usize,
 }
 
@@ -62,6 +67,7 @@ impl<'a> Reading<'a> {
             wants_final: false,
             ignored: Vec::new(),
             active: true,
+            never: false,
             files: 0,
         }
     }
@@ -140,13 +146,21 @@ impl<'a> Reading<'a> {
                 // What does not count is read all the same, and has to be right.
                 let mut idle = Draft::default();
                 let draft = if self.active { &mut self.draft } else { &mut idle };
-                if let Err(wrong) = parse(draft, &values) {
+                let parsed = parse(draft, &values);
+                for problem in std::mem::take(&mut self.draft.left_out) {
+                    self.warnings.push(diagnostic(place, keyword.name, Wrong::new("", problem)));
+                }
+                if let Err(wrong) = parsed {
                     self.error(place, keyword.name, wrong);
                 }
             }
             Status::Absent { harmless, reason } => {
                 let value = values.words.join(" ");
-                if !harmless.iter().any(|one| one.eq_ignore_ascii_case(&value)) {
+                let is = |one: &&str| {
+                    one.eq_ignore_ascii_case(&value)
+                        || *one == "no" && value.eq_ignore_ascii_case("false")
+                };
+                if !harmless.iter().any(is) {
                     let mut wrong = Wrong::new(value, *reason);
                     if let Some(first) = harmless.first() {
                         wrong = wrong.help(format!("write {} {first}", keyword.name));
@@ -162,7 +176,7 @@ impl<'a> Reading<'a> {
             let (pattern, name) = (pattern.to_ascii_lowercase(), name.to_ascii_lowercase());
             wildcard_match(pattern.as_bytes(), name.as_bytes())
         };
-        if self.ignored.iter().any(is) {
+        if keywords::is_former(name) || self.ignored.iter().any(is) {
             return;
         }
         let mut wrong = Wrong::new("", "there is no such keyword");
@@ -188,18 +202,22 @@ impl<'a> Reading<'a> {
         };
         match keyword.name {
             "Host" => {
-                self.active = matches_list(&words, &self.request.host);
+                self.active = match self.pass {
+                    Pass::First => matches_list(&words, &self.request.host),
+                    Pass::Final => matches_list(&words, &self.host().to_ascii_lowercase()),
+                } && !self.never;
             }
             "Match" => match self.holds(&words) {
-                Ok(holds) => self.active = holds,
+                Ok(holds) => self.active = holds && !self.never,
                 Err(wrong) => {
                     self.active = false;
                     self.error(place, keyword.name, wrong);
                 }
             },
             "IgnoreUnknown" => {
-                let patterns = words.iter().flat_map(|word| word.split(','));
-                self.ignored.extend(patterns.map(str::to_owned));
+                for pattern in words.iter().flat_map(|word| word.split(',')) {
+                    push_new(&mut self.ignored, pattern.to_owned());
+                }
             }
             _ => self.include(&words, place, folder, depth),
         }
@@ -212,13 +230,14 @@ impl<'a> Reading<'a> {
             return self.error(place, "Include", wrong.help("do some include each other?"));
         }
         let was_active = self.active;
+        let was_never = std::mem::replace(&mut self.never, !self.active);
         for pattern in patterns {
             let home = self.surroundings.home.as_ref();
             let base = match home {
-                // As in ssh: relative ones start where the user's or the system's file is.
-                Some(home) if folder.starts_with(home) => home.join(".ssh"),
-                _ if folder.as_os_str().is_empty() => "/etc/ssh".into(),
-                _ => folder.to_owned(),
+                // As in ssh: relative ones start where the system's file is for that one and what it
+                // includes, and where the user's is for all others.
+                Some(home) if !folder.starts_with(SYSTEM) => home.join(".ssh"),
+                _ => SYSTEM.into(),
             };
             let path = base.join(super::draft::at_home(pattern, home));
             for file in glob(&path, self.source) {
@@ -231,13 +250,14 @@ impl<'a> Reading<'a> {
                 }
             }
         }
-        self.active = was_active;
+        (self.active, self.never) = (was_active, was_never);
     }
 
     // ---- Match -------------------------------------------------------------------------------
 
     fn holds(&mut self, words: &[String]) -> Result<bool, Wrong> {
         let mut all = true;
+        let mut alone = true;
         let mut words = words.iter();
         while let Some(word) = words.next() {
             let (negated, word) = match word.strip_prefix('!') {
@@ -250,17 +270,22 @@ impl<'a> Reading<'a> {
             };
             let name = name.to_ascii_lowercase();
             let holds = match name.as_str() {
-                "all" => true,
+                "all" if alone && words.len() == 0 => true,
+                "all" => {
+                    let wrong = Wrong::new(word, "it stands alone, or behind final or canonical");
+                    return Err(wrong);
+                }
                 "canonical" | "final" => {
                     self.wants_final |= self.pass == Pass::First && name == "final";
-                    self.pass == Pass::Final && name == "final"
+                    self.pass == Pass::Final
                 }
                 _ => {
                     let argument = inline.or_else(|| words.next().cloned());
                     let argument = argument
                         .ok_or_else(|| Wrong::new(word, "a criterion without its argument"))?;
+                    alone = false;
                     // A command is only run where everything before it holds.
-                    self.criterion(&name, &argument, all)?
+                    self.criterion(&name, &argument, all && !self.never)?
                 }
             };
             all &= holds != negated;
@@ -268,17 +293,23 @@ impl<'a> Reading<'a> {
         Ok(all)
     }
 
+    /// The host's name, as far as it has been found.
+    fn host(&self) -> String {
+        let original = &self.request.host;
+        self.draft.host_name.as_ref().unwrap_or(original).replace("%h", original)
+    }
+
     fn criterion(&self, name: &str, argument: &str, so_far: bool) -> Result<bool, Wrong> {
         let original = &self.request.host;
-        let host = self.draft.host_name.as_ref().unwrap_or(original).replace("%h", original);
+        let host = self.host();
         let user = self.request.user.as_ref().or(self.draft.user.as_ref());
         let list = |text: &str| {
             let patterns: Vec<String> = argument.split(',').map(str::to_owned).collect();
             matches_list(&patterns, text)
         };
         Ok(match name {
-            "host" => list(&host.to_ascii_lowercase()),
-            "originalhost" => list(&original.to_ascii_lowercase()),
+            "host" => names_host(argument, &host),
+            "originalhost" => names_host(argument, original),
             "user" => list(user.unwrap_or(&self.request.local_user)),
             "localuser" => list(&self.request.local_user),
             "tagged" => list(self.draft.tag.as_deref().unwrap_or_default()),
@@ -318,19 +349,25 @@ impl<'a> Reading<'a> {
 
     fn error(&mut self, place: &Place, subject: &str, wrong: Wrong) {
         if self.errors.len() < CONFIG_ERRORS_MAX {
-            let subject = match wrong.value.as_str() {
-                "" => subject.to_owned(),
-                value => format!("{subject} {}", escape(value.as_bytes())),
-            };
-            self.errors.push(Diagnostic {
-                place: place.clone(),
-                subject,
-                problem: wrong.problem,
-                legal: None,
-                help: wrong.help,
-            });
+            self.errors.push(diagnostic(place, subject, wrong));
         }
     }
+}
+
+fn diagnostic(place: &Place, subject: &str, wrong: Wrong) -> Diagnostic {
+    let subject = match wrong.value.as_str() {
+        "" => subject.to_owned(),
+        value => format!("{subject} {}", escape(value.as_bytes())),
+    };
+    let (problem, help) = (wrong.problem, wrong.help);
+    Diagnostic { place: place.clone(), subject, problem, legal: None, help }
+}
+
+/// Names of hosts are the same in capitals.
+fn names_host(patterns: &str, host: &str) -> bool {
+    let patterns = patterns.to_ascii_lowercase();
+    let patterns: Vec<String> = patterns.split(',').map(str::to_owned).collect();
+    matches_list(&patterns, &host.to_ascii_lowercase())
 }
 
 /// One of the patterns matches and no negated one does.

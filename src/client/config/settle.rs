@@ -13,8 +13,8 @@ use crate::client::{Level, Options, UpdateHostKeys};
 use crate::gateway::config::{Diagnostic, DriverChoice, Place, is_none};
 
 /// ssh_config(5): XAuthLocation and ForwardX11Timeout.
-const XAUTH: &str = "/usr/bin/xauth";
-const X11_TIMEOUT: Duration = Duration::from_secs(20 * 60);
+pub const XAUTH: &str = "/usr/bin/xauth";
+pub const X11_TIMEOUT: Duration = Duration::from_secs(20 * 60);
 /// Tokens that stand in most values.
 const USUAL: &str = "dhijkLlnpru";
 
@@ -74,7 +74,7 @@ impl Settling<'_> {
     fn way(&mut self, draft: &Draft, options: &mut Options) {
         options.driver = draft.driver.unwrap_or(DriverChoice::Auto);
         (options.ipv4, options.ipv6) = draft.ipv4_ipv6.unwrap_or((true, true));
-        options.connect_timeout = draft.connect_timeout.flatten();
+        options.connect_timeout = draft.connect_timeout.flatten().filter(|time| !time.is_zero());
         options.connection_attempts = draft.connection_attempts.unwrap_or(1);
         options.bind_address = draft.bind_address.clone();
         options.bind_interface = draft.bind_interface.clone();
@@ -131,7 +131,8 @@ impl Settling<'_> {
         options.macs = draft.macs.take().unwrap_or_else(|| options.macs.clone());
         options.kex = draft.kex.take().unwrap_or_else(|| options.kex.clone());
         if let Some(algorithms) = draft.host_key_algorithms.take() {
-            (options.host_key_algorithms, options.host_keys_chosen) = (algorithms, true);
+            options.host_key_algorithms = algorithms;
+            options.host_keys_chosen = draft.host_keys_chosen.unwrap_or(true);
         }
         if let Some(algorithms) = draft.ca_algorithms.take() {
             options.ca_algorithms = algorithms;
@@ -214,7 +215,13 @@ impl Settling<'_> {
     }
 
     fn forward(&mut self, keyword: &str, words: &[String], dynamic: bool) -> Option<Forward> {
-        match Forward::parse(words, dynamic) {
+        // Tokens and variables are for paths alone, and a home is none of them.
+        let expand = |word: &String| match word.contains('/') {
+            true => self.expanded(keyword, word),
+            false => word.clone(),
+        };
+        let words: Vec<String> = words.iter().map(expand).collect();
+        match Forward::parse(&words, dynamic) {
             Ok(forward) => Some(forward),
             Err(why) => {
                 self.wrong(keyword, &why);
@@ -236,15 +243,20 @@ impl Settling<'_> {
     }
 
     fn path(&mut self, keyword: &str, text: &str) -> PathBuf {
+        let expanded = self.expanded(keyword, text);
+        at_home(&expanded, self.request.home.as_ref())
+    }
+
+    /// With variables and tokens.
+    fn expanded(&mut self, keyword: &str, text: &str) -> String {
         let variable = |name: &str| std::env::var(name).ok();
-        let expanded = match expand_variables(text, variable) {
+        match expand_variables(text, variable) {
             Ok(text) => self.text(keyword, &text, USUAL),
             Err(why) => {
                 self.wrong(keyword, &why);
                 String::new()
             }
-        };
-        at_home(&expanded, self.request.home.as_ref())
+        }
     }
 
     /// `none` stands for no file at all.

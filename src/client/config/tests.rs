@@ -137,6 +137,22 @@ fn what_is_unknown_or_missing_is_told_with_its_place() {
 }
 
 #[test]
+fn lists_of_algorithms_say_what_is_left_out_and_whether_their_order_is_meant() {
+    for (list, chosen) in [("+ssh-rsa", false), ("-rsa*", false), ("^rsa*", true), ("rsa*", true)] {
+        let options = options(&format!("HostKeyAlgorithms {list}\n"), "web");
+        assert_eq!(options.host_keys_chosen, chosen, "{list}");
+    }
+    let mut shelf = Shelf::default();
+    let text = "Host other\n MACs umac-64@openssh.com,hmac-sha2-256\nHost *\n Ciphers +3des-cbc\n";
+    shelf.0.insert("/home/ann/.ssh/config".into(), text.to_owned());
+    let settled = read(&request("web"), &shelf).expect("a configuration");
+    let told: Vec<String> = settled.warnings.iter().map(ToString::to_string).collect();
+    let expected = "config:4: Ciphers: 3des-cbc is left out: CBC ciphers are not offered";
+    assert!(told.len() == 1 && told[0].ends_with(expected), "{told:?}");
+    assert_eq!(settled.options.ciphers, Options::new("web", "ann", None).ciphers);
+}
+
+#[test]
 fn hosts_on_the_way_have_options_of_their_own() {
     let text = "Host inner\n ProxyJump bob@one:7,two\nHost two\n Port 22\n User t\nHost *\n";
     let inner = options(text, "inner");

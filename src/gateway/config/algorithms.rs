@@ -135,15 +135,27 @@ impl Listed for KeyAlgorithm {
 /// Reads a list. What OpenSSH knows and we lack is left out with a word in `warnings`; a name that
 /// nobody knows is an error, and so is a list that leaves nothing.
 pub fn parse<T: Listed>(text: &str, warnings: &mut Vec<String>) -> Result<Vec<T>, Wrong> {
+    parse_onto(text, T::DEFAULT, warnings)
+}
+
+/// The same for whoever has another default.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_onto<T: Listed>(
+    text: &str,
+    default: &[T],
+    warnings: &mut Vec<String>,
+) -> Result<Vec<T>, Wrong> {
     let (mode, items) = match text.as_bytes().first() {
         Some(b'+' | b'-' | b'^') => text.split_at(1),
         _ => ("", text),
     };
     let named = items.split(',').filter(|name| !name.is_empty());
     let list = match mode {
-        "-" => without::<T>(named, warnings),
-        "+" => union(T::DEFAULT, &listed(named, warnings)?),
-        "^" => union(&listed(named, warnings)?, T::DEFAULT),
+        "-" => without(default, named, warnings),
+        "+" => union(default, &listed(named, warnings)?),
+        "^" => union(&listed(named, warnings)?, default),
         _ => listed(named, warnings)?,
     };
     if list.is_empty() {
@@ -178,10 +190,11 @@ fn listed<'a, T: Listed>(
 }
 
 fn without<'a, T: Listed>(
+    default: &[T],
     patterns: impl Iterator<Item = &'a str>,
     warnings: &mut Vec<String>,
 ) -> Vec<T> {
-    let mut list = T::DEFAULT.to_vec();
+    let mut list = default.to_vec();
     for pattern in patterns {
         let known = matching::<T>(pattern, true).next().is_some();
         list.retain(|kind| !matching::<T>(pattern, true).any(|removed| removed == *kind));

@@ -32,7 +32,9 @@ mod values;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-pub use algorithms::{Listed, names_of, parse as parse_algorithms};
+pub use algorithms::{
+    Listed, names_of, parse as parse_algorithms, parse_onto as parse_algorithms_onto,
+};
 pub use condition::{Condition, Who};
 pub use diagnostic::{ConfigErrors, Diagnostic, Place, Surroundings, Wrong, did_you_mean};
 pub use honour::{check_internal_sftp, expand_tokens, is_internal_sftp};

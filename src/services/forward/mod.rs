@@ -31,7 +31,7 @@ use super::{Done, FileEvent, Io, Job, Service};
 use crate::base::Instant;
 use crate::limits::FORWARD_LINGER_TIME;
 use crate::reactor::{Chunk, Errno, Fd, Op};
-use crate::wire::channel::open_failure;
+use crate::wire::channel::{AGENT_CHANNEL, open_failure};
 
 const TAG_INPUT: u16 = 0;
 const TAG_OUTPUT: u16 = 1;
@@ -79,6 +79,8 @@ pub struct Forward {
     input: Input,
     output: Output,
     socket: Option<Fd>,
+    /// What the target is told before all, where it is an agent.
+    bind: Option<Box<[u8]>>,
     /// What its first bytes have to pass.
     gate: Option<Box<Gate>>,
     /// What the addresses of a name are judged by.
@@ -181,6 +183,14 @@ impl Forward {
         Forward { gate, ..Forward::with("x11-connection", what, Phase::New(target), None) }
     }
 
+    /// To an agent that is lent, which is told `bind` first.
+    pub fn agent(path: Box<[u8]>, bind: Box<[u8]>) -> Forward {
+        let target = Target::Path(path);
+        let what = format!("agent at {target}");
+        let forward = Forward::with(AGENT_CHANNEL, what, Phase::New(target), None);
+        Forward { bind: Some(bind), ..forward }
+    }
+
     /// A connection that was taken for the client, which is asked to open the channel.
     pub fn offered(kind: &'static str, what: String, socket: Fd) -> Forward {
         Forward::with(kind, what, Phase::Offered, Some(socket))
@@ -194,6 +204,7 @@ impl Forward {
             input: Input::new(TAG_INPUT),
             output: Output::new(TAG_OUTPUT, None),
             socket,
+            bind: None,
             gate: None,
             lists: None,
             deadline: None,
@@ -220,7 +231,13 @@ impl Forward {
                     Err(_) => io.job(TAG_LOOK_UP, Job::Resolve { host, port }),
                 }
             }
-            Target::Path(path) => io.job(TAG_LOOK_UP, Job::ConnectPath(path)),
+            Target::Path(path) => io.job(
+                TAG_LOOK_UP,
+                match self.bind.take() {
+                    Some(bind) => Job::ConnectAgent { path, bind },
+                    None => Job::ConnectPath(path),
+                },
+            ),
         }
     }
 
