@@ -536,7 +536,7 @@ pub const COPY_SPOTS: u64 = 16;
 /// hash differs.
 pub const COPY_HASH_BLOCK_BYTES: u32 = 1024 * 1024;
 /// Memory through which a copy goes from one server to another.
-pub const COPY_SLOT_BYTES: u64 = 8 * 1024 * 1024;
+pub const COPY_SLOT_BYTES: u64 = 4 * 1024 * 1024;
 pub const COPY_SLOTS: usize = 8;
 /// SFTP sessions that a copy opens on one connection where the way is long, unless it is told otherwise. sshd takes 2 MiB
 /// of each before it answers, and gives a connection ten.
@@ -565,6 +565,8 @@ pub const COPY_PIECES_OF_SESSION: usize = 2;
 pub const COPY_FILES_AT_ONCE: usize = 64;
 /// Directories inside one another, as with scp.
 pub const COPY_DEPTH_MAX: usize = SCP_DEPTH_MAX;
+/// Entries of a directory of ours that are read at once.
+pub const COPY_ENTRIES_AT_ONCE: usize = 256;
 /// How often what a copy has done is shown at a terminal.
 pub const COPY_PROGRESS_TIME: Duration = Duration::from_millis(250);
 /// READ and WRITE of servers that do not tell their limits: every server takes that much (draft §3).

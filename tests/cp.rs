@@ -5,6 +5,8 @@
 mod hostile;
 #[path = "cp/lost.rs"]
 mod lost;
+#[path = "cp/rounds.rs"]
+mod rounds;
 #[path = "client/server.rs"]
 #[allow(dead_code, reason = "each test file uses its own part")]
 mod server;
@@ -98,7 +100,8 @@ fn what_cannot_be_copied_is_told_with_its_name() {
         let place = folder(server, "place");
         let from = server.path("from");
         fs::write(&from, "some").expect("a file");
-        fs::create_dir(place.join("inner")).expect("a folder");
+        fs::create_dir_all(place.join("inner")).expect("a folder");
+        fs::create_dir_all(place.join("way/from")).expect("a folder");
         let fifo = nix::unistd::mkfifo(&place.join("fifo"), nix::sys::stat::Mode::S_IRWXU);
         fifo.expect("a fifo");
         for (words, expected) in [
@@ -108,6 +111,9 @@ fn what_cannot_be_copied_is_told_with_its_name() {
             ([there(&place.join("inner")), here(&place)], "it is a directory; -r"),
             ([there(&place.join("fifo")), here(&from)], "not a regular file"),
             ([here(&from), there(&place.join("fifo"))], "nothing is put in its place"),
+            ([here(&from), format!("{}/", there(&place.join("no")))], "no/: no such directory"),
+            ([here(&from), there(&place.join("way"))], "way/from: a directory is in its way"),
+            ([there(&from), here(&place.join("way"))], "way/from: a directory is in its way"),
             // Nobody makes files there, not even root.
             ([here(&from), there(Path::new("/sys/from"))], "/sys/.from"),
             ([here(&from), there(Path::new("/sys/from"))], "the account there may not do that"),
@@ -118,7 +124,7 @@ fn what_cannot_be_copied_is_told_with_its_name() {
             assert_eq!(output.status.code(), Some(1), "{words:?}: {said}");
             assert!(said.contains(expected), "{words:?}: {said}");
         }
-        assert!(parts(&place).is_empty());
+        assert!(parts(&place).is_empty() && parts(&place.join("way")).is_empty());
         // One of two fails: the other is copied, and the status tells.
         let output = run(server, &[&here(&from), "/nonexistent", &there(&place)]);
         assert_eq!(output.status.code(), Some(1));

@@ -82,6 +82,8 @@ const FLAGS: &[Flag] = &[
     flag("--streams", Some("number"), "SFTP sessions of each host, each on a connection of its own where that helps",
         streams),
     flag("--retries", Some("number"), "how often in a row to try to go on when a host is lost; 0 for never", retries),
+    flag("--anew", None, "copy from the beginning what an interrupted copy would go on with",
+        |f, _| { f.plan.anew = true; Ok(()) }),
     flag("--fsync", None, "have every file on disk before it is said to be copied",
         |f, _| { f.plan.fsync = true; Ok(()) }),
     flag("--dry-run", None, "tell what would be copied", |f, _| { f.plan.dry_run = true; Ok(()) }),

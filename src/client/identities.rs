@@ -125,15 +125,42 @@ impl Identities {
     }
 }
 
-impl Identity {
-    /// The private half, for somebody who signs often. May ask for its passphrase, so often.
+/// What signs with one key, for somebody who does so often.
+pub enum Signer {
+    /// It is here.
+    Own(Box<PrivateKey>),
+    /// An agent has it, under this name.
+    Agent(Agent, Vec<u8>),
+}
+
+impl Signer {
+    /// An agent is waited for.
     ///
     /// # Errors
-    /// An agent has it, or it cannot be read: why, for the user.
-    pub fn private(&self, person: Person, tries: u32) -> Result<PrivateKey> {
+    /// The key cannot, or the agent does not.
+    pub fn sign(&mut self, algorithm: SignatureAlgorithm, message: &[u8]) -> Result<Box<[u8]>> {
+        match self {
+            Signer::Own(key) => Ok(key.sign(algorithm, message)?.into()),
+            Signer::Agent(agent, blob) => agent.sign(blob, message, algorithm.agent_flags()),
+        }
+    }
+}
+
+impl Identity {
+    /// Opens the private half, or the way to it. May ask for its passphrase.
+    ///
+    /// # Errors
+    /// It cannot be read, or the agent has gone: why, for the user.
+    pub fn signer(&self, options: &Options, person: Person) -> Result<Signer> {
         match &self.holder {
-            Holder::Agent { .. } => bail!("the key {} is in an agent, and nowhere else", self.name),
-            Holder::File(path) => open(path, person, tries),
+            Holder::Agent { blob } => {
+                let path = options.agent.as_deref().context("the agent has gone")?;
+                Ok(Signer::Agent(Agent::connect(path)?, blob.clone()))
+            }
+            Holder::File(path) => {
+                let key = open(path, person, options.password_prompts)?;
+                Ok(Signer::Own(Box::new(key)))
+            }
         }
     }
 

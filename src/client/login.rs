@@ -216,21 +216,27 @@ impl<'a> Login<'a> {
 
     /// Asks for the password. False: nobody can be asked, or often enough was.
     fn ask_password<D: Driver>(&mut self, shard: &mut Shard<D, Lone>) -> Result<bool> {
-        if self.passwords >= self.options.password_prompts || !self.may_ask() {
+        if self.passwords >= self.tries() || !self.may_ask() {
             return Ok(false);
         }
         self.passwords += 1;
         let (user, host) = (escape(self.options.user.as_bytes()), &self.options.host_name);
         let question = format!("{user}@{host}'s password: ");
-        let Ok(password) = self.person.ask_secret(&question) else { return Ok(false) };
-        self.prompted = true;
-        self.attempt(shard, LoginMethod::Password(Secret::new(password)))?;
+        let password = match &self.options.secret {
+            Some(secret) => secret.clone(),
+            None => {
+                let Ok(password) = self.person.ask_secret(&question) else { return Ok(false) };
+                self.prompted = true;
+                Secret::new(password)
+            }
+        };
+        self.attempt(shard, LoginMethod::Password(password))?;
         Ok(true)
     }
 
     /// Has the server ask. False: often enough it has.
     fn converse<D: Driver>(&mut self, shard: &mut Shard<D, Lone>) -> Result<bool> {
-        if self.conversations >= self.options.password_prompts || !self.may_ask() {
+        if self.conversations >= self.tries() || !self.may_ask() {
             return Ok(false);
         }
         self.conversations += 1;
@@ -246,12 +252,20 @@ impl<'a> Login<'a> {
             self.voice
                 .error("Password authentication is disabled to avoid man-in-the-middle attacks.");
         }
-        !doubtful && !self.options.batch
+        !doubtful && (!self.options.batch || self.options.secret.is_some())
+    }
+
+    /// What is known does not become another by being asked for again.
+    fn tries(&self) -> u32 {
+        if self.options.secret.is_some() { 1 } else { self.options.password_prompts }
     }
 
     /// The server's questions; what it says is shown as text and nothing else (SECURITY cases 61,
     /// 120).
     fn answer_questions(&mut self, questions: &Questions) -> Option<Vec<Secret>> {
+        if let Some(secret) = &self.options.secret {
+            return questions.answered_by(secret);
+        }
         for text in [&questions.name, &questions.instruction] {
             if !text.is_empty() {
                 self.voice.info(harmless(text).trim_end_matches('\n'));

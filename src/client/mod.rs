@@ -21,7 +21,7 @@ mod terminal;
 mod voice;
 mod x11;
 
-pub use identities::Identity;
+pub use identities::{Identity, Signer};
 pub use link::{Client, connection_config};
 pub use options::{Options, StrictHostKeys, UpdateHostKeys};
 pub use outside::Lone;

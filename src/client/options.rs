@@ -5,6 +5,7 @@ use super::Level;
 use super::config::{RequestTty, SessionType};
 use super::forwards::Forward;
 use super::x11::ForwardX11;
+use crate::connection::Secret;
 use crate::crypto::{CipherKind, KexKind, KeyAlgorithm, MacKind, SignatureAlgorithm};
 use crate::gateway::config::DriverChoice;
 use crate::services::forward::Target;
@@ -82,6 +83,8 @@ pub struct Options {
     /// Methods in the order in which they are tried.
     pub preferred: Vec<String>,
     pub password_prompts: u32,
+    /// A password that is known already: nobody is asked for it, and it is tried once.
+    pub secret: Option<Secret>,
 
     // ---- How it is protected ----
     pub ciphers: Vec<CipherKind>,
@@ -128,6 +131,11 @@ pub struct Options {
     pub level: Level,
 }
 
+/// The agent that the environment names.
+fn usual_agent() -> Option<PathBuf> {
+    std::env::var_os("SSH_AUTH_SOCK").filter(|path| !path.is_empty()).map(Into::into)
+}
+
 impl Options {
     /// The usual, for a host in a user's hands whose home is `home`.
     pub fn new(host: &str, user: &str, home: Option<&std::path::Path>) -> Options {
@@ -166,14 +174,13 @@ impl Options {
             explicit_identities: false,
             certificate_files: Vec::new(),
             identities_only: false,
-            agent: std::env::var_os("SSH_AUTH_SOCK")
-                .filter(|path| !path.is_empty())
-                .map(Into::into),
+            agent: usual_agent(),
             pubkey: true,
             password: true,
             keyboard_interactive: true,
             preferred: ["publickey", "keyboard-interactive", "password"].map(str::to_owned).into(),
             password_prompts: 3,
+            secret: None,
             ciphers: quickest_first(CipherKind::ALL),
             macs: MacKind::DEFAULT.to_vec(),
             kex: KexKind::DEFAULT.to_vec(),

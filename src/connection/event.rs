@@ -215,6 +215,18 @@ pub struct Questions {
     pub prompts: Vec<(Box<str>, bool)>,
 }
 
+impl Questions {
+    /// The answers of somebody who knows a password and nothing else: it is for the one prompt whose
+    /// answer is not shown. `None`: something else is asked.
+    pub fn answered_by(&self, secret: &Secret) -> Option<Vec<Secret>> {
+        match self.prompts.as_slice() {
+            [] => Some(Vec::new()),
+            [(_, false)] => Some(vec![secret.clone()]),
+            _ => None,
+        }
+    }
+}
+
 /// What comes of a [`Query`].
 #[derive(Debug)]
 pub enum Answer {

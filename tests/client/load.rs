@@ -1,21 +1,35 @@
 //! `tidegate bench load` and `bench transfer` against the servers that `tidegate ssh` logs in at.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::thread;
 
 use serde_json::Value;
 
 use crate::server::{Server, both, text};
 use crate::support::driver;
+use crate::support::openssh::Agent;
+
+const PASSWORD: &str = "correct horse";
+/// Of that, by crypt(3).
+const HASH: &str = "$y$j9T$F5Jx5fExrKuPp53xLKQ..1$zwtVrjrUCmXcyLTs6oxLTQlzifSUkF8RHJ./tK5KU79";
 
 fn bench(server: &Server, host: &str, words: &[&str]) -> Output {
     run("load", server, host, words)
 }
 
 fn run(what: &str, server: &Server, host: &str, words: &[&str]) -> Output {
+    run_at(server.port(), what, server, host, words)
+}
+
+fn run_at(port: u16, what: &str, server: &Server, host: &str, words: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
-    command.args(["bench", what, host, "-F", "none", "-p", &server.port().to_string(), "-i"]);
-    command.arg(server.path("user_ed25519")).args(words);
+    command.args(["bench", what, host, "-F", "none", "-p", &port.to_string(), "-i"]);
+    command.env("BENCH_SECRET", PASSWORD).arg(server.path("user_ed25519")).args(words);
     let driver = driver().unwrap_or_else(|| "uring".to_owned());
     for option in [
         format!("TidegateDriver={driver}"),
@@ -163,4 +177,102 @@ fn transfers_are_timed_both_ways_and_leave_nothing_behind() {
         let told = text(&output.stderr);
         assert!(told.contains("transfer/sftp-put/1x102400/1: SFTP: No such file"), "{told}");
     });
+}
+
+/// Carries connections to a server, and from so many bytes on nothing.
+fn stuck(server: &Server, bytes: i64) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let (port, to) = (listener.local_addr().expect("it").port(), server.port());
+    thread::spawn(move || {
+        for from in listener.incoming().flatten() {
+            let to = TcpStream::connect(("127.0.0.1", to)).expect("the server");
+            let left = Arc::new(AtomicI64::new(bytes));
+            for (from, to) in [(&from, &to), (&to, &from)] {
+                let (mut from, mut to) =
+                    (from.try_clone().expect("it"), to.try_clone().expect("it"));
+                let left = Arc::clone(&left);
+                thread::spawn(move || {
+                    let mut some = vec![0; 16 << 10];
+                    while let Ok(got @ 1..) = from.read(&mut some) {
+                        if left.fetch_sub(got as i64, Ordering::Relaxed) <= got as i64 {
+                            thread::park();
+                        }
+                        if to.write_all(&some[..got]).is_err() {
+                            break;
+                        }
+                    }
+                    let _ = to.shutdown(Shutdown::Both);
+                });
+            }
+        }
+    });
+    port
+}
+
+#[test]
+fn a_transfer_that_stands_still_is_given_up() {
+    both(&["MaxStartups 100"], |server| {
+        let path = server.path("moved").display().to_string();
+        for (what, says) in [("exec-down", ""), ("sftp-put", "moved.*, are not removed")] {
+            let words = ["--volume", "4M", "--rounds", "1", "--streams", "1", "--depth", "8"];
+            let more = ["--stall", "0.3", "--only", what, "--path", &path];
+            let words = [&words[..], &more].concat();
+            let port = stuck(server, 1 << 20);
+            let output = run_at(port, "transfer", server, "127.0.0.1", &words);
+            let told = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(255), "{told}");
+            let moved =
+                format!("127.0.0.1 (127.0.0.1:{port}): nothing has moved for 0.3 s, after ");
+            assert!(told.contains(&moved) && told.contains(says), "{told}");
+            assert!(told.contains(&format!("transfer/{what}/")), "{told}");
+        }
+    });
+}
+
+#[test]
+fn keys_of_agents_are_measured_too() {
+    both(&["MaxStartups 100"], |server| {
+        let agent = Agent::start(server.path("agent"));
+        agent.add(&server.path("user_ed25519"));
+        // The file alone would not do.
+        let aside = server.path("aside");
+        fs::rename(server.path("user_ed25519"), &aside).expect("it");
+        let words = ["-o", &agent.option(), "--connections", "3", "--json"];
+        let output = bench(server, "127.0.0.1", &words);
+        fs::rename(&aside, server.path("user_ed25519")).expect("it");
+        let report = report(&output);
+        assert_eq!((&report["runs"][0]["completed"], output.status.code()), (&3.into(), Some(0)));
+    });
+}
+
+#[test]
+fn passwords_come_from_files_and_variables() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let me = nix::unistd::User::from_uid(nix::unistd::geteuid()).expect("a database");
+    fs::write(at("hashes"), format!("{}:{HASH}\n", me.expect("an account").name)).expect("a file");
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    fs::set_permissions(at("hashes"), mode).expect("a mode");
+    fs::write(at("right"), format!("{PASSWORD}\nmore\n")).expect("a file");
+    fs::write(at("wrong"), "incorrect horse").expect("a file");
+    let file = format!("TidegatePasswordFile {}", at("hashes"));
+    for method in ["PasswordAuthentication", "KbdInteractiveAuthentication"] {
+        let lines = [&file, "PubkeyAuthentication no", &format!("{method} yes")];
+        let server = Server::Ours(crate::support::Gateway::start(&lines));
+        for from in [["--password-file", &at("right")], ["--password-env", "BENCH_SECRET"]] {
+            let words = [&from[..], &["--connections", "2", "--json"]].concat();
+            let output = bench(&server, "127.0.0.1", &words);
+            let report = report(&output);
+            assert_eq!(report["runs"][0]["completed"], 2, "{method}: {report}");
+        }
+        for (from, says) in [
+            (["--password-file", &at("wrong")], "Permission denied"),
+            (["--password-env", "NO_SUCH_VARIABLE"], "NO_SUCH_VARIABLE is not set"),
+        ] {
+            let output = bench(&server, "127.0.0.1", &from);
+            let told = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(255), "{told}");
+            assert!(told.contains(says) && !told.contains("horse"), "{told}");
+        }
+    }
 }

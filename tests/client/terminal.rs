@@ -302,3 +302,24 @@ fn host_keys_are_noted_when_somebody_agrees() {
         }
     });
 }
+
+/// Of everything there is to copy, not of what has been begun.
+#[test]
+fn a_copy_tells_how_far_it_is() {
+    both(&[], |server| {
+        let tree = server.path("tree");
+        for n in 0..80 {
+            let folder = tree.join(format!("{}/{}", n % 3, n % 2));
+            fs::create_dir_all(&folder).expect("a folder");
+            fs::write(folder.join(n.to_string()), [b'x'; 16 << 10]).expect("a file");
+        }
+        let key = format!("IdentityFile={}", server.path("user_ed25519").display());
+        let mut command = server.client("cp", &[&key]);
+        let source = format!("127.0.0.1:{}", tree.display());
+        command.args(["-r", "--limit-rate", "2M", &source]).arg(server.path("copy"));
+        let mut session = Session::start(command);
+        session.expect(" of 80 files, ");
+        session.expect(" of 1.2 MiB, ");
+        session.expect("80 files copied");
+    });
+}

@@ -126,11 +126,24 @@ def main():
              there + "/slow.iso"], unlock, until=lambda shown: shown.count("%") > 10)
         show("The same command goes on", ["cp", "large.iso",
              there + "/slow.iso"], unlock)
+        for folder in ("a", "b"):
+            os.makedirs(f"{home}/photos/{folder}")
+            for number in range(200):
+                with open(f"{home}/photos/{folder}/{number}.jpg", "wb") as photo:
+                    photo.write(os.urandom(128 << 10))
+        show("A tree, while it is copied", ["cp", "-r", "--limit-rate", "16M", "photos", there + "/photos.copy"],
+             unlock, until=lambda shown: shown.count("%") > 10)
         show("A file that is not there", ["cp", there + "/none", "."], unlock)
         public = open(f"{home}/other.pub").read()
         with open(f"{home}/.ssh/known_hosts", "w") as known:
             known.write(f"[127.0.0.1]:{port} {public}")
         show("A host with another key", ["ssh", "127.0.0.1", "true"])
+        os.unlink(f"{home}/.ssh/known_hosts")
+        subprocess.run(["ssh-keygen", "-q", "-p", "-P", "harbour", "-N", "", "-f", key], check=True)
+        to = ["127.0.0.1", "-F", f"{home}/.ssh/config", "-o", "StrictHostKeyChecking accept-new"]
+        show("Logins at a rate", ["bench", "load", *to, "--rate", "50", "--duration", "3"])
+        show("Bytes both ways", ["bench", "transfer", *to, "--streams", "1", "--depth", "64", "--volume", "64M"])
+        show("Key exchanges of this machine", ["bench", "kex", "--only", "mlkem768x25519-sha256/"])
         show("Ciphers of this machine", ["bench", "cipher", "--only", "aes128-gcm", "--threads", "1"])
     finally:
         gateway.terminate()

@@ -57,6 +57,7 @@ while True:
         if mode == 'giant': out.write(struct.pack('>IB', 0x7fffffff, 103) + ident); out.flush(); continue
         if mode == 'handle': send(102, ident + string(b'file')); continue
         if mode == 'leave': break
+        if mode == 'once': open(sys.argv[0] + '.mode', 'w').write('none'); break
         if part or mode in ('nothing',): send(103, ident + string(part))
         else: status(1)
     elif kind == 4: status(0)
@@ -140,6 +141,12 @@ fn case_119_a_server_that_lies_is_found_out() {
     let output = run(&liar.server, &["127.0.0.1:f", &here(&place.join("f"))]);
     assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
     assert_eq!(fs::read(place.join("f")).expect("a file"), (0..100).collect::<Vec<u8>>());
+    // One that is killed is started again.
+    liar.lie("once");
+    let output = run(&liar.server, &["127.0.0.1:f", &here(&place.join("f"))]);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("connected again"), "{said}");
     // What it says it has taken and has not: 100 bytes are there, whatever was sent.
     let from = liar.server.path("from");
     fs::write(&from, "five.").expect("a file");

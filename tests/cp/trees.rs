@@ -104,9 +104,18 @@ fn parts_of_trees_dry_runs_and_json() {
         let odd = folder(server, "odd");
         fs::write(odd.join("fine"), "x").expect("a file");
         symlink("nowhere", odd.join("gone")).expect("a link");
-        let output = run(server, &["-rq", &there(&odd), &here(&place)]);
-        assert_eq!(output.status.code(), Some(1));
-        assert!(text(&output.stderr).contains("a link that leads nowhere"));
-        assert!(place.join("odd/fine").exists());
+        fs::create_dir_all(odd.join("deep/er")).expect("a folder");
+        symlink("../..", odd.join("deep/er/up")).expect("a link");
+        symlink("er", odd.join("deep/aside")).expect("a link");
+        for (source, target) in [(there(&odd), here(&place)), (here(&odd), there(&place))] {
+            let output = run(server, &["-rq", &source, &target]);
+            let said = text(&output.stderr);
+            assert_eq!(output.status.code(), Some(1));
+            assert!(said.contains("a link that leads nowhere"), "{said}");
+            assert!(said.contains("er/up: a link to a directory that it is in"), "{said}");
+            assert!(place.join("odd/fine").exists() && place.join("odd/deep/aside").is_dir());
+            assert!(!place.join("odd/deep/er/up").exists() && said.lines().count() == 3, "{said}");
+            fs::remove_dir_all(place.join("odd")).expect("it");
+        }
     });
 }

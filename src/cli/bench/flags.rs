@@ -17,8 +17,22 @@ use crate::limits::LINKS_MAX;
 const CASE_TIME: Duration = Duration::from_millis(40);
 /// The longest a case may be told to take.
 const CASE_TIME_MAX: Duration = Duration::from_secs(60);
-/// A case that is slower by more than this is slower; what two runs of one build differ by.
-const THRESHOLD_PERCENT: f64 = 10.0;
+
+/// By how many percent something may grow before it is slower: what two runs of one build differ by, which
+/// is more for the few that take longest.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Thresholds {
+    /// Of the time a case takes, which is the median where there are percentiles.
+    pub median: f64,
+    pub p99: f64,
+    pub p999: f64,
+}
+
+impl Default for Thresholds {
+    fn default() -> Thresholds {
+        Thresholds { median: 10.0, p99: 25.0, p999: 50.0 }
+    }
+}
 
 /// What is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,8 +73,7 @@ pub struct BenchFlags {
     pub html: Option<PathBuf>,
     pub save: Option<PathBuf>,
     pub compare: Option<PathBuf>,
-    /// In percent.
-    pub threshold: f64,
+    pub thresholds: Thresholds,
     pub only: Option<String>,
     pub time: Duration,
     /// Measure on so many threads at once; `None`: on one, and on as many as there are CPUs.
@@ -85,6 +98,18 @@ pub struct ServerFlags {
     pub allowed: bool,
     /// The server's process; `None`: the one that listens there, if it is here.
     pub pid: Option<u32>,
+    /// Log in by password.
+    pub secret: Option<SecretFrom>,
+}
+
+/// Where a secret comes from. Never the command line, which everybody can read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretFrom {
+    /// The first line of a file.
+    File(PathBuf),
+    /// A variable of the environment.
+    Environment(String),
+    Terminal,
 }
 
 /// What `bench load` does.
@@ -137,6 +162,8 @@ pub struct TransferFlags {
     /// Bytes that a case moves, all streams together.
     pub volume: u64,
     pub rounds: u32,
+    /// Until something of which nothing moves has failed.
+    pub stall: Duration,
     /// What files on the server are called, but for their ends.
     pub path: Option<String>,
 }
@@ -149,6 +176,7 @@ impl Default for TransferFlags {
             sizes: vec![32 << 10, SIZE_MAX],
             volume: 256 << 20,
             rounds: 3,
+            stall: Duration::from_secs(30),
             path: None,
         }
     }
@@ -255,6 +283,12 @@ const FLAGS: &[Flag] = &[
         |flags, value| { flags.server.lines.push(value.to_owned()); Ok(()) })),
     short('F', flag("config", Some("FILE"), THERE, "the configuration, instead of the usual files",
         |flags, value| { flags.server.config = Some(value.into()); Ok(()) })),
+    flag("password-file", Some("FILE"), THERE, "log in by the password in its first line",
+        |flags, value| { flags.server.secret = Some(SecretFrom::File(value.into())); Ok(()) }),
+    flag("password-env", Some("NAME"), THERE, "log in by the password in this variable",
+        |flags, value| { flags.server.secret = Some(SecretFrom::Environment(value.into())); Ok(()) }),
+    flag("password", None, THERE, "log in by a password, and ask for it",
+        |flags, _| { flags.server.secret = Some(SecretFrom::Terminal); Ok(()) }),
     flag("i-may-load-this-host", None, THERE, "the host is not this machine, and that is all right",
         |flags, _| { flags.server.allowed = true; Ok(()) }),
     flag("server-pid", Some("PID"), THERE, "the server's process (the one that listens there)",
@@ -290,6 +324,8 @@ const FLAGS: &[Flag] = &[
         |flags, value| { flags.transfer.volume = size(value, VOLUME_MAX)?; Ok(()) }),
     flag("rounds", Some("N"), TRANSFER, "of which the median counts (3)",
         |flags, value| { flags.transfer.rounds = number(value, 1..=ROUNDS_MAX)?; Ok(()) }),
+    flag("stall", Some("SECONDS"), TRANSFER, "give up when nothing moves for so long (30)",
+        |flags, value| { flags.transfer.stall = seconds(value)?; Ok(()) }),
     flag("path", Some("PATH"), TRANSFER, "files there begin with this (/tmp/tidegate-bench-PID)",
         |flags, value| { flags.transfer.path = Some(value.to_owned()); Ok(()) }),
     flag("json", None, EVERY, "print JSON (docs/benchmarking.md describes it)",
@@ -300,8 +336,8 @@ const FLAGS: &[Flag] = &[
         |flags, value| { flags.save = Some(value.into()); Ok(()) }),
     flag("compare", Some("FILE"), EVERY, "compare with a saved file; exit 2 if slower",
         |flags, value| { flags.compare = Some(value.into()); Ok(()) }),
-    flag("threshold", Some("PERCENT"), EVERY, "what counts as slower (10)",
-        |flags, value| { flags.threshold = percent(value)?; Ok(()) }),
+    flag("threshold", Some("LIST"), EVERY, "percent that count as slower (10,p99=25,p99.9=50)",
+        |flags, value| thresholds(&mut flags.thresholds, value)),
     short('h', flag("help", None, EVERY, "print this",
         |flags, _| { flags.help = true; Ok(()) })),
 ];
@@ -404,7 +440,7 @@ impl Default for BenchFlags {
             html: None,
             save: None,
             compare: None,
-            threshold: THRESHOLD_PERCENT,
+            thresholds: Thresholds::default(),
             only: None,
             time: CASE_TIME,
             threads: None,
@@ -548,6 +584,22 @@ fn line(flags: &mut BenchFlags, keyword: &str, value: &str) -> Result<(), String
     Ok(())
 }
 
+/// `10`, or `p99=20`, or several.
+fn thresholds(into: &mut Thresholds, value: &str) -> Result<(), String> {
+    for one in value.split(',') {
+        match one.split_once('=') {
+            None => into.median = percent(one)?,
+            Some(("p50", value)) => into.median = percent(value)?,
+            Some(("p99", value)) => into.p99 = percent(value)?,
+            Some(("p99.9", value)) => into.p999 = percent(value)?,
+            Some((name, _)) => {
+                return Err(format!("{name:?} is not compared; p50, p99 and p99.9 are"));
+            }
+        }
+    }
+    Ok(())
+}
+
 fn percent(value: &str) -> Result<f64, String> {
     let percent: Option<f64> = value.trim_end_matches('%').parse().ok();
     let percent = percent.filter(|percent| percent.is_finite() && *percent >= 0.0);
@@ -564,9 +616,11 @@ mod tests {
 
     #[test]
     fn flags_stand_on_either_side_of_what() {
-        let flags = parse("--json kex --time 5 --only=sign --compare old.json --threshold 7.5%");
+        let flags =
+            parse("--json kex --time 5 --only=sign --compare old.json --threshold 7.5%,p99=9");
         let flags = flags.expect("flags");
-        assert_eq!((flags.what, flags.json, flags.threshold), (What::Kex, true, 7.5));
+        let thresholds = Thresholds { median: 7.5, p99: 9.0, p999: 50.0 };
+        assert_eq!((flags.what, flags.json, flags.thresholds), (What::Kex, true, thresholds));
         assert_eq!(flags.time, Duration::from_millis(5));
         assert_eq!(flags.compare, Some("old.json".into()));
         assert!(flags.wants("sign/ssh-ed25519") && !flags.wants("verify/ssh-ed25519"));
@@ -604,6 +658,8 @@ mod tests {
             ("cipher --time 0", "from 1 to 60000"),
             ("cipher --threads 0", "from 1 to 1024"),
             ("cipher --threshold x", "no percentage"),
+            ("cipher --threshold p90=5", "p50, p99 and p99.9 are"),
+            ("load a --password=secret", "unexpected argument"),
             ("cipher --all", "--all is for `bench kex`, not for cipher"),
             ("kex --rate 5", "--rate is for `bench load`"),
             ("load", "a host is missing"),

@@ -9,6 +9,7 @@ mod kex;
 mod load;
 mod login;
 mod machine;
+mod proof;
 mod report;
 mod sample;
 mod target;
@@ -73,7 +74,7 @@ fn measure(flags: &BenchFlags) -> Result<ExitCode> {
     if let Some(path) = &flags.html {
         write(path, &html::page(&report))?;
     }
-    let comparison = before.map(|before| report.compare(&before, flags.threshold));
+    let comparison = before.map(|before| report.compare(&before, &flags.thresholds));
     let mut text = if flags.json { report.to_json()? } else { report.to_text() };
     if let Some(comparison) = &comparison {
         let words = comparison.to_text();

@@ -6,6 +6,7 @@ use std::fmt::Write;
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
+use super::flags::Thresholds;
 use super::histogram::Latency;
 use super::machine::Machine;
 use super::sample::Sample;
@@ -251,9 +252,9 @@ impl Report {
     }
 
     /// Beside an earlier run, case by case.
-    pub fn compare(&self, before: &Report, threshold: f64) -> Comparison {
+    pub fn compare(&self, before: &Report, thresholds: &Thresholds) -> Comparison {
         let mut comparison = Comparison {
-            threshold,
+            thresholds: *thresholds,
             elsewhere: self.machine.cpu != before.machine.cpu,
             ..Comparison::default()
         };
@@ -263,13 +264,27 @@ impl Report {
                 continue;
             };
             comparison.matched += 1;
-            let change = 100.0 * (row.nanos / old.nanos.max(1e-3) - 1.0);
-            if change.abs() > threshold {
-                comparison.changes.push((row.name.clone(), old.nanos, row.nanos, change));
+            comparison.look(&row.name, (old.nanos, row.nanos), thresholds.median);
+            let (Some(was), Some(is)) = (&old.latency, &row.latency) else { continue };
+            for (figure, threshold, times) in [
+                ("p99", thresholds.p99, (was.p99_nanos, is.p99_nanos)),
+                ("p99.9", thresholds.p999, (was.p999_nanos, is.p999_nanos)),
+            ] {
+                match was.count.min(is.count) >= samples(figure) {
+                    true => {
+                        comparison.look(&format!("{}, {figure}", row.name), times, threshold);
+                    }
+                    false => *comparison.too_few.entry(figure).or_default() += 1,
+                }
             }
         }
         comparison
     }
+}
+
+/// How many times a percentile has to be made of before it says anything: ten lie beyond it.
+fn samples(figure: &str) -> u64 {
+    if figure == "p99" { 1000 } else { 10_000 }
 }
 
 /// Puts a figure into the table of this title.
@@ -343,12 +358,14 @@ impl Table {
 /// What has changed since an earlier run.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Comparison {
-    threshold: f64,
+    thresholds: Thresholds,
     matched: usize,
     /// Cases that the earlier run has not.
     unmatched: usize,
     /// Measured on another CPU.
     elsewhere: bool,
+    /// Percentiles of how many cases are made of too few times to be compared.
+    too_few: BTreeMap<&'static str, usize>,
     /// Case, nanoseconds before and now, change in percent; those past the threshold alone.
     changes: Vec<(String, f64, f64, f64)>,
 }
@@ -359,9 +376,25 @@ impl Comparison {
         self.changes.iter().any(|(.., change)| *change > 0.0)
     }
 
+    fn look(&mut self, name: &str, (before, now): (f64, f64), threshold: f64) {
+        let change = 100.0 * (now / before.max(1e-3) - 1.0);
+        if change.abs() > threshold {
+            self.changes.push((name.to_owned(), before, now, change));
+        }
+    }
+
     pub fn to_text(&self) -> String {
-        let (matched, threshold) = (self.matched, self.threshold);
-        let mut text = format!("\ncompared {matched} cases; changes of more than {threshold} %:\n");
+        let (matched, Thresholds { median, p99, p999 }) = (self.matched, self.thresholds);
+        let mut text = format!(
+            "\ncompared {matched} cases; changes of more than {median} % (p99 {p99} %, p99.9 {p999} %):\n"
+        );
+        for (figure, cases) in &self.too_few {
+            let least = samples(figure);
+            let _ = writeln!(
+                text,
+                "{figure} of {cases} cases are of less than {least} times, and left out"
+            );
+        }
         if self.elsewhere {
             text.push_str("the earlier run was on another CPU\n");
         }
@@ -419,11 +452,30 @@ mod tests {
     fn slower_is_told_from_faster_and_from_noise() {
         let before = report(&[("a", 100.0), ("b", 100.0), ("c", 100.0)]);
         let now = report(&[("a", 109.0), ("b", 50.0), ("d", 1.0)]);
-        let comparison = now.compare(&before, 10.0);
+        let comparison = now.compare(&before, &Thresholds::default());
         assert!(!comparison.is_slower());
         assert_eq!((comparison.matched, comparison.unmatched), (2, 1));
         let text = comparison.to_text();
         assert!(text.contains("-50.0 % faster b") && !text.contains(" a:"), "{text}");
-        assert!(report(&[("a", 111.0)]).compare(&before, 10.0).is_slower());
+        assert!(report(&[("a", 111.0)]).compare(&before, &Thresholds::default()).is_slower());
+    }
+
+    #[test]
+    fn percentiles_are_compared_where_there_are_enough_of_them() {
+        let of = |count, p99_nanos, p999_nanos| {
+            let mut one = report(&[("load/auth/total", 100.0)]);
+            let latency = Latency { count, p99_nanos, p999_nanos, ..Latency::default() };
+            one.cases[0].latency = Some(latency);
+            one
+        };
+        let compare = |before: &Report, now: &Report| now.compare(before, &Thresholds::default());
+        let before = of(20_000, 200.0, 300.0);
+        assert!(!compare(&before, &of(20_000, 249.0, 449.0)).is_slower());
+        let slower = compare(&before, &of(1000, 251.0, 1e6));
+        let text = slower.to_text();
+        assert!(slower.is_slower() && text.contains("slower load/auth/total, p99:"), "{text}");
+        assert!(text.contains("p99.9 of 1 cases are of less than 10000"), "{text}");
+        assert!(compare(&before, &of(10_000, 200.0, 451.0)).is_slower());
+        assert!(!compare(&before, &of(999, 1e6, 1e6)).is_slower());
     }
 }

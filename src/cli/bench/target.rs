@@ -8,12 +8,13 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::flags::ServerFlags;
+use super::proof::{self, Proof};
 use super::usage;
 use crate::base::escape;
 use crate::cli::ssh::{self, SshFlags};
 use crate::client::{Client, Options, Person, Voice, config, connection_config};
 use crate::connection::{ClientConnectionConfig, Connection};
-use crate::crypto::{KeyAlgorithm, PrivateKey, PublicKey};
+use crate::crypto::{KeyAlgorithm, PublicKey};
 use crate::gateway::config::Disk;
 use crate::reactor::Driver;
 use crate::services::forward::resolve;
@@ -52,7 +53,7 @@ pub struct Target {
     pub options: Options,
     pub address: SocketAddr,
     pub host_key: PublicKey,
-    pub key: PrivateKey,
+    pub proof: Proof,
     pub config: Arc<ClientConnectionConfig>,
     pub told: Told,
 }
@@ -61,17 +62,22 @@ pub struct Target {
 ///
 /// # Errors
 /// What is wrong with them.
-pub fn read(flags: &ServerFlags, voice: &Voice) -> Result<Options> {
+pub fn read(server: &ServerFlags, voice: &Voice) -> Result<Options> {
     let flags = SshFlags {
-        destination: flags.destination.clone(),
-        lines: flags.lines.clone(),
-        file: flags.config.clone(),
+        destination: server.destination.clone(),
+        lines: server.lines.clone(),
+        file: server.config.clone(),
         ..SshFlags::default()
     };
     let settled = config::read(&ssh::request(&flags)?, &Disk)?;
     voice.set_level(settled.options.level);
     settled.warnings.iter().for_each(|warning| voice.info(warning));
-    let options = settled.options;
+    let mut options = settled.options;
+    if let Some(from) = &server.secret {
+        options.secret = Some(proof::password(from, &options)?);
+        // What is measured is what was asked for.
+        options.pubkey = false;
+    }
     if options.via.is_some() || options.proxy_command.is_some() {
         bail!("ProxyJump and ProxyCommand are in the way: a bench connects to the host itself");
     }
@@ -104,11 +110,11 @@ pub fn find(options: &Options, allowed: bool) -> Result<SocketAddr> {
 }
 
 impl Target {
-    /// Logs in as `tidegate ssh` does, which finds the key that opens the server and makes sure who
-    /// it is. The login is ended again.
+    /// Logs in as `tidegate ssh` does, which finds the key that opens the server, or sees that the password
+    /// does, and makes sure who it is. The login is ended again.
     ///
     /// # Errors
-    /// It does not let us in, or not by a key of ours.
+    /// It does not let us in, or not by what can be used again.
     pub fn meet<D: Driver>(
         client: &mut Client<D>,
         options: Options,
@@ -117,8 +123,7 @@ impl Target {
     ) -> Result<Target> {
         let person = Person::new(options.batch);
         let (link, identity) = client.log_in_and_tell(&options, person, voice)?;
-        let identity = identity.context("the server asks for no key; a bench logs in by key")?;
-        let key = identity.private(person, options.password_prompts)?;
+        let proof = Proof::new(&options, identity, person)?;
         let connection = client.shard().client(link).context("the server has gone")?;
         let host_key = connection.host_key().context("it has shown no key")?.clone();
         let told = Told::new(connection, address, pid);
@@ -128,6 +133,6 @@ impl Target {
             |one: &KeyAlgorithm| !one.certified && one.signature.key_kind() == host_key.kind();
         let algorithms = options.host_key_algorithms.iter().copied().filter(own).collect();
         let config = Arc::new(connection_config(&options, algorithms)?);
-        Ok(Target { options, address, host_key, key, config, told })
+        Ok(Target { options, address, host_key, proof, config, told })
     }
 }

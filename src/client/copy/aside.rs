@@ -1,5 +1,6 @@
 //! Work that could block, or takes long, and has no place on the thread that moves the bytes.
 
+use std::cell::Cell;
 use std::sync::mpsc::{self, Receiver, Sender, TryRecvError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
@@ -17,7 +18,8 @@ pub struct Aside {
     waker: Waker,
     sender: Sender<Work>,
     receiver: Arc<Mutex<Receiver<Work>>>,
-    started: std::cell::Cell<bool>,
+    /// How many there are; `None`: none was needed yet.
+    threads: Cell<Option<usize>>,
 }
 
 impl Aside {
@@ -25,7 +27,7 @@ impl Aside {
     pub fn new(waker: Waker) -> Aside {
         let (sender, receiver) = mpsc::channel();
         let receiver = Arc::new(Mutex::new(receiver));
-        Aside { waker, sender, receiver, started: std::cell::Cell::new(false) }
+        Aside { waker, sender, receiver, threads: Cell::new(None) }
     }
 
     /// What `work` comes to.
@@ -36,7 +38,10 @@ impl Aside {
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T> {
-        self.start();
+        // Better late than never.
+        if self.threads() == 0 {
+            return Ok(work());
+        }
         let (told, answer) = mpsc::channel();
         let waker = self.waker.clone();
         let work = move || {
@@ -57,16 +62,18 @@ impl Aside {
         .await
     }
 
-    fn start(&self) {
-        if self.started.replace(true) {
-            return;
+    fn threads(&self) -> usize {
+        if let Some(threads) = self.threads.get() {
+            return threads;
         }
-        for _ in 0..CLIENT_WORKERS {
+        let begin = |_: &usize| {
             let receiver = Arc::clone(&self.receiver);
             let name = "tidegate-aside".to_owned();
-            // Without any the work waits in vain; it does not, since this one does it.
-            let _ = thread::Builder::new().name(name).spawn(move || serve(&receiver));
-        }
+            thread::Builder::new().name(name).spawn(move || serve(&receiver)).is_ok()
+        };
+        let threads = (0..CLIENT_WORKERS).filter(begin).count();
+        self.threads.set(Some(threads));
+        threads
     }
 }
 

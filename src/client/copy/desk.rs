@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
@@ -55,6 +55,8 @@ struct State {
     stations: Vec<Station>,
     tasks: Vec<Task>,
     begun: Vec<Task>,
+    /// Nobody waits for it.
+    companion: Option<Task>,
 }
 
 /// Shared by all tasks of one copy.
@@ -69,9 +71,20 @@ impl Desk {
         self.state.borrow_mut().begun.push(Box::pin(task));
     }
 
+    /// Begins a task that ends with the last of the others, wherever it is then.
+    pub fn accompany(&self, task: impl Future<Output = ()> + 'static) {
+        self.state.borrow_mut().companion = Some(Box::pin(task));
+    }
+
     /// Lets every task go as far as it can. False: there are none any more.
     pub fn run(&self) -> bool {
         let mut context = Context::from_waker(Waker::noop());
+        let companion = self.state.borrow_mut().companion.take();
+        if let Some(mut task) = companion
+            && task.as_mut().poll(&mut context).is_pending()
+        {
+            self.state.borrow_mut().companion = Some(task);
+        }
         let mut tasks = {
             let mut state = self.state.borrow_mut();
             let mut tasks = std::mem::take(&mut state.tasks);
@@ -177,6 +190,32 @@ impl Desk {
     }
 }
 
+/// What both come to, at once.
+pub async fn both<A, B>(one: impl Future<Output = A>, other: impl Future<Output = B>) -> (A, B) {
+    let (mut one, mut other) = (pin!(one), pin!(other));
+    let (mut first, mut second) = (None, None);
+    std::future::poll_fn(move |context| {
+        if first.is_none()
+            && let Poll::Ready(done) = one.as_mut().poll(context)
+        {
+            first = Some(done);
+        }
+        if second.is_none()
+            && let Poll::Ready(done) = other.as_mut().poll(context)
+        {
+            second = Some(done);
+        }
+        match (first.take(), second.take()) {
+            (Some(first), Some(second)) => Poll::Ready((first, second)),
+            (one, other) => {
+                (first, second) = (one, other);
+                Poll::Pending
+            }
+        }
+    })
+    .await
+}
+
 /// What is to come for a ticket.
 #[must_use]
 pub struct Coming {
@@ -263,6 +302,19 @@ mod tests {
         }
         assert!(!desk.run(), "all have ended");
         assert_eq!(done.get(), 3);
+    }
+
+    #[test]
+    fn a_companion_runs_and_is_not_waited_for() {
+        let (desk, looked) = (Desk::default(), Rc::new(Cell::new(0)));
+        let seen = Rc::clone(&looked);
+        desk.accompany(std::future::poll_fn(move |_| {
+            seen.set(seen.get() + 1);
+            Poll::Pending
+        }));
+        let both = both(async { 1 }, async { "two" });
+        desk.begin(async { assert_eq!(both.await, (1, "two")) });
+        assert!(!desk.run() && looked.get() == 1);
     }
 
     #[test]

@@ -1,21 +1,20 @@
 //! One file: opened on both sides, moved, checked, and put in its place.
 
-use std::fs::{self, File, OpenOptions, Permissions};
+use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
-use nix::errno::Errno;
 
-use super::place::{here, join, last_name};
+use super::own::Finish;
+use super::place::{join, last_name};
 use super::remote::{Handle, Remote};
 use super::resume::Kept;
-use super::split::descriptor;
 use super::trouble::{Trouble, ours};
-use super::{Copy, UnderWay, resume, split};
+use super::{Copy, UnderWay, own, resume, split};
 use crate::limits::COPY_HASH_BLOCK_BYTES;
 use crate::services::sftp::hash_blocks;
 use crate::services::sftp_client::{Moved, Stretch, Way};
@@ -43,7 +42,7 @@ pub struct Spot {
 
 /// An open file on one side.
 pub enum Opened {
-    Here(File),
+    Here(Arc<File>),
     There(Remote, Handle),
 }
 
@@ -65,6 +64,12 @@ pub enum Kind {
 }
 
 impl About {
+    /// What a listing tells of an entry; `None`: not what it is.
+    pub fn told(attributes: &Attributes) -> Option<About> {
+        let tells = attributes.permissions.is_some_and(|mode| mode & libc::S_IFMT != 0);
+        tells.then(|| About::of_attributes(attributes))
+    }
+
     /// `None` for times: the server does not tell any.
     pub fn of_attributes(attributes: &Attributes) -> About {
         let mode = attributes.permissions.unwrap_or(libc::S_IFREG | 0o644);
@@ -74,6 +79,12 @@ impl About {
             mode: mode & 0o7777,
             times: attributes.times,
         }
+    }
+
+    /// Nobody has written to the file between the two looks, as far as sizes and times tell.
+    fn is_of_same(&self, other: &About) -> bool {
+        let modified = |about: &About| about.times.map(|(_, modified)| modified);
+        self.size == other.size && modified(self) == modified(other)
     }
 
     pub fn of_metadata(metadata: &fs::Metadata) -> About {
@@ -97,13 +108,9 @@ fn kind(mode: u32) -> Kind {
 
 impl Spot {
     /// What is there, links followed; `None`: nothing.
-    pub async fn look(&self) -> Result<Option<About>> {
+    pub async fn look(&self, copy: &Copy) -> Result<Option<About>> {
         match &self.side {
-            Side::Here => match fs::metadata(here(&self.path)) {
-                Ok(metadata) => Ok(Some(About::of_metadata(&metadata))),
-                Err(why) if why.kind() == std::io::ErrorKind::NotFound => Ok(None),
-                Err(why) => Err(why.into()),
-            },
+            Side::Here => own::look(copy, &self.path).await,
             Side::There(remote) => match remote.stat(&self.path).await {
                 Ok(attributes) => Ok(Some(About::of_attributes(&attributes))),
                 Err(trouble) if trouble.is_no_such_file() => Ok(None),
@@ -112,15 +119,27 @@ impl Spot {
         }
     }
 
+    /// Whether this directory, found by a link in `folder`, is `folder` or one that it is in. Where a server
+    /// does not tell, it is not.
+    pub async fn leads_back(&self, copy: &Copy, folder: &Spot) -> bool {
+        let (to, from) = (self.real_path(copy).await, folder.real_path(copy).await);
+        let (Ok(to), Ok(from)) = (to, from) else { return false };
+        let behind = from.strip_prefix(to.as_slice());
+        behind.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"/") || to == b"/")
+    }
+
+    async fn real_path(&self, copy: &Copy) -> Result<Vec<u8>> {
+        match &self.side {
+            Side::Here => own::real_path(copy, &self.path).await,
+            Side::There(remote) => Ok(remote.real_path(&self.path).await?),
+        }
+    }
+
     /// Opens a file that is to be read.
-    async fn open(&self) -> Result<(Opened, About)> {
+    async fn open(&self, copy: &Copy) -> Result<(Opened, About)> {
         match &self.side {
             Side::Here => {
-                // A FIFO would wait for its other end.
-                let mut options = OpenOptions::new();
-                options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
-                let file = options.open(here(&self.path)).map_err(|why| own_error(&why))?;
-                let about = About::of_metadata(&file.metadata()?);
+                let (file, about) = own::open(copy, &self.path).await?;
                 Ok((Opened::Here(file), about))
             }
             Side::There(remote) => {
@@ -132,19 +151,9 @@ impl Spot {
     }
 
     /// Opens the file that another is copied into; `keep`: what is in it is of use.
-    async fn create(&self, mode: u32, keep: bool) -> Result<Opened> {
+    async fn create(&self, copy: &Copy, mode: u32, keep: bool) -> Result<Opened> {
         match &self.side {
-            Side::Here => {
-                let mut options = OpenOptions::new();
-                options.read(true).write(true).create(true).truncate(!keep).mode(mode);
-                // Whoever can write into the folder may have put a link there.
-                options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY);
-                let file = options.open(here(&self.path)).map_err(|why| own_error(&why))?;
-                if About::of_metadata(&file.metadata()?).kind != Kind::File {
-                    bail!("something that is no file is in its way");
-                }
-                Ok(Opened::Here(file))
-            }
+            Side::Here => Ok(Opened::Here(own::create(copy, &self.path, mode, keep).await?)),
             Side::There(remote) => {
                 let attributes = Attributes { permissions: Some(mode), ..Attributes::EMPTY };
                 let mut flags = open::READ | open::WRITE | open::CREATE;
@@ -155,41 +164,28 @@ impl Spot {
         }
     }
 
-    async fn replace(&self, to: &Spot) -> Result<()> {
+    async fn remove(&self, copy: &Copy) -> Result<()> {
         match &self.side {
-            Side::Here => fs::rename(here(&self.path), here(&to.path))?,
-            Side::There(remote) => remote.replace(&self.path, &to.path).await?,
+            Side::Here => own::remove(copy, &self.path).await,
+            Side::There(remote) => Ok(remote.remove(&self.path).await?),
         }
-        Ok(())
     }
 }
 
 impl Opened {
-    pub async fn about(&self) -> Result<About> {
-        Ok(match self {
-            Opened::Here(file) => About::of_metadata(&file.metadata()?),
+    pub async fn about(&self, copy: &Copy) -> Result<About> {
+        match self {
+            Opened::Here(file) => own::about(copy, file).await,
             Opened::There(remote, handle) => {
-                About::of_attributes(&remote.handle_stat(handle).await?)
+                Ok(About::of_attributes(&remote.handle_stat(handle).await?))
             }
-        })
+        }
     }
 
     /// Up to `len` bytes; fewer at the end of the file alone.
-    pub async fn read(&self, at: u64, len: usize) -> Result<Vec<u8>> {
+    pub async fn read(&self, copy: &Copy, at: u64, len: usize) -> Result<Vec<u8>> {
         match self {
-            Opened::Here(file) => {
-                let mut bytes = vec![0; len];
-                let mut got = 0;
-                while got < len {
-                    let rest = bytes.get_mut(got..).unwrap_or_default();
-                    match file.read_at(rest, at + got as u64)? {
-                        0 => break,
-                        more => got += more,
-                    }
-                }
-                bytes.truncate(got);
-                Ok(bytes)
-            }
+            Opened::Here(file) => own::read(copy, file, at, len).await,
             Opened::There(remote, handle) => Ok(remote.read(handle, at, len).await?),
         }
     }
@@ -205,8 +201,8 @@ impl Opened {
     pub async fn hashes(&self, copy: &Copy, at: u64, len: u64) -> Result<Vec<u8>> {
         match self {
             Opened::Here(file) => {
-                let fd = descriptor(file)?;
-                let hash = move || hash_blocks(fd.as_fd(), (at, len), COPY_HASH_BLOCK_BYTES);
+                let file = Arc::clone(file);
+                let hash = move || hash_blocks(file.as_fd(), (at, len), COPY_HASH_BLOCK_BYTES);
                 Ok(copy.aside.run(hash).await?.context("our file")?)
             }
             Opened::There(remote, handle) => {
@@ -215,58 +211,12 @@ impl Opened {
         }
     }
 
-    async fn set(&self, size: Option<u64>, mode: Option<u32>, about: &About) -> Result<()> {
+    async fn close(self, copy: &Copy) -> Result<()> {
         match self {
-            Opened::Here(file) => {
-                if let Some(size) = size {
-                    file.set_len(size)?;
-                }
-                if let Some(mode) = mode {
-                    file.set_permissions(Permissions::from_mode(mode))?;
-                }
-                if let Some((access, modification)) = about.times {
-                    file.set_times(times(access, modification))?;
-                }
-            }
-            Opened::There(remote, handle) => {
-                let attributes =
-                    Attributes { size, owner: None, permissions: mode, times: about.times };
-                if attributes != Attributes::EMPTY {
-                    remote.handle_set_stat(handle, attributes).await?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    async fn flush(&self, copy: &Copy) -> Result<()> {
-        match self {
-            Opened::Here(file) => {
-                let file = file.try_clone()?;
-                copy.aside.run(move || file.sync_all()).await?.context("flushing it")
-            }
-            Opened::There(remote, _) if !remote.offers().fsync => {
-                bail!("the server cannot flush files (fsync@openssh.com); leave --fsync out")
-            }
-            Opened::There(remote, handle) => Ok(remote.fsync(handle).await?),
-        }
-    }
-
-    async fn close(self) -> Result<()> {
-        match self {
-            Opened::Here(_) => Ok(()),
+            Opened::Here(file) => own::close(copy, file).await,
             Opened::There(remote, handle) => Ok(remote.close(&handle).await?),
         }
     }
-}
-
-fn own_error(why: &std::io::Error) -> anyhow::Error {
-    why.raw_os_error().map_or_else(|| anyhow::anyhow!("{why}"), |raw| ours(Errno::from_raw(raw)))
-}
-
-pub fn times(access: u32, modification: u32) -> fs::FileTimes {
-    let time = |seconds: u32| -> SystemTime { UNIX_EPOCH + Duration::from_secs(seconds.into()) };
-    fs::FileTimes::new().set_accessed(time(access)).set_modified(time(modification))
 }
 
 /// What became of one file.
@@ -277,17 +227,37 @@ pub struct Copied {
     pub kept: Kept,
 }
 
-/// Copies one file. `sure`: how far a copy of it was found to be right before, and is now.
+/// What tries to copy one file have come to.
+#[derive(Clone, Copy, Debug)]
+pub struct SoFar {
+    /// How far a copy of it was found to be right.
+    sure: u64,
+    /// Its size, as it was last.
+    pub size: u64,
+    /// There was a try before.
+    tried: bool,
+}
+
+impl SoFar {
+    pub const fn new(size: u64) -> SoFar {
+        SoFar { sure: 0, size, tried: false }
+    }
+}
+
+/// Copies one file. `so_far`: of the tries before, and of this one.
 ///
 /// # Errors
 /// Why not, for the user. What has come stays in the part file where the same command finds it.
-pub async fn copy(copy: &Rc<Copy>, from: &Spot, to: &Spot, sure: &mut u64) -> Result<Copied> {
-    let (source, about) = from.open().await.with_context(|| copy.shown(from))?;
-    let copied = copy_opened(copy, (&source, from), to, &about, sure).await;
-    let closed = source.close().await;
-    let copied = copied?;
-    closed.with_context(|| copy.shown(from))?;
-    Ok(copied)
+pub async fn copy(copy: &Rc<Copy>, from: &Spot, to: &Spot, so_far: &mut SoFar) -> Result<Copied> {
+    let (source, about) = from.open(copy).await.with_context(|| copy.shown(from))?;
+    so_far.size = about.size;
+    let copied = copy_opened(copy, (&source, from), to, &about, so_far).await;
+    // It was only read, and nobody waits for that.
+    let inner = Rc::clone(copy);
+    copy.desk.begin(async move {
+        let _ = source.close(&inner).await;
+    });
+    copied
 }
 
 async fn copy_opened(
@@ -295,7 +265,7 @@ async fn copy_opened(
     (source, from): (&Opened, &Spot),
     to: &Spot,
     about: &About,
-    sure: &mut u64,
+    so_far: &mut SoFar,
 ) -> Result<Copied> {
     match about.kind {
         Kind::File => {}
@@ -308,18 +278,60 @@ async fn copy_opened(
     let part = part_of(to, about);
     let keep = resume::is_worth_it(about.size);
     let mode = about.mode & KEPT_MODE;
-    let target = part.create(mode | OWNER, keep).await.with_context(|| copy.shown(&part))?;
-    let copied = fill(copy, (source, from), (&target, &part), about, keep.then_some(sure)).await;
-    let finished = match copied {
-        Ok(copied) => finish(copy, &target, about, mode).await.map(|()| copied),
-        Err(why) => Err(why),
-    };
-    let closed = target.close().await;
-    let copied = finished.with_context(|| copy.shown(to))?;
-    closed.with_context(|| copy.shown(to))?;
-    part.replace(to).await.with_context(|| format!("{}: renaming it", copy.shown(&part)))?;
-    Ok(copied)
+    let goes_on = keep && (so_far.tried || !copy.plan.anew);
+    so_far.tried = true;
+    let target =
+        part.create(copy, mode | OWNER, goes_on).await.with_context(|| copy.shown(&part))?;
+    let places = ((source, from), (&part, to));
+    let copied = copy_into(copy, target, places, about, keep.then_some(&mut so_far.sure)).await;
+    if let Err(why) = &copied
+        && (!keep || why.is::<Changed>())
+        && !Trouble::is_loss(why)
+    {
+        // It is of no use to a later copy.
+        let _ = part.remove(copy).await;
+    }
+    copied
 }
+
+/// Fills a part file and puts it in its place.
+async fn copy_into(
+    copy: &Rc<Copy>,
+    target: Opened,
+    ((source, from), (part, to)): ((&Opened, &Spot), (&Spot, &Spot)),
+    about: &About,
+    sure: Option<&mut u64>,
+) -> Result<Copied> {
+    // Those of a server are asked about again where there was time to change them.
+    let looks = sure.is_some() || matches!(source, Opened::Here(_));
+    let filled = async {
+        let copied = fill(copy, (source, from), (&target, part), about, sure).await;
+        let copied = copied.with_context(|| copy.shown(to))?;
+        if looks {
+            let now = source.about(copy).await.with_context(|| copy.shown(from))?;
+            if !now.is_of_same(about) {
+                return Err(anyhow::Error::from(Changed).context(copy.shown(from)));
+            }
+        }
+        Ok(copied)
+    };
+    match filled.await {
+        Ok(copied) => {
+            finish(copy, target, (part, to), about).await?;
+            Ok(copied)
+        }
+        Err(why) => {
+            // It has failed already.
+            let _ = target.close(copy).await;
+            Err(why)
+        }
+    }
+}
+
+/// What was copied is neither what was there nor what is there now.
+#[derive(Debug, thiserror::Error)]
+#[error("it has changed while it was copied; the same command copies it as it is now")]
+struct Changed;
 
 /// Moves what is not there yet.
 async fn fill(
@@ -343,7 +355,7 @@ async fn fill(
     let stretch = Stretch { there: start, here: start, len: about.size - start };
     if stretch.len > 0 {
         let name = last_name(&from.path).unwrap_or_default();
-        let under_way = copy.begin_move(name, stretch.len);
+        let under_way = copy.begin_move(name, stretch.len, start);
         let moved = relocate(copy, (source, from), (target, to), (stretch, &under_way)).await;
         copy.end_move(&under_way);
         moved?;
@@ -384,23 +396,61 @@ pub fn judge(moved: Moved) -> Result<()> {
     }
 }
 
-/// Gives the target what belongs to it, and makes sure that it is whole.
-async fn finish(copy: &Rc<Copy>, target: &Opened, about: &About, mode: u32) -> Result<()> {
+/// Gives the target what belongs to it, makes sure that it is whole, and puts it in its place.
+async fn finish(
+    copy: &Rc<Copy>,
+    target: Opened,
+    (part, to): (&Spot, &Spot),
+    about: &About,
+) -> Result<()> {
     let preserve = copy.plan.preserve;
-    // Made with more than it shall keep, or older than this command.
-    let mode = (preserve || mode | OWNER != mode).then_some(mode);
-    let times = about.times.filter(|_| preserve);
-    target.set(None, mode, &About { times, ..*about }).await?;
-    if copy.plan.fsync {
-        target.flush(copy).await?;
+    let mode = about.mode & KEPT_MODE;
+    let finish = Finish {
+        size: about.size,
+        // Made with more than it shall keep, or older than this command.
+        mode: (preserve || mode | OWNER != mode).then_some(mode),
+        times: about.times.filter(|_| preserve),
+        fsync: copy.plan.fsync,
+    };
+    let renamed: Result<()> = match target {
+        Opened::Here(file) => {
+            let done = own::finish(copy, file, finish, (&part.path, &to.path)).await;
+            done.with_context(|| copy.shown(to))?.map_err(|why| own::told(&why))
+        }
+        Opened::There(remote, handle) => {
+            let done = finish_there(&remote, &handle, &part.path, finish).await;
+            done.with_context(|| copy.shown(to))?;
+            remote.replace(&part.path, &to.path).await.map_err(Into::into)
+        }
+    };
+    let Err(why) = renamed else { return Ok(()) };
+    // Servers do not say so themselves.
+    if let Ok(Some(About { kind: Kind::Directory, .. })) = to.look(copy).await {
+        bail!("{}: a directory is in its way", copy.shown(to));
     }
-    let there = target.about().await?.size;
-    if there > about.size {
-        target.set(Some(about.size), None, &About { times, ..*about }).await?;
+    Err(why.context(format!("{}: renaming it", copy.shown(part))))
+}
+
+async fn finish_there(remote: &Remote, handle: &Handle, part: &[u8], finish: Finish) -> Result<()> {
+    let Finish { mode, times, .. } = finish;
+    let attributes = Attributes { permissions: mode, times, ..Attributes::EMPTY };
+    if attributes != Attributes::EMPTY {
+        remote.handle_set_stat(handle, attributes).await?;
     }
-    let there = if there > about.size { target.about().await?.size } else { there };
-    if there != about.size {
-        bail!("{there} bytes are there, and {} were to be copied", about.size);
+    if finish.fsync {
+        if !remote.offers().fsync {
+            bail!("the server cannot flush files (fsync@openssh.com); leave --fsync out");
+        }
+        remote.fsync(handle).await?;
+    }
+    let mut there = remote.stat_and_close(handle, part).await?.size.unwrap_or(0);
+    if there > finish.size {
+        let attributes = Attributes { size: Some(finish.size), times, ..Attributes::EMPTY };
+        remote.set_stat(part, attributes).await?;
+        there = remote.stat(part).await?.size.unwrap_or(0);
+    }
+    if there != finish.size {
+        bail!("{there} bytes are there, and {} were to be copied", finish.size);
     }
     Ok(())
 }

@@ -1,14 +1,16 @@
 //! What `tidegate cp` does: files from here to a server, from there to here, and from one server to
 //! another.
 //!
-//! Tasks ([`desk`]) say what is to be done with files, one request after the other; they know no I/O
-//! but that of names and attributes of our own files. The bytes are moved by the sessions
+//! Tasks ([`desk`]) say what is to be done with files, one request after the other; they know no I/O.
+//! Names and attributes of our own files are looked at by other threads ([`own`]). The bytes are moved by the sessions
 //! ([`crate::services::sftp_client`]) on the client's one shard. [`run()`] carries orders from the one
 //! to the other.
 
 mod aside;
 mod desk;
 mod file;
+mod listing;
+mod own;
 mod pattern;
 mod place;
 mod reach;
@@ -19,6 +21,7 @@ mod resume;
 mod run;
 mod screen;
 mod split;
+mod survey;
 mod tree;
 mod trouble;
 
@@ -34,9 +37,10 @@ use self::aside::Aside;
 use self::desk::{Desk, Places};
 use self::file::{Copied, Side, Spot};
 use self::remote::Remote;
+use self::survey::Found;
 use self::trouble::Trouble;
 use crate::base::escape;
-use crate::limits::COPY_FILES_AT_ONCE;
+use crate::limits::{COPY_FILES_AT_ONCE, COPY_SPLIT_BYTES_MIN};
 
 /// What is to be copied, and how.
 #[derive(Clone, Debug, Default)]
@@ -48,6 +52,8 @@ pub struct Plan {
     /// `-p`: times and modes.
     pub preserve: bool,
     pub fsync: bool,
+    /// What an interrupted copy has brought is not gone on with.
+    pub anew: bool,
     pub dry_run: bool,
     pub json: bool,
     /// `-q`: no progress and no summary.
@@ -69,9 +75,12 @@ pub struct Copy {
     pub desk: Desk,
     pub aside: Aside,
     pub places: Places,
-    /// The sessions of each host.
-    hosts: Vec<(Host, Vec<usize>)>,
+    hosts: RefCell<Vec<AtHost>>,
+    /// Somebody looks at how far it is.
+    shows: bool,
     totals: Cell<Totals>,
+    /// What there is to be copied, as far as is known.
+    found: Cell<Found>,
     /// Files and parts of files that are done for good.
     advanced: Cell<u64>,
     /// What is moved now, the oldest first.
@@ -80,12 +89,23 @@ pub struct Copy {
     hasher: RandomState,
 }
 
+/// What is open at a host.
+#[derive(Clone, Debug)]
+pub struct AtHost {
+    host: Host,
+    stations: Vec<usize>,
+    /// There may be more of them later.
+    grows: bool,
+}
+
 /// A file that is being moved.
 #[derive(Debug)]
 pub struct UnderWay {
     /// Its last name.
     name: Vec<u8>,
     bytes: u64,
+    /// What an earlier copy had brought.
+    kept: u64,
     moved: Rc<Cell<u64>>,
 }
 
@@ -97,17 +117,21 @@ pub struct Totals {
     /// Bytes that an earlier copy had brought.
     pub kept: u64,
     pub failed: u64,
+    /// Bytes of files that have failed.
+    pub given_up: u64,
 }
 
 impl Copy {
-    fn new(plan: Plan, desk: Desk, aside: Aside, hosts: Vec<(Host, Vec<usize>)>) -> Copy {
+    fn new(plan: Plan, (desk, aside): (Desk, Aside), hosts: Vec<AtHost>, shows: bool) -> Copy {
         Copy {
             plan,
             desk,
             aside,
             places: Places::new(COPY_FILES_AT_ONCE),
-            hosts,
+            hosts: RefCell::new(hosts),
+            shows,
             totals: Cell::default(),
+            found: Cell::default(),
             advanced: Cell::default(),
             under_way: RefCell::default(),
             news: RefCell::default(),
@@ -116,9 +140,10 @@ impl Copy {
     }
 
     fn spot(&self, location: &Location) -> Spot {
+        let hosts = self.hosts.borrow();
         let there = location.host.as_ref().and_then(|host| {
-            let (_, stations) = self.hosts.iter().find(|(known, _)| known == host)?;
-            stations.first().copied()
+            let at = hosts.iter().find(|at| at.host == *host)?;
+            at.stations.first().copied()
         });
         let side = match there {
             Some(station) => Side::There(Remote::new(self.desk.clone(), station)),
@@ -127,12 +152,44 @@ impl Copy {
         Spot { side, path: location.path.clone() }
     }
 
+    /// The sessions of this one's host.
+    fn stations(&self, remote: &Remote) -> Vec<usize> {
+        let hosts = self.hosts.borrow();
+        let at = hosts.iter().find(|at| at.stations.contains(&remote.station));
+        at.map_or_else(Vec::new, |at| at.stations.clone())
+    }
+
+    fn grows(&self, remote: &Remote) -> bool {
+        let hosts = self.hosts.borrow();
+        hosts.iter().any(|at| at.grows && at.stations.contains(&remote.station))
+    }
+
+    /// One more session of a host is open.
+    fn add_station(&self, host: &Host, station: usize) {
+        let mut hosts = self.hosts.borrow_mut();
+        let at = hosts.iter_mut().filter(|at| at.host == *host);
+        at.for_each(|at| at.stations.push(station));
+    }
+
+    fn stop_growing(&self, host: &Host) {
+        let mut hosts = self.hosts.borrow_mut();
+        hosts.iter_mut().filter(|at| at.host == *host).for_each(|at| at.grows = false);
+    }
+
+    /// Several sessions would do better than this one: there are several files, or a large one.
+    fn has_much_for(&self, station: usize) -> bool {
+        let large = |one: &Rc<UnderWay>| one.bytes >= COPY_SPLIT_BYTES_MIN;
+        self.desk.station(station).load > 1 || self.under_way.borrow().iter().any(large)
+    }
+
+    fn is_open(&self, station: usize) -> bool {
+        self.desk.station(station).lost.is_none()
+    }
+
     /// The same file by the session of its host that has least to do.
     fn spread(&self, spot: Spot) -> Spot {
         let Side::There(remote) = &spot.side else { return spot };
-        let host = self.hosts.iter().find(|(_, all)| all.contains(&remote.station));
-        let open = host.map_or(&[][..], |(_, all)| all).iter().copied();
-        let open = open.filter(|number| self.desk.station(*number).lost.is_none());
+        let open = self.stations(remote).into_iter().filter(|number| self.is_open(*number));
         let station = open.min_by_key(|number| self.desk.station(*number).load);
         let station = station.unwrap_or(remote.station);
         self.desk.charge(station, true);
@@ -141,10 +198,8 @@ impl Copy {
 
     /// The other sessions of the same host that are open.
     fn others(&self, remote: &Remote) -> Vec<Remote> {
-        let host = self.hosts.iter().find(|(_, all)| all.contains(&remote.station));
-        let all = host.map_or(&[][..], |(_, all)| all).iter().copied();
-        all.filter(|number| *number != remote.station)
-            .filter(|number| self.desk.station(*number).lost.is_none())
+        let all = self.stations(remote).into_iter();
+        all.filter(|number| *number != remote.station && self.is_open(*number))
             .map(|number| Remote::new(self.desk.clone(), number))
             .collect()
     }
@@ -160,8 +215,7 @@ impl Copy {
     /// It does not come back.
     async fn wait_for(&self, spot: &Spot) -> Result<(), Trouble> {
         let Side::There(remote) = &spot.side else { return Ok(()) };
-        let host = self.hosts.iter().find(|(_, all)| all.contains(&remote.station));
-        self.desk.any_of(host.map_or(&[][..], |(_, all)| all)).await
+        self.desk.any_of(&self.stations(remote)).await
     }
 
     /// Bytes moved for good.
@@ -170,18 +224,34 @@ impl Copy {
         self.totals.get().bytes + now
     }
 
-    /// Bytes of all files that have been begun.
-    fn expected(&self) -> u64 {
-        let now: u64 = self.under_way.borrow().iter().map(|one| one.bytes).sum();
-        self.totals.get().bytes + now
+    /// What there is to be moved: no less than what has been begun, and no less than what was found.
+    fn expected(&self) -> Found {
+        let (totals, found) = (self.totals.get(), self.found.get());
+        let under_way = self.under_way.borrow();
+        let now: u64 = under_way.iter().map(|one| one.bytes).sum();
+        let kept: u64 = under_way.iter().map(|one| one.kept).sum();
+        // What is not to be moved, or not any more.
+        let less = totals.kept + kept + totals.given_up;
+        Found {
+            files: found.files.max(totals.files + under_way.len() as u64),
+            bytes: found.bytes.saturating_sub(less).max(totals.bytes + now),
+            all: found.all,
+        }
+    }
+
+    /// A file is not copied.
+    fn give_up(&self, bytes: u64) {
+        let mut totals = self.totals.get();
+        totals.given_up += bytes;
+        self.totals.set(totals);
     }
 
     fn advance(&self) {
         self.advanced.set(self.advanced.get() + 1);
     }
 
-    fn begin_move(&self, name: Vec<u8>, bytes: u64) -> Rc<UnderWay> {
-        let one = Rc::new(UnderWay { name, bytes, moved: Rc::default() });
+    fn begin_move(&self, name: Vec<u8>, bytes: u64, kept: u64) -> Rc<UnderWay> {
+        let one = Rc::new(UnderWay { name, bytes, kept, moved: Rc::default() });
         self.under_way.borrow_mut().push(Rc::clone(&one));
         one
     }
@@ -200,8 +270,9 @@ impl Copy {
     fn shown(&self, spot: &Spot) -> String {
         let path = escape(&spot.path);
         let Side::There(remote) = &spot.side else { return path.to_string() };
-        let host = self.hosts.iter().find(|(_, all)| all.contains(&remote.station));
-        let name = host.map_or("", |(host, _)| host.destination.as_str());
+        let hosts = self.hosts.borrow();
+        let at = hosts.iter().find(|at| at.stations.contains(&remote.station));
+        let name = at.map_or("", |at| at.host.destination.as_str());
         format!("{}:{path}", escape(name.as_bytes()))
     }
 

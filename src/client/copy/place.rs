@@ -22,7 +22,7 @@ pub struct Host {
 
 impl Location {
     /// Reads `[user@]host:path`, `sftp://[user@]host[:port][/path]` or a path here. As in scp, a colon
-    /// makes it a host's unless a slash stands before it.
+    /// makes it a host's unless a slash stands before it, and `~` is the home there.
     ///
     /// # Errors
     /// It begins like a host's and goes on like none.
@@ -35,8 +35,16 @@ impl Location {
         };
         let (front, back) = word.split_at(colon);
         let path = back.get(1..).unwrap_or_default();
-        let path = if path.is_empty() { b".".to_vec() } else { path.to_vec() };
-        Ok(Location { host: Some(host(front, None)?), path })
+        let path = match path {
+            b"" | b"~" | b"~/" => b".",
+            [b'~', b'/', rest @ ..] => rest,
+            [b'~', ..] => bail!(
+                "{}: homes of others are written out; a name that begins so is ./~",
+                String::from_utf8_lossy(word)
+            ),
+            path => path,
+        };
+        Ok(Location { host: Some(host(front, None)?), path: path.to_vec() })
     }
 
     /// The path's last name; `None` where it has none, such as in `/` and `..`.
@@ -155,6 +163,9 @@ mod tests {
         for (word, expected) in [
             ("web:a/b", there("web", None, b"a/b")),
             ("ann@web:", there("ann@web", None, b".")),
+            ("web:~", there("web", None, b".")),
+            ("web:~/a", there("web", None, b"a")),
+            ("web:./~a", there("web", None, b"./~a")),
             ("ann@[::1]:/x:y", there("ann@::1", None, b"/x:y")),
             ("sftp://web", there("web", None, b".")),
             ("sftp://ann@web:2222/a%20b", there("ann@web", Some(2222), b"a b")),
@@ -165,7 +176,7 @@ mod tests {
         ] {
             assert_eq!(Location::parse(word.as_bytes()).expect(word), expected, "{word}");
         }
-        for word in ["sftp://web:x/", "-oX=y:a", "@:a", "sftp://web/%4"] {
+        for word in ["sftp://web:x/", "-oX=y:a", "@:a", "sftp://web/%4", "web:~bob/a"] {
             assert!(Location::parse(word.as_bytes()).is_err(), "{word}");
         }
     }

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 
 use super::run::{Session, Sessions, State};
 use super::screen::Screen;
-use super::{Copy, Host, Plan, report};
+use super::{AtHost, Copy, Host, Plan, report};
 use crate::base::Instant;
 use crate::client::{Options, Person, Voice};
 use crate::connection::ChannelKind;
@@ -30,6 +30,9 @@ pub struct Reached {
     bytes_a_second: Option<u64>,
     /// Its sessions, as tasks know them. Without the first nothing goes on.
     pub stations: Vec<usize>,
+    /// The first of its sessions, in the list of all.
+    first: usize,
+    growth: Growth,
     /// Sessions are on connections of their own.
     apart: bool,
     /// Connections at the beginning.
@@ -43,6 +46,24 @@ pub struct Reached {
     advanced: u64,
     /// When the next one is due.
     pub again_at: Option<Instant>,
+}
+
+/// Whether there are to be more sessions than the first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Growth {
+    /// It is not known yet how far away the host is, or there is not enough to do.
+    Possible,
+    /// These were asked for.
+    UnderWay(Vec<usize>),
+    Over,
+}
+
+impl Reached {
+    /// As tasks know it.
+    pub fn sessions(&self) -> AtHost {
+        let grows = self.growth != Growth::Over;
+        AtHost { host: self.host.clone(), stations: self.stations.clone(), grows }
+    }
 }
 
 impl<D: Driver> Sessions<'_, D> {
@@ -65,17 +86,15 @@ impl<D: Driver> Sessions<'_, D> {
         // What is to be slow needs no help.
         let told = plan.streams.or(plan.bytes_a_second.map(|_| 1));
         let rate = plan.bytes_a_second.map(|rate| (rate / told.unwrap_or(1) as u64).max(1));
-        // The first shows whether there are any to be had, and how far away they are.
         let first = self.open(link, rate, None)?;
         self.wait_for(first)?;
-        let delay = self.all.get(first).and_then(|session| session.delay);
-        let near = delay.is_some_and(|delay| delay < COPY_NEAR_TIME);
-        let count = told.unwrap_or(if near { 1 } else { COPY_SESSIONS });
         let mut reached = Reached {
             host: host.clone(),
             options,
             bytes_a_second: rate,
             stations: Vec::new(),
+            first,
+            growth: if told.is_some() { Growth::Over } else { Growth::Possible },
             apart: plan.streams.is_some() && !self.is_ours(link),
             connections: 1,
             short: None,
@@ -84,6 +103,7 @@ impl<D: Driver> Sessions<'_, D> {
             advanced: 0,
             again_at: None,
         };
+        let count = told.unwrap_or(1);
         let links = self.further_links(&mut reached, link, count, voice);
         for n in 1..count {
             self.open(links.get(n % links.len()).copied().unwrap_or(link), rate, None)?;
@@ -96,6 +116,48 @@ impl<D: Driver> Sessions<'_, D> {
         let open = self.all.get(first..).unwrap_or_default().iter();
         reached.stations = open.filter_map(Session::station).collect();
         Ok(reached)
+    }
+
+    /// Opens further sessions of a host that is far away, where there is something for them to do, and
+    /// tells tasks of those that are there. Nothing waits for them.
+    pub fn grow(&mut self, reached: &mut Reached, copy: &Copy) {
+        match &mut reached.growth {
+            Growth::Over => {}
+            Growth::Possible => {
+                let first = self.all.get(reached.first);
+                let Some(delay) = first.and_then(|session| session.delay) else { return };
+                if delay < COPY_NEAR_TIME {
+                    reached.growth = Growth::Over;
+                    copy.stop_growing(&reached.host);
+                } else if let Some(link) = first.map(|session| session.link)
+                    && reached.stations.first().is_some_and(|first| copy.has_much_for(*first))
+                {
+                    let rate = reached.bytes_a_second;
+                    let all = (1..COPY_SESSIONS).map_while(|_| self.open(link, rate, None).ok());
+                    reached.growth = Growth::UnderWay(all.collect());
+                }
+            }
+            Growth::UnderWay(numbers) => {
+                let (stations, short) = (&mut reached.stations, &mut reached.short);
+                numbers.retain(|number| match self.all.get(*number).map(|one| &one.state) {
+                    Some(State::Opening) => true,
+                    Some(State::Open { station }) => {
+                        stations.push(*station);
+                        copy.add_station(&reached.host, *station);
+                        false
+                    }
+                    Some(State::Lost(why)) => {
+                        short.get_or_insert_with(|| why.clone());
+                        false
+                    }
+                    None => false,
+                });
+                if numbers.is_empty() {
+                    reached.growth = Growth::Over;
+                    copy.stop_growing(&reached.host);
+                }
+            }
+        }
     }
 
     /// Our own server moves what one connection carries at any delay; another gets one connection for

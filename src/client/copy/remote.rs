@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::rc::Rc;
 
-use super::desk::{Came, Desk};
+use super::desk::{Came, Desk, both};
 use super::trouble::Trouble;
 use crate::limits::COPY_DATA_BYTES_PLAIN;
 use crate::reactor::Fd;
@@ -126,6 +126,22 @@ impl Remote {
         attributes(ask!(self, [handle], Operation::HandleStat { handle }).await?)
     }
 
+    /// The attributes of a file that is closed with that, in one round trip: what is asked of one file is
+    /// done in order (draft-ietf-secsh-filexfer-02 §6.1). `path` is where it is.
+    pub async fn stat_and_close(
+        &self,
+        handle: &Handle,
+        path: &[u8],
+    ) -> Result<Attributes, Trouble> {
+        let (told, closed) = both(self.handle_stat(handle), self.close(handle)).await;
+        closed?;
+        match told {
+            // Not every server keeps to that.
+            Err(Trouble::Refused { .. }) => self.stat(path).await,
+            told => told,
+        }
+    }
+
     pub async fn set_stat(&self, path: &[u8], attributes: Attributes) -> Result<(), Trouble> {
         let set = async || done(ask!(self, [path], Operation::SetStat { path, attributes }).await?);
         self.surely(set).await
@@ -171,13 +187,28 @@ impl Remote {
         done(ask!(self, [handle], Operation::Fsync { handle }).await?)
     }
 
+    /// Where a path leads to; most servers follow links for that.
+    pub async fn real_path(&self, path: &[u8]) -> Result<Vec<u8>, Trouble> {
+        match ask!(self, [path], Operation::RealPath { path }).await? {
+            Answer::Names(names) => match names.into_iter().next() {
+                Some((name, _)) => Ok(name.into_vec()),
+                None => Err(Trouble::Odd("the server names no path")),
+            },
+            other => Err(unexpected(other)),
+        }
+    }
+
+    pub async fn remove(&self, path: &[u8]) -> Result<(), Trouble> {
+        done(ask!(self, [path], Operation::Remove { path }).await?)
+    }
+
     /// Puts a file in the place of another. Without the extension that does it at once, the other is
     /// removed first.
     pub async fn replace(&self, from: &[u8], to: &[u8]) -> Result<(), Trouble> {
         if self.offers().posix_rename {
             return done(ask!(self, [from, to], Operation::PosixRename { from, to }).await?);
         }
-        match done(ask!(self, [to], Operation::Remove { path: to }).await?) {
+        match self.remove(to).await {
             Err(trouble) if !trouble.is_no_such_file() => return Err(trouble),
             _ => {}
         }

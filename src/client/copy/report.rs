@@ -7,6 +7,7 @@ use serde_json::json;
 use super::file::{Copied, Spot};
 use super::reach::Reached;
 use super::resume::{How, Kept};
+use super::survey::Found;
 use super::{Copy, Host, Totals};
 use crate::base::escape;
 
@@ -71,7 +72,7 @@ pub fn reached_again(copy: &Copy, host: &Host) -> Option<String> {
 
 /// The last line.
 pub fn summary(copy: &Copy, hosts: &[Reached], seconds: f64) -> String {
-    let Totals { files, bytes, kept, failed } = copy.totals.get();
+    let Totals { files, bytes, kept, failed, .. } = copy.totals.get();
     let retries: u64 = hosts.iter().map(|host| host.reached_again).sum();
     let rate = if seconds > 0.0 { bytes as f64 / seconds } else { 0.0 };
     if copy.plan.json {
@@ -126,18 +127,20 @@ fn counted(files: u64) -> String {
     format!("{files} file{}", if files == 1 { "" } else { "s" })
 }
 
-/// One line that is written over by the next: of all files that have been begun, and of the one that
-/// has been under way longest.
+/// One line that is written over by the next: of all there is to copy, and of the file that has been
+/// under way longest.
 pub fn progress(copy: &Copy, moved: u64, rate: f64) -> String {
-    let expected = copy.expected();
-    let files = copy.totals.get().files;
-    let left = expected.saturating_sub(moved) as f64;
-    let eta = if rate > 0.0 { format!(", {} left", clock(left / rate)) } else { String::new() };
+    let Found { files, bytes, all } = copy.expected();
+    let least = if all { "" } else { "at least " };
+    let left = bytes.saturating_sub(moved) as f64;
+    let eta =
+        if rate > 0.0 { format!(", {least}{} left", clock(left / rate)) } else { String::new() };
     format!(
-        "\r\x1b[K{}, {} of {}, {}/s{eta}{}",
+        "\r\x1b[K{} of {least}{}, {} of {least}{}, {}/s{eta}{}",
+        copy.totals.get().files,
         counted(files),
         amount(moved as f64),
-        amount(expected as f64),
+        amount(bytes as f64),
         amount(rate),
         oldest(copy),
     )

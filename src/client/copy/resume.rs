@@ -42,7 +42,7 @@ pub fn is_worth_it(size: u64) -> bool {
 /// # Errors
 /// One of them cannot be read.
 pub async fn start(copy: &Copy, source: &Opened, target: &Opened, size: u64) -> Result<Kept> {
-    let there = target.about().await?.size.min(size);
+    let there = target.about(copy).await?.size.min(size);
     if there <= COPY_TAIL_BYTES {
         return Ok(Kept::default());
     }
@@ -55,7 +55,7 @@ pub async fn start(copy: &Copy, source: &Opened, target: &Opened, size: u64) -> 
         return Ok(Kept::default());
     }
     for (at, len) in looks(sure) {
-        if source.read(at, len).await? != target.read(at, len).await? {
+        if source.read(copy, at, len).await? != target.read(copy, at, len).await? {
             return Ok(Kept::default());
         }
     }

@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 
 use super::aside::Aside;
 use super::desk::{Came, Desk};
+use super::reach::Reached;
 use super::screen::Screen;
 use super::{Copy, Host, Plan, report, tree};
 use crate::base::{Instant, escape};
@@ -24,8 +25,9 @@ use crate::wire::sftp::{Limits, Operation};
 
 /// The subsystem's name, in every server's configuration.
 const SUBSYSTEM: &str = "sftp";
-/// The ticket of a request that no task has made.
-const LIMITS_TICKET: u32 = 0;
+/// The ticket of a request that no task has made: the first of every session, which says what the server
+/// takes at once where that can be asked, and how far away it is.
+const FIRST_TICKET: u32 = 0;
 
 /// Copies what the plan says. True: all of it.
 ///
@@ -80,11 +82,7 @@ pub struct Session {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
     Opening,
-    /// The server says what it takes at once.
-    Measuring(Offers),
-    Open {
-        station: usize,
-    },
+    Open { station: usize },
     Lost(String),
 }
 
@@ -103,14 +101,18 @@ impl<D: Driver> Sessions<'_, D> {
         for (host, options) in hosts {
             reached.push(self.reach(plan, host, options, voice)?);
         }
-        let stations = reached.iter().map(|one| (one.host.clone(), one.stations.clone())).collect();
+        let hosts = reached.iter().map(Reached::sessions).collect();
         let aside = Aside::new(self.client.shard().driver().waker());
-        let copy = Rc::new(Copy::new(plan.clone(), self.desk.clone(), aside, stations));
+        let mut screen = Screen::new(plan, self.client.now());
+        let around = (self.desk.clone(), aside);
+        let copy = Rc::new(Copy::new(plan.clone(), around, hosts, screen.shows()));
         let sources = plan.sources.iter().map(|source| copy.spot(source)).collect();
         let target = copy.spot(&plan.target);
         self.desk.begin(tree::copy_all(Rc::clone(&copy), sources, target));
-        let mut screen = Screen::new(plan, self.client.now());
         loop {
+            for one in &mut reached {
+                self.grow(one, &copy);
+            }
             let goes_on = self.desk.run();
             screen.tell(&copy.take_news());
             if !goes_on {
@@ -165,7 +167,11 @@ impl<D: Driver> Sessions<'_, D> {
                     }
                 }
                 News::Told { .. } | News::Identified => {}
-                News::Finished(id) => self.lose(link, Some(id), "the session is over"),
+                // One that does not open tells why.
+                News::Finished(id) if !self.is_opening(link, id) => {
+                    self.lose(link, Some(id), "the session is over");
+                }
+                News::Finished(_) => {}
                 News::Ended { reason } => {
                     self.lose(link, None, &escape(reason.as_bytes()).to_string());
                 }
@@ -179,10 +185,7 @@ impl<D: Driver> Sessions<'_, D> {
             Event::Opened { id } if self.by_channel.contains_key(&(link, *id)) => {
                 let request = ChannelRequest::Subsystem { name: SUBSYSTEM.into() };
                 self.client.shard().ask_channel(link, *id, &request, true);
-                return;
-            }
-            Event::RequestDone { id, ok: true } => {
-                self.note_time(link, *id);
+                // Right behind it, as sftp(1) does, and a round trip earlier.
                 self.client.shard().with_channel(link, *id, |service, io| {
                     if let Some(client) = service.as_files() {
                         client.greet(io);
@@ -208,21 +211,13 @@ impl<D: Driver> Sessions<'_, D> {
         let Some(session) = self.all.get_mut(number) else { return };
         let (link, channel) = (session.link, session.channel);
         match note {
-            SftpNote::Ready(offers) if offers.limits => {
-                session.state = State::Measuring(offers);
-                self.note_time(link, channel);
-                self.client.shard().with_channel(link, channel, |service, io| {
-                    if let Some(client) = service.as_files() {
-                        client.ask(LIMITS_TICKET, &Operation::Limits, io);
-                    }
-                });
-            }
             SftpNote::Ready(offers) => self.opened(number, offers),
-            SftpNote::Answered { ticket: LIMITS_TICKET, answer } => self.measured(number, &answer),
+            SftpNote::Answered { ticket: FIRST_TICKET, answer } => self.measured(number, &answer),
             SftpNote::Answered { ticket, answer } => {
                 self.desk.deliver(ticket, Came::Answer(answer));
             }
             SftpNote::Moved { ticket, moved } => self.desk.deliver(ticket, Came::Moved(moved)),
+            SftpNote::Ended => self.lose(link, Some(channel), "the server's sftp has ended"),
             SftpNote::Broken(why) => {
                 let why = format!("the server does not keep to SFTP: {why}");
                 // It will not do so the next time either.
@@ -234,9 +229,11 @@ impl<D: Driver> Sessions<'_, D> {
         }
     }
 
+    /// The first answer of a session is there.
     fn measured(&mut self, number: usize, answer: &Answer) {
-        let Some(session) = self.all.get(number) else { return };
-        let State::Measuring(offers) = session.state else { return };
+        let now = self.client.now();
+        let Some(session) = self.all.get_mut(number) else { return };
+        session.delay = Some(now.since(session.asked));
         let (link, channel) = (session.link, session.channel);
         if let Answer::Extended(data) = answer
             && let Ok(limits) = Limits::decode(&mut Reader::new(data))
@@ -247,13 +244,14 @@ impl<D: Driver> Sessions<'_, D> {
                 }
             });
         }
-        self.opened(number, offers);
     }
 
+    /// A session is there. What it takes at once is asked together with the first that tasks ask for.
     fn opened(&mut self, number: usize, offers: Offers) {
         let now = self.client.now();
         let Some(session) = self.all.get_mut(number) else { return };
-        session.delay = Some(now.since(session.asked));
+        session.asked = now;
+        let (link, channel) = (session.link, session.channel);
         let station = match session.instead {
             Some(station) => {
                 self.desk.revive(station, offers);
@@ -262,16 +260,20 @@ impl<D: Driver> Sessions<'_, D> {
             None => self.desk.add_station(offers),
         };
         session.state = State::Open { station };
+        let first = match offers.limits {
+            true => Operation::Limits,
+            false => Operation::RealPath { path: b"." },
+        };
+        self.client.shard().with_channel(link, channel, |service, io| {
+            if let Some(client) = service.as_files() {
+                client.ask(FIRST_TICKET, &first, io);
+            }
+        });
     }
 
-    /// The session is asked something now.
-    fn note_time(&mut self, link: ClientLink, channel: ChannelId) {
-        let now = self.client.now();
-        if let Some(number) = self.by_channel.get(&(link, channel))
-            && let Some(session) = self.all.get_mut(*number)
-        {
-            session.asked = now;
-        }
+    fn is_opening(&self, link: ClientLink, channel: ChannelId) -> bool {
+        let number = self.by_channel.get(&(link, channel));
+        number.and_then(|number| self.all.get(*number)).is_some_and(|s| s.state == State::Opening)
     }
 
     /// A session is over, or all of a connection.

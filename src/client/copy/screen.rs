@@ -14,13 +14,23 @@ pub struct Screen {
     /// When progress is shown next; `None`: it is not.
     next: Option<Instant>,
     last: (Instant, u64),
+    /// Bytes a second, of late more than of long ago.
+    rate: Option<f64>,
 }
+
+/// How much of the rate is what the last look saw.
+const NEW_SHARE: f64 = 0.25;
 
 impl Screen {
     pub fn new(plan: &Plan, now: Instant) -> Screen {
         let shows = stderr().is_terminal() && !plan.quiet && !plan.json && !plan.dry_run;
         let next = shows.then(|| now.after(COPY_PROGRESS_TIME));
-        Screen { begun: now, quiet: plan.quiet, json: plan.json, next, last: (now, 0) }
+        Screen { begun: now, quiet: plan.quiet, json: plan.json, next, last: (now, 0), rate: None }
+    }
+
+    /// Somebody looks at how far it is.
+    pub const fn shows(&self) -> bool {
+        self.next.is_some()
     }
 
     pub const fn next_look(&self) -> Option<Instant> {
@@ -35,7 +45,9 @@ impl Screen {
         let moved = copy.moved();
         let (before, had) = self.last;
         let seconds = now.since(before).as_secs_f64().max(0.001);
-        let rate = moved.saturating_sub(had) as f64 / seconds;
+        let new = moved.saturating_sub(had) as f64 / seconds;
+        let rate = self.rate.map_or(new, |old| old + NEW_SHARE * (new - old));
+        self.rate = Some(rate);
         let line = report::progress(copy, moved, rate);
         // Whoever does not want to see it does not.
         let _ = stderr().lock().write_all(line.as_bytes());

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::Poll;
 
 use anyhow::Result;
@@ -26,30 +27,45 @@ use crate::wire::sftp::{Attributes, open};
 #[derive(Clone)]
 struct Pair {
     way: Way,
-    here: Rc<File>,
+    here: Arc<File>,
     /// Where the stretch begins, on both sides.
     base: u64,
     moved: Rc<Cell<u64>>,
 }
 
 /// What is still to be moved, as all workers see it.
-#[derive(Debug, Default)]
-struct Work {
+#[derive(Debug)]
+pub struct Work {
     next: u64,
     end: u64,
+    piece_bytes: u64,
     under_way: BTreeSet<u64>,
     workers: usize,
-    failed: Option<anyhow::Error>,
+    pub failed: Option<anyhow::Error>,
 }
 
 impl Work {
+    pub const fn new(end: u64, piece_bytes: u64) -> Work {
+        let under_way = BTreeSet::new();
+        Work { next: 0, end, piece_bytes, under_way, workers: 0, failed: None }
+    }
+
+    /// The next piece, as soon as it may be begun; `None`: there are no more.
+    pub async fn next(work: &RefCell<Work>) -> Option<(u64, u64)> {
+        std::future::poll_fn(|_| match work.borrow_mut().take() {
+            Some(next) => Poll::Ready(next),
+            None => Poll::Pending,
+        })
+        .await
+    }
+
     /// The next piece, if one may be begun. `Some(None)`: there are no more.
     fn take(&mut self) -> Option<Option<(u64, u64)>> {
         if self.failed.is_some() || self.next >= self.end {
             return Some(None);
         }
         let first = self.under_way.first().copied().unwrap_or(self.next);
-        let len = (self.end - self.next).min(COPY_PIECE_BYTES);
+        let len = (self.end - self.next).min(self.piece_bytes);
         if self.next + len > first + u64::from(COPY_IN_FLIGHT_BYTES_MAX) {
             return None;
         }
@@ -59,7 +75,7 @@ impl Work {
         Some(Some((at, len)))
     }
 
-    fn ended(&mut self, at: u64, how: Result<()>) {
+    pub fn ended(&mut self, at: u64, how: Result<()>) {
         self.under_way.remove(&at);
         if let Err(why) = how {
             self.failed.get_or_insert(why);
@@ -73,18 +89,18 @@ pub async fn relocate(
     copy: &Rc<Copy>,
     way: Way,
     (remote, handle, path): (&Remote, &Handle, &[u8]),
-    here: &File,
+    here: &Arc<File>,
     (stretch, under_way): (Stretch, &Rc<UnderWay>),
 ) -> Result<()> {
-    let others = copy.others(remote);
-    if stretch.len < COPY_SPLIT_BYTES_MIN || others.is_empty() {
+    let alone = copy.others(remote).is_empty() && !copy.grows(remote);
+    if stretch.len < COPY_SPLIT_BYTES_MIN || alone {
         return judge(
             remote.relocate(way, handle, descriptor(here)?, (stretch, &under_way.moved)).await?,
         );
     }
     let moved = Rc::clone(&under_way.moved);
-    let pair = Pair { way, here: Rc::new(here.try_clone()?), base: stretch.here, moved };
-    let work = Rc::new(RefCell::new(Work { end: stretch.len, ..Work::default() }));
+    let pair = Pair { way, here: Arc::clone(here), base: stretch.here, moved };
+    let work = Rc::new(RefCell::new(Work::new(stretch.len, COPY_PIECE_BYTES)));
     let begin = |remote: Remote, handle: Option<Handle>| {
         for _ in 0..COPY_PIECES_OF_SESSION {
             let (remote, handle) = (remote.clone(), handle.clone());
@@ -97,11 +113,17 @@ pub async fn relocate(
         }
     };
     begin(remote.clone(), Some(handle.clone()));
-    others.into_iter().for_each(|other| begin(other, None));
-    let done = Rc::clone(&work);
-    std::future::poll_fn(move |_| match done.borrow().workers {
-        0 => Poll::Ready(()),
-        _ => Poll::Pending,
+    // Others are begun with as they come.
+    let mut known = vec![remote.station];
+    std::future::poll_fn(|_| {
+        for other in copy.others(remote) {
+            if !known.contains(&other.station) {
+                known.push(other.station);
+                begin(other, None);
+            }
+        }
+        let done = work.borrow().workers == 0;
+        if done { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
     let failed = work.borrow_mut().failed.take();
@@ -128,12 +150,7 @@ async fn run(
             }
         }
     };
-    loop {
-        let next = std::future::poll_fn(|_| match work.borrow_mut().take() {
-            Some(next) => Poll::Ready(next),
-            None => Poll::Pending,
-        });
-        let Some((at, len)) = next.await else { break };
+    while let Some((at, len)) = Work::next(work).await {
         let how = piece(remote, &handle, pair, at, len).await;
         work.borrow_mut().ended(at, how);
     }
@@ -160,7 +177,7 @@ mod tests {
     #[test]
     fn pieces_keep_near_the_first_that_is_not_whole() {
         let far = u64::from(COPY_IN_FLIGHT_BYTES_MAX);
-        let mut work = Work { end: 10 * far, ..Work::default() };
+        let mut work = Work::new(10 * far, COPY_PIECE_BYTES);
         let first = work.take().expect("now").expect("a piece");
         let mut begun = first.1;
         while let Some(Some((at, len))) = work.take() {

@@ -1,18 +1,16 @@
 //! What the command line names, and what is below it: walked as it is copied, never listed whole.
 
-use std::collections::{HashSet, VecDeque};
-use std::fs::{self, Permissions, ReadDir};
-use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::PermissionsExt;
+use std::collections::HashSet;
 use std::rc::Rc;
 
 use anyhow::{Context, Result, bail};
 
-use super::file::{self, About, Copied, Kind, Side, Spot};
-use super::place::{here, is_plain, join, last_name};
-use super::remote::Handle;
+use super::file::{self, About, Copied, Kind, Side, SoFar, Spot};
+use super::listing::{Listing, Next};
+use super::own::Entry;
+use super::place::{join, last_name};
 use super::trouble::Trouble;
-use super::{Copy, pattern};
+use super::{Copy, own, pattern, survey};
 use crate::limits::COPY_DEPTH_MAX;
 use crate::wire::sftp::Attributes;
 
@@ -25,18 +23,6 @@ struct Folder {
     /// What is left to be set; `None`: nothing.
     about: Option<About>,
     parent: Option<Rc<Folder>>,
-}
-
-/// Names of one directory, a part of them at a time.
-enum Listing {
-    Here(ReadDir),
-    There {
-        handle: Handle,
-        waiting: VecDeque<(Box<[u8]>, Attributes)>,
-        /// Hashes of the names that were given out: a listing that is begun again because its session
-        /// was lost goes on behind them.
-        seen: HashSet<u64>,
-    },
 }
 
 /// A directory that is being walked.
@@ -58,13 +44,19 @@ pub async fn copy_all(copy: Rc<Copy>, sources: Vec<Spot>, target: Spot) {
 async fn begin(copy: &Rc<Copy>, sources: Vec<Spot>, target: Spot) -> Result<()> {
     let expanded = expand(copy, sources).await;
     let sources = expanded.len();
-    let there = target.look().await.with_context(|| copy.shown(&target))?;
+    let there = target.look(copy).await.with_context(|| copy.shown(&target))?;
     let into = there.is_some_and(|about| about.kind == Kind::Directory);
+    if !into && !copy.plan.recursive && target.path.ends_with(b"/") {
+        bail!("{}: no such directory", copy.shown(&target));
+    }
     if sources > 1 && !into {
         bail!("{}: several files go into a directory, and it is none", copy.shown(&target));
     }
     if there.is_some_and(|about| about.kind == Kind::Other) {
         bail!("{}: not a regular file, and nothing is put in its place", copy.shown(&target));
+    }
+    if copy.shows {
+        copy.desk.accompany(survey::survey(Rc::clone(copy), expanded.clone()));
     }
     let mut taken = HashSet::new();
     for from in expanded {
@@ -119,7 +111,7 @@ async fn expand(copy: &Copy, sources: Vec<Spot>) -> Vec<Spot> {
 
 /// Copies one thing that the command line names.
 async fn top(copy: &Rc<Copy>, from: &Spot, to: &Spot, into: bool) -> Result<()> {
-    let about = from.look().await.with_context(|| copy.shown(from))?;
+    let about = from.look(copy).await.with_context(|| copy.shown(from))?;
     let Some(about) = about else { bail!("{}: No such file or directory", copy.shown(from)) };
     match about.kind {
         Kind::Directory if copy.plan.recursive => walk(copy, from, to, about).await,
@@ -129,19 +121,24 @@ async fn top(copy: &Rc<Copy>, from: &Spot, to: &Spot, into: bool) -> Result<()> 
             if into && last_name(&from.path).is_none() {
                 bail!("{}: it has no name of its own", copy.shown(from));
             }
-            copy_file(copy, from.clone(), to.clone(), None).await;
+            copy_file(copy, (from.clone(), about.size), to.clone(), None).await;
             Ok(())
         }
     }
 }
 
 /// Copies a file as soon as there is a place for it.
-async fn copy_file(copy: &Rc<Copy>, from: Spot, to: Spot, folder: Option<Rc<Folder>>) {
+async fn copy_file(
+    copy: &Rc<Copy>,
+    (from, size): (Spot, u64),
+    to: Spot,
+    folder: Option<Rc<Folder>>,
+) {
     let place = copy.places.take().await;
     let copy = Rc::clone(copy);
     let desk = copy.desk.clone();
     desk.begin(async move {
-        let copied = copy_surely(&copy, &from, &to).await;
+        let copied = copy_surely(&copy, (&from, size), &to).await;
         drop(place);
         match copied {
             Ok(copied) => copy.copied(&from, &to, copied),
@@ -154,20 +151,27 @@ async fn copy_file(copy: &Rc<Copy>, from: Spot, to: Spot, folder: Option<Rc<Fold
 }
 
 /// Copies a file, and again where connections are lost meanwhile.
-async fn copy_surely(copy: &Rc<Copy>, from: &Spot, to: &Spot) -> Result<Copied> {
-    let mut sure = 0;
+async fn copy_surely(copy: &Rc<Copy>, (from, size): (&Spot, u64), to: &Spot) -> Result<Copied> {
+    let mut so_far = SoFar::new(size);
     loop {
         let (from, to) = (copy.spread(from.clone()), copy.spread(to.clone()));
-        let copied = file::copy(copy, &from, &to, &mut sure).await;
+        let copied = file::copy(copy, &from, &to, &mut so_far).await;
         copy.release(&from);
         copy.release(&to);
         match copied {
             Err(why) if Trouble::is_loss(&why) => {
                 for side in [&from, &to] {
-                    copy.wait_for(side).await.with_context(|| copy.shown(side))?;
+                    if let Err(why) = copy.wait_for(side).await {
+                        copy.give_up(so_far.size);
+                        return Err(anyhow::Error::from(why).context(copy.shown(side)));
+                    }
                 }
             }
-            other => return other,
+            Err(why) => {
+                copy.give_up(so_far.size);
+                return Err(why);
+            }
+            Ok(copied) => return Ok(copied),
         }
     }
 }
@@ -183,7 +187,7 @@ async fn walk(copy: &Rc<Copy>, from: &Spot, to: &Spot, about: About) -> Result<(
                     copy.failed(&why.context(copy.shown(&level.from)));
                 }
                 if let Some(level) = levels.pop() {
-                    level.close().await;
+                    level.listing.close(&level.from).await;
                     leave(copy, level.folder).await;
                 }
                 continue;
@@ -197,8 +201,8 @@ async fn walk(copy: &Rc<Copy>, from: &Spot, to: &Spot, about: About) -> Result<(
         let to =
             Spot { side: level.folder.to.side.clone(), path: join(&level.folder.to.path, &name) };
         let folder = Rc::clone(&level.folder);
-        let deep = levels.len() >= COPY_DEPTH_MAX;
-        match step(copy, (from, told), to, (folder, below), deep).await {
+        let above = (level.from.clone(), levels.len() >= COPY_DEPTH_MAX);
+        match step(copy, (from, told), to, (folder, below), above).await {
             Ok(inner) => levels.extend(inner),
             Err(why) => copy.failed(&why),
         }
@@ -206,36 +210,37 @@ async fn walk(copy: &Rc<Copy>, from: &Spot, to: &Spot, about: About) -> Result<(
     Ok(())
 }
 
-/// One entry of a directory, and what its listing told of it. `Some`: it is one itself, and goes on
-/// inside.
+/// One entry of the directory `above`, which may be the deepest there is, and what its listing told of it.
+/// `Some`: it is one itself, and goes on inside.
 async fn step(
     copy: &Rc<Copy>,
     (from, told): (Spot, Option<About>),
     to: Spot,
     (folder, below): (Rc<Folder>, Vec<u8>),
-    deep: bool,
+    (above, deepest): (Spot, bool),
 ) -> Result<Option<Level>> {
     // A round trip less for each of many files; what is opened is looked at anyway.
     let about = match told {
         Some(about) => Some(about),
-        None => from.look().await.with_context(|| copy.shown(&from))?,
+        None => from.look(copy).await.with_context(|| copy.shown(&from))?,
     };
     match about {
         None => bail!("{}: a link that leads nowhere", copy.shown(&from)),
         Some(about) if about.kind == Kind::Directory => {
-            if deep {
-                bail!(
-                    "{}: more than {COPY_DEPTH_MAX} directories inside one another; does a link lead back?",
-                    copy.shown(&from)
-                );
+            let shown = copy.shown(&from);
+            if deepest {
+                bail!("{shown}: more than {COPY_DEPTH_MAX} directories inside one another");
+            }
+            if told.is_none() && from.leads_back(copy, &above).await {
+                bail!("{shown}: a link to a directory that it is in; it is left out");
             }
             Ok(Some(enter(copy, &from, &to, about, (Some(folder), below)).await?))
         }
         Some(about) if about.kind == Kind::Other => {
             bail!("{}: not a regular file", copy.shown(&from))
         }
-        Some(_) => {
-            copy_file(copy, from, to, Some(folder)).await;
+        Some(about) => {
+            copy_file(copy, (from, about.size), to, Some(folder)).await;
             Ok(None)
         }
     }
@@ -252,27 +257,18 @@ async fn enter(
     let mode = about.mode & 0o777;
     let made = match copy.plan.dry_run {
         true => false,
-        false => make(to, mode | OWNER).await.with_context(|| copy.shown(to))?,
+        false => make(copy, to, mode | OWNER).await.with_context(|| copy.shown(to))?,
     };
     let set = !copy.plan.dry_run && (copy.plan.preserve || made && mode | OWNER != mode);
     let folder = Folder { to: to.clone(), about: set.then_some(about), parent };
-    let listing = match &from.side {
-        Side::Here => {
-            Listing::Here(fs::read_dir(here(&from.path)).with_context(|| copy.shown(from))?)
-        }
-        Side::There(remote) => {
-            let handle =
-                remote.open_directory(&from.path).await.with_context(|| copy.shown(from))?;
-            Listing::There { handle, waiting: VecDeque::new(), seen: HashSet::new() }
-        }
-    };
+    let listing = Listing::open(copy, from).await.with_context(|| copy.shown(from))?;
     Ok(Level { from: from.clone(), folder: Rc::new(folder), listing, below })
 }
 
 /// Makes a directory where none is. True: there was none.
-async fn make(at: &Spot, mode: u32) -> Result<bool> {
+async fn make(copy: &Copy, at: &Spot, mode: u32) -> Result<bool> {
     let failed: anyhow::Error = match &at.side {
-        Side::Here => match fs::create_dir(here(&at.path)) {
+        Side::Here => match own::make_directory(copy, &at.path).await? {
             Ok(()) => return Ok(true),
             Err(why) => why.into(),
         },
@@ -281,7 +277,7 @@ async fn make(at: &Spot, mode: u32) -> Result<bool> {
             Err(why) => why.into(),
         },
     };
-    match at.look().await? {
+    match at.look(copy).await? {
         Some(about) if about.kind == Kind::Directory => Ok(false),
         Some(_) => bail!("something that is no directory is in its way"),
         None => Err(failed),
@@ -291,58 +287,18 @@ async fn make(at: &Spot, mode: u32) -> Result<bool> {
 impl Level {
     /// The next name, and what is known of it if that is a file or a directory, not a link to one;
     /// `None`: there are no more.
-    async fn next(&mut self, copy: &Copy) -> Result<Option<(Vec<u8>, Option<About>)>> {
-        match &mut self.listing {
-            Listing::Here(entries) => match entries.next() {
-                Some(entry) => Ok(Some((entry?.file_name().into_vec(), None))),
-                None => Ok(None),
-            },
-            Listing::There { handle, waiting, seen } => loop {
-                if let Some((name, attributes)) = waiting.pop_front() {
-                    if !seen.insert(copy.hash(&name)) {
-                        continue;
-                    }
-                    if is_plain(&name) {
-                        let is_told =
-                            attributes.permissions.is_some_and(|mode| mode & libc::S_IFMT != 0);
-                        let told = is_told.then(|| About::of_attributes(&attributes));
-                        let told = told.filter(|about| about.kind != Kind::Other);
-                        return Ok(Some((name.into(), told)));
-                    }
-                    if *name != *b"." && *name != *b".." {
-                        let folder = copy.shown(&self.from);
-                        let name = crate::base::escape(&name);
-                        copy.failed(&anyhow::anyhow!(
-                            "{folder}: the server names an entry \"{name}\", which is no name; it is left out"
-                        ));
-                    }
-                    continue;
+    async fn next(&mut self, copy: &Copy) -> Result<Option<Entry>> {
+        loop {
+            match self.listing.next(copy, &self.from).await? {
+                Next::Entry(entry) => return Ok(Some(entry)),
+                Next::End => return Ok(None),
+                Next::NoName(name) => {
+                    let (folder, name) = (copy.shown(&self.from), crate::base::escape(&name));
+                    copy.failed(&anyhow::anyhow!(
+                        "{folder}: the server names an entry \"{name}\", which is no name; it is left out"
+                    ));
                 }
-                let Side::There(remote) = &self.from.side else { return Ok(None) };
-                let names = match remote.read_directory(handle).await {
-                    Err(Trouble::Lost(_)) => {
-                        *handle = remote.open_directory(&self.from.path).await?;
-                        continue;
-                    }
-                    other => other?,
-                };
-                match names {
-                    Some(names) if names.is_empty() => {
-                        bail!("the server lists nothing and does not come to an end")
-                    }
-                    Some(names) => waiting.extend(names),
-                    None => return Ok(None),
-                }
-            },
-        }
-    }
-
-    async fn close(&self) {
-        if let (Listing::There { handle, .. }, Side::There(remote)) =
-            (&self.listing, &self.from.side)
-        {
-            // It was only read.
-            let _ = remote.close(handle).await;
+            }
         }
     }
 }
@@ -367,12 +323,7 @@ async fn set(copy: &Copy, at: &Spot, about: &About) -> Result<()> {
     let mode = about.mode & 0o777;
     let times = about.times.filter(|_| copy.plan.preserve);
     match &at.side {
-        Side::Here => {
-            if let Some((access, modification)) = times {
-                fs::File::open(here(&at.path))?.set_times(file::times(access, modification))?;
-            }
-            fs::set_permissions(here(&at.path), Permissions::from_mode(mode))?;
-        }
+        Side::Here => own::set(copy, &at.path, mode, times).await?,
         Side::There(remote) => {
             let attributes = Attributes { permissions: Some(mode), times, ..Attributes::EMPTY };
             remote.set_stat(&at.path, attributes).await?;

@@ -101,6 +101,8 @@ pub enum SftpNote {
         ticket: u32,
         moved: Moved,
     },
+    /// The server's program has ended, as one does that is killed.
+    Ended,
     /// The server does not keep to the protocol; nothing more will be answered.
     Broken(&'static str),
 }

@@ -446,7 +446,11 @@ impl Service for SftpClient {
 
     fn on_eof(&mut self, io: &mut Io<'_>) {
         if matches!(self.state, State::Greeting | State::Running) {
-            self.break_off("its end of file in the middle", io);
+            self.stop(io);
+            self.state = State::Broken;
+            self.input.report(io);
+            io.note(Note::Sftp(Box::new(SftpNote::Ended)));
+            io.close();
         }
     }
 

@@ -18,7 +18,6 @@ use super::visit::{Phase, Script, Visit};
 use crate::base::{Instant, escape};
 use crate::client::Client;
 use crate::connection::{Answer, ChannelId, ChannelRequest, Event, LoginMethod, Query};
-use crate::crypto::SignatureAlgorithm;
 use crate::reactor::{Driver, Fd};
 use crate::services::Attached;
 use crate::services::forward::Note;
@@ -323,7 +322,7 @@ impl<'a, D: Driver> Engine<'a, D> {
                 }
             }
             Event::Query(query) => self.answer(place, link, &query),
-            Event::AuthFailed(_) => self.show_key(place, link),
+            Event::AuthFailed(failed) => self.prove(place, link, &failed.methods),
             Event::Authenticated { .. } => self.logged_in(place, link),
             Event::Opened { id } => self.opened(place, link, id),
             Event::OpenFailed { text, .. } => self.fail(place, &text),
@@ -355,26 +354,23 @@ impl<'a, D: Driver> Engine<'a, D> {
                 Answer::Trust(true)
             }
             Query::SignLogin { algorithm, message, .. } => {
-                let signature = self.target.key.sign(*algorithm, message);
-                Answer::Signature(signature.ok().map(Into::into))
+                Answer::Signature(self.target.proof.sign(*algorithm, message))
             }
+            Query::Ask(questions) => Answer::Said(self.target.proof.say(questions)),
             _ => {
-                self.fail(place, "a question that no key answers");
+                self.fail(place, "a question that is no client's");
                 return;
             }
         };
         self.client.shard().answer_client(link, answer);
     }
 
-    fn show_key(&mut self, place: usize, link: ClientLink) {
+    /// The server has said what it takes: once it is given that.
+    fn prove(&mut self, place: usize, link: ClientLink, methods: &str) {
         let Some(visit) = self.visits.get_mut(place) else { return };
-        let key = self.target.key.public();
-        let algorithm = SignatureAlgorithm::for_key(key.kind()).first().copied();
-        match algorithm.filter(|_| !std::mem::replace(&mut visit.shown, true)) {
-            Some(algorithm) => {
-                let key = Box::new(key.clone());
-                self.attempt(place, link, LoginMethod::PublicKey { key, algorithm });
-            }
+        let before = std::mem::replace(&mut visit.shown, true);
+        match self.target.proof.method(methods, &self.target.options).filter(|_| !before) {
+            Some(method) => self.attempt(place, link, method),
             None => self.fail(place, "the login is refused"),
         }
     }

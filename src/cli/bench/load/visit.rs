@@ -77,7 +77,7 @@ pub struct Visit {
     pub channel: Option<ChannelId>,
     /// Answers still to be waited for.
     pub rounds: u32,
-    /// The key was shown; before that, the server was asked what it takes.
+    /// The key was shown, or the password; before that, the server was asked what it takes.
     pub shown: bool,
     /// Of the command that it ran.
     pub status: Option<u32>,

@@ -2,8 +2,10 @@
 //! what comes is kept, and what goes is filler.
 
 use std::collections::VecDeque;
+use std::rc::Rc;
 
 use super::out::Out;
+use super::runner::Moved;
 use crate::base::escape;
 use crate::limits::{SFTP_HANDLE_BYTES_MAX, SFTP_PACKET_BYTES_MAX};
 use crate::reactor::Chunk;
@@ -71,10 +73,11 @@ pub struct Files {
     /// Remove the file in the end instead.
     remove: bool,
     failed: Option<String>,
+    told: Rc<Moved>,
 }
 
 impl Files {
-    pub fn new(job: Job) -> Files {
+    pub fn new(job: Job, told: Rc<Moved>) -> Files {
         Files {
             places: vec![(0, 0); job.depth as usize],
             free: (0..job.depth).collect(),
@@ -89,13 +92,14 @@ impl Files {
             skipped: 0,
             remove: false,
             failed: None,
+            told,
         }
     }
 
     /// Removes the file, and does nothing else.
-    pub fn removing(path: Vec<u8>) -> Files {
+    pub fn removing(path: Vec<u8>, told: Rc<Moved>) -> Files {
         let job = Job { way: Way::Get, path, bytes: 0, depth: 1, size: 1 };
-        Files { remove: true, ..Files::new(job) }
+        Files { remove: true, ..Files::new(job, told) }
     }
 
     fn ask(&mut self, operation: &Operation<'_>) -> Result<(), NoSpace> {
@@ -265,6 +269,7 @@ impl Files {
             self.again.push((at + u64::from(got), len - got));
         }
         self.moved += u64::from(got);
+        self.told.done(u64::from(got));
         self.free.push_back(id);
         self.go_on();
     }
@@ -297,7 +302,7 @@ impl Guest for Files {
     fn begin(&mut self, io: &mut Io<'_>) {
         let operation = Operation::Init { version: VERSION, extensions: Extensions::NONE };
         if self.ask(&operation).is_ok() {
-            self.out.pump(io);
+            self.told.carried(self.out.pump(io));
         }
     }
 }
@@ -308,15 +313,16 @@ impl Service for Files {
         if extended.is_none() {
             self.heard(data.span.of(io.bytes(&mut data.lease)).unwrap_or_default());
         }
+        let heard = u64::from(data.span.len);
         io.discard(data);
-        self.out.pump(io);
+        self.told.carried(heard + self.out.pump(io));
         self.tell(was, io);
     }
 
     fn on_eof(&mut self, _io: &mut Io<'_>) {}
 
     fn on_ready(&mut self, io: &mut Io<'_>) {
-        self.out.pump(io);
+        self.told.carried(self.out.pump(io));
     }
 
     fn on_close(&mut self, _io: &mut Io<'_>) {}
@@ -330,7 +336,7 @@ mod tests {
 
     fn job(way: Way) -> Files {
         let job = Job { way, path: b"/f".to_vec(), bytes: 10, depth: 2, size: 4 };
-        Files::new(job)
+        Files::new(job, Rc::default())
     }
 
     fn reply(id: u32, reply: Reply<'_>) -> Vec<u8> {

@@ -5,10 +5,12 @@ mod out;
 mod runner;
 mod stream;
 
+use std::rc::Rc;
+
 use anyhow::{Context, Result, bail};
 
 use self::files::{Files, Job, Way};
-use self::runner::{Errand, Runner, Took};
+use self::runner::{Errand, Moved, Runner, Took};
 use self::stream::Stream;
 use super::Measured;
 use super::flags::{BenchFlags, TransferFlags};
@@ -59,14 +61,25 @@ fn measure_on<D: Driver>(
     let told = Told::new(first.context("the server has gone")?, address, flags.server.pid);
     let meter = Meter::new(told.pid);
     let mut bench = Bench {
-        runner: Runner { client: &mut client, links, meter: &meter },
+        runner: Runner {
+            client: &mut client,
+            links,
+            meter: &meter,
+            moved: Rc::default(),
+            host: format!("{} ({address})", options.host_name),
+            stall: flags.transfer.stall,
+            stalled: false,
+        },
         flags: &flags.transfer,
         files: FilesThere::new(&flags.transfer),
     };
     let measured = bench.measure(&cases);
     // What was made is removed, whatever has come of the rest.
     let removed = bench.remove();
-    let rows = measured?;
+    let rows = match (measured, &removed) {
+        (Err(why), Err(left)) => bail!("{why:#}; {left:#}"),
+        (measured, _) => measured?,
+    };
     removed?;
     client.finish()?;
     Ok(Measured { rows, runs: Vec::new(), target: told })
@@ -172,27 +185,28 @@ impl<D: Driver> Bench<'_, D> {
 
     fn errand(&self, case: Case, stream: usize) -> Errand {
         let bytes = self.share(case.streams);
+        let moved = Rc::clone(&self.runner.moved);
         let exec = |command: String| ChannelRequest::Exec { command: command.into_bytes().into() };
         match case.what {
             What::Down => Errand {
                 request: exec(format!("exec sh -c 'echo; read _; exec head -c {bytes} /dev/zero'")),
-                guest: Box::new(Stream::taking(bytes)),
+                guest: Box::new(Stream::taking(bytes, moved)),
                 greets: true,
                 closes: false,
             },
             What::Up => Errand {
                 request: exec("exec sh -c 'echo; exec cat >/dev/null'".to_owned()),
-                guest: Box::new(Stream::sending(bytes)),
+                guest: Box::new(Stream::sending(bytes, moved)),
                 greets: true,
                 closes: true,
             },
             What::Put(depth, size) => {
                 let path = self.files.path("put", stream);
-                moving(Job { way: Way::Put, path, bytes, depth, size })
+                moving(Job { way: Way::Put, path, bytes, depth, size }, moved)
             }
             What::Get(depth, size) => {
                 let path = self.files.path("get", stream);
-                moving(Job { way: Way::Get, path, bytes, depth, size })
+                moving(Job { way: Way::Get, path, bytes, depth, size }, moved)
             }
         }
     }
@@ -205,7 +219,10 @@ impl<D: Driver> Bench<'_, D> {
             let (path, bytes) = (self.files.path("get", stream), self.share(stream + 1));
             let (depth, size) = MAKING;
             let job = Job { way: Way::Put, path, bytes, depth, size };
-            self.runner.run(vec![moving(job)]).context("a file to be read cannot be made")?;
+            let moved = Rc::clone(&self.runner.moved);
+            self.runner
+                .run(vec![moving(job, moved)])
+                .context("a file to be read cannot be made")?;
         }
         Ok(())
     }
@@ -213,17 +230,23 @@ impl<D: Driver> Bench<'_, D> {
     fn remove(&mut self) -> Result<()> {
         let made = (0..self.files.readable).map(|n| self.files.path("get", n));
         let made = made.chain((0..self.files.written).map(|n| self.files.path("put", n)));
+        if self.runner.stalled && self.files.readable + self.files.written > 0 {
+            bail!("its files there, {}.*, are not removed", self.files.base);
+        }
         for path in made.collect::<Vec<_>>() {
             let name = String::from_utf8_lossy(&path).into_owned();
-            let outcome = self.runner.run(vec![session(Files::removing(path))]);
+            let outcome = {
+                let moved = Rc::clone(&self.runner.moved);
+                self.runner.run(vec![session(Files::removing(path, moved))])
+            };
             outcome.with_context(|| format!("{name} cannot be removed there"))?;
         }
         Ok(())
     }
 }
 
-fn moving(job: Job) -> Errand {
-    session(Files::new(job))
+fn moving(job: Job, moved: Rc<Moved>) -> Errand {
+    session(Files::new(job, moved))
 }
 
 fn session(files: Files) -> Errand {

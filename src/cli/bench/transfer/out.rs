@@ -36,9 +36,11 @@ impl Out {
         self.bytes == 0
     }
 
-    /// Sends what can be sent now.
-    pub fn pump(&mut self, io: &mut Io<'_>) {
+    /// Sends what can be sent now: so many bytes.
+    pub fn pump(&mut self, io: &mut Io<'_>) -> u64 {
+        let before = self.bytes;
         while !self.is_empty() && io.may_send() && self.send_some(io) {}
+        before - self.bytes
     }
 
     fn send_some(&mut self, io: &mut Io<'_>) -> bool {

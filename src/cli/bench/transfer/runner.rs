@@ -1,5 +1,7 @@
 //! Runs one thing on several connections at once, from the moment at which all are ready.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -12,6 +14,25 @@ use crate::reactor::Driver;
 use crate::services::forward::Note;
 use crate::services::{Attached, Guest};
 use crate::shard::{ClientLink, News};
+
+/// What has moved, as guests count it.
+#[derive(Debug, Default)]
+pub struct Moved {
+    /// Bytes on channels, either way: whether anything goes on.
+    carried: Cell<u64>,
+    /// Bytes of what is measured that are where they belong, as far as can be told.
+    done: Cell<u64>,
+}
+
+impl Moved {
+    pub fn carried(&self, bytes: u64) {
+        self.carried.set(self.carried.get() + bytes);
+    }
+
+    pub fn done(&self, bytes: u64) {
+        self.done.set(self.done.get() + bytes);
+    }
+}
 
 /// What runs on one connection.
 pub struct Errand {
@@ -56,14 +77,23 @@ pub struct Runner<'a, D: Driver> {
     pub client: &'a mut Client<D>,
     pub links: Vec<ClientLink>,
     pub meter: &'a Meter,
+    /// What errands count.
+    pub moved: Rc<Moved>,
+    /// For the user: where they run.
+    pub host: String,
+    /// How long nothing may move.
+    pub stall: Duration,
+    /// That was too long: the connections are of no use any more.
+    pub stalled: bool,
 }
 
 impl<D: Driver> Runner<'_, D> {
     /// One errand for each connection, the first ones first.
     ///
     /// # Errors
-    /// The connection is lost, or the server does not do what it is asked for.
+    /// The connection is lost or stands still, or the server does not do what it is asked for.
     pub fn run(&mut self, errands: Vec<Errand>) -> Result<Took> {
+        self.moved.done.set(0);
         let mut lanes = Vec::new();
         for (link, errand) in self.links.clone().into_iter().zip(errands) {
             let Errand { request, guest, greets, closes } = errand;
@@ -94,10 +124,25 @@ impl<D: Driver> Runner<'_, D> {
 
     fn until(&mut self, lanes: &mut [Lane], step: Step) -> Result<()> {
         let there = |lane: &Lane| lane.step as u8 >= step as u8;
+        let state = |lanes: &[Lane]| lanes.iter().map(|lane| lane.step as u64).sum::<u64>();
+        let mut last = (self.client.now(), 0, 0);
         while !lanes.iter().all(there) {
-            self.client.turn(None)?;
+            let (since, ..) = last;
+            self.client.turn(Some(since.after(self.stall)))?;
             while let Some((link, news)) = self.client.next_news() {
                 self.hear(lanes, link, news)?;
+            }
+            let (now, carried, steps) = (self.client.now(), self.moved.carried.get(), state(lanes));
+            if (carried, steps) != (last.1, last.2) {
+                last = (now, carried, steps);
+            } else if now >= since.after(self.stall) {
+                self.stalled = true;
+                bail!(
+                    "{}: nothing has moved for {} s, after {} bytes (--stall says how long is too long)",
+                    self.host,
+                    self.stall.as_secs_f64(),
+                    self.moved.done.get()
+                );
             }
         }
         Ok(())

@@ -1,6 +1,9 @@
 //! A command's standard input and output with nothing behind them here.
 
+use std::rc::Rc;
+
 use super::out::Out;
+use super::runner::Moved;
 use crate::reactor::Chunk;
 use crate::services::forward::Note;
 use crate::services::{Guest, Io, Service};
@@ -16,28 +19,33 @@ pub struct Stream {
     ends: bool,
     /// Bytes that are still to come before it is done; it tells of the last.
     awaited: u64,
+    moved: Rc<Moved>,
 }
 
 impl Stream {
     /// Sends so many bytes, and their end.
-    pub fn sending(bytes: u64) -> Stream {
+    pub fn sending(bytes: u64, moved: Rc<Moved>) -> Stream {
         let mut out = Out::default();
         out.push(Vec::new(), bytes);
-        Stream { out, begun: false, greeted: false, ends: true, awaited: 0 }
+        Stream { out, begun: false, greeted: false, ends: true, awaited: 0, moved }
     }
 
     /// Sends a line, and takes so many bytes.
-    pub fn taking(bytes: u64) -> Stream {
+    pub fn taking(bytes: u64, moved: Rc<Moved>) -> Stream {
         let mut out = Out::default();
         out.push(b"\n".to_vec(), 0);
-        Stream { out, begun: false, greeted: false, ends: false, awaited: bytes }
+        Stream { out, begun: false, greeted: false, ends: false, awaited: bytes, moved }
     }
 
     fn pump(&mut self, io: &mut Io<'_>) {
         if !self.begun {
             return;
         }
-        self.out.pump(io);
+        let sent = self.out.pump(io);
+        self.moved.carried(sent);
+        if self.ends {
+            self.moved.done(sent);
+        }
         if self.ends && self.out.is_empty() {
             self.ends = false;
             io.eof();
@@ -56,6 +64,7 @@ impl Service for Stream {
     fn on_data(&mut self, data: Chunk, extended: Option<u32>, io: &mut Io<'_>) {
         let bytes = u64::from(data.span.len);
         io.discard(data);
+        self.moved.carried(bytes);
         if extended.is_some() || bytes == 0 {
             return;
         }
@@ -63,6 +72,7 @@ impl Service for Stream {
             io.note(Note::Reached);
         } else if self.awaited > 0 {
             self.awaited = self.awaited.saturating_sub(bytes);
+            self.moved.done(bytes);
             match self.awaited {
                 0 => io.note(Note::Reached),
                 more => io.awaits(u32::try_from(more).unwrap_or(u32::MAX)),

@@ -1,0 +1,107 @@
+//! How often a copy waits for the server before the first byte of a file moves: over a long way that is
+//! what a small copy takes.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::server::{Server, both, text};
+use crate::support::noise;
+use crate::{folder, here, there};
+
+/// Each way. What one side says at once arrives within less.
+const DELAY: Duration = Duration::from_millis(25);
+/// More than anything but a file.
+const BULK: usize = 48 << 10;
+
+/// When something came, whether of the client, and how much.
+type Heard = Arc<Mutex<Vec<(Instant, bool, usize)>>>;
+
+/// Carries one connection to the server, each byte with that delay.
+fn long_way(server: &Server) -> (u16, Heard) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = listener.local_addr().expect("it").port();
+    let (to, heard) = (server.port(), Heard::default());
+    let told = Arc::clone(&heard);
+    thread::spawn(move || {
+        let (client, _) = listener.accept().expect("a client");
+        let server = TcpStream::connect(("127.0.0.1", to)).expect("the server");
+        for (up, from, to) in [(true, &client, &server), (false, &server, &client)] {
+            to.set_nodelay(true).expect("no delay of others");
+            let (mut from, mut to) = (from.try_clone().expect("it"), to.try_clone().expect("it"));
+            let (told, (sender, receiver)) = (Arc::clone(&told), channel::<(Instant, Vec<u8>)>());
+            thread::spawn(move || {
+                for (due, bytes) in receiver {
+                    thread::sleep(due.saturating_duration_since(Instant::now()));
+                    if to.write_all(&bytes).is_err() {
+                        break;
+                    }
+                }
+                let _ = to.shutdown(Shutdown::Both);
+            });
+            thread::spawn(move || {
+                let mut bytes = vec![0; 64 << 10];
+                while let Ok(got @ 1..) = from.read(&mut bytes) {
+                    let now = Instant::now();
+                    told.lock().expect("it").push((now, up, got));
+                    if sender.send((now + DELAY, bytes[..got].to_vec())).is_err() {
+                        break;
+                    }
+                }
+            });
+        }
+    });
+    (port, heard)
+}
+
+/// How often the client has said something and waited for what comes of it before bulk moved.
+fn waits(heard: &Heard) -> usize {
+    let heard = heard.lock().expect("it");
+    let (mut bursts, mut last, mut bulk) = (0, None, [0, 0]);
+    for (at, up, bytes) in heard.iter() {
+        if *up {
+            if last.is_none_or(|last: Instant| at.duration_since(last) > DELAY) {
+                bursts += 1;
+                bulk = [0, 0];
+            }
+            last = Some(*at);
+        }
+        bulk[usize::from(*up)] += bytes;
+        if bulk[0] > BULK {
+            return bursts;
+        }
+        if bulk[1] > BULK {
+            return bursts - 1;
+        }
+    }
+    panic!("nothing moved: {heard:?}");
+}
+
+#[test]
+fn the_first_byte_moves_after_few_round_trips() {
+    both(&[], |server| {
+        let place = folder(server, "place");
+        let from = server.path("from");
+        fs::write(&from, noise(256 << 10, 7)).expect("a file");
+        for (source, target, most) in
+            [(here(&from), there(&place), 13), (there(&from), here(&place), 14)]
+        {
+            let count = || {
+                let (port, heard) = long_way(server);
+                let key = format!("IdentityFile={}", server.path("user_ed25519").display());
+                let mut command = server.client("cp", &[&format!("Port={port}"), &key]);
+                let output = command.args(["-q", &source, &target]).output().expect("it runs");
+                assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+                waits(&heard)
+            };
+            // A machine that is busy breaks off what is said at once, and never joins what is not.
+            let least = (0..3).map(|_| count()).find(|count| *count <= most);
+            let least = least.unwrap_or_else(|| panic!("{source}: more than {most} round trips"));
+            println!("{source}: {least} round trips before the first byte");
+        }
+    });
+}
