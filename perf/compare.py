@@ -37,7 +37,7 @@ import transfers
 from place import MIB, ROOT, Site
 
 SECTIONS = ["transfers", "small-files", "logins", "idle", "pipes", "fairness", "forward", "proxied", "echo",
-            "copies", "far-copies"]
+            "shared", "shared-logins", "copies", "far-copies"]
 LOGIN_CASES = ["light", "beside-live", "programs"]
 # Something is left to be measured (EX_TEMPFAIL).
 LEFT = 75

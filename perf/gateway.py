@@ -12,7 +12,7 @@ from pathlib import Path
 
 import floors
 import servers as kinds
-from logins import KEX, Held
+from logins import KEX, Held, light
 from place import GIB, MIB, Failed
 
 WAYS = ["down", "up"]
@@ -21,18 +21,20 @@ PROXIED_CIPHERS = ["aes128-gcm@openssh.com"]
 # Of the packets that OpenSSH sends.
 PIECE_BYTES = 32 * 1024
 IDLE_CASES = ["idle-forwarded", "idle-proxied"]
+SHARED_CIPHER = PROXIED_CIPHERS[0]
 ECHO_SECONDS = 6
 WATCH_SECONDS = 10
 SETTLE_SECONDS = 0.25
 
 
 class Proxy(kinds.Tidegate):
-    """A gateway whose logins go on at an upstream."""
+    """A gateway whose logins go on at an upstream, each by a connection of its own or by one of all."""
 
-    def __init__(self, driver, upstream, cipher=None):
+    def __init__(self, driver, upstream, cipher=None, shares=False):
         super().__init__(driver)
-        self.upstream, self.cipher = upstream, cipher
-        self.label, self.name = self.name, f"{self.name}-before-{upstream.name}"
+        self.upstream, self.cipher, self.shares = upstream, cipher, shares
+        self.label = self.name + ("-shared" if shares else "")
+        self.name = f"{self.label}-before-{upstream.name}"
 
     def command(self, site, port):
         known = site.folder / f"known-{self.upstream.port}"
@@ -42,6 +44,7 @@ class Proxy(kinds.Tidegate):
                  f"TidegateUpstreamIdentity={site.folder}/user",
                  f"TidegateUpstreamKnownHosts={known}"]
         lines += [f"Ciphers={self.cipher}"] if self.cipher else []
+        lines += ["TidegateUpstreamShare=yes"] if self.shares else []
         command = super().command(site, port)
         for line in lines:
             command += ["-o", line]
@@ -49,12 +52,13 @@ class Proxy(kinds.Tidegate):
 
 
 def bulk(site, server, mebibytes, cipher, way, over):
-    """CPU seconds of the server for one connection that moves so much."""
-    before = server.group.seconds()
+    """CPU seconds of the server for one connection that moves so much, and how long it takes."""
+    before, started = server.group.seconds(), time.monotonic()
     site.finish([site.start([site.options.load, "bulk", f"127.0.0.1:{server.port}", site.user,
                              site.folder / "user", mebibytes, 1, KEX, cipher, way, over])])
+    took = time.monotonic() - started
     time.sleep(SETTLE_SECONDS)
-    return server.group.seconds() - before
+    return server.group.seconds() - before, took
 
 
 def by_turns(site, servers, rounds, once):
@@ -73,13 +77,14 @@ def by_turns(site, servers, rounds, once):
 
 
 def moved(site, servers, cipher, way, over, rounds, size):
-    """CPU for a GiB without what the login costs."""
+    """CPU for a GiB and the rate, without what the login costs."""
     mebibytes = size // MIB
 
     def once(server, figure):
-        empty = bulk(site, server, 0, cipher, way, over)
-        used = bulk(site, server, mebibytes, cipher, way, over) - empty
-        figure.setdefault("cpu_s_per_gib", []).append(used * GIB / size)
+        empty, login = bulk(site, server, 0, cipher, way, over)
+        used, took = bulk(site, server, mebibytes, cipher, way, over)
+        figure.setdefault("cpu_s_per_gib", []).append((used - empty) * GIB / size)
+        figure.setdefault("gib_per_s", []).append(size / GIB / (took - login))
     return by_turns(site, servers, rounds, once)
 
 
@@ -88,10 +93,10 @@ def forward(site, running, way, cipher, rounds, size):
     return moved(site, chosen, cipher, way, "tcp", rounds, size)
 
 
-def in_front(site, upstream, cipher=None):
-    """Gateways on both drivers, as far as they take part."""
-    return [kinds.Server(Proxy(kind.driver, upstream, cipher), site) for kind in site.options.kinds
-            if isinstance(kind, kinds.Tidegate)]
+def in_front(site, upstream, cipher=None, ways=(False,)):
+    """Gateways on both drivers, as far as they take part; `ways`: whether their logins share."""
+    return [kinds.Server(Proxy(kind.driver, upstream, cipher, shares), site) for kind in site.options.kinds
+            if isinstance(kind, kinds.Tidegate) for shares in ways]
 
 
 def behind(site, kind, name):
@@ -110,6 +115,29 @@ def proxied(site, way, cipher, rounds, size):
         parts.append(the_sum(site, cipher))
         # The gateway first: quotients are those of the first to the others.
         return dict(sorted(figures.items(), key=lambda pair: pair[0] == "the-sum"))
+    finally:
+        for server in gateways + [upstream]:
+            server.stop()
+
+
+def shared(site, section, case, rounds, size):
+    """Logins with a connection of their own to the host beside such as go on over one."""
+    upstream, gateways = behind(site, kinds.Sshd(), "upstream-sshd"), []
+    try:
+        bytes_too = section == "shared"
+        gateways += in_front(site, upstream, SHARED_CIPHER if bytes_too else None, (False, True))
+        if bytes_too:
+            return moved(site, gateways, SHARED_CIPHER, case, "exec", rounds, size)
+        count = site.options.logins
+
+        def once(server, figure):
+            before = upstream.group.seconds()
+            own = light(site, server, count)
+            host = (upstream.group.seconds() - before) * 1000 / count
+            figure.setdefault("cpu_ms_each", []).append(own)
+            figure.setdefault("host_ms_each", []).append(host)
+            figure.setdefault("per_cpu_s", []).append(1000 / (own + host))
+        return by_turns(site, gateways, rounds, once)
     finally:
         for server in gateways + [upstream]:
             server.stop()
@@ -220,6 +248,7 @@ def cases():
     found = [("forward", (way, cipher.split("@")[0])) for cipher in FORWARD_CIPHERS for way in WAYS]
     found += [("proxied", (way, cipher.split("@")[0])) for cipher in PROXIED_CIPHERS for way in WAYS]
     found.append(("echo", ("through the proxy",)))
+    found += [("shared", (way,)) for way in WAYS] + [("shared-logins", ("light",))]
     return found + [("idle", (case,)) for case in IDLE_CASES]
 
 
@@ -229,6 +258,8 @@ def measure(site, running, section, case):
         return echo(site, rounds)
     if section == "idle":
         return idle(site, case[0], site.options.idle)
+    if section in ("shared", "shared-logins"):
+        return shared(site, section, case[0], rounds, size)
     way, cipher = case[0], f"{case[1]}@openssh.com"
     if section == "forward":
         return forward(site, running, way, cipher, rounds, size)

@@ -32,6 +32,11 @@ SHOWN = {
                  ("gib_per_s", "Bulk flows together", "GiB/s", 2)],
     "forward": [("cpu_s_per_gib", "Server CPU of a forwarded connection", "CPU-s/GiB", 2)],
     "proxied": [("cpu_s_per_gib", "Gateway CPU of a proxied session", "CPU-s/GiB", 2)],
+    "shared": [("cpu_s_per_gib", "Gateway CPU of a session, own connection or shared", "CPU-s/GiB", 2),
+               ("gib_per_s", "Rate", "GiB/s", 2)],
+    "shared-logins": [("cpu_ms_each", "Gateway CPU of a login that goes on", "CPU-ms", 2),
+                      ("host_ms_each", "CPU of the host behind, sshd", "CPU-ms", 2),
+                      ("per_cpu_s", "Logins for a second of CPU of both", "", 0)],
     "echo": [("added_ms", "What the proxy adds to an echo, median", "ms", 3),
              ("through_ms", "Echo through the proxy, median", "ms", 3),
              ("direct_ms", "Echo without it, median", "ms", 3)],
@@ -47,6 +52,7 @@ SHOWN = {
 TITLES = {"transfers": "Transfers", "small-files": "Many small files", "logins": "Logins",
           "idle": "Idle logins", "pipes": "Long pipes", "fairness": "Typing beside bulk flows",
           "forward": "Forwarded connections", "proxied": "Proxied sessions",
+          "shared": "Connections to hosts that are shared", "shared-logins": "Logins over shared connections",
           "echo": "Typing through the proxy", "copies": "Copies", "far-copies": "Copies over a long way"}
 
 

@@ -469,7 +469,7 @@ pub const HELD_REQUEST_BYTES_MAX: usize = 128 * 1024;
 /// frame; it fits an empty outbox.
 pub const RELAYED_REQUEST_BYTES_MAX: usize = COMMAND_BYTES_MAX as usize + 512;
 /// Packets of another connection that wait for the end of a key exchange before that one's input rests
-/// too: each may hold a lease, however small it is.
+/// too: each may hold a lease.
 pub const RELAYED_WAITING_MAX: usize = 64;
 /// Requests of ours on one channel awaiting an answer.
 pub const REQUESTS_UNANSWERED_MAX: u32 = 256;

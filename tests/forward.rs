@@ -5,6 +5,8 @@
 mod agent;
 #[path = "forward/back.rs"]
 mod back;
+#[path = "forward/streams.rs"]
+mod streams;
 mod support;
 #[path = "forward/x11.rs"]
 mod x11;

@@ -290,6 +290,17 @@ fn a_host_that_is_down_or_refuses_the_key_is_one_clear_line() {
         refused(&none, &why, &[&why]);
         let missing = Gateway::start(&[&settings[0], "TidegateUpstreamIdentity /nonexistent/key"]);
         refused(&missing, "the gateway cannot use its key", &["/nonexistent/key"]);
+        // Somebody is there who speaks no SSH, and leaves.
+        let stranger = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a listener");
+        let port = stranger.local_addr().expect("its address").port();
+        std::thread::spawn(move || {
+            for mut stream in stranger.incoming().flatten() {
+                let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+            }
+        });
+        let none = format!("TidegateUpstream 127.0.0.1:{port}");
+        let none = Gateway::start(&[&none, &settings[1], &settings[2]]);
+        refused(&none, &format!("the login at 127.0.0.1 port {port} has failed: "), &[]);
     });
 }
 

@@ -17,7 +17,7 @@ impl ChannelId {
     }
 
     /// The channel of this number, if there is one: only [`Slots`] can tell.
-    pub(super) const fn from_number(number: u32) -> ChannelId {
+    pub(crate) const fn from_number(number: u32) -> ChannelId {
         ChannelId(number)
     }
 

@@ -55,8 +55,8 @@ pub enum Command {
         /// That connection brings other clients' data too, perhaps in the same lease.
         of_many: bool,
     },
-    /// The same outside of any lease: one of many connections may wait for long, and what waits for
-    /// the end of a key exchange must not hold the buffer that this is received in.
+    /// The same outside of any lease: what waits for the end of a key exchange must not hold the buffer
+    /// that this is received in, nor what is small a whole one for itself.
     Kept {
         id: ChannelId,
         extended: Option<u32>,
@@ -174,7 +174,9 @@ impl Outgoing {
         match self.waiting.front() {
             None => Classes::NONE,
             Some(Command::Pass { data, .. }) if !repays(data) => Classes::NONE.with(Class::Packet),
-            Some(Command::Kept { .. }) => Classes::NONE.with(Class::Packet),
+            Some(Command::Kept { bytes, .. }) if !is_small(bytes) => {
+                Classes::NONE.with(Class::Packet)
+            }
             Some(_) => Classes::OUTBOX,
         }
     }
@@ -219,10 +221,8 @@ impl Outgoing {
             false => Some(command),
         };
         if let Some(command) = waits {
-            let command = match self.waiting.len() >= RELAYED_WAITING_MAX {
-                true => command.out_of_lease(around.pool),
-                false => command,
-            };
+            let crowded = self.waiting.len() >= RELAYED_WAITING_MAX;
+            let command = command.out_of_lease(crowded, around.pool);
             self.count_waiting(&command, true);
             self.waiting.push_back(command);
         }
@@ -335,6 +335,10 @@ impl Outgoing {
                 if !conn.is_ready() {
                     return Ok(Some(Command::Kept { id, extended, bytes }));
                 }
+                if is_small(&bytes) {
+                    let written = self.write((id, extended), Small::Kept(&bytes), conn, around);
+                    return Ok((!written).then_some(Command::Kept { id, extended, bytes }));
+                }
                 return match in_lease(&bytes, around.pool) {
                     Some(data) => self.pass((id, extended, false), data, conn, around),
                     None => Ok(Some(Command::Kept { id, extended, bytes })),
@@ -434,18 +438,35 @@ impl Outgoing {
         if !roomy && !spare && !repays(&data) {
             return Some(Command::Pass { id, extended, data, of_many });
         }
-        let len = data.span.len;
-        conn.refund(id, len);
-        let written = self.with_env(around, |env, pool| {
-            let bytes = data.span.of(pool.view(&data.lease)).unwrap_or_default();
-            conn.write_data(id, extended, bytes, env)
-        });
-        // A channel that takes no more has no credit either.
-        if written == Some(true) || conn.reserve(id, len) < len {
+        if self.write((id, extended), Small::Leased(&data), conn, around) {
             around.pool.give_back(data.lease);
             return None;
         }
         Some(Command::Pass { id, extended, data, of_many })
+    }
+
+    /// Seals reserved data in the outbox. False: it has to wait.
+    fn write(
+        &mut self,
+        (id, extended): (ChannelId, Option<u32>),
+        data: Small<'_>,
+        conn: &mut Conn,
+        around: &mut Surroundings<'_>,
+    ) -> bool {
+        let len = match data {
+            Small::Leased(chunk) => chunk.span.len,
+            Small::Kept(bytes) => bytes.len() as u32,
+        };
+        conn.refund(id, len);
+        let written = self.with_env(around, |env, pool| {
+            let bytes = match data {
+                Small::Leased(chunk) => chunk.span.of(pool.view(&chunk.lease)).unwrap_or_default(),
+                Small::Kept(bytes) => bytes,
+            };
+            conn.write_data(id, extended, bytes, env)
+        });
+        // A channel that takes no more has no credit either.
+        written == Some(true) || conn.reserve(id, len) < len
     }
 
     const fn count_waiting(&mut self, command: &Command, more: bool) {
@@ -520,10 +541,13 @@ impl Command {
         })
     }
 
-    /// Data that came with other clients' leaves the lease that it shares with them.
-    fn out_of_lease(self, pool: &mut Pool) -> Command {
+    /// What waits leaves its lease where that is much more than it needs, or, while much waits, where it
+    /// came with other clients' data.
+    fn out_of_lease(self, crowded: bool, pool: &mut Pool) -> Command {
         match self {
-            Command::Pass { id, extended, data, of_many: true } => {
+            Command::Pass { id, extended, data, of_many }
+                if data.span.len <= SMALL_BYTES || of_many && crowded =>
+            {
                 let bytes = data.span.of(pool.view(&data.lease)).unwrap_or_default().into();
                 tally::add(tally::Cost::Copied, u64::from(data.span.len));
                 pool.give_back(data.lease);
@@ -542,6 +566,17 @@ impl Command {
             _ => {}
         }
     }
+}
+
+/// Data that goes to the outbox.
+#[derive(Clone, Copy)]
+enum Small<'a> {
+    Leased(&'a Chunk),
+    Kept(&'a [u8]),
+}
+
+const fn is_small(bytes: &[u8]) -> bool {
+    bytes.len() <= SMALL_BYTES as usize
 }
 
 /// Small data in a lease of its own: passing it on by way of an outbox costs no lease in the end, so
@@ -570,4 +605,40 @@ fn moved(data: Chunk, pool: &mut Pool) -> Result<Chunk, Chunk> {
     }
     pool.give_back(data.lease);
     Ok(Chunk { lease: fresh, span })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connection::ChannelId;
+    use crate::reactor::PoolSizes;
+
+    /// A lease is for much: one that somebody else may wait for is not held by a few bytes that wait.
+    #[test]
+    fn what_is_small_waits_outside_of_its_lease() {
+        let mut pool = Pool::new(PoolSizes { small: 1, packet: 1, bulk: 1 }).expect("memory");
+        for (class, len, of_many, crowded, leaves) in [
+            (Class::Packet, 30, false, false, true),
+            (Class::Small, 30, false, false, true),
+            (Class::Packet, SMALL_BYTES, true, false, true),
+            (Class::Packet, SMALL_BYTES + 1, false, true, false),
+            (Class::Packet, SMALL_BYTES + 1, true, false, false),
+            (Class::Bulk, SMALL_BYTES + 1, true, true, true),
+        ] {
+            let mut lease = pool.take(class).expect("one");
+            let span = Span::new(HEADROOM, len);
+            span.of_mut(pool.bytes(&mut lease)).expect("room").fill(7);
+            let (id, extended, data) = (ChannelId::from_number(0), Some(1), Chunk { lease, span });
+            let command = Command::Pass { id, extended, data, of_many };
+            let command = command.out_of_lease(crowded, &mut pool);
+            let kept = match &command {
+                Command::Kept { bytes, .. } => Some(bytes.to_vec()),
+                _ => None,
+            };
+            assert_eq!(kept, leaves.then(|| vec![7; len as usize]), "{class:?} {len}");
+            assert_eq!(pool.free(class) == 1, leaves, "{class:?} {len}");
+            command.drop_into(&mut pool);
+            assert_eq!(pool.free(class), 1);
+        }
+    }
 }

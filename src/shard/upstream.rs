@@ -406,13 +406,25 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         self.try_next_host(key);
     }
 
-    /// The connection to the host is over.
-    pub(super) fn upstream_over(&mut self, key: u32, is_current: bool, trouble: Trouble) {
+    /// The connection to the host is over; its trouble may be known better than by the reason that the
+    /// connection ended for.
+    pub(super) fn upstream_over(
+        &mut self,
+        key: u32,
+        is_current: bool,
+        trouble: Option<Trouble>,
+        reason: &str,
+    ) {
         let Some((down, ..)) = self.down(key) else { return };
         match down.dial {
             Dial::Lost(_) => {}
-            Dial::Shaking if is_current => self.host_failed(key, trouble),
+            Dial::Shaking if is_current => {
+                let said = format!("the login at {} has failed: {reason}", down.host());
+                let known = || Trouble { said, logged: reason.to_owned() };
+                self.host_failed(key, trouble.unwrap_or_else(known));
+            }
             _ => {
+                let trouble = trouble.unwrap_or_else(|| Trouble::plain(reason));
                 let said = format!("the connection to {} is lost: {}", down.host(), trouble.said);
                 let (host, why) = (down.host(), trouble.logged);
                 self.report(key, What::UpstreamFailed { host, why });
@@ -460,13 +472,12 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 }
                 self.commons.forget(key);
                 let reason = why.unwrap_or_else(|| "it has ended".to_owned());
-                let trouble = up.trouble.unwrap_or_else(|| Trouble::plain(reason));
                 for client in relay.lines {
                     let current = self.relay(client).and_then(|relay| relay.other) == Some(key);
                     if let Some(relay) = self.relay(client).filter(|_| current) {
                         relay.other = None;
                     }
-                    self.upstream_over(client, current, trouble.clone());
+                    self.upstream_over(client, current, up.trouble.clone(), &reason);
                 }
             }
         }

@@ -57,6 +57,8 @@ pub struct ClientPlan {
     pub lingers: Option<Duration>,
     /// Once it has fallen silent, the gateway ends it in this time.
     pub silence_max: Option<Duration>,
+    /// It goes after this time if a bit of anything has flipped on its way.
+    pub patience: Option<Duration>,
     pub seed: u64,
 }
 
@@ -99,6 +101,7 @@ struct Live {
     waiting: Vec<TaskPlan>,
     by_channel: BTreeMap<ChannelId, usize>,
     vanishes_at: Option<Instant>,
+    patient_until: Option<Instant>,
     leaving: bool,
     /// It has nothing more to do and stays.
     idle_since: Option<Instant>,
@@ -227,7 +230,8 @@ impl Client {
         let config = Arc::clone(&self.plan.config);
         let conn = line.call(|env| Connection::client(config, env)).expect("a client starts");
         let vanishes_at = self.plan.vanishes.map(|(time, _)| self.world.now().after(time));
-        if let Some(at) = vanishes_at {
+        let patient_until = self.plan.patience.map(|time| self.world.now().after(time));
+        for at in [vanishes_at, patient_until].into_iter().flatten() {
             self.world.wake_at(at);
         }
         let mut waiting = self.plan.tasks.clone();
@@ -241,6 +245,7 @@ impl Client {
             waiting,
             by_channel: BTreeMap::new(),
             vanishes_at,
+            patient_until,
             leaving: false,
             idle_since: None,
             half_gone: false,
@@ -268,6 +273,9 @@ impl Client {
             if live.vanishes_at.is_some() {
                 return Err(Outcome::Vanished);
             }
+        }
+        if live.patient_until.is_some_and(|at| at <= now) && self.world.faults().flips > 0 {
+            return Err(Outcome::Vanished);
         }
         if live.leaving {
             return live.leave();

@@ -141,6 +141,10 @@ impl Draw {
     }
 }
 
+/// What has become a longer packet on its way keeps both ends waiting for its rest, for ever where no
+/// sign of life is asked for. Longer than everybody takes who gets what they came for.
+const PATIENCE: Duration = Duration::from_secs(600);
+
 fn manners(chance: &mut SeededEntropy, weather: Weather, shards: usize, times: Times) -> Manners {
     let rough = |chance: &mut SeededEntropy, most: u64| {
         let on = weather == Weather::Rough && one_in(chance, 4);
@@ -345,6 +349,7 @@ impl Builder {
             rude: one_in(chance, 3),
             lingers: self.times.unused.filter(|_| one_in(chance, 3)),
             silence_max: self.times.silence_max().filter(|_| silent),
+            patience: (rough && self.times.alive.is_none()).then_some(PATIENCE),
             seed: chance.next_u64(),
         }
     }

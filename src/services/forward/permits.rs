@@ -1,5 +1,5 @@
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use super::Target;
 use super::display::DisplayRules;
@@ -142,7 +142,7 @@ impl Lists {
         let Target::Tcp { host, port } = target else { return None };
         let Forwarding { open, key_open, .. } = rules;
         let listed = open.0.is_some() || key_open.0.is_some();
-        if !listed || host.parse::<IpAddr>().is_ok() || is_of_here(host) {
+        if !listed || is_address(host) || is_of_here(host) {
             return None;
         }
         let (open, key_open) = (open.clone(), key_open.clone());
@@ -157,6 +157,12 @@ impl Lists {
         let lists = [&self.open, &self.key_open];
         !is_near(address) || lists.iter().all(|list| list.permits(&text, self.port))
     }
+}
+
+/// An address is compared with what is listed as it stands; one of a link with its zone.
+fn is_address(host: &str) -> bool {
+    let of_a_zone = host.split_once('%').map(|(address, _)| address.parse::<Ipv6Addr>());
+    host.parse::<IpAddr>().is_ok() || matches!(of_a_zone, Some(Ok(_)))
 }
 
 /// Names that are meant to lead to this machine.
@@ -392,6 +398,9 @@ mod tests {
         for host in ["localhost", "LOCALHOST.", "x.localhost", "127.0.0.1", "::1"] {
             assert!(lists(host, &["localhost:80"]).is_none(), "{host}");
         }
+        // Addresses of a link are listed as they are asked for; a name with a zone is a name.
+        assert!(lists("fe80::1%eth0", &["[fe80::1%eth0]:80"]).is_none());
+        assert!(lists("db.example%eth0", &["db.example%eth0:80"]).is_some());
         assert!(Lists::about(&target, &Forwarding::default()).is_none());
     }
 
