@@ -723,6 +723,20 @@ pub const PENALTY_SOURCES_MAX: u32 = 1 << 20;
 /// Earlier configurations whose connections are still served; then a reload has to wait for some to
 /// end. Each has reactors of its own.
 pub const GENERATIONS_MAX: usize = 64;
+/// Earlier programs that still have sessions after upgrades; then the next upgrade has to wait for one of
+/// them to end. Each has reactors and processes of its own.
+pub const UPGRADES_DRAINING_MAX: usize = 32;
+/// How long a new program may take to check its configuration, which may look names up, and what it may
+/// say about that.
+pub const UPGRADE_CHECK_TIME_MAX: Duration = Duration::from_secs(20);
+pub const UPGRADE_FAULT_BYTES_MAX: u32 = 4096;
+/// How long it may take from its start until it accepts: its edge and its signer have
+/// [`HELPER_START_TIME_MAX`] each, side by side.
+pub const UPGRADE_START_TIME_MAX: Duration = Duration::from_secs(30);
+/// The same between its word that it accepts and the old one's that it does not any more.
+pub const UPGRADE_ANSWER_TIME_MAX: Duration = Duration::from_secs(10);
+/// The name of a network device: the kernel's own bound (IFNAMSIZ, less the NUL).
+pub const DEVICE_NAME_BYTES_MAX: u32 = 15;
 /// Listening sockets a service manager may hand over.
 pub const LISTENERS_MAX: usize = 256;
 /// The audit: bytes of one text of an event (the rest is counted), and its fields.

@@ -70,6 +70,7 @@ impl Host {
             logbook: None,
             audit: None,
             renews: false,
+            standings: Vec::new(),
         });
         let running = Some(running.expect("a gateway"));
         Host { running, port, folder, _alone: alone }

@@ -5,6 +5,8 @@
 mod support;
 #[path = "front/units.rs"]
 mod units;
+#[path = "front/upgrades.rs"]
+mod upgrades;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};

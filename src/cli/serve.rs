@@ -20,6 +20,7 @@ use crate::gateway::config::{Config, Disk, Request, Surroundings};
 use crate::gateway::host_keys::{self, HostKeys};
 use crate::gateway::names;
 use crate::gateway::serve::{self, Connections, KeyRules, Options, Reload};
+use crate::gateway::upgrade::Program;
 use crate::gateway::{chroot, passwords};
 use crate::observe::lines;
 use crate::observe::log::{self, Levels, LogSetup, Outlet};
@@ -149,6 +150,7 @@ fn start(flags: &ServeFlags, config: Config) -> anyhow::Result<()> {
         // Without a file there is nothing to read again: then a closed terminal ends it.
         reload: flags.file.is_some().then(|| reload(request(flags))),
         sessions_outlive: false,
+        program: Program::running(),
     };
     let outcome = serve::run(config, &options);
     if let (Err(why), Some(_)) = (&outcome, &flags.log_file) {

@@ -25,6 +25,7 @@ use crate::gateway::host_keys::{self, HostKeys};
 use crate::gateway::names;
 use crate::gateway::serve::{self, Connections, Ending, KeyRules, Options, Reload};
 use crate::gateway::syslog::{self, Severity, Syslog};
+use crate::gateway::upgrade::Program;
 use crate::gateway::{chroot, passwords};
 use crate::observe::lines;
 use crate::observe::log::{self, Levels, LogSetup, Outlet};
@@ -219,6 +220,7 @@ fn start(flags: &SshdFlags, config: Config, request: Request) -> Result<Ending, 
             ExitCode::from(EXIT_USAGE)
         })?;
     }
+    let program = Program::running();
     // The configuration's paths are absolute by now, and no file system is to be kept in use.
     nix::unistd::chdir("/").map_err(|why| failed(&why))?;
     let facility = to_syslog.then_some(config.global.syslog_facility);
@@ -230,7 +232,7 @@ fn start(flags: &SshdFlags, config: Config, request: Request) -> Result<Ending, 
         }),
     };
     log::start(&setup).map_err(|why| failed(&why))?;
-    let mut options = options(flags, facility, request);
+    let mut options = options(flags, facility, request, program);
     if let Some(detach) = &mut options.detach {
         detach.forget = Some(terminal.as_raw_fd());
     }
@@ -242,7 +244,12 @@ fn start(flags: &SshdFlags, config: Config, request: Request) -> Result<Ending, 
     })
 }
 
-fn options(flags: &SshdFlags, syslog: Option<Facility>, request: Request) -> Options {
+fn options(
+    flags: &SshdFlags,
+    syslog: Option<Facility>,
+    request: Request,
+    program: Program,
+) -> Options {
     let one = flags.debug > 0;
     let connections = match (flags.inetd, one) {
         (true, _) => Connections::Given,
@@ -260,6 +267,7 @@ fn options(flags: &SshdFlags, syslog: Option<Facility>, request: Request) -> Opt
         detach: detach.then_some(Detach { keep_stderr: flags.log_file.is_some(), forget: None }),
         reload: listens.then(|| reload(request)),
         sessions_outlive: listens,
+        program,
     }
 }
 

@@ -12,7 +12,7 @@ use nix::unistd::{
     setsid,
 };
 
-use super::systemd;
+use super::{systemd, upgrade};
 
 /// What the process in the background says once it serves; anything else is why it does not.
 const SERVING: &[u8] = b"\0serving";
@@ -119,12 +119,13 @@ fn leave(how: Detach) -> io::Result<()> {
     Ok(())
 }
 
-/// Closes descriptors that the caller left open, as sshd does, but for those of a service manager:
-/// what somebody waits for the end of must not stay open in the background.
+/// Closes descriptors that the caller left open, as sshd does, but for those of a service manager and the
+/// way to the program whose place this one takes: what somebody waits for the end of must not stay open in the background.
 ///
 /// To be called first of all, while this process has opened nothing itself.
 pub fn close_inherited() {
-    let first = systemd::FIRST_FD as libc::c_uint + systemd::inherited_count();
+    let kept = if upgrade::is_heir() { 1 } else { systemd::inherited_count() };
+    let first = systemd::FIRST_FD as libc::c_uint + kept;
     // SAFETY: takes three numbers; nobody owns these descriptors yet.
     let _ = unsafe { libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, 0) };
 }

@@ -22,7 +22,7 @@ use super::helper::{self, NOT_BY_HAND};
 use super::logbook::{Begun, Recorder};
 use super::parcel::Parcel;
 use super::server::{Server, Settings};
-use super::signals::{Signals, Woken};
+use super::signals::{SIGNALS, Signals, Woken};
 use super::signer::words::Order;
 use super::socket::Messenger;
 use super::startups::Startups;
@@ -68,7 +68,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     nix::sys::prctl::set_name(c"tidegate")?;
     let messenger = Arc::new(helper::parent()?);
     // Before any thread exists, so that all inherit the mask and none is interrupted.
-    let signals = Signals::catch(&[Signal::SIGTERM, Signal::SIGINT])?;
+    let signals = Signals::catch(&SIGNALS)?;
     // The parent's socket among others must not reach the programs of the account.
     services::prepare().context("cannot prepare for starting programs")?;
     let mut buffer = vec![0; PARCEL_BYTES_MAX as usize];
@@ -393,9 +393,12 @@ fn watch_signals(
     thread::Builder::new()
         .name("signals".to_owned())
         .spawn(move || {
-            if let Ok(Woken::Signal(_)) = signals.wait(&[], None) {
-                let _ = end.try_send(());
-                messenger.hang_up();
+            // What else is said to a gateway is said to its first process.
+            while let Ok(woken) = signals.wait(&[], None) {
+                if matches!(woken, Woken::Signal(Signal::SIGTERM | Signal::SIGINT)) {
+                    let _ = end.try_send(());
+                    return messenger.hang_up();
+                }
             }
         })
         .map(|_| ())

@@ -3,18 +3,18 @@
 //! process of sshd can.
 
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process;
 
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, getpid, setsid};
 use tracing::{error, info};
 
 use super::daemon::Herald;
-use super::signals::{Signals, Woken};
+use super::signals::{SIGNALS, Signals, Woken};
 use super::systemd::Notifier;
 use crate::limits::RELEASE_TIME;
 
@@ -24,6 +24,8 @@ const RELOADING: u8 = b'~';
 const RELEASED: u8 = b'-';
 /// Behind it comes why it does not serve, to the end.
 const FAILED: u8 = b'!';
+/// Behind it comes the number of the process that serves from now on, in four bytes.
+const MOVED: u8 = b'>';
 
 /// Which of the two processes this is after [`split`].
 pub enum Side {
@@ -44,7 +46,7 @@ pub fn split() -> io::Result<Side> {
         ForkResult::Child => {
             // What a terminal does to the one in front is not done to sessions.
             let _ = setsid();
-            Ok(Side::Serving(Line { line, front: number }))
+            Ok(Side::Serving(Line { line, front: number.as_raw().cast_unsigned() }))
         }
     }
 }
@@ -70,16 +72,20 @@ impl Front {
     ///
     /// # Errors
     /// The system refused to wait.
-    pub fn stand(mut self, signals: &Signals, mut herald: Option<Herald>) -> io::Result<Left> {
+    pub fn stand(mut self, mut herald: Option<Herald>) -> io::Result<Left> {
+        let signals = Signals::catch(&[&SIGNALS[..], &[Signal::SIGCHLD]].concat())?;
         let notifier = Notifier::from_environment();
         let mut moved = herald.is_some().then(process::id);
         loop {
             match signals.wait(&[self.line.as_fd()], None)? {
-                Woken::Signal(Signal::SIGHUP) => drop(kill(self.child, Signal::SIGHUP)),
+                Woken::Signal(signal @ (Signal::SIGHUP | Signal::SIGUSR2)) => {
+                    let _ = kill(self.child, signal);
+                }
+                Woken::Signal(Signal::SIGCHLD) => self.reap(),
                 Woken::Signal(signal) => {
                     info!("Received signal {}; terminating.", signal as i32);
                     notifier.stopping();
-                    self.release(signals)?;
+                    self.release(&signals)?;
                     return Ok(Left::Signal(signal));
                 }
                 Woken::Ready(_) => match self.hear()? {
@@ -88,6 +94,11 @@ impl Front {
                         herald.take().into_iter().for_each(Herald::serving);
                     }
                     Some(RELOADING) => notifier.reloading(),
+                    Some(MOVED) => {
+                        let mut pid = [0; 4];
+                        self.line.read_exact(&mut pid)?;
+                        self.child = Pid::from_raw(i32::from_be_bytes(pid));
+                    }
                     Some(FAILED) => {
                         let mut why = Vec::new();
                         self.line.read_to_end(&mut why)?;
@@ -129,6 +140,17 @@ impl Front {
         }
     }
 
+    /// After an upgrade there are others: the process that served before, and one that came to nothing.
+    /// The one that serves is waited for when it has left the line.
+    fn reap(&self) {
+        let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        while let Ok(ended) = waitid(Id::All, look)
+            && let Some(pid) = ended.pid()
+            && pid != self.child
+            && waitpid(pid, None).is_ok()
+        {}
+    }
+
     /// As a shell tells it: a signal counts from 128.
     fn status(&self) -> io::Result<u8> {
         loop {
@@ -149,13 +171,24 @@ impl Front {
 #[derive(Debug)]
 pub struct Line {
     line: UnixStream,
-    front: Pid,
+    front: u32,
 }
 
 impl Line {
+    /// The one that another serving process has had.
+    pub fn inherited(line: OwnedFd, front: u32) -> Line {
+        Line { line: line.into(), front }
+    }
+
     /// The number of the process in front.
     pub const fn front(&self) -> u32 {
-        self.front.as_raw() as u32
+        self.front
+    }
+
+    /// Another process serves, on the same line.
+    pub fn moved(&self, pid: u32) {
+        let [a, b, c, d] = pid.to_be_bytes();
+        self.tell(&[MOVED, a, b, c, d]);
     }
 
     /// Connections are served under the configuration that was read last.

@@ -28,11 +28,12 @@ use super::names::{self, Resolver};
 use super::policy::Policy;
 use super::server::{Server, Settings};
 use super::signer;
-use super::startups::Startups;
+use super::startups::{Standing, Startups};
 use super::upstream::Files;
 use crate::connection::{ConnectionConfig, WindowBudget};
 use crate::crypto::{Certificate, PrivateKey, PublicKey};
 use crate::limits::WINDOW_BYTES;
+use crate::reactor;
 use crate::shard::Report;
 use crate::transport::{self, CompressionKind, HostKey, Preferences};
 
@@ -63,6 +64,8 @@ pub struct Plan {
     pub audit: Option<Arc<Audit>>,
     /// SIGHUP starts the next one.
     pub renews: bool,
+    /// What sources have earned with whoever served before.
+    pub standings: Vec<Standing>,
 }
 
 /// A running generation.
@@ -75,6 +78,7 @@ pub struct Generation {
     keep: Sender<Infallible>,
     /// They end when there is nothing left for them to do.
     helpers: Vec<JoinHandle<()>>,
+    startups: Arc<Startups>,
     /// As root: whoever holds the host keys. The last to end, for all of them have it sign.
     _signer: Option<signer::keeper::Keeper>,
 }
@@ -100,6 +104,7 @@ impl Generation {
         let connection = Arc::new(connection_config(&config, offers, (steers(&config), false))?);
         let private: Arc<[PrivateKey]> = plan.keys.keys.into_iter().map(|k| k.private).collect();
         let startups = Arc::new(Startups::new(&config.global));
+        plan.standings.iter().for_each(|standing| startups.inherit(standing));
         let audit = plan.audit.map(|audit| audit as Arc<dyn Auditor>);
         let executor = Executor {
             greets: Some(Greets { shared: Arc::clone(&connection), names: names(&config) }),
@@ -120,7 +125,7 @@ impl Generation {
             host_keys: private,
             reactors: plan.reactors,
             driver: config.global.driver,
-            startups,
+            startups: Arc::clone(&startups),
             proxies: config.global.proxies.clone().map(|all| (all, config.global.proxy_time)),
             execute: Arc::new(executor),
             uid: Some(nix::unistd::geteuid().as_raw()),
@@ -134,7 +139,8 @@ impl Generation {
         })?;
         let helpers = vec![start_log(plan.log, reports)?];
         let (keep, _) = bounded(0);
-        Ok(Generation { edges: None, server: Some(server), keep, helpers, _signer: None })
+        let server = Some(server);
+        Ok(Generation { edges: None, server, keep, helpers, startups, _signer: None })
     }
 
     /// Serves a connection that was accepted elsewhere.
@@ -153,6 +159,11 @@ impl Generation {
             (None, Some(server)) => server.retire(),
             (None, None) => {}
         }
+    }
+
+    /// What sources have earned.
+    pub fn standings(&self) -> Vec<Standing> {
+        self.startups.standings(reactor::now())
     }
 
     /// Puts another edge in the place of one that has heard strangers for long. Answers when to look again.
@@ -180,7 +191,7 @@ impl Generation {
 
     /// Ends every connection and waits until that is done.
     pub fn end(self) {
-        let Generation { edges, server, keep, helpers, _signer } = self;
+        let Generation { edges, server, keep, helpers, _signer, .. } = self;
         drop(keep);
         if let Some(edges) = edges {
             edges.stop();

@@ -23,7 +23,7 @@ use crate::reactor;
 const BACKLOG: i32 = 4096;
 
 /// The sockets a gateway listens on, each with the address the configuration asked for.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Listeners {
     open: Vec<(Endpoint, Arc<OwnedFd>)>,
     /// They came from a service manager: ListenAddress and Port do not count.
@@ -44,6 +44,22 @@ impl Listeners {
             open.push((Endpoint { address, rdomain: None }, Arc::new(socket)));
         }
         Ok(Listeners { open, given: true })
+    }
+
+    /// Those of the program whose place this one takes.
+    pub fn inherited(sockets: Vec<(Endpoint, OwnedFd)>, given: bool) -> Listeners {
+        let open = sockets.into_iter().map(|(endpoint, socket)| (endpoint, Arc::new(socket)));
+        Listeners { open: open.collect(), given }
+    }
+
+    /// They came from a service manager.
+    pub const fn are_given(&self) -> bool {
+        self.given
+    }
+
+    /// Each socket, and what it was opened for.
+    pub fn each(&self) -> impl Iterator<Item = (&Endpoint, &OwnedFd)> {
+        self.open.iter().map(|(endpoint, socket)| (endpoint, &**socket))
     }
 
     /// Opens what the configuration names.

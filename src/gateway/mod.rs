@@ -48,5 +48,6 @@ pub mod startups;
 pub mod syslog;
 pub mod systemd;
 pub mod totp;
+pub mod upgrade;
 mod upstream;
 pub mod workers;

@@ -27,6 +27,11 @@ impl PidFile {
         PidFile { path: path.to_owned(), written: written.is_ok() }
     }
 
+    /// It is another's to take away.
+    pub fn leave(mut self) {
+        self.written = false;
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }

@@ -1,5 +1,7 @@
 //! From a configuration to a running gateway, through reloads, and to its end.
 
+mod upgrades;
+
 use std::cell::OnceCell;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -16,12 +18,13 @@ use nix::sys::socket::{SockFlag, accept4};
 use nix::unistd::{chdir, geteuid};
 use tracing::{error, info, warn};
 
+use self::upgrades::Left;
 use super::audit::{Audit, Outlet};
 use super::chroot;
 use super::cipher_speed;
 use super::config::{AuditLog, Config, Facility, Isolation};
 use super::daemon::{self, Detach, Detached};
-use super::front::{self, Left, Line, Side};
+use super::front::{self, Line, Side};
 use super::generation::{Generation, Plan};
 use super::host_keys::{self, HostKeys};
 use super::inetd::Streams;
@@ -31,10 +34,11 @@ use super::logbook::Logbook;
 use super::pam;
 use super::passwords;
 use super::pid_file::PidFile;
-use super::signals::{Signals, Woken};
+use super::signals::{SIGNALS, Signals, Woken};
+use super::startups::Standing;
 use super::systemd::{self, Notifier};
+use super::upgrade::{self, Attempt, Former, Inheritance, Program};
 use crate::limits::{DELEGATE_IDLE_TIME, EDGE_TIME_MAX, GENERATIONS_MAX, RETIRED_IDLE_TIME};
-use crate::reactor;
 use crate::services;
 use crate::shard::Report;
 
@@ -59,6 +63,8 @@ pub struct Options {
     pub reload: Option<Reload>,
     /// A signal that ends a listening gateway leaves its connections to a process of their own.
     pub sessions_outlive: bool,
+    /// What SIGUSR2 starts in our place.
+    pub program: Program,
 }
 
 /// Where connections come from.
@@ -103,11 +109,23 @@ pub enum Ending {
 /// # Errors
 /// Something the configuration names cannot be had: a port, a host key, the driver.
 pub fn run(config: Config, options: &Options) -> anyhow::Result<Ending> {
+    let mut inheritance = upgrade::inherit()?;
+    let outcome = run_with(config, options, &mut inheritance);
+    if let (Err(why), Some(inheritance)) = (&outcome, &inheritance) {
+        inheritance.fail(why);
+    }
+    outcome
+}
+
+fn run_with(
+    config: Config,
+    options: &Options,
+    inheritance: &mut Option<Inheritance>,
+) -> anyhow::Result<Ending> {
     check_isolation(&config)?;
     // The pid in LISTEN_PID is this process's, whatever it becomes later.
     let given = systemd::inherited_listeners()?;
-    let ends = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP];
-    let signals = Signals::catch(&ends).context("cannot catch signals")?;
+    let signals = Signals::catch(&SIGNALS).context("cannot catch signals")?;
     services::prepare().context("cannot prepare for starting programs")?;
     let start = Start {
         config: Arc::new(config),
@@ -122,7 +140,7 @@ pub fn run(config: Config, options: &Options) -> anyhow::Result<Ending> {
     let keys = load_keys(&start.config, &options.keys)?;
     tell_warnings(&start.config, &keys);
     match options.connections {
-        Connections::Listen => start.listen(keys, given, &signals),
+        Connections::Listen => start.listen(keys, given, &signals, inheritance),
         Connections::First => {
             let listeners = listeners(&start.config, given)?;
             (options.ready)(&listeners.addresses(), &keys);
@@ -209,6 +227,7 @@ impl<'a> Start<'a> {
             logbook: self.logbook(),
             audit: self.audit()?,
             renews: self.options.reload.is_some(),
+            standings: Vec::new(),
         })
     }
 
@@ -249,7 +268,11 @@ impl<'a> Start<'a> {
         keys: HostKeys,
         given: Vec<OwnedFd>,
         signals: &Signals,
+        inheritance: &mut Option<Inheritance>,
     ) -> anyhow::Result<Ending> {
+        if inheritance.is_some() {
+            return self.succeed(keys, signals, inheritance);
+        }
         let listeners = listeners(&self.config, given)?;
         let herald = match self.options.detach {
             Some(how) if !daemon::is_detached() => match daemon::detach(how)? {
@@ -263,10 +286,10 @@ impl<'a> Start<'a> {
             match front::split().context("cannot start a process for the sessions")? {
                 Side::Front(front) => {
                     drop((keys, listeners));
-                    let left = front.stand(signals, herald).context("cannot wait for signals")?;
+                    let left = front.stand(herald).context("cannot wait for signals")?;
                     return Ok(match left {
-                        Left::Signal(signal) => Ending::Signal(signal),
-                        Left::Status(status) => Ending::Status(status),
+                        front::Left::Signal(signal) => Ending::Signal(signal),
+                        front::Left::Status(status) => Ending::Status(status),
                     });
                 }
                 Side::Serving(line) => {
@@ -278,11 +301,8 @@ impl<'a> Start<'a> {
         } else {
             Manager::Direct(Notifier::from_environment())
         };
-        match self.open(keys, listeners, &manager) {
-            Ok(gateway) => {
-                manager.ready();
-                gateway.serve(signals, &manager)
-            }
+        match self.open(keys, listeners, (0, Vec::new())) {
+            Ok(gateway) => gateway.begin(Vec::new(), signals, manager),
             Err(why) => {
                 manager.failed(&format!("{why:#}"));
                 Err(why)
@@ -290,30 +310,32 @@ impl<'a> Start<'a> {
         }
     }
 
+    /// `number`: generations that there have been, in earlier programs. `standings`: what sources have
+    /// earned there.
     fn open(
         self,
         keys: HostKeys,
         listeners: Listeners,
-        manager: &Manager,
+        (number, standings): (u64, Vec<Standing>),
     ) -> anyhow::Result<Gateway<'a>> {
-        let pid = manager.pid();
         let mut plan = self.plan(keys)?;
-        plan.listeners = listeners.sockets();
+        (plan.listeners, plan.number, plan.standings) = (listeners.sockets(), number, standings);
         (self.options.ready)(&listeners.addresses(), &plan.keys);
         let fingerprints = fingerprints(&plan.keys, &plan.config);
         let current = Generation::start(plan)?;
-        let pid_file = self.config.global.pid_file.as_deref();
-        let pid_file = pid_file.map(|path| PidFile::write(path, pid));
         info!("Serving with {} reactors", reactors(&self.config));
         info!("Ciphers: {}", cipher_speed::summary(&self.config.global));
         Ok(Gateway {
             current,
             retired: Vec::new(),
-            started: 1,
+            started: number + 1,
             listeners,
             fingerprints,
-            pid_file,
-            pid,
+            pid_file: None,
+            pid: process::id(),
+            formers: Vec::new(),
+            attempt: None,
+            reload_waits: false,
             start: self,
         })
     }
@@ -336,6 +358,7 @@ impl<'a> Start<'a> {
                 // ssh sends it to its ProxyCommand when the connection is over; its end comes too.
                 Woken::Signal(Signal::SIGHUP) if self.options.connections == Connections::Given => {
                 }
+                Woken::Signal(Signal::SIGUSR2) => upgrades::refuse(),
                 Woken::Signal(signal) => {
                     info!("Received signal {}; terminating.", signal as i32);
                     ending = Ending::Signal(signal);
@@ -351,7 +374,7 @@ impl<'a> Start<'a> {
 }
 
 /// Who is told what we are about.
-enum Manager {
+pub enum Manager {
     /// The service manager, if there is one.
     Direct(Notifier),
     /// The process in front, which has the number that others know.
@@ -371,6 +394,14 @@ impl Manager {
         match self {
             Manager::Direct(_) => None,
             Manager::Front(line) => Some(line.as_fd()),
+        }
+    }
+
+    /// Another process has our place.
+    fn moved(&self, pid: u32) {
+        match self {
+            Manager::Direct(notifier) => notifier.moved(pid),
+            Manager::Front(line) => line.moved(pid),
         }
     }
 
@@ -417,53 +448,77 @@ struct Gateway<'a> {
     pid_file: Option<PidFile>,
     /// The number that others know us by.
     pid: u32,
+    /// Earlier programs that still have sessions.
+    formers: Vec<Former>,
+    /// An upgrade that is under way, and whether SIGHUP came meanwhile.
+    attempt: Option<Attempt>,
+    reload_waits: bool,
 }
 
 impl Gateway<'_> {
-    fn serve(mut self, signals: &Signals, manager: &Manager) -> anyhow::Result<Ending> {
-        let line: Vec<_> = manager.line().into_iter().collect();
+    /// Everything is ours from now on.
+    fn begin(
+        mut self,
+        formers: Vec<Former>,
+        signals: &Signals,
+        manager: Manager,
+    ) -> anyhow::Result<Ending> {
+        (self.pid, self.formers) = (manager.pid(), formers);
+        let path = self.start.config.global.pid_file.as_deref();
+        self.pid_file = path.map(|path| PidFile::write(path, self.pid));
+        manager.ready();
+        self.serve(signals, manager)
+    }
+
+    fn serve(mut self, signals: &Signals, manager: Manager) -> anyhow::Result<Ending> {
         let signal = loop {
-            let renewal = self.current.renew_edge();
-            let check = if self.retired.is_empty() { renewal } else { Some(RETIRED_CHECK) };
-            let woken = signals.wait(&line, check).context("cannot wait for signals")?;
+            let woken = self.wait(signals, &manager)?;
             self.retired.retain_mut(|generation| !generation.is_over());
+            self.formers.retain(|former| !former.is_over());
             match (woken, &self.start.options.reload) {
-                (Woken::Signal(Signal::SIGHUP), Some(reload)) => self.reload(reload, manager),
+                (Woken::Signal(Signal::SIGHUP), Some(_)) if self.attempt.is_some() => {
+                    self.reload_waits = true;
+                }
+                (Woken::Signal(Signal::SIGHUP), Some(reload)) => self.reload(reload, &manager),
+                (Woken::Signal(Signal::SIGUSR2), _) => self.begin_upgrade(),
                 (Woken::Signal(signal), _) => break Some(signal),
-                (Woken::Ready(_), _) => break None,
-                (Woken::TimedOut, _) => {}
+                (Woken::Ready(0), _) if manager.line().is_some() => break None,
+                (Woken::Ready(_) | Woken::TimedOut, _) => {}
+            }
+            if let Some(heir) = self.step_upgrade(&manager) {
+                return self.leave_to(heir, signals, manager);
             }
         };
         if let Some(signal) = signal {
             info!("Received signal {}; terminating.", signal as i32);
         }
-        // No connection is to come in that is ended at once.
+        // No connection is to come in that is ended at once, and none to a program that is not there yet.
+        self.attempt = None;
         self.listeners.close_except(&Listeners::default());
         drop(self.pid_file);
         let mut last: Vec<Generation> = self.retired.into_iter().chain([self.current]).collect();
         last.iter_mut().for_each(Generation::retire);
         manager.released();
-        let signal = match signal {
-            Some(signal) => signal,
-            None => match outlive(&mut last, signals)? {
-                Some(signal) => signal,
-                None => {
-                    self.start.close_logs();
-                    return Ok(Ending::Over);
-                }
-            },
-        };
-        // Whoever sits at the terminal and presses Ctrl-C does not want to wait.
-        if signal == Signal::SIGTERM {
-            drain(&mut last, self.start.config.global.drain_time, signals)?;
+        let (formers, start) = (self.formers, self.start);
+        Left { sessions: last, formers, start, successor: None }.end(signal, signals)
+    }
+
+    /// Waits for something to do.
+    fn wait(&mut self, signals: &Signals, manager: &Manager) -> anyhow::Result<Woken> {
+        let renewal = self.current.renew_edge();
+        let mut check = if self.retired.is_empty() { renewal } else { Some(RETIRED_CHECK) };
+        let mut fds: Vec<_> = manager.line().into_iter().collect();
+        fds.extend(self.formers.iter().map(Former::as_fd));
+        if let Some(attempt) = &self.attempt {
+            fds.extend(attempt.as_fd());
+            check = Some(check.map_or(attempt.pause(), |check| check.min(attempt.pause())));
         }
-        last.into_iter().for_each(Generation::end);
-        self.start.close_logs();
-        Ok(Ending::Signal(signal))
+        signals.wait(&fds, check).context("cannot wait for signals")
     }
 
     fn reload(&mut self, reload: &Reload, manager: &Manager) {
         info!("Received SIGHUP; reading the configuration again");
+        self.formers.iter().for_each(Former::reopen);
         manager.reloading();
         match self.renew(reload) {
             Ok(true) => info!("The configuration is in force for new connections"),
@@ -536,51 +591,6 @@ fn audit_outlet(config: &Config) -> anyhow::Result<Option<Outlet>> {
     let (log, facility) = (&config.global.audit_log, config.global.syslog_facility);
     let wanted = *log != AuditLog::None;
     Ok(wanted.then(|| Outlet::open(log, facility)).transpose()?)
-}
-
-/// Lets connections end by themselves for this time, or until another signal than SIGHUP comes.
-fn drain(last: &mut Vec<Generation>, time: Duration, signals: &Signals) -> anyhow::Result<()> {
-    let until = reactor::now().after(time);
-    last.iter_mut().for_each(Generation::retire);
-    loop {
-        last.retain_mut(|generation| !generation.is_over());
-        if last.is_empty() {
-            info!("All sessions have ended");
-            return Ok(());
-        }
-        if reactor::now() >= until {
-            info!("Ending the sessions that are still open");
-            return Ok(());
-        }
-        match signals.wait(&[], Some(ONLY_CHECK)).context("cannot wait for signals")? {
-            Woken::Signal(Signal::SIGHUP) | Woken::Ready(_) | Woken::TimedOut => {}
-            Woken::Signal(signal) => {
-                info!("Received signal {}; ending all sessions", signal as i32);
-                return Ok(());
-            }
-        }
-    }
-}
-
-/// Waits until connections have ended by themselves, or for the signal that ends them.
-fn outlive(left: &mut Vec<Generation>, signals: &Signals) -> anyhow::Result<Option<Signal>> {
-    info!("Taking no new connections; those that are open go on");
-    let mut pause = ONLY_CHECK;
-    loop {
-        left.retain_mut(|generation| !generation.is_over());
-        if left.is_empty() {
-            return Ok(None);
-        }
-        match signals.wait(&[], Some(pause)).context("cannot wait for signals")? {
-            // There is nothing left that a configuration could change.
-            Woken::Signal(Signal::SIGHUP) | Woken::Ready(_) => {}
-            Woken::Signal(signal) => {
-                info!("Received signal {}; terminating.", signal as i32);
-                return Ok(Some(signal));
-            }
-            Woken::TimedOut => pause = (pause * 2).min(RETIRED_CHECK),
-        }
-    }
 }
 
 fn tell_warnings(config: &Config, keys: &HostKeys) {

@@ -11,6 +11,10 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 #[derive(Debug)]
 pub struct Signals(SignalFd);
 
+/// Those of a gateway.
+pub const SIGNALS: [Signal; 5] =
+    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP, Signal::SIGUSR2];
+
 /// What ended a wait.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Woken {

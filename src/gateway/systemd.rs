@@ -35,6 +35,11 @@ impl Notifier {
         self.tell(&format!("READY=1{pid}"));
     }
 
+    /// Another process is the one to watch from now on.
+    pub fn moved(&self, pid: u32) {
+        self.tell(&format!("MAINPID={pid}"));
+    }
+
     /// The configuration is being read again; [`Notifier::ready`] follows.
     pub fn reloading(&self) {
         let microseconds = reactor::now().nanos() / 1000;
@@ -120,6 +125,7 @@ mod tests {
         };
         assert_eq!(told(&|| notifier.ready(None)), "READY=1");
         assert_eq!(told(&|| notifier.ready(Some(7))), "READY=1\nMAINPID=7");
+        assert_eq!(told(&|| notifier.moved(8)), "MAINPID=8");
         assert_eq!(told(&|| notifier.stopping()), "STOPPING=1");
         let reloading = told(&|| notifier.reloading());
         let time = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").expect("a time");

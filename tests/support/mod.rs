@@ -3,6 +3,7 @@
 
 pub mod account;
 pub mod display;
+pub mod load;
 pub mod openssh;
 
 use std::collections::BTreeSet;

@@ -18,8 +18,8 @@ use super::settings::{
 };
 use super::values::{self, Values, is_none};
 use crate::limits::{
-    AUTH_REQUESTS_MAX, CHANNEL_TIMEOUTS_MAX, CHANNELS_MAX, ENV_COUNT_MAX, RSA_BITS_MAX,
-    RSA_BITS_MIN, STARTUPS_MAX, WINDOW_BYTES_MAX, WINDOW_BYTES_MIN,
+    AUTH_REQUESTS_MAX, CHANNEL_TIMEOUTS_MAX, CHANNELS_MAX, DEVICE_NAME_BYTES_MAX, ENV_COUNT_MAX,
+    RSA_BITS_MAX, RSA_BITS_MIN, STARTUPS_MAX, WINDOW_BYTES_MAX, WINDOW_BYTES_MIN,
 };
 use crate::services::sftp::{BadOption, Flags};
 
@@ -35,8 +35,6 @@ const _: () = assert!(RSA_BITS_MIN == 2048 && RSA_BITS_MAX == 8192 && AUTH_REQUE
 const RSA_BITS_LEAST: u32 = 1024;
 /// sshd's least RekeyLimit; smaller ones would rekey on every packet.
 const REKEY_BYTES_LEAST: u64 = 16;
-/// The kernel's own (IFNAMSIZ, less the NUL).
-const DEVICE_BYTES_MAX: usize = 15;
 /// Event loops a process may be asked to run.
 const REACTORS_MAX: u32 = 1024;
 
@@ -560,7 +558,7 @@ pub fn bad_host(word: &str, bad: &BadHost) -> Wrong {
 /// On Linux a routing domain is a network device.
 fn routing_domain(name: &str, values: &Values<'_>) -> Result<String, Wrong> {
     let plain = |byte: u8| byte.is_ascii_graphic() && !matches!(byte, b'/' | b'"' | b'\'' | b'\\');
-    if name.is_empty() || name.len() > DEVICE_BYTES_MAX || !name.bytes().all(plain) {
+    if name.is_empty() || name.len() > DEVICE_NAME_BYTES_MAX as usize || !name.bytes().all(plain) {
         return Err(Wrong::new(name, "not the name of a network device"));
     }
     if values.surroundings.device.is_some_and(|exists| !exists(name)) {

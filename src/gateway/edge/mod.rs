@@ -21,7 +21,6 @@ use anyhow::{Context, bail};
 use crossbeam::channel::Receiver;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::Signal;
 use tracing::error;
 
 use self::line::Line;
@@ -32,7 +31,7 @@ use super::confine::Cell;
 use super::execute::{Executor, Signer, Told};
 use super::helper::{self, NOT_BY_HAND};
 use super::server::{Server, Settings};
-use super::signals::Signals;
+use super::signals::{SIGNALS, Signals};
 use super::socket::Messenger;
 use super::startups::{Standing, Startups};
 use super::upstream::Files;
@@ -56,7 +55,7 @@ pub fn run(log: fn(&Receiver<Report>)) -> anyhow::Result<()> {
     let messenger = Arc::new(helper::parent()?);
     // Whoever ends all our processes at once ends root's too, which then says what is to become of this
     // one. Before any thread exists, so that all inherit the mask.
-    let _held = Signals::catch(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP])?;
+    let _held = Signals::catch(&SIGNALS)?;
     services::prepare().context("cannot prepare the process")?;
     let mut buffer = vec![0; PARCEL_BYTES_MAX as usize];
     let Begun { setup, listeners, standings } = hear_setup(&messenger, &mut buffer)?;

@@ -134,7 +134,18 @@ pub struct Greeting {
 const ENDS: [StartupEnd; 4] =
     [StartupEnd::Attempted, StartupEnd::NoAttempt, StartupEnd::Late, StartupEnd::Refused];
 
-fn standings(r: &mut Reader<'_>) -> Result<Vec<Standing>, Malformed> {
+pub(in crate::gateway) fn put_standings(out: &mut Vec<u8>, all: &[Standing]) {
+    out.extend((all.len() as u32).to_be_bytes());
+    for Standing { source, until, active, why } in all {
+        put_address(out, &SocketAddr::new(*source, 0));
+        out.extend(until.nanos().to_be_bytes());
+        out.push(u8::from(*active));
+        let at = REASONS.iter().position(|known| known == why);
+        out.push(at.unwrap_or(REASONS.len()) as u8);
+    }
+}
+
+pub(in crate::gateway) fn standings(r: &mut Reader<'_>) -> Result<Vec<Standing>, Malformed> {
     let count = r.uint32()? as usize;
     if count > STANDINGS_A_MESSAGE {
         return Err(Malformed::OverLimit);
@@ -308,14 +319,7 @@ impl Tell {
             Tell::Stop => out.push(11),
             Tell::Standings(all) => {
                 out.push(12);
-                out.extend((all.len() as u32).to_be_bytes());
-                for Standing { source, until, active, why } in all {
-                    put_address(&mut out, &SocketAddr::new(*source, 0));
-                    out.extend(until.nanos().to_be_bytes());
-                    out.push(u8::from(*active));
-                    let at = REASONS.iter().position(|known| known == why);
-                    out.push(at.unwrap_or(REASONS.len()) as u8);
-                }
+                put_standings(&mut out, all);
             }
         }
         out

@@ -24,7 +24,6 @@ use crate::limits::{
     EDGE_CHECK, EDGE_CONNECTIONS_MAX, EDGES_DRAINING_MAX, GREETERS, HAND_OVERS_MAX, JOBS_MAX,
     PAM_CONVERSATIONS_MAX, STARTUPS_MAX, WORKERS_DEFAULT,
 };
-use crate::reactor;
 use crate::shard::HandOver;
 
 pub(super) fn start(mut plan: Plan) -> anyhow::Result<Generation> {
@@ -53,6 +52,7 @@ pub(super) fn start(mut plan: Plan) -> anyhow::Result<Generation> {
     };
     let (accounts, broker) = start_broker(broker, kept)?;
     let startups = Arc::new(Startups::new(&config.global));
+    plan.standings.iter().for_each(|standing| startups.inherit(standing));
     let auditor = plan.audit.clone().map(|audit| audit as Arc<dyn Auditor>);
     let policy = Policy::new(Arc::clone(&config)).beside([cell.uid, apart.uid]);
     let porter =
@@ -70,7 +70,7 @@ pub(super) fn start(mut plan: Plan) -> anyhow::Result<Generation> {
         told: Told::default(),
     });
     let mut helpers = vec![broker];
-    let mut clerk = Clerk::new(bureau, known, accounts, startups);
+    let mut clerk = Clerk::new(bureau, known, accounts, Arc::clone(&startups));
     clerk.proxies.clone_from(&config.global.proxies);
     clerk.porter = porter.map(Arc::new);
     clerk.routes = config.asks_routing();
@@ -89,7 +89,7 @@ pub(super) fn start(mut plan: Plan) -> anyhow::Result<Generation> {
     let edge = monitor::Plan { setup, listeners: plan.listeners, logs, started };
     let maker = Maker { config, clerk, executor, plan: edge, edge_time: plan.edge_time };
     let edges = Some(Edges { current: maker.make()?, draining: Vec::new(), maker: Some(maker) });
-    let generation = Generation { edges, server, keep, helpers, _signer: None };
+    let generation = Generation { edges, server, keep, helpers, startups, _signer: None };
     match signer.wait() {
         Ok(()) => Ok(Generation { _signer: Some(signer), ..generation }),
         Err(why) => {

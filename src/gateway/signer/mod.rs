@@ -18,7 +18,7 @@ use anyhow::{Context, bail};
 use crossbeam::channel::{Receiver, Sender, bounded};
 use nix::sys::mman::{MlockAllFlags, mlockall};
 use nix::sys::resource::{RLIM_INFINITY, Resource, setrlimit};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::SigSet;
 use tracing::{debug, error};
 use zeroize::{Zeroize, Zeroizing};
 
@@ -27,6 +27,7 @@ use super::batch;
 use super::confine::{Cell, limit};
 use super::helper::{self, NOT_BY_HAND};
 use super::host_keys;
+use super::signals::SIGNALS;
 use super::socket::Messenger;
 use super::upstream::OneLogin;
 use crate::connection::{LoginSession, SERVICE_CONNECTION, host_key_proof};
@@ -44,10 +45,7 @@ pub fn run() -> anyhow::Result<()> {
     batch::enter();
     let messenger = Arc::new(helper::parent()?);
     // As in an edge: root's process says when this one ends.
-    [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]
-        .into_iter()
-        .collect::<SigSet>()
-        .thread_block()?;
+    SIGNALS.into_iter().collect::<SigSet>().thread_block()?;
     let mut buffer = Zeroizing::new(vec![0; PARCEL_BYTES_MAX as usize]);
     let Some(Tell::Setup(setup)) = hear(&messenger, &mut buffer)?.map(|(tell, _)| tell) else {
         bail!(NOT_BY_HAND);

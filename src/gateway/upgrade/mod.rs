@@ -1,0 +1,466 @@
+//! Upgrades: SIGUSR2 starts this program anew beside the process that serves, which passes its listening
+//! sockets on and goes on with the sessions it has. Nothing of a live connection is moved: the old program
+//! ends with the last of them.
+
+mod program;
+pub mod words;
+
+use std::collections::VecDeque;
+use std::io::{self, PipeReader, Read};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{getsockopt, sockopt};
+use nix::unistd::Pid;
+use tracing::{info, warn};
+
+use self::program::Beside;
+pub use self::program::Program;
+use self::words::Word;
+use super::broker::Process;
+use super::config::Endpoint;
+use super::helper;
+use super::listen::Listeners;
+use super::serve::Manager;
+use super::socket::Messenger;
+use super::startups::Standing;
+use crate::base::{Instant, escape};
+use crate::limits::{
+    LISTENERS_MAX, PARCEL_BYTES_MAX, STANDINGS_A_MESSAGE, STANDINGS_MAX, UPGRADE_ANSWER_TIME_MAX,
+    UPGRADE_CHECK_TIME_MAX, UPGRADE_FAULT_BYTES_MAX, UPGRADE_START_TIME_MAX, UPGRADES_DRAINING_MAX,
+};
+use crate::reactor;
+
+/// What tells a program that it is to take another's place: the number of that other's process.
+const VARIABLE: &str = "TIDEGATE_UPGRADE";
+/// Where it finds its end of the socket pair.
+const SOCKET_FD: i32 = 3;
+/// How long it is waited until a queue has room again.
+const FULL_PAUSE: Duration = Duration::from_millis(10);
+
+/// Bounds of the time that an upgrade takes.
+#[derive(Clone, Copy, Debug)]
+pub struct Times {
+    pub check: Duration,
+    pub start: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Times {
+        Times { check: UPGRADE_CHECK_TIME_MAX, start: UPGRADE_START_TIME_MAX }
+    }
+}
+
+/// What is passed on to the next program, a message each, with what is attached.
+pub type Legacy = VecDeque<(Vec<u8>, Option<OwnedFd>)>;
+
+/// What a new program is told.
+///
+/// # Errors
+/// There is no descriptor left.
+pub fn legacy(
+    generations: u64,
+    listeners: &Listeners,
+    standings: &[Standing],
+    formers: &[Former],
+    manager: &Manager,
+) -> io::Result<Legacy> {
+    let mut all = Legacy::new();
+    let mut put = |word: Word, passenger| all.push_back((word.encode(), passenger));
+    put(Word::Begin { generations, given: listeners.are_given() }, None);
+    for (endpoint, socket) in listeners.each() {
+        put(Word::Listener(endpoint.clone()), Some(socket.try_clone()?));
+    }
+    for some in standings.chunks(STANDINGS_A_MESSAGE) {
+        put(Word::Standings(some.to_vec()), None);
+    }
+    for Former { pid, messenger } in formers {
+        put(Word::Former { pid: *pid }, Some(messenger.as_owned_fd().try_clone()?));
+    }
+    if let Manager::Front(line) = manager {
+        put(Word::Line { front: line.front() }, Some(line.as_fd().try_clone_to_owned()?));
+    }
+    put(Word::Serve, None);
+    Ok(all)
+}
+
+/// An upgrade that is under way. Dropped, it comes to nothing.
+pub struct Attempt {
+    stage: Stage,
+    until: Instant,
+}
+
+enum Stage {
+    /// The new program looks at its configuration.
+    Checking {
+        child: Check,
+        said: Vec<u8>,
+    },
+    /// It starts.
+    Starting {
+        heir: Heir,
+        legacy: Legacy,
+    },
+    Over,
+}
+
+struct Check {
+    child: Process,
+    output: PipeReader,
+}
+
+/// How far an upgrade has got.
+#[derive(Debug)]
+pub enum Step {
+    /// There is nothing to do yet.
+    Wait,
+    /// The configuration is well: the program is to be started.
+    Checked,
+    /// It accepts.
+    Ready(Heir),
+}
+
+impl Attempt {
+    /// Has the program that is there now check its configuration.
+    ///
+    /// # Errors
+    /// It cannot be started; the text names it.
+    pub fn begin(program: &Program, times: Times) -> anyhow::Result<Attempt> {
+        let (child, output) = program
+            .check()
+            .with_context(|| format!("cannot start {}", program.path().display()))?;
+        let child = Check { child: Process(child), output };
+        let flags = OFlag::from_bits_retain(fcntl(&child.output, FcntlArg::F_GETFL)?);
+        fcntl(&child.output, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+        let until = reactor::now().after(times.check);
+        Ok(Attempt { stage: Stage::Checking { child, said: Vec::new() }, until })
+    }
+
+    /// Starts the program, once its configuration was found well.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start(
+        &mut self,
+        program: &Program,
+        legacy: Legacy,
+        open_files: Option<u64>,
+        times: Times,
+    ) -> anyhow::Result<()> {
+        let (ours, theirs) = Messenger::pair().context("cannot make a socket pair")?;
+        let process = program
+            .start_beside(theirs.as_owned_fd(), open_files)
+            .with_context(|| format!("cannot start {}", program.path().display()))?;
+        let heir = Heir { process, messenger: ours };
+        self.stage = Stage::Starting { heir, legacy };
+        self.until = reactor::now().after(times.start);
+        Ok(())
+    }
+
+    /// Readable when there may be another step to take.
+    pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+        match &self.stage {
+            Stage::Checking { child, .. } => Some(child.output.as_fd()),
+            Stage::Starting { heir, .. } => Some(heir.as_fd()),
+            Stage::Over => None,
+        }
+    }
+
+    /// How long nothing has to be done, unless there is something to read.
+    pub fn pause(&self) -> Duration {
+        let left = self.until.since(reactor::now());
+        match &self.stage {
+            Stage::Starting { legacy, .. } if !legacy.is_empty() => left.min(FULL_PAUSE),
+            _ => left,
+        }
+    }
+
+    /// Goes on as far as it can without waiting.
+    ///
+    /// # Errors
+    /// The new program is no good; the text says why, in its own words where it has any.
+    pub fn step(&mut self) -> anyhow::Result<Step> {
+        let late = self.until <= reactor::now();
+        match &mut self.stage {
+            Stage::Checking { child, said } => match child.step(said)? {
+                true => Ok(Step::Checked),
+                false if late => bail!("the check of its configuration does not end"),
+                false => Ok(Step::Wait),
+            },
+            Stage::Starting { heir, legacy } => {
+                heir.tell_all(legacy)?;
+                match heir.hear().context("it cannot be heard")? {
+                    None if late => bail!("it does not begin to serve"),
+                    None => Ok(Step::Wait),
+                    Some(Word::Ready) => match std::mem::replace(&mut self.stage, Stage::Over) {
+                        Stage::Starting { heir, .. } => Ok(Step::Ready(heir)),
+                        _ => Ok(Step::Wait),
+                    },
+                    Some(Word::Failed(why)) => bail!("{}", escape(why.as_bytes())),
+                    Some(_) => bail!("it says what no program says that takes another's place"),
+                }
+            }
+            Stage::Over => Ok(Step::Wait),
+        }
+    }
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if let Stage::Starting { heir, .. } = &self.stage {
+            heir.process.kill();
+        }
+    }
+}
+
+impl Check {
+    /// Whether it has ended well.
+    fn step(&mut self, said: &mut Vec<u8>) -> anyhow::Result<bool> {
+        let mut chunk = [0; 1024];
+        loop {
+            match self.output.read(&mut chunk) {
+                Ok(0) => break,
+                Ok(len) => {
+                    let room = (UPGRADE_FAULT_BYTES_MAX as usize).saturating_sub(said.len());
+                    said.extend_from_slice(chunk.get(..len.min(room)).unwrap_or_default());
+                }
+                Err(why) if why.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
+                Err(why) => return Err(why.into()),
+            }
+        }
+        // Whoever has closed its output has nothing left to do but to end.
+        let status = self.child.end()?;
+        if !status.success() {
+            let lines = said.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+            let lines: Vec<String> = lines.map(|line| escape(line).to_string()).collect();
+            bail!("its check of the configuration ended with {status}: {}", lines.join("; "));
+        }
+        Ok(true)
+    }
+}
+
+/// The program that takes our place, and the way to it.
+#[derive(Debug)]
+pub struct Heir {
+    process: Beside,
+    messenger: Messenger,
+}
+
+impl Heir {
+    pub const fn pid(&self) -> u32 {
+        self.process.pid
+    }
+
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.messenger.as_owned_fd().as_fd()
+    }
+
+    /// The next word, if there is one.
+    ///
+    /// # Errors
+    /// It is gone, or what it says is no word.
+    pub fn hear(&self) -> io::Result<Option<Word>> {
+        hear(&self.messenger)
+    }
+
+    /// Everything is its from now on.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn leave(&self) -> io::Result<()> {
+        self.messenger.try_send(&Word::Yours.encode(), None)
+    }
+
+    fn tell_all(&self, legacy: &mut Legacy) -> anyhow::Result<()> {
+        while let Some((message, passenger)) = legacy.front() {
+            match self.messenger.try_send(message, passenger.as_ref().map(AsFd::as_fd)) {
+                Ok(()) => drop(legacy.pop_front()),
+                Err(why) if why.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                // It may have said why before it left.
+                Err(_) => break,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn hear(messenger: &Messenger) -> io::Result<Option<Word>> {
+    let readable = helper::is_readable(messenger, Duration::ZERO).map_err(io::Error::other)?;
+    if !readable {
+        return Ok(None);
+    }
+    let mut buffer = vec![0; PARCEL_BYTES_MAX as usize];
+    let gone = || io::Error::new(io::ErrorKind::UnexpectedEof, "it has ended");
+    let (len, _) = helper::next_message(messenger, &mut buffer)?.ok_or_else(gone)?;
+    let word = Word::decode(buffer.get(..len).unwrap_or_default());
+    word.map(Some).map_err(|why| io::Error::new(io::ErrorKind::InvalidData, why))
+}
+
+/// An earlier program that still has sessions.
+#[derive(Debug)]
+pub struct Former {
+    pid: u32,
+    messenger: Messenger,
+}
+
+impl Former {
+    pub fn as_fd(&self) -> BorrowedFd<'_> {
+        self.messenger.as_owned_fd().as_fd()
+    }
+
+    /// Its last session has ended.
+    pub fn is_over(&self) -> bool {
+        match hear(&self.messenger) {
+            Ok(_) => false,
+            Err(_) => {
+                info!(pid = self.pid, "The earlier program, process {}, has ended", self.pid);
+                true
+            }
+        }
+    }
+
+    /// It is to end its sessions, and to give them this long.
+    pub fn end(&self, signal: Signal, drain: Duration) {
+        self.tell(&Word::End { signal: signal as i32, drain });
+    }
+
+    /// Files of logs were moved away.
+    pub fn reopen(&self) {
+        self.tell(&Word::Reopen);
+    }
+
+    /// It does not end as it was told to. Its number is its own as long as its end of the pair is open.
+    pub fn signal(&self, signal: Signal) {
+        warn!(pid = self.pid, "The earlier program, process {}, is sent {signal}", self.pid);
+        let _ = kill(Pid::from_raw(self.pid.cast_signed()), signal);
+    }
+
+    fn tell(&self, word: &Word) {
+        let _ = self.messenger.try_send(&word.encode(), None);
+    }
+}
+
+/// What this program was given by the one whose place it takes.
+#[derive(Debug)]
+pub struct Inheritance {
+    /// The way to it.
+    giver: Former,
+    pub listeners: Listeners,
+    pub generations: u64,
+    pub standings: Vec<Standing>,
+    formers: Vec<Former>,
+    /// The way to the process in front, and its number.
+    pub line: Option<(OwnedFd, u32)>,
+}
+
+/// Whether this process was started to take another's place.
+pub fn is_heir() -> bool {
+    giver().is_some()
+}
+
+/// The number of the process that says so in the environment and has made the socket pair: a variable
+/// that was left over names nobody.
+fn giver() -> Option<u32> {
+    let told: i32 = std::env::var(VARIABLE).ok()?.parse().ok()?;
+    // SAFETY: takes two numbers.
+    Errno::result(unsafe { libc::fcntl(SOCKET_FD, libc::F_GETFD) }).ok()?;
+    // SAFETY: it is open, and is not closed meanwhile.
+    let socket = unsafe { BorrowedFd::borrow_raw(SOCKET_FD) };
+    let maker = getsockopt(&socket, sockopt::PeerCredentials).ok()?.pid();
+    (maker == told).then_some(told.cast_unsigned())
+}
+
+/// What another program passes on to this one, if it was started for that. To be called once.
+///
+/// # Errors
+/// The other one is gone, or is of a version that says what this one does not understand.
+pub fn inherit() -> anyhow::Result<Option<Inheritance>> {
+    let Some(pid) = giver() else { return Ok(None) };
+    // SAFETY: it is open, and nothing else in this process knows the number.
+    let socket = unsafe { OwnedFd::from_raw_fd(SOCKET_FD) };
+    fcntl(&socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    let messenger = Messenger::from_fd(socket);
+    let mut hearing = Hearing::default();
+    while !hearing.complete {
+        hearing.next(&messenger)?;
+    }
+    let Hearing { begin, listeners, standings, formers, line, .. } = hearing;
+    let (generations, given) = begin.context("the earlier program did not say how it stands")?;
+    let listeners = Listeners::inherited(listeners, given);
+    let giver = Former { pid, messenger };
+    Ok(Some(Inheritance { giver, listeners, generations, standings, formers, line }))
+}
+
+#[derive(Default)]
+struct Hearing {
+    begin: Option<(u64, bool)>,
+    listeners: Vec<(Endpoint, OwnedFd)>,
+    standings: Vec<Standing>,
+    formers: Vec<Former>,
+    line: Option<(OwnedFd, u32)>,
+    complete: bool,
+}
+
+impl Hearing {
+    fn next(&mut self, messenger: &Messenger) -> anyhow::Result<()> {
+        let mut buffer = vec![0; PARCEL_BYTES_MAX as usize];
+        let next = helper::next_message(messenger, &mut buffer)?;
+        let (len, passenger) = next.context("the earlier program has ended")?;
+        let word = Word::decode(buffer.get(..len).unwrap_or_default());
+        let word = word.context("the earlier program is of a version that is not understood")?;
+        match (word, passenger) {
+            (Word::Begin { generations, given }, None) => self.begin = Some((generations, given)),
+            (Word::Listener(endpoint), Some(socket)) if self.listeners.len() < LISTENERS_MAX => {
+                self.listeners.push((endpoint, socket));
+            }
+            (Word::Standings(some), None) if self.standings.len() < 2 * STANDINGS_MAX => {
+                self.standings.extend(some);
+            }
+            (Word::Former { pid }, Some(socket)) if self.formers.len() < UPGRADES_DRAINING_MAX => {
+                self.formers.push(Former { pid, messenger: Messenger::from_fd(socket) });
+            }
+            (Word::Line { front }, Some(line)) => self.line = Some((line, front)),
+            (Word::Serve, None) => self.complete = true,
+            _ => bail!("the earlier program passes on what this one does not take"),
+        }
+        Ok(())
+    }
+}
+
+impl Inheritance {
+    /// This program accepts. Waits until the other one does not, and answers with all that still have
+    /// sessions.
+    ///
+    /// # Errors
+    /// It is gone, or goes on itself: there is nothing to serve here.
+    pub fn take(self) -> anyhow::Result<Vec<Former>> {
+        let Inheritance { giver, mut formers, .. } = self;
+        giver.tell(&Word::Ready);
+        let until = reactor::now().after(UPGRADE_ANSWER_TIME_MAX);
+        loop {
+            let left = until.since(reactor::now());
+            if helper::is_readable(&giver.messenger, left)? {
+                match hear(&giver.messenger).context("the earlier program keeps its place")? {
+                    Some(Word::Yours) => break,
+                    _ => bail!("the earlier program does not say whose its place is"),
+                }
+            }
+            if left.is_zero() {
+                bail!("the earlier program does not answer");
+            }
+        }
+        formers.push(giver);
+        Ok(formers)
+    }
+
+    /// It comes to nothing.
+    pub fn fail(&self, why: &anyhow::Error) {
+        self.listeners.resume();
+        self.giver.tell(&Word::Failed(format!("{why:#}")));
+    }
+}

@@ -1,0 +1,305 @@
+//! What goes on across an upgrade, and how it ends.
+
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+
+use super::*;
+use crate::support::openssh::{Agent, Sshd};
+use crate::support::{free_port, keygen, noise, sha256};
+
+/// The login shell of a session with a terminal: what is computed there tells it from an echo.
+struct Shell {
+    child: Session,
+    output: BufReader<std::process::ChildStdout>,
+}
+
+impl Shell {
+    fn begin(site: &Site) -> Shell {
+        let mut command = site.ssh(&["RequestTTY=force", "RekeyLimit=16K"], &["exec sh -i"]);
+        command.stderr(Stdio::null());
+        let mut child = Session::begin(command);
+        let output = BufReader::new(child.0.stdout.take().expect("its output"));
+        let mut shell = Shell { child, output };
+        shell.assert_computes(1);
+        shell
+    }
+
+    fn assert_computes(&mut self, number: u32) {
+        let input = self.child.0.stdin.as_mut().expect("its input");
+        writeln!(input, "echo $(({number} + 1))th word").expect("typed");
+        let wanted = format!("{}th word", number + 1);
+        self.read_until(&wanted);
+    }
+
+    fn read_until(&mut self, wanted: &str) {
+        let mut line = String::new();
+        while !line.contains(wanted) {
+            line.clear();
+            let len = self.output.read_line(&mut line).expect("a line of the shell");
+            assert!(len > 0, "the shell has ended before it said {wanted}");
+        }
+    }
+}
+
+/// Answers every connection with what it says.
+fn echo_server() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let port = listener.local_addr().expect("its address").port();
+    std::thread::Builder::new()
+        .name("echo".to_owned())
+        .spawn(move || {
+            for stream in listener.incoming().take(4).flatten() {
+                std::thread::Builder::new()
+                    .name("echo".to_owned())
+                    .spawn(move || {
+                        let (mut from, mut to) = (&stream, &stream);
+                        let _ = std::io::copy(&mut from, &mut to);
+                    })
+                    .expect("a thread");
+            }
+        })
+        .expect("a thread");
+    port
+}
+
+fn assert_echoes(stream: &mut TcpStream, len: usize) {
+    let bytes = noise(len, 3);
+    let mut back = vec![0; len];
+    let mut to = stream.try_clone().expect("a copy");
+    std::thread::scope(|scope| {
+        scope.spawn(|| to.write_all(&bytes).expect("sent"));
+        stream.read_exact(&mut back).expect("an echo");
+    });
+    assert!(back == bytes);
+}
+
+fn connect(port: u16) -> TcpStream {
+    let mut stream = None;
+    wait_for("a forwarded port", || {
+        stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok();
+        stream.is_some()
+    });
+    stream.expect("a connection")
+}
+
+/// A client without a session, which forwards one port each way.
+fn forwarding(site: &Site, echo: u16, [there, back]: [u16; 2]) -> Session {
+    let mut command = site.ssh(&["RekeyLimit=16K", "ExitOnForwardFailure=yes"], &[]);
+    let to = |port: u16| format!("127.0.0.1:{port}:127.0.0.1:{echo}");
+    command.args(["-N", "-L", &to(there), "-R", &to(back)]);
+    Session::begin(command)
+}
+
+/// What a program finds.
+fn surroundings(site: &Site) -> String {
+    let output = run_ok(&mut site.ssh(&[], &["ulimit -n; env | grep TIDEGATE; pwd; umask"]));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn every_kind_lives_on(site: &Site) {
+    let gateway = &site.gateway;
+    let before = surroundings(site);
+    let (size, echo, ports) = (3 << 20, echo_server(), [free_port(), free_port()]);
+    fs::write(gateway.path("big"), noise(size, 5)).expect("a file");
+    fs::set_permissions(gateway.path("big"), PermissionsExt::from_mode(0o644)).expect("a mode");
+    fs::set_permissions(gateway.folder.path(), PermissionsExt::from_mode(0o755)).expect("a mode");
+    let agent = Agent::start(gateway.path("agent"));
+    agent.add(&gateway.path("user_ecdsa256"));
+
+    let mut shell = Shell::begin(site);
+    let mut exec = site.session();
+    let mut with_agent = site.ssh(
+        &["ForwardAgent=yes", &agent.option(), "RekeyLimit=16K"],
+        &["while read line; do ssh-add -l; head -c 60000 /dev/zero | tr '\\0' z; echo; done"],
+    );
+    with_agent.stderr(Stdio::null());
+    let mut with_agent = Session::begin(with_agent);
+    let mut listed = BufReader::new(with_agent.0.stdout.take().expect("its output"));
+    let mut keys = |session: &mut Session| {
+        writeln!(session.0.stdin.as_mut().expect("input"), "keys?").expect("typed");
+        let mut lines = [String::new(), String::new()];
+        for line in &mut lines {
+            listed.read_line(line).expect("a line");
+        }
+        assert!(lines[0].contains("(ECDSA)") && lines[1].len() > 60_000, "{lines:?}");
+    };
+    keys(&mut with_agent);
+    let forwarding = forwarding(site, echo, ports);
+    let mut streams = ports.map(connect);
+    streams.iter_mut().for_each(|stream| assert_echoes(stream, 1000));
+    fs::write(
+        gateway.path("batch"),
+        format!("get {} {}\n", gateway.path("big").display(), gateway.path("copy").display()),
+    )
+    .expect("a batch");
+    let user = format!("User={}", site.user);
+    let mut sftp = gateway.client(Path::new("sftp"), &[&user, "RekeyLimit=128K"]);
+    sftp.args(["-l", "12000", "-b"]).arg(gateway.path("batch")).arg("127.0.0.1");
+    let sftp = Session::begin(sftp);
+    wait_for("the transfer", || gateway.path("copy").metadata().is_ok_and(|meta| meta.len() > 0));
+
+    let first = site.upgrade();
+    let second = site.upgrade();
+    assert!(gateway.path("copy").metadata().expect("a copy").len() < size as u64, "it goes on");
+    // All of them change keys now, and more than once.
+    shell.assert_computes(41);
+    writeln!(shell.child.0.stdin.as_mut().expect("input"), "seq 1 20000").expect("typed");
+    shell.read_until("19999");
+    exec.assert_well(4000);
+    keys(&mut with_agent);
+    streams.iter_mut().for_each(|stream| assert_echoes(stream, 200_000));
+    let mut later = ports.map(connect);
+    later.iter_mut().for_each(|stream| assert_echoes(stream, 100_000));
+    sftp.end();
+    assert_eq!(sha256(&gateway.path("copy")), sha256(&gateway.path("big")));
+    assert_eq!(surroundings(site), before);
+    assert!(is_there(first), "it has sessions");
+    wait_for_the_end_of(second);
+    drop((streams, later, forwarding));
+    writeln!(shell.child.0.stdin.as_mut().expect("input"), "exit 0").expect("typed");
+    shell.child.end();
+    exec.end();
+    with_agent.end();
+    wait_for_the_end_of(first);
+    site.assert_serves();
+}
+
+#[test]
+fn sessions_of_every_kind_live_on_and_change_keys() {
+    every_kind_lives_on(&Site::new(&[]));
+}
+
+#[test]
+fn sessions_of_one_process_live_on_and_change_keys() {
+    let Some(account) = Account::new() else { return };
+    every_kind_lives_on(&Site::of(&account, &[]));
+}
+
+/// As root, processes of accounts are those of the program that has started them.
+#[test]
+fn processes_of_accounts_stay_as_long_as_they_have_sessions() {
+    let Some(account) = Account::new() else { return };
+    let site = Site::new(&[]);
+    let user = format!("User={}", account.name);
+    let mut session = Session::begin(site.gateway.ssh(&[&user, "RekeyLimit=16K"], &["cat"]));
+    session.assert_well(1);
+    let [delegate] = account.delegates()[..] else { panic!("one process of the account") };
+    let first = site.upgrade();
+    session.assert_well(2000);
+    assert_eq!(account.delegates(), [delegate]);
+    let mut other = Session::begin(site.gateway.ssh(&[&user], &["cat"]));
+    other.assert_well(1);
+    assert_eq!(account.delegates().len(), 2, "a new one for who came later");
+    session.end();
+    wait_for_the_end_of(delegate);
+    wait_for_the_end_of(first);
+    other.assert_well(1);
+}
+
+/// A login that goes on at a host behind the gateway.
+#[test]
+fn proxied_sessions_live_on() {
+    if !Sshd::is_here() {
+        return;
+    }
+    let host = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| host.path().join(name);
+    keygen(&at("host_key"), "ed25519", "");
+    keygen(&at("gateway_key"), "ed25519", "");
+    fs::copy(at("gateway_key.pub"), at("authorized_keys")).expect("its keys");
+    let sshd = Sshd::start(host.path(), &format!("HostKey {}", at("host_key").display()));
+    let public = fs::read_to_string(at("host_key.pub")).expect("a key");
+    fs::write(at("known_hosts"), format!("[127.0.0.1]:{} {public}", sshd.port)).expect("a file");
+    let site = Site::new(&[
+        &format!("TidegateUpstream 127.0.0.1:{}", sshd.port),
+        &format!("TidegateUpstreamIdentity {}", at("gateway_key").display()),
+        &format!("TidegateUpstreamKnownHosts {}", at("known_hosts").display()),
+    ]);
+    let mut session = site.session();
+    let first = site.upgrade();
+    session.assert_well(4000);
+    site.assert_serves();
+    assert!(is_there(first));
+    session.end();
+    wait_for_the_end_of(first);
+}
+
+/// What a source has earned with one program keeps it out of the next.
+#[test]
+fn penalties_outlive_a_program() {
+    let site = Site::new(&["PerSourcePenalties noauth:600 min:1"]);
+    wait_for("a penalty", || site.told("Keeping 127.0.0.1 out") > 0);
+    site.upgrade();
+    let mut text = Vec::new();
+    let _ = site.gateway.connect().expect("a connection").read_to_end(&mut text);
+    assert!(!text.starts_with(b"SSH-"), "{}", String::from_utf8_lossy(&text));
+}
+
+/// Whoever logs in while the gateway is upgraded does so at the program he began with.
+#[test]
+fn logins_that_have_begun_go_on() {
+    let site = Site::new(&[]);
+    let mut guest = site.gateway.connect().expect("a connection");
+    guest.read_exact(&mut [0; 8]).expect("an identification");
+    let first = site.upgrade();
+    guest.write_all(b"SSH-2.0-late\r\n").expect("said");
+    guest.read_exact(&mut [0; 256]).expect("an offer");
+    assert!(is_there(first));
+    drop(guest);
+    wait_for_the_end_of(first);
+    site.assert_serves();
+}
+
+/// The end of the program that takes connections is the end of the earlier ones too, and their sessions
+/// have the time to finish.
+#[test]
+fn an_end_after_upgrades_reaches_every_session() {
+    let Some(account) = Account::new() else { return };
+    for site in
+        [Site::new(&["TidegateDrainTime 30"]), Site::of(&account, &["TidegateDrainTime 30"])]
+    {
+        let finishing = site.ssh(&[], &["sleep 2; echo finished"]).stdout(Stdio::piped()).spawn();
+        let finishing = finishing.expect("ssh starts");
+        let mut session = site.session();
+        let first = site.upgrade();
+        let mut other = site.session();
+        let second = site.upgrade();
+        let third = site.now();
+        kill("-TERM", third);
+        let output = finishing.wait_with_output().expect("its output");
+        assert_eq!(output.stdout, b"finished\n", "{}", site.gateway.log());
+        session.assert_well(1);
+        other.assert_well(1);
+        let there = [first, second, third].map(is_there);
+        assert_eq!(there, [true; 3], "sessions are open\n{}", site.gateway.log());
+        wait_for("it to accept no more", || site.gateway.connect().is_err());
+        // Whoever does not want to wait says so again.
+        kill("-TERM", third);
+        [first, second, third].into_iter().for_each(wait_for_the_end_of);
+        for mut session in [session, other] {
+            assert_eq!(session.0.wait().expect("an end").code(), Some(255));
+        }
+    }
+}
+
+/// A program that is killed leaves its predecessor's sessions alone, and nobody keeps its port.
+#[test]
+fn the_port_of_a_program_that_is_killed_is_free() {
+    let Some(account) = Account::new() else { return };
+    for mut site in [Site::new(&[]), Site::of(&account, &[])] {
+        let mut session = site.session();
+        let first = site.upgrade();
+        kill("-KILL", site.now());
+        let port = site.gateway.port;
+        wait_for("the port", || TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok());
+        session.assert_well(2000);
+        session.end();
+        wait_for_the_end_of(first);
+        fs::remove_file(site.folder.path().join("pid")).expect("a PidFile that was left");
+        let _ = site.gateway.child.wait();
+        if site.user == "root" {
+            site.gateway.run_again();
+            site.gateway.assert_alive();
+        }
+    }
+}
