@@ -65,6 +65,9 @@ impl Forward {
         };
         let to = match rest {
             [] if may_be_dynamic => None,
+            [] if words.len() == 1 => {
+                return Err(format!("{bad}; a port alone (SOCKS) is -D's", bad = bad()));
+            }
             [path] if is_path(path) => Some(Target::Path(path.as_bytes().into())),
             [host, to] if host.len() <= HOST_BYTES_MAX as usize && !host.is_empty() => {
                 let port = port(to)?.into();

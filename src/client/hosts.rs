@@ -9,9 +9,13 @@ use anyhow::{Context, Result, bail};
 
 use super::learning::Learner;
 use super::{Options, Person, StrictHostKeys, Voice};
-use crate::crypto::keys::known_hosts::{self, HostName, KnownHosts, Verdict};
+use crate::base::escape;
+use crate::crypto::keys::known_hosts::{self, HostName, KnownHosts, Place, Verdict};
 use crate::crypto::{Certificate, KeyAlgorithm, PublicKey};
 use crate::limits::KNOWN_HOSTS_BYTES_MAX;
+
+/// Other names of a key that are told, as many as ssh tells.
+const OTHER_NAMES_MAX: usize = 8;
 
 /// How far a host that we go on with is believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,7 +112,7 @@ impl<'a> HostCheck<'a> {
                 Ok(Trusted::Known)
             }
             Verdict::Unknown => self.meet(key),
-            Verdict::Changed { place, .. } => self.changed(key, &place.to_string()),
+            Verdict::Changed { place, .. } => self.changed(key, &place),
             Verdict::Revoked(place) => {
                 self.warn("REVOKED HOST KEY DETECTED!");
                 bail!(
@@ -138,7 +142,7 @@ impl<'a> HostCheck<'a> {
 
     /// A host that nobody knows.
     fn meet(&self, key: &PublicKey) -> Result<Trusted> {
-        let (kind, fingerprint) = (key.kind().family(), key.fingerprint());
+        let kind = key.kind().family();
         let name = &self.name;
         let trusted = match self.options.strict {
             StrictHostKeys::Yes => bail!(
@@ -147,7 +151,7 @@ impl<'a> HostCheck<'a> {
             ),
             StrictHostKeys::AcceptNew | StrictHostKeys::No => Trusted::Known,
             StrictHostKeys::Ask => {
-                self.ask(kind, &fingerprint)?;
+                self.ask(key)?;
                 Trusted::ByUser
             }
         };
@@ -155,12 +159,30 @@ impl<'a> HostCheck<'a> {
         Ok(trusted)
     }
 
-    fn ask(&self, kind: &str, fingerprint: &str) -> Result<()> {
+    /// The same machine may have another name, and somebody else's key may have been taken along.
+    fn other_names(&self, key: &PublicKey) -> String {
+        let all: Vec<String> = self.known.elsewhere(&self.name, key).collect();
+        if all.is_empty() {
+            return "This key is not known by any other names.".to_owned();
+        }
+        let mut text = "This host key is known by the following other names/addresses:".to_owned();
+        for one in all.iter().take(OTHER_NAMES_MAX) {
+            text.push_str(&format!("\n    {}", escape(one.as_bytes())));
+        }
+        match all.len().saturating_sub(OTHER_NAMES_MAX) {
+            0 => text,
+            more => format!("{text}\n    ({more} additional names omitted)"),
+        }
+    }
+
+    fn ask(&self, key: &PublicKey) -> Result<()> {
+        let (kind, fingerprint) = (key.kind().family(), key.fingerprint());
         let name = &self.name;
+        let others = self.other_names(key);
         let mut question = format!(
             "The authenticity of host '{name}' can't be established.\n\
              {kind} key fingerprint is {fingerprint}.\n\
-             This key is not known by any other names.\n\
+             {others}\n\
              Are you sure you want to continue connecting (yes/no/[fingerprint])? "
         );
         loop {
@@ -183,7 +205,7 @@ impl<'a> HostCheck<'a> {
         }
     }
 
-    fn changed(&self, key: &PublicKey, place: &str) -> Result<Trusted> {
+    fn changed(&self, key: &PublicKey, place: &Place) -> Result<Trusted> {
         let (kind, fingerprint) = (key.kind().family(), key.fingerprint());
         self.warn("REMOTE HOST IDENTIFICATION HAS CHANGED!");
         self.voice.error(format_args!(
@@ -193,8 +215,8 @@ impl<'a> HostCheck<'a> {
              The fingerprint for the {kind} key sent by the remote host is\n{fingerprint}.\n\
              Please contact your system administrator.\n\
              Offending key in {place}\n\
-             If the host has a new key, remove that line: ssh-keygen -R '{}'",
-            self.name
+             If the host has a new key, remove that line: ssh-keygen -f '{}' -R '{}'",
+            place.file, self.name
         ));
         if self.options.strict == StrictHostKeys::No {
             return Ok(Trusted::Doubtful);

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -51,6 +51,8 @@ pub struct Client<D: Driver> {
     learners: BTreeMap<ClientLink, Learner>,
     /// How the hosts of those that are logged in have proved who they are.
     proofs: BTreeMap<ClientLink, HostProof>,
+    /// Those whose hosts may be somebody in between.
+    doubtful: BTreeSet<ClientLink>,
 }
 
 impl<D: Driver> Client<D> {
@@ -71,6 +73,7 @@ impl<D: Driver> Client<D> {
             links: Vec::new(),
             learners: BTreeMap::new(),
             proofs: BTreeMap::new(),
+            doubtful: BTreeSet::new(),
         }
     }
 
@@ -121,8 +124,14 @@ impl<D: Driver> Client<D> {
                 self.learn_first(link, voice)?;
             }
         }
+        self.doubtful.extend(login.is_doubtful().then_some(link));
         self.proofs.extend(login.take_proof().map(|proof| (link, proof)));
         ended.map(|link| (link, login.into_identity()))
+    }
+
+    /// The host is known by another key than it has shown.
+    pub fn is_doubtful(&self, link: ClientLink) -> bool {
+        self.doubtful.contains(&link)
     }
 
     /// What an agent is told that is lent to programs at this link's host.

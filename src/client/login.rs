@@ -86,6 +86,11 @@ impl<'a> Login<'a> {
         self.hosts.learner().filter(|_| self.trusted == Trusted::ByUser)
     }
 
+    /// It is known by another key, and somebody wants to go on all the same.
+    pub fn is_doubtful(&self) -> bool {
+        self.trusted == Trusted::Doubtful
+    }
+
     /// How the server has proved who it is.
     pub const fn take_proof(&mut self) -> Option<HostProof> {
         self.proof.take()

@@ -49,12 +49,41 @@ fn run_on<D: Driver>(driver: D, options: &Options, voice: &Voice) -> Result<u8> 
     let link = client.log_in(options, Person::new(options.batch), voice);
     let outcome = link.and_then(|link| {
         let mut borrowed = Borrowed::default();
-        let mut session = Session::new(&mut client, link, options, voice)?;
+        let mut options = options.clone();
+        if client.is_doubtful(link) {
+            withhold(&mut options, voice)?;
+        }
+        let mut session = Session::new(&mut client, link, &options, voice)?;
         session.begin(&mut borrowed)?;
         session.run()
     });
     client.finish()?;
     outcome
+}
+
+/// Nothing of ours is for a host whose key has changed: it may be somebody in between (ssh_config(5),
+/// StrictHostKeyChecking).
+fn withhold(options: &mut Options, voice: &Voice) -> Result<()> {
+    let mut held = Vec::new();
+    if options.forward_agent.take().is_some() {
+        held.push("Agent");
+    }
+    if options.forward_x11.take().is_some() {
+        held.push("X11");
+    }
+    let forwards = [&mut options.local_forwards, &mut options.remote_forwards];
+    if forwards.into_iter().map(std::mem::take).any(|list| !list.is_empty()) {
+        held.push("Port");
+    }
+    for what in &held {
+        voice.error(format_args!(
+            "{what} forwarding is disabled to avoid man-in-the-middle attacks."
+        ));
+    }
+    if options.exit_on_forward_failure && !held.is_empty() {
+        bail!("Error: forwarding disabled due to host key check failure");
+    }
+    Ok(())
 }
 
 struct Session<'a, D: Driver> {
@@ -190,6 +219,9 @@ impl<'a, D: Driver> Session<'a, D> {
 
     fn listen(&mut self, forward: &Forward) -> Result<()> {
         let listening = forward.bind(self.options)?;
+        if let Some(refused) = &listening.refused {
+            self.voice.error(format_args!("Warning: cannot listen at {refused}"));
+        }
         self.voice.debug(format_args!("Local connections to {forward} forwarded"));
         for socket in listening.sockets {
             match &forward.to {
@@ -448,7 +480,8 @@ impl<'a, D: Driver> Session<'a, D> {
             let why = anyhow::anyhow!("remote port forwarding failed for listen {forward}");
             return self.judge_forward(Err(why));
         }
-        if let Some(port) = port {
+        // Some servers tell the port that they were asked for.
+        if let Some(port) = port.filter(|_| remote.port == 0) {
             remote.port = port;
             self.voice.info(format_args!("Allocated port {port} for remote forward"));
         }
@@ -534,7 +567,9 @@ impl<'a, D: Driver> Session<'a, D> {
             Escape::Louder => self.voice.set_level(self.voice.level().louder()),
             Escape::List => {
                 let mut text = "The following connections are open:".to_owned();
-                for (number, what) in self.open.values().enumerate() {
+                let own = self.channel.map(|_| "client-session");
+                let open = own.into_iter().chain(self.open.values().map(String::as_str));
+                for (number, what) in open.enumerate() {
                     text.push_str(&format!("\n  #{number} {what}"));
                 }
                 self.voice.info(text);

@@ -49,7 +49,7 @@ impl Display {
     /// Finds out where DISPLAY is and what opens it. `None`: it cannot be forwarded, which has been
     /// said.
     pub fn find(wanted: &ForwardX11, now: Instant, voice: &Voice) -> Option<Display> {
-        let Ok(name) = std::env::var("DISPLAY") else {
+        let Some(name) = std::env::var("DISPLAY").ok().filter(|name| !name.is_empty()) else {
             voice.debug("X11 forwarding requested but DISPLAY not set");
             return None;
         };

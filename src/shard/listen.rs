@@ -112,7 +112,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
         let what = format!("{} from {place}", place.kind());
         match done {
-            Done::Listening(Ok(Listening { sockets, port })) => {
+            Done::Listening(Ok(Listening { sockets, port, .. })) => {
                 let chosen = matches!(place, Place::Tcp { port: 0, .. });
                 let chosen = chosen.then_some(u32::from(port));
                 for socket in sockets {

@@ -69,6 +69,17 @@ fn changed_and_revoked_keys_are_refused_with_their_place() {
         }
         let said = accepted(server, &["StrictHostKeyChecking=no"]);
         assert!(said.contains("HAS CHANGED"), "{said}");
+        let removal = format!("ssh-keygen -f '{}' -R '{name}'", file.display());
+        assert!(said.contains(&removal), "{said}");
+        // It may be somebody in between: nothing of ours is lent to it.
+        let lent =
+            ["StrictHostKeyChecking=no", "ForwardAgent=/agent", "RemoteForward=0 127.0.0.1:1"];
+        let said = accepted(server, &lent);
+        for what in ["Agent", "Port"] {
+            assert!(said.contains(&format!("{what} forwarding is disabled")), "{said}");
+        }
+        let said = refused(server, &[&lent[..], &["ExitOnForwardFailure=yes"]].concat());
+        assert!(said.contains("forwarding disabled due to host key check failure"), "{said}");
 
         let own = fs::read_to_string(server.path("host_ed25519.pub")).expect("a key");
         fs::write(&file, format!("{name} {own}@revoked * {own}")).expect("a file");

@@ -134,6 +134,7 @@ fn a_shell_at_a_terminal_and_what_is_typed_to_us() {
         session.expect("terminate connection");
         session.say("\r~#");
         session.expect("connections are open");
+        session.expect("#0 client-session");
         session.say("\r~R\recho still $((40+2))\r");
         session.expect("still 42");
         session.say("\r~~.echo not us\r");
@@ -171,6 +172,17 @@ fn a_new_host_is_asked_about() {
         session.expect("verification failed");
         assert_eq!(session.end(), Some(255));
         assert!(!file.exists());
+        // The same machine by another name, as far as the user can tell.
+        let own = fs::read_to_string(server.path("host_ed25519.pub")).expect("a key");
+        fs::write(&file, format!("elsewhere {own}")).expect("a file");
+        let options =
+            ["BatchMode=no", "StrictHostKeyChecking=ask", "HostKeyAlgorithms=ssh-ed25519"];
+        let mut session = Session::start(server.ssh(&options, &["true"]));
+        session.expect("known by the following other names/addresses:");
+        session.expect("known_hosts:1: elsewhere");
+        session.say("no\r");
+        assert_eq!(session.end(), Some(255));
+        fs::remove_file(&file).expect("it is there");
         let mut session = ask();
         session.say("maybe\r");
         session.expect("'yes', 'no' or the fingerprint: ");

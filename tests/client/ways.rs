@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 
 use crate::server::{Server, Theirs, both, text};
 use crate::support::openssh::Agent;
-use crate::support::{free_port, noise, wait_for};
+use crate::support::{Gateway, free_port, noise, wait_for};
 
 /// A client that forwards until it is dropped.
 struct Forwarding(Child);
@@ -100,6 +100,18 @@ fn connections_are_forwarded_from_here_and_from_there() {
             comes_back(stream);
         }
     });
+}
+
+/// One of two addresses is enough, and the other one is told.
+#[test]
+fn a_port_that_somebody_has_is_told() {
+    let server = Server::Ours(Gateway::start(&[]));
+    let held = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let port = held.local_addr().expect("its address").port();
+    let forward = format!("{port}:127.0.0.1:1");
+    let output = server.ssh(&[], &["-L", &forward, "true"]).output().expect("runs");
+    let said = text(&output.stderr);
+    assert!(output.status.success() && said.contains("Warning: cannot listen at "), "{said}");
 }
 
 #[test]

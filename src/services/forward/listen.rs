@@ -56,6 +56,8 @@ pub struct ListenSpec {
 pub struct Listening {
     pub sockets: Vec<OwnedFd>,
     pub port: u16,
+    /// One of several addresses that somebody else has, and why.
+    pub refused: Option<String>,
 }
 
 impl Place {
@@ -129,7 +131,7 @@ pub fn listen_at(spec: &ListenSpec) -> io::Result<Listening> {
         Place::Path(path) => {
             let socket = with_umask(Some(spec.mask), || bind_path(path, spec.unlink))?;
             listen(&socket, Backlog::new(FORWARD_BACKLOG)?)?;
-            Ok(Listening { sockets: vec![socket], port: 0 })
+            Ok(Listening { sockets: vec![socket], port: 0, refused: None })
         }
         _ => Err(io::ErrorKind::InvalidInput.into()),
     }
@@ -171,13 +173,17 @@ fn listen_on(addresses: &[IpAddr], mut port: u16) -> io::Result<Listening> {
                 sockets.push(socket);
             }
             Err(why) => {
-                failed.get_or_insert(why);
+                failed.get_or_insert((*address, why));
             }
         }
     }
+    // A machine without a family is no reason to say anything.
+    let taken = |(_, why): &&(IpAddr, io::Error)| why.kind() == io::ErrorKind::AddrInUse;
+    let tell = |(address, why): &(IpAddr, io::Error)| format!("{address} port {port}: {why}");
+    let refused = failed.as_ref().filter(taken).map(tell);
     match (sockets.is_empty(), failed) {
-        (false, _) => Ok(Listening { sockets, port }),
-        (true, Some(why)) => Err(why),
+        (false, _) => Ok(Listening { sockets, port, refused }),
+        (true, Some((_, why))) => Err(why),
         (true, None) => Err(io::Error::other("there is no such address here")),
     }
 }
@@ -260,7 +266,7 @@ mod tests {
 
     #[test]
     fn a_port_of_our_choice_is_the_same_on_every_address() {
-        let Listening { sockets, port } = listen_at(&spec(GatewayPorts::No)).expect("a port");
+        let Listening { sockets, port, .. } = listen_at(&spec(GatewayPorts::No)).expect("a port");
         assert!(port > 0 && !sockets.is_empty());
         let taken = Place::Tcp { address: "127.0.0.1".into(), port: port.into() };
         let again = listen_at(&ListenSpec { place: taken, ..spec(GatewayPorts::No) });

@@ -30,6 +30,20 @@ impl KnownHosts {
         self.line_with(host, Marker::None, key).is_some()
     }
 
+    /// Lines that have the key under other names than this, in their order.
+    pub fn elsewhere(&self, host: &HostName, key: &PublicKey) -> impl Iterator<Item = String> {
+        let written = host.to_string();
+        self.entries.iter().filter_map(move |entry| {
+            let other = entry.marker == Marker::None && !entry.names.include(&written);
+            let named = match &entry.names {
+                Names::Patterns(names) => names,
+                Names::Hashed { .. } => "[hashed name]",
+            };
+            let same = other && entry.key().as_ref() == Some(key);
+            same.then(|| format!("{}: {named}", entry.place))
+        })
+    }
+
     /// What is to be done when the host says that these are all its keys. Lines with keys of other
     /// kinds than `kinds` are not judged by it: they were not heard of.
     ///
@@ -218,5 +232,8 @@ mod tests {
         assert!(known(&own).has(&host(), &first) && !known(&own).has(&host(), &second));
         let plain = HostName::new("web", 22).expect("a name");
         assert!(!known(&own).has(&plain, &first));
+        let others = known(&(own.clone() + &line("db,web", &first) + &line("@revoked x", &first)));
+        let others: Vec<String> = others.elsewhere(&host(), &first).collect();
+        assert!(others.len() == 1 && others[0].ends_with(":2: db,web"), "{others:?}");
     }
 }
