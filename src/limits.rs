@@ -368,11 +368,13 @@ pub const PAM_TIME_MAX: Duration = Duration::from_secs(60);
 pub const PAM_CONVERSATIONS_MAX: usize = 32;
 /// The longest password that PAM's modules take (PAM_MAX_RESP_SIZE).
 pub const PAM_PASSWORD_BYTES_MAX: usize = 511;
-/// All that one is told: names of 1,024 bytes, which are what a login may have, and a password. It fits
-/// into a pipe.
-pub const PAM_QUESTION_BYTES_MAX: usize = 8 * 1024;
 /// Messages of one question of a module: Linux-PAM's own bound.
 pub const PAM_MESSAGES_MAX: usize = 32;
+/// What they ask in one round, all prompts together, and what they tell before: as much as fits into an
+/// outbox. More is cut.
+pub const PAM_MESSAGE_BYTES_MAX: usize = 4 * 1024;
+/// What modules tell a user beside that, as the text that is shown when a session begins.
+pub const PAM_TEXT_BYTES_MAX: usize = 16 * 1024;
 /// Of PAM's words in the log.
 pub const PAM_REASON_BYTES_MAX: usize = 256;
 /// The name of a service.

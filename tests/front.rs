@@ -739,7 +739,7 @@ fn serve_reloads_its_file_and_ends_without_one() {
 }
 
 #[test]
-fn the_stock_configuration_of_debian_starts_and_names_what_it_does_without() {
+fn the_stock_configuration_of_debian_starts_without_a_word() {
     if !Path::new(STOCK).exists() {
         return skip("there is no /usr/share/openssh/sshd_config");
     }
@@ -753,11 +753,8 @@ fn the_stock_configuration_of_debian_starts_and_names_what_it_does_without() {
     let (status, _, told) = run(&mut site.bare(&["-t", "-f", STOCK, "-h", &host]));
     assert_eq!(status, 0, "{told}");
     let stock = fs::read_to_string(STOCK).expect("the file");
-    let line_of = |line: &str| stock.lines().position(|l| l == line).expect("the line") + 1;
-    let line = "UsePAM yes";
-    let warning = format!("warning: {STOCK}:{}: {line}: sessions are not opened", line_of(line));
-    assert!(told.contains(&warning), "{told}");
-    assert_eq!(told.lines().count(), 1, "{told}");
+    assert!(stock.lines().any(|line| line == "UsePAM yes"), "PAM is asked");
+    assert_eq!(told, "");
     // It serves, and files go through the sftp-server that it names.
     let port = site.port.to_string();
     let words = [

@@ -72,8 +72,7 @@ fn parse(args: impl Iterator<Item = OsString>) -> Option<Flags> {
         match name.as_str() {
             "uid" => uid = Some(value.parse().ok()?),
             "idle-time" => {
-                let time = value.parse().ok().filter(|milliseconds| *milliseconds > 0)?;
-                idle_time = Duration::from_millis(time);
+                idle_time = Duration::from_millis(value.parse().ok()?);
             }
             "reactors" => reactors = value.parse().ok().filter(|count| *count > 0)?,
             "log-format" => {

@@ -25,6 +25,8 @@ pub struct ConnectionConfig {
     pub chains: Chains,
     /// Keyboard-interactive asks for a code.
     pub asks_codes: bool,
+    /// Whether the account may be used is asked once everything else of a login is over.
+    pub asks_accounts: bool,
     /// From the first byte to the end of the login. `None`: for ever.
     pub login_grace: Option<Duration>,
     /// Session channels at one time.
@@ -56,6 +58,7 @@ impl ConnectionConfig {
             auth_tries_max: AUTH_TRIES_DEFAULT,
             chains: Chains::any_of([Method::PublicKey]),
             asks_codes: false,
+            asks_accounts: false,
             login_grace: Some(LOGIN_GRACE_DEFAULT),
             sessions_max: SESSIONS_DEFAULT,
             client_alive: None,

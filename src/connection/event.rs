@@ -98,7 +98,7 @@ pub enum Event {
 }
 
 /// A signature that a key has made of the session's identifier and the request.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Verified {
     /// For whoever has to see for himself.
     pub signature: Box<[u8]>,
@@ -182,6 +182,9 @@ pub enum Query {
     /// Server: are these this user's? Answered as `FindKey` is; a grant that is made for them is for
     /// no key.
     CheckSecrets { user: Box<str>, secrets: Box<Secrets> },
+    /// Server: every method has succeeded, the last of them this; may the account be used? Asked where
+    /// [`super::ConnectionConfig::asks_accounts`] is set, before the client hears of it.
+    Admit { user: Box<str>, proven: Box<Proven> },
     /// Server: what holds for whoever logs in under this name? Asked once, before anything about
     /// the login is answered, where [`super::ConnectionConfig::asks_users`] is set.
     Greet { user: Box<str> },
@@ -204,6 +207,15 @@ pub struct LoginSession {
     pub id: Box<[u8]>,
     /// The host's key as it was shown, in the host-bound method; empty in the other.
     pub host_key: Box<[u8]>,
+}
+
+/// A method that has succeeded.
+#[derive(Clone, Debug)]
+pub struct Proven {
+    pub method: &'static str,
+    /// The key whose signature was verified.
+    pub key: Option<Box<PublicKey>>,
+    pub verified: Option<Box<Verified>>,
 }
 
 /// One round of keyboard-interactive (RFC 4256 §3.2). Texts are the server's: show them escaped.
@@ -244,6 +256,8 @@ pub enum Answer {
     Key(bool),
     /// To `FindKey`: yes, if the signature comes with this, where a security key makes it.
     KeyIf(Presence),
+    /// To `Admit`, and what the client is to be told before it hears whether it is in.
+    Admitted { allowed: bool, text: Box<str> },
     /// To `Greet`.
     Greeted(Arc<ConnectionConfig>),
 }

@@ -10,7 +10,7 @@ use super::methods::{Progress, Step};
 use super::side::{Limits, Side};
 use super::{
     Answer, AuthFailed, Connection, ConnectionConfig, Event, HostKeyProofs, Method, Presence,
-    Query, Secret, Verified,
+    Proven, Query, Secret, Verified,
 };
 use crate::base::Instant;
 use crate::crypto::{KeyAlgorithm, PublicKey, ShownKey};
@@ -115,6 +115,8 @@ enum Waits {
     Secrets { asked_at: Instant, method: Method },
     /// For a refusal to become due, whatever its cause.
     Refusal { at: Instant },
+    /// For somebody to say whether the account may be used. Until then nothing of the last method counts.
+    Account { asked_at: Instant, proven: Box<Proven>, before: Progress },
     /// For what holds for this user; the request that named it is answered then.
     Greeting { asked_at: Instant, request: Secret },
 }
@@ -126,14 +128,6 @@ struct KeyAttempt {
     method: &'static str,
     /// What was signed, and the signature; a probe has none.
     proof: Option<Proof>,
-}
-
-/// A method that has succeeded.
-struct Proven {
-    /// As the client calls it.
-    name: &'static str,
-    key: Option<Box<PublicKey>>,
-    verified: Option<Box<Verified>>,
 }
 
 #[derive(Debug)]
@@ -242,6 +236,10 @@ impl Side for Server {
             (Some(Waits::Secrets { asked_at, method }), Answer::KeyIf(_)) => {
                 connection.secrets_judged(method, true, asked_at, env)
             }
+            (
+                Some(Waits::Account { asked_at, proven, before }),
+                Answer::Admitted { allowed, text },
+            ) => connection.admitted(*proven, (allowed, &text), (asked_at, before), env),
             (Some(Waits::Greeting { asked_at, request }), Answer::Greeted(config)) => {
                 connection.login.config = config;
                 connection.greeted(asked_at, request.bytes(), env)
@@ -475,7 +473,7 @@ impl Connection<Server> {
             (Ok(attestation), Some(None)) => {
                 let signature = proof.signature.clone();
                 let verified = Some(Box::new(Verified { signature, attestation }));
-                let proven = Proven { name: method, key: Some(shown.key), verified };
+                let proven = Proven { method, key: Some(shown.key), verified };
                 self.succeeded(Method::PublicKey, proven, asked_at, env)
             }
             (_, lacks) => {
@@ -495,32 +493,67 @@ impl Connection<Server> {
         env: &mut Env<'_>,
     ) -> Result<(), Error> {
         let Stage::Trying(trying) = &mut self.login.stage else { return Ok(()) };
-        let user = trying.user.clone().unwrap_or_default();
-        let Proven { name: method_name, key, verified } = proven;
+        let before = trying.progress.clone();
         match trying.progress.advance(&self.login.config.chains, method) {
             Step::NotNext => {
-                self.count_failure(method_name, None, false);
+                self.count_failure(proven.method, None, false);
                 self.refuse_later(asked_at, env.now);
                 Ok(())
             }
             Step::Partial => {
                 trying.partly = true;
+                let Proven { method, key, verified } = proven;
                 trying.used.extend(key.as_deref().cloned());
-                let method = method_name;
+                let user = trying.user.clone().unwrap_or_default();
                 let event = Event::Partial { user, method, key, verified };
                 self.channels.events.push_back(event);
                 self.send_failure(true, env)
             }
-            Step::Over => {
-                self.transport.send(&UserAuthSuccess, env)?;
-                self.transport.authenticated();
-                self.login.stage = Stage::Done;
-                let method = method_name;
-                let event = Event::Authenticated { user, method, key, verified };
-                self.channels.events.push_back(event);
+            Step::Over if self.login.config.asks_accounts => {
+                let user = trying.user.clone().unwrap_or_default();
+                let proven = Box::new(proven);
+                let query = Query::Admit { user, proven: proven.clone() };
+                trying.waits = Some(Waits::Account { asked_at, proven, before });
+                self.channels.events.push_back(Event::Query(query));
                 Ok(())
             }
+            Step::Over => self.let_in(proven, env),
         }
+    }
+
+    fn let_in(&mut self, proven: Proven, env: &mut Env<'_>) -> Result<(), Error> {
+        let Stage::Trying(trying) = &mut self.login.stage else { return Ok(()) };
+        let user = trying.user.take().unwrap_or_default();
+        self.transport.send(&UserAuthSuccess, env)?;
+        self.transport.authenticated();
+        self.login.stage = Stage::Done;
+        let Proven { method, key, verified } = proven;
+        let event = Event::Authenticated { user, method, key, verified };
+        self.channels.events.push_back(event);
+        Ok(())
+    }
+
+    /// Somebody has said whether the account may be used. If not, the last method has failed.
+    fn admitted(
+        &mut self,
+        proven: Proven,
+        (allowed, text): (bool, &str),
+        (asked_at, before): (Instant, Progress),
+        env: &mut Env<'_>,
+    ) -> Result<(), Error> {
+        if !text.is_empty() {
+            self.send_text(text, env)?;
+        }
+        if allowed {
+            return self.let_in(proven, env);
+        }
+        if let Stage::Trying(trying) = &mut self.login.stage {
+            trying.progress = before;
+        }
+        let shown = proven.key.and_then(|key| ShownKey::of_blob(key.blob()));
+        self.count_failure_of(proven.method, shown, false, Some("the account may not be used"));
+        self.refuse_later(asked_at, env.now);
+        Ok(())
     }
 
     fn check_requests(&self) -> Result<(), Error> {
@@ -597,7 +630,12 @@ impl Connection<Server> {
     }
 
     fn send_banner(&mut self, env: &mut Env<'_>) -> Result<(), Error> {
-        let Some(banner) = &self.login.config.banner else { return Ok(()) };
+        let Some(banner) = self.login.config.banner.clone() else { return Ok(()) };
+        self.send_text(&banner, env)
+    }
+
+    /// RFC 4252 §5.4.
+    fn send_text(&mut self, banner: &str, env: &mut Env<'_>) -> Result<(), Error> {
         let end = (0..=banner.len().min(BANNER_SENT_BYTES_MAX)).rev();
         let text = end.into_iter().find_map(|end| banner.get(..end)).unwrap_or_default();
         let banner = UserAuthBanner { text, language: "" };

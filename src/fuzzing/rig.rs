@@ -428,6 +428,9 @@ impl Rig {
                 Answer::Said(agrees.then(|| asked.prompts.iter().map(secret).collect()))
             }
             Some(Query::Greet { .. }) => Answer::Greeted(Arc::clone(&SERVER)),
+            Some(Query::Admit { .. }) => {
+                Answer::Admitted { allowed: agrees, text: "told\n".into() }
+            }
             // What is typed is never right here.
             Some(Query::CheckSecrets { .. }) => Answer::Key(false),
             Some(Query::FindKey { user, key, .. }) => {

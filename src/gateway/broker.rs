@@ -6,10 +6,11 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
-use std::ffi::{CString, OsStr};
+use std::ffi::{CString, OsString};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -29,6 +30,8 @@ use super::batch;
 use super::config::LogFormat;
 use super::helper::{self, Logs};
 use super::logbook::{self, Logbook, Login};
+use super::pam::porter::Arrival;
+use super::pam::{Dialogue, Order as PamOrder};
 use super::parcel::Parcel;
 use super::signer::bureau::Bureau;
 use super::signer::words::{Order, Signable};
@@ -70,16 +73,12 @@ pub struct BrokerConfig {
 
 /// Serves hand-overs until every shard is gone. Then waits until every delegate has ended by
 /// itself; from the moment that `keep` is closed, ends them.
-pub fn run(
-    config: &BrokerConfig,
-    connections: &Receiver<Box<HandOver>>,
-    keep: &Receiver<Infallible>,
-) {
+pub fn run(config: &BrokerConfig, connections: &Receiver<Arrival>, keep: &Receiver<Infallible>) {
     batch::enter();
     let (alive, ended) = bounded(0);
     let mut broker = Broker { config, delegates: BTreeMap::new(), alive };
-    for connection in connections {
-        broker.deliver(*connection);
+    for Arrival { connection, kept } in connections {
+        broker.deliver(*connection, kept);
     }
     let Broker { delegates, alive, .. } = broker;
     drop(alive);
@@ -102,11 +101,13 @@ pub fn run(
 
 struct Broker<'a> {
     config: &'a BrokerConfig,
-    /// By uid and root directory.
-    delegates: BTreeMap<(u32, Option<PathBuf>), Arc<Delegate>>,
+    delegates: BTreeMap<Key, Arc<Delegate>>,
     /// Every listener holds a copy as long as its process exists.
     alive: Sender<Infallible>,
 }
+
+/// The uid, the root directory, and the connection whose session a process is for.
+type Key = (u32, Option<PathBuf>, Option<u64>);
 
 /// A running process of one account.
 struct Delegate {
@@ -154,7 +155,7 @@ enum Passed {
 }
 
 impl Broker<'_> {
-    fn deliver(&mut self, connection: HandOver) {
+    fn deliver(&mut self, connection: HandOver, kept: Option<Dialogue>) {
         let Grant { account, place, .. } = &*connection.grant;
         // SAFETY: the shard gave this descriptor up when it handed the connection over.
         let socket = unsafe { OwnedFd::from_raw_fd(connection.socket.0) };
@@ -169,7 +170,7 @@ impl Broker<'_> {
         let (link, peer, user) = (connection.serial, connection.ends.peer, &account.name);
         let session = connection.session;
         let sent = Sent { link, user: user.clone(), peer, session, proofs: 0 };
-        if let Err(why) = self.pass((account, place), sent, &bytes.encode(), &socket) {
+        if let Err(why) = self.pass((account, place, kept), sent, &bytes.encode(), &socket) {
             if let Some(audit) = &self.config.audit {
                 let entry = Entry::new(Event::Disconnect, link, peer).of_user(user);
                 audit.note(Speaker::Gateway, entry.text(Field::Reason, NOT_REACHED));
@@ -180,12 +181,13 @@ impl Broker<'_> {
 
     fn pass(
         &mut self,
-        (account, place): (&Account, &Place),
+        (account, place, kept): (&Account, &Place, Option<Dialogue>),
         mut sent: Sent,
         bytes: &[u8],
         socket: &OwnedFd,
     ) -> io::Result<()> {
-        let key = (account.uid, place.chroot().map(Path::to_owned));
+        let alone = kept.is_some().then_some(sent.link);
+        let key = (account.uid, place.chroot().map(Path::to_owned), alone);
         if let Some(delegate) = self.delegates.get(&key) {
             match delegate.pass(sent, bytes, socket) {
                 Passed::Yes => return Ok(()),
@@ -194,7 +196,7 @@ impl Broker<'_> {
             }
         }
         self.delegates.retain(|_, delegate| !delegate.door().closed);
-        let delegate = self.start(account, place)?;
+        let delegate = self.start(account, place, kept)?;
         let passed = delegate.pass(sent, bytes, socket);
         self.delegates.insert(key, delegate);
         match passed {
@@ -204,11 +206,31 @@ impl Broker<'_> {
         }
     }
 
-    fn start(&self, account: &Account, place: &Place) -> io::Result<Arc<Delegate>> {
+    fn start(
+        &self,
+        account: &Account,
+        place: &Place,
+        kept: Option<Dialogue>,
+    ) -> io::Result<Arc<Delegate>> {
         // Many exist here alone, and share one account of the system and its process.
         let name = place.service().unwrap_or(&account.name);
         let (ours, theirs) = Messenger::pair()?;
-        let child = Process(spawn(self.config, (account, name, place.chroot()), &theirs)?);
+        let child = match kept {
+            None => {
+                Served::Own(Process(spawn(self.config, (account, name, place.chroot()), &theirs)?))
+            }
+            Some(dialogue) => {
+                let words = words(self.config, (account.uid, place.chroot()), (1, Duration::ZERO));
+                let words = words.into_iter().map(OsStringExt::into_vec).collect();
+                let variables = variables().map(|(name, value)| {
+                    [name.as_encoded_bytes(), b"=", value.as_encoded_bytes()].concat()
+                });
+                let order =
+                    PamOrder::Start { gid: account.gid, words, variables: variables.collect() };
+                dialogue.start(&order, &theirs)?;
+                Served::Kept(dialogue)
+            }
+        };
         drop(theirs);
         let keys = self.config.bureau.keys().iter().map(|key| key.blob().to_vec());
         let settings = self.config.settings.clone();
@@ -219,7 +241,7 @@ impl Broker<'_> {
             certificates: certificates.collect(),
         };
         ours.try_send(&setup.encode(), None)?;
-        let (user, pid) = (name, child.0.id());
+        let (user, pid) = (name, child.pid());
         info!(user, pid, "Started process {pid} for {user}");
         let delegate = Arc::new(Delegate {
             user: name.to_owned(),
@@ -321,25 +343,12 @@ fn spawn(
     let groups = getgrouplist(&name, Gid::from_raw(gid))?;
     let groups: Vec<libc::gid_t> = groups.into_iter().map(Gid::as_raw).collect();
     let socket = theirs.as_owned_fd().as_raw_fd();
-    let format = if config.logs.format == LogFormat::Json { "json" } else { "text" };
     let mut command = Command::new("/proc/self/exe");
     command
         .arg0("tidegate")
-        .arg("delegate")
-        .args(["--uid", &account.uid.to_string()])
-        .args(root.iter().flat_map(|root| [OsStr::new("--root"), root.as_os_str()]))
-        .args(["--reactors", &config.reactors.to_string()])
-        .args(["--idle-time", &config.idle_time.as_millis().to_string()])
-        .args(["--log-format", format])
-        .args(["--log-level", config.logs.level.name()])
-        .args(config.logs.own_level.iter().flat_map(|level| ["--own-log-level", level.name()]))
-        .args(config.logs.syslog.iter().flat_map(|facility| ["--syslog", facility.name()]))
+        .args(words(config, (account.uid, root), (config.reactors, config.idle_time)))
         .env_clear()
-        .envs(
-            std::env::vars_os().filter(|(name, _)| {
-                name == syslog::TEST_VARIABLE || name == lastlog::TEST_VARIABLE
-            }),
-        )
+        .envs(variables())
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(Stdio::null());
@@ -355,6 +364,32 @@ fn spawn(
         });
     }
     command.spawn()
+}
+
+/// What such a process is told when it is started.
+fn words(
+    config: &BrokerConfig,
+    (uid, root): (u32, Option<&Path>),
+    (reactors, idle_time): (usize, Duration),
+) -> Vec<OsString> {
+    let Logs { format, level, own_level, syslog } = config.logs;
+    let format = if format == LogFormat::Json { "json" } else { "text" };
+    let (uid, reactors) = (uid.to_string(), reactors.to_string());
+    let idle_time = idle_time.as_millis().to_string();
+    let known = ["delegate", "--uid", &uid, "--reactors", &reactors, "--idle-time", &idle_time];
+    let logs = ["--log-format", format, "--log-level", level.name()];
+    let own_level = own_level.iter().flat_map(|level| ["--own-log-level", level.name()]);
+    let syslog = syslog.iter().flat_map(|facility| ["--syslog", facility.name()]);
+    let mut words: Vec<OsString> =
+        known.into_iter().chain(logs).chain(own_level).chain(syslog).map(OsString::from).collect();
+    words.extend(root.iter().flat_map(|root| ["--root".into(), root.as_os_str().to_owned()]));
+    words
+}
+
+/// What it has of our environment.
+fn variables() -> impl Iterator<Item = (OsString, OsString)> {
+    std::env::vars_os()
+        .filter(|(name, _)| name == syslog::TEST_VARIABLE || name == lastlog::TEST_VARIABLE)
 }
 
 /// What a process of ours does between fork and exec, by system calls alone: the socket to us gets its
@@ -400,10 +435,46 @@ impl Drop for Process {
     }
 }
 
+/// The process of an account: one that we have started, or one that keeps its session has.
+enum Served {
+    Own(Process),
+    Kept(Dialogue),
+}
+
+impl Served {
+    fn pid(&self) -> u32 {
+        match self {
+            Served::Own(process) => process.0.id(),
+            Served::Kept(dialogue) => dialogue.pid(),
+        }
+    }
+
+    fn kill(&mut self) {
+        match self {
+            Served::Own(process) => drop(process.0.kill()),
+            Served::Kept(dialogue) => dialogue.kill(),
+        }
+    }
+
+    /// Gives it some time to end, and its session some to be closed.
+    fn end(&mut self) -> io::Result<ExitStatus> {
+        let dialogue = match self {
+            Served::Own(process) => return process.end(),
+            Served::Kept(dialogue) => dialogue,
+        };
+        if let Some(status) = dialogue.end(DELEGATE_ENDING_TIME)? {
+            return Ok(status);
+        }
+        dialogue.kill();
+        let late = || io::Error::other("PAM does not close its session");
+        dialogue.end(DELEGATE_ENDING_TIME)?.ok_or_else(late)
+    }
+}
+
 /// Hears one delegate until it ends.
 struct Listener {
     delegate: Arc<Delegate>,
-    child: Process,
+    child: Served,
     bureau: Arc<Bureau>,
     logbook: Option<Arc<Logbook>>,
     audit: Option<Arc<Audit>>,
@@ -417,7 +488,7 @@ impl Listener {
         self.delegate.door().closed = true;
         if let Some(why) = fault {
             error!(user, %why, "killing the process of {user}: {why}");
-            let _ = self.child.0.kill();
+            self.child.kill();
         }
         match self.child.end() {
             Ok(status) if status.success() => info!(user, "The process of {user} has ended"),

@@ -48,7 +48,7 @@ pub struct Options {
     /// The directory that is to be its root.
     pub root: Option<PathBuf>,
     pub reactors: usize,
-    /// How long it stays without a connection.
+    /// How long it stays without a connection. Zero: it is there for a single one, and ends with it.
     pub idle_time: Duration,
     /// Writes log lines until the process ends.
     pub log: fn(&Receiver<Report>),
@@ -81,8 +81,9 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let signer = Arc::new(RemoteSigner::new(Arc::clone(&messenger)));
     let remote = Arc::clone(&signer) as Arc<dyn Signer>;
     let clerk = Arc::new(Clerk(Arc::clone(&messenger)));
+    let shape = (options.reactors, options.idle_time.is_zero());
     let (server, reports) =
-        start(&config, (&host_keys, &certificates), options.reactors, remote, clerk, &messenger)?;
+        start(&config, (&host_keys, &certificates), shape, remote, clerk, &messenger)?;
     let log = options.log;
     let log = thread::Builder::new()
         .name("log".to_owned())
@@ -90,7 +91,10 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         .context("cannot start the log thread")?;
     let post = Post(Arc::new(Mutex::new(Some(Open { server, received: 0 }))));
     let (retire, retired) = bounded(1);
-    watch_idleness(Arc::clone(&messenger), post.clone(), options.idle_time, retired)?;
+    match options.idle_time {
+        Duration::ZERO => watch_the_only(Arc::clone(&messenger), post.clone())?,
+        time => watch_idleness(Arc::clone(&messenger), post.clone(), time, retired)?,
+    }
     let (end, ended) = bounded(1);
     watch_signals(Arc::clone(&messenger), signals, end)?;
     let told_to = hear(&messenger, &signer, &post, &retire, &mut buffer);
@@ -267,7 +271,7 @@ impl Post {
 fn start(
     config: &[u8],
     (host_keys, certificates): (&[Vec<u8>], &[Vec<u8>]),
-    reactors: usize,
+    (reactors, alone): (usize, bool),
     signer: Arc<dyn Signer>,
     recorder: Arc<dyn Recorder>,
     messenger: &Arc<Messenger>,
@@ -290,7 +294,8 @@ fn start(
     let message = |entry| Parcel::Audit(Box::new(entry)).encode();
     let audit = (config.global.audit_log != AuditLog::None)
         .then(|| Arc::new(Remote::new(messenger, message)) as Arc<dyn Auditor>);
-    let open_files = serve::raise_open_files();
+    // Where it is there for one connection, limits are those of its session.
+    let open_files = if alone { None } else { serve::raise_open_files() };
     let recorder = Some(recorder);
     let executor = Executor {
         policy: None,
@@ -315,7 +320,6 @@ fn start(
         execute: Arc::new(executor),
         uid: Some(nix::unistd::geteuid().as_raw()),
         line: None,
-        broker: None,
         tcp_keepalive: config.global.tcp_keep_alive,
         proxies: None,
         greeting: None,
@@ -374,6 +378,32 @@ fn watch_idleness(
                 if messenger.send(&Parcel::Idle { received }.encode()).is_err() {
                     return;
                 }
+            }
+        }
+    };
+    thread::Builder::new()
+        .name("idle".to_owned())
+        .spawn(watch)
+        .map(|_| ())
+        .context("cannot start the idle thread")
+}
+
+/// Tells the parent when the only connection has ended.
+fn watch_the_only(messenger: Arc<Messenger>, post: Post) -> anyhow::Result<()> {
+    let watch = move || {
+        if let Some(open) = &*post.open() {
+            open.server.watch(thread::current());
+        }
+        loop {
+            let (links, received) = match &*post.open() {
+                Some(open) => (open.server.links(), open.received),
+                None => return,
+            };
+            if links > 0 || received == 0 {
+                thread::park();
+            } else {
+                let _ = messenger.send(&Parcel::Idle { received }.encode());
+                return;
             }
         }
     };

@@ -6,9 +6,10 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
 use std::time::Duration;
 
-use crossbeam::channel::{Sender, TrySendError};
+use crossbeam::channel::Sender;
 use crossbeam::queue::SegQueue;
 use nix::sys::socket::{
     MsgFlags, SockaddrStorage, getpeername, getsockname, getsockopt, send, setsockopt, sockopt,
@@ -21,12 +22,15 @@ use super::config::{Proxies, Verdict};
 use super::defects::Defects;
 use super::drops::Drops;
 use super::edge::line::Line;
+use super::edge::words::Ticket;
 use super::startups::{KeptOut, Refused, Startups};
 use super::workers::{Reply, Workers};
 use crate::connection::ConnectionConfig;
 use crate::reactor::{self, Fd, Token, Waker};
-use crate::services::{self, Done, Grant, Job, RoutingDomain};
-use crate::shard::{Admission, Asking, Ends, HandOver, Mail, Outside, Report, StartupEnd, What};
+use crate::services::{self, Done, Grant, Job, Origin, RoutingDomain};
+use crate::shard::{
+    Admission, Asking, Ends, HandOver, Mail, Outside, Proof, Report, StartupEnd, What,
+};
 
 /// How other threads reach one shard. What waits in the inbox is bounded by what was admitted:
 /// jobs in flight, accepted connections, connections handed over.
@@ -91,13 +95,13 @@ pub struct Office {
     pub uid: Option<u32>,
     /// The way to root's process, in an edge.
     pub line: Option<Line>,
-    /// Takes connections to the processes of other accounts; only root has one.
-    pub broker: Option<Sender<Box<HandOver>>>,
     pub tcp_keepalive: bool,
     pub greeting: Option<Greeting>,
     /// Somebody wants to know the routing domains of connections.
     pub routes: bool,
     pub defects: Defects,
+    /// Whom the end of each connection wakes.
+    pub watcher: OnceLock<Thread>,
 }
 
 impl Office {
@@ -184,6 +188,11 @@ impl Outside for Desk {
         workers.try_submit(self.shard, token, job)
     }
 
+    fn ask_account(&mut self, token: Token, user: &str, from: Origin, proofs: &[Proof]) -> bool {
+        let ticket = Ticket { shard: self.shard as u32, token };
+        self.office.line.as_ref().is_some_and(|line| line.ask_account(ticket, user, from, proofs))
+    }
+
     fn collect(&mut self, mail: &mut Vec<Mail>) {
         if let Some(door) = self.office.doors.get(self.shard) {
             while let Some(item) = door.inbox.pop() {
@@ -260,6 +269,7 @@ impl Outside for Desk {
         if let Some(door) = self.door() {
             door.load.fetch_sub(1, Ordering::Relaxed);
         }
+        self.office.watcher.get().into_iter().for_each(Thread::unpark);
     }
 
     fn serves(&self, grant: &Grant) -> bool {
@@ -275,10 +285,7 @@ impl Outside for Desk {
             self.told.remove(&link);
             return Ok(());
         }
-        match &self.office.broker {
-            None => Err(connection),
-            Some(broker) => broker.try_send(connection).map_err(TrySendError::into_inner),
-        }
+        Err(connection)
     }
 
     fn set_class(&mut self, socket: Fd, class: u8) {

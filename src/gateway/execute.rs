@@ -9,6 +9,7 @@ use tracing::{error, info, warn};
 use super::audit::{self, Auditor};
 use super::logbook::{Begun, Recorder};
 use super::names::Resolver;
+use super::pam::Seat;
 use super::policy::{Comer, Policy, Reason, Refusal, Request};
 use super::signer::bureau::Bureau;
 use super::signer::words::Order;
@@ -22,8 +23,8 @@ use crate::crypto::{PrivateKey, RandomPool, SignatureAlgorithm, kex};
 use crate::limits::{REKEY_TIME_MAX, STRANGERS_TOLD_MAX};
 use crate::services::upstream::{Credential, Trouble};
 use crate::services::{
-    About, AuthInfo, Child, Done, Grant, Greeted, Job, Origin, Program, SpawnFailed, SpawnSpec,
-    forward, open_terminal, scp, sftp, spawn,
+    About, AccountAnswer, AuthInfo, Child, Done, Grant, Greeted, Job, Kept, Origin, Program,
+    SpawnFailed, SpawnSpec, forward, open_terminal, scp, sftp, spawn,
 };
 use crate::transport::SignableExchange;
 
@@ -166,9 +167,10 @@ impl Execute for Executor {
             Job::CheckSecrets { user, secrets, from, about } => {
                 let comer = comer(&user, &from, about.host.as_deref());
                 log_level::about(from.link, about.verbosity, || {
-                    self.check_secrets(&comer, &secrets, from.link)
+                    self.check_secrets(&comer, &secrets, (from.link, about.kept.as_ref()))
                 })
             }
+            Job::Admit { grant, from, about } => self.admit(&grant, &from, &about),
             Job::Greet { user, from } => {
                 let names = self.greets.as_ref().and_then(|greets| greets.names.as_deref());
                 let host = names.and_then(|names| names::of_peer(names, from.peer.ip()));
@@ -216,6 +218,11 @@ impl Execute for Executor {
             Job::ConnectAgent { .. } => Done::Lost,
         }
     }
+}
+
+/// What PAM has said of a connection's login.
+fn seat_of(kept: Option<&Kept>) -> Option<&Seat> {
+    kept?.0.downcast_ref()
 }
 
 fn comer<'a>(user: &'a str, from: &'a Origin, host: Option<&'a str>) -> Comer<'a> {
@@ -266,10 +273,41 @@ impl Executor {
         self.permitted(policy, policy.permit(request), (link, &request.comer()), key)
     }
 
-    fn check_secrets(&self, comer: &Comer<'_>, secrets: &Secrets, link: u64) -> Done {
+    fn check_secrets(
+        &self,
+        comer: &Comer<'_>,
+        secrets: &Secrets,
+        (link, kept): (u64, Option<&Kept>),
+    ) -> Done {
         let Some(policy) = &self.policy else { return Done::Key(None) };
         let what = || "What was typed".to_owned();
-        self.permitted(policy, policy.permit_secrets(comer, secrets), (link, comer), what)
+        let nowhere = Seat::default();
+        let verdict = policy.permit_secrets(comer, secrets, seat_of(kept).unwrap_or(&nowhere));
+        self.permitted(policy, verdict, (link, comer), what)
+    }
+
+    /// May the account of a login that has proved itself be used?
+    fn admit(&self, grant: &Grant, from: &Origin, about: &About) -> Done {
+        let (Some(policy), Some(seat)) = (&self.policy, seat_of(about.kept.as_ref())) else {
+            return Done::Lost;
+        };
+        let (link, comer) = (from.link, comer(&grant.account.name, from, about.host.as_deref()));
+        let (outcome, text) =
+            log_level::about(link, about.verbosity, || policy.check_account(&comer, seat));
+        if let Err(why) = &outcome {
+            let Comer { user, peer, .. } = comer;
+            if let Some(audit) = &self.audit {
+                let why = why.to_string();
+                audit.note(audit::denied((link, peer), user, "The account", &why, None));
+            }
+            let user = escape(user.as_bytes());
+            // In sshd's words.
+            info!(
+                link, %user, %peer,
+                "Access denied for user {user} by PAM account configuration: {why}"
+            );
+        }
+        Done::Admitted(AccountAnswer { allowed: outcome.is_ok(), text: text.into() })
     }
 
     fn permitted(
@@ -337,7 +375,7 @@ impl Executor {
         let (login, exists) = policy.greeting(comer);
         let own_level = policy.config().own_log_level().is_some();
         let verbosity = own_level.then(|| login.log_level.number());
-        let about = About { host, verbosity };
+        let about = About { host, verbosity, kept: None };
         if !login.refuse_connection {
             let config = Some(Arc::new(generation::greeted(shared, &login)));
             return Done::Greeted(Greeted { config, about });

@@ -130,7 +130,6 @@ impl Generation {
             execute: Arc::new(executor),
             uid: Some(nix::unistd::geteuid().as_raw()),
             line: None,
-            broker: None,
             tcp_keepalive: config.global.tcp_keep_alive,
             looks_names_up: config.global.use_dns,
             routes: config.asks_routing(),
@@ -257,6 +256,7 @@ pub fn connection_config(
     connection.auth_tries_max = login.max_auth_tries;
     connection.chains = login.chains();
     connection.asks_codes = login.asks_codes();
+    connection.asks_accounts = login.use_pam;
     connection.asks_users = config.asks_users();
     connection.window_bytes_max = global.window_max;
     connection.window_bytes = WINDOW_BYTES.min(global.window_max);

@@ -544,6 +544,10 @@ impl Policy {
             forwarding,
             auth_info: login.expose_auth_info.then(AuthInfo::default),
             audited: false,
+            session_variables: Vec::new(),
+            session_text: String::new(),
+            no_session: None,
+            must_change: false,
             places: Vec::new(),
         }
     }

@@ -126,6 +126,7 @@ fn run_with(
     // The pid in LISTEN_PID is this process's, whatever it becomes later.
     let given = systemd::inherited_listeners()?;
     let signals = Signals::catch(&SIGNALS).context("cannot catch signals")?;
+    services::restrict_umask();
     services::prepare().context("cannot prepare for starting programs")?;
     let start = Start {
         config: Arc::new(config),

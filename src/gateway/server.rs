@@ -4,9 +4,9 @@ use std::convert::Infallible;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -49,7 +49,6 @@ pub struct Settings {
     /// The way to root's process, in an edge: it is asked whatever takes rights, and nothing is served
     /// until [`Server::open`].
     pub line: Option<Line>,
-    pub broker: Option<Sender<Box<HandOver>>>,
     pub tcp_keepalive: bool,
     pub greeting: Option<Greeting>,
     /// Greetings wait for answers of others, and are given by threads of their own.
@@ -105,11 +104,11 @@ impl Server {
             audit: settings.audit,
             uid: settings.uid,
             line: settings.line,
-            broker: settings.broker,
             tcp_keepalive: settings.tcp_keepalive,
             greeting: settings.greeting,
             routes: settings.routes,
             defects: Defects::new(settings.renews),
+            watcher: OnceLock::new(),
         });
         let confined = office.line.is_some();
         let (gate, opened) = bounded(0);
@@ -183,6 +182,11 @@ impl Server {
     /// Connections open now.
     pub fn links(&self) -> usize {
         self.office.doors.iter().map(|door| door.load()).sum()
+    }
+
+    /// The end of each connection wakes this thread, which looks what is left.
+    pub fn watch(&self, watcher: Thread) {
+        let _ = self.office.watcher.set(watcher);
     }
 
     /// Ends every connection, then the shards, and waits for them.

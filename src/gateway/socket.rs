@@ -98,6 +98,12 @@ impl Messenger {
     }
 }
 
+impl From<Messenger> for OwnedFd {
+    fn from(messenger: Messenger) -> OwnedFd {
+        messenger.socket
+    }
+}
+
 #[cfg(test)]
 impl Messenger {
     /// Never waits: the length of the next message, if there is one.

@@ -11,7 +11,7 @@ use super::process::{Login, Process, Start};
 use super::scp::{self, Scp};
 use super::sftp::{Flags, Options, Sftp};
 use super::sftp_client::SftpClient;
-use super::{Account, Done, Grant, Guest, Io, Notice, Prelude, Program, Service, Subsystem};
+use super::{Account, Done, Grant, Guest, Io, Notice, Prelude, Program, Rules, Service, Subsystem};
 use crate::connection::ChannelRequest;
 use crate::reactor::{Chunk, Errno, Fd, Op};
 
@@ -20,6 +20,9 @@ const INTERNAL_SFTP: &str = "internal-sftp";
 const SFTP_ONLY: &str = "This service allows sftp connections only.\n";
 const SFTP_ONLY_STATUS: u8 = 1;
 const NO_LOGIN_STATUS: u8 = 254;
+const EXPIRED: &str =
+    "WARNING: Your password has expired.\nPassword change required but no TTY available.\n";
+const EXPIRED_STATUS: u8 = 1;
 
 /// The services, one of which a channel has. A closed set: dispatch is a match.
 #[derive(Debug)]
@@ -338,6 +341,15 @@ fn choose(request: ChannelRequest, grant: &Grant, has_terminal: bool) -> Chosen 
     if let Some(text) = &grant.rules.no_login {
         return notice(text, true, NO_LOGIN_STATUS, format!("/etc/nologin for {what}"));
     }
+    if let Some(text) = &grant.rules.no_session {
+        return match confined {
+            true => Chosen::Refused(what, "PAM has opened no session"),
+            false => notice(text, false, NO_LOGIN_STATUS, format!("PAM's refusal for {what}")),
+        };
+    }
+    if grant.rules.must_change {
+        return new_password(confined, has_terminal, what);
+    }
     let is_subsystem = asked.subsystem.is_some();
     let Some(forced) = &grant.forced_command else {
         return match (asked.subsystem, asked.command) {
@@ -426,7 +438,8 @@ fn run(
     let user_rc = rules.user_rc && !is_subsystem && !rules.forced_by_settings;
     let prelude = match grant.place.is_system() {
         true => {
-            Prelude { last_login: rules.last_login, motd: rules.motd, user_rc, system_rc: true }
+            let Rules { last_login, motd, .. } = *rules;
+            Prelude { last_login, motd, text: true, user_rc, system_rc: true }
         }
         // What shows and runs them is not in there.
         false => Prelude::default(),
@@ -434,6 +447,19 @@ fn run(
     let signals = forced.is_none() && !is_subsystem;
     let original_command = forced.flatten();
     Chosen::Program(Start { program, original_command, signals, prelude }, what)
+}
+
+/// As with sshd, nothing but passwd runs until there is a new password.
+fn new_password(confined: bool, has_terminal: bool, what: String) -> Chosen {
+    let what = format!("a new password for {what}");
+    if confined {
+        return Chosen::Refused(what, "the password has expired");
+    }
+    if !has_terminal {
+        return notice(EXPIRED, true, EXPIRED_STATUS, what);
+    }
+    let (program, prelude) = (Program::NewPassword, Prelude::default());
+    Chosen::Program(Start { program, original_command: None, signals: false, prelude }, what)
 }
 
 fn notice(text: &str, as_error: bool, status: u8, what: String) -> Chosen {

@@ -67,7 +67,7 @@ impl AuthInfo {
         self.text.insert_str(0, &before.text);
     }
 
-    pub(super) fn text(&self) -> &str {
+    pub fn text(&self) -> &str {
         &self.text
     }
 

@@ -1,3 +1,4 @@
+use std::any::Any;
 use std::ffi::{CString, OsStr};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
@@ -44,6 +45,12 @@ pub enum Job {
     CheckSecrets {
         user: Box<str>,
         secrets: Box<Secrets>,
+        from: Origin,
+        about: About,
+    },
+    /// May the account of a login that is over be used? Asks PAM.
+    Admit {
+        grant: Box<Grant>,
         from: Origin,
         about: About,
     },
@@ -156,6 +163,7 @@ pub struct Origin {
 #[derive(Debug)]
 pub enum Done {
     Key(Option<Box<Grant>>),
+    Admitted(AccountAnswer),
     /// Our public value and the shared secret, for the shard that asked.
     Agreement(Result<(Box<[u8]>, SharedSecret), KexError>),
     /// The piece of the key exchange, for the shard that asked.
@@ -191,13 +199,33 @@ pub struct Greeted {
     pub about: About,
 }
 
+/// What comes of a [`Job::Admit`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AccountAnswer {
+    pub allowed: bool,
+    /// What the user is to be told.
+    pub text: Box<str>,
+}
+
+/// Something that whoever answers keeps for a connection between its questions; nobody else looks into it.
+#[derive(Clone)]
+pub struct Kept(pub Arc<dyn Any + Send + Sync>);
+
+impl std::fmt::Debug for Kept {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("Kept")
+    }
+}
+
 /// What was found out about a connection when it named its user; the shard only carries it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct About {
     /// The peer's name, if names are looked up and this one leads back to its address.
     pub host: Option<Arc<str>>,
     /// The number of the log level that holds for the connection, if it has its own.
     pub verbosity: Option<u8>,
+    /// Where whoever answers for others keeps something.
+    pub kept: Option<Kept>,
 }
 
 /// A system account as the user database gives it.
@@ -435,6 +463,8 @@ pub enum Program {
     Command(CString),
     /// Words in place of what was asked for; the account's shell has no part in it.
     Notice(Notice),
+    /// passwd(1), at a terminal: the password has expired.
+    NewPassword,
 }
 
 /// What a session says before it ends, and how it ends.
@@ -454,6 +484,8 @@ pub struct Prelude {
     pub last_login: bool,
     /// Show /etc/motd, if a shell is started on a terminal and there is no `~/.hushlogin`.
     pub motd: bool,
+    /// Show what PAM's modules have said, under the conditions of `motd`.
+    pub text: bool,
     /// Run `~/.ssh/rc` if there is one.
     pub user_rc: bool,
     /// Else run /etc/ssh/sshrc if there is one.
@@ -479,6 +511,8 @@ pub struct SpawnSpec {
     pub display: Option<Display>,
     /// What the program can read about its login.
     pub auth_info: Option<AuthInfo>,
+    /// What PAM's modules tell the user, under the conditions of [`Prelude::motd`].
+    pub text: String,
 }
 
 #[derive(Debug, thiserror::Error)]

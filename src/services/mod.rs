@@ -43,8 +43,8 @@ pub use file_event::FileEvent;
 pub use files::{Files, Folder, Quota, Rights};
 pub use io::{Io, Wishes};
 pub use job::{
-    About, Account, Demands, Done, Grant, Greeted, Job, Notice, Origin, Prelude, Program,
-    SpawnFailed, SpawnSpec, Subsystem, decode_limits, encode_limits,
+    About, Account, AccountAnswer, Demands, Done, Grant, Greeted, Job, Kept, Notice, Origin,
+    Prelude, Program, SpawnFailed, SpawnSpec, Subsystem, decode_limits, encode_limits,
 };
 pub use modes::encode_modes;
 pub use outgoing::{Command, Outgoing, Surroundings};
@@ -56,7 +56,7 @@ pub use reaper::orphans;
 pub use root::{Root, check_fences};
 pub use routing_domain::RoutingDomain;
 pub use rules::{Rules, is_listed};
-pub use spawn::{prepare, spawn};
+pub use spawn::{prepare, restrict_umask, spawn, watch_process};
 
 use crate::reactor::{Chunk, Errno, Op};
 

@@ -29,16 +29,18 @@ const RUN_SYSTEM_RC: &CStr = c"--system-rc";
 /// Tells what xauth is to know. Anybody can read the words of a process, its environment only the
 /// account; what it becomes does not get this variable.
 const DISPLAY: &str = "TIDEGATE_DISPLAY";
+/// What PAM's modules tell the user, which is nobody else's business either.
+const TEXT: &str = "TIDEGATE_TEXT";
 
 /// The words for `tidegate session` before those of the program; `None` when there is nothing to
 /// do.
 pub(super) fn words(spec: &SpawnSpec) -> Option<Vec<CString>> {
     let wanted = spec.prelude;
     let home = &spec.account.home;
-    let login_shell = matches!(spec.program, Program::Shell) && spec.pty.is_some();
-    let talks = login_shell && !home.join(HUSH).exists();
+    let talks = talks(spec);
     let last_login =
         if talks && wanted.last_login { lastlog::message(spec.account.uid) } else { None };
+    let text = says(spec);
     let last_step = format!("{SAY}{}", last_login.as_deref().unwrap_or_default());
     let last_step = CString::new(last_step).unwrap_or_default();
     let motd = wanted.motd && talks && Path::new(MOTD).exists();
@@ -54,15 +56,30 @@ pub(super) fn words(spec: &SpawnSpec) -> Option<Vec<CString>> {
     ];
     let steps = steps.into_iter().filter(|(due, _)| *due).map(|(_, word)| word);
     let steps = steps.collect::<Vec<_>>();
-    if steps.is_empty() && spec.display.is_none() {
+    if steps.is_empty() && spec.display.is_none() && !text {
         return None;
     }
     let front = [c"tidegate".to_owned(), c"session".to_owned()];
     Some(front.into_iter().chain(steps).chain([c"--".to_owned()]).collect())
 }
 
-/// The variable that goes with the words.
-pub(super) fn variable(display: &Display) -> Option<CString> {
+/// A shell starts at a terminal, and wants to hear of things.
+fn talks(spec: &SpawnSpec) -> bool {
+    let login_shell = matches!(spec.program, Program::Shell) && spec.pty.is_some();
+    login_shell && !spec.account.home.join(HUSH).exists()
+}
+
+fn says(spec: &SpawnSpec) -> bool {
+    spec.prelude.text && !spec.text.is_empty() && talks(spec)
+}
+
+/// The variables that go with the words.
+pub(super) fn variables(spec: &SpawnSpec) -> Vec<CString> {
+    let text = says(spec).then(|| CString::new(format!("{TEXT}={}", spec.text)).ok()).flatten();
+    text.into_iter().chain(spec.display.as_ref().and_then(variable)).collect()
+}
+
+fn variable(display: &Display) -> Option<CString> {
     let Display { auth_name, protocol, cookie, xauth, .. } = display;
     CString::new(format!("{DISPLAY}={auth_name}\n{protocol}\n{cookie}\n{xauth}")).ok()
 }
@@ -92,6 +109,9 @@ pub fn run_prelude(words: impl Iterator<Item = OsString>) -> io::Error {
         return io::Error::other("started by a gateway, not by hand");
     };
     let is = |step: &CStr| steps.iter().any(|known| known.as_encoded_bytes() == step.to_bytes());
+    if let Some(text) = std::env::var_os(TEXT) {
+        let _ = io::stdout().lock().write_all(text.as_encoded_bytes());
+    }
     for text in steps.iter().filter_map(|step| step.to_str()?.strip_prefix(SAY)) {
         let _ = io::stdout().lock().write_all(text.as_bytes());
     }
@@ -112,7 +132,8 @@ pub fn run_prelude(words: impl Iterator<Item = OsString>) -> io::Error {
     } else if let Some(auth) = auth {
         auth.tell();
     }
-    let why = Command::new(&program).arg0(name).args(words).env_remove(DISPLAY).exec();
+    let why =
+        Command::new(&program).arg0(name).args(words).env_remove(DISPLAY).env_remove(TEXT).exec();
     io::Error::new(why.kind(), format!("{}: {why}", program.display()))
 }
 
@@ -143,7 +164,7 @@ impl Auth<'_> {
 /// Runs it to its end, with this on its standard input. What sshrc(5) gets is the protocol and the
 /// cookie where X11 is forwarded, else nothing.
 fn run_fed(command: &mut Command, path: &str, input: Option<&str>) {
-    command.env_remove(DISPLAY);
+    command.env_remove(DISPLAY).env_remove(TEXT);
     let ran = match input {
         None => command.stdin(Stdio::null()).status().map(|_| ()),
         Some(text) => command.stdin(Stdio::piped()).spawn().and_then(|mut child| {

@@ -44,6 +44,14 @@ pub struct Rules {
     pub auth_info: Option<AuthInfo>,
     /// Somebody keeps an audit, and hears of files too.
     pub audited: bool,
+    /// What PAM's modules put into the environment: `NAME=VALUE`, each.
+    pub session_variables: Vec<Vec<u8>>,
+    /// What they tell the user where a shell starts at a terminal.
+    pub session_text: String,
+    /// A module denies sessions: what every one is told in place of what it asks for.
+    pub no_session: Option<String>,
+    /// The password has expired: sessions are for another, and for nothing else.
+    pub must_change: bool,
     /// For an audit: keywords about sessions, and the lines that set them.
     pub places: Vec<(String, String)>,
 }
@@ -85,13 +93,16 @@ impl Rules {
             out.extend_from_slice(bytes);
         };
         put(&[self.last_login, self.motd, self.user_rc, self.forced_by_settings].map(u8::from));
-        put(&[u8::from(self.audited)]);
+        put(&[self.audited, self.must_change].map(u8::from));
+        put(self.session_text.as_bytes());
+        put(&(self.session_variables.len() as u32).to_be_bytes());
+        self.session_variables.iter().for_each(|variable| put(variable));
         put(&(self.places.len() as u32).to_be_bytes());
         for (keyword, place) in &self.places {
             put(keyword.as_bytes());
             put(place.as_bytes());
         }
-        for text in [&self.user_environment, &self.time_zone, &self.no_login] {
+        for text in [&self.user_environment, &self.time_zone, &self.no_login, &self.no_session] {
             put(&[u8::from(text.is_some())]);
             put(text.as_deref().unwrap_or_default().as_bytes());
         }
@@ -119,7 +130,13 @@ impl Rules {
         let mut r = Reader::new(bytes);
         let flags: [u8; 4] = r.string(4).ok()?.try_into().ok()?;
         let [last_login, motd, user_rc, forced_by_settings] = flags.map(|flag| flag == 1);
-        let audited = r.string(1).ok()? == [1];
+        let &[audited, must_change] = r.string(2).ok()? else { return None };
+        let (audited, must_change) = (audited == 1, must_change == 1);
+        let session_text = text(&mut r)?;
+        let mut session_variables = Vec::new();
+        for _ in 0..count(&mut r, ENV_COUNT_MAX)? {
+            session_variables.push(r.string(PARCEL_BYTES_MAX).ok()?.to_vec());
+        }
         let mut places = Vec::new();
         for _ in 0..count(&mut r, AUDIT_PLACES_MAX)? {
             places.push((text(&mut r)?, text(&mut r)?));
@@ -127,6 +144,7 @@ impl Rules {
         let user_environment = maybe(&mut r)?;
         let time_zone = maybe(&mut r)?;
         let no_login = maybe(&mut r)?;
+        let no_session = maybe(&mut r)?;
         let interactive_class = r.string(1).ok()?.first().copied();
         let bulk_class = r.string(1).ok()?.first().copied();
         let unused_timeout = Some(time(&mut r)?).filter(|time| !time.is_zero());
@@ -157,6 +175,10 @@ impl Rules {
             forwarding,
             auth_info,
             audited,
+            session_variables,
+            session_text,
+            no_session,
+            must_change,
             places,
         })
     }
@@ -318,6 +340,10 @@ mod tests {
             },
             auth_info: Some(AuthInfo::with("password\n".to_owned())),
             audited: true,
+            session_variables: vec![b"A=\xff".to_vec()],
+            session_text: "hello\n".into(),
+            no_session: Some("no\n".into()),
+            must_change: true,
             places: vec![("PermitTTY".into(), "/etc/x:3".into())],
         };
         let lines = |why| rules.lines_of(why, "keys:1");

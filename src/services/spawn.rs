@@ -37,8 +37,7 @@ pub fn spawn(spec: &SpawnSpec) -> Result<Child, SpawnFailed> {
 }
 
 /// To be called once, early, before other threads run: children that end can be waited for even if
-/// our parent ignored SIGCHLD, descriptors that we were started with stay with us, and new files
-/// are not for everybody to write even if our parent did not care.
+/// our parent ignored SIGCHLD, and descriptors that we were started with stay with us.
 ///
 /// # Errors
 /// The kernel refused (a sandbox, most likely).
@@ -51,10 +50,14 @@ pub fn prepare() -> io::Result<()> {
         libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
     };
     Errno::result(marked)?;
-    // Like sshd, whose sessions inherit it: at least group and others lose the right to write.
+    Ok(())
+}
+
+/// For whoever is started by others, early: new files are not for everybody to write even if they did not
+/// care. Like sshd, whose sessions inherit it: at least group and others lose that right.
+pub fn restrict_umask() {
     let others = Mode::S_IWGRP | Mode::S_IWOTH;
     umask(umask(others) | others);
-    Ok(())
 }
 
 fn start(spec: &SpawnSpec, shell: &CStr) -> io::Result<Child> {
@@ -82,9 +85,9 @@ fn start(spec: &SpawnSpec, shell: &CStr) -> io::Result<Child> {
     let (program, arguments) = launch(spec, shell);
     let attributes = Attributes::new()?;
     let mut env = spec.env.complete(&own.variables);
-    env.extend(spec.display.as_ref().and_then(prelude::variable));
+    env.extend(prelude::variables(spec));
     let pid = posix_spawn(program, &actions, &attributes, &arguments, &env)?;
-    let pidfd = match pidfd_open(pid) {
+    let pidfd = match watch_process(pid) {
         Ok(pidfd) => pidfd,
         Err(why) => {
             abandon(pid);
@@ -107,8 +110,10 @@ fn shell_of(spec: &SpawnSpec) -> CString {
 
 /// What is run, and with which words.
 fn launch<'a>(spec: &SpawnSpec, shell: &'a CStr) -> (&'a CStr, Vec<CString>) {
-    if let Program::Notice(notice) = &spec.program {
-        return (DEFAULT_SHELL, notice_words(notice));
+    match &spec.program {
+        Program::Notice(notice) => return (DEFAULT_SHELL, notice_words(notice)),
+        Program::NewPassword => return (DEFAULT_SHELL, new_password_words()),
+        Program::Shell | Program::Command(_) => {}
     }
     let arguments = arguments(spec, shell);
     match prelude::words(spec) {
@@ -137,7 +142,16 @@ fn arguments(spec: &SpawnSpec, shell: &CStr) -> Vec<CString> {
         Program::Shell => vec![named(b"-")],
         Program::Command(command) => vec![named(b""), c"-c".to_owned(), command.clone()],
         Program::Notice(notice) => notice_words(notice),
+        Program::NewPassword => new_password_words(),
     }
+}
+
+/// In sshd's words.
+fn new_password_words() -> Vec<CString> {
+    let script = c"echo 'WARNING: Your password has expired.' >&2; \
+                   echo 'You must change your password now and login again!' >&2; \
+                   exec /usr/bin/passwd";
+    vec![c"sh".to_owned(), c"-c".to_owned(), script.to_owned()]
 }
 
 /// Opened here, so that the directory that was found good is the one that is entered.
@@ -347,7 +361,11 @@ fn posix_spawn(
     Ok(pid)
 }
 
-fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+/// Becomes readable when this process, a child that was not waited for, has ended.
+///
+/// # Errors
+/// The kernel's.
+pub fn watch_process(pid: i32) -> io::Result<OwnedFd> {
     // SAFETY: takes two numbers.
     let fd = Errno::result(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) })?;
     // SAFETY: the kernel has just given it to us, close-on-exec, and nobody else knows it.
@@ -412,6 +430,7 @@ mod tests {
             open_files: None,
             display: None,
             auth_info: None,
+            text: String::new(),
         }
     }
 

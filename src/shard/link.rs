@@ -88,7 +88,7 @@ pub(super) struct Link {
 }
 
 /// A question about a key, but for the key itself.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Asked {
     pub user: Box<str>,
     pub algorithm: SignatureAlgorithm,

@@ -1,23 +1,16 @@
 //! Logins: what the protocol says of them, and what is then permitted.
 
+use super::link::Asked;
 use super::report::KeyTold;
 use super::*;
-use crate::connection::{AuthFailed, Verified};
+use crate::connection::{AuthFailed, Proven};
 use crate::crypto::{Attestation, Certificate, PublicKey, ShownKey};
 use crate::services::{Command, Grant};
 use crate::wire::auth::{METHOD_INTERACTIVE, METHOD_PUBLIC_KEY_HOST_BOUND};
 use crate::wire::number::disconnect;
 
-/// A method that has succeeded, as the protocol tells of it.
-pub(super) struct Proved {
-    pub user: Box<str>,
-    pub method: &'static str,
-    pub public: Option<Box<PublicKey>>,
-    pub verified: Option<Box<Verified>>,
-}
-
 impl<D: Driver, O: Outside> Shard<D, O> {
-    pub(super) fn authenticated(&mut self, key: u32, proved: Proved) {
+    pub(super) fn authenticated(&mut self, key: u32, user: Box<str>, proved: Proven) {
         let Some((grant, shown)) = self.proven(key, &proved) else { return };
         let Some(link) = self.links.get_mut(key as usize) else { return };
         link.authenticated = true;
@@ -42,7 +35,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             self.timers.set(key, self.driver.now().after(LEAVING_TIME));
         }
         self.outside.startup_over(ends, StartupEnd::LoggedIn);
-        let Proved { user, method, .. } = proved;
+        let method = proved.method;
         self.report(key, What::Authenticated { user, method, key: shown, source });
         if let Some(upstream) = upstream.filter(|_| here) {
             self.begin_relay(key, upstream);
@@ -51,19 +44,19 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     }
 
     /// One method of several has succeeded. What it permits is kept for the last one's answer.
-    pub(super) fn partly_authenticated(&mut self, key: u32, proved: Proved) {
+    pub(super) fn partly_authenticated(&mut self, key: u32, user: Box<str>, proved: Proven) {
         let Some((grant, shown)) = self.proven(key, &proved) else { return };
         let Some(link) = self.links.get_mut(key as usize) else { return };
         link.earned = Some(grant);
-        let Proved { user, method, .. } = proved;
+        let method = proved.method;
         self.report(key, What::Partial { user, method, key: shown });
     }
 
     /// The grant that was made for the question about this key, and the key as the log has it. What
     /// was proved is noted.
-    fn proven(&mut self, key: u32, proved: &Proved) -> Option<(Arc<Grant>, Option<Box<KeyTold>>)> {
+    fn proven(&mut self, key: u32, proved: &Proven) -> Option<(Arc<Grant>, Option<Box<KeyTold>>)> {
         let link = self.links.get_mut(key as usize)?;
-        let (public, asked) = (proved.public.as_deref(), link.asked.take());
+        let (public, asked) = (proved.key.as_deref(), link.asked.take());
         // The grant must belong to the very key that signed (SECURITY case 55).
         let grant = link.grant.take().filter(|g| public == g.key.as_ref());
         let Some(grant) = grant else {
@@ -73,18 +66,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let certificate = asked.as_ref().and_then(|asked| asked.certificate.as_deref());
         let attestation = proved.verified.as_ref().and_then(|verified| verified.attestation);
         let shown = attested(shown_key(public, certificate), attestation);
-        link.proofs.push(match (&proved.public, &proved.verified, asked) {
-            (Some(key), Some(verified), Some(asked)) => Proof::Key {
-                shown: ShownKey {
-                    key: key.clone(),
-                    algorithm: asked.algorithm,
-                    certificate: asked.certificate,
-                },
-                host_bound: proved.method == METHOD_PUBLIC_KEY_HOST_BOUND,
-                signature: verified.signature.clone(),
-            },
-            _ => Proof::Secrets { interactive: proved.method == METHOD_INTERACTIVE },
-        });
+        link.proofs.push(proof_of(proved, asked));
         Some((grant, shown))
     }
 
@@ -101,6 +83,22 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         if let Some(exceeded) = exceeded {
             self.report(key, exceeded);
         }
+    }
+}
+
+/// For whoever does not take our word for it. `asked`: what the key was asked about in.
+pub(super) fn proof_of(proven: &Proven, asked: Option<Asked>) -> Proof {
+    match (&proven.key, &proven.verified, asked) {
+        (Some(key), Some(verified), Some(asked)) => Proof::Key {
+            shown: ShownKey {
+                key: key.clone(),
+                algorithm: asked.algorithm,
+                certificate: asked.certificate,
+            },
+            host_bound: proven.method == METHOD_PUBLIC_KEY_HOST_BOUND,
+            signature: verified.signature.clone(),
+        },
+        _ => Proof::Secrets { interactive: proven.method == METHOD_INTERACTIVE },
     }
 }
 

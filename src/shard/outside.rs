@@ -6,7 +6,7 @@ use super::{Asking, Report};
 use crate::connection::ConnectionConfig;
 use crate::crypto::ShownKey;
 use crate::reactor::{Fd, Token};
-use crate::services::{Done, Grant, Job, RoutingDomain};
+use crate::services::{Done, Grant, Job, Origin, RoutingDomain};
 
 /// The two ends of an accepted connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +95,18 @@ pub trait Outside {
     /// Hands a job to the workers; its outcome arrives as [`Mail::Done`] with this token. Gives
     /// the job back when their queue is full.
     fn submit(&mut self, token: Token, job: Job) -> Result<(), Job>;
+
+    /// Asks whether the account of a login may be used that has proved itself so; the answer arrives as
+    /// that of a job. `false`: nobody can be asked.
+    fn ask_account(
+        &mut self,
+        _token: Token,
+        _user: &str,
+        _from: Origin,
+        _proofs: &[Proof],
+    ) -> bool {
+        false
+    }
 
     /// Moves what has arrived since the last call into `mail`.
     fn collect(&mut self, mail: &mut Vec<Mail>);

@@ -3,19 +3,21 @@
 use super::agent::Agent;
 use super::contain::meet_ordered_defect;
 use super::link::{Asked, Owed};
-use super::login::Proved;
+use super::login::proof_of;
 use super::*;
 use crate::base::Span;
 use crate::base::tally::{self, Cost};
 use crate::connection::{
-    Answer, ChannelId, Conn, Connection, ConnectionRecord, Event, Input, Query,
+    Answer, ChannelId, Conn, Connection, ConnectionRecord, Event, Input, Proven, Query,
 };
 use crate::limits::{
     BULK_SLOT, HEADROOM, LINK_TURN_BYTES_MAX, LINK_TURN_PACKET_BYTES, LINK_UNSENT_BYTES_MAX,
     PACKET_SLOT, RECEIVE_LEASE_TIME,
 };
 use crate::reactor::{Chunk, Class, Target};
-use crate::services::{About, Command, Grant, Greeted, Origin, Outgoing, Surroundings};
+use crate::services::{
+    About, AccountAnswer, Command, Grant, Greeted, Origin, Outgoing, Surroundings,
+};
 use crate::transport::{Blame, Error, Server};
 use crate::wire::number::disconnect;
 
@@ -294,6 +296,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 None => return,
             },
             Done::Agreement(agreement) => Answer::Agreement(agreement),
+            Done::Admitted(AccountAnswer { allowed, text }) => Answer::Admitted { allowed, text },
             Done::Computed(piece) => Answer::Computed(piece),
             Done::Greeted(Greeted { config: Some(config), about }) => {
                 link.about = about;
@@ -604,12 +607,10 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 self.upstream_refused_us(key, &failed);
             }
             Event::Authenticated { user, method, key: public, verified } => {
-                let proved = Proved { user, method, public, verified };
-                self.authenticated(key, proved);
+                self.authenticated(key, user, Proven { method, key: public, verified });
             }
             Event::Partial { user, method, key: public, verified } => {
-                let proved = Proved { user, method, public, verified };
-                self.partly_authenticated(key, proved);
+                self.partly_authenticated(key, user, Proven { method, key: public, verified });
             }
             Event::AuthFailed(failed) => self.login_refused(key, *failed),
             Event::Global { want_reply, request } if self.is_relayed(key) => {
@@ -722,6 +723,14 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 let (about, key) = (link.about.clone(), public);
                 let job = Job::FindKey { user, key, algorithm, certificate, from, about };
                 self.submit_job(token, job);
+            }
+            Query::Admit { user, proven } => {
+                let mut proofs = link.proofs.clone();
+                proofs.push(proof_of(&proven, link.asked.clone()));
+                link.in_flight += 1;
+                if !self.outside.ask_account(token, &user, from, &proofs) {
+                    self.close_link(key, disconnect::BY_APPLICATION, "nobody can be asked");
+                }
             }
             Query::CheckSecrets { user, secrets } => {
                 link.in_flight += 1;

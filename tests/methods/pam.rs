@@ -2,6 +2,7 @@
 //! namespace that nobody else is in.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -26,6 +27,10 @@ tries=0
 while [ -e "${0%/*}/hang-$PAM_USER" ] && [ $tries -lt 600 ]; do sleep 0.1; tries=$((tries + 1)); done
 [ $verdict = right ]
 "#;
+
+/// The module decides; another has credentials, without which PAM refuses.
+const ASKS: &str =
+    "auth required pam_exec.so quiet expose_authtok FOLDER/module\nauth required pam_permit.so\n";
 
 /// A gateway with these services, and a folder of theirs.
 struct Site {
@@ -101,6 +106,21 @@ impl Site {
         text.lines().map(str::to_owned).collect()
     }
 
+    fn sessions(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.services.path().join("sessions")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    fn run(&self, user: &str, flags: &[&str], words: &[&str]) -> Output {
+        let mut ssh = self.gateway.ssh(&[&format!("User={user}")], &[]);
+        ssh.args(flags).args(words).output().expect("ssh starts")
+    }
+
+    fn begin_with(&self, user: &str, words: &[&str]) -> Child {
+        let mut client = self.gateway.ssh(&[&format!("User={user}")], words);
+        client.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("ssh starts")
+    }
+
     fn begin(&self, user: &str, method: &str, password: &str) -> Child {
         let mut client = self.client(user, method, password);
         client.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("ssh starts")
@@ -112,15 +132,11 @@ fn pam_decides_about_passwords_and_accounts() {
     let (Some(ann), Some(bob), true) = (Account::new(), Account::new(), can_mount()) else {
         return;
     };
+    let session = "session required pam_permit.so\n";
     let account = format!("account required pam_succeed_if.so quiet user != {}\n", bob.name);
-    let service =
-        format!("auth required pam_exec.so quiet expose_authtok FOLDER/module\n{account}");
+    let service = format!("{ASKS}{account}{session}");
     let lines = ["UsePAM yes", "PermitRootLogin prohibit-password"];
     let site = Site::new(&[("sshd", &service), ("other", "auth required pam_deny.so\n")], &lines);
-    let log = site.gateway.log();
-    let config = site.gateway.path("tidegate_config");
-    let warning = format!("{}:1: UsePAM yes: sessions are not opened", config.display());
-    assert!(log.contains(&warning), "{log}");
     for method in ["password", "keyboard-interactive"] {
         site.assert_in(&ann.name, method, PASSWORD);
         let wrong = "PAM (service sshd) does not take the password";
@@ -149,6 +165,12 @@ fn pam_decides_about_passwords_and_accounts() {
         bob.name
     );
     site.assert_out(&bob.name, "publickey", "", &denied);
+    // He hears a failure, and no success before it.
+    let mut client = site.client(&bob.name, "publickey", "");
+    let told = client.arg("-vvv").output().expect("ssh starts");
+    let told = String::from_utf8_lossy(&told.stderr).into_owned();
+    assert!(told.contains("Permission denied (publickey"), "{told}");
+    assert!(!told.contains("receive packet: type 52"), "{told}");
     assert!(bob.delegates().is_empty(), "nothing was started for him");
     assert!(!site.gateway.log().contains(PASSWORD), "a password in the log");
     site.gateway.assert_alive();
@@ -158,7 +180,8 @@ fn pam_decides_about_passwords_and_accounts() {
 #[test]
 fn pam_unix_knows_passwords_and_expired_accounts() {
     let (Some(ann), true) = (Account::new(), can_mount()) else { return };
-    let service = "auth required pam_unix.so nodelay nullok\naccount required pam_unix.so\n";
+    let service = "auth required pam_unix.so nodelay nullok\naccount required pam_unix.so\n\
+                   session required pam_unix.so\n";
     let site = Site::new(&[("unix", service)], &["UsePAM yes", "PAMServiceName unix"]);
     ann.change(&["-p", HASH]);
     site.assert_in(&ann.name, "password", PASSWORD);
@@ -179,14 +202,103 @@ fn pam_unix_knows_passwords_and_expired_accounts() {
     site.assert_out(&ann.name, "publickey", "", expired);
 }
 
+/// What a module notes of sessions: when, whose process it runs in, and what that process has.
+const NOTES: &str = r#"#!/bin/sh
+echo "$PAM_TYPE $PAM_USER $PAM_TTY $(ps -o ppid= -p $$ | tr -d ' ')" >> "${0%/*}/sessions"
+"#;
+
+/// Sessions with modules of all sorts; this account gets none.
+fn site_with_sessions(bob: &Account) -> Site {
+    let service = format!(
+        "auth required pam_permit.so\naccount required pam_permit.so\n\
+         session required pam_exec.so quiet FOLDER/notes\n\
+         session required pam_limits.so conf=FOLDER/limits\n\
+         session required pam_env.so conffile=FOLDER/conf envfile=FOLDER/environment\n\
+         session required pam_umask.so umask=0027\n\
+         session optional pam_echo.so file=FOLDER/hello\n\
+         session [success=1 default=ignore] pam_succeed_if.so quiet user != {}\n\
+         session required pam_deny.so\n",
+        bob.name
+    );
+    let files = [
+        ("sshd", &*service),
+        ("notes", NOTES),
+        ("limits", "* hard nofile 200\n* soft nofile 100\n* - core 0\n"),
+        ("conf", "FROM_CONF DEFAULT=conf-@{PAM_USER}\n"),
+        ("environment", "FROM_FILE=file\n"),
+        ("hello", "Hello %u.\n"),
+    ];
+    let site = Site::new(&files, &["UsePAM yes", "PrintLastLog no", "PrintMotd no"]);
+    make_executable(&site.services.path().join("notes"));
+    site
+}
+
+/// Sessions are opened before anything of the account runs, once for each connection, and closed when it
+/// is over, however it ends; what modules say holds for programs.
+#[test]
+fn pam_opens_and_closes_sessions() {
+    let (Some(ann), Some(bob), true) = (Account::new(), Account::new(), can_mount()) else {
+        return;
+    };
+    let site = site_with_sessions(&bob);
+    let sessions = || site.sessions();
+    let facts = "echo $FROM_CONF $FROM_FILE $(umask) $(ulimit -Sn) $(ulimit -Hn)";
+    let output = site.run(&ann.name, &[], &[facts]);
+    let log = site.gateway.log();
+    let expected = format!("conf-{} file 0027 100 200\n", ann.name);
+    assert_eq!(out(&output), expected, "{output:?}\n{log}");
+    wait_for("the end of the session", || sessions().len() == 2);
+    let noted = sessions();
+    let pid = noted[0].rsplit(' ').next().expect("a process");
+    let line = |what: &str, user: &str| format!("{what} {user} ssh {pid}");
+    assert_eq!(noted, ["open_session", "close_session"].map(|what| line(what, &ann.name)));
+    wait_for("its process to end", || site.gateway.parts("pam").is_empty());
+    // Files, and connections that are only forwarded, have one too.
+    let output = site.gateway.sftp(&[&format!("User={}", ann.name)], "ls\n");
+    assert!(output.status.success(), "{output:?}");
+    wait_for("the end of the session", || sessions().len() == 4);
+    // A shell at a terminal is told what modules have said.
+    let mut ssh = site.gateway.ssh(&[&format!("User={}", ann.name)], &[]);
+    let shell = ssh.arg("-tt").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let mut shell = shell.expect("ssh starts");
+    shell.stdin.take().expect("input").write_all(b"env | grep TIDEGATE; exit\n").expect("typed");
+    let shown = shell.wait_with_output().expect("its end");
+    let shown = out(&shown);
+    assert!(shown.contains(&format!("Hello {}.", ann.name)), "{shown}");
+    assert!(!shown.contains("TIDEGATE_"), "{shown}");
+    wait_for("the end of the session", || sessions().len() == 6);
+    // His process is killed: that ends the session too.
+    let mut held = site.begin_with(&ann.name, &["exec sleep 1000"]);
+    wait_for("a session", || sessions().len() == 7 && !ann.processes("sleep").is_empty());
+    let pid = ann.delegates()[0].to_string();
+    run_ok(Command::new("kill").args(["-KILL", &pid]));
+    assert!(!held.wait().expect("its end").success());
+    wait_for("the end of the session", || sessions().len() == 8);
+    wait_for("their processes to end", || site.gateway.parts("pam").is_empty());
+}
+
+#[test]
+fn whoever_gets_no_session_is_told_so_and_has_nothing_else() {
+    let (Some(bob), true) = (Account::new(), can_mount()) else { return };
+    let site = site_with_sessions(&bob);
+    for (flags, words) in [(&[][..], &["echo in"][..]), (&["-s"], &["sftp"])] {
+        let output = site.run(&bob.name, flags, words);
+        assert_eq!(output.status.code(), Some(254), "{output:?}");
+        assert_eq!(out(&output), format!("Hello {}.\n", bob.name));
+    }
+    let output = site.run(&bob.name, &["-W", &format!("127.0.0.1:{}", site.gateway.port)], &[]);
+    assert!(!output.status.success() && output.stdout.is_empty(), "{output:?}");
+    let log = site.gateway.log();
+    assert!(log.contains("PAM: pam_open_session(): "), "{log}");
+}
+
 #[test]
 fn case_129_a_module_that_hangs_holds_up_its_own_login_alone() {
     let (Some(ann), Some(bob), true) = (Account::new(), Account::new(), can_mount()) else {
         return;
     };
-    let service = "auth required pam_exec.so quiet expose_authtok FOLDER/module\n\
-                   account required pam_permit.so\n";
-    let site = Site::new(&[("sshd", service)], &["UsePAM yes"]);
+    let service = format!("{ASKS}account required pam_permit.so\nsession required pam_permit.so\n");
+    let site = Site::new(&[("sshd", &service)], &["UsePAM yes"]);
     let hang = site.services.path().join(format!("hang-{}", ann.name));
     fs::write(&hang, "").expect("a file");
     let begun = |count| wait_for("the module to be asked", || site.asked().len() == count);
@@ -203,12 +315,14 @@ fn case_129_a_module_that_hangs_holds_up_its_own_login_alone() {
     // One whose process is lost is refused.
     let mut lost = site.begin(&ann.name, "password", PASSWORD);
     begun(3);
+    // Those of sessions that are over end too.
+    wait_for("two processes", || site.gateway.parts("pam").len() == 2);
     let other = site.gateway.parts("pam").into_iter().find(|pid| *pid != helpers[0]);
     let other = other.expect("another process").to_string();
     run_ok(Command::new("kill").args(["-KILL", &other]));
     assert!(!lost.wait().expect("its end").success());
-    let why = "PAM (service sshd) cannot be asked, so nobody gets in: the process that asks PAM: it \
-               ended with signal: 9";
+    let why = "PAM (service sshd) cannot be asked, so nobody gets in: the process that asks PAM has \
+               ended";
     assert!(site.gateway.log().contains(why), "{}", site.gateway.log());
     fs::remove_file(&hang).expect("removed");
     assert!(late.wait().expect("its end").success(), "it was only late");

@@ -169,6 +169,7 @@ fn sessions_are_those_of_sshd() {
         assert!(seen.out.contains(expected), "{expected}: {seen:?}");
     }
     pair.same("terminal", &["-tt"], &[ENV], "");
+    pair.same("process", &[], &[PROCESS], "");
     pair.same("codes", &[], &["echo out; echo err >&2; exit 7"], "");
     pair.same("signals", &[], &["kill -TERM $$"], "");
     pair.same("no such command", &[], &["/no/such/command"], "");
@@ -209,6 +210,74 @@ fn sessions_are_those_of_sshd() {
     pair.same("no-user-rc", &[], &["echo main"], "");
     allow(&gateway, "command=\"echo forced; cat\"");
     pair.same("rc before a key's command", &[], &["echo main"], "input\n");
+}
+
+/// What a process has that nobody has said anything about. Two signals of the C library's own are ignored
+/// by what this test starts, and by what that starts.
+const PROCESS: &str = "echo $0 $-; umask; ulimit -a | grep -v 'open files'; ulimit -Ha; id; nice; pwd; tty; \
+                       grep -E '^(Sig(Blk|Ign)|Cap|Groups|NoNewPrivs|Seccomp:)' /proc/self/status | \
+                       sed 's/^\\(SigIgn:.*\\)180000000$/\\1000000000/'; cat /proc/self/oom_score_adj; ls /proc/self/fd | wc -l; ps -o pri,cls -p $$";
+
+/// The same with `UsePAM yes` and the same service: what modules set and say, and what they deny.
+#[test]
+fn sessions_through_pam_are_those_of_sshd() {
+    let Some(account) = ready() else { return };
+    let Some((_folder, etc)) = other_etc() else { return };
+    let service = "auth required pam_permit.so\naccount required pam_permit.so\n\
+                   session required pam_limits.so conf=/etc/test-limits\n\
+                   session required pam_env.so conffile=/etc/test-conf envfile=/etc/test-env\n\
+                   session required pam_umask.so umask=0002\n\
+                   session required pam_mkhomedir.so\n\
+                   session optional pam_motd.so motd=/etc/test-motd noupdate\n";
+    let files = [
+        ("pam.d/sshd", service),
+        ("test-limits", "* hard nofile 300\n* soft nofile 200\n* - core 0\n* - priority 3\n"),
+        ("test-conf", "FROM_CONF DEFAULT=conf\nADMIN DEFAULT=pam\nTIDE_SENT DEFAULT=pam\n"),
+        ("test-env", "FROM_FILE=file\nMAIL=pam\nSSH_CLIENT=pam\n"),
+        ("test-motd", "From a module.\n"),
+    ];
+    let write = |name: &str, text: &str| fs::write(etc.join(name), text).expect("a file");
+    files.iter().for_each(|(name, text)| write(name, text));
+    let lines = [
+        "UsePAM yes",
+        "AcceptEnv TIDE_*",
+        "SetEnv ADMIN=1",
+        "PrintMotd no",
+        "PermitUserEnvironment yes",
+        "PasswordAuthentication no",
+        "KbdInteractiveAuthentication no",
+        "Subsystem env /usr/bin/env",
+    ];
+    let gateway = Gateway::start_with(&lines, |command| {
+        *command = within(command, &etc);
+        command.env("TZ", "UTC");
+    });
+    open_to_all(&gateway);
+    let sshd = Sshd::start(&gateway, &lines, Some(&etc));
+    let pair = Pair { gateway: &gateway, sshd: &sshd, account: &account };
+    put_at_home(&account, ".ssh/environment", "OWN=file\nFROM_CONF=own\n");
+    put_at_home(&account, ".bashrc", "PS1=\n");
+    put_at_home(&account, ".bash_profile", "bind 'set enable-bracketed-paste off'\nexit 5\n");
+    let seen = pair.same("environment", &[], &[ENV], "");
+    for expected in ["FROM_CONF=conf", "FROM_FILE=file", "ADMIN=1", "TIDE_SENT=pam", "OWN=file"] {
+        assert!(seen.out.lines().any(|line| line == expected), "{expected}: {seen:?}");
+    }
+    let seen = pair.same("process", &[], &[PROCESS], "");
+    assert!(seen.out.lines().any(|line| line == "0002"), "{seen:?}");
+    let seen = pair.same("open files", &[], &["ulimit -Sn; ulimit -Hn"], "");
+    assert_eq!(seen.out, "200\n300");
+    pair.same("a terminal", &["-tt"], &["umask; ulimit -n; nice; stty -a | head -1"], "");
+    pair.same("a subsystem", &["-s"], &["env"], "");
+    let seen = pair.same("a shell", &["-tt"], &[], "");
+    assert!(seen.out.contains("From a module."), "{seen:?}");
+    put_at_home(&account, ".hushlogin", "");
+    let seen = pair.same("hushlogin", &["-tt"], &[], "");
+    assert!(!seen.out.contains("From a module."), "{seen:?}");
+    write("pam.d/sshd", &format!("{service}session required pam_deny.so\n"));
+    for (flags, words) in [(&[][..], &["echo main"][..]), (&["-tt"], &[]), (&["-s"], &["env"])] {
+        let seen = pair.same("no session", flags, words, "");
+        assert_eq!(seen.code, Some(254), "{seen:?}");
+    }
 }
 
 /// ForceCommand, and what stands in /etc.

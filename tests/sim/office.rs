@@ -304,6 +304,7 @@ impl Office {
         match job {
             Job::CheckSecrets { .. } => Done::Key(None),
             Job::FindKey { user, key, .. } => Done::Key(self.grant(&user, &key).map(Box::new)),
+            Job::Admit { grant, .. } => panic!("nobody asks about {:?}", grant.account),
             Job::Greet { user, .. } => panic!("nobody asks about {user}"),
             Job::Agree { group, client_public } => {
                 self.agreed += 1;
@@ -379,6 +380,7 @@ impl Office {
             Run::Shell => "cat".to_owned(),
             Run::Command(command) => command.to_string_lossy().into_owned(),
             Run::Notice(notice) => panic!("nobody was to be told {notice:?}"),
+            Run::NewPassword => panic!("no password has expired"),
         };
         let fail = |why: i32| SpawnFailed {
             program: command.clone(),

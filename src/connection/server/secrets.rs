@@ -1,8 +1,8 @@
 //! Passwords (RFC 4252 §8) and prompts (RFC 4256).
 
-use super::{Proven, Stage, Waits};
+use super::{Stage, Waits};
 use crate::base::Instant;
-use crate::connection::{Connection, Event, Method, Query, Secret, Secrets};
+use crate::connection::{Connection, Event, Method, Proven, Query, Secret, Secrets};
 use crate::limits::{LANGUAGE_BYTES_MAX, PROMPT_BYTES_MAX};
 use crate::transport::{Env, Error, Server};
 use crate::wire::auth::{InfoRequest, InfoResponse, Prompts};
@@ -108,7 +108,7 @@ impl Connection<Server> {
         env: &mut Env<'_>,
     ) -> Result<(), Error> {
         if right {
-            let proven = Proven { name: method.name(), key: None, verified: None };
+            let proven = Proven { method: method.name(), key: None, verified: None };
             return self.succeeded(method, proven, asked_at, env);
         }
         self.count_failure(method.name(), None, false);

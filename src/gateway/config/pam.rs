@@ -1,6 +1,6 @@
 //! The keywords about PAM.
 
-use super::diagnostic::{Place, Wrong};
+use super::diagnostic::Wrong;
 use super::dump::{View, one, yes_no};
 use super::honour::{Done, first};
 use super::keywords::Target;
@@ -40,10 +40,4 @@ pub fn settle(reading: &mut Reading<'_>) {
     }
     reading.login.password_authentication.get_or_insert(true);
     reading.login.kbd_interactive_authentication.get_or_insert(true);
-    let place = reading.places.first_of("UsePAM").cloned();
-    let place = place.unwrap_or_else(|| Place { file: "command line".into(), line: 0 });
-    let partly = "sessions are not opened through PAM yet: of its service, `auth` and `account` lines are \
-                  in effect, `session` lines (limits, environment, home directories) and changes of \
-                  expired passwords are not";
-    reading.warning(&place, "UsePAM yes", partly.to_owned());
 }

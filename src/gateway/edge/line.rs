@@ -9,8 +9,8 @@ use super::words::{Ask, Ticket};
 use crate::crypto::ShownKey;
 use crate::gateway::socket::Messenger;
 use crate::reactor::Token;
-use crate::services::Job;
-use crate::shard::{HandOver, StartupEnd};
+use crate::services::{Job, Origin};
+use crate::shard::{HandOver, Proof, StartupEnd};
 
 /// The edge's end. What does not fit into the socket's queue waits in the shard that asks; what must
 /// not be lost waits here.
@@ -66,6 +66,13 @@ impl Line {
             _ => return Err(job),
         };
         self.messenger.try_send(&ask.encode(), None).map_err(|_| job)
+    }
+
+    /// Asks whether the account of a login that has proved itself may be used. `false`: root's process does
+    /// not listen.
+    pub fn ask_account(&self, ticket: Ticket, user: &str, from: Origin, proofs: &[Proof]) -> bool {
+        let ask = Ask::Admit { ticket, from, user: user.to_owned(), proofs: proofs.to_vec() };
+        self.pay() && self.messenger.try_send(&ask.encode(), None).is_ok()
     }
 
     /// A login is over: its connection leaves. It comes back when root's process does not listen.

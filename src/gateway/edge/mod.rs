@@ -167,7 +167,6 @@ impl Prepared {
             startups: self.startups,
             execute: Arc::new(executor),
             uid: None,
-            broker: None,
             line: Some(Line::new(Arc::clone(messenger))),
             tcp_keepalive: global.tcp_keep_alive,
             proxies: global.proxies.map(|all| (all, global.proxy_time)),
@@ -230,13 +229,14 @@ impl Serving<'_> {
             }
             Tell::Greeted { ticket, greeting, verbosity } => {
                 let config = greeting.map(|greeting| Arc::new(self.greeted(*greeting)));
-                let about = About { host: None, verbosity };
+                let about = About { verbosity, ..About::default() };
                 (ticket, Done::Greeted(Greeted { config, about }))
             }
             Tell::Key { ticket, grant, stranger } => {
                 stranger.into_iter().for_each(|peer| self.startups.note_unknown_user(peer));
                 (ticket, Done::Key(grant))
             }
+            Tell::Admitted { ticket, answer } => (ticket, Done::Admitted(answer)),
             Tell::Lost { ticket } => (ticket, Done::Lost),
             _ => return error!("the gateway sent something that is not for the edge"),
         };

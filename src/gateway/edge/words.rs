@@ -13,11 +13,11 @@ use crate::crypto::{KeyAlgorithm, ShownKey, SignatureAlgorithm};
 use crate::gateway::audit::Entry;
 use crate::limits::{
     AUTH_CHAIN_METHODS_MAX, AUTH_CHAINS_MAX, BANNER_BYTES_MAX, CONFIG_BYTES_MAX,
-    EXCHANGE_BYTES_MAX, NAME_BYTES_MAX, PACKET_LENGTH_PREAUTH_MAX, PARCEL_BYTES_MAX, PROOFS_MAX,
-    SIGNATURE_BYTES_MAX, STANDINGS_A_MESSAGE, USER_BYTES_MAX,
+    EXCHANGE_BYTES_MAX, NAME_BYTES_MAX, PACKET_LENGTH_PREAUTH_MAX, PAM_TEXT_BYTES_MAX,
+    PARCEL_BYTES_MAX, PROOFS_MAX, SIGNATURE_BYTES_MAX, STANDINGS_A_MESSAGE, USER_BYTES_MAX,
 };
 use crate::reactor::Token;
-use crate::services::{Grant, Origin, RoutingDomain, decode_limits, encode_limits};
+use crate::services::{AccountAnswer, Grant, Origin, RoutingDomain, decode_limits, encode_limits};
 use crate::shard::{Proof, StartupEnd};
 use crate::transport::SignableExchange;
 use crate::wire::{Malformed, Reader};
@@ -44,6 +44,8 @@ pub enum Ask {
     FindKey { ticket: Ticket, from: Origin, user: String, shown: ShownKey },
     /// Are these this user's?
     CheckSecrets { ticket: Ticket, from: Origin, user: String, secrets: Secrets },
+    /// May the account of this login be used, which has proved itself so?
+    Admit { ticket: Ticket, from: Origin, user: String, proofs: Vec<Proof> },
     /// The login is over, and how it went; the socket is attached.
     HandOver { link: u64, proofs: Vec<Proof>, record: Vec<u8>, inbound: Vec<u8> },
     /// The connection has ended without a login.
@@ -85,6 +87,11 @@ pub enum Tell {
         ticket: Ticket,
         grant: Option<Box<Grant>>,
         stranger: Option<SocketAddr>,
+    },
+    /// Whether the account may be used, and what its user is to be told.
+    Admitted {
+        ticket: Ticket,
+        answer: AccountAnswer,
     },
     /// The question was lost.
     Lost {
@@ -205,8 +212,7 @@ impl Ask {
                 out.reserve(record.len() + inbound.len() + 4096);
                 out.push(7);
                 out.extend(link.to_be_bytes());
-                out.extend((proofs.len() as u32).to_be_bytes());
-                proofs.iter().for_each(|proof| put_proof(&mut out, proof));
+                put_proofs(&mut out, proofs);
                 put(&mut out, record);
                 put(&mut out, inbound);
             }
@@ -224,6 +230,12 @@ impl Ask {
             Ask::Audit(entry) => {
                 out.push(10);
                 entry.encode(&mut out);
+            }
+            Ask::Admit { ticket, from, user, proofs } => {
+                head(&mut out, 11, *ticket);
+                put_origin(&mut out, from);
+                put(&mut out, user.as_bytes());
+                put_proofs(&mut out, proofs);
             }
         }
         out
@@ -270,6 +282,12 @@ impl Ask {
                 unknown_user: flag(&mut r)?,
             },
             10 => Ask::Audit(Box::new(Entry::decode(&mut r)?)),
+            11 => Ask::Admit {
+                ticket: ticket(&mut r)?,
+                from: origin(&mut r)?,
+                user: user(&mut r)?,
+                proofs: proofs(&mut r)?,
+            },
             _ => return Err(Malformed::Number),
         };
         r.end()?;
@@ -314,6 +332,11 @@ impl Tell {
                 }
             }
             Tell::Lost { ticket } => head(&mut out, 8, *ticket),
+            Tell::Admitted { ticket, answer: AccountAnswer { allowed, text } } => {
+                head(&mut out, 13, *ticket);
+                out.push(u8::from(*allowed));
+                put(&mut out, text.as_bytes());
+            }
             Tell::Ping => out.push(9),
             Tell::Retire => out.push(10),
             Tell::Stop => out.push(11),
@@ -356,6 +379,11 @@ impl Tell {
             10 => Tell::Retire,
             11 => Tell::Stop,
             12 => Tell::Standings(standings(&mut r)?),
+            13 => {
+                let (ticket, allowed) = (ticket(&mut r)?, flag(&mut r)?);
+                let text = r.utf8(PAM_TEXT_BYTES_MAX as u32)?.into();
+                Tell::Admitted { ticket, answer: AccountAnswer { allowed, text } }
+            }
             _ => return Err(Malformed::Number),
         };
         r.end()?;
@@ -494,6 +522,11 @@ fn put_proof(out: &mut Vec<u8>, proof: &Proof) {
     }
 }
 
+fn put_proofs(out: &mut Vec<u8>, proofs: &[Proof]) {
+    out.extend((proofs.len() as u32).to_be_bytes());
+    proofs.iter().for_each(|proof| put_proof(out, proof));
+}
+
 fn proofs(r: &mut Reader<'_>) -> Result<Vec<Proof>, Malformed> {
     (0..count(r, PROOFS_MAX)?)
         .map(|_| match r.byte()? {
@@ -592,6 +625,7 @@ mod tests {
                 inbound: vec![2],
             },
             Ask::Over { link: 9 },
+            Ask::Admit { ticket, from, user: user(), proofs: vec![key(false)] },
             Ask::Audit(Box::new(
                 Entry::new(Event::Auth, 9, from.peer)
                     .of_user("ann")
@@ -613,7 +647,7 @@ mod tests {
             bytes.push(0);
             assert!(Ask::decode(&bytes).is_err(), "{ask:?} with more");
         }
-        assert!(Ask::decode(&[0]).is_err() && Ask::decode(&[11]).is_err());
+        assert!(Ask::decode(&[0]).is_err() && Ask::decode(&[12]).is_err());
     }
 
     #[test]
@@ -651,6 +685,7 @@ mod tests {
             Tell::Greeted { ticket, greeting: None, verbosity: None },
             Tell::Key { ticket, grant: None, stranger },
             Tell::Lost { ticket },
+            Tell::Admitted { ticket, answer: AccountAnswer { allowed: true, text: "hi\n".into() } },
             Tell::Ping,
             Tell::Retire,
             Tell::Stop,

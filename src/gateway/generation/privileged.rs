@@ -16,7 +16,7 @@ use crate::gateway::keyring::{Keyring, Signers};
 use crate::gateway::logbook::Recorder;
 use crate::gateway::monitor::hear::{Post, Staff};
 use crate::gateway::monitor::{self, root_bytes};
-use crate::gateway::pam::porter::Porter;
+use crate::gateway::pam::porter::{Arrival, Porter};
 use crate::gateway::signer::bureau::Bureau;
 use crate::gateway::signer::words::KnownKey;
 use crate::gateway::workers::{Execute, Reply, Workers};
@@ -24,7 +24,6 @@ use crate::limits::{
     EDGE_CHECK, EDGE_CONNECTIONS_MAX, EDGES_DRAINING_MAX, GREETERS, HAND_OVERS_MAX, JOBS_MAX,
     PAM_CONVERSATIONS_MAX, STARTUPS_MAX, WORKERS_DEFAULT,
 };
-use crate::shard::HandOver;
 
 pub(super) fn start(mut plan: Plan) -> anyhow::Result<Generation> {
     let config = Arc::clone(&plan.config);
@@ -55,8 +54,7 @@ pub(super) fn start(mut plan: Plan) -> anyhow::Result<Generation> {
     plan.standings.iter().for_each(|standing| startups.inherit(standing));
     let auditor = plan.audit.clone().map(|audit| audit as Arc<dyn Auditor>);
     let policy = Policy::new(Arc::clone(&config)).beside([cell.uid, apart.uid]);
-    let porter =
-        config.login.use_pam.then(|| Porter::start(&policy, accounts.clone(), plan.audit.as_ref()));
+    let porter = config.login.use_pam.then(|| Porter::start(accounts.clone(), plan.audit.as_ref()));
     let porter = porter.transpose().context("cannot start threads that ask PAM")?;
     let executor: Arc<dyn Execute> = Arc::new(Executor {
         greets: Some(Greets { shared: Arc::clone(&connection), names: names(&config) }),
@@ -291,7 +289,6 @@ fn relay(
         execute,
         uid: Some(nix::unistd::geteuid().as_raw()),
         line: None,
-        broker: None,
         tcp_keepalive: config.global.tcp_keep_alive,
         proxies: None,
         greeting: None,
@@ -318,7 +315,7 @@ fn staff(config: &Config, clerk: &Arc<Clerk>, execute: Arc<dyn Execute>) -> anyh
     Ok(Staff { workers, greeters, waiting: Default::default() })
 }
 
-type Broker = (Sender<Box<HandOver>>, JoinHandle<()>);
+type Broker = (Sender<Arrival>, JoinHandle<()>);
 
 fn start_broker(settings: BrokerConfig, kept: Receiver<Infallible>) -> anyhow::Result<Broker> {
     let (sender, connections) = bounded(HAND_OVERS_MAX);

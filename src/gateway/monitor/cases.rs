@@ -13,7 +13,7 @@ use crate::limits::{
     AUTH_REQUESTS_MAX, SESSIONS_REMEMBERED_MAX, SIGNATURES_BEFORE_LOGIN_MAX,
     STARTUPS_MAX as CASES_MAX,
 };
-use crate::services::{About, Grant, Origin};
+use crate::services::{About, Grant, Kept, Origin};
 use crate::shard::Proof;
 use crate::wire::Writer;
 use crate::wire::auth::PublicKeyAttempt;
@@ -51,12 +51,12 @@ struct Case {
     keys: Vec<(ShownKey, Grant)>,
     /// Secrets that were right.
     secrets: Vec<Right>,
-    /// A password has counted.
-    by_password: bool,
+    /// The login that its account was asked about, and whether it may be used.
+    account: Option<(Vec<Proof>, bool)>,
 }
 
 /// Secrets that are the user's.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Right {
     password: bool,
     code: bool,
@@ -71,8 +71,8 @@ pub struct Admitted {
     pub session: Session,
     pub grant: Box<Grant>,
     pub about: About,
-    /// A password of his was right, and counted.
-    pub by_password: bool,
+    /// The account of this very login was asked about, and may be used.
+    pub vouched: bool,
 }
 
 impl Cases {
@@ -108,7 +108,7 @@ impl Cases {
             questions: 0,
             keys: Vec::new(),
             secrets: Vec::new(),
-            by_password: false,
+            account: None,
         };
         self.sessions.insert(hash.into());
         self.open.insert(from.link, case);
@@ -145,8 +145,16 @@ impl Cases {
     pub fn greeted(&mut self, link: u64, about: About) -> bool {
         let Some(case) = self.open.get_mut(&link) else { return false };
         case.asking = false;
-        case.about = about;
+        let kept = case.about.kept.take();
+        case.about = About { kept, ..about };
         true
+    }
+
+    /// What is kept for a connection between its questions from now on.
+    pub fn keep(&mut self, link: u64, make: impl FnOnce() -> Kept) {
+        if let Some(case) = self.open.get_mut(&link) {
+            case.about.kept.get_or_insert_with(make);
+        }
     }
 
     /// The question about a key is answered.
@@ -169,6 +177,30 @@ impl Cases {
         case.asking = false;
         let right = |grant: &Grant| Right { password, code, grant: grant.clone() };
         case.secrets.extend(grant.map(right));
+        true
+    }
+
+    /// A login has proved itself, says the edge, and its account is to be asked about: has it? Answers the
+    /// login's grant. Nothing of it is used up.
+    ///
+    /// # Errors
+    /// It has not.
+    pub fn vouch(&mut self, link: u64, proofs: &[Proof], hosts: &[Vec<u8>]) -> Result<Grant, Lie> {
+        let case = self.open.get_mut(&link).ok_or(Lie("a login of no connection"))?;
+        let secrets = case.secrets.clone();
+        let judged = case.judge(proofs, hosts);
+        case.secrets = secrets;
+        case.account = Some((proofs.to_vec(), false));
+        judged
+    }
+
+    /// The question about the account is answered.
+    pub fn account_asked(&mut self, link: u64, allowed: bool) -> bool {
+        let Some(case) = self.open.get_mut(&link) else { return false };
+        case.asking = false;
+        if let Some((_, known)) = &mut case.account {
+            *known = allowed;
+        }
         true
     }
 
@@ -205,8 +237,9 @@ impl Cases {
         self.sessions.remove(&case.session);
         let judged = case.judge(proofs, hosts);
         Spent::lock().add(case.session.clone());
-        let Case { from, session, about, by_password, .. } = case;
-        judged.map(|grant| Admitted { from, session, grant: Box::new(grant), about, by_password })
+        let Case { from, session, about, account, .. } = case;
+        let vouched = account.is_some_and(|(of, allowed)| allowed && of == proofs);
+        judged.map(|grant| Admitted { from, session, grant: Box::new(grant), about, vouched })
     }
 }
 
@@ -298,7 +331,6 @@ impl Case {
         let at = self.secrets.iter().position(fits).ok_or(Lie("secrets that were not told"))?;
         let method = if interactive { Method::KeyboardInteractive } else { Method::Password };
         let right = self.secrets.remove(at);
-        self.by_password |= right.password;
         Ok((method, right.grant))
     }
 }

@@ -19,7 +19,8 @@ use crate::gateway::audit::{self, Audit, Entry, Event, Field, Speaker};
 use crate::gateway::config::{Proxies, Verdict};
 use crate::gateway::desk::{UNKNOWN, ends_of, routing_of};
 use crate::gateway::edge::words::{Ask, Greeting, Tell, Ticket};
-use crate::gateway::pam::porter::{self, Entrant, Porter};
+use crate::gateway::pam::Seat;
+use crate::gateway::pam::porter::{self, Arrival, Entrant, Porter};
 use crate::gateway::server::Intake;
 use crate::gateway::signer::bureau::Bureau;
 use crate::gateway::signer::words::{KnownKey, Order, Signable};
@@ -27,7 +28,9 @@ use crate::gateway::socket::Messenger;
 use crate::gateway::startups::Startups;
 use crate::gateway::workers::{Reply, Workers};
 use crate::reactor::{self, Fd, Token};
-use crate::services::{Account, Demands, Done, Grant, Greeted, Job, Origin, Rules};
+use crate::services::{
+    Account, AccountAnswer, AuthInfo, Demands, Done, Grant, Greeted, Job, Kept, Origin, Rules,
+};
 use crate::shard::{Ends, HandOver, KeyTold, Proof};
 use crate::transport::SignableExchange;
 
@@ -40,14 +43,14 @@ pub struct Clerk {
     /// The same: all that they are shown as.
     hosts: Vec<Vec<u8>>,
     /// Takes logins to the processes of their accounts.
-    pub accounts: Sender<Box<HandOver>>,
+    pub accounts: Sender<Arrival>,
     /// Takes those that go on elsewhere.
     pub relay: Option<Intake>,
     /// Hears of users who do not exist, for whoever counts.
     pub startups: Arc<Startups>,
     /// Who may say whose connection it passes on.
     pub proxies: Option<Proxies>,
-    /// Asks PAM about the accounts of logins that are served here.
+    /// Opens the sessions of logins that are served here through PAM.
     pub porter: Option<Arc<Porter>>,
     /// It matters how connections are routed.
     pub routes: bool,
@@ -84,6 +87,8 @@ struct Question {
 enum Subject {
     Signature,
     Greeting,
+    /// Of a login that has proved itself.
+    Account,
     Key(ShownKey),
     /// A password, a code.
     Secrets(bool, bool),
@@ -123,7 +128,7 @@ impl Clerk {
     pub fn new(
         bureau: Arc<Bureau>,
         known: Vec<KnownKey>,
-        accounts: Sender<Box<HandOver>>,
+        accounts: Sender<Arrival>,
         startups: Arc<Startups>,
     ) -> Clerk {
         let state = Mutex::default();
@@ -229,6 +234,9 @@ impl Clerk {
                 let job = Job::CheckSecrets { user: user.into(), secrets, from, about };
                 self.find_out(staff, Question { ticket, from, about: subject }, job);
             }
+            Ask::Admit { ticket, from, user, proofs } => {
+                self.ask_account(staff, (ticket, from, &user), &proofs)?;
+            }
             Ask::HandOver { link, proofs, record, inbound } => {
                 let Some(socket) = passenger else {
                     // It was lost on the way: we may have no more of them.
@@ -316,7 +324,15 @@ impl Clerk {
             return Err(Lie("a certificate that is not ours"));
         }
         let hash = fields.hash(shown);
-        if !self.state().cases.sign(&from, hash.as_ref())? {
+        let signs = {
+            let mut state = self.state();
+            let signs = state.cases.sign(&from, hash.as_ref())?;
+            if self.porter.is_some() {
+                state.cases.keep(from.link, || Kept(Arc::new(Seat::default())));
+            }
+            signs
+        };
+        if !signs {
             self.state().tell(&Tell::Signature { ticket, signature: Vec::new() });
             return Ok(());
         }
@@ -327,6 +343,29 @@ impl Clerk {
             post.deliver(token, Done::Signature(signature.map(Vec::into_boxed_slice)));
         };
         self.bureau.sign(order, Box::new(answer));
+        Ok(())
+    }
+
+    /// A login has proved itself: may its account be used? That of one that goes on elsewhere, or that
+    /// exists here alone, is no matter of PAM's.
+    fn ask_account(
+        &self,
+        staff: &mut Staff,
+        (ticket, from, user): (Ticket, Origin, &str),
+        proofs: &[Proof],
+    ) -> Result<(), Lie> {
+        let mut state = self.state();
+        let about = state.cases.ask(&from, user)?;
+        let grant = state.cases.vouch(from.link, proofs, &self.hosts)?;
+        if self.porter.is_none() || !is_pams(&grant) {
+            state.cases.account_asked(from.link, true);
+            let answer = AccountAnswer { allowed: true, text: Box::default() };
+            state.tell(&Tell::Admitted { ticket, answer });
+            return Ok(());
+        }
+        drop(state);
+        let job = Job::Admit { grant: Box::new(grant), from, about };
+        self.find_out(staff, Question { ticket, from, about: Subject::Account }, job);
         Ok(())
     }
 
@@ -351,7 +390,11 @@ impl Clerk {
         socket: OwnedFd,
     ) -> Result<(), Lie> {
         let admitted = self.state().cases.admit(link, proofs, &self.hosts)?;
-        let Admitted { from, session, grant, about, by_password } = admitted;
+        let Admitted { from, session, grant, about, vouched } = admitted;
+        let seat = about.kept.and_then(|kept| kept.0.downcast::<Seat>().ok());
+        if self.porter.is_some() && is_pams(&grant) && !vouched {
+            return Err(Lie("an account that was not asked about"));
+        }
         self.note_login(&from, &grant, proofs.last());
         if !self.is_its_socket(&from, &socket)? {
             self.note_end(&from, &grant.account.name, "the peer is gone");
@@ -370,15 +413,15 @@ impl Clerk {
             grant,
             proofs: Vec::new(),
         });
-        match (&self.relay, &self.porter) {
-            (Some(relay), _) if upstream => relay.take_over(connection),
-            // Accounts that exist here alone are nobody's whom PAM knows.
-            (_, Some(porter)) if !connection.grant.place.is_files() => {
-                porter.admit(Entrant { connection, host: about.host, by_password });
+        match (&self.relay, &self.porter, seat) {
+            (Some(relay), ..) if upstream => relay.take_over(connection),
+            (_, Some(porter), Some(seat)) if is_pams(&connection.grant) => {
+                porter.admit(Entrant { connection, seat, auth_info: auth_info(proofs) });
             }
             _ => {
-                if let Err(connection) = self.accounts.try_send(connection) {
-                    porter::close(&connection.into_inner());
+                let arrival = Arrival { connection, kept: None };
+                if let Err(arrival) = self.accounts.try_send(arrival) {
+                    porter::close(&arrival.into_inner().connection);
                     self.note_end(&from, &user, "no process of its account could be reached");
                     error!(link, user, "no process of {user} could be reached");
                 }
@@ -430,6 +473,10 @@ impl Clerk {
                 let known = cases.secrets_checked(link, (password, code), grant.as_deref());
                 (known, self.verdict(ticket, from.peer, grant))
             }
+            (Subject::Account, Done::Admitted(answer)) => {
+                let known = cases.account_asked(link, answer.allowed);
+                (known, Tell::Admitted { ticket, answer })
+            }
             (_, _) => (cases.lost(link), Tell::Lost { ticket }),
         };
         if known {
@@ -468,6 +515,25 @@ impl Reply for Post {
             self.0.answer(question, done);
         }
     }
+}
+
+/// PAM knows the account: it is not one that exists here alone, and the login is served here.
+fn is_pams(grant: &Grant) -> bool {
+    grant.upstream.is_none() && !grant.place.is_files()
+}
+
+/// How a login has proved itself, as ExposeAuthInfo tells it.
+fn auth_info(proofs: &[Proof]) -> String {
+    let line = |proof: &Proof| match proof {
+        Proof::Key { shown, .. } => {
+            AuthInfo::new(Method::PublicKey.name(), Some(&shown.key), shown.certificate.as_deref())
+        }
+        Proof::Secrets { interactive: true } => {
+            AuthInfo::new(Method::KeyboardInteractive.name(), None, None)
+        }
+        Proof::Secrets { interactive: false } => AuthInfo::new(Method::Password.name(), None, None),
+    };
+    proofs.iter().map(|proof| line(proof).text().to_owned()).collect()
 }
 
 /// What holds before a login.

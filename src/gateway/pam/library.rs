@@ -3,40 +3,40 @@
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr;
 
-use zeroize::{Zeroize, Zeroizing};
-
+use super::talk::{Talk, answer};
 use super::words::{Stage, Step};
-use crate::limits::PAM_MESSAGES_MAX;
 
 /// Linux-PAM's. Others are not known.
 const LIBRARY: &CStr = c"libpam.so.0";
 /// The package of Debian and of Ubuntu; others have it under names like this.
 const PACKAGE: &str = "libpam0g";
 
-const SUCCESS: c_int = 0;
-const BUFFER_ERROR: c_int = 5;
+pub(super) const SUCCESS: c_int = 0;
+pub(super) const BUFFER_ERROR: c_int = 5;
+const MAX_TRIES: c_int = 11;
 const NEW_PASSWORD_REQUIRED: c_int = 12;
-const CONVERSATION_ERROR: c_int = 19;
+pub(super) const CONVERSATION_ERROR: c_int = 19;
+const ITEM_USER: c_int = 2;
 const ITEM_TTY: c_int = 3;
 const ITEM_RHOST: c_int = 4;
 const DISALLOW_NULL_PASSWORD: c_int = 1;
-const PROMPT_ECHO_OFF: c_int = 1;
-const ERROR_MESSAGE: c_int = 3;
-const TEXT_INFO: c_int = 4;
+const CHANGE_EXPIRED_PASSWORD: c_int = 0x20;
+const ESTABLISH_CREDENTIALS: c_int = 2;
+const DELETE_CREDENTIALS: c_int = 4;
 
 /// What modules that want a terminal hear of, as sshd tells it.
 const TTY: &CStr = c"ssh";
 
 #[repr(C)]
-struct Message {
-    style: c_int,
-    text: *const c_char,
+pub(super) struct Message {
+    pub style: c_int,
+    pub text: *const c_char,
 }
 
 #[repr(C)]
-struct Response {
-    text: *mut c_char,
-    code: c_int,
+pub(super) struct Response {
+    pub text: *mut c_char,
+    pub code: c_int,
 }
 
 type Converse = extern "C" fn(c_int, *mut *const Message, *mut *mut Response, *mut c_void) -> c_int;
@@ -51,28 +51,29 @@ type Handle = *mut c_void;
 type Start =
     unsafe extern "C" fn(*const c_char, *const c_char, *const Conversation, *mut Handle) -> c_int;
 type SetItem = unsafe extern "C" fn(Handle, c_int, *const c_void) -> c_int;
-/// pam_authenticate, pam_acct_mgmt and pam_end.
+type GetItem = unsafe extern "C" fn(Handle, c_int, *mut *const c_void) -> c_int;
+/// pam_authenticate, pam_acct_mgmt, pam_chauthtok, pam_setcred, pam_open_session, pam_close_session and
+/// pam_end.
 type Call = unsafe extern "C" fn(Handle, c_int) -> c_int;
+type Put = unsafe extern "C" fn(Handle, *const c_char) -> c_int;
+type List = unsafe extern "C" fn(Handle) -> *mut *mut c_char;
 type Explain = unsafe extern "C" fn(Handle, c_int) -> *const c_char;
 
 /// The functions that are called.
 pub struct Library {
     start: Start,
     set_item: SetItem,
+    get_item: GetItem,
     authenticate: Call,
     account: Call,
+    change: Call,
+    credentials: Call,
+    open: Call,
+    close: Call,
     end: Call,
+    put: Put,
+    list: List,
     explain: Explain,
-}
-
-/// What PAM is asked about.
-pub struct Login {
-    pub service: CString,
-    pub user: CString,
-    pub host: CString,
-    /// `None`: only the account is asked about. With a NUL at its end.
-    pub password: Option<Zeroizing<Vec<u8>>>,
-    pub empty_permitted: bool,
 }
 
 impl Library {
@@ -99,62 +100,18 @@ impl Library {
             Ok(Library {
                 start: symbol(library, c"pam_start")?,
                 set_item: symbol(library, c"pam_set_item")?,
+                get_item: symbol(library, c"pam_get_item")?,
                 authenticate: symbol(library, c"pam_authenticate")?,
                 account: symbol(library, c"pam_acct_mgmt")?,
+                change: symbol(library, c"pam_chauthtok")?,
+                credentials: symbol(library, c"pam_setcred")?,
+                open: symbol(library, c"pam_open_session")?,
+                close: symbol(library, c"pam_close_session")?,
                 end: symbol(library, c"pam_end")?,
+                put: symbol(library, c"pam_putenv")?,
+                list: symbol(library, c"pam_getenvlist")?,
                 explain: symbol(library, c"pam_strerror")?,
             })
-        }
-    }
-
-    /// Asks whether the password is the user's and the account may be used. Blocks as long as the
-    /// modules like.
-    ///
-    /// # Errors
-    /// Which call says no, and PAM's words for it.
-    pub fn ask(&self, login: &Login) -> Result<(), Step> {
-        let data = ptr::from_ref(&login.password).cast_mut().cast();
-        let conversation = Conversation { converse: answer, data };
-        let (service, user) = (login.service.as_ptr(), login.user.as_ptr());
-        let mut handle = ptr::null_mut();
-        // SAFETY: all of them live until the handle is given up below, and nobody else has it.
-        let started = unsafe { (self.start)(service, user, &conversation, &mut handle) };
-        if started != SUCCESS {
-            return Err(Step { stage: Stage::Start, why: self.words(handle, started) });
-        }
-        let (outcome, code) = self.converse(handle, login);
-        // SAFETY: the handle is the one from above, and is used no more.
-        unsafe { (self.end)(handle, code) };
-        outcome
-    }
-
-    fn converse(&self, handle: Handle, login: &Login) -> (Result<(), Step>, c_int) {
-        let no = |stage, code| (Err(Step { stage, why: self.words(handle, code) }), code);
-        for (item, value) in [(ITEM_RHOST, login.host.as_c_str()), (ITEM_TTY, TTY)] {
-            // SAFETY: the handle is open; the text ends with a NUL and is copied.
-            let set = unsafe { (self.set_item)(handle, item, value.as_ptr().cast()) };
-            if set != SUCCESS {
-                return no(Stage::Start, set);
-            }
-        }
-        let flags = if login.empty_permitted { 0 } else { DISALLOW_NULL_PASSWORD };
-        if login.password.is_some() {
-            // SAFETY: the handle is open.
-            let code = unsafe { (self.authenticate)(handle, flags) };
-            if code != SUCCESS {
-                return no(Stage::Authenticate, code);
-            }
-        }
-        // SAFETY: the handle is open.
-        match unsafe { (self.account)(handle, flags) } {
-            SUCCESS => (Ok(()), SUCCESS),
-            NEW_PASSWORD_REQUIRED => {
-                let why = "the password has expired, and a new one cannot be set here: \
-                           `passwd USER` by root sets one";
-                let step = Step { stage: Stage::Account, why: why.to_owned() };
-                (Err(step), NEW_PASSWORD_REQUIRED)
-            }
-            code => no(Stage::Account, code),
         }
     }
 
@@ -166,6 +123,199 @@ impl Library {
         }
         // SAFETY: a text of the library's own that stays.
         unsafe { CStr::from_ptr(words) }.to_string_lossy().into_owned()
+    }
+}
+
+/// What PAM is asked about.
+pub struct Login<'a> {
+    pub service: &'a str,
+    pub user: &'a str,
+    pub host: &'a str,
+    pub connection: &'a str,
+}
+
+/// PAM's own idea of a login. What was begun is ended when this goes.
+pub struct Transaction {
+    library: Library,
+    handle: Handle,
+    user: CString,
+    /// What modules speak with; the library has its address.
+    talk: Box<Talk>,
+    authenticated: bool,
+    has_credentials: bool,
+    is_open: bool,
+    /// Of the last call.
+    code: c_int,
+}
+
+/// What PAM says about an account.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Account {
+    Good,
+    /// Its password has expired.
+    MustChange,
+}
+
+impl Transaction {
+    /// # Errors
+    /// PAM knows no such service, or a name cannot be told it.
+    pub fn start(library: Library, login: &Login<'_>, talk: Talk) -> Result<Transaction, Step> {
+        let text = |text: &str| {
+            let why = |_| Step { stage: Stage::Start, why: "a name with a NUL".to_owned() };
+            CString::new(text).map_err(why)
+        };
+        let (service, user, host) = (text(login.service)?, text(login.user)?, text(login.host)?);
+        let connection = text(&format!("SSH_CONNECTION={}", login.connection))?;
+        let mut talk = Box::new(talk);
+        let conversation =
+            Conversation { converse: answer, data: ptr::from_mut(&mut *talk).cast() };
+        let mut handle = ptr::null_mut();
+        // SAFETY: the texts end with a NUL and are copied, so is the conversation; what it points to lives
+        // as long as the handle.
+        let code =
+            unsafe { (library.start)(service.as_ptr(), user.as_ptr(), &conversation, &mut handle) };
+        if code != SUCCESS {
+            return Err(Step { stage: Stage::Start, why: library.words(handle, code) });
+        }
+        let mut transaction = Transaction {
+            library,
+            handle,
+            user,
+            talk,
+            authenticated: false,
+            has_credentials: false,
+            is_open: false,
+            code,
+        };
+        for (item, value) in [(ITEM_RHOST, host.as_c_str()), (ITEM_TTY, TTY)] {
+            // SAFETY: the handle is open; the text ends with a NUL and is copied.
+            let set =
+                unsafe { (transaction.library.set_item)(handle, item, value.as_ptr().cast()) };
+            transaction.done(Stage::Start, set)?;
+        }
+        transaction.put(&connection)?;
+        Ok(transaction)
+    }
+
+    pub const fn talk(&mut self) -> &mut Talk {
+        &mut self.talk
+    }
+
+    /// One more variable of PAM's own (`NAME=VALUE`), which modules may look at.
+    pub fn put(&mut self, variable: &CStr) -> Result<(), Step> {
+        // SAFETY: the handle is open; the text ends with a NUL and is copied.
+        let code = unsafe { (self.library.put)(self.handle, variable.as_ptr()) };
+        self.done(Stage::Start, code)
+    }
+
+    /// Is it him? Blocks as long as the modules like.
+    ///
+    /// # Errors
+    /// It is not; `enough`: nor will it be.
+    pub fn authenticate(&mut self, empty_permitted: bool) -> Result<(), (Step, bool)> {
+        let flags = if empty_permitted { 0 } else { DISALLOW_NULL_PASSWORD };
+        let code = self.call(self.library.authenticate, flags);
+        self.done(Stage::Authenticate, code).map_err(|step| (step, code == MAX_TRIES))?;
+        self.authenticated = true;
+        if self.is_still_him() {
+            return Ok(());
+        }
+        // As since OpenSSH 10: who logs in is who was asked for.
+        let why = "a module has put another user in his place".to_owned();
+        Err((Step { stage: Stage::Authenticate, why }, false))
+    }
+
+    fn is_still_him(&self) -> bool {
+        let mut user = ptr::null();
+        // SAFETY: the handle is open; the answer is the library's own text, or null.
+        unsafe {
+            (self.library.get_item)(self.handle, ITEM_USER, &mut user) == SUCCESS
+                && !user.is_null()
+                && CStr::from_ptr(user.cast()) == self.user.as_c_str()
+        }
+    }
+
+    /// May the account be used?
+    ///
+    /// # Errors
+    /// It may not.
+    pub fn account(&mut self) -> Result<Account, Step> {
+        match self.call(self.library.account, 0) {
+            NEW_PASSWORD_REQUIRED => Ok(Account::MustChange),
+            code => self.done(Stage::Account, code).map(|()| Account::Good),
+        }
+    }
+
+    /// Has him choose another password in the place of one that has expired.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn change_password(&mut self) -> Result<(), Step> {
+        let code = self.call(self.library.change, CHANGE_EXPIRED_PASSWORD);
+        self.done(Stage::Account, code)
+    }
+
+    /// pam_setcred and pam_open_session, as sshd does.
+    ///
+    /// # Errors
+    /// There is no session.
+    pub fn open(&mut self) -> Result<(), Step> {
+        let code = self.call(self.library.credentials, ESTABLISH_CREDENTIALS);
+        match self.done(Stage::Credentials, code) {
+            Ok(()) => self.has_credentials = true,
+            Err(step) if self.authenticated => return Err(step),
+            // Modules that have not seen his secret may have none for him.
+            Err(_) => {}
+        }
+        let code = self.call(self.library.open, 0);
+        self.done(Stage::Session, code)?;
+        self.is_open = true;
+        Ok(())
+    }
+
+    /// `NAME=VALUE` each, for the environment of sessions.
+    pub fn variables(&self) -> Vec<Vec<u8>> {
+        let mut variables = Vec::new();
+        // SAFETY: the handle is open; the answer is a list that ends with a null pointer, of texts, all of
+        // which are ours to free.
+        unsafe {
+            let list = (self.library.list)(self.handle);
+            let mut at = list;
+            while !at.is_null() && !(*at).is_null() {
+                variables.push(CStr::from_ptr(*at).to_bytes().to_vec());
+                libc::free((*at).cast());
+                at = at.add(1);
+            }
+            libc::free(list.cast());
+        }
+        variables
+    }
+
+    fn call(&mut self, call: Call, flags: c_int) -> c_int {
+        // SAFETY: the handle is open, and each of these calls takes it and flags.
+        self.code = unsafe { call(self.handle, flags) };
+        self.code
+    }
+
+    fn done(&self, stage: Stage, code: c_int) -> Result<(), Step> {
+        match code {
+            SUCCESS => Ok(()),
+            code => Err(Step { stage, why: self.library.words(self.handle, code) }),
+        }
+    }
+}
+
+impl Drop for Transaction {
+    fn drop(&mut self) {
+        if self.is_open {
+            self.call(self.library.close, 0);
+        }
+        if self.has_credentials {
+            self.call(self.library.credentials, DELETE_CREDENTIALS);
+        }
+        let code = self.code;
+        // SAFETY: the handle is open, and is used no more.
+        unsafe { (self.library.end)(self.handle, code) };
     }
 }
 
@@ -181,70 +331,6 @@ unsafe fn symbol<T: Copy>(library: *mut c_void, name: &CStr) -> Result<T, String
     Ok(unsafe { std::mem::transmute_copy(&address) })
 }
 
-/// Gives the password to whoever prompts for something hidden. What is only told is passed over; any
-/// other question has no answer here, so it fails, as sshd's does for passwords.
-extern "C" fn answer(
-    count: c_int,
-    messages: *mut *const Message,
-    responses: *mut *mut Response,
-    data: *mut c_void,
-) -> c_int {
-    let Some(count) =
-        usize::try_from(count).ok().filter(|count| (1..=PAM_MESSAGES_MAX).contains(count))
-    else {
-        return CONVERSATION_ERROR;
-    };
-    // SAFETY: `ask` has set it, and is not over while modules run.
-    let password = unsafe { &*data.cast::<Option<Zeroizing<Vec<u8>>>>() };
-    // SAFETY: takes numbers; the caller frees it, for which pam_conv(3) asks for malloc(3)'s memory.
-    let made = unsafe { libc::calloc(count, size_of::<Response>()) }.cast::<Response>();
-    if made.is_null() {
-        return BUFFER_ERROR;
-    }
-    for at in 0..count {
-        // SAFETY: there are `count` pointers to messages (Linux-PAM's layout).
-        let style = unsafe { (**messages.add(at)).style };
-        let text = match (style, password) {
-            (PROMPT_ECHO_OFF, Some(password)) => copy(password),
-            (TEXT_INFO | ERROR_MESSAGE, _) => continue,
-            _ => ptr::null_mut(),
-        };
-        if text.is_null() {
-            // SAFETY: `at` of them were filled in.
-            unsafe { give_up(made, at) };
-            return CONVERSATION_ERROR;
-        }
-        // SAFETY: there is room for `count` of them.
-        unsafe { (*made.add(at)).text = text };
-    }
-    // SAFETY: the caller's place for the answer.
-    unsafe { *responses = made };
-    SUCCESS
-}
-
-/// Null where there is no memory. `text` ends with its only NUL.
-fn copy(text: &[u8]) -> *mut c_char {
-    // SAFETY: it ends with a NUL.
-    unsafe { libc::strdup(text.as_ptr().cast()) }
-}
-
-/// # Safety
-/// There are so many responses, from `calloc`, and their texts are from `strdup` or null.
-unsafe fn give_up(made: *mut Response, count: usize) {
-    for at in 0..count {
-        // SAFETY: as the caller says; each text is wiped within its length and freed once.
-        unsafe {
-            let text = (*made.add(at)).text;
-            if !text.is_null() {
-                std::slice::from_raw_parts_mut(text.cast::<u8>(), libc::strlen(text)).zeroize();
-                libc::free(text.cast());
-            }
-        }
-    }
-    // SAFETY: nothing points to it now.
-    unsafe { libc::free(made.cast()) };
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -257,44 +343,5 @@ mod tests {
         // Another one has none of the functions.
         let why = Library::load_from(c"libc.so.6").err().expect("no functions");
         assert!(why.contains("pam_start"), "{why}");
-    }
-
-    fn converse(styles: &[c_int], password: Option<&str>) -> Result<Vec<Option<String>>, c_int> {
-        let password = password.map(|text| Zeroizing::new(format!("{text}\0").into_bytes()));
-        let messages: Vec<Message> =
-            styles.iter().map(|style| Message { style: *style, text: c"?".as_ptr() }).collect();
-        let mut pointers: Vec<*const Message> = messages.iter().map(ptr::from_ref).collect();
-        let mut made = ptr::null_mut();
-        let data = ptr::from_ref(&password).cast_mut().cast();
-        let code = answer(styles.len() as c_int, pointers.as_mut_ptr(), &mut made, data);
-        if code != SUCCESS {
-            assert!(made.is_null());
-            return Err(code);
-        }
-        let text = |at: usize| {
-            // SAFETY: it has made so many.
-            let text = unsafe { (*made.add(at)).text };
-            // SAFETY: it is a text of its own.
-            (!text.is_null())
-                .then(|| unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned())
-        };
-        let texts = (0..styles.len()).map(text).collect();
-        // SAFETY: it has made so many.
-        unsafe { give_up(made, styles.len()) };
-        Ok(texts)
-    }
-
-    #[test]
-    fn only_hidden_prompts_hear_the_password() {
-        let secret = Some("secret".to_owned());
-        assert_eq!(converse(&[PROMPT_ECHO_OFF], Some("secret")), Ok(vec![secret.clone()]));
-        let styles = [TEXT_INFO, PROMPT_ECHO_OFF, ERROR_MESSAGE, PROMPT_ECHO_OFF];
-        let expected = vec![None, secret.clone(), None, secret];
-        assert_eq!(converse(&styles, Some("secret")), Ok(expected));
-        let (shown, unknown) = (2, 7);
-        for styles in [&[shown][..], &[PROMPT_ECHO_OFF, shown], &[unknown], &[], &[TEXT_INFO; 33]] {
-            assert_eq!(converse(styles, Some("secret")), Err(CONVERSATION_ERROR), "{styles:?}");
-        }
-        assert_eq!(converse(&[PROMPT_ECHO_OFF], None), Err(CONVERSATION_ERROR));
     }
 }

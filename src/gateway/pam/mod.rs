@@ -1,29 +1,39 @@
 //! PAM (`UsePAM`, sshd_config(5)). Its modules are other people's code, run with root's rights, and may
-//! take their time or never return. So each login is asked about in a process of its own (`tidegate
-//! pam`), which root's process starts, tells what it has to know through a pipe, and kills when it is
-//! late.
+//! take their time or never return. So each login has a process of its own for them (`tidegate pam`), which
+//! root's process starts, asks through a socket pair, and kills when it is late. It lasts as long as the
+//! login's session: what modules have changed of the process holds for whatever it starts, so it starts
+//! the process that acts for the account, and closes the session when that has ended.
 
 mod library;
 pub mod porter;
+mod session;
+mod talk;
 mod words;
 
-use std::ffi::CString;
-use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::fd::AsFd;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
-use anyhow::{Context, bail};
-use nix::unistd::geteuid;
+use anyhow::bail;
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::{Pid, geteuid};
 use zeroize::Zeroizing;
 
-use self::library::{Library, Login};
-pub use self::words::{Question, Stage, Step, Task};
+pub use self::session::run;
+pub use self::words::{Opened, Order, Prompts, Question, Reply, Stage, Step, Task, Verdict};
 use super::config::{Config, Who};
-use super::program::{PATH, Running};
-use crate::limits::{PAM_PASSWORD_BYTES_MAX, PAM_QUESTION_BYTES_MAX, PAM_TIME_MAX};
+use super::helper;
+use super::program::PATH;
+use super::socket::Messenger;
+use crate::limits::{PAM_PASSWORD_BYTES_MAX, PAM_TIME_MAX, PARCEL_BYTES_MAX};
 use crate::reactor;
+
+/// How often an ending process is looked at.
+const ENDING_CHECK: Duration = Duration::from_millis(20);
 
 /// Refuses to begin where PAM is to be asked and cannot be.
 ///
@@ -42,40 +52,166 @@ pub fn check(config: &Config) -> anyhow::Result<()> {
              UsePAM no"
         );
     }
-    let question = Question { service: "", user: "", host: "", task: Task::Probe };
-    ask(&question).map_err(|no| anyhow::anyhow!("{place}UsePAM yes: {}", no.why))
+    let question = Question { service: "", user: "", host: "", connection: "", task: Task::Probe };
+    let answer = Dialogue::begin(question).and_then(|(_, reply)| judged(reply)?.outcome);
+    answer.map_err(|no| anyhow::anyhow!("{place}UsePAM yes: {}", no.why))
 }
 
-/// Asks about a login, for [`PAM_TIME_MAX`] at most.
-///
-/// # Errors
-/// What PAM says no to, or why it could not be asked; the text is for the log.
-pub fn ask(question: &Question<'_>) -> Result<(), Step> {
-    let failed = |why: String| Step { stage: Stage::Process, why };
-    let bytes = question.encode();
-    let bytes =
-        bytes.ok_or_else(|| failed("what PAM would have to hear is too long".to_owned()))?;
-    let mut child = Command::new("/proc/self/exe")
-        .arg0("tidegate")
-        .arg("pam")
-        .env_clear()
-        .env("PATH", PATH)
-        .current_dir("/")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .process_group(0)
-        .spawn()
-        .map_err(|why| failed(format!("cannot start the process that asks PAM: {why}")))?;
-    // It fits into the pipe, so this waits for nobody.
-    let told = child.stdin.take().map(|mut pipe| pipe.write_all(&bytes));
-    drop(bytes);
-    let mut running = Running::new(child, PAM_TIME_MAX);
-    if !matches!(told, Some(Ok(()))) {
-        return Err(failed("the process that asks PAM has ended".to_owned()));
+/// A login's process, which is killed when this goes.
+#[derive(Debug)]
+pub struct Dialogue {
+    child: Child,
+    line: Messenger,
+}
+
+impl Dialogue {
+    /// Starts a process and asks, for [`PAM_TIME_MAX`] at most.
+    ///
+    /// # Errors
+    /// It could not be asked; the text is for the log.
+    pub fn begin(question: Question<'_>) -> Result<(Dialogue, Reply), Step> {
+        let started = |why: io::Error| failed(format!("cannot start the process: {why}"));
+        let (line, theirs) = Messenger::pair().map_err(started)?;
+        // What the account's process writes goes where ours does; modules write nowhere.
+        let log = io::stderr().as_fd().try_clone_to_owned().map_err(started)?;
+        let child = Command::new("/proc/self/exe")
+            .arg0("tidegate")
+            .arg("pam")
+            .env_clear()
+            .env("PATH", PATH)
+            .current_dir("/")
+            .stdin(OwnedFd::from(theirs))
+            .stdout(log)
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn()
+            .map_err(started)?;
+        let dialogue = Dialogue { child, line };
+        let reply = dialogue.ask(&Order::Begin(question))?;
+        Ok((dialogue, reply))
     }
-    let answer = running.answer(reactor::now().after(PAM_TIME_MAX));
-    words::decode(&answer.map_err(|why| failed(format!("the process that asks PAM: {why}")))?)
+
+    /// Asks, and waits for [`PAM_TIME_MAX`] at most.
+    ///
+    /// # Errors
+    /// It does not answer; the text is for the log.
+    pub fn ask(&self, order: &Order<'_>) -> Result<Reply, Step> {
+        let gone = |_| failed("the process that asks PAM has ended".to_owned());
+        self.line.try_send(&order.encode(), None).map_err(gone)?;
+        let until = reactor::now().after(PAM_TIME_MAX);
+        loop {
+            let left = until.since(reactor::now());
+            if left.is_zero() {
+                let seconds = PAM_TIME_MAX.as_secs();
+                return Err(failed(format!("PAM did not answer in {seconds} seconds")));
+            }
+            let readable = helper::is_readable(&self.line, left);
+            if readable.map_err(|why| failed(why.to_string()))? {
+                break;
+            }
+        }
+        let mut buffer = Zeroizing::new(vec![0; PARCEL_BYTES_MAX as usize]);
+        let received = helper::next_message(&self.line, &mut buffer);
+        let Some((len, _)) = received.map_err(|why| failed(why.to_string()))? else {
+            return Err(failed("the process that asks PAM has ended".to_owned()));
+        };
+        Reply::decode(buffer.get(..len).unwrap_or_default())
+            .map_err(|_| failed("it answers what nobody understands".to_owned()))
+    }
+
+    /// Opens the session. Blocks.
+    ///
+    /// # Errors
+    /// It could not be asked; the text is for the log.
+    pub fn open(&self, order: &Order<'_>) -> Result<Opened, Step> {
+        match self.ask(order)? {
+            Reply::Opened(opened) => Ok(opened),
+            _ => Err(failed("it answers what was not asked".to_owned())),
+        }
+    }
+
+    /// Has it start the process that acts for the account. Never waits.
+    ///
+    /// # Errors
+    /// It does not listen.
+    pub fn start(&self, order: &Order<'_>, theirs: &Messenger) -> io::Result<()> {
+        self.line.try_send(&order.encode(), Some(theirs.as_owned_fd().as_fd()))
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Ends the process that acts for the account. The session is closed then.
+    pub fn kill(&self) {
+        let _ = self.line.try_send(&Order::Kill.encode(), None);
+    }
+
+    /// Waits for so long; `None`: it is still there.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn end(&mut self, time: Duration) -> io::Result<Option<ExitStatus>> {
+        for _ in 0..time.as_millis() / ENDING_CHECK.as_millis() {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(Some(status));
+            }
+            thread::sleep(ENDING_CHECK);
+        }
+        Ok(None)
+    }
+}
+
+impl Drop for Dialogue {
+    /// Does nothing to one that has been waited for.
+    fn drop(&mut self) {
+        if let (Ok(None), Ok(pid)) = (self.child.try_wait(), i32::try_from(self.child.id())) {
+            let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// What is known of a login between the questions about it: one connection's, and one question is asked at
+/// a time.
+#[derive(Debug, Default)]
+pub struct Seat(Mutex<Known>);
+
+/// What PAM has said of a login, and the process that has asked it.
+#[derive(Debug, Default)]
+pub struct Known {
+    pub dialogue: Option<Dialogue>,
+    /// It has said that the account may be used.
+    pub verdict: Option<Verdict>,
+    /// No module wants to hear more.
+    pub enough: bool,
+}
+
+impl Known {
+    /// What the user has not been told yet.
+    pub fn take_text(&mut self) -> String {
+        self.verdict.as_mut().map(|verdict| std::mem::take(&mut verdict.text)).unwrap_or_default()
+    }
+}
+
+impl Seat {
+    pub fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// # Errors
+/// It is no verdict.
+pub fn judged(reply: Reply) -> Result<Verdict, Step> {
+    match reply {
+        Reply::Verdict(verdict) => Ok(verdict),
+        _ => Err(failed("it answers what was not asked".to_owned())),
+    }
+}
+
+/// Nobody could be asked.
+pub const fn failed(why: String) -> Step {
+    Step { stage: Stage::Process, why }
 }
 
 /// A password that is nobody's, in the place of one that must not let in: PAM is asked all the same, so
@@ -90,60 +226,10 @@ pub fn fits(password: &[u8]) -> bool {
     password.len() <= PAM_PASSWORD_BYTES_MAX && !password.contains(&0)
 }
 
-/// `tidegate pam`: reads one question, asks, and writes the answer.
-///
-/// # Errors
-/// It was started by hand, or the pipe is gone.
-pub fn run() -> anyhow::Result<()> {
-    // No debugger and no core file sees the password.
-    nix::sys::prctl::set_dumpable(false)?;
-    let mut bytes = Zeroizing::new(vec![0; PAM_QUESTION_BYTES_MAX]);
-    let len = read_all(&mut io::stdin().lock(), &mut bytes)?;
-    let bytes = bytes.get(..len).unwrap_or_default();
-    let question = Question::decode(bytes).ok().context(super::helper::NOT_BY_HAND)?;
-    // Modules and what they start have neither pipe.
-    let mut out = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-    let null = File::options().read(true).write(true).open("/dev/null")?;
-    nix::unistd::dup2_stdin(&null)?;
-    nix::unistd::dup2_stdout(&null)?;
-    let answer = consider(&question);
-    out.write_all(&words::encode(&answer))?;
-    Ok(())
-}
-
-fn read_all(from: &mut impl Read, space: &mut [u8]) -> io::Result<usize> {
-    let mut len = 0;
-    loop {
-        match from.read(space.get_mut(len..).unwrap_or_default()) {
-            Ok(0) => return Ok(len),
-            Ok(count) => len += count,
-            Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
-            Err(why) => return Err(why),
-        }
-    }
-}
-
-fn consider(question: &Question<'_>) -> Result<(), Step> {
-    let failed = |why| Step { stage: Stage::Process, why };
-    let library = Library::load().map_err(failed)?;
-    let (password, empty_permitted) = match question.task {
-        Task::Probe => return Ok(()),
-        Task::Account => (None, true),
-        Task::Login { password, empty_permitted } => {
-            let mut text = Zeroizing::new(Vec::with_capacity(password.len() + 1));
-            text.extend(password.iter().copied().filter(|byte| *byte != 0));
-            text.push(0);
-            (Some(text), empty_permitted)
-        }
-    };
-    let text = |text: &str| CString::new(text).map_err(|_| failed("a name with a NUL".to_owned()));
-    library.ask(&Login {
-        service: text(question.service)?,
-        user: text(question.user)?,
-        host: text(question.host)?,
-        password,
-        empty_permitted,
-    })
+/// As much of it as there is room for.
+fn cut(text: &str, bytes_max: usize) -> &str {
+    let end = (0..=text.len().min(bytes_max)).rev().find(|end| text.is_char_boundary(*end));
+    end.and_then(|end| text.get(..end)).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -160,5 +246,10 @@ mod tests {
         }
         assert!(!fits(b"a\0b") && !fits(&[b'x'; PAM_PASSWORD_BYTES_MAX + 1]));
         assert_eq!(fake(&[b'x'; PAM_PASSWORD_BYTES_MAX + 1]).len(), PAM_PASSWORD_BYTES_MAX);
+    }
+
+    #[test]
+    fn texts_are_cut_between_letters() {
+        assert_eq!((cut("né", 2), cut("né", 3), cut("né", 9), cut("", 0)), ("n", "né", "né", ""));
     }
 }

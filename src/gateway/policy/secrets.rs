@@ -4,11 +4,12 @@ use super::*;
 use crate::connection::{Method, Secrets};
 use zeroize::Zeroizing;
 
+use crate::gateway::pam::Seat;
 use crate::gateway::residents::Residents;
 use crate::gateway::{passwords, totp};
 
 impl Policy {
-    /// Do these secrets let this user in, and what may he do then?
+    /// Do these secrets let this user in, and what may he do then? What PAM says of him is kept in `seat`.
     ///
     /// The files are read and the work of checking is done whether or not the user exists, has a
     /// password or may log in (SECURITY case 65).
@@ -16,6 +17,7 @@ impl Policy {
         &self,
         comer: &Comer<'_>,
         secrets: &Secrets,
+        seat: &Seat,
     ) -> Result<Grant, Box<Refusal>> {
         let (user, target) = self.split(comer.user);
         let comer = &Comer { user, ..*comer };
@@ -41,7 +43,7 @@ impl Policy {
         let told = match &secrets.password {
             Some(password) if login.asks_pam() && resident.is_none() => {
                 let real = matches!(&verdict, Ok(account) if !root(account));
-                Some(self.ask_pam(&login, comer, password, real))
+                Some(self.ask_pam(&login, comer, password, (real, seat)))
             }
             _ => None,
         };
@@ -50,7 +52,7 @@ impl Policy {
             && login.asks_pam()
         {
             // It takes as long as for others.
-            drop(self.ask_pam(&login, comer, password, false));
+            drop(self.ask_pam(&login, comer, password, (false, seat)));
         }
         // What is used up is used up: nobody tries a code twice.
         let spend = || right.is_some_and(|step| step.is_none_or(|step| totp::spend(user, step)));
@@ -193,7 +195,9 @@ mod tests {
                 rdomain: None,
             };
             let policy = Policy::new(Arc::new(config));
-            policy.permit_secrets(&comer, &secrets).map_err(|refusal| refusal.reason)
+            policy
+                .permit_secrets(&comer, &secrets, &Seat::default())
+                .map_err(|refusal| refusal.reason)
         }
     }
 

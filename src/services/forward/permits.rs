@@ -48,6 +48,12 @@ impl Forwarding {
             (self.streamlocal, self.agent) = (Ways::NONE, false);
         }
     }
+
+    /// Nothing at all.
+    pub const fn forbid(&mut self) {
+        (self.tcp, self.streamlocal) = (Ways::NONE, Ways::NONE);
+        (self.agent, self.x11) = (false, false);
+    }
 }
 
 impl Default for Forwarding {

@@ -36,6 +36,8 @@ pub struct EnvironmentSpec<'a> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Environment {
     before: Vec<CString>,
+    /// What PAM's modules say.
+    session: Vec<CString>,
     behind: Vec<CString>,
 }
 
@@ -53,7 +55,7 @@ impl Environment {
         for (name, value) in own {
             variables.set(name, value);
         }
-        for variable in &self.behind {
+        for variable in self.session.iter().chain(&self.behind) {
             variables.put(variable.clone());
         }
         variables.0
@@ -62,13 +64,13 @@ impl Environment {
 
 impl From<Vec<CString>> for Environment {
     fn from(variables: Vec<CString>) -> Environment {
-        Environment { before: Vec::new(), behind: variables }
+        Environment { behind: variables, ..Environment::default() }
     }
 }
 
 /// The environment of a session's program; nothing of ours is inherited but TZ. In OpenSSH's
 /// order, where what comes later wins: the client, the account, the key's options, the account's
-/// own file, SetEnv, the facts of the session.
+/// own file, PAM, SetEnv, the facts of the session.
 pub fn environment(spec: &EnvironmentSpec<'_>) -> Environment {
     let mut variables = Variables::default();
     for (name, value) in spec.accepted {
@@ -93,7 +95,9 @@ pub fn environment(spec: &EnvironmentSpec<'_>) -> Environment {
     for (name, value) in &spec.rules.variables {
         variables.set(name, value.as_bytes());
     }
-    Environment { before: variables.0, behind: facts(spec).0 }
+    let session = spec.rules.session_variables.iter();
+    let session = session.filter_map(|variable| CString::new(variable.clone()).ok()).collect();
+    Environment { before: variables.0, session, behind: facts(spec).0 }
 }
 
 /// What neither the client nor the account can change.
@@ -233,7 +237,7 @@ mod tests {
         assert!(!texts.iter().any(|text| text.contains("evil") || text.contains("1.1.1.1")));
     }
 
-    /// In sshd's order: the client, the account, the key, the account's file, SetEnv, the facts.
+    /// In sshd's order: the client, the account, the key, the account's file, PAM, SetEnv, the facts.
     #[test]
     fn what_comes_later_wins() {
         let account = account(1000);
@@ -242,13 +246,16 @@ mod tests {
         let rules = Rules {
             variables: vec![pair("A", "key"), pair("B", "key"), pair("PATH", "key")],
             time_zone: Some("UTC".into()),
+            session_variables: ["MAIL=pam", "A=pam", "SSH_CLIENT=pam", "P=\0"]
+                .map(|text| text.as_bytes().to_vec())
+                .to_vec(),
             ..Rules::default()
         };
         let spec = EnvironmentSpec { set: &set, rules: &rules, ..spec(&account) };
         let own = ["A", "B", "MAIL", "SSH_CLIENT"].map(|name| (name.to_owned(), b"file".to_vec()));
         let complete = environment(&spec).complete(&own);
         let texts: Vec<_> = complete.iter().map(|text| text.to_str().unwrap()).collect();
-        for expected in ["TZ=UTC", "A=set", "B=file", "MAIL=file", "PATH=key", "LATE=set"] {
+        for expected in ["TZ=UTC", "A=set", "B=file", "MAIL=pam", "PATH=key", "LATE=set"] {
             assert!(texts.contains(&expected), "{expected}: {texts:?}");
         }
         assert!(texts.contains(&"SSH_CLIENT=192.0.2.7 50022 22"));

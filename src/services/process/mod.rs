@@ -349,6 +349,7 @@ impl Process {
             open_files: self.login.open_files,
             display: self.display.clone(),
             auth_info: self.login.rules.auth_info.clone(),
+            text: self.login.rules.session_text.clone(),
         };
         self.phase = Phase::Starting { want_reply };
         io.job(TAG_SPAWN, Job::Spawn(Box::new(spec)));

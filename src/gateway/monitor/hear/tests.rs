@@ -13,12 +13,19 @@ use crate::transport::samples;
 use crate::wire::Writer;
 use crate::wire::auth::PublicKeyAttempt;
 
-/// Lets everybody in as himself.
+/// Lets everybody in as himself; accounts may be used on connections before the tenth.
 struct Generous;
 
 impl Execute for Generous {
     fn run(&self, job: Job) -> Done {
-        let Job::FindKey { user, key, .. } = job else { return Done::Lost };
+        let (user, key) = match job {
+            Job::FindKey { user, key, .. } => (user, key),
+            Job::Admit { from, .. } => {
+                let (allowed, text) = (from.link < 10, "told".into());
+                return Done::Admitted(AccountAnswer { allowed, text });
+            }
+            _ => return Done::Lost,
+        };
         let mut grant = outline(&Grant {
             account: Account {
                 name: user.into(),
@@ -54,7 +61,7 @@ struct Scene {
     clerk: Arc<Clerk>,
     staff: Staff,
     edge: Messenger,
-    accounts: Receiver<Box<HandOver>>,
+    accounts: Receiver<Arrival>,
     host: PrivateKey,
     user: PrivateKey,
     client: TcpStream,
@@ -164,10 +171,44 @@ fn a_login_goes_where_it_belongs() {
     scene.exchange_and_find(session);
     let (login, socket) = (scene.login(session), scene.server.try_clone().expect("a copy"));
     scene.say(login, Some(socket)).expect("true");
-    let connection = scene.accounts.try_recv().expect("handed over");
+    let Arrival { connection, kept } = scene.accounts.try_recv().expect("handed over");
+    assert!(kept.is_none(), "nobody has asked PAM");
     assert_eq!((connection.serial, &*connection.grant.account.name), (7, "ann"));
     assert_eq!((&*connection.record, &*connection.inbound), (&[1][..], &[2][..]));
     porter::close(&connection);
+}
+
+/// Where PAM is asked, it was asked about the account of this very login, and has said yes.
+#[test]
+fn case_136_an_account_is_asked_about_before_its_login() {
+    for (link, seed, asks, expected) in [
+        (7, 79, false, Err("an account that was not asked about")),
+        (8, 80, true, Ok(())),
+        (10, 81, true, Err("an account that was not asked about")),
+    ] {
+        let (sender, _accounts) = bounded(1);
+        let porter = Porter::start(sender, None).expect("threads");
+        let mut scene = Scene::with(|clerk| clerk.porter = Some(Arc::new(porter)));
+        scene.from.link = link;
+        scene.exchange_and_find(seed);
+        let (login, socket) = (scene.login(seed), scene.server.try_clone().expect("a copy"));
+        let Ask::HandOver { proofs, .. } = &login else { panic!("a login") };
+        let (user, from, mut proofs) = ("ann".to_owned(), scene.from, proofs.clone());
+        if asks {
+            let ask =
+                Ask::Admit { ticket: TICKET, from, user: user.clone(), proofs: proofs.clone() };
+            scene.say(ask, None).expect("it has proved itself");
+            let Tell::Admitted { ticket, answer } = scene.told() else { panic!("no answer") };
+            assert_eq!((ticket, answer.allowed, &*answer.text), (TICKET, link < 10, "told"));
+        }
+        let Some(Proof::Key { signature, .. }) = proofs.first_mut() else { panic!("a key") };
+        signature[20] ^= 1;
+        let ask = Ask::Admit { ticket: TICKET, from, user, proofs };
+        if !asks {
+            assert_eq!(scene.say(ask, None), Err("a signature that does not hold"));
+        }
+        assert_eq!(scene.say(login, Some(socket)), expected, "{link}");
+    }
 }
 
 #[test]
