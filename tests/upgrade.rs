@@ -229,13 +229,13 @@ fn upgrade_under_load(site: &Site) {
     let gateway = &site.gateway;
     let mut session = site.session();
     let login = format!("{}@127.0.0.1", site.user);
-    let [live, stay] = [10, count + 2].map(|n| n.to_string());
+    let [live, stay] = [10, 3 * count / 2 + 2].map(|n| n.to_string());
     let words = ["--scenario", "idle", "--connections", &live, "--duration", &stay];
     let idle = Load::start_at(gateway, &login, &words);
     let logins = || site.told(" Accepted publickey ");
     wait_for("the sessions", || logins() > 10);
     let rate = if count > 3 { "20" } else { "5" };
-    let seconds = (count + 1).to_string();
+    let seconds = (3 * count / 2 + 1).to_string();
     let words = ["--scenario", "auth", "--rate", rate, "--duration", &seconds];
     let stream = Load::start_at(gateway, &login, &words);
     let first = site.now();

@@ -101,6 +101,18 @@ grep -q outlived /root/outlived
 [ "$(client echo served)" = served ]
 holds 'a reload keeps process and sessions'
 
+before=$(main)
+client 'sleep 6; echo outlived' > /root/outlived &
+session=$!
+sleep 1
+systemctl kill --kill-whom=main -s USR2 ssh.service
+sleep 3
+[ "$(main)" = "$before" ]
+[ "$(client echo served)" = served ]
+wait "$session"
+grep -q outlived /root/outlived
+holds 'an upgrade keeps number and sessions'
+
 echo 'Frobnicate yes' > /etc/ssh/sshd_config.d/wrong.conf
 ! systemctl reload ssh.service 2> /dev/null
 rm /etc/ssh/sshd_config.d/wrong.conf
@@ -138,6 +150,34 @@ systemctl stop ssh.service
 shows ssh.service ActiveState inactive
 shows ssh.service ExecMainStatus 0
 holds 'it stops'
+
+printf '[Service]\nType=notify\nExecStart=/out/tidegate serve -f /root/served\nKillMode=mixed\nRestart=on-failure\n' \
+    > /etc/systemd/system/served.service
+printf 'Port 39022\nListenAddress 127.0.0.1\nHostKey /etc/ssh/ssh_host_ed25519_key\nTidegateDrainTime 20\n' > /root/served
+systemctl daemon-reload
+systemctl start served.service
+before=$(systemctl show -p MainPID --value served.service)
+client 'sleep 7; echo outlived' > /root/outlived &
+session=$!
+sleep 1
+systemctl kill --kill-whom=main -s USR2 served.service
+sleep 3
+after=$(systemctl show -p MainPID --value served.service)
+[ "$after" != "$before" ]
+[ "$(client echo served)" = served ]
+systemctl stop served.service
+wait "$session"
+grep -q outlived /root/outlived
+shows served.service ActiveState inactive
+systemctl start served.service
+systemctl kill --kill-whom=main -s USR2 served.service
+sleep 3
+systemctl kill --kill-whom=main -s KILL served.service
+sleep 2
+shows served.service NRestarts 1
+[ "$(client echo served)" = served ]
+systemctl stop served.service
+holds 'tidegate serve is watched by its new number, and a stop lets sessions of old programs finish'
 
 mkdir -p /etc/systemd/system/ssh.socket.d
 printf '[Socket]\nListenStream=\nListenStream=127.0.0.1:39022\n' > /etc/systemd/system/ssh.socket.d/port.conf

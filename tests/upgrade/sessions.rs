@@ -224,6 +224,28 @@ fn proxied_sessions_live_on() {
     wait_for_the_end_of(first);
 }
 
+/// Whoever rotates the audit tells the program that takes connections, and the others hear of it.
+#[test]
+fn an_audit_is_opened_again_by_every_program() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let [audit, away] = ["audit", "away"].map(|name| folder.path().join(name));
+    let site = Site::new(&[&format!("TidegateAuditLog {}", audit.display())]);
+    let session = site.session();
+    let first = site.upgrade();
+    fs::rename(&audit, &away).expect("moved");
+    kill("-HUP", site.now());
+    wait_for("the file", || audit.exists());
+    // It is there as soon as one of them has opened it.
+    wait_for("the other", || {
+        let links = fs::read_dir(format!("/proc/{first}/fd")).expect("descriptors").flatten();
+        links.filter_map(|fd| fs::read_link(fd.path()).ok()).any(|path| path == audit)
+    });
+    session.end();
+    wait_for_the_end_of(first);
+    let text = fs::read_to_string(&audit).expect("lines");
+    assert!(text.contains("\"event\":\"disconnect\""), "{text}");
+}
+
 /// What a source has earned with one program keeps it out of the next.
 #[test]
 fn penalties_outlive_a_program() {

@@ -130,9 +130,9 @@ impl Gateway<'_> {
         manager: Manager,
     ) -> anyhow::Result<Ending> {
         let pid = heir.pid();
-        info!(pid, "Process {pid} has taken this one's place");
         manager.moved(pid);
         drop(manager);
+        info!(pid, "Process {pid} has taken this one's place");
         if self.reload_waits {
             let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGHUP);
         }
