@@ -443,6 +443,9 @@ pub const PTY_MODES_BYTES_MAX: u32 = 1024;
 pub const PTY_SIDE_MAX: u32 = 10_000;
 pub const SIGNAL_NAME_BYTES_MAX: u32 = 32;
 pub const HOST_BYTES_MAX: u32 = 255;
+/// The same as a client may ask for it, which is as much as OpenSSH's client can say: a name that is too
+/// long costs its channel and not the connection.
+pub const ASKED_HOST_BYTES_MAX: u32 = 1025;
 /// A Unix socket's path in a forwarding request.
 pub const SOCKET_PATH_BYTES_MAX: u32 = 1024;
 pub const OPEN_FAILURE_TEXT_BYTES_MAX: u32 = 1024;

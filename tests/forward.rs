@@ -371,6 +371,10 @@ fn targets_that_cannot_be_reached_are_told_apart_from_those_that_may_not() {
     let closed = free_port();
     let said = refusal(&gateway, gateway.port, &format!("127.0.0.1:{closed}"));
     assert!(said.contains("connect failed"), "{said}");
+    // A slip costs its channel, and not the connection with all others.
+    let said = refusal(&gateway, gateway.port, &format!("{}:80", "long.".repeat(60)));
+    assert!(said.contains("administratively prohibited"), "{said}");
+    logged(&gateway, "the name of a host is too long");
     let said = refusal(&gateway, gateway.port, "no..such..name:80");
     assert!(said.contains("connect failed"), "{said}");
     logged(&gateway, &format!("127.0.0.1:{closed}: Connection refused"));

@@ -2,8 +2,8 @@
 
 use super::{Malformed, Message, NoSpace, Reader, Writer, number};
 use crate::limits::{
-    CHANNEL_TYPE_BYTES_MAX, HOST_BYTES_MAX, LANGUAGE_BYTES_MAX, OPEN_FAILURE_TEXT_BYTES_MAX,
-    PACKET_LENGTH_MAX, REQUEST_NAME_BYTES_MAX, SOCKET_PATH_BYTES_MAX,
+    ASKED_HOST_BYTES_MAX, CHANNEL_TYPE_BYTES_MAX, HOST_BYTES_MAX, LANGUAGE_BYTES_MAX,
+    OPEN_FAILURE_TEXT_BYTES_MAX, PACKET_LENGTH_MAX, REQUEST_NAME_BYTES_MAX, SOCKET_PATH_BYTES_MAX,
 };
 
 /// A channel as its receiver numbers it (RFC 4254 §5). Untrusted; never an index.
@@ -227,7 +227,7 @@ impl<'a> OpenKind<'a> {
         Ok(match name {
             "session" => OpenKind::Session,
             "direct-tcpip" => {
-                let (host, port) = (body.utf8(HOST_BYTES_MAX)?, body.uint32()?);
+                let (host, port) = (body.utf8(ASKED_HOST_BYTES_MAX)?, body.uint32()?);
                 let (origin_host, origin_port) = (body.utf8(HOST_BYTES_MAX)?, body.uint32()?);
                 OpenKind::DirectTcpip { host, port, origin_host, origin_port }
             }

@@ -29,7 +29,7 @@ use race::Race;
 
 use super::{Done, FileEvent, Io, Job, Service};
 use crate::base::Instant;
-use crate::limits::FORWARD_LINGER_TIME;
+use crate::limits::{FORWARD_LINGER_TIME, HOST_BYTES_MAX};
 use crate::reactor::{Chunk, Errno, Fd, Op};
 use crate::wire::channel::{AGENT_CHANNEL, open_failure};
 
@@ -141,6 +141,9 @@ impl Target {
         let (ways, [open, key_open]) = match self {
             Target::Tcp { host, port } => {
                 let port = u16::try_from(*port).map_err(|_| "a port is at most 65535")?;
+                if host.len() > HOST_BYTES_MAX as usize {
+                    return Err("the name of a host is too long");
+                }
                 let lists = [&rules.open, &rules.key_open];
                 (rules.tcp, lists.map(|list| list.permits(host, port)))
             }
