@@ -540,6 +540,11 @@ pub const COPY_SPOTS: u64 = 16;
 /// Where a server can hash, an interrupted copy is trusted up to the first block of this size whose
 /// hash differs.
 pub const COPY_HASH_BLOCK_BYTES: u32 = 1024 * 1024;
+/// What a command that hashes a file at a server says: a hash, and little beside it. It may take so long, and a
+/// second more for each so many bytes.
+pub const COPY_SAID_BYTES_MAX: usize = 256;
+pub const COPY_COMMAND_TIME: Duration = Duration::from_secs(30);
+pub const COPY_COMMAND_BYTES_A_SECOND: u64 = 32 * 1024 * 1024;
 /// Memory through which a copy goes from one server to another.
 pub const COPY_SLOT_BYTES: u64 = 4 * 1024 * 1024;
 pub const COPY_SLOTS: usize = 8;

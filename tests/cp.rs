@@ -15,7 +15,7 @@ mod support;
 mod trees;
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -234,6 +234,43 @@ impl Drop for Small {
     }
 }
 
+/// A byte that was changed since is found wherever hashes can be had; where no command may be run, what is
+/// looked at is told.
+#[test]
+fn a_part_file_that_was_tampered_with_is_not_believed() {
+    let test = |server: &Server, why: &str, found: bool| {
+        let place = folder(server, "place");
+        let (from, to) = (server.path("from"), place.join("it's to"));
+        let bytes = noise(44 << 20, 9);
+        fs::write(&from, &bytes).expect("a file");
+        let (source, target) = (here(&from), there(&to));
+        let words = ["-q", "--limit-rate", "200M", &source, &target];
+        let mut child = cp(server, &words).spawn().expect("it runs");
+        wait_for("most of the file", || {
+            let part = parts(&place).pop();
+            part.is_some_and(|part| fs::metadata(part).is_ok_and(|m| m.len() > 36 << 20))
+        });
+        child.kill().expect("it is killed");
+        child.wait().expect("it is gone");
+        let part = parts(&place).pop().expect("a part");
+        let part = fs::File::options().write(true).open(part).expect("it");
+        // Between the first two samples.
+        let at = 100 << 10;
+        part.write_at(&[!bytes[at]], at as u64).expect("a byte");
+        let said = run_well(server, &[&source, &target]);
+        assert_eq!(said.contains("went on behind"), !found, "{said}");
+        assert!(found || said.contains(why), "{said}");
+        assert_eq!(fs::read(&to).expect("a file") == bytes, found, "{why}: {said}");
+    };
+    both(&[], |server| match server {
+        Server::Ours(_) => test(server, "whose hashes are", true),
+        Server::Theirs(_) => test(server, "whose hash is", true),
+    });
+    if let Some(server) = server::Theirs::start(&["ForceCommand internal-sftp"]) {
+        test(&Server::Theirs(server), "whose tail and samples are", false);
+    }
+}
+
 /// Killed in the middle, the same command goes on; where what is there differs, it starts anew.
 #[test]
 fn an_interrupted_copy_goes_on() {
@@ -258,7 +295,7 @@ fn an_interrupted_copy_goes_on() {
             let said = run_well(server, &["--streams", "2", &source, &target]);
             let why = match server {
                 Server::Ours(_) => "bytes, whose hashes are",
-                Server::Theirs(_) => "bytes, whose tail and samples are",
+                Server::Theirs(_) => "bytes, whose hash is",
             };
             assert!(said.contains("went on behind") && said.contains(why), "{said}");
             assert!(fs::read(&to).expect("a file") == bytes);

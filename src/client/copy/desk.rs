@@ -10,6 +10,7 @@ use std::future::Future;
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use super::trouble::Trouble;
 use crate::services::Io;
@@ -21,7 +22,18 @@ pub type Call = Box<dyn FnOnce(&mut SftpClient, &mut Io<'_>)>;
 /// Something for one session.
 pub struct Order {
     pub station: usize,
-    pub call: Call,
+    pub what: What,
+}
+
+/// What is to be done.
+pub enum What {
+    Call(Call),
+    /// To be run beside the session, for so long at most.
+    Command {
+        ticket: u32,
+        command: Vec<u8>,
+        patience: Duration,
+    },
 }
 
 /// What has come for a ticket.
@@ -29,6 +41,8 @@ pub struct Order {
 pub enum Came {
     Answer(Answer),
     Moved(Moved),
+    /// By a command; `None`: it has not ended well.
+    Said(Option<Vec<u8>>),
 }
 
 /// One SFTP session, as tasks see it.
@@ -174,6 +188,17 @@ impl Desk {
         }
     }
 
+    /// Has a command run beside a session; [`Came::Said`] comes of it.
+    pub fn command(&self, station: usize, command: Vec<u8>, patience: Duration) -> Coming {
+        let mut state = self.state.borrow_mut();
+        state.tickets = state.tickets.wrapping_add(1);
+        let ticket = state.tickets;
+        let what = What::Command { ticket, command, patience };
+        state.orders.push_back(Order { station, what });
+        let epoch = state.stations.get(station).map_or(0, |station| station.epoch);
+        Coming { desk: self.clone(), station, epoch, ticket }
+    }
+
     /// Leaves an order; what comes of it is to be waited for.
     pub fn order(
         &self,
@@ -184,7 +209,7 @@ impl Desk {
         state.tickets = state.tickets.wrapping_add(1);
         let ticket = state.tickets;
         let call: Call = Box::new(move |client, io| call(ticket, client, io));
-        state.orders.push_back(Order { station, call });
+        state.orders.push_back(Order { station, what: What::Call(call) });
         let epoch = state.stations.get(station).map_or(0, |station| station.epoch);
         Coming { desk: self.clone(), station, epoch, ticket }
     }

@@ -211,6 +211,15 @@ impl Opened {
         }
     }
 
+    /// SHA-256 of the first so many bytes of the file at `path`, by a command where it is a server's. `None`: it
+    /// runs none.
+    pub async fn hash(&self, copy: &Copy, path: &[u8], len: u64) -> Result<Option<Vec<u8>>> {
+        match self {
+            Opened::Here(file) => Ok(Some(own::hash(copy, file, len).await?)),
+            Opened::There(remote, _) => Ok(remote.hash_by_command(path, len).await?),
+        }
+    }
+
     async fn close(self, copy: &Copy) -> Result<()> {
         match self {
             Opened::Here(file) => own::close(copy, file).await,
@@ -342,7 +351,10 @@ async fn fill(
     sure: Option<&mut u64>,
 ) -> Result<Copied> {
     let kept = match &sure {
-        Some(_) => resume::start(copy, source, target, about.size).await?,
+        Some(_) => {
+            let (source, target) = ((source, &from.path[..]), (target, &to.path[..]));
+            resume::start(copy, source, target, about.size).await?
+        }
         None => Kept::default(),
     };
     let start = kept.bytes;

@@ -7,8 +7,10 @@
 //! to the other.
 
 mod aside;
+mod commands;
 mod desk;
 mod file;
+mod listener;
 mod listing;
 mod own;
 mod pattern;

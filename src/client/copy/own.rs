@@ -15,7 +15,8 @@ use super::Copy;
 use super::file::{About, Kind};
 use super::place::here;
 use super::trouble::ours;
-use crate::limits::COPY_ENTRIES_AT_ONCE;
+use crate::crypto::HashKind;
+use crate::limits::{COPY_ENTRIES_AT_ONCE, SFTP_COPY_STEP_BYTES};
 
 /// An entry of a directory, and what is known of it if it is a file or a directory, not a link to one.
 pub type Entry = (Vec<u8>, Option<About>);
@@ -154,6 +155,31 @@ fn shut(file: Arc<File>) -> io::Result<()> {
         Some(file) => Ok(nix::unistd::close(file)?),
         None => Ok(()),
     }
+}
+
+/// SHA-256 of the first so many bytes.
+pub async fn hash(copy: &Copy, file: &Arc<File>, len: u64) -> Result<Vec<u8>> {
+    let file = Arc::clone(file);
+    let hash = move || {
+        let mut hasher = HashKind::Sha256.hasher();
+        let mut space = vec![0; SFTP_COPY_STEP_BYTES];
+        let mut at = 0;
+        while at < len {
+            let want = (len - at).min(space.len() as u64) as usize;
+            let Some(room) = space.get_mut(..want) else { break };
+            match file.read_at(room, at) {
+                Ok(0) => break,
+                Ok(got) => {
+                    hasher.update(space.get(..got).unwrap_or_default());
+                    at += got as u64;
+                }
+                Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
+                Err(why) => return Err(why),
+            }
+        }
+        Ok(hasher.finish().as_ref().to_vec())
+    };
+    Ok(copy.aside.run(hash).await??)
 }
 
 /// It is not needed any more.

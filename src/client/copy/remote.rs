@@ -3,10 +3,12 @@
 use std::cell::Cell;
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::desk::{Came, Desk, both};
 use super::trouble::Trouble;
-use crate::limits::COPY_DATA_BYTES_PLAIN;
+use crate::crypto::HashKind;
+use crate::limits::{COPY_COMMAND_BYTES_A_SECOND, COPY_COMMAND_TIME, COPY_DATA_BYTES_PLAIN};
 use crate::reactor::Fd;
 use crate::services::sftp_client::{Answer, Moved, Offers, Stretch, Way};
 use crate::wire::Reader;
@@ -64,7 +66,7 @@ impl Remote {
         });
         match coming.await? {
             Came::Answer(answer) => Ok(answer),
-            Came::Moved(_) => Err(Trouble::Odd("an answer to something else")),
+            _ => Err(Trouble::Odd("an answer to something else")),
         }
     }
 
@@ -254,6 +256,19 @@ impl Remote {
         }
     }
 
+    /// SHA-256 of the first so many bytes of a file, by sha256sum(1) there, for servers that cannot hash. `None`: the
+    /// account may not run that, or there is none.
+    pub async fn hash_by_command(&self, path: &[u8], len: u64) -> Result<Option<Vec<u8>>, Trouble> {
+        let mut command = format!("head -c {len} < ").into_bytes();
+        command.extend(quoted(path));
+        command.extend(b" | sha256sum");
+        let patience = COPY_COMMAND_TIME + Duration::from_secs(len / COPY_COMMAND_BYTES_A_SECOND);
+        match self.desk.command(self.station, command, patience).await? {
+            Came::Said(said) => Ok(said.and_then(|said| hash_in(&said))),
+            _ => Err(Trouble::Odd("an answer to something else")),
+        }
+    }
+
     /// Moves a stretch between a file there and one here, whose descriptor is given away.
     pub async fn relocate(
         &self,
@@ -270,9 +285,33 @@ impl Remote {
         });
         match coming.await? {
             Came::Moved(moved) => Ok(moved),
-            Came::Answer(_) => Err(Trouble::Odd("an answer to something else")),
+            _ => Err(Trouble::Odd("an answer to something else")),
         }
     }
+}
+
+/// One word of a shell's.
+fn quoted(path: &[u8]) -> Vec<u8> {
+    let mut word = vec![b'\''];
+    for byte in path {
+        match byte {
+            b'\'' => word.extend(b"'\\''"),
+            byte => word.push(*byte),
+        }
+    }
+    word.push(b'\'');
+    word
+}
+
+/// What sha256sum(1) says of its standard input.
+fn hash_in(said: &[u8]) -> Option<Vec<u8>> {
+    let digits = str::from_utf8(said).ok()?.strip_suffix("  -\n")?;
+    let bytes = digits.as_bytes().chunks(2).map(|pair| {
+        let pair = str::from_utf8(pair).ok()?;
+        u8::from_str_radix(pair, 16).ok().filter(|_| pair.len() == 2)
+    });
+    let hash = bytes.collect::<Option<Vec<u8>>>()?;
+    (hash.len() == HashKind::Sha256.digest_bytes()).then_some(hash)
 }
 
 fn attributes(answer: Answer) -> Result<Attributes, Trouble> {
@@ -296,5 +335,20 @@ fn unexpected(answer: Answer) -> Trouble {
         }
         Answer::Status { code, text } => Trouble::Refused { code, text },
         _ => Trouble::Odd("the server answers something else than was asked"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_a_shell_and_what_it_says() {
+        assert_eq!(quoted(b"it's"), b"'it'\\''s'");
+        let said = [&b"0f".repeat(32)[..], b"  -\n"].concat();
+        assert_eq!(hash_in(&said), Some(vec![15; 32]));
+        for said in [&b"sh: no"[..], b"", b"  -\n", &said[2..], b"+f  -\n", &said[..66]] {
+            assert_eq!(hash_in(said), None, "{said:?}");
+        }
     }
 }

@@ -31,6 +31,9 @@ pub fn copied(copy: &Copy, from: &Spot, to: &Spot, copied: Copied) -> Option<Str
         Kept { bytes, how: How::Hashes } => {
             format!(", went on behind {bytes} bytes, whose hashes are the source's")
         }
+        Kept { bytes, how: How::Hash } => {
+            format!(", went on behind {bytes} bytes, whose hash is the source's")
+        }
         Kept { bytes, how: How::Looks } => {
             format!(", went on behind {bytes} bytes, whose tail and samples are the source's")
         }

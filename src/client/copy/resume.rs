@@ -1,14 +1,15 @@
 //! Where an interrupted copy goes on.
 //!
 //! Answers come in any order, so a part file may have holes before its end, but no further back than
-//! what can be under way. What is before that is looked at: its last mebibyte whole, and a few blocks
-//! of the rest, against the source; where anything differs, the copy starts anew. A server that can
-//! hash blocks (`check-file-handle`; OpenSSH's cannot) has all of it compared, and the copy goes on
-//! behind the last block that is the same.
+//! what can be under way. A server that can hash blocks (`check-file-handle`; OpenSSH's cannot) has all of it
+//! compared, and the copy goes on behind the last block that is the same. On others a command hashes what
+//! is before the end. Where none can be run, that is looked at: its last mebibyte whole, and a few blocks of
+//! the rest, against the source. Where anything differs, the copy starts anew.
 
 use anyhow::Result;
 
 use super::Copy;
+use super::desk::both;
 use super::file::Opened;
 use crate::crypto::HashKind;
 use crate::limits::{
@@ -27,6 +28,8 @@ pub struct Kept {
 pub enum How {
     /// Every block has the hash of the source's.
     Hashes,
+    /// All of it together has.
+    Hash,
     /// Its tail and samples were read and are the source's.
     #[default]
     Looks,
@@ -41,7 +44,12 @@ pub fn is_worth_it(size: u64) -> bool {
 ///
 /// # Errors
 /// One of them cannot be read.
-pub async fn start(copy: &Copy, source: &Opened, target: &Opened, size: u64) -> Result<Kept> {
+pub async fn start(
+    copy: &Copy,
+    (source, from): (&Opened, &[u8]),
+    (target, to): (&Opened, &[u8]),
+    size: u64,
+) -> Result<Kept> {
     let there = target.about(copy).await?.size.min(size);
     if there <= COPY_TAIL_BYTES {
         return Ok(Kept::default());
@@ -53,6 +61,11 @@ pub async fn start(copy: &Copy, source: &Opened, target: &Opened, size: u64) -> 
     let sure = there.saturating_sub(u64::from(COPY_IN_FLIGHT_BYTES_MAX));
     if sure <= COPY_TAIL_BYTES {
         return Ok(Kept::default());
+    }
+    let hashes = both(source.hash(copy, from, sure), target.hash(copy, to, sure)).await;
+    if let (Some(ours), Some(theirs)) = (hashes.0?, hashes.1?) {
+        let bytes = if ours == theirs { sure } else { 0 };
+        return Ok(Kept { bytes, how: How::Hash });
     }
     for (at, len) in looks(sure) {
         if source.read(copy, at, len).await? != target.read(copy, at, len).await? {

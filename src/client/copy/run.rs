@@ -7,7 +7,8 @@ use std::time::Duration;
 use anyhow::{Result, bail};
 
 use super::aside::Aside;
-use super::desk::{Came, Desk};
+use super::commands::Commands;
+use super::desk::{Came, Desk, What};
 use super::reach::Reached;
 use super::screen::Screen;
 use super::{Copy, Host, Plan, report, tree};
@@ -60,6 +61,7 @@ fn run_on<D: Driver>(
         desk: Desk::default(),
         all: Vec::new(),
         by_channel: HashMap::new(),
+        commands: Commands::default(),
     };
     let outcome = sessions.copy(plan, hosts, voice);
     sessions.client.finish()?;
@@ -93,6 +95,7 @@ pub struct Sessions<'a, D: Driver> {
     pub desk: Desk,
     pub all: Vec<Session>,
     pub by_channel: HashMap<(ClientLink, ChannelId), usize>,
+    commands: Commands,
 }
 
 impl<D: Driver> Sessions<'_, D> {
@@ -123,7 +126,9 @@ impl<D: Driver> Sessions<'_, D> {
             }
             if !self.carry() && !self.hear() {
                 let again = reached.iter().filter_map(|one| one.again_at);
-                self.client.turn(again.chain(screen.next_look()).min())?;
+                let looks = [screen.next_look(), self.commands.next_look()];
+                self.client.turn(again.chain(looks.into_iter().flatten()).min())?;
+                self.commands.expire(&mut self.client, &self.desk);
                 self.look(&mut screen, &copy);
                 self.hear();
             }
@@ -144,11 +149,20 @@ impl<D: Driver> Sessions<'_, D> {
             let is_it = |s: &&Session| s.state == State::Open { station: order.station };
             let Some(session) = self.all.iter().find(is_it) else { continue };
             let (link, channel) = (session.link, session.channel);
-            self.client.shard().with_channel(link, channel, |service, io| {
-                if let Some(client) = service.as_files() {
-                    (order.call)(client, io);
+            match order.what {
+                What::Call(call) => {
+                    self.client.shard().with_channel(link, channel, |service, io| {
+                        if let Some(client) = service.as_files() {
+                            call(client, io);
+                        }
+                    });
                 }
-            });
+                What::Command { ticket, command, patience } => {
+                    let until = self.client.now().after(patience);
+                    let to = (link, ticket);
+                    self.commands.start(&mut self.client, &self.desk, to, (command, until));
+                }
+            }
         }
         any
     }
@@ -181,6 +195,9 @@ impl<D: Driver> Sessions<'_, D> {
     }
 
     fn event(&mut self, link: ClientLink, event: &Event) {
+        if self.commands.hear(&mut self.client, &self.desk, (link, event)) {
+            return;
+        }
         let (id, why) = match event {
             Event::Opened { id } if self.by_channel.contains_key(&(link, *id)) => {
                 let request = ChannelRequest::Subsystem { name: SUBSYSTEM.into() };
