@@ -139,7 +139,8 @@ def main():
             known.write(f"[127.0.0.1]:{port} {public}")
         show("A host with another key", ["ssh", "127.0.0.1", "true"])
         os.unlink(f"{home}/.ssh/known_hosts")
-        subprocess.run(["ssh-keygen", "-q", "-p", "-P", "harbour", "-N", "", "-f", key], check=True)
+        subprocess.run(["ssh-keygen", "-q", "-p", "-P", "harbour", "-N", "", "-f", key], check=True,
+                       stdout=subprocess.DEVNULL)
         to = ["127.0.0.1", "-F", f"{home}/.ssh/config", "-o", "StrictHostKeyChecking accept-new"]
         show("Logins at a rate", ["bench", "load", *to, "--rate", "50", "--duration", "3"])
         show("Bytes both ways", ["bench", "transfer", *to, "--streams", "1", "--depth", "64", "--volume", "64M"])
