@@ -82,6 +82,37 @@ fn logs_in_with_a_certificate() {
     assert!(pair.client.conn.is_authenticated() && pair.server.conn.is_authenticated());
 }
 
+/// Where whoever judges keys verifies what they have signed, nobody does it twice: his word counts.
+#[test]
+fn signatures_that_are_verified_elsewhere_are_not_verified_here() {
+    for holds in [true, false] {
+        let mut setup = toy();
+        setup.server.verifies_elsewhere = true;
+        let mut pair = Pair::new(&setup);
+        pair.server.habits.judges = false;
+        pair.run();
+        pair.authenticate(user_key().public());
+        let mut asked = Vec::new();
+        for _ in 0..2 {
+            pair.run();
+            let signed = pair.server.seen.iter().rev().find_map(|seen| match seen {
+                Seen::Event(Event::Query(Query::FindKey { signed, .. })) => Some(signed.clone()),
+                _ => None,
+            });
+            let signed = signed.expect("a question");
+            let answer = Answer::Key(holds || signed.is_none());
+            asked.push(signed.map(|signed| (signed.host_bound, signed.signature.len())));
+            let now = pair.now;
+            pair.server.attempt(now, |conn, env| conn.answer(answer, env));
+        }
+        assert_eq!(asked, [None, Some((true, 83))]);
+        pair.run();
+        pair.advance(Duration::from_millis(60));
+        assert_eq!(pair.server.conn.is_authenticated(), holds);
+        assert_eq!(pair.client.conn.is_authenticated(), holds);
+    }
+}
+
 #[test]
 fn a_banner_and_the_methods_are_told_first() {
     let mut setup = toy();

@@ -19,6 +19,9 @@ pub struct ConnectionConfig {
     pub banner: Option<String>,
     /// Banner, tries and methods may depend on the user: ask for them when the name is known.
     pub asks_users: bool,
+    /// Signatures of logins are verified by whoever is asked about the key, but for those of security
+    /// keys, which say more than that they hold.
+    pub verifies_elsewhere: bool,
     /// Failed attempts after which the connection ends.
     pub auth_tries_max: u32,
     /// What it takes to log in.
@@ -55,6 +58,7 @@ impl ConnectionConfig {
             transport,
             banner: None,
             asks_users: false,
+            verifies_elsewhere: false,
             auth_tries_max: AUTH_TRIES_DEFAULT,
             chains: Chains::any_of([Method::PublicKey]),
             asks_codes: false,

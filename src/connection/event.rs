@@ -178,6 +178,9 @@ pub enum Query {
         algorithm: SignatureAlgorithm,
         /// The certificate that holds the key, if it was shown inside one; not checked.
         certificate: Option<Box<Certificate>>,
+        /// Where [`super::ConnectionConfig::verifies_elsewhere`] is set: what the key is to have signed
+        /// as well. Yes is then for both.
+        signed: Option<Box<Signed>>,
     },
     /// Server: are these this user's? Answered as `FindKey` is; a grant that is made for them is for
     /// no key.
@@ -216,6 +219,14 @@ pub struct Proven {
     /// The key whose signature was verified.
     pub key: Option<Box<PublicKey>>,
     pub verified: Option<Box<Verified>>,
+}
+
+/// A signature over the request of a login (RFC 4252 §7), not verified.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Signed {
+    /// It is over the host key as well (OpenSSH PROTOCOL §1.8).
+    pub host_bound: bool,
+    pub signature: Box<[u8]>,
 }
 
 /// One round of keyboard-interactive (RFC 4256 §3.2). Texts are the server's: show them escaped.

@@ -48,7 +48,7 @@ pub use config::{ClientConnectionConfig, ConnectionConfig, LoginLimits};
 pub use conn::Conn;
 pub use event::{
     Answer, AuthFailed, ChannelKind, ChannelRequest, Event, GlobalRequest, Input, LoginSession,
-    Presence, Proven, Query, Questions, Verified, WindowSize, X11Request,
+    Presence, Proven, Query, Questions, Signed, Verified, WindowSize, X11Request,
 };
 pub use half::{Farewell, RecvHalf, RecvStep, SendHalf, SendStep};
 pub use host_keys::{HostKeyProofs, host_key_proof, host_keys_hold};

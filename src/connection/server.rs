@@ -10,7 +10,7 @@ use super::methods::{Progress, Step};
 use super::side::{Limits, Side};
 use super::{
     Answer, AuthFailed, Connection, ConnectionConfig, Event, HostKeyProofs, Method, Presence,
-    Proven, Query, Secret, Verified,
+    Proven, Query, Secret, Signed, Verified,
 };
 use crate::base::Instant;
 use crate::crypto::{KeyAlgorithm, PublicKey, ShownKey};
@@ -132,7 +132,8 @@ struct KeyAttempt {
 
 #[derive(Debug)]
 struct Proof {
-    message: Box<[u8]>,
+    /// None where whoever answers has verified it.
+    message: Option<Box<[u8]>>,
     signature: Box<[u8]>,
 }
 
@@ -403,7 +404,11 @@ impl Connection<Server> {
             self.refuse_later(now, now);
             return Ok(None);
         }
+        let elsewhere = self.login.config.verifies_elsewhere && !shown.key.kind().is_security();
         let proof = attempt.signature.map(|signature| {
+            if elsewhere {
+                return Proof { message: None, signature: signature.into() };
+            }
             let session_id = self.transport.session_id();
             let (user, service) = (request.user, request.service);
             let mut message = vec![0; attempt.signed_bytes_max(session_id, user, service)];
@@ -412,9 +417,12 @@ impl Connection<Server> {
             let _ = attempt.write_signed(session_id, user, service, &mut out);
             let len = out.len();
             message.truncate(len);
-            Proof { message: message.into(), signature: signature.into() }
+            Proof { message: Some(message.into()), signature: signature.into() }
         });
         let host_bound = attempt.host_key.is_some();
+        let signed = attempt.signature.filter(|_| elsewhere);
+        let signed =
+            signed.map(|signature| Box::new(Signed { host_bound, signature: signature.into() }));
         let method = if host_bound { METHOD_PUBLIC_KEY_HOST_BOUND } else { METHOD_PUBLIC_KEY };
         let ShownKey { key, algorithm, certificate } = shown.clone();
         if let Stage::Trying(trying) = &mut self.login.stage {
@@ -422,7 +430,7 @@ impl Connection<Server> {
             trying.waits = Some(Waits::Key(Box::new(attempt)));
         }
         let user = request.user.into();
-        Ok(Some(Event::Query(Query::FindKey { user, key, algorithm, certificate })))
+        Ok(Some(Event::Query(Query::FindKey { user, key, algorithm, certificate, signed })))
     }
 
     /// The key of an attempt, if it is one we would take from somebody: well formed, signing in a
@@ -465,7 +473,10 @@ impl Connection<Server> {
             return Ok(());
         };
         // Case 55: what is judged is the key that signed, here and nowhere else.
-        let verified = shown.key.verify_attested(shown.algorithm, &proof.message, &proof.signature);
+        let verified = match &proof.message {
+            Some(message) => shown.key.verify_attested(shown.algorithm, message, &proof.signature),
+            None => Ok(None),
+        };
         let lacks = verified
             .ok()
             .map(|attestation| attestation.and_then(|attestation| presence.lacks(attestation)));

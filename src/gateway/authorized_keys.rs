@@ -199,8 +199,8 @@ pub struct Owner<'a> {
 
 /// Reads a file that an administrator named, whoever owns it.
 pub fn read_any(path: &Path, bytes_max: u64) -> Result<Vec<u8>, FileError> {
-    let (file, _) = open(path)?;
-    take(path, file, bytes_max)
+    let (file, metadata) = open(path)?;
+    take(path, file, &metadata, bytes_max)
 }
 
 /// Reads a file of keys. With `strict`, it and every directory above it, up to the home directory
@@ -220,7 +220,7 @@ pub fn read(path: &Path, owner: Owner<'_>, strict: bool) -> Result<Vec<u8>, File
             }
         }
     }
-    take(path, file, AUTHORIZED_KEYS_BYTES_MAX)
+    take(path, file, &metadata, AUTHORIZED_KEYS_BYTES_MAX)
 }
 
 fn open(path: &Path) -> Result<(File, Metadata), FileError> {
@@ -236,9 +236,15 @@ fn open(path: &Path) -> Result<(File, Metadata), FileError> {
     }
 }
 
-fn take(path: &Path, file: File, bytes_max: u64) -> Result<Vec<u8>, FileError> {
+fn take(
+    path: &Path,
+    file: File,
+    metadata: &Metadata,
+    bytes_max: u64,
+) -> Result<Vec<u8>, FileError> {
     let failed = |why| FileError::Io { path: path.to_owned(), why };
-    let mut bytes = Vec::new();
+    // Room for all of it and the end, so that one call reads it.
+    let mut bytes = Vec::with_capacity(metadata.len().min(bytes_max) as usize + 1);
     file.take(bytes_max + 1).read_to_end(&mut bytes).map_err(failed)?;
     if bytes.len() as u64 > bytes_max {
         return Err(FileError::TooLarge { path: path.to_owned(), bytes_max });

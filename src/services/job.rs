@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::base::wildcard_match;
 use crate::connection::{
-    Chains, ConnectionConfig, HostKeyProofs, LoginLimits, LoginSession, Presence, Secrets,
+    Chains, ConnectionConfig, HostKeyProofs, LoginLimits, LoginSession, Presence, Secrets, Signed,
 };
 use crate::crypto::kex::Group;
 use crate::crypto::{
@@ -38,6 +38,8 @@ pub enum Job {
         algorithm: SignatureAlgorithm,
         /// What the key was shown in; nothing about it has been checked.
         certificate: Option<Box<Certificate>>,
+        /// What it is to have signed as well, for whoever verifies it in the place of the shard.
+        signed: Option<Box<Signed>>,
         from: Origin,
         about: About,
     },

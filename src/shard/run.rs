@@ -709,10 +709,10 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 link.in_flight += 1;
                 self.submit_job(token, Job::Agree { group, client_public });
             }
-            Query::FindKey { user, key: public, algorithm, certificate } => {
+            Query::FindKey { user, key: public, algorithm, certificate, signed } => {
                 let asked =
                     Asked { user: user.clone(), algorithm, certificate: certificate.clone() };
-                if link.knows(&asked, &public) {
+                if signed.is_none() && link.knows(&asked, &public) {
                     let answer = key_answer(link.grant.as_deref());
                     self.answer(key, answer);
                     return;
@@ -721,7 +721,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 link.grant = None;
                 link.asked = Some(asked);
                 let (about, key) = (link.about.clone(), public);
-                let job = Job::FindKey { user, key, algorithm, certificate, from, about };
+                let job = Job::FindKey { user, key, algorithm, certificate, signed, from, about };
                 self.submit_job(token, job);
             }
             Query::Admit { user, proven } => {

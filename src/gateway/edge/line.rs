@@ -49,13 +49,14 @@ impl Line {
             Job::Greet { user, from } => {
                 Ask::Greet { ticket, from: *from, user: user.as_ref().into() }
             }
-            Job::FindKey { user, key, algorithm, certificate, from, .. } => {
+            Job::FindKey { user, key, algorithm, certificate, signed, from, .. } => {
                 let shown = ShownKey {
                     key: key.clone(),
                     algorithm: *algorithm,
                     certificate: certificate.clone(),
                 };
-                Ask::FindKey { ticket, from: *from, user: user.as_ref().into(), shown }
+                let (user, signed) = (user.as_ref().into(), signed.clone());
+                Ask::FindKey { ticket, from: *from, user, shown, signed }
             }
             Job::CheckSecrets { user, secrets, from, .. } => Ask::CheckSecrets {
                 ticket,

@@ -129,6 +129,8 @@ impl Prepared {
         connection.transport = Arc::new(transport);
         connection.user_algorithms.clone_from(&setup.algorithms);
         connection.asks_users = setup.asks_users;
+        // Root's process believes nobody else.
+        connection.verifies_elsewhere = true;
         connection.banner.clone_from(&setup.banner);
         let startups = Arc::new(Startups::new(&config.global));
         serve::raise_open_files();

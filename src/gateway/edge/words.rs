@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 use super::super::parcel::{address, blobs, flag, put, put_address};
 use super::super::startups::{REASONS, Standing};
 use crate::base::Instant;
-use crate::connection::{Chains, LoginLimits, Method, Presence, Secret, Secrets};
+use crate::connection::{Chains, LoginLimits, Method, Presence, Secret, Secrets, Signed};
 use crate::crypto::{KeyAlgorithm, ShownKey, SignatureAlgorithm};
 use crate::gateway::audit::Entry;
 use crate::limits::{
@@ -40,8 +40,14 @@ pub enum Ask {
     Sign { ticket: Ticket, from: Origin, host_key: u32, exchange: SignableExchange },
     /// What holds before the login of this user?
     Greet { ticket: Ticket, from: Origin, user: String },
-    /// May this key log in as this user?
-    FindKey { ticket: Ticket, from: Origin, user: String, shown: ShownKey },
+    /// May this key log in as this user, and has it signed this?
+    FindKey {
+        ticket: Ticket,
+        from: Origin,
+        user: String,
+        shown: ShownKey,
+        signed: Option<Box<Signed>>,
+    },
     /// Are these this user's?
     CheckSecrets { ticket: Ticket, from: Origin, user: String, secrets: Secrets },
     /// May the account of this login be used, which has proved itself so?
@@ -188,11 +194,12 @@ impl Ask {
                 put_origin(&mut out, from);
                 put(&mut out, user.as_bytes());
             }
-            Ask::FindKey { ticket, from, user, shown } => {
+            Ask::FindKey { ticket, from, user, shown, signed } => {
                 head(&mut out, 5, *ticket);
                 put_origin(&mut out, from);
                 put(&mut out, user.as_bytes());
                 put_shown(&mut out, shown);
+                put_signed(&mut out, signed.as_deref());
             }
             Ask::CheckSecrets { ticket, from, user, secrets } => {
                 let bytes =
@@ -258,6 +265,7 @@ impl Ask {
                 from: origin(&mut r)?,
                 user: user(&mut r)?,
                 shown: shown(&mut r)?,
+                signed: if flag(&mut r)? { Some(Box::new(signed(&mut r)?)) } else { None },
             },
             6 => Ask::CheckSecrets {
                 ticket: ticket(&mut r)?,
@@ -511,6 +519,19 @@ pub fn shown(r: &mut Reader<'_>) -> Result<ShownKey, Malformed> {
     ShownKey::read(algorithm, r.string(PACKET_LENGTH_PREAUTH_MAX)?).ok_or(Malformed::Range)
 }
 
+fn put_signed(out: &mut Vec<u8>, signed: Option<&Signed>) {
+    out.push(u8::from(signed.is_some()));
+    if let Some(Signed { host_bound, signature }) = signed {
+        out.push(u8::from(*host_bound));
+        put(out, signature);
+    }
+}
+
+fn signed(r: &mut Reader<'_>) -> Result<Signed, Malformed> {
+    let host_bound = flag(r)?;
+    Ok(Signed { host_bound, signature: r.string(PACKET_LENGTH_PREAUTH_MAX)?.into() })
+}
+
 fn put_proof(out: &mut Vec<u8>, proof: &Proof) {
     match proof {
         Proof::Key { shown, host_bound, signature } => {
@@ -606,6 +627,7 @@ mod tests {
         let signature: Box<[u8]> = Box::new([7; 83]);
         let key =
             |host_bound| Proof::Key { shown: shown(), host_bound, signature: signature.clone() };
+        let signed = Some(Box::new(Signed { host_bound: true, signature: signature.clone() }));
         vec![
             Ask::Ready,
             Ask::Pong,
@@ -616,7 +638,8 @@ mod tests {
                 exchange: SignableExchange::from_bytes(&[5; 32]),
             },
             Ask::Greet { ticket, from, user: user() },
-            Ask::FindKey { ticket, from, user: user(), shown: shown() },
+            Ask::FindKey { ticket, from, user: user(), shown: shown(), signed: None },
+            Ask::FindKey { ticket, from, user: user(), shown: shown(), signed },
             Ask::CheckSecrets { ticket, from, user: user(), secrets },
             Ask::HandOver {
                 link: 9,

@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::connection::{Method, Progress, SERVICE_CONNECTION, Step};
+use crate::connection::{Method, Progress, SERVICE_CONNECTION, Signed, Step};
 use crate::crypto::{Attestation, PublicKey, ShownKey};
 use crate::limits::{
     AUTH_REQUESTS_MAX, SESSIONS_REMEMBERED_MAX, SIGNATURES_BEFORE_LOGIN_MAX,
@@ -48,11 +48,20 @@ struct Case {
     asking: bool,
     questions: u32,
     /// Keys that may log in, if they sign.
-    keys: Vec<(ShownKey, Grant)>,
+    keys: Vec<Found>,
     /// Secrets that were right.
     secrets: Vec<Right>,
     /// The login that its account was asked about, and whether it may be used.
     account: Option<(Vec<Proof>, bool)>,
+}
+
+/// A key that may log in.
+#[derive(Debug)]
+struct Found {
+    shown: ShownKey,
+    grant: Grant,
+    /// The last signature of it that was found to hold for this session.
+    proved: Option<Signed>,
 }
 
 /// Secrets that are the user's.
@@ -158,12 +167,34 @@ impl Cases {
     }
 
     /// The question about a key is answered.
-    pub fn key_found(&mut self, link: u64, shown: ShownKey, grant: Option<&Grant>) -> bool {
+    pub fn key_found(&mut self, link: u64, shown: &ShownKey, grant: Option<&Grant>) -> bool {
         let Some(case) = self.open.get_mut(&link) else { return false };
         case.asking = false;
-        case.keys.retain(|(known, _)| *known != shown);
-        case.keys.extend(grant.map(|grant| (shown, grant.clone())));
+        case.keys.retain(|known| known.shown != *shown);
+        let found =
+            |grant: &Grant| Found { shown: shown.clone(), grant: grant.clone(), proved: None };
+        case.keys.extend(grant.map(found));
         true
+    }
+
+    /// A key that was found is said to have signed. The grant, if it has; whoever only passes the
+    /// signature on hears no more than that. `hosts` as for [`Cases::admit`]. `None`: it was not found.
+    pub fn prove(
+        &mut self,
+        link: u64,
+        shown: &ShownKey,
+        signed: &Signed,
+        hosts: &[Vec<u8>],
+    ) -> Option<Option<&Grant>> {
+        let case = self.open.get_mut(&link)?;
+        let at = case.keys.iter().position(|known| known.shown == *shown)?;
+        case.asking = false;
+        let held = case.holds(shown, signed, hosts);
+        let found = case.keys.get_mut(at)?;
+        let lacks = |attestation| found.grant.presence.lacks(attestation);
+        let proved = held.is_some_and(|attestation| attestation.and_then(lacks).is_none());
+        found.proved = proved.then(|| signed.clone());
+        Some(proved.then_some(&found.grant))
     }
 
     /// The question about secrets is answered.
@@ -261,8 +292,8 @@ impl Case {
                         return Err(Lie("a key that counts twice"));
                     }
                     used.push((*shown.key).clone());
-                    let hosts = host_bound.then_some(hosts);
-                    (Method::PublicKey, self.key_signed(shown, signature, hosts)?)
+                    let signed = (*host_bound, &**signature);
+                    (Method::PublicKey, self.key_signed(shown, signed, hosts)?)
                 }
                 Proof::Secrets { interactive } => {
                     self.secrets_told(*interactive, earned.is_some())?
@@ -281,24 +312,41 @@ impl Case {
         earned.filter(|_| over).ok_or(Lie("a login that is not over"))
     }
 
-    /// The grant of a key that was found and has signed this very session. `hosts`: it has signed one
-    /// of these too.
+    /// The grant of a key that was found and has signed this very session. `hosts`: what it may have
+    /// signed besides.
     fn key_signed(
         &self,
         shown: &ShownKey,
-        signature: &[u8],
-        hosts: Option<&[Vec<u8>]>,
+        (host_bound, signature): (bool, &[u8]),
+        hosts: &[Vec<u8>],
     ) -> Result<Grant, Lie> {
-        let found = self.keys.iter().find(|(known, _)| known == shown);
-        let (_, grant) = found.ok_or(Lie("a key that nobody has asked about"))?;
-        let verified = match hosts {
-            None => self.verify(shown, signature, None),
-            Some(hosts) => hosts.iter().find_map(|host| self.verify(shown, signature, Some(host))),
-        };
-        let attestation = verified.ok_or(Lie("a signature that does not hold"))?;
+        let found = self.keys.iter().find(|known| known.shown == *shown);
+        let Found { grant, proved, .. } = found.ok_or(Lie("a key that nobody has asked about"))?;
+        let is_proved =
+            |proved: &Signed| proved.host_bound == host_bound && *proved.signature == *signature;
+        if proved.as_ref().is_some_and(is_proved) {
+            return Ok(grant.clone());
+        }
+        let signed = Signed { host_bound, signature: signature.into() };
+        let held = self.holds(shown, &signed, hosts);
+        let attestation = held.ok_or(Lie("a signature that does not hold"))?;
         match attestation.and_then(|attestation| grant.presence.lacks(attestation)) {
             None => Ok(grant.clone()),
             Some(_) => Err(Lie("a security key that nobody has touched")),
+        }
+    }
+
+    /// What a key says with a signature of this session that holds.
+    fn holds(
+        &self,
+        shown: &ShownKey,
+        signed: &Signed,
+        hosts: &[Vec<u8>],
+    ) -> Option<Option<Attestation>> {
+        let Signed { host_bound, signature } = signed;
+        match host_bound {
+            false => self.verify(shown, signature, None),
+            true => hosts.iter().find_map(|host| self.verify(shown, signature, Some(host))),
         }
     }
 

@@ -12,7 +12,7 @@ use slab::Slab;
 use tracing::error;
 
 use super::cases::{Admitted, Cases, Lie};
-use crate::connection::{ConnectionConfig, Method, Secrets};
+use crate::connection::{ConnectionConfig, Method, Secrets, Signed};
 use crate::crypto::{KeyAlgorithm, ShownKey};
 use crate::gateway::audit::book::EdgeBook;
 use crate::gateway::audit::{self, Audit, Entry, Event, Field, Speaker};
@@ -89,7 +89,8 @@ enum Subject {
     Greeting,
     /// Of a login that has proved itself.
     Account,
-    Key(ShownKey),
+    /// And what it is to have signed.
+    Key(ShownKey, Option<Box<Signed>>),
     /// A password, a code.
     Secrets(bool, bool),
 }
@@ -219,12 +220,30 @@ impl Clerk {
                 let job = Job::Greet { user: user.into(), from };
                 self.find_out(staff, Question { ticket, from, about: Subject::Greeting }, job);
             }
-            Ask::FindKey { ticket, from, user, shown } => {
+            Ask::FindKey { ticket, from, user, shown, signed } => {
                 let about = self.state().cases.ask(&from, &user)?;
+                if let Some(signed) = &signed {
+                    let mut state = self.state();
+                    let proved = state.cases.prove(from.link, &shown, signed, &self.hosts);
+                    if let Some(grant) = proved {
+                        let tell = self.verdict(ticket, from.peer, grant);
+                        state.tell(&tell);
+                        return Ok(());
+                    }
+                }
                 let ShownKey { key, algorithm, certificate } = shown.clone();
-                let job =
-                    Job::FindKey { user: user.into(), key, algorithm, certificate, from, about };
-                self.find_out(staff, Question { ticket, from, about: Subject::Key(shown) }, job);
+                let (user, unsigned) = (user.into(), None);
+                let job = Job::FindKey {
+                    user,
+                    key,
+                    algorithm,
+                    certificate,
+                    signed: unsigned,
+                    from,
+                    about,
+                };
+                let about = Subject::Key(shown, signed);
+                self.find_out(staff, Question { ticket, from, about }, job);
             }
             Ask::CheckSecrets { ticket, from, user, secrets } => {
                 let about = self.state().cases.ask(&from, &user)?;
@@ -465,13 +484,17 @@ impl Clerk {
                 let greeting = config.map(|config| Box::new(greeting(&config)));
                 (cases.greeted(link, about), Tell::Greeted { ticket, greeting, verbosity })
             }
-            (Subject::Key(shown), Done::Key(grant)) => {
-                let known = cases.key_found(link, shown, grant.as_deref());
+            (Subject::Key(shown, signed), Done::Key(grant)) => {
+                let known = cases.key_found(link, &shown, grant.as_deref());
+                let grant = match signed {
+                    Some(signed) => cases.prove(link, &shown, &signed, &self.hosts).flatten(),
+                    None => grant.as_deref(),
+                };
                 (known, self.verdict(ticket, from.peer, grant))
             }
             (Subject::Secrets(password, code), Done::Key(grant)) => {
                 let known = cases.secrets_checked(link, (password, code), grant.as_deref());
-                (known, self.verdict(ticket, from.peer, grant))
+                (known, self.verdict(ticket, from.peer, grant.as_deref()))
             }
             (Subject::Account, Done::Admitted(answer)) => {
                 let known = cases.account_asked(link, answer.allowed);
@@ -485,9 +508,9 @@ impl Clerk {
     }
 
     /// What an edge hears of a login.
-    fn verdict(&self, ticket: Ticket, peer: SocketAddr, grant: Option<Box<Grant>>) -> Tell {
+    fn verdict(&self, ticket: Ticket, peer: SocketAddr, grant: Option<&Grant>) -> Tell {
         let stranger = self.startups.take_unknown_user(peer).then_some(peer);
-        Tell::Key { ticket, grant: grant.map(|grant| Box::new(outline(&grant))), stranger }
+        Tell::Key { ticket, grant: grant.map(|grant| Box::new(outline(grant))), stranger }
     }
 }
 

@@ -68,7 +68,7 @@ impl Scene {
     fn find(&mut self, link: u64, user: &str, chains: &[&[Method]]) {
         self.cases.ask(&from(link), user).expect("a question");
         let shown = self.shown();
-        assert!(self.cases.key_found(link, shown, Some(&grant(user, chains))));
+        assert!(self.cases.key_found(link, &shown, Some(&grant(user, chains))));
     }
 
     fn proof(&self, session: &[u8], user: &str, host_key: Option<&[u8]>) -> Proof {
@@ -80,6 +80,14 @@ impl Scene {
         attempt.write_signed(session, user, SERVICE_CONNECTION, &mut out).expect("room");
         let signature = self.key.sign(SignatureAlgorithm::Ed25519, out.written()).expect("signed");
         Proof::Key { shown, host_bound: host_key.is_some(), signature: signature.into() }
+    }
+
+    /// The edge passes a signature on: whose login it is, if it holds. `None`: nobody's key.
+    fn prove(&mut self, link: u64, proof: &Proof) -> Option<Option<String>> {
+        let Proof::Key { shown, host_bound, signature } = proof else { return None };
+        let signed = Signed { host_bound: *host_bound, signature: signature.clone() };
+        let proved = self.cases.prove(link, shown, &signed, &[b"HOST".to_vec()])?;
+        Some(proved.map(|grant| grant.account.name.clone()))
     }
 
     fn admit(&mut self, link: u64, proofs: &[Proof]) -> Result<String, &'static str> {
@@ -138,7 +146,7 @@ fn case_136_nothing_is_let_in_without_what_lets_it_in() {
     scene.find(1, "ann", KEY);
     scene.cases.ask(&from(1), "ann").expect("a question");
     let shown = scene.shown();
-    assert!(scene.cases.key_found(1, shown, None));
+    assert!(scene.cases.key_found(1, &shown, None));
     let proof = scene.proof(&[24; 32], "ann", None);
     assert_eq!(scene.admit(1, &[proof]), Err("a key that nobody has asked about"));
     // Passwords that were not told.
@@ -172,6 +180,38 @@ fn case_136_what_was_signed_once_is_of_no_use_again() {
     scene.find(1, "ann", KEY);
     let proof = scene.proof(&[33; 32], "ann", None);
     assert_eq!(scene.admit(1, &[proof]), Err("a signature that does not hold"));
+}
+
+/// What an edge passes on before a login is over is verified once; what it then says of the login is held
+/// to that.
+#[test]
+fn case_136_a_signature_counts_once_it_was_verified_here() {
+    let mut scene = Scene::new(90);
+    let good = scene.proof(&[90; 32], "ann", None);
+    assert_eq!(scene.prove(1, &good), None, "nobody has asked about the key");
+    scene.find(1, "ann", KEY);
+    for bad in [
+        scene.proof(&[91; 32], "ann", None),
+        scene.proof(&[90; 32], "root", None),
+        scene.proof(&[90; 32], "ann", Some(b"OTHER")),
+    ] {
+        scene.cases.ask(&from(1), "ann").expect("a question");
+        assert_eq!(scene.prove(1, &bad), Some(None));
+        assert!(scene.cases.open[&1].keys[0].proved.is_none());
+    }
+    scene.cases.ask(&from(1), "ann").expect("the last was answered");
+    assert_eq!(scene.prove(1, &good), Some(Some("ann".into())));
+    // The key is taken away meanwhile: what it has signed goes with it.
+    scene.cases.ask(&from(1), "ann").expect("a question");
+    let shown = scene.shown();
+    scene.cases.key_found(1, &shown, None);
+    assert_eq!(scene.admit(1, &[good]), Err("a key that nobody has asked about"));
+    // One that held, and another that is handed in.
+    let mut scene = Scene::new(92);
+    scene.find(1, "ann", KEY);
+    let (good, other) = (scene.proof(&[92; 32], "ann", None), scene.proof(&[93; 32], "ann", None));
+    assert_eq!(scene.prove(1, &good), Some(Some("ann".into())));
+    assert_eq!(scene.admit(1, &[other]), Err("a signature that does not hold"));
 }
 
 #[test]

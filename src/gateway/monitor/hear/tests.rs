@@ -157,7 +157,7 @@ impl Scene {
         let public = self.host.public();
         public.verify(SignatureAlgorithm::Ed25519, &session, &signature).expect("the host's");
         let (user, shown) = ("ann".into(), self.shown());
-        let find = Ask::FindKey { ticket: TICKET, from: self.from, user, shown };
+        let find = Ask::FindKey { ticket: TICKET, from: self.from, user, shown, signed: None };
         self.say(find, None).expect("asked");
         let Tell::Key { grant: Some(grant), .. } = self.told() else { panic!("not found") };
         assert_eq!(grant.account.name, "ann");
@@ -208,6 +208,36 @@ fn case_136_an_account_is_asked_about_before_its_login() {
             assert_eq!(scene.say(ask, None), Err("a signature that does not hold"));
         }
         assert_eq!(scene.say(login, Some(socket)), expected, "{link}");
+    }
+}
+
+/// Root's process verifies what the client has signed in the edge's place, whether or not it has asked
+/// about the key before.
+#[test]
+fn case_136_signatures_are_verified_by_root_alone() {
+    for asked_before in [true, false] {
+        let mut scene = Scene::new();
+        let session = if asked_before { 84 } else { 85 };
+        if asked_before {
+            scene.exchange_and_find(session);
+        } else {
+            let sign = scene.sign(0, SignatureAlgorithm::Ed25519, session);
+            scene.say(sign, None).expect("signed");
+            scene.told();
+        }
+        let Ask::HandOver { proofs, .. } = scene.login(session) else { panic!("a login") };
+        let [Proof::Key { signature, .. }] = &proofs[..] else { panic!("a signature") };
+        for (bytes, holds) in [(vec![7; 83].into(), false), (signature.clone(), true)] {
+            let (user, shown) = ("ann".into(), scene.shown());
+            let signed = Some(Box::new(Signed { host_bound: false, signature: bytes }));
+            let find = Ask::FindKey { ticket: TICKET, from: scene.from, user, shown, signed };
+            scene.say(find, None).expect("asked");
+            let Tell::Key { ticket, grant, .. } = scene.told() else { panic!("no answer") };
+            assert_eq!((ticket, grant.is_some()), (TICKET, holds));
+        }
+        let (login, socket) = (scene.login(session), scene.server.try_clone().expect("a copy"));
+        scene.say(login, Some(socket)).expect("true");
+        assert!(scene.accounts.try_recv().is_ok());
     }
 }
 
