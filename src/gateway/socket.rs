@@ -2,12 +2,15 @@
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
 use nix::cmsg_space;
 use nix::sys::socket::{
     AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType,
     recvmsg, sendmsg, setsockopt, shutdown, socketpair, sockopt,
 };
+
+use nix::sys::time::TimeVal;
 
 use crate::limits::{PARCEL_BYTES_MAX, PARCEL_QUEUE_BYTES_MAX};
 
@@ -36,6 +39,15 @@ impl Messenger {
 
     pub const fn as_owned_fd(&self) -> &OwnedFd {
         &self.socket
+    }
+
+    /// From now on [`Messenger::receive`] waits so long at most, and then says `WouldBlock`.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn set_patience(&self, time: Duration) -> io::Result<()> {
+        let time = TimeVal::new(time.as_secs() as i64, i64::from(time.subsec_micros()));
+        Ok(setsockopt(&self.socket, sockopt::ReceiveTimeout, &time)?)
     }
 
     /// Blocks while the other end's queue is full.

@@ -193,12 +193,14 @@ impl Serving<'_> {
     fn serve(&self, buffer: &mut [u8]) {
         let mut retired = false;
         while !(retired && self.server.is_over()) {
-            let pause = if retired { PollTimeout::try_from(RETIRED_CHECK) } else { Ok(NEVER) };
-            let mut fds = [PollFd::new(self.messenger.as_owned_fd().as_fd(), PollFlags::POLLIN)];
-            match poll(&mut fds, pause.unwrap_or(NEVER)) {
-                Ok(0) | Err(Errno::EINTR) => continue,
-                Ok(_) => {}
-                Err(_) => return,
+            if retired {
+                let socket = self.messenger.as_owned_fd().as_fd();
+                let pause = PollTimeout::try_from(RETIRED_CHECK).unwrap_or(PollTimeout::ZERO);
+                match poll(&mut [PollFd::new(socket, PollFlags::POLLIN)], pause) {
+                    Ok(0) | Err(Errno::EINTR) => continue,
+                    Ok(_) => {}
+                    Err(_) => return,
+                }
             }
             let (len, passenger) = match self.messenger.receive(buffer) {
                 Ok((0, _)) => return,
@@ -255,5 +257,3 @@ impl Serving<'_> {
         own
     }
 }
-
-const NEVER: PollTimeout = PollTimeout::NONE;

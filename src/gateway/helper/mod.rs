@@ -95,12 +95,6 @@ impl Watch {
         self.pings = self.pings.map(|_| 0);
     }
 
-    /// How long nothing has to be done. `busy`: something else waits for workers to have room.
-    pub fn pause(&self, busy: bool) -> Duration {
-        let pause = self.due.since(reactor::now());
-        if busy { pause.min(BUSY_PAUSE) } else { pause }
-    }
-
     /// Asks it whether it is there when it is time to.
     ///
     /// # Errors
@@ -125,6 +119,32 @@ impl Watch {
 
 /// When workers that had no room are asked again.
 const BUSY_PAUSE: Duration = Duration::from_millis(1);
+
+/// What came of waiting for a message.
+pub enum Heard {
+    Message(usize, Option<OwnedFd>),
+    /// None, for [`HELPER_PING_INTERVAL`] or as long as was wanted.
+    Nothing,
+    /// The other end is gone.
+    Gone,
+}
+
+/// The next message into `buffer`, by one call of the system. `busy`: something else is to be looked
+/// after soon. The messenger's patience is [`HELPER_PING_INTERVAL`].
+///
+/// # Errors
+/// The kernel's.
+pub fn hear(messenger: &Messenger, buffer: &mut [u8], busy: bool) -> anyhow::Result<Heard> {
+    if busy && !is_readable(messenger, BUSY_PAUSE)? {
+        return Ok(Heard::Nothing);
+    }
+    match next_message(messenger, buffer) {
+        Ok(Some((len, passenger))) => Ok(Heard::Message(len, passenger)),
+        Ok(None) => Ok(Heard::Gone),
+        Err(why) if why.kind() == io::ErrorKind::WouldBlock => Ok(Heard::Nothing),
+        Err(why) => Err(why).context("it cannot be heard"),
+    }
+}
 
 /// Waits for a message, for so long at most.
 ///

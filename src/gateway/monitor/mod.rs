@@ -22,9 +22,9 @@ use super::batch;
 use super::broker::Process;
 use super::desk;
 use super::edge::words::{Ask, Setup, Tell};
-use super::helper::{self, Logs, Watch, lines};
+use super::helper::{self, Heard, Logs, Watch, lines};
 use super::socket::Messenger;
-use crate::limits::{HELPER_REST, PARCEL_BYTES_MAX, STANDINGS_A_MESSAGE};
+use crate::limits::{HELPER_PING_INTERVAL, HELPER_REST, PARCEL_BYTES_MAX, STANDINGS_A_MESSAGE};
 use crate::reactor::{self, Fd};
 
 /// What an edge is started with, each time.
@@ -220,14 +220,18 @@ impl Keeping {
     fn hear(&mut self, ours: &Arc<Messenger>, ready: &mut Option<First>) -> anyhow::Result<()> {
         let mut buffer = vec![0; PARCEL_BYTES_MAX as usize];
         let mut watch = Watch::new();
+        ours.set_patience(HELPER_PING_INTERVAL)?;
         loop {
             self.staff.retry();
-            if !helper::is_readable(ours, watch.pause(!self.staff.waiting.is_empty()))? {
-                watch.look(ours, &Tell::Ping.encode())?;
-                continue;
-            }
-            let next = helper::next_message(ours, &mut buffer).context("it cannot be heard")?;
-            let Some((len, passenger)) = next else { return Ok(()) };
+            let busy = !self.staff.waiting.is_empty();
+            let (len, passenger) = match helper::hear(ours, &mut buffer, busy)? {
+                Heard::Message(len, passenger) => (len, passenger),
+                Heard::Gone => return Ok(()),
+                Heard::Nothing => {
+                    watch.look(ours, &Tell::Ping.encode())?;
+                    continue;
+                }
+            };
             let bytes = buffer.get_mut(..len).unwrap_or_default();
             let ask = Ask::decode(bytes);
             // It may have been a password.

@@ -16,10 +16,11 @@ use super::bureau::Bureau;
 use super::words::{Say, Setup, Tell};
 use crate::gateway::batch;
 use crate::gateway::broker::Process;
-use crate::gateway::helper::{self, Logs, Watch, lines};
+use crate::gateway::helper::{self, Heard, Logs, Watch, lines};
 use crate::gateway::socket::Messenger;
 use crate::gateway::{host_keys, upstream};
-use crate::limits::{HELPER_REST, PARCEL_BYTES_MAX, SIGNER_REST_MAX};
+use crate::limits::{HELPER_PING_INTERVAL, HELPER_REST, PARCEL_BYTES_MAX, SIGNER_REST_MAX};
+use crate::wire::Malformed;
 
 /// What a signer is started with, each time.
 pub struct Plan {
@@ -201,25 +202,40 @@ impl Keeping {
     ) -> anyhow::Result<()> {
         let mut buffer = vec![0; PARCEL_BYTES_MAX as usize];
         let ping = Tell::Ping.encode();
+        ours.set_patience(HELPER_PING_INTERVAL)?;
         loop {
-            if helper::is_readable(ours, watch.pause(false))? {
-                let next = helper::next_message(ours, &mut buffer);
-                let Some((len, _)) = next.context("it cannot be heard")? else { return Ok(()) };
-                match Say::decode(buffer.get(..len).unwrap_or_default()) {
-                    Ok(Say::Ready) if !watch.serves() => {
-                        watch.begin();
-                        self.bureau.begin(ours);
-                        ready.take().into_iter().for_each(|ready| drop(ready.send(Ok(()))));
-                    }
-                    Ok(Say::Pong) => watch.answered(),
-                    Ok(say) => {
-                        let heard = self.bureau.hear(say);
-                        heard.map_err(|lie| anyhow!("it lied: {}", lie.0))?;
-                    }
-                    Err(_) => return Err(anyhow!("it lied: no message of ours")),
+            match helper::hear(ours, &mut buffer, false)? {
+                Heard::Message(len, _) => {
+                    let bytes = buffer.get(..len).unwrap_or_default();
+                    self.heard(ours, Say::decode(bytes), watch, ready)?;
                 }
+                Heard::Nothing => {}
+                Heard::Gone => return Ok(()),
             }
             watch.look(ours, &ping)?;
         }
+    }
+
+    fn heard(
+        &self,
+        ours: &Arc<Messenger>,
+        say: Result<Say, Malformed>,
+        watch: &mut Watch,
+        ready: &mut Option<First>,
+    ) -> anyhow::Result<()> {
+        match say {
+            Ok(Say::Ready) if !watch.serves() => {
+                watch.begin();
+                self.bureau.begin(ours);
+                ready.take().into_iter().for_each(|ready| drop(ready.send(Ok(()))));
+            }
+            Ok(Say::Pong) => watch.answered(),
+            Ok(say) => {
+                let heard = self.bureau.hear(say);
+                heard.map_err(|lie| anyhow!("it lied: {}", lie.0))?;
+            }
+            Err(_) => return Err(anyhow!("it lied: no message of ours")),
+        }
+        Ok(())
     }
 }
