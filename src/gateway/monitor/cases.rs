@@ -142,8 +142,9 @@ impl Cases {
             return Err(Lie("the user's name has changed"));
         }
         case.questions += 1;
-        // The first may be asked twice: who it is, and then about his key.
-        if case.asking || case.questions > AUTH_REQUESTS_MAX + 1 {
+        // The first may be asked twice: who it is, and then about his key. Each may be followed by one about the
+        // account.
+        if case.asking || case.questions > 2 * AUTH_REQUESTS_MAX + 1 {
             return Err(Lie("more questions than a login has"));
         }
         case.asking = true;
