@@ -136,11 +136,14 @@ fn every_kind_lives_on(site: &Site) {
     let mut sftp = gateway.client(Path::new("sftp"), &[&user, "RekeyLimit=128K"]);
     sftp.args(["-l", "12000", "-b"]).arg(gateway.path("batch")).arg("127.0.0.1");
     let sftp = Session::begin(sftp);
-    wait_for("the transfer", || gateway.path("copy").metadata().is_ok_and(|meta| meta.len() > 0));
+    let arrived = || gateway.path("copy").metadata().map_or(0, |meta| meta.len());
+    wait_for("the transfer", || arrived() > 0);
+    // However long the upgrades take, it is in its middle.
+    kill("-STOP", sftp.0.id());
+    assert!(arrived() < size as u64);
 
     let first = site.upgrade();
     let second = site.upgrade();
-    assert!(gateway.path("copy").metadata().expect("a copy").len() < size as u64, "it goes on");
     // All of them change keys now, and more than once.
     shell.assert_computes(41);
     writeln!(shell.child.0.stdin.as_mut().expect("input"), "seq 1 20000").expect("typed");
@@ -150,6 +153,7 @@ fn every_kind_lives_on(site: &Site) {
     streams.iter_mut().for_each(|stream| assert_echoes(stream, 200_000));
     let mut later = ports.map(connect);
     later.iter_mut().for_each(|stream| assert_echoes(stream, 100_000));
+    kill("-CONT", sftp.0.id());
     sftp.end();
     assert_eq!(sha256(&gateway.path("copy")), sha256(&gateway.path("big")));
     assert_eq!(surroundings(site), before);
