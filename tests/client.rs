@@ -9,6 +9,8 @@ mod hostkeys;
 mod hosts;
 #[path = "client/load.rs"]
 mod load;
+#[path = "client/rogue.rs"]
+mod rogue;
 #[path = "client/server.rs"]
 mod server;
 mod support;

@@ -281,6 +281,12 @@ impl<'a, D: Driver> Session<'a, D> {
         if self.options.stdio_forward.is_some() && !self.left {
             return Ok(0);
         }
+        let silent = self.status.is_none() && !self.left && self.options.command.is_some();
+        if silent && self.channel.is_some() {
+            // A shell that somebody has left may end so, on devices; a command has a status.
+            let host = &self.options.host_name;
+            self.voice.error(format_args!("{host} has closed the session without an exit status"));
+        }
         Ok(self.status.filter(|_| !self.left).unwrap_or(FAILED))
     }
 
@@ -335,7 +341,7 @@ impl<'a, D: Driver> Session<'a, D> {
                 } else {
                     "the server opens no session"
                 };
-                bail!("{what}: {}", harmless(&text))
+                bail!("{}: {what}: {}", self.options.host_name, harmless(&text))
             }
             Event::OpenFailed { id, text, .. } => {
                 self.open.remove(&id);
@@ -435,7 +441,8 @@ impl<'a, D: Driver> Session<'a, D> {
                     (Some(_), _) => "exec",
                     (None, _) => "shell",
                 };
-                bail!("{what} request failed: the server does not start it");
+                let host = &self.options.host_name;
+                bail!("{host}: {what} request failed: the server does not start it");
             }
             Some(Asked::Start) => {
                 if self.terminal && stdin().is_terminal() && !self.options.stdin_null {

@@ -87,7 +87,7 @@ impl<D: Driver> Sessions<'_, D> {
         let told = plan.streams.or(plan.bytes_a_second.map(|_| 1));
         let rate = plan.bytes_a_second.map(|rate| (rate / told.unwrap_or(1) as u64).max(1));
         let first = self.open(link, rate, None)?;
-        self.wait_for(first)?;
+        self.wait_for(first).context(options.host_name.clone())?;
         let mut reached = Reached {
             host: host.clone(),
             options,

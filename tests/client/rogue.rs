@@ -1,0 +1,402 @@
+//! Servers that break the rules, as whoever starts `tidegate ssh` or `tidegate cp` meets them: every run
+//! ends, says who did what, and never looks as if all were well.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tidegate::base::Instant;
+use tidegate::crypto::{KexKind, KeyKind, PrivateKey, RandomPool};
+use tidegate::transport::{
+    Answer, Carved, Env, Error, HostKey, Outbox, Preferences, Query, Server, ServerConfig,
+    Transport,
+};
+use tidegate::wire::auth::{
+    AuthMethod, PublicKeyAttempt, PublicKeyOk, UserAuthFailure, UserAuthRequest, UserAuthSuccess,
+};
+use tidegate::wire::channel::{
+    ChannelClose, ChannelData, ChannelEof, ChannelNumber, ChannelOpen, ChannelOpenConfirmation,
+    ChannelOpenFailure, ChannelSuccess, ChannelWindowAdjust, OpenKind,
+};
+use tidegate::wire::request::ChannelRequest;
+use tidegate::wire::transport::{Disconnect, ServiceAccept, ServiceRequest};
+use tidegate::wire::{Message, NameList, Writer, number};
+
+use crate::server::text;
+use crate::support::{driver, keygen};
+
+/// What a server does wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Lie {
+    // ---- Before there are keys ----
+    Leaves,
+    SpeaksHttp,
+    SpeaksVersion1,
+    Noise,
+    Silence,
+    SignsWithAnotherKey,
+    // ---- In the login ----
+    LeavesInLogin,
+    DisconnectsInLogin,
+    OpensBeforeLogin,
+    RefusesEveryKey,
+    // ---- In the session ----
+    OpensNoSession,
+    LeavesSession,
+    Disconnects,
+    PacketTooLarge,
+    AdjustsPastEnd,
+    UnknownChannel,
+    DataBehindEof,
+    Malformed,
+    Unexpected,
+    Garbled,
+    AnotherKeyInRekey,
+    ClosesWithoutStatus,
+    FallsSilent,
+}
+
+/// With a part of what a user reads of it.
+const LIES: &[(Lie, &str)] = &[
+    (Lie::Leaves, "lost"),
+    (Lie::SpeaksHttp, "lost"),
+    (Lie::SpeaksVersion1, "the peer does not speak SSH 2.0"),
+    (Lie::Noise, "lost"),
+    (Lie::Silence, "no key exchange within ConnectTimeout"),
+    (Lie::SignsWithAnotherKey, "the server's signature does not verify"),
+    (Lie::LeavesInLogin, "lost"),
+    (Lie::DisconnectsInLogin, "go away"),
+    (Lie::OpensBeforeLogin, "lost"),
+    (Lie::RefusesEveryKey, "Permission denied"),
+    (Lie::OpensNoSession, "no sessions today"),
+    (Lie::LeavesSession, "lost"),
+    (Lie::Disconnects, "go away"),
+    (Lie::PacketTooLarge, "channel data over the packet limit"),
+    (Lie::AdjustsPastEnd, "window"),
+    (Lie::UnknownChannel, "channel"),
+    (Lie::DataBehindEof, "EOF"),
+    (Lie::Malformed, "lost"),
+    (Lie::Unexpected, "lost"),
+    (Lie::Garbled, "lost"),
+    (Lie::AnotherKeyInRekey, "the server's signature does not verify"),
+    (Lie::ClosesWithoutStatus, "closed"),
+    (Lie::FallsSilent, "lost"),
+];
+
+/// One connection of it.
+struct Rogue {
+    stream: TcpStream,
+    transport: Transport<Server>,
+    key: PrivateKey,
+    other: PrivateKey,
+    entropy: RandomPool,
+    clock: u64,
+    lie: Lie,
+    inbox: Vec<u8>,
+    /// The client's channel, and the most that it takes in a packet.
+    channel: u32,
+    packet: u32,
+    exchanges: u32,
+}
+
+impl Rogue {
+    fn new(stream: TcpStream, lie: Lie) -> Rogue {
+        stream.set_read_timeout(Some(Duration::from_millis(20))).expect("a time");
+        stream.set_write_timeout(Some(Duration::from_secs(5))).expect("a time");
+        let generate = || PrivateKey::generate(KeyKind::Ed25519).expect("a key");
+        let (key, other) = (generate(), generate());
+        let mut preferences = Preferences::new("Rogue_1").expect("a name");
+        preferences.kex = vec![KexKind::Curve25519];
+        let config = ServerConfig::new(preferences, vec![HostKey::new(key.public().clone())]);
+        Rogue {
+            stream,
+            transport: Transport::new(Arc::new(config)),
+            key,
+            other,
+            entropy: RandomPool::secure(),
+            clock: 1_000_000_000,
+            lie,
+            inbox: Vec::new(),
+            channel: 0,
+            packet: 0,
+            exchanges: 0,
+        }
+    }
+
+    fn with<T>(
+        &mut self,
+        work: impl FnOnce(&mut Transport<Server>, &mut Env<'_>) -> Result<T, Error>,
+    ) -> Option<T> {
+        let mut bytes = vec![0; 300 << 10];
+        let now = Instant::from_nanos(self.clock);
+        let out = Outbox::new(&mut bytes, 0);
+        let mut env = Env { now, entropy: &mut self.entropy, out };
+        let answer = work(&mut self.transport, &mut env);
+        let used = env.out.used();
+        self.stream.write_all(&bytes[..used]).ok()?;
+        answer.ok()
+    }
+
+    fn say<'m, M: Message<'m>>(&mut self, message: &M) -> Option<()> {
+        let mut space = vec![0; 300 << 10];
+        let mut out = Writer::new(&mut space);
+        message.write(&mut out).expect("room");
+        let payload = out.written().to_vec();
+        self.say_raw(&payload)
+    }
+
+    fn say_raw(&mut self, payload: &[u8]) -> Option<()> {
+        self.with(|transport, env| transport.send_payload(payload, env))
+    }
+
+    /// Until the client has gone. `None`: it has, or we have.
+    fn serve(&mut self) -> Option<()> {
+        match self.lie {
+            Lie::Leaves => return None,
+            Lie::SpeaksHttp => {
+                let _ = self.stream.write_all(b"HTTP/1.1 400 Bad Request\r\nServer: web\r\n\r\n");
+                return None;
+            }
+            Lie::SpeaksVersion1 => {
+                let _ = self.stream.write_all(b"SSH-1.5-old\r\n");
+            }
+            Lie::Noise => {
+                let _ = self.stream.write_all(b"SSH-2.0-Noise\r\n");
+                let _ = self.stream.write_all(&[0x5a; 4096]);
+            }
+            Lie::Silence => {}
+            _ => self.with(|transport, env| transport.start(env))?,
+        }
+        let mut bytes = [0; 65_536];
+        // Nobody is waited for beyond half a minute.
+        for _ in 0..1_500 {
+            match self.stream.read(&mut bytes) {
+                Ok(0) => return None,
+                Ok(count) => self.inbox.extend_from_slice(&bytes[..count]),
+                Err(why) if why.kind() == std::io::ErrorKind::WouldBlock => {}
+                Err(_) => return None,
+            }
+            self.clock += 20_000_000;
+            let mute = matches!(self.lie, Lie::SpeaksVersion1 | Lie::Noise | Lie::Silence);
+            while !mute && self.listen()? {}
+        }
+        None
+    }
+
+    fn listen(&mut self) -> Option<bool> {
+        let mut inbox = std::mem::take(&mut self.inbox);
+        let carved = self.with(|transport, env| transport.carve(env, &mut inbox))?;
+        let (used, heard) = match carved {
+            Carved::Need { .. } => (0, None),
+            Carved::Handled { used } => (used, None),
+            Carved::Payload { used, payload } => {
+                (used, Some(payload.of(&inbox).expect("inside").to_vec()))
+            }
+            Carved::Unpacked { .. } => panic!("nobody agreed to compress"),
+        };
+        inbox.drain(..used as usize);
+        self.inbox = inbox;
+        self.sign()?;
+        if let Some(heard) = heard {
+            self.hear(&heard)?;
+        }
+        Some(used > 0)
+    }
+
+    fn sign(&mut self) -> Option<()> {
+        let Some(Query::Sign { algorithm, message, .. }) = self.transport.query() else {
+            return Some(());
+        };
+        self.exchanges += 1;
+        let wrong = match self.lie {
+            Lie::SignsWithAnotherKey => true,
+            Lie::AnotherKeyInRekey => self.exchanges > 1,
+            _ => false,
+        };
+        let key = if wrong { &self.other } else { &self.key };
+        let signature = key.sign(*algorithm, message.as_ref()).expect("signs");
+        let answer = Answer::Signature(Some(signature.into()));
+        self.with(|transport, env| transport.answer(answer, env))
+    }
+
+    fn hear(&mut self, payload: &[u8]) -> Option<()> {
+        match payload.first().copied()? {
+            number::SERVICE_REQUEST => {
+                self.say(&ServiceAccept { name: b"ssh-userauth" })?;
+                if self.lie == Lie::OpensBeforeLogin {
+                    self.say(&ChannelOpen {
+                        sender: ChannelNumber(7),
+                        window_bytes: 1 << 20,
+                        packet_bytes_max: 32 << 10,
+                        kind: OpenKind::Session,
+                    })?;
+                }
+                Some(())
+            }
+            number::USERAUTH_REQUEST => self.judge(payload),
+            number::CHANNEL_OPEN => {
+                let open = ChannelOpen::parse(payload).ok()?;
+                (self.channel, self.packet) = (open.sender.0, open.packet_bytes_max);
+                let recipient = open.sender;
+                if self.lie == Lie::OpensNoSession {
+                    let text = "no sessions today";
+                    return self.say(&ChannelOpenFailure {
+                        recipient,
+                        reason: 1,
+                        text,
+                        language: "",
+                    });
+                }
+                self.say(&ChannelOpenConfirmation {
+                    recipient,
+                    sender: ChannelNumber(7),
+                    window_bytes: 1 << 20,
+                    packet_bytes_max: 32 << 10,
+                    rest: &[],
+                })
+            }
+            number::CHANNEL_REQUEST => {
+                let request = ChannelRequest::parse(payload).ok()?;
+                let recipient = ChannelNumber(self.channel);
+                if request.want_reply {
+                    self.say(&ChannelSuccess { recipient })?;
+                    self.misbehave(recipient)?;
+                }
+                Some(())
+            }
+            _ => Some(()),
+        }
+    }
+
+    fn judge(&mut self, payload: &[u8]) -> Option<()> {
+        match self.lie {
+            Lie::LeavesInLogin => return None,
+            Lie::DisconnectsInLogin => return self.disconnect(),
+            _ => {}
+        }
+        let request = UserAuthRequest::parse(payload).ok()?;
+        match request.method {
+            AuthMethod::PublicKey(PublicKeyAttempt { algorithm, key, signature, .. })
+                if self.lie != Lie::RefusesEveryKey =>
+            {
+                if signature.is_none() {
+                    return self.say(&PublicKeyOk { algorithm, key });
+                }
+                self.say(&UserAuthSuccess)?;
+                self.transport.authenticated();
+                Some(())
+            }
+            _ => {
+                let methods = NameList::new(b"publickey").expect("a list");
+                self.say(&UserAuthFailure { methods, partial: false })
+            }
+        }
+    }
+
+    fn disconnect(&mut self) -> Option<()> {
+        self.say(&Disconnect { reason: 11, description: b"go away" })?;
+        None
+    }
+
+    /// The client believes that its program runs.
+    fn misbehave(&mut self, recipient: ChannelNumber) -> Option<()> {
+        let data = vec![b'x'; self.packet as usize + 1];
+        match self.lie {
+            Lie::LeavesSession => return None,
+            Lie::Disconnects => return self.disconnect(),
+            Lie::PacketTooLarge => self.say(&ChannelData { recipient, data: &data })?,
+            Lie::AdjustsPastEnd => {
+                for _ in 0..2 {
+                    self.say(&ChannelWindowAdjust { recipient, bytes: u32::MAX })?;
+                }
+            }
+            Lie::UnknownChannel => {
+                let recipient = ChannelNumber(recipient.0 + 4_000);
+                self.say(&ChannelData { recipient, data: b"x" })?;
+            }
+            Lie::DataBehindEof => {
+                self.say(&ChannelEof { recipient })?;
+                self.say(&ChannelData { recipient, data: b"x" })?;
+            }
+            Lie::Malformed => self.say_raw(&[number::CHANNEL_DATA, 0, 0])?,
+            Lie::Unexpected => self.say(&ServiceRequest { name: b"ssh-userauth" })?,
+            Lie::Garbled => self.stream.write_all(&[0x5a; 4096]).ok()?,
+            Lie::AnotherKeyInRekey => self.with(|transport, env| transport.rekey(env))?,
+            Lie::ClosesWithoutStatus => {
+                self.say(&ChannelEof { recipient })?;
+                self.say(&ChannelClose { recipient })?;
+            }
+            _ => {}
+        }
+        Some(())
+    }
+}
+
+/// A server of this mind; it takes a few connections.
+fn start(lie: Lie) -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let port = listener.local_addr().expect("its address").port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().take(4).flatten() {
+            std::thread::spawn(move || Rogue::new(stream, lie).serve());
+        }
+    });
+    port
+}
+
+fn run(at: &Path, port: u16, words: &[&str]) -> Output {
+    let (name, words) = words.split_first().expect("a program");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    command.args([name, "-F", "none"]);
+    let driver = driver().unwrap_or_else(|| "uring".to_owned());
+    for option in [
+        format!("Port={port}"),
+        format!("TidegateDriver={driver}"),
+        format!("IdentityFile={}", at.join("key").display()),
+        "KexAlgorithms=curve25519-sha256".to_owned(),
+        "StrictHostKeyChecking=no".to_owned(),
+        "UserKnownHostsFile=none".to_owned(),
+        "GlobalKnownHostsFile=none".to_owned(),
+        "IdentityAgent=none".to_owned(),
+        "BatchMode=yes".to_owned(),
+        "ConnectTimeout=1".to_owned(),
+        "ServerAliveInterval=1".to_owned(),
+        "ServerAliveCountMax=1".to_owned(),
+        "LogLevel=ERROR".to_owned(),
+    ] {
+        command.args(["-o", &option]);
+    }
+    command.args(words).stdin(Stdio::null()).output().expect("it runs")
+}
+
+/// Each of them, by a session and by a copy, which hears of some of them in the words of SFTP.
+#[test]
+fn runs_against_servers_that_break_the_rules_say_so() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = folder.path();
+    keygen(&at.join("key"), "ed25519", "");
+    let here = at.join("here").display().to_string();
+    let mut wrong = Vec::new();
+    for (lie, cause) in LIES {
+        let port = start(*lie);
+        let get = ["cp", "--retries", "0", "127.0.0.1:/there", &here];
+        for words in [&["ssh", "127.0.0.1", "cat"][..], &get] {
+            let output = run(at, port, words);
+            let (status, said) = (output.status.code(), text(&output.stderr));
+            let failed = if words[0] == "ssh" {
+                status == Some(255)
+            } else {
+                status == Some(1) || status == Some(255)
+            };
+            let why = words[0] == "cp" || said.contains(cause);
+            let told = said.contains("127.0.0.1") && why;
+            if !failed || !told || at.join("here").exists() {
+                wrong.push(format!("{lie:?} {}: {status:?} {said:?}", words[0]));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
