@@ -769,6 +769,34 @@ pub const AUDIT_LINKS_MAX: usize = LINKS_MAX;
 pub const AUDIT_PLACES_MAX: usize = 32;
 /// Connections of which it is remembered that the log was told of their user; then it may be told again.
 pub const STRANGERS_TOLD_MAX: usize = 1024;
+/// Bytes of a session's output that one message to a recorder carries.
+pub const TAPE_OUTPUT_BYTES_MAX: usize = 32 * 1024;
+/// One message to a recorder.
+pub const TAPE_FRAME_BYTES_MAX: usize = TAPE_OUTPUT_BYTES_MAX + 64;
+/// Output that waits for a recorder before a session's program is read no more: as much as makes up for
+/// some disks' moments, and no more than a screen or two are late.
+pub const TAPE_HELD_BYTES_MAX: u32 = 128 * 1024;
+/// Messages that wait for a recorder before changes of a terminal's size are left out.
+pub const TAPE_FRAMES_MAX: usize = 256;
+/// Terminals of one connection whose sizes are kept for recordings: as many as it has channels.
+pub const TAPE_SCREENS_MAX: usize = CHANNELS_MAX;
+/// Of the command and of a terminal's name as a recording has them.
+pub const RECORD_TEXT_BYTES_MAX: u32 = 1024;
+/// What a recorder answers.
+pub const RECORDER_ANSWER_BYTES_MAX: usize = 1024;
+/// How long a recorder may take to write one message: a disk that spins up takes ten seconds.
+pub const RECORDER_TIME_MAX: Duration = Duration::from_secs(30);
+/// Connections of one gateway whose sessions are recorded at one time; each has a thread.
+pub const RECORDERS_MAX: usize = 4096;
+/// Stack of such a thread.
+pub const RECORDER_STACK_BYTES: usize = 128 * 1024;
+/// Files of one name that are there already before a recording is given up.
+pub const RECORDING_NAMES_MAX: u32 = 100;
+/// One line of a recording: a message's bytes, each six characters at most.
+pub const RECORDING_LINE_BYTES_MAX: usize = 6 * TAPE_FRAME_BYTES_MAX + 4096;
+/// A control sequence that is replayed; what is longer is none that a terminal is known to take.
+pub const REPLAY_SEQUENCE_BYTES_MAX: usize = 64;
+
 /// One line in the system's log, its header included.
 pub const SYSLOG_BYTES_MAX: usize = 8 * 1024;
 

@@ -331,7 +331,8 @@ const IN_MATCH: &str = "AcceptEnv AllowAgentForwarding AllowGroups AllowStreamLo
     PermitEmptyPasswords PermitListen PermitOpen PermitRootLogin PermitTTY PermitTunnel PermitUserRC \
     PubkeyAcceptedAlgorithms PubkeyAuthentication PubkeyAuthOptions RDomain RefuseConnection \
     RekeyLimit RequiredRSASize RevokedKeys RhostsRSAAuthentication RSAAuthentication SetEnv \
-    StreamLocalBindMask StreamLocalBindUnlink Subsystem TidegatePasswordFile TidegateScp TidegateTotpFile TidegateUpstream TidegateUpstreamCA \
+    StreamLocalBindMask StreamLocalBindUnlink Subsystem TidegatePasswordFile TidegateRecord TidegateRecordDirectory \
+    TidegateRecordOnFailure TidegateScp TidegateTotpFile TidegateUpstream TidegateUpstreamCA \
     TidegateUpstreamAgent TidegateUpstreamCommand TidegateUpstreamCommandUser \
     TidegateUpstreamHostKeyPolicy TidegateUpstreamIdentity TidegateUpstreamKnownHosts \
     TidegateUpstreamProxyProtocol TidegateUpstreamShare TidegateUpstreamTargets TidegateUpstreamUser TrustedUserCAKeys \
@@ -560,7 +561,7 @@ fn good_lines() -> impl Strategy<Value = String> {
         "Tidegate(ProxyProtocolTimeout [1-9]|DrainTime (none|0|5m|[1-9][0-9]))",
         "TidegateUpstream (none|[a-z]{1,6}(:[1-9][0-9]{0,3})?( \\[::1\\]:22)?)",
         "TidegateUpstreamTargets (none|\\*\\.[a-z]{1,6}(:\\*)?( \"a b\")?)",
-        "TidegateUpstreamUser (none|deploy|%u-%%|%%)",
+        "Tidegate(UpstreamUser (none|deploy|%u-%%|%%)|Record( (no|shells|sessions)|Directory /[a-z/]{1,4}|OnFailure (refuse|continue)))",
         "(Authorized(Keys|Principals)|TidegateUpstream)CommandUser (ann|%u)",
         "AuthorizedKeysCommand (none|/[a-z]{1,4}( %f \"a b\" %%)?)\nAuthorizedKeysCommandUser (%u|ann)",
         "AuthorizedPrincipalsCommand (none|/[a-z]{1,4}( %i)?)\nAuthorizedPrincipalsCommandUser (%u|ann)",

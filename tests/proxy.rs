@@ -19,6 +19,8 @@ mod impostor;
 mod liar;
 #[path = "proxy/programs.rs"]
 mod programs;
+#[path = "proxy/recorded.rs"]
+mod recorded;
 #[path = "proxy/settings.rs"]
 mod settings;
 #[path = "proxy/shared.rs"]

@@ -8,6 +8,7 @@ mod flags;
 mod helper;
 mod letters;
 mod passwd;
+mod replay;
 mod serve;
 mod sftp_log;
 mod sftp_server;
@@ -36,6 +37,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("cp", "copy files to and from SSH servers"),
     ("bench", "measure ciphers and key exchanges here, or what a server does under load"),
     ("passwd", "make the hash of a password, or a secret for codes"),
+    ("replay", "play a recorded session, or show its text"),
     ("sftp-server", "serve SFTP on standard input and output, for any sshd"),
 ];
 
@@ -60,6 +62,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some("ssh") => ssh::run(args),
         Some("cp") => cp::run(args),
         Some("passwd") => passwd::run(args),
+        Some("replay") => replay::run(args),
         Some("bench") => bench::run(args),
         Some("delegate") => delegate::run(args),
         Some("edge") => helper::edge(args),

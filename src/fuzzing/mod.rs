@@ -21,6 +21,7 @@ mod ledger;
 mod nofiles;
 mod packet;
 mod puppet;
+mod recording;
 mod rig;
 mod script;
 mod sftp_client;
@@ -37,6 +38,7 @@ pub use keys::{
     MESSAGE, PASSPHRASE, armoured, certificate, kex_public, private_key, public_key, signature,
 };
 pub use packet::packet;
+pub use recording::recording;
 pub use script::{client_postauth, client_preauth, server_postauth, server_preauth};
 pub use sftp_client::sftp_client;
 pub use sftp_server::sftp_server;
@@ -75,6 +77,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("proxy_header", proxy_header),
     ("public_key", public_key),
     ("reader", reader),
+    ("recording", recording),
     ("revoked_keys", revoked_keys),
     ("server_postauth", server_postauth),
     ("server_preauth", server_preauth),

@@ -33,6 +33,7 @@ use super::logbook::{self, Logbook, Login};
 use super::pam::porter::Arrival;
 use super::pam::{Dialogue, Order as PamOrder};
 use super::parcel::Parcel;
+use super::recording::Recorders;
 use super::signer::bureau::Bureau;
 use super::signer::words::{Order, Signable};
 use super::socket::Messenger;
@@ -69,6 +70,8 @@ pub struct BrokerConfig {
     pub logbook: Option<Arc<Logbook>>,
     /// Where what is done is noted, if it is.
     pub audit: Option<Arc<Audit>>,
+    /// Who records sessions.
+    pub recorders: Arc<dyn Recorders>,
 }
 
 /// Serves hand-overs until every shard is gone. Then waits until every delegate has ended by
@@ -145,6 +148,8 @@ struct Sent {
     session: Box<[u8]>,
     /// Proofs of host keys that were made for its client.
     proofs: usize,
+    /// The way to its recorder, until it is sent.
+    recorder: Option<OwnedFd>,
 }
 
 enum Passed {
@@ -156,7 +161,11 @@ enum Passed {
 
 impl Broker<'_> {
     fn deliver(&mut self, connection: HandOver, kept: Option<Dialogue>) {
-        let Grant { account, place, .. } = &*connection.grant;
+        let Grant { account, place, rules, .. } = &*connection.grant;
+        let recorder = rules.record.is_on().then(|| {
+            let (link, peer) = (connection.serial, connection.ends.peer);
+            self.config.recorders.recorder(link, peer, &connection.grant)
+        });
         // SAFETY: the shard gave this descriptor up when it handed the connection over.
         let socket = unsafe { OwnedFd::from_raw_fd(connection.socket.0) };
         let bytes = Parcel::Connection {
@@ -169,7 +178,15 @@ impl Broker<'_> {
         };
         let (link, peer, user) = (connection.serial, connection.ends.peer, &account.name);
         let session = connection.session;
-        let sent = Sent { link, user: user.clone(), peer, session, proofs: 0 };
+        let recorder = match recorder.transpose() {
+            Ok(recorder) => recorder,
+            // The process of the account finds none with it, and does what is to be done then.
+            Err(why) => {
+                error!(link, user, why, "sessions of {user} cannot be recorded: {why}");
+                None
+            }
+        };
+        let sent = Sent { link, user: user.clone(), peer, session, recorder, proofs: 0 };
         if let Err(why) = self.pass((account, place, kept), sent, &bytes.encode(), &socket) {
             if let Some(audit) = &self.config.audit {
                 let entry = Entry::new(Event::Disconnect, link, peer).of_user(user);
@@ -267,13 +284,21 @@ impl Broker<'_> {
 }
 
 impl Delegate {
-    fn pass(&self, sent: Sent, bytes: &[u8], socket: &OwnedFd) -> Passed {
+    fn pass(&self, mut sent: Sent, bytes: &[u8], socket: &OwnedFd) -> Passed {
         let mut door = self.door();
         if door.closed {
             return Passed::Gone(sent);
         }
-        match self.messenger.try_send(bytes, Some(socket.as_fd())) {
+        let passed = match &sent.recorder {
+            Some(recorder) => {
+                let parcel = Parcel::Recorder { serial: sent.link };
+                self.messenger.try_send(&parcel.encode(), Some(recorder.as_fd()))
+            }
+            None => Ok(()),
+        };
+        match passed.and_then(|()| self.messenger.try_send(bytes, Some(socket.as_fd()))) {
             Ok(()) => {
+                sent.recorder = None;
                 door.sent += 1;
                 door.book.enter(sent.link, sent.peer, &sent.user);
                 if door.last.len() >= SENT_REMEMBERED_MAX {
@@ -594,7 +619,7 @@ mod tests {
         let pass = |session: u16| {
             let session = session.to_be_bytes().into();
             let (user, peer) = ("ann".to_owned(), "192.0.2.1:5".parse().expect("it"));
-            let sent = Sent { link: 1, user, peer, session, proofs: 0 };
+            let sent = Sent { link: 1, user, peer, session, recorder: None, proofs: 0 };
             assert!(matches!(delegate.pass(sent, b"x", &socket), Passed::Yes));
             other.receive(&mut [0; 8]).expect("it arrives");
         };

@@ -21,6 +21,7 @@ use super::execute::{Executor, Signer, Told};
 use super::helper::{self, NOT_BY_HAND};
 use super::logbook::{Begun, Recorder};
 use super::parcel::Parcel;
+use super::recording::{Received, Recorders};
 use super::server::{Server, Settings};
 use super::signals::{SIGNALS, Signals, Woken};
 use super::signer::words::Order;
@@ -82,14 +83,16 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let remote = Arc::clone(&signer) as Arc<dyn Signer>;
     let clerk = Arc::new(Clerk(Arc::clone(&messenger)));
     let shape = (options.reactors, options.idle_time.is_zero());
-    let (server, reports) =
-        start(&config, (&host_keys, &certificates), shape, remote, clerk, &messenger)?;
+    let recorders = Arc::new(Received::default());
+    let ways = Ways { signer: remote, recorder: clerk, recorders: Arc::clone(&recorders) as _ };
+    let keys = (&*host_keys, &*certificates);
+    let (server, reports) = start(&config, keys, shape, ways, &messenger)?;
     let log = options.log;
     let log = thread::Builder::new()
         .name("log".to_owned())
         .spawn(move || log(&reports))
         .context("cannot start the log thread")?;
-    let post = Post(Arc::new(Mutex::new(Some(Open { server, received: 0 }))));
+    let post = Post(Arc::new(Mutex::new(Some(Open { server, received: 0, recorders }))));
     let (retire, retired) = bounded(1);
     match options.idle_time {
         Duration::ZERO => watch_the_only(Arc::clone(&messenger), post.clone())?,
@@ -139,6 +142,11 @@ fn hear(
             (Ok(Parcel::Stop), _) => return true,
             (Ok(Parcel::Retire), _) => drop(retire.try_send(())),
             (Ok(Parcel::Signature { ticket, signature }), _) => signer.answer(ticket, signature),
+            (Ok(Parcel::Recorder { serial }), Some(socket)) => {
+                if let Some(open) = &*post.open() {
+                    open.recorders.add(serial, socket);
+                }
+            }
             (Ok(connection @ Parcel::Connection { .. }), Some(socket)) => {
                 if let Some(open) = &mut *post.open() {
                     open.received += 1;
@@ -250,6 +258,8 @@ struct Open {
     /// Connections that came; counted under the same lock that passes them on, so that whoever
     /// sees the count sees them open.
     received: u64,
+    /// Those of connections that have come or are about to.
+    recorders: Arc<Received>,
 }
 
 impl Post {
@@ -268,12 +278,20 @@ impl Post {
     }
 }
 
+/// Who does what this process may not.
+struct Ways {
+    signer: Arc<dyn Signer>,
+    /// Of logins.
+    recorder: Arc<dyn Recorder>,
+    /// Of sessions.
+    recorders: Arc<dyn Recorders>,
+}
+
 fn start(
     config: &[u8],
     (host_keys, certificates): (&[Vec<u8>], &[Vec<u8>]),
     (reactors, alone): (usize, bool),
-    signer: Arc<dyn Signer>,
-    recorder: Arc<dyn Recorder>,
+    ways: Ways,
     messenger: &Arc<Messenger>,
 ) -> anyhow::Result<(Server, Receiver<Report>)> {
     let config = config::parse(config).context("the gateway's configuration does not parse")?;
@@ -296,6 +314,7 @@ fn start(
         .then(|| Arc::new(Remote::new(messenger, message)) as Arc<dyn Auditor>);
     // Where it is there for one connection, limits are those of its session.
     let open_files = if alone { None } else { serve::raise_open_files() };
+    let Ways { signer, recorder, recorders } = ways;
     let recorder = Some(recorder);
     let executor = Executor {
         policy: None,
@@ -326,6 +345,7 @@ fn start(
         looks_names_up: false,
         routes: false,
         audit,
+        recorders: Some(recorders),
         renews: false,
     };
     Server::start(settings)

@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -23,6 +23,7 @@ use super::defects::Defects;
 use super::drops::Drops;
 use super::edge::line::Line;
 use super::edge::words::Ticket;
+use super::recording::Recorders;
 use super::startups::{KeptOut, Refused, Startups};
 use super::workers::{Reply, Workers};
 use crate::connection::ConnectionConfig;
@@ -91,6 +92,8 @@ pub struct Office {
     pub reports_lost: AtomicU64,
     /// Who hears what is done here, if anybody.
     pub audit: Option<Arc<dyn Auditor>>,
+    /// Who records sessions that are served here, if anybody does.
+    pub recorders: Option<Arc<dyn Recorders>>,
     /// The account this process acts for; `None`: nobody logs in here to stay.
     pub uid: Option<u32>,
     /// The way to root's process, in an edge.
@@ -257,6 +260,9 @@ impl Outside for Desk {
     }
 
     fn ended(&mut self, link: Option<u64>) {
+        if let (Some(recorders), Some(link)) = (&self.office.recorders, link) {
+            recorders.ended(link);
+        }
         if let (Some(line), Some(link)) = (&self.office.line, link)
             && self.told.remove(&link)
         {
@@ -286,6 +292,13 @@ impl Outside for Desk {
             return Ok(());
         }
         Err(connection)
+    }
+
+    fn recorder(&mut self, link: u64, peer: SocketAddr, grant: &Grant) -> Result<OwnedFd, String> {
+        match &self.office.recorders {
+            Some(recorders) => recorders.recorder(link, peer, grant),
+            None => Err("nothing is recorded here".to_owned()),
+        }
     }
 
     fn set_class(&mut self, socket: Fd, class: u8) {

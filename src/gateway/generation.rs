@@ -26,6 +26,7 @@ use super::monitor::Keeper;
 use super::monitor::hear::Clerk;
 use super::names::{self, Resolver};
 use super::policy::Policy;
+use super::recording::Studio;
 use super::server::{Server, Settings};
 use super::signer;
 use super::startups::{Standing, Startups};
@@ -105,6 +106,7 @@ impl Generation {
         let private: Arc<[PrivateKey]> = plan.keys.keys.into_iter().map(|k| k.private).collect();
         let startups = Arc::new(Startups::new(&config.global));
         plan.standings.iter().for_each(|standing| startups.inherit(standing));
+        let recorders = Arc::new(Studio::new(plan.audit.clone()));
         let audit = plan.audit.map(|audit| audit as Arc<dyn Auditor>);
         let executor = Executor {
             greets: Some(Greets { shared: Arc::clone(&connection), names: names(&config) }),
@@ -134,6 +136,7 @@ impl Generation {
             looks_names_up: config.global.use_dns,
             routes: config.asks_routing(),
             audit,
+            recorders: Some(recorders),
             renews: plan.renews,
         })?;
         let helpers = vec![start_log(plan.log, reports)?];

@@ -38,6 +38,7 @@ pub mod pid_file;
 pub mod policy;
 mod principals;
 pub mod program;
+pub mod recording;
 pub mod residents;
 pub mod serve;
 pub mod server;

@@ -16,6 +16,8 @@ pub enum Parcel {
     /// First message to a new process: its effective configuration, the host keys' public halves,
     /// in order, and their certificates.
     Setup { config: Vec<u8>, host_keys: Vec<Vec<u8>>, certificates: Vec<Vec<u8>> },
+    /// The way to the recorder of the connection that follows, attached.
+    Recorder { serial: u64 },
     /// An authenticated connection, its socket attached.
     Connection {
         serial: u64,
@@ -83,6 +85,10 @@ impl Parcel {
                 put(&mut out, terminal.as_bytes());
                 put_address(&mut out, peer);
             }
+            Parcel::Recorder { serial } => {
+                out.push(10);
+                out.extend(serial.to_be_bytes());
+            }
             Parcel::Audit(entry) => {
                 out.push(9);
                 entry.encode(&mut out);
@@ -120,6 +126,7 @@ impl Parcel {
                 terminal: r.utf8(TERMINAL_BYTES_MAX)?.to_owned(),
                 peer: address(&mut r)?,
             },
+            10 => Parcel::Recorder { serial: r.uint64()? },
             9 => Parcel::Audit(Box::new(Entry::decode(&mut r)?)),
             _ => return Err(Malformed::Number),
         };
@@ -200,6 +207,7 @@ mod tests {
             },
             Parcel::Signature { ticket: 1, signature: vec![4; 83] },
             Parcel::Idle { received: 3 },
+            Parcel::Recorder { serial: 5 },
             Parcel::Stop,
             Parcel::Retire,
             Parcel::Audit(Box::new(Entry::lost(3))),

@@ -548,6 +548,7 @@ impl Policy {
             session_text: String::new(),
             no_session: None,
             must_change: false,
+            record: login.record(),
             places: Vec::new(),
         }
     }

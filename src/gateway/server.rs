@@ -20,6 +20,7 @@ use super::desk::{self, Desk, Door, Greeting, Office};
 use super::drivers::{self, Opened};
 use super::drops::Drops;
 use super::edge::line::Line;
+use super::recording::Recorders;
 use super::startups::Startups;
 use super::workers::{Execute, Reply, Workers};
 use crate::connection::ConnectionConfig;
@@ -56,6 +57,8 @@ pub struct Settings {
     pub routes: bool,
     /// Who hears what is done here, if anybody.
     pub audit: Option<Arc<dyn Auditor>>,
+    /// Who records sessions that are served here, if anybody does.
+    pub recorders: Option<Arc<dyn Recorders>>,
     /// SIGHUP puts new shards in the place of these.
     pub renews: bool,
 }
@@ -102,6 +105,7 @@ impl Server {
             log,
             reports_lost: AtomicU64::new(0),
             audit: settings.audit,
+            recorders: settings.recorders,
             uid: settings.uid,
             line: settings.line,
             tcp_keepalive: settings.tcp_keepalive,

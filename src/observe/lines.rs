@@ -84,6 +84,11 @@ fn write_line(report: &Report) {
             warn!(link, %ip, port, %what, why, "Refused {what}: {why}");
         }
         What::Upstream { .. } | What::UpstreamFailed { .. } => upstream(report),
+        What::NotRecorded { why, continues } => {
+            let why = escape(why);
+            let then = if *continues { "sessions go on without" } else { "it ends" };
+            error!(link, %ip, port, %why, "Cannot record {ip} port {port}: {why}; {then}");
+        }
         // An audit's.
         What::File(_) => {}
         What::Disconnected { .. } => disconnected(report),

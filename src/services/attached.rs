@@ -247,6 +247,21 @@ impl Attached {
         }
     }
 
+    /// A program is to run for this request, and what is seen of it is recorded.
+    pub fn is_recorded(&self, request: &ChannelRequest, grant: &Grant) -> bool {
+        let Attached::Process(process) = self else { return false };
+        if !grant.rules.record.is_on() || !request.starts() || !process.is_preparing() {
+            return false;
+        }
+        let terminal = process.has_terminal();
+        let is_subsystem = matches!(request, ChannelRequest::Subsystem { .. });
+        let is_subsystem = is_subsystem && grant.forced_command.is_none();
+        // What sessions are told in place of a program is no secret.
+        let runs = |start: &Start| !matches!(start.program, Program::Notice(_));
+        grant.rules.record.covers(terminal, is_subsystem)
+            && matches!(choose(request.clone(), grant, terminal), Chosen::Program(start, _) if runs(&start))
+    }
+
     /// Somebody sits at a terminal, it seems.
     pub const fn has_terminal(&self) -> bool {
         match self {

@@ -79,9 +79,10 @@ impl Io<'_> {
         self.outgoing.backlog()
     }
 
-    /// Reading more for this channel makes sense: it can be sealed, and the socket keeps up.
+    /// Reading more for this channel makes sense: it can be sealed, and socket and recorder keep up.
     pub fn may_send(&self) -> bool {
-        self.is_ready() && self.outgoing.backlog() < self.unsent_max()
+        let keeps_up = self.outgoing.backlog() < self.unsent_max();
+        self.is_ready() && keeps_up && !self.outgoing.is_recorder_behind(self.id)
     }
 
     /// Unsent bytes of the connection past which nothing more is read for it.

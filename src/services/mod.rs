@@ -30,6 +30,7 @@ pub mod sftp;
 pub mod sftp_client;
 mod spawn;
 mod stream;
+pub mod tape;
 mod umask;
 pub mod upstream;
 mod user_environment;
@@ -55,8 +56,9 @@ pub use pty::{Terminal, TerminalSpec, open_terminal, window_size};
 pub use reaper::orphans;
 pub use root::{Root, check_fences};
 pub use routing_domain::RoutingDomain;
-pub use rules::{Rules, is_listed};
+pub use rules::{Record, Recorded, Rules, is_listed};
 pub use spawn::{prepare, restrict_umask, spawn, watch_process};
+pub use tape::Tape;
 
 use crate::reactor::{Chunk, Errno, Op};
 

@@ -1,6 +1,7 @@
 use std::borrow::Cow;
 use std::collections::VecDeque;
 
+use super::Tape;
 use crate::base::{Entropy, Instant, Span, tally};
 use crate::connection::{ChannelId, Conn, Plan};
 use crate::limits::{
@@ -108,6 +109,8 @@ pub struct Outgoing {
     outboxes: u16,
     outboxes_sending: u16,
     sending: bool,
+    /// Where sessions are recorded, if some are.
+    tape: Option<Box<Tape>>,
 }
 
 #[derive(Debug)]
@@ -159,14 +162,40 @@ impl Outgoing {
         self.waiting.len()
     }
 
-    /// Bytes of another connection that wait for the end of a key exchange or for memory.
-    pub const fn passing(&self) -> u32 {
-        self.passing
+    /// Bytes of another connection that wait for the end of a key exchange, for memory or a recorder.
+    pub fn passing(&self) -> u32 {
+        self.passing.saturating_add(self.tape.as_ref().map_or(0, |tape| tape.held_bytes()))
     }
 
     /// The same of requests alone, which no window bounds.
-    pub const fn asking(&self) -> u32 {
-        self.asking
+    pub fn asking(&self) -> u32 {
+        self.asking.saturating_add(self.tape.as_ref().map_or(0, |tape| tape.held_requests()))
+    }
+
+    pub const fn tape(&mut self) -> &mut Option<Box<Tape>> {
+        &mut self.tape
+    }
+
+    /// So much of this channel waits for its recorder that no more is to be read for it.
+    pub fn is_recorder_behind(&self, id: ChannelId) -> bool {
+        self.tape.as_ref().is_some_and(|tape| tape.is_behind(id))
+    }
+
+    /// When a recorder has taken too long.
+    pub fn recorder_due(&self) -> Option<Instant> {
+        self.tape.as_ref().and_then(|tape| tape.due())
+    }
+
+    /// Carries out what a recorder has taken.
+    pub fn deliver_recorded(
+        &mut self,
+        conn: &mut Conn,
+        around: &mut Surroundings<'_>,
+    ) -> Result<(), Error> {
+        while let Some(command) = self.tape.as_mut().and_then(|tape| tape.release()) {
+            self.carry_out(command, conn, around)?;
+        }
+        Ok(())
     }
 
     /// The memory that the first command in line waits for, if no key exchange is in its way.
@@ -211,6 +240,19 @@ impl Outgoing {
 
     /// Carries out `command`, or keeps it in order behind those that already wait.
     pub fn command(
+        &mut self,
+        command: Command,
+        conn: &mut Conn,
+        around: &mut Surroundings<'_>,
+    ) -> Result<(), Error> {
+        let command = match &mut self.tape {
+            None => Some(command),
+            Some(tape) => tape.take(command, conn, around.pool),
+        };
+        command.map_or(Ok(()), |command| self.carry_out(command, conn, around))
+    }
+
+    fn carry_out(
         &mut self,
         command: Command,
         conn: &mut Conn,
@@ -293,6 +335,9 @@ impl Outgoing {
 
     /// The channel is gone: what it still had waiting has no meaning any more.
     pub fn forget_channel(&mut self, gone: ChannelId, pool: &mut Pool) {
+        if let Some(tape) = &mut self.tape {
+            tape.forget(gone);
+        }
         let mut kept = VecDeque::new();
         while let Some(command) = self.waiting.pop_front() {
             // An answer to the peer's open is owed whatever becomes of our side.
@@ -519,7 +564,7 @@ impl OutboxLease {
 }
 
 impl Command {
-    const fn channel(&self) -> Option<ChannelId> {
+    pub(super) const fn channel(&self) -> Option<ChannelId> {
         Some(match self {
             Command::ReplyGlobal { .. } | Command::TellHostKeys | Command::ProveHostKeys(_) => {
                 return None;

@@ -9,6 +9,54 @@ use crate::wire::Reader;
 /// The one channel type of ChannelTimeout that is not a type: all channels taken together.
 const ALL_CHANNELS: &str = "global";
 
+/// Which sessions are recorded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Recorded {
+    #[default]
+    No,
+    /// Those that have a terminal.
+    Shells,
+    /// Those that run a program, with a terminal or without.
+    Sessions,
+}
+
+/// TidegateRecord and what belongs to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Record {
+    pub what: Recorded,
+    /// Where recordings are kept.
+    pub directory: String,
+    /// Sessions go on that cannot be recorded.
+    pub continues: bool,
+}
+
+impl Record {
+    pub const fn is_on(&self) -> bool {
+        !matches!(self.what, Recorded::No)
+    }
+
+    /// Whether a session is recorded in which a program is to run.
+    pub const fn covers(&self, has_terminal: bool, is_subsystem: bool) -> bool {
+        match self.what {
+            Recorded::No => false,
+            Recorded::Shells => has_terminal,
+            Recorded::Sessions => has_terminal || !is_subsystem,
+        }
+    }
+
+    fn encode(&self, put: &mut impl FnMut(&[u8])) {
+        put(&[self.what as u8, u8::from(self.continues)]);
+        put(self.directory.as_bytes());
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Option<Record> {
+        let &[what, continues] = r.string(2).ok()? else { return None };
+        let all = [Recorded::No, Recorded::Shells, Recorded::Sessions];
+        let what = *all.get(usize::from(what))?;
+        Some(Record { what, continues: continues == 1, directory: text(r)? })
+    }
+}
+
 /// What a login's settings and its key's options say about its sessions and channels.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
@@ -52,6 +100,8 @@ pub struct Rules {
     pub no_session: Option<String>,
     /// The password has expired: sessions are for another, and for nothing else.
     pub must_change: bool,
+    /// What is recorded of its sessions.
+    pub record: Record,
     /// For an audit: keywords about sessions, and the lines that set them.
     pub places: Vec<(String, String)>,
 }
@@ -97,6 +147,7 @@ impl Rules {
         put(self.session_text.as_bytes());
         put(&(self.session_variables.len() as u32).to_be_bytes());
         self.session_variables.iter().for_each(|variable| put(variable));
+        self.record.encode(&mut put);
         put(&(self.places.len() as u32).to_be_bytes());
         for (keyword, place) in &self.places {
             put(keyword.as_bytes());
@@ -137,6 +188,7 @@ impl Rules {
         for _ in 0..count(&mut r, ENV_COUNT_MAX)? {
             session_variables.push(r.string(PARCEL_BYTES_MAX).ok()?.to_vec());
         }
+        let record = Record::decode(&mut r)?;
         let mut places = Vec::new();
         for _ in 0..count(&mut r, AUDIT_PLACES_MAX)? {
             places.push((text(&mut r)?, text(&mut r)?));
@@ -179,6 +231,7 @@ impl Rules {
             session_text,
             no_session,
             must_change,
+            record,
             places,
         })
     }
@@ -344,6 +397,11 @@ mod tests {
             session_text: "hello\n".into(),
             no_session: Some("no\n".into()),
             must_change: true,
+            record: Record {
+                what: Recorded::Sessions,
+                directory: "/srv/recordings".into(),
+                continues: true,
+            },
             places: vec![("PermitTTY".into(), "/etc/x:3".into())],
         };
         let lines = |why| rules.lines_of(why, "keys:1");

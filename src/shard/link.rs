@@ -5,6 +5,7 @@ use super::Inbound;
 use super::agent::Agent;
 use super::outside::{Ends, Proof};
 use super::relay::Relay;
+use super::tape::Recording;
 use crate::base::Instant;
 use crate::connection::{Answer, ChannelId, Conn, ConnectionConfig, LoginLimits};
 use crate::crypto::{Certificate, PublicKey, SignatureAlgorithm};
@@ -45,6 +46,8 @@ pub(super) struct Link {
     pub identified: bool,
     /// It is one of a pair.
     pub relay: Option<Box<Relay>>,
+    /// Some of its sessions are recorded.
+    pub recording: Option<Box<Recording>>,
     /// Until when the way to the other one of the pair may take.
     pub deadline: Option<Instant>,
     /// It waits for one of these leases, and is on the shard's list of those that do.
@@ -170,14 +173,15 @@ impl Link {
     /// When the protocol or the times beside it want attention.
     pub fn poll_timeout(&self) -> Option<Instant> {
         let own = [self.idle_check, self.mark_until, self.lease_until, self.deadline];
-        own.into_iter().chain([self.conn.poll_timeout()]).flatten().min()
+        let recorder = self.outgoing.recorder_due();
+        own.into_iter().chain([self.conn.poll_timeout(), recorder]).flatten().min()
     }
 
     /// As [`Link::poll_timeout`], of what can be done without memory.
     pub fn poll_deadline(&self) -> Option<Instant> {
         let end = self.conn.deadline().map(|(at, _)| at);
         let own = [self.idle_check, self.mark_until, self.lease_until, self.deadline];
-        own.into_iter().chain([end]).flatten().min()
+        own.into_iter().chain([end, self.outgoing.recorder_due()]).flatten().min()
     }
 
     pub fn attachment_of(&self, id: ChannelId) -> Option<u32> {

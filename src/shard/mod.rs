@@ -28,6 +28,7 @@ mod run;
 mod session;
 mod share;
 mod starve;
+mod tape;
 mod upstream;
 
 pub use client::{ClientLink, News};
@@ -89,6 +90,7 @@ const TAG_WAY: u16 = 6;
 const TAG_CONNECT: u16 = 7;
 const TAG_DISPLAY: u16 = 8;
 const TAG_PROOFS: u16 = 9;
+const TAG_TAPE: u16 = 10;
 
 /// A connection that is this shard's and has not begun here.
 #[derive(Debug)]
@@ -457,6 +459,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             self.contained(key, |shard| {
                 shard.keep_appointments(key);
                 shard.drain_events(key);
+                shard.run_tape(key);
                 shard.flush(key);
                 shard.settle(key);
             });

@@ -1,4 +1,5 @@
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 
 use std::sync::Arc;
 
@@ -142,6 +143,19 @@ pub trait Outside {
     /// Passes a connection to the process that acts for its account. Gives it back when that
     /// process cannot be reached.
     fn hand_over(&mut self, connection: Box<HandOver>) -> Result<(), Box<HandOver>>;
+
+    /// The way to the recorder of this connection's sessions (TidegateRecord).
+    ///
+    /// # Errors
+    /// There is none; the text says why.
+    fn recorder(
+        &mut self,
+        _link: u64,
+        _peer: SocketAddr,
+        _grant: &Grant,
+    ) -> Result<OwnedFd, String> {
+        Err("nothing is recorded here".to_owned())
+    }
 
     /// Marks the packets that a socket sends: the byte of IP_TOS and IPV6_TCLASS. Where there is
     /// no network there is nothing to mark.

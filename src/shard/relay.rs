@@ -200,10 +200,13 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         self.links.get(key as usize)?.relay.as_ref()?.partner(id)
     }
 
-    /// Input of this link would only wait: for the socket of the other one, or for its keys. While
+    /// Input of this link would only wait: for its recorder, for the socket of the other one, or for its keys. While
     /// this link exchanges keys it is read all the same, or each could wait for the other; window
     /// bounds what then waits. What clients share waits for none of them, for the same reason.
     pub(super) fn is_held_back(&self, link: &Link) -> bool {
+        if link.recording.as_ref().is_some_and(|recording| recording.is_opening()) {
+            return true;
+        }
         let Some(relay) = link.relay.as_ref().filter(|relay| !relay.is_shared()) else {
             return false;
         };
@@ -652,6 +655,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             self.hold_request(key, id, request);
             return;
         };
+        let Some(request) = self.recorded_relay(key, id, request) else { return };
         let Ok(asked) = ChannelRequest::parse(&request) else { return };
         let waiting = self.links.get(other as usize).map_or(0, |link| link.outgoing.asking());
         if waiting as usize > HELD_REQUEST_BYTES_MAX {

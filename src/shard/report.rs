@@ -129,6 +129,11 @@ pub enum What {
         host: String,
         why: String,
     },
+    /// The recorder of its sessions fails: they end, or go on without.
+    NotRecorded {
+        why: String,
+        continues: bool,
+    },
     /// Something was done with a file over SFTP: only where somebody keeps an audit, and for that alone.
     File(FileEvent),
     Refused {
@@ -154,6 +159,7 @@ impl What {
             | What::TriesExceeded { .. }
             | What::Refused { .. }
             | What::UpstreamFailed { .. }
+            | What::NotRecorded { .. }
             | What::NotForwarded { .. } => false,
             What::Disconnected { ours, .. } => !*ours,
             _ => true,

@@ -149,6 +149,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             client: false,
             identified: false,
             relay: None,
+            recording: None,
             deadline: None,
             lacks: Classes::NONE,
             starved_since: self.driver.now(),
@@ -253,6 +254,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                     Err(errno) => self.peer_left(key, &errno.to_string()),
                 }
             }
+            Op::Readable { .. } => self.tape_readable(key),
             _ => {}
         }
         self.mark_dirty(key);
@@ -332,6 +334,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         if self.links.get(key as usize).is_some_and(is_open) {
             self.expire_idle(key, now);
             self.expire_deadline(key);
+            self.expire_tape(key, now);
             // The time that has come is not that of its last words.
             if !self.links.get(key as usize).is_some_and(is_open) {
                 return;
@@ -397,7 +400,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         {
             return Step::Wait;
         }
-        if link.relay.is_some()
+        if (link.relay.is_some() || link.recording.is_some())
             && self.links.get(key as usize).is_some_and(|link| self.is_held_back(link))
         {
             return Step::Wait;
@@ -889,7 +892,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         link.state = LinkState::Terminating;
         let generation = link.generation;
         let (armed, sending) = (link.inbound.armed, link.outgoing.is_sending());
-        for (tag, live) in [(TAG_RECV, armed), (TAG_SEND, sending)] {
+        let taping = link.recording.as_ref().is_some_and(|recording| recording.is_armed());
+        for (tag, live) in [(TAG_RECV, armed), (TAG_SEND, sending), (TAG_TAPE, taping)] {
             if live {
                 self.cancel(Token { key, generation, tag });
             }
@@ -911,6 +915,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         if let Some(socket) = link.socket.take() {
             self.driver.close(socket);
         }
+        self.close_tape(key);
+        let Some(link) = self.links.get_mut(key as usize) else { return };
         if link.is_spent() {
             let (ours, serial) = (matches!(link.conn, Conn::Client(_)), link.serial);
             self.links.remove(key as usize);

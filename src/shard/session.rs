@@ -66,7 +66,14 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         Some(number)
     }
 
-    fn request(&mut self, key: u32, id: ChannelId, want_reply: bool, request: ChannelRequest) {
+    pub(super) fn request(
+        &mut self,
+        key: u32,
+        id: ChannelId,
+        want_reply: bool,
+        request: ChannelRequest,
+    ) {
+        let Some(request) = self.recorded_first(key, id, want_reply, request) else { return };
         let Some(link) = self.links.get(key as usize) else { return };
         let Some(grant) = link.grant.clone() else { return };
         let request = match request {

@@ -404,7 +404,11 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         if self.is_on_trial(other, to) {
             return None;
         }
-        let credit = self.links.get(key as usize)?.conn.credit(id);
+        let link = self.links.get(key as usize)?;
+        let credit = link.conn.credit(id);
+        if link.outgoing.is_recorder_behind(id) {
+            return None;
+        }
         if !self.is_shared(other) {
             return Some(credit);
         }

@@ -148,7 +148,9 @@ impl AccountBook {
             | Event::Auth
             | Event::Denied
             | Event::Upstream
-            | Event::UpstreamFailed => Err(NotIts("an event of somebody who logs in")),
+            | Event::UpstreamFailed
+            | Event::RecordStart
+            | Event::RecordEnd => Err(NotIts("an event of somebody who logs in")),
             _ => Ok(self.0.judge(entry, u32::MAX, now)),
         }
     }

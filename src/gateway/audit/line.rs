@@ -7,6 +7,11 @@ use super::{NOBODY, Speaker};
 use crate::base::{Utc, cut, escape_up_to};
 use crate::limits::{AUDIT_CUT_BYTES, AUDIT_LINE_BYTES_MAX};
 
+/// What a connection is called.
+pub fn session(run: u32, link: u64) -> String {
+    format!("{run:08x}-{link:x}")
+}
+
 /// An event and its circumstances.
 #[derive(Debug)]
 pub struct Line {
@@ -25,7 +30,7 @@ impl Line {
 
     /// The session's name; none is about no connection.
     pub fn session(&self, run: u32) -> Option<String> {
-        (self.entry.link > 0).then(|| format!("{run:08x}-{:x}", self.entry.link))
+        (self.entry.link > 0).then(|| session(run, self.entry.link))
     }
 
     fn text_with(&self, run: u32, most: usize) -> String {

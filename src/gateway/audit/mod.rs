@@ -59,6 +59,8 @@ pub enum Speaker {
 pub struct Audit {
     orders: Sender<Order>,
     shared: Arc<Shared>,
+    /// Tells the sessions of one start of the gateway from those of others.
+    run: u32,
 }
 
 #[derive(Debug)]
@@ -91,12 +93,17 @@ impl Audit {
             .name("audit".to_owned())
             .spawn(move || writer.write_all(run, &ordered))
             .context("cannot start the thread that writes the audit")?;
-        Ok(Arc::new(Audit { orders, shared }))
+        Ok(Arc::new(Audit { orders, shared, run }))
     }
 
     /// Goes on elsewhere, or in the same file opened again.
     pub fn replace(&self, outlet: Outlet) {
         *self.shared.outlet() = outlet;
+    }
+
+    /// The name that lines have for this connection.
+    pub fn session(&self, link: u64) -> String {
+        line::session(self.run, link)
     }
 
     /// Notes an event. Never waits.

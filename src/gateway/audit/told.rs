@@ -49,6 +49,10 @@ pub fn entry_of(report: &Report) -> Option<Entry> {
         What::UpstreamFailed { host, why } => {
             entry(Event::UpstreamFailed).text(Field::Host, host).text(Field::Reason, why)
         }
+        What::NotRecorded { why, continues } => {
+            let result = if *continues { "continued" } else { "refused" };
+            entry(Event::RecordFailed).text(Field::Result, result).text(Field::Reason, why)
+        }
         What::File(event) => file(entry(Event::File), event),
         What::Refused { what, why } => {
             ruled(entry(Event::Refused).text(Field::What, what), report, why)

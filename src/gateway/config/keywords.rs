@@ -10,6 +10,7 @@ use super::isolation;
 use super::login;
 use super::pam;
 use super::programs;
+use super::recording;
 use super::roots;
 use super::settings::{EffectiveDraft, GlobalDraft};
 use super::sources;
@@ -462,6 +463,14 @@ pub const TABLE: &[Keyword] = &[
         front::proxy_protocol_timeout, front::dump_proxy_protocol_timeout),
     honoured("TidegateReactors", Global, "a number of event loops from 1 to 1024, or auto for one a core",
         honour::reactors, dump::reactors),
+    honoured("TidegateRecord", Match,
+        "no, shells for sessions with a terminal, or sessions for those without one too",
+        recording::record, recording::dump_record),
+    honoured("TidegateRecordDirectory", Match, "an absolute path",
+        recording::directory, recording::dump_directory),
+    honoured("TidegateRecordOnFailure", Match,
+        "refuse, or continue for sessions that go on without a recording",
+        recording::on_failure, recording::dump_on_failure),
     honoured("TidegateScp", Match, "internal, or external for the account's shell and its own scp",
         honour::scp, dump::scp),
     honoured("TidegateSignerUser", Global,

@@ -22,6 +22,7 @@ mod patterns;
 mod places;
 mod programs;
 mod reader;
+mod recording;
 mod roots;
 mod settings;
 mod source;

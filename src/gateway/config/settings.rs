@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use super::ip_qos::IpQos;
 use super::patterns::{HostList, UserPattern};
+use super::recording;
 use crate::connection::{Chains, LoginLimits, Method, Presence};
 use crate::crypto::{CipherKind, KexKind, KeyAlgorithm, KeyKind, MacKind, SignatureAlgorithm};
 use crate::limits::{
     AUTH_TRIES_DEFAULT, DRAIN_TIME_DEFAULT, LOGIN_GRACE_DEFAULT, PREFACE_TIME_DEFAULT,
     REKEY_PACKETS_MAX, RSA_BITS_MIN, SESSIONS_DEFAULT, WINDOW_BUDGET_BYTES, WINDOW_BYTES_MAX,
 };
+use crate::services::Recorded;
 use crate::services::forward::{BIND_MASK, DisplayRules, GatewayPorts, Permits, Ways};
 use crate::services::upstream::HostKeyPolicy;
 use crate::transport::RekeyLimits;
@@ -209,6 +211,11 @@ settings! {
             kbd_interactive_authentication: bool,
             permit_empty_passwords: bool,
             expose_auth_info: bool,
+            /// Which sessions are recorded, and where.
+            recorded: Recorded,
+            record_directory: String,
+            /// Sessions go on that cannot be recorded.
+            record_continues: bool,
             /// Hashes of passwords; `None`: nobody has one.
             password_file: Option<PathBuf>,
             /// PAM decides about passwords and accounts.
@@ -425,6 +432,9 @@ impl Default for Effective {
             kbd_interactive_authentication: false,
             permit_empty_passwords: false,
             expose_auth_info: false,
+            recorded: Recorded::No,
+            record_directory: recording::DIRECTORY.to_owned(),
+            record_continues: false,
             password_file: None,
             use_pam: false,
             pam_service: "sshd".to_owned(),

@@ -177,6 +177,7 @@ impl Prepared {
             looks_names_up: false,
             routes: setup.routes,
             audit,
+            recorders: None,
         })
     }
 }

@@ -17,6 +17,7 @@ use crate::gateway::logbook::Recorder;
 use crate::gateway::monitor::hear::{Post, Staff};
 use crate::gateway::monitor::{self, root_bytes};
 use crate::gateway::pam::porter::{Arrival, Porter};
+use crate::gateway::recording::{Recorders, Studio};
 use crate::gateway::signer::bureau::Bureau;
 use crate::gateway::signer::words::KnownKey;
 use crate::gateway::workers::{Execute, Reply, Workers};
@@ -39,6 +40,7 @@ pub(super) fn start(mut plan: Plan) -> anyhow::Result<Generation> {
     let Signing { keeper: signer, bureau, known } = start_signer(&mut plan, &apart, ident, &ring)?;
     let login_keys = Arc::new(Signers { ring, bureau: Arc::clone(&bureau) });
     let (keep, kept) = bounded(0);
+    let recorders: Arc<dyn Recorders> = Arc::new(Studio::new(plan.audit.clone()));
     let broker = BrokerConfig {
         settings: setup.config.clone(),
         bureau: Arc::clone(&bureau),
@@ -48,6 +50,7 @@ pub(super) fn start(mut plan: Plan) -> anyhow::Result<Generation> {
         idle_time: plan.idle_time,
         logbook: plan.logbook.clone(),
         audit: plan.audit.clone(),
+        recorders: Arc::clone(&recorders),
     };
     let (accounts, broker) = start_broker(broker, kept)?;
     let startups = Arc::new(Startups::new(&config.global));
@@ -75,9 +78,8 @@ pub(super) fn start(mut plan: Plan) -> anyhow::Result<Generation> {
     clerk.audit = plan.audit;
     let mut server = None;
     if config.goes_on_elsewhere() {
-        let mut settings =
-            relay(&config, plan.reactors, connection, Arc::clone(&executor), auditor);
-        settings.renews = plan.renews;
+        let (shape, heard) = ((plan.reactors, plan.renews), (auditor, recorders));
+        let settings = relay(&config, shape, connection, Arc::clone(&executor), heard);
         let (started, reports) = Server::start(settings)?;
         helpers.push(start_log(plan.log, reports)?);
         clerk.relay = Some(started.intake());
@@ -272,10 +274,10 @@ fn known(offer: &HostKey) -> KnownKey {
 /// connect, and the keys that open those hosts are root's. They accept nothing.
 fn relay(
     config: &Config,
-    reactors: usize,
+    (reactors, renews): (usize, bool),
     connection: Arc<ConnectionConfig>,
     execute: Arc<dyn Execute>,
-    audit: Option<Arc<dyn Auditor>>,
+    (audit, recorders): (Option<Arc<dyn Auditor>>, Arc<dyn Recorders>),
 ) -> Settings {
     Settings {
         listeners: Vec::new(),
@@ -292,10 +294,11 @@ fn relay(
         tcp_keepalive: config.global.tcp_keep_alive,
         proxies: None,
         greeting: None,
-        renews: false,
+        renews,
         looks_names_up: false,
         routes: false,
         audit,
+        recorders: Some(recorders),
     }
 }
 

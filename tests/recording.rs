@@ -1,0 +1,299 @@
+//! Recordings of sessions (TidegateRecord), as whoever is recorded and whoever looks at them sees it.
+#![allow(clippy::disallowed_methods, reason = "tests wait on the real clock")]
+
+mod support;
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use nix::pty::{Winsize, openpty};
+use serde_json::Value;
+use support::{Gateway, run_ok, wait_for};
+use tempfile::TempDir;
+
+const TTY: &str = "RequestTTY=force";
+const REFUSED: &str = "sessions here are recorded";
+
+fn directory() -> TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).expect("a mode");
+    folder
+}
+
+fn recording(directory: &Path, lines: &[&str]) -> Gateway {
+    recording_by(directory, lines, |_| {})
+}
+
+fn recording_by(directory: &Path, lines: &[&str], change: impl FnOnce(&mut Command)) -> Gateway {
+    let place = format!("TidegateRecordDirectory {}", directory.display());
+    Gateway::start_with(&[&[&*place], lines].concat(), change)
+}
+
+/// The recordings there are, the oldest first.
+fn recordings(directory: &Path) -> Vec<PathBuf> {
+    let mut all: Vec<_> = fs::read_dir(directory)
+        .expect("a folder")
+        .map(|entry| entry.expect("one").path())
+        .collect();
+    all.sort();
+    all
+}
+
+/// Its events without their times, once it has ended: a letter and text each.
+fn events(path: &Path) -> Vec<(String, String)> {
+    let text = || fs::read_to_string(path).expect("a recording");
+    wait_for("the recording to end", || text().contains(",\"x\","));
+    let text = text();
+    let mut lines = text.lines().filter(|line| !line.starts_with('#'));
+    let header: Value = serde_json::from_str(lines.next().expect("a header")).expect("JSON");
+    assert_eq!(header["version"], 3);
+    let event = |line| {
+        let (after, code, text): (f64, String, String) = serde_json::from_str(line).expect("JSON");
+        assert!(after >= 0.0);
+        (code, text)
+    };
+    lines.map(event).collect()
+}
+
+fn output(events: &[(String, String)]) -> String {
+    events.iter().filter(|(code, _)| code == "o").map(|(_, text)| &**text).collect()
+}
+
+fn replayed(words: &[&str], path: &Path) -> String {
+    let mut replay = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    let output = run_ok(replay.arg("replay").args(words).arg(path));
+    String::from_utf8(output.stdout).expect("text")
+}
+
+/// A program at a terminal of 100 columns, which it has for its own.
+fn at_terminal(mut command: Command) -> (Child, File) {
+    let size = Winsize { ws_row: 30, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
+    let pty = openpty(&size, None).expect("a terminal");
+    let end = || Stdio::from(pty.slave.try_clone().expect("a descriptor"));
+    command.stdin(end()).stdout(end()).stderr(end());
+    let own = || {
+        // SAFETY: two system calls on numbers; standard input is the new terminal.
+        let taken = unsafe { libc::setsid() >= 0 && libc::ioctl(0, libc::TIOCSCTTY, 0) == 0 };
+        if taken { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+    };
+    // SAFETY: between fork and exec only system calls are made.
+    unsafe { command.pre_exec(own) };
+    let child = command.spawn().expect("the client starts");
+    (child, File::from(pty.master))
+}
+
+#[test]
+fn what_is_seen_at_a_terminal_is_recorded_and_replayed() {
+    let folder = directory();
+    let audit = folder.path().with_extension("audit");
+    let log = format!("TidegateAuditLog {}", audit.display());
+    let gateway = recording(folder.path(), &["TidegateRecord shells", &log]);
+    let command =
+        "printf 'a\\033]0;title\\007b\\033[31mc\\n'; stty size; read x; stty size; exit 3";
+    let (mut child, mut master) = at_terminal(gateway.ssh(&[TTY], &[command]));
+    let mut seen = String::new();
+    let mut bytes = [0; 512];
+    while !seen.contains("30 100") {
+        let len = master.read(&mut bytes).expect("output");
+        seen += &String::from_utf8_lossy(&bytes[..len]);
+    }
+    let path = recordings(folder.path()).pop().expect("a recording");
+    let size = Winsize { ws_row: 20, ws_col: 90, ws_xpixel: 0, ws_ypixel: 0 };
+    // SAFETY: TIOCSWINSZ reads one winsize.
+    unsafe {
+        libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&master), libc::TIOCSWINSZ, &raw const size)
+    };
+    let resized = || fs::read_to_string(&path).expect("it").contains("\"r\",\"90x20\"");
+    wait_for("the size to be recorded", resized);
+    master.write_all(b"\n").expect("typed");
+    assert_eq!(child.wait().expect("an end").code(), Some(3), "{}", gateway.log());
+
+    let about = fs::metadata(&path).expect("it is there");
+    assert_eq!((about.mode() & 0o777, about.uid()), (0o600, nix::unistd::geteuid().as_raw()));
+    let all = events(&path);
+    let text = output(&all);
+    assert!(text.starts_with("a\u{1b}]0;title\u{7}b\u{1b}[31mc\r\n30 100\r\n"), "{text:?}");
+    assert!(text.ends_with("20 90\r\n"), "{text:?}");
+    assert_eq!(all.last(), Some(&("x".to_owned(), "3".to_owned())));
+    // What somebody typed is there as far as the terminal showed it, and no further.
+    let header = fs::read_to_string(&path).expect("it").lines().next().expect("one").to_owned();
+    let header: Value = serde_json::from_str(&header).expect("JSON");
+    assert_eq!((&header["term"]["cols"], &header["term"]["rows"]), (&100.into(), &30.into()));
+    assert_eq!(header["command"], command);
+
+    assert!(
+        replayed(&["--dump"], &path).starts_with("abc\n30 100\n"),
+        "{:?}",
+        replayed(&["--dump"], &path)
+    );
+    let played = replayed(&["--speed", "1000", "--idle", "0.01"], &path);
+    assert!(played.starts_with("ab\u{1b}[31mc\r\n30 100\r\n"), "{played:?}");
+
+    // What has no terminal is not recorded, nor are files.
+    run_ok(&mut gateway.ssh(&[], &["echo plain"]));
+    assert!(gateway.sftp(&[], "ls /\n").status.success());
+    assert_eq!(recordings(folder.path()).len(), 1);
+    let told = || fs::read_to_string(&audit).expect("an audit");
+    wait_for("the audit to tell its end", || told().contains("\"record_end\""));
+    let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+    assert!(told().contains("\"record_start\"") && told().contains(&name), "{}", told());
+    let _ = fs::remove_file(&audit);
+}
+
+#[test]
+fn sessions_without_a_terminal_are_recorded_where_it_says_so() {
+    let folder = directory();
+    let gateway = recording(folder.path(), &["TidegateRecord sessions"]);
+    // Both streams, bytes that are no text, much at once, and a signal's end.
+    let script =
+        "printf 'out\\377\\n'; sleep 0.05; echo err >&2; sleep 0.05; seq 40000; kill -TERM $$";
+    let seen = gateway.ssh(&[], &[script]).output().expect("ssh starts");
+    assert_eq!(seen.status.code(), Some(255), "{}", gateway.log());
+    let all = events(&recordings(folder.path())[0]);
+    let lines: String = (1..=40_000).map(|n| format!("{n}\n")).collect();
+    assert_eq!(output(&all), format!("out\u{fffd}\nerr\n{lines}"));
+    assert_eq!(seen.stdout, [b"out\xff\n", lines.as_bytes()].concat());
+    // A subsystem is none, with this or without; each session has a file of its own.
+    assert!(gateway.sftp(&[], "ls /\n").status.success());
+    run_ok(&mut gateway.ssh(&[], &["true"]));
+    assert_eq!(recordings(folder.path()).len(), 2);
+}
+
+/// SECURITY case 105: what cannot be recorded is not seen, unless it says so.
+#[test]
+fn case_105_without_a_recorder_there_is_no_session() {
+    let folder = directory();
+    let missing = folder.path().join("missing");
+    let gateway = recording(&missing, &["TidegateRecord shells"]);
+    let mark = folder.path().join("ran");
+    let command = format!("touch {}; echo seen", mark.display());
+    let said = gateway.ssh(&[TTY], &[&command]).output().expect("ssh starts");
+    let text = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(!said.status.success() && text.contains(REFUSED), "{said:?}\n{}", gateway.log());
+    assert!(said.stdout.is_empty() && !mark.exists());
+    let why = format!("TidegateRecordDirectory {}: No such file", missing.display());
+    wait_for("the log to say why", || gateway.log().contains(&why));
+    // Others may not write where recordings are.
+    fs::create_dir(&missing).expect("a folder");
+    fs::set_permissions(&missing, fs::Permissions::from_mode(0o777)).expect("a mode");
+    let said = gateway.ssh(&[TTY], &[&command]).output().expect("ssh starts");
+    assert!(!said.status.success() && !mark.exists(), "{said:?}");
+    // What is not recorded has no need of it.
+    gateway.assert_alive();
+
+    let none = folder.path().join("none");
+    let lines = ["TidegateRecord shells", "TidegateRecordOnFailure continue"];
+    let gateway = recording(&none, &lines);
+    let said = run_ok(&mut gateway.ssh(&[TTY], &[&command]));
+    assert_eq!(String::from_utf8_lossy(&said.stdout), "seen\r\n");
+    wait_for("the log to tell", || gateway.log().contains("sessions go on without"));
+}
+
+/// A session in which what is typed comes back.
+fn echo(gateway: &Gateway, options: &[&str]) -> Child {
+    let mut ssh = gateway.ssh(options, &["stty -echo 2>/dev/null; echo ready; exec cat"]);
+    let ssh = ssh.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+    let mut child = ssh.expect("ssh starts");
+    expect(&mut child, "ready");
+    child
+}
+
+/// Reads as much of it, and the end of the line.
+fn expect(child: &mut Child, text: &str) {
+    let mut seen = String::new();
+    let output = child.stdout.as_mut().expect("output");
+    while !seen.ends_with('\n') {
+        let mut byte = [0];
+        output.read_exact(&mut byte).expect("more");
+        seen.push(char::from(byte[0]));
+    }
+    assert_eq!(seen.trim_end(), text);
+}
+
+fn say(child: &mut Child, line: &str) {
+    child.stdin.as_mut().expect("input").write_all(line.as_bytes()).expect("typed");
+}
+
+/// SECURITY R28: nothing is seen that has not been written, and nobody else waits for that.
+#[test]
+fn r28_a_recorder_that_stands_still_holds_up_its_own_sessions_alone() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("not run: without root, recorder and sessions are one process");
+        return;
+    }
+    let folder = directory();
+    let gateway = recording(folder.path(), &["TidegateRecord shells"]);
+    let mut recorded = echo(&gateway, &[TTY]);
+    let mut other = echo(&gateway, &[]);
+    let path = recordings(folder.path()).pop().expect("a recording");
+    let signal = |name: &str| {
+        run_ok(Command::new("kill").args([name, &gateway.child.id().to_string()]));
+    };
+    // The process of the account has no hold of the file.
+    let held = fs::read_dir(format!("/proc/{}/fd", gateway.serving())).expect("descriptors");
+    let files = held.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
+    assert!(!files.into_iter().any(|file| file.starts_with(folder.path())));
+
+    signal("-STOP");
+    say(&mut recorded, "held\n");
+    for n in 0..20 {
+        say(&mut other, &format!("{n}\n"));
+        expect(&mut other, &n.to_string());
+    }
+    let fd = std::os::fd::AsFd::as_fd(recorded.stdout.as_ref().expect("output"));
+    let mut fds = [nix::poll::PollFd::new(fd, nix::poll::PollFlags::POLLIN)];
+    let arrived = nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO).expect("a look");
+    assert!(!fs::read_to_string(&path).expect("it").contains("held"));
+    signal("-CONT");
+    assert_eq!(arrived, 0, "something was seen before it was recorded");
+    expect(&mut recorded, "held");
+    assert!(fs::read_to_string(&path).expect("it").contains("held"));
+    for mut child in [recorded, other] {
+        drop(child.stdin.take());
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+/// SECURITY R28: a disk that is full ends sessions that are recorded there.
+#[test]
+fn r28_a_full_disk_ends_its_sessions_and_nothing_is_seen_that_is_not_on_it() {
+    const SIZE: usize = 64 << 10;
+    if !nix::unistd::geteuid().is_root() {
+        println!("not run: only root can mount");
+        return;
+    }
+    let folder = directory();
+    let place = std::ffi::CString::new(folder.path().as_os_str().as_encoded_bytes()).expect("it");
+    let gateway = recording_by(folder.path(), &["TidegateRecord shells"], |command| {
+        let mount = move || {
+            let none = std::ptr::null();
+            let (apart, tmpfs) = (libc::MS_REC | libc::MS_PRIVATE, c"tmpfs".as_ptr());
+            // SAFETY: texts that live during the calls.
+            let mounted = unsafe {
+                libc::unshare(libc::CLONE_NEWNS) == 0
+                    && libc::mount(none, c"/".as_ptr(), none, apart, none.cast()) == 0
+                    && libc::mount(
+                        tmpfs,
+                        place.as_ptr(),
+                        tmpfs,
+                        0,
+                        c"size=64k,mode=700".as_ptr().cast(),
+                    ) == 0
+            };
+            if mounted { Ok(()) } else { Err(std::io::Error::last_os_error()) }
+        };
+        // SAFETY: between fork and exec only system calls are made.
+        unsafe { command.pre_exec(mount) };
+    });
+    let said = gateway.ssh(&[TTY], &["stty -opost; seq 1 100000; echo end"]).output().expect("ssh");
+    assert!(!said.status.success(), "{}", gateway.log());
+    assert!(String::from_utf8_lossy(&said.stderr).contains(REFUSED), "{said:?}");
+    assert!(said.stdout.len() < SIZE, "{} bytes of no recording were seen", said.stdout.len());
+    wait_for("the log to say why", || gateway.log().contains("No space left on device"));
+    gateway.assert_alive();
+}
