@@ -76,8 +76,13 @@ impl Site {
     }
 
     fn client(&self, user: &str, method: &str, password: &str) -> Command {
+        self.client_at("ERROR", user, method, password)
+    }
+
+    fn client_at(&self, level: &str, user: &str, method: &str, password: &str) -> Command {
+        let level = format!("LogLevel={level}");
         let (user, method) = (format!("User={user}"), format!("PreferredAuthentications={method}"));
-        let options = [&*user, &*method, "BatchMode=no", "NumberOfPasswordPrompts=1"];
+        let options = [&*level, &*user, &*method, "BatchMode=no", "NumberOfPasswordPrompts=1"];
         let mut ssh = self.gateway.ssh(&options, &["echo in"]);
         ssh.env("SSH_ASKPASS", self.gateway.path("types")).env("SSH_ASKPASS_REQUIRE", "force");
         ssh.env("PASSWORD", password);
@@ -166,10 +171,11 @@ fn pam_decides_about_passwords_and_accounts() {
     );
     site.assert_out(&bob.name, "publickey", "", &denied);
     // He hears a failure, and no success before it.
-    let mut client = site.client(&bob.name, "publickey", "");
-    let told = client.arg("-vvv").output().expect("ssh starts");
+    let mut client = site.client_at("DEBUG3", &bob.name, "publickey", "");
+    let told = client.output().expect("ssh starts");
     let told = String::from_utf8_lossy(&told.stderr).into_owned();
     assert!(told.contains("Permission denied (publickey"), "{told}");
+    assert!(told.contains("receive packet: type 51"), "{told}");
     assert!(!told.contains("receive packet: type 52"), "{told}");
     assert!(bob.delegates().is_empty(), "nothing was started for him");
     assert!(!site.gateway.log().contains(PASSWORD), "a password in the log");
