@@ -21,6 +21,7 @@ need curl curl
 need haproxy haproxy
 need xauth xauth
 need gcc gcc
+need g++ g++
 need pgrep procps
 need python3 python3
 [ -e /usr/include/openssl/evp.h ] || missing+=(libssl-dev)
@@ -59,6 +60,14 @@ say "format"
 cargo fmt --check
 # A dependency that the fuzzing crate's lock file does not know stops its build much later.
 cargo metadata --quiet --locked --format-version 1 --manifest-path tests/fuzz/Cargo.toml >/dev/null
+if [ "$quick" != --quick ]; then
+    # Into a folder of its own, of what the rest leaves of the processors: most of it waits.
+    set -m
+    nice -n 19 tests/fuzz/run.sh 0 >"$target/fuzz-build.log" 2>&1 &
+    fuzz_build=$!
+    set +m
+    trap 'kill -- "-$fuzz_build" 2>/dev/null || :' EXIT
+fi
 say "lints"
 cargo clippy --all-targets -- -D warnings
 # Most tests wait for others more than they compute.
@@ -77,6 +86,7 @@ say "documentation"
 RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --no-deps --document-private-items
 if [ "$quick" != --quick ]; then
     say "fuzzing"
+    wait "$fuzz_build" || { cat "$target/fuzz-build.log"; exit 1; }
     tests/fuzz/run.sh 6
 fi
 say "all checks passed"

@@ -97,7 +97,7 @@ pub enum Signable {
     /// A login at a host as this user (RFC 4252 §7).
     Login { algorithm: SignatureAlgorithm, user: Box<str>, session: LoginSession },
     /// A certificate for this Ed25519 key, for one login that follows at once; its fields are those of
-    /// [`OneLogin`]. What is answered is all of it.
+    /// `OneLogin`. What is answered is all of it.
     Certificate { subject: Box<[u8]>, user: Box<str>, key_id: Box<str>, sources: Box<str> },
 }
 
