@@ -654,6 +654,8 @@ pub const DELEGATE_IDLE_TIME: Duration = Duration::from_secs(30);
 pub const RETIRED_IDLE_TIME: Duration = Duration::from_millis(120);
 /// How long such a process may take to end once it was told to; then it is killed.
 pub const DELEGATE_ENDING_TIME: Duration = Duration::from_secs(5);
+/// How often an ending process of ours is looked at.
+pub const ENDING_CHECK: Duration = Duration::from_millis(20);
 /// How long the process in front waits for the serving one to give its port up, which it does as soon
 /// as it hears of it.
 pub const RELEASE_TIME: Duration = Duration::from_secs(5);
@@ -792,6 +794,8 @@ pub const RECORDERS_MAX: usize = 4096;
 pub const RECORDER_STACK_BYTES: usize = 128 * 1024;
 /// Files of one name that are there already before a recording is given up.
 pub const RECORDING_NAMES_MAX: u32 = 100;
+/// Characters of a user's name in the name of a recording: a file's name has 255 bytes at most.
+pub const RECORDING_USER_CHARS_MAX: usize = 64;
 /// One line of a recording: a message's bytes, each six characters at most.
 pub const RECORDING_LINE_BYTES_MAX: usize = 6 * TAPE_FRAME_BYTES_MAX + 4096;
 /// A control sequence that is replayed; what is longer is none that a terminal is known to take.

@@ -51,8 +51,6 @@ use crate::shard::HandOver;
 /// The descriptor number at which a delegate finds its end of the socket pair.
 pub const DELEGATE_FD: i32 = 3;
 const NOT_REACHED: &str = "no process of its account could be reached";
-/// How often an ending process is looked at.
-const ENDING_CHECK: Duration = Duration::from_millis(20);
 
 /// What a new delegate is told and what its requests are answered with.
 pub struct BrokerConfig {
@@ -441,11 +439,8 @@ pub(super) struct Process(pub(super) Child);
 impl Process {
     /// Gives it some time to end, and no more.
     pub(super) fn end(&mut self) -> io::Result<ExitStatus> {
-        for _ in 0..DELEGATE_ENDING_TIME.as_millis() / ENDING_CHECK.as_millis() {
-            if let Some(status) = self.0.try_wait()? {
-                return Ok(status);
-            }
-            thread::sleep(ENDING_CHECK);
+        if let Some(status) = helper::wait_for_end(&mut self.0, DELEGATE_ENDING_TIME)? {
+            return Ok(status);
         }
         self.0.kill()?;
         self.0.wait()

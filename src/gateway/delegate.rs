@@ -401,11 +401,7 @@ fn watch_idleness(
             }
         }
     };
-    thread::Builder::new()
-        .name("idle".to_owned())
-        .spawn(watch)
-        .map(|_| ())
-        .context("cannot start the idle thread")
+    start_idle(watch)
 }
 
 /// Tells the parent when the only connection has ended.
@@ -427,11 +423,12 @@ fn watch_the_only(messenger: Arc<Messenger>, post: Post) -> anyhow::Result<()> {
             }
         }
     };
-    thread::Builder::new()
-        .name("idle".to_owned())
-        .spawn(watch)
-        .map(|_| ())
-        .context("cannot start the idle thread")
+    start_idle(watch)
+}
+
+fn start_idle(watch: impl FnOnce() + Send + 'static) -> anyhow::Result<()> {
+    let started = thread::Builder::new().name("idle".to_owned()).spawn(watch);
+    started.map(|_| ()).context("cannot start the idle thread")
 }
 
 /// Whoever ends all our processes at once ends this one in order too.

@@ -15,7 +15,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::thread;
 use std::time::Duration;
 
 use anyhow::bail;
@@ -31,9 +30,6 @@ use super::program::PATH;
 use super::socket::Messenger;
 use crate::limits::{PAM_PASSWORD_BYTES_MAX, PAM_TIME_MAX, PARCEL_BYTES_MAX};
 use crate::reactor;
-
-/// How often an ending process is looked at.
-const ENDING_CHECK: Duration = Duration::from_millis(20);
 
 /// Refuses to begin where PAM is to be asked and cannot be.
 ///
@@ -152,13 +148,7 @@ impl Dialogue {
     /// # Errors
     /// The kernel's.
     pub fn end(&mut self, time: Duration) -> io::Result<Option<ExitStatus>> {
-        for _ in 0..time.as_millis() / ENDING_CHECK.as_millis() {
-            if let Some(status) = self.child.try_wait()? {
-                return Ok(Some(status));
-            }
-            thread::sleep(ENDING_CHECK);
-        }
-        Ok(None)
+        helper::wait_for_end(&mut self.child, time)
     }
 }
 

@@ -25,8 +25,8 @@ use self::cast::Writer;
 use super::audit::{self, Audit, Entry, Speaker};
 use crate::base::{Instant, Utc};
 use crate::limits::{
-    RECORDER_ANSWER_BYTES_MAX, RECORDER_STACK_BYTES, RECORDERS_MAX, RECORDING_NAMES_MAX,
-    TAPE_FRAME_BYTES_MAX,
+    CHANNELS_MAX, RECORDER_ANSWER_BYTES_MAX, RECORDER_STACK_BYTES, RECORDERS_MAX,
+    RECORDING_NAMES_MAX, RECORDING_USER_CHARS_MAX, TAPE_FRAME_BYTES_MAX,
 };
 use crate::reactor;
 use crate::services::tape::Screen;
@@ -95,6 +95,10 @@ impl Recorders for Studio {
             return Err(format!("more than {RECORDERS_MAX} connections are recorded"));
         }
         let Record { directory, .. } = &grant.rules.record;
+        // Some may begin before the ends of others are told.
+        let sessions_max = grant
+            .limits
+            .map_or(CHANNELS_MAX, |limits| (limits.sessions_max as usize).saturating_mul(2));
         let session = self.audit.as_ref().map(|audit| audit.session(link));
         let recorder = Recorder {
             link,
@@ -104,6 +108,7 @@ impl Recorders for Studio {
             directory: PathBuf::from(directory),
             audit: self.audit.clone(),
             recordings: BTreeMap::new(),
+            sessions_max: sessions_max.min(CHANNELS_MAX),
             count: Arc::clone(&self.count),
         };
         thread::Builder::new()
@@ -125,6 +130,8 @@ struct Recorder {
     audit: Option<Arc<Audit>>,
     /// By channel.
     recordings: BTreeMap<u32, Recording>,
+    /// Sessions that the connection may have at one time: each has a file open.
+    sessions_max: usize,
     count: Arc<AtomicUsize>,
 }
 
@@ -211,6 +218,9 @@ impl Recorder {
     fn begin(&mut self, channel: u32, screen: &Screen, what: &str) -> Result<(), String> {
         if self.recordings.contains_key(&channel) {
             return Err("a session that begins twice".to_owned());
+        }
+        if self.recordings.len() >= self.sessions_max {
+            return Err("more sessions than the connection may have".to_owned());
         }
         let directory = self.directory.display().to_string();
         let named = |why: io::Error| format!("TidegateRecordDirectory {directory}: {why}");
@@ -328,5 +338,5 @@ fn stamp(at: Duration) -> String {
 /// A user's name as part of a file's: no slashes, and no dot in front.
 fn plain(user: &str) -> String {
     let keep = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '@');
-    user.chars().map(|c| if keep(c) { c } else { '_' }).take(64).collect()
+    user.chars().map(|c| if keep(c) { c } else { '_' }).take(RECORDING_USER_CHARS_MAX).collect()
 }
