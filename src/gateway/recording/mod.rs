@@ -340,3 +340,34 @@ fn plain(user: &str) -> String {
     let keep = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '@');
     user.chars().map(|c| if keep(c) { c } else { '_' }).take(RECORDING_USER_CHARS_MAX).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each recording is a file that root's process has open for whoever acts for an account.
+    #[test]
+    fn case_105_a_connection_has_so_many_recordings_and_no_more() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut recorder = Recorder {
+            link: 1,
+            peer: SocketAddr::from(([192, 0, 2, 1], 7)),
+            user: "ann".to_owned(),
+            session: "1".to_owned(),
+            directory: folder.path().to_owned(),
+            audit: None,
+            recordings: BTreeMap::new(),
+            sessions_max: 2,
+            count: Arc::new(AtomicUsize::new(1)),
+        };
+        let screen = Screen::default();
+        assert_eq!(recorder.begin(1, &screen, ""), Ok(()));
+        assert_eq!(recorder.begin(2, &screen, ""), Ok(()));
+        let refused = recorder.begin(3, &screen, "").expect_err("one too many");
+        assert!(refused.contains("more sessions"), "{refused}");
+        let ended = recorder.recordings.remove(&1).expect("the first");
+        recorder.end(1, ended, "the session ended");
+        assert_eq!(recorder.begin(3, &screen, ""), Ok(()));
+        assert_eq!(folder.path().read_dir().expect("files").count(), 3);
+    }
+}
