@@ -102,7 +102,8 @@ impl Site {
         let mut running = Running(child.expect("the program starts"));
         wait_for("the gateway to listen", || {
             assert!(running.0.try_wait().expect("its state").is_none(), "{}", self.log());
-            self.log().contains("Serving with")
+            // The PidFile comes after the line.
+            self.log().contains("Serving with") && self.pid().is_some()
         });
         running
     }
