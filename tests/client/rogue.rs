@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use tidegate::base::Instant;
@@ -48,6 +49,7 @@ enum Lie {
     LeavesSession,
     Disconnects,
     PacketTooLarge,
+    OverrunsWindow,
     AdjustsPastEnd,
     UnknownChannel,
     DataBehindEof,
@@ -99,6 +101,8 @@ struct Rogue {
     /// The client's channel, and the most that it takes in a packet.
     channel: u32,
     packet: u32,
+    /// What it takes until it says that it takes more.
+    window: u32,
     exchanges: u32,
 }
 
@@ -122,6 +126,7 @@ impl Rogue {
             inbox: Vec::new(),
             channel: 0,
             packet: 0,
+            window: 0,
             exchanges: 0,
         }
     }
@@ -240,6 +245,7 @@ impl Rogue {
             number::CHANNEL_OPEN => {
                 let open = ChannelOpen::parse(payload).ok()?;
                 (self.channel, self.packet) = (open.sender.0, open.packet_bytes_max);
+                self.window = open.window_bytes;
                 let recipient = open.sender;
                 if self.lie == Lie::OpensNoSession {
                     let text = "no sessions today";
@@ -308,6 +314,13 @@ impl Rogue {
             Lie::LeavesSession => return None,
             Lie::Disconnects => return self.disconnect(),
             Lie::PacketTooLarge => self.say(&ChannelData { recipient, data: &data })?,
+            Lie::OverrunsWindow => {
+                let data = vec![b'x'; self.packet as usize];
+                // Beside what is granted again: a pipe that nobody reads from takes little.
+                for _ in 0..=2 * self.window / self.packet {
+                    self.say(&ChannelData { recipient, data: &data })?;
+                }
+            }
             Lie::AdjustsPastEnd => {
                 for _ in 0..2 {
                     self.say(&ChannelWindowAdjust { recipient, bytes: u32::MAX })?;
@@ -337,17 +350,31 @@ impl Rogue {
 
 /// A server of this mind; it takes a few connections.
 fn start(lie: Lie) -> u16 {
+    start_and_tell(lie).0
+}
+
+/// The same, which tells when a connection is over.
+fn start_and_tell(lie: Lie) -> (u16, Receiver<()>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let port = listener.local_addr().expect("its address").port();
+    let (tell, over) = channel();
     std::thread::spawn(move || {
         for stream in listener.incoming().take(4).flatten() {
-            std::thread::spawn(move || Rogue::new(stream, lie).serve());
+            let tell = tell.clone();
+            std::thread::spawn(move || {
+                Rogue::new(stream, lie).serve();
+                let _ = tell.send(());
+            });
         }
     });
-    port
+    (port, over)
 }
 
 fn run(at: &Path, port: u16, words: &[&str]) -> Output {
+    command(at, port, words).output().expect("it runs")
+}
+
+fn command(at: &Path, port: u16, words: &[&str]) -> Command {
     let (name, words) = words.split_first().expect("a program");
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
     command.args([name, "-F", "none"]);
@@ -369,7 +396,8 @@ fn run(at: &Path, port: u16, words: &[&str]) -> Output {
     ] {
         command.args(["-o", &option]);
     }
-    command.args(words).stdin(Stdio::null()).output().expect("it runs")
+    command.args(words).stdin(Stdio::null());
+    command
 }
 
 /// Each of them, by a session and by a copy, which hears of some of them in the words of SFTP.
@@ -399,4 +427,22 @@ fn runs_against_servers_that_break_the_rules_say_so() {
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Our output is not read until the server has been left: so nothing that it sends beyond the window
+/// can be granted in time.
+#[test]
+fn a_server_that_sends_past_our_window_is_left() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = folder.path();
+    keygen(&at.join("key"), "ed25519", "");
+    let (port, over) = start_and_tell(Lie::OverrunsWindow);
+    let mut command = command(at, port, &["ssh", "127.0.0.1", "cat"]);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
+    over.recv_timeout(Duration::from_secs(60)).expect("the server is left");
+    let output = child.wait_with_output().expect("it ends");
+    let said = text(&output.stderr);
+    assert!(said.contains("channel data past the window"), "{said:?}");
+    assert_eq!(output.status.code(), Some(255), "{said:?}");
+    assert!(output.stdout.len() >= 2 << 20, "what was granted is told: {}", output.stdout.len());
 }
