@@ -28,6 +28,8 @@ pub struct ConnectionConfig {
     pub chains: Chains,
     /// Keyboard-interactive asks for a code.
     pub asks_codes: bool,
+    /// Keyboard-interactive asks what somebody else wants to know, round by round.
+    pub talks: bool,
     /// Whether the account may be used is asked once everything else of a login is over.
     pub asks_accounts: bool,
     /// From the first byte to the end of the login. `None`: for ever.
@@ -62,6 +64,7 @@ impl ConnectionConfig {
             auth_tries_max: AUTH_TRIES_DEFAULT,
             chains: Chains::any_of([Method::PublicKey]),
             asks_codes: false,
+            talks: false,
             asks_accounts: false,
             login_grace: Some(LOGIN_GRACE_DEFAULT),
             sessions_max: SESSIONS_DEFAULT,

@@ -185,6 +185,10 @@ pub enum Query {
     /// Server: are these this user's? Answered as `FindKey` is; a grant that is made for them is for
     /// no key.
     CheckSecrets { user: Box<str>, secrets: Box<Secrets> },
+    /// Server: somebody logs in by keyboard-interactive where others ask
+    /// ([`super::ConnectionConfig::talks`]). `answers`: to what was asked last; `None`: he begins. Answered
+    /// by the next questions, or as `CheckSecrets` is.
+    Converse { user: Box<str>, answers: Option<Vec<Secret>> },
     /// Server: every method has succeeded, the last of them this; may the account be used? Asked where
     /// [`super::ConnectionConfig::asks_accounts`] is set, before the client hears of it.
     Admit { user: Box<str>, proven: Box<Proven> },
@@ -267,6 +271,8 @@ pub enum Answer {
     Key(bool),
     /// To `FindKey`: yes, if the signature comes with this, where a security key makes it.
     KeyIf(Presence),
+    /// To `Converse`: what is to be asked next. Without prompts it is only to be shown.
+    Asks(Box<Questions>),
     /// To `Admit`, and what the client is to be told before it hears whether it is in.
     Admitted { allowed: bool, text: Box<str> },
     /// To `Greet`.

@@ -234,6 +234,10 @@ impl Side for Server {
             (Some(Waits::Secrets { asked_at, method }), Answer::Key(right)) => {
                 connection.secrets_judged(method, right, asked_at, env)
             }
+            (
+                Some(Waits::Secrets { method: Method::KeyboardInteractive, .. }),
+                Answer::Asks(asks),
+            ) => connection.ask_on(&asks, env),
             (Some(Waits::Secrets { asked_at, method }), Answer::KeyIf(_)) => {
                 connection.secrets_judged(method, true, asked_at, env)
             }
@@ -376,7 +380,7 @@ impl Connection<Server> {
             AuthMethod::Other { name: METHOD_INTERACTIVE, rest }
                 if self.allows(Method::KeyboardInteractive) =>
             {
-                self.interactive_attempt(rest, env).map(|()| None)
+                self.interactive_attempt(rest, env)
             }
             method => {
                 self.count_failure(method.name(), None, false);

@@ -10,7 +10,7 @@ use super::puppet::{Puppet, payload_of};
 use crate::base::{Instant, SeededEntropy, Span};
 use crate::connection::{
     Answer, ChannelId, ChannelRequest, ClientConnectionConfig, Conn, Connection, ConnectionConfig,
-    ConnectionRecord, Event, Input, LoginMethod, Plan, Query, Secret,
+    ConnectionRecord, Event, Input, LoginMethod, Plan, Query, Questions, Secret,
 };
 use crate::crypto::{KexKind, KeyKind, kex};
 use crate::limits::{CHANNELS_MAX, OUTBOX_RESERVE, PACKET_LENGTH_MAX, PACKET_SLOT};
@@ -428,6 +428,12 @@ impl Rig {
                 Answer::Said(agrees.then(|| asked.prompts.iter().map(secret).collect()))
             }
             Some(Query::Greet { .. }) => Answer::Greeted(Arc::clone(&SERVER)),
+            Some(Query::Converse { answers: None, .. }) => {
+                let prompts = vec![("Name: ".into(), true), ("Code: ".into(), false)];
+                let (name, instruction) = (Box::default(), "told\n".into());
+                Answer::Asks(Box::new(Questions { name, instruction, prompts }))
+            }
+            Some(Query::Converse { .. }) => Answer::Key(false),
             Some(Query::Admit { .. }) => {
                 Answer::Admitted { allowed: agrees, text: "told\n".into() }
             }

@@ -10,7 +10,7 @@ use super::audit::{self, Auditor};
 use super::logbook::{Begun, Recorder};
 use super::names::Resolver;
 use super::pam::Seat;
-use super::policy::{Comer, Policy, Reason, Refusal, Request};
+use super::policy::{Comer, Policy, Reason, Refusal, Request, Talked};
 use super::signer::bureau::Bureau;
 use super::signer::words::Order;
 use super::startups::Startups;
@@ -18,7 +18,7 @@ use super::upstream::LoginKeys;
 use super::workers::Execute;
 use super::{generation, log_level, names, upstream};
 use crate::base::escape;
-use crate::connection::{ConnectionConfig, Secrets, host_key_proof};
+use crate::connection::{ConnectionConfig, Secret, Secrets, host_key_proof};
 use crate::crypto::{PrivateKey, RandomPool, SignatureAlgorithm, kex};
 use crate::limits::{REKEY_TIME_MAX, STRANGERS_TOLD_MAX};
 use crate::services::upstream::{Credential, Trouble};
@@ -172,6 +172,9 @@ impl Execute for Executor {
                     self.check_secrets(&comer, &secrets, (from.link, about.kept.as_ref()))
                 })
             }
+            Job::Converse { user, answers, from, about } => {
+                self.converse(&user, answers, &from, &about)
+            }
             Job::Admit { grant, from, about } => self.admit(&grant, &from, &about),
             Job::Greet { user, from } => {
                 let names = self.greets.as_ref().and_then(|greets| greets.names.as_deref());
@@ -286,6 +289,28 @@ impl Executor {
         let nowhere = Seat::default();
         let verdict = policy.permit_secrets(comer, secrets, seat_of(kept).unwrap_or(&nowhere));
         self.permitted(policy, verdict, (link, comer), what)
+    }
+
+    /// Goes on with what modules ask.
+    fn converse(
+        &self,
+        user: &str,
+        answers: Option<Vec<Secret>>,
+        from: &Origin,
+        about: &About,
+    ) -> Done {
+        let (Some(policy), Some(seat)) = (&self.policy, seat_of(about.kept.as_ref())) else {
+            return Done::Key(None);
+        };
+        let (link, comer) = (from.link, comer(user, from, about.host.as_deref()));
+        log_level::about(link, about.verbosity, || {
+            let verdict = match policy.converse(&comer, answers, seat) {
+                Ok(Talked::Asks(asks)) => return Done::Asks(Box::new(asks)),
+                Ok(Talked::In(grant)) => Ok(*grant),
+                Err(refusal) => Err(refusal),
+            };
+            self.permitted(policy, verdict, (link, &comer), || "What was typed".to_owned())
+        })
     }
 
     /// May the account of a login that has proved itself be used?

@@ -259,6 +259,7 @@ pub fn connection_config(
     connection.auth_tries_max = login.max_auth_tries;
     connection.chains = login.chains();
     connection.asks_codes = login.asks_codes();
+    connection.talks = login.talks();
     connection.asks_accounts = login.use_pam;
     connection.asks_users = config.asks_users();
     connection.window_bytes_max = global.window_max;
@@ -298,6 +299,7 @@ pub(super) fn greeted(shared: &ConnectionConfig, login: &Effective) -> Connectio
     own.auth_tries_max = login.max_auth_tries;
     own.chains = login.chains();
     own.asks_codes = login.asks_codes();
+    own.talks = login.talks();
     own
 }
 

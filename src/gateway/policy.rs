@@ -19,6 +19,7 @@ use std::time::SystemTime;
 
 use tracing::{info, warn};
 
+pub use self::pam::Talked;
 use self::search::{Found, Search, may_be_read_for};
 use super::accounts::{self, Closed};
 use super::authorized_keys::{self, Use};

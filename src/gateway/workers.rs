@@ -257,7 +257,7 @@ const fn lane_of(job: &Job, asks_programs: bool) -> Option<usize> {
             Some(0)
         }
         Job::Resolve { .. } | Job::FindWay { .. } => Some(1),
-        Job::CheckSecrets { .. } | Job::Admit { .. } => Some(2),
+        Job::CheckSecrets { .. } | Job::Converse { .. } | Job::Admit { .. } => Some(2),
         Job::FindHosts { .. } => Some(3),
         Job::FindKey { .. } if asks_programs => Some(3),
         _ => None,

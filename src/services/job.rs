@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use crate::base::wildcard_match;
 use crate::connection::{
-    Chains, ConnectionConfig, HostKeyProofs, LoginLimits, LoginSession, Presence, Secrets, Signed,
+    Chains, ConnectionConfig, HostKeyProofs, LoginLimits, LoginSession, Presence, Questions,
+    Secret, Secrets, Signed,
 };
 use crate::crypto::kex::Group;
 use crate::crypto::{
@@ -47,6 +48,13 @@ pub enum Job {
     CheckSecrets {
         user: Box<str>,
         secrets: Box<Secrets>,
+        from: Origin,
+        about: About,
+    },
+    /// Goes on with a login by keyboard-interactive in the words of PAM's modules; without answers it begins.
+    Converse {
+        user: Box<str>,
+        answers: Option<Vec<Secret>>,
         from: Origin,
         about: About,
     },
@@ -165,6 +173,8 @@ pub struct Origin {
 #[derive(Debug)]
 pub enum Done {
     Key(Option<Box<Grant>>),
+    /// What a user is to be asked, or only told.
+    Asks(Box<Questions>),
     Admitted(AccountAnswer),
     /// Our public value and the shared secret, for the shard that asked.
     Agreement(Result<(Box<[u8]>, SharedSecret), KexError>),

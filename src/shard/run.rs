@@ -298,6 +298,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 None => return,
             },
             Done::Agreement(agreement) => Answer::Agreement(agreement),
+            Done::Asks(asks) => Answer::Asks(asks),
             Done::Admitted(AccountAnswer { allowed, text }) => Answer::Admitted { allowed, text },
             Done::Computed(piece) => Answer::Computed(piece),
             Done::Greeted(Greeted { config: Some(config), about }) => {
@@ -726,6 +727,12 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 let (about, key) = (link.about.clone(), public);
                 let job = Job::FindKey { user, key, algorithm, certificate, signed, from, about };
                 self.submit_job(token, job);
+            }
+            Query::Converse { user, answers } => {
+                link.in_flight += 1;
+                (link.grant, link.asked) = (None, None);
+                let about = link.about.clone();
+                self.submit_job(token, Job::Converse { user, answers, from, about });
             }
             Query::Admit { user, proven } => {
                 let mut proofs = link.proofs.clone();

@@ -65,8 +65,14 @@ fn edge() -> Vec<Seed> {
     let chains = Chains::any_of([Method::PublicKey, Method::Password]);
     let rekey = RekeyLimits { bytes: Some(1 << 30), time: None, packets: 1 << 31 };
     let limits = LoginLimits { sessions_max: 10, client_alive: None, rekey };
-    let greeting =
-        Greeting { banner: Some("hello".into()), tries_max: 6, chains, codes: true, limits };
+    let greeting = Greeting {
+        banner: Some("hello".into()),
+        tries_max: 6,
+        chains,
+        codes: true,
+        talks: true,
+        limits,
+    };
     let stranger = Some(from.peer);
     let (source, until) = (from.peer.ip(), Instant::from_nanos(1 << 40));
     let standing = Standing { source, until, active: true, why: REASONS[1] };

@@ -208,6 +208,82 @@ fn pam_unix_knows_passwords_and_expired_accounts() {
     site.assert_out(&ann.name, "publickey", "", expired);
 }
 
+/// Answers by what it is asked, which it notes.
+const ANSWERS: &str = r#"#!/bin/sh
+echo "$1" | sed 's/^([^)]*) //' >> "${0%/*}/prompts"
+case "$1" in
+*[Nn]ew*) echo "$NEW" ;;
+*) echo "$PASSWORD" ;;
+esac
+"#;
+
+impl Site {
+    /// What was asked, and how it went; with a wrong password the new one is never asked for.
+    fn converse(&self, user: &str, password: &str, new: &str) -> (Output, Vec<String>) {
+        let (script, prompts) = (self.gateway.path("answers"), self.gateway.path("prompts"));
+        fs::write(&script, ANSWERS).expect("a script");
+        make_executable(&script);
+        let _ = fs::remove_file(&prompts);
+        let methods = "publickey,keyboard-interactive";
+        let mut client = self.client_at("INFO", user, methods, password);
+        client.env("SSH_ASKPASS", &script).env("NEW", new);
+        let output = client.output().expect("ssh starts");
+        let prompts = fs::read_to_string(&prompts).unwrap_or_default();
+        (output, prompts.lines().map(str::to_owned).collect())
+    }
+}
+
+/// What modules ask reaches the user, round by round; so does a password that has expired. A key comes
+/// first here.
+#[test]
+fn modules_ask_what_they_like() {
+    let (Some(ann), true) = (Account::new(), can_mount()) else { return };
+    let service = "auth optional pam_echo.so file=FOLDER/hello\n\
+                   auth required pam_unix.so nodelay\naccount required pam_unix.so\n\
+                   password required pam_unix.so\nsession required pam_permit.so\n";
+    let files = [("sshd", service), ("hello", "Hello %u.\n")];
+    let chain = "AuthenticationMethods publickey,keyboard-interactive";
+    let site = Site::new(&files, &["UsePAM yes", chain]);
+    ann.change(&["-p", HASH]);
+    let told = |output: &Output, text: &str| {
+        let err = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(err.contains(text), "{err}\n{}", site.gateway.log());
+    };
+    let (output, prompts) = site.converse(&ann.name, PASSWORD, "");
+    assert_eq!((&*out(&output), &*prompts), ("in\n", &["Password: ".to_owned()][..]));
+    told(&output, &format!("Hello {}.", ann.name));
+    let (output, wrong) = site.converse(&ann.name, "x", "");
+    assert_eq!((&*out(&output), wrong), ("", prompts));
+    // What he is told with an account that has ended is a failure all the same.
+    let _ = run_ok(Command::new("chage").args(["-d", "0", &ann.name]));
+    let (output, prompts) = site.converse(&ann.name, PASSWORD, "another horse battery");
+    assert_eq!(out(&output), "in\n", "{prompts:?} {output:?}\n{}", site.gateway.log());
+    let rounds = ["Password: ", "Current password: ", "New password: ", "Retype new password: "];
+    assert_eq!(prompts, rounds);
+    told(&output, "You are required to change your password immediately");
+    let (output, _) = site.converse(&ann.name, PASSWORD, "");
+    assert_eq!(out(&output), "", "the one before");
+    let (output, prompts) = site.converse(&ann.name, "another horse battery", "");
+    assert_eq!((&*out(&output), prompts.len()), ("in\n", 1), "{output:?}");
+    assert!(!site.gateway.log().contains("battery"), "a password in the log");
+}
+
+/// The same questions for whoever does not exist, and no answer is right.
+#[test]
+fn case_65_strangers_are_asked_the_same() {
+    let (Some(ann), true) = (Account::new(), can_mount()) else { return };
+    let service = "auth required pam_unix.so nodelay\naccount required pam_unix.so\n\
+                   session required pam_permit.so\n";
+    let site = Site::new(&[("sshd", service)], &["UsePAM yes", "AllowUsers tidetest* root"]);
+    for user in [&*ann.name, "tidetest-nobody", "root", "daemon"] {
+        site.assert_out(user, "keyboard-interactive", "x", "What was typed does not let ");
+        let output = site.client_at("DEBUG2", user, "keyboard-interactive", "x").output();
+        let told = String::from_utf8_lossy(&output.expect("ssh starts").stderr).into_owned();
+        let rounds = told.matches("input_userauth_info_req: num_prompts 1").count();
+        assert_eq!(rounds, 1, "{user}: {told}");
+    }
+}
+
 /// What a module notes of sessions: when, whose process it runs in, and what that process has.
 const NOTES: &str = r#"#!/bin/sh
 echo "$PAM_TYPE $PAM_USER $PAM_TTY $(ps -o ppid= -p $$ | tr -d ' ')" >> "${0%/*}/sessions"

@@ -302,7 +302,7 @@ impl Office {
             return Done::Lost;
         }
         match job {
-            Job::CheckSecrets { .. } => Done::Key(None),
+            Job::CheckSecrets { .. } | Job::Converse { .. } => Done::Key(None),
             Job::FindKey { user, key, .. } => Done::Key(self.grant(&user, &key).map(Box::new)),
             Job::Admit { grant, .. } => panic!("nobody asks about {:?}", grant.account),
             Job::Greet { user, .. } => panic!("nobody asks about {user}"),

@@ -335,7 +335,7 @@ impl End {
             Query::Sign { .. } => Answer::Signature(None),
             Query::TrustHostKey { key, .. } => Answer::Trust(**key == *host_key().public()),
             Query::Greet { .. } | Query::Compute(_) => return,
-            Query::CheckSecrets { .. } => Answer::Key(false),
+            Query::CheckSecrets { .. } | Query::Converse { .. } => Answer::Key(false),
             Query::Admit { .. } => Answer::Admitted { allowed: true, text: Box::default() },
             Query::FindKey { .. } if !self.habits.judges => return,
             Query::FindKey { user, key, .. } => {

@@ -551,6 +551,11 @@ impl Effective {
         self.use_pam && self.password_file.is_none()
     }
 
+    /// Whether keyboard-interactive is whatever PAM's modules ask.
+    pub const fn talks(&self) -> bool {
+        self.asks_pam() && !self.asks_codes()
+    }
+
     /// Whether keyboard-interactive asks for a code.
     pub const fn asks_codes(&self) -> bool {
         self.totp_file.is_some() || self.accounts_file.is_some()

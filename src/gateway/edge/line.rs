@@ -29,7 +29,11 @@ impl Line {
     pub const fn takes(job: &Job) -> bool {
         matches!(
             job,
-            Job::Sign { .. } | Job::Greet { .. } | Job::FindKey { .. } | Job::CheckSecrets { .. }
+            Job::Sign { .. }
+                | Job::Greet { .. }
+                | Job::FindKey { .. }
+                | Job::CheckSecrets { .. }
+                | Job::Converse { .. }
         )
     }
 
@@ -63,6 +67,12 @@ impl Line {
                 from: *from,
                 user: user.as_ref().into(),
                 secrets: (**secrets).clone(),
+            },
+            Job::Converse { user, answers, from, .. } => Ask::Converse {
+                ticket,
+                from: *from,
+                user: user.as_ref().into(),
+                answers: answers.clone(),
             },
             _ => return Err(job),
         };

@@ -241,6 +241,7 @@ impl Serving<'_> {
                 stranger.into_iter().for_each(|peer| self.startups.note_unknown_user(peer));
                 (ticket, Done::Key(grant))
             }
+            Tell::Asks { ticket, asks } => (ticket, Done::Asks(Box::new(asks))),
             Tell::Admitted { ticket, answer } => (ticket, Done::Admitted(answer)),
             Tell::Lost { ticket } => (ticket, Done::Lost),
             _ => return error!("the gateway sent something that is not for the edge"),
@@ -251,10 +252,10 @@ impl Serving<'_> {
 
     /// What the settings of a user change of a connection before his login.
     fn greeted(&self, greeting: Greeting) -> ConnectionConfig {
-        let Greeting { banner, tries_max, chains, codes, limits } = greeting;
+        let Greeting { banner, tries_max, chains, codes, talks, limits } = greeting;
         let mut own = self.shared.with_limits(limits);
         (own.banner, own.auth_tries_max) = (banner, tries_max);
-        (own.chains, own.asks_codes) = (chains, codes);
+        (own.chains, own.asks_codes, own.talks) = (chains, codes, talks);
         own
     }
 }

@@ -8,13 +8,16 @@ use zeroize::Zeroizing;
 use super::super::parcel::{address, blobs, flag, put, put_address};
 use super::super::startups::{REASONS, Standing};
 use crate::base::Instant;
-use crate::connection::{Chains, LoginLimits, Method, Presence, Secret, Secrets, Signed};
+use crate::connection::{
+    Chains, LoginLimits, Method, Presence, Questions, Secret, Secrets, Signed,
+};
 use crate::crypto::{KeyAlgorithm, ShownKey, SignatureAlgorithm};
 use crate::gateway::audit::Entry;
 use crate::limits::{
-    AUTH_CHAIN_METHODS_MAX, AUTH_CHAINS_MAX, BANNER_BYTES_MAX, CONFIG_BYTES_MAX,
+    AUTH_CHAIN_METHODS_MAX, AUTH_CHAINS_MAX, AUTH_PROMPTS_MAX, BANNER_BYTES_MAX, CONFIG_BYTES_MAX,
     EXCHANGE_BYTES_MAX, NAME_BYTES_MAX, PACKET_LENGTH_PREAUTH_MAX, PAM_TEXT_BYTES_MAX,
-    PARCEL_BYTES_MAX, PROOFS_MAX, SIGNATURE_BYTES_MAX, STANDINGS_A_MESSAGE, USER_BYTES_MAX,
+    PARCEL_BYTES_MAX, PASSWORD_BYTES_MAX, PROMPT_BYTES_MAX, PROOFS_MAX, SIGNATURE_BYTES_MAX,
+    STANDINGS_A_MESSAGE, USER_BYTES_MAX,
 };
 use crate::reactor::Token;
 use crate::services::{AccountAnswer, Grant, Origin, RoutingDomain, decode_limits, encode_limits};
@@ -50,6 +53,8 @@ pub enum Ask {
     },
     /// Are these this user's?
     CheckSecrets { ticket: Ticket, from: Origin, user: String, secrets: Secrets },
+    /// What do modules want to know of this user, or: are these his answers right? `None`: he begins.
+    Converse { ticket: Ticket, from: Origin, user: String, answers: Option<Vec<Secret>> },
     /// May the account of this login be used, which has proved itself so?
     Admit { ticket: Ticket, from: Origin, user: String, proofs: Vec<Proof> },
     /// The login is over, and how it went; the socket is attached.
@@ -93,6 +98,11 @@ pub enum Tell {
         ticket: Ticket,
         grant: Option<Box<Grant>>,
         stranger: Option<SocketAddr>,
+    },
+    /// What the user is to be asked, or only told.
+    Asks {
+        ticket: Ticket,
+        asks: Questions,
     },
     /// Whether the account may be used, and what its user is to be told.
     Admitted {
@@ -140,6 +150,7 @@ pub struct Greeting {
     pub tries_max: u32,
     pub chains: Chains,
     pub codes: bool,
+    pub talks: bool,
     pub limits: LoginLimits,
 }
 
@@ -238,6 +249,9 @@ impl Ask {
                 out.push(10);
                 entry.encode(&mut out);
             }
+            Ask::Converse { ticket, from, user, answers } => {
+                put_answers(&mut out, (*ticket, from, user), answers.as_deref());
+            }
             Ask::Admit { ticket, from, user, proofs } => {
                 head(&mut out, 11, *ticket);
                 put_origin(&mut out, from);
@@ -290,6 +304,12 @@ impl Ask {
                 unknown_user: flag(&mut r)?,
             },
             10 => Ask::Audit(Box::new(Entry::decode(&mut r)?)),
+            12 => Ask::Converse {
+                ticket: ticket(&mut r)?,
+                from: origin(&mut r)?,
+                user: user(&mut r)?,
+                answers: answers(&mut r)?,
+            },
             11 => Ask::Admit {
                 ticket: ticket(&mut r)?,
                 from: origin(&mut r)?,
@@ -340,6 +360,16 @@ impl Tell {
                 }
             }
             Tell::Lost { ticket } => head(&mut out, 8, *ticket),
+            Tell::Asks { ticket, asks: Questions { name, instruction, prompts } } => {
+                head(&mut out, 14, *ticket);
+                put(&mut out, name.as_bytes());
+                put(&mut out, instruction.as_bytes());
+                out.extend((prompts.len() as u32).to_be_bytes());
+                for (text, echo) in prompts {
+                    put(&mut out, text.as_bytes());
+                    out.push(u8::from(*echo));
+                }
+            }
             Tell::Admitted { ticket, answer: AccountAnswer { allowed, text } } => {
                 head(&mut out, 13, *ticket);
                 out.push(u8::from(*allowed));
@@ -387,6 +417,7 @@ impl Tell {
             10 => Tell::Retire,
             11 => Tell::Stop,
             12 => Tell::Standings(standings(&mut r)?),
+            14 => Tell::Asks { ticket: ticket(&mut r)?, asks: questions(&mut r)? },
             13 => {
                 let (ticket, allowed) = (ticket(&mut r)?, flag(&mut r)?);
                 let text = r.utf8(PAM_TEXT_BYTES_MAX as u32)?.into();
@@ -449,7 +480,7 @@ impl Greeting {
             out.extend((chain.len() as u32).to_be_bytes());
             chain.iter().for_each(|method| put(out, method.name().as_bytes()));
         }
-        out.push(u8::from(self.codes));
+        out.extend([self.codes, self.talks].map(u8::from));
         put(out, &encode_limits(Some(self.limits)));
     }
 
@@ -462,9 +493,9 @@ impl Greeting {
             let chain = (0..methods).map(|_| method(r)).collect::<Result<Box<[Method]>, _>>()?;
             chains.push(chain);
         }
-        let codes = flag(r)?;
+        let (codes, talks) = (flag(r)?, flag(r)?);
         let limits = decode_limits(r.string(64)?).flatten().ok_or(Malformed::Range)?;
-        Ok(Greeting { banner, tries_max, chains: Chains::new(chains), codes, limits })
+        Ok(Greeting { banner, tries_max, chains: Chains::new(chains), codes, talks, limits })
     }
 }
 
@@ -574,6 +605,38 @@ fn grant(r: &mut Reader<'_>) -> Result<Grant, Malformed> {
     Ok(Grant { presence, ..grant })
 }
 
+fn put_answers(
+    out: &mut Vec<u8>,
+    (ticket, from, user): (Ticket, &Origin, &str),
+    answers: Option<&[Secret]>,
+) {
+    let all = answers.unwrap_or_default();
+    // Grown once, so that no copy of a secret is left behind.
+    out.reserve(512 + user.len() + all.iter().map(|a| a.bytes().len() + 4).sum::<usize>());
+    head(out, 12, ticket);
+    put_origin(out, from);
+    put(out, user.as_bytes());
+    out.push(u8::from(answers.is_some()));
+    out.extend((all.len() as u32).to_be_bytes());
+    all.iter().for_each(|answer| put(out, answer.bytes()));
+}
+
+fn answers(r: &mut Reader<'_>) -> Result<Option<Vec<Secret>>, Malformed> {
+    let (there, count) = (flag(r)?, count(r, AUTH_PROMPTS_MAX as usize)?);
+    let answer = |_| r.string(PASSWORD_BYTES_MAX).map(Secret::copy);
+    let answers = (0..count).map(answer).collect::<Result<Vec<_>, _>>()?;
+    if there || answers.is_empty() { Ok(there.then_some(answers)) } else { Err(Malformed::Range) }
+}
+
+fn questions(r: &mut Reader<'_>) -> Result<Questions, Malformed> {
+    let (name, instruction) = (r.utf8(PROMPT_BYTES_MAX)?.into(), r.utf8(PROMPT_BYTES_MAX)?.into());
+    let mut prompts = Vec::new();
+    for _ in 0..count(r, AUTH_PROMPTS_MAX as usize)? {
+        prompts.push((r.utf8(PROMPT_BYTES_MAX)?.into(), flag(r)?));
+    }
+    Ok(Questions { name, instruction, prompts })
+}
+
 fn method(r: &mut Reader<'_>) -> Result<Method, Malformed> {
     Method::from_name(r.utf8(NAME_BYTES_MAX)?).ok_or(Malformed::Range)
 }
@@ -648,6 +711,13 @@ mod tests {
                 inbound: vec![2],
             },
             Ask::Over { link: 9 },
+            Ask::Converse { ticket, from, user: user(), answers: None },
+            Ask::Converse {
+                ticket,
+                from,
+                user: user(),
+                answers: Some(vec![Secret::copy(b"secret"), Secret::copy(b"")]),
+            },
             Ask::Admit { ticket, from, user: user(), proofs: vec![key(false)] },
             Ask::Audit(Box::new(
                 Entry::new(Event::Auth, 9, from.peer)
@@ -670,7 +740,7 @@ mod tests {
             bytes.push(0);
             assert!(Ask::decode(&bytes).is_err(), "{ask:?} with more");
         }
-        assert!(Ask::decode(&[0]).is_err() && Ask::decode(&[12]).is_err());
+        assert!(Ask::decode(&[0]).is_err() && Ask::decode(&[13]).is_err());
     }
 
     #[test]
@@ -681,6 +751,7 @@ mod tests {
             tries_max: 3,
             chains: Chains::new([[Method::PublicKey, Method::Password].into()]),
             codes: true,
+            talks: true,
             limits: LoginLimits {
                 sessions_max: 4,
                 client_alive: None,
@@ -708,6 +779,14 @@ mod tests {
             Tell::Greeted { ticket, greeting: None, verbosity: None },
             Tell::Key { ticket, grant: None, stranger },
             Tell::Lost { ticket },
+            Tell::Asks {
+                ticket,
+                asks: Questions {
+                    name: "".into(),
+                    instruction: "first\n".into(),
+                    prompts: vec![("Name: ".into(), true), ("Code: ".into(), false)],
+                },
+            },
             Tell::Admitted { ticket, answer: AccountAnswer { allowed: true, text: "hi\n".into() } },
             Tell::Ping,
             Tell::Retire,

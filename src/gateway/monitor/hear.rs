@@ -91,6 +91,8 @@ enum Subject {
     Account,
     /// And what it is to have signed.
     Key(ShownKey, Option<Box<Signed>>),
+    /// What modules want to know.
+    Talk,
     /// A password, a code.
     Secrets(bool, bool),
 }
@@ -252,6 +254,11 @@ impl Clerk {
                 let secrets = Box::new(secrets);
                 let job = Job::CheckSecrets { user: user.into(), secrets, from, about };
                 self.find_out(staff, Question { ticket, from, about: subject }, job);
+            }
+            Ask::Converse { ticket, from, user, answers } => {
+                let about = self.state().cases.ask(&from, &user)?;
+                let job = Job::Converse { user: user.into(), answers, from, about };
+                self.find_out(staff, Question { ticket, from, about: Subject::Talk }, job);
             }
             Ask::Admit { ticket, from, user, proofs } => {
                 self.ask_account(staff, (ticket, from, &user), &proofs)?;
@@ -496,6 +503,13 @@ impl Clerk {
                 let known = cases.secrets_checked(link, (password, code), grant.as_deref());
                 (known, self.verdict(ticket, from.peer, grant.as_deref()))
             }
+            (Subject::Talk, Done::Asks(asks)) => {
+                (cases.lost(link), Tell::Asks { ticket, asks: *asks })
+            }
+            (Subject::Talk, Done::Key(grant)) => {
+                let known = cases.secrets_checked(link, (true, false), grant.as_deref());
+                (known, self.verdict(ticket, from.peer, grant.as_deref()))
+            }
             (Subject::Account, Done::Admitted(answer)) => {
                 let known = cases.account_asked(link, answer.allowed);
                 (known, Tell::Admitted { ticket, answer })
@@ -566,6 +580,7 @@ fn greeting(config: &ConnectionConfig) -> Greeting {
         tries_max: config.auth_tries_max,
         chains: config.chains.clone(),
         codes: config.asks_codes,
+        talks: config.talks,
         limits: config.limits(),
     }
 }

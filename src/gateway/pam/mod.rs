@@ -171,6 +171,10 @@ pub struct Seat(Mutex<Known>);
 #[derive(Debug, Default)]
 pub struct Known {
     pub dialogue: Option<Dialogue>,
+    /// Modules ask, and their process waits for answers.
+    pub talk: Option<Dialogue>,
+    /// He was told something, and hears then that it was a no.
+    pub no: Option<Step>,
     /// It has said that the account may be used.
     pub verdict: Option<Verdict>,
     /// No module wants to hear more.
@@ -217,7 +221,7 @@ pub fn fits(password: &[u8]) -> bool {
 }
 
 /// As much of it as there is room for.
-fn cut(text: &str, bytes_max: usize) -> &str {
+pub fn cut(text: &str, bytes_max: usize) -> &str {
     let end = (0..=text.len().min(bytes_max)).rev().find(|end| text.is_char_boundary(*end));
     end.and_then(|end| text.get(..end)).unwrap_or_default()
 }

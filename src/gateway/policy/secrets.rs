@@ -21,54 +21,40 @@ impl Policy {
     ) -> Result<Grant, Box<Refusal>> {
         let (user, target) = self.split(comer.user);
         let comer = &Comer { user, ..*comer };
-        let (entry, database) = match self.directory.find(user) {
-            Ok(entry) => (entry, None),
-            Err(why) => (None, Some(Reason::Database(why.to_string()))),
-        };
-        let groups = entry.as_ref().map_or(&[][..], |entry| &entry.groups);
+        let regard = self.regard(comer, target);
+        let Regard { login, verdict, route } = &regard;
         let residents = self.residents();
         let resident = residents.find(user);
-        let login = self.effective(comer, entry.is_some() || resident.is_some(), groups);
-        let route =
-            self.route(&login, target, entry.as_ref().map(|entry| &entry.account), (comer, None));
-        let verdict = match (&entry, database, &route) {
-            (.., Err(reason)) => Err(reason.clone()),
-            (Some(entry), _, Ok(route)) => self.admits(entry, &login, comer, route.is_some()),
-            (None, Some(reason), _) => Err(reason),
-            (None, None, Ok(Some(_))) => admits_stranger(&login, comer),
-            (None, None, Ok(None)) => Err(Reason::UnknownUser),
-        };
-        let root =
-            |account: &Account| account.uid == 0 && login.permit_root_login != RootLogin::Yes;
+        let root = |account: &Account| is_kept_out(account, login);
         let told = match &secrets.password {
             Some(password) if login.asks_pam() && resident.is_none() => {
-                let real = matches!(&verdict, Ok(account) if !root(account));
-                Some(self.ask_pam(&login, comer, password, (real, seat)))
+                let real = matches!(verdict, Ok(account) if !root(account));
+                Some(self.ask_pam(login, comer, password, (real, seat)))
             }
             _ => None,
         };
-        let (right, notes) = check(&login, (&residents, user), secrets, told.as_ref());
+        let (right, notes) = check(login, (&residents, user), secrets, told.as_ref());
         if let (Some(password), Some(_), None) = (&secrets.password, resident, right)
             && login.asks_pam()
         {
             // It takes as long as for others.
-            drop(self.ask_pam(&login, comer, password, (false, seat)));
+            drop(self.ask_pam(login, comer, password, (false, seat)));
         }
         // What is used up is used up: nobody tries a code twice.
         let spend = || right.is_some_and(|step| step.is_none_or(|step| totp::spend(user, step)));
         let options = Options { no_touch: true, ..Options::default() };
         let found = Found { options, source: source_of(secrets).to_owned() };
-        if let (Some(resident), Ok(None)) = (resident, &route) {
+        if let (Some(resident), Ok(None)) = (resident, route) {
             let judged = (secrets, spend());
-            return self.permit_resident_secrets(resident, login, comer, judged, found);
+            return self.permit_resident_secrets(resident, regard.login, comer, judged, found);
         }
         let refuse = |reason, notes| Err(Box::new(Refusal { reason, notes }));
         let account = match verdict {
-            Err(reason) => return refuse(reason, Vec::new()),
-            Ok(account) if root(&account) => {
+            Err(reason) => return refuse(reason.clone(), Vec::new()),
+            Ok(account) if root(account) => {
                 return refuse(Reason::RootPassword, Vec::new());
             }
-            Ok(account) => account,
+            Ok(account) => account.clone(),
         };
         if let Some(Err(reason)) = told {
             return refuse(reason, notes);
@@ -77,19 +63,61 @@ impl Policy {
         if !spend() {
             return refuse(Reason::Secrets, notes);
         }
+        let method = if secrets.prompted { Method::KeyboardInteractive } else { Method::Password };
+        self.let_in(account, regard, found, method)
+    }
+
+    /// The grant of a login by what its user knows.
+    pub(super) fn let_in(
+        &self,
+        account: Account,
+        regard: Regard,
+        found: Found,
+        method: Method,
+    ) -> Result<Grant, Box<Refusal>> {
+        let Regard { login, route, .. } = regard;
         let upstream = route.ok().flatten();
-        let place = match self.place(&account, &login, upstream.as_ref()) {
-            Ok(place) => place,
-            Err(reason) => return refuse(reason, Vec::new()),
-        };
+        let place = self.place(&account, &login, upstream.as_ref());
+        let place = place.map_err(|reason| Refusal { reason, notes: Vec::new() })?;
         let mut grant = self.grant(account, login, found, (None, upstream, place));
         if let Some(info) = &mut grant.rules.auth_info {
-            let method =
-                if secrets.prompted { Method::KeyboardInteractive } else { Method::Password };
             *info = AuthInfo::new(method.name(), None, None);
         }
         Ok(grant)
     }
+
+    /// What is known of whoever wants to log in by something that he knows, before that is looked at.
+    pub(super) fn regard(&self, comer: &Comer<'_>, target: Option<&str>) -> Regard {
+        let (entry, database) = match self.directory.find(comer.user) {
+            Ok(entry) => (entry, None),
+            Err(why) => (None, Some(Reason::Database(why.to_string()))),
+        };
+        let groups = entry.as_ref().map_or(&[][..], |entry| &entry.groups);
+        let exists = entry.is_some() || self.residents().find(comer.user).is_some();
+        let login = self.effective(comer, exists, groups);
+        let known = entry.as_ref().map(|entry| &entry.account);
+        let route = self.route(&login, target, known, (comer, None));
+        let verdict = match (&entry, database, &route) {
+            (.., Err(reason)) => Err(reason.clone()),
+            (Some(entry), _, Ok(route)) => self.admits(entry, &login, comer, route.is_some()),
+            (None, Some(reason), _) => Err(reason),
+            (None, None, Ok(Some(_))) => admits_stranger(&login, comer),
+            (None, None, Ok(None)) => Err(Reason::UnknownUser),
+        };
+        Regard { login, verdict, route }
+    }
+}
+
+/// Who wants to log in, as far as that depends on nothing that he knows.
+pub(super) struct Regard {
+    pub login: Effective,
+    pub verdict: Result<Account, Reason>,
+    pub route: Result<Option<Upstream>, Reason>,
+}
+
+/// Root gets in by keys alone.
+pub(super) fn is_kept_out(account: &Account, login: &Effective) -> bool {
+    account.uid == 0 && login.permit_root_login != RootLogin::Yes
 }
 
 const fn source_of(secrets: &Secrets) -> &'static str {
