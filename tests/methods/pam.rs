@@ -255,7 +255,7 @@ fn modules_ask_what_they_like() {
     let (output, wrong) = site.converse(&ann.name, "x", "");
     assert_eq!((&*out(&output), wrong), ("", prompts));
     // What he is told with an account that has ended is a failure all the same.
-    let _ = run_ok(Command::new("chage").args(["-d", "0", &ann.name]));
+    ann.change_age(&["-d", "0"]);
     let (output, prompts) = site.converse(&ann.name, PASSWORD, "another horse battery");
     assert_eq!(out(&output), "in\n", "{prompts:?} {output:?}\n{}", site.gateway.log());
     let rounds = ["Password: ", "Current password: ", "New password: ", "Retype new password: "];

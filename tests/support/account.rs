@@ -3,17 +3,62 @@
 
 use std::fs;
 use std::os::unix::fs::chown;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
-use std::sync::Mutex;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, Once, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::run_ok;
-
 /// One change of the user database at a time: its tools lock it and give up.
 static DATABASE: Mutex<()> = Mutex::new(());
+
+/// Other programs change the database too: so often a tool is asked again while one holds its lock.
+const LOCK_TRIES_MAX: usize = 40;
+
+/// Runs a tool that changes the user database.
+///
+/// # Errors
+/// What it says; that the database stays locked is one of it.
+fn change_database(program: &str, words: &[&str]) -> Result<(), String> {
+    let _one = DATABASE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut said = String::new();
+    for _ in 0..LOCK_TRIES_MAX {
+        let output = Command::new(program).args(words).env("LC_ALL", "C").output();
+        let output = output.map_err(|why| format!("{program}: {why}"))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        said = format!("{program} {words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        if !said.contains("lock") {
+            break;
+        }
+        thread::sleep(Duration::from_millis(250));
+    }
+    Err(said)
+}
+
+/// Takes accounts and groups away whose test was killed before it could.
+fn sweep() {
+    let left = |database: &str| -> Vec<String> {
+        let text = fs::read_to_string(database).unwrap_or_default();
+        let names = text.lines().filter_map(|line| line.split(':').next());
+        names.filter(|name| is_left(name)).map(str::to_owned).collect()
+    };
+    left("/etc/passwd").iter().for_each(|name| drop(change_database("userdel", &["-f", name])));
+    left("/etc/group").iter().for_each(|name| drop(change_database("groupdel", &[name])));
+}
+
+/// It is named by a process that has ended.
+fn is_left(name: &str) -> bool {
+    let rest = name.strip_prefix(PREFIX).and_then(|rest| rest.split_once('x'));
+    let pid = rest.and_then(|(pid, _)| pid.parse::<u32>().ok());
+    pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+}
+
+const PREFIX: &str = "tidetest";
 
 /// A temporary account with a group of its own and one more; gone with the value.
 pub struct Account {
@@ -30,21 +75,18 @@ impl Account {
             println!("not run: this test makes accounts, for which it must run as root");
             return None;
         }
+        static SWEPT: Once = Once::new();
+        SWEPT.call_once(sweep);
         let home = tempfile::tempdir().expect("a home");
         let name =
-            format!("tidetest{}x{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+            format!("{PREFIX}{}x{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let mut account = Account { name, uid: 0, home };
-        let _one = DATABASE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        run_ok(Command::new("groupadd").arg(account.second_group()));
+        let (name, group) = (&*account.name, account.second_group());
+        let at = account.home.path().to_str().expect("a path");
+        change_database("groupadd", &[&group]).expect("a group");
         // A password field that matches no password, but is not locked.
-        run_ok(
-            Command::new("useradd")
-                .args(["-M", "-U", "-s", "/bin/bash", "-p", "*", "-G"])
-                .arg(account.second_group())
-                .arg("-d")
-                .arg(account.home.path())
-                .arg(&account.name),
-        );
+        let flags = ["-M", "-U", "-s", "/bin/bash", "-p", "*", "-G", &group, "-d", at, name];
+        change_database("useradd", &flags).expect("an account");
         let found = nix::unistd::User::from_name(&account.name).expect("a database");
         let found = found.expect("the new account");
         let (uid, gid) = (found.uid.as_raw(), found.gid.as_raw());
@@ -55,8 +97,12 @@ impl Account {
 
     /// Changes it, with the flags of usermod.
     pub fn change(&self, flags: &[&str]) {
-        let _one = DATABASE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        run_ok(Command::new("usermod").args(flags).arg(&self.name));
+        change_database("usermod", &[flags, &[&*self.name]].concat()).expect("a change");
+    }
+
+    /// Changes the days of its password, with the flags of chage.
+    pub fn change_age(&self, flags: &[&str]) {
+        change_database("chage", &[flags, &[&*self.name]].concat()).expect("a change");
     }
 
     pub fn second_group(&self) -> String {
@@ -94,11 +140,12 @@ impl Drop for Account {
         if self.uid != 0 {
             let _ = Command::new("pkill").args(["-9", "-U", &self.uid.to_string()]).status();
         }
-        let _one = DATABASE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let quiet = |program: &str, words: &[&str]| {
-            let _ = Command::new(program).args(words).stderr(Stdio::null()).status();
-        };
-        quiet("userdel", &["-f", &self.name]);
-        quiet("groupdel", &[&self.second_group()]);
+        let group = self.second_group();
+        let removed = [("userdel", &["-f", &*self.name][..]), ("groupdel", &[&*group])];
+        for (program, words) in removed {
+            if let Err(why) = change_database(program, words) {
+                eprintln!("left behind: {why}");
+            }
+        }
     }
 }
