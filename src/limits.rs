@@ -671,6 +671,22 @@ pub const HAND_OVERS_MAX: usize = 1024;
 pub const PROOFS_MAX: usize = AUTH_CHAIN_METHODS_MAX;
 /// Descriptors that an edge may have: its connections, its listeners, its drivers'.
 pub const EDGE_FILES_MAX: u64 = STARTUPS_MAX as u64 + 1024;
+/// Those of a relay: each login has a client and a host, one that shares has less, and a recorder where it is
+/// recorded.
+pub const RELAY_FILES_MAX: u64 = 3 * LINKS_MAX as u64 + 1024;
+/// Messages that wait for a relay to read them; one that does not is replaced, and hears of it by its
+/// pings sooner.
+pub const RELAY_OUTBOX_MAX: usize = 2 * HAND_OVERS_MAX;
+/// Logins that are over and may be asked about still, where others wait for the connection that was begun
+/// for them: for as long as a login at a host may take, 30 seconds.
+pub const RELAY_PAST_MAX: usize = 65_536;
+/// Connections to hosts of one login that shares, which needs another for each ten sessions or so, and of
+/// one that tries its hosts.
+pub const RELAY_WAYS_MAX: u32 = 1024;
+/// Connections to hosts that are being made at a time.
+pub const DIALS_MAX: usize = 1024;
+/// One line about a login that does not get through.
+pub const TROUBLE_BYTES_MAX: u32 = 16 * 1024;
 /// An edge that has heard so many connections, or any for so long, is replaced: whoever has taken it over
 /// unnoticed does not keep it. It is looked for that so often.
 pub const EDGE_CONNECTIONS_MAX: u64 = 10_000;

@@ -566,7 +566,7 @@ fn good_lines() -> impl Strategy<Value = String> {
         "AuthorizedKeysCommand (none|/[a-z]{1,4}( %f \"a b\" %%)?)\nAuthorizedKeysCommandUser (%u|ann)",
         "AuthorizedPrincipalsCommand (none|/[a-z]{1,4}( %i)?)\nAuthorizedPrincipalsCommandUser (%u|ann)",
         "TidegateUpstreamCommand (none|/[a-z]{1,4}( %u \"a b\" %%)?)",
-        "Tidegate((EdgeUser|SignerUser) auto|Isolation (auto|none)|UpstreamProxyProtocol (none|v1|v2)|UpstreamShare (yes|no|0|30|5m))",
+        "Tidegate((EdgeUser|RelayUser|SignerUser) auto|Isolation (auto|none)|UpstreamProxyProtocol (none|v1|v2)|UpstreamShare (yes|no|0|30|5m))",
         "TidegateUpstream((CA|Identity) (none|/[a-z]{1,4})|KnownHosts /[a-z]{1,4})",
         "Allow(Tcp|StreamLocal)Forwarding (yes|no|all|local|remote)",
         "PermitListen (any|none|([a-z*.]{1,6}:)?([1-9][0-9]{0,3}|\\*)( localhost:22)?)",

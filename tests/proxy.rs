@@ -21,6 +21,8 @@ mod liar;
 mod programs;
 #[path = "proxy/recorded.rs"]
 mod recorded;
+#[path = "proxy/separated.rs"]
+mod separated;
 #[path = "proxy/settings.rs"]
 mod settings;
 #[path = "proxy/shared.rs"]

@@ -1,5 +1,6 @@
-//! `tidegate edge`, `tidegate signer` and `tidegate pam`: the process that speaks with those who have not logged
-//! in, the one that holds the host keys, and those that ask PAM. Started by a gateway that runs as root, never by hand, so they have no
+//! `tidegate edge`, `tidegate relay`, `tidegate signer` and `tidegate pam`: the process that speaks with those who
+//! have not logged in, the one that serves logins which go on elsewhere, the one that holds the host keys, and
+//! those that ask PAM. Started by a gateway that runs as root, never by hand, so they have no
 //! help of their own.
 
 use std::ffi::OsString;
@@ -9,13 +10,20 @@ use lexopt::Arg;
 
 use super::{EXIT_FAILED, EXIT_USAGE, complain};
 use crate::gateway::config::{LogFormat, LogLevel};
-use crate::gateway::{edge as edge_process, pam as pam_process, signer as signer_process};
+use crate::gateway::{
+    edge as edge_process, pam as pam_process, relay as relay_process, signer as signer_process,
+};
 use crate::observe::lines;
 use crate::observe::log::{self, Levels, LogSetup, Outlet};
 
 /// Runs `edge` with the words behind it.
 pub fn edge(args: impl Iterator<Item = OsString>) -> ExitCode {
     run("edge", args, || edge_process::run(lines::write_all))
+}
+
+/// Runs `relay` with the words behind it.
+pub fn relay(args: impl Iterator<Item = OsString>) -> ExitCode {
+    run("relay", args, || relay_process::run(lines::write_all))
 }
 
 /// Runs `signer` with the words behind it.

@@ -67,6 +67,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some("delegate") => delegate::run(args),
         Some("edge") => helper::edge(args),
         Some("signer") => helper::signer(args),
+        Some("relay") => helper::relay(args),
         Some("pam") => helper::pam(args),
         Some("session") => session(args),
         Some("help" | "--help" | "-h") => print(&help()),

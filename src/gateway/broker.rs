@@ -33,7 +33,7 @@ use super::logbook::{self, Logbook, Login};
 use super::pam::porter::Arrival;
 use super::pam::{Dialogue, Order as PamOrder};
 use super::parcel::Parcel;
-use super::recording::Recorders;
+use super::recording::{self, Recorders};
 use super::signer::bureau::Bureau;
 use super::signer::words::{Order, Signable};
 use super::socket::Messenger;
@@ -159,11 +159,7 @@ enum Passed {
 
 impl Broker<'_> {
     fn deliver(&mut self, connection: HandOver, kept: Option<Dialogue>) {
-        let Grant { account, place, rules, .. } = &*connection.grant;
-        let recorder = rules.record.is_on().then(|| {
-            let (link, peer) = (connection.serial, connection.ends.peer);
-            self.config.recorders.recorder(link, peer, &connection.grant)
-        });
+        let Grant { account, place, .. } = &*connection.grant;
         // SAFETY: the shard gave this descriptor up when it handed the connection over.
         let socket = unsafe { OwnedFd::from_raw_fd(connection.socket.0) };
         let bytes = Parcel::Connection {
@@ -176,14 +172,7 @@ impl Broker<'_> {
         };
         let (link, peer, user) = (connection.serial, connection.ends.peer, &account.name);
         let session = connection.session;
-        let recorder = match recorder.transpose() {
-            Ok(recorder) => recorder,
-            // The process of the account finds none with it, and does what is to be done then.
-            Err(why) => {
-                error!(link, user, why, "sessions of {user} cannot be recorded: {why}");
-                None
-            }
-        };
+        let recorder = recording::way(&*self.config.recorders, link, peer, &connection.grant);
         let sent = Sent { link, user: user.clone(), peer, session, recorder, proofs: 0 };
         if let Err(why) = self.pass((account, place, kept), sent, &bytes.encode(), &socket) {
             if let Some(audit) = &self.config.audit {
@@ -333,24 +322,32 @@ impl Delegate {
         let mut known = door.last.iter_mut().rev();
         let Some(sent) = known.find(|sent| *sent.session == *session) else { return false };
         sent.proofs += 1;
-        sent.proofs <= usize::from(HOST_KEY_PROOFS_MAX) * HOST_KEYS_TOLD_MAX
+        sent.proofs <= proofs_max()
     }
 
     /// One more key exchange, unless it has had more than its connections can have a use for. Bytes pay
     /// for key exchanges too, and are not counted here: what they can pay for in a second is.
     fn may_exchange(&self) -> bool {
         let mut door = self.door();
-        let since = reactor::now().since(self.started).as_millis();
-        let paid =
-            u64::try_from(since).unwrap_or(u64::MAX).saturating_mul(DELEGATE_SIGNATURES_A_MILLI);
         door.signatures += 1;
-        let each = DELEGATE_SIGNATURES_OWED_MAX.saturating_add(paid);
-        door.signatures <= door.sent.saturating_mul(each)
+        door.signatures <= exchanges_max(door.sent, self.started)
     }
 
     fn door(&self) -> MutexGuard<'_, Door> {
         self.door.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Proofs of host keys that one client can have a use for.
+pub fn proofs_max() -> usize {
+    usize::from(HOST_KEY_PROOFS_MAX) * HOST_KEYS_TOLD_MAX
+}
+
+/// Key exchanges that a process may have had signed for so many connections that were passed to it.
+pub fn exchanges_max(connections: u64, started: Instant) -> u64 {
+    let since = reactor::now().since(started).as_millis();
+    let paid = u64::try_from(since).unwrap_or(u64::MAX).saturating_mul(DELEGATE_SIGNATURES_A_MILLI);
+    connections.saturating_mul(DELEGATE_SIGNATURES_OWED_MAX.saturating_add(paid))
 }
 
 /// The new process still has root's uid when it begins, and gives it up itself before it does

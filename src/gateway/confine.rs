@@ -58,14 +58,29 @@ impl Cell {
     /// # Errors
     /// As [`Cell::find`], or the account is the edge's.
     pub fn find_apart(user: Option<&str>, edge: &Cell) -> anyhow::Result<Cell> {
-        let keyword = "TidegateSignerUser";
-        let cell = match (user, free_id()) {
+        Cell::find_besides(user, "TidegateSignerUser", &[("edge", edge)])
+    }
+
+    /// The same for the relay. `user`: TidegateRelayUser.
+    ///
+    /// # Errors
+    /// As [`Cell::find`], or the account is one of the others'.
+    pub fn find_for_relay(user: Option<&str>, edge: &Cell, signer: &Cell) -> anyhow::Result<Cell> {
+        Cell::find_besides(user, "TidegateRelayUser", &[("edge", edge), ("signer", signer)])
+    }
+
+    fn find_besides(
+        user: Option<&str>,
+        keyword: &str,
+        others: &[(&str, &Cell)],
+    ) -> anyhow::Result<Cell> {
+        let cell = match (user, free_id(others)) {
             (None, Some(id)) => Cell { uid: id, gid: id, root: empty_root()? },
             (None, None) => Cell::of(&account(&[LAST_RESORT], keyword)?, keyword)?,
             (Some(user), _) => Cell::of(&account(&[user], keyword)?, keyword)?,
         };
-        if cell.uid == edge.uid {
-            bail!("the edge runs as that account too; {keyword} names another");
+        if let Some((other, _)) = others.iter().find(|(_, other)| other.uid == cell.uid) {
+            bail!("the {other} runs as that account too; {keyword} names another");
         }
         Ok(cell)
     }
@@ -136,14 +151,15 @@ fn account(wanted: &[&str], keyword: &str) -> anyhow::Result<Account> {
     bail!("there is no user {}; {keyword} names one", wanted.join(" and no user "))
 }
 
-/// A number that is no user's and no group's.
-fn free_id() -> Option<u32> {
+/// A number that is no user's, no group's and none of these processes'.
+fn free_id(others: &[(&str, &Cell)]) -> Option<u32> {
     let nobodys = |id: &u32| {
         User::from_uid(Uid::from_raw(*id)).is_ok_and(|user| user.is_none())
             && Group::from_gid(Gid::from_raw(*id)).is_ok_and(|group| group.is_none())
     };
     let there = |id: &u32| ["uid_map", "gid_map"].iter().all(|map| is_mapped(map, *id));
-    FREE_IDS.filter(there).find(nobodys)
+    let taken = |id: &u32| others.iter().any(|(_, other)| other.uid == *id || other.gid == *id);
+    FREE_IDS.filter(|id| there(id) && !taken(id)).find(nobodys)
 }
 
 /// Whether this user namespace has the number.
@@ -283,7 +299,9 @@ mod tests {
         let why = Cell::find_apart(Some("nobody"), &edge).expect_err("the edge's").to_string();
         assert!(why.contains("TidegateSignerUser names another"), "{why}");
         assert!(Cell::find_apart(Some("root"), &edge).is_err());
-        let free = free_id().expect("a number");
+        let free = free_id(&[]).expect("a number");
+        let signer = Cell { uid: free, gid: free, root: "/".into() };
+        assert_ne!(free_id(&[("signer", &signer)]), Some(free));
         assert!(User::from_uid(Uid::from_raw(free)).expect("an answer").is_none());
         assert!(is_mapped("uid_map", 0) && !is_mapped("no_map", 0));
     }

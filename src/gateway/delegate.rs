@@ -79,7 +79,8 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     else {
         bail!("the gateway sent no configuration");
     };
-    let signer = Arc::new(RemoteSigner::new(Arc::clone(&messenger)));
+    let message = |ticket, order| Zeroizing::new(Parcel::Sign { ticket, order }.encode());
+    let signer = Arc::new(RemoteSigner::new(Arc::clone(&messenger), message));
     let remote = Arc::clone(&signer) as Arc<dyn Signer>;
     let clerk = Arc::new(Clerk(Arc::clone(&messenger)));
     let shape = (options.reactors, options.idle_time.is_zero());
@@ -158,9 +159,11 @@ fn hear(
     }
 }
 
-/// Asks the process that holds the host keys, and hands its answers to whoever waits for them.
-struct RemoteSigner {
+/// Has the process that holds the host keys sign, and hands its answers to whoever waits for them.
+pub struct RemoteSigner {
     messenger: Arc<Messenger>,
+    /// The message that carries an order.
+    message: fn(u64, Order) -> Zeroizing<Vec<u8>>,
     desk: Mutex<Questions>,
 }
 
@@ -172,22 +175,25 @@ struct Questions {
 }
 
 impl RemoteSigner {
-    fn new(messenger: Arc<Messenger>) -> RemoteSigner {
-        RemoteSigner { messenger, desk: Mutex::default() }
+    pub fn new(
+        messenger: Arc<Messenger>,
+        message: fn(u64, Order) -> Zeroizing<Vec<u8>>,
+    ) -> RemoteSigner {
+        RemoteSigner { messenger, message, desk: Mutex::default() }
     }
 
     fn questions(&self) -> MutexGuard<'_, Questions> {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn answer(&self, ticket: u64, signature: Vec<u8>) {
+    pub fn answer(&self, ticket: u64, signature: Vec<u8>) {
         if let Some(answer) = self.questions().waiting.remove(&ticket) {
             let _ = answer.send(signature);
         }
     }
 
     /// No answers come any more.
-    fn close(&self) {
+    pub fn close(&self) {
         let mut questions = self.questions();
         questions.closed = true;
         questions.waiting.clear();
@@ -196,8 +202,7 @@ impl RemoteSigner {
     /// Asks, and waits for the answer.
     fn ask(&self, order: Order) -> Option<Box<[u8]>> {
         let (ticket, answered) = self.begin()?;
-        let parcel = Zeroizing::new(Parcel::Sign { ticket, order }.encode());
-        let sent = self.messenger.send(&parcel);
+        let sent = self.messenger.send(&(self.message)(ticket, order));
         let signature = sent.ok().and_then(|()| answered.recv_timeout(REKEY_TIME_MAX).ok());
         self.questions().waiting.remove(&ticket);
         signature.filter(|signature| !signature.is_empty()).map(Vec::into_boxed_slice)
@@ -339,6 +344,7 @@ fn start(
         execute: Arc::new(executor),
         uid: Some(nix::unistd::geteuid().as_raw()),
         line: None,
+        relay: None,
         tcp_keepalive: config.global.tcp_keep_alive,
         proxies: None,
         greeting: None,

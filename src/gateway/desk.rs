@@ -24,6 +24,7 @@ use super::drops::Drops;
 use super::edge::line::Line;
 use super::edge::words::Ticket;
 use super::recording::Recorders;
+use super::relay;
 use super::startups::{KeptOut, Refused, Startups};
 use super::workers::{Reply, Workers};
 use crate::connection::ConnectionConfig;
@@ -98,6 +99,8 @@ pub struct Office {
     pub uid: Option<u32>,
     /// The way to root's process, in an edge.
     pub line: Option<Line>,
+    /// The same in a relay.
+    pub relay: Option<Arc<relay::line::Line>>,
     pub tcp_keepalive: bool,
     pub greeting: Option<Greeting>,
     /// Somebody wants to know the routing domains of connections.
@@ -108,6 +111,11 @@ pub struct Office {
 }
 
 impl Office {
+    /// This process has given up what it does not need.
+    pub fn is_confined(&self) -> bool {
+        self.line.is_some() || self.relay.is_some()
+    }
+
     /// Whether a peer is asked whose connection it passes on.
     fn asking(&self, peer: IpAddr) -> Option<Asking> {
         let (proxies, time) = self.proxies.as_ref()?;
@@ -179,6 +187,13 @@ impl Outside for Desk {
             let link = if let Job::Sign { from, .. } = &job { Some(from.link) } else { None };
             line.ask(self.shard, token, job)?;
             self.told.extend(link);
+            return Ok(());
+        }
+        if let Some(line) = self.office.relay.as_ref().filter(|_| relay::line::Line::takes(&job)) {
+            if !line.is_closed() {
+                return line.ask(self.shard, token, job);
+            }
+            self.door().iter().for_each(|door| door.deliver(token, Done::Lost));
             return Ok(());
         }
         let workers = match (&job, &self.office.greeters) {
@@ -271,6 +286,10 @@ impl Outside for Desk {
         let farewell = link.and_then(|link| self.farewells.remove(&link));
         if let (Some(audit), Some(farewell)) = (&self.office.audit, farewell) {
             audit.note(farewell);
+        }
+        // After the last that is said of it.
+        if let (Some(line), Some(link)) = (&self.office.relay, link) {
+            line.over(link);
         }
         if let Some(door) = self.door() {
             door.load.fetch_sub(1, Ordering::Relaxed);

@@ -27,6 +27,7 @@ use super::monitor::hear::Clerk;
 use super::names::{self, Resolver};
 use super::policy::Policy;
 use super::recording::Studio;
+use super::relay;
 use super::server::{Server, Settings};
 use super::signer;
 use super::startups::{Standing, Startups};
@@ -73,7 +74,9 @@ pub struct Plan {
 pub struct Generation {
     /// As root: the processes that hear strangers. Absent once they have ended.
     edges: Option<Edges>,
-    /// Absent once every shard has ended. As root it has logins that go on elsewhere alone.
+    /// As root: the process that serves logins which go on elsewhere. Absent once it has ended.
+    relay: Option<relay::keeper::Keeper>,
+    /// Without root. Absent once every shard has ended.
     server: Option<Server>,
     /// Closed to end the processes of accounts.
     keep: Sender<Infallible>,
@@ -132,6 +135,7 @@ impl Generation {
             execute: Arc::new(executor),
             uid: Some(nix::unistd::geteuid().as_raw()),
             line: None,
+            relay: None,
             tcp_keepalive: config.global.tcp_keep_alive,
             looks_names_up: config.global.use_dns,
             routes: config.asks_routing(),
@@ -141,8 +145,8 @@ impl Generation {
         })?;
         let helpers = vec![start_log(plan.log, reports)?];
         let (keep, _) = bounded(0);
-        let server = Some(server);
-        Ok(Generation { edges: None, server, keep, helpers, startups, _signer: None })
+        let (edges, relay, server) = (None, None, Some(server));
+        Ok(Generation { edges, relay, server, keep, helpers, startups, _signer: None })
     }
 
     /// Serves a connection that was accepted elsewhere.
@@ -156,10 +160,11 @@ impl Generation {
 
     /// Accepts no more connections; those it has go on.
     pub fn retire(&mut self) {
-        match (&mut self.edges, &self.server) {
-            (Some(edges), _) => edges.retire(),
-            (None, Some(server)) => server.retire(),
-            (None, None) => {}
+        match (&mut self.edges, &self.relay, &self.server) {
+            (Some(edges), ..) => edges.retire(),
+            (None, Some(relay), _) => relay.retire(),
+            (None, None, Some(server)) => server.retire(),
+            (None, None, None) => {}
         }
     }
 
@@ -183,20 +188,28 @@ impl Generation {
             self.retire();
         }
         if self.edges.is_none()
+            && let Some(relay) = self.relay.take_if(|relay| relay.is_over())
+        {
+            relay.stop();
+        }
+        if self.edges.is_none()
             && let Some(server) = self.server.take_if(|server| server.is_over())
         {
             server.stop();
         }
-        let over = self.edges.is_none() && self.server.is_none();
+        let over = self.edges.is_none() && self.relay.is_none() && self.server.is_none();
         over && self.helpers.iter().all(JoinHandle::is_finished)
     }
 
     /// Ends every connection and waits until that is done.
     pub fn end(self) {
-        let Generation { edges, server, keep, helpers, _signer, .. } = self;
+        let Generation { edges, relay, server, keep, helpers, _signer, .. } = self;
         drop(keep);
         if let Some(edges) = edges {
             edges.stop();
+        }
+        if let Some(relay) = relay {
+            relay.stop();
         }
         if let Some(server) = server {
             server.stop();

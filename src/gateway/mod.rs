@@ -39,6 +39,7 @@ pub mod policy;
 mod principals;
 pub mod program;
 pub mod recording;
+pub mod relay;
 pub mod residents;
 pub mod serve;
 pub mod server;

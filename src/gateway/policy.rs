@@ -195,8 +195,8 @@ impl Policy {
     }
 
     /// The same beside processes of ours of these accounts: whoever logged in as one could reach them.
-    pub fn beside(self, others: [u32; 2]) -> Policy {
-        Policy { apart: others.to_vec(), ..self }
+    pub fn beside(self, others: Vec<u32>) -> Policy {
+        Policy { apart: others, ..self }
     }
 
     pub fn config(&self) -> &Arc<Config> {

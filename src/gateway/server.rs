@@ -21,6 +21,7 @@ use super::drivers::{self, Opened};
 use super::drops::Drops;
 use super::edge::line::Line;
 use super::recording::Recorders;
+use super::relay;
 use super::startups::Startups;
 use super::workers::{Execute, Reply, Workers};
 use crate::connection::ConnectionConfig;
@@ -50,6 +51,8 @@ pub struct Settings {
     /// The way to root's process, in an edge: it is asked whatever takes rights, and nothing is served
     /// until [`Server::open`].
     pub line: Option<Line>,
+    /// The same in a relay.
+    pub relay: Option<Arc<relay::line::Line>>,
     pub tcp_keepalive: bool,
     pub greeting: Option<Greeting>,
     /// Greetings wait for answers of others, and are given by threads of their own.
@@ -108,13 +111,14 @@ impl Server {
             recorders: settings.recorders,
             uid: settings.uid,
             line: settings.line,
+            relay: settings.relay,
             tcp_keepalive: settings.tcp_keepalive,
             greeting: settings.greeting,
             routes: settings.routes,
             defects: Defects::new(settings.renews),
             watcher: OnceLock::new(),
         });
-        let confined = office.line.is_some();
+        let confined = office.is_confined();
         let (gate, opened) = bounded(0);
         let mut server =
             Server { office, shards: Vec::new(), gate: Some(gate), _listeners: settings.listeners };
@@ -143,14 +147,19 @@ impl Server {
         self.gate = None;
     }
 
-    /// Passes a connection that another process has authenticated to the least loaded shard.
+    /// Passes a connection that another process has authenticated to the least loaded shard, or to
+    /// that of its user, whose logins may go on over one connection where they meet.
     pub fn take_over(&self, connection: Box<HandOver>) {
-        self.intake().take_over(connection);
-    }
-
-    /// Where connections that another process has authenticated are taken.
-    pub fn intake(&self) -> Intake {
-        Intake(Arc::clone(&self.office))
+        let doors = &self.office.doors;
+        let shares = connection.grant.upstream.as_ref().is_some_and(|to| to.is_shareable());
+        let door = match shares {
+            true => doors.get(place_of(&connection.grant.account.name, doors.len())),
+            false => doors.iter().min_by_key(|door| door.load()),
+        };
+        if let Some(door) = door {
+            door.enter();
+            door.put(Mail::HandOver(connection));
+        }
     }
 
     /// The outcome of a job that another process has done.
@@ -238,27 +247,6 @@ impl Server {
     }
 }
 
-/// Takes connections of a running server over.
-#[derive(Clone)]
-pub struct Intake(Arc<Office>);
-
-impl Intake {
-    /// Passes a connection that another process has authenticated to the least loaded shard, or to
-    /// that of its user, whose logins may go on over one connection where they meet.
-    pub fn take_over(&self, connection: Box<HandOver>) {
-        let doors = &self.0.doors;
-        let shares = connection.grant.upstream.as_ref().is_some_and(|to| to.is_shareable());
-        let door = match shares {
-            true => doors.get(place_of(&connection.grant.account.name, doors.len())),
-            false => doors.iter().min_by_key(|door| door.load()),
-        };
-        if let Some(door) = door {
-            door.enter();
-            door.put(Mail::HandOver(connection));
-        }
-    }
-}
-
 /// Always the same of `count` places for a user.
 fn place_of(user: &str, count: usize) -> usize {
     let mut hasher = DefaultHasher::new();
@@ -281,7 +269,7 @@ fn run_shard(
     ready: &Sender<io::Result<Started>>,
     gate: &Receiver<Infallible>,
 ) {
-    let opened = match drivers::open_as(driver, office.line.is_some()) {
+    let opened = match drivers::open_as(driver, office.is_confined()) {
         Ok(opened) => opened,
         Err(why) => {
             let _ = ready.send(Err(why));

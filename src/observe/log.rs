@@ -146,8 +146,12 @@ fn subscriber(
     colours: bool,
 ) -> (Subscriber, Handle<Levels, Registry>) {
     let (level, handle) = reload::Layer::new(setup.levels);
-    let lines =
-        tracing_subscriber::fmt::layer().with_target(false).with_ansi(colours).with_writer(writer);
+    // Whoever reads may be gone, and then nobody can be told.
+    let lines = tracing_subscriber::fmt::layer()
+        .with_target(false)
+        .with_ansi(colours)
+        .with_writer(writer)
+        .log_internal_errors(false);
     // Messages are whole sentences; their fields would only repeat them.
     let brief = setup.levels.base < LogLevel::Debug;
     let is_plain = matches!(setup.outlet, Outlet::StandardError);

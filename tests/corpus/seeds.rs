@@ -6,12 +6,16 @@ mod scripts;
 use tidegate::base::{Instant, SeededEntropy};
 use tidegate::connection::{Chains, LoginLimits, LoginSession, Method, Secret, Secrets};
 use tidegate::crypto::keys::{CertificateKind, Certification, Extensions};
-use tidegate::crypto::{KexKind, KexSecret, KeyAlgorithm, KeyKind, SignatureAlgorithm, kex};
+use tidegate::crypto::{
+    KexKind, KexSecret, KeyAlgorithm, KeyKind, ShownKey, SignatureAlgorithm, kex,
+};
 use tidegate::fuzzing::{MESSAGE, fixtures};
 use tidegate::gateway::edge::words::{Ask, Greeting, Tell, Ticket};
+use tidegate::gateway::relay::words as relay;
 use tidegate::gateway::signer::words as signer;
 use tidegate::gateway::startups::{REASONS, Standing};
 use tidegate::reactor::Token;
+use tidegate::services::upstream::Trouble;
 use tidegate::services::{Origin, RoutingDomain};
 use tidegate::shard::{Proof, StartupEnd};
 use tidegate::transport::{ExchangeFields, RekeyLimits, SignableExchange};
@@ -35,7 +39,57 @@ pub fn all() -> Vec<Seed> {
     seeds.extend(revoked());
     seeds.extend(proxy_headers());
     seeds.extend(edge());
+    seeds.extend(relay());
     seeds
+}
+
+/// What a relay says, and what it hears.
+fn relay() -> Vec<Seed> {
+    let ticket = Ticket { shard: 1, token: Token { key: 2, generation: 3, tag: 4 } };
+    let session = LoginSession { id: [7; 32].into(), host_key: [8; 51].into() };
+    let (algorithm, link) = (SignatureAlgorithm::Ed25519, 9);
+    let shown =
+        ShownKey::of_blob(fixtures::private_key(KeyKind::Ed25519).public().blob()).expect("a key");
+    let signable = signer::Signable::Proof { algorithm, session: [5; 32].into() };
+    let order = signer::Order { key: 0, what: signable };
+    let (session_id, signature) = (vec![7; 32], vec![6; 83]);
+    let asks = [
+        ("find_hosts", relay::Ask::FindHosts { ticket, link }),
+        ("find_way", relay::Ask::FindWay { ticket, link, host: 1, subject: vec![1; 51] }),
+        (
+            "judge_host",
+            relay::Ask::JudgeHost { ticket, link, host: 1, shown, session: session_id, signature },
+        ),
+        ("sign_login", relay::Ask::SignLogin { ticket, link, algorithm, session }),
+        ("relay_order", relay::Ask::Sign { ticket: 3, order }),
+        ("relay_over", relay::Ask::Over { link }),
+    ];
+    let at = "192.0.2.1:22".parse().expect("an address");
+    let found = relay::Found { hosts: vec![("web1".into(), 22)], user: "deploy".into() };
+    let passage = relay::Passage {
+        at,
+        host_key_algorithms: KeyAlgorithm::ALL.to_vec(),
+        proof: relay::Proof::Key(vec![1; 51]),
+    };
+    let (record, inbound, grant, upstream) = (vec![1; 99], vec![2], vec![3; 9], vec![4; 9]);
+    let handed = relay::Handed { link, peer: at, local: at, record, inbound, grant, upstream };
+    let trouble = Trouble { said: "no".into(), logged: "nobody answers".into() };
+    let setup = relay::Setup { config: b"port 22".to_vec(), reactors: 2, ..Default::default() };
+    let tells = [
+        ("relay_setup", relay::Tell::Setup(Box::new(setup))),
+        ("relay_recorder", relay::Tell::Recorder { link }),
+        ("relay_login", relay::Tell::HandOver(Box::new(handed))),
+        ("hosts", relay::Tell::Hosts { ticket, found: Ok(found) }),
+        ("way", relay::Tell::Way { ticket, found: Ok(passage) }),
+        ("no_way", relay::Tell::Way { ticket, found: Err(trouble) }),
+        ("judged", relay::Tell::Judged { ticket, verdict: Ok(()) }),
+    ];
+    let asks = asks.into_iter().map(|(name, ask)| (name, 5, ask.encode().to_vec()));
+    let tells = tells.into_iter().map(|(name, tell)| (name, 6, tell.encode()));
+    let one = |(name, kind, bytes): (&str, u8, Vec<u8>)| {
+        ("edge", name.to_owned(), [&[kind][..], &bytes].concat())
+    };
+    asks.chain(tells).map(one).collect()
 }
 
 /// What an edge says, and what it hears.

@@ -5,6 +5,7 @@ pub mod account;
 pub mod display;
 pub mod load;
 pub mod openssh;
+pub mod processes;
 
 use std::collections::BTreeSet;
 use std::ffi::CString;

@@ -128,13 +128,21 @@ impl EdgeBook {
     }
 }
 
-/// The connections of an account's process, which were passed to it.
+/// The connections of an account's process, or of a relay, which were passed to it.
 #[derive(Debug, Default)]
-pub struct AccountBook(Book);
+pub struct AccountBook {
+    book: Book,
+    relays: bool,
+}
 
 impl AccountBook {
+    /// Its connections go on at hosts behind the gateway, of which it tells too.
+    pub fn of_a_relay() -> AccountBook {
+        AccountBook { relays: true, ..AccountBook::default() }
+    }
+
     pub fn enter(&mut self, link: u64, peer: SocketAddr, user: &str) {
-        self.0.open(link, peer, user);
+        self.book.open(link, peer, user);
     }
 
     /// As [`EdgeBook::hear`].
@@ -147,17 +155,18 @@ impl AccountBook {
             | Event::KeyExchange
             | Event::Auth
             | Event::Denied
-            | Event::Upstream
-            | Event::UpstreamFailed
             | Event::RecordStart
             | Event::RecordEnd => Err(NotIts("an event of somebody who logs in")),
-            _ => Ok(self.0.judge(entry, u32::MAX, now)),
+            Event::Upstream | Event::UpstreamFailed if !self.relays => {
+                Err(NotIts("an event of a login that goes on elsewhere"))
+            }
+            _ => Ok(self.book.judge(entry, u32::MAX, now)),
         }
     }
 
     /// The process has ended: what is left to say of its connections.
     pub fn close(&mut self) -> Vec<Entry> {
-        self.0.close()
+        self.book.close()
     }
 }
 
@@ -241,7 +250,7 @@ mod tests {
         for link in 0..2 * AUDIT_LINKS_MAX as u64 {
             book.enter(link, peer(1), "ann");
         }
-        assert_eq!(book.0.links.len(), AUDIT_LINKS_MAX);
+        assert_eq!(book.book.links.len(), AUDIT_LINKS_MAX);
     }
 
     /// Nor can an account speak for another.

@@ -51,6 +51,7 @@ impl Line {
         let by = match &self.by {
             Speaker::Gateway => "gateway".into(),
             Speaker::Edge => "edge".into(),
+            Speaker::Relay => "relay".into(),
             Speaker::Account(name) => shown(format!("account {name}").as_bytes(), most),
         };
         out.put("by", &by);

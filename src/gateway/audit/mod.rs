@@ -50,6 +50,8 @@ pub enum Speaker {
     Gateway,
     /// The process that strangers speak with.
     Edge,
+    /// The process that serves logins which go on elsewhere.
+    Relay,
     /// The process of this account.
     Account(Arc<str>),
 }

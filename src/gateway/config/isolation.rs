@@ -22,6 +22,10 @@ pub fn signer_user(target: &mut Target, values: &Values<'_>) -> Done {
     first(&mut target.global.signer_user, user_or_auto(values)?)
 }
 
+pub fn relay_user(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.global.relay_user, user_or_auto(values)?)
+}
+
 fn user_or_auto(values: &Values<'_>) -> Result<Option<String>, Wrong> {
     match values.one()? {
         "" => Err(Wrong::new("", "not a user")),
@@ -36,6 +40,10 @@ pub fn dump_edge_user(view: &View<'_>) -> Vec<String> {
 
 pub fn dump_signer_user(view: &View<'_>) -> Vec<String> {
     one(view.global.signer_user.as_deref().map_or_else(|| "auto".to_owned(), quote))
+}
+
+pub fn dump_relay_user(view: &View<'_>) -> Vec<String> {
+    one(view.global.relay_user.as_deref().map_or_else(|| "auto".to_owned(), quote))
 }
 
 pub fn isolation(target: &mut Target, values: &Values<'_>) -> Done {

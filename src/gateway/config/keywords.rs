@@ -471,6 +471,10 @@ pub const TABLE: &[Keyword] = &[
     honoured("TidegateRecordOnFailure", Match,
         "refuse, or continue for sessions that go on without a recording",
         recording::on_failure, recording::dump_on_failure),
+    honoured("TidegateRelayUser", Global,
+        "an account without rights that the relay runs as, which is neither the edge's nor the signer's; or \
+         auto for a number that no account has",
+        isolation::relay_user, isolation::dump_relay_user),
     honoured("TidegateScp", Match, "internal, or external for the account's shell and its own scp",
         honour::scp, dump::scp),
     honoured("TidegateSignerUser", Global,

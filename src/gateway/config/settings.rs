@@ -146,6 +146,8 @@ settings! {
             edge_user: Option<String>,
             /// Who the signer runs as; none: a number that is no account's.
             signer_user: Option<String>,
+            /// The same for the relay.
+            relay_user: Option<String>,
             isolation: Isolation,
         }
         all {
@@ -388,6 +390,7 @@ impl Default for Global {
             driver: DriverChoice::Auto,
             edge_user: None,
             signer_user: None,
+            relay_user: None,
             isolation: Isolation::Auto,
             ports: Vec::new(),
             listen: Vec::new(),

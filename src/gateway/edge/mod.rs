@@ -5,7 +5,7 @@
 //! All cores share one such process, with a shard a core: connections go to the shard that has the
 //! least to do, and whoever counts them (MaxStartups, penalties) does so in one place.
 
-mod confine;
+pub(super) mod confine;
 pub mod line;
 pub mod words;
 
@@ -73,7 +73,7 @@ pub fn run(log: fn(&Receiver<Report>)) -> anyhow::Result<()> {
         .spawn(move || log(&reports))
         .context("cannot start the log thread")?;
     // Every thread is there: from now on nothing but what serving takes, for all of them.
-    confine::close().context("cannot confine the edge")?;
+    confine::close(true).context("cannot confine the edge")?;
     server.open();
     messenger.send(&Ask::Ready.encode())?;
     Serving { messenger, server: &server, shared, startups }.serve(&mut buffer);
@@ -170,6 +170,7 @@ impl Prepared {
             execute: Arc::new(executor),
             uid: None,
             line: Some(Line::new(Arc::clone(messenger))),
+            relay: None,
             tcp_keepalive: global.tcp_keep_alive,
             proxies: global.proxies.map(|all| (all, global.proxy_time)),
             greeting: None,

@@ -23,21 +23,21 @@ use crate::gateway::signer::words::KnownKey;
 use crate::gateway::workers::{Execute, Reply, Workers};
 use crate::limits::{
     EDGE_CHECK, EDGE_CONNECTIONS_MAX, EDGES_DRAINING_MAX, GREETERS, HAND_OVERS_MAX, JOBS_MAX,
-    PAM_CONVERSATIONS_MAX, STARTUPS_MAX, WORKERS_DEFAULT,
+    PAM_CONVERSATIONS_MAX, RESOLVERS, STARTUPS_MAX, WORKERS_DEFAULT,
 };
 
 pub(super) fn start(mut plan: Plan) -> anyhow::Result<Generation> {
     let config = Arc::clone(&plan.config);
-    let cell = Cell::find(config.global.edge_user.as_deref())?;
-    let apart = Cell::find_apart(config.global.signer_user.as_deref(), &cell)?;
+    let cells = Cells::find(&config)?;
     let offers: Vec<HostKey> = plan.keys.keys.iter().map(host_keys::HostKey::offer).collect();
-    let setup = setup(&plan, &cell, &offers);
+    let setup = setup(&plan, &cells.edge, &offers);
     let logs = logs(&plan);
     let connection = Arc::new(connection_config(&config, offers, (setup.steers, true))?);
     let ident = connection.transport.preferences.ident().to_string();
     let certificates = plan.keys.keys.iter().filter_map(|key| key.certificate.clone()).collect();
     let ring = Arc::new(Keyring::read(&config));
-    let Signing { keeper: signer, bureau, known } = start_signer(&mut plan, &apart, ident, &ring)?;
+    let Signing { keeper: signer, bureau, known } =
+        start_signer(&mut plan, &cells.signer, ident, &ring)?;
     let login_keys = Arc::new(Signers { ring, bureau: Arc::clone(&bureau) });
     let (keep, kept) = bounded(0);
     let recorders: Arc<dyn Recorders> = Arc::new(Studio::new(plan.audit.clone()));
@@ -56,7 +56,7 @@ pub(super) fn start(mut plan: Plan) -> anyhow::Result<Generation> {
     let startups = Arc::new(Startups::new(&config.global));
     plan.standings.iter().for_each(|standing| startups.inherit(standing));
     let auditor = plan.audit.clone().map(|audit| audit as Arc<dyn Auditor>);
-    let policy = Policy::new(Arc::clone(&config)).beside([cell.uid, apart.uid]);
+    let policy = Policy::new(Arc::clone(&config)).beside(cells.uids());
     let porter = config.login.use_pam.then(|| Porter::start(accounts.clone(), plan.audit.as_ref()));
     let porter = porter.transpose().context("cannot start threads that ask PAM")?;
     let executor: Arc<dyn Execute> = Arc::new(Executor {
@@ -67,35 +67,58 @@ pub(super) fn start(mut plan: Plan) -> anyhow::Result<Generation> {
         login_keys,
         open_files: plan.open_files,
         recorder: plan.logbook.map(|logbook| logbook as Arc<dyn Recorder>),
-        audit: auditor.clone(),
+        audit: auditor,
         told: Told::default(),
     });
-    let mut helpers = vec![broker];
+    let helpers = vec![broker];
     let mut clerk = Clerk::new(bureau, known, accounts, Arc::clone(&startups));
     clerk.proxies.clone_from(&config.global.proxies);
     clerk.porter = porter.map(Arc::new);
     clerk.routes = config.asks_routing();
     clerk.audit = plan.audit;
-    let mut server = None;
-    if config.goes_on_elsewhere() {
-        let (shape, heard) = ((plan.reactors, plan.renews), (auditor, recorders));
-        let settings = relay(&config, shape, connection, Arc::clone(&executor), heard);
-        let (started, reports) = Server::start(settings)?;
-        helpers.push(start_log(plan.log, reports)?);
-        clerk.relay = Some(started.intake());
-        server = Some(started);
-    }
+    let relay = cells.relay.map(|cell| {
+        let setup = relay_setup(&setup, &cell);
+        start_relay(&mut clerk, relay::keeper::Plan { setup, logs }, &executor, recorders)
+    });
+    let relay = relay.transpose()?;
     let started = Arc::default();
     let edge = monitor::Plan { setup, listeners: plan.listeners, logs, started };
     let maker = Maker { config, clerk, executor, plan: edge, edge_time: plan.edge_time };
-    let edges = Some(Edges { current: maker.make()?, draining: Vec::new(), maker: Some(maker) });
-    let generation = Generation { edges, server, keep, helpers, startups, _signer: None };
-    match signer.wait() {
+    let mut generation =
+        Generation { edges: None, relay, server: None, keep, helpers, startups, _signer: None };
+    let served = maker.make().and_then(|current| {
+        generation.edges = Some(Edges { current, draining: Vec::new(), maker: Some(maker) });
+        signer.wait().context("the signer does not serve")
+    });
+    match served {
         Ok(()) => Ok(Generation { _signer: Some(signer), ..generation }),
         Err(why) => {
             generation.end();
-            Err(why.context("the signer does not serve"))
+            Err(why)
         }
+    }
+}
+
+/// Who the processes of a generation are.
+struct Cells {
+    edge: Cell,
+    signer: Cell,
+    /// Where some login may go on elsewhere.
+    relay: Option<Cell>,
+}
+
+impl Cells {
+    fn find(config: &Config) -> anyhow::Result<Cells> {
+        let global = &config.global;
+        let edge = Cell::find(global.edge_user.as_deref())?;
+        let signer = Cell::find_apart(global.signer_user.as_deref(), &edge)?;
+        let relay = || Cell::find_for_relay(global.relay_user.as_deref(), &edge, &signer);
+        let relay = config.goes_on_elsewhere().then(relay).transpose()?;
+        Ok(Cells { edge, signer, relay })
+    }
+
+    fn uids(&self) -> Vec<u32> {
+        [&self.edge, &self.signer].into_iter().chain(&self.relay).map(|cell| cell.uid).collect()
     }
 }
 
@@ -270,36 +293,48 @@ fn known(offer: &HostKey) -> KnownKey {
     KnownKey { public, certificate: certificate.unwrap_or_default() }
 }
 
-/// The shards of logins that go on at hosts behind the gateway. They are in this process still: they
-/// connect, and the keys that open those hosts are root's. They accept nothing.
-fn relay(
-    config: &Config,
-    (reactors, renews): (usize, bool),
-    connection: Arc<ConnectionConfig>,
-    execute: Arc<dyn Execute>,
-    (audit, recorders): (Option<Arc<dyn Auditor>>, Arc<dyn Recorders>),
-) -> Settings {
-    Settings {
-        listeners: Vec::new(),
-        // Connections bring their numbers along.
-        first_serial: 1,
-        connection,
-        host_keys: Arc::from([]),
-        reactors,
-        driver: config.global.driver,
-        startups: Arc::new(Startups::unbounded()),
-        execute,
-        uid: Some(nix::unistd::geteuid().as_raw()),
-        line: None,
-        tcp_keepalive: config.global.tcp_keep_alive,
-        proxies: None,
-        greeting: None,
-        renews,
-        looks_names_up: false,
-        routes: false,
-        audit,
-        recorders: Some(recorders),
+/// Starts a relay, to which the clerk then passes logins that go on elsewhere.
+fn start_relay(
+    clerk: &mut Clerk,
+    plan: relay::keeper::Plan,
+    execute: &Arc<dyn Execute>,
+    recorders: Arc<dyn Recorders>,
+) -> anyhow::Result<relay::keeper::Keeper> {
+    let (bureau, audit) = (Arc::clone(&clerk.bureau), clerk.audit.clone());
+    let relays = relay::clerk::Clerk::new(bureau, audit, recorders);
+    let relays = Arc::new(relays.context("cannot start the thread that connects to hosts")?);
+    let staff = relay_staff(&relays, Arc::clone(execute))?;
+    let keeper = relay::keeper::Keeper::start(plan, Arc::clone(&relays), staff);
+    clerk.relay = Some(relays);
+    keeper.context("the relay does not serve; its own words are in the log")
+}
+
+/// What a relay is to know, of what an edge is.
+fn relay_setup(edge: &Setup, cell: &Cell) -> relay::words::Setup {
+    relay::words::Setup {
+        config: edge.config.clone(),
+        host_keys: edge.host_keys.clone(),
+        certificates: edge.certificates.clone(),
+        reactors: edge.reactors,
+        uid: cell.uid,
+        gid: cell.gid,
+        root: root_bytes(&cell.root),
+        steers: edge.steers,
     }
+}
+
+/// Those who find things out for a relay. Names may wait for name servers.
+fn relay_staff(
+    clerk: &Arc<relay::clerk::Clerk>,
+    execute: Arc<dyn Execute>,
+) -> anyhow::Result<Staff> {
+    let start = |threads| {
+        let post = Arc::new(relay::clerk::Post(Arc::clone(clerk))) as Arc<dyn Reply>;
+        Workers::start(threads, JOBS_MAX, Arc::clone(&execute), vec![post])
+            .context("cannot start worker threads")
+    };
+    let greeters = Some(start(RESOLVERS)?.left_behind());
+    Ok(Staff { workers: start(WORKERS_DEFAULT)?, greeters, waiting: Default::default() })
 }
 
 fn staff(config: &Config, clerk: &Arc<Clerk>, execute: Arc<dyn Execute>) -> anyhow::Result<Staff> {

@@ -21,7 +21,7 @@ use crate::gateway::desk::{UNKNOWN, ends_of, routing_of};
 use crate::gateway::edge::words::{Ask, Greeting, Tell, Ticket};
 use crate::gateway::pam::Seat;
 use crate::gateway::pam::porter::{self, Arrival, Entrant, Porter};
-use crate::gateway::server::Intake;
+use crate::gateway::relay;
 use crate::gateway::signer::bureau::Bureau;
 use crate::gateway::signer::words::{KnownKey, Order, Signable};
 use crate::gateway::socket::Messenger;
@@ -45,7 +45,7 @@ pub struct Clerk {
     /// Takes logins to the processes of their accounts.
     pub accounts: Sender<Arrival>,
     /// Takes those that go on elsewhere.
-    pub relay: Option<Intake>,
+    pub relay: Option<Arc<relay::clerk::Clerk>>,
     /// Hears of users who do not exist, for whoever counts.
     pub startups: Arc<Startups>,
     /// Who may say whose connection it passes on.
@@ -107,7 +107,7 @@ pub struct Staff {
 }
 
 impl Staff {
-    fn submit(&mut self, token: Token, job: Job) {
+    pub fn submit(&mut self, token: Token, job: Job) {
         self.waiting.push_back((token, job));
         self.retry();
     }
@@ -116,7 +116,7 @@ impl Staff {
     pub fn retry(&mut self) {
         while let Some((token, job)) = self.waiting.pop_front() {
             let workers = match (&job, &self.greeters) {
-                (Job::Greet { .. }, Some(greeters)) => greeters,
+                (Job::Greet { .. } | Job::FindWay { .. }, Some(greeters)) => greeters,
                 _ => &self.workers,
             };
             if let Err(job) = workers.try_submit(0, token, job) {
@@ -440,7 +440,7 @@ impl Clerk {
             proofs: Vec::new(),
         });
         match (&self.relay, &self.porter, seat) {
-            (Some(relay), ..) if upstream => relay.take_over(connection),
+            (Some(relay), ..) if upstream => relay.hand_over(*connection)?,
             (_, Some(porter), Some(seat)) if is_pams(&connection.grant) => {
                 porter.admit(Entrant { connection, seat, auth_info: auth_info(proofs) });
             }

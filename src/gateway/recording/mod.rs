@@ -49,6 +49,24 @@ pub trait Recorders: Send + Sync {
     fn ended(&self, _link: u64) {}
 }
 
+/// The way to the recorder of a connection that is to have one, for the process that serves it. Where there
+/// is none, that finds none with the connection, and does what is to be done then.
+pub fn way(
+    recorders: &dyn Recorders,
+    link: u64,
+    peer: SocketAddr,
+    grant: &Grant,
+) -> Option<OwnedFd> {
+    if !grant.rules.record.is_on() {
+        return None;
+    }
+    let told = |why: &String| {
+        let user = &grant.account.name;
+        error!(link, user, why, "sessions of {user} cannot be recorded: {why}");
+    };
+    recorders.recorder(link, peer, grant).inspect_err(told).ok()
+}
+
 /// Those that another process has started, by connection: its own word for who may be recorded where is
 /// not asked for.
 #[derive(Debug, Default)]

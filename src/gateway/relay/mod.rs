@@ -1,0 +1,335 @@
+//! The relay: the process that serves logins which go on at hosts behind the gateway. It speaks with both
+//! sides of each, with no rights to anything: hosts are found and connected, their keys judged and logins
+//! signed by root's process, which it asks.
+
+pub mod clerk;
+mod destination;
+mod dial;
+pub mod keeper;
+pub mod line;
+pub mod words;
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use crossbeam::channel::Receiver;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+use tracing::{error, warn};
+
+use self::line::{Asked, Line};
+use self::words::{Ask, Found, Handed, Passage, Proof, Setup, Tell};
+use super::audit::{Auditor, Remote};
+use super::config::{self, AuditLog, Config};
+use super::confine::Cell;
+use super::delegate::RemoteSigner;
+use super::edge::confine;
+use super::edge::words::Ticket;
+use super::execute::{Executor, Signer, Told};
+use super::helper::{self, NOT_BY_HAND};
+use super::recording::{Received, Recorders};
+use super::server::{Server, Settings};
+use super::signals::{Signals, Woken};
+use super::socket::Messenger;
+use super::startups::Startups;
+use super::upstream::{self, Files, Fleets};
+use super::{generation, serve};
+use crate::connection::{ConnectionConfig, LoginMethod};
+use crate::crypto::{Certificate, PrivateKey, PublicKey};
+use crate::limits::{PARCEL_BYTES_MAX, RELAY_FILES_MAX};
+use crate::reactor::Fd;
+use crate::services::upstream::{LoginKey, Trouble, Upstream, Way};
+use crate::services::{self, Done, Grant, RoutingDomain};
+use crate::shard::{Ends, HandOver, Report};
+
+/// How often it is looked whether the last connection has ended, once nothing comes any more.
+const RETIRED_CHECK: Duration = Duration::from_millis(20);
+
+/// The same where root's process is gone.
+const ORPHAN_CHECK: Duration = Duration::from_millis(200);
+
+/// Serves until the other end says stop, or until it has retired or is alone and its last connection has
+/// ended. `log` writes log lines.
+///
+/// # Errors
+/// The process was not started by a gateway, or could not give its rights up or start its reactors.
+pub fn run(log: fn(&Receiver<Report>)) -> anyhow::Result<()> {
+    nix::sys::prctl::set_name(c"tidegate")?;
+    let messenger = Arc::new(helper::parent()?);
+    // Whoever ends all our processes at once ends root's too, which then says what is to become of this
+    // one. Before any thread exists, so that all inherit the mask.
+    let signals = Signals::catch(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP])?;
+    services::prepare().context("cannot prepare the process")?;
+    let mut buffer = vec![0; PARCEL_BYTES_MAX as usize];
+    let (len, _) = messenger.receive(&mut buffer).context(NOT_BY_HAND)?;
+    let Ok(Tell::Setup(setup)) = Tell::decode(buffer.get(..len).unwrap_or_default()) else {
+        bail!("the gateway sent no configuration");
+    };
+    // Files are read now or never.
+    let (config, connection) = prepare(&setup)?;
+    serve::raise_open_files();
+    let cell = Cell { uid: setup.uid, gid: setup.gid, root: OsStr::from_bytes(&setup.root).into() };
+    cell.enter(RELAY_FILES_MAX).context("cannot give root's rights up")?;
+    let order = |ticket, order| Ask::Sign { ticket, order }.encode();
+    let signer = Arc::new(RemoteSigner::new(Arc::clone(&messenger), order));
+    let line = Arc::new(Line::new(Arc::clone(&messenger)));
+    let recorders = Arc::new(Received::default());
+    let ways = (Arc::clone(&signer) as _, Arc::clone(&recorders) as _);
+    let (mut server, reports) = start(&setup, &config, connection, (&messenger, &line), ways)?;
+    let log = thread::Builder::new()
+        .name("log".to_owned())
+        .spawn(move || log(&reports))
+        .context("cannot start the log thread")?;
+    // Every thread is there: from now on nothing but what serving takes, for all of them.
+    confine::close(false).context("cannot confine the relay")?;
+    server.open();
+    messenger.send(&Ask::Ready.encode())?;
+    let fleets = Fleets::default();
+    let serving = Serving { messenger, server: &server, line, config, fleets, signer, recorders };
+    let end = serving.serve(&mut buffer);
+    serving.close();
+    if end == End::Alone {
+        serving.outlive(&signals);
+    }
+    server.stop();
+    let _ = log.join();
+    Ok(())
+}
+
+fn prepare(setup: &Setup) -> anyhow::Result<(Config, Arc<ConnectionConfig>)> {
+    let config = config::parse(&setup.config);
+    let config = config.context("the gateway's configuration does not parse")?;
+    let keys = setup.host_keys.iter().map(|blob| PublicKey::from_blob(blob));
+    let keys = keys.collect::<Result<Vec<_>, _>>().context("host keys do not parse")?;
+    let certificates = setup.certificates.iter().map(|blob| Certificate::from_blob(blob));
+    let certificates =
+        certificates.collect::<Result<Vec<_>, _>>().context("host certificates do not parse")?;
+    let offers = generation::offers(&config, &keys, &certificates);
+    let connection = generation::connection_config(&config, offers, (setup.steers, true))?;
+    Ok((config, Arc::new(connection)))
+}
+
+fn start(
+    setup: &Setup,
+    config: &Config,
+    connection: Arc<ConnectionConfig>,
+    (messenger, line): (&Arc<Messenger>, &Arc<Line>),
+    (signer, recorders): (Arc<dyn Signer>, Arc<dyn Recorders>),
+) -> anyhow::Result<(Server, Receiver<Report>)> {
+    let executor = Executor {
+        policy: None,
+        startups: None,
+        greets: None,
+        signer,
+        login_keys: Arc::new(Files),
+        open_files: None,
+        recorder: None,
+        audit: None,
+        told: Told::default(),
+    };
+    let message = |entry| Ask::Audit(Box::new(entry)).encode().to_vec();
+    let audit = (config.global.audit_log != AuditLog::None)
+        .then(|| Arc::new(Remote::new(messenger, message)) as Arc<dyn Auditor>);
+    Server::start(Settings {
+        listeners: Vec::new(),
+        // Connections bring their numbers along.
+        first_serial: 1,
+        connection,
+        host_keys: Arc::from([]),
+        reactors: setup.reactors as usize,
+        driver: config.global.driver,
+        startups: Arc::new(Startups::unbounded()),
+        execute: Arc::new(executor),
+        uid: Some(setup.uid),
+        line: None,
+        relay: Some(Arc::clone(line)),
+        tcp_keepalive: config.global.tcp_keep_alive,
+        proxies: None,
+        greeting: None,
+        renews: false,
+        looks_names_up: false,
+        routes: false,
+        audit,
+        recorders: Some(recorders),
+    })
+}
+
+/// Why serving is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// It was told to, or has nothing left to serve.
+    Told,
+    /// Root's process is gone without a word.
+    Alone,
+}
+
+struct Serving<'a> {
+    messenger: Arc<Messenger>,
+    server: &'a Server,
+    line: Arc<Line>,
+    config: Config,
+    /// What is known of hosts, shared by all logins that go on at them.
+    fleets: Fleets,
+    signer: Arc<RemoteSigner>,
+    /// Those of logins that have come or are about to.
+    recorders: Arc<Received>,
+}
+
+impl Serving<'_> {
+    fn serve(&self, buffer: &mut [u8]) -> End {
+        let mut retired = false;
+        while !(retired && self.server.is_over()) {
+            let pause = if retired { PollTimeout::try_from(RETIRED_CHECK) } else { Ok(NEVER) };
+            let mut fds = [PollFd::new(self.messenger.as_owned_fd().as_fd(), PollFlags::POLLIN)];
+            match poll(&mut fds, pause.unwrap_or(NEVER)) {
+                Ok(0) | Err(Errno::EINTR) => continue,
+                Ok(_) => {}
+                Err(_) => return End::Alone,
+            }
+            let Ok(Some((len, passenger))) = helper::next_message(&self.messenger, buffer) else {
+                return End::Alone;
+            };
+            match (Tell::decode(buffer.get(..len).unwrap_or_default()), passenger) {
+                (Ok(Tell::Stop), _) => return End::Told,
+                (Ok(Tell::Retire), _) => {
+                    retired = true;
+                    self.server.retire();
+                }
+                (Ok(tell), passenger) => self.told(tell, passenger),
+                (Err(_), _) => error!("the gateway sent something that is not for the relay"),
+            }
+        }
+        End::Told
+    }
+
+    /// Nobody answers any more.
+    fn close(&self) {
+        for ticket in self.line.close() {
+            self.deliver(ticket, Done::Lost);
+        }
+        self.signer.close();
+    }
+
+    /// Sessions are none of that end's: they go on until they end by themselves, or until their keys have
+    /// to be changed, for nobody is there to sign.
+    fn outlive(&self, signals: &Signals) {
+        if self.server.links() > 0 {
+            warn!("The gateway's own process is gone; connections that are open go on");
+        }
+        while self.server.links() > 0 {
+            if let Ok(Woken::Signal(_)) | Err(_) = signals.wait(&[], Some(ORPHAN_CHECK)) {
+                return;
+            }
+        }
+    }
+
+    fn told(&self, tell: Tell, passenger: Option<OwnedFd>) {
+        match (tell, passenger) {
+            (Tell::Ping, _) => {
+                let _ = self.messenger.send(&Ask::Pong.encode());
+            }
+            (Tell::Recorder { link }, Some(socket)) => self.recorders.add(link, socket),
+            (Tell::HandOver(handed), Some(socket)) => self.take_over(*handed, socket),
+            (Tell::HandOver(handed), None) => {
+                let link = handed.link;
+                error!(link, "a login is lost: there is no descriptor left for it");
+                self.line.over(link);
+            }
+            (Tell::Signed { ticket, signature }, _) => self.signer.answer(ticket, signature),
+            (Tell::Hosts { ticket, found }, _) => self.answer(ticket, |asked| {
+                Done::Hosts(found.map(|found| Box::new(self.hosts(found, &asked.upstream))))
+            }),
+            (Tell::Way { ticket, found }, socket) => self.answer(ticket, |asked| {
+                Done::Way(found.and_then(|passage| way(passage, socket, asked)).map(Box::new))
+            }),
+            (Tell::Judged { ticket, verdict }, _) => {
+                self.answer(ticket, |_| Done::Judged(verdict));
+            }
+            (Tell::LoginSigned { ticket, signature }, _) => self.answer(ticket, |_| {
+                let signature = Some(signature).filter(|bytes| !bytes.is_empty());
+                Done::Signature(signature.map(Vec::into_boxed_slice))
+            }),
+            (Tell::Lost { ticket }, _) => self.answer(ticket, |_| Done::Lost),
+            _ => error!("the gateway sent something that is not for the relay"),
+        }
+    }
+
+    fn answer(&self, ticket: Ticket, done: impl FnOnce(Asked) -> Done) {
+        if let Some(asked) = self.line.answered(ticket) {
+            self.deliver(ticket, done(asked));
+        }
+    }
+
+    fn deliver(&self, ticket: Ticket, done: Done) {
+        let Ticket { shard, token } = ticket;
+        self.server.deliver(shard as usize, token, done);
+    }
+
+    fn hosts(&self, found: Found, asked: &Upstream) -> Upstream {
+        let Found { hosts, user } = found;
+        Upstream { fleet: self.fleets.of(hosts), finder: None, user, ..asked.clone() }
+    }
+
+    fn take_over(&self, handed: Handed, socket: OwnedFd) {
+        let Handed { link, peer, local, record, inbound, grant, upstream } = handed;
+        let upstream = destination::decode(&upstream, &self.config, &self.fleets);
+        let (Some(mut grant), Ok(upstream)) = (Grant::decode(&grant), upstream) else {
+            error!(link, "a login came without a readable grant");
+            self.line.over(link);
+            return;
+        };
+        grant.upstream = Some(Arc::new(upstream));
+        self.server.take_over(Box::new(HandOver {
+            socket: Fd(socket.into_raw_fd()),
+            ends: Ends { peer, local, routing: RoutingDomain::default() },
+            serial: link,
+            session: Box::default(),
+            record,
+            inbound,
+            grant: Box::new(grant),
+            proofs: Vec::new(),
+        }));
+    }
+}
+
+/// The way to a host, as a shard wants it.
+fn way(passage: Passage, socket: Option<OwnedFd>, asked: Asked) -> Result<Way, Trouble> {
+    let Passage { at, host_key_algorithms, proof } = passage;
+    let socket = socket.ok_or_else(|| Trouble::plain("the gateway has no descriptor left"))?;
+    let (key, method) = credentials(proof, asked.made).map_err(|why| Trouble {
+        said: "the gateway cannot use its key".to_owned(),
+        logged: format!("{}: {why}", asked.upstream.credential.place()),
+    })?;
+    let mut config = (*asked.upstream.config).clone();
+    let mut transport = (*config.transport).clone();
+    transport.host_key_algorithms = host_key_algorithms;
+    config.transport = Arc::new(transport);
+    let (addresses, config) = (Default::default(), Arc::new(config));
+    Ok(Way { addresses, socket: Some((socket, at)), config, key, method })
+}
+
+fn credentials(proof: Proof, made: Option<PrivateKey>) -> Result<upstream::Proof, String> {
+    match (proof, made) {
+        (Proof::Agent, None) => Ok((LoginKey::Agent, LoginMethod::None)),
+        (Proof::Key(blob), None) => {
+            let public = PublicKey::from_blob(&blob).map_err(|why| why.to_string())?;
+            upstream::shown(LoginKey::Elsewhere(Box::new(public)))
+        }
+        (Proof::Certificate(blob), Some(key)) => {
+            let certificate = Certificate::from_blob(&blob).map_err(|why| why.to_string())?;
+            let (certificate, public) = (Box::new(certificate), key.public());
+            let algorithm = upstream::algorithm_of(public)?;
+            let method = LoginMethod::Certificate { certificate, algorithm };
+            Ok((LoginKey::Here(Arc::new(key)), method))
+        }
+        _ => Err("another kind of key than was asked for".to_owned()),
+    }
+}
+
+const NEVER: PollTimeout = PollTimeout::NONE;
