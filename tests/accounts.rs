@@ -187,7 +187,7 @@ fn copies_by_scp_are_those_of_the_account() {
     assert_eq!(output.status.code(), Some(1));
     let output = scp(&[&local, "127.0.0.1:/etc/tidegate-must-not-exist"]);
     assert!(text(&output.stderr).contains("Permission denied"), "{output:?}");
-    assert!(gateway.log().contains("scp -t"), "{}", gateway.log());
+    gateway.tells("scp -t");
 }
 
 #[test]
@@ -239,14 +239,13 @@ fn keys_change_both_ways_with_the_host_key_far_away() {
         let output = sftp(&gateway, &account, &["RekeyLimit=1M", &algorithm], &batch);
         assert!(output.status.success(), "{output:?}\n{}", gateway.log());
         assert_eq!(sha256(&source), sha256(&back));
-        let rekeys = gateway.log().matches("Rekeyed").count();
-        assert!(rekeys >= 40, "{rekeys} rekeys\n{}", gateway.log());
+        gateway.tells_times("Rekeyed", 40);
     }
     // And asked for by us.
     let gateway = root_gateway(&["RekeyLimit 1M"], None);
     let output = ssh(&gateway, &account.name, &[], &["head -c 24000000 /dev/zero"]).output();
     assert_eq!(output.expect("ssh starts").stdout.len(), 24_000_000);
-    assert!(gateway.log().matches("Rekeyed").count() >= 10, "{}", gateway.log());
+    gateway.tells_times("Rekeyed", 10);
 }
 
 #[test]
@@ -257,7 +256,7 @@ fn an_idle_process_ends_and_the_next_login_starts_another() {
     let first = account.delegates();
     assert_eq!(first.len(), 1);
     wait_for("the idle process to end", || account.delegates().is_empty());
-    wait_for("its farewell", || gateway.log().contains("has ended"));
+    gateway.tells("has ended");
     assert_eq!(zombies(gateway.child.id()), 0);
     assert_eq!(says(&gateway, &account, "echo two"), "two");
     // Longer than the idle time, and nothing is idle.
@@ -281,9 +280,7 @@ fn no_login_is_lost_to_a_farewell() {
             });
         }
     });
-    let log = gateway.log();
-    let started = log.matches("Started process").count();
-    assert!(started > 2, "{started} processes\n{log}");
+    gateway.tells_times("Started process", 3);
     wait_for("the last process to end", || account.delegates().is_empty());
     wait_for("no zombies", || zombies(gateway.child.id()) == 0);
 }
@@ -303,7 +300,7 @@ fn a_killed_process_takes_its_own_connections_along_and_no_others() {
     assert_eq!(processes.len(), 1);
     kill("-9", processes[0]);
     for child in [&mut first, &mut second] {
-        assert_eq!(end_of(child, Duration::from_secs(10)), 255);
+        assert_eq!(end_of(child, Duration::from_secs(20)), 255);
     }
     assert_eq!(third.try_wait().expect("a status"), None);
     assert_eq!(says(&gateway, &one, "echo again"), "again");
@@ -328,9 +325,9 @@ fn a_stopped_process_does_not_hold_up_others() {
     let start = Instant::now();
     kill("-TERM", gateway.child.id());
     assert!(gateway.child.wait().expect("its end").success());
-    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
     assert!(one.delegates().is_empty() && other.delegates().is_empty());
-    assert_eq!(end_of(&mut stuck, Duration::from_secs(5)), 255);
+    assert_eq!(end_of(&mut stuck, Duration::from_secs(20)), 255);
 }
 
 /// What becomes of sessions when root's process is killed is tests/rights.rs's R3.
@@ -345,7 +342,7 @@ fn all_processes_end_with_the_gateway() {
     assert!(status.success(), "{status}\n{}", gateway.log());
     assert!(one.delegates().is_empty() && other.delegates().is_empty(), "waited for");
     for session in &mut sessions {
-        assert_eq!(end_of(session, Duration::from_secs(10)), 255);
+        assert_eq!(end_of(session, Duration::from_secs(20)), 255);
     }
     for account in [&one, &other] {
         wait_for("its programs to end", || account.processes("sleep").is_empty());
@@ -367,8 +364,8 @@ fn the_process_of_an_account_ends_in_order_by_a_signal() {
     let gateway = root_gateway(&[], None);
     let mut session = hold(&gateway, &account);
     kill("-TERM", account.delegates()[0]);
-    assert_eq!(end_of(&mut session, Duration::from_secs(10)), 255);
-    wait_for("its last line", || gateway.log().contains("server shutting down"));
+    assert_eq!(end_of(&mut session, Duration::from_secs(20)), 255);
+    gateway.tells("server shutting down");
     wait_for("its end", || account.delegates().is_empty());
     assert_eq!(says(&gateway, &account, "echo again"), "again");
 }

@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 
 use support::account::Account;
-use support::{Gateway, HOST_KEYS, keygen, run_ok, wait_for};
+use support::{Gateway, HOST_KEYS, keygen, run_ok};
 
 /// Whoever runs the tests; only he can log in where he is not root.
 fn user() -> String {
@@ -51,10 +51,6 @@ fn gets_in(gateway: &Gateway) -> bool {
     log_in(gateway, &[], &["echo in"]).stdout == b"in\n"
 }
 
-fn assert_told(gateway: &Gateway, text: &str) {
-    wait_for(text, || gateway.log().contains(text));
-}
-
 #[test]
 fn an_authority_lets_its_principals_in() {
     let gateway = gateway(&["TrustedUserCAKeys PATH/ca.pub"]);
@@ -68,14 +64,11 @@ fn an_authority_lets_its_principals_in() {
         String::from_utf8_lossy(&output.stdout).split(' ').nth(1).expect("a word").to_owned()
     };
     // As sshd writes it.
-    assert_told(
-        &gateway,
-        &format!(
-            "ssh2: ED25519-CERT {} ID an id (serial 77) CA ED25519 {}",
-            fingerprint("user_ed25519.pub"),
-            fingerprint("ca.pub")
-        ),
-    );
+    gateway.tells(&format!(
+        "ssh2: ED25519-CERT {} ID an id (serial 77) CA ED25519 {}",
+        fingerprint("user_ed25519.pub"),
+        fingerprint("ca.pub")
+    ));
     for (arguments, reason) in [
         (&["-n", "somebody"][..], "name is not a listed principal"),
         (&[], "it lists no principals"),
@@ -93,7 +86,7 @@ fn an_authority_lets_its_principals_in() {
     ] {
         certify(&gateway, "user_ed25519", "ca", arguments);
         assert!(!gets_in(&gateway), "{arguments:?}");
-        assert_told(&gateway, reason);
+        gateway.tells(reason);
     }
     // A client does not even offer a host's.
     certify(&gateway, "user_ed25519", "ca", &["-h", "-n", &me]);
@@ -168,7 +161,7 @@ fn principals_come_from_a_file() {
     }
     fs::write(&file, "command=\"echo $SSH_ORIGINAL_COMMAND, forced\" ops").expect("a file");
     assert_eq!(log_in(&gateway, &[], &["id"]).stdout, b"id, forced\n");
-    assert_told(&gateway, "lists no principal of the certificate");
+    gateway.tells("lists no principal of the certificate");
 }
 
 #[test]
@@ -183,7 +176,7 @@ fn authorities_stand_in_authorized_keys() {
     certify(&gateway, "user_ed25519", "ca", &["-n", &format!("ops,{me}")]);
     assert!(allow("cert-authority"), "{}", gateway.log());
     assert!(!allow(""), "a plain line");
-    assert_told(&gateway, "the line is not marked cert-authority");
+    gateway.tells("the line is not marked cert-authority");
     assert!(allow("cert-authority,principals=\"dev,ops\""));
     assert!(!allow("cert-authority,principals=\"dev\""));
     assert!(!allow("cert-authority,from=\"192.0.2.1\""));
@@ -196,7 +189,7 @@ fn authorities_stand_in_authorized_keys() {
     certify(&gateway, "user_ed25519", "ca", &force);
     assert!(allow("cert-authority,command=\"echo in\""));
     assert!(!allow("cert-authority,command=\"echo out\""));
-    assert_told(&gateway, "force two different commands");
+    gateway.tells("force two different commands");
     let ca_key = format!("IdentityFile={}", gateway.path("ca").display());
     assert_ne!(log_in(&gateway, &["CertificateFile=none", &ca_key], &["echo in"]).stdout, b"in\n");
 }
@@ -214,7 +207,7 @@ fn algorithms_are_restricted() {
         .expect("a file");
     certify(&gateway, "user_ed25519", "ca_rsa", &["-n", &me]);
     assert!(!gets_in(&gateway));
-    assert_told(&gateway, "signed with rsa-sha2-512, which CASignatureAlgorithms does not list");
+    gateway.tells("signed with rsa-sha2-512, which CASignatureAlgorithms does not list");
     certify(&gateway, "user_ed25519", "ca", &["-n", &me]);
     assert!(gets_in(&gateway), "certified keys are still taken\n{}", gateway.log());
     fs::write(gateway.path("authorized_keys"), read("user_ed25519.pub")).expect("a file");
@@ -251,14 +244,14 @@ fn case_75_revoked_keys_let_nobody_in() {
     let put = |content: &[u8]| fs::write(gateway.path("revoked"), content).expect("a file");
     certify(&gateway, "user_ed25519", "ca", &["-n", &me, "-z", "7"]);
     assert!(!gets_in(&gateway), "the file is missing");
-    assert_told(&gateway, "RevokedKeys cannot be used, so nobody gets in");
+    gateway.tells("RevokedKeys cannot be used, so nobody gets in");
     for (specification, allowed) in
         [("serial: 8\n", true), ("serial: 5-9\n", false), ("id: an id\n", false), ("id: x\n", true)]
     {
         make(specification);
         assert_eq!(gets_in(&gateway), allowed, "{specification}\n{}", gateway.log());
     }
-    assert_told(&gateway, "the key is revoked by ");
+    gateway.tells("the key is revoked by ");
     put(b"");
     assert!(gets_in(&gateway));
     for name in ["user_ed25519.pub", "ca.pub"] {
@@ -269,7 +262,7 @@ fn case_75_revoked_keys_let_nobody_in() {
     assert!(gets_in(&gateway));
     put(b"SSHKRL\n\0\0\0\0\x01");
     assert!(!gets_in(&gateway));
-    assert_told(&gateway, "malformed key revocation list");
+    gateway.tells("malformed key revocation list");
     // Plain keys too.
     fs::remove_file(gateway.path("user_ed25519-cert.pub")).expect("removed");
     fs::write(gateway.path("authorized_keys"), read("user_ed25519.pub")).expect("a file");

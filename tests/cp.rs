@@ -19,6 +19,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use lost::{Then, cp_over, line_that};
 use server::{Server, both, text};
 use support::{noise, wait_for};
 
@@ -234,6 +235,20 @@ impl Drop for Small {
     }
 }
 
+/// A copy of 44 MiB that is killed with so much of it under way: its line stands still then, however fast or
+/// slow the machine.
+fn interrupt(server: &Server, carried: &'static [i64], words: &[&str], place: &Path) {
+    let port = line_that(Then::StandsStill, server, carried);
+    let mut child = cp_over(server, port, words).spawn().expect("it runs");
+    wait_for("most of the file", || {
+        assert!(child.try_wait().expect("its status").is_none(), "it is not over");
+        let part = parts(place).pop();
+        part.is_some_and(|part| fs::metadata(part).is_ok_and(|m| m.len() > 36 << 20))
+    });
+    child.kill().expect("it is killed");
+    child.wait().expect("it is gone");
+}
+
 /// A byte that was changed since is found wherever hashes can be had; where no command may be run, what is
 /// looked at is told.
 #[test]
@@ -244,14 +259,7 @@ fn a_part_file_that_was_tampered_with_is_not_believed() {
         let bytes = noise(44 << 20, 9);
         fs::write(&from, &bytes).expect("a file");
         let (source, target) = (here(&from), there(&to));
-        let words = ["-q", "--limit-rate", "200M", &source, &target];
-        let mut child = cp(server, &words).spawn().expect("it runs");
-        wait_for("most of the file", || {
-            let part = parts(&place).pop();
-            part.is_some_and(|part| fs::metadata(part).is_ok_and(|m| m.len() > 36 << 20))
-        });
-        child.kill().expect("it is killed");
-        child.wait().expect("it is gone");
+        interrupt(server, &[40 << 20], &["-q", &source, &target], &place);
         let part = parts(&place).pop().expect("a part");
         let part = fs::File::options().write(true).open(part).expect("it");
         // Between the first two samples.
@@ -283,14 +291,12 @@ fn an_interrupted_copy_goes_on() {
         for (source, target) in [(here(&from), there(&to)), (there(&from), here(&to))] {
             let _ = fs::remove_file(&to);
             // Over two sessions, in pieces.
-            let words = ["-q", "--streams", "2", "--limit-rate", "60M", &source, &target];
-            let mut child = cp(server, &words).spawn().expect("it runs");
-            wait_for("most of the file", || {
-                let part = parts(&place).pop();
-                part.is_some_and(|part| fs::metadata(part).is_ok_and(|m| m.len() > 36 << 20))
-            });
-            child.kill().expect("it is killed");
-            child.wait().expect("it is gone");
+            let carried: &[i64] = match server {
+                Server::Ours(_) => &[40 << 20],
+                Server::Theirs(_) => &[20 << 20],
+            };
+            let words = ["-q", "--streams", "2", &source, &target];
+            interrupt(server, carried, &words, &place);
             assert!(!to.exists());
             let said = run_well(server, &["--streams", "2", &source, &target]);
             let why = match server {

@@ -44,13 +44,6 @@ fn is_greeting(line: &str) -> bool {
     line.starts_with("SSH-2.0-Tidegate")
 }
 
-fn logged(gateway: &Gateway, what: &str) {
-    wait_for(what, || {
-        let log = gateway.log();
-        log.contains(what)
-    });
-}
-
 // ---- The PROXY protocol --------------------------------------------------------------------
 
 #[test]
@@ -77,8 +70,8 @@ fn whose_a_connection_is_decides_before_it_begins() {
         let itself = encode(version, &ProxyOrigin::Itself);
         assert!(is_greeting(&answer(&gateway, &itself)), "{version}");
     }
-    logged(&gateway, "Connection from 192.0.2.7 port 4711 on");
-    logged(&gateway, "Connection from 2001:db8::7 port 1 on");
+    gateway.tells("Connection from 192.0.2.7 port 4711 on");
+    gateway.tells("Connection from 2001:db8::7 port 1 on");
 
     // The bounds of a source are those of the client, not of the proxy.
     let hold = |client: &str| {
@@ -92,7 +85,7 @@ fn whose_a_connection_is_decides_before_it_begins() {
     assert!(held.iter().all(|(_, head)| head == b"SSH-"));
     let refused = answer(&gateway, &header(ProxyVersion::One, "203.0.113.1:3"));
     assert_eq!(refused, "Exceeded MaxStartups\r\n");
-    logged(&gateway, "1 for PerSourceMaxStartups; the last from 203.0.113.1");
+    gateway.tells("1 for PerSourceMaxStartups; the last from 203.0.113.1");
     drop(held);
 }
 
@@ -116,7 +109,7 @@ fn what_is_no_header_is_refused_unless_it_may_be_absent() {
         assert_eq!(answer(&gateway, bytes), "", "{}", text(bytes));
     }
     for why in ["no PROXY header", "a malformed PROXY header", "no PROXY header in time"] {
-        logged(&gateway, why);
+        gateway.tells(why);
     }
     drop(gateway);
 
@@ -207,7 +200,7 @@ fn clients_behind_haproxy_are_known_by_their_own_addresses() {
         let output = ssh("127.0.0.4");
         assert_eq!(output.status.code(), Some(255), "{output:?}");
     }
-    logged(&gateway, "Connection from 127.0.0.4 port");
+    gateway.tells("Connection from 127.0.0.4 port");
     let log = gateway.log();
     assert!(!log.contains("publickey for root from 127.0.0.1 port"), "{log}");
 }

@@ -101,16 +101,6 @@ fn greeter() -> u16 {
     serve(|mut stream| drop(stream.write_all(b"hello\n")))
 }
 
-/// The log says so, now or soon.
-fn logged(gateway: &Gateway, what: &str) {
-    let start = Instant::now();
-    while !gateway.log().contains(what) {
-        let log = gateway.log();
-        assert!(start.elapsed() < Duration::from_secs(20), "not in the log: {what}\n{log}");
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
 /// Gives back what came, when there is no more.
 fn answer_at_the_end(mut stream: TcpStream) {
     let mut bytes = Vec::new();
@@ -178,9 +168,9 @@ fn r6_each_direction_ends_on_its_own() {
     drop(stream);
     assert_eq!(text(&hearing.recv_timeout(Duration::from_secs(20)).expect("bytes")), "afterwards");
 
-    wait_for("the log", || gateway.log().matches(" Forwarded direct-tcpip to ").count() >= 2);
-    logged(&gateway, &format!("Forwarding direct-tcpip to 127.0.0.1 port {port} for "));
-    logged(&gateway, ": 10 bytes in, 8 out, both sides were done");
+    gateway.tells_times(" Forwarded direct-tcpip to ", 2);
+    gateway.tells(&format!("Forwarding direct-tcpip to 127.0.0.1 port {port} for "));
+    gateway.tells(": 10 bytes in, 8 out, both sides were done");
 }
 
 #[test]
@@ -239,9 +229,7 @@ fn a_hundred_connections_at_once() {
         assert!(bytes == noise(20_000, n as u64), "connection {n}: {} bytes", bytes.len());
     }
     let before = gateway.descriptors();
-    wait_for("the last to end", || {
-        gateway.log().matches(" Forwarded direct-tcpip to ").count() == 100
-    });
+    gateway.tells_times(" Forwarded direct-tcpip to ", 100);
     assert!(gateway.descriptors() <= before);
 }
 
@@ -321,8 +309,8 @@ fn dynamic_forwarding_and_jumps() {
             .stdin(Stdio::null()),
     );
     assert_eq!(text(&output.stdout), "there\n");
-    logged(&gateway, &format!(" Forwarding direct-tcpip to 127.0.0.1 port {}", second.port));
-    logged(&second, &format!(" Forwarding direct-tcpip to localhost port {}", gateway.port));
+    gateway.tells(&format!(" Forwarding direct-tcpip to 127.0.0.1 port {}", second.port));
+    second.tells(&format!(" Forwarding direct-tcpip to localhost port {}", gateway.port));
 }
 
 #[test]
@@ -360,7 +348,7 @@ fn sockets_of_the_file_system() {
     // Nobody listens any more.
     let mut stream = UnixStream::connect(&own).expect("the client listens");
     assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0);
-    logged(&gateway, "Cannot forward direct-streamlocal@openssh.com to ");
+    gateway.tells("Cannot forward direct-streamlocal@openssh.com to ");
 }
 
 // ---- What does not -----------------------------------------------------------------------------
@@ -374,11 +362,11 @@ fn targets_that_cannot_be_reached_are_told_apart_from_those_that_may_not() {
     // A slip costs its channel, and not the connection with all others.
     let said = refusal(&gateway, gateway.port, &format!("{}:80", "long.".repeat(60)));
     assert!(said.contains("administratively prohibited"), "{said}");
-    logged(&gateway, "the name of a host is too long");
+    gateway.tells("the name of a host is too long");
     let said = refusal(&gateway, gateway.port, "no..such..name:80");
     assert!(said.contains("connect failed"), "{said}");
-    logged(&gateway, &format!("127.0.0.1:{closed}: Connection refused"));
-    logged(&gateway, "Cannot forward direct-tcpip to no..such..name port 80 for ");
+    gateway.tells(&format!("127.0.0.1:{closed}: Connection refused"));
+    gateway.tells("Cannot forward direct-tcpip to no..such..name port 80 for ");
 }
 
 /// A listener whose queue is full answers nobody.
@@ -399,8 +387,8 @@ fn a_silent_target_is_given_up() {
     let said = refusal(&gateway, gateway.port, &to.to_string());
     assert!(said.contains("connect failed"), "{said}");
     let took = start.elapsed();
-    assert!((10..18).contains(&took.as_secs()), "{took:?}");
-    logged(&gateway, &format!("{to} did not answer in time"));
+    assert!((10..60).contains(&took.as_secs()), "{took:?}");
+    gateway.tells(&format!("{to} did not answer in time"));
 }
 
 #[test]
@@ -451,7 +439,7 @@ fn case_98_settings_say_what_may_be_reached() {
         assert!(said.contains("administratively prohibited"), "{to}: {said}");
     }
     for why in ["PermitOpen does not list it", "forwarding is not permitted (Allow"] {
-        logged(&gateway, why);
+        gateway.tells(why);
     }
 }
 
@@ -497,7 +485,7 @@ fn idle_connections_end_by_channel_timeout() {
     let _held = child.stdin.take();
     child.wait().expect("an end");
     assert!((1..10).contains(&start.elapsed().as_secs()), "{:?}", start.elapsed());
-    logged(&gateway, "closed after 1 s without traffic");
+    gateway.tells("closed after 1 s without traffic");
 }
 
 // ---- As root -----------------------------------------------------------------------------------
@@ -540,7 +528,7 @@ fn sockets_are_opened_with_the_rights_of_the_account() {
     listen(&open, 0o666);
     assert_eq!(text(&ask(&open).stdout), "hello", "{}", gateway.log());
     assert_eq!(text(&ask(&secret).stdout), "");
-    logged(&gateway, "Permission denied");
+    gateway.tells("Permission denied");
     // And TCP from the process of the account.
     let port = greeter();
     let output = client(&gateway, gateway.port, &[&user])

@@ -16,7 +16,7 @@ mod support;
 use std::fs;
 use std::process::Output;
 
-use support::{Gateway, run_ok, wait_for};
+use support::{Gateway, run_ok};
 
 /// Whoever runs the tests; only he can log in where he is not root.
 fn user() -> String {
@@ -57,7 +57,7 @@ fn two_keys_are_needed_and_both_have_their_say() {
     assert_eq!(out(&alone), "", "one key is not enough");
     let told = String::from_utf8_lossy(&alone.stderr).into_owned();
     assert!(told.contains("Permission denied (publickey)"), "{told}");
-    wait_for("the line", || gateway.log().contains("Partial publickey for "));
+    gateway.tells("Partial publickey for ");
     assert!(!gateway.log().contains("Accepted publickey for "), "{}", gateway.log());
     assert_eq!(out(&log_in(&gateway, &["user_ecdsa256"], "echo in")), "in\n", "{}", gateway.log());
     assert_eq!(out(&log_in(&gateway, &["user_ecdsa384"], "echo in")), "", "a stranger's key");

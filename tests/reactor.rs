@@ -776,7 +776,7 @@ fn waiting_ends_at_its_time() {
             assert!(bench.out.is_empty());
         }
         let slept = bench.driver.now().since(start);
-        assert!(slept < Duration::from_millis(500), "{slept:?}");
+        assert!(slept < Duration::from_secs(10), "{slept:?}");
         let enters = bench.driver.stats().enters;
         let past = bench.driver.now();
         bench.driver.wait(Some(past), &mut bench.out).unwrap();

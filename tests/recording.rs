@@ -176,7 +176,7 @@ fn case_105_without_a_recorder_there_is_no_session() {
     assert!(!said.status.success() && text.contains(REFUSED), "{said:?}\n{}", gateway.log());
     assert!(said.stdout.is_empty() && !mark.exists());
     let why = format!("TidegateRecordDirectory {}: No such file", missing.display());
-    wait_for("the log to say why", || gateway.log().contains(&why));
+    gateway.tells(&why);
     // Others may not write where recordings are.
     fs::create_dir(&missing).expect("a folder");
     fs::set_permissions(&missing, fs::Permissions::from_mode(0o777)).expect("a mode");
@@ -190,7 +190,7 @@ fn case_105_without_a_recorder_there_is_no_session() {
     let gateway = recording(&none, &lines);
     let said = run_ok(&mut gateway.ssh(&[TTY], &[&command]));
     assert_eq!(String::from_utf8_lossy(&said.stdout), "seen\r\n");
-    wait_for("the log to tell", || gateway.log().contains("sessions go on without"));
+    gateway.tells("sessions go on without");
 }
 
 /// A session in which what is typed comes back.
@@ -294,6 +294,6 @@ fn r28_a_full_disk_ends_its_sessions_and_nothing_is_seen_that_is_not_on_it() {
     assert!(!said.status.success(), "{}", gateway.log());
     assert!(String::from_utf8_lossy(&said.stderr).contains(REFUSED), "{said:?}");
     assert!(said.stdout.len() < SIZE, "{} bytes of no recording were seen", said.stdout.len());
-    wait_for("the log to say why", || gateway.log().contains("No space left on device"));
+    gateway.tells("No space left on device");
     gateway.assert_alive();
 }

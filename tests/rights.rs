@@ -140,8 +140,9 @@ fn r3b_a_killed_signer_is_replaced_and_key_exchanges_wait() {
     assert_eq!(output.stdout, b"waited\n", "{}", gateway.log());
     sessions.iter_mut().for_each(Session::assert_well);
     assert_ne!(part(&gateway, "signer"), signer);
-    let log = gateway.log();
-    assert_eq!(log.matches("The signer has ended: it ended with signal: 9").count(), 1, "{log}");
+    let why = "The signer has ended: it ended with signal: 9";
+    let log = gateway.tells(why);
+    assert_eq!(log.matches(why).count(), 1, "{log}");
 }
 
 /// A signer that has no key any more: logins end with a clear word in the log, sessions go on, and all is
@@ -155,13 +156,12 @@ fn r3b_a_signer_without_its_key_file_is_told_of() {
     kill("-9", part(&gateway, "signer"));
     let output = gateway.ssh(&[], &["true"]).output().expect("ssh starts");
     assert_eq!(output.status.code(), Some(255));
-    let log = gateway.log();
-    let why = format!("The signer has ended: host key {}", key.display());
-    assert!(log.contains(&why) && log.contains("key exchanges end: there is no signer"), "{log}");
+    gateway.tells(&format!("The signer has ended: host key {}", key.display()));
+    gateway.tells("key exchanges end: there is no signer");
     session.assert_well();
     // Another key in its place is not taken for it.
     support::keygen(&key, "ed25519", "");
-    wait_for("the reason", || gateway.log().contains("another key than before"));
+    gateway.tells("another key than before");
     fs::rename(&away, &key).expect("put back");
     wait_for("a signer", || !gateway.parts("signer").is_empty());
     wait_for("a login", || {
@@ -190,8 +190,9 @@ fn r2_a_killed_edge_is_replaced_and_sessions_do_not_notice() {
         let _ = stranger.read_to_end(&mut Vec::new());
         sessions.iter_mut().for_each(Session::assert_well);
     }
-    let log = gateway.log();
-    assert_eq!(log.matches("The edge has ended: it ended with signal: 9").count(), 3, "{log}");
+    let why = "The edge has ended: it ended with signal: 9";
+    let log = gateway.tells_times(why, 3);
+    assert_eq!(log.matches(why).count(), 3, "{log}");
 }
 
 /// What a source has earned with one edge keeps it out of the next.
@@ -202,7 +203,7 @@ fn penalties_outlive_an_edge() {
     }
     // Whoever waits for the gateway to listen says nothing.
     let gateway = Gateway::start(&["PerSourcePenalties noauth:600 min:1"]);
-    wait_for("a penalty", || gateway.log().contains("Keeping 127.0.0.1 out"));
+    gateway.tells("Keeping 127.0.0.1 out");
     let edge = part(&gateway, "edge");
     kill("-9", edge);
     wait_for("another edge", || gateway.parts("edge").iter().any(|pid| *pid != edge));
@@ -228,7 +229,7 @@ fn an_edge_that_has_heard_strangers_is_replaced() {
     // Nobody was heard yet, so none has taken its place.
     let first = part(&gateway, "edge");
     let mut session = Session::begin(&gateway, "root");
-    wait_for("another edge", || gateway.log().contains("Another edge accepts"));
+    gateway.tells("Another edge accepts");
     assert!(gateway.parts("edge").contains(&first), "it hears the stranger still");
     stranger.write_all(b"SSH-2.0-late\r\n").expect("said");
     stranger.read_exact(&mut [0; 256]).expect("an offer");
@@ -250,7 +251,7 @@ fn a_stopped_edge_and_a_stopped_signer_are_replaced() {
     session.assert_well();
     for name in ["edge", "signer"] {
         let why = format!("The {name} has ended: it does not answer");
-        wait_for("another", || gateway.log().contains(&why));
+        gateway.tells(&why);
     }
     gateway.assert_alive();
     assert!(part(&gateway, "edge") != edge && part(&gateway, "signer") != signer);
@@ -317,7 +318,7 @@ fn nobody_logs_in_as_the_edges_account() {
     let user = format!("User={}", account.name);
     let output = gateway.ssh(&[&user], &["true"]).output().expect("ssh starts");
     assert_eq!(output.status.code(), Some(255));
-    wait_for("the reason", || gateway.log().contains("TidegateEdgeUser names another"));
+    gateway.tells("TidegateEdgeUser names another");
 }
 
 #[test]

@@ -73,14 +73,14 @@ cargo clippy --all-targets -- -D warnings
 # Most tests wait for others more than they compute.
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) * 2))}
 say "tests"
-cargo test
+cargo test --no-fail-fast
 say "the network tests again, on the second driver"
 # Whatever starts a gateway or our client, and what moves a program's bytes.
 mapfile -t network < <(
     grep -lrE '\b(Gateway|Site)\b' tests --include='*.rs' |
         sed -nE '/^tests\/(support|fuzz)/d; s|^tests/([a-z_]+)(\.rs)?(/.*)?$|--test=\1|p' | sort -u
 )
-TIDEGATE_TEST_DRIVER=mio cargo test "${network[@]}"
+TIDEGATE_TEST_DRIVER=mio cargo test --no-fail-fast "${network[@]}"
 TIDEGATE_TEST_DRIVER=mio cargo test --lib services::process
 say "documentation"
 RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --no-deps --document-private-items

@@ -223,20 +223,20 @@ fn roots_that_others_can_change_let_nobody_in() {
     fs::set_permissions(&root, PermissionsExt::from_mode(0o775)).expect("a mode");
     assert!(refused());
     let said = format!("bad ownership or modes for chroot \"{}\"", root.display());
-    assert!(gateway.log().contains(&said), "{}", gateway.log());
+    gateway.tells(&said);
     fs::set_permissions(&root, PermissionsExt::from_mode(0o755)).expect("a mode");
     fs::set_permissions(site.path(), PermissionsExt::from_mode(0o757)).expect("a mode");
     assert!(refused());
     let said = format!("chroot directory component \"{}\"", site.path().display());
-    assert!(gateway.log().contains(&said), "{}", gateway.log());
+    gateway.tells(&said);
     fs::set_permissions(site.path(), PermissionsExt::from_mode(0o755)).expect("a mode");
     std::os::unix::fs::chown(&root, Some(account.uid), None).expect("given away");
     assert!(refused());
-    assert!(gateway.log().contains(&format!("belongs to uid {}", account.uid)));
+    gateway.tells(&format!("belongs to uid {}", account.uid));
     std::os::unix::fs::chown(&root, Some(0), None).expect("taken back");
     fs::rename(&root, site.path().join("moved")).expect("moved");
     assert!(refused());
-    assert!(gateway.log().contains("No such file or directory"), "{}", gateway.log());
+    gateway.tells("No such file or directory");
     fs::rename(site.path().join("moved"), &root).expect("moved back");
     assert!(!refused());
 }
@@ -288,5 +288,5 @@ fn cases_108_109_without_root_there_are_files_alone() {
         let output = ssh(&gateway, &account.name, &[], words).output().expect("ssh");
         assert!(!output.status.success() && output.stdout.is_empty(), "{output:?}");
     }
-    assert!(gateway.log().contains("files alone"), "{}", gateway.log());
+    gateway.tells("files alone");
 }

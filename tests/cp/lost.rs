@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::process::Output;
+use std::process::{Command, Output};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::thread;
@@ -15,9 +15,20 @@ use crate::{folder, here, parts, there};
 
 const ALL: i64 = i64::MAX;
 
+/// What becomes of a connection that has carried what it may.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    Ends,
+    StandsStill,
+}
+
 /// Carries connections to a server, each no more than so many bytes of both directions together; the
 /// last number is that of all further ones. It ends with the test's process.
 fn line(server: &Server, bytes: &'static [i64]) -> u16 {
+    line_that(Then::Ends, server, bytes)
+}
+
+pub fn line_that(then: Then, server: &Server, bytes: &'static [i64]) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
     let port = listener.local_addr().expect("it").port();
     let to = server.port();
@@ -34,17 +45,20 @@ fn line(server: &Server, bytes: &'static [i64]) -> u16 {
             for (from, to) in [(&from, &to), (&to, &from)] {
                 let (from, to) = (from.try_clone().expect("it"), to.try_clone().expect("it"));
                 let left = Arc::clone(&left);
-                thread::spawn(move || carry(from, to, &left));
+                thread::spawn(move || carry(from, to, &left, then));
             }
         }
     });
     port
 }
 
-fn carry(mut from: TcpStream, mut to: TcpStream, left: &AtomicI64) {
+fn carry(mut from: TcpStream, mut to: TcpStream, left: &AtomicI64, then: Then) {
     let mut bytes = vec![0; 16 << 10];
     while let Ok(got @ 1..) = from.read(&mut bytes) {
         let rest = left.fetch_sub(got as i64, Ordering::Relaxed);
+        if rest <= got as i64 && then == Then::StandsStill {
+            continue;
+        }
         if rest <= got as i64 || to.write_all(&bytes[..got]).is_err() {
             break;
         }
@@ -52,10 +66,15 @@ fn carry(mut from: TcpStream, mut to: TcpStream, left: &AtomicI64) {
     let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
 }
 
-fn run_over(server: &Server, port: u16, words: &[&str]) -> Output {
+pub fn cp_over(server: &Server, port: u16, words: &[&str]) -> Command {
     let key = format!("IdentityFile={}", server.path("user_ed25519").display());
     let mut command = server.client("cp", &[&format!("Port={port}"), &key]);
-    command.args(words).output().expect("it runs")
+    command.args(words);
+    command
+}
+
+fn run_over(server: &Server, port: u16, words: &[&str]) -> Output {
+    cp_over(server, port, words).output().expect("it runs")
 }
 
 /// The file goes on behind what had come, over a new connection.

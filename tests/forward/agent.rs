@@ -50,7 +50,7 @@ fn programs_use_the_agent_and_its_socket_goes_with_the_connection() {
     );
     let output = run_ok(&mut with_agent(&gateway, gateway.port, &agent, "", &[&hop]));
     assert!(text(&output.stdout).starts_with("arrived"), "{output:?}");
-    logged(&gateway, "Forwarding agent-connection from /tmp/ssh-");
+    gateway.tells("Forwarding agent-connection from /tmp/ssh-");
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn settings_and_keys_may_forbid_it() {
     assert!(!has(gateway.port, "no-agent-forwarding"));
     assert!(!has(ports[0], ""));
     assert!(!has(ports[1], ""));
-    logged(&gateway, "Refused the client's agent: AllowAgentForwarding, DisableForwarding or ");
+    gateway.tells("Refused the client's agent: AllowAgentForwarding, DisableForwarding or ");
 }
 
 #[test]

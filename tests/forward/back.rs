@@ -119,7 +119,7 @@ fn ports_are_chosen_told_served_and_cancelled() {
     let mut before = TcpStream::connect(("127.0.0.1", own)).expect("a connection");
     before.write_all(b"be").expect("room");
     let origin = before.local_addr().expect("an address").port();
-    logged(&gateway, &format!("port {origin} at port {own} for "));
+    gateway.tells(&format!("port {origin} at port {own} for "));
     let output = master.ask("cancel", &["-R", &format!("127.0.0.1:{own}:127.0.0.1:{target}")]);
     assert!(output.status.success(), "{output:?}\n{}", gateway.log());
     wait_for("the end of listening", || nobody_listens(&gateway, "127.0.0.1", own));
@@ -131,14 +131,12 @@ fn ports_are_chosen_told_served_and_cancelled() {
     assert_eq!(echo("127.0.0.1", chosen, b"still"), b"still");
     // The rest ends with the connection.
     drop(master);
-    logged(&gateway, "Disconnected root from ");
+    gateway.tells("Disconnected root from ");
     wait_for("the end of listening", || nobody_listens(&gateway, "127.0.0.1", chosen));
     assert!(nobody_listens(&gateway, "::1", chosen));
-    logged(
-        &gateway,
-        &format!("Listening for root: no more forwarded-tcpip from 127.0.0.1 port {own}"),
-    );
-    logged(&gateway, " bytes in, 9 out, both sides were done");
+    let over = format!("Listening for root: no more forwarded-tcpip from 127.0.0.1 port {own}");
+    gateway.tells(&over);
+    gateway.tells(" bytes in, 9 out, both sides were done");
 }
 
 #[test]
@@ -167,8 +165,8 @@ fn connections_that_the_client_refuses_are_closed() {
     let master = Master::new(&gateway, gateway.port, None);
     let port = master.forward(&["-R", &format!("0:127.0.0.1:{}", free_port())]);
     assert_eq!(echo("127.0.0.1", port, b""), b"");
-    logged(&gateway, "Cannot forward forwarded-tcpip from 127.0.0.1 port ");
-    logged(&gateway, "the client refused it");
+    gateway.tells("Cannot forward forwarded-tcpip from 127.0.0.1 port ");
+    gateway.tells("the client refused it");
 }
 
 #[test]
@@ -281,8 +279,8 @@ fn settings_and_keys_say_where_clients_may_listen() {
         drop(master);
         wait_for("the port", || nobody_listens(&gateway, "127.0.0.1", one));
     }
-    logged(&gateway, "PermitListen does not list it");
-    logged(&gateway, "the key's permitlisten does not list it");
+    gateway.tells("PermitListen does not list it");
+    gateway.tells("the key's permitlisten does not list it");
 }
 
 #[test]
@@ -295,10 +293,10 @@ fn case_99_accounts_listen_with_their_own_rights() {
     let port = master.forward(&["-R", &format!("0:127.0.0.1:{target}")]);
     assert_eq!(echo("127.0.0.1", port, b"abc"), b"abc");
     master.is_refused(&["-R", &format!("1023:127.0.0.1:{target}")]);
-    logged(&gateway, "ports below 1024 are root's");
+    gateway.tells("ports below 1024 are root's");
     let at = |path: &Path| format!("{}:127.0.0.1:{target}", path.display());
     master.is_refused(&["-R", &at(&gateway.path("not-here"))]);
-    logged(&gateway, "Permission denied");
+    gateway.tells("Permission denied");
     let path = account.at_home("here");
     master.forward(&["-R", &at(&path)]);
     let owner = std::os::unix::fs::MetadataExt::uid(&fs::metadata(&path).expect("a socket"));
@@ -338,7 +336,7 @@ fn places_that_rest_outlive_a_reload() {
     drop(crowd);
     limit(1000);
     run_ok(Command::new("kill").args(["-HUP", &gateway.child.id().to_string()]));
-    logged(&gateway, "is in force for new connections");
+    gateway.tells("is in force for new connections");
     let mut back = String::new();
     stream.read_to_string(&mut back).expect("an answer");
     assert_eq!(back, "rests", "{}", gateway.log());

@@ -119,8 +119,8 @@ fn programs_reach_the_clients_server_with_its_cookie() {
         assert_eq!(entered, format!("{host}/unix:{shown}"));
         assert_ne!(fake, COOKIE);
         assert_eq!(answer, format!("true {COOKIE}"));
-        logged(&gateway, &format!("Listening for root: x11-connection from display {display}"));
-        logged(&gateway, "Forwarded x11-connection from");
+        gateway.tells(&format!("Listening for root: x11-connection from display {display}"));
+        gateway.tells("Forwarded x11-connection from");
         // It goes with the session.
         wait_for("the display to go", || {
             TcpStream::connect((Ipv4Addr::LOCALHOST, 6000 + shown)).is_err()
@@ -141,7 +141,7 @@ fn what_forbids_x11_is_told() {
         let output = command.output().expect("ssh starts");
         assert_eq!(text(&output.stdout), "<>\n", "{why}\n{}", gateway.log());
         assert!(text(&output.stderr).contains("X11 forwarding request failed"), "{output:?}");
-        logged(gateway, why);
+        gateway.tells(why);
     };
     let settings = "X11Forwarding, DisableForwarding or the key's options";
     refused(&gateway, ports[0], settings);

@@ -69,15 +69,15 @@ fn case_131_a_panic_ends_the_connection_it_was_met_on_alone() {
     // account's process says so, and an edge makes room for another.
     let separated = !gateway.parts("edge").is_empty();
     if separated {
-        wait_for("the line in the log", || gateway.log().contains("should be replaced"));
+        gateway.tells("should be replaced");
         for _ in 0..2 {
             let mut stream = gateway.connect().expect("a connection");
             std::io::Write::write_all(&mut stream, b"SSH-2.0-Defect_packet\r\n").expect("written");
             crate::support::drain(&mut stream);
         }
-        wait_for("another edge", || gateway.log().contains("The edge has ended"));
+        gateway.tells("The edge has ended");
     } else {
-        wait_for("new reactors", || gateway.log().contains("Received SIGHUP"));
+        gateway.tells("Received SIGHUP");
     }
     others.iter_mut().for_each(|(peer, channel)| echoes(peer, *channel));
     wait_for("a gateway that listens", || gateway.connect().is_ok());

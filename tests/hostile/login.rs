@@ -196,11 +196,11 @@ fn cases_62_130_odd_names() {
     peer.assert_dropped(PROTOCOL_ERROR, "250 KB");
     assert!(watch.last_line(peer.port()).contains("bad packet length"));
     watch.end();
-    let log = gateway.log();
+    gateway.tells("\\u{202e}");
+    let log = gateway.tells("root\\nAccepted");
     let forged = |line: &str| line.contains("from 1.2.3.4") && !line.contains("root\\nAccepted");
     assert!(!log.lines().any(forged), "{log}");
-    assert!(log.contains("root\\nAccepted"), "{log}");
-    assert!(log.contains("\\u{202e}") && !log.contains('\u{202e}'), "{log}");
+    assert!(!log.contains('\u{202e}'), "{log}");
     assert!(log.lines().all(|line| line.len() < 2500), "a line is long");
 }
 

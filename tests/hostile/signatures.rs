@@ -87,6 +87,12 @@ fn raw(blob: &[u8]) -> Vec<u8> {
     fields.string(4096).expect("a signature").to_vec()
 }
 
+/// Without its first byte that counts: zeros in front may be left out, and one signature in 256 has some.
+fn shortened(raw: &[u8]) -> Vec<u8> {
+    let zeros = raw.iter().take_while(|byte| **byte == 0).count();
+    raw[zeros + 1..].to_vec()
+}
+
 /// S + L in the place of S: the same number to the curve (RFC 8032 §5.1.7 forbids it).
 fn shifted(raw: &[u8]) -> Vec<u8> {
     let order: [u8; 32] = [
@@ -142,7 +148,7 @@ fn cases_42_43_signatures_with_another_form() {
             _ => forms.extend([
                 (|_| [vec![0; 383], vec![1]].concat()) as Form,
                 |_| vec![0xff; 384],
-                |raw| raw[1..].to_vec(),
+                shortened,
             ]),
         }
         let unspoilt: Form = <[u8]>::to_vec;

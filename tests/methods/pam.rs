@@ -103,7 +103,7 @@ impl Site {
         let before = self.gateway.log().matches(why).count();
         let output = self.log_in(user, method, password);
         assert_eq!(out(&output), "", "{user} {method}: {output:?}");
-        wait_for(why, || self.gateway.log().matches(why).count() > before);
+        self.gateway.tells_times(why, before + 1);
     }
 
     fn asked(&self) -> Vec<String> {
@@ -370,8 +370,7 @@ fn whoever_gets_no_session_is_told_so_and_has_nothing_else() {
     }
     let output = site.run(&bob.name, &["-W", &format!("127.0.0.1:{}", site.gateway.port)], &[]);
     assert!(!output.status.success() && output.stdout.is_empty(), "{output:?}");
-    let log = site.gateway.log();
-    assert!(log.contains("PAM: pam_open_session(): "), "{log}");
+    site.gateway.tells("PAM: pam_open_session(): ");
 }
 
 #[test]
@@ -405,7 +404,7 @@ fn case_129_a_module_that_hangs_holds_up_its_own_login_alone() {
     assert!(!lost.wait().expect("its end").success());
     let why = "PAM (service sshd) cannot be asked, so nobody gets in: the process that asks PAM has \
                ended";
-    assert!(site.gateway.log().contains(why), "{}", site.gateway.log());
+    site.gateway.tells(why);
     fs::remove_file(&hang).expect("removed");
     assert!(late.wait().expect("its end").success(), "it was only late");
     wait_for("its end", || site.gateway.parts("pam").is_empty());

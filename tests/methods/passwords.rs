@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use aws_lc_rs::hmac;
 
-use crate::support::{Gateway, make_executable, wait_for};
+use crate::support::{Gateway, make_executable};
 use crate::{gateway_with, out, user};
 
 /// Of "correct horse", by crypt(3).
@@ -83,16 +83,16 @@ fn passwords_of_a_file_let_in() {
             assert_eq!(out(&log_in(&gateway, method, PASSWORD, "", &[stranger])), "", "{stranger}");
         }
         let line = format!("Accepted {method} for {}", user());
-        wait_for(&line, || gateway.log().contains(&line));
+        gateway.tells(&line);
         let line = format!("Failed {method} for somebody");
-        wait_for(&line, || gateway.log().contains(&line));
+        gateway.tells(&line);
     }
     assert!(!gateway.log().contains(PASSWORD), "a password in the log");
     let folder = fs::read_to_string(gateway.path("folder")).expect("its folder");
     let passwords = std::path::Path::new(&folder).join("passwords");
     fs::set_permissions(passwords, PermissionsExt::from_mode(0o644)).expect("a mode");
     assert_eq!(out(&log_in(&gateway, "password", PASSWORD, "", &[])), "", "others may read it");
-    wait_for("the reason", || gateway.log().contains("lets others read or write it"));
+    gateway.tells("lets others read or write it");
     let _ = fs::remove_dir_all(folder);
 }
 
@@ -247,7 +247,7 @@ fn a_code_is_the_second_factor() {
     let typed = log_in(&gateway, "keyboard-interactive", PASSWORD, &next, &[]);
     assert_eq!(out(&typed), "in\n", "{typed:?}\n{}", gateway.log());
     assert_eq!(out(&log_in(&gateway, "keyboard-interactive", PASSWORD, &next, &[])), "", "again");
-    wait_for("both", || gateway.log().contains("(a password and a code)"));
+    gateway.tells("(a password and a code)");
 }
 
 #[test]

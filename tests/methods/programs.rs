@@ -108,14 +108,14 @@ fn a_program_knows_keys() {
     ] {
         script.does(what, mode);
         assert_eq!(out(&log_in(&gateway, &[], "echo in")), "", "{what}");
-        wait_for(reason, || gateway.log().contains(reason));
+        gateway.tells(reason);
     }
     script.told();
     let me = nix::unistd::User::from_name(&user()).expect("a database").expect("an account");
     script.does(&format!("printf '# \\377\\n\\n%s\\n' 'command=\"echo forced\" {key}'"), 0o755);
     assert_eq!(out(&log_in(&gateway, &[], "echo in")), "forced\n", "{}", gateway.log());
     let source = format!("(AuthorizedKeysCommand {}:3)", script.at("program").display());
-    wait_for(&source, || gateway.log().contains(&source));
+    gateway.tells(&source);
     let told = script.told();
     let [told] = &*told else { panic!("{told:?}") };
     let lines = told.lines().collect::<Vec<_>>();
@@ -180,7 +180,7 @@ fn case_129_a_program_that_hangs_holds_up_itself_alone() {
     let heard = String::from_utf8_lossy(&output.stderr);
     assert!(heard.contains("Permission denied"), "{heard}");
     let reason = "program: it did not answer in 10 seconds";
-    wait_for(reason, || gateway.log().contains(reason));
+    gateway.tells(reason);
     let mut children = Command::new("pgrep");
     children.args(["-f", "^sleep 1000$", "-P"]).arg(gateway.child.id().to_string());
     let running = children.output().expect("pgrep starts");
@@ -212,17 +212,17 @@ fn a_program_knows_principals() {
     assert!(!gets_in(), "an authority that nobody trusts");
     certify("ca", &["-n", "deploy", "-V", "0x1:0x2"]);
     assert!(!gets_in(), "expired");
-    wait_for("the reason", || gateway.log().contains("expired: it ended at"));
+    gateway.tells("expired: it ended at");
     assert_eq!(script.told(), [""; 0], "it was never asked");
     certify("ca", &["-n", &user()]);
     assert!(!gets_in(), "the user's own name is no principal where a program says which are");
     let reason = "program lists no principal of the certificate";
-    wait_for(reason, || gateway.log().contains(reason));
+    gateway.tells(reason);
     certify("ca", &["-n", "deploy"]);
     script.told();
     assert!(gets_in(), "{}", gateway.log());
     let source = format!(", AuthorizedPrincipalsCommand {}:2)", script.at("program").display());
-    wait_for(&source, || gateway.log().contains(&source));
+    gateway.tells(&source);
     let told = script.told().concat();
     let lines = told.lines().skip(2).collect::<Vec<_>>();
     let authority = public(&gateway, "ca");
@@ -247,7 +247,7 @@ fn a_program_knows_principals() {
     ] {
         script.does(answer, 0o755);
         assert!(!gets_in(), "{answer}");
-        wait_for(reason, || gateway.log().contains(reason));
+        gateway.tells(reason);
     }
     script.does("echo 'command=\"echo forced\" deploy'", 0o755);
     assert_eq!(out(&log_in(&gateway, &["user_ed25519"], "echo in")), "forced\n");
@@ -280,6 +280,6 @@ fn an_unprivileged_gateway_asks_as_itself() {
     let (said, gateway) = run("nobody");
     assert_eq!(said, "", "{}", gateway.log());
     let reason = "only root can start it as nobody";
-    wait_for(reason, || gateway.log().contains(reason));
+    gateway.tells(reason);
     assert_eq!(script.told(), [""; 0]);
 }

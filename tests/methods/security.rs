@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::{Gateway, run_ok, wait_for};
+use crate::support::{Gateway, run_ok};
 use crate::{gateway_with, user};
 
 const TOUCHED: &str = "1";
@@ -54,7 +54,7 @@ impl Bench {
     }
 
     fn assert_told(&self, text: &str) {
-        wait_for(text, || self.gateway.log().contains(text));
+        self.gateway.tells(text);
     }
 }
 

@@ -3,7 +3,7 @@
 use std::os::unix::process::CommandExt;
 
 use super::*;
-use crate::support::{HOST_KEYS, keygen, run_ok, wait_for};
+use crate::support::{HOST_KEYS, keygen, run_ok};
 
 const UPDATE: [&str; 2] = ["UpdateHostKeys=yes", "StrictHostKeyChecking=yes"];
 
@@ -44,7 +44,7 @@ fn rotate(user: &str, change: impl FnOnce(&mut Command)) {
     assert!(config.contains(&old), "{config}");
     fs::write(gateway.path("tidegate_config"), config.replace(&old, "")).expect("a file");
     run_ok(Command::new("kill").args(["-HUP", &gateway.child.id().to_string()]));
-    wait_for("the reload", || gateway.log().contains("is in force for new connections"));
+    gateway.tells("is in force for new connections");
     all.remove(0);
     let options =
         [UPDATE[0], UPDATE[1], &user, "HostKeyAlgorithms=ssh-ed25519,ecdsa-sha2-*,rsa-sha2-512"];

@@ -5,8 +5,8 @@ use std::io::Write;
 use std::net::ToSocketAddrs;
 
 use super::{allow, here, open_to_all, shown};
+use crate::support::Gateway;
 use crate::support::account::Account;
-use crate::support::{Gateway, wait_for};
 
 /// A gateway whose file ends with these lines.
 fn ending_with(lines: &[&str], rest: &str) -> Gateway {
@@ -47,8 +47,7 @@ fn banner_tries_and_log_level_may_depend_on_the_user() {
     let other = format!("IdentityFile={}", gateway.path("other").display());
     let late = shown(&mut here(&gateway, &[&other], &["echo in"]));
     assert!(late.code == Some(255) && late.err.contains("Too many authentication"), "{late:?}");
-    wait_for("the stranger's end", || gateway.log().contains("does not let no-such in"));
-    let log = gateway.log();
+    let log = gateway.tells("does not let no-such in");
     assert!(log.contains("Connection from 127.0.0.1"), "before the user is known: {log}");
     for quiet in ["Accepted publickey", "Starting session", "Too many authentication"] {
         assert!(!log.contains(quiet), "{quiet}: {log}");
@@ -65,8 +64,7 @@ fn the_log_level_of_a_block_holds_in_the_processes_of_accounts() {
     assert_eq!(shown(&mut here(&gateway, &[&user], &["echo in"])).out, "in\n");
     assert_eq!(shown(&mut here(&gateway, &[], &["echo in"])).out, "in\n");
     let started = "Starting session: ";
-    wait_for("the session's line", || gateway.log().contains(started));
-    let log = gateway.log();
+    let log = gateway.tells(started);
     assert!(log.contains(&format!(" for {} from 127.0.0.1", account.name)), "{log}");
     assert_eq!(log.matches("Accepted publickey").count(), 1, "{log}");
     assert_eq!(log.matches(started).count(), 1, "{log}");
@@ -88,10 +86,10 @@ fn connections_are_refused_when_the_user_is_known() {
     assert!(told.contains("connection refused"), "{told}");
     assert_eq!(shown(&mut here(&gateway, &[], &["echo in"])).out, "in\n", "{}", gateway.log());
     let line = "administratively prohibited connection for invalid user mallory from 127.0.0.1";
-    assert!(gateway.log().contains(line), "{}", gateway.log());
+    gateway.tells(line);
     // The second refusal brings the sum over the least that counts.
     refused("trudy");
-    wait_for("the penalty", || gateway.log().contains("its connection was refused"));
+    gateway.tells("its connection was refused");
     assert_eq!(shown(&mut here(&gateway, &[], &["echo in"])).code, Some(255));
 }
 

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use super::{Shown, allow, here, own, put_at_home, shown, ssh, with_blocks};
 use crate::support::account::Account;
-use crate::support::{Gateway, keygen, wait_for};
+use crate::support::{Gateway, keygen};
 
 fn is_in(seen: &Shown) -> bool {
     // With no method in the brackets where there is none.
@@ -53,7 +53,7 @@ fn lists_of_users_and_groups() {
     }
     for reason in ["DenyUsers tide* matches", "AllowGroups does not name", "PermitRootLogin is no"]
     {
-        assert!(gateway.log().contains(reason), "{reason}\n{}", gateway.log());
+        gateway.tells(reason);
     }
 }
 
@@ -148,7 +148,7 @@ fn loose_files_of_keys_do_not_count() {
         fs::set_permissions(path, PermissionsExt::from_mode(loose)).expect("a mode");
         assert!(!login(), "{} {loose:o}", path.display());
         let told = format!("{}: its mode {loose:03o} lets others write", path.display());
-        wait_for(&told, || gateway.log().contains(&told));
+        gateway.tells(&told);
         fs::set_permissions(path, PermissionsExt::from_mode(tight)).expect("a mode");
         assert!(login(), "{} {tight:o}", path.display());
     }

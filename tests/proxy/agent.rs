@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use super::settings::agent;
 use super::{Host, QUICK, said, ssh, text};
-use crate::support::{Gateway, keygen, noise, run_ok, wait_for};
+use crate::support::{Gateway, keygen, noise, run_ok};
 
 /// A host that lets the client's own key in, and a gateway that has none.
 pub fn with_agent(host: &Host, lines: &[&str]) -> Gateway {
@@ -64,6 +64,6 @@ fn a_login_goes_on_with_the_keys_of_the_clients_agent() {
     fs::copy(gateway.path("user_rsa3072.pub"), host.path("authorized_keys")).expect("its keys");
     let output = ssh(&gateway, &forwarded, &["echo rsa"]);
     assert_eq!(text(&output.stdout), "rsa\n", "{}", said(&gateway, &output));
-    wait_for("the log", || gateway.log().contains(" with the client's agent"));
+    gateway.tells(" with the client's agent");
     assert!(!gateway.log().contains("internal error"), "{}", gateway.log());
 }

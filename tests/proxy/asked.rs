@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use super::{Host, said, ssh, text};
-use crate::support::{Gateway, wait_for};
+use crate::support::Gateway;
 
 #[test]
 fn a_program_says_where_a_login_goes_on() {
@@ -46,6 +46,6 @@ fn a_program_says_where_a_login_goes_on() {
         let heard = text(&output.stderr);
         let line = "the gateway cannot find out where this login goes on";
         assert!(heard.contains(line), "{heard}\n{}", gateway.log());
-        wait_for(reason, || gateway.log().contains(reason));
+        gateway.tells(reason);
     }
 }

@@ -50,10 +50,10 @@ fn logins_are_shared_out_among_hosts() {
     // Two of one host leave: the next two go there.
     let (left, right) = if first.1 == third.1 { (first, third) } else { (first, fourth) };
     let name = left.1.clone();
-    let log_ends = || gateway.log().matches("Disconnected").count();
-    let before = log_ends();
+    let ends = "Disconnected root from ";
+    gateway.tells_times(ends, 4);
     assert_eq!((end(left), end(right)), (name.clone(), name.clone()));
-    wait_for("their ends", || log_ends() >= before + 2);
+    gateway.tells_times(ends, 6);
     let next = [stay(&gateway), stay(&gateway)];
     assert_eq!(
         next.each_ref().map(|(_, at)| at.clone()),

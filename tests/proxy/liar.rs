@@ -7,7 +7,7 @@ use std::process::Command;
 use super::agent::with_agent;
 use super::settings::agent;
 use super::{Host, said, ssh, text};
-use crate::support::{Gateway, keygen, run_ok, wait_for};
+use crate::support::{Gateway, keygen, run_ok};
 
 /// What one answers to a request: bytes to send, or nothing ever.
 enum Lie {
@@ -123,7 +123,7 @@ fn assert_found_out(gateway: &Gateway, name: &str, mind: Mind, line: &str) {
     assert_eq!(output.status.code(), Some(255), "{name}: {}", said(gateway, &output));
     let heard = text(&output.stderr);
     assert!(heard.contains(line), "{name}: {heard}\n{}", gateway.log());
-    wait_for("the log", || gateway.log().matches(line).count() > before);
+    gateway.tells_times(line, before + 1);
     assert!(!gateway.log().contains("internal error"), "{name}: {}", gateway.log());
 }
 

@@ -17,7 +17,7 @@ pub fn agent(gateway: &Gateway) -> Agent {
 
 /// What is not permitted does not reach the host, and the log says by which setting.
 fn assert_refused(gateway: &Gateway, setting: &str) {
-    wait_for(setting, || gateway.log().contains(setting));
+    gateway.tells(setting);
 }
 
 #[test]

@@ -12,13 +12,17 @@ use std::ffi::CString;
 use std::fs;
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{self, UnixDatagram};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn};
 use tempfile::TempDir;
 
 pub const HOST_KEYS: [(&str, &str); 5] =
@@ -105,17 +109,56 @@ pub fn free_port() -> u16 {
     let own = own as u16;
     loop {
         let place = own.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % PORTS;
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, start + place)).is_ok() {
+        if is_unused(start + place) && claim(start + place) {
             return start + place;
         }
     }
 }
 
+/// Nobody listens on it. Nor do we, for a moment: a process that another thread starts just then would
+/// have the listener too, until it has become another program.
+fn is_unused(port: u16) -> bool {
+    let kind = (AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC);
+    let socket = socket::socket(kind.0, kind.1, kind.2, None).expect("a socket");
+    socket::setsockopt(&socket, socket::sockopt::ReuseAddr, &true).expect("an option");
+    socket::bind(socket.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, port)).is_ok()
+}
+
+/// It is this test program's until its end, whichever others run beside it.
+fn claim(port: u16) -> bool {
+    static CLAIMS: Mutex<Vec<UnixDatagram>> = Mutex::new(Vec::new());
+    let name = net::SocketAddr::from_abstract_name(format!("tidegate-test-port-{port}"));
+    let Ok(claim) = UnixDatagram::bind_addr(&name.expect("a short name")) else { return false };
+    CLAIMS.lock().unwrap_or_else(PoisonError::into_inner).push(claim);
+    true
+}
+
+/// How long a test waits for what takes moments, on a machine that has much else to do.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 #[allow(clippy::disallowed_methods, reason = "tests wait on the real clock")]
 pub fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     let start = Instant::now();
     while !done() {
-        assert!(start.elapsed() < Duration::from_secs(30), "timed out waiting for {what}");
+        assert!(start.elapsed() < PATIENCE, "timed out waiting for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A log once it has this so many times; what it has instead is told.
+#[allow(clippy::disallowed_methods, reason = "tests wait on the real clock")]
+pub fn log_with(what: &str, times: usize, log: impl Fn() -> String) -> String {
+    let start = Instant::now();
+    loop {
+        let log = log();
+        let found = log.matches(what).count();
+        if found >= times {
+            return log;
+        }
+        assert!(
+            start.elapsed() < PATIENCE,
+            "{found} times, not {times}, in the log: {what}\n{log}"
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
 }
@@ -217,6 +260,17 @@ impl Gateway {
 
     pub fn log(&self) -> String {
         fs::read_to_string(self.path("log")).unwrap_or_default()
+    }
+
+    /// The log once it has this. Its lines come a moment after what they tell of, so that what a client
+    /// has seen need not be there yet.
+    pub fn tells(&self, what: &str) -> String {
+        self.tells_times(what, 1)
+    }
+
+    /// The same once it has this so many times.
+    pub fn tells_times(&self, what: &str, times: usize) -> String {
+        log_with(what, times, || self.log())
     }
 
     /// One of OpenSSH's programs with everything set but what to do; `options` come first.

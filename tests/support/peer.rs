@@ -29,7 +29,7 @@ use crate::support::{DEFECT, Gateway};
 /// Everybody who runs the tests may log in under the name of their own account.
 pub const USER: &str = "root";
 /// A server that has something to say, or an end to make, does so by then.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 
 /// How the server ended a connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -409,7 +409,7 @@ impl<'a> Watch<'a> {
     /// Nothing is left of the attack: the gateway lives, its descriptors are back, logins work.
     pub fn end(&self) {
         let mut open = open_files(self.gateway);
-        for _ in 0..500 {
+        for _ in 0..3000 {
             if open.len() <= self.descriptors {
                 break;
             }
