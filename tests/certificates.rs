@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 
 use support::account::Account;
-use support::{Gateway, HOST_KEYS, keygen, run_ok};
+use support::{Gateway, HOST_KEYS, keygen, put_key, run_ok};
 
 /// Whoever runs the tests; only he can log in where he is not root.
 fn user() -> String {
@@ -23,7 +23,7 @@ fn gateway(lines: &[&str]) -> Gateway {
     let at = folder.path().display().to_string();
     let lines = lines.iter().map(|line| line.replace("PATH", &at)).collect::<Vec<_>>();
     for (kind, bits) in HOST_KEYS {
-        keygen(&folder.path().join(format!("host_{kind}{bits}")), kind, bits);
+        put_key(folder.path(), &format!("host_{kind}{bits}"));
     }
     for name in ["user_ed25519", "ca", "other"] {
         keygen(&folder.path().join(name), "ed25519", "");

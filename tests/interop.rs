@@ -39,14 +39,14 @@ fn a_command_runs_with_its_exit_code_and_both_outputs() {
 #[test]
 fn standard_input_reaches_the_command_and_its_end_too() {
     let gateway = Gateway::start(&[]);
-    let data = noise(64 * MIB, 1);
+    let data = noise(32 * MIB, 1);
     fs::write(gateway.path("in"), &data).expect("a file");
     let input = fs::File::open(gateway.path("in")).expect("the file");
     let output = run_ok(gateway.ssh(&[], &["sha256sum"]).stdin(input));
     assert_eq!(text(&output.stdout).split(' ').next(), Some(&*sha256(&gateway.path("in"))));
     let input = fs::File::open(gateway.path("in")).expect("the file");
     let output = run_ok(gateway.ssh(&[], &["cat"]).stdin(input));
-    assert!(output.stdout == data, "64 MiB through cat come back unchanged");
+    assert!(output.stdout == data, "32 MiB through cat come back unchanged");
 }
 
 #[test]
@@ -118,8 +118,8 @@ fn suites() -> Vec<(&'static str, &'static str)> {
     alone.iter().map(|cipher| (*cipher, MACS[0])).chain(pairs).collect()
 }
 
-/// What this client has of what we have. On the second driver each name comes up once or twice: what
-/// is negotiated does not depend on it.
+/// What this client has of what we have: every pair of names is in one of the logins. On the second driver
+/// each name comes up once or twice: what is negotiated does not depend on it.
 fn combinations(client: &Path) -> Vec<Combination> {
     let known = text(&run_ok(Command::new(client).args(["-Q", "kex"])).stdout);
     let kexes: Vec<&str> =
@@ -139,7 +139,7 @@ fn combinations(client: &Path) -> Vec<Combination> {
     if support::driver().as_deref() == Some("mio") {
         return (0..suites.len()).map(|n| combination(n, n, n)).collect();
     }
-    let each = |kex| (0..6 * suites.len()).map(move |n| (kex, n % 6, n / 6));
+    let each = |kex| (0..suites.len()).map(move |n| (kex, kex + n, n));
     (0..kexes.len()).flat_map(each).map(|(kex, key, suite)| combination(kex, key, suite)).collect()
 }
 
@@ -201,6 +201,9 @@ const OLD_CHOICES: [&str; 9] = [
 /// and for nobody else.
 #[test]
 fn old_algorithms_by_configuration_alone() {
+    if support::is_run_again() {
+        return;
+    }
     let kex = format!("KexAlgorithms +{},{}", OLD_KEX.join(","), NIST_KEX.join(","));
     let macs = "MACs +hmac-sha1,hmac-sha1-etm@openssh.com";
     let gateway = Gateway::start(&[&kex, macs]);
@@ -283,8 +286,7 @@ fn every_user_key_type_logs_in_and_strangers_do_not() {
 #[test]
 fn files_travel_both_ways_while_keys_change_every_mebibyte() {
     let gateway = Gateway::start(&[]);
-    // Enough for the second driver: keys do not change by it.
-    let size = if support::driver().as_deref() == Some("mio") { 64 } else { 256 };
+    let size = 64;
     fs::write(gateway.path("source"), noise(size * MIB, 2)).expect("a file");
     let (source, there, back) =
         (gateway.path("source"), gateway.path("there"), gateway.path("back"));
@@ -339,6 +341,9 @@ fn cases_30_34_the_smallest_rekey_limits_are_served() {
 /// `TIDEGATE_EXCHANGE_METHODS` (separated by commas) for these methods alone.
 #[test]
 fn case_30_hundreds_of_exchanges_by_all_methods() {
+    if support::is_run_again() {
+        return;
+    }
     let wanted = std::env::var("TIDEGATE_EXCHANGES").map(|n| n.parse().expect("a number")).ok();
     let only = std::env::var("TIDEGATE_EXCHANGE_METHODS").ok();
     let gateway =

@@ -9,6 +9,18 @@ cd "$(dirname "$0")/.."
 quick=${1:-}
 say() { printf '\n== %s\n' "$*"; }
 
+# Runs a command in the background, with its output in a file; it does not outlive this script.
+beside() { # log command...
+    local log=$1
+    shift
+    set -m
+    "$@" >"$log" 2>&1 &
+    set +m
+    background+=("$!")
+}
+background=()
+trap 'for job in "${background[@]}"; do kill -- "-$job" 2>/dev/null || :; done' EXIT
+
 need() { # program package
     command -v "$1" >/dev/null 2>&1 || [ -x "/usr/sbin/$1" ] || missing+=("$2")
 }
@@ -61,32 +73,55 @@ cargo fmt --check
 # A dependency that the fuzzing crate's lock file does not know stops its build much later.
 cargo metadata --quiet --locked --format-version 1 --manifest-path tests/fuzz/Cargo.toml >/dev/null
 if [ "$quick" != --quick ]; then
-    # Into a folder of its own, of what the rest leaves of the processors: most of it waits.
-    set -m
-    nice -n 19 tests/fuzz/run.sh 0 >"$target/fuzz-build.log" 2>&1 &
+    # Into a folder of its own, of what the rest leaves of the processors.
+    beside "$target/fuzz-build.log" nice -n 19 tests/fuzz/run.sh 0
     fuzz_build=$!
-    set +m
-    trap 'kill -- "-$fuzz_build" 2>/dev/null || :' EXIT
 fi
 say "lints"
 cargo clippy --all-targets -- -D warnings
 # Most tests wait for others more than they compute.
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) * 2))}
 say "tests"
-cargo test --no-fail-fast
-say "the network tests again, on the second driver"
-# Whatever starts a gateway or our client, and what moves a program's bytes.
+cargo test --no-run
+# Whatever starts a gateway or our client, and what moves a program's bytes. Who gets in, and what is agreed
+# on, has nothing to do with the driver.
 mapfile -t network < <(
     grep -lrE '\b(Gateway|Site)\b' tests --include='*.rs' |
-        sed -nE '/^tests\/(support|fuzz)/d; s|^tests/([a-z_]+)(\.rs)?(/.*)?$|--test=\1|p' | sort -u
+        sed -nE '/^tests\/(support|fuzz)/d; s|^tests/([a-z_]+)(\.rs)?(/.*)?$|--test=\1|p' | sort -u |
+        grep -vxE -- '--test=(certificates|methods|steering)'
 )
-TIDEGATE_TEST_DRIVER=mio cargo test --no-fail-fast "${network[@]}"
-TIDEGATE_TEST_DRIVER=mio cargo test --lib services::process
-say "documentation"
-RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --no-deps --document-private-items
-if [ "$quick" != --quick ]; then
-    say "fuzzing"
+second_driver() {
+    export TIDEGATE_TEST_DRIVER=mio
+    local status=0
+    cargo test --no-fail-fast "${network[@]}" || status=1
+    cargo test --lib services::process || status=1
+    return $status
+}
+# Beside each other: whoever waits leaves the processors to the other.
+failed=()
+beside "$target/second-driver.log" second_driver
+second=$!
+cargo test --no-fail-fast || failed+=("tests")
+say "the network tests again, on the second driver"
+wait "$second" || failed+=("network tests on the second driver")
+cat "$target/second-driver.log"
+if [ ${#failed[@]} -gt 0 ]; then
+    printf '\n== failed: %s\n' "${failed[@]}"
+    exit 1
+fi
+document() {
+    RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" \
+        cargo doc --no-deps --document-private-items
+}
+if [ "$quick" = --quick ]; then
+    say "documentation"
+    document
+else
+    say "fuzzing, and documentation beside it"
+    beside "$target/documentation.log" document
+    documentation=$!
     wait "$fuzz_build" || { cat "$target/fuzz-build.log"; exit 1; }
     tests/fuzz/run.sh 6
+    wait "$documentation" || { cat "$target/documentation.log"; exit 1; }
 fi
 say "all checks passed"

@@ -116,6 +116,19 @@ fn every_module_has_a_floor() {
     }
 }
 
+/// Lines of a gateway's log come a moment after what they tell of: `tells` waits for them.
+#[test]
+fn tests_do_not_look_into_a_log_once() {
+    let owners = ["gateway", "self.gateway", "site.gateway", "site"];
+    for (name, text) in rust_files("tests") {
+        let compact = text.split_whitespace().collect::<String>();
+        for owner in owners {
+            let once = format!("assert!({owner}.log().contains(");
+            assert!(!compact.contains(&once), "{name}: {once}");
+        }
+    }
+}
+
 #[test]
 fn unsafe_stays_at_the_edges() {
     for (name, text) in rust_files("src") {

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use tempfile::TempDir;
 
 use crate::support::openssh::Sshd;
-use crate::support::{Gateway, HOST_KEYS, driver, keygen};
+use crate::support::{Gateway, HOST_KEYS, driver, keygen, put_key};
 
 pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
@@ -43,7 +43,7 @@ impl Theirs {
         keygen(&at.join("host_ed25519"), "ed25519", "");
         let mut authorized = String::new();
         for (kind, bits) in [HOST_KEYS[0], HOST_KEYS[4]] {
-            keygen(&at.join(format!("user_{kind}{bits}")), kind, bits);
+            put_key(at, &format!("user_{kind}{bits}"));
             let public = at.join(format!("user_{kind}{bits}.pub"));
             authorized += &fs::read_to_string(public).expect("a key");
         }

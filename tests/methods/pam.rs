@@ -351,7 +351,11 @@ fn pam_opens_and_closes_sessions() {
     wait_for("the end of the session", || sessions().len() == 6);
     // His process is killed: that ends the session too.
     let mut held = site.begin_with(&ann.name, &["exec sleep 1000"]);
-    wait_for("a session", || sessions().len() == 7 && !ann.processes("sleep").is_empty());
+    wait_for("a session", || {
+        // The processes of sessions before are gone.
+        let its_own = ann.delegates().len() == 1;
+        sessions().len() == 7 && !ann.processes("sleep").is_empty() && its_own
+    });
     let pid = ann.delegates()[0].to_string();
     run_ok(Command::new("kill").args(["-KILL", &pid]));
     assert!(!held.wait().expect("its end").success());

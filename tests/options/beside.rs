@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use super::{Shown, allow, client, here, open_to_all, put_at_home, shown_with};
 use crate::support::account::Account;
-use crate::support::{DEEP, Gateway, free_port, wait_for};
+use crate::support::{DEEP, Gateway, free_port, is_run_again, wait_for};
 
 const SSHD: &str = "/usr/sbin/sshd";
 /// What sshd wants to exist before it starts.
@@ -68,13 +68,16 @@ fn within(command: &Command, etc: &Path) -> Command {
 
 /// The account, and what stands in the way of a comparison, said once.
 fn ready() -> Option<Account> {
+    if is_run_again() {
+        return None;
+    }
     if !Path::new(SSHD).exists() {
         println!("not run: there is no {SSHD} to compare with");
         return None;
     }
     let account = Account::new()?;
     if !Path::new(SSHD_DIRECTORY).exists() {
-        fs::create_dir(SSHD_DIRECTORY).expect("sshd's directory");
+        fs::create_dir_all(SSHD_DIRECTORY).expect("sshd's directory");
     }
     Some(account)
 }

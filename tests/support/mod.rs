@@ -49,6 +49,15 @@ pub fn driver() -> Option<String> {
     std::env::var("TIDEGATE_TEST_DRIVER").ok()
 }
 
+/// Whether this is the second run, for what no driver has a part in: one is enough of that.
+pub fn is_run_again() -> bool {
+    let again = driver().is_some();
+    if again {
+        println!("not run again: the driver has no part in it");
+    }
+    again
+}
+
 pub fn run_ok(command: &mut Command) -> Output {
     let output = command.output().expect("the program starts");
     assert!(
@@ -70,25 +79,37 @@ pub fn keygen(path: &Path, kind: &str, bits: &str) {
     run_ok(&mut command);
 }
 
-/// Names and contents of the key files a gateway's folder has: made once a test program, for
-/// making them is slow.
-fn keys() -> &'static [(String, Vec<u8>)] {
-    static KEYS: OnceLock<Vec<(String, Vec<u8>)>> = OnceLock::new();
+/// The names of the keys that a gateway's folder has.
+fn key_names() -> impl Iterator<Item = String> {
+    let owned = |(kind, bits)| ["host", "user"].map(|owner| format!("{owner}_{kind}{bits}"));
+    HOST_KEYS.into_iter().flat_map(owned)
+}
+
+/// Where those keys are: made once for all test programs, for making them is slow.
+fn keys() -> &'static Path {
+    static KEYS: OnceLock<PathBuf> = OnceLock::new();
     KEYS.get_or_init(|| {
-        let folder = tempfile::tempdir().expect("a folder");
-        let mut files = Vec::new();
-        for (kind, bits) in HOST_KEYS {
-            for owner in ["host", "user"] {
-                let name = format!("{owner}_{kind}{bits}");
-                keygen(&folder.path().join(&name), kind, bits);
-                for name in [format!("{name}.pub"), name] {
-                    let content = fs::read(folder.path().join(&name)).expect("a key file");
-                    files.push((name, content));
-                }
+        let name = key_names().collect::<Vec<_>>().join("-");
+        let place = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        if !place.exists() {
+            let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
+            for (name, (kind, bits)) in key_names().zip(HOST_KEYS.iter().flat_map(|key| [key; 2])) {
+                keygen(&folder.path().join(name), kind, bits);
             }
+            // Another program may have been quicker.
+            let _ = fs::rename(folder.path(), &place);
         }
-        files
+        place
     })
+}
+
+/// Puts a key and its public half into a folder.
+pub fn put_key(at: &Path, name: &str) {
+    for (name, mode) in [(name.to_owned(), 0o600), (format!("{name}.pub"), 0o644)] {
+        let content = fs::read(keys().join(&name)).expect("a key file");
+        fs::write(at.join(&name), content).expect("a key file");
+        fs::set_permissions(at.join(&name), PermissionsExt::from_mode(mode)).expect("a mode");
+    }
 }
 
 /// A port that nobody listens on, told once a process. It lies below those that the kernel chooses
@@ -182,11 +203,7 @@ impl Gateway {
     ) -> Gateway {
         let folder = tempfile::tempdir().expect("a folder");
         let at = folder.path();
-        for (name, content) in keys() {
-            let path = at.join(name);
-            fs::write(&path, content).expect("a key file");
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).expect("permissions");
-        }
+        key_names().for_each(|name| put_key(at, &name));
         let mut authorized = String::new();
         for (kind, bits) in HOST_KEYS {
             let path = at.join(format!("user_{kind}{bits}.pub"));
