@@ -148,7 +148,9 @@ fn hear(
                     open.recorders.add(serial, socket);
                 }
             }
-            (Ok(connection @ Parcel::Connection { .. }), Some(socket)) => {
+            // Sessions of the connection that follows are not recorded.
+            (Ok(Parcel::Recorder { .. }), None) => {}
+            (Ok(connection @ Parcel::Connection { .. }), socket) => {
                 if let Some(open) = &mut *post.open() {
                     open.received += 1;
                     take_over(&open.server, connection, socket);
@@ -357,8 +359,12 @@ fn start(
     Server::start(settings)
 }
 
-fn take_over(server: &Server, parcel: Parcel, socket: OwnedFd) {
+fn take_over(server: &Server, parcel: Parcel, socket: Option<OwnedFd>) {
     let Parcel::Connection { serial, peer, local, record, inbound, grant } = parcel else { return };
+    let Some(socket) = socket else {
+        error!(link = serial, "a login is lost: there is no descriptor left for it");
+        return;
+    };
     let Some(grant) = Grant::decode(&grant) else {
         error!(link = serial, "a connection came without a readable grant");
         return;

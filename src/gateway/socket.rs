@@ -1,15 +1,15 @@
 //! A socket pair that carries whole messages with at most one descriptor each.
 
-use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::io::{self, IoSlice};
+use std::mem;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
-use nix::cmsg_space;
+use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType,
-    recvmsg, sendmsg, setsockopt, shutdown, socketpair, sockopt,
+    AddressFamily, ControlMessage, MsgFlags, Shutdown, SockFlag, SockType, sendmsg, setsockopt,
+    shutdown, socketpair, sockopt,
 };
-
 use nix::sys::time::TimeVal;
 
 use crate::limits::{PARCEL_BYTES_MAX, PARCEL_QUEUE_BYTES_MAX};
@@ -87,27 +87,51 @@ impl Messenger {
     }
 
     /// The next message into `buffer`: its length, 0 when the other end is gone. A descriptor that came
-    /// with it is lost where this process may have no more.
+    /// with it is lost where this process may have no more, and so are several: nobody sends them.
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
-        let mut parts = [IoSliceMut::new(buffer)];
-        let mut control = cmsg_space!(i32);
-        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-        let message =
-            recvmsg::<()>(self.socket.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
-        if message.flags.contains(MsgFlags::MSG_TRUNC) {
+        let mut control = [0_u64; 4];
+        let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
+        // SAFETY: all zeroes are a header of nothing.
+        let mut header: libc::msghdr = unsafe { mem::zeroed() };
+        (header.msg_iov, header.msg_iovlen) = (&raw mut part, 1);
+        header.msg_control = control.as_mut_ptr().cast();
+        header.msg_controllen = size_of_val(&control);
+        let flags = libc::MSG_CMSG_CLOEXEC;
+        // SAFETY: the header names memory of ours, with its sizes, that outlives the call.
+        let len = unsafe { libc::recvmsg(self.socket.as_raw_fd(), &raw mut header, flags) };
+        let len = Errno::result(len)? as usize;
+        // First of all, so that none stays open whatever else is wrong.
+        let mut passengers = taken(&header);
+        if header.msg_flags & libc::MSG_TRUNC != 0 {
             return Err(io::Error::other("a message over its limit"));
         }
-        let mut passenger = None;
-        for item in message.cmsgs()? {
-            if let ControlMessageOwned::ScmRights(fds) = item {
-                for fd in fds {
-                    // SAFETY: the kernel has just made this descriptor for us alone.
-                    passenger = Some(unsafe { OwnedFd::from_raw_fd(fd) });
+        let passenger = passengers.pop();
+        let alone = passengers.is_empty() && header.msg_flags & libc::MSG_CTRUNC == 0;
+        Ok((len, passenger.filter(|_| alone)))
+    }
+}
+
+/// The descriptors that came with a message, those included that came with others for which there was no
+/// room: nix answers none then, and they would stay open.
+fn taken(header: &libc::msghdr) -> Vec<OwnedFd> {
+    let mut taken = Vec::new();
+    // SAFETY: the kernel has filled in the header and what it names; each of its records is whole and
+    // aligned, and each descriptor in one is ours alone.
+    unsafe {
+        let mut record = libc::CMSG_FIRSTHDR(header);
+        while !record.is_null() {
+            let libc::cmsghdr { cmsg_len, cmsg_level, cmsg_type, .. } = *record;
+            if (cmsg_level, cmsg_type) == (libc::SOL_SOCKET, libc::SCM_RIGHTS) {
+                let bytes = cmsg_len - libc::CMSG_LEN(0) as usize;
+                let first = libc::CMSG_DATA(record).cast::<RawFd>();
+                for at in 0..bytes / size_of::<RawFd>() {
+                    taken.push(OwnedFd::from_raw_fd(first.add(at).read_unaligned()));
                 }
             }
+            record = libc::CMSG_NXTHDR(header, record);
         }
-        Ok((message.bytes, passenger))
     }
+    taken
 }
 
 impl From<Messenger> for OwnedFd {
@@ -152,6 +176,32 @@ mod tests {
         drop(one);
         assert_eq!(other.receive(&mut buffer).expect("end").0, 0);
     }
+
+    /// SECURITY case 136: nobody fills root's process with descriptors, and one that there is no room for
+    /// takes nothing but itself along.
+    #[test]
+    fn case_136_descriptors_that_cannot_be_taken_are_closed_and_end_nothing() {
+        let (one, other) = Messenger::pair().expect("socket pair");
+        let mut buffer = [0; 4];
+        for (count, text) in [(1, &b"too long"[..]), (2, b"two"), (9, b"nine")] {
+            let (mut reader, writer) = std::io::pipe().expect("pipe");
+            let fds = vec![writer.as_raw_fd(); count];
+            let rights = [ControlMessage::ScmRights(&fds)];
+            let socket = one.socket.as_raw_fd();
+            let parts = [IoSlice::new(text)];
+            sendmsg::<()>(socket, &parts, &rights, MsgFlags::empty(), None).expect("sent");
+            drop(writer);
+            match other.receive(&mut buffer) {
+                Ok((len, passenger)) => assert!(len == text.len() && passenger.is_none()),
+                Err(_) => assert!(text.len() > buffer.len()),
+            }
+            // All that had it open are gone.
+            assert_eq!(reader.read(&mut [0]).expect("an end"), 0);
+        }
+        one.send(b"on").expect("send");
+        assert_eq!(other.receive(&mut buffer).expect("receive").0, 2);
+    }
+
     #[test]
     fn an_end_that_does_not_read_is_not_waited_for() {
         let (one, other) = Messenger::pair().expect("socket pair");
