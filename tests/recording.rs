@@ -297,3 +297,27 @@ fn r28_a_full_disk_ends_its_sessions_and_nothing_is_seen_that_is_not_on_it() {
     gateway.tells("No space left on device");
     gateway.assert_alive();
 }
+
+/// Whoever has seen enough has his terminal back.
+#[test]
+fn a_replay_that_is_left_puts_the_terminal_right() {
+    let folder = directory();
+    let path = folder.path().join("it.cast");
+    let other_screen = "{\"version\":3}\n[0,\"o\",\"\\u001b[?1049hSeen\"]\n[9999,\"o\",\"\"]\n";
+    fs::write(&path, other_screen).expect("a recording");
+    let mut replay = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    replay.arg("replay").arg(&path);
+    let (mut replay, mut screen) = at_terminal(replay);
+    let mut shown = Vec::new();
+    let mut read_until = |what: &str| {
+        let mut chunk = [0; 256];
+        while !String::from_utf8_lossy(&shown).contains(what) {
+            let len = screen.read(&mut chunk).expect("more");
+            shown.extend_from_slice(&chunk[..len]);
+        }
+    };
+    read_until("\x1b[?1049hSeen");
+    run_ok(Command::new("kill").args(["-INT", &replay.id().to_string()]));
+    read_until("\x1b[?1049l");
+    assert_eq!(replay.wait().expect("its end").code(), Some(130));
+}

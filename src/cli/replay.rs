@@ -9,10 +9,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use lexopt::Arg;
+use nix::sys::signal::Signal;
 
 use super::{EXIT_FAILED, EXIT_USAGE, complain, print};
 use crate::gateway::recording::cast::{Event, Header};
 use crate::gateway::recording::screen::{RESET, Screen};
+use crate::gateway::signals::{Signals, Woken};
 use crate::limits::RECORDING_LINE_BYTES_MAX;
 
 const HELP: &str = "\
@@ -45,7 +47,9 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
         }
     };
     match play(&options) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(None) => ExitCode::SUCCESS,
+        // As a shell tells it.
+        Ok(Some(signal)) => ExitCode::from(128 | signal as u8),
         Err(why) => {
             complain(&format!("replay: {}: {why}\n", options.file.display()));
             ExitCode::from(EXIT_FAILED)
@@ -82,32 +86,67 @@ fn number(parser: &mut lexopt::Parser, flag: &str) -> Result<f64, String> {
     number.ok_or_else(|| format!("{flag} needs a number above 0"))
 }
 
-fn play(options: &Options) -> Result<(), String> {
+/// Answers the signal that has ended it, if one has.
+fn play(options: &Options) -> Result<Option<Signal>, String> {
     let mut lines = Lines::open(&options.file)?;
     let first = lines.next()?.ok_or("it is empty")?;
     Header::parse(first)?;
     let mut screen = Screen::new(options.dump);
     let mut out = io::stdout().lock();
-    let played = play_events(options, &mut lines, &mut screen, &mut out);
-    if !options.dump && io::stdout().is_terminal() {
+    let at_terminal = !options.dump && io::stdout().is_terminal();
+    // A terminal is put right before we leave.
+    let caught = if at_terminal { &ENDS[..] } else { &[] };
+    let signals = Signals::catch(caught).map_err(|why| why.to_string())?;
+    let mut pauses = Pauses { options, signals, owed: Duration::ZERO };
+    let played = play_events(&mut pauses, &mut lines, &mut screen, &mut out);
+    if at_terminal {
         let _ = writeln!(out, "{RESET}");
     }
     match played {
         // Whoever reads has seen enough.
-        Err(Trouble::Output(why)) if why.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(Trouble::Output(why)) if why.kind() == io::ErrorKind::BrokenPipe => Ok(None),
         Err(Trouble::Output(why)) => Err(format!("cannot be shown: {why}")),
         Err(Trouble::Input(why)) => Err(why),
-        Ok(()) => Ok(()),
+        Err(Trouble::Signal(signal)) => Ok(Some(signal)),
+        Ok(()) => Ok(None),
     }
 }
+
+/// Ends of a replay by whoever has seen enough.
+const ENDS: [Signal; 4] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP, Signal::SIGQUIT];
 
 enum Trouble {
     Input(String),
     Output(io::Error),
+    Signal(Signal),
+}
+
+/// The time between events.
+struct Pauses<'a> {
+    options: &'a Options,
+    signals: Signals,
+    /// Less than can be waited for.
+    owed: Duration,
+}
+
+impl Pauses<'_> {
+    fn wait(&mut self, after: Duration) -> Result<(), Trouble> {
+        let Options { speed, idle, .. } = *self.options;
+        let after = Duration::try_from_secs_f64(after.as_secs_f64() / speed);
+        let after = after.unwrap_or(Duration::MAX);
+        self.owed = self.owed.saturating_add(idle.map_or(after, |idle| after.min(idle)));
+        let whole = Duration::from_millis(self.owed.as_millis().try_into().unwrap_or(u64::MAX));
+        self.owed = self.owed.saturating_sub(whole);
+        match self.signals.wait(&[], Some(whole)) {
+            Ok(Woken::Signal(signal)) => Err(Trouble::Signal(signal)),
+            Ok(Woken::Ready(_) | Woken::TimedOut) => Ok(()),
+            Err(why) => Err(Trouble::Input(why.to_string())),
+        }
+    }
 }
 
 fn play_events(
-    options: &Options,
+    pauses: &mut Pauses<'_>,
     lines: &mut Lines,
     screen: &mut Screen,
     out: &mut impl Write,
@@ -117,10 +156,8 @@ fn play_events(
         let wrong = |why: String| Trouble::Input(format!("line {number}: {why}"));
         let Some(line) = lines.next().map_err(wrong)? else { return Ok(()) };
         let Some(event) = Event::parse(line).map_err(wrong)? else { continue };
-        if !options.dump {
-            let after = Duration::try_from_secs_f64(event.after.as_secs_f64() / options.speed);
-            let after = after.unwrap_or(Duration::MAX);
-            std::thread::sleep(options.idle.map_or(after, |idle| after.min(idle)));
+        if !pauses.options.dump {
+            pauses.wait(event.after)?;
         }
         if event.code == "o" {
             out.write_all(screen.show(&event.text).as_bytes()).map_err(Trouble::Output)?;

@@ -23,7 +23,8 @@ use tracing::{error, info};
 
 use self::cast::Writer;
 use super::audit::{self, Audit, Entry, Speaker};
-use crate::base::{Instant, Utc};
+use super::batch;
+use crate::base::{Instant, Utc, escape};
 use crate::limits::{
     CHANNELS_MAX, RECORDER_ANSWER_BYTES_MAX, RECORDER_STACK_BYTES, RECORDERS_MAX,
     RECORDING_NAMES_MAX, RECORDING_USER_CHARS_MAX, TAPE_FRAME_BYTES_MAX,
@@ -171,6 +172,8 @@ struct Recording {
 
 impl Recorder {
     fn run(mut self, socket: &OwnedFd) {
+        // Somebody waits to see what he has typed.
+        batch::leave();
         let mut buffer = vec![0; TAPE_FRAME_BYTES_MAX + 1];
         let mut taken = 0;
         let mut why = "the connection ended".to_owned();
@@ -178,7 +181,8 @@ impl Recorder {
             let len = match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
                 Ok(0) => break,
                 Ok(len) => len,
-                Err(nix::Error::EINTR) => continue,
+                // Whoever left answers unread may have said something before, which is still to come.
+                Err(nix::Error::EINTR | nix::Error::ECONNRESET) => continue,
                 Err(_) => break,
             };
             let answer = match self.take(buffer.get(..len).unwrap_or_default()) {
@@ -193,8 +197,9 @@ impl Recorder {
             };
             let mut bytes = answer.encode();
             bytes.truncate(RECORDER_ANSWER_BYTES_MAX);
-            let sent = send(socket.as_raw_fd(), &bytes, MsgFlags::MSG_NOSIGNAL);
-            if sent.is_err() || matches!(answer, Answer::Failed(_)) {
+            // Nobody may be there to hear it any more: what he has shown is recorded all the same.
+            let _ = send(socket.as_raw_fd(), &bytes, MsgFlags::MSG_NOSIGNAL);
+            if matches!(answer, Answer::Failed(_)) {
                 break;
             }
         }
@@ -248,13 +253,14 @@ impl Recorder {
         let stem = format!("{}-{}-{}-{channel}", stamp(at), plain(&self.user), self.session);
         let (path, file) = create(&self.directory, &stem).map_err(named)?;
         let (ip, port) = (self.peer.ip(), self.peer.port());
-        let title = format!("{} from {ip} port {port}, session {}", self.user, self.session);
+        let user = escape(self.user.as_bytes());
+        let title = format!("{user} from {ip} port {port}, session {}", self.session);
         let (writer, header) = Writer::begin(at.as_secs(), screen, &title, what);
         let mut recording = Recording { path, file, writer, since: reactor::now(), len: 0 };
         recording.put(&header)?;
         let shown = recording.path.display();
-        let (link, user) = (self.link, &self.user);
-        info!(link, user, path = %shown, "Recording a session of {user} to {shown}");
+        let link = self.link;
+        info!(link, %user, path = %shown, "Recording a session of {user} to {shown}");
         self.note(audit::Event::RecordStart, channel, |entry| {
             entry.text(audit::Field::Path, recording.path.as_os_str().as_encoded_bytes())
         });
@@ -268,8 +274,9 @@ impl Recorder {
             Ok(()) => why.to_owned(),
             Err(failed) => failed,
         };
-        let (link, user, path) = (self.link, &self.user, recording.path.display());
-        info!(link, user, %path, why, "Recorded a session of {user} to {path}: {why}");
+        let (link, path) = (self.link, recording.path.display());
+        let user = escape(self.user.as_bytes());
+        info!(link, %user, %path, why, "Recorded a session of {user} to {path}: {why}");
         self.note(audit::Event::RecordEnd, channel, |entry| {
             entry
                 .text(audit::Field::Path, recording.path.as_os_str().as_encoded_bytes())
@@ -363,21 +370,25 @@ fn plain(user: &str) -> String {
 mod tests {
     use super::*;
 
-    /// Each recording is a file that root's process has open for whoever acts for an account.
-    #[test]
-    fn case_105_a_connection_has_so_many_recordings_and_no_more() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let mut recorder = Recorder {
+    fn recorder(folder: &Path) -> Recorder {
+        Recorder {
             link: 1,
             peer: SocketAddr::from(([192, 0, 2, 1], 7)),
             user: "ann".to_owned(),
             session: "1".to_owned(),
-            directory: folder.path().to_owned(),
+            directory: folder.to_owned(),
             audit: None,
             recordings: BTreeMap::new(),
             sessions_max: 2,
             count: Arc::new(AtomicUsize::new(1)),
-        };
+        }
+    }
+
+    /// Each recording is a file that root's process has open for whoever acts for an account.
+    #[test]
+    fn case_105_a_connection_has_so_many_recordings_and_no_more() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut recorder = recorder(folder.path());
         let screen = Screen::default();
         assert_eq!(recorder.begin(1, &screen, ""), Ok(()));
         assert_eq!(recorder.begin(2, &screen, ""), Ok(()));
@@ -387,5 +398,32 @@ mod tests {
         recorder.end(1, ended, "the session ended");
         assert_eq!(recorder.begin(3, &screen, ""), Ok(()));
         assert_eq!(folder.path().read_dir().expect("files").count(), 3);
+    }
+
+    /// Whoever does something and is gone at once is on record too.
+    #[test]
+    fn case_105_what_was_said_before_a_connection_ended_is_written() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let kind = SockType::SeqPacket;
+        let (ours, theirs) = socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC)
+            .expect("a socket pair");
+        let channel = 3;
+        for frame in [
+            Frame::Begin { channel, columns: 80, rows: 24, terminal: "xterm", what: "" },
+            Frame::Output { channel, bytes: b"first" },
+            Frame::Output { channel, bytes: b"last" },
+            Frame::Status { channel, code: 7 },
+        ] {
+            send(theirs.as_raw_fd(), &frame.encode(), MsgFlags::empty()).expect("sent");
+        }
+        // An answer that is never read: the kernel then says first that the connection was reset.
+        send(ours.as_raw_fd(), b"answer", MsgFlags::empty()).expect("sent");
+        drop(theirs);
+        recorder(folder.path()).run(&ours);
+        let file = folder.path().read_dir().expect("files").next().expect("a file").expect("it");
+        let text = std::fs::read_to_string(file.path()).expect("text");
+        let events: Vec<&str> =
+            text.lines().skip(1).filter_map(|line| line.split_once(',')).map(|e| e.1).collect();
+        assert_eq!(events, ["\"o\",\"first\"]", "\"o\",\"last\"]", "\"x\",\"7\"]"]);
     }
 }

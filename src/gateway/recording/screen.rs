@@ -16,8 +16,10 @@ const SAFE_ESCAPES: &str = "78DEHM";
 const CHARSETS: &str = "()*+";
 /// More of anything than a screen has.
 const NUMBER_MAX: u32 = 9999;
-/// Puts a terminal right again that a recording ended in the middle of something.
-pub const RESET: &str = "\x1b[0m\x1b[?25h\x1b[?1049l\x1b[?7h\x1b[r\x1b(B\x0f";
+/// Puts a terminal right again that a recording ended in the middle of something: all that goes through
+/// and stays. The cursor is in the last line then.
+pub const RESET: &str = "\x1b[?2026l\x1b[?47l\x1b[?1047l\x1b[?1049l\x1b[?5l\x1b[?6l\x1b[?7h\x1b[4l\
+    \x1b[?12l\x1b[?25h\x1b[0 q\x1b[r\x1b[0m\x1b(B\x1b)B\x1b*B\x1b+B\x0f\x1b[9999;1H";
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum State {
@@ -215,6 +217,17 @@ mod tests {
         assert_eq!(shown("\x1b\x1b[6nz\x1b[1\x18m"), "zm");
         let long = format!("\x1b[{}mz", "1;".repeat(1000));
         assert_eq!(shown(&long), "z");
+    }
+
+    #[test]
+    fn what_a_recording_has_switched_on_is_off_behind_it() {
+        assert_eq!(shown(RESET), RESET);
+        for mode in SAFE_MODES {
+            let usual = if matches!(mode, "7" | "25") { 'h' } else { 'l' };
+            assert!(RESET.contains(&format!("\x1b[?{mode}{usual}")), "{mode}");
+        }
+        assert!(RESET.contains(&format!("\x1b[{INSERT}l")));
+        assert!(CHARSETS.chars().all(|set| RESET.contains(&format!("\x1b{set}B"))));
     }
 
     #[test]
