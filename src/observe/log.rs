@@ -1,6 +1,6 @@
 //! Where log lines go and how they look.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal};
 use std::os::unix::fs::OpenOptionsExt;
@@ -11,6 +11,7 @@ use tracing::field::Field;
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::Interest;
 use tracing::{Level, Metadata};
+use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::fmt::format::{self, Writer};
 use tracing_subscriber::fmt::writer::{BoxMakeWriter, MakeWriter};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
@@ -164,7 +165,9 @@ fn subscriber(
         (LogFormat::Text, true) if brief => {
             lines.fmt_fields(format::debug_fn(message_of_sshd)).boxed()
         }
-        (LogFormat::Text, true) => lines.boxed(),
+        (LogFormat::Text, true) => {
+            lines.fmt_fields(format::debug_fn(every_field).delimited(" ")).boxed()
+        }
     };
     (Box::new(Registry::default().with(level).with(lines)), handle)
 }
@@ -224,7 +227,29 @@ impl MakeWriter<'_> for ToMarked {
 }
 
 fn message_alone(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
-    if field.name() == "message" { write!(writer, "{value:?}") } else { Ok(()) }
+    if field.name() == "message" { write!(OneLine(writer), "{value:?}") } else { Ok(()) }
+}
+
+fn every_field(writer: &mut Writer<'_>, field: &Field, value: &dyn fmt::Debug) -> fmt::Result {
+    match field.name() {
+        "message" => message_alone(writer, field, value),
+        name => write!(OneLine(writer), "{name}={value:?}"),
+    }
+}
+
+/// Whoever logs escapes what others have written. Where that was forgotten, an event is one line all the
+/// same, which does nothing to a terminal (SECURITY case 130).
+struct OneLine<'a, 'b>(&'a mut Writer<'b>);
+
+impl fmt::Write for OneLine<'_, '_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for piece in text.split_inclusive(char::is_control) {
+            let plain = piece.trim_end_matches(char::is_control);
+            self.0.write_str(plain)?;
+            write!(self.0, "{}", escape(piece.get(plain.len()..).unwrap_or_default().as_bytes()))?;
+        }
+        Ok(())
+    }
 }
 
 /// The same behind the name that sshd's lines have in the system's log, with the connection's number, if
@@ -288,6 +313,22 @@ mod tests {
         assert_eq!(text.lines().count(), 2);
         assert_eq!(logged(LogLevel::Quiet, LogFormat::Text, greet), "");
         assert_eq!(logged(LogLevel::Error, LogFormat::Text, greet), "");
+    }
+
+    /// SECURITY case 130: a name that nobody has escaped forges no line.
+    #[test]
+    fn case_130_an_event_is_one_line_whatever_is_in_it() {
+        let name = "ann\nsshd[1]: Failed password for root\x1b[2J\u{9b}\t\u{e9}\"";
+        let log = || tracing::info!(user = %name, "Recorded {name}\r");
+        for level in [LogLevel::Info, LogLevel::Debug] {
+            let text = logged(level, LogFormat::Text, log);
+            assert!(!text.trim_end_matches('\n').contains(char::is_control), "{text:?}");
+            assert!(text.contains('\u{e9}'), "{text}");
+        }
+        assert_eq!(logged(LogLevel::Info, LogFormat::Json, log).lines().count(), 1);
+        let text = logged(LogLevel::Info, LogFormat::Text, log);
+        let shown = r#"Recorded ann\nsshd[1]: Failed password for root\x1b[2J\u{9b}\té"\r"#;
+        assert!(text.ends_with(&format!("{shown}\n")), "{text}");
     }
 
     #[test]
