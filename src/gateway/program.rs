@@ -22,6 +22,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::{Gid, Pid, Uid, geteuid, setgid, setgroups, setuid};
 
+use super::signals;
 use crate::base::Instant;
 use crate::crypto::{Certificate, PublicKey};
 use crate::limits::{
@@ -160,11 +161,13 @@ pub fn run(words: &[String], account: &Account, groups: &[u32]) -> Result<Vec<u8
             setuid(uid)?;
             Ok(())
         };
-        // SAFETY: between fork and exec three system calls are made, on memory prepared before.
+        // SAFETY: between fork and exec system calls are made, on memory prepared before.
         unsafe { command.pre_exec(become_it) };
     } else if account.uid != geteuid().as_raw() {
         return Err(format!("only root can start it as {}", account.name));
     }
+    // SAFETY: between fork and exec a system call is made.
+    unsafe { command.pre_exec(signals::unblock) };
     let child = command.spawn().map_err(|why| format!("cannot start: {why}"))?;
     Running::new(child, PROGRAM_TIME_MAX).answer(reactor::now().after(PROGRAM_TIME_MAX))
 }
@@ -325,6 +328,14 @@ mod tests {
         let words = ["/bin/sh", "-c", script].map(str::to_owned);
         let answer = run(&words, &me(), &[me().gid])?;
         Ok(String::from_utf8_lossy(&answer).into_owned())
+    }
+
+    #[test]
+    fn programs_can_be_ended_in_good_order() {
+        // As all threads of a gateway have it; a signal that other tests need not have.
+        let _blocked = signals::Signals::catch(&[Signal::SIGURG]).expect("a descriptor");
+        let blocked = shell("grep SigBlk: /proc/$$/status").expect("it runs");
+        assert_eq!(blocked, "SigBlk:\t0000000000000000\n");
     }
 
     #[test]

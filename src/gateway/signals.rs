@@ -66,6 +66,15 @@ impl Signals {
     }
 }
 
+/// For programs of others, between fork and exec or in a process that starts some: what we have blocked
+/// would be blocked in them too, and nobody could end them in good order.
+///
+/// # Errors
+/// The system refused.
+pub fn unblock() -> io::Result<()> {
+    Ok(SigSet::empty().thread_set_mask()?)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -284,9 +284,12 @@ fn case_65_strangers_are_asked_the_same() {
     }
 }
 
-/// What a module notes of sessions: when, whose process it runs in, and what that process has.
+const NONE_BLOCKED: &str = "0000000000000000";
+
+/// What a module notes of sessions: when, which signals are blocked, and whose process it runs in.
 const NOTES: &str = r#"#!/bin/sh
-echo "$PAM_TYPE $PAM_USER $PAM_TTY $(ps -o ppid= -p $$ | tr -d ' ')" >> "${0%/*}/sessions"
+blocked=$(sed -n 's/^SigBlk:[[:space:]]*//p' /proc/$$/status)
+echo "$PAM_TYPE $PAM_USER $PAM_TTY $blocked $(ps -o ppid= -p $$ | tr -d ' ')" >> "${0%/*}/sessions"
 "#;
 
 /// Sessions with modules of all sorts; this account gets none.
@@ -332,7 +335,7 @@ fn pam_opens_and_closes_sessions() {
     wait_for("the end of the session", || sessions().len() == 2);
     let noted = sessions();
     let pid = noted[0].rsplit(' ').next().expect("a process");
-    let line = |what: &str, user: &str| format!("{what} {user} ssh {pid}");
+    let line = |what: &str, user: &str| format!("{what} {user} ssh {NONE_BLOCKED} {pid}");
     assert_eq!(noted, ["open_session", "close_session"].map(|what| line(what, &ann.name)));
     wait_for("its process to end", || site.gateway.parts("pam").is_empty());
     // Files, and connections that are only forwarded, have one too.
@@ -360,6 +363,13 @@ fn pam_opens_and_closes_sessions() {
     run_ok(Command::new("kill").args(["-KILL", &pid]));
     assert!(!held.wait().expect("its end").success());
     wait_for("the end of the session", || sessions().len() == 8);
+    // A service manager that ends all processes at once reaches the one that keeps the session too.
+    let mut held = site.begin_with(&ann.name, &["exec sleep 1000"]);
+    wait_for("a session", || sessions().len() == 9 && !ann.processes("sleep").is_empty());
+    let pid = sessions()[8].rsplit(' ').next().expect("a process").to_owned();
+    run_ok(Command::new("kill").args(["-TERM", &pid]));
+    assert!(!held.wait().expect("its end").success());
+    wait_for("the end of the session", || sessions().len() == 10);
     wait_for("their processes to end", || site.gateway.parts("pam").is_empty());
 }
 

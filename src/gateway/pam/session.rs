@@ -8,11 +8,13 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI32, Ordering};
 
 use anyhow::{Context, bail};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, sigaction};
 use nix::unistd::{Gid, alarm, initgroups};
 use zeroize::Zeroizing;
 
@@ -23,6 +25,7 @@ use super::{failed, helper};
 use crate::base::wildcard_match;
 use crate::connection::Secret;
 use crate::gateway::broker::set_out;
+use crate::gateway::signals::{self, SIGNALS};
 use crate::gateway::socket::Messenger;
 use crate::limits::{PAM_TIME_MAX, PARCEL_BYTES_MAX};
 use crate::services;
@@ -37,6 +40,7 @@ const PRIVATE_VARIABLES: [&str; 2] = ["SSH_AUTH_INFO*", "SSH_CONNECTION*"];
 pub fn run() -> anyhow::Result<()> {
     // No debugger and no core file sees the password.
     nix::sys::prctl::set_dumpable(false)?;
+    signals::unblock()?;
     // Modules and what they start have neither of the two.
     let line = Messenger::from_fd(io::stdin().as_fd().try_clone_to_owned()?);
     let log = io::stdout().as_fd().try_clone_to_owned()?;
@@ -58,6 +62,7 @@ pub fn run() -> anyhow::Result<()> {
     let Order::Open { uid: _, gid, open_files, auth_info } = order else {
         bail!("the gateway asks for something else")
     };
+    outlast_signals()?;
     let opened = open(&mut transaction, (&user, gid), open_files, auth_info);
     line.send(&Reply::Opened(opened).encode())?;
     let Some((order, socket)) = buffer.next(&line)? else { return Ok(()) };
@@ -230,8 +235,33 @@ fn is_kill(bytes: &[u8], len: usize) -> bool {
     matches!(Order::decode(bytes.get(..len).unwrap_or_default()), Ok(Order::Kill))
 }
 
+/// The process that acts for the account; 0: there is none, or none any more.
+static SERVED: AtomicI32 = AtomicI32::new(0);
+
+/// A session that is open is closed: what ends processes (a service manager reaches all of them at once)
+/// is said to the one that acts for the account, and its end is waited for. Programs that modules start
+/// have none of this.
+fn outlast_signals() -> nix::Result<()> {
+    let action = SigAction::new(SigHandler::Handler(pass_on), SaFlags::SA_RESTART, SigSet::empty());
+    for signal in SIGNALS {
+        // SAFETY: the handler does nothing but what signal-safety(7) allows.
+        unsafe { sigaction(signal, &action)? };
+    }
+    Ok(())
+}
+
+extern "C" fn pass_on(signal: libc::c_int) {
+    let (served, before) = (SERVED.load(Ordering::Relaxed), Errno::last_raw());
+    if served > 0 {
+        // SAFETY: takes numbers; the process has not been waited for, so the number is its own.
+        unsafe { libc::kill(served, signal) };
+    }
+    Errno::set_raw(before);
+}
+
 /// Waits for its end, which the gateway may order. Without a gateway it goes on until it ends by itself.
 fn attend(mut child: Child, line: &Messenger) -> anyhow::Result<ExitStatus> {
+    SERVED.store(child.id() as i32, Ordering::Relaxed);
     let watch = services::watch_process(child.id() as i32)?;
     let mut told = true;
     let mut space = [0; 64];
@@ -245,8 +275,9 @@ fn attend(mut child: Child, line: &Messenger) -> anyhow::Result<ExitStatus> {
             Err(Errno::EINTR) => continue,
             polled => polled?,
         };
-        if let Some(status) = child.try_wait()? {
-            return Ok(status);
+        if wanted.first().is_none_or(|watch| watch.any().unwrap_or(true)) {
+            SERVED.store(0, Ordering::Relaxed);
+            return Ok(child.wait()?);
         }
         if !told || !wanted.get(1).is_some_and(|line| line.any().unwrap_or(false)) {
             continue;
