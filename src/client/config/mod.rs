@@ -156,12 +156,12 @@ fn read_once<'a>(
 fn read_files(reading: &mut Reading<'_>, request: &Request) {
     match &request.files {
         Files::None => {}
-        Files::Only(path) => reading.file(path, true),
+        Files::Only(path) => reading.file(path, (true, false)),
         Files::Usual => {
             if let Some(home) = &request.home {
-                reading.file(&home.join(".ssh/config"), false);
+                reading.file(&home.join(".ssh/config"), (false, true));
             }
-            reading.file(Path::new("/etc/ssh/ssh_config"), false);
+            reading.file(Path::new("/etc/ssh/ssh_config"), (false, false));
         }
     }
 }

@@ -79,10 +79,11 @@ impl<'a> Reading<'a> {
         self.line(line, &place, Path::new(""), 0);
     }
 
-    /// One file; a usual one need not be there.
-    pub fn file(&mut self, path: &Path, must_be: bool) {
+    /// One file; a usual one need not be there. `own`: whoever else could write to it would say what this
+    /// user runs, so nobody may.
+    pub fn file(&mut self, path: &Path, (must_be, own): (bool, bool)) {
         self.active = true;
-        match self.file_at(path, 0) {
+        match self.file_at(path, own, 0) {
             Err(why) if must_be || why.kind() != io::ErrorKind::NotFound => {
                 let place = Place { file: path.to_string_lossy().into(), line: 0 };
                 self.error(&place, "", Wrong::new("", format!("cannot be read: {why}")));
@@ -92,13 +93,16 @@ impl<'a> Reading<'a> {
         self.active = true;
     }
 
-    fn file_at(&mut self, path: &Path, depth: usize) -> io::Result<()> {
+    fn file_at(&mut self, path: &Path, own: bool, depth: usize) -> io::Result<()> {
         self.files += 1;
         if self.files > CONFIG_FILES_MAX {
             let why = format!("more than {CONFIG_FILES_MAX} files; do some include each other?");
             return Err(io::Error::other(why));
         }
-        let bytes = self.source.read(path, CONFIG_BYTES_MAX)?;
+        let bytes = match own {
+            true => self.source.read_own(path, CONFIG_BYTES_MAX)?,
+            false => self.source.read(path, CONFIG_BYTES_MAX)?,
+        };
         let file: Arc<str> = path.to_string_lossy().into();
         for (index, line) in bytes.split(|byte| *byte == b'\n').enumerate() {
             let place = Place { file: Arc::clone(&file), line: index as u32 + 1 };
@@ -242,7 +246,7 @@ impl<'a> Reading<'a> {
             let path = base.join(super::draft::at_home(pattern, home));
             for file in glob(&path, self.source) {
                 self.active = was_active;
-                if let Err(why) = self.file_at(&file, depth + 1)
+                if let Err(why) = self.file_at(&file, true, depth + 1)
                     && why.kind() != io::ErrorKind::NotFound
                 {
                     let wrong = Wrong::new("", format!("{} cannot be read: {why}", file.display()));

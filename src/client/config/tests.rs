@@ -1,10 +1,12 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::{fs, io};
 
 use super::keywords::{KEYWORDS, Status};
 use super::*;
 use crate::client::{StrictHostKeys, UpdateHostKeys};
+use crate::gateway::config::Disk;
 
 /// Files that are not on a disk.
 #[derive(Default)]
@@ -254,4 +256,34 @@ fn case_121_patterns_do_not_blow_up() {
     let pattern = "*a".repeat(60);
     let text = format!("Host {pattern}b\n Port 1\nHost *\n Port 2\n");
     assert_eq!(options(&text, &"a".repeat(250)).port, 2);
+}
+
+/// SECURITY case 121: what others could write does not say what is run here.
+#[test]
+fn case_121_files_that_others_may_write_to_are_refused() {
+    let home = tempfile::tempdir().expect("a folder");
+    let folder = home.path().join(".ssh");
+    fs::create_dir(&folder).expect("a folder");
+    let change = |name: &str, mode| {
+        fs::set_permissions(folder.join(name), fs::Permissions::from_mode(mode)).expect("a mode");
+    };
+    for (name, text) in [("config", "Include more\n"), ("more", "Port 2200\n")] {
+        fs::write(folder.join(name), text).expect("a file");
+        change(name, 0o644);
+    }
+    let asked = Request { home: Some(home.path().into()), ..request("web") };
+    let settled = read(&asked, &Disk).map_err(|why| why.to_string()).expect("a configuration");
+    assert_eq!(settled.options.port, 2200);
+    for name in ["config", "more"] {
+        for mode in [0o664, 0o646] {
+            change(name, mode);
+            let why = read(&asked, &Disk).err().expect("refused").to_string();
+            let path = folder.join(name).display().to_string();
+            assert!(why.contains(&path) && why.contains("bad owner or permissions"), "{why}");
+        }
+        change(name, 0o600);
+    }
+    let chosen = Request { files: Files::Only(folder.join("config")), ..asked };
+    change("config", 0o666);
+    assert!(read(&chosen, &Disk).is_ok(), "a file that somebody chose, as in ssh");
 }

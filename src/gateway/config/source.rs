@@ -3,15 +3,24 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 
+use nix::unistd::getuid;
+
 use crate::limits::CONFIG_FILES_MAX;
+
+const WRITABLE_BY_OTHERS: u32 = 0o022;
 
 /// Files, as far as reading a configuration needs them.
 pub trait Source {
     /// The whole file; an error when it is longer than `bytes_max`.
     fn read(&self, path: &Path, bytes_max: u64) -> io::Result<Vec<u8>>;
+
+    /// The same of a file that only root or whoever reads it may have written.
+    fn read_own(&self, path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+        self.read(path, bytes_max)
+    }
 
     /// The names in a directory, in any order.
     fn list(&self, directory: &Path) -> io::Result<Vec<OsString>>;
@@ -22,22 +31,42 @@ pub struct Disk;
 
 impl Source for Disk {
     fn read(&self, path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        if is_pipe_for_anybody(path) {
-            return Err(io::Error::other("it is a pipe, and somebody may never write to it"));
+        whole(open(path)?, bytes_max)
+    }
+
+    fn read_own(&self, path: &Path, bytes_max: u64) -> io::Result<Vec<u8>> {
+        let file = open(path)?;
+        let about = file.metadata()?;
+        let owned = about.uid() == 0 || about.uid() == getuid().as_raw();
+        if !owned || about.mode() & WRITABLE_BY_OTHERS != 0 {
+            return Err(io::Error::other(
+                "bad owner or permissions: others may write to it (chmod go-w)",
+            ));
         }
-        File::open(path)?.take(bytes_max + 1).read_to_end(&mut bytes)?;
-        if bytes.len() as u64 > bytes_max {
-            let why = format!("longer than {bytes_max} bytes");
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
-        }
-        Ok(bytes)
+        whole(file, bytes_max)
     }
 
     fn list(&self, directory: &Path) -> io::Result<Vec<OsString>> {
         let entries = std::fs::read_dir(directory)?.map(|entry| entry.map(|e| e.file_name()));
         entries.take(CONFIG_FILES_MAX).collect()
     }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    if is_pipe_for_anybody(path) {
+        return Err(io::Error::other("it is a pipe, and somebody may never write to it"));
+    }
+    File::open(path)
+}
+
+fn whole(file: File, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(bytes_max + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > bytes_max {
+        let why = format!("longer than {bytes_max} bytes");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, why));
+    }
+    Ok(bytes)
 }
 
 /// A pipe with a name. One that a shell made for this program (`-f <(command)`) has none.
