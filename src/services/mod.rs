@@ -3,6 +3,7 @@
 
 mod attached;
 mod auth_info;
+mod birth;
 mod child;
 mod credit;
 mod file_event;

@@ -1,16 +1,17 @@
-use std::ffi::{CStr, CString, c_char, c_int, c_short};
+use std::ffi::{CStr, CString};
 use std::io;
-use std::mem::MaybeUninit;
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open, openat};
+use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{AccessFlags, Uid, access, geteuid, getuid, pipe2};
 
+use super::birth::{Birth, Step};
 use super::child::{Child, Pipes};
 use super::job::{Notice, Program, SpawnFailed, SpawnSpec};
 use super::pty::{below_devices, devices};
@@ -24,8 +25,7 @@ const OURSELVES: &CStr = c"/proc/self/exe";
 
 /// Starts a program as its account, in its home directory, as the leader of a session of its own.
 ///
-/// The kernel shares our memory with the child until it runs the program (as `vfork` does), so the
-/// cost does not grow with the size of this process, and no code of ours runs in between.
+/// What it costs does not grow with the size of this process ([`super::birth`]).
 ///
 /// # Errors
 /// This process does not run as the account (it must never start a program with the rights of
@@ -65,28 +65,26 @@ fn start(spec: &SpawnSpec, shell: &CStr) -> io::Result<Child> {
     if geteuid() != account || getuid() != account {
         return Err(io::Error::from_raw_os_error(libc::EPERM));
     }
-    let mut actions = Actions::new()?;
     let streams = Streams::new(spec)?;
-    streams.attach(&mut actions)?;
     let own = spec.user_environment.as_deref();
     let own = own.map(|patterns| user_environment::read(&spec.account.home, patterns));
     let own = own.unwrap_or_default();
     own.complaints.iter().for_each(|complaint| streams.complain(complaint));
     let home = open_home(&spec.account.home);
-    match &home {
-        Ok(home) => actions.enter_open(home)?,
-        Err(_) => actions.enter(c"/")?,
-    }
-    if let Err(why) = home {
+    let mut steps = streams.steps();
+    steps.push(home.as_ref().map_or(Step::Enter(c"/"), |home| Step::EnterOpen(home.as_fd())));
+    if let Err(why) = &home {
         // OpenSSH's words, where the user sees them.
         let (home, why) = (spec.account.home.display(), why.desc());
         streams.complain(&format!("Could not chdir to home directory {home}: {why}\n"));
     }
     let (program, arguments) = launch(spec, shell);
-    let attributes = Attributes::new()?;
-    let mut env = spec.env.complete(&own.variables);
-    env.extend(prelude::variables(spec));
-    let pid = posix_spawn(program, &actions, &attributes, &arguments, &env)?;
+    let mut environment = spec.env.complete(&own.variables);
+    environment.extend(prelude::variables(spec));
+    let open_files = spec.open_files.map(limits_of_files).transpose()?;
+    let (arguments, environment) = (&*arguments, &*environment);
+    let birth = Birth { program, arguments, environment, steps: &steps, open_files };
+    let pid = birth.start()?;
     let pidfd = match watch_process(pid) {
         Ok(pidfd) => pidfd,
         Err(why) => {
@@ -94,9 +92,7 @@ fn start(spec: &SpawnSpec, shell: &CStr) -> io::Result<Child> {
             return Err(why);
         }
     };
-    if let Some(open_files) = spec.open_files {
-        limit_open_files(pid, open_files);
-    }
+    drop(steps);
     Ok(Child::system(pid, pidfd, streams.into_pipes()))
 }
 
@@ -205,26 +201,22 @@ impl Streams {
     }
 
     /// Opening the slave as a session leader makes it the controlling terminal.
-    fn attach(&self, actions: &mut Actions) -> io::Result<()> {
+    fn steps(&self) -> Vec<Step<'_>> {
         match self {
             Streams::Terminal { path, .. } => {
-                match devices() {
+                let mut steps = match devices() {
                     // The child is led there for a moment.
                     Some(devices) => {
-                        actions.enter_open(devices)?;
-                        actions.open(0, below_devices(path), libc::O_RDWR)?;
+                        vec![Step::EnterOpen(devices.as_fd()), Step::Open(below_devices(path))]
                     }
-                    None => actions.open(0, path, libc::O_RDWR)?,
-                }
-                actions.duplicate(0, 1)?;
-                actions.duplicate(0, 2)
+                    None => vec![Step::Open(path)],
+                };
+                steps.extend([1, 2].map(Step::Copy));
+                steps
             }
-            Streams::Pipes { stdin, stdout, stderr } => {
-                for (number, pipe) in [(0, stdin), (1, stdout), (2, stderr)] {
-                    actions.duplicate(pipe.theirs.as_raw_fd(), number)?;
-                }
-                Ok(())
-            }
+            Streams::Pipes { stdin, stdout, stderr } => [(0, stdin), (1, stdout), (2, stderr)]
+                .map(|(number, pipe)| Step::Duplicate(pipe.theirs.as_fd(), number))
+                .into(),
         }
     }
 
@@ -249,118 +241,6 @@ impl Streams {
     }
 }
 
-/// What the child does to its descriptors and directory before it becomes the program.
-struct Actions(libc::posix_spawn_file_actions_t);
-
-impl Actions {
-    fn new() -> io::Result<Actions> {
-        let mut actions = MaybeUninit::uninit();
-        // SAFETY: initialises the structure when it answers 0, and `checked` returns otherwise.
-        unsafe {
-            checked(libc::posix_spawn_file_actions_init(actions.as_mut_ptr()))?;
-            Ok(Actions(actions.assume_init()))
-        }
-    }
-
-    fn duplicate(&mut self, from: c_int, to: c_int) -> io::Result<()> {
-        // SAFETY: the structure is initialised.
-        checked(unsafe { libc::posix_spawn_file_actions_adddup2(&mut self.0, from, to) })
-    }
-
-    fn open(&mut self, to: c_int, path: &CStr, flags: c_int) -> io::Result<()> {
-        // SAFETY: the structure is initialised; the path is copied.
-        checked(unsafe {
-            libc::posix_spawn_file_actions_addopen(&mut self.0, to, path.as_ptr(), flags, 0)
-        })
-    }
-
-    fn enter(&mut self, path: &CStr) -> io::Result<()> {
-        // SAFETY: the structure is initialised; the path is copied.
-        checked(unsafe { libc::posix_spawn_file_actions_addchdir_np(&mut self.0, path.as_ptr()) })
-    }
-
-    fn enter_open(&mut self, directory: &OwnedFd) -> io::Result<()> {
-        // SAFETY: the structure is initialised; the number is used while `directory` is open.
-        checked(unsafe {
-            libc::posix_spawn_file_actions_addfchdir_np(&mut self.0, directory.as_raw_fd())
-        })
-    }
-}
-
-impl Drop for Actions {
-    fn drop(&mut self) {
-        // SAFETY: initialised in `new`, destroyed once.
-        unsafe { libc::posix_spawn_file_actions_destroy(&mut self.0) };
-    }
-}
-
-/// A session of its own, no blocked signals, and none ignored: whatever started us (`nohup`, a
-/// background job of a script) or what Rust ignores (SIGPIPE) must not reach the child.
-struct Attributes(libc::posix_spawnattr_t);
-
-impl Attributes {
-    fn new() -> io::Result<Attributes> {
-        let mut attributes = MaybeUninit::uninit();
-        // SAFETY: initialises the structure when it answers 0, and `checked` returns otherwise.
-        let mut attributes = unsafe {
-            checked(libc::posix_spawnattr_init(attributes.as_mut_ptr()))?;
-            Attributes(attributes.assume_init())
-        };
-        let flags = c_int::from(libc::POSIX_SPAWN_SETSID)
-            | libc::POSIX_SPAWN_SETSIGDEF
-            | libc::POSIX_SPAWN_SETSIGMASK;
-        // Every bit, because `sigfillset` leaves out two that the C library keeps to itself and that
-        // the child would then ignore.
-        let mut all = MaybeUninit::<libc::sigset_t>::uninit();
-        let none = SigSet::empty();
-        let to = &mut attributes.0;
-        // SAFETY: a signal set is a bitmap, so any bytes are a valid one; the attributes are
-        // initialised, and the sets are copied.
-        unsafe {
-            all.as_mut_ptr().write_bytes(0xff, 1);
-            checked(libc::posix_spawnattr_setflags(to, flags as c_short))?;
-            checked(libc::posix_spawnattr_setsigdefault(to, all.as_ptr()))?;
-            checked(libc::posix_spawnattr_setsigmask(to, none.as_ref()))?;
-        }
-        Ok(attributes)
-    }
-}
-
-impl Drop for Attributes {
-    fn drop(&mut self) {
-        // SAFETY: initialised in `new`, destroyed once.
-        unsafe { libc::posix_spawnattr_destroy(&mut self.0) };
-    }
-}
-
-fn posix_spawn(
-    program: &CStr,
-    actions: &Actions,
-    attributes: &Attributes,
-    arguments: &[CString],
-    environment: &[CString],
-) -> io::Result<i32> {
-    let pointers = |strings: &[CString]| -> Vec<*mut c_char> {
-        let strings = strings.iter().map(|string| string.as_ptr().cast_mut());
-        strings.chain([std::ptr::null_mut()]).collect()
-    };
-    let (arguments, environment) = (pointers(arguments), pointers(environment));
-    let mut pid = 0;
-    // SAFETY: every pointer is valid during the call, both lists end with a null pointer, and the
-    // strings, which are not written to, outlive it.
-    checked(unsafe {
-        libc::posix_spawn(
-            &mut pid,
-            program.as_ptr(),
-            &actions.0,
-            &attributes.0,
-            arguments.as_ptr(),
-            environment.as_ptr(),
-        )
-    })?;
-    Ok(pid)
-}
-
 /// Becomes readable when this process, a child that was not waited for, has ended.
 ///
 /// # Errors
@@ -381,20 +261,9 @@ fn abandon(pid: i32) {
 
 /// We may hold many more descriptors than programs expect to be allowed; those that use `select`
 /// break when they are allowed as many. The limit is soft: a program may raise it again.
-fn limit_open_files(pid: i32, soft: u64) {
-    let mut limits = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: writes one rlimit, then reads one.
-    unsafe {
-        if libc::prlimit(pid, libc::RLIMIT_NOFILE, std::ptr::null(), &mut limits) == 0 {
-            limits.rlim_cur = soft.min(limits.rlim_max);
-            libc::prlimit(pid, libc::RLIMIT_NOFILE, &limits, std::ptr::null_mut());
-        }
-    }
-}
-
-/// These functions answer the error instead of setting `errno`.
-fn checked(result: c_int) -> io::Result<()> {
-    if result == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(result)) }
+fn limits_of_files(soft: u64) -> io::Result<libc::rlimit> {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    Ok(libc::rlimit { rlim_cur: soft.min(hard), rlim_max: hard })
 }
 
 #[cfg(test)]
@@ -403,6 +272,10 @@ mod tests {
     use std::time::Duration;
 
     use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+    use seccompiler::{
+        BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+        SeccompRule,
+    };
 
     use super::*;
     use crate::connection::WindowSize;
@@ -571,6 +444,29 @@ mod tests {
             assert_eq!(u64::from_str_radix(value, 16).unwrap(), 0, "{line}");
         }
         assert_eq!(out.lines().count(), 2);
+    }
+
+    /// It is set before the program is there: to set it from outside, later, is forbidden here.
+    #[test]
+    fn the_limit_of_open_files_holds_from_the_first_instruction() {
+        let hard = getrlimit(Resource::RLIMIT_NOFILE).unwrap().1;
+        let of_another = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, 0);
+        let rule = SeccompRule::new(vec![of_another.unwrap()]).unwrap();
+        let filter = SeccompFilter::new(
+            [(libc::SYS_prlimit64, vec![rule])].into(),
+            SeccompAction::Allow,
+            SeccompAction::Errno(libc::EPERM as u32),
+            std::env::consts::ARCH.try_into().unwrap(),
+        );
+        let filter: BpfProgram = filter.unwrap().try_into().unwrap();
+        let confined = || {
+            seccompiler::apply_filter(&filter).unwrap();
+            let mut spec = command("ulimit -Sn; ulimit -Hn");
+            spec.open_files = Some(77);
+            run(&spec)
+        };
+        let (out, ..) = std::thread::scope(|scope| scope.spawn(confined).join().unwrap());
+        assert_eq!(out, format!("77\n{hard}\n"));
     }
 
     #[test]
@@ -773,13 +669,6 @@ mod tests {
         assert_eq!(child.retire(), None);
         assert!(is_alive(pid) && orphans() > 0);
         eventually("the end of the process", || !is_alive(pid));
-    }
-
-    #[test]
-    fn the_limit_of_open_files_is_its_own() {
-        let mut spec = command("sleep 0.2; ulimit -Sn");
-        spec.open_files = Some(77);
-        assert_eq!(run(&spec).0, "77\n");
     }
 
     #[test]
