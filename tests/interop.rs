@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use support::{
-    Gateway, HOST_KEYS, ODD_NAMES, forbid_io_uring, newer_openssh, noise, run_ok, sha256, wait_for,
+    Gateway, HOST_KEYS, ODD_NAMES, forbid, newer_openssh, noise, run_ok, sha256, wait_for,
 };
 
 const MIB: usize = 1 << 20;
@@ -539,7 +539,9 @@ fn where_io_uring_is_refused_it_serves_over_mio_and_says_why() {
         (libc::EPERM, "Operation not permitted (os error 1): a seccomp profile"),
         (libc::ENOSYS, "Function not implemented (os error 38): the kernel was built without it"),
     ] {
-        let gateway = Gateway::start_on(None, &[], |command| forbid_io_uring(command, errno));
+        let gateway = Gateway::start_on(None, &[], |command| {
+            forbid(command, libc::SYS_io_uring_setup, errno);
+        });
         let output = run_ok(&mut gateway.ssh(&[], &["echo out"]));
         assert_eq!(text(&output.stdout), "out\n");
         fs::write(gateway.path("source"), noise(8 * MIB, 5)).expect("a file");
@@ -561,6 +563,40 @@ fn where_io_uring_is_refused_it_serves_over_mio_and_says_why() {
     }
 }
 
+/// A sandbox that is older than openat2(2), by either of the answers that they give: files are served as
+/// ever, and nothing that relies on it is promised.
+#[test]
+fn where_openat2_is_refused_files_are_served_and_roots_are_not() {
+    for (errno, why) in
+        [(libc::EPERM, "Operation not permitted"), (libc::ENOSYS, "not implemented")]
+    {
+        let gateway = Gateway::start_with(&[], |command| forbid(command, libc::SYS_openat2, errno));
+        let (source, there) = (gateway.path("source"), gateway.path("there"));
+        fs::write(&source, noise(MIB, 5)).expect("a file");
+        let batch = format!(
+            "put {0:?} {1:?}\nget {1:?} {1:?}2\nchmod 600 {1:?}\nls {1:?}\n",
+            source, there
+        );
+        let output = gateway.sftp(&[], &batch);
+        assert!(output.status.success(), "{}\n{}", text(&output.stderr), gateway.log());
+        assert_eq!(sha256(&source), sha256(&there));
+        let folder = tempfile::tempdir().expect("a folder");
+        let key = folder.path().join("key");
+        support::keygen(&key, "ed25519", "");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        command.args(["serve", "-f", "/dev/null", "-o", "ListenAddress=127.0.0.1:0", "-h"]);
+        command.arg(&key).args(["-o", "ChrootDirectory=/var/empty"]);
+        forbid(&mut command, libc::SYS_openat2, errno);
+        let output = command.output().expect("it starts");
+        let told = text(&output.stderr);
+        assert!(!output.status.success(), "{output:?}");
+        assert!(
+            told.contains("need openat2(2) with RESOLVE_IN_ROOT") && told.contains(why),
+            "{told}"
+        );
+    }
+}
+
 #[test]
 fn a_driver_that_was_asked_for_is_the_one_that_runs() {
     for (driver, says) in [("uring", "Driver: io_uring with "), ("mio", "Driver: mio (epoll)")] {
@@ -574,7 +610,7 @@ fn a_driver_that_was_asked_for_is_the_one_that_runs() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
     command.args(["serve", "-f", "/dev/null", "-o", "ListenAddress=127.0.0.1:0"]);
     command.arg("-h").arg(&key).args(["--driver", "uring"]);
-    forbid_io_uring(&mut command, libc::EPERM);
+    forbid(&mut command, libc::SYS_io_uring_setup, libc::EPERM);
     let output = command.output().expect("it starts");
     assert_eq!(output.status.code(), Some(255), "{output:?}");
     let told = text(&output.stderr);

@@ -9,7 +9,7 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use nix::errno::Errno;
 use nix::fcntl::{
@@ -116,8 +116,9 @@ impl Root {
         let how =
             OpenHow::new().flags(flags).mode(mode).resolve(ResolveFlag::RESOLVE_NO_MAGICLINKS);
         match retry(|| openat2(AT_FDCWD, path, how)) {
-            // A kernel or a sandbox without openat2.
-            Err(Errno::ENOSYS) => retry(|| openat(AT_FDCWD, path, flags, mode)),
+            Err(Errno::ENOSYS | Errno::EPERM) if !has_openat2() => {
+                retry(|| openat(AT_FDCWD, path, flags, mode))
+            }
             opened => opened,
         }
     }
@@ -265,6 +266,15 @@ impl Fence {
             }
         }
     }
+}
+
+/// A sandbox may be older than the call, and answer as if the file were forbidden.
+fn has_openat2() -> bool {
+    static HAS: OnceLock<bool> = OnceLock::new();
+    *HAS.get_or_init(|| {
+        let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC);
+        retry(|| openat2(AT_FDCWD, c"/", how)).is_ok()
+    })
 }
 
 /// Whether the kernel has what it takes to keep paths in a directory.
