@@ -133,6 +133,8 @@ fn what_is_seen_at_a_terminal_is_recorded_and_replayed() {
     let played = replayed(&["--speed", "1000", "--idle", "0.01"], &path);
     assert!(played.starts_with("ab\u{1b}[31mc\r\n30 100\r\n"), "{played:?}");
 
+    assert_exported(&path, &text);
+
     // What has no terminal is not recorded, nor are files.
     run_ok(&mut gateway.ssh(&[], &["echo plain"]));
     assert!(gateway.sftp(&[], "ls /\n").status.success());
@@ -142,6 +144,25 @@ fn what_is_seen_at_a_terminal_is_recorded_and_replayed() {
     let name = path.file_name().expect("a name").to_string_lossy().into_owned();
     assert!(told().contains("\"record_start\"") && told().contains(&name), "{}", told());
     let _ = fs::remove_file(&audit);
+}
+
+/// Version 2 of it has the same text, by times that do not go back.
+fn assert_exported(path: &Path, text: &str) {
+    let older = replayed(&["--export", "asciicast"], path);
+    let mut lines = older.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    let header = lines.next().expect("a header");
+    let size = (&header["version"], &header["width"], &header["height"]);
+    assert_eq!(size, (&2.into(), &100.into(), &30.into()));
+    let (mut last, mut shown) = (0.0, String::new());
+    for event in lines {
+        let at = event[0].as_f64().expect("a time");
+        assert!(at >= last && (event[1] == "o" || event[1] == "r"), "{older}");
+        last = at;
+        if event[1] == "o" {
+            shown += event[2].as_str().expect("text");
+        }
+    }
+    assert_eq!(shown, text);
 }
 
 #[test]
@@ -259,17 +280,10 @@ fn r28_a_recorder_that_stands_still_holds_up_its_own_sessions_alone() {
     }
 }
 
-/// SECURITY R28: a disk that is full ends sessions that are recorded there.
-#[test]
-fn r28_a_full_disk_ends_its_sessions_and_nothing_is_seen_that_is_not_on_it() {
-    const SIZE: usize = 64 << 10;
-    if !nix::unistd::geteuid().is_root() {
-        println!("not run: only root can mount");
-        return;
-    }
-    let folder = directory();
-    let place = std::ffi::CString::new(folder.path().as_os_str().as_encoded_bytes()).expect("it");
-    let gateway = recording_by(folder.path(), &["TidegateRecord shells"], |command| {
+/// A gateway whose recordings are on a disk of 64 KiB.
+fn recording_on_a_small_disk(folder: &Path, lines: &[&str]) -> Gateway {
+    let place = std::ffi::CString::new(folder.as_os_str().as_encoded_bytes()).expect("it");
+    recording_by(folder, lines, |command| {
         let mount = move || {
             let none = std::ptr::null();
             let (apart, tmpfs) = (libc::MS_REC | libc::MS_PRIVATE, c"tmpfs".as_ptr());
@@ -289,7 +303,19 @@ fn r28_a_full_disk_ends_its_sessions_and_nothing_is_seen_that_is_not_on_it() {
         };
         // SAFETY: between fork and exec only system calls are made.
         unsafe { command.pre_exec(mount) };
-    });
+    })
+}
+
+/// SECURITY R28: a disk that is full ends sessions that are recorded there.
+#[test]
+fn r28_a_full_disk_ends_its_sessions_and_nothing_is_seen_that_is_not_on_it() {
+    const SIZE: usize = 64 << 10;
+    if !nix::unistd::geteuid().is_root() {
+        println!("not run: only root can mount");
+        return;
+    }
+    let folder = directory();
+    let gateway = recording_on_a_small_disk(folder.path(), &["TidegateRecord shells"]);
     let said = gateway.ssh(&[TTY], &["stty -opost; seq 1 100000; echo end"]).output().expect("ssh");
     assert!(!said.status.success(), "{}", gateway.log());
     assert!(String::from_utf8_lossy(&said.stderr).contains(REFUSED), "{said:?}");
@@ -320,4 +346,52 @@ fn a_replay_that_is_left_puts_the_terminal_right() {
     run_ok(Command::new("kill").args(["-INT", &replay.id().to_string()]));
     read_until("\x1b[?1049l");
     assert_eq!(replay.wait().expect("its end").code(), Some(130));
+}
+
+/// Where it says so, a session whose recording fails in its middle goes on, and all of it is seen.
+#[test]
+fn a_full_disk_is_no_end_where_sessions_go_on_without() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("not run: only root can mount");
+        return;
+    }
+    let folder = directory();
+    let lines = ["TidegateRecord shells", "TidegateRecordOnFailure continue"];
+    let gateway = recording_on_a_small_disk(folder.path(), &lines);
+    let said = run_ok(&mut gateway.ssh(&[TTY], &["stty -opost; seq 1 20000; echo end"]));
+    let expected: String = (1..=20_000).map(|n| format!("{n}\n")).chain(["end\n".into()]).collect();
+    assert_eq!(String::from_utf8_lossy(&said.stdout), expected);
+    wait_for("the log to tell", || gateway.log().contains("sessions go on without"));
+    assert!(gateway.log().contains("No space left on device"), "{}", gateway.log());
+}
+
+/// An upgrade leaves a session and its recording to the program that began them, and nobody can be
+/// recorded less for it.
+#[test]
+fn a_recording_goes_on_across_an_upgrade() {
+    let folder = directory();
+    let number = folder.path().with_extension("pid");
+    let lines = ["TidegateRecord shells", &format!("PidFile {}", number.display())];
+    let gateway = recording(folder.path(), &lines);
+    let pid = || fs::read_to_string(&number).unwrap_or_default().trim().parse::<i32>().ok();
+    wait_for("the PidFile", || pid().is_some());
+    let before = pid().expect("a number");
+    let mut old = echo(&gateway, &[TTY]);
+    run_ok(Command::new("kill").args(["-USR2", &before.to_string()]));
+    wait_for("another program", || pid().is_some_and(|pid| pid != before));
+    let mut new = echo(&gateway, &[TTY]);
+    let all = recordings(folder.path());
+    assert_eq!(all.len(), 2, "{}", gateway.log());
+    for (child, path, line) in [(&mut old, &all[0], "old"), (&mut new, &all[1], "new")] {
+        say(child, &format!("{line}\n"));
+        expect(child, line);
+        assert!(fs::read_to_string(path).expect("it").contains(line), "it is seen and not written");
+        // The end of the input, as a terminal has it.
+        say(child, "\u{4}");
+        assert_eq!(child.wait().expect("an end").code(), Some(0), "{}", gateway.log());
+        let all = events(path);
+        assert_eq!(output(&all), format!("ready\r\n{line}\r\n"));
+    }
+    let _ = run_ok(Command::new("kill").arg(pid().expect("a number").to_string()));
+    let _ = fs::remove_file(&number);
 }

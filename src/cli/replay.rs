@@ -12,13 +12,14 @@ use lexopt::Arg;
 use nix::sys::signal::Signal;
 
 use super::{EXIT_FAILED, EXIT_USAGE, complain, print};
-use crate::gateway::recording::cast::{Event, Header};
+use crate::gateway::recording::cast::{Event, Header, Older};
 use crate::gateway::recording::screen::{RESET, Screen};
 use crate::gateway::signals::{Signals, Woken};
 use crate::limits::RECORDING_LINE_BYTES_MAX;
 
 const HELP: &str = "\
 Usage: tidegate replay [--speed N] [--idle SECONDS] [--dump] FILE
+       tidegate replay --export asciicast FILE
 
 Plays a recorded session (TidegateRecord) as it was seen. What would reach beyond the screen, such as
 titles, the clipboard or questions to the terminal, is left out. Whoever may read FILE may do this.
@@ -26,6 +27,8 @@ titles, the clipboard or questions to the terminal, is left out. Whoever may rea
   --speed N        so many times as fast
   --idle SECONDS   no pause is longer
   --dump           its text, at once and without colours and cursors
+  --export FORMAT  asciicast: the recording in version 2 of that format, for
+                   players that do not know version 3; nothing is left out
   --help           print this
 ";
 
@@ -33,6 +36,7 @@ struct Options {
     speed: f64,
     idle: Option<Duration>,
     dump: bool,
+    export: bool,
     file: PathBuf,
 }
 
@@ -59,12 +63,19 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
 
 /// `None`: help is asked for.
 fn parse(args: impl Iterator<Item = OsString>) -> Result<Option<Options>, String> {
-    let (mut speed, mut idle, mut dump, mut file) = (1.0, None, false, None);
+    let (mut speed, mut idle, mut dump, mut export, mut file) = (1.0, None, false, false, None);
     let mut parser = lexopt::Parser::from_args(args);
     while let Some(arg) = parser.next().map_err(|why| why.to_string())? {
         match arg {
             Arg::Long("help") | Arg::Short('h') => return Ok(None),
             Arg::Long("dump") => dump = true,
+            Arg::Long("export") => {
+                let format = parser.value().map_err(|why| why.to_string())?;
+                if format != "asciicast" {
+                    return Err("asciicast is the one format that --export knows".to_owned());
+                }
+                export = true;
+            }
             Arg::Long("speed") => speed = number(&mut parser, "--speed")?,
             Arg::Long("idle") => {
                 let seconds = number(&mut parser, "--idle")?;
@@ -75,7 +86,7 @@ fn parse(args: impl Iterator<Item = OsString>) -> Result<Option<Options>, String
         }
     }
     let file = file.ok_or("the name of a recording is missing")?;
-    Ok(Some(Options { speed, idle, dump, file }))
+    Ok(Some(Options { speed, idle, dump, export, file }))
 }
 
 /// Of something that is more than nothing.
@@ -90,15 +101,20 @@ fn number(parser: &mut lexopt::Parser, flag: &str) -> Result<f64, String> {
 fn play(options: &Options) -> Result<Option<Signal>, String> {
     let mut lines = Lines::open(&options.file)?;
     let first = lines.next()?.ok_or("it is empty")?;
-    Header::parse(first)?;
-    let mut screen = Screen::new(options.dump);
     let mut out = io::stdout().lock();
-    let at_terminal = !options.dump && io::stdout().is_terminal();
+    let at_terminal = !options.dump && !options.export && io::stdout().is_terminal();
     // A terminal is put right before we leave.
     let caught = if at_terminal { &ENDS[..] } else { &[] };
     let signals = Signals::catch(caught).map_err(|why| why.to_string())?;
     let mut pauses = Pauses { options, signals, owed: Duration::ZERO };
-    let played = play_events(&mut pauses, &mut lines, &mut screen, &mut out);
+    let played = if options.export {
+        let (older, header) = Older::begin(first)?;
+        export(older, &header, &mut lines, &mut out)
+    } else {
+        Header::parse(first)?;
+        let mut screen = Screen::new(options.dump);
+        play_events(&mut pauses, &mut lines, &mut screen, &mut out)
+    };
     if at_terminal {
         let _ = writeln!(out, "{RESET}");
     }
@@ -151,11 +167,7 @@ fn play_events(
     screen: &mut Screen,
     out: &mut impl Write,
 ) -> Result<(), Trouble> {
-    loop {
-        let number = lines.number + 1;
-        let wrong = |why: String| Trouble::Input(format!("line {number}: {why}"));
-        let Some(line) = lines.next().map_err(wrong)? else { return Ok(()) };
-        let Some(event) = Event::parse(line).map_err(wrong)? else { continue };
+    while let Some(event) = lines.next_event()? {
         if !pauses.options.dump {
             pauses.wait(event.after)?;
         }
@@ -164,6 +176,20 @@ fn play_events(
             out.flush().map_err(Trouble::Output)?;
         }
     }
+    Ok(())
+}
+
+fn export(
+    mut older: Older,
+    header: &str,
+    lines: &mut Lines,
+    out: &mut impl Write,
+) -> Result<(), Trouble> {
+    out.write_all(header.as_bytes()).map_err(Trouble::Output)?;
+    while let Some(event) = lines.next_event()? {
+        out.write_all(older.event(&event).as_bytes()).map_err(Trouble::Output)?;
+    }
+    out.flush().map_err(Trouble::Output)
 }
 
 /// The lines of a file, each bounded.
@@ -177,6 +203,18 @@ impl Lines {
     fn open(path: &Path) -> Result<Lines, String> {
         let file = File::open(path).map_err(|why| why.to_string())?;
         Ok(Lines { reader: BufReader::new(file), line: Vec::new(), number: 0 })
+    }
+
+    /// `None` at the end.
+    fn next_event(&mut self) -> Result<Option<Event>, Trouble> {
+        loop {
+            let number = self.number + 1;
+            let wrong = |why: String| Trouble::Input(format!("line {number}: {why}"));
+            let Some(line) = self.next().map_err(wrong)? else { return Ok(None) };
+            if let Some(event) = Event::parse(line).map_err(wrong)? {
+                return Ok(Some(event));
+            }
+        }
     }
 
     fn next(&mut self) -> Result<Option<&[u8]>, String> {

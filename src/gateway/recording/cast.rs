@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::services::tape::Screen;
 
@@ -146,6 +146,48 @@ impl Event {
     }
 }
 
+/// Writes the lines of version 2 for those of a recording: older players know no other.
+#[derive(Debug)]
+pub struct Older {
+    /// Since the start: events of version 2 have no other time.
+    at: Duration,
+}
+
+impl Older {
+    /// Answers the first line too.
+    ///
+    /// # Errors
+    /// `line` is not the first of a recording.
+    pub fn begin(line: &[u8]) -> Result<(Older, String), String> {
+        Header::parse(line)?;
+        let header: Value = serde_json::from_slice(line).map_err(|why| why.to_string())?;
+        let side = |name: &str, usual: u32| {
+            header.pointer(name).and_then(Value::as_u64).unwrap_or(u64::from(usual))
+        };
+        let (columns, rows) = (side("/term/cols", COLUMNS), side("/term/rows", ROWS));
+        let mut older = json!({ "version": 2, "width": columns, "height": rows });
+        for name in ["timestamp", "title", "command"] {
+            if let Some(value) = header.get(name) {
+                older[name] = value.clone();
+            }
+        }
+        if let Some(terminal) = header.pointer("/term/type") {
+            older["env"] = json!({ "TERM": terminal });
+        }
+        Ok((Older { at: Duration::ZERO }, format!("{older}\n")))
+    }
+
+    /// Nothing for what version 2 does not have: how the session ended.
+    pub fn event(&mut self, event: &Event) -> String {
+        self.at = self.at.saturating_add(event.after);
+        let Event { code, text, .. } = event;
+        match matches!(&**code, "o" | "r") {
+            true => format!("[{:.6},\"{code}\",{}]\n", self.at.as_secs_f64(), json!(text)),
+            false => String::new(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,6 +229,28 @@ mod tests {
             assert!(Event::parse(bad.as_bytes()).is_err(), "{bad}");
         }
         assert!(Header::parse(b"{\"version\":2,\"width\":80}").is_err());
+    }
+
+    #[test]
+    fn older_players_hear_of_times_since_the_start() {
+        let screen = Screen { columns: 100, rows: 30, terminal: "xterm".into() };
+        let (mut writer, header) = Writer::begin(7, &screen, "ann", "");
+        let (mut older, first) = Older::begin(header.as_bytes()).expect("a recording");
+        assert_eq!(
+            first,
+            "{\"env\":{\"TERM\":\"xterm\"},\"height\":30,\"timestamp\":7,\"title\":\"ann\",\
+             \"version\":2,\"width\":100}\n"
+        );
+        let lines = [
+            writer.output(at(1_500_000), b"$ \""),
+            writer.resize(at(1_750_001), 90, 20),
+            writer.status(at(3_000_000), 4),
+        ]
+        .concat();
+        let event = |line: &str| Event::parse(line.as_bytes()).expect("it").expect("an event");
+        let lines: String = lines.lines().map(|line| older.event(&event(line))).collect();
+        assert_eq!(lines, "[1.500000,\"o\",\"$ \\\"\"]\n[1.750001,\"r\",\"90x20\"]\n");
+        assert!(Older::begin(first.as_bytes()).is_err(), "that is one already");
     }
 
     #[test]

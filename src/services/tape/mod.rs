@@ -319,3 +319,40 @@ fn shortened(text: &str) -> &str {
     let (kept, _) = cut(text.as_bytes(), RECORD_TEXT_BYTES_MAX as usize);
     text.get(..kept.len()).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+
+    use super::*;
+
+    /// From the first frame without an answer on, and from each answer on while others are to come.
+    #[test]
+    fn a_recorder_has_so_long_for_each_answer() {
+        let kind = SockType::SeqPacket;
+        let pair = socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC);
+        let (ours, theirs) = pair.expect("a pair");
+        let mut tape = Tape::new(ours);
+        let at = |seconds| Instant::from_nanos(0).after(Duration::from_secs(seconds));
+        let answer = |count| {
+            let bytes = Answer::Taken(count).encode();
+            send(theirs.as_raw_fd(), &bytes, MsgFlags::empty()).expect("room");
+        };
+        assert_eq!(tape.due(), None, "nothing is asked");
+        for seconds in [1, 5] {
+            tape.put(&Frame::End { channel: 1 });
+            tape.pump(at(seconds)).expect("it is there");
+            assert_eq!(tape.due(), Some(at(1).after(RECORDER_TIME_MAX)), "the first counts");
+        }
+        answer(1);
+        tape.hear(at(20)).expect("an answer");
+        assert_eq!(tape.due(), Some(at(20).after(RECORDER_TIME_MAX)), "another is to come");
+        answer(2);
+        tape.hear(at(40)).expect("an answer");
+        assert_eq!(tape.due(), None, "it has answered all");
+        drop(theirs);
+        assert!(tape.hear(at(41)).is_err(), "it is gone");
+    }
+}
