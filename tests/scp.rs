@@ -799,6 +799,51 @@ fn the_server_s_flags_on_the_command_line() {
     assert_eq!(fs::read_dir(&place).expect("it").count(), 1);
 }
 
+/// Bits of files are the client's choice within the umask, set-id bits like others, as with OpenSSH; of new
+/// folders the kernel takes none of these.
+#[test]
+fn case_115_set_id_bits_are_set_as_by_openssh() {
+    const OPEN: u8 = 3;
+    const SETSTAT: u8 = 9;
+    const MKDIR: u8 = 14;
+    let rows = [(OPEN, 0o4755), (OPEN, 0o2711), (OPEN, 0o7777), (SETSTAT, 0o6755), (MKDIR, 0o2775)];
+    let text = |name: &str| [&(name.len() as u32).to_be_bytes()[..], name.as_bytes()].concat();
+    let mut asked = vec![0, 0, 0, 5, 1, 0, 0, 0, 3];
+    for (at, (kind, mode)) in rows.iter().enumerate() {
+        let (id, flags) = ((at as u32).to_be_bytes(), [0, 0, 0, 0x1a]);
+        let flags = if *kind == OPEN { &flags[..] } else { &[] };
+        let permissions = [[0, 0, 0, 4], u32::to_be_bytes(*mode)].concat();
+        let body = [&[*kind][..], &id, &text(&at.to_string()), flags, &permissions].concat();
+        asked.extend([&(body.len() as u32).to_be_bytes()[..], &body].concat());
+    }
+    let made = |server: &str| {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::write(folder.path().join("3"), "").expect("a file");
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &format!("umask 022; exec {server}")]).current_dir(folder.path());
+        let mut child =
+            shell.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("it starts");
+        child.stdin.as_mut().expect("input").write_all(&asked).expect("it reads");
+        // OpenSSH's does no more once its input has ended.
+        let output = child.stdout.as_mut().expect("output");
+        for _ in 0..=rows.len() {
+            let mut len = [0; 4];
+            output.read_exact(&mut len).expect("an answer");
+            let mut packet = vec![0; u32::from_be_bytes(len) as usize];
+            output.read_exact(&mut packet).expect("all of it");
+        }
+        drop(child.stdin.take());
+        assert!(child.wait().expect("its end").success());
+        let mode = |name: usize| fs::metadata(folder.path().join(name.to_string()));
+        [0, 1, 2, 3, 4].map(|name| mode(name).expect("it is there").mode() & 0o7777)
+    };
+    let ours = made(&ours());
+    assert_eq!(ours, [0o4755, 0o2711, 0o7755, 0o6755, 0o755]);
+    if Path::new(THEIRS).exists() {
+        assert_eq!(made(THEIRS), ours);
+    }
+}
+
 /// The options of internal-sftp bind, whichever way it is reached.
 #[test]
 fn case_114_options_of_the_service_in_process() {

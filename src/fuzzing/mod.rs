@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+mod audit;
 mod codec;
 mod edge;
 mod files;
@@ -27,6 +28,7 @@ mod script;
 mod sftp_client;
 mod sftp_server;
 
+pub use audit::audit;
 pub use codec::{
     agent, channel, proxy_header, reader, sftp, terminal_modes, transport_messages, userauth,
 };
@@ -61,6 +63,7 @@ pub type Target = fn(&[u8]);
 pub const TARGETS: &[(&str, Target)] = &[
     ("accounts", accounts),
     ("agent", agent),
+    ("audit", audit),
     ("authorized_keys", authorized_keys),
     ("certificate", certificate),
     ("channel", channel),

@@ -130,6 +130,18 @@ fn a_drop_box_takes_what_fits_and_shows_nothing() {
     assert!(groups.split_whitespace().any(|group| group == second), "{groups}");
 }
 
+/// The same for somebody who types what he is asked for.
+fn typed(gateway: &Gateway, user: &str, method: &str, lines: &str) -> (bool, String) {
+    fs::write(gateway.path("batch"), lines).expect("a batch");
+    let (user, method) = (format!("User={user}"), format!("PreferredAuthentications={method}"));
+    let options = [&*user, "BatchMode=no", &method, "NumberOfPasswordPrompts=1"];
+    let mut sftp = gateway.client(Path::new("sftp"), &options);
+    sftp.env("SSH_ASKPASS", gateway.path("types")).env("SSH_ASKPASS_REQUIRE", "force");
+    sftp.arg("-oBatchMode=no").arg("-b").arg(gateway.path("batch")).arg("127.0.0.1");
+    let output = sftp.output().expect("sftp");
+    (output.status.success(), text(&output.stdout) + &text(&output.stderr))
+}
+
 /// The second one: everybody reads, by password or by key, nobody changes anything; -T tells.
 #[test]
 fn a_mirror_is_read_and_not_written() {
@@ -148,20 +160,7 @@ fn a_mirror_is_read_and_not_written() {
     ];
     let gateway = start(&site, &accounts, &more);
     let got = gateway.path("got");
-    let typed = |lines: &str| {
-        fs::write(gateway.path("batch"), lines).expect("a batch");
-        let options = [
-            "User=reader",
-            "BatchMode=no",
-            "PreferredAuthentications=password",
-            "NumberOfPasswordPrompts=1",
-        ];
-        let mut sftp = gateway.client(Path::new("sftp"), &options);
-        sftp.env("SSH_ASKPASS", gateway.path("types")).env("SSH_ASKPASS_REQUIRE", "force");
-        sftp.arg("-oBatchMode=no").arg("-b").arg(gateway.path("batch")).arg("127.0.0.1");
-        let output = sftp.output().expect("sftp");
-        (output.status.success(), text(&output.stdout) + &text(&output.stderr))
-    };
+    let typed = |lines: &str| typed(&gateway, "reader", "password", lines);
     let (done, said) = typed(&format!("ls -l pub\nget pub/image {}\n", got.display()));
     assert!(done, "{said}\n{}", gateway.log());
     assert_eq!(sha256(&got), sha256(&site.at("mirror/pub/image")));
@@ -189,6 +188,33 @@ fn a_mirror_is_read_and_not_written() {
         shown.contains("# account reader of ") && shown.contains("#   Rights / read,list\n"),
         "{shown}"
     );
+}
+
+/// Who has a secret types a code as well; who has none may say anything there.
+#[test]
+fn passwords_take_a_code_where_there_is_a_secret() {
+    let Some(site) = Site::new() else { return };
+    let accounts = format!(
+        "Account typist\n  PasswordHash {HASH}\n  TotpSecret {}\n  Home PATH/mirror\nAccount plain\n  \
+         PasswordHash {HASH}\n  Home PATH/mirror\n",
+        support::TOTP_SECRET.1
+    );
+    let both = ["KbdInteractiveAuthentication yes", "PasswordAuthentication yes"];
+    let gateway = start(&site, &accounts, &both);
+    let with = |user: &str, method: &str, code: &str| {
+        let says = format!("case \"$1\" in *code*) echo {code};; *) echo correct horse;; esac");
+        fs::write(gateway.path("types"), format!("#!/bin/sh\n{says}\n")).expect("a script");
+        typed(&gateway, user, method, "ls pub\n").0
+    };
+    let asked = "keyboard-interactive";
+    let (used, next) = (support::totp(0), support::totp(1));
+    let wrong = if used == "000000" || next == "000000" { "000001" } else { "000000" };
+    assert!(!with("typist", asked, wrong));
+    assert!(with("typist", asked, &used), "{}", gateway.log());
+    assert!(!with("typist", asked, &used), "again");
+    assert!(!with("typist", "password", ""), "a password alone");
+    assert!(with("typist", asked, &next), "{}", gateway.log());
+    assert!(with("plain", asked, "anything") && with("plain", "password", ""), "{}", gateway.log());
 }
 
 fn hashed(command: &mut Command) -> String {

@@ -10,6 +10,7 @@ use tidegate::crypto::{
     KexKind, KexSecret, KeyAlgorithm, KeyKind, ShownKey, SignatureAlgorithm, kex,
 };
 use tidegate::fuzzing::{MESSAGE, fixtures};
+use tidegate::gateway::audit::{Entry, Event, Field};
 use tidegate::gateway::edge::words::{Ask, Greeting, Tell, Ticket};
 use tidegate::gateway::relay::words as relay;
 use tidegate::gateway::signer::words as signer;
@@ -40,6 +41,7 @@ pub fn all() -> Vec<Seed> {
     seeds.extend(proxy_headers());
     seeds.extend(edge());
     seeds.extend(relay());
+    seeds.extend(audit());
     seeds
 }
 
@@ -144,6 +146,26 @@ fn edge() -> Vec<Seed> {
         seed("edge", name, [&[kind][..], &bytes].concat())
     };
     asks.chain(tells).chain(signer(exchange)).map(framed).collect()
+}
+
+/// Events of other processes for the audit.
+fn audit() -> Vec<Seed> {
+    let peer = ([192, 0, 2, 1], 50_000).into();
+    let refused = Entry::new(Event::Auth, 9, peer).of_user("ann");
+    let file =
+        Entry::new(Event::File, 9, peer).of_user("ann").text(Field::Path, b"/srv/\xff\n\"a\"");
+    let entries = [
+        ("lost", Entry::lost(7)),
+        ("refused", refused.text(Field::Reason, "no such user").some_text(Field::Source, None)),
+        ("file", file.number(Field::BytesRead, u64::MAX)),
+        ("long", Entry::new(Event::File, 9, peer).text(Field::Path, [0x80; 1000])),
+    ];
+    let encoded = |entry: Entry| {
+        let mut out = Vec::new();
+        entry.encode(&mut out);
+        out
+    };
+    entries.map(|(name, entry)| seed("audit", name, encoded(entry))).into()
 }
 
 /// What a signer says and hears, and the fields of a key exchange by themselves.

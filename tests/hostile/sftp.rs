@@ -153,6 +153,37 @@ fn case_111_handles() {
     watch.end();
 }
 
+/// What another session has open is nothing to copy from or to, whatever its number.
+#[test]
+fn case_113_copies_are_between_handles_of_their_session() {
+    let gateway = Gateway::start(&[]);
+    let (source, target) = (gateway.path("source"), gateway.path("target"));
+    std::fs::write(&source, b"secret").expect("a file");
+    std::fs::write(&target, b"kept").expect("a file");
+    let [mut one, mut other] = [(); 2].map(|()| Sftp::start(&gateway));
+    let open = |sftp: &mut Sftp, path: &std::path::Path| {
+        let path = path.display().to_string();
+        text(&handle(&sftp.open(path.as_bytes(), FOR_ALL)).expect("a handle"))
+    };
+    // Others before them, so that no number is the same in both.
+    for _ in 0..3 {
+        open(&mut other, &source);
+    }
+    let (theirs, ours) = (open(&mut other, &source), open(&mut one, &target));
+    assert_ne!(theirs, ours);
+    let copy = |from: &[u8], to: &[u8]| {
+        request(EXTENDED, 1, &[&text(b"copy-data"), from, &[0; 16], to, &[0; 8]])
+    };
+    for (from, to) in [(&theirs, &ours), (&ours, &theirs)] {
+        assert_ne!(status(&one.ask(&copy(from, to))), 0);
+    }
+    assert_eq!(std::fs::read(&source).expect("it"), b"secret");
+    assert_eq!(std::fs::read(&target).expect("it"), b"kept");
+    let own = open(&mut one, &source);
+    assert_eq!(status(&one.ask(&copy(&own, &ours))), 0, "its own are copied");
+    assert_eq!(std::fs::read(&target).expect("it"), b"secret");
+}
+
 #[test]
 fn case_112_odd_requests() {
     let gateway = Gateway::start(&[]);

@@ -1,20 +1,16 @@
 //! Passwords and codes, typed by a script into OpenSSH's client.
 
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
-use std::time::SystemTime;
 
-use aws_lc_rs::hmac;
-
-use crate::support::{Gateway, make_executable};
+use crate::support::{Gateway, TOTP_SECRET, make_executable, totp};
 use crate::{gateway_with, out, user};
 
 /// Of "correct horse", by crypt(3).
 const HASH: &str = "$y$j9T$F5Jx5fExrKuPp53xLKQ..1$zwtVrjrUCmXcyLTs6oxLTQlzifSUkF8RHJ./tK5KU79";
 const PASSWORD: &str = "correct horse";
-const SECRET: &[u8] = b"12345678901234567890";
-const SECRET_BASE32: &str = "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ";
 
 /// A gateway with a password and a secret for whoever runs the tests. `PATH` in the block is its
 /// folder.
@@ -28,7 +24,7 @@ fn gateway(block: &str) -> Gateway {
         fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).expect("a mode");
     };
     put("passwords", format!("# ours\nsomebody:{HASH}\n{me}:{HASH}\n"));
-    put("codes", format!("{me}:{SECRET_BASE32}\n"));
+    put("codes", format!("{me}:{}\n", TOTP_SECRET.1));
     let gateway = gateway_with(&block.replace("PATH", &at));
     let types = "#!/bin/sh\ncase \"$1\" in *code*) echo \"$CODE\";; *) echo \"$PASSWORD\";; esac\n";
     fs::write(gateway.path("types"), types).expect("a script");
@@ -50,17 +46,6 @@ fn log_in(gateway: &Gateway, methods: &str, password: &str, code: &str, more: &[
     let mut ssh: Command = gateway.ssh(&options, &["echo in"]);
     ssh.env("SSH_ASKPASS", gateway.path("types")).env("SSH_ASKPASS_REQUIRE", "force");
     ssh.env("PASSWORD", password).env("CODE", code).output().expect("ssh starts")
-}
-
-/// RFC 6238, of the step that lies `ahead` of now's.
-fn code(ahead: i64) -> String {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a time").as_secs();
-    let step = (now / 30) as i64 + ahead;
-    let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, SECRET);
-    let tag = hmac::sign(&key, &step.to_be_bytes());
-    let at = usize::from(tag.as_ref()[19] & 15);
-    let word = u32::from_be_bytes(tag.as_ref()[at..at + 4].try_into().expect("four bytes"));
-    format!("{:06}", (word & 0x7fff_ffff) % 1_000_000)
 }
 
 #[test]
@@ -234,20 +219,46 @@ fn a_code_is_the_second_factor() {
          AuthenticationMethods publickey,keyboard-interactive keyboard-interactive",
     );
     let both = "publickey,keyboard-interactive";
-    let wrong = if code(0) == "000000" { "000001" } else { "000000" };
+    let wrong = if totp(0) == "000000" { "000001" } else { "000000" };
     assert_eq!(out(&log_in(&gateway, both, "", wrong, &[])), "");
-    assert_eq!(out(&log_in(&gateway, "keyboard-interactive", "", &code(0), &[])), "", "alone");
+    assert_eq!(out(&log_in(&gateway, "keyboard-interactive", "", &totp(0), &[])), "", "alone");
     assert_eq!(out(&log_in(&gateway, "keyboard-interactive", PASSWORD, wrong, &[])), "");
-    let used = code(0);
+    let used = totp(0);
     let first = log_in(&gateway, both, "", &used, &[]);
     assert_eq!(out(&first), "in\n", "{first:?}\n{}", gateway.log());
     assert_eq!(out(&log_in(&gateway, both, "", &used, &[])), "", "again");
-    assert_eq!(out(&log_in(&gateway, both, "", &code(-3), &[])), "", "long ago");
-    let next = code(1);
+    assert_eq!(out(&log_in(&gateway, both, "", &totp(-3), &[])), "", "long ago");
+    let next = totp(1);
     let typed = log_in(&gateway, "keyboard-interactive", PASSWORD, &next, &[]);
     assert_eq!(out(&typed), "in\n", "{typed:?}\n{}", gateway.log());
     assert_eq!(out(&log_in(&gateway, "keyboard-interactive", PASSWORD, &next, &[])), "", "again");
     gateway.tells("(a password and a code)");
+}
+
+/// A wrong password is held against its source once a connection, and enough of them keep it out, with the
+/// right one too.
+#[test]
+fn failed_passwords_keep_their_source_out() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("passwords");
+    fs::write(&file, format!("{}:{HASH}\n", user())).expect("a file");
+    fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).expect("a mode");
+    let gateway = Gateway::start(&[
+        "PasswordAuthentication yes",
+        &format!("TidegatePasswordFile {}", file.display()),
+        "PerSourcePenalties authfail:60 noauth:0 min:100",
+    ]);
+    fs::write(gateway.path("types"), "#!/bin/sh\necho \"$PASSWORD\"\n").expect("a script");
+    make_executable(&gateway.path("types"));
+    let typed = |password: &str| log_in(&gateway, "password", password, "", &[]);
+    assert_eq!(out(&typed("wrong")), "");
+    assert_eq!(out(&typed(PASSWORD)), "in\n", "once is not enough: {}", gateway.log());
+    assert_eq!(out(&typed("wrong")), "");
+    gateway.tells("Keeping 127.0.0.1 out for 1");
+    assert_eq!(typed(PASSWORD).status.code(), Some(255));
+    let mut told = String::new();
+    let read = gateway.connect().expect("a connection").read_to_string(&mut told);
+    assert_eq!((read.ok(), &*told), (Some(26), "Not allowed at this time\r\n"));
 }
 
 #[test]

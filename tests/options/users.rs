@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 use super::{Shown, allow, here, own, put_at_home, shown, ssh, with_blocks};
 use crate::support::account::Account;
-use crate::support::{Gateway, keygen};
+use crate::support::{Gateway, keygen, run_ok};
 
 fn is_in(seen: &Shown) -> bool {
     // With no method in the brackets where there is none.
@@ -122,40 +123,76 @@ fn files_of_keys_are_found_by_their_templates() {
     assert!(!login(ports[4]), "none is none");
 }
 
-/// StrictModes: the file, every directory up to home, and whose they are.
+/// StrictModes, of files of keys and of principals: the file, every directory up to home, each by its mode
+/// and by whose it is.
 #[test]
-fn loose_files_of_keys_do_not_count() {
+fn loose_files_of_keys_and_principals_do_not_count() {
     let Some(account) = Account::new() else { return };
-    let gateway = Gateway::start_with(&["StrictModes yes"], |command| {
-        let config = command.get_args().nth(2).expect("the configuration").to_owned();
-        let text = fs::read_to_string(&config).expect("the configuration");
-        let lines = text.lines().filter(|line| !line.starts_with("AuthorizedKeysFile"));
-        fs::write(config, lines.collect::<Vec<_>>().join("\n")).expect("the configuration");
-    });
+    let authority = tempfile::tempdir().expect("a folder");
+    fs::set_permissions(authority.path(), PermissionsExt::from_mode(0o755)).expect("a mode");
+    let ca = authority.path().join("ca");
+    keygen(&ca, "ed25519", "");
+    let certified = format!(
+        "AuthorizedKeysFile none\nTrustedUserCAKeys {}.pub\nAuthorizedPrincipalsFile %h/.ssh/principals",
+        ca.display()
+    );
+    let blocks = ["AuthorizedKeysFile .ssh/authorized_keys", &certified];
+    let (gateway, ports) = with_blocks(&["StrictModes yes"], &blocks);
     let key = fs::read_to_string(gateway.path("user_ed25519.pub")).expect("a key");
     put_at_home(&account, ".ssh/authorized_keys", &key);
+    put_at_home(&account, ".ssh/principals", "ops\n");
+    let mut certify = Command::new("ssh-keygen");
+    certify.args(["-q", "-I", "x", "-n", "ops", "-s"]).arg(&ca);
+    run_ok(certify.arg(gateway.path("user_ed25519.pub")));
     let user = format!("User={}", account.name);
-    let login = || is_in(&shown(&mut here(&gateway, &[&user], &["echo in"])));
-    assert!(login(), "{}", gateway.log());
+    let login = |port| is_in(&shown(&mut ssh(&gateway, port, &[&user], &["echo in"])));
+    let refused = |port, told: &str| {
+        assert!(!login(port), "{told}");
+        gateway.tells(told);
+    };
+    let stranger = account.uid + 4242;
     let (home, below) = (account.home.path(), account.at_home(".ssh"));
-    let file = below.join("authorized_keys");
-    for (path, loose, tight) in [
-        (&*file, 0o620, 0o600),
-        (&file, 0o602, 0o644),
-        (&below, 0o770, 0o700),
-        (home, 0o707, 0o755),
-    ] {
-        fs::set_permissions(path, PermissionsExt::from_mode(loose)).expect("a mode");
-        assert!(!login(), "{} {loose:o}", path.display());
-        let told = format!("{}: its mode {loose:03o} lets others write", path.display());
-        gateway.tells(&told);
-        fs::set_permissions(path, PermissionsExt::from_mode(tight)).expect("a mode");
-        assert!(login(), "{} {tight:o}", path.display());
+    for (port, name) in ports.iter().zip(["authorized_keys", "principals"]) {
+        assert!(login(*port), "{name}: {}", gateway.log());
+        let file = below.join(name);
+        for (path, loose, tight) in [
+            (&*file, 0o620, 0o600),
+            (&file, 0o602, 0o644),
+            (&below, 0o770, 0o700),
+            (&below, 0o702, 0o755),
+            (home, 0o775, 0o750),
+            (home, 0o707, 0o755),
+        ] {
+            fs::set_permissions(path, PermissionsExt::from_mode(loose)).expect("a mode");
+            let path_shown = path.display();
+            refused(*port, &format!("{path_shown}: its mode {loose:03o} lets others write"));
+            fs::set_permissions(path, PermissionsExt::from_mode(tight)).expect("a mode");
+        }
+        assert!(login(*port), "{name}: {}", gateway.log());
+        for path in [&*file, &below, home] {
+            std::os::unix::fs::chown(path, Some(stranger), None).expect("an owner");
+            let path_shown = path.display();
+            let told = format!("{path_shown}: it must belong to {} or root", account.name);
+            refused(*port, &told);
+            own(&account, path);
+        }
+        assert!(login(*port), "{name}: {}", gateway.log());
+        // Behind a link it is what the link leads to that counts, with all directories above it.
+        fs::create_dir_all(account.at_home("real")).expect("a folder");
+        let real = account.at_home("real").join(name);
+        fs::rename(&file, &real).expect("moved");
+        std::os::unix::fs::symlink(&real, &file).expect("a link");
+        assert!(login(*port), "{name} behind a link: {}", gateway.log());
+        let loose = account.at_home("real");
+        fs::set_permissions(&loose, PermissionsExt::from_mode(0o777)).expect("a mode");
+        refused(*port, &format!("{}: its mode 777 lets others write", loose.display()));
+        fs::set_permissions(&loose, PermissionsExt::from_mode(0o755)).expect("a mode");
+        let outside = tempfile::tempdir_in("/tmp").expect("a folder");
+        fs::set_permissions(outside.path(), PermissionsExt::from_mode(0o755)).expect("a mode");
+        fs::copy(&real, outside.path().join(name)).expect("a copy");
+        fs::remove_file(&file).expect("it goes");
+        std::os::unix::fs::symlink(outside.path().join(name), &file).expect("a link");
+        // Everybody may write to what that is in.
+        refused(*port, "/tmp: its mode 1777 lets others write");
     }
-    let stranger = Some(nix::unistd::Uid::from_raw(account.uid + 4242).as_raw());
-    std::os::unix::fs::chown(&file, stranger, None).expect("an owner");
-    fs::set_permissions(&file, PermissionsExt::from_mode(0o644)).expect("a mode");
-    assert!(!login(), "a stranger's file");
-    own(&account, &file);
-    assert!(login());
 }

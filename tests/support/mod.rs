@@ -20,8 +20,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use aws_lc_rs::hmac;
 use nix::sys::socket::{self, AddressFamily, SockFlag, SockType, SockaddrIn};
 use tempfile::TempDir;
 
@@ -453,12 +454,12 @@ impl Drop for Gateway {
     }
 }
 
-/// As in a container whose seccomp profile forbids io_uring: the program is told `errno`.
-pub fn forbid_io_uring(command: &mut Command, errno: i32) {
+/// As in a container whose seccomp profile forbids a system call: the program is told `errno`.
+pub fn forbid(command: &mut Command, call: libc::c_long, errno: i32) {
     let statement = |code, jf, k| libc::sock_filter { code: code as u16, jt: 0, jf, k };
     let mut filter = [
         statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
-        statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, libc::SYS_io_uring_setup as u32),
+        statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, call as u32),
         statement(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ERRNO | errno as u32),
         statement(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ALLOW),
     ];
@@ -493,6 +494,22 @@ pub fn mount_over(command: &mut Command, path: &Path, place: &Path) {
     };
     // SAFETY: between fork and exec three system calls are made, on memory prepared before.
     unsafe { std::os::unix::process::CommandExt::pre_exec(command, mount) };
+}
+
+/// What codes are made of, and the same in base32.
+pub const TOTP_SECRET: (&[u8], &str) =
+    (b"12345678901234567890", "GEZDGNBVGY3TQOJQGEZDGNBVGY3TQOJQ");
+
+/// The code (RFC 6238) of the step that lies `ahead` of now's.
+#[allow(clippy::disallowed_methods, reason = "codes depend on the real clock")]
+pub fn totp(ahead: i64) -> String {
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a time").as_secs();
+    let step = (now / 30) as i64 + ahead;
+    let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, TOTP_SECRET.0);
+    let tag = hmac::sign(&key, &step.to_be_bytes());
+    let at = usize::from(tag.as_ref()[19] & 15);
+    let word = u32::from_be_bytes(tag.as_ref()[at..at + 4].try_into().expect("four bytes"));
+    format!("{:06}", (word & 0x7fff_ffff) % 1_000_000)
 }
 
 /// `len` bytes that do not compress and differ from seed to seed.

@@ -22,7 +22,7 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use tracing::error;
 
 pub use self::entry::{Entry, Event, Field};
-use self::line::Line;
+pub use self::line::Line;
 pub use self::outlet::{JOURNAL_VARIABLE, Outlet};
 pub use self::told::{denied, entry_of, login};
 use super::socket::Messenger;
