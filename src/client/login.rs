@@ -312,9 +312,12 @@ impl<'a> Login<'a> {
     }
 
     fn attempt<D: Driver>(&self, shard: &mut Shard<D, Lone>, method: LoginMethod) -> Result<()> {
+        // Of one that has ended meanwhile it is told why.
         match shard.log_in(self.link, &self.options.user, method) {
-            true => Ok(()),
-            false => bail!("the login cannot go on: the connection is lost, or memory is"),
+            false if shard.client(self.link).is_some() => {
+                bail!("the login cannot go on: too much is under way")
+            }
+            _ => Ok(()),
         }
     }
 }

@@ -528,7 +528,7 @@ impl ChannelRequest {
         })
     }
 
-    pub(super) fn to_wire(&self) -> RequestBody<'_> {
+    pub(crate) fn to_wire(&self) -> RequestBody<'_> {
         match self {
             ChannelRequest::PtyReq { term, size, modes } => {
                 let WindowSize { columns, rows, width_pixels, height_pixels } = *size;

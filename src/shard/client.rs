@@ -10,10 +10,15 @@ use crate::connection::{
     Event, GlobalRequest, LoginMethod,
 };
 use crate::crypto::PublicKey;
+use crate::limits::RELAYED_REQUEST_BYTES_MAX;
 use crate::services::forward::Note;
 use crate::services::{Attached, Command, Io, Outgoing, RoutingDomain, Service, Surroundings};
 use crate::transport::{Client, Env, Error};
-use crate::wire::channel::open_failure;
+use crate::wire::channel::{ChannelNumber, open_failure};
+use crate::wire::{self, Message, Writer};
+
+/// The reason of an end that the peer has given none for.
+pub const CLOSED_BY_PEER: &str = "connection closed by peer";
 
 /// One connection of a client's, for as long as it lasts; the name of one that is over names nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -122,7 +127,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         Some(id)
     }
 
-    /// [`Connection::request`].
+    /// [`Connection::request`]; a request that lacks memory leaves when there is some. False as well
+    /// when the connection is over.
     pub fn ask_channel(
         &mut self,
         link: ClientLink,
@@ -130,8 +136,22 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         request: &ChannelRequest,
         want_reply: bool,
     ) -> bool {
-        self.tell(link, |connection, env| connection.request(id, request, want_reply, env))
-            .unwrap_or(false)
+        let Some(own) = self.own(link) else { return false };
+        if !own.outgoing.has_waiting()
+            && let Some(asked) =
+                self.tell(link, |connection, env| connection.request(id, request, want_reply, env))
+        {
+            return asked;
+        }
+        let mut space = vec![0; RELAYED_REQUEST_BYTES_MAX];
+        let mut out = Writer::new(&mut space);
+        let (recipient, body) = (ChannelNumber(id.number()), request.to_wire());
+        let fits = wire::request::ChannelRequest { recipient, want_reply, body }.write(&mut out);
+        if fits.is_err() || self.own(link).is_none() {
+            return false;
+        }
+        self.command(link.key, Command::Ask { id, request: out.written().into() });
+        true
     }
 
     /// Asks for something about the connection; [`Event::GlobalDone`] follows. False: too many such

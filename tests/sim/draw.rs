@@ -68,16 +68,7 @@ impl Draw {
         let mut chance = stream(seed, "world");
         // Keys and randomness are the seed's: the same seed has the same trace.
         let repeats = seed % 10 != 9;
-        let weather = pick(&mut chance, [Weather::Calm, Weather::Benign, Weather::Rough]);
-        let mut swarm = match weather {
-            Weather::Calm => Swarm::calm(),
-            Weather::Benign => Swarm::draw_benign(&mut chance),
-            Weather::Rough => Swarm::draw(&mut chance),
-        };
-        // A key exchange behind a full backlog must still end in its minute.
-        if swarm.socket_bytes < 10_000 {
-            swarm.delay_max = swarm.delay_max.min(Duration::from_millis(1));
-        }
+        let (weather, swarm) = weather(&mut chance);
         let shards = 1 + chance.below(2) as usize;
         let times = Times::draw(&mut stream(seed, "times"));
         let manners = manners(&mut chance, weather, shards, times.clone());
@@ -141,6 +132,20 @@ impl Draw {
     }
 }
 
+pub fn weather(chance: &mut SeededEntropy) -> (Weather, Swarm) {
+    let weather = pick(chance, [Weather::Calm, Weather::Benign, Weather::Rough]);
+    let mut swarm = match weather {
+        Weather::Calm => Swarm::calm(),
+        Weather::Benign => Swarm::draw_benign(chance),
+        Weather::Rough => Swarm::draw(chance),
+    };
+    // A key exchange behind a full backlog must still end in its minute.
+    if swarm.socket_bytes < 10_000 {
+        swarm.delay_max = swarm.delay_max.min(Duration::from_millis(1));
+    }
+    (weather, swarm)
+}
+
 /// What has become a longer packet on its way keeps both ends waiting for its rest, for ever where no
 /// sign of life is asked for. Longer than everybody takes who gets what they came for.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -168,7 +173,7 @@ fn manners(chance: &mut SeededEntropy, weather: Weather, shards: usize, times: T
     }
 }
 
-fn pool(chance: &mut SeededEntropy) -> PoolSizes {
+pub fn pool(chance: &mut SeededEntropy) -> PoolSizes {
     if one_in(chance, 4) {
         PoolSizes {
             small: 1 + chance.below(6) as u32,
@@ -180,7 +185,7 @@ fn pool(chance: &mut SeededEntropy) -> PoolSizes {
     }
 }
 
-fn preferences(chance: &mut SeededEntropy, toy: bool) -> Preferences {
+pub fn preferences(chance: &mut SeededEntropy, toy: bool) -> Preferences {
     let mut preferences = Preferences::new("Sim_1").expect("valid software");
     if toy {
         preferences.provider = Provider::Toy;
@@ -609,7 +614,7 @@ fn client_config(preferences: Preferences, chance: &mut SeededEntropy) -> Client
     config
 }
 
-fn reading(chance: &mut SeededEntropy) -> Reading {
+pub fn reading(chance: &mut SeededEntropy) -> Reading {
     Reading {
         bytes_max: pick(chance, [500, 5_000, 65_536, 65_536]),
         rests: pick(chance, [0, 0, 3_000, 30_000]),

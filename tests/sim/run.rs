@@ -23,13 +23,13 @@ use crate::task::TaskPlan;
 
 /// Virtual time that a world without faults may take to get everything done. Login grace and a key
 /// exchange that never ends are part of it.
-const LIVENESS: Duration = Duration::from_secs(900);
+pub const LIVENESS: Duration = Duration::from_secs(900);
 /// Virtual time from the last client's end to the last link's.
-const CLOSING: Duration = Duration::from_secs(10);
+pub const CLOSING: Duration = Duration::from_secs(10);
 /// Turns of everybody that a run may take at one moment, and in all. Several times what the most
 /// eventful seed takes: somebody calls for the next turn without getting anywhere.
-const TICKS_AT_ONCE_MAX: u64 = 5_000;
-const TICKS_MAX: u64 = 400_000;
+pub const TICKS_AT_ONCE_MAX: u64 = 5_000;
+pub const TICKS_MAX: u64 = 400_000;
 
 pub struct Run {
     draw: Draw,
@@ -396,7 +396,7 @@ impl Run {
     }
 }
 
-fn count_faults(faults: &Faults, tally: &mut Tally) {
+pub fn count_faults(faults: &Faults, tally: &mut Tally) {
     let all = [
         ("short transfer", faults.shorts),
         ("reset", faults.resets),

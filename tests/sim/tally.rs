@@ -15,7 +15,7 @@ pub struct Tally {
 
 /// What many seeds together must have met with; a simulator that stops exercising one of these
 /// would pass ever more easily.
-const EXERCISED: &[&str] = &[
+pub const EXERCISED: &[&str] = &[
     // Ends.
     "client done",
     "client lost",
@@ -131,6 +131,53 @@ const EXERCISED: &[&str] = &[
     "crime Hoard",
 ];
 
+/// The same in the client's role.
+pub const EXERCISED_ABROAD: &[&str] = &[
+    "abroad done",
+    "abroad lost",
+    "abroad Echo",
+    "abroad Talk",
+    "abroad Leave",
+    "abroad hung up",
+    "abroad Get",
+    "abroad Put",
+    "abroad refused",
+    "abroad short",
+    "abroad began rekey",
+    "abroad rekeyed",
+    "host rests",
+    "host vanished",
+    "lie AdjustsPastEnd",
+    "lie AnotherKey",
+    "lie AnotherKeyLater",
+    "lie AnswersUnasked",
+    "lie CloseTwice",
+    "lie DataBehindEof",
+    "lie Deaf",
+    "lie Files(NothingAsked)",
+    "lie Files(SuccessForData)",
+    "lie Files(TooLong)",
+    "lie Files(TooMuch)",
+    "lie Files(VersionTwice)",
+    "lie ForgedLater",
+    "lie HalfRekey",
+    "lie Mute",
+    "lie OverrunsWindow",
+    "lie PacketTooLarge",
+    "lie UnknownChannel",
+    "lie Withholds",
+    "lease refused",
+    "short transfer",
+    "reset",
+    "stall",
+    "no shared buffer",
+    "full ring",
+    "cancel lost",
+    "interrupt",
+    "connection refused",
+    "disk error",
+];
+
 impl Tally {
     pub fn count(&mut self, what: impl Into<String>, times: u64) {
         *self.counts.entry(what.into()).or_default() += times;
@@ -153,9 +200,9 @@ impl Tally {
     }
 
     /// What should have been met with and was not.
-    pub fn missing(&self) -> Vec<&'static str> {
+    pub fn missing(&self, of: &'static [&'static str]) -> Vec<&'static str> {
         let met = |what: &str| self.counts.get(what).is_some_and(|times| *times > 0);
-        EXERCISED.iter().copied().filter(|what| !met(what)).collect()
+        of.iter().copied().filter(|what| !met(what)).collect()
     }
 }
 

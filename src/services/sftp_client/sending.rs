@@ -148,9 +148,10 @@ impl Sending {
         one.requests -= 1;
         match errno {
             Some(errno) => one.fail_here(errno),
-            // "Fewer only at end of file."
-            None if got < wanted => one.end_at(at + u64::from(got)),
-            None => {}
+            None if got == 0 => one.end_at(at),
+            // Fewer come at the end of the file, or before a place that cannot be read: the next read
+            // tells which.
+            None => one.ranges.give_back(at + u64::from(got), wanted - got),
         }
         if got == 0 || gone || one.failed.is_some() {
             io.drop_plan(plan, lease);
