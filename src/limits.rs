@@ -321,6 +321,10 @@ pub const ACCEPT_REST: Duration = Duration::from_millis(500);
 /// How long a client that ends waits for its server to hear its last words: a round trip around the
 /// world, and no longer than somebody waits for a prompt.
 pub const FAREWELL_TIME: Duration = Duration::from_secs(1);
+/// A ProxyCommand that closes its end is about to exit: so often its status is looked for, with so
+/// long between, before the user is told of the lost connection without it.
+pub const PROXY_END_LOOKS: u32 = 20;
+pub const PROXY_END_REST: Duration = Duration::from_millis(10);
 /// Addresses of a name that are tried.
 pub const CONNECT_ADDRESSES_MAX: usize = 8;
 /// How long what a closed channel brought may take to be written.

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -15,6 +15,8 @@ use nix::sys::socket::{
 };
 
 use super::{Options, Voice};
+use crate::base::escape;
+use crate::limits::{PROXY_END_LOOKS, PROXY_END_REST};
 use crate::reactor::Fd;
 use crate::services::forward::resolve;
 
@@ -52,25 +54,47 @@ pub fn connect(options: &Options, voice: &Voice) -> Result<Fd> {
     bail!("connect to host {host} port {port}: {failed}")
 }
 
+/// A command that speaks with a server for us.
+#[derive(Debug)]
+pub struct Proxy {
+    command: String,
+    child: Child,
+}
+
+impl Proxy {
+    /// How it has ended; it may be about to. `None`: it has not.
+    pub fn end(&mut self) -> Option<String> {
+        for _ in 0..PROXY_END_LOOKS {
+            if let Ok(Some(status)) = self.child.try_wait() {
+                let command = escape(self.command.as_bytes());
+                return Some(format!("ProxyCommand \"{command}\" has ended ({status})"));
+            }
+            std::thread::sleep(PROXY_END_REST);
+        }
+        None
+    }
+}
+
 /// Starts a command that speaks with the server for us, and answers the socket that is its standard
 /// input and output.
 ///
 /// # Errors
 /// It cannot be started.
-pub fn spawn_proxy(command: &str, voice: &Voice) -> Result<Fd> {
+pub fn spawn_proxy(command: &str, voice: &Voice) -> Result<(Fd, Proxy)> {
     voice.debug(format_args!("Executing proxy command: exec {command}"));
     let (ours, theirs) = UnixStream::pair()?;
     ours.set_nonblocking(true)?;
     let shell = std::env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into());
     let both = OwnedFd::from(theirs);
-    Command::new(shell)
+    let child = Command::new(shell)
         .arg("-c")
         .arg(format!("exec {command}"))
         .stdin(Stdio::from(both.try_clone()?))
         .stdout(Stdio::from(both))
         .spawn()
         .context("ProxyCommand")?;
-    Ok(Fd(OwnedFd::from(ours).into_raw_fd()))
+    let command = command.to_owned();
+    Ok((Fd(OwnedFd::from(ours).into_raw_fd()), Proxy { command, child }))
 }
 
 fn try_one(address: SocketAddr, options: &Options) -> Result<OwnedFd> {

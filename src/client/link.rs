@@ -4,10 +4,10 @@ use std::os::fd::{IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 
 use super::agent::HostProof;
-use super::connect::{connect, spawn_proxy};
+use super::connect::{Proxy, connect, spawn_proxy};
 use super::hosts::HostCheck;
 use super::identities::Identity;
 use super::learning::Learner;
@@ -22,7 +22,7 @@ use crate::crypto::{KeyAlgorithm, RandomPool};
 use crate::limits::FAREWELL_TIME;
 use crate::reactor::{Driver, Fd};
 use crate::services::Attached;
-use crate::shard::{ClientLink, News, Shard, ShardConfig};
+use crate::shard::{CLOSED_BY_PEER, ClientLink, News, Shard, ShardConfig};
 use crate::transport::{ClientConfig, CompressionKind, Preferences, ServerConfig};
 use crate::wire::channel::GlobalBody;
 use crate::wire::number::disconnect;
@@ -53,6 +53,8 @@ pub struct Client<D: Driver> {
     proofs: BTreeMap<ClientLink, HostProof>,
     /// Those whose hosts may be somebody in between.
     doubtful: BTreeSet<ClientLink>,
+    /// The commands that some of them go through.
+    proxies: BTreeMap<ClientLink, Proxy>,
 }
 
 impl<D: Driver> Client<D> {
@@ -74,6 +76,7 @@ impl<D: Driver> Client<D> {
             learners: BTreeMap::new(),
             proofs: BTreeMap::new(),
             doubtful: BTreeSet::new(),
+            proxies: BTreeMap::new(),
         }
     }
 
@@ -102,18 +105,28 @@ impl<D: Driver> Client<D> {
     ) -> Result<(ClientLink, Option<Identity>)> {
         let hosts = HostCheck::new(options, person, voice)?;
         let config = Arc::new(connection_config(options, hosts.algorithms())?);
-        let socket = match (&options.via, &options.proxy_command) {
+        let (socket, proxy) = match (&options.via, &options.proxy_command) {
             (Some(via), _) => {
                 let before = self.log_in(via, person, voice)?;
-                self.reach_over(before, options)?
+                (self.reach_over(before, options)?, None)
             }
-            (None, Some(command)) => spawn_proxy(command, voice)?,
-            (None, None) => connect(options, voice)?,
+            (None, Some(command)) => {
+                let (socket, proxy) = spawn_proxy(command, voice)?;
+                (socket, Some(proxy))
+            }
+            (None, None) => (connect(options, voice)?, None),
         };
         let link = self.shard.begin_client(socket, config).context("out of memory")?;
+        self.proxies.extend(proxy.map(|proxy| (link, proxy)));
         self.links.push(link);
         let mut login = Login::new(link, options, hosts, person, voice);
-        let ended = self.wait_for_login(link, &mut login, options);
+        let ended = self.wait_for_login(link, &mut login, options).map_err(|why| {
+            let (host, port) = (&options.host_name, options.port);
+            match self.proxy_end(link, &why.to_string()) {
+                Some(end) => anyhow!("Connection to {host} port {port} is lost: {end}"),
+                None => why,
+            }
+        });
         if ended.is_err() {
             self.leave(link, "the login has failed");
         }
@@ -132,6 +145,13 @@ impl<D: Driver> Client<D> {
     /// The host is known by another key than it has shown.
     pub fn is_doubtful(&self, link: ClientLink) -> bool {
         self.doubtful.contains(&link)
+    }
+
+    /// How the ProxyCommand of a connection that is lost has ended, where that is why; `reason` is what
+    /// the connection's own end was.
+    pub fn proxy_end(&mut self, link: ClientLink, reason: &str) -> Option<String> {
+        let is_cut = reason.ends_with(CLOSED_BY_PEER) || reason.contains("(os error ");
+        self.proxies.get_mut(&link).filter(|_| is_cut)?.end()
     }
 
     /// What an agent is told that is lent to programs at this link's host.

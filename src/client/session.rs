@@ -324,7 +324,11 @@ impl<'a, D: Driver> Session<'a, D> {
             News::Ended { reason } => {
                 self.raw = None;
                 self.voice.set_raw(false);
-                let (host, reason) = (&self.options.host_name, escape(reason.as_bytes()));
+                let host = &self.options.host_name;
+                let reason = match self.client.proxy_end(self.link, &reason) {
+                    Some(end) => end,
+                    None => escape(reason.as_bytes()).to_string(),
+                };
                 bail!("Connection to {host} is lost: {reason}");
             }
         }

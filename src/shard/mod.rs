@@ -31,7 +31,7 @@ mod starve;
 mod tape;
 mod upstream;
 
-pub use client::{ClientLink, News};
+pub use client::{CLOSED_BY_PEER, ClientLink, News};
 pub use outside::{Admission, Ends, HandOver, Mail, Outside, Proof, StartupEnd};
 pub use preface::Asking;
 pub use report::{CertificateTold, KeyTold, Report, What};

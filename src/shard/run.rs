@@ -240,7 +240,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 let bytes = completion.result.unwrap_or(0);
                 link.inbound.received(into, bytes, self.driver.pool());
                 match completion.result {
-                    Ok(0) => self.peer_left(key, "connection closed by peer"),
+                    Ok(0) => self.peer_left(key, CLOSED_BY_PEER),
                     Ok(_) => self.mark_ready(key),
                     Err(errno) if errno.0 == libc::ECANCELED => self.mark_ready(key),
                     Err(errno) => self.peer_left(key, &errno.to_string()),

@@ -138,6 +138,10 @@ fn what_fails_is_told_by_phase_and_strangers_are_not_loaded() {
             "{}",
             text(&output.stderr)
         );
+        let words = ["--scenario", "auth,exec", "--command", "exit 3", "--connections", "2"];
+        let output = bench(server, "127.0.0.1", &words);
+        assert_eq!(output.status.code(), Some(3), "in part: {}", text(&output.stderr));
+        assert!(text(&output.stdout).contains("exec, failed: 2 x work: exit status 3"));
         // Nobody has this address.
         let output = bench(server, "192.0.2.1", &[]);
         assert_eq!(output.status.code(), Some(255));

@@ -256,3 +256,18 @@ fn compression_variables_and_subsystems() {
         child.wait().expect("it ends");
     });
 }
+
+/// Whoever reads that the connection is lost reads which command has ended, and how.
+#[test]
+fn a_proxy_command_that_ends_is_named() {
+    both(&[], |server| {
+        for (command, how) in [("false", "exit status: 1"), ("sh -c 'kill -9 $$'", "SIGKILL")] {
+            let proxy = format!("ProxyCommand={command}");
+            let output = server.ssh(&[&proxy], &["true"]).output().expect("it runs");
+            let said = text(&output.stderr);
+            let named = format!("ProxyCommand \"{command}\" has ended");
+            assert!(said.contains(&named) && said.contains(how), "{said:?}");
+            assert_eq!(output.status.code(), Some(255), "{said:?}");
+        }
+    });
+}

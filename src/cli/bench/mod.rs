@@ -32,6 +32,9 @@ use super::{EXIT_FAILED, EXIT_USAGE, complain, print};
 /// A case is slower than before by more than the threshold.
 const EXIT_SLOWER: u8 = 2;
 
+/// Some connections of a load have failed; what the others took is told.
+const EXIT_PARTLY: u8 = 3;
+
 /// What was measured of a server.
 struct Measured {
     rows: Vec<Row>,
@@ -82,6 +85,10 @@ fn measure(flags: &BenchFlags) -> Result<ExitCode> {
         if flags.json { complain(&words) } else { text.push_str(&words) }
     }
     print(&text);
+    // A load that failed in part has not measured what it was to: that counts more.
+    if report.runs.iter().any(|run| !run.errors.is_empty()) {
+        return Ok(ExitCode::from(EXIT_PARTLY));
+    }
     let slower = comparison.is_some_and(|comparison| comparison.is_slower());
     Ok(if slower { ExitCode::from(EXIT_SLOWER) } else { ExitCode::SUCCESS })
 }

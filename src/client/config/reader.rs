@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::Request;
 use super::draft::{Draft, push_new};
 use super::keywords::{self, Keyword, Status};
-use super::tokens::Tokens;
+use super::tokens::{Tokens, USUAL};
 use crate::base::{escape, wildcard_match};
 use crate::gateway::config::{
     Diagnostic, Place, Source, Surroundings, Unclosed, Values, Wrong, glob, split_keyword, words,
@@ -333,17 +333,15 @@ impl<'a> Reading<'a> {
 
     /// The command's exit status is zero.
     fn succeeds(&self, command: &str, host: &str, user: Option<&String>) -> Result<bool, Wrong> {
+        let alias = self.draft.host_key_alias.as_ref().unwrap_or(&self.request.host).clone();
         let tokens = Tokens {
-            original: self.request.host.clone(),
             host: host.to_owned(),
+            alias,
             port: self.draft.port.unwrap_or(22),
             remote_user: user.unwrap_or(&self.request.local_user).clone(),
-            local_user: self.request.local_user.clone(),
-            home: self.request.home.as_ref().map_or(String::new(), |h| h.display().to_string()),
-            ..Tokens::default()
+            ..Tokens::of(self.request)
         };
-        let command =
-            tokens.expand(command, "hnpruLldi").map_err(|why| Wrong::new(command, why))?;
+        let command = tokens.expand(command, USUAL).map_err(|why| Wrong::new(command, why))?;
         let shell = std::env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into());
         let mut process = Command::new(shell);
         process.arg("-c").arg(&command).stdin(Stdio::null()).stdout(Stdio::null());

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::Request;
 use super::draft::{Draft, Jump, Proxy, RequestTty, SessionType, at_home, jump_text};
-use super::tokens::{Tokens, expand_variables};
+use super::tokens::{Tokens, USUAL, expand_variables};
 use crate::base::wildcard_match;
 use crate::client::forwards::Forward;
 use crate::client::x11::ForwardX11;
@@ -15,8 +15,6 @@ use crate::gateway::config::{Diagnostic, DriverChoice, Place, is_none};
 /// ssh_config(5): XAuthLocation and ForwardX11Timeout.
 pub const XAUTH: &str = "/usr/bin/xauth";
 pub const X11_TIMEOUT: Duration = Duration::from_secs(20 * 60);
-/// Tokens that stand in most values.
-const USUAL: &str = "dhijkLlnpru";
 
 /// `None`: something is wrong, and stands in `errors`.
 pub fn settle(
@@ -46,16 +44,11 @@ impl Settling<'_> {
         let mut options = Options::new(&request.host, &user, request.home.as_deref());
         options.port = draft.port.unwrap_or(22);
         self.tokens = Tokens {
-            original: request.host.clone(),
-            host: request.host.clone(),
             alias: draft.host_key_alias.clone().unwrap_or_else(|| request.host.clone()),
             port: options.port,
             remote_user: user,
-            local_user: request.local_user.clone(),
-            home: request.home.as_ref().map_or(String::new(), |home| home.display().to_string()),
-            local_host: local_host(),
-            uid: nix::unistd::getuid().as_raw(),
             jump: std::mem::take(&mut self.tokens.jump),
+            ..Tokens::of(request)
         };
         if let Some(name) = &draft.host_name {
             options.host_name = self.text("HostName", name, "h");
@@ -305,8 +298,4 @@ fn variables(draft: &mut Draft) -> Vec<(String, String)> {
         }
     }
     list
-}
-
-fn local_host() -> String {
-    nix::unistd::gethostname().map_or(String::new(), |name| name.to_string_lossy().into_owned())
 }

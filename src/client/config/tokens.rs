@@ -1,5 +1,12 @@
 //! TOKENS and environment variables in values (ssh_config(5)).
 
+use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+
+use super::Request;
+
+/// Tokens that stand in most values.
+pub const USUAL: &str = "CdhijkLlnpru";
+
 /// What tokens stand for.
 #[derive(Clone, Debug, Default)]
 pub struct Tokens {
@@ -25,6 +32,23 @@ pub struct Tokens {
 }
 
 impl Tokens {
+    /// What is known before a line is read; the host is as it stands on the command line.
+    pub fn of(request: &Request) -> Tokens {
+        let local_host = nix::unistd::gethostname();
+        Tokens {
+            original: request.host.clone(),
+            host: request.host.clone(),
+            alias: request.host.clone(),
+            port: 22,
+            remote_user: request.user.as_ref().unwrap_or(&request.local_user).clone(),
+            local_user: request.local_user.clone(),
+            home: request.home.as_ref().map_or(String::new(), |home| home.display().to_string()),
+            local_host: local_host.map_or(String::new(), |name| name.to_string_lossy().into()),
+            uid: nix::unistd::getuid().as_raw(),
+            jump: String::new(),
+        }
+    }
+
     /// Replaces `%x` in text by what it stands for; `allowed` lists the letters that mean something
     /// there.
     ///
@@ -61,8 +85,17 @@ impl Tokens {
             'L' => self.local_host.split('.').next().unwrap_or_default().to_owned(),
             'i' => self.uid.to_string(),
             'j' => self.jump.clone(),
+            'C' => self.connection(),
             _ => String::new(),
         }
+    }
+
+    /// `%C`: a hash of `%l%h%p%r%j` that names a connection. SHA-1, as in ssh: nothing is secured by it.
+    fn connection(&self) -> String {
+        let Tokens { local_host, host, port, remote_user, jump, .. } = self;
+        let text = format!("{local_host}{host}{port}{remote_user}{jump}");
+        let hash = digest(&SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes());
+        hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
     }
 }
 
@@ -96,6 +129,17 @@ mod tests {
         assert_eq!(tokens.expand("nc %h %p 100%%", "hp"), Ok("nc h 22 100%".to_owned()));
         assert!(tokens.expand("%u", "hp").is_err());
         assert!(tokens.expand("50%", "hp").is_err());
+    }
+
+    #[test]
+    fn a_hash_names_a_connection() {
+        let (local_host, host, remote_user) = ("here".into(), "web".into(), "ann".into());
+        let mut tokens = Tokens { local_host, host, port: 22, remote_user, ..Tokens::default() };
+        // sha1sum of hereweb22ann
+        let hash = "dc36a678e8520fb5c26032348860c4138598e290".to_owned();
+        assert_eq!(tokens.expand("%C", "C"), Ok(hash.clone()));
+        tokens.jump = "gate".into();
+        assert_ne!(tokens.expand("%C", "C"), Ok(hash));
     }
 
     #[test]

@@ -160,7 +160,7 @@ pub fn parse_onto<T: Listed>(
     };
     if list.is_empty() {
         let wrong = Wrong::new(text, format!("no {} is left", T::NOUN));
-        return Err(wrong.help(format!("this server has {}", names_of(T::ALL))));
+        return Err(wrong.help(format!("there are {}", names_of(T::ALL))));
     }
     Ok(list)
 }
@@ -242,7 +242,7 @@ fn unknown<T: Listed>(name: &str) -> Wrong {
     let names = T::DEFAULT.iter().flat_map(|kind| kind.names());
     wrong.help(match did_you_mean(name, names) {
         Some(meant) => format!("did you mean {meant}?"),
-        None => format!("this server has {}", names_of(T::ALL)),
+        None => format!("there are {}", names_of(T::ALL)),
     })
 }
 
