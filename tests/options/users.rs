@@ -4,9 +4,9 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
-use super::{Shown, allow, here, own, put_at_home, shown, ssh, with_blocks};
+use super::{Shown, allow, own, put_at_home, shown, ssh, with_blocks};
 use crate::support::account::Account;
-use crate::support::{Gateway, keygen, run_ok};
+use crate::support::{keygen, run_ok};
 
 fn is_in(seen: &Shown) -> bool {
     // With no method in the brackets where there is none.
