@@ -179,6 +179,9 @@ pub const DEFERRED_BYTES_MAX: u32 = 64 * 1024;
 /// Space an outbox must have before input is carved: the largest reply to one packet (a key
 /// exchange reply with the largest RSA host key) fits.
 pub const OUTBOX_RESERVE: u32 = 12 * 1024;
+/// What a connection may have sealed and not sent when it is handed over: the end of a login, with a
+/// message of PAM's and what the peer can do. More is sent first.
+pub const HAND_OVER_UNSENT_BYTES_MAX: u32 = 4 * 1024;
 
 // ---- Keys ----------------------------------------------------------------------------------
 
@@ -841,6 +844,7 @@ const _: () = assert!(PACKET_SLOT >= PACKET_LENGTH_PREAUTH_MAX + 4 + 64);
 const _: () = assert!(PACKET_SLOT > CHANNEL_PACKET_BYTES_MAX + HEADROOM + TAILROOM);
 const _: () = assert!(BULK_SLOT >= 8 * (CHANNEL_PACKET_BYTES_MAX + 18 + 19 + 64));
 const _: () = assert!(PACKET_SLOT > 2 * OUTBOX_RESERVE);
+const _: () = assert!(OUTBOX_RESERVE > HAND_OVER_UNSENT_BYTES_MAX);
 const _: () = assert!(PACKET_SLOT as usize > RELAYED_REQUEST_BYTES_MAX + TAILROOM as usize);
 const _: () = assert!(PACKET_LENGTH_MAX + 4 + 64 <= BULK_SLOT);
 const _: () = assert!(SFTP_DATA_BYTES_MAX + 1024 <= SFTP_PACKET_BYTES_MAX);

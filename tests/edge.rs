@@ -2,6 +2,8 @@
 //! (HAProxy among them), storms that are turned away, and an end that lets sessions finish.
 #![allow(clippy::disallowed_methods, reason = "tests wait on the real clock")]
 
+#[path = "edge/logins.rs"]
+mod logins;
 #[path = "edge/storms.rs"]
 mod storms;
 mod support;

@@ -9,7 +9,7 @@ use std::convert::Infallible;
 use std::ffi::{CString, OsString};
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStringExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -44,7 +44,7 @@ use crate::limits::{
     DELEGATE_ENDING_TIME, DELEGATE_SIGNATURES_A_MILLI, DELEGATE_SIGNATURES_OWED_MAX,
     HOST_KEY_PROOFS_MAX, HOST_KEYS_TOLD_MAX, PARCEL_BYTES_MAX, SENT_REMEMBERED_MAX,
 };
-use crate::reactor;
+use crate::reactor::{self, Fd};
 use crate::services::{Account, Grant, Place, lastlog};
 use crate::shard::HandOver;
 
@@ -72,17 +72,23 @@ pub struct BrokerConfig {
     pub recorders: Arc<dyn Recorders>,
 }
 
-/// Serves hand-overs until every shard is gone. Then waits until every delegate has ended by
-/// itself; from the moment that `keep` is closed, ends them.
-pub fn run(config: &BrokerConfig, connections: &Receiver<Arrival>, keep: &Receiver<Infallible>) {
+/// Serves hand-overs until every shard is gone: those that no process in `running` could be passed yet.
+/// Then waits until every delegate has ended by itself; from the moment that `keep` is closed, ends them.
+pub fn run(
+    config: &BrokerConfig,
+    connections: &Receiver<Arrival>,
+    running: &Running,
+    keep: &Receiver<Infallible>,
+) {
     batch::enter();
     let (alive, ended) = bounded(0);
-    let mut broker = Broker { config, delegates: BTreeMap::new(), alive };
+    let broker = Broker { config, running, alive };
     for Arrival { connection, kept } in connections {
         broker.deliver(*connection, kept);
     }
-    let Broker { delegates, alive, .. } = broker;
+    let Broker { alive, .. } = broker;
     drop(alive);
+    let delegates = std::mem::take(&mut *running.delegates());
     // Nothing comes any more: none has to wait for it.
     for delegate in delegates.values() {
         let _ = delegate.messenger.try_send(&Parcel::Retire.encode(), None);
@@ -100,9 +106,59 @@ pub fn run(config: &BrokerConfig, connections: &Receiver<Arrival>, keep: &Receiv
     let _ = ended.recv();
 }
 
+/// The processes of accounts that run already. Whoever has heard that a login is over passes it on
+/// himself; only what a process has to be started for, or a recorder, is the broker's.
+#[derive(Debug, Default)]
+pub struct Running(Mutex<BTreeMap<Key, Arc<Delegate>>>);
+
+impl Running {
+    /// Never waits. The connection comes back where the broker is to see to it.
+    ///
+    /// # Errors
+    /// There is no such process, it takes nothing now, or its sessions are recorded.
+    pub fn pass(&self, mut connection: Box<HandOver>) -> Result<(), Box<HandOver>> {
+        let Grant { account, place, rules, .. } = &*connection.grant;
+        let key = (account.uid, place.chroot().map(Path::to_owned), None);
+        let delegate = self.delegates().get(&key).map(Arc::clone);
+        let Some(delegate) = delegate.filter(|_| !rules.record.is_on()) else {
+            return Err(connection);
+        };
+        let sent = Sent::new(&connection, None);
+        let parcel = parcel(&mut connection);
+        // SAFETY: the shard gave this descriptor up when it handed the connection over.
+        let socket = unsafe { OwnedFd::from_raw_fd(connection.socket.0) };
+        if matches!(delegate.pass(sent, &parcel.encode(), &socket), Passed::Yes) {
+            return Ok(());
+        }
+        connection.socket = Fd(socket.into_raw_fd());
+        if let Parcel::Connection { record, inbound, outbound, .. } = parcel {
+            (connection.record, connection.inbound, connection.outbound) =
+                (record, inbound, outbound);
+        }
+        Err(connection)
+    }
+
+    fn delegates(&self) -> MutexGuard<'_, BTreeMap<Key, Arc<Delegate>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What is sent of a connection, moved out of it.
+fn parcel(connection: &mut HandOver) -> Parcel {
+    Parcel::Connection {
+        serial: connection.serial,
+        peer: connection.ends.peer,
+        local: connection.ends.local,
+        record: std::mem::take(&mut connection.record),
+        inbound: std::mem::take(&mut connection.inbound),
+        outbound: std::mem::take(&mut connection.outbound),
+        grant: connection.grant.encode(),
+    }
+}
+
 struct Broker<'a> {
     config: &'a BrokerConfig,
-    delegates: BTreeMap<Key, Arc<Delegate>>,
+    running: &'a Running,
     /// Every listener holds a copy as long as its process exists.
     alive: Sender<Infallible>,
 }
@@ -111,6 +167,7 @@ struct Broker<'a> {
 type Key = (u32, Option<PathBuf>, Option<u64>);
 
 /// A running process of one account.
+#[derive(Debug)]
 struct Delegate {
     user: String,
     uid: u32,
@@ -121,7 +178,7 @@ struct Delegate {
 
 /// Locked while a connection is sent and while a farewell is answered, so that no connection is
 /// sent to a process that has just been let go.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Door {
     /// Connections that were sent.
     sent: u64,
@@ -136,6 +193,7 @@ struct Door {
 }
 
 /// What is known of a connection that was sent.
+#[derive(Debug)]
 struct Sent {
     /// Its number in the log.
     link: u64,
@@ -150,6 +208,19 @@ struct Sent {
     recorder: Option<OwnedFd>,
 }
 
+impl Sent {
+    fn new(connection: &HandOver, recorder: Option<OwnedFd>) -> Sent {
+        Sent {
+            link: connection.serial,
+            user: connection.grant.account.name.clone(),
+            peer: connection.ends.peer,
+            session: connection.session.clone(),
+            recorder,
+            proofs: 0,
+        }
+    }
+}
+
 enum Passed {
     Yes,
     /// The process has ended or is ending: another one is needed.
@@ -158,23 +229,16 @@ enum Passed {
 }
 
 impl Broker<'_> {
-    fn deliver(&mut self, connection: HandOver, kept: Option<Dialogue>) {
-        let Grant { account, place, .. } = &*connection.grant;
+    fn deliver(&self, mut connection: HandOver, kept: Option<Dialogue>) {
         // SAFETY: the shard gave this descriptor up when it handed the connection over.
         let socket = unsafe { OwnedFd::from_raw_fd(connection.socket.0) };
-        let bytes = Parcel::Connection {
-            serial: connection.serial,
-            peer: connection.ends.peer,
-            local: connection.ends.local,
-            record: connection.record,
-            inbound: connection.inbound,
-            grant: connection.grant.encode(),
-        };
-        let (link, peer, user) = (connection.serial, connection.ends.peer, &account.name);
-        let session = connection.session;
+        let (link, peer) = (connection.serial, connection.ends.peer);
         let recorder = recording::way(&*self.config.recorders, link, peer, &connection.grant);
-        let sent = Sent { link, user: user.clone(), peer, session, recorder, proofs: 0 };
-        if let Err(why) = self.pass((account, place, kept), sent, &bytes.encode(), &socket) {
+        let sent = Sent::new(&connection, recorder);
+        let bytes = parcel(&mut connection).encode();
+        let Grant { account, place, .. } = &*connection.grant;
+        let user = &account.name;
+        if let Err(why) = self.pass((account, place, kept), sent, &bytes, &socket) {
             if let Some(audit) = &self.config.audit {
                 let entry = Entry::new(Event::Disconnect, link, peer).of_user(user);
                 audit.note(Speaker::Gateway, entry.text(Field::Reason, NOT_REACHED));
@@ -184,7 +248,7 @@ impl Broker<'_> {
     }
 
     fn pass(
-        &mut self,
+        &self,
         (account, place, kept): (&Account, &Place, Option<Dialogue>),
         mut sent: Sent,
         bytes: &[u8],
@@ -192,17 +256,18 @@ impl Broker<'_> {
     ) -> io::Result<()> {
         let alone = kept.is_some().then_some(sent.link);
         let key = (account.uid, place.chroot().map(Path::to_owned), alone);
-        if let Some(delegate) = self.delegates.get(&key) {
+        let known = self.running.delegates().get(&key).map(Arc::clone);
+        if let Some(delegate) = known {
             match delegate.pass(sent, bytes, socket) {
                 Passed::Yes => return Ok(()),
                 Passed::No(why) => return Err(why),
                 Passed::Gone(back) => sent = back,
             }
         }
-        self.delegates.retain(|_, delegate| !delegate.door().closed);
+        self.running.delegates().retain(|_, delegate| !delegate.door().closed);
         let delegate = self.start(account, place, kept)?;
         let passed = delegate.pass(sent, bytes, socket);
-        self.delegates.insert(key, delegate);
+        self.running.delegates().insert(key, delegate);
         match passed {
             Passed::Yes => Ok(()),
             Passed::No(why) => Err(why),

@@ -360,7 +360,10 @@ fn start(
 }
 
 fn take_over(server: &Server, parcel: Parcel, socket: Option<OwnedFd>) {
-    let Parcel::Connection { serial, peer, local, record, inbound, grant } = parcel else { return };
+    let Parcel::Connection { serial, peer, local, record, inbound, outbound, grant } = parcel
+    else {
+        return;
+    };
     let Some(socket) = socket else {
         error!(link = serial, "a login is lost: there is no descriptor left for it");
         return;
@@ -376,6 +379,7 @@ fn take_over(server: &Server, parcel: Parcel, socket: Option<OwnedFd>) {
         session: Box::default(),
         record,
         inbound,
+        outbound,
         grant: Box::new(grant),
         proofs: Vec::new(),
     }));

@@ -6,7 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use super::audit::Entry;
 use super::signer::words::Order;
 use crate::limits::{
-    CONFIG_BYTES_MAX, HOST_KEY_BYTES_MAX, PARCEL_BYTES_MAX, SIGNATURE_BYTES_MAX, TERMINAL_BYTES_MAX,
+    CONFIG_BYTES_MAX, HAND_OVER_UNSENT_BYTES_MAX, HOST_KEY_BYTES_MAX, PARCEL_BYTES_MAX,
+    SIGNATURE_BYTES_MAX, TERMINAL_BYTES_MAX,
 };
 use crate::wire::{Malformed, Reader};
 
@@ -25,6 +26,7 @@ pub enum Parcel {
         local: SocketAddr,
         record: Vec<u8>,
         inbound: Vec<u8>,
+        outbound: Vec<u8>,
         grant: Vec<u8>,
     },
     /// From the account's process: a rekey needs the host key, or a client wants to see that we hold one.
@@ -55,12 +57,12 @@ impl Parcel {
                     list.iter().for_each(|blob| put(&mut out, blob));
                 }
             }
-            Parcel::Connection { serial, peer, local, record, inbound, grant } => {
+            Parcel::Connection { serial, peer, local, record, inbound, outbound, grant } => {
                 out.push(2);
                 out.extend(serial.to_be_bytes());
                 put_address(&mut out, peer);
                 put_address(&mut out, local);
-                [record, inbound, grant].into_iter().for_each(|part| put(&mut out, part));
+                [record, inbound, outbound, grant].into_iter().for_each(|part| put(&mut out, part));
             }
             Parcel::Sign { ticket, order } => {
                 out.reserve(order.bytes_max());
@@ -111,6 +113,7 @@ impl Parcel {
                 local: address(&mut r)?,
                 record: r.string(PARCEL_BYTES_MAX)?.to_vec(),
                 inbound: r.string(PARCEL_BYTES_MAX)?.to_vec(),
+                outbound: r.string(HAND_OVER_UNSENT_BYTES_MAX)?.to_vec(),
                 grant: r.string(PARCEL_BYTES_MAX)?.to_vec(),
             },
             3 => Parcel::Sign { ticket: r.uint64()?, order: Order::decode(&mut r)? },
@@ -196,6 +199,7 @@ mod tests {
                 local: "[::1]:22".parse().expect("address"),
                 record: vec![1; 900],
                 inbound: vec![],
+                outbound: vec![3; 60],
                 grant: vec![3],
             },
             Parcel::Sign {

@@ -284,6 +284,40 @@ impl Outgoing {
         Ok(())
     }
 
+    /// A copy of what was sealed and not sent, for whoever goes on with the connection. `None`: it is more
+    /// than `bytes_max`, a send is in flight, or something waits to be sealed.
+    pub fn unsent(&mut self, pool: &Pool, bytes_max: u32) -> Option<Vec<u8>> {
+        if self.sending || self.unsent > bytes_max || !self.waiting.is_empty() {
+            return None;
+        }
+        let mut bytes = Vec::with_capacity(self.unsent as usize);
+        for Sealed { chunk: Chunk { lease, span }, .. } in &mut self.sealed {
+            bytes.extend_from_slice(span.of(pool.bytes(lease))?);
+        }
+        if let Some(OutboxLease { lease, used }) = &mut self.outbox {
+            bytes.extend_from_slice(Span::new(0, *used).of(pool.bytes(lease))?);
+        }
+        Some(bytes)
+    }
+
+    /// What another process has sealed and not sent, which leaves before anything else. `false`: there is
+    /// no outbox for it.
+    pub fn begin_with(&mut self, sealed: &[u8], pool: &mut Pool) -> bool {
+        if sealed.is_empty() {
+            return true;
+        }
+        let Some(OutboxLease { mut lease, used }) = self.roomy_outbox(pool) else { return false };
+        let place = Span::new(used, sealed.len() as u32);
+        let Some(room) = place.of_mut(pool.bytes(&mut lease)) else {
+            pool.give_back(lease);
+            return false;
+        };
+        tally::copy(room, sealed);
+        self.unsent = self.unsent.saturating_add(place.len);
+        self.outbox = Some(OutboxLease { lease, used: place.end() });
+        true
+    }
+
     /// The next send, if none is in flight and there is something to say.
     pub fn next_send(&mut self) -> Option<Gather> {
         if self.sending {
@@ -685,5 +719,28 @@ mod tests {
             command.drop_into(&mut pool);
             assert_eq!(pool.free(class), 1);
         }
+    }
+    /// What one process has sealed and not sent is sent by the next, in order and before its own.
+    #[test]
+    fn what_is_unsent_goes_along() {
+        let mut pool = Pool::new(PoolSizes { small: 0, packet: 3, bulk: 0 }).expect("memory");
+        let (mut from, mut to) = (Outgoing::default(), Outgoing::default());
+        assert_eq!(from.unsent(&pool, 0), Some(Vec::new()));
+        assert!(from.begin_with(b"first", &mut pool));
+        from.seal_outbox();
+        assert!(from.begin_with(b", second", &mut pool));
+        assert_eq!(from.unsent(&pool, 12), None, "more than may travel");
+        let unsent = from.unsent(&pool, 13).expect("all of it");
+        assert_eq!(unsent, b"first, second");
+        assert!(to.begin_with(&unsent, &mut pool));
+        assert_eq!((to.backlog(), to.unsent(&pool, 13)), (13, Some(unsent)));
+        let gather = from.next_send().expect("something to say");
+        assert_eq!(from.unsent(&pool, 13), None, "it is being sent");
+        from.sent(gather, &mut pool);
+        let mut waiting = Outgoing::default();
+        assert!(waiting.begin_with(b"x", &mut pool) && from.begin_with(b"y", &mut pool));
+        assert!(!Outgoing::default().begin_with(b"z", &mut pool), "there is no outbox left");
+        [from, to, waiting].iter_mut().for_each(|outgoing| outgoing.abandon(&mut pool));
+        assert_eq!(pool.free(Class::Packet), 3);
     }
 }

@@ -104,8 +104,8 @@ impl Arrival {
     /// What it takes to begin: a lease of one of these, or nothing.
     const fn needs(&self) -> Classes {
         match self {
-            Arrival::Accepted(..) => Classes::OUTBOX,
-            Arrival::HandOver(_) => Classes::NONE,
+            Arrival::HandOver(connection) if connection.outbound.is_empty() => Classes::NONE,
+            Arrival::Accepted(..) | Arrival::HandOver(_) => Classes::OUTBOX,
         }
     }
 }

@@ -45,6 +45,8 @@ pub struct HandOver {
     pub record: Vec<u8>,
     /// Received and not opened yet.
     pub inbound: Vec<u8>,
+    /// Sealed and not sent yet.
+    pub outbound: Vec<u8>,
     pub grant: Box<Grant>,
     /// How its user has logged in.
     pub proofs: Vec<Proof>,

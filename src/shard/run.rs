@@ -11,8 +11,8 @@ use crate::connection::{
     Answer, ChannelId, Conn, Connection, ConnectionRecord, Event, Input, Proven, Query,
 };
 use crate::limits::{
-    BULK_SLOT, HEADROOM, LINK_TURN_BYTES_MAX, LINK_TURN_PACKET_BYTES, LINK_UNSENT_BYTES_MAX,
-    PACKET_SLOT, RECEIVE_LEASE_TIME,
+    BULK_SLOT, HAND_OVER_UNSENT_BYTES_MAX, HEADROOM, LINK_TURN_BYTES_MAX, LINK_TURN_PACKET_BYTES,
+    LINK_UNSENT_BYTES_MAX, PACKET_SLOT, RECEIVE_LEASE_TIME,
 };
 use crate::reactor::{Chunk, Class, Target};
 use crate::services::{
@@ -83,11 +83,14 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         // Whatever its sender believed, rights are those of this process.
         let ours = self.outside.serves(&from.grant) && !self.stopping;
         let conn = if ours { import(config, &from.record, now) } else { None };
-        let Some(conn) = conn else {
+        let mut outgoing = Outgoing::default();
+        let told = outgoing.begin_with(&from.outbound, self.driver.pool());
+        let Some(conn) = conn.filter(|_| told) else {
+            outgoing.abandon(self.driver.pool());
             self.cannot_take_over(&from);
             return;
         };
-        let key = self.insert(conn, Outgoing::default(), from.socket, from.ends, from.serial);
+        let key = self.insert(conn, outgoing, from.socket, from.ends, from.serial);
         if let Some(link) = self.links.get_mut(key as usize) {
             link.authenticated = true;
             link.follow(limits, &self.config.connection, now);
@@ -103,7 +106,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         self.mark_ready(key);
     }
 
-    fn cannot_take_over(&mut self, from: &HandOver) {
+    pub(super) fn cannot_take_over(&mut self, from: &HandOver) {
         self.driver.close(from.socket);
         let what = What::Disconnected {
             user: Some(from.grant.account.name.clone()),
@@ -326,6 +329,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             }
         };
         self.answer(key, answer);
+        // The end of a login is heard before more is received for it: it leaves with nothing in flight.
+        self.drain_events(key);
         self.mark_ready(key);
     }
 
@@ -561,13 +566,15 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             return;
         }
         let Some(fd) = link.socket else { return };
+        if link.state == LinkState::Leaving && self.leave(key) {
+            return;
+        }
+        let Some(link) = self.links.get_mut(key as usize) else { return };
         if let Some(from) = link.outgoing.next_send() {
             link.in_flight += 1;
             let token = Token { key, generation: link.generation, tag: TAG_SEND };
             tally::add(Cost::Sends, 1);
             self.submit(token, Op::Send { fd, from });
-        } else if link.state == LinkState::Leaving {
-            self.leave(key);
         } else if link.state == LinkState::Closing && !link.outgoing.is_sending() {
             // The last words are out. A peer that sees the end behind them leaves, and need not
             // wait until our patience is over.
@@ -753,17 +760,20 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
     }
 
-    /// Hands a connection at rest to the process that acts for its account.
-    fn leave(&mut self, key: u32) {
-        let Some(link) = self.links.get_mut(key as usize) else { return };
-        if link.in_flight > 0 || link.outgoing.is_sending() {
-            return;
+    /// Hands a connection at rest to the process that acts for its account, and with it the last words of
+    /// its login, which leave in one send with that one's first. `false`: it is still here.
+    fn leave(&mut self, key: u32) -> bool {
+        let Some(link) = self.links.get_mut(key as usize) else { return false };
+        if link.in_flight > 0 {
+            return false;
         }
+        let outbound = link.outgoing.unsent(self.driver.pool(), HAND_OVER_UNSENT_BYTES_MAX);
+        let Some(outbound) = outbound else { return false };
         let record = link.conn.export().and_then(|record| record.to_bytes().ok());
         let (Some(record), Some(grant), Some(socket)) = (record, link.grant.clone(), link.socket)
         else {
             self.close_link(key, disconnect::BY_APPLICATION, "connection could not be handed over");
-            return;
+            return false;
         };
         let inbound = link.inbound.bytes(self.driver.pool()).to_vec();
         let user = grant.account.name.clone();
@@ -774,6 +784,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             session: link.conn.session_id().into(),
             record: record.to_vec(),
             inbound,
+            outbound,
             grant: Box::new((*grant).clone()),
             proofs: std::mem::take(&mut link.proofs),
         };
@@ -785,10 +796,12 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 link.socket = None;
                 self.report(key, What::HandedOver { user });
                 self.terminate(key);
+                true
             }
             Err(_) => {
                 let why = "the process of this account could not be started";
                 self.close_link(key, disconnect::BY_APPLICATION, why);
+                false
             }
         }
     }

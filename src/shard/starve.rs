@@ -117,8 +117,10 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     }
 
     fn turn_away_next(&mut self) {
-        if let Some((_, Arrival::Accepted(socket, ends, _))) = self.arrivals.pop_front() {
-            self.turn_away(socket, ends);
+        match self.arrivals.pop_front() {
+            Some((_, Arrival::Accepted(socket, ends, _))) => self.turn_away(socket, ends),
+            Some((_, Arrival::HandOver(connection))) => self.cannot_take_over(&connection),
+            None => {}
         }
     }
 

@@ -74,7 +74,8 @@ fn relay() -> Vec<Seed> {
         proof: relay::Proof::Key(vec![1; 51]),
     };
     let (record, inbound, grant, upstream) = (vec![1; 99], vec![2], vec![3; 9], vec![4; 9]);
-    let handed = relay::Handed { link, peer: at, local: at, record, inbound, grant, upstream };
+    let (peer, local, outbound) = (at, at, vec![5; 60]);
+    let handed = relay::Handed { link, peer, local, record, inbound, outbound, grant, upstream };
     let trouble = Trouble { said: "no".into(), logged: "nobody answers".into() };
     let setup = relay::Setup { config: b"port 22".to_vec(), reactors: 2, ..Default::default() };
     let tells = [
@@ -114,7 +115,16 @@ fn edge() -> Vec<Seed> {
         ("sign", Ask::Sign { ticket, from, host_key: 1, exchange: exchange.clone() }),
         ("greet", Ask::Greet { ticket, from, user: "ann".into() }),
         ("secrets", Ask::CheckSecrets { ticket, from, user: "ann".into(), secrets }),
-        ("hand-over", Ask::HandOver { link: 9, proofs, record: vec![1; 40], inbound: vec![2; 9] }),
+        (
+            "hand-over",
+            Ask::HandOver {
+                link: 9,
+                proofs,
+                record: vec![1; 40],
+                inbound: vec![2; 9],
+                outbound: vec![3; 60],
+            },
+        ),
         ("over", Ask::Over { link: 9 }),
         ("earned", Ask::Earned { peer: from.peer, how: StartupEnd::Attempted, unknown_user: true }),
     ];

@@ -91,12 +91,13 @@ impl Line {
         if !self.pay() {
             return Err(connection);
         }
-        let HandOver { serial: link, record, inbound, proofs, .. } = &*connection;
+        let HandOver { serial: link, record, inbound, outbound, proofs, .. } = &*connection;
         let ask = Ask::HandOver {
             link: *link,
             proofs: proofs.clone(),
             record: record.clone(),
             inbound: inbound.clone(),
+            outbound: outbound.clone(),
         };
         // SAFETY: the shard gave this descriptor up when it handed the connection over.
         let socket = unsafe { OwnedFd::from_raw_fd(connection.socket.0) };

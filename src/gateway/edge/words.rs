@@ -15,9 +15,9 @@ use crate::crypto::{KeyAlgorithm, ShownKey, SignatureAlgorithm};
 use crate::gateway::audit::Entry;
 use crate::limits::{
     AUTH_CHAIN_METHODS_MAX, AUTH_CHAINS_MAX, AUTH_PROMPTS_MAX, BANNER_BYTES_MAX, CONFIG_BYTES_MAX,
-    EXCHANGE_BYTES_MAX, NAME_BYTES_MAX, PACKET_LENGTH_PREAUTH_MAX, PAM_TEXT_BYTES_MAX,
-    PARCEL_BYTES_MAX, PASSWORD_BYTES_MAX, PROMPT_BYTES_MAX, PROOFS_MAX, SIGNATURE_BYTES_MAX,
-    STANDINGS_A_MESSAGE, USER_BYTES_MAX,
+    EXCHANGE_BYTES_MAX, HAND_OVER_UNSENT_BYTES_MAX, NAME_BYTES_MAX, PACKET_LENGTH_PREAUTH_MAX,
+    PAM_TEXT_BYTES_MAX, PARCEL_BYTES_MAX, PASSWORD_BYTES_MAX, PROMPT_BYTES_MAX, PROOFS_MAX,
+    SIGNATURE_BYTES_MAX, STANDINGS_A_MESSAGE, USER_BYTES_MAX,
 };
 use crate::reactor::Token;
 use crate::services::{AccountAnswer, Grant, Origin, RoutingDomain, decode_limits, encode_limits};
@@ -58,7 +58,7 @@ pub enum Ask {
     /// May the account of this login be used, which has proved itself so?
     Admit { ticket: Ticket, from: Origin, user: String, proofs: Vec<Proof> },
     /// The login is over, and how it went; the socket is attached.
-    HandOver { link: u64, proofs: Vec<Proof>, record: Vec<u8>, inbound: Vec<u8> },
+    HandOver { link: u64, proofs: Vec<Proof>, record: Vec<u8>, inbound: Vec<u8>, outbound: Vec<u8> },
     /// The connection has ended without a login.
     Over { link: u64 },
     /// How a connection of this peer has ended before its login: the next edge is to know what its source
@@ -226,13 +226,14 @@ impl Ask {
                 }
                 out.push(u8::from(secrets.prompted));
             }
-            Ask::HandOver { link, proofs, record, inbound } => {
-                out.reserve(record.len() + inbound.len() + 4096);
+            Ask::HandOver { link, proofs, record, inbound, outbound } => {
+                out.reserve(record.len() + inbound.len() + outbound.len() + 4096);
                 out.push(7);
                 out.extend(link.to_be_bytes());
                 put_proofs(&mut out, proofs);
                 put(&mut out, record);
                 put(&mut out, inbound);
+                put(&mut out, outbound);
             }
             Ask::Over { link } => {
                 out.push(8);
@@ -296,6 +297,7 @@ impl Ask {
                 proofs: proofs(&mut r)?,
                 record: r.string(PARCEL_BYTES_MAX)?.to_vec(),
                 inbound: r.string(PARCEL_BYTES_MAX)?.to_vec(),
+                outbound: r.string(HAND_OVER_UNSENT_BYTES_MAX)?.to_vec(),
             },
             8 => Ask::Over { link: r.uint64()? },
             9 => Ask::Earned {
@@ -709,6 +711,7 @@ mod tests {
                 proofs: vec![key(false), key(true), Proof::Secrets { interactive: true }],
                 record: vec![1; 700],
                 inbound: vec![2],
+                outbound: vec![3; 60],
             },
             Ask::Over { link: 9 },
             Ask::Converse { ticket, from, user: user(), answers: None },

@@ -8,7 +8,7 @@ use tracing::{error, info};
 use super::*;
 use crate::base::Instant;
 use crate::gateway::audit::Auditor;
-use crate::gateway::broker::{self, BrokerConfig};
+use crate::gateway::broker::{self, BrokerConfig, Running};
 use crate::gateway::confine::Cell;
 use crate::gateway::edge::words::Setup;
 use crate::gateway::helper::Logs;
@@ -52,7 +52,8 @@ pub(super) fn start(mut plan: Plan) -> anyhow::Result<Generation> {
         audit: plan.audit.clone(),
         recorders: Arc::clone(&recorders),
     };
-    let (accounts, broker) = start_broker(broker, kept)?;
+    let running = Arc::new(Running::default());
+    let (accounts, broker) = start_broker(broker, Arc::clone(&running), kept)?;
     let startups = Arc::new(Startups::new(&config.global));
     plan.standings.iter().for_each(|standing| startups.inherit(standing));
     let auditor = plan.audit.clone().map(|audit| audit as Arc<dyn Auditor>);
@@ -72,6 +73,7 @@ pub(super) fn start(mut plan: Plan) -> anyhow::Result<Generation> {
     });
     let helpers = vec![broker];
     let mut clerk = Clerk::new(bureau, known, accounts, Arc::clone(&startups));
+    clerk.running = running;
     clerk.proxies.clone_from(&config.global.proxies);
     clerk.porter = porter.map(Arc::new);
     clerk.routes = config.asks_routing();
@@ -355,11 +357,15 @@ fn staff(config: &Config, clerk: &Arc<Clerk>, execute: Arc<dyn Execute>) -> anyh
 
 type Broker = (Sender<Arrival>, JoinHandle<()>);
 
-fn start_broker(settings: BrokerConfig, kept: Receiver<Infallible>) -> anyhow::Result<Broker> {
+fn start_broker(
+    settings: BrokerConfig,
+    running: Arc<Running>,
+    kept: Receiver<Infallible>,
+) -> anyhow::Result<Broker> {
     let (sender, connections) = bounded(HAND_OVERS_MAX);
     let thread = thread::Builder::new()
         .name("broker".to_owned())
-        .spawn(move || broker::run(&settings, &connections, &kept))
+        .spawn(move || broker::run(&settings, &connections, &running, &kept))
         .context("cannot start the broker thread")?;
     Ok((sender, thread))
 }

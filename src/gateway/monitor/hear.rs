@@ -16,6 +16,7 @@ use crate::connection::{ConnectionConfig, Method, Secrets, Signed};
 use crate::crypto::{KeyAlgorithm, ShownKey};
 use crate::gateway::audit::book::EdgeBook;
 use crate::gateway::audit::{self, Audit, Entry, Event, Field, Speaker};
+use crate::gateway::broker::Running;
 use crate::gateway::config::{Proxies, Verdict};
 use crate::gateway::desk::{UNKNOWN, ends_of, routing_of};
 use crate::gateway::edge::words::{Ask, Greeting, Tell, Ticket};
@@ -44,6 +45,8 @@ pub struct Clerk {
     hosts: Vec<Vec<u8>>,
     /// Takes logins to the processes of their accounts.
     pub accounts: Sender<Arrival>,
+    /// Those that run, which logins are passed to at once.
+    pub running: Arc<Running>,
     /// Takes those that go on elsewhere.
     pub relay: Option<Arc<relay::clerk::Clerk>>,
     /// Hears of users who do not exist, for whoever counts.
@@ -134,7 +137,7 @@ impl Clerk {
         accounts: Sender<Arrival>,
         startups: Arc<Startups>,
     ) -> Clerk {
-        let state = Mutex::default();
+        let (state, running) = (Mutex::default(), Arc::default());
         let (relay, proxies, porter, routes, audit) = (None, None, None, false, None);
         let (pipes, heard) = (AtomicBool::new(false), AtomicU64::new(0));
         let both = |key: &KnownKey| [key.public.clone(), key.certificate.clone()];
@@ -144,6 +147,7 @@ impl Clerk {
             known,
             hosts,
             accounts,
+            running,
             relay,
             startups,
             proxies,
@@ -163,6 +167,7 @@ impl Clerk {
             known: self.known.clone(),
             hosts: self.hosts.clone(),
             accounts: self.accounts.clone(),
+            running: Arc::clone(&self.running),
             relay: self.relay.clone(),
             startups: Arc::clone(&self.startups),
             proxies: self.proxies.clone(),
@@ -263,14 +268,14 @@ impl Clerk {
             Ask::Admit { ticket, from, user, proofs } => {
                 self.ask_account(staff, (ticket, from, &user), &proofs)?;
             }
-            Ask::HandOver { link, proofs, record, inbound } => {
+            Ask::HandOver { link, proofs, record, inbound, outbound } => {
                 let Some(socket) = passenger else {
                     // It was lost on the way: we may have no more of them.
                     self.state().cases.over(link);
                     error!(link, "a login is lost: there is no descriptor left for it");
                     return Ok(());
                 };
-                self.hand_over(link, &proofs, record, inbound, socket)?;
+                self.hand_over(link, &proofs, (record, inbound, outbound), socket)?;
             }
             Ask::Over { link } => self.state().cases.over(link),
             // A lie about a source costs it no more than its penalties may be, as the edge could itself.
@@ -411,8 +416,7 @@ impl Clerk {
         &self,
         link: u64,
         proofs: &[Proof],
-        record: Vec<u8>,
-        inbound: Vec<u8>,
+        (record, inbound, outbound): (Vec<u8>, Vec<u8>, Vec<u8>),
         socket: OwnedFd,
     ) -> Result<(), Lie> {
         let admitted = self.state().cases.admit(link, proofs, &self.hosts)?;
@@ -436,6 +440,7 @@ impl Clerk {
             session,
             record,
             inbound,
+            outbound,
             grant,
             proofs: Vec::new(),
         });
@@ -445,6 +450,7 @@ impl Clerk {
                 porter.admit(Entrant { connection, seat, auth_info: auth_info(proofs) });
             }
             _ => {
+                let Err(connection) = self.running.pass(connection) else { return Ok(()) };
                 let arrival = Arrival { connection, kept: None };
                 if let Err(arrival) = self.accounts.try_send(arrival) {
                     porter::close(&arrival.into_inner().connection);

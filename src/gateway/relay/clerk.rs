@@ -225,8 +225,9 @@ impl Clerk {
     /// # Errors
     /// Its number is that of another login.
     pub fn hand_over(&self, connection: HandOver) -> Result<(), Lie> {
-        let HandOver { socket, ends, serial: link, session, record, inbound, grant, .. } =
-            connection;
+        let HandOver {
+            socket, ends, serial: link, session, record, inbound, outbound, grant, ..
+        } = connection;
         // SAFETY: the descriptor was given up to the connection, and nobody has taken it from there.
         let socket = unsafe { OwnedFd::from_raw_fd(socket.0) };
         let Some(upstream) = grant.upstream.clone() else { return Ok(()) };
@@ -236,6 +237,7 @@ impl Clerk {
             local: ends.local,
             record,
             inbound,
+            outbound,
             grant: grant.encode(),
             upstream: destination::encode(&upstream),
         };

@@ -277,7 +277,7 @@ impl Serving<'_> {
     }
 
     fn take_over(&self, handed: Handed, socket: OwnedFd) {
-        let Handed { link, peer, local, record, inbound, grant, upstream } = handed;
+        let Handed { link, peer, local, record, inbound, outbound, grant, upstream } = handed;
         let upstream = destination::decode(&upstream, &self.config, &self.fleets);
         let (Some(mut grant), Ok(upstream)) = (Grant::decode(&grant), upstream) else {
             error!(link, "a login came without a readable grant");
@@ -292,6 +292,7 @@ impl Serving<'_> {
             session: Box::default(),
             record,
             inbound,
+            outbound,
             grant: Box::new(grant),
             proofs: Vec::new(),
         }));

@@ -16,8 +16,9 @@ use crate::gateway::edge::words::{
 };
 use crate::gateway::signer::words::Order;
 use crate::limits::{
-    CONFIG_BYTES_MAX, HOST_KEY_BYTES_MAX, PARCEL_BYTES_MAX, SESSION_ID_BYTES_MAX,
-    SIGNATURE_BYTES_MAX, TROUBLE_BYTES_MAX, UPSTREAM_HOSTS_MAX, UPSTREAM_NAME_BYTES_MAX,
+    CONFIG_BYTES_MAX, HAND_OVER_UNSENT_BYTES_MAX, HOST_KEY_BYTES_MAX, PARCEL_BYTES_MAX,
+    SESSION_ID_BYTES_MAX, SIGNATURE_BYTES_MAX, TROUBLE_BYTES_MAX, UPSTREAM_HOSTS_MAX,
+    UPSTREAM_NAME_BYTES_MAX,
 };
 use crate::services::upstream::Trouble;
 use crate::wire::{Malformed, Reader};
@@ -119,6 +120,7 @@ pub struct Handed {
     pub local: SocketAddr,
     pub record: Vec<u8>,
     pub inbound: Vec<u8>,
+    pub outbound: Vec<u8>,
     /// [`crate::services::Grant::encode`]'s.
     pub grant: Vec<u8>,
     /// [`super::destination::encode`]'s.
@@ -360,7 +362,7 @@ impl Handed {
         out.extend(self.link.to_be_bytes());
         put_address(out, &self.peer);
         put_address(out, &self.local);
-        [&self.record, &self.inbound, &self.grant, &self.upstream]
+        [&self.record, &self.inbound, &self.outbound, &self.grant, &self.upstream]
             .into_iter()
             .for_each(|bytes| put(out, bytes));
     }
@@ -372,6 +374,7 @@ impl Handed {
             local: address(r)?,
             record: r.string(PARCEL_BYTES_MAX)?.to_vec(),
             inbound: r.string(PARCEL_BYTES_MAX)?.to_vec(),
+            outbound: r.string(HAND_OVER_UNSENT_BYTES_MAX)?.to_vec(),
             grant: r.string(PARCEL_BYTES_MAX)?.to_vec(),
             upstream: r.string(PARCEL_BYTES_MAX)?.to_vec(),
         })
@@ -539,6 +542,7 @@ mod tests {
             local: address,
             record: vec![1; 700],
             inbound: vec![2],
+            outbound: vec![3; 60],
             grant: vec![3],
             upstream: vec![4],
         };

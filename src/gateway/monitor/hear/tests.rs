@@ -144,7 +144,13 @@ impl Scene {
         let signature = self.user.sign(SignatureAlgorithm::Ed25519, out.written());
         let signature = signature.expect("signed").into();
         let proofs = vec![Proof::Key { shown, host_bound: false, signature }];
-        Ask::HandOver { link: self.from.link, proofs, record: vec![1], inbound: vec![2] }
+        Ask::HandOver {
+            link: self.from.link,
+            proofs,
+            record: vec![1],
+            inbound: vec![2],
+            outbound: vec![3],
+        }
     }
 
     /// Up to the point where the client has signed.

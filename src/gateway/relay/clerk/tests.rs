@@ -98,6 +98,7 @@ impl Scene {
             session: [link as u8; 32].into(),
             record: vec![1],
             inbound: Vec::new(),
+            outbound: vec![3; 60],
             grant: Box::new(grant),
             proofs: Vec::new(),
         })

@@ -1,0 +1,79 @@
+//! What a login takes that can be counted from outside: what is sent to the client, and who is woken.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::process::Stdio;
+use std::thread;
+
+use crate::support::Gateway;
+
+/// `tcpi_data_segs_in` of the kernel's tcp_info: segments that have brought data to this socket. On the
+/// loopback each send is one.
+fn segments_in(stream: &TcpStream) -> u32 {
+    const AT: usize = 152;
+    let mut info = [0_u8; 192];
+    let mut len = info.len() as libc::socklen_t;
+    let (fd, level) = (stream.as_raw_fd(), libc::IPPROTO_TCP);
+    // SAFETY: the option writes no more than `len` bytes to where it is told.
+    let got = unsafe {
+        libc::getsockopt(fd, level, libc::TCP_INFO, info.as_mut_ptr().cast(), &raw mut len)
+    };
+    assert!(got == 0 && len as usize >= AT + 4, "the kernel counts segments");
+    u32::from_ne_bytes(info[AT..AT + 4].try_into().expect("four bytes"))
+}
+
+/// What the gateway sends to a client that logs in and then waits, in sends, up to its host keys.
+fn sends_of_a_login(gateway: &Gateway) -> u32 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let port = format!("Port={}", listener.local_addr().expect("its address").port());
+    let mut client = gateway.ssh(&[&port, "LogLevel=DEBUG1"], &["-N"]);
+    let mut client = client.stderr(Stdio::piped()).spawn().expect("ssh starts");
+    let (near, _) = listener.accept().expect("a client");
+    let far = gateway.connect().expect("a connection");
+    let pass = |from: &TcpStream, to: &TcpStream| {
+        let (mut from, mut to) = (from.try_clone().expect("it"), to.try_clone().expect("it"));
+        thread::spawn(move || drop(std::io::copy(&mut from, &mut to)))
+    };
+    let passing = [pass(&near, &far), pass(&far, &near)];
+    let said = BufReader::new(client.stderr.take().expect("its errors"));
+    let told = said.lines().map_while(Result::ok).any(|line| line.contains("hostkeys-00"));
+    let sends = segments_in(&far);
+    let _ = client.kill();
+    let _ = client.wait();
+    for end in [&near, &far] {
+        let _ = end.shutdown(Shutdown::Both);
+    }
+    for thread in passing {
+        thread.join().expect("no panic");
+    }
+    assert!(told, "the client hears of host keys; log:\n{}", gateway.log());
+    sends
+}
+
+/// How often this thread of the gateway's first process has waited.
+fn waits(gateway: &Gateway, thread: &str) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{}/task", gateway.child.id())).expect("threads");
+    let read = |task: &fs::DirEntry, file| fs::read_to_string(task.path().join(file));
+    let named = |task: &fs::DirEntry| read(task, "comm").is_ok_and(|name| name.trim() == thread);
+    let task = tasks.flatten().find(named).expect("the thread");
+    let status = read(&task, "status").expect("its counts");
+    let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+    count.expect("a count").trim().parse().expect("a number")
+}
+
+/// Identification, KEXINIT, the reply with NEWKEYS, then an answer to each of the client's requests: for
+/// the service, with no method, about the key, with its signature. The last is sent with the host keys,
+/// by the process of the account, which is passed the connection without the broker.
+#[test]
+fn a_login_takes_no_more_sends_and_wake_ups_than_it_must() {
+    let gateway = Gateway::start(&[]);
+    gateway.assert_alive();
+    let separated = !gateway.parts("edge").is_empty();
+    let before = separated.then(|| waits(&gateway, "broker"));
+    for _ in 0..3 {
+        assert_eq!(sends_of_a_login(&gateway), 7, "log:\n{}", gateway.log());
+    }
+    assert_eq!(separated.then(|| waits(&gateway, "broker")), before);
+}
