@@ -186,6 +186,11 @@ pub(in crate::gateway) fn standings(r: &mut Reader<'_>) -> Result<Vec<Standing>,
     Ok(all)
 }
 
+fn put_secret(out: &mut Vec<u8>, secret: Option<&Secret>) {
+    out.push(u8::from(secret.is_some()));
+    put(out, secret.map_or(&[], Secret::bytes));
+}
+
 impl Ask {
     pub fn encode(&self) -> Zeroizing<Vec<u8>> {
         let mut out = Zeroizing::new(Vec::new());
@@ -221,8 +226,7 @@ impl Ask {
                 put_origin(&mut out, from);
                 put(&mut out, user.as_bytes());
                 for secret in [&secrets.password, &secrets.code] {
-                    out.push(u8::from(secret.is_some()));
-                    put(&mut out, secret.as_ref().map_or(&[], Secret::bytes));
+                    put_secret(&mut out, secret.as_ref());
                 }
                 out.push(u8::from(secrets.prompted));
             }

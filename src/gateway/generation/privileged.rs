@@ -56,7 +56,6 @@ pub(super) fn start(mut plan: Plan) -> anyhow::Result<Generation> {
     let (accounts, broker) = start_broker(broker, Arc::clone(&running), kept)?;
     let startups = Arc::new(Startups::new(&config.global));
     plan.standings.iter().for_each(|standing| startups.inherit(standing));
-    let auditor = plan.audit.clone().map(|audit| audit as Arc<dyn Auditor>);
     let policy = Policy::new(Arc::clone(&config)).beside(cells.uids());
     let porter = config.login.use_pam.then(|| Porter::start(accounts.clone(), plan.audit.as_ref()));
     let porter = porter.transpose().context("cannot start threads that ask PAM")?;
@@ -68,7 +67,7 @@ pub(super) fn start(mut plan: Plan) -> anyhow::Result<Generation> {
         login_keys,
         open_files: plan.open_files,
         recorder: plan.logbook.map(|logbook| logbook as Arc<dyn Recorder>),
-        audit: auditor,
+        audit: plan.audit.clone().map(|audit| audit as Arc<dyn Auditor>),
         told: Told::default(),
     });
     let helpers = vec![broker];
@@ -83,8 +82,7 @@ pub(super) fn start(mut plan: Plan) -> anyhow::Result<Generation> {
         start_relay(&mut clerk, relay::keeper::Plan { setup, logs }, &executor, recorders)
     });
     let relay = relay.transpose()?;
-    let started = Arc::default();
-    let edge = monitor::Plan { setup, listeners: plan.listeners, logs, started };
+    let edge = monitor::Plan { setup, listeners: plan.listeners, logs, started: Arc::default() };
     let maker = Maker { config, clerk, executor, plan: edge, edge_time: plan.edge_time };
     let mut generation =
         Generation { edges: None, relay, server: None, keep, helpers, startups, _signer: None };
