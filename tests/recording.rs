@@ -362,7 +362,7 @@ fn a_full_disk_is_no_end_where_sessions_go_on_without() {
     let expected: String = (1..=20_000).map(|n| format!("{n}\n")).chain(["end\n".into()]).collect();
     assert_eq!(String::from_utf8_lossy(&said.stdout), expected);
     wait_for("the log to tell", || gateway.log().contains("sessions go on without"));
-    assert!(gateway.log().contains("No space left on device"), "{}", gateway.log());
+    gateway.tells("No space left on device");
 }
 
 /// An upgrade leaves a session and its recording to the program that began them, and nobody can be
