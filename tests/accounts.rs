@@ -56,8 +56,10 @@ fn sftp(gateway: &Gateway, account: &Account, options: &[&str], batch: &str) -> 
     gateway.sftp(&all, batch)
 }
 
-/// A session that stays open; its first output has been seen.
+/// A session that stays open; its first output has been seen, and its program runs: a shell that is about to
+/// become it may not hear a signal.
 fn hold(gateway: &Gateway, account: &Account) -> Child {
+    let before = account.processes("sleep").len();
     let mut child = ssh(gateway, &account.name, &[], &["echo here; exec sleep 1000"])
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -65,6 +67,7 @@ fn hold(gateway: &Gateway, account: &Account) -> Child {
         .expect("ssh starts");
     let mut here = [0; 5];
     child.stdout.as_mut().expect("output").read_exact(&mut here).expect("the session begins");
+    wait_for("its program", || account.processes("sleep").len() > before);
     child
 }
 
