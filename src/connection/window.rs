@@ -136,12 +136,13 @@ impl RecvWindow {
     }
 
     /// Grants until the peer may send `bytes`, or the target if that is less. `Some(n)`: send a
-    /// WINDOW_ADJUST of `n`; as in [`RecvWindow::consume`] it is due in large steps, and in any when
-    /// less than a packet is granted. What the owner holds does not count: somebody else has
-    /// promised room for it.
+    /// WINDOW_ADJUST of `n`; as in [`RecvWindow::consume`] it is due in large steps, of an eighth where
+    /// that is more than three packets, and in any when less than a packet is granted. What the owner
+    /// holds does not count: somebody else has promised room for it.
     pub fn grant_up_to(&mut self, bytes: u32) -> Option<u32> {
         let more = bytes.min(self.target).saturating_sub(self.granted);
-        let due = (self.target / 2).min(self.packet_bytes_max.saturating_mul(3));
+        let least = (self.target / 2).min(self.packet_bytes_max.saturating_mul(3));
+        let due = least.max(bytes.min(self.target) / 8);
         if more == 0 || (more < due && self.granted >= self.packet_bytes_max) {
             return None;
         }
@@ -226,12 +227,13 @@ mod tests {
     fn relayed_grants_follow_the_other_side() {
         let mut window = RecvWindow::new(2 << 20, 32 << 10);
         assert_eq!(window.grant_up_to(u32::MAX), None, "no more than at first");
-        for _ in 0..3 {
+        for _ in 0..7 {
             assert_eq!(window.receive(32 << 10), Ok(()));
         }
         assert_eq!(window.grant_up_to(window.granted()), None);
-        assert_eq!(window.grant_up_to((2 << 20) - 1), None, "a small step waits");
-        assert_eq!(window.grant_up_to(2 << 20), Some(96 << 10));
+        assert_eq!(window.grant_up_to(2 << 20), None, "a small step waits");
+        assert_eq!(window.receive(32 << 10), Ok(()));
+        assert_eq!(window.grant_up_to(2 << 20), Some(256 << 10));
         let mut small = RecvWindow::new(100, 60);
         assert_eq!(small.receive(60), Ok(()));
         assert_eq!(small.grant_up_to(41), Some(1), "the peer could not send a packet");
