@@ -272,6 +272,17 @@ pub const RECEIVE_MARK_BYTES_MIN: u32 = 32 * 1024;
 pub const RECEIVE_MARK_BYTES_MAX: u32 = BULK_SLOT / 2;
 /// How long bytes may lie in a socket below its receive mark.
 pub const RECEIVE_MARK_TIME: Duration = Duration::from_millis(20);
+/// While a stream comes so fast that a full packet follows another within this, its reactor sleeps so
+/// long at a time, for waking costs more than opening a packet and sealing it again. Short against what a
+/// turn may take.
+pub const LINGER_TIME: Duration = Duration::from_micros(150);
+/// Completions that end such a sleep: with several streams there is enough to do.
+pub const LINGER_COMPLETIONS: u32 = 4;
+/// A receive that brings so much is worth a wake-up: there is more in the socket already.
+pub const LINGER_BYTES: u32 = 128 * 1024;
+/// How long a reactor does not do so after anything that is no part of a stream: somebody may wait for
+/// the answer, and say more.
+pub const LINGER_REST: Duration = Duration::from_millis(100);
 /// How long a link keeps the large lease in which it received bulk when nothing more comes.
 pub const RECEIVE_LEASE_TIME: Duration = Duration::from_secs(1);
 /// How long what the user database says is believed: an account that is locked, removed or put into

@@ -16,6 +16,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use support::openssh::Sshd;
 use support::{keygen, noise, wait_for};
 use tempfile::TempDir;
 
@@ -33,19 +34,45 @@ struct Host {
     running: Option<Generation>,
     port: u16,
     folder: TempDir,
+    /// Where its logins go on, if they do.
+    _behind: Option<Sshd>,
     _alone: MutexGuard<'static, ()>,
 }
 
 impl Host {
     fn start(driver: &str) -> Host {
+        Host::start_before(driver, |_| (None, String::new()))
+    }
+
+    /// One whose logins go on at an sshd behind it.
+    fn start_before_sshd(driver: &str) -> Host {
+        Host::start_before(driver, |at| {
+            let (user, host) = (at.join("user.pub"), at.join("host.pub"));
+            fs::copy(user, at.join("authorized_keys")).expect("the key is there");
+            let sshd = Sshd::start(at, &format!("HostKey {}/host", at.display()));
+            let key = fs::read_to_string(host).expect("its host key");
+            let known = format!("[127.0.0.1]:{} {key}", sshd.port);
+            fs::write(at.join("known"), known).expect("a file");
+            let lines = format!(
+                "TidegateUpstream 127.0.0.1:{}\nTidegateUpstreamIdentity {1}/user\n\
+                 TidegateUpstreamKnownHosts {1}/known\nCiphers aes256-gcm@openssh.com\n",
+                sshd.port,
+                at.display()
+            );
+            (Some(sshd), lines)
+        })
+    }
+
+    fn start_before(driver: &str, behind: impl Fn(&Path) -> (Option<Sshd>, String)) -> Host {
         let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         tidegate::services::prepare().expect("programs can be started");
         let folder = tempfile::tempdir_in(memory()).expect("a folder");
         let at = folder.path();
         keygen(&at.join("host"), "ed25519", "");
         keygen(&at.join("user"), "ed25519", "");
+        let (behind, lines) = behind(at);
         let text = format!(
-            "HostKey {0}/host\nAuthorizedKeysFile {0}/user.pub\nStrictModes no\nUseDNS no\n\
+            "{lines}HostKey {0}/host\nAuthorizedKeysFile {0}/user.pub\nStrictModes no\nUseDNS no\n\
              PermitRootLogin yes\nPrintMotd no\nSubsystem sftp internal-sftp\n\
              LogLevel QUIET\nTidegateDriver {driver}\n",
             at.display()
@@ -73,7 +100,7 @@ impl Host {
             standings: Vec::new(),
         });
         let running = Some(running.expect("a gateway"));
-        Host { running, port, folder, _alone: alone }
+        Host { running, port, folder, _behind: behind, _alone: alone }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -155,6 +182,13 @@ const PRICES: [Price; 8] = [
     Price { flow: Flow::SftpPut, clients: 8, copied: 128 << 10, operations: 48, sends: 16 },
 ];
 
+/// Through a host behind: the copied part is as of uploads, and what is received is sent, with a window
+/// for it now and then, all of which comes in pieces of several packets.
+const RELAYED: [Price; 2] = [
+    Price { flow: Flow::ExecDown, clients: 1, copied: 128 << 10, operations: 48, sends: 24 },
+    Price { flow: Flow::ExecUp, clients: 1, copied: 128 << 10, operations: 48, sends: 24 },
+];
+
 /// System calls that an operation takes at most: the operation itself, one that was tried in vain,
 /// and one to wait. With a ring one call does for all that were asked for.
 const CALLS_AN_OPERATION: u64 = 3;
@@ -197,16 +231,16 @@ impl Counts {
     }
 
     /// What `mebibytes` cost too much.
-    fn excess(&self, price: &Price, mebibytes: u64) -> Vec<String> {
+    fn excess(&self, price: &Price, links: u64, mebibytes: u64) -> Vec<String> {
         let calls = self.of(Cost::Enters) + self.of(Cost::Requests);
         let packets = 32 * mebibytes;
         // Logins at once take as many turns as they happen to be apart: nothing follows from those.
-        let turns = if price.clients == 1 { self.of(Cost::Turns) } else { u64::MAX };
+        let turns = if price.clients == 1 { links * self.of(Cost::Turns) } else { u64::MAX };
         let bounds = [
             ("bytes copied", self.of(Cost::Copied), price.copied * mebibytes),
             ("operations", self.of(Cost::Operations), price.operations * mebibytes),
             ("sends", self.of(Cost::Sends), price.sends * mebibytes),
-            ("sends, with one a turn", self.of(Cost::Sends), turns),
+            ("sends, with one a link and turn", self.of(Cost::Sends), turns),
             ("system calls", calls, CALLS_AN_OPERATION * self.of(Cost::Operations)),
             ("draws", self.of(Cost::Draws), packets / PACKETS_A_DRAW),
             // None for a packet, and none for an operation: what is left is not the reactor's. Now and
@@ -287,18 +321,25 @@ fn transfer(gateway: &Host, flow: Flow, bytes: usize, clients: usize) -> Counts 
 }
 
 fn moves_at_its_price(driver: &str) {
-    let gateway = Host::start(driver);
-    for price in &PRICES {
+    holds(&Host::start(driver), driver, &PRICES, 1);
+    if Sshd::is_here() {
+        holds(&Host::start_before_sshd(driver), &format!("{driver}, relayed"), &RELAYED, 2);
+    }
+}
+
+/// Each client has so many links.
+fn holds(gateway: &Host, driver: &str, prices: &[Price], links: u64) {
+    for price in prices {
         // What is slow to grow grows.
-        transfer(&gateway, price.flow, LONG, price.clients);
+        transfer(gateway, price.flow, LONG, price.clients);
         let mebibytes = ((LONG - SHORT) >> 20) as u64;
         let what = format!("{driver}, {:?} by {}, {mebibytes} MiB", price.flow, price.clients);
         let mut excess = Vec::new();
         for _ in 0..TRIES {
-            let short = transfer(&gateway, price.flow, SHORT, price.clients);
-            let middle = transfer(&gateway, price.flow, LONG, price.clients).beyond(short);
+            let short = transfer(gateway, price.flow, SHORT, price.clients);
+            let middle = transfer(gateway, price.flow, LONG, price.clients).beyond(short);
             println!("{what}: {middle:?}");
-            excess = middle.excess(price, mebibytes);
+            excess = middle.excess(price, links, mebibytes);
             if excess.is_empty() {
                 break;
             }

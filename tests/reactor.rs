@@ -812,6 +812,41 @@ fn wakers_end_a_sleep_from_any_thread_and_coalesce() {
     });
 }
 
+/// Nothing that happens in a sleep that lasts on is lost, and its time ends it.
+#[test]
+fn a_sleep_that_lingers_loses_nothing() {
+    on_all(|mut bench| {
+        let linger = Duration::from_micros(100);
+        let (near, mut far) = pair();
+        for round in 0..20u8 {
+            bench.submit(1, Op::Recv { fd: raw(&near), into: Target::Shared });
+            let waker = bench.driver.waker();
+            let wakes = bench.driver.stats().wakes;
+            let mut done = std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    far.write_all(&[round]).unwrap();
+                    waker.wake();
+                });
+                let mut done = Vec::new();
+                while done.is_empty() || bench.driver.stats().wakes == wakes {
+                    bench.driver.linger(linger);
+                    done.extend(bench.turn(1000));
+                }
+                done
+            });
+            assert_eq!(done.len(), 1);
+            let done = done.pop().expect("one");
+            assert_eq!((done.result, bench.bytes(&done.op, 1)), (Ok(1), vec![round]));
+            bench.give_all(done.op);
+        }
+        let soon = bench.driver.now().after(linger);
+        bench.driver.linger(Duration::from_secs(3600));
+        bench.driver.wait(Some(soon), &mut bench.out).unwrap();
+        assert!(bench.out.is_empty());
+        bench.finish();
+    });
+}
+
 /// R15: a tiny completion queue under many more events than it holds.
 #[test]
 fn a_small_completion_queue_overflows_without_loss() {

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::{
     Completion, Driver, DriverStats, Errno, Fd, Full, MioConfig, MioDriver, Op, Pool, PoolSizes,
@@ -114,6 +115,10 @@ impl Driver for EitherDriver {
 
     fn wait(&mut self, until: Option<Instant>, out: &mut Vec<Completion>) -> io::Result<()> {
         pass_on!(self, driver => driver.wait(until, out))
+    }
+
+    fn linger(&mut self, time: Duration) {
+        pass_on!(self, driver => driver.linger(time));
     }
 
     fn waker(&self) -> Waker {

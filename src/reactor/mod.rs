@@ -25,6 +25,7 @@ pub use uring::{Features, UringConfig, UringDriver};
 pub use waker::Waker;
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use crate::base::Instant;
 
@@ -80,6 +81,10 @@ pub trait Driver {
     ///
     /// May return early with `out` empty for reasons of its own.
     fn wait(&mut self, until: Option<Instant>, out: &mut Vec<Completion>) -> std::io::Result<()>;
+
+    /// The next sleep, if there is one, may last so long whatever completes or rings meanwhile: streams
+    /// are under way, and one of their pieces is not worth waking for. `until` ends it as ever. A hint.
+    fn linger(&mut self, _time: Duration) {}
 
     /// A handle with which other threads end this driver's sleep.
     fn waker(&self) -> Waker;

@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use super::Inbound;
 use super::agent::Agent;
+use super::linger::Flow;
 use super::outside::{Ends, Proof};
 use super::relay::Relay;
 use super::tape::Recording;
@@ -86,6 +87,7 @@ pub(super) struct Link {
     /// The socket's receive mark, and until when what lies below it may wait.
     pub mark: u32,
     pub mark_until: Option<Instant>,
+    pub flow: Flow,
     /// When the lease of the receive in flight is taken back, unless something comes.
     pub lease_until: Option<Instant>,
 }

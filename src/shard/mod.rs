@@ -13,6 +13,7 @@ mod forward;
 mod host_keys;
 mod idle;
 mod inbound;
+mod linger;
 mod link;
 mod listen;
 mod login;
@@ -179,6 +180,10 @@ pub struct Shard<D: Driver, O: Outside> {
     trimmed_at_taken: u64,
     /// When it is told what was turned away; `None`: nothing was.
     drops_at: Option<Instant>,
+    /// A stream is under way: the next sleep may last a little whatever comes of it, unless something
+    /// else has come of late.
+    lingers: bool,
+    hurried_until: Instant,
     stopping: bool,
     retiring: bool,
     /// Accepts in flight.
@@ -246,6 +251,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             trim_at: None,
             trimmed_at_taken: 0,
             drops_at: None,
+            lingers: false,
+            hurried_until: Instant::default(),
             stopping: false,
             retiring: false,
             accepting: 0,
@@ -284,6 +291,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     /// The driver itself failed; the shard cannot go on.
     pub fn turn(&mut self, until: Option<Instant>) -> io::Result<()> {
         let until = self.wait_until(until);
+        self.linger();
         let mut completions = std::mem::take(&mut self.completions);
         self.driver.wait(until, &mut completions)?;
         completions.append(&mut self.withdrawn);

@@ -2,6 +2,7 @@
 
 use super::agent::Agent;
 use super::contain::meet_ordered_defect;
+use super::linger::Flow;
 use super::link::{Asked, Owed};
 use super::login::proof_of;
 use super::*;
@@ -173,6 +174,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             class: None,
             mark: 1,
             mark_until: None,
+            flow: Flow::default(),
             lease_until: None,
         };
         self.links.insert(link) as u32
@@ -239,6 +241,9 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         match completion.op {
             Op::Recv { into, .. } => {
                 link.inbound.armed = false;
+                let since =
+                    link.lease_until.map(|at| RECEIVE_LEASE_TIME.saturating_sub(at.since(now)));
+                link.flow.received(completion.result.unwrap_or(0), since);
                 (link.mark_until, link.lease_until) = (None, None);
                 let bytes = completion.result.unwrap_or(0);
                 link.inbound.received(into, bytes, self.driver.pool());
@@ -461,6 +466,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     }
 
     fn used(&mut self, key: u32, used: u32, event: Option<Event>) {
+        self.note_flow(key, event.as_ref());
         let Some(link) = self.links.get_mut(key as usize) else { return };
         match event {
             None => link.inbound.consume(used),
@@ -511,6 +517,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                     link.lease_until = owned.then(|| self.driver.now().after(RECEIVE_LEASE_TIME));
                     let op = Op::Recv { fd, into };
                     self.choose_receive_mark(key, op.total());
+                    self.lingers |= self.flows(key);
                     self.submit(token, op);
                 }
                 None => {

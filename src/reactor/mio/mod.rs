@@ -90,6 +90,7 @@ impl MioDriver {
             answers: Vec::with_capacity(QUEUE_ENTRIES_FIRST),
             sleeper,
             plain: config.plain,
+            linger: None,
             scratch: Vec::new(),
             stats: DriverStats::default(),
         };
@@ -105,6 +106,18 @@ impl MioDriver {
         let pause = until.map(|until| until.since(system::now()));
         let stay = ready || parked || unsettled || pause == Some(Duration::ZERO);
         if stay || !core.sleeper.fall_asleep() { Some(Duration::ZERO) } else { pause }
+    }
+
+    /// Sleeps the part of `pause` in which nothing is heard; what is left of it.
+    fn linger_for(&mut self, pause: Option<Duration>) -> Option<Duration> {
+        match self.core.linger.take() {
+            Some(linger) if pause.is_none_or(|pause| pause > linger) => {
+                self.core.stats.enters += 1;
+                std::thread::sleep(linger);
+                pause.map(|pause| pause.saturating_sub(linger))
+            }
+            _ => pause,
+        }
     }
 
     fn sleep(&mut self, pause: Option<Duration>) -> io::Result<()> {
@@ -193,10 +206,15 @@ impl Driver for MioDriver {
         self.core.start_all(&mut self.pool);
         self.core.watches.release_resting(&mut self.core.stats);
         let pause = self.pause(until, !out.is_empty());
+        let pause = self.linger_for(pause);
         let slept = self.sleep(pause);
         self.core.hear_helpers(&mut self.pool);
         out.append(&mut self.core.finished);
         slept
+    }
+
+    fn linger(&mut self, time: Duration) {
+        self.core.linger = Some(time);
     }
 
     fn waker(&self) -> Waker {
@@ -254,6 +272,8 @@ struct Core {
     answers: Vec<Answer>,
     sleeper: Sleeper,
     plain: bool,
+    /// See [`Driver::linger`].
+    linger: Option<Duration>,
     scratch: Vec<Id>,
     stats: DriverStats,
 }

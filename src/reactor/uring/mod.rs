@@ -230,6 +230,7 @@ impl UringDriver {
     /// How long to sleep, given that `out` has `ready` completions already.
     fn pause(&mut self, until: Option<Instant>, ready: bool) -> Pause {
         let hurry = std::mem::take(&mut self.core.hurry);
+        let linger = self.core.linger.take();
         let core = &self.core;
         let reads = !core.reads.is_empty() || !core.on_the_spot.is_empty();
         let unsettled = !core.finished.is_empty() || !core.queue.is_empty();
@@ -240,6 +241,11 @@ impl UringDriver {
             None => Pause::Forever,
             Some(Duration::ZERO) => return Pause::None,
             Some(pause) => Pause::For(pause),
+        };
+        let pause = match (pause, linger) {
+            (Pause::For(pause), Some(linger)) if pause <= linger => Pause::For(pause),
+            (_, Some(linger)) => Pause::Linger(linger),
+            (pause, None) => pause,
         };
         if self.core.sleeper.fall_asleep() { pause } else { Pause::None }
     }
@@ -322,6 +328,10 @@ impl Driver for UringDriver {
         entered
     }
 
+    fn linger(&mut self, time: Duration) {
+        self.core.linger = Some(time);
+    }
+
     fn waker(&self) -> Waker {
         self.core.sleeper.waker()
     }
@@ -401,6 +411,8 @@ struct Core {
     hurry: bool,
     /// Being dropped: nothing is continued, accepted connections are closed.
     closing: bool,
+    /// See [`Driver::linger`].
+    linger: Option<Duration>,
     scratch: Vec<Id>,
     stats: DriverStats,
 }
@@ -421,6 +433,7 @@ impl Core {
             bell_watched: false,
             hurry: false,
             closing: false,
+            linger: None,
             scratch: Vec::new(),
             stats: DriverStats::default(),
         })

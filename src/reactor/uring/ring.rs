@@ -4,6 +4,7 @@ use std::time::Duration;
 use io_uring::types::{SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, cqueue, squeue};
 
+use crate::limits::LINGER_COMPLETIONS;
 use crate::reactor::DriverStats;
 
 /// How long an entry to the kernel may sleep for a completion.
@@ -11,6 +12,8 @@ use crate::reactor::DriverStats;
 pub(super) enum Pause {
     None,
     For(Duration),
+    /// So long unless several come.
+    Linger(Duration),
     Forever,
 }
 
@@ -59,12 +62,17 @@ impl Ring {
             return Ok(());
         }
         let time = match pause {
-            Pause::For(time) => Timespec::from(time),
+            Pause::For(time) | Pause::Linger(time) => Timespec::from(time),
             _ => Timespec::new(),
         };
         let args = SubmitArgs::new();
-        let args = if matches!(pause, Pause::For(_)) { args.timespec(&time) } else { args };
-        let least = u32::from(pause != Pause::None);
+        let timed = matches!(pause, Pause::For(_) | Pause::Linger(_));
+        let args = if timed { args.timespec(&time) } else { args };
+        let least = match pause {
+            Pause::None => 0,
+            Pause::For(_) | Pause::Forever => 1,
+            Pause::Linger(_) => LINGER_COMPLETIONS,
+        };
         stats.enters += 1;
         // SAFETY: `args` and `time` live until the call returns; the flags say that they are given.
         let entered =

@@ -1,0 +1,101 @@
+//! Streams in large pieces: a gateway that is faster than both of its peers would wake for each packet
+//! of a stream, and for each window that is granted for it. While packets of full size come in quick
+//! succession, a reactor that has nothing else to do sleeps a little before it looks.
+
+use super::*;
+use crate::connection::Event;
+use crate::limits::{CHANNEL_PACKET_BYTES_MAX, LINGER_BYTES, LINGER_REST, LINGER_TIME};
+
+/// What has come on a link of late.
+#[derive(Debug, Default)]
+pub(super) struct Flow {
+    /// The largest packet of data there was. A sender that has more to say fills its packets.
+    largest: u32,
+    /// The last one was as large.
+    full: bool,
+    /// At the last receive's rate another packet comes within [`LINGER_TIME`].
+    fast: bool,
+}
+
+impl Flow {
+    /// A receive is over that was asked for so long ago, if it was one into a large lease.
+    pub fn received(&mut self, bytes: u32, after: Option<Duration>) {
+        let nanos = |time: Duration| time.as_nanos() as u64;
+        let by_then = u64::from(bytes).saturating_mul(nanos(LINGER_TIME));
+        self.fast = bytes < LINGER_BYTES
+            && after.is_some_and(|after| {
+                by_then >= u64::from(CHANNEL_PACKET_BYTES_MAX).saturating_mul(nanos(after))
+            });
+    }
+
+    fn heard(&mut self, bytes: u32) {
+        self.largest = self.largest.max(bytes);
+        self.full = bytes == self.largest;
+    }
+}
+
+impl<D: Driver, O: Outside> Shard<D, O> {
+    /// More of a stream is about to come on this link, which waits for it.
+    pub(super) fn flows(&self, key: u32) -> bool {
+        self.links.get(key as usize).is_some_and(|link| {
+            link.inbound.is_bulk() && link.mark == 1 && link.flow.full && link.flow.fast
+        })
+    }
+
+    /// Takes note of what a packet was about. All but a stream and its windows may be something that
+    /// somebody waits for.
+    pub(super) fn note_flow(&mut self, key: u32, event: Option<&Event>) {
+        let Some(link) = self.links.get_mut(key as usize) else { return };
+        match event {
+            None | Some(Event::WindowOpened(_)) => return,
+            Some(Event::Data { data, .. }) => link.flow.heard(data.len),
+            Some(_) => link.flow.full = false,
+        }
+        if !self.is_in_flow(key) {
+            self.hurried_until = self.driver.now().after(LINGER_REST);
+        }
+    }
+
+    /// It or the link that it is coupled with brings much.
+    fn is_in_flow(&self, key: u32) -> bool {
+        let Some(link) = self.links.get(key as usize) else { return false };
+        let other = link.relay.as_ref().and_then(|relay| relay.lines.first());
+        let other = other.and_then(|other| self.links.get(*other as usize));
+        link.inbound.is_bulk() || other.is_some_and(|other| other.inbound.is_bulk())
+    }
+
+    /// Before each wait.
+    pub(super) fn linger(&mut self) {
+        if std::mem::take(&mut self.lingers) && self.hurried_until <= self.driver.now() {
+            self.driver.linger(LINGER_TIME);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flow_is_full_packets_in_quick_succession() {
+        let packet = CHANNEL_PACKET_BYTES_MAX;
+        let mut flow = Flow::default();
+        for (bytes, after, fast) in [
+            (packet, Some(LINGER_TIME), true),
+            (packet, Some(LINGER_TIME * 2), false),
+            (2 * packet, Some(LINGER_TIME * 2), true),
+            (packet - 1, Some(LINGER_TIME), false),
+            (LINGER_BYTES - 1, Some(Duration::ZERO), true),
+            (LINGER_BYTES, Some(Duration::ZERO), false),
+            (packet, None, false),
+            (0, Some(Duration::ZERO), true),
+        ] {
+            flow.received(bytes, after);
+            assert_eq!(flow.fast, fast, "{bytes} after {after:?}");
+        }
+        for (bytes, full) in [(10, true), (packet, true), (packet - 1, false), (packet, true)] {
+            flow.heard(bytes);
+            assert_eq!(flow.full, full, "{bytes}");
+        }
+    }
+}
