@@ -724,8 +724,16 @@ pub const HELPER_REST: Duration = Duration::from_millis(200);
 /// The longest rest between two signers that could not start: their files are gone, or the system is out of
 /// something.
 pub const SIGNER_REST_MAX: Duration = Duration::from_secs(5);
-/// Descriptors that a signer may have when it starts: its socket, its log, and one key file.
+/// Descriptors that a signer may have besides [`HEIRS_MAX`]: its socket, its log, and one key file.
 pub const SIGNER_FILES_MAX: u64 = 16;
+/// Processes that a signer may have a way to for when root's process is gone: as many as there can be
+/// connections, for each of PAM's sessions has a process. The sessions of more end with their keys then.
+pub const HEIRS_MAX: usize = LINKS_MAX;
+/// Signatures that such a process may owe then, whose connections nobody counts: ten key exchanges for each that
+/// a process can have, for as many may a peer start before it has paid.
+pub const HEIR_SIGNATURES_OWED_MAX: u64 = 10 * LINKS_MAX as u64;
+/// And those it may have in a millisecond: `RekeyLimit 1M` at 4,000 MiB/s.
+pub const HEIR_SIGNATURES_A_MILLI: u64 = 4;
 /// Host keys of a gateway, as many as fit into what a signer is told first.
 pub const SIGNER_KEYS_MAX: usize = 64;
 /// Keys that open hosts behind the gateway, as many as fit there too.

@@ -34,7 +34,7 @@ use super::pam::porter::Arrival;
 use super::pam::{Dialogue, Order as PamOrder};
 use super::parcel::Parcel;
 use super::recording::{self, Recorders};
-use super::signer::bureau::Bureau;
+use super::signer::bureau::{Bureau, Heir};
 use super::signer::words::{Order, Signable};
 use super::socket::Messenger;
 use super::syslog;
@@ -309,7 +309,8 @@ impl Broker<'_> {
             host_keys: keys.collect(),
             certificates: certificates.collect(),
         };
-        ours.try_send(&setup.encode(), None)?;
+        let (way, heir) = self.config.bureau.heir()?;
+        ours.try_send(&setup.encode(), Some(way.as_owned_fd().as_fd()))?;
         let (user, pid) = (name, child.pid());
         info!(user, pid, "Started process {pid} for {user}");
         let delegate = Arc::new(Delegate {
@@ -325,6 +326,7 @@ impl Broker<'_> {
             bureau: Arc::clone(&self.config.bureau),
             logbook: self.config.logbook.clone(),
             audit: self.config.audit.clone(),
+            _heir: heir,
             _alive: self.alive.clone(),
         };
         thread::Builder::new()
@@ -560,6 +562,7 @@ struct Listener {
     bureau: Arc<Bureau>,
     logbook: Option<Arc<Logbook>>,
     audit: Option<Arc<Audit>>,
+    _heir: Heir,
     _alive: Sender<Infallible>,
 }
 

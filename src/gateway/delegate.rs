@@ -24,11 +24,12 @@ use super::parcel::Parcel;
 use super::recording::{Received, Recorders};
 use super::server::{Server, Settings};
 use super::signals::{SIGNALS, Signals, Woken};
-use super::signer::words::Order;
+use super::signer::words::{Order, Say, Tell};
 use super::socket::Messenger;
 use super::startups::Startups;
 use super::upstream::Files;
 use super::{generation, serve};
+use crate::base::escape;
 use crate::crypto::{Certificate, PublicKey, SignatureAlgorithm};
 use crate::limits::{PARCEL_BYTES_MAX, REKEY_TIME_MAX, RETIRED_IDLE_TIME};
 use crate::reactor::Fd;
@@ -73,7 +74,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     // The parent's socket among others must not reach the programs of the account.
     services::prepare().context("cannot prepare for starting programs")?;
     let mut buffer = vec![0; PARCEL_BYTES_MAX as usize];
-    let (len, _) = messenger.receive(&mut buffer).context(NOT_BY_HAND)?;
+    let (len, heirloom) = messenger.receive(&mut buffer).context(NOT_BY_HAND)?;
     let Ok(Parcel::Setup { config, host_keys, certificates }) =
         Parcel::decode(buffer.get(..len).unwrap_or(&[]))
     else {
@@ -102,11 +103,12 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let (end, ended) = bounded(1);
     watch_signals(Arc::clone(&messenger), signals, end)?;
     let told_to = hear(&messenger, &signer, &post, &retire, &mut buffer);
+    if !told_to && ended.is_empty() {
+        signer.inherit(heirloom);
+        post.outlive(&signer, &ended, &mut buffer);
+    }
     // Workers that wait for a signature wait for nothing now.
     signer.close();
-    if !told_to && ended.is_empty() {
-        post.outlive(&ended);
-    }
     let last = post.open().take();
     if let Some(Open { server, .. }) = last {
         server.stop();
@@ -162,18 +164,21 @@ fn hear(
 }
 
 /// Has the process that holds the host keys sign, and hands its answers to whoever waits for them.
-pub struct RemoteSigner {
+pub struct RemoteSigner(Mutex<Questions>);
+
+struct Questions {
+    /// `None`: no answers come any more.
+    way: Option<Way>,
+    next: u64,
+    waiting: BTreeMap<u64, Sender<Vec<u8>>>,
+}
+
+/// Who is asked: root's process, or where that is gone the signer itself.
+#[derive(Clone)]
+struct Way {
     messenger: Arc<Messenger>,
     /// The message that carries an order.
     message: fn(u64, Order) -> Zeroizing<Vec<u8>>,
-    desk: Mutex<Questions>,
-}
-
-#[derive(Default)]
-struct Questions {
-    next: u64,
-    waiting: BTreeMap<u64, Sender<Vec<u8>>>,
-    closed: bool,
 }
 
 impl RemoteSigner {
@@ -181,11 +186,12 @@ impl RemoteSigner {
         messenger: Arc<Messenger>,
         message: fn(u64, Order) -> Zeroizing<Vec<u8>>,
     ) -> RemoteSigner {
-        RemoteSigner { messenger, message, desk: Mutex::default() }
+        let way = Some(Way { messenger, message });
+        RemoteSigner(Mutex::new(Questions { way, next: 0, waiting: BTreeMap::new() }))
     }
 
     fn questions(&self) -> MutexGuard<'_, Questions> {
-        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn answer(&self, ticket: u64, signature: Vec<u8>) {
@@ -196,30 +202,72 @@ impl RemoteSigner {
 
     /// No answers come any more.
     pub fn close(&self) {
+        self.ask_by(None);
+    }
+
+    /// Root's process is gone: whoever waits asks the signer itself, if there is a way to it.
+    pub fn inherit(&self, heirloom: Option<OwnedFd>) {
+        let message = |ticket, order| Tell::Sign { ticket, order }.encode();
+        let way = |socket| Way { messenger: Arc::new(Messenger::from_fd(socket)), message };
+        self.ask_by(heirloom.map(way));
+    }
+
+    fn ask_by(&self, way: Option<Way>) {
         let mut questions = self.questions();
-        questions.closed = true;
+        questions.way = way;
         questions.waiting.clear();
     }
 
-    /// Asks, and waits for the answer.
-    fn ask(&self, order: Order) -> Option<Box<[u8]>> {
-        let (ticket, answered) = self.begin()?;
-        let sent = self.messenger.send(&(self.message)(ticket, order));
-        let signature = sent.ok().and_then(|()| answered.recv_timeout(REKEY_TIME_MAX).ok());
-        self.questions().waiting.remove(&ticket);
-        signature.filter(|signature| !signature.is_empty()).map(Vec::into_boxed_slice)
+    /// The way to whoever is asked.
+    pub fn messenger(&self) -> Option<Arc<Messenger>> {
+        self.questions().way.as_ref().map(|way| Arc::clone(&way.messenger))
     }
 
-    fn begin(&self) -> Option<(u64, Receiver<Vec<u8>>)> {
+    /// Takes one answer of a signer that is asked itself, which has something to say or is gone.
+    pub fn hear(&self, messenger: &Messenger, buffer: &mut [u8]) {
+        let Ok(Some((len, _))) = helper::next_message(messenger, buffer) else {
+            warn!("The signer is gone too: connections end when their keys have to be changed");
+            return self.close();
+        };
+        match Say::decode(buffer.get(..len).unwrap_or_default()) {
+            Ok(Say::Signed { ticket, signature }) => self.answer(ticket, signature),
+            Ok(Say::Refused { ticket, why }) => {
+                let why = escape(why.as_bytes());
+                error!(%why, "The signer signs no such thing: {why}");
+                self.answer(ticket, Vec::new());
+            }
+            _ => error!("the signer sent something that is not for this process"),
+        }
+    }
+
+    /// Asks, and waits for the answer; once more where somebody else is to be asked meanwhile.
+    fn ask(&self, order: &Order) -> Option<Box<[u8]>> {
+        for _ in 0..2 {
+            let (Way { messenger, message }, ticket, answered) = self.begin()?;
+            // Who is gone is found out where he is heard.
+            let _ = messenger.send(&message(ticket, order.clone()));
+            match answered.recv_timeout(REKEY_TIME_MAX) {
+                Ok(signature) => {
+                    return Some(signature.into_boxed_slice()).filter(|bytes| !bytes.is_empty());
+                }
+                Err(RecvTimeoutError::Disconnected) => {}
+                Err(RecvTimeoutError::Timeout) => {
+                    self.questions().waiting.remove(&ticket);
+                    return None;
+                }
+            }
+        }
+        None
+    }
+
+    fn begin(&self) -> Option<(Way, u64, Receiver<Vec<u8>>)> {
         let (answer, answered) = bounded(1);
         let mut questions = self.questions();
+        let way = questions.way.clone()?;
         let ticket = questions.next;
         questions.next += 1;
-        if questions.closed {
-            return None;
-        }
         questions.waiting.insert(ticket, answer);
-        Some((ticket, answered))
+        Some((way, ticket, answered))
     }
 }
 
@@ -231,7 +279,7 @@ impl Signer for RemoteSigner {
         _hash: &[u8],
         exchange: Option<SignableExchange>,
     ) -> Option<Box<[u8]>> {
-        self.ask(Order::exchange(host_key, exchange)?)
+        self.ask(&Order::exchange(host_key, exchange)?)
     }
 
     fn prove(
@@ -240,7 +288,7 @@ impl Signer for RemoteSigner {
         algorithm: SignatureAlgorithm,
         session: &[u8],
     ) -> Option<Box<[u8]>> {
-        self.ask(Order::proof(host_key, algorithm, session)?)
+        self.ask(&Order::proof(host_key, algorithm, session)?)
     }
 }
 
@@ -271,13 +319,21 @@ struct Open {
 
 impl Post {
     /// Root's process is gone without a word, and sessions are none of its end's: they go on until they
-    /// end by themselves, or until their keys have to be changed, for nobody is there to sign.
-    fn outlive(&self, ended: &Receiver<()>) {
+    /// end by themselves. The signer, which is there for them too, is heard meanwhile.
+    fn outlive(&self, signer: &RemoteSigner, ended: &Receiver<()>, buffer: &mut [u8]) {
         let links = || self.open().as_ref().map_or(0, |open| open.server.links());
         if links() > 0 {
             warn!("The gateway's own process is gone; connections that are open go on");
         }
-        while links() > 0 && ended.recv_timeout(ORPHAN_CHECK).is_err() {}
+        while links() > 0 && ended.is_empty() {
+            match signer.messenger() {
+                Some(way) if helper::is_readable(&way, ORPHAN_CHECK).unwrap_or(true) => {
+                    signer.hear(&way, buffer);
+                }
+                Some(_) => {}
+                None => drop(ended.recv_timeout(ORPHAN_CHECK)),
+            }
+        }
     }
 
     fn open(&self) -> MutexGuard<'_, Option<Open>> {

@@ -103,12 +103,15 @@ fn r2_and_r3_a_relay_is_replaced_and_outlives_roots_process() {
         assert_goes_on(&gateway);
         assert_ne!(part(&gateway, "relay"), relay);
     }
-    let mut passed_on = Session::begin(&gateway, "root");
-    let relay = part(&gateway, "relay");
+    let mut passed_on = Session::begin_with(&gateway, "root", &["RekeyLimit=64K"]);
+    let [relay, signer] = ["relay", "signer"].map(|name| part(&gateway, name));
     kill("-9", gateway.child.id());
     gateway.child.wait().expect("its end");
-    passed_on.assert_well();
+    // Their keys change too.
+    passed_on.assert_moves(256 << 10);
     here.assert_well();
     drop(passed_on);
     wait_for_the_end_of(relay);
+    drop(here);
+    wait_for_the_end_of(signer);
 }

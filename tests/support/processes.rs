@@ -30,8 +30,12 @@ pub struct Session(pub Child);
 
 impl Session {
     pub fn begin(gateway: &Gateway, user: &str) -> Session {
+        Session::begin_with(gateway, user, &[])
+    }
+
+    pub fn begin_with(gateway: &Gateway, user: &str, options: &[&str]) -> Session {
         let user = format!("User={user}");
-        let mut ssh = gateway.ssh(&[&user], &["cat"]);
+        let mut ssh = gateway.ssh(&[&[&*user], options].concat(), &["cat"]);
         let ssh = ssh.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         let mut session = Session(ssh.expect("ssh starts"));
         session.assert_well();
@@ -43,6 +47,20 @@ impl Session {
         let mut back = [0; 11];
         self.0.stdout.as_mut().expect("output").read_exact(&mut back).expect("an echo");
         assert_eq!(&back, b"still here\n");
+    }
+}
+
+impl Session {
+    /// So many bytes go and come back.
+    pub fn assert_moves(&mut self, len: usize) {
+        let (input, output) = (self.0.stdin.as_mut(), self.0.stdout.as_mut());
+        let (input, output) = (input.expect("input"), output.expect("output"));
+        let (sent, mut back) = (vec![b'x'; len], vec![0; len]);
+        std::thread::scope(|scope| {
+            scope.spawn(|| input.write_all(&sent).expect("typed"));
+            output.read_exact(&mut back).expect("all of it");
+        });
+        assert!(back == sent);
     }
 }
 

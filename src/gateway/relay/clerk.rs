@@ -23,7 +23,7 @@ use crate::gateway::edge::words::Ticket;
 use crate::gateway::monitor::cases::Lie;
 use crate::gateway::monitor::hear::Staff;
 use crate::gateway::recording::{self, Recorders};
-use crate::gateway::signer::bureau::Bureau;
+use crate::gateway::signer::bureau::{Bureau, Heir};
 use crate::gateway::signer::words::{Order, Signable};
 use crate::gateway::socket::Messenger;
 use crate::gateway::workers::Reply;
@@ -218,6 +218,14 @@ impl Clerk {
     ) -> std::io::Result<Clerk> {
         let state = Mutex::new(State::new(0));
         Ok(Clerk { bureau, audit, recorders, dialer: Dialer::start()?, state })
+    }
+
+    /// The way to the signer of a relay whose gateway is gone.
+    ///
+    /// # Errors
+    /// The system has no descriptors left.
+    pub fn heir(&self) -> std::io::Result<(Messenger, Heir)> {
+        self.bureau.heir()
     }
 
     /// A login is over and goes on elsewhere. It waits where there is no relay just now.

@@ -1,6 +1,7 @@
 //! Keeps a relay running: starts one, hears it, and starts another when it ends or lies.
 
 use std::io;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
@@ -115,7 +116,10 @@ impl Keeping {
         let log = lines::pass_on(log, self.plan.logs.syslog).context("cannot read its log")?;
         let ours = Arc::new(ours);
         let setup = Tell::Setup(Box::new(self.plan.setup.clone())).encode();
-        let heard = ours.try_send(&setup, None).map_err(Into::into).and_then(|()| {
+        let (way, _heir) = self.clerk.heir().context("cannot make a socket pair")?;
+        let sent = ours.try_send(&setup, Some(way.as_owned_fd().as_fd()));
+        drop(way);
+        let heard = sent.map_err(Into::into).and_then(|()| {
             info!(pid, "Started the relay, process {pid}");
             self.hear(&ours, watch, ready)
         });

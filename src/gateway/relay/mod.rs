@@ -67,7 +67,7 @@ pub fn run(log: fn(&Receiver<Report>)) -> anyhow::Result<()> {
     let signals = Signals::catch(&[Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP])?;
     services::prepare().context("cannot prepare the process")?;
     let mut buffer = vec![0; PARCEL_BYTES_MAX as usize];
-    let (len, _) = messenger.receive(&mut buffer).context(NOT_BY_HAND)?;
+    let (len, heirloom) = messenger.receive(&mut buffer).context(NOT_BY_HAND)?;
     let Ok(Tell::Setup(setup)) = Tell::decode(buffer.get(..len).unwrap_or_default()) else {
         bail!("the gateway sent no configuration");
     };
@@ -95,8 +95,10 @@ pub fn run(log: fn(&Receiver<Report>)) -> anyhow::Result<()> {
     let end = serving.serve(&mut buffer);
     serving.close();
     if end == End::Alone {
-        serving.outlive(&signals);
+        serving.signer.inherit(heirloom);
+        serving.outlive(&signals, &mut buffer);
     }
+    serving.signer.close();
     server.stop();
     let _ = log.join();
     Ok(())
@@ -213,18 +215,21 @@ impl Serving<'_> {
         for ticket in self.line.close() {
             self.deliver(ticket, Done::Lost);
         }
-        self.signer.close();
     }
 
-    /// Sessions are none of that end's: they go on until they end by themselves, or until their keys have
-    /// to be changed, for nobody is there to sign.
-    fn outlive(&self, signals: &Signals) {
+    /// Sessions are none of that end's: they go on until they end by themselves. The signer, which is there
+    /// for them too, is heard meanwhile.
+    fn outlive(&self, signals: &Signals, buffer: &mut [u8]) {
         if self.server.links() > 0 {
             warn!("The gateway's own process is gone; connections that are open go on");
         }
         while self.server.links() > 0 {
-            if let Ok(Woken::Signal(_)) | Err(_) = signals.wait(&[], Some(ORPHAN_CHECK)) {
-                return;
+            let way = self.signer.messenger();
+            let socket = way.iter().map(|way| way.as_owned_fd().as_fd()).collect::<Vec<_>>();
+            match (signals.wait(&socket, Some(ORPHAN_CHECK)), &way) {
+                (Ok(Woken::Signal(_)) | Err(_), _) => return,
+                (Ok(Woken::Ready(_)), Some(way)) => self.signer.hear(way, buffer),
+                _ => {}
             }
         }
     }

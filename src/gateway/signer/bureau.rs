@@ -2,6 +2,8 @@
 //! nothing is lost with a signer that ends.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tracing::{debug, error};
@@ -40,6 +42,11 @@ struct State {
     quick: VecDeque<u64>,
     slow: VecDeque<u64>,
     slow_told: usize,
+    /// By number: the signer's ends of the ways of those who go on without us.
+    heirs: BTreeMap<u64, Messenger>,
+    /// Of them, those that the signer was not told of yet, and those that have ended since.
+    heirs_untold: VecDeque<u64>,
+    heirs_ended: VecDeque<u64>,
     /// No signer comes any more.
     closed: bool,
 }
@@ -59,7 +66,39 @@ impl std::fmt::Debug for Waiting {
     }
 }
 
+/// A process that goes on with its sessions where root's process is gone, and then asks the signer itself.
+/// While there is this, the signer knows of it.
+#[derive(Debug)]
+pub struct Heir {
+    bureau: Arc<Bureau>,
+    number: u64,
+}
+
+impl Drop for Heir {
+    fn drop(&mut self) {
+        let mut state = self.bureau.state();
+        state.heirs.remove(&self.number);
+        state.heirs_ended.push_back(self.number);
+        state.tell();
+    }
+}
+
 impl Bureau {
+    /// A way past root's process for when it is gone: its end for the process that is to have it.
+    ///
+    /// # Errors
+    /// The system has no descriptors left.
+    pub fn heir(self: &Arc<Bureau>) -> io::Result<(Messenger, Heir)> {
+        let (signers, its) = Messenger::pair()?;
+        let mut state = self.state();
+        let number = state.next;
+        state.next += 1;
+        state.heirs.insert(number, signers);
+        state.heirs_untold.push_back(number);
+        state.tell();
+        Ok((its, Heir { bureau: Arc::clone(self), number }))
+    }
+
     /// For these host keys, and keys that open hosts behind the gateway.
     pub fn new(keys: Vec<PublicKey>, upstream_keys: Vec<PublicKey>) -> Bureau {
         Bureau { keys, upstream_keys, state: Mutex::default() }
@@ -102,6 +141,8 @@ impl Bureau {
     pub fn begin(&self, messenger: &Arc<Messenger>) {
         let mut state = self.state();
         state.messenger = Some(Arc::clone(messenger));
+        state.heirs_ended.clear();
+        state.heirs_untold = state.heirs.keys().copied().collect();
         state.tell();
     }
 
@@ -151,7 +192,9 @@ impl Bureau {
             let mut state = self.state();
             let closed = state.closed || for_good;
             let next = state.next;
-            std::mem::replace(&mut *state, State { closed, next, ..State::default() }).open
+            let heirs = std::mem::take(&mut state.heirs);
+            let empty = State { closed, next, heirs, ..State::default() };
+            std::mem::replace(&mut *state, empty).open
         };
         if !all.is_empty() && !for_good {
             let count = all.len();
@@ -168,6 +211,7 @@ impl Bureau {
 impl State {
     /// Tells the signer of as much as it takes.
     fn tell(&mut self) {
+        self.tell_of_heirs();
         while let Some(ticket) = self.quick.front().copied()
             && self.tell_of(ticket)
         {
@@ -179,6 +223,27 @@ impl State {
         {
             self.slow.pop_front();
             self.slow_told += 1;
+        }
+    }
+
+    /// In order, so that none is told of who has ended.
+    fn tell_of_heirs(&mut self) {
+        let Some(messenger) = &self.messenger else { return };
+        while let Some(number) = self.heirs_untold.front().copied() {
+            let told = self.heirs.get(&number).is_none_or(|way| {
+                let tell = Tell::Heir { number }.encode();
+                messenger.try_send(&tell, Some(way.as_owned_fd().as_fd())).is_ok()
+            });
+            if !told {
+                return;
+            }
+            self.heirs_untold.pop_front();
+        }
+        while let Some(number) = self.heirs_ended.front().copied() {
+            if messenger.try_send(&Tell::NoHeir { number }.encode(), None).is_err() {
+                return;
+            }
+            self.heirs_ended.pop_front();
         }
     }
 

@@ -1,4 +1,5 @@
-//! The system calls of a signer: two descriptors, and what every process takes.
+//! The system calls of a signer: messages on the sockets that root's process has sent, lines for the log, and
+//! what every process takes.
 
 use std::os::fd::AsRawFd;
 
@@ -18,9 +19,13 @@ pub fn close() -> anyhow::Result<()> {
 fn calls() -> anyhow::Result<Calls> {
     let mut calls = calls_of_all()?;
     let on = |descriptor: i32| all([(0, SeccompCmpOp::Eq, descriptor as u64)]);
-    for call in [libc::SYS_recvmsg, libc::SYS_sendmsg, libc::SYS_shutdown] {
-        calls.insert(call, vec![on(DELEGATE_FD)?]);
+    calls.insert(libc::SYS_shutdown, vec![on(DELEGATE_FD)?]);
+    // Of those who go on without root's process too. It opens none itself.
+    for call in [libc::SYS_recvmsg, libc::SYS_sendmsg, libc::SYS_ppoll, libc::SYS_close] {
+        calls.insert(call, Vec::new());
     }
+    #[cfg(target_arch = "x86_64")]
+    calls.insert(libc::SYS_poll, Vec::new());
     // Lines for the log.
     calls.insert(libc::SYS_write, vec![on(std::io::stderr().as_raw_fd())?]);
     Ok(calls)

@@ -90,7 +90,11 @@ impl Drop for Keeper {
         {
             let mut wish = self.wishes.lock();
             wish.stopped = true;
-            wish.messenger.iter().for_each(|messenger| messenger.hang_up());
+            if let Some(messenger) = &wish.messenger {
+                // Without a word it would be there for who goes on without us.
+                let _ = messenger.try_send(&Tell::Stop.encode(), None);
+                messenger.hang_up();
+            }
         }
         self.stop = None;
         if self.thread.take().is_some_and(|thread| thread.join().is_err()) {

@@ -4,11 +4,13 @@
 
 pub mod bureau;
 mod confine;
+mod heirs;
 pub mod keeper;
 pub mod words;
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -22,9 +24,10 @@ use nix::sys::signal::SigSet;
 use tracing::{debug, error};
 use zeroize::{Zeroize, Zeroizing};
 
+use self::heirs::Heirs;
 use self::words::{KnownKey, Order, Say, Setup, Signable, Tell, UpstreamKey};
 use super::batch;
-use super::confine::{Cell, limit};
+use super::confine::Cell;
 use super::helper::{self, NOT_BY_HAND};
 use super::host_keys;
 use super::signals::SIGNALS;
@@ -32,7 +35,7 @@ use super::socket::Messenger;
 use super::upstream::OneLogin;
 use crate::connection::{LoginSession, SERVICE_CONNECTION, host_key_proof};
 use crate::crypto::{KeyKind, PrivateKey, PublicKey, SignatureAlgorithm};
-use crate::limits::{PARCEL_BYTES_MAX, SIGNER_FILES_MAX, SLOW_SIGNATURES_MAX};
+use crate::limits::{HEIRS_MAX, PARCEL_BYTES_MAX, SIGNER_FILES_MAX, SLOW_SIGNATURES_MAX};
 use crate::transport::SignableExchange;
 use crate::wire::auth::PublicKeyAttempt;
 
@@ -53,11 +56,9 @@ pub fn run() -> anyhow::Result<()> {
     keep_in_memory();
     let root = OsStr::from_bytes(&setup.root).into();
     let cell = Cell { uid: setup.uid, gid: setup.gid, root };
-    cell.enter(SIGNER_FILES_MAX).context("cannot give root's rights up")?;
+    cell.enter(SIGNER_FILES_MAX + HEIRS_MAX as u64).context("cannot give root's rights up")?;
     let keys = take_keys(&messenger, &setup, &mut buffer)?;
     let signing = Signing::new(&setup, keys, &messenger);
-    // No file after this.
-    limit(Resource::RLIMIT_NOFILE, 0)?;
     let signing = Arc::new(signing);
     let slow = start_slow(&signing, setup.slow_threads.max(1))?;
     confine::close().context("cannot confine the signer")?;
@@ -65,8 +66,11 @@ pub fn run() -> anyhow::Result<()> {
     signing.serve(&slow, &mut buffer)
 }
 
-/// The next message, and the file that came with it; `None` when nobody is there any more.
-fn hear(messenger: &Messenger, buffer: &mut [u8]) -> anyhow::Result<Option<(Tell, Option<File>)>> {
+/// The next message, and what came with it; `None` when nobody is there any more.
+fn hear(
+    messenger: &Messenger,
+    buffer: &mut [u8],
+) -> anyhow::Result<Option<(Tell, Option<OwnedFd>)>> {
     let next = helper::next_message(messenger, buffer).context(NOT_BY_HAND)?;
     let Some((len, passenger)) = next else { return Ok(None) };
     let bytes = buffer.get_mut(..len).unwrap_or_default();
@@ -74,7 +78,7 @@ fn hear(messenger: &Messenger, buffer: &mut [u8]) -> anyhow::Result<Option<(Tell
     // It may have held a shared secret.
     bytes.zeroize();
     let tell = tell.context("the gateway sent something that is not for the signer")?;
-    Ok(Some((tell, passenger.map(File::from))))
+    Ok(Some((tell, passenger)))
 }
 
 /// Keys are not written to a disk that memory is swapped to. Where the system does not let us, its swap
@@ -103,10 +107,10 @@ fn take_keys(messenger: &Messenger, setup: &Setup, buffer: &mut [u8]) -> anyhow:
         let upstream = setup.upstream_keys.get(keys.upstream.len());
         match (hear(messenger, buffer)?, host, upstream) {
             (Some((Tell::Key, Some(file))), Some(known), _) => {
-                keys.host.push(take_key(file, &known.public)?);
+                keys.host.push(take_key(file.into(), &known.public)?);
             }
             (Some((Tell::Key, Some(file))), None, Some(known)) => {
-                let taken = take_key(file, &known.public);
+                let taken = take_key(file.into(), &known.public);
                 let tell = |why| error!("A key that opens hosts is not used: {why:#}");
                 keys.upstream.push(taken.map_err(tell).ok());
             }
@@ -191,15 +195,23 @@ impl Signing {
         }
     }
 
-    /// Signs until nobody is there any more.
+    /// Signs for root's process until it says that this is over; where it is gone without a word, for
+    /// those who go on without it.
     ///
     /// # Errors
-    /// What came is nothing that root's process sends, or it cannot be answered.
+    /// What came is nothing that root's process sends.
     pub fn serve(&self, slow: &Slow, buffer: &mut [u8]) -> anyhow::Result<()> {
+        let mut heirs = Heirs::default();
         loop {
             match hear(&self.messenger, buffer)? {
-                None => return Ok(()),
-                Some((Tell::Ping, None)) => self.messenger.send(&Say::Pong.encode())?,
+                None => return heirs.serve(self, buffer),
+                Some((Tell::Stop, None)) => return Ok(()),
+                Some((Tell::Heir { number }, socket)) => heirs.add(number, socket),
+                Some((Tell::NoHeir { number }, None)) => heirs.remove(number),
+                Some((Tell::Ping, None)) => {
+                    // That nobody takes it shows when there is nothing more to be heard.
+                    let _ = self.messenger.send(&Say::Pong.encode());
+                }
                 Some((Tell::Sign { ticket, order }, None)) if self.is_slow(&order) => {
                     if slow.try_send((ticket, order)).is_err() {
                         self.refuse(ticket, "more than is done at one time");

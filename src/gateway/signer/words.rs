@@ -31,6 +31,17 @@ pub enum Tell {
         order: Order,
     },
     Ping,
+    /// A process of ours that has this number may ask for its key exchanges itself once nobody else does;
+    /// the way to it is attached.
+    Heir {
+        number: u64,
+    },
+    /// That one has ended.
+    NoHeir {
+        number: u64,
+    },
+    /// Nothing is to be signed any more.
+    Stop,
 }
 
 /// From a signer.
@@ -126,6 +137,15 @@ impl Tell {
             }
             Tell::Ping => out.push(5),
             Tell::NoKey => out.push(6),
+            Tell::Heir { number } => {
+                out.push(7);
+                out.extend(number.to_be_bytes());
+            }
+            Tell::NoHeir { number } => {
+                out.push(8);
+                out.extend(number.to_be_bytes());
+            }
+            Tell::Stop => out.push(9),
         }
         out
     }
@@ -139,6 +159,9 @@ impl Tell {
             4 => Tell::Sign { ticket: r.uint64()?, order: Order::decode(&mut r)? },
             5 => Tell::Ping,
             6 => Tell::NoKey,
+            7 => Tell::Heir { number: r.uint64()? },
+            8 => Tell::NoHeir { number: r.uint64()? },
+            9 => Tell::Stop,
             _ => return Err(Malformed::Number),
         };
         r.end()?;
