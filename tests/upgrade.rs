@@ -1,5 +1,6 @@
 //! Upgrades as an administrator makes them: SIGUSR2 to a gateway with sessions of every kind, under load,
-//! and to a program that is no good. `TIDEGATE_UPGRADES=20` has as many in a row.
+//! and to a program that is no good. `TIDEGATE_UPGRADES=20` has as many in a row, beside 100 logins
+//! a second.
 
 #[path = "upgrade/faults.rs"]
 mod faults;
@@ -234,7 +235,7 @@ fn upgrade_under_load(site: &Site) {
     let idle = Load::start_at(gateway, &login, &words);
     let logins = || site.told(" Accepted publickey ");
     wait_for("the sessions", || logins() > 10);
-    let rate = if count > 3 { "20" } else { "5" };
+    let rate = if count > 3 { "100" } else { "5" };
     let seconds = (3 * count / 2 + 1).to_string();
     let words = ["--scenario", "auth", "--rate", rate, "--duration", &seconds];
     let stream = Load::start_at(gateway, &login, &words);
