@@ -18,6 +18,9 @@ static DATABASE: Mutex<()> = Mutex::new(());
 /// Other programs change the database too: so often a tool is asked again while one holds its lock.
 const LOCK_TRIES_MAX: usize = 40;
 
+/// So often it is looked whether an account's processes have ended.
+const ENDS_TRIES_MAX: usize = 100;
+
 /// Runs a tool that changes the user database.
 ///
 /// # Errors
@@ -113,7 +116,7 @@ impl Account {
         self.home.path().join(name)
     }
 
-    /// Programs that run as the account, by the name the kernel shows.
+    /// Programs that run as the account, by the name the kernel shows; all of them by none.
     pub fn processes(&self, name: &str) -> Vec<u32> {
         let mut found = Vec::new();
         for entry in fs::read_dir("/proc").expect("/proc").flatten() {
@@ -123,7 +126,8 @@ impl Account {
                 let line = status.lines().find(|line| line.starts_with(key));
                 line.and_then(|line| line.split_whitespace().nth(1)).unwrap_or_default().to_owned()
             };
-            if field("Uid:") == self.uid.to_string() && field("Name:") == name {
+            if field("Uid:") == self.uid.to_string() && (name.is_empty() || field("Name:") == name)
+            {
                 found.push(pid);
             }
         }
@@ -139,6 +143,13 @@ impl Drop for Account {
     fn drop(&mut self) {
         if self.uid != 0 {
             let _ = Command::new("pkill").args(["-9", "-U", &self.uid.to_string()]).status();
+            // The next account may get the number: what is left of these would count as its own.
+            for _ in 0..ENDS_TRIES_MAX {
+                if self.processes("").is_empty() {
+                    break;
+                }
+                thread::sleep(Duration::from_millis(20));
+            }
         }
         let group = self.second_group();
         let removed = [("userdel", &["-f", &*self.name][..]), ("groupdel", &[&*group])];
