@@ -250,13 +250,20 @@ mod tests {
     }
 
     fn free() -> SocketAddr {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        listener.local_addr().expect("its address")
+        let [address] = all_free();
+        address
+    }
+
+    /// As many that differ: one that is let go before the next is chosen may be chosen again.
+    fn all_free<const COUNT: usize>() -> [SocketAddr; COUNT] {
+        let listeners: [TcpListener; COUNT] =
+            std::array::from_fn(|_| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+        listeners.each_ref().map(|listener| listener.local_addr().expect("its address"))
     }
 
     #[test]
     fn what_stays_is_kept_and_what_goes_refuses_at_once() {
-        let (stays, goes, comes) = (free(), free(), free());
+        let [stays, goes, comes] = all_free();
         let before = Listeners::open(&global(&[stays, goes])).expect("sockets");
         // Completed by the kernel, accepted by nobody yet: it must not be lost.
         let early = TcpStream::connect(stays).expect("a connection");
