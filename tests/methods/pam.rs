@@ -363,13 +363,19 @@ fn pam_opens_and_closes_sessions() {
     run_ok(Command::new("kill").args(["-KILL", &pid]));
     assert!(!held.wait().expect("its end").success());
     wait_for("the end of the session", || sessions().len() == 8);
-    // A service manager that ends all processes at once reaches the one that keeps the session too.
-    let mut held = site.begin_with(&ann.name, &["exec sleep 1000"]);
-    wait_for("a session", || sessions().len() == 9 && !ann.processes("sleep").is_empty());
-    let pid = sessions()[8].rsplit(' ').next().expect("a process").to_owned();
-    run_ok(Command::new("kill").args(["-TERM", &pid]));
-    assert!(!held.wait().expect("its end").success());
-    wait_for("the end of the session", || sessions().len() == 10);
+    // A service manager that ends all processes at once reaches the one that keeps the session too, as soon as
+    // it is open and when there is a program.
+    for runs in [false, true] {
+        let (sleeping, noted) = (ann.processes("sleep").len(), sessions().len());
+        let mut held = site.begin_with(&ann.name, &["exec sleep 1000"]);
+        wait_for("a session", || {
+            sessions().len() == noted + 1 && (!runs || ann.processes("sleep").len() > sleeping)
+        });
+        let pid = sessions()[noted].rsplit(' ').next().expect("a process").to_owned();
+        run_ok(Command::new("kill").args(["-TERM", &pid]));
+        assert!(!held.wait().expect("its end").success());
+        wait_for("the end of the session", || sessions().len() == noted + 2);
+    }
     wait_for("their processes to end", || site.gateway.parts("pam").is_empty());
 }
 

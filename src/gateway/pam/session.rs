@@ -237,6 +237,8 @@ fn is_kill(bytes: &[u8], len: usize) -> bool {
 
 /// The process that acts for the account; 0: there is none, or none any more.
 static SERVED: AtomicI32 = AtomicI32::new(0);
+/// A signal that came before there was one, which hears it then.
+static EARLY: AtomicI32 = AtomicI32::new(0);
 
 /// A session that is open is closed: what ends processes (a service manager reaches all of them at once)
 /// is said to the one that acts for the account, and its end is waited for. Programs that modules start
@@ -251,17 +253,23 @@ fn outlast_signals() -> nix::Result<()> {
 }
 
 extern "C" fn pass_on(signal: libc::c_int) {
-    let (served, before) = (SERVED.load(Ordering::Relaxed), Errno::last_raw());
+    let (served, before) = (SERVED.load(Ordering::SeqCst), Errno::last_raw());
     if served > 0 {
         // SAFETY: takes numbers; the process has not been waited for, so the number is its own.
         unsafe { libc::kill(served, signal) };
+    } else {
+        EARLY.store(signal, Ordering::SeqCst);
     }
     Errno::set_raw(before);
 }
 
 /// Waits for its end, which the gateway may order. Without a gateway it goes on until it ends by itself.
 fn attend(mut child: Child, line: &Messenger) -> anyhow::Result<ExitStatus> {
-    SERVED.store(child.id() as i32, Ordering::Relaxed);
+    SERVED.store(child.id() as i32, Ordering::SeqCst);
+    let early = EARLY.swap(0, Ordering::SeqCst);
+    if early > 0 {
+        pass_on(early);
+    }
     let watch = services::watch_process(child.id() as i32)?;
     let mut told = true;
     let mut space = [0; 64];
@@ -276,7 +284,7 @@ fn attend(mut child: Child, line: &Messenger) -> anyhow::Result<ExitStatus> {
             polled => polled?,
         };
         if wanted.first().is_none_or(|watch| watch.any().unwrap_or(true)) {
-            SERVED.store(0, Ordering::Relaxed);
+            SERVED.store(0, Ordering::SeqCst);
             return Ok(child.wait()?);
         }
         if !told || !wanted.get(1).is_some_and(|line| line.any().unwrap_or(false)) {
