@@ -75,5 +75,9 @@ fn a_login_takes_no_more_sends_and_wake_ups_than_it_must() {
     for _ in 0..3 {
         assert_eq!(sends_of_a_login(&gateway), 7, "log:\n{}", gateway.log());
     }
-    assert_eq!(separated.then(|| waits(&gateway, "broker")), before);
+    if let Some(before) = before {
+        // It may still have been about to wait after the first login, for which it has started a process.
+        let waited = waits(&gateway, "broker") - before;
+        assert!(waited <= 1, "the broker was woken {waited} times for three logins");
+    }
 }
