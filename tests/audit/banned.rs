@@ -108,7 +108,11 @@ fn keep(socket: UnixDatagram, file: PathBuf) {
     let mut buffer = [0; 16 * 1024];
     std::thread::spawn(move || {
         let mut file = fs::File::create(file).expect("a file");
-        while let Ok(len) = socket.recv(&mut buffer) {
+        loop {
+            let len = match socket.recv(&mut buffer) {
+                Err(why) if why.kind() == std::io::ErrorKind::Interrupted => continue,
+                received => received.expect("lines within the time"),
+            };
             let line = String::from_utf8_lossy(&buffer[..len]);
             let (_, line) = line.split_once('>').expect("a priority");
             let (time, rest) = line.split_at("Mmm dd hh:mm:ss ".len());
