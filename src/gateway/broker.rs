@@ -38,8 +38,8 @@ use super::signer::bureau::{Bureau, Heir};
 use super::signer::words::{Order, Signable};
 use super::socket::Messenger;
 use super::syslog;
+use super::terms::Terms;
 use crate::base::Instant;
-use crate::crypto::Certificate;
 use crate::limits::{
     DELEGATE_ENDING_TIME, DELEGATE_SIGNATURES_A_MILLI, DELEGATE_SIGNATURES_OWED_MAX,
     HOST_KEY_PROOFS_MAX, HOST_KEYS_TOLD_MAX, PARCEL_BYTES_MAX, SENT_REMEMBERED_MAX,
@@ -54,12 +54,9 @@ const NOT_REACHED: &str = "no process of its account could be reached";
 
 /// What a new delegate is told and what its requests are answered with.
 pub struct BrokerConfig {
-    /// The effective configuration as text, which the delegate reads again.
-    pub settings: Vec<u8>,
+    pub terms: Terms,
     /// Has our host keys sign.
     pub bureau: Arc<Bureau>,
-    /// Those of the host keys that have one.
-    pub certificates: Vec<Certificate>,
     pub reactors: usize,
     pub logs: Logs,
     /// How long a delegate stays without a connection.
@@ -301,14 +298,7 @@ impl Broker<'_> {
             }
         };
         drop(theirs);
-        let keys = self.config.bureau.keys().iter().map(|key| key.blob().to_vec());
-        let settings = self.config.settings.clone();
-        let certificates = self.config.certificates.iter().map(|one| one.blob().to_vec());
-        let setup = Parcel::Setup {
-            config: settings,
-            host_keys: keys.collect(),
-            certificates: certificates.collect(),
-        };
+        let setup = Parcel::Setup(self.config.terms.clone());
         let (way, heir) = self.config.bureau.heir()?;
         ours.try_send(&setup.encode(), Some(way.as_owned_fd().as_fd()))?;
         let (user, pid) = (name, child.pid());

@@ -3,7 +3,9 @@
 //! threads and their rings; then the filter of system calls, for all threads at once.
 
 use std::collections::BTreeMap;
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -22,7 +24,10 @@ use seccompiler::{
 use tracing::{info, warn};
 
 use super::directory::Directory;
+use super::parcel::put;
+use crate::limits::PARCEL_BYTES_MAX;
 use crate::services::Account;
+use crate::wire::{Malformed, Reader};
 
 /// Directories that systems keep empty for this; the last is made when there is none.
 const ROOTS: [&str; 5] =
@@ -36,7 +41,7 @@ const FREE_IDS: std::ops::Range<u32> = 61_000..61_184;
 const LAST_RESORT: &str = "nobody";
 
 /// Who a process of ours runs as, and what it sees of the file system.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cell {
     pub uid: u32,
     pub gid: u32,
@@ -91,6 +96,21 @@ impl Cell {
             bail!("{keyword} {name} has root's rights; name an account that has none");
         }
         Ok(Cell { uid: *uid, gid: *gid, root: empty_root()? })
+    }
+
+    /// As the process is told of it.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.extend(self.uid.to_be_bytes());
+        out.extend(self.gid.to_be_bytes());
+        put(out, self.root.as_os_str().as_bytes());
+    }
+
+    /// # Errors
+    /// It is none.
+    pub fn decode(r: &mut Reader<'_>) -> Result<Cell, Malformed> {
+        let (uid, gid) = (r.uint32()?, r.uint32()?);
+        let root = OsStr::from_bytes(r.string(PARCEL_BYTES_MAX)?).into();
+        Ok(Cell { uid, gid, root })
     }
 
     /// Gives root's rights up for good. Before any thread exists. `files_max`: descriptors that it may

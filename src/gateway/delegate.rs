@@ -15,9 +15,8 @@ use nix::unistd::{Uid, setresuid, setuid};
 use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
-use super::audit::{Auditor, Remote};
-use super::config::{self, AuditLog};
-use super::execute::{Executor, Signer, Told};
+use super::audit::Remote;
+use super::execute::{Executor, Signer};
 use super::helper::{self, NOT_BY_HAND};
 use super::logbook::{Begun, Recorder};
 use super::parcel::Parcel;
@@ -26,11 +25,10 @@ use super::server::{Server, Settings};
 use super::signals::{SIGNALS, Signals, Woken};
 use super::signer::words::{Order, Say, Tell};
 use super::socket::Messenger;
-use super::startups::Startups;
-use super::upstream::Files;
+use super::terms::Terms;
 use super::{generation, serve};
 use crate::base::escape;
-use crate::crypto::{Certificate, PublicKey, SignatureAlgorithm};
+use crate::crypto::SignatureAlgorithm;
 use crate::limits::{PARCEL_BYTES_MAX, REKEY_TIME_MAX, RETIRED_IDLE_TIME};
 use crate::reactor::Fd;
 use crate::services::{self, Grant, RoutingDomain};
@@ -75,9 +73,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     services::prepare().context("cannot prepare for starting programs")?;
     let mut buffer = vec![0; PARCEL_BYTES_MAX as usize];
     let (len, heirloom) = messenger.receive(&mut buffer).context(NOT_BY_HAND)?;
-    let Ok(Parcel::Setup { config, host_keys, certificates }) =
-        Parcel::decode(buffer.get(..len).unwrap_or(&[]))
-    else {
+    let Ok(Parcel::Setup(terms)) = Parcel::decode(buffer.get(..len).unwrap_or(&[])) else {
         bail!("the gateway sent no configuration");
     };
     let message = |ticket, order| Zeroizing::new(Parcel::Sign { ticket, order }.encode());
@@ -87,8 +83,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let shape = (options.reactors, options.idle_time.is_zero());
     let recorders = Arc::new(Received::default());
     let ways = Ways { signer: remote, recorder: clerk, recorders: Arc::clone(&recorders) as _ };
-    let keys = (&*host_keys, &*certificates);
-    let (server, reports) = start(&config, keys, shape, ways, &messenger)?;
+    let (server, reports) = start(&terms, shape, ways, &messenger)?;
     let log = options.log;
     let log = thread::Builder::new()
         .name("log".to_owned())
@@ -351,68 +346,27 @@ struct Ways {
 }
 
 fn start(
-    config: &[u8],
-    (host_keys, certificates): (&[Vec<u8>], &[Vec<u8>]),
+    terms: &Terms,
     (reactors, alone): (usize, bool),
     ways: Ways,
     messenger: &Arc<Messenger>,
 ) -> anyhow::Result<(Server, Receiver<Report>)> {
-    let config = config::parse(config).context("the gateway's configuration does not parse")?;
-    let keys = host_keys
-        .iter()
-        .map(|blob| PublicKey::from_blob(blob))
-        .collect::<Result<Vec<_>, _>>()
-        .context("the gateway's host keys do not parse")?;
-    let certificates = certificates
-        .iter()
-        .map(|blob| Certificate::from_blob(blob))
-        .collect::<Result<Vec<_>, _>>()
-        .context("the gateway's host certificates do not parse")?;
-    let offers = generation::offers(&config, &keys, &certificates);
+    let (config, offers) = terms.read()?;
     // Keys are agreed on again here, never for the first time: the family of ciphers stays.
     let steers = config.global.cipher_steering;
-    let connection = generation::connection_config(&config, offers, (steers, true))?;
-    let message = |entry| Parcel::Audit(Box::new(entry)).encode();
-    let audit = (config.global.audit_log != AuditLog::None)
-        .then(|| Arc::new(Remote::new(messenger, message)) as Arc<dyn Auditor>);
+    let connection = Arc::new(generation::connection_config(&config, offers, (steers, true))?);
     // Where it is there for one connection, limits are those of its session.
     let open_files = if alone { None } else { serve::raise_open_files() };
     let Ways { signer, recorder, recorders } = ways;
     let recorder = Some(recorder);
-    let executor = Executor {
-        policy: None,
-        startups: None,
-        greets: None,
-        signer,
-        login_keys: Arc::new(Files),
-        open_files,
-        recorder,
-        audit: None,
-        told: Told::default(),
-    };
-    let settings = Settings {
-        listeners: Vec::new(),
-        // Connections bring their numbers along.
-        first_serial: 1,
-        connection: Arc::new(connection),
-        host_keys: Arc::from([]),
-        reactors,
-        driver: config.global.driver,
-        startups: Arc::new(Startups::unbounded()),
-        execute: Arc::new(executor),
+    let executor = Executor { open_files, recorder, ..Executor::apart(signer) };
+    let message = |entry| Parcel::Audit(Box::new(entry)).encode();
+    Server::start(Settings {
         uid: Some(nix::unistd::geteuid().as_raw()),
-        line: None,
-        relay: None,
-        tcp_keepalive: config.global.tcp_keep_alive,
-        proxies: None,
-        greeting: None,
-        looks_names_up: false,
-        routes: false,
-        audit,
+        audit: Remote::wanted(&config, messenger, message),
         recorders: Some(recorders),
-        renews: false,
-    };
-    Server::start(settings)
+        ..Settings::apart(&config, connection, reactors, executor)
+    })
 }
 
 fn take_over(server: &Server, parcel: Parcel, socket: Option<OwnedFd>) {

@@ -14,7 +14,7 @@ use super::policy::{Comer, Policy, Reason, Refusal, Request, Talked};
 use super::signer::bureau::Bureau;
 use super::signer::words::Order;
 use super::startups::Startups;
-use super::upstream::LoginKeys;
+use super::upstream::{Files, LoginKeys};
 use super::workers::Execute;
 use super::{generation, log_level, names, upstream};
 use crate::base::escape;
@@ -244,6 +244,21 @@ pub struct Greets {
 }
 
 impl Executor {
+    /// Of a process that has logins from others and decides on none. `signer`: of later key exchanges.
+    pub fn apart(signer: Arc<dyn Signer>) -> Executor {
+        Executor {
+            policy: None,
+            greets: None,
+            startups: None,
+            signer,
+            login_keys: Arc::new(Files),
+            open_files: None,
+            recorder: None,
+            audit: None,
+            told: Told::default(),
+        }
+    }
+
     /// What logins take that go on elsewhere.
     fn go_on(&self, job: Job) -> Done {
         match job {

@@ -49,6 +49,7 @@ pub mod socket;
 pub mod startups;
 pub mod syslog;
 pub mod systemd;
+pub mod terms;
 pub mod totp;
 pub mod upgrade;
 mod upstream;

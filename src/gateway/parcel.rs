@@ -5,18 +5,18 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::audit::Entry;
 use super::signer::words::Order;
+use super::terms::Terms;
 use crate::limits::{
-    CONFIG_BYTES_MAX, HAND_OVER_UNSENT_BYTES_MAX, HOST_KEY_BYTES_MAX, PARCEL_BYTES_MAX,
-    SIGNATURE_BYTES_MAX, TERMINAL_BYTES_MAX,
+    HAND_OVER_UNSENT_BYTES_MAX, HOST_KEY_BYTES_MAX, PARCEL_BYTES_MAX, SIGNATURE_BYTES_MAX,
+    TERMINAL_BYTES_MAX,
 };
 use crate::wire::{Malformed, Reader};
 
 /// What travels. Connections are described by the grant they carry in its own encoding.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Parcel {
-    /// First message to a new process: its effective configuration, the host keys' public halves,
-    /// in order, and their certificates.
-    Setup { config: Vec<u8>, host_keys: Vec<Vec<u8>>, certificates: Vec<Vec<u8>> },
+    /// First message to a new process.
+    Setup(Terms),
     /// The way to the recorder of the connection that follows, attached.
     Recorder { serial: u64 },
     /// An authenticated connection, its socket attached.
@@ -49,13 +49,9 @@ impl Parcel {
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         match self {
-            Parcel::Setup { config, host_keys, certificates } => {
+            Parcel::Setup(terms) => {
                 out.push(1);
-                put(&mut out, config);
-                for list in [host_keys, certificates] {
-                    out.extend((list.len() as u32).to_be_bytes());
-                    list.iter().for_each(|blob| put(&mut out, blob));
-                }
+                terms.encode(&mut out);
             }
             Parcel::Connection { serial, peer, local, record, inbound, outbound, grant } => {
                 out.push(2);
@@ -102,11 +98,7 @@ impl Parcel {
     pub fn decode(bytes: &[u8]) -> Result<Parcel, Malformed> {
         let mut r = Reader::new(bytes);
         let parcel = match r.byte()? {
-            1 => {
-                let config = r.string(CONFIG_BYTES_MAX as u32)?.to_vec();
-                let (host_keys, certificates) = (blobs(&mut r)?, blobs(&mut r)?);
-                Parcel::Setup { config, host_keys, certificates }
-            }
+            1 => Parcel::Setup(Terms::decode(&mut r)?),
             2 => Parcel::Connection {
                 serial: r.uint64()?,
                 peer: address(&mut r)?,
@@ -139,6 +131,11 @@ impl Parcel {
 }
 
 /// Keys or certificates.
+pub(super) fn put_blobs(out: &mut Vec<u8>, blobs: &[Vec<u8>]) {
+    out.extend((blobs.len() as u32).to_be_bytes());
+    blobs.iter().for_each(|blob| put(out, blob));
+}
+
 pub(super) fn blobs(r: &mut Reader<'_>) -> Result<Vec<Vec<u8>>, Malformed> {
     let count = r.uint32()?;
     let mut blobs = Vec::new();
@@ -188,11 +185,11 @@ mod tests {
     #[test]
     fn parcels_round_trip_and_refuse_trailing_bytes() {
         let parcels = [
-            Parcel::Setup {
+            Parcel::Setup(Terms {
                 config: b"port 22".to_vec(),
                 host_keys: vec![vec![1], vec![]],
                 certificates: vec![vec![2]],
-            },
+            }),
             Parcel::Connection {
                 serial: 7,
                 peer: "192.0.2.1:5".parse().expect("address"),

@@ -14,12 +14,13 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use tracing::{error, info, warn};
 
 use super::audit::Auditor;
-use super::config::{DriverChoice, Proxies};
+use super::config::{Config, DriverChoice, Proxies};
 use super::defects::{self, Defects};
 use super::desk::{self, Desk, Door, Greeting, Office};
 use super::drivers::{self, Opened};
 use super::drops::Drops;
 use super::edge::line::Line;
+use super::execute::Executor;
 use super::recording::Recorders;
 use super::relay;
 use super::startups::Startups;
@@ -64,6 +65,40 @@ pub struct Settings {
     pub recorders: Option<Arc<dyn Recorders>>,
     /// SIGHUP puts new shards in the place of these.
     pub renews: bool,
+}
+
+impl Settings {
+    /// Of a process beside root's, which has connections from others: numbers, clients and limits of
+    /// logins that have begun are none of its business.
+    pub fn apart(
+        config: &Config,
+        connection: Arc<ConnectionConfig>,
+        reactors: usize,
+        execute: Executor,
+    ) -> Settings {
+        Settings {
+            listeners: Vec::new(),
+            // Connections bring their numbers along.
+            first_serial: 1,
+            connection,
+            host_keys: Arc::from([]),
+            reactors,
+            driver: config.global.driver,
+            startups: Arc::new(Startups::unbounded()),
+            proxies: None,
+            execute: Arc::new(execute),
+            uid: None,
+            line: None,
+            relay: None,
+            tcp_keepalive: config.global.tcp_keep_alive,
+            greeting: None,
+            looks_names_up: false,
+            routes: false,
+            audit: None,
+            recorders: None,
+            renews: false,
+        }
+    }
 }
 
 /// A process's shards, running.

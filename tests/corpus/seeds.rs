@@ -11,10 +11,12 @@ use tidegate::crypto::{
 };
 use tidegate::fuzzing::{MESSAGE, fixtures};
 use tidegate::gateway::audit::{Entry, Event, Field};
+use tidegate::gateway::confine::Cell;
 use tidegate::gateway::edge::words::{Ask, Greeting, Tell, Ticket};
 use tidegate::gateway::relay::words as relay;
 use tidegate::gateway::signer::words as signer;
 use tidegate::gateway::startups::{REASONS, Standing};
+use tidegate::gateway::terms::Terms;
 use tidegate::reactor::Token;
 use tidegate::services::upstream::Trouble;
 use tidegate::services::{Origin, RoutingDomain};
@@ -77,7 +79,8 @@ fn relay() -> Vec<Seed> {
     let (peer, local, outbound) = (at, at, vec![5; 60]);
     let handed = relay::Handed { link, peer, local, record, inbound, outbound, grant, upstream };
     let trouble = Trouble { said: "no".into(), logged: "nobody answers".into() };
-    let setup = relay::Setup { config: b"port 22".to_vec(), reactors: 2, ..Default::default() };
+    let terms = Terms { config: b"port 22".to_vec(), ..Terms::default() };
+    let setup = relay::Setup { terms, reactors: 2, ..Default::default() };
     let tells = [
         ("relay_setup", relay::Tell::Setup(Box::new(setup))),
         ("relay_recorder", relay::Tell::Recorder { link }),
@@ -187,9 +190,7 @@ fn signer(exchange: SignableExchange) -> Vec<(&'static str, u8, Vec<u8>)> {
     ];
     let key = signer::KnownKey { public: vec![1; 51], certificate: vec![2; 9] };
     let setup = signer::Setup {
-        uid: 61_000,
-        gid: 61_000,
-        root: b"/run/sshd".to_vec(),
+        cell: Cell { uid: 61_000, gid: 61_000, root: "/run/sshd".into() },
         ident: "SSH-2.0-x".into(),
         keys: vec![key],
         upstream_keys: vec![signer::UpstreamKey { public: vec![3; 51], certifies: false }],

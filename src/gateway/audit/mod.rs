@@ -25,6 +25,7 @@ pub use self::entry::{Entry, Event, Field};
 pub use self::line::Line;
 pub use self::outlet::{JOURNAL_VARIABLE, Outlet};
 pub use self::told::{denied, entry_of, login};
+use super::config::{AuditLog, Config};
 use super::socket::Messenger;
 use crate::limits::AUDIT_QUEUE_MAX;
 
@@ -191,6 +192,16 @@ impl Remote {
         Remote { messenger: Arc::clone(messenger), message, lost: AtomicU64::new(0) }
     }
 
+    /// The same where there is an audit.
+    pub fn wanted(
+        config: &Config,
+        messenger: &Arc<Messenger>,
+        message: fn(Entry) -> Vec<u8>,
+    ) -> Option<Arc<dyn Auditor>> {
+        let wanted = config.global.audit_log != AuditLog::None;
+        wanted.then(|| Arc::new(Remote::new(messenger, message)) as Arc<dyn Auditor>)
+    }
+
     fn send(&self, entry: Entry) -> bool {
         self.messenger.try_send(&(self.message)(entry), None).is_ok()
     }
@@ -208,7 +219,7 @@ impl Auditor for Remote {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gateway::config::{AuditLog, Facility};
+    use crate::gateway::config::Facility;
 
     fn entry(number: u64) -> Entry {
         Entry::new(Event::File, number, NOBODY).text(Field::Path, "/x")

@@ -9,10 +9,8 @@ pub(super) mod confine;
 pub mod line;
 pub mod words;
 
-use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -25,19 +23,17 @@ use tracing::error;
 
 use self::line::Line;
 use self::words::{Ask, Greeting, Setup, Tell, Ticket};
-use super::audit::{Auditor, Remote};
-use super::config::{self, AuditLog, Config};
-use super::confine::Cell;
-use super::execute::{Executor, Signer, Told};
+use super::audit::Remote;
+use super::config::Config;
+use super::execute::Executor;
 use super::helper::{self, NOT_BY_HAND};
 use super::server::{Server, Settings};
 use super::signals::{SIGNALS, Signals};
 use super::socket::Messenger;
 use super::startups::{Standing, Startups};
-use super::upstream::Files;
 use super::{generation, serve};
 use crate::connection::ConnectionConfig;
-use crate::crypto::{Certificate, PrivateKey, PublicKey};
+use crate::crypto::PrivateKey;
 use crate::limits::{EDGE_FILES_MAX, PARCEL_BYTES_MAX};
 use crate::services::{self, About, Done, Greeted};
 use crate::shard::Report;
@@ -61,9 +57,7 @@ pub fn run(log: fn(&Receiver<Report>)) -> anyhow::Result<()> {
     let Begun { setup, listeners, standings } = hear_setup(&messenger, &mut buffer)?;
     // Files are read now or never.
     let prepared = Prepared::new(&setup)?;
-    let root = OsStr::from_bytes(&setup.root).into();
-    let cell = Cell { uid: setup.uid, gid: setup.gid, root };
-    cell.enter(EDGE_FILES_MAX).context("cannot give root's rights up")?;
+    setup.cell.enter(EDGE_FILES_MAX).context("cannot give root's rights up")?;
     let shared = Arc::clone(&prepared.connection);
     let startups = Arc::clone(&prepared.startups);
     standings.iter().for_each(|standing| startups.inherit(standing));
@@ -114,15 +108,7 @@ struct Prepared {
 
 impl Prepared {
     fn new(setup: &Setup) -> anyhow::Result<Prepared> {
-        let config = config::parse(&setup.config);
-        let config = config.context("the gateway's configuration does not parse")?;
-        let keys = setup.host_keys.iter().map(|blob| PublicKey::from_blob(blob));
-        let keys = keys.collect::<Result<Vec<_>, _>>().context("host keys do not parse")?;
-        let certificates = setup.certificates.iter().map(|blob| Certificate::from_blob(blob));
-        let certificates = certificates
-            .collect::<Result<Vec<_>, _>>()
-            .context("host certificates do not parse")?;
-        let offers = generation::offers(&config, &keys, &certificates);
+        let (config, offers) = setup.terms.read()?;
         let mut connection = generation::connection_config(&config, offers, (setup.steers, true))?;
         let mut transport = (*connection.transport).clone();
         transport.user_algorithms.clone_from(&setup.algorithms);
@@ -144,41 +130,22 @@ impl Prepared {
         messenger: &Arc<Messenger>,
     ) -> anyhow::Result<(Server, Receiver<Report>)> {
         let nobody: Arc<[PrivateKey]> = Arc::from([]);
-        let executor = Executor {
-            policy: None,
-            startups: None,
-            greets: None,
-            signer: Arc::new(nobody) as Arc<dyn Signer>,
-            login_keys: Arc::new(Files),
-            open_files: None,
-            recorder: None,
-            audit: None,
-            told: Told::default(),
-        };
-        let global = self.config.global;
+        let executor = Executor::apart(Arc::new(nobody));
         let message = |entry| Ask::Audit(Box::new(entry)).encode().to_vec();
-        let audit = (global.audit_log != AuditLog::None)
-            .then(|| Arc::new(Remote::new(messenger, message)) as Arc<dyn Auditor>);
+        let audit = Remote::wanted(&self.config, messenger, message);
+        let (config, connection, reactors) =
+            (self.config, self.connection, setup.reactors as usize);
+        let settings = Settings::apart(&config, connection, reactors, executor);
+        let global = config.global;
         Server::start(Settings {
             listeners,
             first_serial: setup.first_serial,
-            connection: self.connection,
-            host_keys: Arc::from([]),
-            reactors: setup.reactors as usize,
-            driver: global.driver,
             startups: self.startups,
-            execute: Arc::new(executor),
-            uid: None,
-            line: Some(Line::new(Arc::clone(messenger))),
-            relay: None,
-            tcp_keepalive: global.tcp_keep_alive,
             proxies: global.proxies.map(|all| (all, global.proxy_time)),
-            greeting: None,
-            renews: false,
-            looks_names_up: false,
+            line: Some(Line::new(Arc::clone(messenger))),
             routes: setup.routes,
             audit,
-            recorders: None,
+            ..settings
         })
     }
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use zeroize::Zeroizing;
 
-use super::super::parcel::{address, blobs, flag, put, put_address};
+use super::super::parcel::{address, flag, put, put_address};
 use super::super::startups::{REASONS, Standing};
 use crate::base::Instant;
 use crate::connection::{
@@ -13,8 +13,10 @@ use crate::connection::{
 };
 use crate::crypto::{KeyAlgorithm, ShownKey, SignatureAlgorithm};
 use crate::gateway::audit::Entry;
+use crate::gateway::confine::Cell;
+use crate::gateway::terms::Terms;
 use crate::limits::{
-    AUTH_CHAIN_METHODS_MAX, AUTH_CHAINS_MAX, AUTH_PROMPTS_MAX, BANNER_BYTES_MAX, CONFIG_BYTES_MAX,
+    AUTH_CHAIN_METHODS_MAX, AUTH_CHAINS_MAX, AUTH_PROMPTS_MAX, BANNER_BYTES_MAX,
     EXCHANGE_BYTES_MAX, HAND_OVER_UNSENT_BYTES_MAX, NAME_BYTES_MAX, PACKET_LENGTH_PREAUTH_MAX,
     PAM_TEXT_BYTES_MAX, PARCEL_BYTES_MAX, PASSWORD_BYTES_MAX, PROMPT_BYTES_MAX, PROOFS_MAX,
     SIGNATURE_BYTES_MAX, STANDINGS_A_MESSAGE, USER_BYTES_MAX,
@@ -122,19 +124,14 @@ pub enum Tell {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Setup {
-    /// The effective configuration as text, without Match blocks.
-    pub config: Vec<u8>,
-    pub host_keys: Vec<Vec<u8>>,
-    pub certificates: Vec<Vec<u8>>,
+    pub terms: Terms,
     /// What is shown before a login: its file is not there to be read.
     pub banner: Option<String>,
     /// Every algorithm that some login may use.
     pub algorithms: Vec<SignatureAlgorithm>,
     pub reactors: u32,
     pub first_serial: u64,
-    pub uid: u32,
-    pub gid: u32,
-    pub root: Vec<u8>,
+    pub cell: Cell,
     /// Ciphers may be chosen for this CPU.
     pub steers: bool,
     /// What holds before a login depends on who it is, or from where.
@@ -438,38 +435,25 @@ impl Tell {
 
 impl Setup {
     fn encode(&self, out: &mut Vec<u8>) {
-        put(out, &self.config);
-        for list in [&self.host_keys, &self.certificates] {
-            out.extend((list.len() as u32).to_be_bytes());
-            list.iter().for_each(|blob| put(out, blob));
-        }
+        self.terms.encode(out);
         put_text(out, self.banner.as_deref());
         out.extend((self.algorithms.len() as u32).to_be_bytes());
         self.algorithms.iter().for_each(|algorithm| put(out, algorithm.name().as_bytes()));
         out.extend(self.reactors.to_be_bytes());
         out.extend(self.first_serial.to_be_bytes());
-        out.extend(self.uid.to_be_bytes());
-        out.extend(self.gid.to_be_bytes());
-        put(out, &self.root);
+        self.cell.encode(out);
         out.extend([self.steers, self.asks_users, self.routes].map(u8::from));
     }
 
     fn decode(r: &mut Reader<'_>) -> Result<Setup, Malformed> {
-        let config = r.string(CONFIG_BYTES_MAX as u32)?.to_vec();
-        let (host_keys, certificates) = (blobs(r)?, blobs(r)?);
-        let banner = text(r)?;
-        let count = r.uint32()?;
+        let (terms, banner, count) = (Terms::decode(r)?, text(r)?, r.uint32()?);
         Ok(Setup {
-            config,
+            terms,
             banner,
-            host_keys,
-            certificates,
             algorithms: (0..count).map(|_| algorithm(r)).collect::<Result<_, _>>()?,
             reactors: r.uint32()?,
             first_serial: r.uint64()?,
-            uid: r.uint32()?,
-            gid: r.uint32()?,
-            root: r.string(PARCEL_BYTES_MAX)?.to_vec(),
+            cell: Cell::decode(r)?,
             steers: flag(r)?,
             asks_users: flag(r)?,
             routes: flag(r)?,
@@ -766,8 +750,11 @@ mod tests {
             },
         };
         let setup = Setup {
-            config: b"port 22".to_vec(),
-            host_keys: vec![vec![1]],
+            terms: Terms {
+                config: b"port 22".to_vec(),
+                host_keys: vec![vec![1]],
+                ..Terms::default()
+            },
             algorithms: vec![SignatureAlgorithm::Ed25519],
             banner: Some("hello\n".into()),
             reactors: 2,

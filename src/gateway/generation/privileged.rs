@@ -14,12 +14,13 @@ use crate::gateway::edge::words::Setup;
 use crate::gateway::helper::Logs;
 use crate::gateway::keyring::{Keyring, Signers};
 use crate::gateway::logbook::Recorder;
+use crate::gateway::monitor;
 use crate::gateway::monitor::hear::{Post, Staff};
-use crate::gateway::monitor::{self, root_bytes};
 use crate::gateway::pam::porter::{Arrival, Porter};
 use crate::gateway::recording::{Recorders, Studio};
 use crate::gateway::signer::bureau::Bureau;
 use crate::gateway::signer::words::KnownKey;
+use crate::gateway::terms::Terms;
 use crate::gateway::workers::{Execute, Reply, Workers};
 use crate::limits::{
     EDGE_CHECK, EDGE_CONNECTIONS_MAX, EDGES_DRAINING_MAX, GREETERS, HAND_OVERS_MAX, JOBS_MAX,
@@ -34,7 +35,6 @@ pub(super) fn start(mut plan: Plan) -> anyhow::Result<Generation> {
     let logs = logs(&plan);
     let connection = Arc::new(connection_config(&config, offers, (setup.steers, true))?);
     let ident = connection.transport.preferences.ident().to_string();
-    let certificates = plan.keys.keys.iter().filter_map(|key| key.certificate.clone()).collect();
     let ring = Arc::new(Keyring::read(&config));
     let Signing { keeper: signer, bureau, known } =
         start_signer(&mut plan, &cells.signer, ident, &ring)?;
@@ -42,9 +42,8 @@ pub(super) fn start(mut plan: Plan) -> anyhow::Result<Generation> {
     let (keep, kept) = bounded(0);
     let recorders: Arc<dyn Recorders> = Arc::new(Studio::new(plan.audit.clone()));
     let broker = BrokerConfig {
-        settings: setup.config.clone(),
+        terms: setup.terms.clone(),
         bureau: Arc::clone(&bureau),
-        certificates,
         reactors: plan.reactors,
         logs,
         idle_time: plan.idle_time,
@@ -78,7 +77,7 @@ pub(super) fn start(mut plan: Plan) -> anyhow::Result<Generation> {
     clerk.routes = config.asks_routing();
     clerk.audit = plan.audit;
     let relay = cells.relay.map(|cell| {
-        let setup = relay_setup(&setup, &cell);
+        let setup = relay_setup(&setup, cell);
         start_relay(&mut clerk, relay::keeper::Plan { setup, logs }, &executor, recorders)
     });
     let relay = relay.transpose()?;
@@ -248,9 +247,7 @@ fn start_signer(
     let publics = keys.iter().map(|key| key.private.public().clone()).collect();
     drop(keys);
     let setup = signer::words::Setup {
-        uid: cell.uid,
-        gid: cell.gid,
-        root: root_bytes(&cell.root),
+        cell: cell.clone(),
         ident,
         keys: known.clone(),
         upstream_keys: ring.known(),
@@ -268,17 +265,18 @@ fn setup(plan: &Plan, cell: &Cell, offers: &[HostKey]) -> Setup {
     let config = &plan.config;
     let blob = |offer: &HostKey| offer.public.blob().to_vec();
     let certificate = |offer: &HostKey| offer.certificate.as_ref().map(|one| one.blob().to_vec());
-    Setup {
+    let terms = Terms {
         config: config.dump(&config.login).into_bytes(),
         host_keys: offers.iter().map(blob).collect(),
         certificates: offers.iter().filter_map(certificate).collect(),
+    };
+    Setup {
+        terms,
         banner: config.login.banner.as_ref().map(|banner| banner.text.to_string()),
         algorithms: config.pubkey_algorithms_offered(),
         reactors: plan.reactors as u32,
         first_serial: first_serial(plan.number),
-        uid: cell.uid,
-        gid: cell.gid,
-        root: root_bytes(&cell.root),
+        cell: cell.clone(),
         steers: steers(config),
         // It has none of the Match blocks.
         asks_users: config.asks_users() || config.has_match_blocks(),
@@ -310,17 +308,9 @@ fn start_relay(
 }
 
 /// What a relay is to know, of what an edge is.
-fn relay_setup(edge: &Setup, cell: &Cell) -> relay::words::Setup {
-    relay::words::Setup {
-        config: edge.config.clone(),
-        host_keys: edge.host_keys.clone(),
-        certificates: edge.certificates.clone(),
-        reactors: edge.reactors,
-        uid: cell.uid,
-        gid: cell.gid,
-        root: root_bytes(&cell.root),
-        steers: edge.steers,
-    }
+fn relay_setup(edge: &Setup, cell: Cell) -> relay::words::Setup {
+    let (terms, reactors, steers) = (edge.terms.clone(), edge.reactors, edge.steers);
+    relay::words::Setup { terms, reactors, cell, steers }
 }
 
 /// Those who find things out for a relay. Names may wait for name servers.

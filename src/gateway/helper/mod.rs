@@ -1,6 +1,7 @@
 //! Processes of ours that are started as root, give all rights up and answer through a socket pair: how
-//! they are started, found to be gone or stuck, and where their lines go.
+//! they are started, kept, found to be gone or stuck, and where their lines go.
 
+pub mod keeper;
 pub mod lines;
 
 use std::io::{self, PipeWriter};

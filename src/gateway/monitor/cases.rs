@@ -9,6 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::connection::{Method, Progress, SERVICE_CONNECTION, Signed, Step};
 use crate::crypto::{Attestation, PublicKey, ShownKey};
+use crate::gateway::helper::keeper::Lie;
 use crate::limits::{
     AUTH_REQUESTS_MAX, SESSIONS_REMEMBERED_MAX, SIGNATURES_BEFORE_LOGIN_MAX,
     STARTUPS_MAX as CASES_MAX,
@@ -17,10 +18,6 @@ use crate::services::{About, Grant, Kept, Origin};
 use crate::shard::Proof;
 use crate::wire::Writer;
 use crate::wire::auth::PublicKeyAttempt;
-
-/// What no edge that is ours would say. Ends it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lie(pub &'static str);
 
 /// The identifier of a session.
 pub type Session = Box<[u8]>;

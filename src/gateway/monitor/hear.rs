@@ -11,7 +11,7 @@ use crossbeam::channel::Sender;
 use slab::Slab;
 use tracing::error;
 
-use super::cases::{Admitted, Cases, Lie};
+use super::cases::{Admitted, Cases};
 use crate::connection::{ConnectionConfig, Method, Secrets, Signed};
 use crate::crypto::{KeyAlgorithm, ShownKey};
 use crate::gateway::audit::book::EdgeBook;
@@ -20,6 +20,7 @@ use crate::gateway::broker::Running;
 use crate::gateway::config::{Proxies, Verdict};
 use crate::gateway::desk::{UNKNOWN, ends_of, routing_of};
 use crate::gateway::edge::words::{Ask, Greeting, Tell, Ticket};
+use crate::gateway::helper::keeper::Lie;
 use crate::gateway::pam::Seat;
 use crate::gateway::pam::porter::{self, Arrival, Entrant, Porter};
 use crate::gateway::relay;

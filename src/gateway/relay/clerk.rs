@@ -20,7 +20,7 @@ use crate::gateway::audit::book::AccountBook;
 use crate::gateway::audit::{Audit, Entry, Event, Field, Speaker};
 use crate::gateway::broker::{exchanges_max, proofs_max};
 use crate::gateway::edge::words::Ticket;
-use crate::gateway::monitor::cases::Lie;
+use crate::gateway::helper::keeper::Lie;
 use crate::gateway::monitor::hear::Staff;
 use crate::gateway::recording::{self, Recorders};
 use crate::gateway::signer::bureau::{Bureau, Heir};

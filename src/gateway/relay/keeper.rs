@@ -1,23 +1,19 @@
-//! Keeps a relay running: starts one, hears it, and starts another when it ends or lies.
+//! Keeps a relay running.
 
-use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
 
-use anyhow::{Context, anyhow};
-use crossbeam::channel::{Sender, bounded};
-use tracing::{error, info};
-use zeroize::Zeroize;
+use anyhow::Context;
+use tracing::error;
+use zeroize::Zeroizing;
 
 use super::clerk::Clerk;
 use super::words::{Ask, Setup, Tell};
-use crate::gateway::batch;
-use crate::gateway::broker::Process;
-use crate::gateway::helper::{self, Heard, Logs, Watch, lines};
+use crate::gateway::helper::Logs;
+use crate::gateway::helper::keeper::{self, Lie, Side, Sign, Spoken};
 use crate::gateway::monitor::hear::Staff;
+use crate::gateway::signer::bureau::Heir;
 use crate::gateway::socket::Messenger;
-use crate::limits::{HELPER_PING_INTERVAL, HELPER_REST, PARCEL_BYTES_MAX};
 use crate::wire::Malformed;
 
 /// What a relay is started with, each time.
@@ -30,7 +26,7 @@ pub struct Plan {
 /// Keeps a relay running until it is told otherwise.
 pub struct Keeper {
     clerk: Arc<Clerk>,
-    thread: JoinHandle<()>,
+    keeper: keeper::Keeper,
 }
 
 impl Keeper {
@@ -39,17 +35,10 @@ impl Keeper {
     /// # Errors
     /// It does not; the text says why.
     pub fn start(plan: Plan, clerk: Arc<Clerk>, staff: Staff) -> anyhow::Result<Keeper> {
-        let (ready, readied) = bounded(1);
-        let keeping = Keeping { plan, clerk: Arc::clone(&clerk), staff };
-        let thread = thread::Builder::new()
-            .name("relay's keeper".to_owned())
-            .spawn(move || keeping.keep(ready))
-            .context("cannot start the thread that keeps the relay")?;
-        match readied.recv() {
-            Ok(Ok(())) => Ok(Keeper { clerk, thread }),
-            Ok(Err(why)) => Err(why),
-            Err(_) => Err(anyhow!("the thread that keeps the relay has ended")),
-        }
+        let relay = Relay { plan, clerk: Arc::clone(&clerk), staff, heir: None };
+        let keeper = keeper::Keeper::start(relay)?;
+        keeper.wait()?;
+        Ok(Keeper { clerk, keeper })
     }
 
     /// No login comes any more; the relay ends with its last connection.
@@ -58,135 +47,85 @@ impl Keeper {
     }
 
     pub fn is_over(&self) -> bool {
-        self.thread.is_finished()
+        self.keeper.is_over()
     }
 
     /// Ends the relay, if it has not ended, and waits for that.
     pub fn stop(self) {
         self.clerk.stop();
-        if self.thread.join().is_err() {
-            error!("the thread that keeps the relay ended with a panic");
-        }
+        self.keeper.join();
     }
 }
 
-struct Keeping {
+struct Relay {
     plan: Plan,
     clerk: Arc<Clerk>,
     staff: Staff,
+    /// Its way to the signer, for when we are gone.
+    heir: Option<Heir>,
 }
 
-/// Says once whether the first relay serves.
-type First = Sender<anyhow::Result<()>>;
-
-impl Keeping {
-    fn keep(mut self, ready: First) {
-        batch::enter();
-        let mut ready = Some(ready);
-        loop {
-            let mut watch = Watch::new();
-            let why = self.run_one(&mut watch, &mut ready).err();
-            let lost = self.clerk.end(watch.serves());
-            match (why, ready.take()) {
-                (why, Some(ready)) => {
-                    let why = why.unwrap_or_else(|| anyhow!("it has left"));
-                    return drop(ready.send(Err(why)));
-                }
-                (Some(why), None) => {
-                    let what = "logins that went on at other hosts are lost";
-                    error!(lost, "The relay has ended: {why:#}. {lost} {what}");
-                }
-                (None, None) => {}
-            }
-            if self.clerk.is_done() {
-                return;
-            }
-            thread::sleep(HELPER_REST);
-        }
+impl Spoken for Ask {
+    fn decode(bytes: &[u8]) -> Result<Ask, Malformed> {
+        Ask::decode(bytes)
     }
 
-    /// Starts a relay and answers it until it ends as it was told to.
-    fn run_one(&mut self, watch: &mut Watch, ready: &mut Option<First>) -> anyhow::Result<()> {
-        let (ours, theirs) = Messenger::pair().context("cannot make a socket pair")?;
-        let (log, theirs_log) = io::pipe().context("cannot make a pipe")?;
-        let child = helper::command("relay", &self.plan.logs, &theirs, theirs_log).spawn();
-        let mut child = Process(child.context("cannot start the relay")?);
-        drop(theirs);
-        let pid = child.0.id();
-        let log = lines::pass_on(log, self.plan.logs.syslog).context("cannot read its log")?;
-        let ours = Arc::new(ours);
+    fn sign(&self) -> Option<Sign> {
+        match self {
+            Ask::Ready => Some(Sign::Ready),
+            Ask::Pong => Some(Sign::Pong),
+            _ => None,
+        }
+    }
+}
+
+impl Side for Relay {
+    type Said = Ask;
+
+    const NAME: &'static str = "relay";
+
+    fn logs(&self) -> &Logs {
+        &self.plan.logs
+    }
+
+    fn ping(&self) -> Zeroizing<Vec<u8>> {
+        Tell::Ping.encode().into()
+    }
+
+    fn set_up(&mut self, way: &Arc<Messenger>) -> anyhow::Result<()> {
         let setup = Tell::Setup(Box::new(self.plan.setup.clone())).encode();
-        let (way, _heir) = self.clerk.heir().context("cannot make a socket pair")?;
-        let sent = ours.try_send(&setup, Some(way.as_owned_fd().as_fd()));
-        drop(way);
-        let heard = sent.map_err(Into::into).and_then(|()| {
-            info!(pid, "Started the relay, process {pid}");
-            self.hear(&ours, watch, ready)
-        });
-        if heard.is_err() {
-            let _ = child.0.kill();
-        }
-        ours.hang_up();
-        let status = child.end().context("the relay cannot be waited for")?;
-        let _ = log.join();
-        heard?;
-        match self.clerk.is_done() && status.success() {
-            true => Ok(()),
-            false => Err(anyhow!("it ended with {status}")),
-        }
+        let (past_us, heir) = self.clerk.heir().context("cannot make a socket pair")?;
+        self.heir = Some(heir);
+        Ok(way.try_send(&setup, Some(past_us.as_owned_fd().as_fd()))?)
     }
 
-    /// Answers a relay until it leaves.
-    fn hear(
-        &mut self,
-        ours: &Arc<Messenger>,
-        watch: &mut Watch,
-        ready: &mut Option<First>,
-    ) -> anyhow::Result<()> {
-        let mut buffer = vec![0; PARCEL_BYTES_MAX as usize];
-        let ping = Tell::Ping.encode();
-        ours.set_patience(HELPER_PING_INTERVAL)?;
-        loop {
-            self.staff.retry();
-            let busy = self.clerk.retry() || !self.staff.waiting.is_empty();
-            match helper::hear(ours, &mut buffer, busy)? {
-                Heard::Message(len, _) => {
-                    let bytes = buffer.get_mut(..len).unwrap_or_default();
-                    let ask = Ask::decode(bytes);
-                    // It may have been a shared secret.
-                    bytes.zeroize();
-                    self.heard(ours, ask, watch, ready)?;
-                }
-                Heard::Nothing => {}
-                Heard::Gone => return Ok(()),
-            }
-            watch.look(ours, &ping)?;
-            if self.clerk.is_stuck() {
-                return Err(anyhow!("it does not read what it is told"));
-            }
-        }
+    fn begin(&mut self, way: &Arc<Messenger>) {
+        self.clerk.begin(way);
     }
 
-    fn heard(
-        &mut self,
-        ours: &Arc<Messenger>,
-        ask: Result<Ask, Malformed>,
-        watch: &mut Watch,
-        ready: &mut Option<First>,
-    ) -> anyhow::Result<()> {
-        match ask {
-            Ok(Ask::Ready) if !watch.serves() => {
-                watch.begin();
-                self.clerk.begin(ours);
-                ready.take().into_iter().for_each(|ready| drop(ready.send(Ok(()))));
-            }
-            Ok(Ask::Pong) => watch.answered(),
-            Ok(ask) => {
-                let heard = self.clerk.hear(&mut self.staff, ask);
-                heard.map_err(|lie| anyhow!("it lied: {}", lie.0))?;
-            }
-            Err(_) => return Err(anyhow!("it lied: no message of ours")),
+    fn hear(&mut self, ask: Ask, _passenger: Option<OwnedFd>) -> Result<(), Lie> {
+        self.clerk.hear(&mut self.staff, ask)
+    }
+
+    fn go_on(&mut self) -> bool {
+        self.staff.retry();
+        self.clerk.retry() || !self.staff.waiting.is_empty()
+    }
+
+    fn is_stuck(&self) -> bool {
+        self.clerk.is_stuck()
+    }
+
+    fn is_wanted(&self) -> bool {
+        !self.clerk.is_done()
+    }
+
+    fn end(&mut self, served: bool, fault: Option<&anyhow::Error>) {
+        self.heir = None;
+        let lost = self.clerk.end(served);
+        if let Some(why) = fault {
+            let what = "logins that went on at other hosts are lost";
+            error!(lost, "The relay has ended: {why:#}. {lost} {what}");
         }
-        Ok(())
     }
 }

@@ -9,9 +9,7 @@ pub mod keeper;
 pub mod line;
 pub mod words;
 
-use std::ffi::OsStr;
 use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -25,20 +23,18 @@ use tracing::{error, warn};
 
 use self::line::{Asked, Line};
 use self::words::{Ask, Found, Handed, Passage, Proof, Setup, Tell};
-use super::audit::{Auditor, Remote};
-use super::config::{self, AuditLog, Config};
-use super::confine::Cell;
+use super::audit::Remote;
+use super::config::Config;
 use super::delegate::RemoteSigner;
 use super::edge::confine;
 use super::edge::words::Ticket;
-use super::execute::{Executor, Signer, Told};
+use super::execute::{Executor, Signer};
 use super::helper::{self, NOT_BY_HAND};
 use super::recording::{Received, Recorders};
 use super::server::{Server, Settings};
 use super::signals::{Signals, Woken};
 use super::socket::Messenger;
-use super::startups::Startups;
-use super::upstream::{self, Files, Fleets};
+use super::upstream::{self, Fleets};
 use super::{generation, serve};
 use crate::connection::{ConnectionConfig, LoginMethod};
 use crate::crypto::{Certificate, PrivateKey, PublicKey};
@@ -72,15 +68,16 @@ pub fn run(log: fn(&Receiver<Report>)) -> anyhow::Result<()> {
         bail!("the gateway sent no configuration");
     };
     // Files are read now or never.
-    let (config, connection) = prepare(&setup)?;
+    let (config, offers) = setup.terms.read()?;
+    let connection = generation::connection_config(&config, offers, (setup.steers, true))?;
     serve::raise_open_files();
-    let cell = Cell { uid: setup.uid, gid: setup.gid, root: OsStr::from_bytes(&setup.root).into() };
-    cell.enter(RELAY_FILES_MAX).context("cannot give root's rights up")?;
+    setup.cell.enter(RELAY_FILES_MAX).context("cannot give root's rights up")?;
     let order = |ticket, order| Ask::Sign { ticket, order }.encode();
     let signer = Arc::new(RemoteSigner::new(Arc::clone(&messenger), order));
     let line = Arc::new(Line::new(Arc::clone(&messenger)));
     let recorders = Arc::new(Received::default());
     let ways = (Arc::clone(&signer) as _, Arc::clone(&recorders) as _);
+    let connection = Arc::new(connection);
     let (mut server, reports) = start(&setup, &config, connection, (&messenger, &line), ways)?;
     let log = thread::Builder::new()
         .name("log".to_owned())
@@ -104,19 +101,6 @@ pub fn run(log: fn(&Receiver<Report>)) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn prepare(setup: &Setup) -> anyhow::Result<(Config, Arc<ConnectionConfig>)> {
-    let config = config::parse(&setup.config);
-    let config = config.context("the gateway's configuration does not parse")?;
-    let keys = setup.host_keys.iter().map(|blob| PublicKey::from_blob(blob));
-    let keys = keys.collect::<Result<Vec<_>, _>>().context("host keys do not parse")?;
-    let certificates = setup.certificates.iter().map(|blob| Certificate::from_blob(blob));
-    let certificates =
-        certificates.collect::<Result<Vec<_>, _>>().context("host certificates do not parse")?;
-    let offers = generation::offers(&config, &keys, &certificates);
-    let connection = generation::connection_config(&config, offers, (setup.steers, true))?;
-    Ok((config, Arc::new(connection)))
-}
-
 fn start(
     setup: &Setup,
     config: &Config,
@@ -124,41 +108,14 @@ fn start(
     (messenger, line): (&Arc<Messenger>, &Arc<Line>),
     (signer, recorders): (Arc<dyn Signer>, Arc<dyn Recorders>),
 ) -> anyhow::Result<(Server, Receiver<Report>)> {
-    let executor = Executor {
-        policy: None,
-        startups: None,
-        greets: None,
-        signer,
-        login_keys: Arc::new(Files),
-        open_files: None,
-        recorder: None,
-        audit: None,
-        told: Told::default(),
-    };
     let message = |entry| Ask::Audit(Box::new(entry)).encode().to_vec();
-    let audit = (config.global.audit_log != AuditLog::None)
-        .then(|| Arc::new(Remote::new(messenger, message)) as Arc<dyn Auditor>);
+    let (reactors, executor) = (setup.reactors as usize, Executor::apart(signer));
     Server::start(Settings {
-        listeners: Vec::new(),
-        // Connections bring their numbers along.
-        first_serial: 1,
-        connection,
-        host_keys: Arc::from([]),
-        reactors: setup.reactors as usize,
-        driver: config.global.driver,
-        startups: Arc::new(Startups::unbounded()),
-        execute: Arc::new(executor),
-        uid: Some(setup.uid),
-        line: None,
+        uid: Some(setup.cell.uid),
         relay: Some(Arc::clone(line)),
-        tcp_keepalive: config.global.tcp_keep_alive,
-        proxies: None,
-        greeting: None,
-        renews: false,
-        looks_names_up: false,
-        routes: false,
-        audit,
+        audit: Remote::wanted(config, messenger, message),
         recorders: Some(recorders),
+        ..Settings::apart(config, connection, reactors, executor)
     })
 }
 

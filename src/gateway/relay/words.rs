@@ -7,18 +7,19 @@ use std::net::SocketAddr;
 
 use zeroize::Zeroizing;
 
-use super::super::parcel::{address, blobs, flag, put, put_address};
+use super::super::parcel::{address, flag, put, put_address};
 use crate::connection::LoginSession;
 use crate::crypto::{KeyAlgorithm, ShownKey, SignatureAlgorithm};
 use crate::gateway::audit::Entry;
+use crate::gateway::confine::Cell;
 use crate::gateway::edge::words::{
     Ticket, algorithm, key_algorithm, put_shown, put_ticket, shown, ticket,
 };
 use crate::gateway::signer::words::Order;
+use crate::gateway::terms::Terms;
 use crate::limits::{
-    CONFIG_BYTES_MAX, HAND_OVER_UNSENT_BYTES_MAX, HOST_KEY_BYTES_MAX, PARCEL_BYTES_MAX,
-    SESSION_ID_BYTES_MAX, SIGNATURE_BYTES_MAX, TROUBLE_BYTES_MAX, UPSTREAM_HOSTS_MAX,
-    UPSTREAM_NAME_BYTES_MAX,
+    HAND_OVER_UNSENT_BYTES_MAX, HOST_KEY_BYTES_MAX, PARCEL_BYTES_MAX, SESSION_ID_BYTES_MAX,
+    SIGNATURE_BYTES_MAX, TROUBLE_BYTES_MAX, UPSTREAM_HOSTS_MAX, UPSTREAM_NAME_BYTES_MAX,
 };
 use crate::services::upstream::Trouble;
 use crate::wire::{Malformed, Reader};
@@ -101,14 +102,10 @@ pub enum Tell {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Setup {
-    /// The effective configuration as text, without Match blocks.
-    pub config: Vec<u8>,
-    pub host_keys: Vec<Vec<u8>>,
-    pub certificates: Vec<Vec<u8>>,
+    pub terms: Terms,
     pub reactors: u32,
-    pub uid: u32,
-    pub gid: u32,
-    pub root: Vec<u8>,
+    pub cell: Cell,
+    /// Ciphers may be chosen for this CPU.
     pub steers: bool,
 }
 
@@ -333,25 +330,17 @@ impl Tell {
 
 impl Setup {
     fn encode(&self, out: &mut Vec<u8>) {
-        put(out, &self.config);
-        for list in [&self.host_keys, &self.certificates] {
-            out.extend((list.len() as u32).to_be_bytes());
-            list.iter().for_each(|blob| put(out, blob));
-        }
-        [self.reactors, self.uid, self.gid].iter().for_each(|n| out.extend(n.to_be_bytes()));
-        put(out, &self.root);
+        self.terms.encode(out);
+        out.extend(self.reactors.to_be_bytes());
+        self.cell.encode(out);
         out.push(u8::from(self.steers));
     }
 
     fn decode(r: &mut Reader<'_>) -> Result<Setup, Malformed> {
         Ok(Setup {
-            config: r.string(CONFIG_BYTES_MAX as u32)?.to_vec(),
-            host_keys: blobs(r)?,
-            certificates: blobs(r)?,
+            terms: Terms::decode(r)?,
             reactors: r.uint32()?,
-            uid: r.uint32()?,
-            gid: r.uint32()?,
-            root: r.string(PARCEL_BYTES_MAX)?.to_vec(),
+            cell: Cell::decode(r)?,
             steers: flag(r)?,
         })
     }
@@ -546,7 +535,8 @@ mod tests {
             grant: vec![3],
             upstream: vec![4],
         };
-        let setup = Setup { config: b"port 22".to_vec(), reactors: 2, ..Setup::default() };
+        let terms = Terms { config: b"port 22".to_vec(), ..Terms::default() };
+        let setup = Setup { terms, reactors: 2, ..Setup::default() };
         let way = |found| Tell::Way { ticket: TICKET, found };
         for tell in [
             Tell::Setup(Box::new(setup)),

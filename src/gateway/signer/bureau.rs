@@ -12,15 +12,12 @@ use zeroize::Zeroizing;
 use super::words::{Order, Say, Tell};
 use crate::base::escape;
 use crate::crypto::{KeyKind, PublicKey};
+use crate::gateway::helper::keeper::Lie;
 use crate::gateway::socket::Messenger;
 use crate::limits::{SIGNATURE_TRIES_MAX, SIGNATURES_WAITING_MAX, SLOW_SIGNATURES_MAX};
 
 /// Hears the signature, or that there is none. Called once, by whichever thread; must not wait.
 pub type Answer = Box<dyn FnOnce(Option<Vec<u8>>) + Send>;
-
-/// What no signer of ours would say. Ends it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lie(pub &'static str);
 
 /// The way to the signer, whichever there is at the time.
 #[derive(Debug)]

@@ -1,9 +1,10 @@
 use std::sync::Mutex;
 use std::sync::mpsc;
 
-use super::bureau::{Bureau, Lie};
+use super::bureau::Bureau;
 use super::*;
 use crate::crypto::{Certificate, KeyAlgorithm};
+use crate::gateway::helper::keeper::Lie;
 use crate::limits::{
     CERTIFICATE_CLOCK_SKEW, SIGNATURE_TRIES_MAX, SIGNATURES_WAITING_MAX, UPSTREAM_CERTIFICATE_TIME,
 };

@@ -5,10 +5,11 @@ use zeroize::Zeroizing;
 
 use crate::connection::LoginSession;
 use crate::crypto::SignatureAlgorithm;
+use crate::gateway::confine::Cell;
 use crate::gateway::parcel::{flag, put};
 use crate::limits::{
     CERTIFICATE_BYTES_MAX, EXCHANGE_BYTES_MAX, HOST_KEY_BYTES_MAX, IDENT_BYTES_MAX, NAME_BYTES_MAX,
-    PARCEL_BYTES_MAX, REFUSAL_BYTES_MAX, SESSION_ID_BYTES_MAX, SIGNER_KEYS_MAX, UPSTREAM_KEYS_MAX,
+    REFUSAL_BYTES_MAX, SESSION_ID_BYTES_MAX, SIGNER_KEYS_MAX, UPSTREAM_KEYS_MAX,
     UPSTREAM_NAME_BYTES_MAX,
 };
 use crate::transport::SignableExchange;
@@ -62,9 +63,7 @@ pub enum Say {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Setup {
-    pub uid: u32,
-    pub gid: u32,
-    pub root: Vec<u8>,
+    pub cell: Cell,
     /// The identification of the server (RFC 4253 §4.2), which is in all that it signs.
     pub ident: String,
     pub keys: Vec<KnownKey>,
@@ -294,11 +293,10 @@ impl Say {
 
 impl Setup {
     fn encode(&self, out: &mut Vec<u8>) {
-        let counts = [self.keys.len() as u32, self.upstream_keys.len() as u32];
-        for number in [self.uid, self.gid, self.slow_threads].into_iter().chain(counts) {
+        self.cell.encode(out);
+        for number in [self.slow_threads, self.keys.len() as u32, self.upstream_keys.len() as u32] {
             out.extend(number.to_be_bytes());
         }
-        put(out, &self.root);
         put(out, self.ident.as_bytes());
         for KnownKey { public, certificate } in &self.keys {
             put(out, public);
@@ -311,12 +309,11 @@ impl Setup {
     }
 
     fn decode(r: &mut Reader<'_>) -> Result<Setup, Malformed> {
-        let (uid, gid, slow_threads) = (r.uint32()?, r.uint32()?, r.uint32()?);
+        let (cell, slow_threads) = (Cell::decode(r)?, r.uint32()?);
         let (count, upstream_count) = (r.uint32()?, r.uint32()?);
         if count as usize > SIGNER_KEYS_MAX || upstream_count as usize > UPSTREAM_KEYS_MAX {
             return Err(Malformed::OverLimit);
         }
-        let root = r.string(PARCEL_BYTES_MAX)?.to_vec();
         let ident = r.utf8(IDENT_BYTES_MAX as u32)?.to_owned();
         let mut keys = Vec::new();
         for _ in 0..count {
@@ -328,7 +325,7 @@ impl Setup {
             let public = r.string(HOST_KEY_BYTES_MAX)?.to_vec();
             upstream_keys.push(UpstreamKey { public, certifies: flag(r)? });
         }
-        Ok(Setup { uid, gid, root, ident, keys, upstream_keys, slow_threads })
+        Ok(Setup { cell, ident, keys, upstream_keys, slow_threads })
     }
 }
 
@@ -349,9 +346,7 @@ mod tests {
     fn messages_round_trip_and_refuse_trailing_bytes() {
         let key = KnownKey { public: vec![1, 2], certificate: vec![3] };
         let setup = Setup {
-            uid: 1,
-            gid: 2,
-            root: b"/empty".to_vec(),
+            cell: Cell { uid: 1, gid: 2, root: "/empty".into() },
             ident: "SSH-2.0-x".into(),
             keys: vec![key, KnownKey::default()],
             upstream_keys: vec![UpstreamKey { public: vec![4], certifies: true }],
