@@ -36,6 +36,10 @@ fn ciphers_are_measured_saved_shown_and_compared() {
     assert_eq!(saved, ran.stdout);
     let page = fs::read_to_string(folder.path().join("page.html")).expect("a page");
     assert!(page.starts_with("<!doctype html>") && page.contains("1024"), "{page}");
+    for chart in ["seal, one thread", "open, one thread"] {
+        assert!(page.contains(&format!("<figcaption>{chart} <small>GiB a second")), "{page}");
+    }
+    assert_eq!(page.matches("<rect ").count(), 2, "a bar for each: {page}");
 
     // Beside a run that was as fast as can be, everything is slower; beside a slow one, nothing.
     for (nanos, code) in [(1e-3, 2), (1e12, 0)] {
@@ -51,9 +55,25 @@ fn ciphers_are_measured_saved_shown_and_compared() {
 }
 
 #[test]
+fn ciphers_are_drawn_over_the_sizes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let words = ["cipher", "--only", "seal/aes", "--threads", "1", "--html", "page.html"];
+    let ran = bench(folder.path(), &words);
+    assert!(ran.status.success(), "{}", text(&ran.stderr));
+    let page = fs::read_to_string(folder.path().join("page.html")).expect("a page");
+    assert!(page.contains("<figcaption>seal, one thread <small>GiB a second"), "{page}");
+    // A curve and a line of the key for each suite of each library, and a dot for each size.
+    let suites = page.matches("<td>aes").count() / 2;
+    assert!(suites > 1 && page.matches("class=\"curve ").count() == 2 * suites, "{page}");
+    let dots = page.matches("<circle ").count();
+    assert!(dots > 2 * suites && dots.is_multiple_of(suites), "{dots} of {suites}: {page}");
+}
+
+#[test]
 fn exchanges_and_logins_are_measured_by_role() {
     let folder = tempfile::tempdir().expect("a folder");
-    let ran = bench(folder.path(), &["kex", "--only", "curve25519-sha256/"]);
+    let words = ["kex", "--only", "curve25519-sha256/", "--html", "page.html"];
+    let ran = bench(folder.path(), &words);
     assert!(ran.status.success(), "{}", text(&ran.stderr));
     let told = text(&ran.stdout);
     for case in [
@@ -64,6 +84,12 @@ fn exchanges_and_logins_are_measured_by_role() {
     ] {
         assert!(told.lines().any(|line| line.starts_with(case)), "{case}: {told}");
     }
+    let page = fs::read_to_string(folder.path().join("page.html")).expect("a page");
+    for chart in ["kex", "login"] {
+        assert!(page.contains(&format!("<figcaption>{chart} <small>microseconds")), "{page}");
+    }
+    let cases = told.lines().filter(|line| line.contains("curve25519-sha256/")).count();
+    assert_eq!(page.matches("<rect ").count(), cases, "a bar for each: {page}");
 }
 
 #[test]

@@ -119,6 +119,31 @@ fn our_own_failures_are_255() {
     });
 }
 
+/// Whoever is told that nobody listens there is told once where.
+#[test]
+fn a_refused_connection_is_told_once() {
+    let closed = support::free_port();
+    let tidegate = |words: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        let port = closed.to_string();
+        let output = command.args(words).args(["-F", "none", "-o", &format!("Port={port}")]);
+        let output = output.stdin(Stdio::null()).output().expect("runs");
+        assert_eq!(output.status.code().map(|code| code > 0), Some(true), "{words:?}");
+        (text(&output.stderr), port)
+    };
+    for words in [
+        &["ssh", "127.0.0.1"][..],
+        &["cp", "127.0.0.1:/a", "b"],
+        &["bench", "load", "127.0.0.1", "--scenario", "connect"],
+        &["bench", "transfer", "127.0.0.1"],
+    ] {
+        let (told, port) = tidegate(words);
+        let expected = format!("connect to host 127.0.0.1 port {port}: Connection refused");
+        assert!(told.contains(&expected), "{words:?}: {told}");
+        assert_eq!(told.matches("127.0.0.1").count(), 1, "{words:?}: {told}");
+    }
+}
+
 /// A key that an agent restricts to a host logs in there, and nowhere else.
 #[test]
 fn the_agent_knows_whom_it_signs_for() {

@@ -365,7 +365,11 @@ fn targets_that_cannot_be_reached_are_told_apart_from_those_that_may_not() {
     gateway.tells("the name of a host is too long");
     let said = refusal(&gateway, gateway.port, "no..such..name:80");
     assert!(said.contains("connect failed"), "{said}");
-    gateway.tells(&format!("127.0.0.1:{closed}: Connection refused"));
+    let log = gateway.tells(&format!("to 127.0.0.1 port {closed} for "));
+    assert!(
+        log.contains(": Connection refused") && !log.contains(&format!("127.0.0.1:{closed}")),
+        "{log}"
+    );
     gateway.tells("Cannot forward direct-tcpip to no..such..name port 80 for ");
 }
 
@@ -388,7 +392,7 @@ fn a_silent_target_is_given_up() {
     assert!(said.contains("connect failed"), "{said}");
     let took = start.elapsed();
     assert!((10..60).contains(&took.as_secs()), "{took:?}");
-    gateway.tells(&format!("{to} did not answer in time"));
+    gateway.tells(": no answer in time");
 }
 
 #[test]

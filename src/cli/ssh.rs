@@ -100,7 +100,7 @@ const FLAGS: &[Flag] = &[
     flag('P', Some("tag"), "a tag for Match tagged", |f, v| set(f, "Tag", v)),
     flag('p', Some("port"), "connect to this port", |f, v| set(f, "Port", v)),
     flag('q', None, "tell nothing", |f, _| over(f, "LogLevel", "QUIET")),
-    flag('R', Some("forward"), "take connections there at [address:]port and connect them from here to host:port",
+    flag('R', Some("forward"), "take connections there at [address:]port and connect them from here to host:port; a port alone: by SOCKS",
         |f, v| set(f, "RemoteForward", v)),
     flag('s', None, "the command is the name of a subsystem", |f, _| over(f, "SessionType", "subsystem")),
     flag('T', None, "ask for no terminal", |f, _| over(f, "RequestTTY", "no")),

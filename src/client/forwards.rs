@@ -2,7 +2,7 @@
 //! server opens.
 
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +17,7 @@ use crate::gateway::names::service_port;
 use crate::limits::{ACCEPT_REST, HOST_BYTES_MAX, SOCKS_AT_ONCE_MAX, SOCKS_TIME_MAX};
 use crate::reactor::{Fd, Waker};
 use crate::services::forward::{
-    BIND_MASK, GatewayPorts, ListenSpec, Listening, Place, Target, listen_at,
+    BIND_MASK, GatewayPorts, ListenSpec, Listening, Outcome, Place, Socks, Step, Target, listen_at,
 };
 
 /// One `-L`, `-R` or `-D`.
@@ -39,14 +39,29 @@ pub enum Listen {
     Path(String),
 }
 
+/// What a [`Forward`] may be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// To one place.
+    Fixed,
+    /// `-D`: to where each connection says, from a port.
+    Dynamic,
+    /// `-R` in one word: either.
+    Either,
+}
+
 impl Forward {
-    /// `[address:]port:host:port` in one word or two, with paths in place of either end.
+    /// `[address:]port:host:port` in one word or two, with paths in place of either end, or
+    /// `[address:]port` alone.
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn parse(words: &[String], may_be_dynamic: bool) -> Result<Forward, String> {
+    pub fn parse(words: &[String], form: Form) -> Result<Forward, String> {
         let parts: Vec<String> = words.iter().flat_map(|word| split(word)).collect();
-        let bad = || format!("{:?} is no [address:]port:host:port", words.join(" "));
+        let bad = || {
+            let form = if form == Form::Dynamic { "" } else { ":host:port" };
+            format!("{:?} is no [address:]port{form}", words.join(" "))
+        };
         let named = |text: &str| service_port(text).or_else(|| text.parse::<u16>().ok());
         let port = |text: &str| named(text).ok_or_else(|| format!("{text:?} is no port"));
         // As in ssh: a slash anywhere makes a path of it, which may begin in the working directory.
@@ -64,10 +79,10 @@ impl Forward {
             _ => return Err(bad()),
         };
         let to = match rest {
-            [] if may_be_dynamic => None,
-            [] if words.len() == 1 => {
-                return Err(format!("{bad}; a port alone (SOCKS) is -D's", bad = bad()));
-            }
+            // Who speaks SOCKS here comes to a port.
+            [] if form == Form::Dynamic && matches!(listen, Listen::Tcp { .. }) => None,
+            [] if form == Form::Either => None,
+            _ if form == Form::Dynamic => return Err(bad()),
             [path] if is_path(path) => Some(Target::Path(path.as_bytes().into())),
             [host, to] if host.len() <= HOST_BYTES_MAX as usize && !host.is_empty() => {
                 let port = port(to)?.into();
@@ -171,7 +186,7 @@ impl Remote {
 
 /// Connections that say where to (RFC 1928, SOCKS 4 and 4a), each asked by a thread of its own:
 /// whoever connects here may take his time, and what he says is a few bytes.
-pub struct Socks {
+pub struct Asking {
     done: Receiver<Asked>,
     tell: Sender<Asked>,
     waker: Waker,
@@ -184,10 +199,10 @@ pub struct Asked {
     pub origin: Option<SocketAddr>,
 }
 
-impl Socks {
-    pub fn new(waker: Waker) -> Socks {
+impl Asking {
+    pub fn new(waker: Waker) -> Asking {
         let (tell, done) = channel();
-        Socks { done, tell, waker }
+        Asking { done, tell, waker }
     }
 
     /// Takes connections at this socket from now on.
@@ -258,95 +273,40 @@ impl Drop for Busy {
 /// it ends.
 fn converse(mut stream: TcpStream) -> Result<(Target, Fd)> {
     stream.set_read_timeout(Some(SOCKS_TIME_MAX))?;
-    let mut version = [0];
-    stream.read_exact(&mut version)?;
-    let (target, answer) = match version {
-        [4] => version_4(&mut stream)?,
-        [5] => version_5(&mut stream)?,
-        _ => bail!("not SOCKS"),
+    let (mut socks, mut some) = (Socks::default(), Vec::new());
+    let mut heard: &[u8] = &[];
+    let (target, version) = loop {
+        match socks.take(&mut heard) {
+            Ok(Step::Wait(need)) => {
+                // No more than that: what follows goes on to the server.
+                some.resize(need, 0);
+                stream.read_exact(&mut some)?;
+                heard = &some;
+            }
+            Ok(Step::Say(words)) => stream.write_all(words)?,
+            Ok(Step::Asked(target, version)) => break (target, version),
+            Err(refused) => {
+                stream.write_all(refused.say)?;
+                bail!(refused.why);
+            }
+        }
     };
-    stream.write_all(&answer)?;
+    stream.write_all(version.answer(Outcome::Connected))?;
     stream.set_read_timeout(None)?;
     stream.set_nodelay(true)?;
     stream.set_nonblocking(true)?;
     Ok((target, Fd(stream.into_raw_fd())))
 }
 
-fn version_4(stream: &mut TcpStream) -> Result<(Target, Vec<u8>)> {
-    let mut head = [0; 7];
-    stream.read_exact(&mut head)?;
-    let [1, high, low, address @ ..] = head else { bail!("no CONNECT") };
-    until_nul(stream)?;
-    let host = match address {
-        // 4a: an address that cannot be, and a name behind the user.
-        [0, 0, 0, last] if last != 0 => String::from_utf8(until_nul(stream)?)?,
-        address => Ipv4Addr::from(address).to_string(),
-    };
-    Ok((tcp(host, high, low), vec![0, 90, 0, 0, 0, 0, 0, 0]))
-}
-
-fn version_5(stream: &mut TcpStream) -> Result<(Target, Vec<u8>)> {
-    let mut count = [0];
-    stream.read_exact(&mut count)?;
-    let mut methods = vec![0; usize::from(count[0])];
-    stream.read_exact(&mut methods)?;
-    if !methods.contains(&0) {
-        stream.write_all(&[5, 0xff])?;
-        bail!("it wants to log in");
-    }
-    stream.write_all(&[5, 0])?;
-    let mut head = [0; 4];
-    stream.read_exact(&mut head)?;
-    let [5, 1, _, kind] = head else { bail!("no CONNECT") };
-    let host = match kind {
-        1 => {
-            let mut address = [0; 4];
-            stream.read_exact(&mut address)?;
-            Ipv4Addr::from(address).to_string()
-        }
-        4 => {
-            let mut address = [0; 16];
-            stream.read_exact(&mut address)?;
-            Ipv6Addr::from(address).to_string()
-        }
-        3 => {
-            let mut len = [0];
-            stream.read_exact(&mut len)?;
-            let mut name = vec![0; usize::from(len[0])];
-            stream.read_exact(&mut name)?;
-            String::from_utf8(name)?
-        }
-        _ => bail!("no kind of address"),
-    };
-    let mut port = [0; 2];
-    stream.read_exact(&mut port)?;
-    let [high, low] = port;
-    Ok((tcp(host, high, low), vec![5, 0, 0, 1, 0, 0, 0, 0, 0, 0]))
-}
-
-fn tcp(host: String, high: u8, low: u8) -> Target {
-    Target::Tcp { host: host.into(), port: u32::from(u16::from_be_bytes([high, low])) }
-}
-
-fn until_nul(stream: &mut TcpStream) -> Result<Vec<u8>> {
-    let (mut text, mut byte) = (Vec::new(), [0]);
-    loop {
-        stream.read_exact(&mut byte)?;
-        match byte {
-            [0] => return Ok(text),
-            _ if text.len() >= HOST_BYTES_MAX as usize => bail!("too long"),
-            [byte] => text.push(byte),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
-    fn parse(text: &str, dynamic: bool) -> Result<Forward, String> {
+    fn parse(text: &str, form: Form) -> Result<Forward, String> {
         let words: Vec<String> = text.split(' ').map(str::to_owned).collect();
-        Forward::parse(&words, dynamic)
+        Forward::parse(&words, form)
     }
 
     #[test]
@@ -355,21 +315,33 @@ mod tests {
             listen: Listen::Tcp { address: address.map(str::to_owned), port },
             to: Some(Target::Tcp { host: host.into(), port: to }),
         };
-        assert_eq!(parse("80:web:8080", false), Ok(tcp(None, 80, "web", 8080)));
-        assert_eq!(parse("80 web:8080", false), Ok(tcp(None, 80, "web", 8080)));
+        assert_eq!(parse("80:web:8080", Form::Fixed), Ok(tcp(None, 80, "web", 8080)));
+        assert_eq!(parse("80 web:8080", Form::Fixed), Ok(tcp(None, 80, "web", 8080)));
         let expected = tcp(Some("::1"), 80, "2001:db8::1", 81);
-        assert_eq!(parse("[::1]:80:[2001:db8::1]:81", false), Ok(expected));
-        assert_eq!(parse("*:80:web:81", false), Ok(tcp(Some("*"), 80, "web", 81)));
-        let path = parse("/a/b:web:81", false).expect("a path");
+        assert_eq!(parse("[::1]:80:[2001:db8::1]:81", Form::Fixed), Ok(expected));
+        assert_eq!(parse("*:80:web:81", Form::Fixed), Ok(tcp(Some("*"), 80, "web", 81)));
+        let path = parse("/a/b:web:81", Form::Fixed).expect("a path");
         assert_eq!(path.listen, Listen::Path("/a/b".to_owned()));
-        let both = parse("/a:/b", false).expect("paths");
+        let both = parse("/a:/b", Form::Fixed).expect("paths");
         assert_eq!(both.to, Some(Target::Path((*b"/b").into())));
-        let path = parse("80:/b", false).expect("a path");
+        let path = parse("80:/b", Form::Fixed).expect("a path");
         assert_eq!(path.to, Some(Target::Path((*b"/b").into())));
-        assert_eq!(parse("1080", true).map(|f| f.to), Ok(None));
-        assert!(parse("::1:1080", true).is_err());
+        for form in [Form::Dynamic, Form::Either] {
+            assert_eq!(parse("1080", form).map(|f| f.to), Ok(None));
+            let bound = parse("[::1]:1080", form).expect("an address and a port");
+            assert_eq!(
+                (bound.to, bound.listen),
+                (None, parse("[::1]:1080:h:1", Form::Fixed).expect("it").listen)
+            );
+            assert!(parse("::1:1080", form).is_err());
+        }
+        assert_eq!(parse("80:web:8080", Form::Either), Ok(tcp(None, 80, "web", 8080)));
+        assert_eq!(parse("/a", Form::Either).map(|f| f.to), Ok(None));
+        for bad in ["80:web:81", "/a", "/a:/b", "80:/b"] {
+            assert!(parse(bad, Form::Dynamic).is_err(), "{bad}");
+        }
         for bad in ["80", "80:web", "x:web:1", "80:web:x", "80:web:99999", "1:2:3:4:5", ""] {
-            assert!(parse(bad, false).is_err(), "{bad}");
+            assert!(parse(bad, Form::Fixed).is_err(), "{bad}");
         }
     }
 

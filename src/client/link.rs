@@ -4,7 +4,7 @@ use std::os::fd::{IntoRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 
 use super::agent::HostProof;
 use super::connect::{Proxy, connect, spawn_proxy};
@@ -53,8 +53,17 @@ pub struct Client<D: Driver> {
     proofs: BTreeMap<ClientLink, HostProof>,
     /// Those whose hosts may be somebody in between.
     doubtful: BTreeSet<ClientLink>,
-    /// The commands that some of them go through.
-    proxies: BTreeMap<ClientLink, Proxy>,
+    /// What some of them go through.
+    ways: BTreeMap<ClientLink, Way>,
+    /// How those have ended that others go over.
+    ends: BTreeMap<ClientLink, String>,
+}
+
+/// What a connection goes through that is none of our own to the host itself.
+enum Way {
+    Command(Proxy),
+    /// A connection to this host.
+    Over(ClientLink, String),
 }
 
 impl<D: Driver> Client<D> {
@@ -76,7 +85,8 @@ impl<D: Driver> Client<D> {
             learners: BTreeMap::new(),
             proofs: BTreeMap::new(),
             doubtful: BTreeSet::new(),
-            proxies: BTreeMap::new(),
+            ways: BTreeMap::new(),
+            ends: BTreeMap::new(),
         }
     }
 
@@ -105,28 +115,24 @@ impl<D: Driver> Client<D> {
     ) -> Result<(ClientLink, Option<Identity>)> {
         let hosts = HostCheck::new(options, person, voice)?;
         let config = Arc::new(connection_config(options, hosts.algorithms())?);
-        let (socket, proxy) = match (&options.via, &options.proxy_command) {
+        let (socket, way) = match (&options.via, &options.proxy_command) {
             (Some(via), _) => {
                 let before = self.log_in(via, person, voice)?;
-                (self.reach_over(before, options)?, None)
+                let name = format!("{} port {}", via.host_name, via.port);
+                let socket = self.reach_over((before, &name), options)?;
+                (socket, Some(Way::Over(before, name)))
             }
             (None, Some(command)) => {
                 let (socket, proxy) = spawn_proxy(command, voice)?;
-                (socket, Some(proxy))
+                (socket, Some(Way::Command(proxy)))
             }
             (None, None) => (connect(options, voice)?, None),
         };
         let link = self.shard.begin_client(socket, config).context("out of memory")?;
-        self.proxies.extend(proxy.map(|proxy| (link, proxy)));
+        self.ways.extend(way.map(|way| (link, way)));
         self.links.push(link);
         let mut login = Login::new(link, options, hosts, person, voice);
-        let ended = self.wait_for_login(link, &mut login, options).map_err(|why| {
-            let (host, port) = (&options.host_name, options.port);
-            match self.proxy_end(link, &why.to_string()) {
-                Some(end) => anyhow!("Connection to {host} port {port} is lost: {end}"),
-                None => why,
-            }
-        });
+        let ended = self.wait_for_login(link, &mut login, options);
         if ended.is_err() {
             self.leave(link, "the login has failed");
         }
@@ -147,11 +153,31 @@ impl<D: Driver> Client<D> {
         self.doubtful.contains(&link)
     }
 
-    /// How the ProxyCommand of a connection that is lost has ended, where that is why; `reason` is what
-    /// the connection's own end was.
-    pub fn proxy_end(&mut self, link: ClientLink, reason: &str) -> Option<String> {
+    /// News as the shard has them. A connection that goes through something is cut off when that has
+    /// ended: then this is what is told, in words that may stand in a line for the user.
+    fn shard_news(&mut self) -> Option<(ClientLink, News)> {
+        let (link, news) = self.shard.next_news()?;
+        let News::Ended { reason } = news else { return Some((link, news)) };
+        let reason = self.why_lost(link, &reason);
+        let leads_on = |way: &Way| matches!(way, Way::Over(before, _) if *before == link);
+        if self.ways.values().any(leads_on) {
+            self.ends.insert(link, reason.clone());
+        }
+        Some((link, News::Ended { reason }))
+    }
+
+    fn why_lost(&mut self, link: ClientLink, reason: &str) -> String {
+        let plain = escape(reason.as_bytes()).to_string();
         let is_cut = reason.ends_with(CLOSED_BY_PEER) || reason.contains("(os error ");
-        self.proxies.get_mut(&link).filter(|_| is_cut)?.end()
+        let way = self.ways.get_mut(&link).filter(|_| is_cut);
+        match way {
+            None => plain,
+            Some(Way::Command(proxy)) => proxy.end().unwrap_or(plain),
+            Some(Way::Over(before, host)) => match self.ends.get(before) {
+                Some(end) => format!("the connection to {host} on the way is lost: {end}"),
+                None => format!("{plain} (over {host}, which is still connected)"),
+            },
+        }
     }
 
     /// What an agent is told that is lent to programs at this link's host.
@@ -189,7 +215,7 @@ impl<D: Driver> Client<D> {
         let mut waits = self.shard.ask_server_plainly(link, GlobalBody::KeepAlive.name(), true);
         while waits || self.learners.get(&link).is_some_and(|one| !one.wanted().is_empty()) {
             self.turn(None)?;
-            while let Some((of, news)) = self.shard.next_news() {
+            while let Some((of, news)) = self.shard_news() {
                 match news {
                     News::Heard(Event::GlobalDone { .. }) if of == link => waits = false,
                     News::Ended { reason } if of == link => {
@@ -209,7 +235,7 @@ impl<D: Driver> Client<D> {
     }
 
     /// A socket whose other end is a channel to the host, over a connection that is there.
-    fn reach_over(&mut self, before: ClientLink, options: &Options) -> Result<Fd> {
+    fn reach_over(&mut self, (before, via): (ClientLink, &str), options: &Options) -> Result<Fd> {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         theirs.set_nonblocking(true)?;
@@ -224,10 +250,10 @@ impl<D: Driver> Client<D> {
         let theirs = Fd(OwnedFd::from(theirs).into_raw_fd());
         let service = Attached::offered("direct-tcpip", what, theirs);
         let channel = self.shard.open_channel(before, &kind, Some(service));
-        let channel = channel.context("the host on the way opens no channel")?;
+        let channel = channel.with_context(|| format!("{via}, on the way, opens no channel"))?;
         loop {
             self.turn(None)?;
-            while let Some((of, news)) = self.shard.next_news() {
+            while let Some((of, news)) = self.shard_news() {
                 match news {
                     News::Heard(Event::Opened { id }) if of == before && id == channel => {
                         return Ok(Fd(OwnedFd::from(ours).into_raw_fd()));
@@ -235,10 +261,11 @@ impl<D: Driver> Client<D> {
                     News::Heard(Event::OpenFailed { id, text, .. })
                         if of == before && id == channel =>
                     {
-                        bail!("{host} port {port} cannot be reached: {}", harmless(&text));
+                        let text = harmless(&text);
+                        bail!("{host} port {port} cannot be reached from {via}: {text}");
                     }
                     News::Ended { reason } if of == before => {
-                        bail!("the host on the way is lost: {}", escape(reason.as_bytes()));
+                        bail!("Connection to {via}, on the way to {host}, is lost: {reason}");
                     }
                     news => self.kept.push_back((of, news)),
                 }
@@ -247,7 +274,7 @@ impl<D: Driver> Client<D> {
     }
 
     fn hear_login(&mut self, link: ClientLink, login: &mut Login<'_>) -> Result<Progress> {
-        while let Some((of, news)) = self.shard.next_news() {
+        while let Some((of, news)) = self.shard_news() {
             if of != link {
                 self.kept.push_back((of, news));
                 continue;
@@ -267,9 +294,9 @@ impl<D: Driver> Client<D> {
         self.shard.turn(until)
     }
 
-    /// The oldest news that nobody has taken.
+    /// The oldest news that nobody has taken. The reason of an end is fit to be shown.
     pub fn next_news(&mut self) -> Option<(ClientLink, News)> {
-        self.kept.pop_front().or_else(|| self.shard.next_news())
+        self.kept.pop_front().or_else(|| self.shard_news())
     }
 
     /// Takes what a server tells of its host keys and acts on it; gives other news back.

@@ -127,7 +127,7 @@ impl<'a> Login<'a> {
             }
             News::Ended { reason } => {
                 let (host, port) = (&self.options.host_name, self.options.port);
-                bail!("Connection to {host} port {port} is lost: {}", escape(reason.as_bytes()));
+                bail!("Connection to {host} port {port} is lost: {reason}");
             }
             _ => {}
         }

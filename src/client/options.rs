@@ -8,7 +8,7 @@ use super::x11::ForwardX11;
 use crate::connection::Secret;
 use crate::crypto::{CipherKind, KexKind, KeyAlgorithm, MacKind, SignatureAlgorithm};
 use crate::gateway::config::DriverChoice;
-use crate::services::forward::Target;
+use crate::services::forward::{Permits, Target};
 
 /// What is done about a host whose key is not known (ssh_config(5), StrictHostKeyChecking).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,6 +118,8 @@ pub struct Options {
     // ---- Forwarded connections ----
     pub local_forwards: Vec<Forward>,
     pub remote_forwards: Vec<Forward>,
+    /// PermitRemoteOpen: where those may lead that say where to themselves.
+    pub remote_open: Permits,
     /// `-W`: our standard streams are a connection to this.
     pub stdio_forward: Option<Target>,
     pub exit_on_forward_failure: bool,
@@ -199,6 +201,7 @@ impl Options {
             escape: Some(b'~'),
             local_forwards: Vec::new(),
             remote_forwards: Vec::new(),
+            remote_open: Permits::ANY,
             stdio_forward: None,
             exit_on_forward_failure: false,
             gateway_ports: false,

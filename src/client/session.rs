@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 
 use super::background;
 use super::config::{RequestTty, SessionType};
-use super::forwards::{Forward, Remote, Socks};
+use super::forwards::{Asking, Forward, Remote};
 use super::stdio::Borrowed;
 use super::terminal::{Heard, Raw, size, terminal_request};
 use super::voice::harmless;
@@ -92,7 +92,7 @@ struct Session<'a, D: Driver> {
     options: &'a Options,
     voice: &'a Voice,
     signals: Heard,
-    socks: Socks,
+    socks: Asking,
     /// The one whose streams are ours; `None`: connections are forwarded and nothing else.
     channel: Option<ChannelId>,
     /// Requests about it that are unanswered, oldest first.
@@ -140,7 +140,7 @@ impl<'a, D: Driver> Session<'a, D> {
             options,
             voice,
             signals,
-            socks: Socks::new(waker),
+            socks: Asking::new(waker),
             channel: None,
             asked: VecDeque::new(),
             remotes: Vec::new(),
@@ -325,10 +325,6 @@ impl<'a, D: Driver> Session<'a, D> {
                 self.raw = None;
                 self.voice.set_raw(false);
                 let host = &self.options.host_name;
-                let reason = match self.client.proxy_end(self.link, &reason) {
-                    Some(end) => end,
-                    None => escape(reason.as_bytes()).to_string(),
-                };
                 bail!("Connection to {host} is lost: {reason}");
             }
         }
@@ -365,13 +361,16 @@ impl<'a, D: Driver> Session<'a, D> {
     fn told(&mut self, id: ChannelId, note: Note) {
         match note {
             Note::Opened { what } => {
+                // Of a connection by SOCKS it is whoever speaks there that names the host.
+                let what = harmless(&what);
                 self.voice.debug(format_args!("forwarding {what}"));
                 self.open.insert(id, what);
             }
             Note::Failed { what, why } => {
-                self.voice.info(format_args!("{what}: {}", harmless(&why)));
+                self.voice.info(format_args!("{}: {}", harmless(&what), harmless(&why)));
             }
             Note::Ended { what, bytes_in, bytes_out, reason } => {
+                let what = harmless(&what);
                 self.voice.debug(format_args!(
                     "forwarded {what}: {bytes_in} bytes from the server, {bytes_out} to it; {reason}"
                 ));
@@ -519,8 +518,10 @@ impl<'a, D: Driver> Session<'a, D> {
                 .map(|bind| Attached::agent(path.as_os_str().as_encoded_bytes().into(), bind)),
             None => {
                 let remote = self.remotes.iter().find(|remote| remote.is_for(kind));
-                let target = remote.and_then(|remote| remote.forward.to.clone());
-                target.map(|target| Attached::forward(target, &Forwarding::default()))
+                remote.map(|remote| match &remote.forward.to {
+                    Some(target) => Attached::forward(target.clone(), &Forwarding::default()),
+                    None => Attached::socks(self.options.remote_open.clone()),
+                })
             }
         };
         let (link, shard) = (self.link, self.client.shard());

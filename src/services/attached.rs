@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::forward::{Cookies, Display, Forward, Forwarding, Target};
+use super::forward::{Cookies, Display, Forward, Forwarding, Permits, Target};
 use super::local::{Escapes, Local, Stdio};
 use super::process::{Login, Process, Start};
 use super::scp::{self, Scp};
@@ -77,7 +77,12 @@ impl Attached {
         Attached::Forward(Box::new(Forward::new(target, rules)))
     }
 
-    /// The same to an X server, for whoever has the fake one of these cookies.
+    /// One to where somebody says by SOCKS on the channel, of what `permits` lists.
+    pub fn socks(permits: Permits) -> Attached {
+        Attached::Forward(Box::new(Forward::socks(permits)))
+    }
+
+    /// A connection to an X server, for whoever has the fake one of these cookies.
     pub fn display(target: Target, cookies: Cookies) -> Attached {
         Attached::Forward(Box::new(Forward::display(target, cookies)))
     }

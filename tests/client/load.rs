@@ -114,6 +114,9 @@ fn a_rate_is_kept_and_runs_are_compared() {
         assert!(told.contains("auth: 20 of 20 connections"), "{told}");
         let page = fs::read_to_string(server.path("load.html")).expect("a page");
         assert!(page.contains("<p>auth: 20 of 20") && !page.contains("src="), "{page}");
+        assert!(page.contains("<figcaption>load/auth <small>milliseconds"), "{page}");
+        // Five phases, and four figures of each.
+        assert_eq!(page.matches("<rect ").count(), 5 * 4, "{page}");
         let saved = fs::read_to_string(server.path("load.json")).expect("saved");
         let mut before: Value = serde_json::from_str(&saved).expect("JSON");
         assert!(before["target"]["software"].as_str().is_some_and(|s| s.starts_with("SSH-2.0-")));
@@ -161,7 +164,8 @@ fn transfers_are_timed_both_ways_and_leave_nothing_behind() {
         let path = server.path("moved").display().to_string();
         // Requests of odd sizes: the last of a file is shorter.
         let few = ["--volume", "1M", "--rounds", "1", "--depth", "1,8", "--size", "100K", "--json"];
-        let words = [&few[..], &["--streams", "1,2", "--path", &path]].concat();
+        let more = ["--streams", "1,2", "--path", &path, "--html", "moved.html"];
+        let words = [&few[..], &more].concat();
         let report = report(&run("transfer", server, "127.0.0.1", &words));
         for streams in [1, 2] {
             for what in ["exec-down", "exec-up", "sftp-put/8x102400", "sftp-get/1x102400"] {
@@ -171,6 +175,13 @@ fn transfers_are_timed_both_ways_and_leave_nothing_behind() {
                 median(&report, &format!("{name}/cpu-server"));
             }
         }
+        let page = fs::read_to_string(server.path("moved.html")).expect("a page");
+        for chart in ["Rate <small>GiB a second", "CPU <small>seconds a GiB"] {
+            assert!(page.contains(&format!("<figcaption>{chart}")), "{page}");
+        }
+        // Two ways by exec, and two by SFTP with two depths, of one stream and of two.
+        assert!(page.matches("<rect ").count() >= 2 * (2 + 2 * 2) * 2, "{page}");
+        fs::remove_file(server.path("moved.html")).expect("it");
         let left = fs::read_dir(server.path("")).expect("a folder").flatten();
         let left = left.filter(|entry| entry.file_name().to_string_lossy().starts_with("moved"));
         assert_eq!(left.count(), 0);
@@ -225,9 +236,8 @@ fn a_transfer_that_stands_still_is_given_up() {
             let output = run_at(port, "transfer", server, "127.0.0.1", &words);
             let told = text(&output.stderr);
             assert_eq!(output.status.code(), Some(255), "{told}");
-            let moved =
-                format!("127.0.0.1 (127.0.0.1:{port}): nothing has moved for 0.3 s, after ");
-            assert!(told.contains(&moved) && told.contains(says), "{told}");
+            let moved = "127.0.0.1: nothing has moved for 0.3 s, after ";
+            assert!(told.contains(moved) && told.contains(says), "{told}");
             assert!(told.contains(&format!("transfer/{what}/")), "{told}");
         }
     });
@@ -278,5 +288,87 @@ fn passwords_come_from_files_and_variables() {
             assert_eq!(output.status.code(), Some(255), "{told}");
             assert!(told.contains(says) && !told.contains("horse"), "{told}");
         }
+    }
+}
+
+/// A server that nothing is known of and that lets nobody in.
+struct Dropbear(std::process::Child, u16);
+
+impl Dropbear {
+    const PROGRAM: &str = "/usr/sbin/dropbear";
+
+    fn start(folder: &std::path::Path) -> Option<Dropbear> {
+        if !std::path::Path::new(Dropbear::PROGRAM).exists() {
+            println!("left out: dropbear is missing; apt-get install dropbear-bin");
+            return None;
+        }
+        let key = folder.join("dropbear_key");
+        let mut make = Command::new("dropbearkey");
+        crate::support::run_ok(make.args(["-t", "ed25519", "-f"]).arg(&key));
+        let port = crate::support::free_port();
+        let mut command = Command::new(Dropbear::PROGRAM);
+        command.args(["-F", "-E", "-s", "-p", &format!("127.0.0.1:{port}"), "-r"]).arg(&key);
+        let child = command.stdin(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
+        crate::support::wait_for("dropbear", || TcpStream::connect(("127.0.0.1", port)).is_ok());
+        Some(Dropbear(child, port))
+    }
+}
+
+impl Drop for Dropbear {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Up to the keys, without a user, a key or a host that is known.
+#[test]
+fn connections_are_measured_where_nobody_is_let_in() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let measure = |port: u16| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        command.args(["bench", "load", "127.0.0.1", "-F", "none", "-p", &port.to_string()]);
+        command.args([
+            "--scenario",
+            "connect",
+            "--connections",
+            "6",
+            "--concurrent",
+            "2",
+            "--json",
+        ]);
+        let driver = driver().unwrap_or_else(|| "uring".to_owned());
+        for option in [
+            &format!("TidegateDriver={driver}"),
+            "BatchMode=yes",
+            "IdentityFile=none",
+            "IdentityAgent=none",
+            "StrictHostKeyChecking=yes",
+            "UserKnownHostsFile=none",
+            "GlobalKnownHostsFile=none",
+        ] {
+            command.args(["-o", option]);
+        }
+        let output = command.stdin(Stdio::null()).current_dir(folder.path()).output();
+        let output = output.expect("the program runs");
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+        let report = report(&output);
+        let run = &report["runs"][0];
+        assert_eq!((&run["completed"], &run["errors"]), (&6.into(), &serde_json::json!({})));
+        for phase in ["tcp", "version", "kex", "total"] {
+            assert!(median(&report, &format!("load/connect/{phase}")) > 0.0);
+        }
+        let cases = report["cases"].as_array().expect("cases");
+        assert!(cases.iter().all(|case| case["name"] != "load/connect/auth"), "{report}");
+    };
+    both(&["MaxStartups 100", "PubkeyAuthentication no"], |server| {
+        measure(server.port());
+        if let Server::Ours(gateway) = server {
+            // They leave as one should.
+            gateway.tells_times("measured", 6);
+        }
+    });
+    if let Some(dropbear) = Dropbear::start(folder.path()) {
+        measure(dropbear.1);
     }
 }

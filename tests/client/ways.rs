@@ -271,3 +271,200 @@ fn a_proxy_command_that_ends_is_named() {
         }
     });
 }
+
+/// Answers each request as a web server would that has one page.
+fn web() -> u16 {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let port = listener.local_addr().expect("its address").port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().take(64).flatten() {
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nabcde");
+        }
+    });
+    port
+}
+
+/// What comes back for these bytes.
+fn said(port: u16, bytes: &[u8]) -> Vec<u8> {
+    let mut stream = reach(port);
+    stream.write_all(bytes).expect("it is taken");
+    let mut back = Vec::new();
+    stream.read_to_end(&mut back).expect("an end");
+    back
+}
+
+/// A request of version 5 for this host.
+fn socks_5(kind: u8, host: &[u8], port: u16) -> Vec<u8> {
+    [&[5, 1, 0, 5, 1, 0, kind][..], host, &port.to_be_bytes()].concat()
+}
+
+#[test]
+fn a_port_there_leads_to_where_socks_says() {
+    both(&[], |server| {
+        let (page, echo, there, closed) = (web(), echo(), free_port(), free_port());
+        let log = server.path("log").display().to_string();
+        let _ = fs::remove_file(&log);
+        let flags = [format!("-R{there}")];
+        let flags = [&flags[0], "-E", &log];
+        let _forwarding = Forwarding::start(server, &["ExitOnForwardFailure=yes"], &flags);
+        drop(reach(there));
+        for (version, host) in [
+            ("--socks4", "127.0.0.1"),
+            ("--socks4a", "localhost"),
+            ("--socks5", "127.0.0.1"),
+            ("--socks5-hostname", "localhost"),
+        ] {
+            let mut curl = Command::new("curl");
+            curl.args(["-sS", "--noproxy", "", "-m", "60", version, &format!("127.0.0.1:{there}")]);
+            let output = curl.arg(format!("http://{host}:{page}/")).output().expect("curl");
+            assert_eq!(text(&output.stdout), "abcde", "{version}: {}", text(&output.stderr));
+        }
+        // What is said right behind where to is not lost, and neither is what comes later.
+        let mut stream = reach(there);
+        let [high, low] = echo.to_be_bytes();
+        stream.write_all(&[4, 1, high, low, 127, 0, 0, 1, 0, b'm', b'o']).expect("said");
+        let mut answer = [0; 10];
+        stream.read_exact(&mut answer).expect("an answer");
+        assert_eq!(answer, [0, 90, 0, 0, 0, 0, 0, 0, b'm', b'o']);
+        comes_back(stream);
+        // Who is not connected is told why, in his version's words.
+        let four = [&[4, 1][..], &closed.to_be_bytes(), &[127, 0, 0, 1, 0]].concat();
+        assert_eq!(said(there, &four), [0, 91, 0, 0, 0, 0, 0, 0]);
+        let refused = socks_5(1, &[127, 0, 0, 1], closed);
+        assert_eq!(said(there, &refused), [5, 0, 5, 5, 0, 1, 0, 0, 0, 0, 0, 0]);
+        let hostile = socks_5(3, b"\x09no..\x1b]0;x", 80);
+        assert_eq!(said(there, &hostile), [5, 0, 5, 4, 0, 1, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(said(there, &[5, 1, 0, 5, 2, 0, 1, 0, 0, 0, 0, 0, 0])[..4], [5, 0, 5, 7]);
+        assert_eq!(said(there, &[5, 1, 2]), [5, 0xff]);
+        assert!(said(there, b"GET / HTTP/1.1\r\n\r\n").is_empty());
+        let told = fs::read_to_string(&log).expect("a log");
+        let why = format!("SOCKS to 127.0.0.1 port {closed}: Connection refused");
+        assert!(told.contains(&why) && told.contains("SOCKS: it speaks no SOCKS"), "{told}");
+        assert!(told.contains("\\x1b]0;x port 80") && !told.contains('\x1b'), "{told}");
+    });
+}
+
+#[test]
+fn a_port_there_leads_only_to_where_it_is_permitted() {
+    both(&[], |server| {
+        let (page, other) = (web(), web());
+        for (permitted, to_page, to_other) in [
+            (format!("localhost:1 127.0.0.1:{page}"), 0, 2),
+            ("127.0.0.1:*".to_owned(), 0, 0),
+            ("any".to_owned(), 0, 0),
+            ("none".to_owned(), 2, 2),
+            // Names are not looked up for it.
+            (format!("localhost:{page}"), 2, 2),
+        ] {
+            let there = free_port();
+            let log = server.path("log").display().to_string();
+            let _ = fs::remove_file(&log);
+            let lines = [format!("PermitRemoteOpen={permitted}"), format!("RemoteForward={there}")];
+            let lines = [&lines[0], &lines[1], "ExitOnForwardFailure=yes"];
+            let _forwarding = Forwarding::start(server, &lines, &["-E", &log]);
+            for (port, code) in [(page, to_page), (other, to_other)] {
+                let mut request = socks_5(1, &[127, 0, 0, 1], port);
+                request.extend_from_slice(b"GET / HTTP/1.0\r\n\r\n");
+                let back = said(there, &request);
+                assert_eq!(back[..4], [5, 0, 5, code], "{permitted}: {back:?}");
+                assert_eq!(back.ends_with(b"abcde"), code == 0, "{permitted}: {back:?}");
+                let why =
+                    format!("SOCKS to 127.0.0.1 port {port}: PermitRemoteOpen does not list it");
+                let told = fs::read_to_string(&log).unwrap_or_default();
+                assert_eq!(told.contains(&why), code == 2, "{permitted}: {told}");
+            }
+        }
+    });
+}
+
+/// One connection to a server that can be cut.
+struct Line {
+    port: u16,
+    ends: std::sync::mpsc::Receiver<TcpStream>,
+}
+
+impl Line {
+    fn to(server: u16) -> Line {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+        let port = listener.local_addr().expect("its address").port();
+        let (tell, ends) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let (near, _) = listener.accept().expect("somebody");
+            let far = TcpStream::connect((Ipv4Addr::LOCALHOST, server)).expect("the server");
+            for (from, to) in [(&near, &far), (&far, &near)] {
+                let (mut from, mut to) =
+                    (from.try_clone().expect("it"), to.try_clone().expect("it"));
+                std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+            }
+            tell.send(near).expect("heard");
+        });
+        Line { port, ends }
+    }
+
+    fn cut(&self) {
+        let near = self.ends.recv().expect("a connection");
+        near.shutdown(std::net::Shutdown::Both).expect("it ends");
+    }
+}
+
+/// What a client says whose session has begun before `cut` cuts it off.
+fn cut_off(mut command: Command, cut: impl FnOnce()) -> String {
+    command.args(["127.0.0.1", "echo up; cat; sleep 600"]);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("the client starts");
+    child.stdout.as_mut().expect("a pipe").read_exact(&mut [0; 3]).expect("it is up");
+    cut();
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(255));
+    text(&output.stderr)
+}
+
+/// Whoever reads in the middle of a session that it is lost reads what it went through, and how that ended.
+#[test]
+fn what_a_lost_session_went_through_is_named() {
+    both(&[], |server| {
+        let (config, to) = (server.path("way"), server.port());
+        let way = format!(
+            "Host *\n Port {to}\n IdentityFile {}\n IdentityAgent none\n UserKnownHostsFile {}\n \
+             StrictHostKeyChecking accept-new\n KexAlgorithms curve25519-sha256\n BatchMode yes\n",
+            server.path("user_ed25519").display(),
+            server.path("known_hosts").display()
+        );
+        fs::write(&config, way).expect("a file");
+
+        // A command.
+        let pid = server.path("pid");
+        let _ = fs::remove_file(&pid);
+        let proxy = format!(
+            "ProxyCommand=sh -c 'echo $$ >{}; exec {} ssh -F {} -W 127.0.0.1:{to} 127.0.0.1'",
+            pid.display(),
+            env!("CARGO_BIN_EXE_tidegate"),
+            config.display()
+        );
+        let told = cut_off(server.login(&[&proxy]), || {
+            let of = fs::read_to_string(&pid).expect("its number");
+            let of = of.trim().parse().expect("a number");
+            let signal = nix::sys::signal::Signal::SIGKILL;
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(of), signal).expect("it ends");
+        });
+        assert!(
+            told.contains("ProxyCommand \"") && told.contains("has ended (signal: 9"),
+            "{told}"
+        );
+
+        // A host on the way.
+        let line = Line::to(to);
+        let over = |port: u16| {
+            let mut command = server.login(&[]);
+            command.arg("-F").arg(&config).args(["-J", &format!("127.0.0.1:{port}")]);
+            command
+        };
+        let told = cut_off(over(line.port), || line.cut());
+        let port = line.port;
+        let expected = format!(
+            "Connection to 127.0.0.1 is lost: the connection to 127.0.0.1 port {port} on the way is lost: "
+        );
+        assert!(told.contains(&expected), "{told}");
+    });
+}

@@ -1,20 +1,37 @@
-//! One page with charts and nothing to fetch: bars of plain HTML, so that it prints and can be
-//! read by everything.
+//! One page with charts and nothing to fetch: SVG and plain tables, so that it prints and can be read by
+//! everything.
 
 use std::fmt::Write;
 
+use super::chart::{bars, curves, short};
 use super::report::{Report, Table};
 
 const STYLE: &str = "\
-:root { color-scheme: light dark; --bar: #2f7ed8; --line: #8886; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; width: 100%; margin: 1rem 0 2rem; }
+:root { color-scheme: light dark; --line: #8886; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+h2 { margin: 2.5rem 0 .5rem; }
+dl { overflow: hidden; } dt { float: left; clear: left; width: 8rem; opacity: .7; }
+dd { margin-left: 8rem; }
+figure { margin: 1.5rem 0; break-inside: avoid; } figcaption { font-weight: 600; }
+figure small { font-weight: 400; opacity: .7; }
+figure > svg { width: 100%; height: auto; font: 12px system-ui, sans-serif; fill: currentColor; }
+svg .name { text-anchor: end; } svg .tick { text-anchor: middle; }
+ul { list-style: none; margin: .3rem 0; padding: 0; font-size: .85rem; }
+li { display: inline-block; margin-right: 1.2rem; } li svg { width: 24px; vertical-align: middle; }
+.grid { stroke: var(--line); } .curve { fill: none; stroke-width: 2.5; }
+.dashed { stroke-dasharray: 6 4; }
+.s0 { fill: #2f7ed8; } .s1 { fill: #e07b39; } .s2 { fill: #3a9d4a; } .s3 { fill: #b04fc9; }
+.s4 { fill: #b8901f; } .s5 { fill: #26a69a; } .s6 { fill: #d64550; } .s7 { fill: #7d8590; }
+.c0 { stroke: #2f7ed8; } .c1 { stroke: #e07b39; } .c2 { stroke: #3a9d4a; } .c3 { stroke: #b04fc9; }
+.c4 { stroke: #b8901f; } .c5 { stroke: #26a69a; } .c6 { stroke: #d64550; } .c7 { stroke: #7d8590; }
+div { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; margin: 1rem 0 2rem; font-size: .85rem; }
 th, td { text-align: right; padding: .2rem .5rem; border-bottom: 1px solid var(--line); }
 th:first-child, td:first-child { text-align: left; white-space: nowrap; }
-td { position: relative; font-variant-numeric: tabular-nums; }
-td i { position: absolute; inset: auto auto 0 0; height: 3px; background: var(--bar); }
-dt { float: left; clear: left; width: 8rem; opacity: .7; } dd { margin-left: 8rem; }
+td { font-variant-numeric: tabular-nums; }
 ";
+/// Of latencies: the rest would flatten them.
+const DRAWN: [&str; 4] = ["p50", "p90", "p99", "p99.9"];
 
 /// The whole page.
 pub fn page(report: &Report) -> String {
@@ -40,39 +57,86 @@ pub fn page(report: &Report) -> String {
         let _ = write!(text, "<dt>{name}</dt><dd>{}</dd>", safe(fact.trim()));
     }
     text.push_str("</dl>\n");
+    for note in report.notes() {
+        let _ = writeln!(text, "<p>{}", safe(&note));
+    }
     let tables = report.tables();
+    charts(report, &tables, &mut text);
+    text.push_str("<h2>Figures</h2>\n");
     if tables.is_empty() {
         list(report, &mut text);
     }
     tables.iter().for_each(|each| table(each, &mut text));
-    for note in report.notes() {
-        let _ = writeln!(text, "<p>{}", safe(&note));
-    }
     text.push_str("</html>\n");
     text
 }
 
+/// What there is to see of it at a glance, by what was measured.
+fn charts(report: &Report, tables: &[Table], text: &mut String) {
+    for table in tables {
+        match report.bench.as_str() {
+            "load" => {
+                let title = table.title.trim_end_matches(", ms").to_owned();
+                *text += &bars(&table.pick(title, &DRAWN), "milliseconds, by phase");
+            }
+            "transfer" => {
+                let rate = table.pick("Rate".to_owned(), &["GiB/s"]);
+                let cost = table.pick("CPU".to_owned(), &["client", "server"]);
+                *text += &bars(&rate, "GiB a second");
+                *text += &bars(&cost, "seconds a GiB");
+            }
+            _ => {
+                let Some(title) = table.title.strip_suffix(", GiB/s") else { continue };
+                let table = table.pick(title.to_owned(), &columns(table));
+                *text += &match table.columns.len() {
+                    // Of too few there is no curve.
+                    ..3 => bars(&table, "GiB a second, by bytes a packet"),
+                    _ => curves(&table, "GiB a second, by bytes a packet"),
+                };
+            }
+        }
+    }
+    if tables.is_empty() {
+        groups(report).iter().for_each(|group| *text += &bars(group, "microseconds"));
+    }
+}
+
+fn columns(table: &Table) -> Vec<&str> {
+    table.columns.iter().map(String::as_str).collect()
+}
+
+/// Cases by what their names begin with: a signature is not to be seen beside a login.
+fn groups(report: &Report) -> Vec<Table> {
+    let mut groups: Vec<Table> = Vec::new();
+    for row in &report.cases {
+        let (group, name) = row.name.split_once('/').unwrap_or(("", &row.name));
+        if groups.last().is_none_or(|last| last.title != group) {
+            groups.push(Table::new(group.to_owned()));
+        }
+        if let Some(last) = groups.last_mut() {
+            last.add(name, "us", row.nanos / 1e3);
+        }
+    }
+    groups
+}
+
 fn list(report: &Report, text: &mut String) {
-    let most = report.cases.iter().map(|row| row.nanos).fold(0.0, f64::max);
     text.push_str(
-        "<table><tr><th></th><th>microseconds</th><th>a second</th><th>spread</th></tr>\n",
+        "<div><table><tr><th></th><th>microseconds</th><th>a second</th><th>spread</th></tr>\n",
     );
     for row in &report.cases {
         let (name, us) = (safe(&row.name), row.nanos / 1e3);
-        let bar = bar(row.nanos, most);
         let (rate, spread) = (row.per_second, row.spread_percent);
         let _ = writeln!(
             text,
-            "<tr><td>{name}</td><td>{us:.2}{bar}</td><td>{rate:.0}</td><td>{spread:.0} %</td></tr>"
+            "<tr><td>{name}</td><td>{us:.2}</td><td>{rate:.0}</td><td>{spread:.0} %</td></tr>"
         );
     }
-    text.push_str("</table>\n");
+    text.push_str("</table></div>\n");
 }
 
 fn table(table: &Table, text: &mut String) {
-    let figures = table.lines.iter().flat_map(|(_, figures)| figures.iter().flatten());
-    let most = figures.copied().fold(0.0, f64::max);
-    let _ = write!(text, "<table><tr><th>{}</th>", safe(&table.title));
+    let _ = write!(text, "<div><table><tr><th>{}</th>", safe(&table.title));
     for column in &table.columns {
         let _ = write!(text, "<th>{}</th>", safe(column));
     }
@@ -80,22 +144,16 @@ fn table(table: &Table, text: &mut String) {
     for (name, figures) in &table.lines {
         let _ = write!(text, "<tr><td>{}</td>", safe(name));
         for figure in figures {
-            let _ = match figure {
-                Some(figure) => write!(text, "<td>{figure:.2}{}</td>", bar(*figure, most)),
-                None => write!(text, "<td></td>"),
-            };
+            let figure = figure.map(short).unwrap_or_default();
+            let _ = write!(text, "<td>{figure}</td>");
         }
         text.push_str("</tr>\n");
     }
-    text.push_str("</table>\n");
-}
-
-fn bar(figure: f64, most: f64) -> String {
-    format!("<i style=\"width:{:.1}%\"></i>", 100.0 * figure / most.max(f64::MIN_POSITIVE))
+    text.push_str("</table></div>\n");
 }
 
 /// Names come from /proc and from files: nothing of them is markup.
-fn safe(text: &str) -> String {
+pub fn safe(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
@@ -116,6 +174,8 @@ mod tests {
         let page = page(&Report::new("kex", machine, rows.into()));
         assert!(page.contains("&lt;script&gt;&quot;&amp;") && !page.contains("<script"), "{page}");
         assert!(!page.contains("http") && !page.contains("src="), "{page}");
-        assert!(page.contains("<td>1.23<i style=\"width:100.0%\"></i></td>"), "{page}");
+        assert!(page.contains("<td>1.23</td>"), "{page}");
+        // A chart for signatures, and one for exchanges.
+        assert_eq!(page.matches("<figure>").count(), 2, "{page}");
     }
 }

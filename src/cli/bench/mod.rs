@@ -1,6 +1,7 @@
 //! `tidegate bench`: what this machine's hardware does with SSH's algorithms, and what an SSH server
 //! does with many connections and many bytes: for people who publish figures, choose machines or size servers.
 
+mod chart;
 mod cipher;
 mod flags;
 mod histogram;

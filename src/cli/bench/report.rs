@@ -306,11 +306,30 @@ pub struct Table {
 }
 
 impl Table {
-    const fn new(title: String) -> Table {
+    pub const fn new(title: String) -> Table {
         Table { title, columns: Vec::new(), lines: Vec::new() }
     }
 
-    fn add(&mut self, line: &str, column: &str, figure: f64) {
+    /// Every figure there is.
+    pub fn figures(&self) -> impl Iterator<Item = f64> {
+        self.lines.iter().flat_map(|(_, figures)| figures.iter().flatten().copied())
+    }
+
+    /// Some of its columns, under a title of their own.
+    pub fn pick(&self, title: String, columns: &[&str]) -> Table {
+        let mut table = Table::new(title);
+        for (line, figures) in &self.lines {
+            for (column, figure) in self.columns.iter().zip(figures) {
+                if let Some(figure) = figure.filter(|_| columns.contains(&column.as_str())) {
+                    table.add(line, column, figure);
+                }
+            }
+        }
+        table
+    }
+
+    /// Puts a figure in its place; lines and columns stand in the order in which they come.
+    pub fn add(&mut self, line: &str, column: &str, figure: f64) {
         let column = match self.columns.iter().position(|known| known == column) {
             Some(at) => at,
             None => {

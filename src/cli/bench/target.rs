@@ -1,6 +1,7 @@
-//! The server that is measured: where it is, who it is, and the key that opens it.
+//! The server that is measured: where it is, who it is, and the key that opens it, where it is to open.
 
 use std::net::{SocketAddr, TcpStream};
+use std::os::fd::IntoRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,11 +14,12 @@ use super::usage;
 use crate::base::escape;
 use crate::cli::ssh::{self, SshFlags};
 use crate::client::{Client, Options, Person, Voice, config, connection_config};
-use crate::connection::{ClientConnectionConfig, Connection};
+use crate::connection::{Answer, ClientConnectionConfig, Connection, Event, Query};
 use crate::crypto::{KeyAlgorithm, PublicKey};
 use crate::gateway::config::Disk;
-use crate::reactor::Driver;
+use crate::reactor::{Driver, Fd};
 use crate::services::forward::resolve;
+use crate::shard::News;
 use crate::transport::Client as Role;
 
 /// How long one address may take to answer before the next is tried.
@@ -48,12 +50,13 @@ impl Told {
     }
 }
 
-/// A server that has let us in once.
+/// A server that has been met once.
 pub struct Target {
     pub options: Options,
     pub address: SocketAddr,
     pub host_key: PublicKey,
-    pub proof: Proof,
+    /// What it has let us in by; `None`: it was not asked to.
+    pub proof: Option<Proof>,
     pub config: Arc<ClientConnectionConfig>,
     pub told: Told,
 }
@@ -95,21 +98,75 @@ pub fn find(options: &Options, allowed: bool) -> Result<SocketAddr> {
     let mut why = anyhow::anyhow!("{host} has no address of the wanted family");
     for address in found.into_iter().filter(wanted) {
         if !allowed && !address.ip().to_canonical().is_loopback() {
+            let named = named(host, &address.ip().to_string());
             bail!(
-                "{host} ({}) is not this machine; if you may put load on it, \
-                 say --i-may-load-this-host",
-                address.ip()
+                "{named} is not this machine; if you may put load on it, say --i-may-load-this-host"
             );
         }
         match TcpStream::connect_timeout(&address, ANSWER_TIME) {
             Ok(_) => return Ok(address),
-            Err(error) => why = anyhow::Error::from(error).context(format!("{host}: {address}")),
+            // In the words of `tidegate ssh`.
+            Err(error) => {
+                let place = named(host, &address.ip().to_string());
+                why = anyhow::anyhow!("connect to host {place} port {port}: {error}");
+            }
         }
     }
     Err(why)
 }
 
+/// A host and its address, once where they are the same.
+pub fn named(host: &str, address: &str) -> String {
+    if host == address { host.to_owned() } else { format!("{host} ({address})") }
+}
+
 impl Target {
+    /// Agrees on keys once, which tells who it is, and leaves: no user, key or permission is needed, and
+    /// nothing is said that is worth a host that is known.
+    ///
+    /// # Errors
+    /// It does not get that far.
+    pub fn greet<D: Driver>(
+        client: &mut Client<D>,
+        options: Options,
+        address: SocketAddr,
+        (pid, patience): (Option<u32>, Duration),
+    ) -> Result<Target> {
+        let lost = |why: &str| anyhow::anyhow!("no key exchange with {address}: {why}");
+        let plain = options.host_key_algorithms.iter().copied().filter(|one| !one.certified);
+        let config = Arc::new(connection_config(&options, plain.collect())?);
+        let socket = TcpStream::connect_timeout(&address, ANSWER_TIME)?;
+        socket.set_nodelay(true)?;
+        socket.set_nonblocking(true)?;
+        let socket = Fd(socket.into_raw_fd());
+        let link = client.shard().begin_client(socket, config);
+        let link = link.context("no memory here")?;
+        let until = client.now().after(patience);
+        loop {
+            client.turn(Some(until))?;
+            while let Some((_, news)) = client.next_news() {
+                match news {
+                    News::Heard(Event::Query(Query::TrustHostKey { .. })) => {
+                        client.shard().answer_client(link, Answer::Trust(true));
+                    }
+                    News::Heard(Event::KeyExchanged { first: true }) => {
+                        let connection = client.shard().client(link).context("it has gone")?;
+                        let told = Told::new(connection, address, pid);
+                        let host_key =
+                            connection.host_key().context("it has shown no key")?.clone();
+                        client.leave(link, "it agrees on keys");
+                        return Target::new(options, address, (host_key, None), told);
+                    }
+                    News::Ended { reason } => return Err(lost(&reason)),
+                    _ => {}
+                }
+            }
+            if client.now() >= until {
+                return Err(lost("it takes too long"));
+            }
+        }
+    }
+
     /// Logs in as `tidegate ssh` does, which finds the key that opens the server, or sees that the password
     /// does, and makes sure who it is. The login is ended again.
     ///
@@ -128,6 +185,15 @@ impl Target {
         let host_key = connection.host_key().context("it has shown no key")?.clone();
         let told = Told::new(connection, address, pid);
         client.leave(link, "it lets us in");
+        Target::new(options, address, (host_key, Some(proof)), told)
+    }
+
+    fn new(
+        options: Options,
+        address: SocketAddr,
+        (host_key, proof): (PublicKey, Option<Proof>),
+        told: Told,
+    ) -> Result<Target> {
         // It shows the first of its keys that is asked for: this one, and no certificate.
         let own =
             |one: &KeyAlgorithm| !one.certified && one.signature.key_kind() == host_key.kind();

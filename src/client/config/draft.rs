@@ -64,6 +64,7 @@ pub struct Draft {
     pub exit_on_forward_failure: Option<bool>,
     pub gateway_ports: Option<bool>,
     pub bind_mask: Option<u32>,
+    pub remote_open: Option<Vec<String>>,
     pub bind_unlink: Option<bool>,
     pub forward_agent: Option<String>,
     pub forward_x11: Option<bool>,
@@ -206,6 +207,11 @@ pub fn is_odd_user(user: &str) -> bool {
     let odd = |c: char| c.is_control() || "'`\";&<>|(){}".contains(c);
     let flags = user.starts_with('-') || user.contains(" -");
     user.is_empty() || flags || user.ends_with('\\') || user.contains(odd)
+}
+
+/// What PermitRemoteOpen permits everything with.
+pub fn is_any(word: &str) -> bool {
+    word.eq_ignore_ascii_case("any")
 }
 
 /// Where `~` leads, or `~` and a user's name.

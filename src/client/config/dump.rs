@@ -119,7 +119,11 @@ const LINES: &[(&str, Show)] = &[
     ("XAuthLocation", |v| one(v.draft.xauth.as_deref().unwrap_or(XAUTH))),
     ("DynamicForward", |v| forwards(v.options.local_forwards.iter().filter(|f| f.to.is_none()))),
     ("LocalForward", |v| forwards(v.options.local_forwards.iter().filter(|f| f.to.is_some()))),
-    ("RemoteForward", |v| forwards(v.options.remote_forwards.iter())),
+    ("RemoteForward", |v| remote_forwards(&v.options.remote_forwards)),
+    ("PermitRemoteOpen", |v| match &v.draft.remote_open {
+        Some(words) => one(words.join(" ")),
+        None => one("any"),
+    }),
     ("IdentityFile", identity_files),
     ("CertificateFile", |v| v.draft.certificate_files.clone()),
     ("GlobalKnownHostsFile", |v| files(&v.options.global_known_hosts)),
@@ -217,6 +221,13 @@ fn forwards<'a>(list: impl Iterator<Item = &'a Forward>) -> Vec<String> {
         }
     };
     list.map(line).collect()
+}
+
+/// As ssh shows those that lead nowhere yet.
+fn remote_forwards(list: &[Forward]) -> Vec<String> {
+    let ends = |forward: &Forward| if forward.to.is_none() { " [socks]:0" } else { "" };
+    let lines = forwards(list.iter()).into_iter().zip(list);
+    lines.map(|(line, forward)| line + ends(forward)).collect()
 }
 
 /// As vis(3) writes it.

@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use super::draft::{
-    Draft, Jump, Proxy, RequestTty, SessionType, is_odd_user, parse_destination, port, push_new,
+    Draft, Jump, Proxy, RequestTty, SessionType, is_any, is_odd_user, parse_destination, port,
+    push_new,
 };
 use crate::client::options::quickest_first;
 use crate::client::{Level, StrictHostKeys, UpdateHostKeys};
@@ -13,6 +14,7 @@ use crate::gateway::config::{
     DriverChoice, Listed, Values, Wrong, did_you_mean, duration, is_none, parse_algorithms_onto,
     size,
 };
+use crate::services::forward::Permit;
 
 type Done = Result<(), Wrong>;
 
@@ -159,7 +161,7 @@ pub const KEYWORDS: &[Keyword] = &[
     harmless("ObscureKeystrokeTiming", "keystrokes are sent when they are typed"),
     honoured("PasswordAuthentication", |d, v| once(&mut d.password, flag(v)?)),
     absent("PermitLocalCommand", NO, "no commands are run here after a login"),
-    harmless("PermitRemoteOpen", "no remote dynamic forwarding is asked for"),
+    honoured("PermitRemoteOpen", |d, v| once(&mut d.remote_open, remote_open(v)?)),
     absent("PKCS11Provider", NONE, "keys come from files and agents"),
     honoured("Port", |d, v| once(&mut d.port, port(v.one()?)?)),
     honoured("PreferredAuthentications", |d, v| once(&mut d.preferred, list(v)?)),
@@ -320,6 +322,19 @@ fn known_hosts(values: &Values<'_>) -> Result<Vec<String>, Wrong> {
     let words = values.many()?;
     if words.len() > 1 && words.iter().any(|word| is_none(word)) {
         return Err(Wrong::new("none", "it has to stand alone"));
+    }
+    Ok(words.to_vec())
+}
+
+/// As it is written: `-G` shows it so. `any` and `none` stand alone.
+fn remote_open(values: &Values<'_>) -> Result<Vec<String>, Wrong> {
+    let words = values.many()?;
+    for word in words {
+        match is_none(word) || is_any(word) {
+            true if words.len() > 1 => return Err(Wrong::new(word, "it has to stand alone")),
+            true => {}
+            false => drop(Permit::parse(word).map_err(|why| Wrong::new(word, why))?),
+        }
     }
     Ok(words.to_vec())
 }

@@ -4,13 +4,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Request;
-use super::draft::{Draft, Jump, Proxy, RequestTty, SessionType, at_home, jump_text};
+use super::draft::{Draft, Jump, Proxy, RequestTty, SessionType, at_home, is_any, jump_text};
 use super::tokens::{Tokens, USUAL, expand_variables};
 use crate::base::wildcard_match;
-use crate::client::forwards::Forward;
+use crate::client::forwards::{Form, Forward};
 use crate::client::x11::ForwardX11;
 use crate::client::{Level, Options, UpdateHostKeys};
 use crate::gateway::config::{Diagnostic, DriverChoice, Place, is_none};
+use crate::services::forward::{Permit, Permits};
 
 /// ssh_config(5): XAuthLocation and ForwardX11Timeout.
 pub const XAUTH: &str = "/usr/bin/xauth";
@@ -167,6 +168,7 @@ impl Settling<'_> {
         options.gateway_ports = draft.gateway_ports.unwrap_or(false);
         options.bind_mask = draft.bind_mask;
         options.bind_unlink = draft.bind_unlink.unwrap_or(false);
+        options.remote_open = remote_open(draft.remote_open.as_deref());
         options.forward_agent = match draft.forward_agent.as_deref() {
             None | Some("no") => None,
             Some("yes") => options.agent.clone(),
@@ -177,7 +179,7 @@ impl Settling<'_> {
             // As in ssh: nothing but that.
             options.exit_on_forward_failure = draft.exit_on_forward_failure.unwrap_or(true);
             (options.session, options.request_tty) = (SessionType::None, RequestTty::No);
-            match Forward::parse(&["0".to_owned(), word.clone()], false) {
+            match Forward::parse(&["0".to_owned(), word.clone()], Form::Fixed) {
                 Ok(forward) => options.stdio_forward = forward.to,
                 Err(_) => self.wrong("-W", &format!("{word:?} is no host:port")),
             }
@@ -188,13 +190,14 @@ impl Settling<'_> {
         }
         let forwards = std::mem::take(&mut draft.forwards);
         for words in forwards.local {
-            options.local_forwards.extend(self.forward("LocalForward", &words, false));
+            options.local_forwards.extend(self.forward("LocalForward", &words, Form::Fixed));
         }
         for word in forwards.dynamic {
-            options.local_forwards.extend(self.forward("DynamicForward", &[word], true));
+            options.local_forwards.extend(self.forward("DynamicForward", &[word], Form::Dynamic));
         }
         for words in forwards.remote {
-            options.remote_forwards.extend(self.forward("RemoteForward", &words, false));
+            let form = if words.len() == 1 { Form::Either } else { Form::Fixed };
+            options.remote_forwards.extend(self.forward("RemoteForward", &words, form));
         }
     }
 
@@ -207,14 +210,14 @@ impl Settling<'_> {
         })
     }
 
-    fn forward(&mut self, keyword: &str, words: &[String], dynamic: bool) -> Option<Forward> {
+    fn forward(&mut self, keyword: &str, words: &[String], form: Form) -> Option<Forward> {
         // Tokens and variables are for paths alone, and a home is none of them.
         let expand = |word: &String| match word.contains('/') {
             true => self.expanded(keyword, word),
             false => word.clone(),
         };
         let words: Vec<String> = words.iter().map(expand).collect();
-        match Forward::parse(&words, dynamic) {
+        match Forward::parse(&words, form) {
             Ok(forward) => Some(forward),
             Err(why) => {
                 self.wrong(keyword, &why);
@@ -281,6 +284,18 @@ pub fn wrong(keyword: &str, problem: &str) -> Diagnostic {
         problem: problem.to_owned(),
         legal: None,
         help: None,
+    }
+}
+
+/// What PermitRemoteOpen lists; its items were read as such before.
+fn remote_open(words: Option<&[String]>) -> Permits {
+    match words {
+        None => Permits::ANY,
+        Some([word]) if is_any(word) => Permits::ANY,
+        Some([word]) if is_none(word) => Permits::NONE,
+        Some(words) => {
+            Permits(Some(words.iter().filter_map(|word| Permit::parse(word).ok()).collect()))
+        }
     }
 }
 

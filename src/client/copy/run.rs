@@ -12,7 +12,7 @@ use super::desk::{Came, Desk, What};
 use super::reach::Reached;
 use super::screen::Screen;
 use super::{Copy, Host, Plan, report, tree};
-use crate::base::{Instant, escape};
+use crate::base::Instant;
 use crate::client::voice::harmless;
 use crate::client::{Client, Options, Voice};
 use crate::connection::{ChannelId, ChannelRequest, Event};
@@ -187,7 +187,7 @@ impl<D: Driver> Sessions<'_, D> {
                 }
                 News::Finished(_) => {}
                 News::Ended { reason } => {
-                    self.lose(link, None, &escape(reason.as_bytes()).to_string());
+                    self.lose(link, None, &reason);
                 }
             }
         }

@@ -2,12 +2,14 @@
 //! (`forwarded-tcpip`, §7.1), or either of a Unix socket (OpenSSH PROTOCOL §2.4).
 
 mod agent;
+mod caller;
 mod display;
 mod gate;
 mod listen;
 mod permits;
 mod race;
 mod resolve;
+mod socks;
 
 pub use agent::{make_agent_socket, remove_agent_socket};
 pub use display::{Display, DisplayRules, DisplaySpec, Listened, listen_as_display};
@@ -15,6 +17,7 @@ pub use gate::Cookies;
 pub use listen::{ListenSpec, Listening, Place, listen_at};
 pub use permits::{BIND_MASK, Forwarding, GatewayPorts, Permit, Permits, Ways};
 pub use resolve::{connect_to_path, resolve};
+pub use socks::{Outcome, Socks, Step};
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -23,6 +26,7 @@ use std::os::fd::IntoRawFd;
 use super::local::Escape;
 use super::sftp_client::SftpNote;
 use super::stream::{End, Input, Output};
+use caller::Caller;
 use gate::{Gate, Verdict};
 use permits::Lists;
 use race::Race;
@@ -81,8 +85,12 @@ pub struct Forward {
     socket: Option<Fd>,
     /// What the target is told before all, where it is an agent.
     bind: Option<Box<[u8]>>,
+    /// It leads to a name: which of its addresses is told.
+    named: bool,
     /// What its first bytes have to pass.
     gate: Option<Box<Gate>>,
+    /// Whoever says on it where it is to lead, until he is told that it does.
+    caller: Option<Box<Caller>>,
     /// What the addresses of a name are judged by.
     lists: Option<Box<Lists>>,
     /// Until when writing what a channel brought before it was closed may take.
@@ -102,6 +110,8 @@ pub struct Forward {
 enum Phase {
     /// To be begun.
     New(Target),
+    /// Somebody says where to.
+    Asking,
     /// The name is being looked up, or the path connected to.
     LookingUp,
     /// Addresses are being tried.
@@ -186,6 +196,13 @@ impl Forward {
         Forward { gate, ..Forward::with("x11-connection", what, Phase::New(target), None) }
     }
 
+    /// To wherever somebody says on the channel by SOCKS, of what `permits` lists (PermitRemoteOpen).
+    pub fn socks(permits: Permits) -> Forward {
+        let caller = Some(Caller::new(permits));
+        let kind = "forwarded-tcpip";
+        Forward { caller, ..Forward::with(kind, "SOCKS".to_owned(), Phase::Asking, None) }
+    }
+
     /// To an agent that is lent, which is told `bind` first.
     pub fn agent(path: Box<[u8]>, bind: Box<[u8]>) -> Forward {
         let target = Target::Path(path);
@@ -208,7 +225,9 @@ impl Forward {
             output: Output::new(TAG_OUTPUT, None),
             socket,
             bind: None,
+            named: false,
             gate: None,
+            caller: None,
             lists: None,
             deadline: None,
             eof_heard: false,
@@ -223,6 +242,9 @@ impl Forward {
 
     /// Starts to connect. The channel is accepted or refused when that is over.
     pub fn begin(&mut self, io: &mut Io<'_>) {
+        if matches!(self.phase, Phase::Asking) {
+            return self.begin_asking(io);
+        }
         let Phase::New(target) = std::mem::replace(&mut self.phase, Phase::LookingUp) else {
             return;
         };
@@ -231,7 +253,10 @@ impl Forward {
                 let port = u16::try_from(port).unwrap_or_default();
                 match host.parse::<IpAddr>() {
                     Ok(address) => self.race(vec![SocketAddr::new(address, port)], io),
-                    Err(_) => io.job(TAG_LOOK_UP, Job::Resolve { host, port }),
+                    Err(_) => {
+                        self.named = true;
+                        io.job(TAG_LOOK_UP, Job::Resolve { host, port });
+                    }
                 }
             }
             Target::Path(path) => io.job(
@@ -266,7 +291,11 @@ impl Forward {
     /// It is not connected yet.
     pub const fn is_pending(&self) -> bool {
         match self.phase {
-            Phase::New(_) | Phase::LookingUp | Phase::Connecting(_) | Phase::Offered => true,
+            Phase::New(_)
+            | Phase::Asking
+            | Phase::LookingUp
+            | Phase::Connecting(_)
+            | Phase::Offered => true,
             Phase::Open | Phase::Failed => false,
         }
     }
@@ -289,9 +318,9 @@ impl Forward {
             _ if self.gone => {}
             Done::Resolved(Ok(addresses)) => self.found(addresses, io),
             Done::Resolved(Err(why)) | Done::Connected(Err(why)) => {
-                self.fail(why.to_string(), io);
+                self.end_early(why.to_string(), Outcome::HostUnreachable, io);
             }
-            _ => self.fail("a worker failed".to_owned(), io),
+            _ => self.end_early("a worker failed".to_owned(), Outcome::Failed, io),
         }
     }
 
@@ -301,9 +330,9 @@ impl Forward {
         if let Some(lists) = self.lists.take() {
             addresses.retain(|address| lists.permit(address.ip()));
             if addresses.is_empty() {
-                let why = "PermitOpen lists the name and not the address that it leads to";
-                let reason = open_failure::ADMINISTRATIVELY_PROHIBITED;
-                self.end_early(why.to_owned(), reason, "forwarding is not permitted", io);
+                let list = if self.caller.is_some() { "PermitRemoteOpen" } else { "PermitOpen" };
+                let why = format!("{list} lists the name and not the address that it leads to");
+                self.end_early(why, Outcome::Forbidden, io);
                 return;
             }
         }
@@ -358,17 +387,21 @@ impl Forward {
                     return;
                 }
                 let why = match late && errno.0 == libc::ECANCELED {
-                    true => format!("{at} did not answer in time"),
-                    false => format!("{at}: {errno}"),
+                    true => "no answer in time".to_owned(),
+                    false => errno.to_string(),
                 };
-                self.fail(why, io);
+                let why = if self.named { format!("{at}: {why}") } else { why };
+                self.end_early(why, Outcome::of(errno), io);
             }
         }
     }
 
     fn connected(&mut self, io: &mut Io<'_>) {
-        io.accept();
+        if self.caller.is_none() {
+            io.accept();
+        }
         self.start(io);
+        self.answer(Outcome::Connected, io);
     }
 
     /// The channel is open, and bytes may go.
@@ -379,23 +412,31 @@ impl Forward {
         io.note(Note::Opened { what: self.what.clone() });
         self.input.open(fd, End::Socket);
         self.output.open(fd, End::Socket);
-        self.output.pump(io);
+        // A caller may have said more than where to.
+        self.input.resume(io);
+        self.pump(io);
     }
 
-    fn fail(&mut self, why: String, io: &mut Io<'_>) {
-        self.end_early(why, open_failure::CONNECT_FAILED, "cannot connect there", io);
-    }
-
-    fn end_early(&mut self, why: String, reason: u32, text: &'static str, io: &mut Io<'_>) {
+    fn end_early(&mut self, why: String, outcome: Outcome, io: &mut Io<'_>) {
         io.note(Note::Failed { what: self.what.clone(), why });
         self.phase = Phase::Failed;
-        io.reject(reason, text);
+        if self.answer(outcome, io) {
+            return;
+        }
+        match outcome {
+            Outcome::Forbidden => {
+                let reason = open_failure::ADMINISTRATIVELY_PROHIBITED;
+                io.reject(reason, "forwarding is not permitted");
+            }
+            _ => io.reject(open_failure::CONNECT_FAILED, "cannot connect there"),
+        }
     }
 
     // ---- Ending ------------------------------------------------------------------------------
 
     fn pump(&mut self, io: &mut Io<'_>) {
-        if self.gone || !matches!(self.phase, Phase::Open) {
+        // Nothing comes before a caller is told that he is connected.
+        if self.gone || !matches!(self.phase, Phase::Open) || self.caller.is_some() {
             return;
         }
         self.output.pump(io);
@@ -457,6 +498,8 @@ impl Service for Forward {
             io.give_back(data.lease);
         } else if extended.is_some() {
             io.discard(data);
+        } else if matches!(self.phase, Phase::Asking) {
+            self.hear_caller(data, io);
         } else if let Some(gate) = &mut self.gate {
             match gate.take(data, io) {
                 Verdict::Wait => {}
@@ -475,7 +518,10 @@ impl Service for Forward {
         self.eof_heard = true;
         self.close_gate(io);
         self.input.end(io);
-        self.pump(io);
+        match self.phase {
+            Phase::Asking => self.turn_caller_away("it ends before it says where to", io),
+            _ => self.pump(io),
+        }
     }
 
     fn on_completion(&mut self, tag: u16, op: Op, result: Result<u32, Errno>, io: &mut Io<'_>) {
@@ -515,7 +561,9 @@ impl Service for Forward {
 
     fn on_ready(&mut self, io: &mut Io<'_>) {
         let late = self.deadline.is_some_and(|deadline| deadline <= io.now());
+        self.say(io);
         match &self.phase {
+            Phase::Asking => self.give_caller_up(io),
             Phase::Connecting(_) if !self.gone => self.run_race(io),
             Phase::Open if late && self.gone => {
                 self.deadline = None;
@@ -537,6 +585,7 @@ impl Service for Forward {
     /// last bytes.
     fn on_close(&mut self, io: &mut Io<'_>) {
         self.gone = true;
+        self.caller = None;
         self.close_gate(io);
         match &self.phase {
             Phase::Connecting(race) => {

@@ -325,7 +325,9 @@ impl<'a, D: Driver> Engine<'a, D> {
             Event::AuthFailed(failed) => self.prove(place, link, &failed.methods),
             Event::Authenticated { .. } => self.logged_in(place, link),
             Event::Opened { id } => self.opened(place, link, id),
-            Event::OpenFailed { text, .. } => self.fail(place, &text),
+            Event::OpenFailed { text, .. } => {
+                self.fail(place, &escape(text.as_bytes()).to_string());
+            }
             Event::RequestDone { ok: true, .. } => self.started(place, link),
             Event::RequestDone { ok: false, .. } => self.fail(place, "the server refuses it"),
             Event::Request { request: ChannelRequest::ExitStatus { code }, .. } => {
@@ -354,9 +356,13 @@ impl<'a, D: Driver> Engine<'a, D> {
                 Answer::Trust(true)
             }
             Query::SignLogin { algorithm, message, .. } => {
-                Answer::Signature(self.target.proof.sign(*algorithm, message))
+                let proof = self.target.proof.as_ref();
+                Answer::Signature(proof.and_then(|proof| proof.sign(*algorithm, message)))
             }
-            Query::Ask(questions) => Answer::Said(self.target.proof.say(questions)),
+            Query::Ask(questions) => {
+                let proof = self.target.proof.as_ref();
+                Answer::Said(proof.and_then(|proof| proof.say(questions)))
+            }
             _ => {
                 self.fail(place, "a question that is no client's");
                 return;
@@ -369,7 +375,8 @@ impl<'a, D: Driver> Engine<'a, D> {
     fn prove(&mut self, place: usize, link: ClientLink, methods: &str) {
         let Some(visit) = self.visits.get_mut(place) else { return };
         let before = std::mem::replace(&mut visit.shown, true);
-        match self.target.proof.method(methods, &self.target.options).filter(|_| !before) {
+        let proof = self.target.proof.as_ref().filter(|_| !before);
+        match proof.and_then(|proof| proof.method(methods, &self.target.options)) {
             Some(method) => self.attempt(place, link, method),
             None => self.fail(place, "the login is refused"),
         }
@@ -479,10 +486,11 @@ impl<'a, D: Driver> Engine<'a, D> {
         }
     }
 
+    /// `why`: fit to be shown.
     fn fail(&mut self, place: usize, why: &str) {
         let Some(visit) = self.visits.get(place) else { return };
         let held = visit.phase == Phase::Held;
-        let kind = format!("{}: {}", visit.phase, escape(why.as_bytes()));
+        let kind = format!("{}: {why}", visit.phase);
         let errors = &mut self.outcome.errors;
         let known = errors.contains_key(&kind) || errors.len() < ERROR_KINDS_MAX;
         *errors.entry(if known { kind } else { "other".to_owned() }).or_default() += 1;

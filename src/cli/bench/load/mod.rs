@@ -11,7 +11,7 @@ use nix::sys::resource::{Resource, getrlimit};
 use self::engine::{Engine, Outcome};
 use self::visit::Phase;
 use super::Measured;
-use super::flags::BenchFlags;
+use super::flags::{BenchFlags, Scenario};
 use super::report::{Row, Run, Unit};
 use super::sample::Sample;
 use super::target::{self, Target};
@@ -52,7 +52,12 @@ fn measure_on<D: Driver>(
 ) -> Result<Measured> {
     let address = target::find(&options, flags.server.allowed)?;
     let mut client = Client::new(driver);
-    let target = Target::meet(&mut client, options, address, (flags.server.pid, voice))?;
+    let pid = flags.server.pid;
+    let logs_in = flags.load.scenarios.iter().any(|scenario| *scenario != Scenario::Connect);
+    let target = match logs_in {
+        true => Target::meet(&mut client, options, address, (pid, voice))?,
+        false => Target::greet(&mut client, options, address, (pid, flags.load.timeout))?,
+    };
     let meter = Meter::new(target.told.pid);
     let room = room();
     let (mut rows, mut runs) = (Vec::new(), Vec::new());

@@ -66,7 +66,7 @@ fn measure_on<D: Driver>(
             links,
             meter: &meter,
             moved: Rc::default(),
-            host: format!("{} ({address})", options.host_name),
+            host: target::named(&options.host_name, &address.ip().to_string()),
             stall: flags.transfer.stall,
             stalled: false,
         },

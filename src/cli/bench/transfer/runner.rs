@@ -155,7 +155,7 @@ impl<D: Driver> Runner<'_, D> {
         let own = |id: ChannelId| id == lane.channel;
         match news {
             News::Ended { reason } => {
-                bail!("the connection is lost: {}", escape(reason.as_bytes()))
+                bail!("the connection is lost: {reason}")
             }
             News::Finished(id) if own(id) => lane.step = Step::Gone,
             News::Told { id, note } if own(id) => lane.told(note)?,
