@@ -325,18 +325,11 @@ impl Drop for Dropbear {
 #[test]
 fn connections_are_measured_where_nobody_is_let_in() {
     let folder = tempfile::tempdir().expect("a folder");
-    let measure = |port: u16| {
+    let measure = |port: u16, count: u32| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
         command.args(["bench", "load", "127.0.0.1", "-F", "none", "-p", &port.to_string()]);
-        command.args([
-            "--scenario",
-            "connect",
-            "--connections",
-            "6",
-            "--concurrent",
-            "2",
-            "--json",
-        ]);
+        command.args(["--scenario", "connect", "--concurrent", "2", "--json", "--connections"]);
+        command.arg(count.to_string());
         let driver = driver().unwrap_or_else(|| "uring".to_owned());
         for option in [
             &format!("TidegateDriver={driver}"),
@@ -354,7 +347,7 @@ fn connections_are_measured_where_nobody_is_let_in() {
         assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
         let report = report(&output);
         let run = &report["runs"][0];
-        assert_eq!((&run["completed"], &run["errors"]), (&6.into(), &serde_json::json!({})));
+        assert_eq!((&run["completed"], &run["errors"]), (&count.into(), &serde_json::json!({})));
         for phase in ["tcp", "version", "kex", "total"] {
             assert!(median(&report, &format!("load/connect/{phase}")) > 0.0);
         }
@@ -362,13 +355,14 @@ fn connections_are_measured_where_nobody_is_let_in() {
         assert!(cases.iter().all(|case| case["name"] != "load/connect/auth"), "{report}");
     };
     both(&["MaxStartups 100", "PubkeyAuthentication no"], |server| {
-        measure(server.port());
+        measure(server.port(), 6);
         if let Server::Ours(gateway) = server {
             // They leave as one should.
             gateway.tells_times("measured", 6);
         }
     });
     if let Some(dropbear) = Dropbear::start(folder.path()) {
-        measure(dropbear.1);
+        // It has five connections of an address that are not logged in, whatever has become of them.
+        measure(dropbear.1, 2);
     }
 }

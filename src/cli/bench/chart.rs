@@ -14,19 +14,72 @@ const LABEL_MAX: f64 = 420.0;
 const BAR: f64 = 13.0;
 /// Room for a figure behind the longest bar.
 const FIGURE: f64 = 60.0;
-const PLOT_HEIGHT: f64 = 300.0;
+const PLOT_HEIGHT: f64 = 260.0;
 const LINE: f64 = 18.0;
+/// From here on the smallest bar is no bar any more.
+const FAR: f64 = 100.0;
 /// Colours that there are; `.s0` and so on in the page's style.
 pub const COLOURS: usize = 8;
 
-/// A bar for each figure, in groups by line: `unit` is that of all of them.
+/// How long a bar is, of what there is room for.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Scale {
+    /// By the largest figure.
+    Linear(f64),
+    /// From the power of ten below the smallest, over so many.
+    Logarithmic(f64, f64),
+}
+
+impl Scale {
+    fn of(table: &Table) -> Scale {
+        let most = table.figures().fold(0.0, f64::max).max(f64::MIN_POSITIVE);
+        let least = table.figures().filter(|figure| *figure > 0.0).fold(most, f64::min);
+        if most / least < FAR {
+            return Scale::Linear(most);
+        }
+        let low = least.log10().floor();
+        Scale::Logarithmic(low, (most.log10() - low).max(1.0))
+    }
+
+    fn share(self, figure: f64) -> f64 {
+        match self {
+            Scale::Linear(most) => figure / most,
+            Scale::Logarithmic(low, decades) => {
+                ((figure.max(f64::MIN_POSITIVE).log10() - low) / decades).max(0.0)
+            }
+        }
+    }
+
+    /// Where a reader holds on to it: powers of ten, each ten times the one before.
+    fn marks(self) -> impl Iterator<Item = f64> {
+        let (low, count) = match self {
+            Scale::Linear(_) => (0.0, 0),
+            Scale::Logarithmic(low, decades) => (low, decades.floor() as i32 + 1),
+        };
+        (0..count).map(move |mark| 10f64.powf(low + f64::from(mark)))
+    }
+}
+
+/// A bar for each figure, in groups by line: `unit` is that of all of them. Figures that lie far apart are
+/// drawn by their logarithms.
 pub fn bars(table: &Table, unit: &str) -> String {
-    let most = table.figures().fold(0.0, f64::max);
+    let scale = Scale::of(table);
     let longest = table.lines.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
     let left = (longest as f64 * CHARACTER + 10.0).min(LABEL_MAX);
     let room = WIDTH - left - FIGURE;
     let mut body = String::new();
     let mut y = 4.0;
+    let total = table.lines.iter().map(|(_, figures)| BAR * figures.len().max(1) as f64 + 6.0);
+    let down: f64 = y + total.sum::<f64>();
+    for mark in scale.marks() {
+        let x = left + room * scale.share(mark);
+        let _ = write!(
+            body,
+            "<path d=\"M{x:.1} 0V{down:.0}\" class=\"grid\"/>\
+             <text x=\"{x:.1}\" y=\"{:.0}\" class=\"tick\">{mark}</text>",
+            down + 12.0
+        );
+    }
     for (name, figures) in &table.lines {
         let height = BAR * figures.len().max(1) as f64;
         let middle = y + height / 2.0;
@@ -39,7 +92,7 @@ pub fn bars(table: &Table, unit: &str) -> String {
         );
         for (number, figure) in figures.iter().enumerate() {
             let Some(figure) = figure else { continue };
-            let width = room * figure / most.max(f64::MIN_POSITIVE);
+            let width = room * scale.share(*figure);
             let top = y + BAR * number as f64;
             let _ = write!(
                 body,
@@ -57,7 +110,13 @@ pub fn bars(table: &Table, unit: &str) -> String {
     }
     let keys = table.columns.iter().map(|name| (name.as_str(), false));
     let keys = if table.columns.len() > 1 { key(keys) } else { String::new() };
-    figure(&table.title, unit, (WIDTH, y), &body, &keys)
+    match scale {
+        Scale::Linear(_) => figure(&table.title, unit, (WIDTH, y), &body, &keys),
+        Scale::Logarithmic(..) => {
+            let unit = format!("{unit}, on a logarithmic scale");
+            figure(&table.title, &unit, (WIDTH, y + 16.0), &body, &keys)
+        }
+    }
 }
 
 /// A curve for each line over the columns. Lines of one first word have one colour; those behind the first
@@ -67,7 +126,7 @@ pub fn curves(table: &Table, unit: &str) -> String {
     let step = tick(most);
     let top = step * (most / step).ceil();
     let (left, bottom) = (46.0, PLOT_HEIGHT - 26.0);
-    let across = (WIDTH - left - 20.0) / table.columns.len().saturating_sub(1).max(1) as f64;
+    let across = (WIDTH - left - 30.0) / table.columns.len().saturating_sub(1).max(1) as f64;
     let x = |column: usize| left + across * column as f64;
     let y = |figure: f64| bottom - (bottom - 10.0) * figure / top;
     let mut body = String::new();
@@ -80,7 +139,7 @@ pub fn curves(table: &Table, unit: &str) -> String {
              <text x=\"{:.0}\" y=\"{:.1}\" class=\"name\">{}</text>",
             left - 6.0,
             at + 4.0,
-            short(figure)
+            (figure * 1e6).round() / 1e6
         );
     }
     for (column, name) in table.columns.iter().enumerate() {
@@ -198,6 +257,19 @@ mod tests {
             2,
             "its line, and its key: {drawn}"
         );
+    }
+
+    #[test]
+    fn figures_far_apart_are_drawn_by_their_logarithms() {
+        let mut table = Table::new("case".to_owned());
+        table.add("near", "us", 20.0);
+        table.add("far", "us", 1500.0);
+        assert_eq!(Scale::of(&table), Scale::Linear(1500.0));
+        table.add("farther", "us", 20_000.0);
+        let scale = Scale::of(&table);
+        assert_eq!(scale.marks().collect::<Vec<_>>(), [10.0, 100.0, 1000.0, 10_000.0]);
+        assert!(scale.share(10.0).abs() < 1e-9 && (scale.share(20_000.0) - 1.0).abs() < 1e-9);
+        assert!(bars(&table, "us").contains("us, on a logarithmic scale"));
     }
 
     #[test]

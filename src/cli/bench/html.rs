@@ -4,12 +4,12 @@
 use std::fmt::Write;
 
 use super::chart::{bars, curves, short};
-use super::report::{Report, Table};
+use super::report::{Report, Table, add};
 
 const STYLE: &str = "\
 :root { color-scheme: light dark; --line: #8886; }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h2 { margin: 2.5rem 0 .5rem; }
+p { margin: .2rem 0; } h2 { margin: 2.5rem 0 .5rem; }
 dl { overflow: hidden; } dt { float: left; clear: left; width: 8rem; opacity: .7; }
 dd { margin-left: 8rem; }
 figure { margin: 1.5rem 0; break-inside: avoid; } figcaption { font-weight: 600; }
@@ -17,7 +17,7 @@ figure small { font-weight: 400; opacity: .7; }
 figure > svg { width: 100%; height: auto; font: 12px system-ui, sans-serif; fill: currentColor; }
 svg .name { text-anchor: end; } svg .tick { text-anchor: middle; }
 ul { list-style: none; margin: .3rem 0; padding: 0; font-size: .85rem; }
-li { display: inline-block; margin-right: 1.2rem; } li svg { width: 24px; vertical-align: middle; }
+li { display: inline-block; margin-right: 1.2rem; } li svg { width: 24px; vertical-align: middle; margin-right: .4rem; }
 .grid { stroke: var(--line); } .curve { fill: none; stroke-width: 2.5; }
 .dashed { stroke-dasharray: 6 4; }
 .s0 { fill: #2f7ed8; } .s1 { fill: #e07b39; } .s2 { fill: #3a9d4a; } .s3 { fill: #b04fc9; }
@@ -87,35 +87,49 @@ fn charts(report: &Report, tables: &[Table], text: &mut String) {
             }
             _ => {
                 let Some(title) = table.title.strip_suffix(", GiB/s") else { continue };
-                let table = table.pick(title.to_owned(), &columns(table));
-                *text += &match table.columns.len() {
-                    // Of too few there is no curve.
-                    ..3 => bars(&table, "GiB a second, by bytes a packet"),
-                    _ => curves(&table, "GiB a second, by bytes a packet"),
-                };
+                for family in families(title, table) {
+                    *text += &match family.columns.len() {
+                        // Of too few there is no curve.
+                        ..3 => bars(&family, "GiB a second, by bytes a packet"),
+                        _ => curves(&family, "GiB a second, by bytes a packet"),
+                    };
+                }
             }
         }
     }
     if tables.is_empty() {
-        groups(report).iter().for_each(|group| *text += &bars(group, "microseconds"));
+        steps(report).iter().for_each(|group| *text += &bars(group, "microseconds"));
     }
 }
 
-fn columns(table: &Table) -> Vec<&str> {
-    table.columns.iter().map(String::as_str).collect()
+/// Suites in groups of so few that they can be told apart: ciphers that need no MAC, and each that does.
+fn families(title: &str, table: &Table) -> Vec<Table> {
+    let mut families: Vec<Table> = Vec::new();
+    for (line, figures) in &table.lines {
+        let family = line.split_once('+').map_or("authenticated ciphers", |(cipher, _)| cipher);
+        let title = format!("{title}: {family}");
+        for (column, figure) in table.columns.iter().zip(figures) {
+            if let Some(figure) = figure {
+                add(&mut families, title.clone(), line, column, *figure);
+            }
+        }
+    }
+    families
 }
 
-/// Cases by what their names begin with: a signature is not to be seen beside a login.
-fn groups(report: &Report) -> Vec<Table> {
+/// What is to be compared beside each other: the steps of an exchange, the sides of a login, signing and
+/// verifying.
+fn steps(report: &Report) -> Vec<Table> {
     let mut groups: Vec<Table> = Vec::new();
     for row in &report.cases {
         let (group, name) = row.name.split_once('/').unwrap_or(("", &row.name));
-        if groups.last().is_none_or(|last| last.title != group) {
-            groups.push(Table::new(group.to_owned()));
-        }
-        if let Some(last) = groups.last_mut() {
-            last.add(name, "us", row.nanos / 1e3);
-        }
+        let (title, line, column) = match (group, name.rsplit_once('/')) {
+            ("sign" | "verify", _) => ("signatures", name, group),
+            ("kex", Some((method, step))) => ("key exchanges", method, step),
+            ("login", Some((how, side))) => ("logins", how, side),
+            _ => (group, name, "us"),
+        };
+        add(&mut groups, title.to_owned(), line, column, row.nanos / 1e3);
     }
     groups
 }
@@ -175,7 +189,7 @@ mod tests {
         assert!(page.contains("&lt;script&gt;&quot;&amp;") && !page.contains("<script"), "{page}");
         assert!(!page.contains("http") && !page.contains("src="), "{page}");
         assert!(page.contains("<td>1.23</td>"), "{page}");
-        // A chart for signatures, and one for exchanges.
+        // A chart of signatures, and one of exchanges.
         assert_eq!(page.matches("<figure>").count(), 2, "{page}");
     }
 }

@@ -288,7 +288,7 @@ fn samples(figure: &str) -> u64 {
 }
 
 /// Puts a figure into the table of this title.
-fn add(tables: &mut Vec<Table>, title: String, line: &str, column: &str, figure: f64) {
+pub fn add(tables: &mut Vec<Table>, title: String, line: &str, column: &str, figure: f64) {
     let at = tables.iter().position(|table| table.title == title).unwrap_or_else(|| {
         tables.push(Table::new(title));
         tables.len() - 1

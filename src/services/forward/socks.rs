@@ -63,6 +63,8 @@ enum Read {
 const CONNECT: u8 = 1;
 /// RFC 1928 §3: methods.
 const NO_LOGIN: u8 = 0;
+/// The user's name and the host's, with their ends.
+const NAMES_MAX: usize = 2 * (HOST_BYTES_MAX as usize + 1);
 
 impl Socks {
     /// Takes from the front of `bytes` what is part of the conversation, as far as the next step.
@@ -110,11 +112,15 @@ fn version_4(rest: &[u8]) -> Result<Read, Refused> {
     let [_, high, low, a, b, c, d, names @ ..] = rest else {
         return Ok(Read::Need(8 - rest.len()));
     };
-    let Some((_user, behind)) = until_nul(names)? else { return Ok(Read::Need(1)) };
+    if names.len() > NAMES_MAX {
+        let say = Version::Four.answer(Outcome::Failed);
+        return Err(Refused { why: "a name is too long", say });
+    }
+    let Some((_user, behind)) = until_nul(names) else { return Ok(Read::Need(1)) };
     let host = match [*a, *b, *c, *d] {
         // 4a: an address that cannot be, and a name behind the user.
         [0, 0, 0, last] if last != 0 => {
-            let Some((name, _)) = until_nul(behind)? else { return Ok(Read::Need(1)) };
+            let Some((name, _)) = until_nul(behind) else { return Ok(Read::Need(1)) };
             text(name, Version::Four)?
         }
         address => Ipv4Addr::from(address).to_string(),
@@ -123,14 +129,9 @@ fn version_4(rest: &[u8]) -> Result<Read, Refused> {
 }
 
 /// What stands before the next NUL, and what behind it. `None`: it has not come yet.
-fn until_nul(bytes: &[u8]) -> Result<Option<(&[u8], &[u8])>, Refused> {
-    let end = bytes.iter().position(|byte| *byte == 0);
-    if end.unwrap_or(bytes.len()) > HOST_BYTES_MAX as usize {
-        let say = Version::Four.answer(Outcome::Failed);
-        return Err(Refused { why: "a name is too long", say });
-    }
-    let parts = end.and_then(|end| Some((bytes.get(..end)?, bytes.get(end + 1..)?)));
-    Ok(parts)
+fn until_nul(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let end = bytes.iter().position(|byte| *byte == 0)?;
+    Some((bytes.get(..end)?, bytes.get(end + 1..)?))
 }
 
 /// RFC 1928 §3.
@@ -171,7 +172,9 @@ fn version_5(rest: &[u8]) -> Result<Read, Refused> {
 
 fn text(name: &[u8], version: Version) -> Result<String, Refused> {
     match std::str::from_utf8(name) {
-        Ok(name) if !name.is_empty() && !name.contains('\0') => Ok(name.to_owned()),
+        Ok(name) if (1..=HOST_BYTES_MAX as usize).contains(&name.len()) && !name.contains('\0') => {
+            Ok(name.to_owned())
+        }
         _ => Err(Refused { why: "it names no host", say: version.answer(Outcome::Failed) }),
     }
 }
@@ -305,7 +308,7 @@ mod tests {
 
     #[test]
     fn what_is_no_request_is_refused_in_its_own_words() {
-        let long = [&[4, 1, 0, 80, 1, 2, 3, 4][..], &vec![b'u'; 300]].concat();
+        let long = [&[4, 1, 0, 80, 1, 2, 3, 4][..], &vec![b'u'; 600]].concat();
         for (said, say) in [
             (&b"GET / HTTP/1.1\r\n"[..], &b""[..]),
             (&[0], b""),
