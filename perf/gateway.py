@@ -6,6 +6,7 @@ client's own, `proxied` to a command at Debian's sshd behind the gateway, which 
 
 import json
 import re
+import shutil
 import subprocess
 import time
 from pathlib import Path
@@ -49,6 +50,30 @@ class Proxy(kinds.Tidegate):
         for line in lines:
             command += ["-o", line]
         return command
+
+
+class Bytes:
+    """HAProxy, which passes bytes on to an upstream and does not know what they are: what standing in
+    between costs by itself."""
+
+    name = label = "haproxy"
+    at_once_max = 16
+
+    def __init__(self, upstream):
+        self.upstream = upstream
+
+    @staticmethod
+    def is_there():
+        return shutil.which("haproxy") is not None
+
+    def command(self, site, port):
+        config = site.folder / "haproxy.conf"
+        config.write_text("\n".join([
+            "global", " nbthread 1", "defaults", " mode tcp", " timeout connect 10s",
+            " timeout client 1h", " timeout server 1h", "listen ssh", f" bind 127.0.0.1:{port}",
+            f" server upstream 127.0.0.1:{self.upstream.port}",
+        ]) + "\n")
+        return ["haproxy", "-db", "-f", str(config)]
 
 
 def bulk(site, server, mebibytes, cipher, way, over):
@@ -177,6 +202,7 @@ def echo(site, rounds):
     upstream, gateways = behind(site, kinds.Sshd(), "upstream-sshd"), []
     try:
         gateways += in_front(site, upstream)
+        gateways += [kinds.Server(Bytes(upstream), site)] if Bytes.is_there() else []
 
         def once(server, figure):
             direct = typed(site, upstream)

@@ -176,7 +176,7 @@ impl Relay {
         }
     }
 
-    const fn is_down(&self) -> bool {
+    pub const fn is_down(&self) -> bool {
         matches!(self.end, End::Down(_))
     }
 
