@@ -682,6 +682,14 @@ pub const RETIRED_IDLE_TIME: Duration = Duration::from_millis(120);
 pub const DELEGATE_ENDING_TIME: Duration = Duration::from_secs(5);
 /// How often an ending process of ours is looked at.
 pub const ENDING_CHECK: Duration = Duration::from_millis(20);
+/// The same for those that were killed and that nobody waits for, at first and in the end.
+pub const REAPER_CHECK_MIN: Duration = Duration::from_millis(2);
+pub const REAPER_CHECK_MAX: Duration = Duration::from_secs(1);
+/// How long one of them may take before the log is told of it.
+pub const REAPER_TIME: Duration = Duration::from_secs(5);
+/// Those that have not ended at which none is started any more to ask PAM: more than end within moments
+/// of each other when all is well (there are twice [`PAM_CONVERSATIONS_MAX`] that ask).
+pub const KILLED_PENDING_MAX: usize = 4 * PAM_CONVERSATIONS_MAX;
 /// How long the process in front waits for the serving one to give its port up, which it does as soon
 /// as it hears of it.
 pub const RELEASE_TIME: Duration = Duration::from_secs(5);
@@ -836,10 +844,14 @@ pub const TAPE_SCREENS_MAX: usize = CHANNELS_MAX;
 pub const RECORD_TEXT_BYTES_MAX: u32 = 1024;
 /// What a recorder answers.
 pub const RECORDER_ANSWER_BYTES_MAX: usize = 1024;
-/// How long a recorder may take to write one message: a disk that spins up takes ten seconds.
+/// How long what is to be shown may wait for its recorder: a disk that spins up takes ten seconds.
 pub const RECORDER_TIME_MAX: Duration = Duration::from_secs(30);
+/// What is made within so long of each other waits since its first.
+pub const TAPE_MOMENT: Duration = Duration::from_secs(1);
 /// Connections of one gateway whose sessions are recorded at one time; each has a thread.
 pub const RECORDERS_MAX: usize = 4096;
+/// The same of one account, so that none takes them all.
+pub const RECORDERS_OF_ACCOUNT_MAX: usize = 512;
 /// Stack of such a thread.
 pub const RECORDER_STACK_BYTES: usize = 128 * 1024;
 /// Files of one name that are there already before a recording is given up.

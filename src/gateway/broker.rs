@@ -28,6 +28,7 @@ use super::audit::book::AccountBook;
 use super::audit::{Audit, Entry, Event, Field, Speaker};
 use super::batch;
 use super::config::LogFormat;
+use super::helper::process::Process;
 use super::helper::{self, Logs};
 use super::logbook::{self, Logbook, Login};
 use super::pam::porter::Arrival;
@@ -283,7 +284,8 @@ impl Broker<'_> {
         let (ours, theirs) = Messenger::pair()?;
         let child = match kept {
             None => {
-                Served::Own(Process(spawn(self.config, (account, name, place.chroot()), &theirs)?))
+                let child = spawn(self.config, (account, name, place.chroot()), &theirs)?;
+                Served::Own(Process::new(child, "acts", name))
             }
             Some(dialogue) => {
                 let words = words(self.config, (account.uid, place.chroot()), (1, Duration::ZERO));
@@ -487,28 +489,6 @@ pub fn set_out(socket: RawFd) -> io::Result<()> {
     Ok(())
 }
 
-/// A child that does not outlive us as a zombie.
-pub(super) struct Process(pub(super) Child);
-
-impl Process {
-    /// Gives it some time to end, and no more.
-    pub(super) fn end(&mut self) -> io::Result<ExitStatus> {
-        if let Some(status) = helper::wait_for_end(&mut self.0, DELEGATE_ENDING_TIME)? {
-            return Ok(status);
-        }
-        self.0.kill()?;
-        self.0.wait()
-    }
-}
-
-impl Drop for Process {
-    /// Does nothing to one that has been waited for.
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 /// The process of an account: one that we have started, or one that keeps its session has.
 enum Served {
     Own(Process),
@@ -518,14 +498,14 @@ enum Served {
 impl Served {
     fn pid(&self) -> u32 {
         match self {
-            Served::Own(process) => process.0.id(),
+            Served::Own(process) => process.id(),
             Served::Kept(dialogue) => dialogue.pid(),
         }
     }
 
     fn kill(&mut self) {
         match self {
-            Served::Own(process) => drop(process.0.kill()),
+            Served::Own(process) => process.kill(),
             Served::Kept(dialogue) => dialogue.kill(),
         }
     }

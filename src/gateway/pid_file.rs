@@ -32,8 +32,25 @@ impl PidFile {
         self.written = false;
     }
 
+    /// Where it can be found from any directory; `None`: it could not be written.
+    pub fn place(&self) -> Option<PathBuf> {
+        self.written.then(|| std::path::absolute(&self.path).ok()).flatten()
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
+    }
+}
+
+/// Takes away what an earlier program has left that this one has no use for, if it has this number in it.
+/// One that somebody else has written since stays.
+pub fn remove_stale(path: &Path, pid: u32) {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    if text.trim().parse() == Ok(pid)
+        && let Err(why) = fs::remove_file(path)
+    {
+        let path = path.display();
+        warn!(%path, %why, "PidFile {path} of the program before cannot be removed: {why}");
     }
 }
 
@@ -42,5 +59,24 @@ impl Drop for PidFile {
         if self.written {
             let _ = fs::remove_file(&self.path);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stale_file_goes_and_another_number_stays() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("pid");
+        PidFile::write(&path, 7).leave();
+        remove_stale(&path, 8);
+        assert_eq!(fs::read_to_string(&path).expect("it is there"), "7\n");
+        remove_stale(&path, 7);
+        assert!(!path.exists());
+        remove_stale(&path, 7);
+        let unwritten = PidFile::write(&folder.path().join("none/pid"), 7);
+        assert_eq!(unwritten.place(), None);
     }
 }

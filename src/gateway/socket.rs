@@ -81,6 +81,12 @@ impl Messenger {
         Ok(())
     }
 
+    /// Nothing that the other end sends from now on comes; it hears of that. What it has sent before is still
+    /// there.
+    pub fn refuse_more(&self) {
+        let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Read);
+    }
+
     /// Ends the conversation: both ends receive what was sent before, then nothing more.
     pub fn hang_up(&self) {
         let _ = shutdown(self.socket.as_raw_fd(), Shutdown::Both);

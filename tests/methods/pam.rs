@@ -6,6 +6,7 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
 
 use tempfile::TempDir;
 
@@ -427,6 +428,74 @@ fn case_129_a_module_that_hangs_holds_up_its_own_login_alone() {
     site.gateway.tells(why);
     fs::remove_file(&hang).expect("removed");
     assert!(late.wait().expect("its end").success(), "it was only late");
+    wait_for("its end", || site.gateway.parts("pam").is_empty());
+}
+
+/// Traces a process while this is there: whoever started it does not see its end meanwhile, as with one
+/// that hangs in the kernel.
+struct Holder {
+    _release: mpsc::Sender<()>,
+}
+
+impl Holder {
+    /// `None` where nobody may.
+    fn of(pid: u32) -> Option<Holder> {
+        let (release, released) = mpsc::channel::<()>();
+        let (tell, told) = mpsc::channel();
+        std::thread::Builder::new()
+            .spawn(move || {
+                // SAFETY: takes numbers.
+                let held = unsafe {
+                    libc::ptrace(libc::PTRACE_SEIZE, pid, std::ptr::null_mut::<u8>(), 0_usize)
+                };
+                tell.send(held).expect("heard");
+                let _ = released.recv();
+            })
+            .expect("a thread");
+        let held = told.recv().expect("an answer") == 0;
+        held.then_some(Holder { _release: release })
+    }
+}
+
+/// The same where even killing its process does not end it: whoever lets go of the login does not wait.
+#[test]
+fn case_129_a_process_that_does_not_end_holds_up_nobody() {
+    let (Some(ann), Some(bob), true) = (Account::new(), Account::new(), can_mount()) else {
+        return;
+    };
+    let service = format!("{ASKS}account required pam_permit.so\nsession required pam_permit.so\n");
+    let site = Site::new(&[("sshd", &service)], &["UsePAM yes"]);
+    // She is asked, and does not answer.
+    let (thinks, asked) = (site.gateway.path("thinks"), site.gateway.path("asked"));
+    let script =
+        format!("#!/bin/sh\ntouch {0}\nwhile [ -e {0} ]; do sleep 0.1; done\n", asked.display());
+    fs::write(&thinks, script).expect("a script");
+    make_executable(&thinks);
+    let mut client = site.client(&ann.name, "keyboard-interactive", "");
+    client.env("SSH_ASKPASS", &thinks).stderr(Stdio::null());
+    let mut client = client.spawn().expect("ssh starts");
+    wait_for("her to be asked", || asked.exists());
+    let helpers = site.gateway.parts("pam");
+    let [helper] = helpers[..] else { panic!("one process asks: {helpers:?}") };
+    let holder = Holder::of(helper);
+    if holder.is_none() {
+        println!("not run to its end: nobody may trace here");
+    }
+    client.kill().expect("killed");
+    client.wait().expect("its end");
+    fs::remove_file(&asked).expect("removed");
+    let state = || fs::read_to_string(format!("/proc/{helper}/status")).unwrap_or_default();
+    wait_for("it to be killed", || holder.is_none() || state().contains("State:\tZ"));
+    for method in ["keyboard-interactive", "password", "publickey"] {
+        site.assert_in(&bob.name, method, PASSWORD);
+    }
+    if holder.is_none() {
+        return;
+    }
+    let late = format!("Process {helper}, which asks PAM for {}, ", ann.name);
+    site.gateway.tells(&format!("{late}was killed and does not end"));
+    drop(holder);
+    site.gateway.tells(&format!("{late}has ended"));
     wait_for("its end", || site.gateway.parts("pam").is_empty());
 }
 

@@ -83,6 +83,50 @@ fn signals_during_an_upgrade_are_heard() {
     wait_for_the_end_of(first);
 }
 
+/// SECURITY R21: the old program's word that its place is the new one's comes too late: that one has left.
+#[test]
+fn r21_a_word_that_comes_too_late_leaves_one_program() {
+    let site = Site::start(&[], None, &[("TIDEGATE_TEST_UPGRADE_TIME", "5000")]);
+    let mut session = site.session();
+    let first = site.now();
+    let parts = below(&[first]).len();
+    // It stops when it was told all, and before it says anything.
+    let program = env!("CARGO_BIN_EXE_tidegate");
+    let checks = "for word; do [ \"$word\" = -t ] && exit 0; done";
+    site.lay_script(&format!("{checks}; sleep 0.5; kill -STOP $$; exec {program} \"$@\""));
+    kill("-USR2", first);
+    let mark = format!("TIDEGATE_UPGRADE={first}\0");
+    let is_heir = |pid: &u32| {
+        let environment = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        let is_stopped = stat(*pid, 0).is_some_and(|state| state == "T");
+        is_stopped && String::from_utf8_lossy(&environment).contains(&mark)
+    };
+    let mut heir = None;
+    wait_for("another program", || {
+        heir = below(&[std::process::id()]).into_iter().find(is_heir);
+        heir.is_some()
+    });
+    let heir = heir.expect("it is there");
+    kill("-STOP", first);
+    kill("-CONT", heir);
+    wait_for("the new one to give up", || !is_there(heir));
+    kill("-CONT", first);
+    let failed = || site.told("The upgrade has come to nothing");
+    wait_for("the old one to find that out", || failed() == 1);
+    assert_eq!(site.now(), first);
+    site.assert_serves();
+    session.assert_well(100);
+    wait_for("nothing to be left of it", || below(&[first]).len() == parts);
+    site.lay(Path::new(program));
+    kill("-USR2", first);
+    wait_for("another program", || site.pid().is_some_and(|pid| pid != first));
+    assert_eq!(failed(), 1);
+    site.assert_serves();
+    session.assert_well(100);
+    session.end();
+    wait_for_the_end_of(first);
+}
+
 /// A process that serves one connection has no place that another could take.
 #[test]
 fn one_connection_is_not_upgraded() {

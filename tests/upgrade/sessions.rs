@@ -329,3 +329,54 @@ fn the_port_of_a_program_that_is_killed_is_free() {
         }
     }
 }
+
+/// A signal for the gateway that reaches the program before, which whoever sent it takes for the one that
+/// serves, is passed on.
+#[test]
+fn a_reload_that_comes_just_after_an_upgrade_is_not_lost() {
+    let site = Site::new(&[]);
+    let mut session = site.session();
+    let before = site.upgrade();
+    let config = site.gateway.path("tidegate_config");
+    let text = fs::read_to_string(&config).expect("a configuration");
+    fs::write(&config, format!("Banner none\nMaxAuthTries 3\n{text}")).expect("a configuration");
+    kill("-HUP", before);
+    let now = site.now();
+    site.gateway.tells(&format!("Received SIGHUP; passing it on to process {now}"));
+    site.gateway.tells("The configuration is in force for new connections");
+    site.assert_serves();
+    session.assert_well(1);
+    session.end();
+    wait_for_the_end_of(before);
+}
+
+/// The number is where the configuration of the program that serves says, and nowhere else.
+#[test]
+fn a_pid_file_that_an_upgrade_moves_leaves_none_behind() {
+    let site = Site::new(&[]);
+    let mut session = site.session();
+    let (config, old) = (site.gateway.path("tidegate_config"), site.folder.path().join("pid"));
+    let text = fs::read_to_string(&config).expect("a configuration");
+    let moved = site.folder.path().join("moved");
+    let other = format!("PidFile {}", moved.display());
+    let changed = text.replace(&format!("PidFile {}", old.display()), &other);
+    assert_ne!(changed, text);
+    fs::write(&config, changed).expect("a configuration");
+    let first = site.now();
+    kill("-USR2", first);
+    let number = |path: &Path| fs::read_to_string(path).ok()?.trim().parse::<u32>().ok();
+    wait_for("another program", || number(&moved).is_some_and(|pid| pid != first));
+    assert!(!old.exists(), "it names a process that takes no connections");
+    // One that somebody else has written is his; and back it goes.
+    let second = number(&moved).expect("a number");
+    fs::write(&moved, "1\n").expect("written");
+    fs::write(&config, &text).expect("a configuration");
+    kill("-USR2", second);
+    wait_for("the third program", || number(&old).is_some_and(|pid| pid != second));
+    assert_eq!(number(&moved), Some(1));
+    wait_for_the_end_of(second);
+    site.assert_serves();
+    session.assert_well(1);
+    session.end();
+    wait_for_the_end_of(first);
+}

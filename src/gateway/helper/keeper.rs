@@ -11,9 +11,9 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 use tracing::{error, info};
 use zeroize::{Zeroize, Zeroizing};
 
+use super::process::Process;
 use super::{Heard, Logs, Watch, lines};
 use crate::gateway::batch;
-use crate::gateway::broker::Process;
 use crate::gateway::socket::Messenger;
 use crate::limits::{HELPER_PING_INTERVAL, HELPER_REST, PARCEL_BYTES_MAX};
 use crate::wire::Malformed;
@@ -47,6 +47,9 @@ pub trait Side: Send + 'static {
 
     /// What it is called in the log, and as a command of ours.
     const NAME: &'static str;
+
+    /// What it does, behind "which".
+    const DOES: &'static str;
 
     fn logs(&self) -> &Logs;
 
@@ -174,9 +177,10 @@ impl<S: Side> Keeping<S> {
         let (ours, theirs) = Messenger::pair().context("cannot make a socket pair")?;
         let (log, theirs_log) = io::pipe().context("cannot make a pipe")?;
         let child = super::command(name, self.side.logs(), &theirs, theirs_log).spawn();
-        let mut child = Process(child.with_context(|| format!("cannot start the {name}"))?);
+        let child = child.with_context(|| format!("cannot start the {name}"))?;
+        let mut child = Process::new(child, S::DOES, "");
         drop(theirs);
-        let pid = child.0.id();
+        let pid = child.id();
         let log = lines::pass_on(log, self.side.logs().syslog).context("cannot read its log")?;
         let ours = Arc::new(ours);
         let heard = self.side.set_up(&ours).and_then(|()| {
@@ -184,7 +188,7 @@ impl<S: Side> Keeping<S> {
             self.hear(&ours, watch)
         });
         if heard.is_err() {
-            let _ = child.0.kill();
+            child.kill();
         }
         ours.hang_up();
         let status = child.end().with_context(|| format!("the {name} cannot be waited for"))?;

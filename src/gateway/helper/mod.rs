@@ -3,12 +3,13 @@
 
 pub mod keeper;
 pub mod lines;
+pub mod process;
+pub mod reaper;
 
 use std::io::{self, PipeWriter};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow};
@@ -19,22 +20,8 @@ use super::broker::{DELEGATE_FD, set_out};
 use super::config::{Facility, LogFormat, LogLevel};
 use super::socket::Messenger;
 use crate::base::Instant;
-use crate::limits::{ENDING_CHECK, HELPER_PING_INTERVAL, HELPER_PINGS_MAX, HELPER_START_TIME_MAX};
+use crate::limits::{HELPER_PING_INTERVAL, HELPER_PINGS_MAX, HELPER_START_TIME_MAX};
 use crate::reactor;
-
-/// Waits so long for the end of a process, and no longer.
-///
-/// # Errors
-/// The kernel's.
-pub fn wait_for_end(child: &mut Child, time: Duration) -> io::Result<Option<ExitStatus>> {
-    for _ in 0..time.as_millis() / ENDING_CHECK.as_millis() {
-        if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
-        }
-        thread::sleep(ENDING_CHECK);
-    }
-    Ok(None)
-}
 
 pub const NOT_BY_HAND: &str = "this command is started by a gateway that runs as root, not by hand";
 

@@ -141,6 +141,7 @@ impl Side for Edge {
     type Said = Ask;
 
     const NAME: &'static str = "edge";
+    const DOES: &'static str = "hears logins";
 
     fn logs(&self) -> &Logs {
         &self.plan.logs

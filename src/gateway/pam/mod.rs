@@ -13,22 +13,22 @@ mod words;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::bail;
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::{Pid, geteuid};
+use nix::unistd::geteuid;
 use zeroize::Zeroizing;
 
 pub use self::session::run;
 pub use self::words::{Opened, Order, Prompts, Question, Reply, Stage, Step, Task, Verdict};
 use super::config::{Config, Who};
-use super::helper;
+use super::helper::process::Process;
+use super::helper::{self, reaper};
 use super::program::PATH;
 use super::socket::Messenger;
-use crate::limits::{PAM_PASSWORD_BYTES_MAX, PAM_TIME_MAX, PARCEL_BYTES_MAX};
+use crate::limits::{KILLED_PENDING_MAX, PAM_PASSWORD_BYTES_MAX, PAM_TIME_MAX, PARCEL_BYTES_MAX};
 use crate::reactor;
 
 /// Refuses to begin where PAM is to be asked and cannot be.
@@ -53,10 +53,11 @@ pub fn check(config: &Config) -> anyhow::Result<()> {
     answer.map_err(|no| anyhow::anyhow!("{place}UsePAM yes: {}", no.why))
 }
 
-/// A login's process, which is killed when this goes.
+/// A login's process, which is killed when this goes. Nobody waits for that: modules may hang where they
+/// cannot be killed, and whoever lets go of this may hold what other logins need.
 #[derive(Debug)]
 pub struct Dialogue {
-    child: Child,
+    child: Process,
     line: Messenger,
 }
 
@@ -66,6 +67,10 @@ impl Dialogue {
     /// # Errors
     /// It could not be asked; the text is for the log.
     pub fn begin(question: Question<'_>) -> Result<(Dialogue, Reply), Step> {
+        let hang = reaper::pending();
+        if hang >= KILLED_PENDING_MAX {
+            return Err(failed(format!("{hang} processes were killed and have not ended")));
+        }
         let started = |why: io::Error| failed(format!("cannot start the process: {why}"));
         let (line, theirs) = Messenger::pair().map_err(started)?;
         // What the account's process writes goes where ours does; modules write nowhere.
@@ -82,6 +87,7 @@ impl Dialogue {
             .process_group(0)
             .spawn()
             .map_err(started)?;
+        let child = Process::leader(child, "asks PAM", question.user);
         let dialogue = Dialogue { child, line };
         let reply = dialogue.ask(&Order::Begin(question))?;
         Ok((dialogue, reply))
@@ -148,17 +154,7 @@ impl Dialogue {
     /// # Errors
     /// The kernel's.
     pub fn end(&mut self, time: Duration) -> io::Result<Option<ExitStatus>> {
-        helper::wait_for_end(&mut self.child, time)
-    }
-}
-
-impl Drop for Dialogue {
-    /// Does nothing to one that has been waited for.
-    fn drop(&mut self) {
-        if let (Ok(None), Ok(pid)) = (self.child.try_wait(), i32::try_from(self.child.id())) {
-            let _ = killpg(Pid::from_raw(pid), Signal::SIGKILL);
-            let _ = self.child.wait();
-        }
+        self.child.wait(time)
     }
 }
 

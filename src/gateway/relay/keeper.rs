@@ -83,6 +83,7 @@ impl Side for Relay {
     type Said = Ask;
 
     const NAME: &'static str = "relay";
+    const DOES: &'static str = "serves logins at other hosts";
 
     fn logs(&self) -> &Logs {
         &self.plan.logs

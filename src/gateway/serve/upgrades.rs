@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use tracing::{error, info, warn};
 
 use super::{
@@ -15,6 +14,7 @@ use crate::base::Instant;
 use crate::gateway::front::Line;
 use crate::gateway::generation::Generation;
 use crate::gateway::host_keys::HostKeys;
+use crate::gateway::pid_file;
 use crate::gateway::signals::{Signals, Woken};
 use crate::gateway::systemd::Notifier;
 use crate::gateway::upgrade::words::Word;
@@ -30,7 +30,8 @@ pub(super) fn refuse() {
 fn times() -> Times {
     let usual = Times::default();
     let time = |usual| time_or("TIDEGATE_TEST_UPGRADE_TIME", usual);
-    Times { check: time(usual.check), start: time(usual.start) }
+    let Times { check, start, answer } = usual;
+    Times { check: time(check), start: time(start), answer: time(answer) }
 }
 
 impl<'a> Start<'a> {
@@ -45,13 +46,14 @@ impl<'a> Start<'a> {
         let former = given.listeners.clone();
         let listeners = former.renewed(&self.config.global)?;
         let standings = std::mem::take(&mut given.standings);
-        let manager = match given.line.take() {
-            Some((line, front)) => Manager::Front(Line::inherited(line, front)),
-            None => Manager::Direct(Notifier::from_environment()),
+        let stale = given.pid_file.take();
+        let (manager, number) = match given.line.take() {
+            Some((line, front)) => (Manager::Front(Line::inherited(line, front)), front),
+            None => (Manager::Direct(Notifier::from_environment()), given.pid()),
         };
         let opened = self.open(keys, listeners.clone(), (given.generations, standings));
         let gateway = opened.inspect_err(|_| listeners.close_except(&former))?;
-        let formers = match inheritance.take().map(Inheritance::take) {
+        let formers = match inheritance.take().map(|given| given.take(times().answer)) {
             Some(Ok(formers)) => formers,
             Some(Err(why)) => {
                 listeners.close_except(&former);
@@ -62,6 +64,8 @@ impl<'a> Start<'a> {
             None => Vec::new(),
         };
         former.close_except(&listeners);
+        // Whether or not ours is to be there.
+        stale.iter().for_each(|path| pid_file::remove_stale(path, number));
         gateway.begin(formers, signals, manager)
     }
 }
@@ -111,8 +115,9 @@ impl Gateway<'_> {
         let legacy =
             upgrade::legacy(self.started, &self.listeners, &standings, &self.formers, manager)?;
         let (program, open_files) = (&self.start.options.program, self.start.open_files);
+        let pid_file = self.pid_file.as_ref().and_then(PidFile::place);
         let Some(attempt) = &mut self.attempt else { return Ok(()) };
-        attempt.start(program, legacy, open_files, times())
+        attempt.start(program, legacy, (open_files, pid_file.as_deref()), times())
     }
 
     fn give_up(&mut self, why: &anyhow::Error) {
@@ -134,7 +139,7 @@ impl Gateway<'_> {
         drop(manager);
         info!(pid, "Process {pid} has taken this one's place");
         if self.reload_waits {
-            let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGHUP);
+            heir.signal(Signal::SIGHUP);
         }
         self.pid_file.into_iter().for_each(PidFile::leave);
         let mut sessions: Vec<_> = self.retired.into_iter().chain([self.current]).collect();
@@ -213,8 +218,7 @@ impl Left<'_> {
             }
             let fds: Vec<_> = self.successor.iter().map(|(heir, _)| heir.as_fd()).collect();
             match signals.wait(&fds, Some(pause)).context("cannot wait for signals")? {
-                // There is nothing left that a configuration could change, but for files of logs.
-                Woken::Signal(Signal::SIGHUP) => self.reopen_logs(),
+                Woken::Signal(Signal::SIGHUP) => self.reload(),
                 Woken::Signal(Signal::SIGUSR2) => refuse(),
                 Woken::Signal(signal) => {
                     info!("Received signal {}; terminating.", signal as i32);
@@ -248,6 +252,17 @@ impl Left<'_> {
             }
         }
         None
+    }
+
+    /// There is nothing left here that a configuration could change, but for files of logs. Whoever sent the
+    /// signal may have meant the program that has our place, of which he does not know yet.
+    fn reload(&self) {
+        if let Some((heir, _)) = &self.successor {
+            let pid = heir.pid();
+            info!(pid, "Received SIGHUP; passing it on to process {pid}");
+            heir.signal(Signal::SIGHUP);
+        }
+        self.reopen_logs();
     }
 
     fn reopen_logs(&self) {

@@ -120,6 +120,7 @@ impl Side for Signer {
     type Said = Say;
 
     const NAME: &'static str = "signer";
+    const DOES: &'static str = "signs";
 
     fn logs(&self) -> &Logs {
         &self.plan.logs

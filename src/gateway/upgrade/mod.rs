@@ -8,11 +8,13 @@ pub mod words;
 use std::collections::VecDeque;
 use std::io::{self, PipeReader, Read};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::Pid;
@@ -21,9 +23,9 @@ use tracing::{info, warn};
 use self::program::Beside;
 pub use self::program::Program;
 use self::words::Word;
-use super::broker::Process;
 use super::config::Endpoint;
 use super::helper;
+use super::helper::process::Process;
 use super::listen::Listeners;
 use super::serve::Manager;
 use super::socket::Messenger;
@@ -33,10 +35,13 @@ use crate::limits::{
     LISTENERS_MAX, PARCEL_BYTES_MAX, STANDINGS_A_MESSAGE, STANDINGS_MAX, UPGRADE_ANSWER_TIME_MAX,
     UPGRADE_CHECK_TIME_MAX, UPGRADE_FAULT_BYTES_MAX, UPGRADE_START_TIME_MAX, UPGRADES_DRAINING_MAX,
 };
-use crate::reactor;
+use crate::{reactor, services};
 
 /// What tells a program that it is to take another's place: the number of that other's process.
 const VARIABLE: &str = "TIDEGATE_UPGRADE";
+/// Where the PidFile of that process is, which the program that takes its place takes away where it has
+/// another. One of a version that does not know this leaves it.
+const PID_FILE_VARIABLE: &str = "TIDEGATE_UPGRADE_PID_FILE";
 /// Where it finds its end of the socket pair.
 const SOCKET_FD: i32 = 3;
 /// How long it is waited until a queue has room again.
@@ -47,11 +52,16 @@ const FULL_PAUSE: Duration = Duration::from_millis(10);
 pub struct Times {
     pub check: Duration,
     pub start: Duration,
+    pub answer: Duration,
 }
 
 impl Default for Times {
     fn default() -> Times {
-        Times { check: UPGRADE_CHECK_TIME_MAX, start: UPGRADE_START_TIME_MAX }
+        Times {
+            check: UPGRADE_CHECK_TIME_MAX,
+            start: UPGRADE_START_TIME_MAX,
+            answer: UPGRADE_ANSWER_TIME_MAX,
+        }
     }
 }
 
@@ -78,7 +88,7 @@ pub fn legacy(
     for some in standings.chunks(STANDINGS_A_MESSAGE) {
         put(Word::Standings(some.to_vec()), None);
     }
-    for Former { pid, messenger } in formers {
+    for Former { pid, messenger, .. } in formers {
         put(Word::Former { pid: *pid }, Some(messenger.as_owned_fd().try_clone()?));
     }
     if let Manager::Front(line) = manager {
@@ -133,7 +143,7 @@ impl Attempt {
         let (child, output) = program
             .check()
             .with_context(|| format!("cannot start {}", program.path().display()))?;
-        let child = Check { child: Process(child), output };
+        let child = Check { child: Process::new(child, "checks its configuration", ""), output };
         let flags = OFlag::from_bits_retain(fcntl(&child.output, FcntlArg::F_GETFL)?);
         fcntl(&child.output, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
         let until = reactor::now().after(times.check);
@@ -148,12 +158,12 @@ impl Attempt {
         &mut self,
         program: &Program,
         legacy: Legacy,
-        open_files: Option<u64>,
+        (open_files, pid_file): (Option<u64>, Option<&Path>),
         times: Times,
     ) -> anyhow::Result<()> {
         let (ours, theirs) = Messenger::pair().context("cannot make a socket pair")?;
         let process = program
-            .start_beside(theirs.as_owned_fd(), open_files)
+            .start_beside(theirs.as_owned_fd(), open_files, pid_file)
             .with_context(|| format!("cannot start {}", program.path().display()))?;
         let heir = Heir { process, messenger: ours };
         self.stage = Stage::Starting { heir, legacy };
@@ -212,7 +222,7 @@ impl Attempt {
 impl Drop for Attempt {
     fn drop(&mut self) {
         if let Stage::Starting { heir, .. } = &self.stage {
-            heir.process.kill();
+            heir.process.signal(Signal::SIGKILL);
         }
     }
 }
@@ -258,6 +268,11 @@ impl Heir {
 
     pub fn as_fd(&self) -> BorrowedFd<'_> {
         self.messenger.as_owned_fd().as_fd()
+    }
+
+    /// To the program, which does nothing to one that has ended.
+    pub fn signal(&self, signal: Signal) {
+        self.process.signal(signal);
     }
 
     /// The next word, if there is one.
@@ -306,22 +321,64 @@ fn hear(messenger: &Messenger) -> io::Result<Option<Word>> {
 pub struct Former {
     pid: u32,
     messenger: Messenger,
+    /// Names the process (pidfd_open(2)).
+    process: OwnedFd,
 }
 
 impl Former {
+    /// # Errors
+    /// It has ended.
+    fn new(pid: u32, messenger: Messenger) -> io::Result<Former> {
+        let process = services::watch_process(pid.cast_signed())?;
+        // Its number is its own as long as its end of the pair is open.
+        let mut ends = [PollFd::new(messenger.as_owned_fd().as_fd(), PollFlags::empty())];
+        poll(&mut ends, PollTimeout::ZERO)?;
+        match ends.iter().any(|end| end.any().unwrap_or(false)) {
+            true => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+            false => Ok(Former { pid, messenger, process }),
+        }
+    }
+
+    /// Readable when it has ended.
     pub fn as_fd(&self) -> BorrowedFd<'_> {
-        self.messenger.as_owned_fd().as_fd()
+        self.process.as_fd()
     }
 
     /// Its last session has ended.
     pub fn is_over(&self) -> bool {
-        match hear(&self.messenger) {
-            Ok(_) => false,
-            Err(_) => {
-                info!(pid = self.pid, "The earlier program, process {}, has ended", self.pid);
-                true
+        let mut processes = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
+        let over = matches!(poll(&mut processes, PollTimeout::ZERO), Ok(1));
+        if over {
+            info!(pid = self.pid, "The earlier program, process {}, has ended", self.pid);
+        }
+        over
+    }
+
+    /// Waits so long for its word that its place is ours. Whether it came.
+    ///
+    /// # Errors
+    /// It is gone, or says something else.
+    fn gives(&self, time: Duration) -> anyhow::Result<bool> {
+        let until = reactor::now().after(time);
+        loop {
+            let left = until.since(reactor::now());
+            if helper::is_readable(&self.messenger, left)? {
+                return match hear(&self.messenger).context("the earlier program keeps its place")? {
+                    Some(Word::Yours) => Ok(true),
+                    _ => bail!("the earlier program does not say whose its place is"),
+                };
+            }
+            if left.is_zero() {
+                return Ok(false);
             }
         }
+    }
+
+    /// The time is over: it cannot say that word any more. Whether it has said it before after all, for then
+    /// it accepts no more.
+    fn has_given(&self) -> bool {
+        self.messenger.refuse_more();
+        self.gives(Duration::ZERO).unwrap_or(false)
     }
 
     /// It is to end its sessions, and to give them this long.
@@ -334,7 +391,7 @@ impl Former {
         self.tell(&Word::Reopen);
     }
 
-    /// It does not end as it was told to. Its number is its own as long as its end of the pair is open.
+    /// It does not end as it was told to. Its number is its own until it has.
     pub fn signal(&self, signal: Signal) {
         warn!(pid = self.pid, "The earlier program, process {}, is sent {signal}", self.pid);
         let _ = kill(Pid::from_raw(self.pid.cast_signed()), signal);
@@ -356,6 +413,7 @@ pub struct Inheritance {
     formers: Vec<Former>,
     /// The way to the process in front, and its number.
     pub line: Option<(OwnedFd, u32)>,
+    pub pid_file: Option<PathBuf>,
 }
 
 /// Whether this process was started to take another's place.
@@ -392,8 +450,9 @@ pub fn inherit() -> anyhow::Result<Option<Inheritance>> {
     let Hearing { begin, listeners, standings, formers, line, .. } = hearing;
     let (generations, given) = begin.context("the earlier program did not say how it stands")?;
     let listeners = Listeners::inherited(listeners, given);
-    let giver = Former { pid, messenger };
-    Ok(Some(Inheritance { giver, listeners, generations, standings, formers, line }))
+    let giver = Former::new(pid, messenger).context("the earlier program has ended")?;
+    let pid_file = std::env::var_os(PID_FILE_VARIABLE).map(PathBuf::from);
+    Ok(Some(Inheritance { giver, listeners, generations, standings, formers, line, pid_file }))
 }
 
 #[derive(Default)]
@@ -422,7 +481,8 @@ impl Hearing {
                 self.standings.extend(some);
             }
             (Word::Former { pid }, Some(socket)) if self.formers.len() < UPGRADES_DRAINING_MAX => {
-                self.formers.push(Former { pid, messenger: Messenger::from_fd(socket) });
+                // One that has ended meanwhile is none.
+                self.formers.extend(Former::new(pid, Messenger::from_fd(socket)));
             }
             (Word::Line { front }, Some(line)) => self.line = Some((line, front)),
             (Word::Serve, None) => self.complete = true,
@@ -433,26 +493,21 @@ impl Hearing {
 }
 
 impl Inheritance {
-    /// This program accepts. Waits until the other one does not, and answers with all that still have
-    /// sessions.
+    /// The number of the program whose place this is to be.
+    pub const fn pid(&self) -> u32 {
+        self.giver.pid
+    }
+
+    /// This program accepts. Waits until the other one does not, for so long at most, and answers with all
+    /// that still have sessions. Of the two one goes on, whenever the other's word comes.
     ///
     /// # Errors
     /// It is gone, or goes on itself: there is nothing to serve here.
-    pub fn take(self) -> anyhow::Result<Vec<Former>> {
+    pub fn take(self, time: Duration) -> anyhow::Result<Vec<Former>> {
         let Inheritance { giver, mut formers, .. } = self;
         giver.tell(&Word::Ready);
-        let until = reactor::now().after(UPGRADE_ANSWER_TIME_MAX);
-        loop {
-            let left = until.since(reactor::now());
-            if helper::is_readable(&giver.messenger, left)? {
-                match hear(&giver.messenger).context("the earlier program keeps its place")? {
-                    Some(Word::Yours) => break,
-                    _ => bail!("the earlier program does not say whose its place is"),
-                }
-            }
-            if left.is_zero() {
-                bail!("the earlier program does not answer");
-            }
+        if !giver.gives(time)? && !giver.has_given() {
+            bail!("the earlier program does not answer");
         }
         formers.push(giver);
         Ok(formers)
@@ -462,5 +517,95 @@ impl Inheritance {
     pub fn fail(&self, why: &anyhow::Error) {
         self.listeners.resume();
         self.giver.tell(&Word::Failed(format!("{why:#}")));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The two ends of an upgrade at which the new program is about to say that it accepts.
+    fn pair() -> (Messenger, Inheritance) {
+        let (old, new) = Messenger::pair().expect("a pair");
+        let giver = Former::new(std::process::id(), new).expect("it is there");
+        let inheritance = Inheritance {
+            giver,
+            listeners: Listeners::default(),
+            generations: 0,
+            standings: Vec::new(),
+            formers: Vec::new(),
+            line: None,
+            pid_file: None,
+        };
+        (old, inheritance)
+    }
+
+    fn yours(old: &Messenger) -> io::Result<()> {
+        old.try_send(&Word::Yours.encode(), None)
+    }
+
+    /// Whenever the word comes, one of the two goes on, and one alone.
+    #[test]
+    fn r21_a_word_that_comes_late_is_heard_or_cannot_be_said() {
+        // In time, and within the last moment.
+        for time in [UPGRADE_ANSWER_TIME_MAX, Duration::ZERO] {
+            let (old, new) = pair();
+            yours(&old).expect("it is heard");
+            assert_eq!(new.take(time).expect("it is ours").len(), 1);
+            assert_eq!(hear(&old).expect("there"), Some(Word::Ready));
+        }
+        // The time is over, and the word comes before the new one has left.
+        let (old, new) = pair();
+        assert!(!new.giver.gives(Duration::ZERO).expect("it is there"));
+        yours(&old).expect("it is heard");
+        assert!(new.giver.has_given());
+        // Its way to the old one is what it was.
+        new.giver.end(Signal::SIGTERM, Duration::ZERO);
+        assert!(matches!(hear(&old), Ok(Some(Word::End { .. }))));
+        assert!(!new.giver.is_over(), "it has sessions");
+        // The new one has left.
+        let (old, new) = pair();
+        assert!(!new.giver.gives(Duration::ZERO).expect("it is there"));
+        assert!(!new.giver.has_given());
+        assert!(yours(&old).is_err(), "the old one knows");
+        let (old, new) = pair();
+        new.take(Duration::ZERO).expect_err("nothing was said");
+        assert!(yours(&old).is_err(), "the old one knows");
+        // The old one has left, without the word and with it.
+        let (old, new) = pair();
+        drop(old);
+        assert!(new.take(UPGRADE_ANSWER_TIME_MAX).is_err());
+        let (old, new) = pair();
+        yours(&old).expect("it is heard");
+        drop(old);
+        assert!(new.take(UPGRADE_ANSWER_TIME_MAX).is_ok());
+    }
+
+    /// The same at any moment.
+    #[test]
+    fn r21_two_programs_never_both_go_on_nor_both_leave() {
+        for round in 0..200 {
+            let (old, new) = pair();
+            // From well before the time is over to well behind that.
+            let at = reactor::now().after(Duration::from_micros(round * 15));
+            let gives = std::thread::Builder::new().spawn(move || {
+                while reactor::now() < at {
+                    std::hint::spin_loop();
+                }
+                (yours(&old).is_ok(), old)
+            });
+            let gives = gives.expect("a thread");
+            let taken = new.take(Duration::ZERO).is_ok();
+            let (given, _old) = gives.join().expect("no panic");
+            assert_eq!(taken, given, "round {round}");
+        }
+    }
+
+    /// One program's number is another's later.
+    #[test]
+    fn an_earlier_program_that_is_gone_is_none() {
+        let (old, new) = Messenger::pair().expect("a pair");
+        drop(old);
+        assert!(Former::new(std::process::id(), new).is_err());
     }
 }

@@ -13,9 +13,9 @@ use std::process::{Child, Command, Stdio};
 
 use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, Signal};
 
-use super::{SOCKET_FD, VARIABLE};
+use super::{PID_FILE_VARIABLE, SOCKET_FD, VARIABLE};
 
 /// How this program was started, to be started in the same way: what the path leads to by then is the
 /// next version.
@@ -67,6 +67,7 @@ impl Program {
             .args(&self.words)
             .arg("-t")
             .env_remove(VARIABLE)
+            .env_remove(PID_FILE_VARIABLE)
             .current_dir(&self.directory)
             .stdin(Stdio::null())
             .stdout(tells.try_clone()?)
@@ -75,13 +76,19 @@ impl Program {
     }
 
     /// Starts it as a child of our own parent, which so learns how it ends as it would of us, with this
-    /// socket and our standard streams. `open_files`: the soft limit that we were started with.
+    /// socket and our standard streams. `open_files`: the soft limit that we were started with. `pid_file`:
+    /// which it is to take away where its own is another.
     ///
     /// # Errors
     /// The system refused: there is no memory or number left, or we are the first process of a
     /// container, beside which nothing can be.
-    pub fn start_beside(&self, socket: &OwnedFd, open_files: Option<u64>) -> io::Result<Beside> {
-        let image = Image::new(self, socket.as_raw_fd(), open_files)?;
+    pub fn start_beside(
+        &self,
+        socket: &OwnedFd,
+        open_files: Option<u64>,
+        pid_file: Option<&Path>,
+    ) -> io::Result<Beside> {
+        let image = Image::new(self, socket.as_raw_fd(), open_files, pid_file)?;
         let mut process: RawFd = -1;
         let flags = libc::CLONE_PARENT | libc::CLONE_PIDFD | libc::SIGCHLD;
         // SAFETY: without a stack of its own and without CLONE_VM it is a fork; the kernel writes a
@@ -122,14 +129,14 @@ fn candidates(name: &OsStr, directory: &Path) -> Vec<PathBuf> {
 }
 
 impl Beside {
-    /// Ends it, if it has not ended.
-    pub fn kill(&self) {
+    /// Does nothing to one that has ended.
+    pub fn signal(&self, signal: Signal) {
         // SAFETY: a descriptor that is open, numbers, and no details of the signal.
         let _ = unsafe {
             libc::syscall(
                 libc::SYS_pidfd_send_signal,
                 self.process.as_raw_fd(),
-                libc::SIGKILL,
+                signal as libc::c_int,
                 std::ptr::null::<libc::siginfo_t>(),
                 0,
             )
@@ -161,15 +168,27 @@ impl Words {
 }
 
 impl Image {
-    fn new(program: &Program, socket: RawFd, open_files: Option<u64>) -> io::Result<Image> {
+    fn new(
+        program: &Program,
+        socket: RawFd,
+        open_files: Option<u64>,
+        pid_file: Option<&Path>,
+    ) -> io::Result<Image> {
         let text = |text: &OsStr| CString::new(text.as_bytes()).map_err(io::Error::other);
         let words = std::iter::once(&program.name).chain(&program.words);
         let words = words.map(|word| text(word)).collect::<io::Result<Vec<_>>>()?;
-        let mut variables = vec![CString::new(format!("{VARIABLE}={}", std::process::id()))?];
-        for (name, value) in env::vars_os().filter(|(name, _)| name != VARIABLE) {
-            let line = [&*name, OsStr::new("="), &*value].into_iter().collect::<OsString>();
-            variables.push(text(&line)?);
-        }
+        let own = [
+            (VARIABLE, Some(std::process::id().to_string().into())),
+            (PID_FILE_VARIABLE, pid_file.map(|path| path.as_os_str().to_owned())),
+        ];
+        let own = own.into_iter().filter_map(|(name, value)| Some((name.into(), value?)));
+        let is_own = |name: &OsString| name == VARIABLE || name == PID_FILE_VARIABLE;
+        let variables = own
+            .chain(env::vars_os().filter(|(name, _)| !is_own(name)))
+            .map(|(name, value): (OsString, OsString)| {
+                text(&[&*name, OsStr::new("="), &*value].into_iter().collect::<OsString>())
+            })
+            .collect::<io::Result<_>>()?;
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
         Ok(Image {
             path: text(program.path.as_os_str())?,
@@ -241,13 +260,14 @@ mod tests {
 
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a pair");
         let script = "echo $TIDEGATE_UPGRADE $PPID $$ >&3; exec sleep 100";
-        let beside = shell(script).start_beside(&OwnedFd::from(theirs), None).expect("it starts");
+        let beside =
+            shell(script).start_beside(&OwnedFd::from(theirs), None, None).expect("it starts");
         let mut ours = std::io::BufReader::new(ours);
         let mut line = String::new();
         std::io::BufRead::read_line(&mut ours, &mut line).expect("a line");
         let (own, parent) = (std::process::id(), std::os::unix::process::parent_id());
         assert_eq!(line, format!("{own} {parent} {}\n", beside.pid));
-        beside.kill();
+        beside.signal(Signal::SIGKILL);
         assert_eq!(ours.read(&mut [0]).expect("its end"), 0);
     }
 }
