@@ -235,7 +235,6 @@ impl<D: Driver, O: Outside> Shard<D, O> {
 
     /// The recorder has answered, or is gone.
     pub(super) fn tape_readable(&mut self, key: u32) {
-        let now = self.driver.now();
         let Some(link) = self.links.get_mut(key as usize) else { return };
         if let Some(recording) = &mut link.recording {
             recording.armed = false;
@@ -245,7 +244,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         else {
             return;
         };
-        match tape.hear(now) {
+        match tape.hear() {
             Ok(()) => self.tape_moved(key),
             Err(why) => self.recorder_failed(key, &why),
         }

@@ -12,8 +12,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -27,7 +26,7 @@ use super::batch;
 use crate::base::{Instant, Utc, escape};
 use crate::limits::{
     CHANNELS_MAX, RECORDER_ANSWER_BYTES_MAX, RECORDER_STACK_BYTES, RECORDERS_MAX,
-    RECORDING_NAMES_MAX, RECORDING_USER_CHARS_MAX, TAPE_FRAME_BYTES_MAX,
+    RECORDERS_OF_ACCOUNT_MAX, RECORDING_NAMES_MAX, RECORDING_USER_CHARS_MAX, TAPE_FRAME_BYTES_MAX,
 };
 use crate::reactor;
 use crate::services::tape::Screen;
@@ -94,13 +93,61 @@ impl Recorders for Received {
 #[derive(Debug)]
 pub struct Studio {
     audit: Option<Arc<Audit>>,
-    /// Those that run.
-    count: Arc<AtomicUsize>,
+    rooms: Arc<Rooms>,
 }
 
 impl Studio {
     pub fn new(audit: Option<Arc<Audit>>) -> Studio {
-        Studio { audit, count: Arc::default() }
+        Studio { audit, rooms: Arc::default() }
+    }
+}
+
+/// For so many recorders there is room.
+#[derive(Debug, Default)]
+struct Rooms {
+    /// Recorders that run, by account. One whose disk stands still runs until that goes on, whatever has
+    /// become of its connection.
+    taken: Mutex<BTreeMap<String, usize>>,
+}
+
+/// One recorder's.
+#[derive(Debug)]
+struct Room {
+    rooms: Arc<Rooms>,
+    user: String,
+}
+
+impl Rooms {
+    fn taken(&self) -> MutexGuard<'_, BTreeMap<String, usize>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// # Errors
+    /// There is none, or none for this account; the text says which.
+    fn take(self: &Arc<Rooms>, user: &str) -> Result<Room, String> {
+        let mut taken = self.taken();
+        if taken.values().sum::<usize>() >= RECORDERS_MAX {
+            return Err(format!("{RECORDERS_MAX} connections are recorded, and no more can be"));
+        }
+        let own = taken.entry(user.to_owned()).or_default();
+        if *own >= RECORDERS_OF_ACCOUNT_MAX {
+            let most = RECORDERS_OF_ACCOUNT_MAX;
+            return Err(format!("{most} connections of this account are, and no more can be"));
+        }
+        *own += 1;
+        Ok(Room { rooms: Arc::clone(self), user: user.to_owned() })
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let mut taken = self.rooms.taken();
+        if let Some(own) = taken.get_mut(&self.user) {
+            *own -= 1;
+            if *own == 0 {
+                taken.remove(&self.user);
+            }
+        }
     }
 }
 
@@ -109,10 +156,7 @@ impl Recorders for Studio {
         let kind = SockType::SeqPacket;
         let (ours, theirs) = socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC)
             .map_err(|why| why.to_string())?;
-        if self.count.fetch_add(1, Ordering::Relaxed) >= RECORDERS_MAX {
-            self.count.fetch_sub(1, Ordering::Relaxed);
-            return Err(format!("more than {RECORDERS_MAX} connections are recorded"));
-        }
+        let room = self.rooms.take(&grant.account.name)?;
         let Record { directory, .. } = &grant.rules.record;
         // Some may begin before the ends of others are told.
         let sessions_max = grant
@@ -128,7 +172,7 @@ impl Recorders for Studio {
             audit: self.audit.clone(),
             recordings: BTreeMap::new(),
             sessions_max: sessions_max.min(CHANNELS_MAX),
-            count: Arc::clone(&self.count),
+            _room: room,
         };
         thread::Builder::new()
             .name("recorder".to_owned())
@@ -151,13 +195,7 @@ struct Recorder {
     recordings: BTreeMap<u32, Recording>,
     /// Sessions that the connection may have at one time: each has a file open.
     sessions_max: usize,
-    count: Arc<AtomicUsize>,
-}
-
-impl Drop for Recorder {
-    fn drop(&mut self) {
-        self.count.fetch_sub(1, Ordering::Relaxed);
-    }
+    _room: Room,
 }
 
 /// A file that is being written.
@@ -380,8 +418,28 @@ mod tests {
             audit: None,
             recordings: BTreeMap::new(),
             sessions_max: 2,
-            count: Arc::new(AtomicUsize::new(1)),
+            _room: Arc::<Rooms>::default().take("ann").expect("a room"),
         }
+    }
+
+    /// Nobody is unrecorded, or kept out, because somebody else has many connections.
+    #[test]
+    fn case_105_one_account_does_not_take_all_recorders() {
+        let rooms = Arc::<Rooms>::default();
+        let mut all: Vec<Room> =
+            (0..RECORDERS_OF_ACCOUNT_MAX).map(|_| rooms.take("ann").expect("a room")).collect();
+        let refused = rooms.take("ann").expect_err("one too many");
+        assert!(refused.contains("of this account"), "{refused}");
+        for number in 0..RECORDERS_MAX - all.len() {
+            let user = format!("user{}", number % 100);
+            all.push(rooms.take(&user).expect("others have theirs"));
+        }
+        let refused = rooms.take("zoe").expect_err("none is left");
+        assert!(!refused.contains("of this account"), "{refused}");
+        all.remove(0);
+        drop(rooms.take("ann").expect("one has ended"));
+        drop(all);
+        assert!(rooms.taken().is_empty(), "nothing is kept of those that have none");
     }
 
     /// Each recording is a file that root's process has open for whoever acts for an account.

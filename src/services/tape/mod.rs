@@ -16,7 +16,7 @@ use crate::base::{Instant, Span, cut, tally};
 use crate::connection::{ChannelId, Conn};
 use crate::limits::{
     RECORD_TEXT_BYTES_MAX, RECORDER_ANSWER_BYTES_MAX, RECORDER_TIME_MAX, TAPE_FRAMES_MAX,
-    TAPE_HELD_BYTES_MAX, TAPE_OUTPUT_BYTES_MAX,
+    TAPE_HELD_BYTES_MAX, TAPE_MOMENT, TAPE_OUTPUT_BYTES_MAX,
 };
 use crate::reactor::{Fd, Pool};
 use crate::wire::Message;
@@ -46,8 +46,8 @@ pub struct Tape {
     held_requests: u32,
     /// The sessions that are recorded.
     channels: Vec<ChannelId>,
-    /// Until when the recorder may take to answer.
-    due: Option<Instant>,
+    /// Of frames that are not answered: since when so many of them wait. Those of one moment wait together.
+    waiting: VecDeque<(u64, Instant)>,
     /// Nothing more is recorded, and nothing held.
     over: bool,
 }
@@ -63,7 +63,7 @@ impl Tape {
             held_bytes: 0,
             held_requests: 0,
             channels: Vec::new(),
-            due: None,
+            waiting: VecDeque::new(),
             over: false,
         }
     }
@@ -191,8 +191,9 @@ impl Tape {
 
     /// The recorder fails, and its sessions go on: all that was held may be said.
     pub fn give_up(&mut self) {
-        (self.over, self.taken, self.due) = (true, u64::MAX, None);
+        (self.over, self.taken) = (true, u64::MAX);
         self.unsent.clear();
+        self.waiting.clear();
     }
 
     pub const fn is_over(&self) -> bool {
@@ -219,9 +220,10 @@ impl Tape {
         self.taken < self.made && !self.over
     }
 
-    /// When the recorder has taken too long.
-    pub const fn due(&self) -> Option<Instant> {
-        self.due
+    /// When the recorder has taken too long, over whatever waits longest. Others that it has written meanwhile
+    /// make no difference: whoever looks at the screen waits.
+    pub fn due(&self) -> Option<Instant> {
+        self.waiting.front().map(|(_, since)| since.after(RECORDER_TIME_MAX))
     }
 
     // ---- The recorder ------------------------------------------------------------------------
@@ -242,17 +244,26 @@ impl Tape {
                 Err(why) => return Err(format!("the recorder is gone: {}", io::Error::from(why))),
             }
         }
-        if self.is_waiting() && self.due.is_none() {
-            self.due = Some(now.after(RECORDER_TIME_MAX));
+        if self.is_waiting() {
+            self.mark(now);
         }
         Ok(())
+    }
+
+    fn mark(&mut self, now: Instant) {
+        match self.waiting.back_mut() {
+            Some((number, since)) if *number == self.made || now.since(*since) < TAPE_MOMENT => {
+                *number = self.made;
+            }
+            _ => self.waiting.push_back((self.made, now)),
+        }
     }
 
     /// Hears the answers that have come. Never waits.
     ///
     /// # Errors
     /// The recorder is gone, or cannot write.
-    pub fn hear(&mut self, now: Instant) -> Result<(), String> {
+    pub fn hear(&mut self) -> Result<(), String> {
         let mut buffer = [0; RECORDER_ANSWER_BYTES_MAX];
         loop {
             let len = match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
@@ -267,7 +278,9 @@ impl Tape {
                 Ok(Answer::Failed(why)) => return Err(why),
                 _ => return Err("the recorder answers what none would".to_owned()),
             }
-            self.due = self.is_waiting().then(|| now.after(RECORDER_TIME_MAX));
+            while self.waiting.front().is_some_and(|(number, _)| *number <= self.taken) {
+                self.waiting.pop_front();
+            }
         }
     }
 
@@ -328,9 +341,10 @@ mod tests {
 
     use super::*;
 
-    /// From the first frame without an answer on, and from each answer on while others are to come.
+    /// Each frame from when it was made on, however many were answered meanwhile: a disk that crawls holds
+    /// nobody up for longer than one that stands still.
     #[test]
-    fn a_recorder_has_so_long_for_each_answer() {
+    fn a_recorder_has_so_long_for_each_frame() {
         let kind = SockType::SeqPacket;
         let pair = socketpair(AddressFamily::Unix, kind, None, SockFlag::SOCK_CLOEXEC);
         let (ours, theirs) = pair.expect("a pair");
@@ -347,12 +361,20 @@ mod tests {
             assert_eq!(tape.due(), Some(at(1).after(RECORDER_TIME_MAX)), "the first counts");
         }
         answer(1);
-        tape.hear(at(20)).expect("an answer");
-        assert_eq!(tape.due(), Some(at(20).after(RECORDER_TIME_MAX)), "another is to come");
+        tape.hear().expect("an answer");
+        assert_eq!(tape.due(), Some(at(5).after(RECORDER_TIME_MAX)), "the other waits since then");
         answer(2);
-        tape.hear(at(40)).expect("an answer");
+        tape.hear().expect("an answer");
         assert_eq!(tape.due(), None, "it has answered all");
+        // Many that wait take no more room than the seconds they wait for.
+        for n in 0..10_000 {
+            tape.put(&Frame::End { channel: 1 });
+            tape.pump(at(50 + n / 500)).expect("it is there");
+            tape.unsent.clear();
+        }
+        assert_eq!(tape.due(), Some(at(50).after(RECORDER_TIME_MAX)));
+        assert_eq!(tape.waiting.len(), 20);
         drop(theirs);
-        assert!(tape.hear(at(41)).is_err(), "it is gone");
+        assert!(tape.hear().is_err(), "it is gone");
     }
 }
