@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::fmt;
 
 /// Bytes of peer-controlled text shown in one log field; the rest is counted, not shown.
@@ -22,6 +23,18 @@ pub const fn escape_up_to(bytes: &[u8], max: usize) -> Escaped<'_> {
 /// for what follows. A ban list that reads addresses out of lines finds none in a name.
 pub fn escape_word(bytes: &[u8]) -> String {
     escape(bytes).to_string().replace(' ', "\\x20")
+}
+
+/// A value or text as JSON, printed: what JSON leaves as it is and a terminal acts on (DEL, C1) is escaped
+/// too. Readers of JSON find the same in it.
+pub fn plain_json(json: &str) -> Cow<'_, str> {
+    // JSON has such characters within strings alone, and there they are one `char` each.
+    let acts = |c: char| matches!(c, '\u{7f}'..='\u{9f}');
+    if !json.contains(acts) {
+        return Cow::Borrowed(json);
+    }
+    let shown = |c: char| if acts(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
+    Cow::Owned(json.chars().map(shown).collect())
 }
 
 /// See [`escape`].
@@ -108,6 +121,18 @@ mod tests {
         for (bytes, shown) in cases {
             assert_eq!(escape(bytes).to_string(), *shown);
         }
+    }
+
+    #[test]
+    fn cases_120_130_json_moves_no_cursor_and_means_the_same() {
+        assert_eq!(plain_json("{\"a\":\"\u{e9}\u{a0}\"}"), "{\"a\":\"\u{e9}\u{a0}\"}");
+        let text: String = ('\0'..='\u{100}').collect();
+        let json = serde_json::json!([text]).to_string();
+        assert!(json.contains('\u{9b}'), "JSON itself has them");
+        let plain = plain_json(&json);
+        assert!(!plain.contains(char::is_control), "{plain:?}");
+        assert!(plain.contains("\\u009b") && plain.contains("\\u007f"), "{plain}");
+        assert_eq!(serde_json::from_str::<[String; 1]>(&plain).expect("JSON"), [text]);
     }
 
     #[test]

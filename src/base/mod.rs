@@ -14,7 +14,7 @@ pub mod tally;
 
 pub use calendar::Utc;
 pub use entropy::{Entropy, SeededEntropy};
-pub use escape::{Escaped, cut, escape, escape_up_to, escape_word};
+pub use escape::{Escaped, cut, escape, escape_up_to, escape_word, plain_json};
 pub use few::Few;
 pub use instant::Instant;
 pub use span::Span;

@@ -10,14 +10,16 @@ use std::sync::OnceLock;
 use tracing::field::Field;
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::Interest;
-use tracing::{Level, Metadata};
+use tracing::{Event, Level, Metadata};
 use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::fmt::format::{self, Writer};
 use tracing_subscriber::fmt::writer::{BoxMakeWriter, MakeWriter};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
-use tracing_subscriber::registry::Registry;
+use tracing_subscriber::registry::{LookupSpan, Registry};
 use tracing_subscriber::reload::{self, Handle};
 
+use crate::base::plain_json;
 pub use crate::base::{Escaped, escape};
 use crate::gateway::config::{Config, LogFormat, LogLevel};
 use crate::gateway::log_level;
@@ -157,7 +159,9 @@ fn subscriber(
     let brief = setup.levels.base < LogLevel::Debug;
     let is_plain = matches!(setup.outlet, Outlet::StandardError);
     let lines = match (setup.format, is_plain) {
-        (LogFormat::Json, _) => lines.json().flatten_event(true).boxed(),
+        (LogFormat::Json, _) => {
+            lines.json().flatten_event(true).map_event_format(PlainJson).boxed()
+        }
         (LogFormat::Text, false) => {
             let lines = lines.without_time().with_level(false);
             lines.fmt_fields(format::debug_fn(message_alone)).boxed()
@@ -170,6 +174,26 @@ fn subscriber(
         }
     };
     (Box::new(Registry::default().with(level).with(lines)), handle)
+}
+
+/// JSON in which nothing moves a cursor.
+struct PlainJson<F>(F);
+
+impl<S, N, F: FormatEvent<S, N>> FormatEvent<S, N> for PlainJson<F>
+where
+    S: tracing::Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        context: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut line = String::new();
+        self.0.format_event(context, Writer::new(&mut line), event)?;
+        writer.write_str(&plain_json(&line))
+    }
 }
 
 /// Each event is one line in the system's log, as severe there as here.
@@ -325,7 +349,10 @@ mod tests {
             assert!(!text.trim_end_matches('\n').contains(char::is_control), "{text:?}");
             assert!(text.contains('\u{e9}'), "{text}");
         }
-        assert_eq!(logged(LogLevel::Info, LogFormat::Json, log).lines().count(), 1);
+        let text = logged(LogLevel::Info, LogFormat::Json, log);
+        assert!(!text.trim_end_matches('\n').contains(char::is_control), "{text:?}");
+        let read: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        assert_eq!(read["user"], name);
         let text = logged(LogLevel::Info, LogFormat::Text, log);
         let shown = r#"Recorded ann\nsshd[1]: Failed password for root\x1b[2J\u{9b}\té"\r"#;
         assert!(text.ends_with(&format!("{shown}\n")), "{text}");

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::file::{Copied, Spot};
 use super::reach::Reached;
 use super::resume::{How, Kept};
 use super::survey::Found;
 use super::{Copy, Host, Totals};
-use crate::base::escape;
+use crate::base::{escape, plain_json};
 
 /// Of a file's name in the line that shows how far it is.
 const NAME_CHARS_MAX: usize = 24;
@@ -24,7 +24,7 @@ pub fn copied(copy: &Copy, from: &Spot, to: &Spot, copied: Copied) -> Option<Str
             "event": event, "from": from, "to": to,
             "bytes": copied.bytes, "resumed_at": copied.kept.bytes,
         });
-        return Some(line.to_string());
+        return Some(printed(&line));
     }
     let resumed = match copied.kept {
         Kept { bytes: 0, .. } => String::new(),
@@ -43,9 +43,14 @@ pub fn copied(copy: &Copy, from: &Spot, to: &Spot, copied: Copied) -> Option<Str
     wanted.then(|| format!("{would}{from} -> {to} ({} bytes{resumed})", copied.bytes))
 }
 
+/// What hosts say of their files moves no cursor.
+fn printed(line: &Value) -> String {
+    plain_json(&line.to_string()).into_owned()
+}
+
 pub fn failed(copy: &Copy, why: &anyhow::Error) -> String {
     match copy.plan.json {
-        true => json!({ "event": "failed", "why": format!("{why:#}") }).to_string(),
+        true => printed(&json!({ "event": "failed", "why": format!("{why:#}") })),
         false => format!("cp: {why:#}"),
     }
 }
@@ -59,7 +64,7 @@ pub fn lost(copy: &Copy, host: &Host, why: &str, (tries, wait): (u32, Duration))
             "event": "lost", "host": name.to_string(), "why": why, "try": tries,
             "seconds": seconds,
         });
-        return Some(line.to_string());
+        return Some(printed(&line));
     }
     (!copy.plan.quiet).then(|| format!("cp: {name}: {why}; try {tries} of {most} in {seconds} s"))
 }
@@ -68,7 +73,7 @@ pub fn reached_again(copy: &Copy, host: &Host) -> Option<String> {
     let name = escape(host.destination.as_bytes());
     if copy.plan.json {
         let line = json!({ "event": "reached-again", "host": name.to_string() });
-        return Some(line.to_string());
+        return Some(printed(&line));
     }
     (!copy.plan.quiet).then(|| format!("cp: {name}: connected again"))
 }
@@ -84,7 +89,7 @@ pub fn summary(copy: &Copy, hosts: &[Reached], seconds: f64) -> String {
             "failed": failed, "seconds": seconds, "bytes_a_second": rate,
             "retries": retries, "hosts": hosts.iter().map(host).collect::<Vec<_>>(),
         });
-        return line.to_string();
+        return printed(&line);
     }
     let would = if copy.plan.dry_run { "would be " } else { "" };
     let mut line = format!("{} {would}copied, {}", counted(files), amount(bytes as f64));
@@ -106,7 +111,7 @@ pub fn summary(copy: &Copy, hosts: &[Reached], seconds: f64) -> String {
     line
 }
 
-fn host(one: &Reached) -> serde_json::Value {
+fn host(one: &Reached) -> Value {
     json!({
         "host": escape(one.host.destination.as_bytes()).to_string(),
         "connections": one.connections, "sessions": one.stations.len(),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use crate::base::plain_json;
 use crate::services::tape::Screen;
 
 /// What a recording is called whose session had no terminal: players want a size.
@@ -38,7 +39,7 @@ impl Writer {
         if !command.is_empty() {
             header["command"] = command.into();
         }
-        (Writer { last: 0, begun: Vec::new() }, format!("{header}\n"))
+        (Writer { last: 0, begun: Vec::new() }, first_line(&header))
     }
 
     /// Bytes that were shown. What is cut in a character waits for its rest; what is no UTF-8 becomes
@@ -80,8 +81,13 @@ impl Writer {
         let now = u64::try_from(after.as_micros()).unwrap_or(u64::MAX).max(self.last);
         let interval = now - std::mem::replace(&mut self.last, now);
         let (seconds, micros) = (interval / 1_000_000, interval % 1_000_000);
-        format!("[{seconds}.{micros:06},\"{code}\",{}]\n", json!(text))
+        format!("[{seconds}.{micros:06},\"{code}\",{}]\n", plain_json(&json!(text).to_string()))
     }
+}
+
+/// Whoever looks at a file as it is has a terminal that nothing in it reaches.
+fn first_line(header: &Value) -> String {
+    format!("{}\n", plain_json(&header.to_string()))
 }
 
 /// Bytes before a character at the end that is not whole yet.
@@ -174,7 +180,7 @@ impl Older {
         if let Some(terminal) = header.pointer("/term/type") {
             older["env"] = json!({ "TERM": terminal });
         }
-        Ok((Older { at: Duration::ZERO }, format!("{older}\n")))
+        Ok((Older { at: Duration::ZERO }, first_line(&older)))
     }
 
     /// Nothing for what version 2 does not have: how the session ended.
@@ -182,7 +188,10 @@ impl Older {
         self.at = self.at.saturating_add(event.after);
         let Event { code, text, .. } = event;
         match matches!(&**code, "o" | "r") {
-            true => format!("[{:.6},\"{code}\",{}]\n", self.at.as_secs_f64(), json!(text)),
+            true => {
+                let (at, text) = (self.at.as_secs_f64(), json!(text).to_string());
+                format!("[{at:.6},\"{code}\",{}]\n", plain_json(&text))
+            }
             false => String::new(),
         }
     }
@@ -229,6 +238,25 @@ mod tests {
             assert!(Event::parse(bad.as_bytes()).is_err(), "{bad}");
         }
         assert!(Header::parse(b"{\"version\":2,\"width\":80}").is_err());
+    }
+
+    /// SECURITY case 130: C1 (CSI as one character) and DEL are escaped as ESC is, and come back when the file
+    /// is read.
+    #[test]
+    fn case_130_a_file_moves_no_cursor() {
+        let text = "\u{9b}2J\u{9d}0;x\u{9c}\u{7f}\u{e9}";
+        let screen = Screen { columns: 80, rows: 24, terminal: text.into() };
+        let (mut writer, header) = Writer::begin(7, &screen, text, text);
+        let event = writer.output(at(1), text.as_bytes());
+        let parsed = Event::parse(event.as_bytes()).expect("it").expect("an event");
+        assert_eq!(parsed.text, text);
+        let (mut older, first) = Older::begin(header.as_bytes()).expect("a recording");
+        let again = older.event(&parsed);
+        for line in [&header, &event, &first, &again] {
+            assert!(!line.trim_end_matches('\n').contains(char::is_control), "{line:?}");
+            assert!(line.contains("\\u009b2J\\u009d") && line.contains('\u{e9}'), "{line:?}");
+        }
+        assert_eq!(Header::parse(header.as_bytes()).expect("it").title, text);
     }
 
     #[test]
