@@ -291,7 +291,7 @@ fn a_host_that_is_down_or_refuses_the_key_is_one_clear_line() {
         }
         let none = format!("TidegateUpstream 127.0.0.1:{closed}");
         let none = Gateway::start(&[&none, &settings[1], &settings[2]]);
-        let why = format!("cannot connect to 127.0.0.1 port {closed}: 127.0.0.1:{closed}: ");
+        let why = format!("cannot connect to 127.0.0.1 port {closed}: Connection refused");
         refused(&none, &why, &[&why]);
         let missing = Gateway::start(&[&settings[0], "TidegateUpstreamIdentity /nonexistent/key"]);
         refused(&missing, "the gateway cannot use its key", &["/nonexistent/key"]);

@@ -190,6 +190,16 @@ impl Host {
         (failing, self.live.load(Ordering::Relaxed))
     }
 
+    /// What is told where it cannot be connected to; of `why` without the address, if that is its name.
+    pub fn unreached(&self, why: &str) -> String {
+        let is_own = |(at, _): &(&str, &str)| {
+            let at = at.parse::<SocketAddr>();
+            at.is_ok_and(|at| at.ip().to_string() == self.name && at.port() == self.port)
+        };
+        let why = why.split_once(": ").filter(is_own).map_or(why, |(_, rest)| rest);
+        format!("cannot connect to {self}: {why}")
+    }
+
     /// A connection to it begins.
     pub fn enter(&self) {
         self.live.fetch_add(1, Ordering::Relaxed);
@@ -275,6 +285,24 @@ impl Trouble {
 mod tests {
     use super::*;
     use crate::transport::{ClientConfig, Preferences};
+
+    #[test]
+    fn an_address_that_cannot_be_reached_is_told_once() {
+        let fleet = Fleet::new([
+            ("192.0.2.1".to_owned(), 22),
+            ("::1".to_owned(), 22),
+            ("web".to_owned(), 22),
+        ]);
+        for (host, why, told) in [
+            (0, "192.0.2.1:22: no", "cannot connect to 192.0.2.1 port 22: no"),
+            (0, "192.0.2.1:23: no", "cannot connect to 192.0.2.1 port 22: 192.0.2.1:23: no"),
+            (1, "[::1]:22: no", "cannot connect to ::1 port 22: no"),
+            (2, "192.0.2.1:22: no", "cannot connect to web port 22: 192.0.2.1:22: no"),
+            (2, "not known: no", "cannot connect to web port 22: not known: no"),
+        ] {
+            assert_eq!(fleet.host(host).expect("it").unreached(why), told);
+        }
+    }
 
     #[test]
     fn fleets_are_the_same_by_their_hosts() {

@@ -133,7 +133,9 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let deadline = self.driver.now().after(CONNECT_TIME_MAX);
         let Some((down, in_flight, generation)) = self.down(key) else { return };
         let Some(at) = down.addresses.pop_front() else {
-            let trouble = Trouble::plain(format!("cannot connect to {}: {why}", down.host()));
+            let host = down.upstream.fleet.host(down.host);
+            let told = host.map_or_else(|| why.to_owned(), |host| host.unreached(why));
+            let trouble = Trouble::plain(told);
             self.host_failed(key, trouble);
             return;
         };
@@ -161,7 +163,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             Err(errno) if wanted => {
                 self.close_socket(fd);
                 let why = match late {
-                    true => format!("{at} did not answer in time"),
+                    true => format!("{at}: no answer in time"),
                     false => format!("{at}: {errno}"),
                 };
                 self.try_next_address(key, &why);

@@ -338,7 +338,14 @@ fn a_port_there_leads_to_where_socks_says() {
         assert_eq!(said(there, &[5, 1, 0, 5, 2, 0, 1, 0, 0, 0, 0, 0, 0])[..4], [5, 0, 5, 7]);
         assert_eq!(said(there, &[5, 1, 2]), [5, 0xff]);
         assert!(said(there, b"GET / HTTP/1.1\r\n\r\n").is_empty());
+        // Half a request, and the end.
+        let mut stream = reach(there);
+        stream.write_all(&[5, 1]).expect("said");
+        stream.shutdown(std::net::Shutdown::Write).expect("an end");
+        assert_eq!(stream.read(&mut [0; 8]).expect("an end"), 0);
         let told = fs::read_to_string(&log).expect("a log");
+        // Those who have said nothing are no news.
+        assert_eq!(told.matches("SOCKS: it ends before").count(), 1, "{told}");
         let why = format!("SOCKS to 127.0.0.1 port {closed}: Connection refused");
         assert!(told.contains(&why) && told.contains("SOCKS: it speaks no SOCKS"), "{told}");
         assert!(told.contains("\\x1b]0;x port 80") && !told.contains('\x1b'), "{told}");
@@ -346,7 +353,7 @@ fn a_port_there_leads_to_where_socks_says() {
 }
 
 #[test]
-fn a_port_there_leads_only_to_where_it_is_permitted() {
+fn case_98_a_port_there_leads_only_to_where_it_is_permitted() {
     both(&[], |server| {
         let (page, other) = (web(), web());
         for (permitted, to_page, to_other) in [

@@ -93,7 +93,7 @@ fn a_lost_connection_is_made_again_and_the_file_goes_on() {
             let said = text(&output.stderr);
             assert_eq!(output.status.code(), Some(0), "{said}");
             assert!(said.contains("try 1 of 6") && said.contains("connected again"), "{said}");
-            assert!(said.contains("; 1 retries"), "{said}");
+            assert!(said.contains("; 1 retry"), "{said}");
             assert!(fs::read(&to).expect("a file") == bytes);
             assert!(parts(&place).is_empty());
         }

@@ -86,15 +86,23 @@ impl Run {
             let micros = 1e6 * spent.cpu_seconds / self.completed.max(1) as f64;
             lines.push(format!(
                 "{name}, {whose}: {micros:.0} us of CPU a connection, {:.2} s in all; {:.1} MiB, \
-                 {} descriptors, {} processes",
+                 {} descriptors, {}",
                 spent.cpu_seconds,
                 spent.memory_bytes as f64 / f64::from(1 << 20),
                 spent.descriptors,
-                spent.processes
+                match spent.processes {
+                    1 => "1 process".to_owned(),
+                    more => format!("{more} processes"),
+                }
             ));
         }
         let failed = |(why, count): (&String, &u64)| format!("{name}, failed: {count} x {why}");
         lines.extend(self.errors.iter().map(failed));
+        if self.name == "connect" && self.errors.keys().any(|why| why.starts_with("version: ")) {
+            let why = "servers take only so much from an address that logs nobody in (MaxStartups, \
+                       PerSourcePenalties and their like)";
+            lines.push(format!("{name}: {why}"));
+        }
         lines
     }
 }
@@ -477,6 +485,22 @@ mod tests {
         let text = comparison.to_text();
         assert!(text.contains("-50.0 % faster b") && !text.contains(" a:"), "{text}");
         assert!(report(&[("a", 111.0)]).compare(&before, &Thresholds::default()).is_slower());
+    }
+
+    #[test]
+    fn whoever_is_not_heard_out_is_told_of_the_servers_limits() {
+        let lines = |scenario: &str, why: &str| {
+            let errors = BTreeMap::from([(why.to_owned(), 3)]);
+            let (name, client) = (scenario.to_owned(), Spent::default());
+            let (started, completed, live_max, seconds) = (10, 7, 2, 1.0);
+            let run =
+                Run { name, started, completed, live_max, errors, seconds, client, server: None };
+            run.lines().join("\n")
+        };
+        let told = lines("connect", "version: connection closed by peer");
+        assert!(told.contains("failed: 3 x version: ") && told.contains("MaxStartups"), "{told}");
+        assert!(!lines("connect", "tcp: refused").contains("MaxStartups"));
+        assert!(!lines("auth", "version: lost").contains("MaxStartups"));
     }
 
     #[test]

@@ -100,7 +100,7 @@ pub fn summary(copy: &Copy, hosts: &[Reached], seconds: f64) -> String {
         line += &format!("; {} were there from before", amount(kept as f64));
     }
     if retries > 0 {
-        line += &format!("; {retries} retries");
+        line += &format!("; {retries} {}", if retries == 1 { "retry" } else { "retries" });
     }
     if failed > 0 {
         line += &format!("; {failed} failed");

@@ -31,7 +31,7 @@ use crate::limits::{
     LINKS_MAX, PARCEL_BYTES_MAX, RELAY_OUTBOX_MAX, RELAY_PAST_MAX, RELAY_WAYS_MAX,
 };
 use crate::reactor::{self, Token};
-use crate::services::upstream::{Credential, Host, Trouble, Upstream, Way};
+use crate::services::upstream::{Credential, Trouble, Upstream, Way};
 use crate::services::{Done, Job};
 use crate::shard::HandOver;
 
@@ -652,9 +652,9 @@ impl Clerk {
                     (Tell::Way { ticket, found }, Some(socket))
                 }
                 Err(why) => {
-                    let host = login.upstream.fleet.host(host as usize).map(Host::to_string);
-                    let name = host.unwrap_or_default();
-                    let found = Err(Trouble::plain(format!("cannot connect to {name}: {why}")));
+                    let host = login.upstream.fleet.host(host as usize);
+                    let told = host.map(|host| host.unreached(&why)).unwrap_or(why);
+                    let found = Err(Trouble::plain(told));
                     (Tell::Way { ticket, found }, None)
                 }
             });

@@ -151,7 +151,7 @@ impl Shared {
     fn settle(&self, attempt: Attempt, told: bool) -> Option<Attempt> {
         let Attempt { socket, at, order, .. } = attempt;
         let why = match getsockopt(&socket, sockopt::SocketError) {
-            _ if !told => format!("{at} did not answer in time"),
+            _ if !told => format!("{at}: no answer in time"),
             Ok(0) => {
                 self.answer(order, Ok((socket, at)));
                 return None;

@@ -118,8 +118,21 @@ impl Forward {
         }
     }
 
-    pub(super) fn turn_caller_away(&mut self, why: &str, io: &mut Io<'_>) {
+    /// He will not say more.
+    pub(super) fn end_asking(&mut self, io: &mut Io<'_>) {
+        // Whoever only looks whether the port is open is not worth a line.
+        match self.caller.as_deref().is_some_and(|caller| caller.socks.is_silent()) {
+            true => self.leave_caller(io),
+            false => self.turn_caller_away("it ends before it says where to", io),
+        }
+    }
+
+    fn turn_caller_away(&mut self, why: &str, io: &mut Io<'_>) {
         io.note(Note::Failed { what: self.what.clone(), why: why.to_owned() });
+        self.leave_caller(io);
+    }
+
+    fn leave_caller(&mut self, io: &mut Io<'_>) {
         self.phase = Phase::Failed;
         if let Some(caller) = &mut self.caller {
             caller.ends = true;
@@ -156,6 +169,36 @@ impl Forward {
         } else if matches!(self.phase, Phase::Open) {
             self.caller = None;
             self.pump(io);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_said_behind_where_to_is_left_for_the_connection() {
+        let mut caller = Caller::new(Permits::ANY);
+        let mut said: &[u8] = &[5, 1, 0, 5, 1, 0, 1, 127, 0, 0];
+        assert_eq!(caller.hear(&mut said), Ok(None));
+        assert_eq!((said, caller.unsaid.as_slice()), (&[][..], &[5, 0][..]));
+        let mut said: &[u8] = &[1, 0, 80, b'G', b'E', b'T'];
+        let target = Target::Tcp { host: "127.0.0.1".into(), port: 80 };
+        assert_eq!(caller.hear(&mut said), Ok(Some(target)));
+        assert_eq!((said, caller.version), (&b"GET"[..], Some(Version::Five)));
+    }
+
+    #[test]
+    fn whoever_is_turned_away_hears_it_in_his_version() {
+        for (said, answer) in [
+            (&[5, 1, 0, 5, 3][..], &[5, 0, 5, 7, 0, 1, 0, 0, 0, 0, 0, 0][..]),
+            (&[4, 2], &[0, 91, 0, 0, 0, 0, 0, 0]),
+            (b"SSH-2.0-x", b""),
+        ] {
+            let mut caller = Caller::new(Permits::ANY);
+            assert!(caller.hear(&mut { said }).is_err(), "{said:?}");
+            assert_eq!(caller.unsaid, answer, "{said:?}");
         }
     }
 }

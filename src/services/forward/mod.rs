@@ -519,7 +519,7 @@ impl Service for Forward {
         self.close_gate(io);
         self.input.end(io);
         match self.phase {
-            Phase::Asking => self.turn_caller_away("it ends before it says where to", io),
+            Phase::Asking => self.end_asking(io),
             _ => self.pump(io),
         }
     }

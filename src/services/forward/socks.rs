@@ -67,6 +67,11 @@ const NO_LOGIN: u8 = 0;
 const NAMES_MAX: usize = 2 * (HOST_BYTES_MAX as usize + 1);
 
 impl Socks {
+    /// Nobody has said anything.
+    pub fn is_silent(&self) -> bool {
+        self.held.is_empty() && !self.greeted
+    }
+
     /// Takes from the front of `bytes` what is part of the conversation, as far as the next step.
     ///
     /// # Errors
