@@ -340,6 +340,8 @@ pub const CLIENT_WORKERS: usize = 2;
 /// How long accepting rests when the process is out of descriptors: others end meanwhile, and nobody
 /// gives a connection up for half a second.
 pub const ACCEPT_REST: Duration = Duration::from_millis(500);
+/// How often it is told how many connections were turned away.
+pub const DROPS_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a client that ends waits for its server to hear its last words: a round trip around the
 /// world, and no longer than somebody waits for a prompt.
 pub const FAREWELL_TIME: Duration = Duration::from_secs(1);
@@ -662,6 +664,9 @@ pub const HANDSHAKE_STEPS_A_TURN: u32 = 4;
 /// are memory from the start: 170 bytes a job and queue, which 1,000 idle logins are to share.
 pub const JOBS_MAX: usize = 512;
 pub const WORKERS_DEFAULT: usize = 4;
+/// The same of a process that serves one connection. The queues would be most of its memory.
+pub const JOBS_ALONE_MAX: usize = 32;
+pub const WORKERS_ALONE: usize = 2;
 /// Names of clients looked up at one time (UseDNS): a resolver that does not answer holds up as many
 /// logins, and nothing else.
 pub const GREETERS: usize = 16;
@@ -669,6 +674,8 @@ pub const GREETERS: usize = 16;
 pub const RESOLVERS: usize = 2;
 /// Log events a shard may be ahead of the log.
 pub const EVENTS_MAX: usize = 4096;
+/// The same of a process that serves one connection. They are memory from the start: 170 bytes each.
+pub const EVENTS_ALONE_MAX: usize = 256;
 /// One message between a broker and the process of an account.
 pub const PARCEL_BYTES_MAX: u32 = 1024 * 1024;
 /// Bytes of messages that wait for such a process to read them, some 1000 connections. When it
@@ -705,6 +712,10 @@ pub const HAND_OVERS_MAX: usize = 1024;
 pub const PROOFS_MAX: usize = AUTH_CHAIN_METHODS_MAX;
 /// Descriptors that an edge may have: its connections, its listeners, its drivers'.
 pub const EDGE_FILES_MAX: u64 = STARTUPS_MAX as u64 + 1024;
+/// Those of an edge that hears one connection: what it was started with, its driver's, its socket.
+pub const EDGE_FILES_SINGLE_MAX: u64 = 32;
+/// Edges that wait for a connection each, so that a login does not wait for one to start.
+pub const EDGES_SPARE: usize = 4;
 /// Those of a relay: each login has a client and a host, one that shares has less, and a recorder where it is
 /// recorded.
 pub const RELAY_FILES_MAX: u64 = 3 * LINKS_MAX as u64 + 1024;

@@ -327,7 +327,9 @@ fn settings_that_separate_nothing_are_refused() {
             ("TidegateIsolation none", "is for a gateway without root's rights"),
             ("TidegateEdgeUser root", "has root's rights"),
             ("TidegateEdgeUser no-such-user", "there is no user no-such-user"),
-            ("TidegateIsolation per-connection", "a process for each connection is not there yet"),
+            ("TidegateIsolation per-connection\nTidegateUpstreamShare yes", "has to go"),
+            ("TidegateIsolation per-connection\nTidegateProxyProtocol 127.0.0.1", "has to go"),
+            ("TidegateIsolation per-process", "not one of the legal values"),
             ("TidegateSignerUser root", "TidegateSignerUser root has root's rights"),
             (
                 "TidegateEdgeUser nobody\nTidegateSignerUser nobody",
@@ -339,7 +341,10 @@ fn settings_that_separate_nothing_are_refused() {
             ),
         ]
     } else {
-        &[("TidegateIsolation shared", "takes root's rights")]
+        &[
+            ("TidegateIsolation shared", "takes root's rights"),
+            ("TidegateIsolation per-connection", "takes root's rights"),
+        ]
     };
     support::keygen(&folder.path().join("key"), "ed25519", "");
     let key = folder.path().join("key");

@@ -220,6 +220,14 @@ fn r21_upgrades_under_load_refuse_and_lose_nothing() {
 }
 
 #[test]
+fn r21_upgrades_under_load_with_a_process_for_each_connection_lose_nothing() {
+    if !nix::unistd::geteuid().is_root() {
+        return println!("only root has rights to separate");
+    }
+    upgrade_under_load(&Site::new(&["TidegateIsolation per-connection"]));
+}
+
+#[test]
 fn r21_upgrades_of_one_process_under_load_lose_nothing() {
     let Some(account) = Account::new() else { return };
     upgrade_under_load(&Site::of(&account, &[]));

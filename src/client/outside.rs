@@ -32,9 +32,8 @@ impl Lone {
 
     fn workers(&mut self) -> Option<&Workers> {
         if self.workers.is_none() {
-            let replies = vec![Arc::clone(&self.inbox) as Arc<dyn Reply>];
             let jobs_max = crate::limits::JOBS_MAX;
-            let workers = Workers::start(CLIENT_WORKERS, jobs_max, Arc::new(Work), replies);
+            let workers = Workers::start(CLIENT_WORKERS, jobs_max, Arc::new(Work));
             // A name that nobody answers for does not hold the end of the program up.
             self.workers = workers.ok().map(Workers::left_behind);
         }
@@ -69,8 +68,9 @@ impl Execute for Work {
 
 impl Outside for Lone {
     fn submit(&mut self, token: Token, job: Job) -> Result<(), Job> {
+        let reply = Arc::clone(&self.inbox) as Arc<dyn Reply>;
         match self.workers() {
-            Some(workers) => workers.try_submit(0, token, job),
+            Some(workers) => workers.try_submit(&reply, token, job),
             None => {
                 self.inbox.deliver(token, Done::Lost);
                 Ok(())

@@ -68,6 +68,8 @@ pub struct BrokerConfig {
     pub audit: Option<Arc<Audit>>,
     /// Who records sessions.
     pub recorders: Arc<dyn Recorders>,
+    /// Each connection has a process of its own.
+    pub apart: bool,
 }
 
 /// Serves hand-overs until every shard is gone: those that no process in `running` could be passed yet.
@@ -252,7 +254,7 @@ impl Broker<'_> {
         bytes: &[u8],
         socket: &OwnedFd,
     ) -> io::Result<()> {
-        let alone = kept.is_some().then_some(sent.link);
+        let alone = (self.config.apart || kept.is_some()).then_some(sent.link);
         let key = (account.uid, place.chroot().map(Path::to_owned), alone);
         let known = self.running.delegates().get(&key).map(Arc::clone);
         if let Some(delegate) = known {
@@ -279,16 +281,20 @@ impl Broker<'_> {
         place: &Place,
         kept: Option<Dialogue>,
     ) -> io::Result<Arc<Delegate>> {
+        let BrokerConfig { reactors, idle_time, apart, .. } = *self.config;
+        let shape =
+            if apart || kept.is_some() { (1, Duration::ZERO) } else { (reactors, idle_time) };
         // Many exist here alone, and share one account of the system and its process.
         let name = place.service().unwrap_or(&account.name);
         let (ours, theirs) = Messenger::pair()?;
         let child = match kept {
             None => {
-                let child = spawn(self.config, (account, name, place.chroot()), &theirs)?;
+                let who = (account, name, place.chroot());
+                let child = spawn(self.config, who, shape, &theirs)?;
                 Served::Own(Process::new(child, "acts", name))
             }
             Some(dialogue) => {
-                let words = words(self.config, (account.uid, place.chroot()), (1, Duration::ZERO));
+                let words = words(self.config, (account.uid, place.chroot()), shape);
                 let words = words.into_iter().map(OsStringExt::into_vec).collect();
                 let variables = variables().map(|(name, value)| {
                     [name.as_encoded_bytes(), b"=", value.as_encoded_bytes()].concat()
@@ -415,6 +421,7 @@ pub fn exchanges_max(connections: u64, started: Instant) -> u64 {
 fn spawn(
     config: &BrokerConfig,
     (account, name, root): (&Account, &str, Option<&Path>),
+    shape: (usize, Duration),
     theirs: &Messenger,
 ) -> io::Result<Child> {
     let gid = account.gid;
@@ -425,7 +432,7 @@ fn spawn(
     let mut command = Command::new("/proc/self/exe");
     command
         .arg0("tidegate")
-        .args(words(config, (account.uid, root), (config.reactors, config.idle_time)))
+        .args(words(config, (account.uid, root), shape))
         .env_clear()
         .envs(variables())
         .current_dir("/")

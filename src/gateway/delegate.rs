@@ -365,6 +365,7 @@ fn start(
         uid: Some(nix::unistd::geteuid().as_raw()),
         audit: Remote::wanted(&config, messenger, message),
         recorders: Some(recorders),
+        alone,
         ..Settings::apart(&config, connection, reactors, executor)
     })
 }

@@ -14,7 +14,6 @@ use crossbeam::queue::SegQueue;
 use nix::sys::socket::{
     MsgFlags, SockaddrStorage, getpeername, getsockname, getsockopt, send, setsockopt, sockopt,
 };
-use tracing::info;
 use tracing::level_filters::LevelFilter;
 
 use super::audit::{self, Auditor, Entry};
@@ -25,7 +24,7 @@ use super::edge::line::Line;
 use super::edge::words::Ticket;
 use super::recording::Recorders;
 use super::relay;
-use super::startups::{KeptOut, Refused, Startups};
+use super::startups::{Refused, Startups};
 use super::workers::{Reply, Workers};
 use crate::connection::ConnectionConfig;
 use crate::reactor::{self, Fd, Token, Waker};
@@ -82,7 +81,7 @@ pub struct Office {
     /// Those that may wait for other machines, so that nobody else waits for them.
     pub greeters: Option<Workers>,
     /// The same for the connections of those who are logged in.
-    pub resolvers: Workers,
+    pub resolvers: Option<Workers>,
     pub startups: Arc<Startups>,
     /// Connections that were turned away.
     pub drops: Drops,
@@ -121,14 +120,6 @@ impl Office {
         let (proxies, time) = self.proxies.as_ref()?;
         let is_proxy = proxies.networks.verdict(peer, None) == Verdict::Matches;
         is_proxy.then_some(Asking { time: *time, required: proxies.required })
-    }
-
-    /// One line about all connections that were turned away since the last.
-    pub fn tell_drops(&self) {
-        if let Some(told) = self.drops.take() {
-            let count = told.total();
-            info!(count, "Turned {count} connections away: {told}");
-        }
     }
 }
 
@@ -196,14 +187,15 @@ impl Outside for Desk {
             self.door().iter().for_each(|door| door.deliver(token, Done::Lost));
             return Ok(());
         }
-        let workers = match (&job, &self.office.greeters) {
-            (Job::Greet { .. }, Some(greeters)) => greeters,
-            (Job::Resolve { .. } | Job::FindWay { .. } | Job::Listen(_), _) => {
-                &self.office.resolvers
-            }
-            _ => &self.office.workers,
+        let Office { greeters, resolvers, workers, doors, .. } = &*self.office;
+        let apart = match &job {
+            Job::Greet { .. } => greeters,
+            Job::Resolve { .. } | Job::FindWay { .. } | Job::Listen(_) => resolvers,
+            _ => &None,
         };
-        workers.try_submit(self.shard, token, job)
+        let Some(door) = doors.get(self.shard) else { return Err(job) };
+        let reply = Arc::clone(door) as Arc<dyn Reply>;
+        apart.as_ref().unwrap_or(workers).try_submit(&reply, token, job)
     }
 
     fn ask_account(&mut self, token: Token, user: &str, from: Origin, proofs: &[Proof]) -> bool {
@@ -259,19 +251,18 @@ impl Outside for Desk {
     }
 
     fn tell_drops(&mut self) {
-        self.office.tell_drops();
+        self.office.drops.tell();
     }
 
     fn startup_over(&mut self, ends: Ends, how: StartupEnd) {
         if let Some(line) = self.office.line.as_ref().filter(|_| self.office.startups.penalises()) {
             line.earned(ends.peer, how, self.office.startups.is_unknown_user(ends.peer));
+            if line.is_single() {
+                return;
+            }
         }
-        if let Some(KeptOut { time, why }) =
-            self.office.startups.over(ends.peer, how, reactor::now())
-        {
-            let (source, seconds) = (ends.peer.ip(), time.as_secs_f32());
-            info!(%source, seconds, why, "Keeping {source} out for {seconds} s: {why}");
-        }
+        let kept_out = self.office.startups.over(ends.peer, how, reactor::now());
+        kept_out.iter().for_each(|kept_out| kept_out.tell(ends.peer.ip()));
     }
 
     fn ended(&mut self, link: Option<u64>) {
@@ -295,6 +286,8 @@ impl Outside for Desk {
             door.load.fetch_sub(1, Ordering::Relaxed);
         }
         self.office.watcher.get().into_iter().for_each(Thread::unpark);
+        // There was no other.
+        self.office.line.iter().filter(|line| line.is_single()).for_each(Line::leave);
     }
 
     fn serves(&self, grant: &Grant) -> bool {
@@ -357,16 +350,17 @@ impl Outside for Desk {
 /// pattern but one for everybody matches it.
 pub const UNKNOWN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), u16::MAX);
 
-/// Makes a connection ready that was accepted elsewhere.
-pub fn welcome(socket: Fd, keepalive: bool) -> Ends {
+/// Makes a connection ready that was accepted elsewhere. `routes`: it matters how it is routed.
+pub fn welcome(socket: Fd, keepalive: bool, routes: bool) -> Ends {
     prepare(socket, keepalive);
-    let routing = RoutingDomain::default();
-    ends_of(socket).unwrap_or(Ends { peer: UNKNOWN, local: UNKNOWN, routing })
+    let routing = if routes { routing_of(socket) } else { RoutingDomain::default() };
+    let ends = ends_of(socket).unwrap_or(Ends { peer: UNKNOWN, local: UNKNOWN, routing });
+    Ends { routing, ..ends }
 }
 
 /// A line before the identification that never comes (RFC 4253 §4.2), in sshd's words. It fits the
 /// buffer of a fresh socket; one that does not take it goes without.
-fn tell(socket: Fd, why: Refused) {
+pub fn tell(socket: Fd, why: Refused) {
     let line: &[u8] = match why {
         Refused::TooMany | Refused::TooManyOfSource => b"Exceeded MaxStartups\r\n",
         Refused::Penalty(_) | Refused::TooManyPenalties => b"Not allowed at this time\r\n",

@@ -6,6 +6,8 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use tracing::info;
+
 /// Counts of a process's dropped connections since they were last told.
 #[derive(Debug, Default)]
 pub struct Drops(Mutex<Counts>);
@@ -37,6 +39,18 @@ impl Drops {
     pub fn take(&self) -> Option<Told> {
         let Counts { by_reason, last } = std::mem::take(&mut *self.counts());
         (!by_reason.is_empty()).then_some(Told { by_reason, last })
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.counts().by_reason.is_empty()
+    }
+
+    /// One line about all connections that were turned away since the last.
+    pub fn tell(&self) {
+        if let Some(told) = self.take() {
+            let count = told.total();
+            info!(count, "Turned {count} connections away: {told}");
+        }
     }
 
     fn counts(&self) -> MutexGuard<'_, Counts> {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use crossbeam::channel::{Receiver, Sender, bounded};
 
-use self::privileged::Edges;
+use self::privileged::{Edges, Relaying};
 use super::audit::{Audit, Auditor};
 use super::cipher_speed::CipherSpeeds;
 use super::config::{Config, Effective, Facility, Who};
@@ -74,8 +74,8 @@ pub struct Plan {
 pub struct Generation {
     /// As root: the processes that hear strangers. Absent once they have ended.
     edges: Option<Edges>,
-    /// As root: the process that serves logins which go on elsewhere. Absent once it has ended.
-    relay: Option<relay::keeper::Keeper>,
+    /// As root: the processes that serve logins which go on elsewhere. Absent once they have ended.
+    relay: Option<Relaying>,
     /// Without root. Absent once every shard has ended.
     server: Option<Server>,
     /// Closed to end the processes of accounts.
@@ -142,6 +142,7 @@ impl Generation {
             audit,
             recorders: Some(recorders),
             renews: plan.renews,
+            alone: false,
         })?;
         let helpers = vec![start_log(plan.log, reports)?];
         let (keep, _) = bounded(0);
@@ -152,7 +153,7 @@ impl Generation {
     /// Serves a connection that was accepted elsewhere.
     pub fn adopt(&self, socket: OwnedFd) {
         match (&self.edges, &self.server) {
-            (Some(edges), _) => edges.adopt(&socket),
+            (Some(edges), _) => edges.adopt(socket),
             (None, Some(server)) => server.adopt(socket),
             (None, None) => {}
         }
@@ -175,9 +176,7 @@ impl Generation {
 
     /// Puts another edge in the place of one that has heard strangers for long. Answers when to look again.
     pub fn renew_edge(&mut self) -> Option<Duration> {
-        let edges = self.edges.as_mut()?;
-        edges.renew();
-        edges.check()
+        self.edges.as_mut()?.renew()
     }
 
     /// A retired generation has served its last connection.

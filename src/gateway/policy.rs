@@ -148,6 +148,8 @@ pub enum Reason {
     RevokedKeys(String),
     /// It comes from elsewhere than its From says.
     Source,
+    /// It has a quota, and each of its connections a process.
+    Quota,
     /// Nobody does the work of accounts that exist here alone.
     NoService,
     /// ChrootDirectory cannot be used.

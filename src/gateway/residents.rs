@@ -13,7 +13,7 @@ use super::config::{Config, HostList, Verdict, did_you_mean, size, split_keyword
 use super::key_options::{Expiry, Options};
 use super::{accounts, passwords, totp};
 use crate::limits::{ACCOUNT_FOLDERS_MAX, ACCOUNT_KEYS_MAX, ACCOUNTS_MAX};
-use crate::services::{Files, Folder, Rights};
+use crate::services::{Files, Folder, Quota, Rights};
 
 const KEYWORDS: [&str; 12] = [
     "Account",
@@ -52,6 +52,10 @@ pub struct Resident {
     pub from: Option<HostList>,
     pub forwarding: bool,
 }
+
+/// Each process would count for itself.
+pub const QUOTA_OF_MANY: &str = "QuotaBytes and QuotaFiles are counted in one process for all connections \
+                                 of an account, which TidegateIsolation per-connection does not have";
 
 /// What is wrong with a file, and in which line.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -255,6 +259,11 @@ impl Resident {
         at.copied().unwrap_or(0)
     }
 
+    /// It has a quota.
+    pub fn is_limited(&self) -> bool {
+        self.files.quota != Quota::default()
+    }
+
     /// Whether it may come from there.
     pub fn allows(&self, address: std::net::IpAddr) -> bool {
         self.from.as_ref().is_none_or(|from| from.verdict(address, None) == Verdict::Matches)
@@ -400,7 +409,12 @@ pub fn check(config: &Config) -> Result<Residents, String> {
             Ok(Some(_)) => {}
         },
     }
-    read(path).map_err(|why| format!("TidegateAccounts: {why}"))
+    let residents = read(path).map_err(|why| format!("TidegateAccounts: {why}"))?;
+    let limited = residents.0.iter().find(|one| config.separates_connections() && one.is_limited());
+    match limited {
+        Some(one) => Err(format!("TidegateAccounts: account {}: {QUOTA_OF_MANY}", one.name)),
+        None => Ok(residents),
+    }
 }
 
 #[cfg(test)]

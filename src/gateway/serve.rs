@@ -171,8 +171,30 @@ fn check_isolation(config: &Config) -> anyhow::Result<()> {
         (Isolation::Shared, false) => bail!(
             "TidegateIsolation shared takes root's rights, to give them up; without them take auto"
         ),
+        (Isolation::PerConnection, false) => bail!(
+            "TidegateIsolation per-connection takes root's rights, to give them up in a process for \
+             each connection; without them take auto"
+        ),
+        (Isolation::PerConnection, true) => check_together(config),
         _ => Ok(()),
     }
+}
+
+/// What connections have in common takes one process for several.
+fn check_together(config: &Config) -> anyhow::Result<()> {
+    if config.shares_upstreams() {
+        bail!(
+            "TidegateUpstreamShare has logins of one user go on over one connection, and \
+             TidegateIsolation per-connection gives each a process of its own: one of them has to go"
+        );
+    }
+    if config.global.proxies.is_some() {
+        bail!(
+            "TidegateProxyProtocol is heard by a process that hears many connections, and \
+             TidegateIsolation per-connection has none: one of them has to go"
+        );
+    }
+    Ok(())
 }
 
 /// Reads the host keys that the configuration names.
@@ -324,7 +346,10 @@ impl<'a> Start<'a> {
         (self.options.ready)(&listeners.addresses(), &plan.keys);
         let fingerprints = fingerprints(&plan.keys, &plan.config);
         let current = Generation::start(plan)?;
-        info!("Serving with {} reactors", reactors(&self.config));
+        match self.config.separates_connections() {
+            true => info!("Serving each connection with processes of its own"),
+            false => info!("Serving with {} reactors", reactors(&self.config)),
+        }
         info!("Ciphers: {}", cipher_speed::summary(&self.config.global));
         Ok(Gateway {
             current,

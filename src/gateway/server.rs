@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use crossbeam::channel::{Receiver, Sender, bounded};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::audit::Auditor;
 use super::config::{Config, DriverChoice, Proxies};
@@ -28,7 +28,8 @@ use super::workers::{Execute, Reply, Workers};
 use crate::connection::ConnectionConfig;
 use crate::crypto::{PrivateKey, RandomPool};
 use crate::limits::{
-    EVENTS_MAX, GREETERS, JOBS_MAX, LINKS_MAX, RESOLVERS, STARTUPS_MAX, WORKERS_DEFAULT,
+    EVENTS_ALONE_MAX, EVENTS_MAX, GREETERS, JOBS_ALONE_MAX, JOBS_MAX, LINKS_MAX, RESOLVERS,
+    STARTUPS_MAX, WORKERS_ALONE, WORKERS_DEFAULT,
 };
 use crate::reactor::{Driver, Fd, Token};
 use crate::services::Done;
@@ -65,6 +66,8 @@ pub struct Settings {
     pub recorders: Option<Arc<dyn Recorders>>,
     /// SIGHUP puts new shards in the place of these.
     pub renews: bool,
+    /// There is one connection, and no other comes.
+    pub alone: bool,
 }
 
 impl Settings {
@@ -97,6 +100,7 @@ impl Settings {
             audit: None,
             recorders: None,
             renews: false,
+            alone: false,
         }
     }
 }
@@ -109,6 +113,7 @@ pub struct Server {
     gate: Option<Sender<Infallible>>,
     /// Held so that listening sockets close after the last shard.
     _listeners: Vec<Arc<OwnedFd>>,
+    alone: bool,
 }
 
 impl Server {
@@ -118,20 +123,24 @@ impl Server {
     /// A thread or a driver could not be made; nothing is left running.
     pub fn start(settings: Settings) -> anyhow::Result<(Server, Receiver<Report>)> {
         defects::tell_in_log();
-        let (log, reports) = bounded(EVENTS_MAX);
+        let (log, reports) = bounded(if settings.alone { EVENTS_ALONE_MAX } else { EVENTS_MAX });
         let doors: Vec<Arc<Door>> = (0..settings.reactors.max(1)).map(|_| Arc::default()).collect();
-        let replies: Vec<_> = doors.iter().map(|door| Arc::clone(door) as Arc<dyn Reply>).collect();
         let execute = settings.execute;
         let apart = |threads, jobs_max| {
-            Workers::start(threads, jobs_max, Arc::clone(&execute), Vec::clone(&replies))
+            Workers::start(threads, jobs_max, Arc::clone(&execute))
                 .map(Workers::left_behind)
                 .context("cannot start threads that look names up")
         };
         let greeters = settings.looks_names_up.then(|| apart(GREETERS, STARTUPS_MAX));
         let greeters = greeters.transpose()?;
-        let resolvers = apart(RESOLVERS, JOBS_MAX)?;
-        let workers = Workers::start(WORKERS_DEFAULT, JOBS_MAX, execute, replies)
-            .context("cannot start worker threads")?;
+        let (threads, resolvers, jobs_max) = match settings.alone {
+            true => (WORKERS_ALONE, 1, JOBS_ALONE_MAX),
+            false => (WORKERS_DEFAULT, RESOLVERS, JOBS_MAX),
+        };
+        // Who has not logged in has no names looked up.
+        let resolvers = settings.line.is_none().then(|| apart(resolvers, jobs_max)).transpose()?;
+        let workers =
+            Workers::start(threads, jobs_max, execute).context("cannot start worker threads")?;
         let office = Arc::new(Office {
             doors,
             workers,
@@ -155,8 +164,13 @@ impl Server {
         });
         let confined = office.is_confined();
         let (gate, opened) = bounded(0);
-        let mut server =
-            Server { office, shards: Vec::new(), gate: Some(gate), _listeners: settings.listeners };
+        let mut server = Server {
+            office,
+            shards: Vec::new(),
+            gate: Some(gate),
+            _listeners: settings.listeners,
+            alone: settings.alone,
+        };
         let mut driver = settings.driver;
         for n in 0..settings.reactors.max(1) {
             let config = ShardConfig {
@@ -209,7 +223,8 @@ impl Server {
         let Some(door) = self.office.doors.first() else { return };
         // Its slot is given back when it has logged in or ended.
         self.office.startups.adopt();
-        let ends = desk::welcome(Fd(socket.as_raw_fd()), self.office.tcp_keepalive);
+        let Office { tcp_keepalive, routes, .. } = *self.office;
+        let ends = desk::welcome(Fd(socket.as_raw_fd()), tcp_keepalive, routes);
         door.enter();
         let inbound = Vec::new();
         door.put(Mail::Accepted { socket: Fd(socket.into_raw_fd()), ends, inbound });
@@ -247,7 +262,7 @@ impl Server {
                 error!("a reactor thread ended with a panic");
             }
         }
-        self.office.tell_drops();
+        self.office.drops.tell();
         let lost = self.office.reports_lost.load(Ordering::Relaxed);
         if lost > 0 {
             warn!(lost, "{lost} log lines were lost because the log was behind");
@@ -274,6 +289,8 @@ impl Server {
         let Started { about, is_warning, choice } = started;
         match is_warning {
             true => warn!("{about}"),
+            // Each connection brings one.
+            false if self.alone => debug!("{about}"),
             false if n == 0 => info!("{about}"),
             false => {}
         }

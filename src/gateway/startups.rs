@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tracing::info;
+
 use super::config::{Global, HostList, MaxStartups, Overflow, Penalties, SourceBlocks, Verdict};
 use crate::base::Instant;
 use crate::limits::{STANDINGS_MAX, STARTUPS_MAX};
@@ -81,6 +83,14 @@ pub const REASONS: [&str; 5] = [
 pub struct KeptOut {
     pub time: Duration,
     pub why: &'static str,
+}
+
+impl KeptOut {
+    pub fn tell(&self, source: IpAddr) {
+        let KeptOut { time, why } = self;
+        let seconds = time.as_secs_f32();
+        info!(%source, seconds, why, "Keeping {source} out for {seconds} s: {why}");
+    }
 }
 
 #[derive(Debug)]
@@ -206,11 +216,16 @@ impl Startups {
         self.sources().unknown_users.contains(&peer)
     }
 
-    /// What a connection that somebody else has counted brings its source.
-    pub fn earn(&self, peer: IpAddr, how: StartupEnd, unknown_user: bool, now: Instant) {
-        if self.rules.penalties.enabled {
-            self.penalise(peer, how, unknown_user, now);
-        }
+    /// What a connection that somebody else has counted brings its source, as for [`Startups::over`].
+    pub fn earn(
+        &self,
+        peer: IpAddr,
+        how: StartupEnd,
+        unknown_user: bool,
+        now: Instant,
+    ) -> Option<KeptOut> {
+        let enabled = self.rules.penalties.enabled;
+        enabled.then(|| self.penalise(peer, how, unknown_user, now)).flatten()
     }
 
     /// What sources have earned, for whoever counts next: the last to end first, so many at most.

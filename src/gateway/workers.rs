@@ -42,7 +42,7 @@ pub struct Workers {
 }
 
 struct Order {
-    reply: usize,
+    reply: Arc<dyn Reply>,
     token: Token,
     job: Job,
 }
@@ -59,7 +59,6 @@ struct Bench {
     running_max: usize,
     asks_programs: bool,
     execute: Arc<dyn Execute>,
-    replies: Vec<Arc<dyn Reply>>,
     stopping: AtomicBool,
     asleep: AtomicUsize,
     bell: Mutex<()>,
@@ -73,8 +72,7 @@ struct Lane {
 }
 
 impl Workers {
-    /// `jobs_max` bounds the jobs that wait for a thread, in each queue. `replies` are addressed by
-    /// their index.
+    /// `jobs_max` bounds the jobs that wait for a thread, in each queue.
     ///
     /// # Errors
     /// A thread could not be started.
@@ -82,7 +80,6 @@ impl Workers {
         threads: usize,
         jobs_max: usize,
         execute: Arc<dyn Execute>,
-        replies: Vec<Arc<dyn Reply>>,
     ) -> io::Result<Workers> {
         let bench = Arc::new(Bench {
             queue: ArrayQueue::new(jobs_max.max(1)),
@@ -96,7 +93,6 @@ impl Workers {
             running_max: threads.saturating_sub(1).max(1),
             asks_programs: execute.asks_programs(),
             execute,
-            replies,
             stopping: AtomicBool::new(false),
             asleep: AtomicUsize::new(0),
             bell: Mutex::new(()),
@@ -121,14 +117,15 @@ impl Workers {
         self
     }
 
-    /// Queues a job; its outcome goes to reply number `reply` with this token. Never waits.
+    /// Queues a job; its outcome goes to `reply` with this token. Never waits.
     ///
     /// # Errors
     /// The queue is full: the job comes back.
-    pub fn try_submit(&self, reply: usize, token: Token, job: Job) -> Result<(), Job> {
+    pub fn try_submit(&self, reply: &Arc<dyn Reply>, token: Token, job: Job) -> Result<(), Job> {
         let lane = self.bench.lane_of(&job);
         let queue = lane.map_or(&self.bench.queue, |lane| &lane.queue);
-        queue.push(Order { reply, token, job }).map_err(|order| order.job)?;
+        let order = Order { reply: Arc::clone(reply), token, job };
+        queue.push(order).map_err(|order| order.job)?;
         self.bench.ring(false);
         Ok(())
     }
@@ -232,9 +229,7 @@ impl Bench {
             if let Some(lane) = lane {
                 self.make_room(lane);
             }
-            if let Some(reply) = self.replies.get(reply) {
-                reply.deliver(token, done);
-            }
+            reply.deliver(token, done);
         }
     }
 }
@@ -337,9 +332,10 @@ mod tests {
     fn outcomes_come_back_to_the_right_shard() {
         let (first, first_inbox) = inbox();
         let (second, second_inbox) = inbox();
-        let workers = Workers::start(3, 64, Arc::new(Prompt), vec![first, second]).unwrap();
+        let workers = Workers::start(3, 64, Arc::new(Prompt)).unwrap();
         for n in 100..150 {
-            workers.try_submit(usize::from(n % 2), token(n), job(n)).unwrap();
+            let reply = if n % 2 == 0 { &first } else { &second };
+            workers.try_submit(reply, token(n), job(n)).unwrap();
         }
         for (inbox, parity) in [(first_inbox, 0), (second_inbox, 1)] {
             let mut seen = Vec::new();
@@ -360,11 +356,11 @@ mod tests {
         let (permit, permits) = mpsc::channel();
         let (reply, inbox) = inbox();
         let gated = Arc::new(Gated(Mutex::new(permits)));
-        let workers = Workers::start(1, 2, gated, vec![reply]).unwrap();
+        let workers = Workers::start(1, 2, gated).unwrap();
         // One may be in the worker's hands and two may wait; the next one must come back.
         let mut accepted = 0;
         let refused = loop {
-            match workers.try_submit(0, token(accepted), job(accepted)) {
+            match workers.try_submit(&reply, token(accepted), job(accepted)) {
                 Ok(()) => accepted += 1,
                 Err(job) if accepted >= 2 => break job,
                 Err(_) => panic!("refused with room in the queue"),
@@ -376,7 +372,7 @@ mod tests {
             permit.send(()).unwrap();
             assert_eq!(inbox.recv().unwrap().0, token(n));
         }
-        workers.try_submit(0, token(9), job(9)).unwrap();
+        workers.try_submit(&reply, token(9), job(9)).unwrap();
         permit.send(()).unwrap();
         assert_eq!(inbox.recv().unwrap().0, token(9));
     }
@@ -420,18 +416,18 @@ mod tests {
         let (inside, begun) = mpsc::channel();
         let (reply, inbox) = inbox();
         let weighed = Arc::new(Weighed { permits: Mutex::new(permits), inside });
-        let workers = Workers::start(4, 64, weighed, vec![reply]).unwrap();
+        let workers = Workers::start(4, 64, weighed).unwrap();
         for n in 0..20 {
-            workers.try_submit(0, token(n), costly(n)).unwrap();
+            workers.try_submit(&reply, token(n), costly(n)).unwrap();
         }
         let mut kinds = vec![begun.recv().unwrap(), begun.recv().unwrap()];
         for n in 20..40 {
-            workers.try_submit(0, token(n), question()).unwrap();
+            workers.try_submit(&reply, token(n), question()).unwrap();
         }
         kinds.push(begun.recv().unwrap());
         assert_eq!(kinds, [Some(0), Some(0), Some(1)]);
         for n in 100..140 {
-            workers.try_submit(0, token(n), job(n)).unwrap();
+            workers.try_submit(&reply, token(n), job(n)).unwrap();
         }
         let mut others: Vec<u32> = (0..40).map(|_| inbox.recv().unwrap().0.key).collect();
         others.sort_unstable();
@@ -471,17 +467,17 @@ mod tests {
         let (inside, begun) = mpsc::channel();
         let (reply, inbox) = inbox();
         let weighed = Arc::new(Weighed { permits: Mutex::new(permits), inside });
-        let workers = Workers::start(4, 64, weighed, vec![reply]).unwrap();
+        let workers = Workers::start(4, 64, weighed).unwrap();
         for n in 0..20 {
-            workers.try_submit(0, token(n), search()).unwrap();
+            workers.try_submit(&reply, token(n), search()).unwrap();
         }
         let mut kinds = vec![begun.recv().unwrap(), begun.recv().unwrap()];
         for n in 20..40 {
-            workers.try_submit(0, token(n), question()).unwrap();
+            workers.try_submit(&reply, token(n), question()).unwrap();
         }
         kinds.push(begun.recv().unwrap());
         assert_eq!(kinds, [Some(3), Some(3), Some(1)]);
-        workers.try_submit(0, token(100), job(100)).unwrap();
+        workers.try_submit(&reply, token(100), job(100)).unwrap();
         assert_eq!(inbox.recv().unwrap().0, token(100));
         assert!(begun.try_recv().is_err(), "and the last thread has taken none of those");
         for _ in 0..40 {
@@ -496,9 +492,9 @@ mod tests {
     #[test]
     fn case_64_a_panic_costs_one_job() {
         let (reply, inbox) = inbox();
-        let workers = Workers::start(1, 64, Arc::new(Prompt), vec![reply]).unwrap();
-        workers.try_submit(0, token(1), job(DEFECTIVE)).unwrap();
-        workers.try_submit(0, token(2), job(2)).unwrap();
+        let workers = Workers::start(1, 64, Arc::new(Prompt)).unwrap();
+        workers.try_submit(&reply, token(1), job(DEFECTIVE)).unwrap();
+        workers.try_submit(&reply, token(2), job(2)).unwrap();
         assert!(matches!(inbox.recv(), Ok((Token { key: 1, .. }, Done::Lost))));
         assert!(matches!(inbox.recv(), Ok((Token { key: 2, .. }, Done::Signature(Some(_))))));
     }
@@ -508,8 +504,8 @@ mod tests {
         let (permit, permits) = mpsc::channel();
         let (reply, inbox) = inbox();
         let gated = Arc::new(Gated(Mutex::new(permits)));
-        let workers = Workers::start(1, 4, gated, vec![reply]).unwrap().left_behind();
-        workers.try_submit(0, token(1), job(1)).unwrap();
+        let workers = Workers::start(1, 4, gated).unwrap().left_behind();
+        workers.try_submit(&reply, token(1), job(1)).unwrap();
         // The thread still waits for its permission, so joining it would never end.
         drop(workers);
         permit.send(()).unwrap();
@@ -521,9 +517,9 @@ mod tests {
         let (permit, permits) = mpsc::channel();
         let (reply, inbox) = inbox();
         let gated = Arc::new(Gated(Mutex::new(permits)));
-        let workers = Workers::start(1, 64, gated, vec![reply]).unwrap();
+        let workers = Workers::start(1, 64, gated).unwrap();
         for n in 0..5 {
-            workers.try_submit(0, token(n), job(n)).unwrap();
+            workers.try_submit(&reply, token(n), job(n)).unwrap();
         }
         let stopper = std::thread::Builder::new().spawn(move || drop(workers)).unwrap();
         // Enough for all, so that whatever was begun before the stop was seen can finish.

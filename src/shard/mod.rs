@@ -50,7 +50,7 @@ use crate::base::tally::{self, Cost};
 use crate::base::{Entropy, Instant};
 use crate::connection::ConnectionConfig;
 use crate::crypto::PrivateKey;
-use crate::limits::{ACCEPT_REST, HANDSHAKE_STEPS_A_TURN, LINKS_MAX};
+use crate::limits::{ACCEPT_REST, DROPS_INTERVAL, HANDSHAKE_STEPS_A_TURN, LINKS_MAX};
 use crate::reactor::{
     Classes, Completion, Driver, DriverStats, Errno, Fd, Full, Op, Timers, Token,
 };
@@ -65,8 +65,6 @@ use share::Commons;
 
 /// How long a closing connection may take to say its last words.
 const CLOSING_TIME: Duration = Duration::from_secs(1);
-/// How often it is told how many connections were turned away.
-const DROPS_INTERVAL: Duration = Duration::from_secs(1);
 const TOO_MANY_LINKS: &str = "the reactor has as many connections as it may";
 /// Between two looks at memory that could go back to the system.
 const TRIM_INTERVAL: Duration = Duration::from_secs(1);

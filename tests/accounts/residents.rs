@@ -271,3 +271,36 @@ fn files_that_make_no_sense_are_told_before_anything_is_served() {
         assert!(!fine && said.contains(why), "{said}");
     }
 }
+
+/// With a process for each connection nobody counts what two of them add: accounts with a quota do not
+/// get in, and a gateway does not start with one.
+#[test]
+fn quotas_take_one_process() {
+    let Some(site) = Site::new() else { return };
+    let account = "Account one\n  Key KEY\n  Home PATH/mirror\n  ReadOnly yes\n";
+    let mut gateway = start(&site, account, &["TidegateIsolation per-connection"]);
+    let list = |gateway: &Gateway, user: &str| batch(gateway, user, "ls pub\n");
+    assert!(list(&gateway, "one").0, "{}", gateway.log());
+    let mut ssh = gateway.client(Path::new("sftp"), &["User=one"]);
+    let ssh = ssh.arg("127.0.0.1").stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut held = ssh.spawn().expect("sftp starts");
+    wait_for("its process", || site.service.delegates().len() == 1);
+    assert!(list(&gateway, "one").0);
+    gateway.tells_times("Started process", 3);
+    held.kill().and_then(|()| held.wait()).expect("its end");
+    let key = fs::read_to_string(gateway.path("user_ed25519.pub")).expect("a key");
+    let limited = format!("{account}  QuotaFiles 9\n").replace("KEY", key.trim_end());
+    site.put(&limited);
+    let (done, said) = list(&gateway, "one");
+    assert!(!done && said.contains("Permission denied"), "{said}");
+    let why = "QuotaBytes and QuotaFiles are counted in one process";
+    gateway.tells(why);
+    gateway.child.kill().and_then(|()| gateway.child.wait()).expect("its end");
+    let serve = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        .args(["serve", "-t", "-f"])
+        .arg(gateway.path("tidegate_config"))
+        .output()
+        .expect("it starts");
+    let said = text(&serve.stderr);
+    assert!(!serve.status.success() && said.contains(why), "{said}");
+}

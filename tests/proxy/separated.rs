@@ -115,3 +115,48 @@ fn r2_and_r3_a_relay_is_replaced_and_outlives_roots_process() {
     drop(here);
     wait_for_the_end_of(signer);
 }
+
+/// `TidegateIsolation per-connection`: each login that goes on has a relay of its own, without rights, and
+/// whoever ends one ends one login. They outlive root's process, as one relay does.
+#[test]
+fn r2_and_r3_logins_that_go_on_have_relays_of_their_own() {
+    if !nix::unistd::geteuid().is_root() {
+        return println!("only root has rights to separate");
+    }
+    let Some(host) = Host::start("") else { return };
+    let mut gateway = host.gateway(&["TidegateIsolation per-connection"]);
+    assert!(gateway.parts("relay").is_empty());
+    assert_goes_on(&gateway);
+    wait_for("its relay to end", || gateway.parts("relay").is_empty());
+    let begin = |()| Session::begin_with(&gateway, "root", &["RekeyLimit=64K"]);
+    let mut sessions = Vec::from([(); 3].map(begin));
+    let relays = gateway.parts("relay");
+    assert!(relays.len() == 3 && gateway.parts("delegate").is_empty(), "{relays:?}");
+    for relay in &relays {
+        assert_without_rights(*relay);
+        assert_open(*relay, &["socket:", "pipe:", "anon_inode:", "/dev/null"]);
+    }
+    kill("-9", relays[1]);
+    gateway.tells("The relay has ended: it ended with signal: 9 (SIGKILL). 1 logins");
+    let mut ended = |session: &mut Session| session.0.try_wait().expect("its status").is_some();
+    wait_for("its login to end", || sessions.iter_mut().any(&mut ended));
+    sessions.retain_mut(|session| !ended(session));
+    assert_eq!(sessions.len(), 2);
+    sessions.iter_mut().for_each(|session| session.assert_moves(256 << 10));
+    drop(sessions.pop());
+    wait_for("its relay to end", || gateway.parts("relay").len() == 1);
+    let from = host.path("big");
+    fs::write(&from, crate::support::noise(1 << 20, 6)).expect("a file");
+    let batch = format!("get {} {}\n", from.display(), gateway.path("big").display());
+    let output = gateway.sftp(&[], &batch);
+    assert!(output.status.success(), "{}", said(&gateway, &output));
+    assert!(fs::read(gateway.path("big")).ok() == fs::read(&from).ok());
+
+    let (relay, signer) = (gateway.parts("relay")[0], part(&gateway, "signer"));
+    kill("-9", gateway.child.id());
+    gateway.child.wait().expect("its end");
+    sessions[0].assert_moves(256 << 10);
+    drop(sessions);
+    wait_for_the_end_of(relay);
+    wait_for_the_end_of(signer);
+}

@@ -1,4 +1,4 @@
-//! Who speaks with those who have not logged in.
+//! Who speaks with whom, and in how many processes.
 
 use super::diagnostic::Wrong;
 use super::dump::{View, one};
@@ -8,11 +8,12 @@ use super::lexer::quote;
 use super::settings::Isolation;
 use super::values::Values;
 
-const NAMES: [(&str, Isolation); 3] =
-    [("auto", Isolation::Auto), ("shared", Isolation::Shared), ("none", Isolation::None)];
-
-/// OpenSSH's shape.
-const PER_CONNECTION: &str = "per-connection";
+const NAMES: [(&str, Isolation); 4] = [
+    ("auto", Isolation::Auto),
+    ("shared", Isolation::Shared),
+    ("per-connection", Isolation::PerConnection),
+    ("none", Isolation::None),
+];
 
 pub fn edge_user(target: &mut Target, values: &Values<'_>) -> Done {
     first(&mut target.global.edge_user, user_or_auto(values)?)
@@ -47,15 +48,7 @@ pub fn dump_relay_user(view: &View<'_>) -> Vec<String> {
 }
 
 pub fn isolation(target: &mut Target, values: &Values<'_>) -> Done {
-    let word = values.one()?;
-    if word.eq_ignore_ascii_case(PER_CONNECTION) {
-        let wrong = Wrong::new(word, "a process for each connection is not there yet");
-        return Err(wrong.help(
-            "auto hears all who have not logged in in one process without rights, and serves each \
-             account in one of its own",
-        ));
-    }
-    first(&mut target.global.isolation, choice(word, &NAMES)?)
+    first(&mut target.global.isolation, choice(values.one()?, &NAMES)?)
 }
 
 pub fn dump_isolation(view: &View<'_>) -> Vec<String> {

@@ -450,8 +450,9 @@ pub const TABLE: &[Keyword] = &[
         "an account without rights that the edge runs as, or auto for sshd, or nobody where there is none",
         isolation::edge_user, isolation::dump_edge_user),
     honoured("TidegateIsolation", Global,
-        "auto or shared: as root, a process without rights for all who have not logged in; or none, \
-         for one process, which root may not have",
+        "auto or shared: as root, a process without rights for all who have not logged in, and one for each \
+         account; per-connection: as root, such processes for each connection; or none, for one process, \
+         which root may not have",
         isolation::isolation, isolation::dump_isolation),
     honoured("TidegateLogFormat", Global, "text or json", honour::log_format, dump::log_format),
     honoured("TidegatePasswordFile", Match, "the path of a file of name:hash lines, or none",

@@ -194,6 +194,17 @@ impl Config {
             })
     }
 
+    /// Whether some login may go on over another's connection to a host behind the gateway.
+    pub fn shares_upstreams(&self) -> bool {
+        let kept = |block: &Block| block.draft.upstream_share.flatten().is_some();
+        self.login.upstream_share.is_some() || self.blocks.iter().any(kept)
+    }
+
+    /// Each connection has processes of its own.
+    pub fn separates_connections(&self) -> bool {
+        self.global.isolation == Isolation::PerConnection
+    }
+
     /// The files of keys that open hosts behind the gateway, each once; with `true` those that certify.
     pub fn upstream_keys(&self) -> BTreeSet<(bool, &Path)> {
         let drafts = self.blocks.iter().map(|block| &block.draft);

@@ -776,8 +776,10 @@ pub enum DriverChoice {
 pub enum Isolation {
     /// As root shared; otherwise there is nothing to separate.
     Auto,
-    /// One process without rights for all who have not logged in.
+    /// One process without rights for all who have not logged in, and one for each account.
     Shared,
+    /// One for each connection, before its login and after it.
+    PerConnection,
     /// One process.
     None,
 }

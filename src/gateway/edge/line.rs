@@ -18,11 +18,17 @@ use crate::shard::{HandOver, Proof, StartupEnd};
 pub struct Line {
     messenger: Arc<Messenger>,
     owed: Mutex<VecDeque<u64>>,
+    single: bool,
 }
 
 impl Line {
-    pub fn new(messenger: Arc<Messenger>) -> Line {
-        Line { messenger, owed: Mutex::default() }
+    /// `single`: of an edge that ends with its only connection.
+    pub fn new(messenger: Arc<Messenger>, single: bool) -> Line {
+        Line { messenger, owed: Mutex::default(), single }
+    }
+
+    pub const fn is_single(&self) -> bool {
+        self.single
     }
 
     /// Whether a job is root's process's to do.

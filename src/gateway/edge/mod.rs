@@ -3,7 +3,9 @@
 //! A login that is over leaves for the process that acts for its account.
 //!
 //! All cores share one such process, with a shard a core: connections go to the shard that has the
-//! least to do, and whoever counts them (MaxStartups, penalties) does so in one place.
+//! least to do, and whoever counts them (MaxStartups, penalties) does so in one place. Under
+//! `TidegateIsolation per-connection` there is one for each connection, which root's process accepts and
+//! counts, and ends with it.
 
 pub(super) mod confine;
 pub mod line;
@@ -34,7 +36,7 @@ use super::startups::{Standing, Startups};
 use super::{generation, serve};
 use crate::connection::ConnectionConfig;
 use crate::crypto::PrivateKey;
-use crate::limits::{EDGE_FILES_MAX, PARCEL_BYTES_MAX};
+use crate::limits::{EDGE_FILES_MAX, EDGE_FILES_SINGLE_MAX, PARCEL_BYTES_MAX};
 use crate::services::{self, About, Done, Greeted};
 use crate::shard::Report;
 
@@ -57,7 +59,9 @@ pub fn run(log: fn(&Receiver<Report>)) -> anyhow::Result<()> {
     let Begun { setup, listeners, standings } = hear_setup(&messenger, &mut buffer)?;
     // Files are read now or never.
     let prepared = Prepared::new(&setup)?;
-    setup.cell.enter(EDGE_FILES_MAX).context("cannot give root's rights up")?;
+    let single = prepared.config.separates_connections();
+    let files_max = if single { EDGE_FILES_SINGLE_MAX } else { EDGE_FILES_MAX };
+    setup.cell.enter(files_max).context("cannot give root's rights up")?;
     let shared = Arc::clone(&prepared.connection);
     let startups = Arc::clone(&prepared.startups);
     standings.iter().for_each(|standing| startups.inherit(standing));
@@ -67,7 +71,7 @@ pub fn run(log: fn(&Receiver<Report>)) -> anyhow::Result<()> {
         .spawn(move || log(&reports))
         .context("cannot start the log thread")?;
     // Every thread is there: from now on nothing but what serving takes, for all of them.
-    confine::close(true).context("cannot confine the edge")?;
+    confine::close(!single).context("cannot confine the edge")?;
     server.open();
     messenger.send(&Ask::Ready.encode())?;
     Serving { messenger, server: &server, shared, startups }.serve(&mut buffer);
@@ -135,6 +139,7 @@ impl Prepared {
         let audit = Remote::wanted(&self.config, messenger, message);
         let (config, connection, reactors) =
             (self.config, self.connection, setup.reactors as usize);
+        let single = config.separates_connections();
         let settings = Settings::apart(&config, connection, reactors, executor);
         let global = config.global;
         Server::start(Settings {
@@ -142,7 +147,8 @@ impl Prepared {
             first_serial: setup.first_serial,
             startups: self.startups,
             proxies: global.proxies.map(|all| (all, global.proxy_time)),
-            line: Some(Line::new(Arc::clone(messenger))),
+            line: Some(Line::new(Arc::clone(messenger), single)),
+            alone: single,
             routes: setup.routes,
             audit,
             ..settings

@@ -15,13 +15,15 @@ use crate::gateway::helper::Logs;
 use crate::gateway::keyring::{Keyring, Signers};
 use crate::gateway::logbook::Recorder;
 use crate::gateway::monitor;
-use crate::gateway::monitor::hear::{Post, Staff};
+use crate::gateway::monitor::hear::{Bench, Post, Single, Staff};
+use crate::gateway::monitor::reception::Reception;
 use crate::gateway::pam::porter::{Arrival, Porter};
 use crate::gateway::recording::{Recorders, Studio};
+use crate::gateway::relay::Relays;
 use crate::gateway::signer::bureau::Bureau;
 use crate::gateway::signer::words::KnownKey;
 use crate::gateway::terms::Terms;
-use crate::gateway::workers::{Execute, Reply, Workers};
+use crate::gateway::workers::{Execute, Workers};
 use crate::limits::{
     EDGE_CHECK, EDGE_CONNECTIONS_MAX, EDGES_DRAINING_MAX, GREETERS, HAND_OVERS_MAX, JOBS_MAX,
     PAM_CONVERSATIONS_MAX, RESOLVERS, STARTUPS_MAX, WORKERS_DEFAULT,
@@ -50,11 +52,11 @@ pub(super) fn start(mut plan: Plan) -> anyhow::Result<Generation> {
         logbook: plan.logbook.clone(),
         audit: plan.audit.clone(),
         recorders: Arc::clone(&recorders),
+        apart: config.separates_connections(),
     };
     let running = Arc::new(Running::default());
     let (accounts, broker) = start_broker(broker, Arc::clone(&running), kept)?;
-    let startups = Arc::new(Startups::new(&config.global));
-    plan.standings.iter().for_each(|standing| startups.inherit(standing));
+    let startups = startups(&plan);
     let policy = Policy::new(Arc::clone(&config)).beside(cells.uids());
     let porter = config.login.use_pam.then(|| Porter::start(accounts.clone(), plan.audit.as_ref()));
     let porter = porter.transpose().context("cannot start threads that ask PAM")?;
@@ -69,24 +71,23 @@ pub(super) fn start(mut plan: Plan) -> anyhow::Result<Generation> {
         audit: plan.audit.clone().map(|audit| audit as Arc<dyn Auditor>),
         told: Told::default(),
     });
-    let helpers = vec![broker];
     let mut clerk = Clerk::new(bureau, known, accounts, Arc::clone(&startups));
     clerk.running = running;
     clerk.proxies.clone_from(&config.global.proxies);
     clerk.porter = porter.map(Arc::new);
     clerk.routes = config.asks_routing();
     clerk.audit = plan.audit;
-    let relay = cells.relay.map(|cell| {
-        let setup = relay_setup(&setup, cell);
-        start_relay(&mut clerk, relay::keeper::Plan { setup, logs }, &executor, recorders)
-    });
-    let relay = relay.transpose()?;
+    let relays = |cell: Cell| {
+        let plan = relay::keeper::Plan { setup: relay_setup(&setup, cell), logs };
+        start_relays(&config, &mut clerk, plan, &executor, recorders)
+    };
+    let (relay, helpers) = (cells.relay.map(relays).transpose()?, vec![broker]);
     let edge = monitor::Plan { setup, listeners: plan.listeners, logs, started: Arc::default() };
-    let maker = Maker { config, clerk, executor, plan: edge, edge_time: plan.edge_time };
     let mut generation =
         Generation { edges: None, relay, server: None, keep, helpers, startups, _signer: None };
-    let served = maker.make().and_then(|current| {
-        generation.edges = Some(Edges { current, draining: Vec::new(), maker: Some(maker) });
+    let served = bench(&config, executor).and_then(|bench| {
+        let maker = Maker { clerk, bench, plan: edge, edge_time: plan.edge_time };
+        generation.edges = Some(Edges::start(&config, maker)?);
         signer.wait().context("the signer does not serve")
     });
     match served {
@@ -130,9 +131,8 @@ struct Edge {
 
 /// What edges are made of.
 struct Maker {
-    config: Arc<Config>,
     clerk: Clerk,
-    executor: Arc<dyn Execute>,
+    bench: Bench,
     plan: monitor::Plan,
     /// How long one hears strangers.
     edge_time: Duration,
@@ -141,7 +141,7 @@ struct Maker {
 impl Maker {
     fn make(&self) -> anyhow::Result<Edge> {
         let clerk = Arc::new(self.clerk.another());
-        let staff = staff(&self.config, &clerk, Arc::clone(&self.executor))?;
+        let staff = Staff::new(self.bench.clone(), Arc::new(Post(Arc::clone(&clerk))));
         let keeper = Keeper::start(self.plan.clone(), Arc::clone(&clerk), staff);
         let keeper = keeper.context("the edge does not serve; its own words are in the log")?;
         Ok(Edge { keeper, clerk, since: reactor::now() })
@@ -155,46 +155,99 @@ impl Maker {
 }
 
 /// All edges of a generation.
-pub(super) struct Edges {
-    /// The one that accepts.
+pub(super) enum Edges {
+    /// One hears all.
+    Shared(Box<Shared>),
+    /// One for each connection.
+    Each(Reception),
+}
+
+impl Edges {
+    fn start(config: &Config, mut maker: Maker) -> anyhow::Result<Edges> {
+        if config.separates_connections() {
+            maker.clerk.single = Some(Single { grace: config.global.login_grace });
+            maker.plan.setup.reactors = 1;
+            let reception = Reception::start(maker.plan, maker.clerk, maker.bench);
+            let reception = reception.context("no edge serves; its own words are in the log")?;
+            return Ok(Edges::Each(reception));
+        }
+        let current = maker.make()?;
+        let shared = Shared { current, draining: Vec::new(), maker: Some(maker) };
+        Ok(Edges::Shared(Box::new(shared)))
+    }
+
+    /// Passes a connection on that was accepted elsewhere.
+    pub(super) fn adopt(&self, socket: OwnedFd) {
+        match self {
+            Edges::Shared(shared) => shared.current.keeper.adopt(&shared.current.clerk, &socket),
+            Edges::Each(reception) => reception.adopt(socket),
+        }
+    }
+
+    /// Accepts no more.
+    pub(super) fn retire(&mut self) {
+        match self {
+            Edges::Shared(shared) => shared.retire(),
+            Edges::Each(reception) => reception.retire(),
+        }
+    }
+
+    pub(super) fn is_over(&mut self) -> bool {
+        match self {
+            Edges::Shared(shared) => shared.is_over(),
+            Edges::Each(reception) => reception.is_over(),
+        }
+    }
+
+    pub(super) fn stop(self) {
+        match self {
+            Edges::Shared(shared) => shared.stop(),
+            Edges::Each(reception) => reception.stop(),
+        }
+    }
+
+    /// Puts another edge in the place of one that has heard many. Answers when to look again.
+    pub(super) fn renew(&mut self) -> Option<Duration> {
+        let Edges::Shared(shared) = self else { return None };
+        shared.renew();
+        shared.check()
+    }
+}
+
+/// One that accepts, and others that only hear those that they have begun.
+pub(super) struct Shared {
     current: Edge,
     draining: Vec<Edge>,
     /// Absent once nothing is accepted any more.
     maker: Option<Maker>,
 }
 
-impl Edges {
-    /// Passes a connection on that was accepted elsewhere.
-    pub(super) fn adopt(&self, socket: &OwnedFd) {
-        self.current.keeper.adopt(&self.current.clerk, socket);
-    }
-
-    /// Accepts no more.
-    pub(super) fn retire(&mut self) {
+impl Shared {
+    fn retire(&mut self) {
         self.maker = None;
         self.current.keeper.retire();
     }
 
-    pub(super) fn is_over(&mut self) -> bool {
+    fn is_over(&mut self) -> bool {
         for edge in self.draining.extract_if(.., |edge| edge.keeper.is_over()) {
             edge.keeper.stop();
         }
         self.draining.is_empty() && self.current.keeper.is_over()
     }
 
-    pub(super) fn stop(self) {
+    fn stop(self) {
         for Edge { keeper, .. } in self.draining.into_iter().chain([self.current]) {
             keeper.stop();
         }
     }
 
     /// How often it is to be looked whether the edge is worn.
-    pub(super) fn check(&self) -> Option<Duration> {
+    fn check(&self) -> Option<Duration> {
         self.maker.as_ref().map(|maker| maker.edge_time.min(EDGE_CHECK))
     }
 
     /// Puts another edge in the place of one that is worn. That one hears the logins it has begun.
-    pub(super) fn renew(&mut self) {
+    fn renew(&mut self) {
         self.is_over();
         let Some(maker) = &self.maker else { return };
         if self.draining.len() >= EDGES_DRAINING_MAX || !maker.is_worn(&self.current) {
@@ -260,6 +313,12 @@ fn start_signer(
     Ok(Signing { keeper, bureau, known })
 }
 
+fn startups(plan: &Plan) -> Arc<Startups> {
+    let startups = Startups::new(&plan.config.global);
+    plan.standings.iter().for_each(|standing| startups.inherit(standing));
+    Arc::new(startups)
+}
+
 /// All that an edge is to know.
 fn setup(plan: &Plan, cell: &Cell, offers: &[HostKey]) -> Setup {
     let config = &plan.config;
@@ -291,20 +350,60 @@ fn known(offer: &HostKey) -> KnownKey {
     KnownKey { public, certificate: certificate.unwrap_or_default() }
 }
 
-/// Starts a relay, to which the clerk then passes logins that go on elsewhere.
-fn start_relay(
+/// Who serves logins that go on elsewhere.
+pub(super) enum Relaying {
+    /// One relay.
+    Shared(relay::keeper::Keeper),
+    /// One for each login.
+    Each(Arc<relay::keeper::Each>),
+}
+
+impl Relaying {
+    /// No login comes any more.
+    pub(super) fn retire(&self) {
+        if let Relaying::Shared(relay) = self {
+            relay.retire();
+        }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        match self {
+            Relaying::Shared(relay) => relay.is_over(),
+            Relaying::Each(relays) => relays.is_over(),
+        }
+    }
+
+    pub(super) fn stop(self) {
+        match self {
+            Relaying::Shared(relay) => relay.stop(),
+            Relaying::Each(relays) => relays.stop(),
+        }
+    }
+}
+
+/// Starts those to whom the clerk then passes logins that go on elsewhere.
+fn start_relays(
+    config: &Config,
     clerk: &mut Clerk,
-    plan: relay::keeper::Plan,
+    mut plan: relay::keeper::Plan,
     execute: &Arc<dyn Execute>,
     recorders: Arc<dyn Recorders>,
-) -> anyhow::Result<relay::keeper::Keeper> {
+) -> anyhow::Result<Relaying> {
     let (bureau, audit) = (Arc::clone(&clerk.bureau), clerk.audit.clone());
     let relays = relay::clerk::Clerk::new(bureau, audit, recorders);
-    let relays = Arc::new(relays.context("cannot start the thread that connects to hosts")?);
-    let staff = relay_staff(&relays, Arc::clone(execute))?;
+    let relays = relays.context("cannot start the thread that connects to hosts")?;
+    let bench = relay_bench(execute)?;
+    if config.separates_connections() {
+        plan.setup.reactors = 1;
+        let relays = Arc::new(relay::keeper::Each::new(plan, relays, bench));
+        clerk.relay = Some(Arc::clone(&relays) as Arc<dyn Relays>);
+        return Ok(Relaying::Each(relays));
+    }
+    let relays = Arc::new(relays);
+    let staff = Staff::new(bench, Arc::new(relay::clerk::Post(Arc::clone(&relays))));
     let keeper = relay::keeper::Keeper::start(plan, Arc::clone(&relays), staff);
     clerk.relay = Some(relays);
-    keeper.context("the relay does not serve; its own words are in the log")
+    keeper.map(Relaying::Shared).context("the relay does not serve; its own words are in the log")
 }
 
 /// What a relay is to know, of what an edge is.
@@ -314,33 +413,29 @@ fn relay_setup(edge: &Setup, cell: Cell) -> relay::words::Setup {
 }
 
 /// Those who find things out for a relay. Names may wait for name servers.
-fn relay_staff(
-    clerk: &Arc<relay::clerk::Clerk>,
-    execute: Arc<dyn Execute>,
-) -> anyhow::Result<Staff> {
+fn relay_bench(execute: &Arc<dyn Execute>) -> anyhow::Result<Bench> {
     let start = |threads| {
-        let post = Arc::new(relay::clerk::Post(Arc::clone(clerk))) as Arc<dyn Reply>;
-        Workers::start(threads, JOBS_MAX, Arc::clone(&execute), vec![post])
+        Workers::start(threads, JOBS_MAX, Arc::clone(execute))
             .context("cannot start worker threads")
     };
-    let greeters = Some(start(RESOLVERS)?.left_behind());
-    Ok(Staff { workers: start(WORKERS_DEFAULT)?, greeters, waiting: Default::default() })
+    let greeters = Some(Arc::new(start(RESOLVERS)?.left_behind()));
+    Ok(Bench { workers: Arc::new(start(WORKERS_DEFAULT)?), greeters })
 }
 
-fn staff(config: &Config, clerk: &Arc<Clerk>, execute: Arc<dyn Execute>) -> anyhow::Result<Staff> {
-    let replies = || vec![Arc::new(Post(Arc::clone(clerk))) as Arc<dyn Reply>];
+/// The same for edges.
+fn bench(config: &Config, execute: Arc<dyn Execute>) -> anyhow::Result<Bench> {
     let apart = || {
-        Workers::start(GREETERS, STARTUPS_MAX, Arc::clone(&execute), replies())
+        Workers::start(GREETERS, STARTUPS_MAX, Arc::clone(&execute))
             .map(Workers::left_behind)
             .context("cannot start threads that look names up")
     };
     let greeters = config.global.use_dns.then(apart).transpose()?;
     // Half of them are for passwords. A module that hangs is not waited for at the end.
     let threads = if config.login.use_pam { 2 * PAM_CONVERSATIONS_MAX } else { WORKERS_DEFAULT };
-    let workers = Workers::start(threads, JOBS_MAX, Arc::clone(&execute), replies())
+    let workers = Workers::start(threads, JOBS_MAX, Arc::clone(&execute))
         .map(|workers| if config.login.use_pam { workers.left_behind() } else { workers })
         .context("cannot start worker threads")?;
-    Ok(Staff { workers, greeters, waiting: Default::default() })
+    Ok(Bench { workers: Arc::new(workers), greeters: greeters.map(Arc::new) })
 }
 
 type Broker = (Sender<Arrival>, JoinHandle<()>);

@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, anyhow};
 use crossbeam::channel::{Receiver, Sender, bounded};
-use tracing::{error, info};
+use tracing::{debug, error, info};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::process::Process;
@@ -76,8 +76,18 @@ pub trait Side: Send + 'static {
         false
     }
 
-    /// It has not read what it was told, and there is no room for more.
-    fn is_stuck(&self) -> bool {
+    /// What is wrong with it, if anything is. Ends it.
+    fn complaint(&self) -> Option<&'static str> {
+        None
+    }
+
+    /// It has nothing left to say, and may go.
+    fn is_through(&self) -> bool {
+        false
+    }
+
+    /// There is one for each connection: that one has started is not worth a line.
+    fn is_one_of_many(&self) -> bool {
         false
     }
 
@@ -109,9 +119,25 @@ impl Keeper {
     /// # Errors
     /// There are no threads.
     pub fn start<S: Side>(side: S) -> anyhow::Result<Keeper> {
-        let name = S::NAME;
         let (ready, first) = bounded(1);
-        let keeping = Keeping { side, first: Some(ready) };
+        Keeper::spawn(side, Some(ready), first)
+    }
+
+    /// The same where nobody waits: that the first does not serve is told as any other's end.
+    ///
+    /// # Errors
+    /// There are no threads.
+    pub fn start_unawaited<S: Side>(side: S) -> anyhow::Result<Keeper> {
+        Keeper::spawn(side, None, bounded(0).1)
+    }
+
+    fn spawn<S: Side>(
+        side: S,
+        ready: Option<Sender<anyhow::Result<()>>>,
+        first: Receiver<anyhow::Result<()>>,
+    ) -> anyhow::Result<Keeper> {
+        let name = S::NAME;
+        let keeping = Keeping { side, first: ready };
         let thread = thread::Builder::new()
             .name(format!("{name}'s keeper"))
             .spawn(move || keeping.keep())
@@ -184,7 +210,10 @@ impl<S: Side> Keeping<S> {
         let log = lines::pass_on(log, self.side.logs().syslog).context("cannot read its log")?;
         let ours = Arc::new(ours);
         let heard = self.side.set_up(&ours).and_then(|()| {
-            info!(pid, "Started the {name}, process {pid}");
+            match self.side.is_one_of_many() {
+                true => debug!(pid, "Started one more {name}, process {pid}"),
+                false => info!(pid, "Started the {name}, process {pid}"),
+            }
             self.hear(&ours, watch)
         });
         if heard.is_err() {
@@ -216,8 +245,11 @@ impl<S: Side> Keeping<S> {
                 Heard::Gone => return Ok(()),
             }
             watch.look(ours, &ping)?;
-            if self.side.is_stuck() {
-                return Err(anyhow!("it does not read what it is told"));
+            if let Some(why) = self.side.complaint() {
+                return Err(anyhow!(why));
+            }
+            if self.side.is_through() {
+                return Ok(());
             }
         }
     }

@@ -6,12 +6,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use crossbeam::channel::Sender;
 use slab::Slab;
 use tracing::error;
 
 use super::cases::{Admitted, Cases};
+use crate::base::Instant;
 use crate::connection::{ConnectionConfig, Method, Secrets, Signed};
 use crate::crypto::{KeyAlgorithm, ShownKey};
 use crate::gateway::audit::book::EdgeBook;
@@ -23,17 +25,18 @@ use crate::gateway::edge::words::{Ask, Greeting, Tell, Ticket};
 use crate::gateway::helper::keeper::Lie;
 use crate::gateway::pam::Seat;
 use crate::gateway::pam::porter::{self, Arrival, Entrant, Porter};
-use crate::gateway::relay;
+use crate::gateway::relay::Relays;
 use crate::gateway::signer::bureau::Bureau;
 use crate::gateway::signer::words::{KnownKey, Order, Signable};
 use crate::gateway::socket::Messenger;
 use crate::gateway::startups::Startups;
 use crate::gateway::workers::{Reply, Workers};
+use crate::limits::HELPER_PING_INTERVAL;
 use crate::reactor::{self, Fd, Token};
 use crate::services::{
     Account, AccountAnswer, AuthInfo, Demands, Done, Grant, Greeted, Job, Kept, Origin, Rules,
 };
-use crate::shard::{Ends, HandOver, KeyTold, Proof};
+use crate::shard::{Ends, HandOver, KeyTold, Proof, StartupEnd};
 use crate::transport::SignableExchange;
 
 /// What it takes to answer edges, one after the other.
@@ -49,7 +52,7 @@ pub struct Clerk {
     /// Those that run, which logins are passed to at once.
     pub running: Arc<Running>,
     /// Takes those that go on elsewhere.
-    pub relay: Option<Arc<relay::clerk::Clerk>>,
+    pub relay: Option<Arc<dyn Relays>>,
     /// Hears of users who do not exist, for whoever counts.
     pub startups: Arc<Startups>,
     /// Who may say whose connection it passes on.
@@ -60,11 +63,43 @@ pub struct Clerk {
     pub routes: bool,
     /// A connection through pipes was passed on to the edge.
     pub pipes: AtomicBool,
+    /// Each edge has one connection, which was accepted and counted for it.
+    pub single: Option<Single>,
     /// Where what is done is noted, if it is.
     pub audit: Option<Arc<Audit>>,
     /// Connections that were heard to the end of their login, or of themselves.
     heard: AtomicU64,
     state: Mutex<State>,
+}
+
+/// What holds for an edge that hears one connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Single {
+    /// How long its login may take, if that is bounded.
+    pub grace: Option<Duration>,
+}
+
+/// The only connection of an edge, which is named by its number and its ends alone.
+#[derive(Debug)]
+struct Guest {
+    ends: Ends,
+    since: Instant,
+    /// Until it has logged in or ended.
+    slot: Slot,
+}
+
+/// One of MaxStartups and PerSourceMaxStartups, given back when dropped.
+#[derive(Debug)]
+pub struct Slot {
+    pub startups: Arc<Startups>,
+    pub peer: SocketAddr,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        // What the source has earned is told apart.
+        self.startups.over(self.peer, StartupEnd::Ours, reactor::now());
+    }
 }
 
 /// What is known of the edge that there is now.
@@ -79,6 +114,12 @@ struct State {
     book: EdgeBook,
     /// It does not read what it is told.
     stuck: bool,
+    /// Of an edge that hears one connection: what that is called, the connection, and whether its login is
+    /// over or it has ended.
+    only: Option<u64>,
+    guest: Option<Guest>,
+    left: bool,
+    handed_over: bool,
 }
 
 /// Something that a worker finds out.
@@ -103,14 +144,26 @@ enum Subject {
 
 /// Those who find things out.
 pub struct Staff {
-    pub workers: Workers,
-    /// Those that may wait for name servers.
-    pub greeters: Option<Workers>,
+    workers: Bench,
+    /// Whom they answer.
+    post: Arc<dyn Reply>,
     /// What there was no room for.
     pub waiting: VecDeque<(Token, Job)>,
 }
 
+/// The threads of a generation that find things out, for whoever asks.
+#[derive(Clone)]
+pub struct Bench {
+    pub workers: Arc<Workers>,
+    /// Those that may wait for name servers.
+    pub greeters: Option<Arc<Workers>>,
+}
+
 impl Staff {
+    pub fn new(workers: Bench, post: Arc<dyn Reply>) -> Staff {
+        Staff { workers, post, waiting: VecDeque::new() }
+    }
+
     pub fn submit(&mut self, token: Token, job: Job) {
         self.waiting.push_back((token, job));
         self.retry();
@@ -119,11 +172,11 @@ impl Staff {
     /// Gives the workers what they have room for, in order.
     pub fn retry(&mut self) {
         while let Some((token, job)) = self.waiting.pop_front() {
-            let workers = match (&job, &self.greeters) {
+            let workers = match (&job, &self.workers.greeters) {
                 (Job::Greet { .. } | Job::FindWay { .. }, Some(greeters)) => greeters,
-                _ => &self.workers,
+                _ => &self.workers.workers,
             };
-            if let Err(job) = workers.try_submit(0, token, job) {
+            if let Err(job) = workers.try_submit(&self.post, token, job) {
                 self.waiting.push_front((token, job));
                 return;
             }
@@ -140,7 +193,7 @@ impl Clerk {
     ) -> Clerk {
         let (state, running) = (Mutex::default(), Arc::default());
         let (relay, proxies, porter, routes, audit) = (None, None, None, false, None);
-        let (pipes, heard) = (AtomicBool::new(false), AtomicU64::new(0));
+        let (pipes, single, heard) = (AtomicBool::new(false), None, AtomicU64::new(0));
         let both = |key: &KnownKey| [key.public.clone(), key.certificate.clone()];
         let hosts = known.iter().flat_map(both).filter(|blob| !blob.is_empty()).collect();
         Clerk {
@@ -155,6 +208,7 @@ impl Clerk {
             porter,
             routes,
             pipes,
+            single,
             audit,
             heard,
             state,
@@ -175,6 +229,7 @@ impl Clerk {
             porter: self.porter.clone(),
             routes: self.routes,
             pipes: AtomicBool::new(false),
+            single: self.single,
             audit: self.audit.clone(),
             heard: AtomicU64::new(0),
             state: Mutex::default(),
@@ -191,7 +246,36 @@ impl Clerk {
         let number = state.number.wrapping_add(1);
         let messenger = Some(Arc::clone(messenger));
         let book = EdgeBook::new(first, reactors);
-        *state = State { number, messenger, book, ..State::default() };
+        let only = self.single.map(|_| first);
+        *state = State { number, messenger, book, only, ..State::default() };
+    }
+
+    /// Each edge that it answers hears one connection.
+    pub const fn is_single(&self) -> bool {
+        self.single.is_some()
+    }
+
+    /// The only connection of the edge is about to be passed on to it.
+    pub fn expect(&self, ends: Ends, slot: Slot) {
+        let since = reactor::now();
+        self.state().guest = Some(Guest { ends, since, slot });
+    }
+
+    /// It was not; its place is free again.
+    pub fn forget(&self) -> Option<Slot> {
+        self.state().guest.take().map(|guest| guest.slot)
+    }
+
+    /// The edge has handed its only connection over.
+    pub fn is_spent(&self) -> bool {
+        self.state().handed_over
+    }
+
+    /// It keeps its only connection for longer than it would if it did as it should.
+    fn is_late(&self, now: Instant) -> bool {
+        let Some(Single { grace: Some(grace) }) = self.single else { return false };
+        let most = grace + 2 * HELPER_PING_INTERVAL;
+        self.state().guest.as_ref().is_some_and(|guest| now.since(guest.since) > most)
     }
 
     /// There is no edge now.
@@ -278,23 +362,56 @@ impl Clerk {
                 };
                 self.hand_over(link, &proofs, (record, inbound, outbound), socket)?;
             }
-            Ask::Over { link } => self.state().cases.over(link),
+            Ask::Over { link } => self.state().over(link),
             // A lie about a source costs it no more than its penalties may be, as the edge could itself.
-            Ask::Earned { peer, how, unknown_user } => {
-                self.startups.earn(peer.ip(), how, unknown_user, reactor::now());
-            }
+            Ask::Earned { peer, how, unknown_user } => self.earned(peer, how, unknown_user)?,
             Ask::Audit(entry) => self.note_event(*entry)?,
         }
         Ok(())
     }
 
-    /// It has not read what it was told, and there is no room for more.
-    pub fn is_stuck(&self) -> bool {
-        self.state().stuck
+    /// What is wrong with it, if anything is.
+    pub fn complaint(&self, now: Instant) -> Option<&'static str> {
+        let stuck = self.state().stuck;
+        match stuck {
+            true => Some("it does not read what it is told"),
+            false if self.is_late(now) => Some("it keeps its connection beyond LoginGraceTime"),
+            false => None,
+        }
+    }
+
+    /// Of an edge that hears one connection, which is the source's then: nobody else counts.
+    fn earned(&self, peer: SocketAddr, how: StartupEnd, unknown_user: bool) -> Result<(), Lie> {
+        if self.is_single() {
+            let guest = self.state().guest.as_ref().map(|guest| guest.ends.peer);
+            if guest != Some(peer) {
+                return Err(Lie("what another's source has earned"));
+            }
+        }
+        let kept_out = self.startups.earn(peer.ip(), how, unknown_user, reactor::now());
+        if let Some(kept_out) = kept_out.filter(|_| self.is_single()) {
+            kept_out.tell(peer.ip());
+        }
+        Ok(())
+    }
+
+    /// An edge that hears one connection speaks of no other.
+    fn check_guest(&self, from: &Origin) -> Result<(), Lie> {
+        let state = self.state();
+        let Some(only) = state.only else { return Ok(()) };
+        let known = state.guest.as_ref().map(|guest| guest.ends);
+        let said = Ends { peer: from.peer, local: from.local, routing: from.routing };
+        if state.left || from.link != only || known != Some(said) {
+            return Err(Lie("a connection that it was not given"));
+        }
+        Ok(())
     }
 
     /// What an edge says for the audit, as far as it may.
     fn note_event(&self, entry: Entry) -> Result<(), Lie> {
+        if self.state().only.is_some_and(|only| entry.link != only && entry.event != Event::Lost) {
+            return Err(Lie("a connection that it was not given"));
+        }
         let Some(audit) = &self.audit else { return Ok(()) };
         let heard = self.state().book.hear(entry, reactor::now()).map_err(|why| Lie(why.0))?;
         match heard {
@@ -341,6 +458,7 @@ impl Clerk {
         host_key: u32,
         exchange: SignableExchange,
     ) -> Result<(), Lie> {
+        self.check_guest(&from)?;
         let number = host_key as usize;
         let (Some(known), Some(key)) = (self.known.get(number), self.bureau.keys().get(number))
         else {
@@ -420,7 +538,13 @@ impl Clerk {
         (record, inbound, outbound): (Vec<u8>, Vec<u8>, Vec<u8>),
         socket: OwnedFd,
     ) -> Result<(), Lie> {
-        let admitted = self.state().cases.admit(link, proofs, &self.hosts)?;
+        let admitted = self.state().cases.admit(link, proofs, &self.hosts);
+        {
+            let mut state = self.state();
+            (state.left, state.handed_over) = (true, self.is_single());
+            state.guest = None;
+        }
+        let admitted = admitted?;
         let Admitted { from, session, grant, about, vouched } = admitted;
         let seat = about.kept.and_then(|kept| kept.0.downcast::<Seat>().ok());
         if self.porter.is_some() && is_pams(&grant) && !vouched {
@@ -446,7 +570,7 @@ impl Clerk {
             proofs: Vec::new(),
         });
         match (&self.relay, &self.porter, seat) {
-            (Some(relay), ..) if upstream => relay.hand_over(*connection)?,
+            (Some(relay), ..) if upstream => relay.take(*connection)?,
             (_, Some(porter), Some(seat)) if is_pams(&connection.grant) => {
                 porter.admit(Entrant { connection, seat, auth_info: auth_info(proofs) });
             }
@@ -536,6 +660,11 @@ impl Clerk {
 }
 
 impl State {
+    fn over(&mut self, link: u64) {
+        self.left = true;
+        self.cases.over(link);
+    }
+
     fn tell(&mut self, tell: &Tell) {
         let Some(messenger) = &self.messenger else { return };
         if let Err(why) = messenger.try_send(&tell.encode(), None) {

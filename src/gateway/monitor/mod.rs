@@ -3,6 +3,7 @@
 
 pub mod cases;
 pub mod hear;
+pub mod reception;
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,6 +13,7 @@ use tracing::error;
 use zeroize::Zeroizing;
 
 use self::hear::{Clerk, Staff};
+use self::reception::{Hall, Spare};
 use super::desk;
 use super::edge::words::{Ask, Setup, Tell};
 use super::helper::Logs;
@@ -56,7 +58,7 @@ impl Keeper {
     /// It does not; the text says why.
     pub fn start(plan: Plan, clerk: Arc<Clerk>, staff: Staff) -> anyhow::Result<Keeper> {
         let wishes = Arc::new(Wishes::default());
-        let edge = Edge { plan, clerk, staff, wishes: Arc::clone(&wishes) };
+        let edge = Edge { plan, clerk, staff, wishes: Arc::clone(&wishes), hall: None };
         let keeper = keeper::Keeper::start(edge)?;
         keeper.wait()?;
         Ok(Keeper { wishes, keeper })
@@ -67,12 +69,7 @@ impl Keeper {
         if desk::ends_of(Fd(socket.as_raw_fd())).is_none() {
             clerk.pipes.store(true, Ordering::Relaxed);
         }
-        let wish = self.wishes.lock();
-        let sent = wish
-            .messenger
-            .as_ref()
-            .map(|messenger| messenger.try_send(&Tell::Adopt.encode(), Some(socket.as_fd())));
-        if !matches!(sent, Some(Ok(()))) {
+        if !self.wishes.adopt(socket) {
             error!("the connection could not be passed on to the edge");
         }
     }
@@ -90,18 +87,28 @@ impl Keeper {
 
     /// Ends the edge, if it has not ended, and waits for that.
     pub fn stop(self) {
-        {
-            let mut wish = self.wishes.lock();
-            (wish.retired, wish.stopped) = (true, true);
-            wish.tell(&Tell::Stop);
-            // One that does not listen is given some time to end, and no more.
-            wish.messenger.iter().for_each(|messenger| messenger.hang_up());
-        }
+        self.wishes.stop();
         self.keeper.join();
     }
 }
 
 impl Wishes {
+    /// Passes a connection on. `false`: there is no edge that takes it.
+    fn adopt(&self, socket: &OwnedFd) -> bool {
+        let wish = self.lock();
+        let messenger = wish.messenger.as_ref().filter(|_| !wish.stopped);
+        let message = Tell::Adopt.encode();
+        messenger.is_some_and(|to| to.try_send(&message, Some(socket.as_fd())).is_ok())
+    }
+
+    fn stop(&self) {
+        let mut wish = self.lock();
+        (wish.retired, wish.stopped) = (true, true);
+        wish.tell(&Tell::Stop);
+        // One that does not listen is given some time to end, and no more.
+        wish.messenger.iter().for_each(|messenger| messenger.hang_up());
+    }
+
     fn lock(&self) -> MutexGuard<'_, Wish> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -121,6 +128,8 @@ struct Edge {
     clerk: Arc<Clerk>,
     staff: Staff,
     wishes: Arc<Wishes>,
+    /// Where one that hears one connection waits for it.
+    hall: Option<Arc<Hall>>,
 }
 
 impl Spoken for Ask {
@@ -155,11 +164,14 @@ impl Side for Edge {
         let plan = &self.plan;
         let mut setup = plan.setup.clone();
         // No two connections have the same number in the log.
-        setup.first_serial += plan.started.fetch_add(1, Ordering::Relaxed) << 24;
+        let shift = if self.clerk.is_single() { 0 } else { 24 };
+        setup.first_serial += plan.started.fetch_add(1, Ordering::Relaxed) << shift;
         self.clerk.begin(way, (setup.first_serial, setup.reactors));
         way.try_send(&Tell::Setup(Box::new(setup)).encode(), None)?;
-        let standings = self.clerk.startups.standings(reactor::now());
-        for some in standings.chunks(STANDINGS_A_MESSAGE) {
+        // Where it counts connections itself.
+        let counts = !self.clerk.is_single();
+        let standings = counts.then(|| self.clerk.startups.standings(reactor::now()));
+        for some in standings.unwrap_or_default().chunks(STANDINGS_A_MESSAGE) {
             way.try_send(&Tell::Standings(some.to_vec()).encode(), None)?;
         }
         for listener in &plan.listeners {
@@ -177,6 +189,10 @@ impl Side for Edge {
         } else if wish.retired {
             wish.tell(&Tell::Retire);
         }
+        drop(wish);
+        if let Some(hall) = &self.hall {
+            hall.serves(Spare::new(&self.wishes, &self.clerk));
+        }
     }
 
     fn hear(&mut self, ask: Ask, passenger: Option<OwnedFd>) -> Result<(), Lie> {
@@ -188,17 +204,28 @@ impl Side for Edge {
         !self.staff.waiting.is_empty()
     }
 
-    fn is_stuck(&self) -> bool {
-        self.clerk.is_stuck()
+    fn complaint(&self) -> Option<&'static str> {
+        self.clerk.complaint(reactor::now())
+    }
+
+    fn is_through(&self) -> bool {
+        self.clerk.is_spent()
+    }
+
+    fn is_one_of_many(&self) -> bool {
+        self.hall.is_some()
     }
 
     fn is_wanted(&self) -> bool {
-        !self.wishes.lock().retired
+        self.hall.is_none() && !self.wishes.lock().retired
     }
 
-    fn end(&mut self, _served: bool, fault: Option<&anyhow::Error>) {
+    fn end(&mut self, served: bool, fault: Option<&anyhow::Error>) {
         self.wishes.lock().messenger = None;
         self.clerk.end();
+        if let Some(hall) = self.hall.as_ref().filter(|_| !served) {
+            hall.failed();
+        }
         if let Some(why) = fault {
             error!("The edge has ended: {why:#}");
         }

@@ -67,6 +67,7 @@ impl Reason {
             Reason::NoService => "TidegateAccountsUser",
             Reason::Chroot(_) => "ChrootDirectory",
             Reason::Source => "TidegateAccounts",
+            Reason::Quota => "TidegateIsolation",
             Reason::PamPassword { .. } | Reason::PamAccount { .. } | Reason::PamFailed { .. } => {
                 "UsePAM"
             }

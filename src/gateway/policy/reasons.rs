@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::{Comer, Reason, Refusal};
 use crate::base::{escape, escape_word};
+use crate::gateway::residents::QUOTA_OF_MANY;
 
 impl fmt::Display for Refusal {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -62,6 +63,7 @@ impl fmt::Display for Reason {
                 let path = escape(path.as_os_str().as_encoded_bytes());
                 write!(out, "the account's shell {path} is no program")
             }
+            Reason::Quota => out.write_str(QUOTA_OF_MANY),
             Reason::EdgeUser => out.write_str(
                 "a process of the gateway's own runs as this account; \
                  TidegateEdgeUser names another, and TidegateSignerUser the signer's",
@@ -103,9 +105,10 @@ impl fmt::Display for Reason {
                 write!(out, "PAM (service {service}) cannot be asked, so nobody gets in: {why}")
             }
             Reason::Secrets => out.write_str("a password or a code is wrong"),
-            Reason::NoForcedCommand => out.write_str(
-                "PermitRootLogin is forced-commands-only, and the key's line has no command=",
-            ),
+            Reason::NoForcedCommand => out.write_str(NO_FORCED_COMMAND),
         }
     }
 }
+
+const NO_FORCED_COMMAND: &str =
+    "PermitRootLogin is forced-commands-only, and the key's line has no command=";

@@ -91,6 +91,9 @@ impl Policy {
         if !resident.allows(comer.peer.ip()) {
             return Err(Reason::Source);
         }
+        if resident.is_limited() && self.config.separates_connections() {
+            return Err(Reason::Quota);
+        }
         let database = |why: std::io::Error| Reason::Database(why.to_string());
         let service = match &login.accounts_user {
             Some(name) if self.uid == 0 => {

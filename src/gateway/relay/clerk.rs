@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use slab::Slab;
 use tracing::error;
 
-use super::destination;
 use super::dial::Dialer;
 use super::words::{Ask, Found, Handed, Passage, Proof, Tell};
+use super::{Relays, destination};
 use crate::base::Instant;
 use crate::connection::{LoginMethod, LoginSession};
 use crate::crypto::{KeyKind, PublicKey, ShownKey, SignatureAlgorithm};
@@ -42,7 +42,9 @@ pub struct Clerk {
     audit: Option<Arc<Audit>>,
     /// Who records sessions.
     recorders: Arc<dyn Recorders>,
-    dialer: Dialer,
+    dialer: Arc<Dialer>,
+    /// It answers a relay that has one login, and ends with it.
+    single: bool,
     state: Mutex<State>,
 }
 
@@ -216,8 +218,24 @@ impl Clerk {
         audit: Option<Arc<Audit>>,
         recorders: Arc<dyn Recorders>,
     ) -> std::io::Result<Clerk> {
-        let state = Mutex::new(State::new(0));
-        Ok(Clerk { bureau, audit, recorders, dialer: Dialer::start()?, state })
+        let (dialer, state) = (Arc::new(Dialer::start()?), Mutex::new(State::new(0)));
+        Ok(Clerk { bureau, audit, recorders, dialer, single: false, state })
+    }
+
+    /// One that answers a relay of one login.
+    pub fn for_one(&self) -> Clerk {
+        Clerk {
+            bureau: Arc::clone(&self.bureau),
+            audit: self.audit.clone(),
+            recorders: Arc::clone(&self.recorders),
+            dialer: Arc::clone(&self.dialer),
+            single: true,
+            state: Mutex::new(State::new(0)),
+        }
+    }
+
+    pub const fn is_single(&self) -> bool {
+        self.single
     }
 
     /// The way to the signer of a relay whose gateway is gone.
@@ -355,7 +373,7 @@ impl Clerk {
     /// Nothing is wanted of a relay any more.
     pub fn is_done(&self) -> bool {
         let state = self.state();
-        state.stopped || state.retired && state.outbox.is_empty()
+        state.stopped || (state.retired || self.single) && state.outbox.is_empty()
     }
 
     /// Tells what there was no room for. `true`: there is still none.
@@ -402,6 +420,10 @@ impl Clerk {
                     state.past.pop_front();
                 }
                 state.past.push_back(link);
+                drop(state);
+                if self.single {
+                    self.stop();
+                }
                 Ok(())
             }
             Ask::Audit(entry) => self.note_event(*entry),
@@ -682,6 +704,12 @@ fn subject_of(upstream: &Upstream, blob: &[u8]) -> Result<Option<Box<PublicKey>>
     match PublicKey::from_blob(blob) {
         Ok(key) if key.kind() == KeyKind::Ed25519 => Ok(Some(Box::new(key))),
         _ => Err(Lie("no key that was made for one login")),
+    }
+}
+
+impl Relays for Clerk {
+    fn take(&self, connection: HandOver) -> Result<(), Lie> {
+        self.hand_over(connection)
     }
 }
 

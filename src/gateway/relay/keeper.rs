@@ -1,19 +1,21 @@
-//! Keeps a relay running.
+//! Keeps a relay running, or one for each login.
 
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use anyhow::Context;
 use tracing::error;
 use zeroize::Zeroizing;
 
-use super::clerk::Clerk;
+use super::Relays;
+use super::clerk::{Clerk, Post};
 use super::words::{Ask, Setup, Tell};
 use crate::gateway::helper::Logs;
 use crate::gateway::helper::keeper::{self, Lie, Side, Sign, Spoken};
-use crate::gateway::monitor::hear::Staff;
+use crate::gateway::monitor::hear::{Bench, Staff};
 use crate::gateway::signer::bureau::Heir;
 use crate::gateway::socket::Messenger;
+use crate::shard::HandOver;
 use crate::wire::Malformed;
 
 /// What a relay is started with, each time.
@@ -54,6 +56,74 @@ impl Keeper {
     pub fn stop(self) {
         self.clerk.stop();
         self.keeper.join();
+    }
+}
+
+/// A relay for each login, for `TidegateIsolation per-connection`.
+pub struct Each {
+    plan: Plan,
+    /// What those that answer relays are made of.
+    clerk: Clerk,
+    bench: Bench,
+    running: Mutex<Running>,
+}
+
+#[derive(Default)]
+struct Running {
+    /// Some of them may have ended.
+    relays: Vec<Keeper>,
+    stopped: bool,
+}
+
+impl Each {
+    pub fn new(plan: Plan, clerk: Clerk, bench: Bench) -> Each {
+        Each { plan, clerk, bench, running: Mutex::default() }
+    }
+
+    /// Every relay has ended. To be asked when no login comes any more.
+    pub fn is_over(&self) -> bool {
+        self.running().relays.iter().all(Keeper::is_over)
+    }
+
+    /// Ends every relay and waits for that.
+    pub fn stop(&self) {
+        let relays = {
+            let mut running = self.running();
+            running.stopped = true;
+            std::mem::take(&mut running.relays)
+        };
+        relays.iter().for_each(|relay| relay.clerk.stop());
+        relays.into_iter().for_each(Keeper::stop);
+    }
+
+    fn running(&self) -> MutexGuard<'_, Running> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Relays for Each {
+    fn take(&self, connection: HandOver) -> Result<(), Lie> {
+        let clerk = Arc::new(self.clerk.for_one());
+        let mut running = self.running();
+        running.relays.retain(|relay| !relay.is_over());
+        if running.stopped {
+            clerk.stop();
+        }
+        clerk.hand_over(connection)?;
+        // It was turned away.
+        if clerk.is_done() {
+            return Ok(());
+        }
+        let staff = Staff::new(self.bench.clone(), Arc::new(Post(Arc::clone(&clerk))));
+        let relay = Relay { plan: self.plan.clone(), clerk: Arc::clone(&clerk), staff, heir: None };
+        match keeper::Keeper::start_unawaited(relay) {
+            Ok(keeper) => running.relays.push(Keeper { clerk, keeper }),
+            Err(why) => {
+                error!("No relay can be started: {why:#}");
+                clerk.end(false);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -113,8 +183,12 @@ impl Side for Relay {
         self.clerk.retry() || !self.staff.waiting.is_empty()
     }
 
-    fn is_stuck(&self) -> bool {
-        self.clerk.is_stuck()
+    fn complaint(&self) -> Option<&'static str> {
+        self.clerk.is_stuck().then_some("it does not read what it is told")
+    }
+
+    fn is_one_of_many(&self) -> bool {
+        self.clerk.is_single()
     }
 
     fn is_wanted(&self) -> bool {

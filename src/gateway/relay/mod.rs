@@ -29,6 +29,7 @@ use super::delegate::RemoteSigner;
 use super::edge::confine;
 use super::edge::words::Ticket;
 use super::execute::{Executor, Signer};
+use super::helper::keeper::Lie;
 use super::helper::{self, NOT_BY_HAND};
 use super::recording::{Received, Recorders};
 use super::server::{Server, Settings};
@@ -43,6 +44,15 @@ use crate::reactor::Fd;
 use crate::services::upstream::{LoginKey, Trouble, Upstream, Way};
 use crate::services::{self, Done, Grant, RoutingDomain};
 use crate::shard::{Ends, HandOver, Report};
+
+/// Takes logins that go on elsewhere.
+pub trait Relays: Send + Sync {
+    /// Never waits.
+    ///
+    /// # Errors
+    /// Its number is that of another login.
+    fn take(&self, connection: HandOver) -> Result<(), Lie>;
+}
 
 /// How often it is looked whether the last connection has ended, once nothing comes any more.
 const RETIRED_CHECK: Duration = Duration::from_millis(20);
@@ -114,6 +124,7 @@ fn start(
         uid: Some(setup.cell.uid),
         relay: Some(Arc::clone(line)),
         audit: Remote::wanted(config, messenger, message),
+        alone: config.separates_connections(),
         recorders: Some(recorders),
         ..Settings::apart(config, connection, reactors, executor)
     })

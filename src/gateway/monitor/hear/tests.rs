@@ -96,12 +96,13 @@ impl Scene {
         let mut clerk = Clerk::new(bureau, known, sender, startups);
         change(&mut clerk);
         let clerk = Arc::new(clerk);
-        let replies = vec![Arc::new(Post(Arc::clone(&clerk))) as Arc<dyn Reply>];
-        let workers = Workers::start(1, 8, Arc::new(Generous), replies).expect("threads");
-        let staff = Staff { workers, greeters: None, waiting: VecDeque::new() };
+        let workers = Arc::new(Workers::start(1, 8, Arc::new(Generous)).expect("threads"));
+        let bench = Bench { workers, greeters: None };
+        let staff = Staff::new(bench, Arc::new(Post(Arc::clone(&clerk))));
         let (ours, edge) = Messenger::pair().expect("a socket pair");
-        clerk.begin(&Arc::new(ours), (1, 1));
         let (client, server, from) = connection(7);
+        let first = if clerk.is_single() { from.link } else { 1 };
+        clerk.begin(&Arc::new(ours), (first, 1));
         Scene { clerk, staff, edge, accounts, host, user, client, server, from }
     }
 
@@ -297,6 +298,59 @@ fn case_136_a_lie_is_found_out() {
     assert_eq!(scene.say(login, Some(socket)), Err("a login of no connection"));
     assert!(scene.accounts.try_recv().is_err());
     drop(scene.client);
+}
+
+/// SECURITY case 136: an edge that hears one connection says nothing of another, and begins none after it.
+#[test]
+fn case_136_an_edge_of_one_connection_speaks_of_no_other() {
+    let time = Duration::from_secs(9);
+    let guest = |seed: u8, expected: Result<(), &str>, change: &dyn Fn(&mut Scene)| {
+        let mut scene = Scene::with(|clerk| clerk.single = Some(Single { grace: Some(time) }));
+        let Origin { peer, local, routing, .. } = scene.from;
+        let startups = Arc::clone(&scene.clerk.startups);
+        startups.admit(peer.ip(), reactor::now()).expect("room");
+        scene.clerk.expect(Ends { peer, local, routing }, Slot { startups, peer });
+        change(&mut scene);
+        let sign = scene.sign(0, SignatureAlgorithm::Ed25519, seed);
+        assert_eq!(scene.say(sign, None), expected);
+        scene
+    };
+    let other = Err("a connection that it was not given");
+    let ends: SocketAddr = ([127, 0, 0, 1], 22).into();
+    guest(90, other, &|scene| scene.from.link = 8);
+    guest(90, other, &|scene| scene.from.peer = ends);
+    guest(90, other, &|scene| scene.from.local = ends);
+    // Before it is given any, and once that has ended.
+    guest(90, other, &|scene| drop(scene.clerk.forget()));
+    guest(90, other, &|scene| scene.say(Ask::Over { link: 7 }, None).expect("its own"));
+    let how = StartupEnd::Attempted;
+    let earned = |peer| Ask::Earned { peer, how, unknown_user: false };
+    let mut scene = guest(90, Ok(()), &|_| {});
+    assert_eq!(scene.say(earned(ends), None), Err("what another's source has earned"));
+    let own = scene.from.peer;
+    scene.say(earned(own), None).expect("its own");
+    let entry = |link| Ask::Audit(Box::new(Entry::new(Event::Connect, link, own)));
+    assert_eq!(scene.say(entry(8), None), other);
+    scene.say(entry(7), None).expect("its own");
+
+    // Its place is free again when its login is over, or with it.
+    let mut scene = guest(91, Ok(()), &|_| {});
+    assert!(scene.clerk.startups.open() == 1 && !scene.clerk.is_late(reactor::now()));
+    let late = reactor::now().after(time + 3 * HELPER_PING_INTERVAL);
+    assert!(scene.clerk.is_late(late));
+    scene.told();
+    let (user, shown) = ("ann".into(), scene.shown());
+    let find = Ask::FindKey { ticket: TICKET, from: scene.from, user, shown, signed: None };
+    scene.say(find, None).expect("asked");
+    scene.told();
+    let (login, socket) = (scene.login(91), scene.server.try_clone().expect("a copy"));
+    assert!(!scene.clerk.is_spent());
+    scene.say(login, Some(socket)).expect("true");
+    assert!(scene.clerk.is_spent() && scene.clerk.startups.open() == 0);
+    assert!(scene.accounts.try_recv().is_ok() && !scene.clerk.is_late(late));
+    let scene = guest(92, Ok(()), &|_| {});
+    scene.clerk.end();
+    assert_eq!(scene.clerk.startups.open(), 0);
 }
 
 /// What an edge says of its connections goes into the audit; that somebody has logged in is not its to
