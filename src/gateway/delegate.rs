@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
 use super::audit::Remote;
-use super::execute::{Executor, Signer};
+use super::execute::{Executor, Orders, Signer};
 use super::helper::{self, NOT_BY_HAND};
 use super::logbook::{Begun, Recorder};
 use super::parcel::Parcel;
@@ -28,12 +28,10 @@ use super::socket::Messenger;
 use super::terms::Terms;
 use super::{generation, serve};
 use crate::base::escape;
-use crate::crypto::SignatureAlgorithm;
 use crate::limits::{PARCEL_BYTES_MAX, REKEY_TIME_MAX, RETIRED_IDLE_TIME};
 use crate::reactor::Fd;
 use crate::services::{self, Grant, RoutingDomain};
 use crate::shard::{Ends, HandOver, Report};
-use crate::transport::SignableExchange;
 
 /// Looks in a row that must find nothing open before the process is idle.
 const IDLE_CHECKS: u32 = 6;
@@ -235,8 +233,20 @@ impl RemoteSigner {
         }
     }
 
+    fn begin(&self) -> Option<(Way, u64, Receiver<Vec<u8>>)> {
+        let (answer, answered) = bounded(1);
+        let mut questions = self.questions();
+        let way = questions.way.clone()?;
+        let ticket = questions.next;
+        questions.next += 1;
+        questions.waiting.insert(ticket, answer);
+        Some((way, ticket, answered))
+    }
+}
+
+impl Orders for RemoteSigner {
     /// Asks, and waits for the answer; once more where somebody else is to be asked meanwhile.
-    fn ask(&self, order: &Order) -> Option<Box<[u8]>> {
+    fn order(&self, order: Order) -> Option<Box<[u8]>> {
         for _ in 0..2 {
             let (Way { messenger, message }, ticket, answered) = self.begin()?;
             // Who is gone is found out where he is heard.
@@ -253,37 +263,6 @@ impl RemoteSigner {
             }
         }
         None
-    }
-
-    fn begin(&self) -> Option<(Way, u64, Receiver<Vec<u8>>)> {
-        let (answer, answered) = bounded(1);
-        let mut questions = self.questions();
-        let way = questions.way.clone()?;
-        let ticket = questions.next;
-        questions.next += 1;
-        questions.waiting.insert(ticket, answer);
-        Some((way, ticket, answered))
-    }
-}
-
-impl Signer for RemoteSigner {
-    fn sign(
-        &self,
-        host_key: usize,
-        _algorithm: SignatureAlgorithm,
-        _hash: &[u8],
-        exchange: Option<SignableExchange>,
-    ) -> Option<Box<[u8]>> {
-        self.ask(&Order::exchange(host_key, exchange)?)
-    }
-
-    fn prove(
-        &self,
-        host_key: usize,
-        algorithm: SignatureAlgorithm,
-        session: &[u8],
-    ) -> Option<Box<[u8]>> {
-        self.ask(&Order::proof(host_key, algorithm, session)?)
     }
 }
 

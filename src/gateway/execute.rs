@@ -80,8 +80,13 @@ impl Signer for Arc<[PrivateKey]> {
     }
 }
 
-/// For shards of the process that started the signer.
-impl Signer for Arc<Bureau> {
+/// Somebody else signs what is ordered of him, and makes the bytes himself.
+pub trait Orders: Send + Sync {
+    /// Orders, and waits. `None`: it was not signed; the cause has been logged.
+    fn order(&self, order: Order) -> Option<Box<[u8]>>;
+}
+
+impl<T: Orders> Signer for T {
     fn sign(
         &self,
         host_key: usize,
@@ -89,7 +94,7 @@ impl Signer for Arc<Bureau> {
         _hash: &[u8],
         exchange: Option<SignableExchange>,
     ) -> Option<Box<[u8]>> {
-        wait_for(self, Order::exchange(host_key, exchange)?)
+        self.order(Order::exchange(host_key, exchange)?)
     }
 
     fn prove(
@@ -98,7 +103,14 @@ impl Signer for Arc<Bureau> {
         algorithm: SignatureAlgorithm,
         session: &[u8],
     ) -> Option<Box<[u8]>> {
-        wait_for(self, Order::proof(host_key, algorithm, session)?)
+        self.order(Order::proof(host_key, algorithm, session)?)
+    }
+}
+
+/// For shards of the process that started the signer.
+impl Orders for Arc<Bureau> {
+    fn order(&self, order: Order) -> Option<Box<[u8]>> {
+        wait_for(self, order)
     }
 }
 

@@ -1,12 +1,12 @@
 //! The edge's way to root's process: questions of shards go out, and shards never wait for the answers.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use super::words::{Ask, Ticket};
 use crate::crypto::ShownKey;
+use crate::gateway::helper::Owed;
 use crate::gateway::socket::Messenger;
 use crate::reactor::Token;
 use crate::services::{Job, Origin};
@@ -17,14 +17,14 @@ use crate::shard::{HandOver, Proof, StartupEnd};
 #[derive(Debug)]
 pub struct Line {
     messenger: Arc<Messenger>,
-    owed: Mutex<VecDeque<u64>>,
+    owed: Owed,
     single: bool,
 }
 
 impl Line {
     /// `single`: of an edge that ends with its only connection.
     pub fn new(messenger: Arc<Messenger>, single: bool) -> Line {
-        Line { messenger, owed: Mutex::default(), single }
+        Line { messenger, owed: Owed::default(), single }
     }
 
     pub const fn is_single(&self) -> bool {
@@ -133,23 +133,12 @@ impl Line {
 
     /// A connection that root's process has heard of has ended.
     pub fn over(&self, link: u64) {
-        self.owed().push_back(link);
+        self.owed.add(link);
         self.pay();
     }
 
     /// Tells what is owed. `false`: some is left.
     fn pay(&self) -> bool {
-        let mut owed = self.owed();
-        while let Some(link) = owed.front().copied() {
-            if self.messenger.try_send(&Ask::Over { link }.encode(), None).is_err() {
-                return false;
-            }
-            owed.pop_front();
-        }
-        true
-    }
-
-    fn owed(&self) -> MutexGuard<'_, VecDeque<u64>> {
-        self.owed.lock().unwrap_or_else(PoisonError::into_inner)
+        self.owed.pay(&self.messenger, |link| Ask::Over { link }.encode())
     }
 }

@@ -3,6 +3,7 @@
 
 pub mod keeper;
 pub mod lines;
+mod owed;
 pub mod process;
 pub mod reaper;
 
@@ -16,6 +17,7 @@ use anyhow::{Context, anyhow};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+pub use self::owed::Owed;
 use super::broker::{DELEGATE_FD, set_out};
 use super::config::{Facility, LogFormat, LogLevel};
 use super::socket::Messenger;

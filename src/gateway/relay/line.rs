@@ -1,12 +1,13 @@
 //! A relay's way to root's process: what shards ask that takes rights goes out, and shards never wait for
 //! the answers.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::words::Ask;
 use crate::crypto::{KeyKind, PrivateKey};
 use crate::gateway::edge::words::Ticket;
+use crate::gateway::helper::Owed;
 use crate::gateway::socket::Messenger;
 use crate::reactor::Token;
 use crate::services::Job;
@@ -18,13 +19,13 @@ use crate::services::upstream::{Credential, Upstream};
 pub struct Line {
     messenger: Arc<Messenger>,
     state: Mutex<State>,
+    /// Logins that are over, and nobody was told yet.
+    owed: Owed,
 }
 
 #[derive(Debug, Default)]
 struct State {
     open: BTreeMap<Number, Asked>,
-    /// Logins that are over, and nobody was told yet.
-    owed: VecDeque<u64>,
     /// Nobody answers any more.
     closed: bool,
 }
@@ -47,7 +48,7 @@ const fn number(ticket: Ticket) -> Number {
 
 impl Line {
     pub fn new(messenger: Arc<Messenger>) -> Line {
-        Line { messenger, state: Mutex::default() }
+        Line { messenger, state: Mutex::default(), owed: Owed::default() }
     }
 
     /// Whether a job is root's process's to do.
@@ -83,7 +84,7 @@ impl Line {
 
     /// A login's connection has ended.
     pub fn over(&self, link: u64) {
-        self.state().owed.push_back(link);
+        self.owed.add(link);
         self.pay();
     }
 
@@ -102,14 +103,7 @@ impl Line {
 
     /// Tells what is owed. `false`: some is left.
     fn pay(&self) -> bool {
-        let mut state = self.state();
-        while let Some(link) = state.owed.front().copied() {
-            if self.messenger.try_send(&Ask::Over { link }.encode(), None).is_err() {
-                return false;
-            }
-            state.owed.pop_front();
-        }
-        true
+        self.owed.pay(&self.messenger, |link| Ask::Over { link }.encode())
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
