@@ -266,10 +266,9 @@ pub const SERVICE_PAUSE: Duration = Duration::from_millis(100);
 /// How long credit for a whole piece of a file is waited for while none comes. A client that merely
 /// pauses for less gets no short answers; one whose window has shrunk stands still for no longer.
 pub const CREDIT_TIME_MAX: Duration = Duration::from_secs(5);
-/// Bytes a service must be owed before the socket is asked to wake nobody for less, and the most it is
-/// asked to collect: half a bulk slot.
+/// Bytes a service must be owed before the socket is asked to wake nobody for less. The most it is asked to
+/// collect is what the lease has room for.
 pub const RECEIVE_MARK_BYTES_MIN: u32 = 32 * 1024;
-pub const RECEIVE_MARK_BYTES_MAX: u32 = BULK_SLOT / 2;
 /// How long bytes may lie in a socket below its receive mark.
 pub const RECEIVE_MARK_TIME: Duration = Duration::from_millis(20);
 /// While a stream comes so fast that a full packet follows another within this, its reactor sleeps so
@@ -451,6 +450,8 @@ pub const WINDOW_BYTES_OPENSSH_MAX: u32 = 15 * 1024 * 1024;
 pub const WINDOW_BUDGET_BYTES: u64 = 256 * 1024 * 1024;
 /// A grant that is used sooner does not slow the peer: [`WINDOW_BYTES`] in this time are a GiB a second.
 pub const WINDOW_TURN_MIN: Duration = Duration::from_millis(2);
+/// One that takes so long has come far: four times the window is tried there at once, for each try takes as long.
+pub const WINDOW_TURN_FAR: Duration = Duration::from_millis(50);
 /// The sum of windows granted on one link, before they grow.
 pub const LINK_WINDOW_BYTES_MAX: u32 = 64 * 1024 * 1024;
 /// The largest data packet we ask for: OpenSSH's own figure.
@@ -561,6 +562,15 @@ pub const SFTP_NAMES_BYTES_MAX: usize = 30 * 1024;
 /// end, since answers come in any order.
 pub const COPY_IN_FLIGHT_BYTES_START: u32 = 4 * 1024 * 1024;
 pub const COPY_IN_FLIGHT_BYTES_MAX: u32 = 32 * 1024 * 1024;
+/// The same at a server that can hash blocks and whose windows grow as far: wherever such a copy has
+/// holes, the hashes find them.
+pub const COPY_IN_FLIGHT_BYTES_DEEP: u32 = WINDOW_BYTES_MAX;
+/// A copy that has asked for all it may asks again when it may ask for so much: READs leave together, for
+/// each packet of ours wakes the server.
+pub const COPY_STEP_BYTES: u32 = 1024 * 1024;
+/// What a copy has written before it grants the window again, for the same reason, and not more than a quarter of
+/// the window, so that none stands still.
+pub const COPY_GRANT_BYTES: u32 = 512 * 1024;
 /// What of an interrupted copy is compared before it goes on: all of its end, and blocks before it.
 pub const COPY_TAIL_BYTES: u64 = 1024 * 1024;
 pub const COPY_SPOT_BYTES: usize = 32 * 1024;
@@ -901,6 +911,7 @@ const _: () = assert!(SFTP_DATA_BYTES_MAX + 1024 <= SFTP_PACKET_BYTES_MAX);
 const _: () = assert!(CHANNEL_PACKET_BYTES_MAX > SFTP_NAMES_BYTES_MAX as u32 + 64);
 const _: () =
     assert!(WINDOW_BYTES_MIN as u64 * CHANNELS_MAX as u64 <= LINK_WINDOW_BYTES_MAX as u64);
+const _: () = assert!(COPY_IN_FLIGHT_BYTES_START >= 2 * COPY_STEP_BYTES);
 const _: () = assert!(WINDOW_BYTES as u64 * 32 <= LINK_WINDOW_BYTES_MAX as u64);
 
 /// Panics that a process takes in [`DEFECTS_TIME`] before it puts new shards in the place of those

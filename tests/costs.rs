@@ -8,12 +8,14 @@
 mod allocations;
 mod support;
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use support::openssh::Sshd;
@@ -33,6 +35,7 @@ static ALONE: Mutex<()> = Mutex::new(());
 struct Host {
     running: Option<Generation>,
     port: u16,
+    driver: String,
     folder: TempDir,
     /// Where its logins go on, if they do.
     _behind: Option<Sshd>,
@@ -100,7 +103,7 @@ impl Host {
             standings: Vec::new(),
         });
         let running = Some(running.expect("a gateway"));
-        Host { running, port, folder, _behind: behind, _alone: alone }
+        Host { running, port, driver: driver.to_owned(), folder, _behind: behind, _alone: alone }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -154,6 +157,9 @@ enum Flow {
     ScpUp,
     ExecDown,
     ExecUp,
+    /// By our own client, in this process: what both ends take.
+    CpGet,
+    CpPut,
 }
 
 /// What a mebibyte may cost between its arrival and its departure.
@@ -180,6 +186,13 @@ const PRICES: [Price; 8] = [
     Price { flow: Flow::ExecUp, clients: 1, copied: 128 << 10, operations: 60, sends: 16 },
     Price { flow: Flow::SftpGet, clients: 8, copied: 4 << 10, operations: 30, sends: 12 },
     Price { flow: Flow::SftpPut, clients: 8, copied: 128 << 10, operations: 48, sends: 16 },
+];
+
+/// Both ends: READs leave four at a time, windows are granted twice a mebibyte, and receives fill their leases. It
+/// takes three quarters of this.
+const OWN: [Price; 2] = [
+    Price { flow: Flow::CpGet, clients: 1, copied: 132 << 10, operations: 26, sends: 8 },
+    Price { flow: Flow::CpPut, clients: 1, copied: 132 << 10, operations: 30, sends: 11 },
 ];
 
 /// Through a host behind: the copied part is as of uploads, and what is received is sent, with a window
@@ -283,6 +296,40 @@ fn command(gateway: &Host, flow: Flow, source: &Path, target: &Path) -> Command 
             command.stdin(fs::File::open(source).expect("a file"));
             command
         }
+        Flow::CpGet | Flow::CpPut => {
+            let mut command = gateway.client("tidegate");
+            let far = |path| format!("127.0.0.1:{path}");
+            let down = matches!(flow, Flow::CpGet);
+            let ends = if down { [far(from), to] } else { [from, far(to)] };
+            command.arg("-o").arg(format!("TidegateDriver={}", gateway.driver)).args(ends);
+            command
+        }
+    }
+}
+
+/// A client at work.
+enum Running {
+    Program(Child),
+    /// In this process.
+    Thread(JoinHandle<ExitCode>),
+}
+
+impl Running {
+    fn start(flow: Flow, mut command: Command) -> Running {
+        if !matches!(flow, Flow::CpGet | Flow::CpPut) {
+            return Running::Program(command.spawn().expect("the client starts"));
+        }
+        let mut words: Vec<OsString> = vec!["tidegate".into(), "cp".into()];
+        words.extend(command.get_args().map(OsString::from));
+        let client = thread::Builder::new().name("client".to_owned());
+        Running::Thread(client.spawn(|| tidegate::cli::run(words)).expect("a thread"))
+    }
+
+    fn succeeds(self) -> bool {
+        match self {
+            Running::Program(mut client) => client.wait().expect("its status").success(),
+            Running::Thread(client) => client.join().expect("its end") == ExitCode::SUCCESS,
+        }
     }
 }
 
@@ -302,14 +349,13 @@ fn transfer(gateway: &Host, flow: Flow, bytes: usize, clients: usize) -> Counts 
         let _ = fs::remove_file(target);
         command(gateway, flow, &source, target)
     });
-    let mut prepared: Vec<Command> = prepared.collect();
+    let prepared: Vec<Command> = prepared.collect();
     wait_for_rest("the gateway to be idle");
     let before = Counts::now();
-    let running: Vec<Child> =
-        prepared.iter_mut().map(|command| command.spawn().expect("the client starts")).collect();
-    for mut client in running {
-        let status = client.wait().expect("its status");
-        assert!(status.success(), "{flow:?}: {status}");
+    let running: Vec<Running> =
+        prepared.into_iter().map(|command| Running::start(flow, command)).collect();
+    for client in running {
+        assert!(client.succeeds(), "{flow:?}");
     }
     wait_for_rest("the links to end");
     let counts = Counts::now().beyond(before);
@@ -322,6 +368,7 @@ fn transfer(gateway: &Host, flow: Flow, bytes: usize, clients: usize) -> Counts 
 
 fn moves_at_its_price(driver: &str) {
     holds(&Host::start(driver), driver, &PRICES, 1);
+    holds(&Host::start(driver), &format!("{driver}, both ends"), &OWN, 2);
     if Sshd::is_here() {
         holds(&Host::start_before_sshd(driver), &format!("{driver}, relayed"), &RELAYED, 2);
     }

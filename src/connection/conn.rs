@@ -279,6 +279,11 @@ impl Conn {
         either!(self.windows_grown())
     }
 
+    /// [`Connection::window`].
+    pub fn window(&self, id: ChannelId) -> u32 {
+        either!(self.window(id))
+    }
+
     /// [`Connection::packet_max`].
     pub fn packet_max(&self, id: ChannelId) -> u32 {
         either!(self.packet_max(id))

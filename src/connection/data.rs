@@ -32,6 +32,11 @@ impl<R: Side> Connection<R> {
         self.channels.grown()
     }
 
+    /// Bytes of this channel that the peer may send before any of them is consumed.
+    pub fn window(&self, id: ChannelId) -> u32 {
+        self.channels.get(id).map_or(0, |channel| channel.recv_window.target())
+    }
+
     /// The largest data of one packet on this channel.
     pub fn packet_max(&self, id: ChannelId) -> u32 {
         self.channels.get(id).map_or(0, |channel| channel.send_window.packet_bytes_max())

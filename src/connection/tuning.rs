@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::window::RecvWindow;
 use crate::base::Instant;
-use crate::limits::{WINDOW_BUDGET_BYTES, WINDOW_TURN_MIN};
+use crate::limits::{WINDOW_BUDGET_BYTES, WINDOW_TURN_FAR, WINDOW_TURN_MIN};
 
 /// What all windows of a process may grow by together, in bytes: what was granted may come, and is
 /// memory if it cannot be written at once.
@@ -140,7 +140,8 @@ impl Tuning {
         // at ourselves, no window makes faster.
         let waits = turn >= WINDOW_TURN_MIN && turn < self.quickest.saturating_mul(3) / 2;
         if waits && window.held() <= target / 2 {
-            self.goal = target.saturating_mul(2);
+            let times = if turn >= WINDOW_TURN_FAR { 4 } else { 2 };
+            self.goal = target.saturating_mul(times);
         } else if turn > self.quickest.saturating_mul(4) {
             self.goal = (target / 2).max(self.floor);
         }
@@ -273,6 +274,18 @@ mod tests {
         assert!((path.received - before) / u64::from(MIB) >= 130, "{}", path.received - before);
         drop(path);
         assert_eq!(budget.left(), WINDOW_BUDGET_BYTES);
+    }
+
+    /// Each try takes a turn: four of them, where the first look takes one too.
+    #[test]
+    fn a_window_from_far_away_has_grown_after_few_turns() {
+        let budget = Arc::new(WindowBudget::default());
+        let mut path = Path::new(&budget);
+        path.run(9 * FAR, FAR, 1 << 32, 64 * MIB);
+        assert_eq!(path.window.target(), 64 * MIB);
+        let mut near = Path::new(&budget);
+        near.run(9 * FAR / 10, FAR / 10, 1 << 32, 64 * MIB);
+        assert!(near.window.target() > FLOOR && near.window.target() < 64 * MIB);
     }
 
     #[test]

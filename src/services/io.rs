@@ -64,6 +64,11 @@ impl Io<'_> {
         self.conn.credit(self.id)
     }
 
+    /// Bytes of this channel that the peer may send before any of them is consumed.
+    pub fn window(&self) -> u32 {
+        self.conn.window(self.id)
+    }
+
     /// The largest data packet the peer takes on this channel.
     pub fn packet_max(&self) -> u32 {
         self.conn.packet_max(self.id)

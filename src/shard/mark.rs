@@ -2,14 +2,14 @@
 //! do, the socket wakes nobody for a few of them.
 
 use super::*;
-use crate::limits::{RECEIVE_MARK_BYTES_MAX, RECEIVE_MARK_BYTES_MIN, RECEIVE_MARK_TIME};
+use crate::limits::{RECEIVE_MARK_BYTES_MIN, RECEIVE_MARK_TIME};
 use crate::transport::CompressionKind;
 
 impl<D: Driver, O: Outside> Shard<D, O> {
     /// Chooses the mark for the receive that is about to be armed, which has `room`.
     pub(super) fn choose_receive_mark(&mut self, key: u32, room: u32) {
         let mark = match self.links.get(key as usize) {
-            Some(link) => self.owed(link).min(room).min(RECEIVE_MARK_BYTES_MAX),
+            Some(link) => self.owed(link).min(room),
             None => return,
         };
         self.set_receive_mark(key, if mark < RECEIVE_MARK_BYTES_MIN { 1 } else { mark });

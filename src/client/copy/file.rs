@@ -15,7 +15,7 @@ use super::remote::{Handle, Remote};
 use super::resume::Kept;
 use super::trouble::{Trouble, ours};
 use super::{Copy, UnderWay, own, resume, split};
-use crate::limits::COPY_HASH_BLOCK_BYTES;
+use crate::limits::{COPY_HASH_BLOCK_BYTES, COPY_IN_FLIGHT_BYTES_DEEP};
 use crate::services::sftp::hash_blocks;
 use crate::services::sftp_client::{Moved, Stretch, Way};
 use crate::wire::sftp::{Attributes, open};
@@ -31,6 +31,12 @@ const NAME_BYTES_MAX: usize = 255;
 pub enum Side {
     Here,
     There(Remote),
+}
+
+impl Side {
+    fn is_deep(&self) -> bool {
+        matches!(self, Side::There(remote) if remote.offers().deep)
+    }
 }
 
 /// A file on one side.
@@ -190,6 +196,11 @@ impl Opened {
         }
     }
 
+    /// More of a copy may be under way than can be trusted without hashes.
+    fn is_deep(&self) -> bool {
+        matches!(self, Opened::There(remote, _) if remote.offers().deep)
+    }
+
     pub fn can_hash(&self) -> bool {
         match self {
             Opened::Here(_) => true,
@@ -284,7 +295,7 @@ async fn copy_opened(
     if copy.plan.dry_run {
         return Ok(Copied { bytes: about.size, kept: Kept::default() });
     }
-    let part = part_of(to, about);
+    let part = part_of(to, about, source.is_deep() || to.side.is_deep());
     let keep = resume::is_worth_it(about.size);
     let mode = about.mode & KEPT_MODE;
     let goes_on = keep && (so_far.tried || !copy.plan.anew);
@@ -468,12 +479,14 @@ async fn finish_there(remote: &Remote, handle: &Handle, part: &[u8], finish: Fin
 }
 
 /// Where a file is while it is copied: beside its place, under a name that changes with its source,
-/// so that an interrupted copy is not continued with something else.
-fn part_of(to: &Spot, about: &About) -> Spot {
+/// so that an interrupted copy is not continued with something else, and none without hashes that may have
+/// holes further back than is looked (`deep`).
+fn part_of(to: &Spot, about: &About, deep: bool) -> Spot {
     let cut = to.path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
     let (folder, name) = to.path.split_at(cut);
     let mut hasher = DefaultHasher::new();
     (about.size, about.times.map(|(_, modified)| modified)).hash(&mut hasher);
+    deep.then_some(COPY_IN_FLIGHT_BYTES_DEEP).hash(&mut hasher);
     let tag = format!(".{:08x}.tidegate-part", hasher.finish() as u32);
     let mut part = [b".", name].concat();
     if part.len() + tag.len() > NAME_BYTES_MAX {
@@ -494,12 +507,14 @@ mod tests {
     #[test]
     fn part_files_lie_beside_their_place_and_fit_any_file_system() {
         let about = |size| About { kind: Kind::File, size, mode: 0o644, times: Some((1, 2)) };
-        let part = |path: &[u8], size| {
-            part_of(&Spot { side: Side::Here, path: path.to_vec() }, &about(size)).path
+        let of = |path: &[u8], size, deep| {
+            part_of(&Spot { side: Side::Here, path: path.to_vec() }, &about(size), deep).path
         };
+        let part = |path: &[u8], size| of(path, size, false);
         assert!(part(b"a/b", 1).starts_with(b"a/.b."));
         assert!(part(b"/b", 1).starts_with(b"/.b.") && part(b"b", 1).starts_with(b".b."));
         assert_ne!(part(b"b", 1), part(b"b", 2), "another source");
+        assert_ne!(part(b"b", 1), of(b"b", 1, true), "another trust");
         let (one, other) = ([b'x'; 255], [&[b'x'; 254][..], b"y"].concat());
         assert_eq!(part(&one, 1).len(), 255);
         assert_ne!(part(&one, 1), part(&other, 1));

@@ -181,7 +181,8 @@ impl Copy {
     /// Several sessions would do better than this one: there are several files, or a large one.
     fn has_much_for(&self, station: usize) -> bool {
         let large = |one: &Rc<UnderWay>| one.bytes >= COPY_SPLIT_BYTES_MIN;
-        self.desk.station(station).load > 1 || self.under_way.borrow().iter().any(large)
+        let station = self.desk.station(station);
+        station.load > 1 || !station.offers.deep && self.under_way.borrow().iter().any(large)
     }
 
     fn is_open(&self, station: usize) -> bool {

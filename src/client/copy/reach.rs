@@ -196,7 +196,7 @@ impl<D: Driver> Sessions<'_, D> {
         self.client.log_in(&options, person, voice)
     }
 
-    fn is_ours(&mut self, link: ClientLink) -> bool {
+    pub fn is_ours(&mut self, link: ClientLink) -> bool {
         let connection = self.client.shard().client(link);
         connection.is_some_and(|connection| connection.peer_ident().starts_with(OWN_SOFTWARE))
     }

@@ -266,9 +266,11 @@ impl<D: Driver> Sessions<'_, D> {
     /// A session is there. What it takes at once is asked together with the first that tasks ask for.
     fn opened(&mut self, number: usize, offers: Offers) {
         let now = self.client.now();
+        let Some(link) = self.all.get(number).map(|session| session.link) else { return };
+        let offers = Offers { deep: offers.check_file && self.is_ours(link), ..offers };
         let Some(session) = self.all.get_mut(number) else { return };
         session.asked = now;
-        let (link, channel) = (session.link, session.channel);
+        let channel = session.channel;
         let station = match session.instead {
             Some(station) => {
                 self.desk.revive(station, offers);
@@ -283,6 +285,9 @@ impl<D: Driver> Sessions<'_, D> {
         };
         self.client.shard().with_channel(link, channel, |service, io| {
             if let Some(client) = service.as_files() {
+                if offers.deep {
+                    client.go_deep();
+                }
                 client.ask(FIRST_TICKET, &first, io);
             }
         });

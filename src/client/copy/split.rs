@@ -83,7 +83,7 @@ impl Work {
     }
 }
 
-/// Moves a stretch, over all sessions of the host when it is large enough. `path` is that of the file
+/// Moves a stretch, over all sessions of the host when it is large enough and one would carry less. `path` is that of the file
 /// there.
 pub async fn relocate(
     copy: &Rc<Copy>,
@@ -92,7 +92,8 @@ pub async fn relocate(
     here: &Arc<File>,
     (stretch, under_way): (Stretch, &Rc<UnderWay>),
 ) -> Result<()> {
-    let alone = copy.others(remote).is_empty() && !copy.grows(remote);
+    let deep = remote.offers().deep && copy.plan.streams.is_none();
+    let alone = deep || copy.others(remote).is_empty() && !copy.grows(remote);
     if stretch.len < COPY_SPLIT_BYTES_MIN || alone {
         return judge(
             remote.relocate(way, handle, descriptor(here)?, (stretch, &under_way.moved)).await?,

@@ -163,6 +163,11 @@ impl Input {
         self.eaten = self.eaten.saturating_add(bytes);
     }
 
+    /// Bytes used since the last [`Input::report`].
+    pub const fn unreported(&self) -> u32 {
+        self.eaten
+    }
+
     /// Grants the window of what was used, once for all of it.
     pub fn report(&mut self, io: &mut Io<'_>) {
         io.consumed(std::mem::take(&mut self.eaten));

@@ -8,6 +8,8 @@ pub struct Offers {
     pub limits: bool,
     /// It can hash blocks.
     pub check_file: bool,
+    /// It hashes, and one session of it carries as much as is under way at any delay. No extension says so.
+    pub deep: bool,
 }
 
 impl Offers {
@@ -18,6 +20,7 @@ impl Offers {
             fsync: has(extension::FSYNC),
             limits: has(extension::LIMITS),
             check_file: has(extension::CHECK_FILE),
+            deep: false,
         }
     }
 }

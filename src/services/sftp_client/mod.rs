@@ -29,8 +29,9 @@ use super::sftp::Input;
 use super::{Io, Service};
 use crate::base::{Instant, tally};
 use crate::limits::{
-    COPY_DATA_BYTES_PLAIN, COPY_REQUESTS_MAX, SFTP_DATA_BYTES_MAX, SFTP_HANDLE_BYTES_MAX,
-    SFTP_PACKET_BYTES_MAX, SFTP_READS_MAX, SFTP_REQUEST_BYTES_MAX, SFTP_WRITE_OPS_MAX, SMALL_BYTES,
+    COPY_DATA_BYTES_PLAIN, COPY_GRANT_BYTES, COPY_REQUESTS_MAX, COPY_STEP_BYTES,
+    SFTP_DATA_BYTES_MAX, SFTP_HANDLE_BYTES_MAX, SFTP_PACKET_BYTES_MAX, SFTP_READS_MAX,
+    SFTP_REQUEST_BYTES_MAX, SFTP_WRITE_OPS_MAX, SMALL_BYTES,
 };
 use crate::reactor::{Chunk, Errno, Fd, Op};
 use crate::wire::sftp::{
@@ -81,7 +82,7 @@ enum State {
 enum Pending {
     Asked { ticket: u32 },
     Read { of: usize, at: u64, len: u32, since: Instant },
-    Write { of: usize, len: u32, since: Instant },
+    Write { of: usize, len: u32 },
 }
 
 /// A bound on the bytes of files that are begun in a second.
@@ -178,6 +179,11 @@ impl SftpClient {
         self.advance(io);
     }
 
+    /// One session carries as much as is under way at any delay, and an interrupted copy is gone on with by hashes.
+    pub const fn go_deep(&mut self) {
+        self.window.deepen();
+    }
+
     /// What the server takes and gives at once: its answer to `limits@openssh.com`.
     pub fn know_limits(&mut self, limits: Limits) {
         let bounded = |bytes: u64| match u32::try_from(bytes).unwrap_or(u32::MAX) {
@@ -212,21 +218,42 @@ impl SftpClient {
         if self.state == State::Running {
             self.begin(io);
         }
+        let asks = !self.reads.is_empty();
         self.flush(io);
         self.landing.settle(&mut self.moves, io);
-        self.input.report(io);
+        self.grant(asks && self.reads.is_empty(), io);
         self.finish_moves(io);
-        let awaited = self.landing.awaited();
+        let awaited = self.awaited();
         if awaited > 0 {
             io.awaits(awaited);
         }
+    }
+
+    /// Many bytes of files are on their way to us.
+    const fn flows(&self) -> bool {
+        self.window.owed() >= COPY_STEP_BYTES
+    }
+
+    /// Grants the window of what was used: in a flow beside READs (`asks`), or when it is much.
+    fn grant(&mut self, asks: bool, io: &mut Io<'_>) {
+        let least = COPY_GRANT_BYTES.min(io.window() / 4);
+        if asks || !self.flows() || self.input.unreported() >= least {
+            self.input.report(io);
+        }
+    }
+
+    /// Bytes that are to come before anything has to be done: in a flow further replies too, but for the last of
+    /// those that were asked for.
+    fn awaited(&self) -> u32 {
+        let more = if self.flows() { self.window.owed() / 2 } else { 0 };
+        self.landing.awaited().saturating_add(more)
     }
 
     /// Asks for what may be asked for, and reads what may be sent.
     fn begin(&mut self, io: &mut Io<'_>) {
         while self.pending.len() < COPY_REQUESTS_MAX
             && self.reads.len() + READ_BYTES_MAX <= SMALL_BYTES as usize
-            && self.window.has_room(self.sending.planned())
+            && self.window.may_ask()
             && self.pace.permits(io)
         {
             let Some((of, at, len)) = self.moves.take(Way::Get, self.read_max) else { break };
@@ -241,11 +268,11 @@ impl SftpClient {
             // Handles are bounded where they are read.
             let _ = Request { id, operation }.write(&mut out);
             tally::append(&mut self.reads, out.written());
-            self.window.sent(len);
+            self.window.ask(len);
             self.pace.begun(len, now);
         }
         while self.pending.len() < COPY_REQUESTS_MAX
-            && self.window.has_room(self.sending.planned())
+            && self.window.may_send(self.sending.planned())
             && self.pace.permits(io)
         {
             let before = self.sending.planned();
@@ -360,7 +387,6 @@ impl SftpClient {
             return Ok(());
         }
         let pending = self.pending.try_remove(response.id as usize);
-        let now = io.now();
         match (pending, &response.reply) {
             (None, _) => return Err("an answer to what was not asked"),
             (Some(Pending::Asked { ticket }), reply) => {
@@ -368,7 +394,7 @@ impl SftpClient {
                 io.note(Note::Sftp(Box::new(SftpNote::Answered { ticket, answer })));
             }
             (Some(Pending::Read { of, at, len, since }), Reply::Status { code, text }) => {
-                self.window.answered(len, now.since(since));
+                self.window.answered(len, io.now().since(since));
                 let Some(one) = self.moves.all.get_mut(of) else { return Ok(()) };
                 one.requests -= 1;
                 match code {
@@ -377,8 +403,8 @@ impl SftpClient {
                     code => one.refused(*code, text),
                 }
             }
-            (Some(Pending::Write { of, len, since }), Reply::Status { code, text }) => {
-                self.window.answered(len, now.since(since));
+            (Some(Pending::Write { of, len }), Reply::Status { code, text }) => {
+                self.window.confirmed(len);
                 let Some(one) = self.moves.all.get_mut(of) else { return Ok(()) };
                 one.requests -= 1;
                 match code {
@@ -426,9 +452,9 @@ impl SftpClient {
     fn send(&mut self, ready: Ready, io: &mut Io<'_>) {
         let Some(one) = self.moves.all.get_mut(ready.of) else { return ready.drop_into(io) };
         one.requests += 1;
-        let (of, len, since) = (ready.of, ready.len, io.now());
-        let id = self.pending.insert(Pending::Write { of, len, since }) as u32;
-        self.window.sent(len);
+        let (of, len) = (ready.of, ready.len);
+        let id = self.pending.insert(Pending::Write { of, len }) as u32;
+        self.window.send(len);
         let there = one.stretch.there.saturating_add(ready.at);
         ready.send(id, &one.handle, there, io);
     }

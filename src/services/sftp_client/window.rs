@@ -2,55 +2,101 @@
 
 use std::time::Duration;
 
-use crate::limits::{COPY_IN_FLIGHT_BYTES_MAX, COPY_IN_FLIGHT_BYTES_START};
+use crate::limits::{
+    COPY_IN_FLIGHT_BYTES_DEEP, COPY_IN_FLIGHT_BYTES_MAX, COPY_IN_FLIGHT_BYTES_START,
+    COPY_STEP_BYTES,
+};
 
 /// Bytes of files that are asked for, or sent, and not answered yet.
 ///
-/// The bound follows rate x delay without a look at either: as long as an answer takes less than
-/// twice the shortest that was seen, the way is not full, and what was answered is added to the
-/// bound. More than that would only wait in the other side's queue.
+/// What is sent is bounded by the window of the server's channel, which grows as the server finds right.
+/// What is asked for has a bound that follows rate x delay without a look at either: as long as an answer takes
+/// less than thrice the shortest that was seen, the way is not full, and the bound grows by twice what was
+/// answered. So it is ahead of our channel's window, which grows beside it. More than that would only wait in
+/// the server's queue.
 #[derive(Debug)]
 pub struct Window {
-    bytes_max: u32,
-    in_flight: u32,
+    /// Neither is more than this.
+    most: u32,
+    asked_max: u32,
+    asked: u32,
+    sent: u32,
     shortest: Option<Duration>,
+    /// The bound was reached, and less than [`COPY_STEP_BYTES`] have been answered since.
+    rests: bool,
     /// The bound has held something back since the last answer.
     full: bool,
 }
 
 impl Default for Window {
     fn default() -> Window {
-        Window { bytes_max: COPY_IN_FLIGHT_BYTES_START, in_flight: 0, shortest: None, full: false }
+        Window {
+            most: COPY_IN_FLIGHT_BYTES_MAX,
+            asked_max: COPY_IN_FLIGHT_BYTES_START,
+            asked: 0,
+            sent: 0,
+            shortest: None,
+            rests: false,
+            full: false,
+        }
     }
 }
 
 impl Window {
-    /// There is room for another request; the last one may go past the bound.
-    pub const fn has_room(&mut self, planned: u32) -> bool {
-        let room = self.in_flight.saturating_add(planned) < self.bytes_max;
-        self.full |= !room;
-        room
+    /// Lets more be under way: holes of an interrupted copy are found by hashes.
+    pub const fn deepen(&mut self) {
+        self.most = COPY_IN_FLIGHT_BYTES_DEEP;
     }
 
-    pub const fn sent(&mut self, bytes: u32) {
-        self.in_flight = self.in_flight.saturating_add(bytes);
+    /// There is room for another READ; the last one may go past the bound.
+    pub const fn may_ask(&mut self) -> bool {
+        if self.asked >= self.asked_max {
+            self.rests = true;
+        } else if self.asked_max - self.asked >= COPY_STEP_BYTES {
+            self.rests = false;
+        }
+        self.full |= self.rests;
+        !self.rests
     }
 
-    /// So many bytes were answered that long after they had been sent.
+    /// There is room for another WRITE beside `planned` bytes.
+    pub const fn may_send(&self, planned: u32) -> bool {
+        self.sent.saturating_add(planned) < self.most
+    }
+
+    /// Bytes that the server owes.
+    pub const fn owed(&self) -> u32 {
+        self.asked
+    }
+
+    pub const fn ask(&mut self, bytes: u32) {
+        self.asked = self.asked.saturating_add(bytes);
+    }
+
+    pub const fn send(&mut self, bytes: u32) {
+        self.sent = self.sent.saturating_add(bytes);
+    }
+
+    /// So many bytes that were sent were answered.
+    pub const fn confirmed(&mut self, bytes: u32) {
+        self.sent = self.sent.saturating_sub(bytes);
+    }
+
+    /// So many bytes were answered that long after they had been asked for.
     pub fn answered(&mut self, bytes: u32, delay: Duration) {
-        self.in_flight = self.in_flight.saturating_sub(bytes);
+        self.asked = self.asked.saturating_sub(bytes);
         let shortest = *self.shortest.get_or_insert(delay).min(&mut delay.clone());
         self.shortest = Some(shortest);
-        if self.full && delay < shortest.saturating_mul(2) {
-            let more = self.bytes_max.saturating_add(bytes);
-            self.bytes_max = more.min(COPY_IN_FLIGHT_BYTES_MAX);
+        if self.full && delay < shortest.saturating_mul(3) {
+            let more = self.asked_max.saturating_add(bytes.saturating_mul(2));
+            self.asked_max = more.min(self.most);
         }
         self.full = false;
     }
 
     #[cfg(test)]
-    pub const fn bytes_max(&self) -> u32 {
-        self.bytes_max
+    pub const fn asked_max(&self) -> u32 {
+        self.asked_max
     }
 }
 
@@ -122,20 +168,55 @@ mod tests {
 
     #[test]
     fn the_window_grows_where_the_way_is_long_and_rests_where_it_is_full() {
-        let mut long = Window::default();
-        let mut near = Window::default();
-        for round in 0..100 {
-            for window in [&mut long, &mut near] {
-                while window.has_room(0) {
-                    window.sent(1 << 18);
+        let [mut long, mut near, mut deep] = [(); 3].map(|()| Window::default());
+        deep.deepen();
+        for round in 0..1000 {
+            for window in [&mut long, &mut near, &mut deep] {
+                while window.may_ask() {
+                    window.ask(1 << 18);
                 }
             }
             long.answered(1 << 18, 100 * MILLI);
+            deep.answered(1 << 18, 100 * MILLI);
             near.answered(1 << 18, if round == 0 { MILLI } else { 5 * MILLI });
         }
-        assert_eq!(near.bytes_max(), COPY_IN_FLIGHT_BYTES_START + (1 << 18));
-        assert!(long.bytes_max() >= 5 * COPY_IN_FLIGHT_BYTES_START);
-        assert!(long.bytes_max() <= COPY_IN_FLIGHT_BYTES_MAX);
+        assert_eq!(near.asked_max(), COPY_IN_FLIGHT_BYTES_START + (1 << 19));
+        assert_eq!(long.asked_max(), COPY_IN_FLIGHT_BYTES_MAX);
+        assert_eq!(deep.asked_max(), COPY_IN_FLIGHT_BYTES_DEEP);
+    }
+
+    #[test]
+    fn reads_are_asked_for_several_at_a_time() {
+        const READ: u32 = 1 << 18;
+        let (mut window, mut asked) = (Window::default(), Vec::new());
+        for round in 0..64 {
+            let mut count = 0;
+            while window.may_ask() {
+                window.ask(READ);
+                count += 1;
+            }
+            asked.push(count);
+            // A way that is full: the bound stays.
+            window.answered(READ, if round == 0 { MILLI } else { 5 * MILLI });
+        }
+        let later = asked.iter().skip(8).filter(|count| **count > 0);
+        assert!(
+            later.clone().count() > 8
+                && later.into_iter().all(|count| count * READ == COPY_STEP_BYTES)
+        );
+        assert!(window.owed() > window.asked_max() - COPY_STEP_BYTES - READ, "much is under way");
+    }
+
+    #[test]
+    fn what_is_sent_has_a_bound_of_its_own() {
+        let mut window = Window::default();
+        while window.may_send(1 << 18) {
+            window.send(1 << 18);
+        }
+        assert_eq!(window.sent, COPY_IN_FLIGHT_BYTES_MAX - (1 << 18));
+        assert!(window.may_ask(), "nothing was asked for");
+        window.confirmed(1 << 18);
+        assert!(window.may_send(1 << 18));
     }
 
     proptest! {
