@@ -130,3 +130,34 @@ fn what_is_expected_is_looked_for_before_a_sleep() {
         bench.finish();
     });
 }
+
+/// What has completed on the spot does not cut such a sleep short: an answer to it comes along.
+#[test]
+fn a_send_is_no_reason_not_to_linger() {
+    const ROUNDS: u32 = 50;
+    on_all(|mut bench| {
+        let (near, mut far) = pair();
+        let together = (0..ROUNDS).any(|_| {
+            let into = Target::Owned { lease: bench.packet(), spans: spans(&[(0, 2), (9, 99)]) };
+            bench.submit(1, Op::Recv { fd: raw(&near), into });
+            let chunk = (bench.filled(Class::Packet, 1), Span::new(0, 100));
+            bench.submit(2, Op::Send { fd: raw(&near), from: gather([chunk]) });
+            let mut done = std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    far.read_exact(&mut [0; 100]).unwrap();
+                    far.write_all(b"answer").unwrap();
+                });
+                bench.driver.linger(Duration::from_millis(20));
+                bench.turn(1000)
+            });
+            let together = done.len() == 2;
+            while done.len() < 2 {
+                done.extend(bench.turn(1000));
+            }
+            done.into_iter().for_each(|done| bench.give_all(done.op));
+            together
+        });
+        assert!(together, "each send ended the sleep");
+        bench.finish();
+    });
+}

@@ -37,8 +37,8 @@ use super::{
 };
 use crate::base::Instant;
 use crate::limits::{
-    ACCEPTS_A_TURN, EVENTS_A_WAIT, FILE_HELPERS, FILE_READS_A_WAIT_BYTES, OPS_IN_FLIGHT_MAX,
-    QUEUE_ENTRIES_FIRST,
+    ACCEPTS_A_TURN, EVENTS_A_WAIT, FILE_HELPERS, FILE_READS_A_WAIT_BYTES, LINGER_COMPLETIONS,
+    OPS_IN_FLIGHT_MAX, QUEUE_ENTRIES_FIRST,
 };
 
 /// How large a driver is. The default is what a shard in production has.
@@ -109,15 +109,17 @@ impl MioDriver {
         if stay || !core.sleeper.fall_asleep() { Some(Duration::ZERO) } else { pause }
     }
 
-    /// Sleeps the part of `pause` in which nothing is heard; what is left of it.
-    fn linger_for(&mut self, pause: Option<Duration>) -> Option<Duration> {
-        match self.core.linger.take() {
-            Some(linger) if pause.is_none_or(|pause| pause > linger) => {
-                self.core.stats.enters += 1;
-                std::thread::sleep(linger);
-                pause.map(|pause| pause.saturating_sub(linger))
-            }
-            _ => pause,
+    /// Sleeps the time in which nothing is heard. What has completed on the spot, like a send, is as
+    /// little worth staying awake for as what completes meanwhile.
+    fn linger_now(&mut self, until: Option<Instant>, ready: bool) {
+        let Some(time) = self.core.linger.take() else { return };
+        let core = &mut self.core;
+        let waits = !core.queue.is_empty() || !core.reads.is_empty() || !core.parked.is_empty();
+        let enough = core.finished.len() >= LINGER_COMPLETIONS as usize;
+        let short = until.is_some_and(|until| until.since(system::now()) <= time);
+        if !(ready || waits || enough || short) {
+            core.stats.enters += 1;
+            std::thread::sleep(time);
         }
     }
 
@@ -228,8 +230,8 @@ impl Driver for MioDriver {
     fn wait(&mut self, until: Option<Instant>, out: &mut Vec<Completion>) -> io::Result<()> {
         self.core.start_all(&mut self.pool);
         self.core.watches.release_resting(&mut self.core.stats);
+        self.linger_now(until, !out.is_empty());
         let pause = self.pause(until, !out.is_empty());
-        let pause = self.linger_for(pause);
         let slept = self.sleep(pause);
         self.core.hear_helpers(&mut self.pool);
         out.append(&mut self.core.finished);
