@@ -275,8 +275,9 @@ pub const RECEIVE_MARK_TIME: Duration = Duration::from_millis(20);
 /// long at a time, for waking costs more than opening a packet and sealing it again. Short against what a
 /// turn may take.
 pub const LINGER_TIME: Duration = Duration::from_micros(150);
-/// Completions that end such a sleep: with several streams there is enough to do.
-pub const LINGER_COMPLETIONS: u32 = 4;
+/// Completions that end such a sleep: with several streams there is enough to do. One that is relayed makes
+/// up to four: data received and sent, a window received and sent.
+pub const LINGER_COMPLETIONS: u32 = 8;
 /// A receive that brings so much is worth a wake-up: there is more in the socket already.
 pub const LINGER_BYTES: u32 = 128 * 1024;
 /// How long a reactor does not do so after anything that is no part of a stream: somebody may wait for
@@ -290,6 +291,8 @@ pub const ANSWER_TIME: Duration = Duration::from_micros(200);
 pub const ANSWER_SHARE: u32 = 20;
 /// Time to look that a reactor may have saved up.
 pub const ANSWER_SAVINGS: Duration = Duration::from_millis(10);
+/// How long a read of a socket's stream keeps its large lease when nothing more comes.
+pub const STREAM_LEASE_TIME: Duration = Duration::from_millis(20);
 /// How long a link keeps the large lease in which it received bulk when nothing more comes.
 pub const RECEIVE_LEASE_TIME: Duration = Duration::from_secs(1);
 /// How long what the user database says is believed: an account that is locked, removed or put into
@@ -439,6 +442,9 @@ pub const UPSTREAM_HOSTS_MAX: usize = 64;
 pub const UPSTREAM_FLEETS_MAX: usize = 1024;
 /// Our receive window a channel, and the mark at which it is granted again.
 pub const WINDOW_BYTES: u32 = 2 * 1024 * 1024;
+/// What of a window is used before it is granted again where a socket takes what comes: one part of so
+/// many.
+pub const WINDOW_GRANT_PART: u32 = 4;
 /// What a channel's window may grow to, and what those of one link may grow by, unless the
 /// configuration says less: 128 MiB fill 10 Gbit/s over 100 ms.
 pub const WINDOW_BYTES_MAX: u32 = 128 * 1024 * 1024;

@@ -160,6 +160,8 @@ enum Flow {
     /// By our own client, in this process: what both ends take.
     CpGet,
     CpPut,
+    ForwardDown,
+    ForwardUp,
 }
 
 /// What a mebibyte may cost between its arrival and its departure.
@@ -200,6 +202,13 @@ const OWN: [Price; 2] = [
 const RELAYED: [Price; 2] = [
     Price { flow: Flow::ExecDown, clients: 1, copied: 128 << 10, operations: 48, sends: 24 },
     Price { flow: Flow::ExecUp, clients: 1, copied: 128 << 10, operations: 48, sends: 24 },
+];
+
+/// To and from a socket behind the gateway: what is received is written at once, what is read is sent at
+/// once, and beside either goes a window now and then.
+const FORWARDED: [Price; 2] = [
+    Price { flow: Flow::ForwardDown, clients: 1, copied: 1 << 10, operations: 11, sends: 6 },
+    Price { flow: Flow::ForwardUp, clients: 1, copied: 128 << 10, operations: 30, sends: 2 },
 ];
 
 /// System calls that an operation takes at most: the operation itself, one that was tried in vain,
@@ -304,6 +313,16 @@ fn command(gateway: &Host, flow: Flow, source: &Path, target: &Path) -> Command 
             command.arg("-o").arg(format!("TidegateDriver={}", gateway.driver)).args(ends);
             command
         }
+        Flow::ForwardDown => {
+            let mut command = forwarding(gateway, Way::From(source.to_owned()));
+            command.stdout(fs::File::create(target).expect("a file"));
+            command
+        }
+        Flow::ForwardUp => {
+            let mut command = forwarding(gateway, Way::To(target.to_owned()));
+            command.stdin(fs::File::open(source).expect("a file"));
+            command
+        }
     }
 }
 
@@ -331,6 +350,34 @@ impl Running {
             Running::Thread(client) => client.join().expect("its end") == ExitCode::SUCCESS,
         }
     }
+}
+
+/// What a place behind the gateway sends, or where it puts what comes.
+enum Way {
+    From(PathBuf),
+    To(PathBuf),
+}
+
+/// A client that is connected to such a place.
+fn forwarding(gateway: &Host, way: Way) -> Command {
+    let place = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
+    let there = place.local_addr().expect("its address");
+    std::thread::spawn(move || {
+        let (mut socket, _) = place.accept().expect("a connection");
+        match way {
+            Way::From(file) => {
+                let bytes = fs::read(file).expect("a file");
+                socket.write_all(&bytes).expect("it is taken");
+            }
+            Way::To(file) => {
+                let mut file = fs::File::create(file).expect("a file");
+                std::io::copy(&mut socket, &mut file).expect("room");
+            }
+        }
+    });
+    let mut command = gateway.client("ssh");
+    command.arg("-W").arg(there.to_string()).arg("127.0.0.1");
+    command
 }
 
 /// No link, and no lease but those that are nobody's.
@@ -367,8 +414,11 @@ fn transfer(gateway: &Host, flow: Flow, bytes: usize, clients: usize) -> Counts 
 }
 
 fn moves_at_its_price(driver: &str) {
-    holds(&Host::start(driver), driver, &PRICES, 1);
-    holds(&Host::start(driver), &format!("{driver}, both ends"), &OWN, 2);
+    let host = Host::start(driver);
+    holds(&host, driver, &PRICES, 1);
+    holds(&host, driver, &FORWARDED, 2);
+    holds(&host, &format!("{driver}, both ends"), &OWN, 2);
+    drop(host);
     if Sshd::is_here() {
         holds(&Host::start_before_sshd(driver), &format!("{driver}, relayed"), &RELAYED, 2);
     }

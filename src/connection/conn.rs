@@ -279,14 +279,14 @@ impl Conn {
         either!(self.windows_grown())
     }
 
-    /// [`Connection::window`].
-    pub fn window(&self, id: ChannelId) -> u32 {
-        either!(self.window(id))
-    }
-
     /// [`Connection::packet_max`].
     pub fn packet_max(&self, id: ChannelId) -> u32 {
         either!(self.packet_max(id))
+    }
+
+    /// [`Connection::receive_window`].
+    pub fn receive_window(&self, id: ChannelId) -> u32 {
+        either!(self.receive_window(id))
     }
 
     /// [`Connection::reserve`].

@@ -32,14 +32,15 @@ impl<R: Side> Connection<R> {
         self.channels.grown()
     }
 
-    /// Bytes of this channel that the peer may send before any of them is consumed.
-    pub fn window(&self, id: ChannelId) -> u32 {
-        self.channels.get(id).map_or(0, |channel| channel.recv_window.target())
-    }
-
     /// The largest data of one packet on this channel.
     pub fn packet_max(&self, id: ChannelId) -> u32 {
         self.channels.get(id).map_or(0, |channel| channel.send_window.packet_bytes_max())
+    }
+
+    /// What the peer may have sent on this channel and not been granted again, in bytes: the receive
+    /// window as it is now. Zero for a channel that does not exist.
+    pub fn receive_window(&self, id: ChannelId) -> u32 {
+        self.channels.get(id).map_or(0, |channel| channel.recv_window.target())
     }
 
     /// Sets credit aside before bytes are read; answers how much of `want`.

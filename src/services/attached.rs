@@ -556,6 +556,17 @@ impl Service for Attached {
         }
     }
 
+    fn on_turn_over(&mut self, io: &mut Io<'_>) {
+        match self {
+            Attached::Process(process) => process.on_turn_over(io),
+            Attached::Forward(forward) => forward.on_turn_over(io),
+            Attached::Local(local) => local.on_turn_over(io),
+            Attached::Guest(guest) => guest.on_turn_over(io),
+            // None of them asks for it.
+            Attached::Sftp(_) | Attached::Scp(_) | Attached::SftpClient(_) => {}
+        }
+    }
+
     fn yield_memory(&mut self, io: &mut Io<'_>) {
         match self {
             Attached::Process(process) => process.yield_memory(io),

@@ -37,6 +37,10 @@ pub struct Wishes {
     pub paused: bool,
     /// Bytes of the channel without which nothing can be done with what has come.
     pub awaited: u32,
+    /// Call `on_turn_over` at the end of this turn.
+    pub late: bool,
+    /// It is in the middle of a stream: see [`Io::linger`].
+    pub lingers: bool,
 }
 
 /// A service's view of its channel, its connection and the shard, for one call.
@@ -64,9 +68,9 @@ impl Io<'_> {
         self.conn.credit(self.id)
     }
 
-    /// Bytes of this channel that the peer may send before any of them is consumed.
-    pub fn window(&self) -> u32 {
-        self.conn.window(self.id)
+    /// Our receive window on this channel, in bytes.
+    pub fn receive_window(&self) -> u32 {
+        self.conn.receive_window(self.id)
     }
 
     /// The largest data packet the peer takes on this channel.
@@ -283,6 +287,17 @@ impl Io<'_> {
     /// Asks for an `on_ready` when [`crate::limits::SERVICE_PAUSE`] has passed.
     pub const fn pause(&mut self) {
         self.wishes.paused = true;
+    }
+
+    /// Asks for an `on_turn_over` when all that has come in this turn has been handed out.
+    pub const fn call_late(&mut self) {
+        self.wishes.late = true;
+    }
+
+    /// More of a stream is about to come, and what comes together costs least: nothing needs to be woken
+    /// for the first of it.
+    pub const fn linger(&mut self) {
+        self.wishes.lingers = true;
     }
 
     /// So many more bytes of the channel must come before anything can be done with them: there is no

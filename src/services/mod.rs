@@ -59,6 +59,7 @@ pub use root::{Root, check_fences};
 pub use routing_domain::RoutingDomain;
 pub use rules::{Record, Recorded, Rules, is_listed};
 pub use spawn::{prepare, restrict_umask, spawn, watch_process};
+pub use stream::flows_on;
 pub use tape::Tape;
 
 use crate::reactor::{Chunk, Errno, Op};
@@ -86,6 +87,11 @@ pub trait Service {
     fn on_done(&mut self, _tag: u16, _done: Done, _io: &mut Io<'_>) {}
 
     fn on_ready(&mut self, io: &mut Io<'_>);
+
+    /// Everything that has come in this turn has been handed out; asked for by [`Io::call_late`].
+    fn on_turn_over(&mut self, io: &mut Io<'_>) {
+        self.on_ready(io);
+    }
 
     /// Others find no memory: what waits for somebody else lets go of its own.
     fn yield_memory(&mut self, _io: &mut Io<'_>) {}

@@ -4,7 +4,8 @@
 
 use super::*;
 use crate::connection::Event;
-use crate::limits::{CHANNEL_PACKET_BYTES_MAX, LINGER_BYTES, LINGER_REST, LINGER_TIME};
+use crate::limits::{LINGER_REST, LINGER_TIME};
+use crate::services::flows_on;
 
 /// What has come on a link of late.
 #[derive(Debug, Default)]
@@ -20,12 +21,7 @@ pub(super) struct Flow {
 impl Flow {
     /// A receive is over that was asked for so long ago, if it was one into a large lease.
     pub fn received(&mut self, bytes: u32, after: Option<Duration>) {
-        let nanos = |time: Duration| time.as_nanos() as u64;
-        let by_then = u64::from(bytes).saturating_mul(nanos(LINGER_TIME));
-        self.fast = bytes < LINGER_BYTES
-            && after.is_some_and(|after| {
-                by_then >= u64::from(CHANNEL_PACKET_BYTES_MAX).saturating_mul(nanos(after))
-            });
+        self.fast = after.is_some_and(|after| flows_on(bytes, after));
     }
 
     fn heard(&mut self, bytes: u32) {
@@ -76,6 +72,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::{CHANNEL_PACKET_BYTES_MAX, LINGER_BYTES};
 
     #[test]
     fn a_flow_is_full_packets_in_quick_succession() {

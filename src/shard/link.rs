@@ -143,6 +143,8 @@ pub(super) struct Attachment {
     pub timeout: Option<Duration>,
     /// Bytes of the channel that must come before it has anything to do with them.
     pub awaited: u32,
+    /// It is among those that are called at the end of the turn.
+    pub late: bool,
 }
 
 impl Link {

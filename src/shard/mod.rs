@@ -147,6 +147,8 @@ pub struct Shard<D: Driver, O: Outside> {
     dirty: Vec<u32>,
     /// Links and attachments that wait for leases, oldest first.
     starved: Vec<u32>,
+    /// Attachments that are to be called at the end of the turn.
+    late: Vec<u32>,
     /// Attachments (by number and generation) that are to be called, and when; soonest first, for
     /// all pauses are equally long.
     paused: VecDeque<(Instant, u32, u16)>,
@@ -233,6 +235,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             handshakes: VecDeque::new(),
             dirty: Vec::new(),
             starved: Vec::new(),
+            late: Vec::new(),
             paused: VecDeque::new(),
             prefaces: Slab::new(),
             preface_timers: Timers::new(),
@@ -309,6 +312,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         self.retry_waiting();
         self.run_ready();
         self.feed_starved();
+        self.run_late();
         self.flush_dirty();
         self.tend_pool();
         self.tell_costs();
@@ -319,6 +323,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let now = self.driver.now();
         // What was asked between two turns is sent at the end of this one.
         let busy = !self.ready.is_empty() || !self.handshakes.is_empty() || !self.dirty.is_empty();
+        let busy = busy || !self.late.is_empty();
         if busy || !self.withdrawn.is_empty() || self.can_feed() {
             return Some(now);
         }

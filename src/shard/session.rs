@@ -59,6 +59,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             used: now,
             timeout: None,
             awaited: 0,
+            late: false,
         };
         let number = self.attachments.insert(attachment) as u32;
         link.channels.push((id, number));
@@ -202,6 +203,10 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
         attachment.lacks = attachment.lacks.and(lacks);
         attachment.awaited = std::mem::take(&mut wishes.awaited);
+        if std::mem::take(&mut wishes.late) && !std::mem::replace(&mut attachment.late, true) {
+            self.late.push(number);
+        }
+        self.lingers |= std::mem::take(&mut wishes.lingers);
         if std::mem::take(&mut wishes.paused) {
             let until = self.driver.now().after(SERVICE_PAUSE);
             self.paused.push_back((until, number, generation));
@@ -278,6 +283,24 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         if attachment.open || attachment.service.lingers() {
             self.with_service(number, |service, io| service.on_ready(io));
             self.release(number);
+        }
+    }
+
+    /// What has come in this turn has been handed out: services go on with it.
+    pub(super) fn run_late(&mut self) {
+        let mut late = std::mem::take(&mut self.late);
+        for number in late.drain(..) {
+            let Some(attachment) = self.attachments.get_mut(number as usize) else { continue };
+            attachment.late = false;
+            if attachment.open || attachment.service.lingers() {
+                self.contained_for(number | OF_ATTACHMENT, |shard| {
+                    shard.with_service(number, |service, io| service.on_turn_over(io));
+                    shard.release(number);
+                });
+            }
+        }
+        if self.late.is_empty() {
+            self.late = late;
         }
     }
 

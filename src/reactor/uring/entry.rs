@@ -1,3 +1,4 @@
+use std::cell::UnsafeCell;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use io_uring::squeue::{Entry, Flags};
@@ -36,9 +37,13 @@ pub(super) struct Style {
 pub(super) struct Scatter {
     places: Box<[libc::iovec]>,
     headers: Box<[libc::msghdr]>,
+    /// Of receives. The kernel has read one when its entry is consumed, and writes flags and lengths of
+    /// no interest to it when the receive is over, whatever it is used for by then.
+    receives: Box<[UnsafeCell<libc::msghdr>]>,
     addresses: Box<[SockaddrStorage]>,
     places_used: usize,
     headers_used: usize,
+    receives_used: usize,
     addresses_used: usize,
 }
 
@@ -50,10 +55,12 @@ impl Scatter {
         Scatter {
             places: vec![place; submissions.max(1) * 2 + FRAMES_MAX].into_boxed_slice(),
             headers: vec![header; submissions.max(1)].into_boxed_slice(),
+            receives: (0..RECEIVES_A_SUBMISSION).map(|_| UnsafeCell::new(header)).collect(),
             addresses: vec![SockaddrStorage::from(NOWHERE); CONNECTS_A_SUBMISSION]
                 .into_boxed_slice(),
             places_used: 0,
             headers_used: 0,
+            receives_used: 0,
             addresses_used: 0,
         }
     }
@@ -62,6 +69,7 @@ impl Scatter {
     pub(super) const fn has_room(&self) -> bool {
         self.places.len() - self.places_used >= FRAMES_MAX
             && self.headers_used < self.headers.len()
+            && self.receives_used < self.receives.len()
             && self.addresses_used < self.addresses.len()
     }
 
@@ -69,7 +77,13 @@ impl Scatter {
     pub(super) const fn reset(&mut self) {
         self.places_used = 0;
         self.headers_used = 0;
+        self.receives_used = 0;
         self.addresses_used = 0;
+    }
+
+    /// The headers that the kernel may still write to, which are never freed then.
+    pub(super) fn leak(&mut self) {
+        std::mem::forget(std::mem::take(&mut self.receives));
     }
 
     /// Lists the bytes of `pieces` without the first `skip`. One piece needs no list.
@@ -108,6 +122,18 @@ impl Scatter {
         header.msg_iov = places.cast_mut();
         header.msg_iovlen = count as _;
         &raw const *header
+    }
+
+    fn receive_header(&mut self, places: *const libc::iovec, count: usize) -> *mut libc::msghdr {
+        let header = self.receives[self.receives_used].get();
+        self.receives_used += 1;
+        // SAFETY: it is ours alone but for what the kernel writes, which it does while this thread is
+        // in a system call; nothing refers to it meanwhile.
+        unsafe {
+            (*header).msg_iov = places.cast_mut();
+            (*header).msg_iovlen = count as _;
+        }
+        header
     }
 }
 
@@ -173,15 +199,8 @@ fn direct(
                 .build(),
         )),
         Op::Recv { fd, into: Target::Owned { lease, spans } } => {
-            match scatter.list(pool, pieces(lease, spans), 0)? {
-                Places::One(start, len) => {
-                    let receive = opcode::Recv::new(types::Fd(fd.0), start, len);
-                    let receive =
-                        if style.buffer_ring { receive.ioprio(POLL_FIRST) } else { receive };
-                    Some(receive.build())
-                }
-                places => read(*fd, places, STREAM, 0),
-            }
+            let places = scatter.list(pool, pieces(lease, spans), 0)?;
+            receive(*fd, places, style, scatter)
         }
         Op::Read { fd, into: Target::Owned { lease, spans } } => {
             let flags = if flight.knows_no_haste { 0 } else { libc::RWF_NOWAIT };
@@ -225,6 +244,18 @@ fn accept(listener: Fd, style: Style) -> Entry {
 
 fn shared(entry: Entry) -> Entry {
     entry.flags(Flags::BUFFER_SELECT)
+}
+
+fn receive(fd: Fd, into: Places, style: Style, scatter: &mut Scatter) -> Option<Entry> {
+    let (fd, priority) = (types::Fd(fd.0), if style.buffer_ring { POLL_FIRST } else { 0 });
+    match into {
+        Places::None => None,
+        Places::One(start, len) => Some(opcode::Recv::new(fd, start, len).ioprio(priority).build()),
+        Places::Many(places, count) => {
+            let header = scatter.receive_header(places, count);
+            Some(opcode::RecvMsg::new(fd, header).ioprio(priority).build())
+        }
+    }
 }
 
 fn read(fd: Fd, into: Places, at: u64, flags: libc::c_int) -> Option<Entry> {
@@ -282,8 +313,9 @@ const fn poll_events(op: &Op) -> i16 {
 /// would find nothing, or less than the socket's receive mark. As old as buffer rings.
 const POLL_FIRST: u16 = 1;
 
-/// Connects put into one submission; more of them make another.
+/// Connects put into one submission, and receives in several places; more of them make another.
 const CONNECTS_A_SUBMISSION: usize = 64;
+const RECEIVES_A_SUBMISSION: usize = 64;
 const NOWHERE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 
 /// The offset that stands for a stream's own position.

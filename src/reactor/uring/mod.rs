@@ -393,6 +393,7 @@ impl Drop for UringDriver {
         let stuck = self.core.flights.len() > 0 || self.core.bell_watched;
         if stuck {
             self.pool.leak_region();
+            self.scatter.leak();
             std::mem::forget(std::mem::take(&mut self.bell));
         }
         for completion in out {

@@ -191,9 +191,10 @@ const WITH_EVERYTHING: Features = Features { no_submission_array: true, ..WITH_D
 const LADDER: [Features; 6] =
     [WITH_EVERYTHING, WITH_DEFERRAL, WITH_ISSUER, WITH_COOPERATION, WITH_SUBMIT_ALL, NOTHING];
 
-const OPCODES: [u8; 11] = [
+const OPCODES: [u8; 12] = [
     opcode::Accept::CODE,
     opcode::Recv::CODE,
+    opcode::RecvMsg::CODE,
     opcode::Send::CODE,
     opcode::SendMsg::CODE,
     opcode::Read::CODE,

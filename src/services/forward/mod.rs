@@ -547,7 +547,7 @@ impl Service for Forward {
                     self.note_error(result);
                 }
                 self.output.completed(op, result, None, io);
-                self.pump(io);
+                io.call_late();
             }
             _ => {}
         }
@@ -570,15 +570,24 @@ impl Service for Forward {
                 self.input.abandon(io);
             }
             Phase::Open => {
-                self.input.resume(io);
-                self.pump(io);
+                self.output.expire(io);
+                io.call_late();
             }
             _ => {}
         }
     }
 
+    /// What came together goes on together, with all the window that came meanwhile.
+    fn on_turn_over(&mut self, io: &mut Io<'_>) {
+        if matches!(self.phase, Phase::Open) {
+            self.input.resume(io);
+            self.pump(io);
+        }
+    }
+
     fn yield_memory(&mut self, io: &mut Io<'_>) {
         self.input.yield_memory(io);
+        self.output.yield_memory(io);
     }
 
     /// What the channel brought is still written, for a while: a client may close right behind its

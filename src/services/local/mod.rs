@@ -220,6 +220,12 @@ impl Service for Local {
         self.pump(io);
     }
 
+    fn on_turn_over(&mut self, io: &mut Io<'_>) {
+        self.out.resume(io);
+        self.errors.resume(io);
+        self.tell_if_deaf(io);
+    }
+
     fn yield_memory(&mut self, io: &mut Io<'_>) {
         self.out.yield_memory(io);
         self.errors.yield_memory(io);

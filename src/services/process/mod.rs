@@ -567,6 +567,12 @@ impl Service for Process {
         }
     }
 
+    fn on_turn_over(&mut self, io: &mut Io<'_>) {
+        if !self.gone {
+            self.input.resume(io);
+        }
+    }
+
     fn yield_memory(&mut self, io: &mut Io<'_>) {
         self.input.yield_memory(io);
     }

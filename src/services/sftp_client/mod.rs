@@ -236,7 +236,7 @@ impl SftpClient {
 
     /// Grants the window of what was used: in a flow beside READs (`asks`), or when it is much.
     fn grant(&mut self, asks: bool, io: &mut Io<'_>) {
-        let least = COPY_GRANT_BYTES.min(io.window() / 4);
+        let least = COPY_GRANT_BYTES.min(io.receive_window() / 4);
         if asks || !self.flows() || self.input.unreported() >= least {
             self.input.report(io);
         }

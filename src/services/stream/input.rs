@@ -2,7 +2,9 @@ use std::collections::VecDeque;
 
 use super::End;
 use crate::base::{Span, tally};
-use crate::limits::{CHANNEL_PACKET_BYTES_MAX, INPUT_COPY_BYTES_MAX, SMALL_BYTES, WINDOW_BYTES};
+use crate::limits::{
+    CHANNEL_PACKET_BYTES_MAX, INPUT_COPY_BYTES_MAX, SMALL_BYTES, WINDOW_BYTES, WINDOW_GRANT_PART,
+};
 use crate::reactor::{Chunk, Class, Errno, Fd, Gather, Op};
 use crate::services::{Child, Io};
 
@@ -33,6 +35,8 @@ pub struct Input {
     widened: bool,
     /// The channel exists no more: its window is not granted again.
     muted: bool,
+    /// Written, and its window not granted again yet.
+    spent: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +71,7 @@ impl Input {
             broken: false,
             widened: false,
             muted: false,
+            spent: 0,
         }
     }
 
@@ -80,13 +85,14 @@ impl Input {
         self.write(io);
     }
 
-    /// Data that comes before the program runs waits for it.
+    /// Data that comes before the program runs waits for it. All that comes in a turn is written
+    /// together, by [`Input::resume`] at its end.
     pub fn data(&mut self, data: Chunk, io: &mut Io<'_>) {
         if self.broken {
             io.discard(data);
             return;
         }
-        let moves = self.fd.is_some() && self.flight == Flight::None;
+        let moves = self.fd.is_some() && self.flight == Flight::None && self.waiting.is_empty();
         let copies = data.span.len <= INPUT_COPY_BYTES_MAX || io.is_scarce();
         // Even a write may wait for ever.
         let spares = data.span.len <= SMALL_BYTES && io.is_receiving_scarce();
@@ -95,7 +101,9 @@ impl Input {
         } else {
             self.waiting.push_back(Held::Received(data));
         }
-        self.write(io);
+        if self.fd.is_some() && self.flight == Flight::None {
+            io.call_late();
+        }
     }
 
     /// No more data will come.
@@ -277,9 +285,14 @@ impl Input {
         }
     }
 
-    fn grant(&self, bytes: u32, io: &mut Io<'_>) {
-        if !self.muted {
-            io.consumed(bytes);
+    /// A socket takes what comes at once, so its window is nearly always whole, and a part of it is
+    /// soon enough granted again with more of it: each grant is a send, and wakes the peer.
+    fn grant(&mut self, bytes: u32, io: &mut Io<'_>) {
+        self.spent += bytes;
+        let part =
+            if self.end == End::Socket { io.receive_window() / WINDOW_GRANT_PART } else { 0 };
+        if self.spent > part && !self.muted {
+            io.consumed(std::mem::take(&mut self.spent));
         }
     }
 

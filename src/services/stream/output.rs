@@ -1,7 +1,7 @@
-use super::End;
-use crate::base::Span;
+use super::{End, flows_on};
+use crate::base::{Instant, Span};
 use crate::connection::Plan;
-use crate::limits::{CHANNEL_PACKET_BYTES_MAX, FRAMES_MAX, SMALL_BYTES};
+use crate::limits::{CHANNEL_PACKET_BYTES_MAX, FRAMES_MAX, SMALL_BYTES, STREAM_LEASE_TIME};
 use crate::reactor::{Class, Errno, Fd, Op, Spans, Target};
 use crate::services::{Child, Io};
 
@@ -19,7 +19,7 @@ const CALM_READS: u8 = 2;
 /// it waits for the descriptor to be readable and then reads into packets laid out in a lease of
 /// its own, large or very large by what the last read brought. A pipe that brings much is read
 /// again without waiting: its writer is seldom slower than we are, and a wait costs as much as the
-/// bytes of a small read.
+/// bytes of a small read. So is a socket, where the read itself waits, for a while.
 #[derive(Debug)]
 pub struct Output {
     tag: u16,
@@ -33,6 +33,10 @@ pub struct Output {
     calm: u8,
     widened: bool,
     stopped: bool,
+    /// More of a stream is about to come.
+    flows: bool,
+    /// When the read in flight was asked for.
+    asked: Instant,
 }
 
 #[derive(Debug)]
@@ -69,6 +73,8 @@ impl Output {
             calm: 0,
             widened: false,
             stopped: false,
+            flows: false,
+            asked: Instant::ZERO,
         }
     }
 
@@ -86,6 +92,9 @@ impl Output {
         let Some(fd) = self.fd else { return };
         if !matches!(self.flight, Flight::None) || !io.may_send() {
             return;
+        }
+        if self.flows {
+            io.linger();
         }
         if self.readable {
             self.read_planned(fd, io);
@@ -111,6 +120,21 @@ impl Output {
         }
     }
 
+    /// A read that has brought nothing for [`STREAM_LEASE_TIME`] waits on without memory.
+    pub fn expire(&mut self, io: &mut Io<'_>) {
+        let waits = self.end == End::Socket && matches!(self.flight, Flight::Planned(_));
+        if waits && io.now().since(self.asked) >= STREAM_LEASE_TIME {
+            io.cancel(self.tag);
+        }
+    }
+
+    /// Memory is wanted elsewhere: a read that waits for a socket lets go of its own.
+    pub fn yield_memory(&mut self, io: &mut Io<'_>) {
+        if self.end == End::Socket && matches!(self.flight, Flight::Planned(_)) {
+            io.cancel(self.tag);
+        }
+    }
+
     /// A wait or a read is over; [`Output::pump`] is to be called behind it.
     pub fn completed(
         &mut self,
@@ -119,6 +143,8 @@ impl Output {
         child: Option<&Child>,
         io: &mut Io<'_>,
     ) {
+        let room = op.total();
+        self.flows = false;
         match (std::mem::replace(&mut self.flight, Flight::None), op) {
             (
                 Flight::Shared { .. },
@@ -159,7 +185,10 @@ impl Output {
         match result {
             Ok(bytes) if bytes > 0 => {
                 self.adapt(bytes, child);
-                self.readable = self.size == Size::Bulk && self.end == End::Pipe;
+                let bulk = self.size == Size::Bulk;
+                let is_socket = self.end == End::Socket;
+                self.flows = bulk && is_socket && flows_on(bytes, io.now().since(self.asked));
+                self.readable = bulk && (!is_socket || self.flows || bytes == room);
             }
             Err(errno) if is_passing(errno) => {
                 if let Some(fd) = self.fd {
@@ -238,6 +267,10 @@ impl Output {
         self.readable = false;
         let spans: Spans = plan.spans(0);
         self.flight = Flight::Planned(plan);
+        self.asked = io.now();
+        if self.end == End::Socket {
+            io.wake_at(self.asked.after(STREAM_LEASE_TIME));
+        }
         io.submit(self.tag, self.take_in(fd, Target::Owned { lease, spans }));
     }
 
