@@ -31,13 +31,14 @@ import logins
 import machine
 import pipes
 import report
+import separation
 import servers as kinds
 import small_files
 import transfers
 from place import MIB, ROOT, Site
 
 SECTIONS = ["transfers", "small-files", "logins", "idle", "pipes", "fairness", "forward", "proxied", "echo",
-            "shared", "shared-logins", "copies", "far-copies"]
+            "shared", "shared-logins", "copies", "far-copies", "separation"]
 LOGIN_CASES = ["light", "beside-live", "programs"]
 # Something is left to be measured (EX_TEMPFAIL).
 LEFT = 75
@@ -54,6 +55,7 @@ def rows(options):
     found += [("fairness", (case,)) for case in fairness.CASES]
     found += gateway.cases()
     found += [("copies" if case[0] in copies.NEAR else "far-copies", case) for case in copies.cases()]
+    found += [("separation", case) for case in separation.cases()]
     return [(section, case) for section, case in found if section in options.sections
             and (not options.cases or case[0] in options.cases)]
 
@@ -74,6 +76,8 @@ def measure(site, running, section, case):
         return small_files.measure(site, running, case[0], rounds, site.options.files)
     if section in ("copies", "far-copies"):
         return copies.measure(site, running, case, rounds, size)
+    if section == "separation":
+        return separation.measure(site, case, rounds)
     if section == "pipes":
         return pipes.measure(site, running, case, max(1, rounds // 2))
     return fairness.measure(site, case[0], max(1, rounds // 2))
@@ -125,7 +129,9 @@ def own_seconds():
 
 
 def tell(section, case, figures):
-    key, _, unit, digits = report.SHOWN[section][0]
+    shown = report.SHOWN[section]
+    measured = lambda what: any(what[0] in figure for figure in figures.values())
+    key, _, unit, digits = next(filter(measured, shown), shown[0])
     words = [f"{name} {report.shown(figure, key, digits)}" if "failed" not in figure
              else f"{name} failed ({figure['failed']})" for name, figure in figures.items()]
     print(f"{section} {report.label(case)} [{unit}]: {', '.join(words)}", flush=True)

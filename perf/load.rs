@@ -4,13 +4,15 @@
 //!     load hold  ADDRESS USER KEY-FILE LOGINS AT-ONCE KEX CIPHER login|sftp|forward
 //!     load fair  ADDRESS USER KEY-FILE FLOWS SECONDS FILE
 //!     load bulk  ADDRESS USER KEY-FILE MIB REPEATS KEX CIPHER down|up tcp|exec
+//!     load files ADDRESS USER KEY-FILE REQUESTS REPEATS KEX CIPHER open|stat FILE
 //!
 //! `login` logs in over and over, several at once: load without the cost of a client program for each.
 //! Each login asks with `none`, asks about the key, signs, opens a session, has the sftp subsystem
 //! start and end, and closes, one step at a time. `hold` does half of that and stays, with an sftp
 //! session, a forwarded connection or none, until its standard input ends. `fair` types on a terminal
 //! beside downloads. `bulk` moves bytes on one channel, to or from a socket behind the server (a
-//! forwarded connection) or a command.
+//! forwarded connection) or a command. `files` opens and closes one file over and over, or asks for its
+//! attributes, one request after the other.
 
 #![expect(clippy::disallowed_methods, reason = "a program of its own, with a clock of its own")]
 
@@ -20,6 +22,8 @@ mod bulk;
 mod client;
 #[path = "load/fair.rs"]
 mod fair;
+#[path = "load/sftp.rs"]
+mod sftp;
 
 use std::io::Read;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -33,9 +37,9 @@ use tidegate::connection::ChannelRequest;
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     let mut next = |what: &str| arguments.next().ok_or_else(|| anyhow!("{what} is missing"));
-    let mode = next("login, hold, fair or bulk")?;
+    let mode = next("login, hold, fair, bulk or files")?;
     let (address, user, key_file) = (next("ADDRESS")?, next("USER")?, next("KEY-FILE")?);
-    let count: i64 = next("LOGINS, FLOWS or MIB")?.parse().context("LOGINS, FLOWS or MIB")?;
+    let count: i64 = next("a count")?.parse().context("a count")?;
     let number: usize =
         next("AT-ONCE, SECONDS or REPEATS")?.parse().context("AT-ONCE, SECONDS or REPEATS")?;
     if mode == "fair" {
@@ -70,7 +74,13 @@ fn main() -> Result<()> {
                 bulk::run(&target, (count as u64) << 20, way, &over)?;
             }
         }
-        _ => bail!("{mode} is neither login, hold, fair nor bulk"),
+        "files" => {
+            let (what, file) = (next("open or stat")?, next("FILE")?);
+            for _ in 0..number {
+                sftp::ask(&target, count, &what, &file)?;
+            }
+        }
+        _ => bail!("{mode} is neither login, hold, fair, bulk nor files"),
     }
     Ok(())
 }
@@ -97,14 +107,14 @@ fn several<T: Send>(
     })
 }
 
-fn sftp() -> ChannelRequest {
+fn sftp_subsystem() -> ChannelRequest {
     ChannelRequest::Subsystem { name: "sftp".into() }
 }
 
 /// One connection, from its beginning to its end.
 fn once(target: &Target) -> Result<()> {
     let mut client = Client::login(target)?;
-    let id = client.session(&[sftp()])?;
+    let id = client.session(&[sftp_subsystem()])?;
     client.finish(id)
 }
 
@@ -112,7 +122,7 @@ fn once(target: &Target) -> Result<()> {
 fn stay<'a>(target: &'a Target, stage: &str, port: u16) -> Result<Client<'a>> {
     let mut client = Client::login(target)?;
     match stage {
-        "sftp" => drop(client.session(&[sftp()])?),
+        "sftp" => drop(client.session(&[sftp_subsystem()])?),
         "forward" => drop(client.direct_tcpip(port)?),
         _ => {}
     }

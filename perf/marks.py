@@ -64,3 +64,39 @@ def table(rows):
                      "|---|---|---|---|---|---|"]
         lines.append("")
     return lines
+
+
+# Of the handshake's CPU in one process.
+HAND_OFF_MOST = 0.05
+# Bytes are to cost the same; rounds of one program are this far apart.
+BYTES_MOST = 1.05
+
+
+def separation(rows):
+    """Lines of Markdown: what being passed on costs a login, and whether bytes cost the same."""
+    figures = {each["case"]: each["figures"] for each in rows}
+    lines = []
+
+    def median(case, shape, key):
+        runs = figures.get(case, {}).get(shape, {}).get(key)
+        return statistics.median(runs) if runs else None
+
+    def tell(what, driver, found, most):
+        verdict = "yes" if found <= most else "**no**"
+        lines.append(f"| {what} | {driver} | {found:.3f} | {most:.2f} | {verdict} |")
+
+    for driver in sorted({driver for _, driver in figures}, reverse=True):
+        ends = [median((what, driver), shape, "cpu_us_each") for shape in ("separated", "one-process")
+                for what in ("auth", "connect")]
+        if all(ends):
+            ours, ours_before, single, single_before = ends
+            tell("a login behind its key exchange, separated less one process, of one process's login",
+                 driver, ((ours - ours_before) - (single - single_before)) / single, HAND_OFF_MOST)
+        for case in ("sftp-get", "sftp-put"):
+            pair = [median((case, driver), shape, "cpu_s_per_gib") for shape in ("separated", "one-process")]
+            if all(pair):
+                tell(f"{case}, separated of one process", driver, pair[0] / pair[1], BYTES_MOST)
+    if lines:
+        lines[:0] = ["### Marks", "", "| what | driver | measured | at most | met |", "|---|---|---|---|---|"]
+        lines.append("")
+    return lines

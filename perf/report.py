@@ -48,12 +48,17 @@ SHOWN = {
     "far-copies": [("rate_share", "Rate of `tidegate cp` to that of OpenSSH's program", "", 1),
                    ("rate_cp", "tidegate cp", "MiB/s or files/s", 1),
                    ("rate_stock", "sftp; scp -r for small files", "MiB/s or files/s", 1)],
+    "separation": [("cpu_us_each", "Server CPU of a connection or a request", "us", 1),
+                   ("cpu_s_per_gib", "Server CPU of bytes", "CPU-s/GiB", 2),
+                   ("sleeps_each", "Threads that go to sleep, for each connection", "", 1),
+                   ("calls_each", "System calls of a login, all processes", "", 1)],
 }
 TITLES = {"transfers": "Transfers", "small-files": "Many small files", "logins": "Logins",
           "idle": "Idle logins", "pipes": "Long pipes", "fairness": "Typing beside bulk flows",
           "forward": "Forwarded connections", "proxied": "Proxied sessions",
           "shared": "Connections to hosts that are shared", "shared-logins": "Logins over shared connections",
-          "echo": "Typing through the proxy", "copies": "Copies", "far-copies": "Copies over a long way"}
+          "echo": "Typing through the proxy", "copies": "Copies", "far-copies": "Copies over a long way",
+          "separation": "Separated processes and one process"}
 
 
 class Results:
@@ -124,6 +129,8 @@ class Results:
                     yield from self.table(section, *what)
                 if section == "transfers":
                     yield from marks.table(self.sorted(section))
+                if section == "separation":
+                    yield from marks.separation(self.sorted(section))
                 yield from self.agreements(section)
                 yield from self.failures(section)
         yield "## The parts of this run"

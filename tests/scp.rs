@@ -879,6 +879,28 @@ fn case_114_options_of_the_service_in_process() {
     assert_eq!(gateway.sftp(&[], &format!("rm {path}/p\n")).status.code(), Some(1));
 }
 
+/// However many options there are, the last counts as the first does.
+#[test]
+fn case_79_no_option_of_internal_sftp_is_lost() {
+    let place = tempfile::tempdir().expect("a folder");
+    let path = place.path().display();
+    fs::write(place.path().join("f"), "x").expect("a file");
+    let many = format!("-l INFO -f AUTH -u 027 -d {path} -P symlink,hardlink");
+    for keyword in ["ForceCommand", "Subsystem sftp"] {
+        for (last, changes) in [("-R", false), ("-e", true)] {
+            let line = format!("{keyword} internal-sftp {many} {last}");
+            let gateway = Gateway::start(&[&line]);
+            let pwd = gateway.sftp(&[], "pwd\n");
+            assert!(text(&pwd.stdout).contains(&path.to_string()), "{line}: {pwd:?}");
+            let removed = gateway.sftp(&[], "rm f\n");
+            assert_eq!(removed.status.success(), changes, "{line}: {removed:?}");
+            fs::write(place.path().join("f"), "x").expect("a file");
+            let linked = gateway.sftp(&[], "ln -s f g\n");
+            assert!(!linked.status.success(), "{line}: {linked:?}");
+        }
+    }
+}
+
 /// What rclone and its like rely on, in process and over plain streams alike.
 #[test]
 fn large_directories_odd_names_and_errors() {

@@ -5,10 +5,11 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use tidegate::connection::{ChannelId, ChannelRequest, WindowSize};
 
 use crate::client::{Client, Heard, Target};
+use crate::sftp;
 
 /// One READ, and as many under way as fill a window of 2 MiB twice.
 const READ_BYTES: u32 = 255 * 1024;
@@ -130,7 +131,10 @@ fn download(
     (taken, over): (&AtomicU64, &AtomicBool),
     ready: &Barrier,
 ) -> Result<()> {
-    let opened = open(target, file);
+    let opened = sftp::start(target).and_then(|(mut client, id)| {
+        let handle = sftp::open(&mut client, id, file)?;
+        Ok((client, id, handle))
+    });
     ready.wait();
     let (mut client, id, handle) = opened?;
     let whole = std::fs::metadata(file)?.len();
@@ -138,7 +142,7 @@ fn download(
     while !over.load(Ordering::Relaxed) {
         while asked < got + UNDER_WAY_BYTES {
             let place = [&offset.to_be_bytes()[..], &READ_BYTES.to_be_bytes()].concat();
-            client.write(id, &request(5, &[&string(&handle), &place]))?;
+            client.write(id, &sftp::request(sftp::READ, &[&handle, &place]))?;
             asked += u64::from(READ_BYTES) + 13;
             offset = (offset + u64::from(READ_BYTES)) % (whole - u64::from(READ_BYTES));
         }
@@ -148,43 +152,4 @@ fn download(
         }
     }
     client.disconnect()
-}
-
-fn open<'a>(target: &'a Target, file: &str) -> Result<(Client<'a>, ChannelId, Vec<u8>)> {
-    let mut client = Client::login(target)?;
-    let id = client.session(&[ChannelRequest::Subsystem { name: "sftp".into() }])?;
-    client.write(id, &[0, 0, 0, 5, 1, 0, 0, 0, 3])?;
-    reply(&mut client)?;
-    let read_only = [0, 0, 0, 1, 0, 0, 0, 0];
-    client.write(id, &request(3, &[&string(file.as_bytes()), &read_only]))?;
-    let answer = reply(&mut client)?;
-    // HANDLE: length, type, request, and the handle as a string.
-    let handle = answer.get(13..).filter(|_| answer.get(4) == Some(&102));
-    Ok((client, id, handle.with_context(|| format!("{file} cannot be read"))?.to_vec()))
-}
-
-/// One whole SFTP packet; nothing else is under way.
-fn reply(client: &mut Client<'_>) -> Result<Vec<u8>> {
-    let mut answer = Vec::new();
-    loop {
-        match client.hear()? {
-            Heard::Data { bytes } => answer.extend_from_slice(&bytes),
-            Heard::Closed => bail!("the server ended sftp"),
-            _ => {}
-        }
-        if let Some(length) = answer.first_chunk::<4>()
-            && answer.len() >= 4 + u32::from_be_bytes(*length) as usize
-        {
-            return Ok(answer);
-        }
-    }
-}
-
-fn request(kind: u8, fields: &[&[u8]]) -> Vec<u8> {
-    let body = [&[kind, 0, 0, 0, 1][..], &fields.concat()].concat();
-    string(&body)
-}
-
-fn string(bytes: &[u8]) -> Vec<u8> {
-    [&(bytes.len() as u32).to_be_bytes(), bytes].concat()
 }

@@ -19,7 +19,7 @@ fn within(what: &str, time: Duration, from: u64, to: u64) {
 }
 
 #[test]
-fn idle_channels_are_closed_by_their_kind() {
+fn case_79_idle_channels_are_closed_by_their_kind() {
     let (gateway, ports) = with_blocks(
         &["Subsystem own sleep 1000"],
         &[
@@ -164,9 +164,9 @@ fn signal(child: &Child, name: &str) {
     let _ = Command::new("kill").args([name, &child.id().to_string()]).status();
 }
 
-/// RekeyLimit holds for the logins that its block is about.
+/// SECURITY case 79: RekeyLimit holds for the logins that its block is about.
 #[test]
-fn keys_change_as_often_as_the_login_is_told() {
+fn case_79_keys_change_as_often_as_the_login_is_told() {
     let (gateway, ports) = with_blocks(&[], &["RekeyLimit 1M"]);
     let script = "head -c 8000000 /dev/zero";
     assert_eq!(shown(&mut here(&gateway, &[], &[script])).out.len(), 8_000_000);
