@@ -3,6 +3,8 @@
 //! only (`useradd` and `userdel` of the package passwd).
 #![allow(clippy::disallowed_methods, reason = "tests wait on the real clock")]
 
+#[path = "accounts/records.rs"]
+mod records;
 #[path = "accounts/residents.rs"]
 mod residents;
 #[path = "accounts/roots.rs"]

@@ -2,6 +2,7 @@
 //! that accepted them as root, and serves them with nothing but the account's own rights.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::os::fd::{IntoRawFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -276,6 +277,9 @@ impl Recorder for Clerk {
         // Where it does not get through, a record is missing.
         let _ = self.0.send(&parcel.encode());
     }
+
+    /// Nothing that is typed is judged here.
+    fn failed(&self, _user: &str, _peer: IpAddr) {}
 }
 
 /// Where connections are received, until the process ends.

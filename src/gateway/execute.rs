@@ -315,7 +315,15 @@ impl Executor {
         let what = || "What was typed".to_owned();
         let nowhere = Seat::default();
         let verdict = policy.permit_secrets(comer, secrets, seat_of(kept).unwrap_or(&nowhere));
+        self.record_failure(&verdict, comer);
         self.permitted(policy, verdict, (link, comer), what)
+    }
+
+    /// As sshd does, of what was typed alone.
+    fn record_failure(&self, verdict: &Result<Grant, Box<Refusal>>, comer: &Comer<'_>) {
+        if let (Err(_), Some(recorder)) = (verdict, &self.recorder) {
+            recorder.failed(comer.user, comer.peer.ip());
+        }
     }
 
     /// Goes on with what modules ask.
@@ -336,6 +344,7 @@ impl Executor {
                 Ok(Talked::In(grant)) => Ok(*grant),
                 Err(refusal) => Err(refusal),
             };
+            self.record_failure(&verdict, &comer);
             self.permitted(policy, verdict, (link, &comer), || "What was typed".to_owned())
         })
     }
@@ -393,6 +402,11 @@ impl Executor {
                     && self.told.is_first(link)
                 {
                     info!(link, "{line}");
+                    if let (Reason::UnknownUser, Some(recorder)) = (&refusal.reason, &self.recorder)
+                    {
+                        // Sshd does so too, and once more for what is typed.
+                        recorder.failed(comer.user, comer.peer.ip());
+                    }
                 }
                 let user = escape(user.as_bytes());
                 info!(%user, what, %peer, "{what} does not let {user} in: {refusal}");

@@ -1,5 +1,6 @@
 //! Who is logged in at a terminal, and who was: /run/utmp, /var/log/wtmp and /var/log/lastlog, kept
-//! as sshd keeps them, for who(1), last(1) and PrintLastLog. Files that are not there are not made.
+//! as sshd keeps them, for who(1), last(1) and PrintLastLog; and in /var/log/btmp who did not get in by what
+//! he typed, for lastb(1). Files that are not there are not made.
 //!
 //! No file is locked: any account may hold a lock on them, and would then hold up logins. Records
 //! of wtmp are appended whole; those of utmp have places of their own.
@@ -48,9 +49,11 @@ pub struct Begun<'a> {
     pub peer: SocketAddr,
 }
 
-/// Hears of sessions at terminals when they begin.
+/// Hears of sessions at terminals when they begin, and of what is typed and does not let in.
 pub trait Recorder: Send + Sync {
     fn begun(&self, session: &Begun<'_>);
+
+    fn failed(&self, user: &str, peer: IpAddr);
 }
 
 /// The records of this machine. Only root can keep them.
@@ -73,7 +76,20 @@ impl Recorder for Logbook {
         let (user, peer) = (name.clone(), Some(session.peer.ip()));
         self.begin(Login { pid: session.pid, line, user, uid: *uid, peer });
     }
+
+    fn failed(&self, user: &str, peer: IpAddr) {
+        let mut record = Record::new(libc::LOGIN_PROCESS, std::process::id(), NO_TERMINAL);
+        record.set_user(user);
+        record.set_host(Some(peer));
+        record.set_address(Some(peer));
+        if let Err(why) = append_failure(&lastlog::path("btmp"), &record.bytes()) {
+            warn!(%why, "a login that failed could not be recorded: {why}");
+        }
+    }
 }
+
+/// In the place of a terminal, of a login that failed.
+const NO_TERMINAL: &str = "ssh:notty";
 
 impl Logbook {
     /// Starts the thread that notes when sessions end.
@@ -164,9 +180,13 @@ fn tell(login: &Login, outcome: io::Result<()>) {
 
 /// Writes a session's begin or end to utmp and wtmp.
 fn note(login: &Login, begins: bool) -> io::Result<()> {
-    let record = record(login, begins);
-    put_in_place(&lastlog::path("utmp"), &record)?;
-    append(&lastlog::path("wtmp"), &record)
+    put_in_place(&lastlog::path("utmp"), &record(login, begins).bytes())?;
+    let last = match begins {
+        true => record(login, true),
+        // As logwtmp(3) writes it, by which sshd ends sessions.
+        false => Record::new(libc::DEAD_PROCESS, login.pid, &login.line),
+    };
+    append(&lastlog::path("wtmp"), &last.bytes())
 }
 
 fn append(path: &Path, record: &[u8; RECORD_BYTES]) -> io::Result<()> {
@@ -175,6 +195,18 @@ fn append(path: &Path, record: &[u8; RECORD_BYTES]) -> io::Result<()> {
         Some(mut file) => file.write_all(record),
         None => Ok(()),
     }
+}
+
+/// To a file that nobody else reads: people type their passwords for their names.
+fn append_failure(path: &Path, record: &[u8; RECORD_BYTES]) -> io::Result<()> {
+    use io::Write;
+    let Some(mut file) = existing(OpenOptions::new().append(true), path)? else { return Ok(()) };
+    let found = file.metadata()?;
+    if !found.is_file() || found.uid() != 0 || found.mode() & 0o017 != 0 {
+        let why = format!("{} is not root's alone and its group's", path.display());
+        return Err(io::Error::other(why));
+    }
+    file.write_all(record)
 }
 
 /// Over the record of the same terminal, or behind all others.
@@ -216,41 +248,73 @@ fn is_of_terminal(record: &[u8; RECORD_BYTES]) -> bool {
 
 /// A record as fields and as bytes; in the bytes between its fields zeros stay.
 #[repr(C)]
-union Record {
+union Layout {
     bytes: [u8; RECORD_BYTES],
     fields: libc::utmpx,
 }
 
-fn record(login: &Login, begins: bool) -> [u8; RECORD_BYTES] {
-    let mut record = Record { bytes: [0; RECORD_BYTES] };
-    // SAFETY: the fields are numbers, of which all bits zero are valid ones.
-    let fields = unsafe { &mut record.fields };
-    fields.ut_type = if begins { libc::USER_PROCESS } else { libc::DEAD_PROCESS };
-    fields.ut_pid = login.pid as i32;
-    put(&mut fields.ut_line, &login.line);
-    // The last four letters, as sshd abbreviates it.
-    let id = login.line.len().saturating_sub(4);
-    put(&mut fields.ut_id, login.line.get(id..).unwrap_or_default());
-    let (seconds, micros) = now();
-    fields.ut_tv.tv_sec = seconds as _;
-    fields.ut_tv.tv_usec = micros as _;
-    if begins {
-        put(&mut fields.ut_user, &login.user);
-        let host = login.peer.map(|peer| peer.to_string()).unwrap_or_default();
-        put(&mut fields.ut_host, &host);
+struct Record(Layout);
+
+impl Record {
+    fn new(kind: libc::c_short, pid: u32, line: &str) -> Record {
+        let mut record = Record(Layout { bytes: [0; RECORD_BYTES] });
+        let fields = record.fields();
+        fields.ut_type = kind;
+        fields.ut_pid = pid as i32;
+        put(&mut fields.ut_line, line);
+        let (seconds, micros) = now();
+        fields.ut_tv.tv_sec = seconds as _;
+        fields.ut_tv.tv_usec = micros as _;
+        record
+    }
+
+    fn fields(&mut self) -> &mut libc::utmpx {
+        // SAFETY: the fields are numbers, of which all bits zero are valid ones.
+        unsafe { &mut self.0.fields }
+    }
+
+    fn set_user(&mut self, user: &str) {
+        put(&mut self.fields().ut_user, user);
+    }
+
+    /// The address as a text.
+    fn set_host(&mut self, peer: Option<IpAddr>) {
+        let text = peer.map(|peer| peer.to_canonical().to_string()).unwrap_or_default();
+        put(&mut self.fields().ut_host, &text);
+    }
+
+    fn set_address(&mut self, peer: Option<IpAddr>) {
         let mut address = [0; 16];
-        let octets = match login.peer {
+        let octets = match peer.map(|peer| peer.to_canonical()) {
             Some(IpAddr::V4(ip)) => ip.octets().to_vec(),
             Some(IpAddr::V6(ip)) => ip.octets().to_vec(),
             None => Vec::new(),
         };
         address.iter_mut().zip(octets).for_each(|(to, from)| *to = from);
-        for (word, bytes) in fields.ut_addr_v6.iter_mut().zip(address.as_chunks::<4>().0) {
+        for (word, bytes) in self.fields().ut_addr_v6.iter_mut().zip(address.as_chunks::<4>().0) {
             *word = i32::from_ne_bytes(*bytes);
         }
     }
-    // SAFETY: every byte had a value before the fields were set.
-    unsafe { record.bytes }
+
+    fn bytes(self) -> [u8; RECORD_BYTES] {
+        // SAFETY: every byte had a value before the fields were set.
+        unsafe { self.0.bytes }
+    }
+}
+
+/// What utmp has of a session; of one that has ended what logout(3) leaves there.
+fn record(login: &Login, begins: bool) -> Record {
+    let kind = if begins { libc::USER_PROCESS } else { libc::DEAD_PROCESS };
+    let mut record = Record::new(kind, login.pid, &login.line);
+    // The last four letters, as sshd abbreviates it.
+    let id = login.line.len().saturating_sub(4);
+    put(&mut record.fields().ut_id, login.line.get(id..).unwrap_or_default());
+    if begins {
+        record.set_user(&login.user);
+        record.set_host(login.peer);
+    }
+    record.set_address(login.peer);
+    record
 }
 
 /// Cut to the field; the rest of it stays zero.
@@ -278,7 +342,7 @@ mod tests {
     fn each_terminal_has_one_place_in_utmp() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("utmp");
-        put_in_place(&path, &record(&login("pts/3"), true)).expect("nothing to do");
+        put_in_place(&path, &record(&login("pts/3"), true).bytes()).expect("nothing to do");
         assert!(!path.exists(), "what the system does not keep is not made");
         // The machine's own start has the letters of no terminal.
         let mut boot = [0; RECORD_BYTES];
@@ -288,7 +352,7 @@ mod tests {
         for (line, begins, records) in
             [("pts/3", true, 2), ("pts/13", true, 3), ("pts/3", false, 3), ("pts/3", true, 3)]
         {
-            put_in_place(&path, &record(&login(line), begins)).expect("a record");
+            put_in_place(&path, &record(&login(line), begins).bytes()).expect("a record");
             let bytes = std::fs::read(&path).expect("the file");
             assert_eq!(bytes.len(), records * RECORD_BYTES, "{line} {begins}");
             assert_eq!(bytes[..RECORD_BYTES], boot);
