@@ -16,6 +16,9 @@ fn user() -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
+/// What the log says where it may be that an authority was forgotten.
+const NO_AUTHORITY: &str = "would have to name its authority";
+
 /// A gateway that trusts no key, and the authorities `ca` and `other` in its folder. `PATH` in a
 /// line is that folder.
 fn gateway(lines: &[&str]) -> Gateway {
@@ -86,13 +89,16 @@ fn an_authority_lets_its_principals_in() {
     ] {
         certify(&gateway, "user_ed25519", "ca", arguments);
         assert!(!gets_in(&gateway), "{arguments:?}");
-        gateway.tells(reason);
+        let log = gateway.tells(reason);
+        let line = log.lines().find(|line| line.contains(reason)).expect("it");
+        assert!(!line.contains(NO_AUTHORITY), "it is trusted: {line}");
     }
     // A client does not even offer a host's.
     certify(&gateway, "user_ed25519", "ca", &["-h", "-n", &me]);
     assert!(!gets_in(&gateway));
     certify(&gateway, "user_ed25519", "other", &["-n", &me]);
     assert!(!gets_in(&gateway), "an authority that nobody trusts");
+    gateway.tells(NO_AUTHORITY);
     certify(&gateway, "user_ed25519", "ca", &["-n", &me, "-O", "source-address=127.0.0.0/8"]);
     assert!(gets_in(&gateway), "{}", gateway.log());
     // The authority's own key is no key of a user's.

@@ -121,9 +121,10 @@ fn login(report: &Report) {
         What::Authenticated { user, method, key, source } => {
             let (user, method) = (word(user), familiar(method));
             let key = key.as_deref().map_or("", |key| &*key.text);
+            let colon = if key.is_empty() { "" } else { ": " };
             info!(
                 link, %ip, port, %user, method, key, source,
-                "Accepted {method} for {user} from {ip} port {port} ssh2: {key} ({source})"
+                "Accepted {method} for {user} from {ip} port {port} ssh2{colon}{key} ({source})"
             );
         }
         What::TriesExceeded { user } => {

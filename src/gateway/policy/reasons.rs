@@ -9,6 +9,13 @@ use crate::gateway::residents::QUOTA_OF_MANY;
 impl fmt::Display for Refusal {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(out, "{}", self.reason)?;
+        if matches!(self.reason, Reason::NoCertificate) && self.notes.is_empty() {
+            // Where an authority was found and does not help, that is said instead.
+            write!(
+                out,
+                "; TrustedUserCAKeys or a cert-authority line would have to name its authority"
+            )?;
+        }
         self.notes.iter().try_for_each(|note| write!(out, "; {note}"))
     }
 }
@@ -86,10 +93,7 @@ impl fmt::Display for Reason {
             Reason::RevokedKeys(why) => {
                 write!(out, "RevokedKeys cannot be used, so nobody gets in: {why}")
             }
-            Reason::NoCertificate => out.write_str(
-                "the certificate does not let this user in; TrustedUserCAKeys or a cert-authority \
-                 line would have to name its authority",
-            ),
+            Reason::NoCertificate => out.write_str("the certificate does not let this user in"),
             Reason::Source => out.write_str("its From does not list this address"),
             Reason::NoService => out.write_str("TidegateAccountsUser is nobody who can work for it"),
             Reason::Chroot(why) => out.write_str(why),
