@@ -23,6 +23,7 @@ use support::{keygen, noise, wait_for};
 use tempfile::TempDir;
 
 use tidegate::base::tally::{self, Cost};
+use tidegate::gateway::audit::{Audit, Outlet};
 use tidegate::gateway::config;
 use tidegate::gateway::generation::{Generation, Plan};
 use tidegate::gateway::listen::Listeners;
@@ -34,6 +35,8 @@ static ALONE: Mutex<()> = Mutex::new(());
 /// A gateway with one reactor in this process.
 struct Host {
     running: Option<Generation>,
+    /// Which writes to the file `audit`, if it is asked to.
+    _audit: Option<Arc<Audit>>,
     port: u16,
     driver: String,
     folder: TempDir,
@@ -45,6 +48,11 @@ struct Host {
 impl Host {
     fn start(driver: &str) -> Host {
         Host::start_before(driver, |_| (None, String::new()))
+    }
+
+    fn start_audited(driver: &str) -> Host {
+        let lines = |at: &Path| format!("TidegateAuditLog {}/audit\n", at.display());
+        Host::start_before(driver, |at| (None, lines(at)))
     }
 
     /// One whose logins go on at an sshd behind it.
@@ -85,6 +93,10 @@ impl Host {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
         let port = listener.local_addr().expect("its address").port();
         let listeners = Listeners::given(vec![listener.into()]).expect("a listener");
+        let (log, facility) = (&config.global.audit_log, config.global.syslog_facility);
+        let outlet =
+            (*log != config::AuditLog::None).then(|| Outlet::open(log, facility).expect("a file"));
+        let audit = outlet.map(|outlet| Audit::start(outlet).expect("a thread"));
         // Whoever runs the tests: what is counted has to happen in this process.
         let running = Generation::start_alone(Plan {
             config,
@@ -98,12 +110,20 @@ impl Host {
             log: |reports| while reports.recv().is_ok() {},
             syslog: None,
             logbook: None,
-            audit: None,
+            audit: audit.clone(),
             renews: false,
             standings: Vec::new(),
         });
         let running = Some(running.expect("a gateway"));
-        Host { running, port, driver: driver.to_owned(), folder, _behind: behind, _alone: alone }
+        Host {
+            running,
+            _audit: audit,
+            port,
+            driver: driver.to_owned(),
+            folder,
+            _behind: behind,
+            _alone: alone,
+        }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -453,6 +473,86 @@ fn bytes_move_at_their_price_on_io_uring() {
 #[test]
 fn bytes_move_at_their_price_on_mio() {
     moves_at_its_price("mio");
+}
+
+/// The threads of this process that write audits.
+fn audit_threads() -> Vec<PathBuf> {
+    let tasks = fs::read_dir("/proc/self/task").expect("threads").flatten().map(|task| task.path());
+    let name = |task: &PathBuf| fs::read_to_string(task.join("comm")).unwrap_or_default();
+    tasks.filter(|task| name(task).trim() == "audit").collect()
+}
+
+/// What a thread has done: system calls that write, and times it went to sleep.
+fn work_of(task: &Path) -> (u64, u64) {
+    let field = |file: &str, name: &str| -> u64 {
+        let text = fs::read_to_string(task.join(file)).expect("its counts");
+        let line = text.lines().find_map(|line| line.strip_prefix(name)).expect("a count");
+        line.trim().parse().expect("a number")
+    };
+    (field("io", "syscw:"), field("status", "voluntary_ctxt_switches:"))
+}
+
+/// Lines that an audit gets of one connection: its begin, keys, login, session and end; of files one when
+/// they are opened and one when they are closed.
+const AUDITED: [(Flow, &[&str]); 6] = [
+    (Flow::SftpGet, &["open_read", "close"]),
+    (Flow::SftpPut, &["open_write", "close"]),
+    (Flow::ScpDown, &[]),
+    (Flow::ScpUp, &[]),
+    (Flow::ExecDown, &[]),
+    (Flow::ExecUp, &[]),
+];
+const AROUND: [&str; 6] = ["connect", "kex", "auth", "session_start", "session_end", "disconnect"];
+
+/// An audit costs a write for some lines, and lines are few: however many bytes move, none more, and the
+/// bytes move at the price they have without it.
+fn an_audit_takes_nothing_of_a_byte(driver: &str) {
+    let gateway = Host::start_audited(driver);
+    // Those of gateways before it may still be about to end.
+    wait_for("one thread", || audit_threads().len() == 1);
+    let writer = audit_threads().remove(0);
+    let lines = || fs::read_to_string(gateway.path("audit")).expect("its lines");
+    for (flow, files) in AUDITED {
+        for bytes in [SHORT, LONG] {
+            let (before, work) = (lines().len(), work_of(&writer));
+            transfer(&gateway, flow, bytes, 1);
+            wait_for("the last line", || lines()[before..].contains("\"disconnect\""));
+            let (writes, sleeps) = work_of(&writer);
+            let (writes, sleeps) = (writes - work.0, sleeps - work.1);
+            let told = lines()[before..].to_owned();
+            let what = format!("{driver}, {flow:?}, {bytes} bytes");
+            let mut names: Vec<String> = told.lines().map(name_of).collect();
+            println!("{what}: {} lines, {writes} writes, {sleeps} sleeps", names.len());
+            names.retain(|name| name != "denied");
+            let mut expected: Vec<&str> = [&AROUND[..], files].concat();
+            names.sort_unstable();
+            expected.sort_unstable();
+            assert_eq!(names, expected, "{what}\n{told}");
+            let count = told.lines().count() as u64;
+            assert!(writes >= 1 && writes <= count, "{what}: {writes} writes of {count} lines");
+            // It waits for a line, then rests a moment, in which others gather.
+            let most = 2 * (count + 1);
+            assert!(sleeps <= most, "{what}: {sleeps} sleeps for {count} lines");
+        }
+    }
+    holds(&gateway, &format!("{driver}, audited"), &PRICES[..2], 1);
+}
+
+/// The event of a line, or what was done to a file.
+fn name_of(line: &str) -> String {
+    let line: serde_json::Value = serde_json::from_str(line).expect("an object");
+    let name = line.get("operation").unwrap_or(&line["event"]);
+    name.as_str().expect("a text").to_owned()
+}
+
+#[test]
+fn an_audit_takes_nothing_of_a_byte_on_io_uring() {
+    an_audit_takes_nothing_of_a_byte("uring");
+}
+
+#[test]
+fn an_audit_takes_nothing_of_a_byte_on_mio() {
+    an_audit_takes_nothing_of_a_byte("mio");
 }
 
 /// A session that rests holds no lease, whatever it did before.
