@@ -101,3 +101,81 @@ fn r19_an_end_cuts_no_transfer_short() {
     wait_for("the gateway to end", || gateway.child.try_wait().expect("a status").is_some());
     println!("ended after {:?} of {longer} x 6 s", told_at.elapsed());
 }
+
+/// Anonymous memory, descriptors and threads of all processes.
+fn holdings(gateway: &Gateway) -> [u64; 3] {
+    let mut sum = [0; 3];
+    for pid in gateway.all_processes() {
+        // The edge may just have been replaced.
+        let Ok(status) = fs::read_to_string(format!("/proc/{pid}/status")) else { continue };
+        let field = |name: &str| -> u64 {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+        };
+        let open = fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count);
+        let found = [field("RssAnon:") << 10, open as u64, field("Threads:")];
+        sum.iter_mut().zip(found).for_each(|(sum, one)| *sum += one);
+    }
+    sum
+}
+
+/// Some of everything: logins, sessions, files, forwarded connections, refusals, clients that vanish.
+fn everything(gateway: &Gateway) {
+    for words in [
+        &["--scenario", "auth", "--connections", "24", "--concurrent", "8"][..],
+        &["--scenario", "exec", "--connections", "12", "--concurrent", "6"],
+        &["--scenario", "sftp", "--connections", "12", "--messages", "20"],
+        &["--scenario", "forward", "--connections", "12"],
+        &["--scenario", "connect", "--connections", "12"],
+    ] {
+        let run = Load::start(gateway, words).report();
+        assert_eq!(run["errors"], serde_json::json!({}), "{words:?}: {run}\n{}", gateway.log());
+    }
+    let [from, to, back] = ["from", "to", "back"].map(|name| gateway.path(name));
+    let batch = format!("put {0} {1}\nget {1} {2}\n", from.display(), to.display(), back.display());
+    let output = gateway.sftp(&["RekeyLimit=1M"], &batch);
+    assert!(output.status.success(), "{output:?}");
+    assert!(fs::read(&back).expect("a file") == fs::read(&from).expect("a file"));
+    let refused = gateway.ssh(&["User=no-such-user"], &["true"]).output();
+    assert_eq!(refused.expect("ssh").status.code(), Some(255));
+    let mut vanishes = gateway.ssh(&[], &["cat /dev/zero"]);
+    let mut vanishes = vanishes.stdout(Stdio::piped()).spawn().expect("ssh starts");
+    let mut some = [0; 4096];
+    vanishes.stdout.as_mut().expect("output").read_exact(&mut some).expect("bytes");
+    vanishes.kill().expect("it is there");
+    vanishes.wait().expect("its end");
+    drop(gateway.connect());
+}
+
+/// SECURITY R27: rounds of everything take nothing along: memory, descriptors and threads are what they
+/// were after the first. `TIDEGATE_SOAK=1440` goes on for so many minutes, of which the first quarter, an
+/// hour at most, is for what grows up to a bound: sessions that are remembered, pools, the allocator's own.
+#[test]
+fn r27_rounds_of_everything_leave_nothing() {
+    const WARM: usize = 10;
+    /// In each hour that begins.
+    const GROWTH_BYTES_MAX: u64 = 1 << 20;
+    let minutes = std::env::var("TIDEGATE_SOAK").ok().and_then(|text| text.parse::<u64>().ok());
+    let time = Duration::from_secs(60 * minutes.unwrap_or(0));
+    let gateway = Gateway::start(&[]);
+    fs::write(gateway.path("from"), support::noise(3 << 20, 27)).expect("a file");
+    let (begun, mut rounds) = (Instant::now(), 0);
+    let (mut base, mut since) = (holdings(&gateway), begun);
+    while rounds < WARM + 5 || begun.elapsed() < time {
+        everything(&gateway);
+        rounds += 1;
+        if rounds == 1 {
+            // What the first session brings along is there.
+            base = holdings(&gateway);
+        }
+        wait_for("nothing to be left open", || holdings(&gateway)[1] <= base[1]);
+        wait_for("no thread to be left", || holdings(&gateway)[2] <= base[2]);
+        let held = holdings(&gateway);
+        if rounds <= WARM || begun.elapsed() < (time / 4).min(Duration::from_secs(3600)) {
+            (base[0], since) = (held[0], Instant::now());
+        }
+        let (grown, hours) = (held[0].saturating_sub(base[0]), since.elapsed().as_secs() / 3600);
+        println!("round {rounds} after {:?}: {held:?}, {} KiB more", begun.elapsed(), grown >> 10);
+        assert!(grown <= (1 + hours) * GROWTH_BYTES_MAX, "{grown} bytes after {rounds} rounds");
+    }
+}

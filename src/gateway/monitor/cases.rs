@@ -100,7 +100,7 @@ impl Cases {
         if self.open.len() >= CASES_MAX {
             return Ok(false);
         }
-        if self.sessions.contains(hash) || Spent::lock().known.contains(hash) {
+        if self.sessions.contains(hash) || Spent::lock().has(hash) {
             return Err(Lie("the session of another connection"));
         }
         let case = Case {
@@ -246,7 +246,7 @@ impl Cases {
             self.sessions.remove(&case.session);
             // A client may have signed for it: that is of no use to another connection.
             if !case.keys.is_empty() {
-                Spent::lock().add(case.session);
+                Spent::lock().add(&case.session);
             }
         }
     }
@@ -265,7 +265,7 @@ impl Cases {
         let mut case = self.open.remove(&link).ok_or(Lie("a login of no connection"))?;
         self.sessions.remove(&case.session);
         let judged = case.judge(proofs, hosts);
-        Spent::lock().add(case.session.clone());
+        Spent::lock().add(&case.session);
         let Case { from, session, about, account, .. } = case;
         let vouched = account.is_some_and(|(of, allowed)| allowed && of == proofs);
         judged.map(|grant| Admitted { from, session, grant: Box::new(grant), about, vouched })
@@ -385,8 +385,17 @@ impl Case {
 /// whichever edge they were of.
 #[derive(Debug)]
 struct Spent {
-    known: BTreeSet<Session>,
-    order: VecDeque<Session>,
+    known: BTreeSet<Mark>,
+    order: VecDeque<Mark>,
+}
+
+/// What is remembered of an identifier: as much of a hash as nobody finds another for.
+type Mark = [u8; 32];
+
+fn mark(session: &[u8]) -> Mark {
+    let mut mark = [0; 32];
+    mark.iter_mut().zip(session).for_each(|(to, from)| *to = *from);
+    mark
 }
 
 static SPENT: Mutex<Spent> = Mutex::new(Spent { known: BTreeSet::new(), order: VecDeque::new() });
@@ -396,14 +405,18 @@ impl Spent {
         SPENT.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&mut self, session: Session) {
+    fn has(&self, session: &[u8]) -> bool {
+        self.known.contains(&mark(session))
+    }
+
+    fn add(&mut self, session: &[u8]) {
         if self.order.len() >= SESSIONS_REMEMBERED_MAX
             && let Some(oldest) = self.order.pop_front()
         {
             self.known.remove(&oldest);
         }
-        if self.known.insert(session.clone()) {
-            self.order.push_back(session);
+        if self.known.insert(mark(session)) {
+            self.order.push_back(mark(session));
         }
     }
 }
