@@ -800,7 +800,7 @@ pub const DELEGATE_SIGNATURES_A_MILLI: u64 = 1;
 /// may ask for before it has logged in.
 pub const SIGNATURES_BEFORE_LOGIN_MAX: u32 = 64;
 /// Session identifiers of logins that are remembered, so that what a client signed once is of no use
-/// again. 65,536 are some 5 MiB.
+/// again. They take some 5 MiB, and what lies between them.
 pub const SESSIONS_REMEMBERED_MAX: usize = 65_536;
 /// The longest line of an edge in the log; what passes it is cut.
 pub const EDGE_LINE_BYTES_MAX: usize = 16 * 1024;
