@@ -27,6 +27,7 @@ mod rig;
 mod script;
 mod sftp_client;
 mod sftp_server;
+mod socks;
 
 pub use audit::audit;
 pub use codec::{
@@ -44,6 +45,7 @@ pub use recording::recording;
 pub use script::{client_postauth, client_preauth, server_postauth, server_preauth};
 pub use sftp_client::sftp_client;
 pub use sftp_server::sftp_server;
+pub use socks::socks;
 
 #[cfg(test)]
 mod tests;
@@ -88,6 +90,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("sftp_client", sftp_client),
     ("sftp_server", sftp_server),
     ("signature", signature),
+    ("socks", socks),
     ("sshd_config", sshd_config),
     ("terminal_modes", terminal_modes),
     ("transport_messages", transport_messages),

@@ -41,6 +41,7 @@ pub fn all() -> Vec<Seed> {
     seeds.extend(agents());
     seeds.extend(revoked());
     seeds.extend(proxy_headers());
+    seeds.extend(socks());
     seeds.extend(edge());
     seeds.extend(relay());
     seeds.extend(audit());
@@ -256,6 +257,22 @@ fn proxy_headers() -> Vec<Seed> {
     fields.extend(b"\x04\0\0\xee\0\x01x");
     seeds.push(seed("proxy_header", "fields", fields));
     seeds
+}
+
+/// Where somebody wants to be connected, with something behind it.
+fn socks() -> Vec<Seed> {
+    let asked: [(&str, &[u8]); 6] = [
+        ("four", b"\x04\x01\x00\x50\xc0\x00\x02\x01me\0GET /"),
+        ("four-a", b"\x04\x01\x00\x50\x00\x00\x00\x01me\0host.example\0GET /"),
+        ("five", b"\x05\x02\x00\x02\x05\x01\x00\x01\xc0\x00\x02\x01\x00\x50GET /"),
+        ("five-name", b"\x05\x01\x00\x05\x01\x00\x03\x0chost.example\x01\xbbGET /"),
+        (
+            "five-six",
+            b"\x05\x01\x00\x05\x01\x00\x04\x20\x01\x0d\xb8\0\0\0\0\0\0\0\0\0\0\0\x01\x00\x50GET /",
+        ),
+        ("five-bind", b"\x05\x01\x00\x05\x02\x00\x01\xc0\x00\x02\x01\x00\x50"),
+    ];
+    asked.map(|(name, bytes)| seed("socks", name, bytes.to_vec())).to_vec()
 }
 
 /// Lines of authorized_keys; `KEY` stands for a key.

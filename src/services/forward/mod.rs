@@ -9,7 +9,7 @@ mod listen;
 mod permits;
 mod race;
 mod resolve;
-mod socks;
+pub(crate) mod socks;
 
 pub use agent::{make_agent_socket, remove_agent_socket};
 pub use display::{Display, DisplayRules, DisplaySpec, Listened, listen_as_display};
