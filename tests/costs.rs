@@ -382,7 +382,7 @@ enum Way {
 fn forwarding(gateway: &Host, way: Way) -> Command {
     let place = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let there = place.local_addr().expect("its address");
-    std::thread::spawn(move || {
+    let serve = move || {
         let (mut socket, _) = place.accept().expect("a connection");
         match way {
             Way::From(file) => {
@@ -394,7 +394,8 @@ fn forwarding(gateway: &Host, way: Way) -> Command {
                 std::io::copy(&mut socket, &mut file).expect("room");
             }
         }
-    });
+    };
+    thread::Builder::new().spawn(serve).expect("a thread");
     let mut command = gateway.client("ssh");
     command.arg("-W").arg(there.to_string()).arg("127.0.0.1");
     command
