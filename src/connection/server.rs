@@ -13,9 +13,10 @@ use super::{
     Proven, Query, Secret, Signed, Verified,
 };
 use crate::base::Instant;
-use crate::crypto::{KeyAlgorithm, PublicKey, ShownKey};
+use crate::crypto::{Certificate, CertificateError, KeyAlgorithm, KeyError, PublicKey, ShownKey};
 use crate::limits::{
     AUTH_CHAIN_METHODS_MAX, AUTH_FAILURE_DELAY, AUTH_REQUESTS_MAX, BANNER_SENT_BYTES_MAX,
+    RSA_BITS_MAX, RSA_BITS_MIN,
 };
 use crate::transport::{Env, Error, HostKey, Server, Transport};
 use crate::wire::auth::{
@@ -398,10 +399,13 @@ impl Connection<Server> {
     ) -> Result<Option<Event>, Error> {
         let method = AuthMethod::PublicKey(*attempt).name();
         let probe = attempt.signature.is_none();
-        let Some(shown) = self.usable_key(attempt) else {
-            self.count_failure(method, None, probe);
-            self.refuse_later(now, now);
-            return Ok(None);
+        let shown = match self.usable_key(attempt) {
+            Ok(shown) => shown,
+            Err(why) => {
+                self.count_failure_of(method, None, probe, Some(why));
+                self.refuse_later(now, now);
+                return Ok(None);
+            }
         };
         if request.user.is_empty() || request.user.contains(|c: char| c.is_control()) {
             self.count_failure(method, Some(shown), probe);
@@ -438,19 +442,21 @@ impl Connection<Server> {
     }
 
     /// The key of an attempt, if it is one we would take from somebody: well formed, signing in a
-    /// way we accept, and in the host-bound method bound to the host key in use.
-    fn usable_key(&self, attempt: &PublicKeyAttempt<'_>) -> Option<ShownKey> {
-        let shown = ShownKey::read(KeyAlgorithm::from_name(attempt.algorithm)?, attempt.key)?;
-        if !self.login.config.user_algorithms.contains(&shown.algorithm) || self.is_used(&shown.key)
-        {
-            return None;
+    /// way we accept, and in the host-bound method bound to the host key in use. Otherwise why not.
+    fn usable_key(&self, attempt: &PublicKeyAttempt<'_>) -> Result<ShownKey, &'static str> {
+        let algorithm = KeyAlgorithm::from_name(attempt.algorithm).ok_or(UNKNOWN_ALGORITHM)?;
+        let shown =
+            ShownKey::read(algorithm, attempt.key).ok_or_else(|| unreadable(attempt.key))?;
+        if !self.login.config.user_algorithms.contains(&shown.algorithm) {
+            return Err(UNKNOWN_ALGORITHM);
         }
+        if self.is_used(&shown.key) {
+            return Err("the key has counted for this login already");
+        }
+        let ours = || self.transport.shown_host_key().map(|ours| ours.blob());
         match attempt.host_key {
-            None => Some(shown),
-            Some(host_key) => {
-                let ours = self.transport.shown_host_key()?;
-                (ours.blob() == host_key).then_some(shown)
-            }
+            Some(host_key) if ours() != Some(host_key) => Err("it is bound to another host key"),
+            _ => Ok(shown),
         }
     }
 
@@ -658,6 +664,16 @@ impl Connection<Server> {
     }
 }
 
+/// What is wrong with a key that cannot be read.
+fn unreadable(blob: &[u8]) -> &'static str {
+    let certified = Certificate::from_blob(blob).err();
+    match (PublicKey::from_blob(blob).err(), certified) {
+        (Some(KeyError::RsaSize(_)), _) => RSA_SIZE,
+        (_, Some(CertificateError::Key(KeyError::RsaSize(_)))) => RSA_SIZE,
+        _ => "it is damaged, or not of the type that it is offered as",
+    }
+}
+
 /// Up to four milliseconds, the same for a name every time.
 fn jitter(secret: u64, user: &str) -> Duration {
     let start = 0xcbf2_9ce4_8422_2325 ^ secret;
@@ -675,6 +691,9 @@ pub const SERVICE_CONNECTION: &str = "ssh-connection";
 /// A login remembers no more keys than a chain has methods.
 const _: () = assert!(AUTH_CHAIN_METHODS_MAX <= u8::MAX as usize);
 const TOO_MANY: Error = Error::PeerMisbehaved("Too many authentication failures");
+const UNKNOWN_ALGORITHM: &str = "its algorithm is not known, or not accepted";
+const RSA_SIZE: &str = "an RSA key of fewer than 2048 bits, or of more than 8192";
+const _: () = assert!(RSA_BITS_MIN == 2048 && RSA_BITS_MAX == 8192);
 /// Past this much work for one refusal its time gives nothing away any more.
 const DELAY_MAX: Duration = Duration::from_secs(5);
 

@@ -36,8 +36,8 @@ pub use hash::{Digest, HashKind, Hasher};
 pub use kdf::{derive_direction, derive_key};
 pub use kex::{KexKind, KexPiece, KexSecret, KexTask, SharedSecret};
 pub use keys::{
-    Attestation, BadSignature, Certificate, KeyAlgorithm, KeyError, KeyKind, PrivateKey, PublicKey,
-    ShownKey, SignatureAlgorithm,
+    Attestation, BadSignature, Certificate, CertificateError, KeyAlgorithm, KeyError, KeyKind,
+    PrivateKey, PublicKey, ShownKey, SignatureAlgorithm,
 };
 pub use open::OpenKey;
 pub use provider::Provider;

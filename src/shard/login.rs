@@ -79,6 +79,10 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         if !probe {
             let shown = shown_key(public.as_deref(), certificate.as_deref());
             self.report(key, What::AuthFailed { user, method, key: shown, why });
+        } else if let Some(why) = why {
+            // No failed login yet, but the client never gets to sign with it.
+            let (what, why) = (format!("a key for {user}"), why.to_owned());
+            self.report(key, What::Refused { what, why });
         }
         if let Some(exceeded) = exceeded {
             self.report(key, exceeded);

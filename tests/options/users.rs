@@ -82,6 +82,8 @@ fn case_44_and_46_short_keys_and_old_signatures() {
         assert_eq!(login(ports[0], bits, "rsa-sha2-256"), strict, "{bits}");
         assert!(!login(gateway.port, bits, "ssh-rsa"), "{bits} with SHA-1");
     }
+    gateway.tells("Refused a key for ");
+    gateway.tells(": an RSA key of fewer than 2048 bits, or of more than 8192");
 }
 
 #[test]
