@@ -358,6 +358,8 @@ pub const FORWARD_LINGER_TIME: Duration = Duration::from_secs(3);
 /// Places where one connection listens for its client, and sockets of one place.
 pub const LISTENERS_OF_LINK_MAX: usize = 128;
 pub const LISTENER_SOCKETS_MAX: usize = 8;
+/// How often the kernel is asked for a port that is free on all addresses.
+pub const PORT_CHOICES_MAX: u32 = 8;
 /// Displays are numbered below this; sshd's figure.
 pub const X11_DISPLAYS_MAX: u16 = 1000;
 /// The name of an X11 authorization protocol and its cookie, in hexadecimal digits.

@@ -13,7 +13,7 @@ use nix::sys::socket::{
 use super::permits::{Forwarding, GatewayPorts};
 use super::{Target, forbidden};
 use crate::connection::ChannelId;
-use crate::limits::{FORWARD_BACKLOG, LISTENER_SOCKETS_MAX};
+use crate::limits::{FORWARD_BACKLOG, LISTENER_SOCKETS_MAX, PORT_CHOICES_MAX};
 use crate::services::umask::with_umask;
 
 /// Where a client wants connections to be taken for it; as it wrote it.
@@ -126,7 +126,8 @@ pub fn listen_at(spec: &ListenSpec) -> io::Result<Listening> {
     match &spec.place {
         Place::Tcp { address, port } => {
             let port = u16::try_from(*port).map_err(io::Error::other)?;
-            listen_on(&addresses(address, spec)?, port)
+            let addresses = addresses(address, spec)?;
+            chosen(port, || listen_on(&addresses, port))
         }
         Place::Path(path) => {
             let socket = with_umask(Some(spec.mask), || bind_path(path, spec.unlink))?;
@@ -160,6 +161,19 @@ fn addresses(asked: &str, spec: &ListenSpec) -> io::Result<Vec<IpAddr>> {
         }
         (GatewayPorts::No, _) => loopback(),
     })
+}
+
+/// A port that the kernel chooses (0) is one that is free on the first address; where another has it taken,
+/// it chooses again.
+fn chosen(port: u16, mut listen: impl FnMut() -> io::Result<Listening>) -> io::Result<Listening> {
+    let mut listening = listen()?;
+    for _ in 1..PORT_CHOICES_MAX {
+        if port != 0 || listening.refused.is_none() {
+            break;
+        }
+        listening = listen()?;
+    }
+    Ok(listening)
 }
 
 fn listen_on(addresses: &[IpAddr], mut port: u16) -> io::Result<Listening> {
@@ -262,6 +276,24 @@ mod tests {
         }
         let spec = ListenSpec { inet6: false, ..spec(GatewayPorts::No) };
         assert_eq!(addresses("", &spec).expect("one"), [IpAddr::V4(Ipv4Addr::LOCALHOST)]);
+    }
+
+    #[test]
+    fn a_port_that_is_taken_on_one_address_is_chosen_again() {
+        let listening = |refused: bool| {
+            let refused = refused.then(|| "taken".to_owned());
+            Ok(Listening { sockets: Vec::new(), port: 1, refused })
+        };
+        for (port, taken, asked, refused) in
+            [(0, 2, 3, false), (0, u32::MAX, PORT_CHOICES_MAX, true), (80, 2, 1, true)]
+        {
+            let mut times = 0;
+            let found = chosen(port, || {
+                times += 1;
+                listening(times <= taken)
+            });
+            assert_eq!((times, found.expect("one").refused.is_some()), (asked, refused));
+        }
     }
 
     #[test]
