@@ -184,10 +184,15 @@ fn stat(pid: u32, field: usize) -> Option<String> {
     rest.split(' ').nth(field).map(str::to_owned)
 }
 
-/// Not counting one that only waits to be reaped, which is done if it is ours.
+/// Not counting one that only waits to be reaped, which is done if it is ours: of a gateway, for others' ends
+/// are waited for elsewhere, and one may have the number now.
 fn is_there(pid: u32) -> bool {
-    let _ = waitpid(Pid::from_raw(pid.cast_signed()), Some(WaitPidFlag::WNOHANG));
-    stat(pid, 0).is_some_and(|state| state != "Z")
+    let is_over = stat(pid, 0).is_none_or(|state| state == "Z");
+    let name = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+    if is_over && name.trim_end() == "program" {
+        let _ = waitpid(Pid::from_raw(pid.cast_signed()), Some(WaitPidFlag::WNOHANG));
+    }
+    !is_over
 }
 
 fn wait_for_the_end_of(pid: u32) {
