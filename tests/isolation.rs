@@ -27,11 +27,15 @@ fn gateway(lines: &[&str]) -> Option<Gateway> {
     Some(Gateway::start(&[&[APART], lines].concat()))
 }
 
-/// A stranger who says nothing, once he was greeted.
+/// A stranger who says nothing, once he was greeted. The place of one before him is free once root's process
+/// has seen the end of its edge.
 fn stranger(gateway: &Gateway) -> TcpStream {
-    let mut stream = gateway.connect().expect("a connection");
-    assert!(is_greeted(&mut stream));
-    stream
+    let mut found = None;
+    wait_for("a place", || {
+        let stream = gateway.connect().expect("a connection");
+        is_greeted(found.insert(stream))
+    });
+    found.expect("one")
 }
 
 fn is_greeted(stream: &mut TcpStream) -> bool {
@@ -209,9 +213,8 @@ fn a_storm_has_as_many_processes_as_it_may() {
     wait_for_calm(&gateway);
     let mut held: Vec<TcpStream> = (0..most).map(|_| gateway.connect().expect("one")).collect();
     for stream in &mut held {
-        // The place of one that has gone is free once root's process has seen its edge end.
-        while !is_greeted(stream) {
-            *stream = gateway.connect().expect("one");
+        if !is_greeted(stream) {
+            *stream = stranger(&gateway);
         }
     }
     let mut beyond = gateway.connect().expect("a connection");
