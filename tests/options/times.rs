@@ -146,8 +146,10 @@ fn case_67_those_that_never_log_in_end_together() {
         assert!(drain(stream).starts_with(b"SSH-2.0-"));
     }
     within("all of them", start.elapsed(), grace - 1, grace * 4 + connected.as_secs());
+    // The reactors do not wait for their log, which has room for so many lines of one moment.
+    let room = count.min(tidegate::limits::EVENTS_MAX as u64);
     wait_for("a line for each", || {
-        gateway.log().lines().filter(|line| line.contains(": timed out: ")).count() as u64 == count
+        gateway.log().lines().filter(|line| line.contains(": timed out: ")).count() as u64 >= room
     });
     // Who is logged in has noticed nothing.
     let (input, output) = (session.stdin.take(), session.stdout.take());
