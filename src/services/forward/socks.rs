@@ -141,7 +141,7 @@ fn until_nul(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 
 /// RFC 1928 §3.
 fn methods(rest: &[u8]) -> Result<Read, Refused> {
-    let [count, methods @ ..] = rest else { return Ok(Read::Need(2)) };
+    let [count, methods @ ..] = rest else { return Ok(Read::Need(1)) };
     match usize::from(*count).saturating_sub(methods.len()) {
         0 if methods.contains(&NO_LOGIN) => Ok(Read::Is(Step::Say(&[5, NO_LOGIN]))),
         0 => Err(Refused { why: "it wants to log in by SOCKS", say: &[5, 0xff] }),
