@@ -283,14 +283,6 @@ pub const LINGER_BYTES: u32 = 128 * 1024;
 /// How long a reactor does not do so after anything that is no part of a stream: somebody may wait for
 /// the answer, and say more.
 pub const LINGER_REST: Duration = Duration::from_millis(100);
-/// How soon the answer to what a client typed must have come from its host for the reactor to look for the
-/// next one without going to sleep, and how long it looks. An idle CPU of a virtual machine takes 50 us
-/// and more to wake.
-pub const ANSWER_TIME: Duration = Duration::from_micros(200);
-/// Looking takes at most one part in so many of a reactor's time.
-pub const ANSWER_SHARE: u32 = 20;
-/// Time to look that a reactor may have saved up.
-pub const ANSWER_SAVINGS: Duration = Duration::from_millis(10);
 /// How long a read of a socket's stream keeps its large lease when nothing more comes.
 pub const STREAM_LEASE_TIME: Duration = Duration::from_millis(20);
 /// How long a link keeps the large lease in which it received bulk when nothing more comes.

@@ -121,10 +121,6 @@ impl Driver for EitherDriver {
         pass_on!(self, driver => driver.linger(time));
     }
 
-    fn expect(&mut self, time: Duration) {
-        pass_on!(self, driver => driver.expect(time));
-    }
-
     fn waker(&self) -> Waker {
         pass_on!(self, driver => driver.waker())
     }

@@ -86,10 +86,6 @@ pub trait Driver {
     /// are under way, and one of their pieces is not worth waking for. `until` ends it as ever. A hint.
     fn linger(&mut self, _time: Duration) {}
 
-    /// The next wait looks for completions for so long before it sleeps: one is expected that soon, and
-    /// waking takes longer. `until` does not end it. A hint.
-    fn expect(&mut self, _time: Duration) {}
-
     /// A handle with which other threads end this driver's sleep.
     fn waker(&self) -> Waker;
 
@@ -111,9 +107,6 @@ pub struct DriverStats {
     pub enobufs: u64,
     /// Times the kernel had more results than its queue had room for.
     pub overflows: u64,
-    /// Times a wait looked before it slept, and how many of them found something.
-    pub looks: u64,
-    pub found: u64,
     /// Times a waker ended a sleep.
     pub wakes: u64,
     /// Operations in flight now.

@@ -49,7 +49,6 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
         if !self.is_in_flow(key) {
             self.hurried_until = self.driver.now().after(LINGER_REST);
-            self.await_answer(key);
         }
     }
 

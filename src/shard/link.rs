@@ -3,7 +3,6 @@ use std::time::Duration;
 
 use super::Inbound;
 use super::agent::Agent;
-use super::answers::HostPace;
 use super::linger::Flow;
 use super::outside::{Ends, Proof};
 use super::relay::Relay;
@@ -89,7 +88,6 @@ pub(super) struct Link {
     pub mark: u32,
     pub mark_until: Option<Instant>,
     pub flow: Flow,
-    pub pace: HostPace,
     /// When the lease of the receive in flight is taken back, unless something comes.
     pub lease_until: Option<Instant>,
 }

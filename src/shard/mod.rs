@@ -5,7 +5,6 @@
 //! links then run one after the other for a bounded number of bytes each.
 
 mod agent;
-mod answers;
 mod borrow;
 mod client;
 mod contain;
@@ -56,7 +55,6 @@ use crate::reactor::{
 };
 use crate::services::{Done, Job, Wishes};
 use crate::wire::number::disconnect;
-use answers::Answers;
 use inbound::Inbound;
 use link::{Attachment, Link, LinkState};
 use listen::{Listener, Offer};
@@ -186,7 +184,6 @@ pub struct Shard<D: Driver, O: Outside> {
     /// else has come of late.
     lingers: bool,
     hurried_until: Instant,
-    answers: Answers,
     stopping: bool,
     retiring: bool,
     /// Accepts in flight.
@@ -257,7 +254,6 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             drops_at: None,
             lingers: false,
             hurried_until: Instant::default(),
-            answers: Answers::default(),
             stopping: false,
             retiring: false,
             accepting: 0,
@@ -297,10 +293,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     pub fn turn(&mut self, until: Option<Instant>) -> io::Result<()> {
         let until = self.wait_until(until);
         self.linger();
-        self.expect_answer();
         let mut completions = std::mem::take(&mut self.completions);
         self.driver.wait(until, &mut completions)?;
-        self.answer_over();
         completions.append(&mut self.withdrawn);
         for completion in completions.drain(..) {
             self.completed(completion);

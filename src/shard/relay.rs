@@ -176,7 +176,7 @@ impl Relay {
         }
     }
 
-    pub const fn is_down(&self) -> bool {
+    const fn is_down(&self) -> bool {
         matches!(self.end, End::Down(_))
     }
 

@@ -1,7 +1,6 @@
 //! The life of a link: begin, receive, run, send, end.
 
 use super::agent::Agent;
-use super::answers::HostPace;
 use super::contain::meet_ordered_defect;
 use super::linger::Flow;
 use super::link::{Asked, Owed};
@@ -176,7 +175,6 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             mark: 1,
             mark_until: None,
             flow: Flow::default(),
-            pace: HostPace::default(),
             lease_until: None,
         };
         self.links.insert(link) as u32
@@ -249,9 +247,6 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 (link.mark_until, link.lease_until) = (None, None);
                 let bytes = completion.result.unwrap_or(0);
                 link.inbound.received(into, bytes, self.driver.pool());
-                if bytes > 0 && link.pace.answered(now) {
-                    self.answers.has_come(key);
-                }
                 match completion.result {
                     Ok(0) => self.peer_left(key, CLOSED_BY_PEER),
                     Ok(_) => self.mark_ready(key),

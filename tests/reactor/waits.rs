@@ -86,51 +86,6 @@ fn a_sleep_that_lingers_loses_nothing() {
     });
 }
 
-/// What comes while it is expected is there without a sleep; what does not come is slept for.
-#[test]
-fn what_is_expected_is_looked_for_before_a_sleep() {
-    on_all(|mut bench| {
-        let (near, mut far) = pair();
-        let hour = Duration::from_secs(3600);
-        for (round, expected) in
-            (0..20u8).zip([Duration::from_micros(50), hour].into_iter().cycle())
-        {
-            bench.submit(1, Op::Recv { fd: raw(&near), into: Target::Shared });
-            let before = bench.driver.stats();
-            let mut done = std::thread::scope(|scope| {
-                scope.spawn(|| {
-                    std::thread::sleep(Duration::from_millis(5));
-                    far.write_all(&[round]).unwrap();
-                });
-                let mut done = Vec::new();
-                while done.is_empty() {
-                    bench.driver.expect(expected);
-                    done.extend(bench.turn(1000));
-                }
-                done
-            });
-            let done = done.pop().expect("one");
-            assert_eq!((done.result, bench.bytes(&done.op, 1)), (Ok(1), vec![round]));
-            bench.give_all(done.op);
-            let after = bench.driver.stats();
-            let (looks, found) = (after.looks - before.looks, after.found - before.found);
-            assert!(looks > 0);
-            assert!(expected < hour || looks == found, "{found} of {looks} looks");
-        }
-        // A bell ends it too.
-        let waker = bench.driver.waker();
-        std::thread::scope(|scope| {
-            scope.spawn(move || {
-                std::thread::sleep(Duration::from_millis(5));
-                waker.wake();
-            });
-            bench.driver.expect(hour);
-            bench.driver.wait(None, &mut bench.out).unwrap();
-        });
-        bench.finish();
-    });
-}
-
 /// What has completed on the spot does not cut such a sleep short: an answer to it comes along.
 #[test]
 fn a_send_is_no_reason_not_to_linger() {

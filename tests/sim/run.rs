@@ -160,11 +160,6 @@ impl Run {
         (office.gone_on(), office.sharing())
     }
 
-    /// Waits that looked before they slept.
-    pub fn looks(&mut self) -> u64 {
-        self.shards.iter_mut().map(|shard| shard.driver().stats().looks).sum()
-    }
-
     /// Connections whose end was reported with these words.
     pub fn ended_for(&self, why: &str) -> u64 {
         self.office.borrow().ended_for(why)

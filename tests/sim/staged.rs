@@ -202,27 +202,6 @@ fn sessions_that_rest_wake_nobody() {
     }
 }
 
-/// Somebody types through the gateway. Where the host answers at once, the gateway's reactor looks for its
-/// answer before it sleeps; a host that takes its time is slept for.
-#[test]
-fn who_passes_on_keys_looks_for_fast_answers() {
-    for (latency, looks) in [(Duration::ZERO, true), (Duration::from_millis(3), false)] {
-        let mut draw = sharers(1);
-        draw.swarm.latency_max = latency;
-        if let TaskPlan::Exec(plan) = &mut draw.clients[0].tasks[0] {
-            (plan.input, plan.piece, plan.pace) = (200, 1, Duration::from_millis(50));
-        }
-        let mut run = Run::new(draw);
-        run.until("the client is done", Duration::from_secs(90), |run| {
-            run.clients.iter().all(Client::is_over)
-        });
-        assert_eq!(run.clients[0].outcome, Some(Outcome::Done));
-        let seen = run.looks();
-        assert!(if looks { seen >= 190 } else { seen < 20 }, "{latency:?}: {seen} looks");
-        run.finish();
-    }
-}
-
 /// Everybody receives in the small buffers. Those whom something keeps waiting must not hold them
 /// all, whatever it is: here peers that do not read what they provoke, and programs that do not
 /// read what they are sent.

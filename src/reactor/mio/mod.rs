@@ -91,7 +91,6 @@ impl MioDriver {
             sleeper,
             plain: config.plain,
             linger: None,
-            expected: None,
             scratch: Vec::new(),
             stats: DriverStats::default(),
         };
@@ -123,31 +122,9 @@ impl MioDriver {
         }
     }
 
-    /// Polls for as long as something is expected; whether it has come.
-    fn look(&mut self, pause: Option<Duration>) -> bool {
-        let expected = self.core.expected.take();
-        let Some(time) = expected.filter(|_| pause != Some(Duration::ZERO)) else { return false };
-        let until = system::now().after(time);
-        self.core.stats.looks += 1;
-        while system::now() < until {
-            self.core.stats.enters += 1;
-            if self.poll.poll(&mut self.events, Some(Duration::ZERO)).is_ok()
-                && !self.events.is_empty()
-            {
-                self.core.stats.found += 1;
-                return true;
-            }
-        }
-        false
-    }
-
     fn sleep(&mut self, pause: Option<Duration>) -> io::Result<()> {
-        let polled = if self.look(pause) {
-            Ok(())
-        } else {
-            self.core.stats.enters += 1;
-            self.poll.poll(&mut self.events, pause)
-        };
+        self.core.stats.enters += 1;
+        let polled = self.poll.poll(&mut self.events, pause);
         if self.core.sleeper.wake_up() {
             self.core.stats.wakes += 1;
         }
@@ -242,10 +219,6 @@ impl Driver for MioDriver {
         self.core.linger = Some(time);
     }
 
-    fn expect(&mut self, time: Duration) {
-        self.core.expected = Some(time);
-    }
-
     fn waker(&self) -> Waker {
         self.core.sleeper.waker()
     }
@@ -303,8 +276,6 @@ struct Core {
     plain: bool,
     /// See [`Driver::linger`].
     linger: Option<Duration>,
-    /// See [`Driver::expect`].
-    expected: Option<Duration>,
     scratch: Vec<Id>,
     stats: DriverStats,
 }

@@ -1,6 +1,5 @@
 use std::fmt;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use super::attempt::{Flight, Outcome};
 use super::handle::SimWorld;
@@ -219,10 +218,6 @@ impl Driver for SimDriver {
             self.attempt_all(world, out);
         }
         Ok(())
-    }
-
-    fn expect(&mut self, _time: Duration) {
-        self.stats.looks += 1;
     }
 
     fn waker(&self) -> Waker {

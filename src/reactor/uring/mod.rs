@@ -249,26 +249,6 @@ impl UringDriver {
         };
         if self.core.sleeper.fall_asleep() { pause } else { Pause::None }
     }
-
-    /// Looks for completions for as long as some are expected; how long to sleep after that.
-    fn look(&mut self, pause: Pause) -> io::Result<Pause> {
-        let expected = self.core.expected.take();
-        let Some(time) = expected.filter(|_| matches!(pause, Pause::For(_) | Pause::Forever))
-        else {
-            return Ok(pause);
-        };
-        let until = self.now().after(time);
-        self.core.stats.looks += 1;
-        self.ring.enter(Pause::None, &mut self.core.stats)?;
-        while !self.ring.has_news() {
-            if self.now() >= until {
-                return Ok(pause);
-            }
-            std::hint::spin_loop();
-        }
-        self.core.stats.found += 1;
-        Ok(Pause::None)
-    }
 }
 
 impl Driver for UringDriver {
@@ -336,7 +316,6 @@ impl Driver for UringDriver {
         self.choose_reads();
         self.fill()?;
         let pause = self.pause(until, !out.is_empty());
-        let pause = self.look(pause)?;
         let entered = self.ring.enter(pause, &mut self.core.stats);
         if self.core.sleeper.wake_up() {
             self.core.stats.wakes += 1;
@@ -351,10 +330,6 @@ impl Driver for UringDriver {
 
     fn linger(&mut self, time: Duration) {
         self.core.linger = Some(time);
-    }
-
-    fn expect(&mut self, time: Duration) {
-        self.core.expected = Some(time);
     }
 
     fn waker(&self) -> Waker {
@@ -439,8 +414,6 @@ struct Core {
     closing: bool,
     /// See [`Driver::linger`].
     linger: Option<Duration>,
-    /// See [`Driver::expect`].
-    expected: Option<Duration>,
     scratch: Vec<Id>,
     stats: DriverStats,
 }
@@ -462,7 +435,6 @@ impl Core {
             hurry: false,
             closing: false,
             linger: None,
-            expected: None,
             scratch: Vec::new(),
             stats: DriverStats::default(),
         })

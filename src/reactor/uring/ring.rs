@@ -86,11 +86,6 @@ impl Ring {
         }
     }
 
-    /// Something has completed, or would be seen to have by an entry to the kernel.
-    pub(super) fn has_news(&mut self) -> bool {
-        !self.uring.completion().is_empty() || self.uring.submission().taskrun()
-    }
-
     /// Passes every completion to `each`.
     pub(super) fn drain(&mut self, each: impl FnMut(cqueue::Entry)) {
         self.uring.completion().for_each(each);
