@@ -127,8 +127,8 @@ impl Scatter {
     fn receive_header(&mut self, places: *const libc::iovec, count: usize) -> *mut libc::msghdr {
         let header = self.receives[self.receives_used].get();
         self.receives_used += 1;
-        // SAFETY: it is ours alone but for what the kernel writes, which it does while this thread is
-        // in a system call; nothing refers to it meanwhile.
+        // SAFETY: it is ours alone but for flags and lengths of earlier receives, which the kernel writes
+        // as this thread's own work, never beside it, and nothing refers to them.
         unsafe {
             (*header).msg_iov = places.cast_mut();
             (*header).msg_iovlen = count as _;
