@@ -6,6 +6,8 @@
 mod abroad;
 #[path = "sim/bytes.rs"]
 mod bytes;
+#[path = "sim/calls.rs"]
+mod calls;
 #[path = "sim/chance.rs"]
 mod chance;
 #[path = "sim/child.rs"]

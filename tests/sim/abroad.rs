@@ -10,12 +10,15 @@ use std::time::Duration;
 
 use tidegate::base::{Instant, SeededEntropy};
 use tidegate::connection::{
-    Answer, ChannelId, ClientConnectionConfig, ConnectionConfig, Event, LoginMethod, Query,
+    Answer, ChannelId, ClientConnectionConfig, ConnectionConfig, Event, GlobalRequest, LoginMethod,
+    Query,
 };
 use tidegate::crypto::SignatureAlgorithm;
+use tidegate::limits::SOCKS_TIME_MAX;
 use tidegate::reactor::sim::{SimDriver, SimWorld};
-use tidegate::reactor::{Driver, Fd, Token};
-use tidegate::services::{Grant, Job};
+use tidegate::reactor::{Driver, Fd, Token, Waker};
+use tidegate::services::forward::Note;
+use tidegate::services::{Attached, Done, Grant, Job};
 use tidegate::shard::{
     Admission, ClientLink, Ends, HandOver, Mail, News, Outside, Report, Shard, ShardConfig,
     StartupEnd,
@@ -23,25 +26,80 @@ use tidegate::shard::{
 use tidegate::transport::{Preferences, ServerConfig};
 use tidegate::wire::number::disconnect;
 
-use crate::chance::stream;
+use crate::calls::{self, Caller};
+use crate::chance::{hits, stream, up_to};
 use crate::draw::Weather;
 use crate::errand::{Errand, Loop, Orders};
-use crate::host::{Host, HostPlan, Lie};
+use crate::host::{Host, HostPlan, Lie, PORT};
 use crate::journey::Journey;
 use crate::keys;
 use crate::run::{CLOSING, LIVENESS, TICKS_AT_ONCE_MAX, TICKS_MAX, count_faults};
 use crate::shelf::SharedFiles;
 use crate::tally::Tally;
+use crate::town::Town;
 
-/// A client is alone: nobody works for it, and nobody connects to it.
-pub struct Alone;
+/// A client is alone: nobody connects to it.
+pub struct Alone {
+    workers: Rc<RefCell<Workers>>,
+}
+
+/// Those who look names up for a client.
+pub struct Workers {
+    plan: WorkersPlan,
+    world: SimWorld,
+    waker: Waker,
+    jobs: Vec<Queued>,
+    lost: u64,
+    chance: SeededEntropy,
+}
+
+#[derive(Clone, Debug)]
+pub struct WorkersPlan {
+    pub time: Duration,
+    /// Of a million: those who die of it.
+    pub lost: u32,
+}
+
+struct Queued {
+    due: Instant,
+    rung: bool,
+    token: Token,
+    port: u16,
+}
+
+impl Workers {
+    fn ring(&mut self) {
+        let now = self.world.now();
+        for queued in self.jobs.iter_mut().filter(|queued| !queued.rung && queued.due <= now) {
+            queued.rung = true;
+            self.waker.wake();
+        }
+    }
+}
 
 impl Outside for Alone {
-    fn submit(&mut self, _token: Token, job: Job) -> Result<(), Job> {
-        panic!("{job:?} is for nobody")
+    fn submit(&mut self, token: Token, job: Job) -> Result<(), Job> {
+        let Job::Resolve { port, .. } = job else { panic!("{job:?} is for nobody") };
+        let workers = &mut *self.workers.borrow_mut();
+        let due = workers.world.now().after(up_to(&mut workers.chance, workers.plan.time));
+        workers.world.wake_at(due.max(workers.world.now().after(Duration::from_nanos(1))));
+        workers.jobs.push(Queued { due, rung: false, token, port });
+        Ok(())
     }
 
-    fn collect(&mut self, _mail: &mut Vec<Mail>) {}
+    fn collect(&mut self, mail: &mut Vec<Mail>) {
+        let workers = &mut *self.workers.borrow_mut();
+        let now = workers.world.now();
+        for Queued { token, port, .. } in workers.jobs.extract_if(.., |queued| queued.due <= now) {
+            let lost = hits(&mut workers.chance, workers.plan.lost);
+            workers.lost += u64::from(lost);
+            let done = match Town::resolve(crate::town::NAME, u32::from(port)) {
+                _ if lost => Done::Lost,
+                found => Done::Resolved(found.ok_or_else(|| std::io::ErrorKind::NotFound.into())),
+            };
+            mail.push(Mail::Done { token, done });
+        }
+    }
 
     fn greeting(&mut self, _ends: Ends) -> Option<Arc<ConnectionConfig>> {
         None
@@ -105,6 +163,11 @@ struct Trip {
     errands: Vec<Errand>,
     next: usize,
     by_channel: BTreeMap<ChannelId, usize>,
+    /// It has asked the host to listen.
+    listens: bool,
+    /// Channels that the host has asked for, when it did, and those of them that are over.
+    called: BTreeMap<ChannelId, Instant>,
+    calls_over: usize,
     rekeyed: u32,
     left: bool,
     ended: Option<Ended>,
@@ -118,6 +181,8 @@ pub struct Abroad {
     turned_at: Instant,
     orders: Arc<Orders>,
     files: SharedFiles,
+    town: Town,
+    workers: Rc<RefCell<Workers>>,
     trips: Vec<Trip>,
     chance: SeededEntropy,
     healed: bool,
@@ -149,7 +214,20 @@ impl Abroad {
             serial_step: 1,
         };
         let entropy = Box::new(stream(journey.seed, "abroad"));
-        let shard: Shard<SimDriver, Alone> = Shard::new(driver, Alone, config, entropy);
+        let workers = Rc::new(RefCell::new(Workers {
+            plan: journey.workers.clone(),
+            world: world.clone(),
+            waker: driver.waker(),
+            jobs: Vec::new(),
+            lost: 0,
+            chance: stream(journey.seed, "workers"),
+        }));
+        let alone = Alone { workers: Rc::clone(&workers) };
+        let shard: Shard<SimDriver, Alone> = Shard::new(driver, alone, config, entropy);
+        let mut town = Town::default();
+        for call in journey.trips.iter().flat_map(|trip| &trip.host.calls) {
+            town.build(&call.to, &world);
+        }
         let orders = Arc::new(Orders(journey.errands.clone()));
         let files = Rc::new(RefCell::new(journey.files.clone()));
         let trips = journey.trips.iter().map(|plan| Trip::new(plan.clone(), &orders, &world));
@@ -167,6 +245,8 @@ impl Abroad {
             turned_at: Instant::ZERO,
             orders,
             files,
+            town,
+            workers,
             trips,
             chance,
             healed: false,
@@ -182,6 +262,7 @@ impl Abroad {
         self.until("every host is left", CLOSING, |run| {
             run.shard.links() == 0
                 && run.shard.driver().is_idle()
+                && run.town.is_quiet()
                 && run.trips.iter().all(|trip| trip.host.as_ref().is_none_or(|host| host.over))
         });
         self.check()
@@ -207,8 +288,10 @@ impl Abroad {
         if !self.healed && self.world.now() >= self.journey.heals_at {
             self.heal();
         }
+        self.workers.borrow_mut().ring();
         self.turn();
         self.greet();
+        self.town.step(&self.world);
         for trip in &mut self.trips {
             trip.step((&mut self.shard, &self.world), &mut self.chance);
             if let Some(host) = &mut trip.host {
@@ -260,6 +343,7 @@ impl Abroad {
     fn heal(&mut self) {
         self.healed = true;
         self.world.heal();
+        self.workers.borrow_mut().plan.lost = 0;
     }
 
     fn describe(&mut self) -> String {
@@ -284,6 +368,8 @@ impl Abroad {
 
     fn check(mut self) -> Tally {
         self.check_outcomes();
+        self.check_calls();
+        self.town.close(&self.world);
         self.trips.iter().for_each(|trip| self.world.close(trip.listener));
         self.shard.driver().check();
         self.world.check();
@@ -320,6 +406,22 @@ impl Abroad {
         }
     }
 
+    /// Who comes to a port at a host is led to where he wants to go, or told that he is not.
+    fn check_calls(&mut self) {
+        let (faults, lost) = (self.world.faults(), self.workers.borrow().lost);
+        let excused = faults.resets + faults.refused + lost > 0;
+        for (n, trip) in self.trips.iter().enumerate() {
+            if trip.ended != Some(Ended::Done) || excused {
+                continue;
+            }
+            for caller in trip.host.iter().flat_map(Host::callers) {
+                let verdict = caller.verdict(self.journey.weather == Weather::Calm);
+                assert!(verdict.is_ok(), "trip {n}: {verdict:?}");
+                caller.delivered_to().into_iter().for_each(|port| self.town.complete(port));
+            }
+        }
+    }
+
     fn tally(&mut self) -> Tally {
         let mut tally = Tally::default();
         tally.seeds = 1;
@@ -333,6 +435,7 @@ impl Abroad {
         let refused = self.shard.driver().pool().stats().refused;
         tally.count("lease refused", refused);
         count_faults(&self.world.faults(), &mut tally);
+        tally.count("worker lost", self.workers.borrow().lost);
         let seconds = self.world.now().since(Instant::ZERO).as_secs();
         tally.count("virtual seconds", seconds);
         tally.count("ticks", self.ticks);
@@ -356,6 +459,9 @@ impl Trip {
             errands,
             next: 0,
             by_channel: BTreeMap::new(),
+            listens: false,
+            called: BTreeMap::new(),
+            calls_over: 0,
             rekeyed: 0,
             left: false,
             ended: None,
@@ -392,6 +498,12 @@ impl Trip {
         if self.left || !self.logged_in {
             return;
         }
+        let calls = self.plan.host.calls.len();
+        if calls > 0 && !self.listens {
+            let request =
+                GlobalRequest::TcpipForward { address: "localhost".into(), port: u32::from(PORT) };
+            self.listens = shard.ask_server(link, &request);
+        }
         let under_way = self.errands[..self.next].iter().filter(|one| !one.is_over()).count();
         if under_way < self.plan.at_once
             && let Some(errand) = self.errands.get_mut(self.next)
@@ -404,7 +516,8 @@ impl Trip {
             self.rekeyed += 1;
             shard.renew_keys(link);
         }
-        if self.next == self.errands.len() && self.errands.iter().all(Errand::is_over) {
+        let done = self.next == self.errands.len() && self.errands.iter().all(Errand::is_over);
+        if done && self.calls_over == calls {
             self.left = true;
             shard.leave_server(link, disconnect::BY_APPLICATION, "disconnected by user");
             self.ended = Some(self.how_it_went());
@@ -448,6 +561,10 @@ impl Trip {
                 assert!(begun || shard.client(link).is_none(), "a login can begin");
             }
             News::Heard(Event::Authenticated { .. }) => self.logged_in = true,
+            News::Heard(Event::Open { id, .. }) => {
+                self.called.insert(id, world.now());
+                shard.serve_channel(link, id, Attached::socks(calls::permits()));
+            }
             News::Heard(event) => {
                 let id = match &event {
                     Event::Opened { id }
@@ -460,11 +577,15 @@ impl Trip {
                 }
             }
             News::Told { id, note } => {
+                if let Some(at) = self.called.get(&id) {
+                    judge_time(*at, world.now(), &note);
+                }
                 if let Some(errand) = self.errand(id) {
                     errand.told((link, id), note, shard, world);
                 }
             }
             News::Finished(id) => {
+                self.calls_over += usize::from(self.called.contains_key(&id));
                 if let Some(errand) = self.errand(id) {
                     errand.finished();
                 }
@@ -517,6 +638,16 @@ impl Trip {
         for errand in &self.errands[..self.next] {
             errand.count(tally);
         }
+        for caller in self.host.iter().flat_map(Host::callers) {
+            Caller::count(caller, tally);
+        }
+    }
+}
+
+/// Nobody is given up who has time left, and nobody is kept whose time is over.
+fn judge_time(at: Instant, now: Instant, note: &Note) {
+    if matches!(note, Note::Failed { why, .. } if why == "it has not said in time where to") {
+        assert_eq!(now.since(at), SOCKS_TIME_MAX, "a caller is given up");
     }
 }
 

@@ -16,12 +16,14 @@ use tidegate::wire::auth::{
 };
 use tidegate::wire::channel::{
     ChannelClose, ChannelData, ChannelEof, ChannelNumber, ChannelOpen, ChannelOpenConfirmation,
-    ChannelSuccess, ChannelWindowAdjust, GlobalRequest, RequestFailure,
+    ChannelSuccess, ChannelWindowAdjust, GlobalBody, GlobalRequest, OpenKind, RequestFailure,
+    RequestSuccess,
 };
 use tidegate::wire::request::{ChannelRequest, RequestBody};
 use tidegate::wire::transport::ServiceAccept;
 use tidegate::wire::{Message, NameList, number};
 
+use crate::calls::{CallPlan, Caller};
 use crate::chance::{hits, one_in};
 use crate::client::Vanish;
 use crate::errand::Orders;
@@ -49,6 +51,8 @@ pub struct HostPlan {
     pub shuffles: bool,
     /// With how many messages it has sent on channels before.
     pub lie: Option<(Lie, u64)>,
+    /// Who comes to the port that it listens at for the client.
+    pub calls: Vec<CallPlan>,
     pub seed: u64,
 }
 
@@ -151,6 +155,9 @@ pub struct Host {
     /// Messages sent on channels.
     said: u64,
     channels: Vec<Channel>,
+    /// It listens since then, and so many have come.
+    listens_since: Option<Instant>,
+    called: usize,
     why: String,
 }
 
@@ -190,8 +197,15 @@ impl Host {
             vanishes_at,
             said: 0,
             channels: Vec::new(),
+            listens_since: None,
+            called: 0,
             why: String::new(),
         }
+    }
+
+    /// Those who have come, on channels that are open or were.
+    pub fn callers(&self) -> impl Iterator<Item = &Caller> {
+        self.channels.iter().filter_map(Channel::caller)
     }
 
     /// It has changed what it sent, gone, or told its lie: whatever comes of that is its doing.
@@ -367,8 +381,18 @@ impl Host {
             number::USERAUTH_REQUEST => self.judge(payload),
             number::GLOBAL_REQUEST => {
                 let request = GlobalRequest::parse(payload).map_err(bad)?;
+                if matches!(request.request, GlobalBody::TcpipForward { .. }) {
+                    self.listens_since = Some(self.world.now());
+                    return self.say(&RequestSuccess { rest: &[] });
+                }
                 if request.want_reply { self.say(&RequestFailure) } else { Ok(()) }
             }
+            number::CHANNEL_OPEN_CONFIRMATION => {
+                let open = ChannelOpenConfirmation::parse(payload).map_err(bad)?;
+                self.channel(open.recipient).confirmed(&open);
+                Ok(())
+            }
+            number::CHANNEL_OPEN_FAILURE => panic!("a client takes every caller: {payload:?}"),
             number::CHANNEL_OPEN => {
                 let open = ChannelOpen::parse(payload).map_err(bad)?;
                 let (window, packet) = (self.plan.window, self.plan.packet);
@@ -400,8 +424,9 @@ impl Host {
             }
             number::CHANNEL_CLOSE => {
                 let recipient = ChannelClose::parse(payload).map_err(bad)?.recipient;
+                let world = self.world.clone();
                 let channel = self.channel(recipient);
-                let (theirs, first) = (channel.theirs, channel.closed());
+                let (theirs, first) = (channel.theirs, channel.closed(&world));
                 if first { self.say(&ChannelClose { recipient: theirs }) } else { Ok(()) }
             }
             _ => Ok(()),
@@ -471,6 +496,7 @@ impl Host {
         {
             self.with(|transport, env| transport.rekey(env))?;
         }
+        self.call()?;
         let before = self.said;
         let withholds =
             self.lied_at.is_some() && self.plan.lie.is_some_and(|(lie, _)| lie == Lie::Withholds);
@@ -483,7 +509,8 @@ impl Host {
             for _ in 0..4 {
                 let room = self.line.has_room() && self.transport.is_ready();
                 let Some(channel) = self.channels.get_mut(at).filter(|_| room) else { break };
-                let Some(message) = channel.next(self.plan.piece, &mut self.chance) else { break };
+                let next = channel.next(self.plan.piece, &mut self.chance, &self.world);
+                let Some(message) = next else { break };
                 self.said += 1;
                 self.with(|transport, env| transport.send_payload(&message, env))?;
             }
@@ -491,6 +518,40 @@ impl Host {
         // There may be more, and nothing else need happen before it is said.
         if self.said > before {
             self.world.wake_at(self.world.now().after(Duration::from_nanos(1)));
+        }
+        Ok(())
+    }
+
+    /// Asks the client for a channel for whoever has come to its port.
+    fn call(&mut self) -> Result<(), Error> {
+        let now = self.world.now();
+        while let (Some(since), Some(plan)) = (self.listens_since, self.plan.calls.get(self.called))
+        {
+            let at = since.after(plan.starts_after);
+            if now < at {
+                self.world.wake_at(at);
+                return Ok(());
+            }
+            if !self.line.has_room() || !self.transport.is_ready() {
+                return Ok(());
+            }
+            let caller = Box::new(Caller::new(plan, now));
+            let (window, packet) = (self.plan.window, self.plan.packet);
+            let sender = ChannelNumber(self.channels.len() as u32);
+            self.channels.push(Channel::calling(caller, window, packet));
+            self.called += 1;
+            let kind = OpenKind::ForwardedTcpip {
+                address: "localhost",
+                port: u32::from(PORT),
+                origin_host: "192.0.2.3",
+                origin_port: 4_000,
+            };
+            self.say(&ChannelOpen {
+                sender,
+                window_bytes: window,
+                packet_bytes_max: packet,
+                kind,
+            })?;
         }
         Ok(())
     }
@@ -569,6 +630,9 @@ impl Host {
         Ok(())
     }
 }
+
+/// Where hosts listen for clients.
+pub const PORT: u16 = 1_080;
 
 /// The same host with a key that nobody knows.
 fn another_key(config: &ServerConfig) -> Arc<ServerConfig> {

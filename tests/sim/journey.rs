@@ -10,11 +10,14 @@ use tidegate::reactor::sim::Swarm;
 use tidegate::services::sftp_client::Way;
 use tidegate::transport::{ClientConfig, HostKey, Preferences, RekeyLimits, ServerConfig};
 
-use crate::abroad::{TripPlan, may_fall_silent};
+use crate::abroad::{TripPlan, WorkersPlan, may_fall_silent};
+use crate::bytes::Flow;
+use crate::calls::CallPlan;
 use crate::chance::{one_in, pick, size, stream, up_to};
 use crate::client::Vanish;
 use crate::draw::{Weather, pool, preferences, reading, weather};
 use crate::errand::{ErrandPlan, FilesPlan, Habit, MovePlan, SessionPlan};
+use crate::forward::{self, Door, ForwardPlan};
 use crate::host::{HostPlan, Lie, draw_lie};
 use crate::keys;
 use crate::line::{Meddle, Meddling};
@@ -30,6 +33,7 @@ pub struct Journey {
     pub errands: Vec<ErrandPlan>,
     /// Of all hosts.
     pub files: Vec<ShelfFile>,
+    pub workers: WorkersPlan,
     pub heals_at: Instant,
 }
 
@@ -46,12 +50,15 @@ impl Journey {
             weather,
             errands: Vec::new(),
             files: Vec::new(),
+            ports: 0,
+            callers: stream(seed, "callers"),
         };
         let trips = (0..count).map(|_| builder.trip()).collect();
+        let workers = builder.workers();
         let Builder { errands, files, .. } = builder;
         let start = Instant::from_nanos(1_000_000_000);
         let heals_at = start.after(up_to(&mut chance, Duration::from_secs(20)));
-        Journey { seed, weather, swarm, pool, trips, errands, files, heals_at }
+        Journey { seed, weather, swarm, pool, trips, errands, files, workers, heals_at }
     }
 }
 
@@ -61,6 +68,9 @@ struct Builder {
     weather: Weather,
     errands: Vec<ErrandPlan>,
     files: Vec<ShelfFile>,
+    /// Targets of callers.
+    ports: u16,
+    callers: SeededEntropy,
 }
 
 /// Bytes of one stream or file, at most; a few are longer.
@@ -110,6 +120,7 @@ impl Builder {
         let mut config = ClientConnectionConfig::new(transport);
         config.window_bytes = pick(chance, [20_000, 70_000, 2 << 20, 2 << 20]);
         config.packet_bytes = pick(chance, [1_000, 32 << 10, 32 << 10]);
+        config.takes_forwarded = !host.calls.is_empty();
         config.window_bytes_max = pick(chance, [config.window_bytes, 8 << 20]);
         let budget = pick(chance, [100_000, 16 << 20, 1 << 30]);
         config.window_budget = Arc::new(WindowBudget::new(budget));
@@ -132,7 +143,52 @@ impl Builder {
         }
     }
 
+    fn workers(&mut self) -> WorkersPlan {
+        let chance = &mut self.callers;
+        let time = pick(chance, [0, 300, 40_000, 900_000]);
+        let lost = self.weather == Weather::Rough && one_in(chance, 4);
+        WorkersPlan { time: Duration::from_micros(time), lost: if lost { 200_000 } else { 0 } }
+    }
+
+    /// Who comes to the host's port, where the client has it listen.
+    fn calls(&mut self) -> Vec<CallPlan> {
+        let count = if one_in(&mut self.callers, 2) { 1 + self.callers.below(4) } else { 0 };
+        (0..count).map(|_| self.call()).collect()
+    }
+
+    fn call(&mut self) -> CallPlan {
+        self.ports += 1;
+        let port = self.ports;
+        let chance = &mut self.callers;
+        let (up, down) = (size(chance, BYTES), size(chance, BYTES));
+        let seed = chance.next_u64();
+        let habit = match chance.below(5) {
+            0 => forward::Habit::Reset { after: chance.below(up + 1) },
+            1 | 2 => forward::Habit::Answer,
+            _ => forward::Habit::Speak,
+        };
+        let door = pick(
+            chance,
+            [Door::Open, Door::Open, Door::Open, Door::Named, Door::Shut, Door::Silent],
+        );
+        let millis = Duration::from_millis;
+        let to = ForwardPlan {
+            door,
+            habit,
+            port,
+            up: Flow::new(seed, up),
+            down: Flow::new(!seed, down),
+            // The host's own are used.
+            piece: 0,
+            gulp: 0,
+            rests: pick(chance, [millis(0), millis(0), millis(5), millis(300)]),
+            closes_after: one_in(chance, 8).then(|| chance.below(20_000)),
+        };
+        CallPlan::draw(to, chance)
+    }
+
     fn host(&mut self) -> HostPlan {
+        let calls = self.calls();
         let rough = self.weather == Weather::Rough;
         let chance = &mut self.chance;
         let mut preferences = self.preferences.clone();
@@ -166,6 +222,7 @@ impl Builder {
             rekeys: pick(chance, [0, 0, 5_000, 50_000]),
             shuffles: one_in(chance, 2),
             lie,
+            calls,
             seed: chance.next_u64(),
         }
     }

@@ -1,14 +1,16 @@
 //! A channel at a host, and what runs behind it.
 
 use tidegate::base::SeededEntropy;
+use tidegate::reactor::sim::SimWorld;
 use tidegate::wire::channel::{
     ChannelClose, ChannelData, ChannelEof, ChannelExtendedData, ChannelNumber, ChannelOpen,
-    EXTENDED_STDERR,
+    ChannelOpenConfirmation, EXTENDED_STDERR,
 };
 use tidegate::wire::request::{ChannelRequest, RequestBody};
 use tidegate::wire::{Message, Writer};
 
 use crate::bytes::Flow;
+use crate::calls::{Caller, Saying};
 use crate::chance::one_in;
 use crate::errand::{Habit, SessionPlan};
 use crate::shelf::{Shelf, ShelfLie};
@@ -18,6 +20,8 @@ pub enum Work {
     None,
     Program(Box<Program>),
     Files(Box<Shelf>),
+    /// Nothing of a session: the channel is one that the host has opened.
+    Caller(Box<Caller>),
 }
 
 /// A command that was started.
@@ -84,6 +88,40 @@ impl Channel {
         }
     }
 
+    /// One that the client is asked for; nothing is sent on it before it is [`Channel::confirmed`].
+    pub const fn calling(caller: Box<Caller>, window: u32, packet_max: u32) -> Channel {
+        Channel {
+            theirs: ChannelNumber(0),
+            packet: 0,
+            credit: 0,
+            granted: window,
+            owed: 0,
+            window,
+            packet_max,
+            work: Work::Caller(caller),
+            eof_in: false,
+            eof_out: false,
+            status_out: false,
+            close_in: false,
+            close_out: false,
+            deaf: false,
+            is_overrun: false,
+        }
+    }
+
+    pub fn confirmed(&mut self, open: &ChannelOpenConfirmation<'_>) {
+        assert!(self.packet == 0 && matches!(self.work, Work::Caller(_)), "confirmed unasked");
+        (self.theirs, self.packet) = (open.sender, open.packet_bytes_max);
+        self.credit = open.window_bytes;
+    }
+
+    pub const fn caller(&self) -> Option<&Caller> {
+        match &self.work {
+            Work::Caller(caller) => Some(caller),
+            _ => None,
+        }
+    }
+
     pub fn start(&mut self, work: Work) {
         assert!(matches!(self.work, Work::None), "a session starts one thing");
         self.work = work;
@@ -107,6 +145,7 @@ impl Channel {
                 }
             }
             Work::Files(shelf) => shelf.data(data),
+            Work::Caller(caller) => caller.data(data),
         }
     }
 
@@ -118,12 +157,18 @@ impl Channel {
     pub fn ended(&mut self) {
         assert!(!self.eof_in && !self.close_in, "an end twice");
         self.eof_in = true;
+        if let Work::Caller(caller) = &mut self.work {
+            caller.ended();
+        }
     }
 
     /// True: we have not closed it yet, and have to.
-    pub fn closed(&mut self) -> bool {
+    pub fn closed(&mut self, world: &SimWorld) -> bool {
         assert!(!self.close_in, "closed twice");
         self.close_in = true;
+        if let Work::Caller(caller) = &mut self.work {
+            caller.closed(world.now());
+        }
         !std::mem::replace(&mut self.close_out, true)
     }
 
@@ -163,7 +208,12 @@ impl Channel {
     }
 
     /// The next message that may be sent.
-    pub fn next(&mut self, piece: u32, chance: &mut SeededEntropy) -> Option<Vec<u8>> {
+    pub fn next(
+        &mut self,
+        piece: u32,
+        chance: &mut SeededEntropy,
+        world: &SimWorld,
+    ) -> Option<Vec<u8>> {
         if self.close_in || self.close_out || self.is_overrun {
             return None;
         }
@@ -180,6 +230,22 @@ impl Channel {
                 self.credit -= data.len() as u32;
                 Some(encode(&ChannelData { recipient, data: &data }))
             }
+            // It is not open yet.
+            Work::Caller(_) if self.packet == 0 => None,
+            Work::Caller(caller) => match caller.say(room as usize, world)? {
+                Saying::Data(data) => {
+                    self.credit -= data.len() as u32;
+                    Some(encode(&ChannelData { recipient, data: &data }))
+                }
+                Saying::End => {
+                    self.eof_out = true;
+                    Some(encode(&ChannelEof { recipient }))
+                }
+                Saying::Close => {
+                    self.close_out = true;
+                    Some(encode(&ChannelClose { recipient }))
+                }
+            },
             Work::Program(program) => {
                 let mute = program.output.left() == 0;
                 let errs = room > 0 && !deaf && program.errors.left() > 0;

@@ -9,11 +9,15 @@ use tidegate::reactor::sim::Swarm;
 use tidegate::services::upstream::Credential;
 use tidegate::transport::{CompressionKind, Preferences};
 
+use crate::abroad::Abroad;
 use crate::bytes::Flow;
+use crate::calls::{CallPlan, FOR_EVER, Version};
 use crate::child::Program;
 use crate::client::{Client, Outcome, Vanish};
 use crate::draw::{Draw, Weather};
+use crate::forward::{Door, ForwardPlan, Habit};
 use crate::hostile::{Crime, HostilePlan};
+use crate::journey::Journey;
 use crate::onward::Onward;
 use crate::run::Run;
 use crate::task::{ExecPlan, TaskPlan};
@@ -285,4 +289,52 @@ fn the_content_of_a_flow_is_the_same_from_any_place() {
         flow.check(&whole[at..at + len], "a piece");
     }
     assert_eq!(flow.left(), 0);
+}
+
+/// Whoever comes to a port that leads on by SOCKS has 30 s to say where to, to the nanosecond
+/// (`judge_time` in abroad.rs), whatever he has said by then.
+#[test]
+fn callers_have_their_time_and_no_more() {
+    let fits = |journey: &Journey| {
+        journey.weather == Weather::Calm && journey.trips.iter().all(|trip| trip.host.lie.is_none())
+    };
+    let mut journey = (1..).map(Journey::new).find(fits).expect("one of many");
+    journey.trips.truncate(1);
+    let to = ForwardPlan {
+        door: Door::Open,
+        habit: Habit::Answer,
+        port: 1,
+        up: Flow::new(5, 3_000),
+        down: Flow::new(6, 3_000),
+        piece: 0,
+        gulp: 0,
+        rests: Duration::ZERO,
+        closes_after: None,
+    };
+    let (mut calls, mut late) = (Vec::new(), 0);
+    for version in [Version::Four, Version::Five] {
+        let plan = CallPlan {
+            to: to.clone(),
+            version,
+            hurries: true,
+            mistake: None,
+            rests: None,
+            starts_after: Duration::ZERO,
+        };
+        for at in 0..plan.words().concat().len() {
+            for rest in [Duration::from_secs(29), Duration::from_secs(31), FOR_EVER] {
+                let mut call = CallPlan { rests: Some((at, rest)), ..plan.clone() };
+                call.to.port = calls.len() as u16 + 1;
+                late += u64::from(rest > Duration::from_secs(30));
+                calls.push(call);
+            }
+        }
+    }
+    let all = calls.len() as u64;
+    journey.trips[0].host.calls = calls;
+    let mut config = (*journey.trips[0].config).clone();
+    config.takes_forwarded = true;
+    journey.trips[0].config = Arc::new(config);
+    let tally = Abroad::new(journey).finish();
+    assert_eq!((tally.times("call late"), tally.times("call connected")), (late, all - late));
 }

@@ -145,6 +145,16 @@ pub const EXERCISED_ABROAD: &[&str] = &[
     "abroad short",
     "abroad began rekey",
     "abroad rekeyed",
+    "call connected",
+    "call Open",
+    "call Named",
+    "call Shut",
+    "call Silent",
+    "call Noise",
+    "call Unlisted",
+    "call ended early",
+    "call late",
+    "worker lost",
     "host rests",
     "host vanished",
     "lie AdjustsPastEnd",
@@ -181,6 +191,10 @@ pub const EXERCISED_ABROAD: &[&str] = &[
 impl Tally {
     pub fn count(&mut self, what: impl Into<String>, times: u64) {
         *self.counts.entry(what.into()).or_default() += times;
+    }
+
+    pub fn times(&self, what: &str) -> u64 {
+        self.counts.get(what).copied().unwrap_or_default()
     }
 
     pub fn peak(&mut self, what: &'static str, seed: u64, value: u64) {

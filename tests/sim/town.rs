@@ -97,6 +97,11 @@ impl Town {
         }
     }
 
+    /// Nobody is connected.
+    pub fn is_quiet(&self) -> bool {
+        self.targets.values().all(|target| target.stream.is_none())
+    }
+
     /// Nobody connects any more.
     ///
     /// # Panics
