@@ -1,13 +1,9 @@
 //! Key encapsulation: ML-KEM-768 (FIPS 203) and Streamlined NTRU Prime 761.
 
-use std::convert::Infallible;
-
 use aws_lc_rs::kem;
-use sntrup761::rand::{TryCryptoRng, TryRng};
 use zeroize::Zeroizing;
 
 use super::sntrup;
-use crate::base::Entropy;
 use crate::crypto::{CryptoError, KexError, RandomPool};
 
 const ML_KEM_768_KEY_BYTES: usize = 1184;
@@ -74,12 +70,8 @@ impl KemSecret {
                 Ok((KemSecret::MlKem768(secret), key))
             }
             Kem::Sntrup761 => {
-                let (key, made) = sntrup761::generate_key(SecureGenerator(RandomPool::secure()));
-                let mut secret = Box::new(Zeroizing::new([0; sntrup::SECRET_BYTES]));
-                for (to, from) in secret.iter_mut().zip(made.as_ref()) {
-                    *to = *from;
-                }
-                Ok((KemSecret::Sntrup761(secret), key.as_ref().to_vec()))
+                let (key, secret) = sntrup::generate(&mut RandomPool::secure());
+                Ok((KemSecret::Sntrup761(secret), key.to_vec()))
             }
         }
     }
@@ -122,33 +114,6 @@ fn has_reduced_coefficients(key: &[u8]) -> bool {
             first < ML_KEM_Q && second < ML_KEM_Q
         })
 }
-
-/// The library's generator in the shape the NTRU Prime crate asks for; pooled, because that crate
-/// draws four bytes at a time.
-struct SecureGenerator(RandomPool);
-
-impl TryRng for SecureGenerator {
-    type Error = Infallible;
-
-    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
-        let mut bytes = [0; 4];
-        self.0.fill(&mut bytes);
-        Ok(u32::from_le_bytes(bytes))
-    }
-
-    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
-        let mut bytes = [0; 8];
-        self.0.fill(&mut bytes);
-        Ok(u64::from_le_bytes(bytes))
-    }
-
-    fn try_fill_bytes(&mut self, bytes: &mut [u8]) -> Result<(), Infallible> {
-        self.0.fill(bytes);
-        Ok(())
-    }
-}
-
-impl TryCryptoRng for SecureGenerator {}
 
 #[cfg(test)]
 mod tests {

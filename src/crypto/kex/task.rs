@@ -8,7 +8,8 @@ use crate::crypto::KexError;
 
 /// One piece of a client's key exchange.
 pub enum KexTask {
-    /// A secret and its public value. Milliseconds in NTRU Prime and finite fields.
+    /// A secret and its public value. Milliseconds in finite fields, up to two in NTRU Prime where the CPU
+    /// has no wide vectors.
     Generate(KexKind),
     /// The same in a group of the server's choice, which is looked at first: up to a second.
     GenerateIn(KexKind, Box<Group>),

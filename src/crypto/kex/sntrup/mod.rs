@@ -1,12 +1,15 @@
 //! Streamlined NTRU Prime 761 (RFC 9941, and the specification at ntruprime.cr.yp.to):
-//! encapsulation and decapsulation, compiled for AVX2 besides and chosen at run time, because a
-//! server does one for every login of a stock client. Key generation is the library's.
+//! compiled for AVX2 besides and chosen at run time, because a server encapsulates for every login of a
+//! stock client, and a client makes a pair of keys for every server of some years.
 
 mod coding;
+mod key;
 mod ring;
 mod short;
 
 use zeroize::{Zeroize, Zeroizing};
+
+pub(super) use self::key::generate;
 
 use self::coding::{SMALL_BYTES, decode, decode_small, encode, encode_small};
 use self::ring::{HALF_Q, modulo_3, modulo_q, multiply, rounded, unrounded};

@@ -39,6 +39,14 @@ fn known_answers_of_the_draft() {
 }
 
 #[test]
+fn keys_are_the_librarys_from_the_same_randomness() {
+    for seed in 0..4 {
+        let (key, secret) = generate(&mut Chacha(ChaCha20Rng::from_seed([seed; 32])));
+        assert_eq!((key, **secret), keys(seed));
+    }
+}
+
+#[test]
 fn encapsulates_as_the_library_does_from_the_same_randomness() {
     for seed in 0..4 {
         let (key, _) = keys(seed);
