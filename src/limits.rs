@@ -450,8 +450,10 @@ pub const WINDOW_BYTES_OPENSSH_MAX: u32 = 15 * 1024 * 1024;
 pub const WINDOW_BUDGET_BYTES: u64 = 256 * 1024 * 1024;
 /// A grant that is used sooner does not slow the peer: [`WINDOW_BYTES`] in this time are a GiB a second.
 pub const WINDOW_TURN_MIN: Duration = Duration::from_millis(2);
-/// One that takes so long has come far: four times the window is tried there at once, for each try takes as long.
+/// One that takes so long has come far: a window of so many times the size is tried there at once, for each try
+/// takes as long.
 pub const WINDOW_TURN_FAR: Duration = Duration::from_millis(50);
+pub const WINDOW_FAR_TIMES: u32 = 8;
 /// The sum of windows granted on one link, before they grow.
 pub const LINK_WINDOW_BYTES_MAX: u32 = 64 * 1024 * 1024;
 /// The largest data packet we ask for: OpenSSH's own figure.

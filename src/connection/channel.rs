@@ -1,5 +1,6 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::half::{RecvHalf, SendHalf};
 use super::slots::Slots;
@@ -235,6 +236,16 @@ impl Channels {
         let grant = window.consume(bytes)?;
         let tuning = channel.tuning.get_or_insert_with(|| Box::new(Tuning::new(window.target())));
         let told = tuning.granted(grant, max, WINDOW_BYTES_MAX, (window, &mut self.share), now);
+        (told > 0).then_some(told)
+    }
+
+    /// Much is about to come on the channel from a peer that is `turn` away. `Some(n)`: send a WINDOW_ADJUST of
+    /// `n`. The window may grow to `max`.
+    pub(super) fn expect(&mut self, id: ChannelId, turn: Duration, max: u32) -> Option<u32> {
+        let channel = self.slots.get_mut(id)?;
+        let window = &mut channel.recv_window;
+        let tuning = channel.tuning.get_or_insert_with(|| Box::new(Tuning::new(window.target())));
+        let told = tuning.expect(turn, (max, WINDOW_BYTES_MAX), (window, &mut self.share));
         (told > 0).then_some(told)
     }
 

@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{
     Answer, ChannelId, ChannelKind, ChannelRequest, Connection, ConnectionConfig, Event,
@@ -260,6 +261,16 @@ impl Conn {
     /// [`Connection::consumed`].
     pub fn consumed(&mut self, id: ChannelId, bytes: u32, env: &mut Env<'_>) -> Result<(), Error> {
         either!(self.consumed(id, bytes, env))
+    }
+
+    /// [`Connection::expect`].
+    pub fn expect(
+        &mut self,
+        id: ChannelId,
+        turn: Duration,
+        env: &mut Env<'_>,
+    ) -> Result<(), Error> {
+        either!(self.expect(id, turn, env))
     }
 
     /// [`Connection::credit`].

@@ -1,5 +1,7 @@
 //! What the owner has us say about channels.
 
+use std::time::Duration;
+
 use super::channel::{Channel, Stage};
 use super::half::{Farewell, RecvHalf, SendStep};
 use super::side::Side;
@@ -223,6 +225,26 @@ impl<R: Side> Connection<R> {
         let recipient = channel.recipient;
         let max = self.window_bytes_max();
         match self.channels.consumed(id, bytes, max, env.now) {
+            Some(bytes) => self.say(&ChannelWindowAdjust { recipient, bytes }, env),
+            None => Ok(()),
+        }
+    }
+
+    /// Much is about to come on the channel, and the peer's answers take `turn`: over a long way its window grows
+    /// before the peer has had to wait for it, within the same bounds as ever.
+    pub fn expect(
+        &mut self,
+        id: ChannelId,
+        turn: Duration,
+        env: &mut Env<'_>,
+    ) -> Result<(), Error> {
+        self.check()?;
+        let Some(channel) = self.channels.get_mut(id).filter(|channel| channel.hears_data()) else {
+            return Ok(());
+        };
+        let recipient = channel.recipient;
+        let max = self.window_bytes_max();
+        match self.channels.expect(id, turn, max) {
             Some(bytes) => self.say(&ChannelWindowAdjust { recipient, bytes }, env),
             None => Ok(()),
         }

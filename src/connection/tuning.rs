@@ -1,6 +1,7 @@
 //! How large a receive window should be: as much as the peer can have on its way. A window that is
 //! too small shows by itself, for then the peer waits for every grant, and a larger window does not
-//! make it take longer until a grant is used.
+//! make it take longer until a grant is used. From far away it shows sooner: nearly all of it comes in
+//! less time than a grant takes to be used.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -8,7 +9,7 @@ use std::time::Duration;
 
 use super::window::RecvWindow;
 use crate::base::Instant;
-use crate::limits::{WINDOW_BUDGET_BYTES, WINDOW_TURN_FAR, WINDOW_TURN_MIN};
+use crate::limits::{WINDOW_BUDGET_BYTES, WINDOW_FAR_TIMES, WINDOW_TURN_FAR, WINDOW_TURN_MIN};
 
 /// What all windows of a process may grow by together, in bytes: what was granted may come, and is
 /// memory if it cannot be written at once.
@@ -105,6 +106,8 @@ pub(super) struct Tuning {
     probe: Option<Probe>,
     /// The quickest use of a grant: the way there and back, or longer.
     quickest: Duration,
+    /// What has come since, for no longer than that.
+    burst: (Instant, u32),
 }
 
 /// A grant whose use is waited for.
@@ -117,7 +120,8 @@ struct Probe {
 
 impl Tuning {
     pub(super) const fn new(floor: u32) -> Tuning {
-        Tuning { floor, goal: floor, probe: None, quickest: Duration::MAX }
+        let burst = (Instant::ZERO, 0);
+        Tuning { floor, goal: floor, probe: None, quickest: Duration::MAX, burst }
     }
 
     /// What the window has of the budget.
@@ -125,8 +129,34 @@ impl Tuning {
         window.target().saturating_sub(self.floor)
     }
 
+    /// Much is about to come from a peer that is `turn` away, there and back. Answers how many bytes it is to be
+    /// granted beside what it has: some where that is far, and the window is as it was at first.
+    pub(super) fn expect(
+        &mut self,
+        turn: Duration,
+        (max, link_max): (u32, u32),
+        (window, share): (&mut RecvWindow, &mut Share),
+    ) -> u32 {
+        self.quickest = self.quickest.min(turn);
+        let target = window.target();
+        if turn < WINDOW_TURN_FAR || target > self.floor {
+            return 0;
+        }
+        let goal = target.saturating_mul(WINDOW_FAR_TIMES).min(max);
+        let more = share.take(goal.saturating_sub(target), link_max);
+        window.widen(more);
+        self.goal = window.target();
+        self.probe = None;
+        more
+    }
+
     /// Data of one packet has come.
     pub(super) fn received(&mut self, bytes: u32, window: &RecvWindow, now: Instant) {
+        if self.fills(bytes, window, now) {
+            self.goal = window.target().saturating_mul(WINDOW_FAR_TIMES);
+            self.probe = None;
+            return;
+        }
         let Some(probe) = &mut self.probe else { return };
         if bytes <= probe.left {
             probe.left -= bytes;
@@ -140,11 +170,29 @@ impl Tuning {
         // at ourselves, no window makes faster.
         let waits = turn >= WINDOW_TURN_MIN && turn < self.quickest.saturating_mul(3) / 2;
         if waits && window.held() <= target / 2 {
-            let times = if turn >= WINDOW_TURN_FAR { 4 } else { 2 };
+            let times = if turn >= WINDOW_TURN_FAR { WINDOW_FAR_TIMES } else { 2 };
             self.goal = target.saturating_mul(times);
         } else if turn > self.quickest.saturating_mul(4) {
             self.goal = (target / 2).max(self.floor);
         }
+    }
+
+    /// A peer that is known to be far away has sent most of its window before any grant of it can have been
+    /// there.
+    fn fills(&mut self, bytes: u32, window: &RecvWindow, now: Instant) -> bool {
+        if self.quickest == Duration::MAX || self.quickest < WINDOW_TURN_FAR {
+            return false;
+        }
+        let (since, before) = self.burst;
+        let goes_on = now.since(since) < self.quickest;
+        let came = if goes_on { before.saturating_add(bytes) } else { bytes };
+        self.burst = (if goes_on { since } else { now }, came);
+        let target = window.target();
+        let fills = came >= target / 4 * 3 && self.goal <= target && window.held() <= target / 2;
+        if fills {
+            self.burst = (now, 0);
+        }
+        fills
     }
 
     /// `bytes` are granted again. Answers how many the peer is told of: more where the window grows,
@@ -222,6 +270,13 @@ mod tests {
             }
         }
 
+        fn expect(&mut self, turn: Duration, max: u32) -> u32 {
+            let both = (&mut self.window, &mut self.share);
+            let more = self.tuning.expect(turn, (max, u32::MAX), both);
+            self.credit += more;
+            more
+        }
+
         /// Lets `time` pass in which the peer sends `rate` bytes a second at most.
         fn run(&mut self, time: Duration, each_way: Duration, rate: u64, max: u32) {
             let end = self.now.after(time);
@@ -276,16 +331,39 @@ mod tests {
         assert_eq!(budget.left(), WINDOW_BUDGET_BYTES);
     }
 
-    /// Each try takes a turn: four of them, where the first look takes one too.
+    /// The first look takes a turn, and so does the first try; that it is too small shows as it comes.
     #[test]
     fn a_window_from_far_away_has_grown_after_few_turns() {
         let budget = Arc::new(WindowBudget::default());
         let mut path = Path::new(&budget);
-        path.run(9 * FAR, FAR, 1 << 32, 64 * MIB);
+        path.run(11 * FAR / 2, FAR, 1 << 32, 64 * MIB);
         assert_eq!(path.window.target(), 64 * MIB);
         let mut near = Path::new(&budget);
         near.run(9 * FAR / 10, FAR / 10, 1 << 32, 64 * MIB);
         assert!(near.window.target() > FLOOR && near.window.target() < 64 * MIB);
+    }
+
+    /// What is known of the way and of what is to come saves the look and a try.
+    #[test]
+    fn what_is_expected_from_far_away_need_not_wait_for_its_window() {
+        let budget = Arc::new(WindowBudget::default());
+        let mut path = Path::new(&budget);
+        path.expect(2 * FAR, 64 * MIB);
+        assert_eq!(path.window.target(), FLOOR * WINDOW_FAR_TIMES);
+        assert_eq!(path.expect(2 * FAR, 64 * MIB), 0, "once");
+        path.run(7 * FAR / 2, FAR, 1 << 32, 64 * MIB);
+        assert_eq!(path.window.target(), 64 * MIB);
+        assert!(path.received >= u64::from(64 * MIB), "{}", path.received);
+        // A line that needs no more than there was gives it back, and one that is near gets nothing.
+        let mut slow = Path::new(&budget);
+        slow.expect(2 * FAR, 64 * MIB);
+        slow.run(20 * SECOND, FAR, 4 << 20, 64 * MIB);
+        assert!(slow.window.target() <= 2 * FLOOR, "{}", slow.window.target());
+        let mut near = Path::new(&budget);
+        assert_eq!(near.expect(WINDOW_TURN_FAR - Duration::from_nanos(1), 64 * MIB), 0);
+        // Nor does anybody who is expected pass what is left.
+        let little = Arc::new(WindowBudget::new(2 * u64::from(MIB)));
+        assert_eq!(Path::new(&little).expect(2 * FAR, 64 * MIB), MIB);
     }
 
     #[test]
@@ -323,6 +401,11 @@ mod tests {
             for (which, packets, pause) in steps {
                 now = now.after(Duration::from_micros(u64::from(pause >> 12)));
                 let path = &mut paths[which];
+                if packets % 5 == 0 {
+                    let turn = Duration::from_micros(u64::from(pause));
+                    let both = (&mut path.window, &mut path.share);
+                    path.tuning.expect(turn, (max, 32 * MIB), both);
+                }
                 for _ in 0..packets % 128 {
                     if path.window.receive(PACKET).is_err() {
                         break;

@@ -93,7 +93,13 @@ impl Game {
         self.tickets += 1;
         let ticket = self.tickets;
         self.desk.serve(|client, io| {
-            client.start_move(ticket, way, (b"h", fd), (stretch, Rc::clone(&moved)), io);
+            client.start_move(
+                (ticket, Vec::new()),
+                way,
+                (b"h", fd),
+                (stretch, Rc::clone(&moved)),
+                io,
+            );
         });
     }
 

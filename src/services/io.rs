@@ -1,4 +1,5 @@
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use super::Job;
 use super::forward::Note;
@@ -253,6 +254,12 @@ impl Io<'_> {
         if bytes > 0 {
             self.command(Command::Consumed { id: self.id, bytes });
         }
+    }
+
+    /// Much is about to come on this channel, and an answer of the peer's takes `turn`: a peer that is far away
+    /// need not wait until its window has grown.
+    pub fn expect(&mut self, turn: Duration) {
+        self.command(Command::Expect { id: self.id, turn });
     }
 
     /// Gives a chunk of channel data back and counts it as consumed.

@@ -1,5 +1,6 @@
 use std::borrow::Cow;
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::Tape;
 use crate::base::{Entropy, Instant, Span, tally};
@@ -31,6 +32,11 @@ pub enum Command {
     Consumed {
         id: ChannelId,
         bytes: u32,
+    },
+    /// Much is about to come from a peer whose answers take `turn`.
+    Expect {
+        id: ChannelId,
+        turn: Duration,
     },
     Reply {
         id: ChannelId,
@@ -440,6 +446,7 @@ impl Outgoing {
             Command::Accept(id) => conn.accept_open_default(*id, env),
             Command::Reject { id, reason, text } => conn.reject_open(*id, *reason, text, env),
             Command::Consumed { id, bytes } => conn.consumed(*id, *bytes, env),
+            Command::Expect { id, turn } => conn.expect(*id, *turn, env),
             Command::Reply { id, ok } => conn.reply(*id, *ok, env),
             Command::Eof(id) => conn.send_eof(*id, env),
             Command::ExitStatus { id, code } => conn.exit_status(*id, *code, env),
@@ -612,6 +619,7 @@ impl Command {
             | Command::AcceptWith { id, .. }
             | Command::Reject { id, .. }
             | Command::Consumed { id, .. }
+            | Command::Expect { id, .. }
             | Command::Reply { id, .. }
             | Command::Eof(id)
             | Command::ExitStatus { id, .. }

@@ -476,7 +476,7 @@ impl Files {
         let (ticket, moved) = (number as u32 * STEPS + MOVE, Rc::clone(&one.moved));
         let mut taken = false;
         with_files(shard, at, |client, io| {
-            client.start_move(ticket, plan.way, (&handle, fd), (stretch, moved), io);
+            client.start_move((ticket, Vec::new()), plan.way, (&handle, fd), (stretch, moved), io);
             taken = true;
         });
         if !taken {

@@ -205,11 +205,18 @@ impl Desk {
         station: usize,
         call: impl FnOnce(u32, &mut SftpClient, &mut Io<'_>) + 'static,
     ) -> Coming {
+        let coming = self.coming(station);
+        let ticket = coming.ticket;
+        let call: Call = Box::new(move |client, io| call(ticket, client, io));
+        self.state.borrow_mut().orders.push_back(Order { station, what: What::Call(call) });
+        coming
+    }
+
+    /// What is to come for a ticket that an order is left with.
+    pub fn coming(&self, station: usize) -> Coming {
         let mut state = self.state.borrow_mut();
         state.tickets = state.tickets.wrapping_add(1);
         let ticket = state.tickets;
-        let call: Call = Box::new(move |client, io| call(ticket, client, io));
-        state.orders.push_back(Order { station, what: What::Call(call) });
         let epoch = state.stations.get(station).map_or(0, |station| station.epoch);
         Coming { desk: self.clone(), station, epoch, ticket }
     }
@@ -247,7 +254,7 @@ pub struct Coming {
     desk: Desk,
     station: usize,
     epoch: u32,
-    ticket: u32,
+    pub ticket: u32,
 }
 
 impl Future for Coming {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result, bail};
 
+use super::desk::both;
 use super::own::Finish;
 use super::place::{join, last_name};
 use super::remote::{Handle, Remote};
@@ -156,18 +157,27 @@ impl Spot {
         }
     }
 
-    /// Opens the file that another is copied into; `keep`: what is in it is of use.
-    async fn create(&self, copy: &Copy, mode: u32, keep: bool) -> Result<Opened> {
-        match &self.side {
-            Side::Here => Ok(Opened::Here(own::create(copy, &self.path, mode, keep).await?)),
-            Side::There(remote) => {
-                let attributes = Attributes { permissions: Some(mode), ..Attributes::EMPTY };
-                let mut flags = open::READ | open::WRITE | open::CREATE;
-                flags |= if keep { 0 } else { open::TRUNCATE };
-                let handle = remote.open(&self.path, flags, attributes).await?;
-                Ok(Opened::There(remote.clone(), handle))
-            }
+    /// Opens the file that another is copied into; `keep`: what is in it is of use, and how much that is is
+    /// told where it can be asked in the same round trip.
+    async fn create(&self, copy: &Copy, mode: u32, keep: bool) -> Result<(Opened, Option<u64>)> {
+        let Side::There(remote) = &self.side else {
+            return Ok((Opened::Here(own::create(copy, &self.path, mode, keep).await?), None));
+        };
+        let attributes = Attributes { permissions: Some(mode), ..Attributes::EMPTY };
+        let mut flags = open::READ | open::WRITE | open::CREATE;
+        if !keep {
+            flags |= open::TRUNCATE;
+            let handle = remote.open(&self.path, flags, attributes).await?;
+            return Ok((Opened::There(remote.clone(), handle), Some(0)));
         }
+        // In whichever order these are done: what was there is what is there.
+        let open = remote.open(&self.path, flags, attributes);
+        let (told, handle) = both(remote.stat(&self.path), open).await;
+        let there = match told {
+            Ok(attributes) => attributes.size,
+            Err(trouble) => trouble.is_no_such_file().then_some(0),
+        };
+        Ok((Opened::There(remote.clone(), handle?), there))
     }
 
     async fn remove(&self, copy: &Copy) -> Result<()> {
@@ -300,10 +310,11 @@ async fn copy_opened(
     let mode = about.mode & KEPT_MODE;
     let goes_on = keep && (so_far.tried || !copy.plan.anew);
     so_far.tried = true;
-    let target =
+    let (target, there) =
         part.create(copy, mode | OWNER, goes_on).await.with_context(|| copy.shown(&part))?;
     let places = ((source, from), (&part, to));
-    let copied = copy_into(copy, target, places, about, keep.then_some(&mut so_far.sure)).await;
+    let sure = keep.then_some((&mut so_far.sure, there));
+    let copied = copy_into(copy, target, places, about, sure).await;
     if let Err(why) = &copied
         && (!keep || why.is::<Changed>())
         && !Trouble::is_loss(why)
@@ -314,30 +325,32 @@ async fn copy_opened(
     copied
 }
 
-/// Fills a part file and puts it in its place.
+/// Fills a part file and puts it in its place. `sure`: how far a copy of it was found to be right, and how
+/// long the part file was, if that is known.
 async fn copy_into(
     copy: &Rc<Copy>,
     target: Opened,
     ((source, from), (part, to)): ((&Opened, &Spot), (&Spot, &Spot)),
     about: &About,
-    sure: Option<&mut u64>,
+    sure: Option<(&mut u64, Option<u64>)>,
 ) -> Result<Copied> {
+    let finish = Finish::new(copy, about);
     // Those of a server are asked about again where there was time to change them.
     let looks = sure.is_some() || matches!(source, Opened::Here(_));
     let filled = async {
-        let copied = fill(copy, (source, from), (&target, part), about, sure).await;
-        let copied = copied.with_context(|| copy.shown(to))?;
+        let filled = fill(copy, (source, from), (&target, part), (about, finish), sure).await;
+        let filled = filled.with_context(|| copy.shown(to))?;
         if looks {
             let now = source.about(copy).await.with_context(|| copy.shown(from))?;
             if !now.is_of_same(about) {
                 return Err(anyhow::Error::from(Changed).context(copy.shown(from)));
             }
         }
-        Ok(copied)
+        Ok(filled)
     };
     match filled.await {
-        Ok(copied) => {
-            finish(copy, target, (part, to), about).await?;
+        Ok((copied, told)) => {
+            put_in_place(copy, (target, told), (part, to), finish).await?;
             Ok(copied)
         }
         Err(why) => {
@@ -353,47 +366,60 @@ async fn copy_into(
 #[error("it has changed while it was copied; the same command copies it as it is now")]
 struct Changed;
 
-/// Moves what is not there yet.
+/// Moves what is not there yet. Answers as well what the target was told to be, if it has been finished with
+/// along with that.
 async fn fill(
     copy: &Rc<Copy>,
     (source, from): (&Opened, &Spot),
     (target, to): (&Opened, &Spot),
-    about: &About,
-    sure: Option<&mut u64>,
-) -> Result<Copied> {
+    (about, finish): (&About, Finish),
+    sure: Option<(&mut u64, Option<u64>)>,
+) -> Result<(Copied, Option<Attributes>)> {
     let kept = match &sure {
-        Some(_) => {
+        Some((_, there)) => {
             let (source, target) = ((source, &from.path[..]), (target, &to.path[..]));
-            resume::start(copy, source, target, about.size).await?
+            resume::start(copy, source, target, (about.size, *there)).await?
         }
         None => Kept::default(),
     };
     let start = kept.bytes;
-    if let Some(sure) = sure
+    if let Some((sure, _)) = sure
         && start > *sure
     {
         *sure = start;
         copy.advance();
     }
     let stretch = Stretch { there: start, here: start, len: about.size - start };
+    let mut told = None;
     if stretch.len > 0 {
         let name = last_name(&from.path).unwrap_or_default();
         let under_way = copy.begin_move(name, stretch.len, start);
-        let moved = relocate(copy, (source, from), (target, to), (stretch, &under_way)).await;
+        let places = ((source, from), (target, to));
+        let moved = relocate(copy, places, (stretch, &under_way), finish).await;
         copy.end_move(&under_way);
-        moved?;
+        told = moved?;
     }
-    Ok(Copied { bytes: stretch.len, kept })
+    Ok((Copied { bytes: stretch.len, kept }, told))
 }
 
 async fn relocate(
     copy: &Rc<Copy>,
-    (source, from): (&Opened, &Spot),
-    (target, to): (&Opened, &Spot),
+    ((source, from), (target, to)): ((&Opened, &Spot), (&Opened, &Spot)),
     stretch: (Stretch, &Rc<UnderWay>),
-) -> Result<()> {
-    match (source, target) {
+    finish: Finish,
+) -> Result<Option<Attributes>> {
+    let moved: Result<()> = match (source, target) {
         (Opened::Here(_), Opened::Here(_)) => bail!("both files are here; cp(1) copies those"),
+        (Opened::Here(file), Opened::There(remote, handle))
+            if finish.goes_along(remote) && !split::is_split(copy, remote, stretch.0) =>
+        {
+            let fd = split::descriptor(file)?;
+            let (stretch, under_way) = stretch;
+            let what = (finish.attributes(), finish.fsync, &to.path[..]);
+            let put = remote.put_last(handle, fd, (stretch, &under_way.moved), what).await?;
+            let (moved, told) = put;
+            return judge(moved).map(|()| Some(told));
+        }
         (Opened::Here(file), Opened::There(remote, handle)) => {
             split::relocate(copy, Way::Put, (remote, handle, &to.path), file, stretch).await
         }
@@ -403,7 +429,8 @@ async fn relocate(
         (Opened::There(from, read), Opened::There(to, write)) => {
             super::relay::relay(copy, (from, read), (to, write), stretch).await
         }
-    }
+    };
+    moved.map(|()| None)
 }
 
 /// Whether a move has done all that it should.
@@ -419,29 +446,46 @@ pub fn judge(moved: Moved) -> Result<()> {
     }
 }
 
-/// Gives the target what belongs to it, makes sure that it is whole, and puts it in its place.
-async fn finish(
+impl Finish {
+    fn new(copy: &Copy, about: &About) -> Finish {
+        let preserve = copy.plan.preserve;
+        let mode = about.mode & KEPT_MODE;
+        Finish {
+            size: about.size,
+            // Made with more than it shall keep, or older than this command.
+            mode: (preserve || mode | OWNER != mode).then_some(mode),
+            times: about.times.filter(|_| preserve),
+            fsync: copy.plan.fsync,
+        }
+    }
+
+    /// What a server's file is given.
+    const fn attributes(self) -> Attributes {
+        Attributes { permissions: self.mode, times: self.times, ..Attributes::EMPTY }
+    }
+
+    /// A server's file can be finished with in the round trip of its last WRITE.
+    fn goes_along(self, remote: &Remote) -> bool {
+        let offers = remote.offers();
+        offers.in_order && (offers.fsync || !self.fsync)
+    }
+}
+
+/// Gives the target what belongs to it unless it has been told what it is, makes sure that it is whole, and
+/// puts it in its place.
+async fn put_in_place(
     copy: &Rc<Copy>,
-    target: Opened,
+    (target, told): (Opened, Option<Attributes>),
     (part, to): (&Spot, &Spot),
-    about: &About,
+    finish: Finish,
 ) -> Result<()> {
-    let preserve = copy.plan.preserve;
-    let mode = about.mode & KEPT_MODE;
-    let finish = Finish {
-        size: about.size,
-        // Made with more than it shall keep, or older than this command.
-        mode: (preserve || mode | OWNER != mode).then_some(mode),
-        times: about.times.filter(|_| preserve),
-        fsync: copy.plan.fsync,
-    };
     let renamed: Result<()> = match target {
         Opened::Here(file) => {
             let done = own::finish(copy, file, finish, (&part.path, &to.path)).await;
             done.with_context(|| copy.shown(to))?.map_err(|why| own::told(&why))
         }
         Opened::There(remote, handle) => {
-            let done = finish_there(&remote, &handle, &part.path, finish).await;
+            let done = finish_there(&remote, (&handle, told), &part.path, finish).await;
             done.with_context(|| copy.shown(to))?;
             remote.replace(&part.path, &to.path).await.map_err(Into::into)
         }
@@ -454,20 +498,31 @@ async fn finish(
     Err(why.context(format!("{}: renaming it", copy.shown(part))))
 }
 
-async fn finish_there(remote: &Remote, handle: &Handle, part: &[u8], finish: Finish) -> Result<()> {
-    let Finish { mode, times, .. } = finish;
-    let attributes = Attributes { permissions: mode, times, ..Attributes::EMPTY };
-    if attributes != Attributes::EMPTY {
-        remote.handle_set_stat(handle, attributes).await?;
-    }
-    if finish.fsync {
-        if !remote.offers().fsync {
-            bail!("the server cannot flush files (fsync@openssh.com); leave --fsync out");
+async fn finish_there(
+    remote: &Remote,
+    (handle, told): (&Handle, Option<Attributes>),
+    part: &[u8],
+    finish: Finish,
+) -> Result<()> {
+    let told = match told {
+        Some(told) => told,
+        None => {
+            let attributes = finish.attributes();
+            if attributes != Attributes::EMPTY {
+                remote.handle_set_stat(handle, attributes).await?;
+            }
+            if finish.fsync {
+                if !remote.offers().fsync {
+                    bail!("the server cannot flush files (fsync@openssh.com); leave --fsync out");
+                }
+                remote.fsync(handle).await?;
+            }
+            remote.stat_and_close(handle, part).await?
         }
-        remote.fsync(handle).await?;
-    }
-    let mut there = remote.stat_and_close(handle, part).await?.size.unwrap_or(0);
+    };
+    let mut there = told.size.unwrap_or(0);
     if there > finish.size {
+        let times = finish.times;
         let attributes = Attributes { size: Some(finish.size), times, ..Attributes::EMPTY };
         remote.set_stat(part, attributes).await?;
         there = remote.stat(part).await?.size.unwrap_or(0);

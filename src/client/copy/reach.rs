@@ -21,6 +21,7 @@ use crate::shard::ClientLink;
 
 /// What our own server calls itself (RFC 4253 §4.2).
 const OWN_SOFTWARE: &[u8] = b"SSH-2.0-Tidegate_";
+const OPENSSH_SOFTWARE: &[u8] = b"SSH-2.0-OpenSSH_";
 
 /// A host of a copy, and what is open there.
 pub struct Reached {
@@ -197,8 +198,16 @@ impl<D: Driver> Sessions<'_, D> {
     }
 
     pub fn is_ours(&mut self, link: ClientLink) -> bool {
+        self.calls_itself(link, OWN_SOFTWARE)
+    }
+
+    pub fn is_openssh(&mut self, link: ClientLink) -> bool {
+        self.calls_itself(link, OPENSSH_SOFTWARE)
+    }
+
+    fn calls_itself(&mut self, link: ClientLink, software: &[u8]) -> bool {
         let connection = self.client.shard().client(link);
-        connection.is_some_and(|connection| connection.peer_ident().starts_with(OWN_SOFTWARE))
+        connection.is_some_and(|connection| connection.peer_ident().starts_with(software))
     }
 
     /// Asks for a session, in the place of a lost one or besides. Its number in the list.

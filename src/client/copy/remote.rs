@@ -10,7 +10,7 @@ use super::trouble::Trouble;
 use crate::crypto::HashKind;
 use crate::limits::{COPY_COMMAND_BYTES_A_SECOND, COPY_COMMAND_TIME, COPY_DATA_BYTES_PLAIN};
 use crate::reactor::Fd;
-use crate::services::sftp_client::{Answer, Moved, Offers, Stretch, Way};
+use crate::services::sftp_client::{Answer, Last, Moved, Offers, Stretch, Way};
 use crate::wire::Reader;
 use crate::wire::sftp::{Attributes, Operation, StatusCode, extension};
 
@@ -275,18 +275,73 @@ impl Remote {
         way: Way,
         handle: &Handle,
         fd: OwnedFd,
-        (stretch, moved): (Stretch, &Rc<Cell<u64>>),
+        stretch: (Stretch, &Rc<Cell<u64>>),
     ) -> Result<Moved, Trouble> {
+        Ok(self.relocate_and(way, handle, (fd, &[]), stretch).await?.0)
+    }
+
+    /// The same, and what is asked right behind the last WRITE, with what comes of that if the move was whole.
+    async fn relocate_and(
+        &self,
+        way: Way,
+        handle: &Handle,
+        (fd, last): (OwnedFd, &[Last]),
+        (stretch, moved): (Stretch, &Rc<Cell<u64>>),
+    ) -> Result<(Moved, Vec<Answer>), Trouble> {
         let handle: Box<[u8]> = self.name(handle)?.into();
         let moved = Rc::clone(moved);
+        let last: Vec<_> =
+            last.iter().map(|last| (self.desk.coming(self.station), *last)).collect();
+        let asked = last.iter().map(|(coming, last)| (coming.ticket, *last)).collect();
         let coming = self.desk.order(self.station, move |ticket, client, io| {
             let fd = Fd(fd.into_raw_fd());
-            client.start_move(ticket, way, (&handle, fd), (stretch, moved), io);
+            client.start_move((ticket, asked), way, (&handle, fd), (stretch, moved), io);
         });
-        match coming.await? {
-            Came::Moved(moved) => Ok(moved),
-            _ => Err(Trouble::Odd("an answer to something else")),
+        let Came::Moved(moved) = coming.await? else {
+            return Err(Trouble::Odd("an answer to something else"));
+        };
+        let mut answers = Vec::new();
+        if moved == Moved::Whole {
+            for (coming, _) in last {
+                let Came::Answer(answer) = coming.await? else {
+                    return Err(Trouble::Odd("an answer to something else"));
+                };
+                answers.push(answer);
+            }
         }
+        Ok((moved, answers))
+    }
+
+    /// Moves a stretch to a file there that is finished with it, in the same round trip: it is given `set`,
+    /// flushed if that is wanted, looked at and closed. `path` is where it is.
+    pub async fn put_last(
+        &self,
+        handle: &Handle,
+        fd: OwnedFd,
+        stretch: (Stretch, &Rc<Cell<u64>>),
+        (set, fsync, path): (Attributes, bool, &[u8]),
+    ) -> Result<(Moved, Attributes), Trouble> {
+        let mut last = Vec::new();
+        if set != Attributes::EMPTY {
+            last.push(Last::SetStat(set));
+        }
+        if fsync {
+            last.push(Last::Fsync);
+        }
+        last.extend([Last::Stat, Last::Close]);
+        let (moved, answers) = self.relocate_and(Way::Put, handle, (fd, &last), stretch).await?;
+        let mut told = Attributes::EMPTY;
+        for (answer, last) in answers.into_iter().zip(last) {
+            match last {
+                Last::Stat => told = attributes(answer)?,
+                _ => done(answer)?,
+            }
+        }
+        // A server that does not keep the order has told how long it was before.
+        if moved == Moved::Whole && told.size != Some(stretch.0.there + stretch.0.len) {
+            told = self.stat(path).await?;
+        }
+        Ok((moved, told))
     }
 }
 

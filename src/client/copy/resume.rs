@@ -40,7 +40,7 @@ pub fn is_worth_it(size: u64) -> bool {
     size > u64::from(COPY_IN_FLIGHT_BYTES_MAX) + COPY_TAIL_BYTES
 }
 
-/// How many bytes of the target are the source's.
+/// How many bytes of the target are the source's. `size`: the source's, and the target's if it is known.
 ///
 /// # Errors
 /// One of them cannot be read.
@@ -48,8 +48,11 @@ pub async fn start(
     copy: &Copy,
     (source, from): (&Opened, &[u8]),
     (target, to): (&Opened, &[u8]),
-    size: u64,
+    (size, there): (u64, Option<u64>),
 ) -> Result<Kept> {
+    if there.is_some_and(|there| there <= COPY_TAIL_BYTES) {
+        return Ok(Kept::default());
+    }
     let there = target.about(copy).await?.size.min(size);
     if there <= COPY_TAIL_BYTES {
         return Ok(Kept::default());

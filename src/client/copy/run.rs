@@ -267,7 +267,8 @@ impl<D: Driver> Sessions<'_, D> {
     fn opened(&mut self, number: usize, offers: Offers) {
         let now = self.client.now();
         let Some(link) = self.all.get(number).map(|session| session.link) else { return };
-        let offers = Offers { deep: offers.check_file && self.is_ours(link), ..offers };
+        let deep = offers.check_file && self.is_ours(link);
+        let offers = Offers { deep, in_order: deep || self.is_openssh(link), ..offers };
         let Some(session) = self.all.get_mut(number) else { return };
         session.asked = now;
         let channel = session.channel;

@@ -83,6 +83,13 @@ impl Work {
     }
 }
 
+/// Whether more than one session moves a stretch: it is large enough, and one would carry less.
+pub fn is_split(copy: &Copy, remote: &Remote, stretch: Stretch) -> bool {
+    let deep = remote.offers().deep && copy.plan.streams.is_none();
+    let alone = deep || copy.others(remote).is_empty() && !copy.grows(remote);
+    stretch.len >= COPY_SPLIT_BYTES_MIN && !alone
+}
+
 /// Moves a stretch, over all sessions of the host when it is large enough and one would carry less. `path` is that of the file
 /// there.
 pub async fn relocate(
@@ -92,9 +99,7 @@ pub async fn relocate(
     here: &Arc<File>,
     (stretch, under_way): (Stretch, &Rc<UnderWay>),
 ) -> Result<()> {
-    let deep = remote.offers().deep && copy.plan.streams.is_none();
-    let alone = deep || copy.others(remote).is_empty() && !copy.grows(remote);
-    if stretch.len < COPY_SPLIT_BYTES_MIN || alone {
+    if !is_split(copy, remote, stretch) {
         return judge(
             remote.relocate(way, handle, descriptor(here)?, (stretch, &under_way.moved)).await?,
         );

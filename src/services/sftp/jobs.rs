@@ -1,6 +1,7 @@
 use super::desk::{Begun, Ended, Running};
 use super::fs::{FsDone, FsJob};
 use super::handles::HandleName;
+use super::intake::writable;
 use super::reads::Started;
 use super::waiting::{Class, Waiting, What};
 use super::{EXIT_BAD_PEER, Sftp, State};
@@ -68,7 +69,14 @@ impl Sftp {
         let id = waiting.id;
         match self.desk.begin(waiting) {
             Begun::Answered => {}
-            Begun::Job(running, job) => self.run(running, job, io),
+            Begun::Job(running, job) => {
+                if let (FsJob::Open { flags, .. }, Some(turn)) = (&job, self.turn)
+                    && writable(*flags)
+                {
+                    io.expect(turn);
+                }
+                self.run(running, job, io);
+            }
             Begun::Flush(fd) => {
                 self.flushing = Some((id, 0));
                 io.submit(super::FLUSH_TAG, Op::Fsync { fd });

@@ -60,6 +60,7 @@ pub(super) use writes::{Patience, discard, drop_front};
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::errno::Errno;
 use slab::Slab;
@@ -70,6 +71,7 @@ use self::reads::Reads;
 use self::replies::Replies;
 use self::waiting::{Queue, Waiting, What};
 use self::writes::{Taken, Writes};
+use crate::base::Instant;
 use crate::limits::{
     SFTP_LOOKS_MAX, SFTP_PACKET_BYTES_MAX, SFTP_READS_MAX, SFTP_REQUEST_BYTES_MAX,
     SFTP_WRITE_OPS_MAX,
@@ -105,6 +107,10 @@ pub struct Sftp {
     writes: Writes,
     /// The request for which an fsync is under way, and how often it was tried.
     flushing: Option<(u32, u8)>,
+    /// When everything had been answered.
+    rests_since: Option<Instant>,
+    /// How long after that the client asked again, the last time: its way there and back, or longer.
+    turn: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,6 +164,8 @@ impl Sftp {
             reads: Reads::default(),
             writes: Writes::default(),
             flushing: None,
+            rests_since: None,
+            turn: None,
         }
     }
 
@@ -195,6 +203,10 @@ impl Sftp {
         }
         self.tell(io);
         self.input.report(io);
+        let has_all = self.input.is_empty() && self.input.partial().is_empty();
+        if self.rests_since.is_none() && has_all && self.is_answered() {
+            self.rests_since = Some(io.now());
+        }
         if self.input.is_empty() {
             io.awaits(self.writes.awaited());
         }
@@ -325,14 +337,19 @@ impl Sftp {
         Step::Onward
     }
 
+    /// Nothing that was asked is unanswered.
+    fn is_answered(&self) -> bool {
+        let busy = !self.is_idle() || !self.writes.is_empty() || !self.waiting.is_empty();
+        !busy && self.desk.replies.is_empty()
+    }
+
     /// Ends the session once there is nothing left to do or to say.
     fn finish(&mut self, io: &mut Io<'_>) {
         let over = self.input_over && self.input.is_empty();
         if over {
             self.writes.abandon_body(&mut self.input, &mut self.desk.replies, io);
         }
-        let busy = !self.is_idle() || !self.writes.is_empty() || !self.waiting.is_empty();
-        if busy || !self.desk.replies.is_empty() {
+        if !self.is_answered() {
             return;
         }
         let code = match self.state {
@@ -371,6 +388,9 @@ impl Service for Sftp {
         let over = matches!(self.state, State::Ending(_) | State::Ended | State::Gone);
         if over || extended.is_some() {
             return io.discard(data);
+        }
+        if let Some(since) = self.rests_since.take() {
+            self.turn = Some(io.now().since(since));
         }
         self.input.hold(data, io);
         self.advance(io);

@@ -12,7 +12,10 @@ use rig::{Faults, Got, Rig, Setup, encode};
 use tempfile::TempDir;
 
 use super::*;
-use crate::limits::{BULK_SLOTS_BUSY, CREDIT_TIME_MAX, SFTP_HANDLES_MAX, SFTP_NAMES_BYTES_MAX};
+use crate::limits::{
+    BULK_SLOTS_BUSY, CREDIT_TIME_MAX, SFTP_HANDLES_MAX, SFTP_NAMES_BYTES_MAX, WINDOW_BYTES,
+    WINDOW_FAR_TIMES, WINDOW_TURN_FAR,
+};
 use crate::reactor::Class;
 use crate::transport::RekeyLimits;
 use crate::wire::Reader;
@@ -100,6 +103,23 @@ fn a_request_of_255_kib_is_answered_whole() {
     assert_eq!(read(1 << 63, 10).code(), 5);
     assert_eq!(read(u64::MAX, u32::MAX).code(), 5);
     assert_eq!(rig.leases_out(), 0);
+}
+
+/// How far away the client is shows in how long it takes to ask again.
+#[test]
+fn what_is_opened_for_writing_over_a_long_way_gets_a_window_for_it() {
+    let home = home();
+    files::write(home.path().join("from"), b"x").expect("written");
+    let window = |rest, name, flags| {
+        let mut rig = Rig::greeted(home.path());
+        rig.rest(rest);
+        rig.open(name, flags);
+        rig.client_credit()
+    };
+    let (far, large) = (WINDOW_TURN_FAR, WINDOW_BYTES * (WINDOW_FAR_TIMES - 1));
+    assert!(window(far, "to", NEW) > large);
+    assert!(window(far, "from", open::READ) <= WINDOW_BYTES, "nothing comes");
+    assert!(window(far / 2, "to", NEW) <= WINDOW_BYTES, "it is near");
 }
 
 #[test]

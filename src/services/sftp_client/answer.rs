@@ -1,4 +1,4 @@
-use crate::wire::sftp::{Attributes, Extensions, Reply, StatusCode, extension};
+use crate::wire::sftp::{Attributes, Extensions, Operation, Reply, StatusCode, extension};
 
 /// The extensions of a server that count for copying.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -10,6 +10,8 @@ pub struct Offers {
     pub check_file: bool,
     /// It hashes, and one session of it carries as much as is under way at any delay. No extension says so.
     pub deep: bool,
+    /// What is asked of one file it does one after the other, as the draft has it (§6.1). No extension says so.
+    pub in_order: bool,
 }
 
 impl Offers {
@@ -21,6 +23,7 @@ impl Offers {
             limits: has(extension::LIMITS),
             check_file: has(extension::CHECK_FILE),
             deep: false,
+            in_order: false,
         }
     }
 }
@@ -74,6 +77,26 @@ pub enum Way {
     /// From the server to us.
     Get,
     Put,
+}
+
+/// What is asked of the server's file behind the last WRITE of a move, without waiting for what comes of that.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Last {
+    SetStat(Attributes),
+    Fsync,
+    Stat,
+    Close,
+}
+
+impl Last {
+    pub(super) const fn of(self, handle: &[u8]) -> Operation<'_> {
+        match self {
+            Last::SetStat(attributes) => Operation::HandleSetStat { handle, attributes },
+            Last::Fsync => Operation::Fsync { handle },
+            Last::Stat => Operation::HandleStat { handle },
+            Last::Close => Operation::Close { handle },
+        }
+    }
 }
 
 /// How a move has ended.

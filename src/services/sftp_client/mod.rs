@@ -12,7 +12,7 @@ mod moves;
 mod sending;
 mod window;
 
-pub use answer::{Answer, Moved, Offers, SftpNote, Stretch, Way};
+pub use answer::{Answer, Last, Moved, Offers, SftpNote, Stretch, Way};
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -81,6 +81,7 @@ enum State {
 #[derive(Debug)]
 enum Pending {
     Asked { ticket: u32 },
+    Last { of: usize, ticket: u32 },
     Read { of: usize, at: u64, len: u32, since: Instant },
     Write { of: usize, len: u32 },
 }
@@ -154,9 +155,11 @@ impl SftpClient {
 
     /// Moves a stretch between the server's file behind `handle` and ours behind `fd`, which becomes
     /// the session's; [`SftpNote::Moved`] follows. What is moved for good is counted in `moved`.
+    /// `last` is asked behind the last WRITE, and answered by its own tickets before the move is over; of a
+    /// move that fails it may not be asked.
     pub fn start_move(
         &mut self,
-        ticket: u32,
+        (ticket, last): (u32, Vec<(u32, Last)>),
         way: Way,
         (handle, fd): (&[u8], Fd),
         (stretch, moved): (Stretch, Rc<Cell<u64>>),
@@ -174,6 +177,7 @@ impl SftpClient {
             ended_at: None,
             moved,
             failed: None,
+            last,
         };
         self.moves.all.insert(one);
         self.advance(io);
@@ -218,6 +222,7 @@ impl SftpClient {
         if self.state == State::Running {
             self.begin(io);
         }
+        self.ask_last();
         let asks = !self.reads.is_empty();
         self.flush(io);
         self.landing.settle(&mut self.moves, io);
@@ -280,6 +285,25 @@ impl SftpClient {
                 break;
             }
             self.pace.begun(self.sending.planned() - before, io.now());
+        }
+    }
+
+    /// Asks what is to be asked behind the last WRITE of a move that has left.
+    fn ask_last(&mut self) {
+        let waits = |one: &Move| !one.last.is_empty() && one.ranges.is_spent();
+        while let Some((key, one)) =
+            self.moves.all.iter_mut().find(|(key, one)| waits(one) && !self.sending.reads_of(*key))
+        {
+            let (last, handle) = (std::mem::take(&mut one.last), one.handle.clone());
+            if one.failed.is_some() {
+                continue;
+            }
+            one.requests += last.len() as u32;
+            for (ticket, what) in last {
+                let id = self.pending.insert(Pending::Last { of: key, ticket }) as u32;
+                // Handles are bounded where they are read.
+                self.enqueue(id, &what.of(&handle));
+            }
         }
     }
 
@@ -392,6 +416,13 @@ impl SftpClient {
             (Some(Pending::Asked { ticket }), reply) => {
                 let answer = Answer::read(reply).ok_or("an answer that is none")?;
                 io.note(Note::Sftp(Box::new(SftpNote::Answered { ticket, answer })));
+            }
+            (Some(Pending::Last { of, ticket }), reply) => {
+                let answer = Answer::read(reply).ok_or("an answer that is none")?;
+                io.note(Note::Sftp(Box::new(SftpNote::Answered { ticket, answer })));
+                if let Some(one) = self.moves.all.get_mut(of) {
+                    one.requests -= 1;
+                }
             }
             (Some(Pending::Read { of, at, len, since }), Reply::Status { code, text }) => {
                 self.window.answered(len, io.now().since(since));

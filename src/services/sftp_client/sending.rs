@@ -160,6 +160,11 @@ impl Sending {
         Some(Ready { of, len: got, at, plan, header, lease })
     }
 
+    /// Something of this move is being read.
+    pub fn reads_of(&self, of: usize) -> bool {
+        self.reads.iter().any(|(_, reading)| reading.of == of)
+    }
+
     /// The channel is gone.
     pub fn cancel(&self, io: &mut Io<'_>) {
         for (key, _) in &self.reads {

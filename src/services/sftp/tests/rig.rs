@@ -189,6 +189,16 @@ impl Rig {
         id
     }
 
+    /// The client does nothing for so long.
+    pub fn rest(&mut self, time: Duration) {
+        self.now = self.now.after(time);
+    }
+
+    /// What the client may send.
+    pub fn client_credit(&self) -> u32 {
+        self.client.credit(self.client_channel.expect("open"))
+    }
+
     /// Asks, and waits for the reply.
     pub fn call(&mut self, operation: Operation<'_>) -> Got {
         let id = self.ask(operation);
