@@ -42,23 +42,77 @@ fn about_channel(number: u32) -> Vec<Vec<u8>> {
     ]
 }
 
+/// What a message after the login leads to whose body is `00 00 00 09`: good for nothing but what takes any.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Duty {
+    /// Nothing is said.
+    Silence,
+    /// UNIMPLEMENTED (RFC 4253 §11.4).
+    Unknown,
+    /// DISCONNECT: it may not come, or its body is malformed.
+    End,
+}
+
+/// What we owe a client that has logged in, by the number of its message.
+fn duty(number: u8) -> Duty {
+    match number {
+        // RFC 4253 §11.2, §11.3, §11.4: whenever they come.
+        number::IGNORE | number::UNIMPLEMENTED | number::DEBUG => Duty::Silence,
+        // RFC 4252 §5.1: further requests after success are silently ignored.
+        number::USERAUTH_REQUEST => Duty::Silence,
+        // RFC 4254 §4: an answer to a request that we may have made, as keepalives are; its body is anything.
+        number::REQUEST_SUCCESS => Duty::Silence,
+        // PROTOCOL of OpenSSH, §1.9: its answer, with which nothing is to be done.
+        number::PONG => Duty::Silence,
+        // RFC 4253 §10: the service runs, and there is no other to ask for; as OpenSSH answers it.
+        number::SERVICE_REQUEST => Duty::Unknown,
+        // §10: a server's. RFC 8308 §2.3, RFC 4253 §7.1: malformed. §7.3: out of turn.
+        number::SERVICE_ACCEPT | number::EXT_INFO | number::KEXINIT | number::NEWKEYS => Duty::End,
+        // RFC 4250 §4.1.1: of a key exchange method, and none is under way.
+        30..=49 => Duty::End,
+        // RFC 4252 §6: a server's, or of an authentication method, and none is under way.
+        51..=79 => Duty::End,
+        // RFC 4254 §4: a malformed request, and an answer that has no body.
+        number::GLOBAL_REQUEST | number::REQUEST_FAILURE => Duty::End,
+        // §5.1: malformed. §5.1-§5.4: about a channel that is not open.
+        number::CHANNEL_OPEN..=number::CHANNEL_FAILURE => Duty::End,
+        number::PING => Duty::End,
+        // RFC 4250 §4.1.1: nobody has given them a meaning.
+        0 | 8..=19 | 22..=29 | 83..=89 | 101..=191 | 194..=255 => Duty::Unknown,
+        number::DISCONNECT => Duty::End,
+    }
+}
+
 #[test]
 fn case_12_every_message_after_the_login() {
     let gateway = Gateway::start(&[]);
     let watch = Watch::begin(&gateway);
     let mut peer = Peer::login(&gateway);
-    for number in (0..=255).filter(|number| *number != number::DISCONNECT) {
+    let mut last = None;
+    let numbers = (0..=255).filter(|number| *number != number::DISCONNECT);
+    for (round, number) in numbers.enumerate() {
         peer.send(&[number, 0, 0, 0, 9]);
         peer.say(&GlobalRequest { want_reply: true, request: GlobalBody::KeepAlive });
-        match peer.hear() {
-            Ok(answer) => assert_eq!(answer[0], number::REQUEST_FAILURE, "message {number}"),
-            Err(Farewell::Said(PROTOCOL_ERROR, _)) => {
-                assert!(number <= 100 || number == number::PING, "message {number}");
-                watch.last_line(peer.port());
-                peer = Peer::login(&gateway);
-            }
-            Err(end) => panic!("message {number}: {end:?}"),
+        let heard = peer.hear();
+        let duty = duty(number);
+        if duty == Duty::End {
+            let end = heard.expect_err("an end");
+            assert!(matches!(end, Farewell::Said(PROTOCOL_ERROR, _)), "message {number}: {end:?}");
+            assert!(peer.unimplemented.is_empty(), "message {number}");
+            watch.last_line(peer.port());
+            (peer, last) = (Peer::login(&gateway), None);
+            continue;
         }
+        let answer = heard.unwrap_or_else(|end| panic!("message {number}: {end:?}"));
+        assert_eq!(answer[0], number::REQUEST_FAILURE, "message {number}");
+        let unknown = std::mem::take(&mut peer.unimplemented);
+        assert_eq!(unknown.len(), usize::from(duty == Duty::Unknown), "message {number}");
+        // It names our packet: two of them went each time.
+        if let ([sequence], Some((before, named))) = (&unknown[..], last) {
+            let sent = 2 * (round as u32 - before);
+            assert_eq!(sequence.wrapping_sub(named), sent, "message {number}");
+        }
+        last = unknown.first().map(|sequence| (round as u32, *sequence)).or(last);
     }
     drop(peer);
     watch.end();

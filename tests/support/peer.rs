@@ -74,6 +74,8 @@ pub struct Peer {
     /// The host keys that the server has told of, encoded; nobody waits for them.
     pub told: Option<Vec<u8>>,
     farewell: Option<Farewell>,
+    /// Which of our packets the server did not know (RFC 4253 §11.4), by their sequence numbers.
+    pub unimplemented: Vec<u32>,
 }
 
 impl Peer {
@@ -103,6 +105,7 @@ impl Peer {
             heard: VecDeque::new(),
             told: None,
             farewell: None,
+            unimplemented: Vec::new(),
         };
         let mut hello = peer.with(|transport, env| transport.start(env).expect("starts"));
         if manner.line_feed_only {
@@ -297,7 +300,14 @@ impl Peer {
         let mut starved = false;
         match carved.expect("carved") {
             Ok(Carved::Need { .. }) => starved = true,
-            Ok(Carved::Handled { used: bytes }) => used = bytes,
+            Ok(Carved::Handled { used: bytes }) => {
+                used = bytes;
+                // It was opened where it lies: RFC 4253 §11.4 behind the lengths of §6.
+                let payload = inbox.get(5..10).filter(|_| self.transport.is_established());
+                if let Some([number::UNIMPLEMENTED, sequence @ ..]) = payload {
+                    self.unimplemented.push(u32::from_be_bytes(sequence.try_into().expect("four")));
+                }
+            }
             Ok(Carved::Payload { used: bytes, payload }) => {
                 self.take(payload.of(&inbox).expect("inside").to_vec());
                 used = bytes;
