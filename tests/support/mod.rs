@@ -50,6 +50,14 @@ pub fn driver() -> Option<String> {
     std::env::var("TIDEGATE_TEST_DRIVER").ok()
 }
 
+/// How connections are kept apart where a test does not say; `TIDEGATE_TEST_ISOLATION=per-connection` runs all
+/// that it can with processes of their own.
+fn isolation(lines: &[&str]) -> Option<String> {
+    let isolation = std::env::var("TIDEGATE_TEST_ISOLATION").ok()?;
+    let said = lines.iter().any(|line| line.contains("TidegateIsolation"));
+    (!said).then(|| format!("TidegateIsolation {isolation}\n"))
+}
+
 /// Whether this is the second run, for what no driver has a part in: one is enough of that.
 pub fn is_run_again() -> bool {
     let again = driver().is_some();
@@ -227,7 +235,7 @@ impl Gateway {
     ) -> Gateway {
         let port = free_port();
         let at = folder.path();
-        let mut config = lines.join("\n");
+        let mut config = isolation(lines).unwrap_or_default() + &lines.join("\n");
         config += &format!(
             "\nListenAddress 127.0.0.1:{port}\nAuthorizedKeysFile {}/authorized_keys\n\
              StrictModes no\nPermitRootLogin yes\nMaxStartups 1000:30:2000\n\
@@ -369,10 +377,11 @@ impl Gateway {
         self.all_processes().into_iter().map(count).sum()
     }
 
-    /// The gateway's processes: the one that was started, and, as root, the edge and those of accounts.
+    /// The gateway's processes: the one that was started, and, as root, the edge, the signer, the relay if there
+    /// is one, and those of accounts.
     pub fn processes(&self) -> Vec<u32> {
         let own = self.child.id();
-        let parts = ["edge", "signer", "delegate"].map(|part| self.parts(part));
+        let parts = ["edge", "signer", "relay", "delegate"].map(|part| self.parts(part));
         std::iter::once(own).chain(parts.into_iter().flatten()).collect()
     }
 
