@@ -82,6 +82,8 @@ pub const FILE_HELPERS: usize = 4;
 pub const PROXY_HEADER_BYTES_MAX: usize = 4096;
 /// Connections of proxies that have not said yet whom they speak for.
 pub const PREFACES_MAX: usize = 4096;
+/// The same where each has a process of its own (TidegateIsolation per-connection).
+pub const PREFACES_APART_MAX: usize = 256;
 /// How long they may take to.
 pub const PREFACE_TIME_DEFAULT: Duration = Duration::from_secs(3);
 pub const PREFACE_TIME_MAX: Duration = Duration::from_secs(60);
@@ -684,9 +686,10 @@ pub const WORKERS_ALONE: usize = 2;
 pub const GREETERS: usize = 16;
 /// Threads of a process that look names up for forwarded connections.
 pub const RESOLVERS: usize = 2;
-/// Log events a shard may be ahead of the log.
-pub const EVENTS_MAX: usize = 4096;
-/// The same of a process that serves one connection. They are memory from the start: 170 bytes each.
+/// Log events that the shards of a process may be ahead of the log: a line of each connection that there can be,
+/// for all of them may end together. They are memory while they wait, 170 bytes each.
+pub const EVENTS_MAX: usize = LINKS_MAX;
+/// The same of a process that serves one connection.
 pub const EVENTS_ALONE_MAX: usize = 256;
 /// One message between a broker and the process of an account.
 pub const PARCEL_BYTES_MAX: u32 = 1024 * 1024;
@@ -839,8 +842,9 @@ pub const AUDIT_FIELDS_MAX: u8 = 16;
 pub const AUDIT_LINE_BYTES_MAX: usize = 7 * 1024;
 /// What texts are cut to in a line that would be longer.
 pub const AUDIT_CUT_BYTES: usize = 128;
-/// Lines that wait to be written; more are lost and counted. Most have some 200 bytes.
-pub const AUDIT_QUEUE_MAX: usize = 8192;
+/// Lines that wait to be written; more are lost and counted. Two of each connection that there can be, for all
+/// of them may end together. They are memory while they wait, most some 300 bytes.
+pub const AUDIT_QUEUE_MAX: usize = 2 * LINKS_MAX;
 /// Lines that one other process may have written in a second: more than a shard can do file operations,
 /// and a process that lies fills a disk no faster.
 pub const AUDIT_LINES_A_SECOND_MAX: u32 = 50_000;

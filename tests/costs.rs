@@ -107,7 +107,7 @@ impl Host {
             idle_time: Duration::from_secs(1),
             edge_time: Duration::MAX,
             open_files: None,
-            log: |reports| while reports.recv().is_ok() {},
+            log: |reports| while reports.next().is_some() {},
             syslog: None,
             logbook: None,
             audit: audit.clone(),

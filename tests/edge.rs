@@ -42,6 +42,12 @@ fn answer(gateway: &Gateway, bytes: &[u8]) -> String {
     text(&line)
 }
 
+/// The ways to keep connections apart that there are here; only root has rights to separate.
+fn isolations() -> Vec<&'static str> {
+    let apart = nix::unistd::geteuid().is_root().then_some("TidegateIsolation per-connection");
+    apart.into_iter().chain(["TidegateIsolation auto"]).collect()
+}
+
 fn is_greeting(line: &str) -> bool {
     line.starts_with("SSH-2.0-Tidegate")
 }
@@ -50,13 +56,20 @@ fn is_greeting(line: &str) -> bool {
 
 #[test]
 fn whose_a_connection_is_decides_before_it_begins() {
+    isolations().into_iter().for_each(whose_a_connection_is);
+}
+
+fn whose_a_connection_is(isolation: &str) {
     let gateway = Gateway::start(&[
+        isolation,
         "TidegateProxyProtocol 127.0.0.1",
         "TidegateProxyProtocolTimeout 2",
         "PerSourceMaxStartups 2",
     ]);
-    for version in VERSIONS {
-        let (four, six) = (header(version, "192.0.2.7:4711"), header(version, "[2001:db8::7]:1"));
+    // A place may be given back late: each has clients of its own.
+    let clients = [("192.0.2.7:4711", "[2001:db8::7]:1"), ("192.0.2.8:4711", "[2001:db8::8]:1")];
+    for (version, (four, six)) in VERSIONS.into_iter().zip(clients) {
+        let (four, six) = (header(version, four), header(version, six));
         for bytes in [&four, &six] {
             assert!(is_greeting(&answer(&gateway, bytes)), "{version}: {}", gateway.log());
         }
@@ -72,8 +85,9 @@ fn whose_a_connection_is_decides_before_it_begins() {
         let itself = encode(version, &ProxyOrigin::Itself);
         assert!(is_greeting(&answer(&gateway, &itself)), "{version}");
     }
-    gateway.tells("Connection from 192.0.2.7 port 4711 on");
-    gateway.tells("Connection from 2001:db8::7 port 1 on");
+    for from in ["192.0.2.7 port 4711", "2001:db8::7 port 1", "192.0.2.8 port 4711"] {
+        gateway.tells(&format!("Connection from {from} on"));
+    }
 
     // The bounds of a source are those of the client, not of the proxy.
     let hold = |client: &str| {
@@ -93,6 +107,10 @@ fn whose_a_connection_is_decides_before_it_begins() {
 
 #[test]
 fn what_is_no_header_is_refused_unless_it_may_be_absent() {
+    isolations().into_iter().for_each(what_is_no_header);
+}
+
+fn what_is_no_header(isolation: &str) {
     let mut long = header(ProxyVersion::Two, "192.0.2.7:1");
     long[14] = 0xff;
     let bad = [
@@ -105,7 +123,8 @@ fn what_is_no_header_is_refused_unless_it_may_be_absent() {
         header(ProxyVersion::Two, "192.0.2.7:1")[..20].to_vec(),
         Vec::new(),
     ];
-    let lines = ["TidegateProxyProtocol 127.0.0.0/8 required", "TidegateProxyProtocolTimeout 1"];
+    let time = "TidegateProxyProtocolTimeout 1";
+    let lines = [isolation, "TidegateProxyProtocol 127.0.0.0/8 required", time];
     let gateway = Gateway::start(&lines);
     for bytes in &bad {
         assert_eq!(answer(&gateway, bytes), "", "{}", text(bytes));
@@ -115,7 +134,7 @@ fn what_is_no_header_is_refused_unless_it_may_be_absent() {
     }
     drop(gateway);
 
-    let lines = ["TidegateProxyProtocol 127.0.0.0/8 optional", "TidegateProxyProtocolTimeout 1"];
+    let lines = [isolation, "TidegateProxyProtocol 127.0.0.0/8 optional", time];
     let gateway = Gateway::start(&lines);
     assert!(is_greeting(&answer(&gateway, b"SSH-2.0-x\r\n")));
     assert!(is_greeting(&answer(&gateway, b"")), "after the time is over");
@@ -125,7 +144,8 @@ fn what_is_no_header_is_refused_unless_it_may_be_absent() {
     drop(gateway);
 
     // Whoever is no proxy has nothing to tell: it speaks SSH or nothing.
-    let gateway = Gateway::start(&["TidegateProxyProtocol 192.0.2.0/24,!127.0.0.1"]);
+    let lines = [isolation, "TidegateProxyProtocol 192.0.2.0/24,!127.0.0.1"];
+    let gateway = Gateway::start(&lines);
     for version in VERSIONS {
         let line = answer(&gateway, &header(version, "203.0.113.9:1"));
         assert!(is_greeting(&line) || line.is_empty(), "{line}");
@@ -176,7 +196,12 @@ fn haproxy(gateway: &Gateway) -> (Haproxy, [u16; 2]) {
 
 #[test]
 fn clients_behind_haproxy_are_known_by_their_own_addresses() {
+    isolations().into_iter().for_each(clients_behind_haproxy);
+}
+
+fn clients_behind_haproxy(isolation: &str) {
     let gateway = Gateway::start(&[
+        isolation,
         "TidegateProxyProtocol 127.0.0.1 required",
         "SetEnv FROM=elsewhere",
         "Match Address 127.0.0.3",

@@ -285,7 +285,7 @@ fn a_reload_changes_it_for_new_connections() {
     wait_for("the edges of before to end", || gateway.parts("edge").len() == 1);
     // And back, with a line that is refused beside it first.
     for (line, said) in [
-        ("TidegateProxyProtocol 127.0.0.1", "one of them has to go"),
+        ("TidegateUpstreamShare yes", "one of them has to go"),
         ("SetEnv AGAIN=yes", "is in force for new connections"),
     ] {
         fs::write(&config, format!("{line}\n{text}")).expect("another");

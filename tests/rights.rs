@@ -328,7 +328,6 @@ fn settings_that_separate_nothing_are_refused() {
             ("TidegateEdgeUser root", "has root's rights"),
             ("TidegateEdgeUser no-such-user", "there is no user no-such-user"),
             ("TidegateIsolation per-connection\nTidegateUpstreamShare yes", "has to go"),
-            ("TidegateIsolation per-connection\nTidegateProxyProtocol 127.0.0.1", "has to go"),
             ("TidegateIsolation per-process", "not one of the legal values"),
             ("TidegateSignerUser root", "TidegateSignerUser root has root's rights"),
             (

@@ -22,6 +22,7 @@ use super::helper::{self, NOT_BY_HAND};
 use super::logbook::{Begun, Recorder};
 use super::parcel::Parcel;
 use super::recording::{Received, Recorders};
+use super::reports::Reports;
 use super::server::{Server, Settings};
 use super::signals::{SIGNALS, Signals, Woken};
 use super::signer::words::{Order, Say, Tell};
@@ -32,7 +33,7 @@ use crate::base::escape;
 use crate::limits::{PARCEL_BYTES_MAX, REKEY_TIME_MAX, RETIRED_IDLE_TIME};
 use crate::reactor::Fd;
 use crate::services::{self, Grant, RoutingDomain};
-use crate::shard::{Ends, HandOver, Report};
+use crate::shard::{Ends, HandOver};
 
 /// Looks in a row that must find nothing open before the process is idle.
 const IDLE_CHECKS: u32 = 6;
@@ -50,7 +51,7 @@ pub struct Options {
     /// How long it stays without a connection. Zero: it is there for a single one, and ends with it.
     pub idle_time: Duration,
     /// Writes log lines until the process ends.
-    pub log: fn(&Receiver<Report>),
+    pub log: fn(&Reports),
 }
 
 /// Serves until the other end says stop or is gone, or a signal comes.
@@ -333,7 +334,7 @@ fn start(
     (reactors, alone): (usize, bool),
     ways: Ways,
     messenger: &Arc<Messenger>,
-) -> anyhow::Result<(Server, Receiver<Report>)> {
+) -> anyhow::Result<(Server, Reports)> {
     let (config, offers) = terms.read()?;
     // Keys are agreed on again here, never for the first time: the family of ciphers stays.
     let steers = config.global.cipher_steering;

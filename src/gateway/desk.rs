@@ -2,14 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::Thread;
 use std::time::Duration;
 
-use crossbeam::channel::Sender;
 use crossbeam::queue::SegQueue;
 use nix::sys::socket::{
     MsgFlags, SockaddrStorage, getpeername, getsockname, getsockopt, send, setsockopt, sockopt,
@@ -24,6 +23,7 @@ use super::edge::line::Line;
 use super::edge::words::Ticket;
 use super::recording::Recorders;
 use super::relay;
+use super::reports::Lines;
 use super::startups::{Refused, Startups};
 use super::workers::{Reply, Workers};
 use crate::connection::ConnectionConfig;
@@ -87,9 +87,8 @@ pub struct Office {
     pub drops: Drops,
     /// Who is asked whose connection it passes on, and for how long.
     pub proxies: Option<(Proxies, Duration)>,
-    /// Lines for the log, and how many were lost because it was behind.
-    pub log: Sender<Report>,
-    pub reports_lost: AtomicU64,
+    /// Lines for the log.
+    pub log: Lines,
     /// Who hears what is done here, if anybody.
     pub audit: Option<Arc<dyn Auditor>>,
     /// Who records sessions that are served here, if anybody does.
@@ -105,6 +104,8 @@ pub struct Office {
     /// Somebody wants to know the routing domains of connections.
     pub routes: bool,
     pub defects: Defects,
+    /// A connection that waits to hear whether it may come in.
+    pub lobby: Mutex<Option<Visitor>>,
     /// Whom the end of each connection wakes.
     pub watcher: OnceLock<Thread>,
 }
@@ -116,11 +117,29 @@ impl Office {
     }
 
     /// Whether a peer is asked whose connection it passes on.
-    fn asking(&self, peer: IpAddr) -> Option<Asking> {
+    pub fn asking(&self, peer: IpAddr) -> Option<Asking> {
         let (proxies, time) = self.proxies.as_ref()?;
         let is_proxy = proxies.networks.verdict(peer, None) == Verdict::Matches;
         is_proxy.then_some(Asking { time: *time, required: proxies.required })
     }
+
+    pub fn lobby(&self) -> MutexGuard<'_, Option<Visitor>> {
+        self.lobby.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The way to root's process, where this one ends with its only connection.
+    fn single_line(&self) -> Option<&Line> {
+        self.line.as_ref().filter(|line| line.is_single())
+    }
+}
+
+/// A proxy has told whose connection it is, and root's process was asked about that client.
+#[derive(Debug)]
+pub struct Visitor {
+    pub socket: OwnedFd,
+    pub ends: Ends,
+    /// What has come behind the header.
+    pub inbound: Vec<u8>,
 }
 
 /// What holds before a login where Match blocks ask for addresses.
@@ -228,6 +247,17 @@ impl Outside for Desk {
 
     fn admit_as(&mut self, socket: Fd, ends: Ends, inbound: &mut Vec<u8>) -> Admission {
         let peer = ends.peer.ip();
+        if let Some(line) = self.office.single_line() {
+            let ends = welcome(socket, self.office.tcp_keepalive, self.office.routes, Some(ends));
+            // SAFETY: the shard gives the descriptor up to whoever admits its connection.
+            let socket = unsafe { OwnedFd::from_raw_fd(socket.0) };
+            let inbound = std::mem::take(inbound);
+            *self.office.lobby() = Some(Visitor { socket, ends, inbound });
+            if !line.announce(ends.peer) {
+                line.leave();
+            }
+            return Admission::Elsewhere;
+        }
         if let Err(why) = self.office.startups.admit(peer, reactor::now()) {
             self.office.drops.count(why.keyword(), Some(peer));
             tell(socket, why);
@@ -246,7 +276,14 @@ impl Outside for Desk {
         Admission::Elsewhere
     }
 
+    fn untold(&mut self) {
+        self.office.single_line().into_iter().for_each(Line::leave);
+    }
+
     fn dropped(&mut self, socket: Fd, why: &'static str) {
+        if let Some(line) = self.office.single_line() {
+            return line.untold(why);
+        }
         self.office.drops.count(why, ends_of(socket).map(|ends| ends.peer.ip()));
     }
 
@@ -340,9 +377,7 @@ impl Outside for Desk {
         if report.what.is_routine() && LevelFilter::current() < LevelFilter::INFO {
             return;
         }
-        if self.office.log.try_send(report).is_err() {
-            self.office.reports_lost.fetch_add(1, Ordering::Relaxed);
-        }
+        self.office.log.put(report);
     }
 }
 
@@ -350,20 +385,22 @@ impl Outside for Desk {
 /// pattern but one for everybody matches it.
 pub const UNKNOWN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), u16::MAX);
 
-/// Makes a connection ready that was accepted elsewhere. `routes`: it matters how it is routed.
-pub fn welcome(socket: Fd, keepalive: bool, routes: bool) -> Ends {
+/// Makes a connection ready that was accepted elsewhere. `routes`: it matters how it is routed. `told`: the
+/// ends that a proxy tells.
+pub fn welcome(socket: Fd, keepalive: bool, routes: bool, told: Option<Ends>) -> Ends {
     prepare(socket, keepalive);
     let routing = if routes { routing_of(socket) } else { RoutingDomain::default() };
-    let ends = ends_of(socket).unwrap_or(Ends { peer: UNKNOWN, local: UNKNOWN, routing });
+    let unknown = Ends { peer: UNKNOWN, local: UNKNOWN, routing };
+    let ends = told.or_else(|| ends_of(socket)).unwrap_or(unknown);
     Ends { routing, ..ends }
 }
 
 /// A line before the identification that never comes (RFC 4253 §4.2), in sshd's words. It fits the
 /// buffer of a fresh socket; one that does not take it goes without.
 pub fn tell(socket: Fd, why: Refused) {
-    let line: &[u8] = match why {
-        Refused::TooMany | Refused::TooManyOfSource => b"Exceeded MaxStartups\r\n",
-        Refused::Penalty(_) | Refused::TooManyPenalties => b"Not allowed at this time\r\n",
+    let line: &[u8] = match why.is_penalty() {
+        false => b"Exceeded MaxStartups\r\n",
+        true => b"Not allowed at this time\r\n",
     };
     let _ = send(socket.0, line, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
 }

@@ -28,6 +28,7 @@ use super::names::{self, Resolver};
 use super::policy::Policy;
 use super::recording::Studio;
 use super::relay;
+use super::reports::Reports;
 use super::server::{Server, Settings};
 use super::signer;
 use super::startups::{Standing, Startups};
@@ -36,7 +37,6 @@ use crate::connection::{ConnectionConfig, WindowBudget};
 use crate::crypto::{Certificate, PrivateKey, PublicKey};
 use crate::limits::WINDOW_BYTES;
 use crate::reactor;
-use crate::shard::Report;
 use crate::transport::{self, CompressionKind, HostKey, Preferences};
 
 /// Our software version in the identification line (RFC 4253 §4.2).
@@ -57,7 +57,7 @@ pub struct Plan {
     /// The soft limit of open files that programs get; ours is raised.
     pub open_files: Option<u64>,
     /// Writes log lines until there are no more.
-    pub log: fn(&Receiver<Report>),
+    pub log: fn(&Reports),
     /// Where the processes of accounts log, if not to standard error.
     pub syslog: Option<Facility>,
     /// Where logins are recorded, by root.
@@ -219,10 +219,7 @@ impl Generation {
     }
 }
 
-fn start_log(
-    log: fn(&Receiver<Report>),
-    reports: Receiver<Report>,
-) -> anyhow::Result<JoinHandle<()>> {
+fn start_log(log: fn(&Reports), reports: Reports) -> anyhow::Result<JoinHandle<()>> {
     let thread = thread::Builder::new().name("log".to_owned()).spawn(move || log(&reports));
     thread.context("cannot start the log thread")
 }

@@ -40,6 +40,7 @@ mod principals;
 pub mod program;
 pub mod recording;
 pub mod relay;
+pub mod reports;
 pub mod residents;
 pub mod serve;
 pub mod server;

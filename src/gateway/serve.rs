@@ -11,7 +11,6 @@ use std::time::Duration;
 use std::{mem, process, thread};
 
 use anyhow::{Context, bail};
-use crossbeam::channel::Receiver;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{SockFlag, accept4};
@@ -34,13 +33,13 @@ use super::logbook::Logbook;
 use super::pam;
 use super::passwords;
 use super::pid_file::PidFile;
+use super::reports::Reports;
 use super::signals::{SIGNALS, Signals, Woken};
 use super::startups::Standing;
 use super::systemd::{self, Notifier};
 use super::upgrade::{self, Attempt, Former, Inheritance, Program};
 use crate::limits::{DELEGATE_IDLE_TIME, EDGE_TIME_MAX, GENERATIONS_MAX, RETIRED_IDLE_TIME};
 use crate::services;
-use crate::shard::Report;
 
 /// How often it is looked whether an earlier generation has ended.
 const RETIRED_CHECK: Duration = Duration::from_secs(1);
@@ -52,7 +51,7 @@ pub struct Options {
     /// Called when everything listens, with the addresses and the host keys.
     pub ready: fn(&[SocketAddr], &HostKeys),
     /// Writes log lines until the gateway has ended.
-    pub log: fn(&Receiver<Report>),
+    pub log: fn(&Reports),
     /// Where the processes of accounts log, if not to standard error.
     pub syslog: Option<Facility>,
     pub connections: Connections,
@@ -186,12 +185,6 @@ fn check_together(config: &Config) -> anyhow::Result<()> {
         bail!(
             "TidegateUpstreamShare has logins of one user go on over one connection, and \
              TidegateIsolation per-connection gives each a process of its own: one of them has to go"
-        );
-    }
-    if config.global.proxies.is_some() {
-        bail!(
-            "TidegateProxyProtocol is heard by a process that hears many connections, and \
-             TidegateIsolation per-connection has none: one of them has to go"
         );
     }
     Ok(())

@@ -4,8 +4,7 @@ use std::convert::Infallible;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
 
@@ -16,14 +15,15 @@ use tracing::{debug, error, info, warn};
 use super::audit::Auditor;
 use super::config::{Config, DriverChoice, Proxies};
 use super::defects::{self, Defects};
-use super::desk::{self, Desk, Door, Greeting, Office};
+use super::desk::{self, Desk, Door, Greeting, Office, Visitor};
 use super::drivers::{self, Opened};
 use super::drops::Drops;
 use super::edge::line::Line;
 use super::execute::Executor;
 use super::recording::Recorders;
 use super::relay;
-use super::startups::Startups;
+use super::reports::{self, Reports};
+use super::startups::{Refused, Startups};
 use super::workers::{Execute, Reply, Workers};
 use crate::connection::ConnectionConfig;
 use crate::crypto::{PrivateKey, RandomPool};
@@ -33,7 +33,7 @@ use crate::limits::{
 };
 use crate::reactor::{Driver, Fd, Token};
 use crate::services::Done;
-use crate::shard::{HandOver, Mail, Report, Shard, ShardConfig};
+use crate::shard::{HandOver, Mail, Shard, ShardConfig};
 
 /// What a process of shards is started with.
 pub struct Settings {
@@ -121,9 +121,10 @@ impl Server {
     ///
     /// # Errors
     /// A thread or a driver could not be made; nothing is left running.
-    pub fn start(settings: Settings) -> anyhow::Result<(Server, Receiver<Report>)> {
+    pub fn start(settings: Settings) -> anyhow::Result<(Server, Reports)> {
         defects::tell_in_log();
-        let (log, reports) = bounded(if settings.alone { EVENTS_ALONE_MAX } else { EVENTS_MAX });
+        let room = if settings.alone { EVENTS_ALONE_MAX } else { EVENTS_MAX };
+        let (log, reports) = reports::channel(room);
         let doors: Vec<Arc<Door>> = (0..settings.reactors.max(1)).map(|_| Arc::default()).collect();
         let execute = settings.execute;
         let apart = |threads, jobs_max| {
@@ -150,7 +151,6 @@ impl Server {
             drops: Drops::default(),
             proxies: settings.proxies,
             log,
-            reports_lost: AtomicU64::new(0),
             audit: settings.audit,
             recorders: settings.recorders,
             uid: settings.uid,
@@ -160,6 +160,7 @@ impl Server {
             greeting: settings.greeting,
             routes: settings.routes,
             defects: Defects::new(settings.renews),
+            lobby: Mutex::default(),
             watcher: OnceLock::new(),
         });
         let confined = office.is_confined();
@@ -220,14 +221,42 @@ impl Server {
 
     /// Serves a connection that was accepted elsewhere, as if it had been accepted here.
     pub fn adopt(&self, socket: OwnedFd) {
+        let Office { tcp_keepalive, routes, .. } = *self.office;
+        let ends = desk::welcome(Fd(socket.as_raw_fd()), tcp_keepalive, routes, None);
+        self.seat(Visitor { socket, ends, inbound: Vec::new() });
+    }
+
+    fn seat(&self, Visitor { socket, ends, inbound }: Visitor) {
         let Some(door) = self.office.doors.first() else { return };
         // Its slot is given back when it has logged in or ended.
         self.office.startups.adopt();
-        let Office { tcp_keepalive, routes, .. } = *self.office;
-        let ends = desk::welcome(Fd(socket.as_raw_fd()), tcp_keepalive, routes);
         door.enter();
-        let inbound = Vec::new();
         door.put(Mail::Accepted { socket: Fd(socket.into_raw_fd()), ends, inbound });
+    }
+
+    /// The same for a proxy's connection, which waits in the lobby once it was told whose it is. `false`: it is
+    /// gone again.
+    pub fn ask(&self, socket: OwnedFd) -> bool {
+        let ends = desk::ends_of(Fd(socket.as_raw_fd()));
+        let asked = ends.and_then(|ends| Some((ends, self.office.asking(ends.peer.ip())?)));
+        let (Some((ends, asking)), Some(door)) = (asked, self.office.doors.first()) else {
+            return false;
+        };
+        door.put(Mail::Passed { socket: Fd(socket.into_raw_fd()), ends, asking });
+        true
+    }
+
+    /// Serves the connection that waits in the lobby.
+    pub fn let_in(&self) {
+        let visitor = self.office.lobby().take();
+        visitor.into_iter().for_each(|visitor| self.seat(visitor));
+    }
+
+    /// Turns it away.
+    pub fn turn_away(&self, why: Refused) {
+        if let Some(Visitor { socket, .. }) = self.office.lobby().take() {
+            desk::tell(Fd(socket.as_raw_fd()), why);
+        }
     }
 
     /// Accepts no more; each shard ends when its last connection has ended by itself.
@@ -252,21 +281,24 @@ impl Server {
         let _ = self.office.watcher.set(watcher);
     }
 
+    /// Tells whoever keeps an audit how many events were lost on the way there, now that nothing else may
+    /// come to tell.
+    pub fn tell_losses(&self) {
+        self.office.audit.iter().for_each(|audit| audit.tell_losses());
+    }
+
     /// Ends every connection, then the shards, and waits for them.
-    pub fn stop(self) {
+    pub fn stop(mut self) {
         for door in &self.office.doors {
             door.put(Mail::Stop);
         }
-        for shard in self.shards {
+        for shard in std::mem::take(&mut self.shards) {
             if shard.join().is_err() {
                 error!("a reactor thread ended with a panic");
             }
         }
         self.office.drops.tell();
-        let lost = self.office.reports_lost.load(Ordering::Relaxed);
-        if lost > 0 {
-            warn!(lost, "{lost} log lines were lost because the log was behind");
-        }
+        self.tell_losses();
     }
 
     /// Answers what the next shard is to be started with.

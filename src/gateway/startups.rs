@@ -55,6 +55,11 @@ impl Refused {
             Refused::TooManyPenalties => "PerSourcePenalties overflow",
         }
     }
+
+    /// It is for what sources have earned.
+    pub const fn is_penalty(self) -> bool {
+        matches!(self, Refused::Penalty(_) | Refused::TooManyPenalties)
+    }
 }
 
 /// What a source has earned and not yet served.

@@ -3,11 +3,12 @@
 
 use std::time::Duration;
 
-use crossbeam::channel::Receiver;
 use tracing::{error, info, warn};
 
 use crate::base::{Escaped, escape as escape_bytes, escape_word};
 use crate::gateway::log_level;
+use crate::gateway::reports::Reports;
+use crate::limits::EVENTS_MAX;
 use crate::shard::{Report, What};
 use crate::wire::auth::{METHOD_PUBLIC_KEY, METHOD_PUBLIC_KEY_HOST_BOUND};
 
@@ -15,12 +16,23 @@ use crate::wire::auth::{METHOD_PUBLIC_KEY, METHOD_PUBLIC_KEY_HOST_BOUND};
 /// writing them together wakes this thread once.
 const REST: Duration = Duration::from_millis(10);
 
-/// Writes lines until every sender is gone.
-pub fn write_all(reports: &Receiver<Report>) {
-    for report in reports {
+/// Writes lines until nobody has any more to give.
+pub fn write_all(reports: &Reports) {
+    while let Some(report) = reports.next() {
         write(&report);
-        reports.try_iter().for_each(|report| write(&report));
+        // In a storm that does not end too, what is lost is told now and then.
+        reports.waiting().take(EVENTS_MAX).for_each(|report| write(&report));
+        tell_lost(reports);
         std::thread::sleep(REST);
+    }
+    tell_lost(reports);
+}
+
+/// One line for all that were lost since the last.
+fn tell_lost(reports: &Reports) {
+    let lost = reports.take_lost();
+    if lost > 0 {
+        warn!(lost, "{lost} log lines were lost because the log was behind");
     }
 }
 

@@ -324,6 +324,46 @@ mod tests {
         tracing::debug!("whisper");
     }
 
+    /// Whoever writes lines tells of those that were lost while there was no room, once for all of them and
+    /// without waiting for the end.
+    #[test]
+    fn lost_lines_are_told_once_there_is_room_again() {
+        use crate::gateway::reports;
+        use crate::shard::{Report, What};
+
+        let (lines, reports) = reports::channel(2);
+        let report = |serial| Report {
+            serial,
+            peer: ([192, 0, 2, 1], 22).into(),
+            verbosity: None,
+            what: What::HandedOver { user: "ann".into() },
+            grant: None,
+            channel: None,
+        };
+        (0..5).for_each(|serial| lines.put(report(serial)));
+        let sink = Sink::default();
+        let copy = sink.clone();
+        let levels = Levels { base: LogLevel::Info, own: None };
+        let setup = LogSetup { levels, format: LogFormat::Text, outlet: Outlet::StandardError };
+        let writer = BoxMakeWriter::new(move || copy.clone());
+        let told = || String::from_utf8(sink.0.lock().expect("the sink").clone()).expect("UTF-8");
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let subscriber = subscriber(&setup, writer, false).0;
+                tracing::subscriber::with_default(subscriber, || {
+                    crate::observe::lines::write_all(&reports);
+                });
+            });
+            while !told().contains("3 log lines were lost because the log was behind") {
+                std::thread::yield_now();
+            }
+            lines.put(report(5));
+            drop(lines);
+        });
+        assert_eq!(told().matches("goes on in the process of ann").count(), 3, "{}", told());
+        assert_eq!(told().matches("were lost").count(), 1, "{}", told());
+    }
+
     #[test]
     fn text_lines_are_time_level_and_message() {
         let text = logged(LogLevel::Info, LogFormat::Text, greet);

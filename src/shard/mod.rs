@@ -34,7 +34,7 @@ mod upstream;
 
 pub use client::{CLOSED_BY_PEER, ClientLink, News};
 pub use outside::{Admission, Ends, HandOver, Mail, Outside, Proof, StartupEnd};
-pub use preface::Asking;
+pub use preface::{Asking, UNTOLD};
 pub use report::{CertificateTold, KeyTold, Report, What};
 
 use std::collections::VecDeque;
@@ -375,6 +375,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 Mail::Accepted { socket, ends, inbound } => {
                     self.arrivals.push_back((now, Arrival::Accepted(socket, ends, inbound)));
                 }
+                Mail::Passed { socket, .. } if self.stopping => self.driver.close(socket),
+                Mail::Passed { socket, ends, asking } => self.ask_whose(socket, ends, asking),
                 Mail::HandOver(connection) => {
                     self.arrivals.push_back((now, Arrival::HandOver(connection)));
                 }

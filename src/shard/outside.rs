@@ -68,6 +68,8 @@ pub enum Mail {
     Done { token: Token, done: Done },
     /// A connection that another shard accepted for this one, and what it has brought already.
     Accepted { socket: Fd, ends: Ends, inbound: Vec<u8> },
+    /// A proxy's connection that was accepted elsewhere; the proxy is asked first whose it is.
+    Passed { socket: Fd, ends: Ends, asking: Asking },
     /// An authenticated connection from the process that accepted it.
     HandOver(Box<HandOver>),
     /// End every connection with DISCONNECT (by application) and stop accepting.
@@ -129,6 +131,9 @@ pub trait Outside {
 
     /// The shard itself turns a connection away.
     fn dropped(&mut self, _socket: Fd, _why: &'static str) {}
+
+    /// The connection of a proxy is gone before it has said whose it is.
+    fn untold(&mut self) {}
 
     /// Connections were turned away; it is time to say how many, for the next second.
     fn tell_drops(&mut self) {}

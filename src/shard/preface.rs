@@ -16,6 +16,10 @@ pub struct Asking {
     pub required: bool,
 }
 
+/// Why a proxy's connection is turned away that does not tell whose it is.
+pub const UNTOLD: [&str; 3] =
+    ["no PROXY header", "a malformed PROXY header", "no PROXY header in time"];
+
 /// A connection that has not told yet.
 #[derive(Debug)]
 pub(super) struct Preface {
@@ -81,10 +85,12 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             Verdict::Drop => {
                 let preface = self.end_preface(key);
                 self.driver.close(preface.socket);
+                self.outside.untold();
             }
             Verdict::Refuse(why) => {
                 let preface = self.end_preface(key);
                 self.drop_connection(preface.socket, why);
+                self.outside.untold();
             }
         }
         if self.retiring {
@@ -137,7 +143,7 @@ impl Preface {
     fn judge(&mut self) -> Verdict {
         match proxy::scan(&self.bytes) {
             Ok(ProxyScan::Need) => Verdict::Wait,
-            Ok(ProxyScan::Absent) if self.required => Verdict::Refuse("no PROXY header"),
+            Ok(ProxyScan::Absent) if self.required => Verdict::Refuse(UNTOLD[0]),
             Ok(ProxyScan::Absent) => Verdict::Admit(self.ends),
             Ok(ProxyScan::Header { used, origin }) => {
                 self.bytes.drain(..used);
@@ -146,14 +152,14 @@ impl Preface {
                     ProxyOrigin::Client { client, .. } => Ends { peer: client, ..self.ends },
                 })
             }
-            Err(_) => Verdict::Refuse("a malformed PROXY header"),
+            Err(_) => Verdict::Refuse(UNTOLD[1]),
         }
     }
 
     /// A client may wait for our identification before it sends its own.
     fn judge_late(&self) -> Verdict {
         match self.required || !self.bytes.is_empty() {
-            true => Verdict::Refuse("no PROXY header in time"),
+            true => Verdict::Refuse(UNTOLD[2]),
             false => Verdict::Admit(self.ends),
         }
     }

@@ -132,7 +132,10 @@ fn case_67_those_that_never_log_in_end_together() {
     let count = most.min(hard.saturating_sub(600));
     let grace = 5;
     let grace_line = format!("LoginGraceTime {grace}");
-    let gateway = Gateway::start(&["MaxStartups 16000", &grace_line]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let audit = folder.path().join("audit");
+    let audit_line = format!("TidegateAuditLog {}", audit.display());
+    let gateway = Gateway::start(&["MaxStartups 16000", &grace_line, &audit_line]);
     // Listening comes before the reactors' own descriptors.
     gateway.assert_alive();
     let before = gateway.descriptors();
@@ -146,10 +149,15 @@ fn case_67_those_that_never_log_in_end_together() {
         assert!(drain(stream).starts_with(b"SSH-2.0-"));
     }
     within("all of them", start.elapsed(), grace - 1, grace * 4 + connected.as_secs());
-    // The reactors do not wait for their log, which has room for so many lines of one moment.
-    let room = count.min(tidegate::limits::EVENTS_MAX as u64);
+    // The reactors wait for neither the log nor the audit, which have room for a line of each at once.
     wait_for("a line for each", || {
-        gateway.log().lines().filter(|line| line.contains(": timed out: ")).count() as u64 >= room
+        let late = gateway.log().lines().filter(|line| line.contains(": timed out: ")).count();
+        late as u64 == count
+    });
+    wait_for("an event for each", || {
+        let text = std::fs::read_to_string(&audit).expect("an audit");
+        assert!(!text.contains(r#""event":"lost""#), "{text}");
+        text.matches(r#""reason":"timed out: "#).count() as u64 == count
     });
     // Who is logged in has noticed nothing.
     let (input, output) = (session.stdin.take(), session.stdout.take());

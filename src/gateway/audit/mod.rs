@@ -18,7 +18,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
-use crossbeam::channel::{Receiver, Sender, bounded};
+use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use tracing::error;
 
 pub use self::entry::{Entry, Event, Field};
@@ -42,6 +42,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub trait Auditor: Send + Sync {
     /// Never waits. What there is no room for is counted, and that is told later.
     fn note(&self, entry: Entry);
+
+    /// Tells how many events were lost since that was last told, if nobody else does.
+    fn tell_losses(&self) {}
 }
 
 /// Who says so.
@@ -78,6 +81,8 @@ enum Order {
     Line(Box<Line>),
     /// Answer when everything before this is written.
     Flush(Sender<()>),
+    /// Some events have no line.
+    Lost,
 }
 
 impl Audit {
@@ -89,7 +94,8 @@ impl Audit {
         let mut run = [0; 4];
         aws_lc_rs::rand::fill(&mut run).ok().context("the system has no randomness")?;
         let run = u32::from_be_bytes(run);
-        let (orders, ordered) = bounded(AUDIT_QUEUE_MAX);
+        // Its memory is that of what waits.
+        let (orders, ordered) = unbounded();
         let shared = Arc::new(Shared { outlet: Mutex::new(outlet), lost: AtomicU64::new(0) });
         let writer = Arc::clone(&shared);
         thread::Builder::new()
@@ -114,14 +120,17 @@ impl Audit {
         #[expect(clippy::disallowed_methods, reason = "an audit has the time of day")]
         let at = SystemTime::now();
         let line = Box::new(Line { at, by, entry });
-        if self.orders.try_send(Order::Line(line)).is_err() {
+        if self.orders.len() >= AUDIT_QUEUE_MAX || self.orders.try_send(Order::Line(line)).is_err()
+        {
             self.lose(1);
         }
     }
 
-    /// So many events have no line.
+    /// So many events have no line. That is told with the next lines, or without any.
     pub fn lose(&self, count: u64) {
-        self.shared.lost.fetch_add(count, Ordering::Relaxed);
+        if self.shared.lost.fetch_add(count, Ordering::Relaxed) == 0 {
+            let _ = self.orders.try_send(Order::Lost);
+        }
     }
 
     /// Waits until what was noted is written, but not for a log that stands still.
@@ -152,6 +161,7 @@ impl Shared {
                 match order {
                     Order::Line(line) => lines.push(*line),
                     Order::Flush(done) => waiting.push(done),
+                    Order::Lost => {}
                 }
             }
             let lost = self.lost.swap(0, Ordering::Relaxed);
@@ -209,10 +219,16 @@ impl Remote {
 
 impl Auditor for Remote {
     fn note(&self, entry: Entry) {
-        let lost = self.lost.swap(0, Ordering::Relaxed);
-        let told = lost == 0 || self.send(Entry::lost(lost));
-        let unsent = if told { 0 } else { lost } + u64::from(!self.send(entry));
+        self.tell_losses();
+        let unsent = u64::from(!self.send(entry));
         self.lost.fetch_add(unsent, Ordering::Relaxed);
+    }
+
+    fn tell_losses(&self) {
+        let lost = self.lost.swap(0, Ordering::Relaxed);
+        if lost > 0 && !self.send(Entry::lost(lost)) {
+            self.lost.fetch_add(lost, Ordering::Relaxed);
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::gateway::helper::Owed;
 use crate::gateway::socket::Messenger;
 use crate::reactor::Token;
 use crate::services::{Job, Origin};
-use crate::shard::{HandOver, Proof, StartupEnd};
+use crate::shard::{HandOver, Proof, StartupEnd, UNTOLD};
 
 /// The edge's end. What does not fit into the socket's queue waits in the shard that asks; what must
 /// not be lost waits here.
@@ -124,6 +124,18 @@ impl Line {
             let earned = Ask::Earned { peer, how, unknown_user };
             let _ = self.messenger.try_send(&earned.encode(), None);
         }
+    }
+
+    /// Asks whether the edge's only connection may come in, which is this client's. `false`: root's process
+    /// does not listen.
+    pub fn announce(&self, peer: SocketAddr) -> bool {
+        self.messenger.try_send(&Ask::Announced { peer }.encode(), None).is_ok()
+    }
+
+    /// The edge's only connection is turned away: its proxy did not say whose it is.
+    pub fn untold(&self, why: &str) {
+        let why = UNTOLD.iter().position(|known| *known == why).unwrap_or(0) as u8;
+        let _ = self.messenger.try_send(&Ask::Untold { why }.encode(), None);
     }
 
     /// Ends the edge.

@@ -18,7 +18,6 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use crossbeam::channel::Receiver;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::error;
@@ -29,16 +28,16 @@ use super::audit::Remote;
 use super::config::Config;
 use super::execute::Executor;
 use super::helper::{self, NOT_BY_HAND};
+use super::reports::Reports;
 use super::server::{Server, Settings};
 use super::signals::{SIGNALS, Signals};
 use super::socket::Messenger;
-use super::startups::{Standing, Startups};
+use super::startups::{Refused, Standing, Startups};
 use super::{generation, serve};
 use crate::connection::ConnectionConfig;
 use crate::crypto::PrivateKey;
 use crate::limits::{EDGE_FILES_MAX, EDGE_FILES_SINGLE_MAX, PARCEL_BYTES_MAX};
 use crate::services::{self, About, Done, Greeted};
-use crate::shard::Report;
 
 /// How often it is looked whether the last connection has ended, once nothing comes any more.
 const RETIRED_CHECK: Duration = Duration::from_millis(20);
@@ -48,7 +47,7 @@ const RETIRED_CHECK: Duration = Duration::from_millis(20);
 ///
 /// # Errors
 /// The process was not started by a gateway, or could not give its rights up or start its reactors.
-pub fn run(log: fn(&Receiver<Report>)) -> anyhow::Result<()> {
+pub fn run(log: fn(&Reports)) -> anyhow::Result<()> {
     nix::sys::prctl::set_name(c"tidegate")?;
     let messenger = Arc::new(helper::parent()?);
     // Whoever ends all our processes at once ends root's too, which then says what is to become of this
@@ -132,7 +131,7 @@ impl Prepared {
         setup: &Setup,
         listeners: Vec<Arc<OwnedFd>>,
         messenger: &Arc<Messenger>,
-    ) -> anyhow::Result<(Server, Receiver<Report>)> {
+    ) -> anyhow::Result<(Server, Reports)> {
         let nobody: Arc<[PrivateKey]> = Arc::from([]);
         let executor = Executor::apart(Arc::new(nobody));
         let message = |entry| Ask::Audit(Box::new(entry)).encode().to_vec();
@@ -189,7 +188,18 @@ impl Serving<'_> {
                     retired = true;
                     self.server.retire();
                 }
-                (Ok(Tell::Adopt), Some(socket)) => self.server.adopt(socket),
+                (Ok(Tell::Adopt { asks: false }), Some(socket)) => self.server.adopt(socket),
+                (Ok(Tell::Adopt { asks: true }), Some(socket)) => {
+                    if !self.server.ask(socket) {
+                        return;
+                    }
+                }
+                (Ok(Tell::Seated), None) => self.server.let_in(),
+                (Ok(Tell::TurnedAway { penalised }), None) => {
+                    let penalty = Refused::TooManyPenalties;
+                    self.server.turn_away(if penalised { penalty } else { Refused::TooMany });
+                    return;
+                }
                 (Ok(tell), None) => self.told(tell),
                 _ => error!("the gateway sent something that is not for the edge"),
             }
@@ -199,6 +209,7 @@ impl Serving<'_> {
     fn told(&self, tell: Tell) {
         let (ticket, done) = match tell {
             Tell::Ping => {
+                self.server.tell_losses();
                 let _ = self.messenger.send(&Ask::Pong.encode());
                 return;
             }

@@ -63,6 +63,10 @@ pub enum Ask {
     HandOver { link: u64, proofs: Vec<Proof>, record: Vec<u8>, inbound: Vec<u8>, outbound: Vec<u8> },
     /// The connection has ended without a login.
     Over { link: u64 },
+    /// The edge's only connection is this client's, as the proxy says that passes it on: may it come in?
+    Announced { peer: SocketAddr },
+    /// That proxy did not say whose it is: which of [`UNTOLD`](crate::shard::UNTOLD).
+    Untold { why: u8 },
     /// How a connection of this peer has ended before its login: the next edge is to know what its source
     /// has earned.
     Earned { peer: SocketAddr, how: StartupEnd, unknown_user: bool },
@@ -77,8 +81,17 @@ pub enum Tell {
     Setup(Box<Setup>),
     /// A socket to accept from, attached.
     Listener,
-    /// A connection that was accepted elsewhere, attached.
-    Adopt,
+    /// A connection that was accepted elsewhere, attached. `asks`: it is a proxy's, which is to say first whose
+    /// it is.
+    Adopt {
+        asks: bool,
+    },
+    /// The client that was announced may come in.
+    Seated,
+    /// It may not. `penalised`: for what its source has earned.
+    TurnedAway {
+        penalised: bool,
+    },
     /// What sources have earned with an earlier edge.
     Standings(Vec<Standing>),
     /// There are no more sockets: serve.
@@ -260,6 +273,11 @@ impl Ask {
                 put(&mut out, user.as_bytes());
                 put_proofs(&mut out, proofs);
             }
+            Ask::Announced { peer } => {
+                out.push(13);
+                put_address(&mut out, peer);
+            }
+            Ask::Untold { why } => out.extend([14, *why]),
         }
         out
     }
@@ -307,6 +325,8 @@ impl Ask {
                 unknown_user: flag(&mut r)?,
             },
             10 => Ask::Audit(Box::new(Entry::decode(&mut r)?)),
+            13 => Ask::Announced { peer: address(&mut r)? },
+            14 => Ask::Untold { why: r.byte()? },
             12 => Ask::Converse {
                 ticket: ticket(&mut r)?,
                 from: origin(&mut r)?,
@@ -335,7 +355,9 @@ impl Tell {
                 setup.encode(&mut out);
             }
             Tell::Listener => out.push(2),
-            Tell::Adopt => out.push(3),
+            Tell::Adopt { asks } => out.extend([3, u8::from(*asks)]),
+            Tell::Seated => out.push(15),
+            Tell::TurnedAway { penalised } => out.extend([16, u8::from(*penalised)]),
             Tell::Begin => out.push(4),
             Tell::Signature { ticket, signature } => {
                 head(&mut out, 5, *ticket);
@@ -394,7 +416,7 @@ impl Tell {
         let tell = match r.byte()? {
             1 => Tell::Setup(Box::new(Setup::decode(&mut r)?)),
             2 => Tell::Listener,
-            3 => Tell::Adopt,
+            3 => Tell::Adopt { asks: flag(&mut r)? },
             4 => Tell::Begin,
             5 => Tell::Signature {
                 ticket: ticket(&mut r)?,
@@ -420,6 +442,8 @@ impl Tell {
             10 => Tell::Retire,
             11 => Tell::Stop,
             12 => Tell::Standings(standings(&mut r)?),
+            15 => Tell::Seated,
+            16 => Tell::TurnedAway { penalised: flag(&mut r)? },
             14 => Tell::Asks { ticket: ticket(&mut r)?, asks: questions(&mut r)? },
             13 => {
                 let (ticket, allowed) = (ticket(&mut r)?, flag(&mut r)?);
@@ -710,6 +734,8 @@ mod tests {
                 answers: Some(vec![Secret::copy(b"secret"), Secret::copy(b"")]),
             },
             Ask::Admit { ticket, from, user: user(), proofs: vec![key(false)] },
+            Ask::Announced { peer: from.peer },
+            Ask::Untold { why: 2 },
             Ask::Audit(Box::new(
                 Entry::new(Event::Auth, 9, from.peer)
                     .of_user("ann")
@@ -766,7 +792,10 @@ mod tests {
         for tell in [
             Tell::Setup(Box::new(setup)),
             Tell::Listener,
-            Tell::Adopt,
+            Tell::Adopt { asks: false },
+            Tell::Adopt { asks: true },
+            Tell::Seated,
+            Tell::TurnedAway { penalised: true },
             Tell::Begin,
             Tell::Signature { ticket, signature: vec![1; 83] },
             Tell::Greeted { ticket, greeting: Some(Box::new(greeting)), verbosity: Some(3) },

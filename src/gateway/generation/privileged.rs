@@ -165,7 +165,8 @@ pub(super) enum Edges {
 impl Edges {
     fn start(config: &Config, mut maker: Maker) -> anyhow::Result<Edges> {
         if config.separates_connections() {
-            maker.clerk.single = Some(Single { grace: config.global.login_grace });
+            let (grace, asking) = (config.global.login_grace, config.global.proxy_time);
+            maker.clerk.single = Some(Single { grace, asking });
             maker.plan.setup.reactors = 1;
             let reception = Reception::start(maker.plan, maker.clerk, maker.bench);
             let reception = reception.context("no edge serves; its own words are in the log")?;

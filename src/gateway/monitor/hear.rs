@@ -29,7 +29,7 @@ use crate::gateway::relay::Relays;
 use crate::gateway::signer::bureau::Bureau;
 use crate::gateway::signer::words::{KnownKey, Order, Signable};
 use crate::gateway::socket::Messenger;
-use crate::gateway::startups::Startups;
+use crate::gateway::startups::{Refused, Startups};
 use crate::gateway::workers::{Reply, Workers};
 use crate::limits::HELPER_PING_INTERVAL;
 use crate::reactor::{self, Fd, Token};
@@ -77,6 +77,8 @@ pub struct Clerk {
 pub struct Single {
     /// How long its login may take, if that is bounded.
     pub grace: Option<Duration>,
+    /// How long a proxy may take to say whose connection it is.
+    pub asking: Duration,
 }
 
 /// The only connection of an edge, which is named by its number and its ends alone.
@@ -85,7 +87,22 @@ struct Guest {
     ends: Ends,
     since: Instant,
     /// Until it has logged in or ended.
-    slot: Slot,
+    place: Place,
+}
+
+/// What a connection counts as.
+#[derive(Debug)]
+pub enum Place {
+    /// A client's.
+    Client(Slot),
+    /// A proxy's, which has not told whose it is; how many there are is how often this is held.
+    Proxy(Arc<()>),
+}
+
+impl Place {
+    pub const fn is_proxys(&self) -> bool {
+        matches!(self, Place::Proxy(_))
+    }
 }
 
 /// One of MaxStartups and PerSourceMaxStartups, given back when dropped.
@@ -256,26 +273,61 @@ impl Clerk {
     }
 
     /// The only connection of the edge is about to be passed on to it.
-    pub fn expect(&self, ends: Ends, slot: Slot) {
+    pub fn expect(&self, ends: Ends, place: Place) {
         let since = reactor::now();
-        self.state().guest = Some(Guest { ends, since, slot });
+        self.state().guest = Some(Guest { ends, since, place });
     }
 
     /// It was not; its place is free again.
-    pub fn forget(&self) -> Option<Slot> {
-        self.state().guest.take().map(|guest| guest.slot)
+    pub fn forget(&self) -> Option<Place> {
+        self.state().guest.take().map(|guest| guest.place)
     }
 
-    /// The edge has handed its only connection over.
+    /// A proxy has told whose the only connection of the edge is, and the edge hears whether that client may
+    /// come in.
+    ///
+    /// # Errors
+    /// Nobody was asked, or it was told before.
+    pub fn announced(&self, peer: SocketAddr) -> Result<Result<(), Refused>, Lie> {
+        let mut state = self.state();
+        let guest = state.guest.as_mut().filter(|guest| guest.place.is_proxys());
+        let guest = guest.ok_or(Lie("whose a connection is that no proxy passes on"))?;
+        let (startups, now) = (Arc::clone(&self.startups), reactor::now());
+        let admitted = startups.admit(peer.ip(), now);
+        if admitted.is_ok() {
+            guest.place = Place::Client(Slot { startups, peer });
+            (guest.ends.peer, guest.since) = (peer, now);
+        } else {
+            // It has one to tell of, and ends.
+            state.guest = None;
+            (state.left, state.handed_over) = (true, true);
+        }
+        state.tell(&match admitted {
+            Ok(()) => Tell::Seated,
+            Err(why) => Tell::TurnedAway { penalised: why.is_penalty() },
+        });
+        Ok(admitted)
+    }
+
+    /// The address of the proxy that the edge's only connection comes from, while that has not told.
+    pub fn proxy(&self) -> Option<IpAddr> {
+        let state = self.state();
+        let guest = state.guest.as_ref().filter(|guest| guest.place.is_proxys());
+        guest.map(|guest| guest.ends.peer.ip())
+    }
+
+    /// The edge has handed its only connection over, or was told to turn it away.
     pub fn is_spent(&self) -> bool {
         self.state().handed_over
     }
 
     /// It keeps its only connection for longer than it would if it did as it should.
     fn is_late(&self, now: Instant) -> bool {
-        let Some(Single { grace: Some(grace) }) = self.single else { return false };
-        let most = grace + 2 * HELPER_PING_INTERVAL;
-        self.state().guest.as_ref().is_some_and(|guest| now.since(guest.since) > most)
+        let Some(Single { grace, asking }) = self.single else { return false };
+        self.state().guest.as_ref().is_some_and(|guest| {
+            let most = if guest.place.is_proxys() { Some(asking) } else { grace };
+            most.is_some_and(|most| now.since(guest.since) > most + 2 * HELPER_PING_INTERVAL)
+        })
     }
 
     /// There is no edge now.
@@ -366,6 +418,9 @@ impl Clerk {
             // A lie about a source costs it no more than its penalties may be, as the edge could itself.
             Ask::Earned { peer, how, unknown_user } => self.earned(peer, how, unknown_user)?,
             Ask::Audit(entry) => self.note_event(*entry)?,
+            Ask::Announced { .. } | Ask::Untold { .. } => {
+                return Err(Lie("whose a connection is that no proxy passes on"));
+            }
         }
         Ok(())
     }
@@ -383,8 +438,7 @@ impl Clerk {
     /// Of an edge that hears one connection, which is the source's then: nobody else counts.
     fn earned(&self, peer: SocketAddr, how: StartupEnd, unknown_user: bool) -> Result<(), Lie> {
         if self.is_single() {
-            let guest = self.state().guest.as_ref().map(|guest| guest.ends.peer);
-            if guest != Some(peer) {
+            if self.state().client().map(|ends| ends.peer) != Some(peer) {
                 return Err(Lie("what another's source has earned"));
             }
         }
@@ -399,7 +453,7 @@ impl Clerk {
     fn check_guest(&self, from: &Origin) -> Result<(), Lie> {
         let state = self.state();
         let Some(only) = state.only else { return Ok(()) };
-        let known = state.guest.as_ref().map(|guest| guest.ends);
+        let known = state.client();
         let said = Ends { peer: from.peer, local: from.local, routing: from.routing };
         if state.left || from.link != only || known != Some(said) {
             return Err(Lie("a connection that it was not given"));
@@ -660,6 +714,12 @@ impl Clerk {
 }
 
 impl State {
+    /// The ends of the edge's only connection, once it is known whose it is.
+    fn client(&self) -> Option<Ends> {
+        let guest = self.guest.as_ref().filter(|guest| !guest.place.is_proxys());
+        guest.map(|guest| guest.ends)
+    }
+
     fn over(&mut self, link: u64) {
         self.left = true;
         self.cases.over(link);

@@ -69,7 +69,7 @@ impl Keeper {
         if desk::ends_of(Fd(socket.as_raw_fd())).is_none() {
             clerk.pipes.store(true, Ordering::Relaxed);
         }
-        if !self.wishes.adopt(socket) {
+        if !self.wishes.adopt(socket, false) {
             error!("the connection could not be passed on to the edge");
         }
     }
@@ -93,11 +93,11 @@ impl Keeper {
 }
 
 impl Wishes {
-    /// Passes a connection on. `false`: there is no edge that takes it.
-    fn adopt(&self, socket: &OwnedFd) -> bool {
+    /// Passes a connection on. `asks`: it is a proxy's. `false`: there is no edge that takes it.
+    fn adopt(&self, socket: &OwnedFd, asks: bool) -> bool {
         let wish = self.lock();
         let messenger = wish.messenger.as_ref().filter(|_| !wish.stopped);
-        let message = Tell::Adopt.encode();
+        let message = Tell::Adopt { asks }.encode();
         messenger.is_some_and(|to| to.try_send(&message, Some(socket.as_fd())).is_ok())
     }
 
@@ -196,7 +196,11 @@ impl Side for Edge {
     }
 
     fn hear(&mut self, ask: Ask, passenger: Option<OwnedFd>) -> Result<(), Lie> {
-        self.clerk.hear(&mut self.staff, ask, passenger)
+        match (ask, &self.hall) {
+            (Ask::Announced { peer }, Some(hall)) => hall.announced(&self.clerk, peer),
+            (Ask::Untold { why }, Some(hall)) => hall.untold(&self.clerk, why),
+            (ask, _) => self.clerk.hear(&mut self.staff, ask, passenger),
+        }
     }
 
     fn go_on(&mut self) -> bool {

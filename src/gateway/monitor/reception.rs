@@ -1,7 +1,9 @@
 //! Edges that hear one connection each, for `TidegateIsolation per-connection`: root's process accepts,
-//! counts, and passes each socket on to an edge that has heard nobody. It reads nothing from any of them.
+//! counts, and passes each socket on to an edge that has heard nobody. It reads nothing from any of them: where
+//! a proxy is to say whose a connection is, the edge hears that, and the client is counted then.
 
 use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -14,19 +16,20 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::socket::{SockFlag, accept4};
 use tracing::{debug, error};
 
-use super::hear::{Bench, Clerk, Post, Slot, Staff};
-use super::{Edge, Keeper, Plan, Wishes};
+use super::hear::{Bench, Clerk, Place, Post, Slot, Staff};
+use super::{Edge, Keeper, Lie, Plan, Wishes};
 use crate::base::Instant;
+use crate::gateway::config::Verdict;
 use crate::gateway::desk::{self, UNKNOWN, ends_of, routing_of};
 use crate::gateway::drops::Drops;
 use crate::gateway::helper::keeper;
 use crate::limits::{
     ACCEPT_REST, ACCEPTS_A_TURN, DROPS_INTERVAL, EDGE_CHECK, EDGES_SPARE, ENDING_CHECK,
-    STARTUPS_MAX,
+    PREFACES_APART_MAX, STARTUPS_MAX,
 };
 use crate::reactor::{self, Fd};
 use crate::services::RoutingDomain;
-use crate::shard::Ends;
+use crate::shard::{Ends, UNTOLD};
 
 /// Accepts, and has an edge for each connection, until it is told otherwise.
 pub struct Reception {
@@ -42,6 +45,8 @@ pub(super) struct Hall {
     bench: Bench,
     listeners: Vec<Arc<OwnedFd>>,
     drops: Drops,
+    /// Held by each connection of a proxy that has not told whose it is.
+    asked: Arc<()>,
     /// Wakes the thread that accepts.
     bell: EventFd,
     state: Mutex<State>,
@@ -71,7 +76,7 @@ pub(super) struct Spare {
 struct Guest {
     socket: OwnedFd,
     ends: Ends,
-    slot: Slot,
+    place: Place,
 }
 
 impl Reception {
@@ -89,6 +94,7 @@ impl Reception {
             clerk,
             bench,
             drops: Drops::default(),
+            asked: Arc::default(),
             bell: bell.context("cannot make an eventfd")?,
             state: Mutex::default(),
         });
@@ -116,8 +122,8 @@ impl Reception {
         startups.adopt();
         let unknown = Ends { peer: UNKNOWN, local: UNKNOWN, routing: RoutingDomain::default() };
         let ends = ends_of(Fd(socket.as_raw_fd())).unwrap_or(unknown);
-        let slot = Slot { startups, peer: ends.peer };
-        self.hall.seat(Guest { ends: self.hall.routed(&socket, ends), socket, slot });
+        let place = Place::Client(Slot { startups, peer: ends.peer });
+        self.hall.seat(Guest { ends: self.hall.routed(&socket, ends), socket, place });
         self.hall.top_up();
     }
 
@@ -216,13 +222,51 @@ impl Hall {
         if self.state().edges.len() >= STARTUPS_MAX {
             return self.drops.count(TOO_MANY_EDGES, Some(peer));
         }
-        let startups = Arc::clone(&self.clerk.startups);
-        if let Err(why) = startups.admit(peer, reactor::now()) {
-            self.drops.count(why.keyword(), Some(peer));
-            return desk::tell(Fd(socket.as_raw_fd()), why);
+        let place = if self.is_proxys(peer) {
+            if Arc::strong_count(&self.asked) > PREFACES_APART_MAX {
+                return self.drops.count(TOO_MANY_UNTOLD, Some(peer));
+            }
+            Place::Proxy(Arc::clone(&self.asked))
+        } else {
+            let startups = Arc::clone(&self.clerk.startups);
+            if let Err(why) = startups.admit(peer, reactor::now()) {
+                self.drops.count(why.keyword(), Some(peer));
+                return desk::tell(Fd(socket.as_raw_fd()), why);
+            }
+            Place::Client(Slot { startups, peer: ends.peer })
+        };
+        self.seat(Guest { ends: self.routed(&socket, ends), socket, place });
+    }
+
+    /// Whoever connects from there is asked whose connection it passes on.
+    fn is_proxys(&self, peer: IpAddr) -> bool {
+        let proxies = self.clerk.proxies.as_ref();
+        proxies.is_some_and(|all| all.networks.verdict(peer, None) == Verdict::Matches)
+    }
+
+    /// A proxy has told an edge whose its connection is.
+    pub(super) fn announced(&self, clerk: &Clerk, client: SocketAddr) -> Result<(), Lie> {
+        if let Err(why) = clerk.announced(client)? {
+            self.turned_away(why.keyword(), client.ip());
         }
-        let slot = Slot { startups, peer: ends.peer };
-        self.seat(Guest { ends: self.routed(&socket, ends), socket, slot });
+        Ok(())
+    }
+
+    /// A proxy has not told it, or not as it should.
+    pub(super) fn untold(&self, clerk: &Clerk, why: u8) -> Result<(), Lie> {
+        let proxy = clerk.proxy().ok_or(Lie("that nobody said what nobody was asked"))?;
+        let why = UNTOLD.get(usize::from(why)).ok_or(Lie("no reason that there is"))?;
+        self.turned_away(why, proxy);
+        Ok(())
+    }
+
+    /// Whoever accepts tells it soon.
+    fn turned_away(&self, why: &'static str, peer: IpAddr) {
+        let is_first = self.drops.is_empty();
+        self.drops.count(why, Some(peer));
+        if is_first {
+            self.ring();
+        }
     }
 
     fn routed(&self, socket: &OwnedFd, ends: Ends) -> Ends {
@@ -370,21 +414,26 @@ impl Spare {
 
     /// Gives it its connection, which comes back where it has ended.
     fn take(&self, guest: Guest) -> Result<(), Guest> {
-        let Guest { socket, ends, slot } = guest;
+        let Guest { socket, ends, place } = guest;
+        let asked = if let Place::Proxy(asked) = &place { Some(Arc::clone(asked)) } else { None };
         if ends.peer == UNKNOWN {
             self.clerk.pipes.store(true, Ordering::Relaxed);
         }
         // It may speak of it at once.
-        self.clerk.expect(ends, slot);
-        if self.wishes.adopt(&socket) {
+        self.clerk.expect(ends, place);
+        if self.wishes.adopt(&socket, asked.is_some()) {
             return Ok(());
         }
-        // Whoever keeps it may have seen it end, and given the slot back.
-        let slot = self.clerk.forget().unwrap_or_else(|| {
-            self.clerk.startups.adopt();
-            Slot { startups: Arc::clone(&self.clerk.startups), peer: ends.peer }
+        // Whoever keeps it may have seen it end, and given the place back.
+        let place = self.clerk.forget().unwrap_or_else(|| match asked {
+            Some(asked) => Place::Proxy(asked),
+            None => {
+                self.clerk.startups.adopt();
+                let startups = Arc::clone(&self.clerk.startups);
+                Place::Client(Slot { startups, peer: ends.peer })
+            }
         });
-        Err(Guest { socket, ends, slot })
+        Err(Guest { socket, ends, place })
     }
 }
 
@@ -404,3 +453,4 @@ fn leave_buffers_untouched() {
 const MAPPED_BYTES_MIN: i32 = 128 * 1024;
 
 const TOO_MANY_EDGES: &str = "too many connections";
+const TOO_MANY_UNTOLD: &str = "too many connections of proxies that tell nothing";

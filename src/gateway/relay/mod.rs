@@ -15,7 +15,6 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use crossbeam::channel::Receiver;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
@@ -32,6 +31,7 @@ use super::execute::{Executor, Signer};
 use super::helper::keeper::Lie;
 use super::helper::{self, NOT_BY_HAND};
 use super::recording::{Received, Recorders};
+use super::reports::Reports;
 use super::server::{Server, Settings};
 use super::signals::{Signals, Woken};
 use super::socket::Messenger;
@@ -43,7 +43,7 @@ use crate::limits::{PARCEL_BYTES_MAX, RELAY_FILES_MAX};
 use crate::reactor::Fd;
 use crate::services::upstream::{LoginKey, Trouble, Upstream, Way};
 use crate::services::{self, Done, Grant, RoutingDomain};
-use crate::shard::{Ends, HandOver, Report};
+use crate::shard::{Ends, HandOver};
 
 /// Takes logins that go on elsewhere.
 pub trait Relays: Send + Sync {
@@ -65,7 +65,7 @@ const ORPHAN_CHECK: Duration = Duration::from_millis(200);
 ///
 /// # Errors
 /// The process was not started by a gateway, or could not give its rights up or start its reactors.
-pub fn run(log: fn(&Receiver<Report>)) -> anyhow::Result<()> {
+pub fn run(log: fn(&Reports)) -> anyhow::Result<()> {
     nix::sys::prctl::set_name(c"tidegate")?;
     let messenger = Arc::new(helper::parent()?);
     // Whoever ends all our processes at once ends root's too, which then says what is to become of this
@@ -117,7 +117,7 @@ fn start(
     connection: Arc<ConnectionConfig>,
     (messenger, line): (&Arc<Messenger>, &Arc<Line>),
     (signer, recorders): (Arc<dyn Signer>, Arc<dyn Recorders>),
-) -> anyhow::Result<(Server, Receiver<Report>)> {
+) -> anyhow::Result<(Server, Reports)> {
     let message = |entry| Ask::Audit(Box::new(entry)).encode().to_vec();
     let (reactors, executor) = (setup.reactors as usize, Executor::apart(signer));
     Server::start(Settings {
@@ -205,6 +205,7 @@ impl Serving<'_> {
     fn told(&self, tell: Tell, passenger: Option<OwnedFd>) {
         match (tell, passenger) {
             (Tell::Ping, _) => {
+                self.server.tell_losses();
                 let _ = self.messenger.send(&Ask::Pong.encode());
             }
             (Tell::Recorder { link }, Some(socket)) => self.recorders.add(link, socket),

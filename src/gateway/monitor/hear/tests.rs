@@ -305,11 +305,13 @@ fn case_136_a_lie_is_found_out() {
 fn case_136_an_edge_of_one_connection_speaks_of_no_other() {
     let time = Duration::from_secs(9);
     let guest = |seed: u8, expected: Result<(), &str>, change: &dyn Fn(&mut Scene)| {
-        let mut scene = Scene::with(|clerk| clerk.single = Some(Single { grace: Some(time) }));
+        let mut scene =
+            Scene::with(|clerk| clerk.single = Some(Single { grace: Some(time), asking: time }));
         let Origin { peer, local, routing, .. } = scene.from;
         let startups = Arc::clone(&scene.clerk.startups);
         startups.admit(peer.ip(), reactor::now()).expect("room");
-        scene.clerk.expect(Ends { peer, local, routing }, Slot { startups, peer });
+        let place = Place::Client(Slot { startups, peer });
+        scene.clerk.expect(Ends { peer, local, routing }, place);
         change(&mut scene);
         let sign = scene.sign(0, SignatureAlgorithm::Ed25519, seed);
         assert_eq!(scene.say(sign, None), expected);
@@ -351,6 +353,60 @@ fn case_136_an_edge_of_one_connection_speaks_of_no_other() {
     let scene = guest(92, Ok(()), &|_| {});
     scene.clerk.end();
     assert_eq!(scene.clerk.startups.open(), 0);
+}
+
+/// SECURITY case 136: a proxy tells its edge once whose the connection is, and that client is counted; nothing
+/// is done for it before.
+#[test]
+fn case_136_an_edge_announces_one_client_where_a_proxy_was_asked() {
+    let asking = Duration::from_secs(3);
+    let scene = || {
+        let scene = Scene::with(|clerk| clerk.single = Some(Single { grace: None, asking }));
+        let Origin { peer, local, routing, .. } = scene.from;
+        scene.clerk.expect(Ends { peer, local, routing }, Place::Proxy(Arc::default()));
+        scene
+    };
+    let client: SocketAddr = ([192, 0, 2, 1], 22).into();
+    let other = Err("a connection that it was not given");
+    let unasked = "whose a connection is that no proxy passes on";
+    let announced = |scene: &Scene| scene.clerk.announced(client).map_err(|lie| lie.0);
+    // It is nobody's yet: not the proxy's either.
+    let mut early = scene();
+    let sign = early.sign(0, SignatureAlgorithm::Ed25519, 93);
+    assert_eq!((early.say(sign, None), early.clerk.startups.open()), (other, 0));
+    let late = reactor::now().after(asking + 3 * HELPER_PING_INTERVAL);
+    assert!(early.clerk.is_late(late) && !early.clerk.is_late(reactor::now()));
+    let earned = Ask::Earned { peer: client, how: StartupEnd::Attempted, unknown_user: false };
+    assert_eq!(early.say(earned, None), Err("what another's source has earned"));
+    // Then it is the client's, whom the edge speaks for.
+    let mut scene = scene();
+    assert_eq!(announced(&scene), Ok(Ok(())));
+    assert!(matches!(scene.told(), Tell::Seated) && !scene.clerk.is_late(late));
+    assert_eq!((scene.clerk.startups.open(), scene.clerk.proxy()), (1, None));
+    let sign = scene.sign(0, SignatureAlgorithm::Ed25519, 94);
+    assert_eq!(scene.say(sign, None), other);
+    scene.from.peer = client;
+    let sign = scene.sign(0, SignatureAlgorithm::Ed25519, 94);
+    assert_eq!(scene.say(sign, None), Ok(()));
+    // Not another's as well, nor where no proxy was asked.
+    assert_eq!(announced(&scene), Err(unasked));
+    assert_eq!(scene.say(Ask::Announced { peer: client }, None), Err(unasked));
+    scene.clerk.end();
+    assert_eq!(scene.clerk.startups.open(), 0);
+    assert_eq!(announced(&scene), Err(unasked));
+    // One who may not come in leaves the edge nothing to do.
+    let config = parse(b"MaxStartups 1:100:1").expect("a configuration");
+    let full = Arc::new(Startups::new(&config.global));
+    full.admit(client.ip(), reactor::now()).expect("room");
+    let scene = Scene::with(|clerk| {
+        (clerk.single, clerk.startups) = (Some(Single { grace: None, asking }), full);
+    });
+    let Origin { peer, local, routing, .. } = scene.from;
+    scene.clerk.expect(Ends { peer, local, routing }, Place::Proxy(Arc::default()));
+    assert_eq!(announced(&scene), Ok(Err(Refused::TooMany)));
+    assert!(matches!(scene.told(), Tell::TurnedAway { penalised: false }));
+    assert!(scene.clerk.is_spent());
+    assert_eq!(announced(&scene), Err(unasked));
 }
 
 /// What an edge says of its connections goes into the audit; that somebody has logged in is not its to
