@@ -684,6 +684,8 @@ pub const WORKERS_ALONE: usize = 2;
 /// Names of clients looked up at one time (UseDNS): a resolver that does not answer holds up as many
 /// logins, and nothing else.
 pub const GREETERS: usize = 16;
+/// Clients whose names records of logins may have; of others they have the addresses.
+pub const CLIENT_NAMES_MAX: usize = 1024;
 /// Threads of a process that look names up for forwarded connections.
 pub const RESOLVERS: usize = 2;
 /// Log events that the shards of a process may be ahead of the log: a line of each connection that there can be,

@@ -27,6 +27,14 @@ macro_rules! either {
 }
 
 impl Conn {
+    /// Whose login a client asks for, while it is not over.
+    pub fn user_asked(&self) -> Option<&str> {
+        match self {
+            Conn::Server(connection) => connection.user_asked(),
+            Conn::Client(_) => None,
+        }
+    }
+
     /// [`Connection::handle_input`].
     pub fn handle_input(&mut self, env: &mut Env<'_>, buf: &mut [u8]) -> Result<Input, Error> {
         either!(self.handle_input(env, buf))

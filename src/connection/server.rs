@@ -31,6 +31,11 @@ use crate::wire::{Message, NameList, Writer, number};
 use secrets::Prompted;
 
 impl Connection<Server> {
+    /// Whose login was asked for, while it is not over.
+    pub fn user_asked(&self) -> Option<&str> {
+        self.login.user()
+    }
+
     /// Sends our identification and, unless the configuration holds it back, our KEXINIT.
     pub fn server(
         config: Arc<ConnectionConfig>,
@@ -76,6 +81,12 @@ pub struct ServerLogin {
 impl ServerLogin {
     pub(super) fn host_keys(&self) -> &[HostKey] {
         &self.config.transport.host_keys
+    }
+
+    /// Whose login was asked for, while it is not over.
+    fn user(&self) -> Option<&str> {
+        let Stage::Trying(trying) = &self.stage else { return None };
+        trying.user.as_deref()
     }
 
     const fn is_prompted(&self) -> bool {

@@ -608,7 +608,7 @@ impl Listener {
         let (Some(logbook), Some(line)) = (&self.logbook, line) else { return };
         let known = self.delegate.door().last.iter().any(|sent| sent.peer == peer);
         let peer = known.then(|| peer.ip());
-        logbook.begin(Login { pid, line, user: user.clone(), uid: *uid, peer });
+        logbook.begin(Login { pid, line, user: user.clone(), uid: *uid, peer, host: None });
     }
 
     /// The signer makes what it signs itself: hashes of key exchanges, and proofs for the clients of

@@ -280,7 +280,10 @@ impl Recorder for Clerk {
     }
 
     /// Nothing that is typed is judged here.
-    fn failed(&self, _user: &str, _peer: IpAddr) {}
+    fn failed(&self, _user: &str, _peer: IpAddr, _host: Option<&str>) {}
+
+    /// Nor is anybody's name looked up.
+    fn named(&self, _peer: IpAddr, _host: &Arc<str>) {}
 }
 
 /// Where connections are received, until the process ends.

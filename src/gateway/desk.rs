@@ -302,6 +302,10 @@ impl Outside for Desk {
         kept_out.iter().for_each(|kept_out| kept_out.tell(ends.peer.ip()));
     }
 
+    fn only_asked(&mut self, user: &str, from: Origin) {
+        self.office.line.iter().for_each(|line| line.left(user, from));
+    }
+
     fn ended(&mut self, link: Option<u64>) {
         if let (Some(recorders), Some(link)) = (&self.office.recorders, link) {
             recorders.ended(link);

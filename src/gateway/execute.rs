@@ -1,6 +1,7 @@
 //! What worker threads do for the shards of this process.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam::channel::bounded;
@@ -188,9 +189,12 @@ impl Execute for Executor {
                 self.converse(&user, answers, &from, &about)
             }
             Job::Admit { grant, from, about } => self.admit(&grant, &from, &about),
+            Job::Left { user, from, about } => {
+                self.left(&comer(&user, &from, about.host.as_deref()), from.link, &about);
+                Done::Lost
+            }
             Job::Greet { user, from } => {
-                let names = self.greets.as_ref().and_then(|greets| greets.names.as_deref());
-                let host = names.and_then(|names| names::of_peer(names, from.peer.ip()));
+                let host = self.name_of(from.peer.ip());
                 self.greet(&comer(&user, &from, host.as_deref()), host.clone(), from.link)
             }
             Job::Agree { group, client_public } => {
@@ -299,6 +303,14 @@ impl Executor {
         }
     }
 
+    /// The name of a client, where names are looked up. Records of its logins have it.
+    fn name_of(&self, peer: IpAddr) -> Option<Arc<str>> {
+        let names = self.greets.as_ref().and_then(|greets| greets.names.as_deref())?;
+        let host = names::of_peer(names, peer)?;
+        self.recorder.iter().for_each(|recorder| recorder.named(peer, &host));
+        Some(host)
+    }
+
     fn find_key(&self, request: &Request<'_>, link: u64) -> Done {
         let Some(policy) = &self.policy else { return Done::Key(None) };
         let key = || format!("Key {}", request.key.fingerprint());
@@ -322,7 +334,7 @@ impl Executor {
     /// As sshd does, of what was typed alone.
     fn record_failure(&self, verdict: &Result<Grant, Box<Refusal>>, comer: &Comer<'_>) {
         if let (Err(_), Some(recorder)) = (verdict, &self.recorder) {
-            recorder.failed(comer.user, comer.peer.ip());
+            recorder.failed(comer.user, comer.peer.ip(), comer.host);
         }
     }
 
@@ -398,21 +410,35 @@ impl Executor {
                     let (why, rule) = (refusal.to_string(), policy.rule_of(&refusal.reason, comer));
                     audit.note(audit::denied((link, peer), user, &what, &why, rule.as_deref()));
                 }
-                if let Some(line) = refusal.reason.in_sshds_words(comer)
-                    && self.told.is_first(link)
-                {
-                    info!(link, "{line}");
-                    if let (Reason::UnknownUser, Some(recorder)) = (&refusal.reason, &self.recorder)
-                    {
-                        // Sshd does so too, and once more for what is typed.
-                        recorder.failed(comer.user, comer.peer.ip());
-                    }
-                }
+                self.tell_in_sshds_words(&refusal.reason, comer, link);
                 let user = escape(user.as_bytes());
                 info!(%user, what, %peer, "{what} does not let {user} in: {refusal}");
                 Done::Key(None)
             }
         }
+    }
+
+    /// Once for each connection, whatever it tries.
+    fn tell_in_sshds_words(&self, reason: &Reason, comer: &Comer<'_>, link: u64) {
+        let Some(line) = reason.in_sshds_words(comer).filter(|_| self.told.is_first(link)) else {
+            return;
+        };
+        info!(link, "{line}");
+        if let (Reason::UnknownUser, Some(recorder)) = (reason, &self.recorder) {
+            // Sshd does so too, and once more for what is typed.
+            recorder.failed(comer.user, comer.peer.ip(), comer.host);
+        }
+    }
+
+    /// Sshd knows whose login it is when the first request comes. What a client asks first, the methods, costs
+    /// no look-up here; where it goes no further, that is done when it leaves.
+    fn left(&self, comer: &Comer<'_>, link: u64, about: &About) {
+        let Some(policy) = &self.policy else { return };
+        log_level::about(link, about.verbosity, || {
+            if let Err(reason) = policy.may_come(comer) {
+                self.tell_in_sshds_words(&reason, comer, link);
+            }
+        });
     }
 
     fn start(&self, mut spec: SpawnSpec) -> Result<Child, SpawnFailed> {

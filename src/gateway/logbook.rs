@@ -5,7 +5,7 @@
 //! No file is locked: any account may hold a lock on them, and would then hold up logins. Records
 //! of wtmp are appended whole; those of utmp have places of their own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::mem::offset_of;
@@ -21,6 +21,7 @@ use anyhow::Context;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use tracing::warn;
 
+use crate::limits::CLIENT_NAMES_MAX;
 use crate::services::Account;
 use crate::services::lastlog::{self, LastLogin};
 
@@ -37,6 +38,8 @@ pub struct Login {
     pub uid: u32,
     /// `None` where it cannot be vouched for.
     pub peer: Option<IpAddr>,
+    /// The client's name, once it is looked for among those that were told.
+    pub host: Option<Arc<str>>,
 }
 
 /// A session that has begun at a terminal.
@@ -53,7 +56,11 @@ pub struct Begun<'a> {
 pub trait Recorder: Send + Sync {
     fn begun(&self, session: &Begun<'_>);
 
-    fn failed(&self, user: &str, peer: IpAddr);
+    /// `host`: the client's name, where such names are looked up.
+    fn failed(&self, user: &str, peer: IpAddr, host: Option<&str>);
+
+    /// A client's name was looked up (UseDNS): records have it in the place of the address.
+    fn named(&self, peer: IpAddr, host: &Arc<str>);
 }
 
 /// The records of this machine. Only root can keep them.
@@ -61,6 +68,8 @@ pub struct Logbook {
     epoll: Epoll,
     /// Sessions that have not ended, by the mark that the kernel gives back.
     open: Mutex<Open>,
+    /// The last clients' names, the newest last.
+    names: Mutex<VecDeque<(IpAddr, Arc<str>)>>,
 }
 
 #[derive(Default)]
@@ -74,19 +83,31 @@ impl Recorder for Logbook {
         let Account { name, uid, .. } = session.account;
         let line = session.terminal.trim_start_matches("/dev/").to_owned();
         let (user, peer) = (name.clone(), Some(session.peer.ip()));
-        self.begin(Login { pid: session.pid, line, user, uid: *uid, peer });
+        self.begin(Login { pid: session.pid, line, user, uid: *uid, peer, host: None });
     }
 
-    fn failed(&self, user: &str, peer: IpAddr) {
+    fn failed(&self, user: &str, peer: IpAddr, host: Option<&str>) {
         let mut record = Record::new(libc::LOGIN_PROCESS, std::process::id(), NO_TERMINAL);
         record.set_user(user);
-        record.set_host(Some(peer));
+        record.set_host(Some(peer), host);
         record.set_address(Some(peer));
         if let Err(why) = append_failure(&lastlog::path("btmp"), &record.bytes()) {
             warn!(%why, "a login that failed could not be recorded: {why}");
         }
     }
+
+    fn named(&self, peer: IpAddr, host: &Arc<str>) {
+        let mut names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        names.retain(|(known, _)| *known != peer);
+        if names.len() >= CLIENT_NAMES_MAX {
+            names.pop_front();
+        }
+        names.push_back((peer, Arc::clone(host)));
+    }
 }
+
+/// Sshd has the address in the place of a name that is longer (sshd(8), -u), though not of logins that failed.
+const HOST_BYTES_MAX: usize = 65;
 
 /// In the place of a terminal, of a login that failed.
 const NO_TERMINAL: &str = "ssh:notty";
@@ -98,7 +119,7 @@ impl Logbook {
     /// The system lacks a descriptor or a thread.
     pub fn open() -> anyhow::Result<Arc<Logbook>> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
-        let logbook = Arc::new(Logbook { epoll, open: Mutex::default() });
+        let logbook = Arc::new(Logbook { epoll, open: Mutex::default(), names: Mutex::default() });
         let watched = Arc::clone(&logbook);
         thread::Builder::new()
             .name("logbook".to_owned())
@@ -108,8 +129,9 @@ impl Logbook {
     }
 
     /// Notes that a session has begun, and its end when its process has ended.
-    pub fn begin(&self, login: Login) {
-        let host = login.peer.map(|peer| peer.to_string()).unwrap_or_default();
+    pub fn begin(&self, mut login: Login) {
+        login.host = login.peer.and_then(|peer| self.name_of(peer));
+        let host = host_of(login.peer, login.host.as_deref());
         let last = LastLogin { time: now().0, line: login.line.clone(), host };
         let outcome = note(&login, true).and_then(|()| lastlog::write(login.uid, &last));
         tell(&login, outcome.and_then(|()| self.follow(login.clone())));
@@ -120,6 +142,13 @@ impl Logbook {
         for (login, _) in std::mem::take(&mut self.sessions().sessions).into_values() {
             tell(&login, note(&login, false));
         }
+    }
+
+    fn name_of(&self, peer: IpAddr) -> Option<Arc<str>> {
+        let names = self.names.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = names.iter().rev().find(|(known, _)| *known == peer);
+        let found = found.map(|(_, host)| Arc::clone(host));
+        found.filter(|host| host.len() <= HOST_BYTES_MAX)
     }
 
     fn sessions(&self) -> MutexGuard<'_, Open> {
@@ -277,10 +306,9 @@ impl Record {
         put(&mut self.fields().ut_user, user);
     }
 
-    /// The address as a text.
-    fn set_host(&mut self, peer: Option<IpAddr>) {
-        let text = peer.map(|peer| peer.to_canonical().to_string()).unwrap_or_default();
-        put(&mut self.fields().ut_host, &text);
+    /// The name, or the address as a text.
+    fn set_host(&mut self, peer: Option<IpAddr>, host: Option<&str>) {
+        put(&mut self.fields().ut_host, &host_of(peer, host));
     }
 
     fn set_address(&mut self, peer: Option<IpAddr>) {
@@ -311,10 +339,15 @@ fn record(login: &Login, begins: bool) -> Record {
     put(&mut record.fields().ut_id, login.line.get(id..).unwrap_or_default());
     if begins {
         record.set_user(&login.user);
-        record.set_host(login.peer);
+        record.set_host(login.peer, login.host.as_deref());
     }
     record.set_address(login.peer);
     record
+}
+
+fn host_of(peer: Option<IpAddr>, host: Option<&str>) -> String {
+    let address = || peer.map(|peer| peer.to_canonical().to_string()).unwrap_or_default();
+    host.map_or_else(address, str::to_owned)
 }
 
 /// Cut to the field; the rest of it stays zero.
@@ -335,7 +368,7 @@ mod tests {
 
     fn login(line: &str) -> Login {
         let (user, peer) = ("ann".to_owned(), "192.0.2.7".parse().ok());
-        Login { pid: 7, line: line.to_owned(), user, uid: 1000, peer }
+        Login { pid: 7, line: line.to_owned(), user, uid: 1000, peer, host: None }
     }
 
     #[test]

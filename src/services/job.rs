@@ -70,6 +70,13 @@ pub enum Job {
         user: Box<str>,
         from: Origin,
     },
+    /// A client has left that has only asked for the methods of this user: whoever keeps records may want to
+    /// know. Nobody waits for an answer.
+    Left {
+        user: Box<str>,
+        from: Origin,
+        about: About,
+    },
     /// Answers a client's public value in a finite-field key exchange.
     Agree {
         group: Box<Group>,

@@ -141,6 +141,9 @@ pub trait Outside {
     /// An unauthenticated connection has logged in or ended: its startup slot is free.
     fn startup_over(&mut self, ends: Ends, how: StartupEnd);
 
+    /// A connection ends without a login that has asked for this user's methods and tried none.
+    fn only_asked(&mut self, _user: &str, _from: Origin) {}
+
     /// A connection of this shard has ended or left: the one of this name, if it began.
     fn ended(&mut self, link: Option<u64>);
 

@@ -905,6 +905,11 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let tried = if link.attempted { StartupEnd::Attempted } else { StartupEnd::NoAttempt };
         let (ends, authenticated) = (link.ends, link.authenticated);
         if !authenticated {
+            let Ends { peer, local, routing } = ends;
+            let from = Origin { link: link.serial, peer, local, routing };
+            if let Some(user) = link.conn.user_asked().filter(|_| !link.attempted) {
+                self.outside.only_asked(user, from);
+            }
             self.outside.startup_over(ends, how.unwrap_or(tried));
         }
         self.report(key, what);

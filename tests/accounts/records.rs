@@ -285,14 +285,20 @@ fn records_are_those_of_sshd(lines: &[&str], denied: &[&str]) {
     let stranger = format!("IdentityFile={}", pair.gateway().path("host_rsa3072").display());
     pair.both(&account.name, &[by_key, &stranger, "NumberOfPasswordPrompts=0"], &["true"], "");
     pair.both("no-such-user", &[by_key], &["true"], "");
+    // Whoever asks for the methods alone is too.
+    let nothing = "PreferredAuthentications=none";
+    for user in [&*account.name, "root", "nobody-here"] {
+        pair.both(user, &[nothing, "PubkeyAuthentication=no"], &["true"], "");
+    }
     // Each method is tried by two who exist and two who do not; those are noted when they ask, too.
-    let count = 6 * denied.len() + 1;
+    let count = 6 * denied.len() + 2;
     pair.assert_same("btmp", count);
     let shown =
         run_ok(Command::new("lastb").arg("-w").arg("-f").arg(pair.ours.file("btmp"))).stdout;
     let shown = text(&shown);
     assert_eq!(shown.lines().filter(|line| line.contains("ssh:notty")).count(), count, "{shown}");
-    assert!(shown.contains("no-such-user") && shown.contains("127.0.0.1"), "{shown}");
+    let from = ["127.0.0.1", "localhost"].iter().any(|from| shown.contains(from));
+    assert!(shown.contains("no-such-user") && from, "{shown}");
     let shown =
         text(&run_ok(Command::new("last").arg("-w").arg("-f").arg(pair.ours.file("wtmp"))).stdout);
     assert_eq!(shown.lines().filter(|line| line.contains("pts/")).count(), 4, "{shown}");
@@ -313,6 +319,19 @@ fn records_without_pam_are_those_of_sshd() {
         "PasswordAuthentication yes",
         "KbdInteractiveAuthentication no",
         &*file,
+    ];
+    records_are_those_of_sshd(&lines, &["password"]);
+}
+
+/// UseDNS puts names in the place of addresses.
+#[test]
+fn records_with_names_are_those_of_sshd() {
+    let lines = [
+        "UsePAM yes",
+        "UseDNS yes",
+        "PrintLastLog yes",
+        "PasswordAuthentication yes",
+        "KbdInteractiveAuthentication no",
     ];
     records_are_those_of_sshd(&lines, &["password"]);
 }

@@ -305,6 +305,7 @@ impl Office {
             Job::CheckSecrets { .. } | Job::Converse { .. } => Done::Key(None),
             Job::FindKey { user, key, .. } => Done::Key(self.grant(&user, &key).map(Box::new)),
             Job::Admit { grant, .. } => panic!("nobody asks about {:?}", grant.account),
+            Job::Left { user, .. } => panic!("nobody keeps records of {user}"),
             Job::Greet { user, .. } => panic!("nobody asks about {user}"),
             Job::Agree { group, client_public } => {
                 self.agreed += 1;

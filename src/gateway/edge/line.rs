@@ -126,6 +126,13 @@ impl Line {
         }
     }
 
+    /// A client has left that has only asked for this user's methods: records of failed logins tell of users
+    /// who do not exist. Where there is no room for it, they do not.
+    pub fn left(&self, user: &str, from: Origin) {
+        let left = Ask::Left { from, user: user.to_owned() };
+        let _ = self.messenger.try_send(&left.encode(), None);
+    }
+
     /// Asks whether the edge's only connection may come in, which is this client's. `false`: root's process
     /// does not listen.
     pub fn announce(&self, peer: SocketAddr) -> bool {

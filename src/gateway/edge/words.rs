@@ -63,6 +63,8 @@ pub enum Ask {
     HandOver { link: u64, proofs: Vec<Proof>, record: Vec<u8>, inbound: Vec<u8>, outbound: Vec<u8> },
     /// The connection has ended without a login.
     Over { link: u64 },
+    /// The connection ends, and all it has asked for is which methods this user has.
+    Left { from: Origin, user: String },
     /// The edge's only connection is this client's, as the proxy says that passes it on: may it come in?
     Announced { peer: SocketAddr },
     /// That proxy did not say whose it is: which of [`UNTOLD`](crate::shard::UNTOLD).
@@ -217,13 +219,11 @@ impl Ask {
             }
             Ask::Greet { ticket, from, user } => {
                 head(&mut out, 4, *ticket);
-                put_origin(&mut out, from);
-                put(&mut out, user.as_bytes());
+                put_comer(&mut out, from, user);
             }
             Ask::FindKey { ticket, from, user, shown, signed } => {
                 head(&mut out, 5, *ticket);
-                put_origin(&mut out, from);
-                put(&mut out, user.as_bytes());
+                put_comer(&mut out, from, user);
                 put_shown(&mut out, shown);
                 put_signed(&mut out, signed.as_deref());
             }
@@ -233,8 +233,7 @@ impl Ask {
                 // Grown once, so that no copy of a secret is left behind.
                 out.reserve(512 + user.len() + bytes(&secrets.password) + bytes(&secrets.code));
                 head(&mut out, 6, *ticket);
-                put_origin(&mut out, from);
-                put(&mut out, user.as_bytes());
+                put_comer(&mut out, from, user);
                 for secret in [&secrets.password, &secrets.code] {
                     put_secret(&mut out, secret.as_ref());
                 }
@@ -249,16 +248,11 @@ impl Ask {
                 put(&mut out, inbound);
                 put(&mut out, outbound);
             }
-            Ask::Over { link } => {
-                out.push(8);
-                out.extend(link.to_be_bytes());
-            }
+            Ask::Over { link } => put_over(&mut out, *link),
             Ask::Earned { peer, how, unknown_user } => {
                 out.push(9);
                 put_address(&mut out, peer);
-                let at = ENDS.iter().position(|known| known == how).unwrap_or(ENDS.len());
-                out.push(at as u8);
-                out.push(u8::from(*unknown_user));
+                out.extend([number_of(*how), u8::from(*unknown_user)]);
             }
             Ask::Audit(entry) => {
                 out.push(10);
@@ -269,8 +263,7 @@ impl Ask {
             }
             Ask::Admit { ticket, from, user, proofs } => {
                 head(&mut out, 11, *ticket);
-                put_origin(&mut out, from);
-                put(&mut out, user.as_bytes());
+                put_comer(&mut out, from, user);
                 put_proofs(&mut out, proofs);
             }
             Ask::Announced { peer } => {
@@ -278,6 +271,10 @@ impl Ask {
                 put_address(&mut out, peer);
             }
             Ask::Untold { why } => out.extend([14, *why]),
+            Ask::Left { from, user } => {
+                out.push(15);
+                put_comer(&mut out, from, user);
+            }
         }
         out
     }
@@ -327,6 +324,7 @@ impl Ask {
             10 => Ask::Audit(Box::new(Entry::decode(&mut r)?)),
             13 => Ask::Announced { peer: address(&mut r)? },
             14 => Ask::Untold { why: r.byte()? },
+            15 => Ask::Left { from: origin(&mut r)?, user: user(&mut r)? },
             12 => Ask::Converse {
                 ticket: ticket(&mut r)?,
                 from: origin(&mut r)?,
@@ -664,6 +662,21 @@ fn user(r: &mut Reader<'_>) -> Result<String, Malformed> {
 }
 
 /// A banner, if there is one.
+/// Who asks.
+fn put_comer(out: &mut Vec<u8>, from: &Origin, user: &str) {
+    put_origin(out, from);
+    put(out, user.as_bytes());
+}
+
+fn number_of(how: StartupEnd) -> u8 {
+    ENDS.iter().position(|known| *known == how).unwrap_or(ENDS.len()) as u8
+}
+
+fn put_over(out: &mut Vec<u8>, link: u64) {
+    out.push(8);
+    out.extend(link.to_be_bytes());
+}
+
 fn put_text(out: &mut Vec<u8>, text: Option<&str>) {
     out.push(u8::from(text.is_some()));
     put(out, text.unwrap_or_default().as_bytes());
@@ -736,6 +749,7 @@ mod tests {
             Ask::Admit { ticket, from, user: user(), proofs: vec![key(false)] },
             Ask::Announced { peer: from.peer },
             Ask::Untold { why: 2 },
+            Ask::Left { from, user: user() },
             Ask::Audit(Box::new(
                 Entry::new(Event::Auth, 9, from.peer)
                     .of_user("ann")

@@ -148,6 +148,23 @@ impl Cases {
         Ok(case.about.clone())
     }
 
+    /// A connection ends of which only the methods were asked for; answers what is known about it, or nothing
+    /// where more was asked.
+    ///
+    /// # Errors
+    /// There was no key exchange, or the connection has changed its ends or its user.
+    pub fn left(&mut self, from: &Origin, user: &str) -> Result<Option<About>, Lie> {
+        let case = self.open.get_mut(&from.link).ok_or(Lie("a login before its key exchange"))?;
+        case.check(from)?;
+        if case.user.as_deref().is_some_and(|known| known != user) {
+            return Err(Lie("the user's name has changed"));
+        }
+        // Who it is may have been asked, and nothing behind that, once.
+        let quiet = !case.asking && case.questions <= 1 && case.keys.is_empty();
+        case.questions = u32::MAX;
+        Ok(quiet.then(|| case.about.clone()))
+    }
+
     /// The question about who logs in is answered. `false`: the connection is gone.
     pub fn greeted(&mut self, link: u64, about: About) -> bool {
         let Some(case) = self.open.get_mut(&link) else { return false };

@@ -151,6 +151,8 @@ enum Subject {
     Greeting,
     /// Of a login that has proved itself.
     Account,
+    /// Of one that tries nothing; nobody waits.
+    Left,
     /// And what it is to have signed.
     Key(ShownKey, Option<Box<Signed>>),
     /// What modules want to know.
@@ -376,18 +378,10 @@ impl Clerk {
                     }
                 }
                 let ShownKey { key, algorithm, certificate } = shown.clone();
-                let (user, unsigned) = (user.into(), None);
-                let job = Job::FindKey {
-                    user,
-                    key,
-                    algorithm,
-                    certificate,
-                    signed: unsigned,
-                    from,
-                    about,
-                };
-                let about = Subject::Key(shown, signed);
-                self.find_out(staff, Question { ticket, from, about }, job);
+                let (user, subject) = (user.into(), Subject::Key(shown, signed));
+                let signed = None;
+                let job = Job::FindKey { user, key, algorithm, certificate, signed, from, about };
+                self.find_out(staff, Question { ticket, from, about: subject }, job);
             }
             Ask::CheckSecrets { ticket, from, user, secrets } => {
                 let about = self.state().cases.ask(&from, &user)?;
@@ -414,6 +408,7 @@ impl Clerk {
                 };
                 self.hand_over(link, &proofs, (record, inbound, outbound), socket)?;
             }
+            Ask::Left { from, user } => self.left(staff, from, user)?,
             Ask::Over { link } => self.state().over(link),
             // A lie about a source costs it no more than its penalties may be, as the edge could itself.
             Ask::Earned { peer, how, unknown_user } => self.earned(peer, how, unknown_user)?,
@@ -437,10 +432,8 @@ impl Clerk {
 
     /// Of an edge that hears one connection, which is the source's then: nobody else counts.
     fn earned(&self, peer: SocketAddr, how: StartupEnd, unknown_user: bool) -> Result<(), Lie> {
-        if self.is_single() {
-            if self.state().client().map(|ends| ends.peer) != Some(peer) {
-                return Err(Lie("what another's source has earned"));
-            }
+        if self.is_single() && self.state().client().map(|ends| ends.peer) != Some(peer) {
+            return Err(Lie("what another's source has earned"));
         }
         let kept_out = self.startups.earn(peer.ip(), how, unknown_user, reactor::now());
         if let Some(kept_out) = kept_out.filter(|_| self.is_single()) {
@@ -573,6 +566,17 @@ impl Clerk {
         Ok(())
     }
 
+    /// A connection ends of which only the methods were asked for. The answer is for nobody.
+    fn left(&self, staff: &mut Staff, from: Origin, user: String) -> Result<(), Lie> {
+        let about = self.state().cases.left(&from, &user)?;
+        if let Some(about) = about {
+            let job = Job::Left { user: user.into(), from, about };
+            let ticket = Ticket { shard: 0, token: Token { key: 0, generation: 0, tag: 0 } };
+            self.find_out(staff, Question { ticket, from, about: Subject::Left }, job);
+        }
+        Ok(())
+    }
+
     fn find_out(&self, staff: &mut Staff, question: Question, job: Job) {
         staff.submit(self.note(question), job);
     }
@@ -664,6 +668,9 @@ impl Clerk {
     /// The answer to what an edge has asked.
     fn answer(&self, question: Question, done: Done) {
         let Question { ticket, from, about } = question;
+        if matches!(about, Subject::Left) {
+            return;
+        }
         let mut state = self.state();
         let (link, cases) = (from.link, &mut state.cases);
         let (known, tell) = match (about, done) {

@@ -67,6 +67,19 @@ impl Policy {
         self.let_in(account, regard, found, method)
     }
 
+    /// Whether this user can log in at all, whatever he has or knows.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn may_come(&self, comer: &Comer<'_>) -> Result<(), Reason> {
+        let (user, target) = self.split(comer.user);
+        let regard = self.regard(&Comer { user, ..*comer }, target);
+        if regard.verdict.is_err() && self.residents().find(user).is_some() {
+            return Ok(());
+        }
+        regard.verdict.map(drop)
+    }
+
     /// The grant of a login by what its user knows.
     pub(super) fn let_in(
         &self,
