@@ -7,16 +7,21 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 
 use support::account::Account;
 use support::load::Load;
+use support::openssh::Agent;
 use support::processes::{
     Session, assert_open, assert_without_rights, field, kill, wait_for_the_end_of,
 };
-use support::{Gateway, free_port, run_ok, wait_for};
+use support::{Gateway, free_port, make_executable, run_ok, wait_for};
+use tempfile::TempDir;
 use tidegate::limits::EDGES_SPARE;
 
 const APART: &str = "TidegateIsolation per-connection";
+/// Of "correct horse", by crypt(3).
+const HASH: &str = "$y$j9T$F5Jx5fExrKuPp53xLKQ..1$zwtVrjrUCmXcyLTs6oxLTQlzifSUkF8RHJ./tK5KU79";
 
 /// Only root has rights to separate.
 fn gateway(lines: &[&str]) -> Option<Gateway> {
@@ -201,6 +206,89 @@ fn a_login_has_all_that_it_has_otherwise() {
     through.read_exact(&mut word).expect("it comes back");
     assert_eq!(&word, b"again");
     session.assert_moves(2 << 20);
+}
+
+/// A root that only root can change, all the way up, with a folder that the account may write to.
+fn cage(account: &Account) -> TempDir {
+    let cage = tempfile::tempdir_in("/var").expect("a folder");
+    fs::set_permissions(cage.path(), PermissionsExt::from_mode(0o755)).expect("a mode");
+    fs::create_dir(cage.path().join("in")).expect("a folder");
+    std::os::unix::fs::chown(cage.path().join("in"), Some(account.uid), None).expect("its folder");
+    cage
+}
+
+/// What other processes have a part in is there as with shared ones: names of clients, forced commands, roots,
+/// chains of methods, recordings, agents.
+#[test]
+fn settings_hold_in_processes_of_their_own() {
+    if gateway(&[]).is_none() {
+        return;
+    }
+    let [forced, caged, both] = [(); 3].map(|()| Account::new().expect("root makes accounts"));
+    let (cage, tapes) = (cage(&caged), tempfile::tempdir().expect("a folder"));
+    fs::set_permissions(tapes.path(), PermissionsExt::from_mode(0o700)).expect("a mode");
+    let hashes = tapes.path().with_extension("hashes");
+    fs::write(&hashes, format!("{}:{HASH}\n", both.name)).expect("a file");
+    fs::set_permissions(&hashes, PermissionsExt::from_mode(0o600)).expect("a mode");
+    let lines = [
+        "UseDNS yes".to_owned(),
+        format!("TidegateRecordDirectory {}", tapes.path().display()),
+        format!("TidegatePasswordFile {}", hashes.display()),
+        "PasswordAuthentication yes".to_owned(),
+        format!("Match User {} Host localhost", forced.name),
+        "ForceCommand echo \"forced: $SSH_ORIGINAL_COMMAND\"".to_owned(),
+        "TidegateRecord sessions".to_owned(),
+        format!("Match User {}", caged.name),
+        format!("ChrootDirectory {}", cage.path().display()),
+        "ForceCommand internal-sftp".to_owned(),
+        format!("Match User {}", both.name),
+        "AuthenticationMethods publickey,password".to_owned(),
+        "Match all".to_owned(),
+    ];
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    let gateway = gateway(&lines).expect("root");
+
+    let user = format!("User={}", forced.name);
+    let shown = run_ok(&mut gateway.ssh(&[&user], &["anything"])).stdout;
+    assert_eq!(String::from_utf8_lossy(&shown), "forced: anything\n");
+    wait_for("a recording", || {
+        let tapes = fs::read_dir(tapes.path()).expect("a folder").flatten();
+        let tapes = tapes.filter_map(|tape| fs::read_to_string(tape.path()).ok());
+        tapes.into_iter().any(|tape| tape.contains("forced: anything"))
+    });
+
+    let user = format!("User={}", caged.name);
+    fs::write(gateway.path("here"), "some\n").expect("a file");
+    let batch = format!("pwd\nput {} in/there\nls -1 /\n", gateway.path("here").display());
+    let output = gateway.sftp(&[&user], &batch);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{output:?}\n{}", gateway.log());
+    assert!(said.contains("Remote working directory: /\n") && said.contains("/in\n"), "{said}");
+    assert_eq!(fs::read(cage.path().join("in/there")).expect("the copy"), b"some\n");
+    let refused = gateway.ssh(&[&user], &["id"]).output().expect("ssh starts");
+    assert!(!refused.status.success() && refused.stdout.is_empty(), "{refused:?}");
+
+    // The key alone is not enough, nor is the password.
+    fs::write(gateway.path("types"), "#!/bin/sh\necho 'correct horse'\n").expect("a script");
+    make_executable(&gateway.path("types"));
+    let user = format!("User={}", both.name);
+    for (methods, gets_in) in
+        [("publickey", false), ("password", false), ("publickey,password", true)]
+    {
+        let methods = format!("PreferredAuthentications={methods}");
+        let options = [&*user, &*methods, "BatchMode=no", "NumberOfPasswordPrompts=1"];
+        let mut ssh = gateway.ssh(&options, &["echo in"]);
+        ssh.env("SSH_ASKPASS", gateway.path("types")).env("SSH_ASKPASS_REQUIRE", "force");
+        let output = ssh.output().expect("ssh starts");
+        assert_eq!(output.stdout == b"in\n", gets_in, "{methods}: {output:?}\n{}", gateway.log());
+    }
+
+    let agent = Agent::start(gateway.path("agent"));
+    agent.add(&gateway.path("user_ecdsa256"));
+    let output = run_ok(&mut gateway.ssh(&[&agent.option(), "ForwardAgent=yes"], &["ssh-add -l"]));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("(ECDSA)"), "{output:?}");
+    wait_for("all of them to end", || gateway.parts("delegate").is_empty());
+    wait_for_calm(&gateway);
 }
 
 /// MaxStartups bounds the processes: who comes beyond it is refused as sshd does, and who comes within it

@@ -5,7 +5,8 @@ mod support;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::process::{Command, Stdio};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
 
 use support::account::Account;
 use support::processes::{
@@ -355,5 +356,27 @@ fn settings_that_separate_nothing_are_refused() {
         let output = serve.arg("serve").arg("-f").arg(&config).output().expect("it starts");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success() && said.contains(why), "{line}: {said}");
+        // Who tests the configuration hears the same, as far as it is about how connections are kept apart.
+        if line.starts_with("TidegateIsolation") {
+            let tested = tested(&config, "-t");
+            assert_eq!((tested.status.success(), text(&tested.stderr)), (false, said), "{line}");
+        }
     }
+    let isolation = if root { "per-connection" } else { "none" };
+    let lines = format!("HostKey {}\nTidegateIsolation {isolation}\n", key.display());
+    fs::write(&config, lines).expect("a configuration");
+    let output = tested(&config, "-t");
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    let shown = text(&tested(&config, "-T").stdout);
+    assert!(shown.lines().any(|l| l == format!("tidegateisolation {isolation}")), "{shown}");
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// What a test of the configuration says.
+fn tested(config: &Path, flag: &str) -> Output {
+    let mut serve = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    serve.args(["serve", flag, "-f"]).arg(config).output().expect("it starts")
 }

@@ -118,6 +118,10 @@ fn check(flags: &ServeFlags, config: &Config) -> ExitCode {
         return ExitCode::from(EXIT_USAGE);
     }
     if !flags.dump {
+        if let Err(why) = serve::check_isolation(config) {
+            complain(&format!("{why}\n"));
+            return ExitCode::from(EXIT_USAGE);
+        }
         return ExitCode::SUCCESS;
     }
     match effective::dump(&flags.connection, config, Completeness::Asked) {

@@ -173,6 +173,10 @@ fn check(flags: &SshdFlags, config: &Config) -> ExitCode {
         }
     }
     if flags.action == Action::Check {
+        if let Err(why) = serve::check_isolation(config) {
+            flags.tell(&format!("{why}\n"));
+            return ExitCode::from(EXIT_FAILED);
+        }
         return ExitCode::SUCCESS;
     }
     match effective::dump(&flags.connection, config, Completeness::AsGiven) {

@@ -161,7 +161,10 @@ fn run_with(
 }
 
 /// Root never parses what strangers send; nobody else has rights to give up.
-fn check_isolation(config: &Config) -> anyhow::Result<()> {
+///
+/// # Errors
+/// TidegateIsolation is not for whoever starts the gateway, or not beside what else is set.
+pub fn check_isolation(config: &Config) -> anyhow::Result<()> {
     match (config.global.isolation, geteuid().is_root()) {
         (Isolation::None, true) => bail!(
             "TidegateIsolation none is for a gateway without root's rights: one process would hear \

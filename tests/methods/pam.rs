@@ -394,6 +394,31 @@ fn whoever_gets_no_session_is_told_so_and_has_nothing_else() {
     site.gateway.tells("PAM: pam_open_session(): ");
 }
 
+/// Where each connection has processes of its own, PAM has its own among them: it decides as ever, and ends with
+/// the login.
+#[test]
+fn pam_decides_where_connections_have_processes_of_their_own() {
+    let (Some(ann), true) = (Account::new(), can_mount()) else { return };
+    let service = format!("{ASKS}account required pam_permit.so\nsession required pam_permit.so\n");
+    let lines = ["UsePAM yes", "TidegateIsolation per-connection"];
+    let site = Site::new(&[("sshd", &service)], &lines);
+    for method in ["password", "keyboard-interactive", "publickey"] {
+        site.assert_in(&ann.name, method, PASSWORD);
+    }
+    assert_eq!(site.asked().len(), 2, "{:?}", site.asked());
+    let output = site.log_in(&ann.name, "password", "incorrect zebra");
+    assert_eq!(out(&output), "", "{output:?}");
+    let mut first = site.begin_with(&ann.name, &["sleep 60"]);
+    let mut second = site.begin_with(&ann.name, &["sleep 60"]);
+    wait_for("two sessions", || site.gateway.parts("pam").len() == 2);
+    for session in [&mut first, &mut second] {
+        session.kill().expect("it runs");
+        session.wait().expect("its end");
+    }
+    wait_for("their processes to end", || site.gateway.parts("pam").is_empty());
+    site.gateway.assert_alive();
+}
+
 #[test]
 fn case_129_a_module_that_hangs_holds_up_its_own_login_alone() {
     let (Some(ann), Some(bob), true) = (Account::new(), Account::new(), can_mount()) else {
