@@ -112,6 +112,10 @@ fn our_own_failures_are_255() {
         let output = command.args(["127.0.0.1", "true"]).output().expect("runs");
         assert_eq!(output.status.code(), Some(255));
         assert!(text(&output.stderr).contains("Permission denied ("), "{}", text(&output.stderr));
+        let output = server.ssh(&[], &[]).output().expect("runs");
+        assert_eq!(output.status.code(), Some(0), "a shell without input");
+        let said = text(&output.stderr);
+        assert!(said.contains("Pseudo-terminal will not be allocated"), "{said}");
         let mut command = server.bare(&["Port=1"]);
         let output = command.args(["127.0.0.1", "true"]).output().expect("runs");
         assert_eq!(output.status.code(), Some(255), "{}", text(&output.stderr));

@@ -48,6 +48,8 @@ if [ "$quick" != --quick ]; then
     need rclone rclone
     need ansible ansible-core
     need fail2ban-regex fail2ban
+    need Xvfb xvfb
+    need xdpyinfo x11-utils
     [ -e /usr/include/libssh/sftp.h ] || missing+=(libssh-dev)
     module paramiko python3-paramiko
     module asyncssh python3-asyncssh

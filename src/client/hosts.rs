@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 
 use super::learning::Learner;
-use super::{Options, Person, StrictHostKeys, Voice};
+use super::{Options, Person, StrictHostKeys, UpdateHostKeys, Voice};
 use crate::base::escape;
 use crate::crypto::keys::known_hosts::{self, HostName, KnownHosts, Place, Verdict};
 use crate::crypto::{Certificate, KeyAlgorithm, PublicKey};
@@ -114,7 +114,7 @@ impl<'a> HostCheck<'a> {
             Verdict::Unknown => self.meet(key),
             Verdict::Changed { place, .. } => self.changed(key, &place),
             Verdict::Revoked(place) => {
-                self.warn("REVOKED HOST KEY DETECTED!");
+                self.warn("WARNING: REVOKED HOST KEY DETECTED!");
                 bail!(
                     "The {kind} host key for {} is marked as revoked in {place}.\n\
                      This could mean that a stolen key is being used to impersonate this host.\n\
@@ -207,7 +207,7 @@ impl<'a> HostCheck<'a> {
 
     fn changed(&self, key: &PublicKey, place: &Place) -> Result<Trusted> {
         let (kind, fingerprint) = (key.kind().family(), key.fingerprint());
-        self.warn("REMOTE HOST IDENTIFICATION HAS CHANGED!");
+        self.warn("WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!");
         self.voice.error(format_args!(
             "IT IS POSSIBLE THAT SOMEONE IS DOING SOMETHING NASTY!\n\
              Someone could be eavesdropping on you right now (man-in-the-middle attack)!\n\
@@ -219,6 +219,7 @@ impl<'a> HostCheck<'a> {
             place.file, self.name
         ));
         if self.options.strict == StrictHostKeys::No {
+            self.tell_what_is_withheld();
             return Ok(Trusted::Doubtful);
         }
         bail!(
@@ -226,6 +227,24 @@ impl<'a> HostCheck<'a> {
              Host key verification failed.",
             self.name
         )
+    }
+
+    /// What a host with another key than the known one does not get, of what it would.
+    fn tell_what_is_withheld(&self) {
+        let options = self.options;
+        let methods = [
+            ("Password", options.password),
+            ("Keyboard-interactive", options.keyboard_interactive),
+        ];
+        for (method, _) in methods.iter().filter(|(_, offered)| *offered) {
+            self.voice.error(format_args!(
+                "{method} authentication is disabled to avoid man-in-the-middle attacks."
+            ));
+        }
+        if options.update_host_keys != UpdateHostKeys::No {
+            let told = "UpdateHostKeys is disabled because the host key is not trusted.";
+            self.voice.error(told);
+        }
     }
 
     fn warn(&self, text: &str) {

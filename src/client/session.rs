@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io::{IsTerminal, stdin};
+use std::os::unix::net::UnixStream;
 
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::Signal;
@@ -202,14 +203,25 @@ impl<'a, D: Driver> Session<'a, D> {
         Ok(())
     }
 
+    /// There is an agent that the server is to be lent; one that is named and not there is told of.
+    fn lends_agent(&self) -> bool {
+        let Some(path) = &self.options.forward_agent else { return false };
+        let Err(why) = UnixStream::connect(path) else { return true };
+        let name = escape(path.as_os_str().as_encoded_bytes());
+        let told = format_args!("Cannot forward agent socket path \"{name}\": {why}");
+        let usual = self.options.agent.as_ref() == Some(path);
+        self.voice.say(if usual { Level::Debug1 } else { Level::Error }, told);
+        false
+    }
+
     fn wants_terminal(&self) -> bool {
         let here = stdin().is_terminal() && !self.options.stdin_null;
         match self.options.request_tty {
             RequestTty::No => false,
             RequestTty::Force => true,
-            RequestTty::Auto => here && self.options.command.is_none(),
-            RequestTty::Yes if here => true,
-            RequestTty::Yes => {
+            RequestTty::Auto if self.options.command.is_some() => false,
+            RequestTty::Auto | RequestTty::Yes if here => true,
+            RequestTty::Auto | RequestTty::Yes => {
                 self.voice
                     .info("Pseudo-terminal will not be allocated because stdin is not a terminal.");
                 false
@@ -395,6 +407,7 @@ impl<'a, D: Driver> Session<'a, D> {
             self.read_on(id);
             return;
         }
+        let lends_agent = self.lends_agent();
         let mut ask = |request: &ChannelRequest, asked: Option<Asked>| {
             let (shard, wanted) = (self.client.shard(), asked.is_some());
             if shard.ask_channel(self.link, id, request, wanted) {
@@ -405,7 +418,7 @@ impl<'a, D: Driver> Session<'a, D> {
             self.voice.debug("Requesting X11 forwarding with authentication spoofing.");
             ask(&request, Some(Asked::X11));
         }
-        if self.options.forward_agent.is_some() {
+        if lends_agent {
             ask(&ChannelRequest::AgentForward, Some(Asked::Agent));
         }
         if self.terminal {
@@ -493,7 +506,11 @@ impl<'a, D: Driver> Session<'a, D> {
         // Some servers tell the port that they were asked for.
         if let Some(port) = port.filter(|_| remote.port == 0) {
             remote.port = port;
-            self.voice.info(format_args!("Allocated port {port} for remote forward"));
+            let to = match &remote.forward.to {
+                Some(target) => format!(" to {target}"),
+                None => String::new(),
+            };
+            self.voice.info(format_args!("Allocated port {port} for remote forward{to}"));
         }
         self.voice.debug(format_args!("remote forward success for: listen {forward}"));
         Ok(())
@@ -556,9 +573,14 @@ impl<'a, D: Driver> Session<'a, D> {
 
     // ---- The keyboard -------------------------------------------------------------------------
 
+    fn set_level(&self, level: Level) {
+        self.voice.set_level(level);
+        self.voice.answer(format_args!("[LogLevel {}]", level.name()));
+    }
+
     fn typed(&mut self, escape: Escape) {
         let character = self.options.escape.unwrap_or(b'~') as char;
-        self.voice.info(format_args!("{character}{}", escape.letter()));
+        self.voice.answer(format_args!("{character}{}", escape.letter()));
         match escape {
             Escape::Leave => self.left = true,
             Escape::Suspend => {
@@ -575,8 +597,8 @@ impl<'a, D: Driver> Session<'a, D> {
                 }
             }
             Escape::Rekey => self.client.shard().renew_keys(self.link),
-            Escape::Quieter => self.voice.set_level(self.voice.level().quieter()),
-            Escape::Louder => self.voice.set_level(self.voice.level().louder()),
+            Escape::Quieter => self.set_level(self.voice.level().quieter()),
+            Escape::Louder => self.set_level(self.voice.level().louder()),
             Escape::List => {
                 let mut text = "The following connections are open:".to_owned();
                 let own = self.channel.map(|_| "client-session");
@@ -584,11 +606,11 @@ impl<'a, D: Driver> Session<'a, D> {
                 for (number, what) in open.enumerate() {
                     text.push_str(&format!("\n  #{number} {what}"));
                 }
-                self.voice.info(text);
+                self.voice.answer(text);
             }
-            Escape::Help => self.voice.info(help(character)),
+            Escape::Help => self.voice.answer(help(character)),
             Escape::Background | Escape::CommandLine => {
-                self.voice.info("there is no such command here");
+                self.voice.answer("there is no such command here");
             }
         }
     }

@@ -47,6 +47,12 @@ impl Level {
         Level::Debug3,
     ];
 
+    /// What ssh_config(5) calls it.
+    pub fn name(self) -> &'static str {
+        let known = Level::NAMES.iter().find(|(_, level)| *level == self);
+        known.map_or("INFO", |(name, _)| name)
+    }
+
     /// One step more talkative.
     #[must_use]
     pub fn louder(self) -> Level {
@@ -131,6 +137,11 @@ impl Voice {
             Out::Stderr => io::stderr().lock().write_all(lines.as_bytes()),
             Out::File(file) => file.write_all(lines.as_bytes()),
         };
+    }
+
+    /// What somebody at the terminal has asked to be told: at every level.
+    pub fn answer(&self, text: impl fmt::Display) {
+        self.say(Level::Quiet, text);
     }
 
     pub fn error(&self, text: impl fmt::Display) {

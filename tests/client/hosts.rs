@@ -68,7 +68,13 @@ fn changed_and_revoked_keys_are_refused_with_their_place() {
             assert_eq!(fs::read_to_string(&file).expect("a file"), changed);
         }
         let said = accepted(server, &["StrictHostKeyChecking=no"]);
-        assert!(said.contains("HAS CHANGED"), "{said}");
+        assert!(said.contains("WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED"), "{said}");
+        // Nobody wonders why he is not asked for his password.
+        for method in ["Password", "Keyboard-interactive"] {
+            assert!(said.contains(&format!("{method} authentication is disabled")), "{said}");
+        }
+        let said = accepted(server, &["StrictHostKeyChecking=no", "PasswordAuthentication=no"]);
+        assert!(!said.contains("Password authentication is disabled"), "{said}");
         let removal = format!("ssh-keygen -f '{}' -R '{name}'", file.display());
         assert!(said.contains(&removal), "{said}");
         // It may be somebody in between: nothing of ours is lent to it.

@@ -147,6 +147,19 @@ fn a_shell_at_a_terminal_and_what_is_typed_to_us() {
         session.expect("closed.");
         assert_eq!(session.end(), Some(255));
 
+        // Whoever asks is answered, however little he wants to be told otherwise.
+        let mut session = shell(server, &["LogLevel=QUIET"]);
+        session.say("\r~?");
+        session.expect("terminate connection");
+        session.say("\r~#");
+        session.expect("#0 client-session");
+        session.say("\r~v\r~v");
+        session.expect("[LogLevel ERROR]");
+        session.say("\r~C");
+        session.expect("no such command");
+        session.say("\r~.");
+        assert_eq!(session.end(), Some(255));
+
         let mut session = shell(server, &[]);
         assert!(session.is_raw());
         run_ok(Command::new("kill").arg(session.child.id().to_string()));

@@ -112,6 +112,10 @@ fn a_port_that_somebody_has_is_told() {
     let output = server.ssh(&[], &["-L", &forward, "true"]).output().expect("runs");
     let said = text(&output.stderr);
     assert!(output.status.success() && said.contains("Warning: cannot listen at "), "{said}");
+    // One that the server chooses is told, with what it leads to.
+    let output = server.ssh(&[], &["-R", "0:127.0.0.1:7", "true"]).output().expect("runs");
+    let said = text(&output.stderr);
+    assert!(said.contains("Allocated port ") && said.contains(" to 127.0.0.1 port 7"), "{said}");
 }
 
 #[test]
@@ -169,6 +173,15 @@ fn the_agent_is_lent_to_programs_there() {
         assert!(text(&output.stdout).starts_with("SHA256:"), "{}", text(&output.stderr));
         let output = server.ssh(&[&ours], &[list]).output().expect("runs");
         assert_eq!(text(&output.stdout), "", "not unless it is asked for");
+        // One that is not there is not lent, and nobody there is led to believe so.
+        let gone = format!("ForwardAgent={}", server.path("nobody").display());
+        let output = server.ssh(&[&gone], &["echo \"<$SSH_AUTH_SOCK>\""]).output().expect("runs");
+        assert_eq!(text(&output.stdout), "<>\n");
+        let said = text(&output.stderr);
+        assert!(
+            said.contains("Cannot forward agent socket path") && said.contains("nobody"),
+            "{said}"
+        );
     });
 }
 

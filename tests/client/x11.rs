@@ -6,12 +6,12 @@ use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use crate::server::{Server, both, text};
-use crate::support::{make_executable, run_ok};
+use crate::support::{make_executable, run_ok, wait_for};
 
 const COOKIE: &str = "000102030405060708090a0b0c0d0e0f";
 const OTHER: &str = "f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff";
@@ -177,5 +177,98 @@ fn untrusted_programs_have_a_cookie_of_the_servers_for_a_time() {
             lines.is_empty() && said.contains("untrusted X11 forwarding setup failed"),
             "{said}"
         );
+    });
+}
+
+/// Xvfb, which ends with the test.
+struct Xvfb {
+    child: Child,
+    display: String,
+    cookies: PathBuf,
+}
+
+impl Xvfb {
+    /// `None`, and a line that says so, where Debian's xvfb or x11-utils is not installed.
+    fn start(server: &Server) -> Option<Xvfb> {
+        if !["/usr/bin/Xvfb", "/usr/bin/xdpyinfo"].iter().all(|path| Path::new(path).exists()) {
+            assert!(std::env::var_os("TIDEGATE_ALL_CLIENTS").is_none(), "no Xvfb or no xdpyinfo");
+            println!("not run: no Xvfb or no xdpyinfo here");
+            return None;
+        }
+        // It takes the first display that is free, and says which.
+        let (cookies, number) = (server.path("screen.Xauthority"), server.path("number"));
+        let told = fs::File::create(&number).expect("a file");
+        let mut xauth = Command::new("xauth");
+        // Its own looks at the cookie alone.
+        run_ok(
+            xauth.arg("-f").arg(&cookies).args(["add", ":0", ".", COOKIE]).stderr(Stdio::null()),
+        );
+        let mut command = Command::new("/usr/bin/Xvfb");
+        command.args(["-displayfd", "1", "-nolisten", "tcp", "-noreset", "+extension", "SECURITY"]);
+        command.arg("-auth").arg(&cookies).stdin(Stdio::null()).stdout(told).stderr(Stdio::null());
+        let child = command.spawn().expect("Xvfb starts");
+        let mut xvfb = Xvfb { child, display: String::new(), cookies };
+        wait_for("Xvfb's display", || {
+            let told = fs::read_to_string(&number).expect("a file");
+            xvfb.display = format!(":{}", told.trim());
+            told.ends_with('\n')
+        });
+        let mut xauth = Command::new("xauth");
+        xauth.arg("-f").arg(server.path("client.Xauthority"));
+        run_ok(xauth.args(["add", &xvfb.display, ".", COOKIE]).stderr(Stdio::null()));
+        assert!(xvfb.cookies.exists());
+        Some(xvfb)
+    }
+}
+
+impl Drop for Xvfb {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A real X server and a real program: it sees all of the server with `-Y`, a part of it with `-X`, nothing of
+/// it once the time for that is over, and nothing with a cookie that is not the one it was given.
+#[test]
+fn a_real_program_sees_a_real_x_server_as_far_as_it_is_trusted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let own = format!("SetEnv XAUTHORITY={}", folder.path().join("Xauthority").display());
+    both(&["X11Forwarding yes", "X11DisplayOffset 420", &own], |server| {
+        let Some(xvfb) = Xvfb::start(server) else { return };
+        let run = |flags: &[&str], script: &str| {
+            let mut command = server.login(&["LogLevel=VERBOSE"]);
+            command.args(flags).args(["127.0.0.1", script]).env("DISPLAY", &xvfb.display);
+            command.env("XAUTHORITY", server.path("client.Xauthority"));
+            let output = command.output().expect("runs");
+            (text(&output.stdout), text(&output.stderr))
+        };
+        let count = |shown: &str| {
+            let line = shown.lines().find(|line| line.starts_with("number of extensions"));
+            line.and_then(|line| line.rsplit(' ').next()?.parse::<u32>().ok())
+        };
+        let (shown, said) = run(&["-Y"], "xdpyinfo");
+        let all = count(&shown);
+        assert!(
+            shown.contains("name of display:    localhost:4") && all.is_some(),
+            "{shown}{said}"
+        );
+        let (shown, said) = run(&["-X"], "xdpyinfo");
+        let some = count(&shown);
+        assert!(some.is_some() && some < all, "{shown}{said}");
+        let late = "xdpyinfo >/dev/null && echo in time; sleep 1.2; xdpyinfo 2>&1";
+        let (shown, said) = run(&["-X", "-o", "ForwardX11Timeout=1"], late);
+        assert!(
+            shown.starts_with("in time\n") && shown.contains("unable to open"),
+            "{shown}{said}"
+        );
+        assert!(said.contains("after ForwardX11Timeout expired"), "{said}");
+        let forged = format!(
+            "xauth -f {0} add $DISPLAY . {OTHER} 2>/dev/null; XAUTHORITY={0} xdpyinfo 2>&1",
+            folder.path().join("forged").display()
+        );
+        let (shown, said) = run(&["-Y"], &forged);
+        assert!(shown.contains("unable to open display"), "{shown}{said}");
+        assert!(said.contains("it has another cookie than it was told"), "{said}");
     });
 }

@@ -7,7 +7,7 @@ use super::draft::{Draft, Proxy, RequestTty, SessionType, jump_text};
 use super::settle::{X11_TIMEOUT, XAUTH};
 use super::{Said, Settled};
 use crate::client::forwards::{Forward, Listen};
-use crate::client::{Level, Options, StrictHostKeys, UpdateHostKeys};
+use crate::client::{Options, StrictHostKeys, UpdateHostKeys};
 use crate::gateway::config::{DriverChoice, is_none, names_of};
 use crate::services::forward::{BIND_MASK, Target};
 
@@ -109,7 +109,7 @@ const LINES: &[(&str, Show)] = &[
         some(said.zip(v.options.command.as_ref()).map(|(_, line)| String::from_utf8_lossy(line)))
     }),
     ("LogLevel", |v| {
-        some(Level::NAMES.iter().find(|(_, level)| *level == v.options.level).map(|(name, _)| name))
+        some(Some(v.options.level.name()))
     }),
     ("MACs", |v| one(names_of(&v.options.macs))),
     ("PreferredAuthentications", |v| {
