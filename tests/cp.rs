@@ -108,7 +108,10 @@ fn what_cannot_be_copied_is_told_with_its_name() {
         for (words, expected) in [
             ([there(&place.join("none")), here(&place)], "none: No such file"),
             ([here(&server.path("none")), there(&place)], "none: No such file"),
-            ([here(&from), there(&place.join("no/where"))], "No such file"),
+            (
+                [here(&from), there(&place.join("no/where"))],
+                "where: making a part file beside it: No such file",
+            ),
             ([there(&place.join("inner")), here(&place)], "it is a directory; -r"),
             ([there(&place.join("fifo")), here(&from)], "not a regular file"),
             ([here(&from), there(&place.join("fifo"))], "nothing is put in its place"),
@@ -116,7 +119,7 @@ fn what_cannot_be_copied_is_told_with_its_name() {
             ([here(&from), there(&place.join("way"))], "way/from: a directory is in its way"),
             ([there(&from), here(&place.join("way"))], "way/from: a directory is in its way"),
             // Nobody makes files there, not even root.
-            ([here(&from), there(Path::new("/sys/from"))], "/sys/.from"),
+            ([here(&from), there(Path::new("/sys/from"))], "/sys/from: making a part file"),
             ([here(&from), there(Path::new("/sys/from"))], "the account there may not do that"),
             ([there(&from), "/sys/from".to_owned()], "this account may not do that here"),
         ] {

@@ -310,8 +310,8 @@ async fn copy_opened(
     let mode = about.mode & KEPT_MODE;
     let goes_on = keep && (so_far.tried || !copy.plan.anew);
     so_far.tried = true;
-    let (target, there) =
-        part.create(copy, mode | OWNER, goes_on).await.with_context(|| copy.shown(&part))?;
+    let beside = || format!("{}: making a part file beside it", copy.shown(to));
+    let (target, there) = part.create(copy, mode | OWNER, goes_on).await.with_context(beside)?;
     let places = ((source, from), (&part, to));
     let sure = keep.then_some((&mut so_far.sure, there));
     let copied = copy_into(copy, target, places, about, sure).await;
@@ -440,7 +440,7 @@ async fn relocate(
 pub fn judge(moved: Moved) -> Result<()> {
     match moved {
         Moved::Whole => Ok(()),
-        Moved::Short(_) => bail!("the file has become shorter while it was copied"),
+        Moved::Short(_) => bail!("the source has become shorter while it was copied"),
         Moved::Here(errno) => Err(ours(errno)),
         Moved::There { code, text } => Err(Trouble::Refused { code, text }.into()),
     }
