@@ -17,6 +17,20 @@ fn stay(gateway: &Gateway) -> (Child, String) {
 /// is passed over.
 #[test]
 fn logins_are_shared_out_among_hosts() {
+    shared_out("TidegateIsolation auto");
+}
+
+/// Where each login has a relay of its own, root's process knows what hosts have.
+#[test]
+fn logins_of_relays_of_their_own_are_shared_out_among_hosts() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("not run: only root has rights to separate");
+        return;
+    }
+    shared_out("TidegateIsolation per-connection");
+}
+
+fn shared_out(isolation: &str) {
     let (Some(one), Some(two)) = (Host::start(""), Host::start("")) else { return };
     let known = [&one, &two].map(|host| format!("[127.0.0.1]:{} {}", host.port, host.public()));
     fs::write(one.path("known_hosts"), known.join("")).expect("both");
@@ -31,7 +45,7 @@ fn logins_are_shared_out_among_hosts() {
     }
     let settings = one.settings();
     let upstream = format!("TidegateUpstream 127.0.0.1:{} 127.0.0.1:{}", one.port, two.port);
-    let gateway = Gateway::start(&[&upstream, &settings[1], &settings[2]]);
+    let gateway = Gateway::start(&[isolation, &upstream, &settings[1], &settings[2]]);
     let end = |(mut child, name): (Child, String)| {
         drop(child.stdin.take());
         child.wait().expect("its end");
@@ -54,6 +68,7 @@ fn logins_are_shared_out_among_hosts() {
     gateway.tells_times(ends, 4);
     assert_eq!((end(left), end(right)), (name.clone(), name.clone()));
     gateway.tells_times(ends, 6);
+    wait_for("two relays, or one for all", || gateway.parts("relay").len() <= 2);
     let next = [stay(&gateway), stay(&gateway)];
     assert_eq!(
         next.each_ref().map(|(_, at)| at.clone()),

@@ -15,6 +15,8 @@ use crate::gateway::helper::keeper::{self, Lie, Side, Sign, Spoken};
 use crate::gateway::monitor::hear::{Bench, Staff};
 use crate::gateway::signer::bureau::Heir;
 use crate::gateway::socket::Messenger;
+use crate::reactor;
+use crate::services::upstream::{Fleet, Host, Upstream};
 use crate::shard::HandOver;
 use crate::wire::Malformed;
 
@@ -37,7 +39,7 @@ impl Keeper {
     /// # Errors
     /// It does not; the text says why.
     pub fn start(plan: Plan, clerk: Arc<Clerk>, staff: Staff) -> anyhow::Result<Keeper> {
-        let relay = Relay { plan, clerk: Arc::clone(&clerk), staff, heir: None };
+        let relay = Relay { plan, clerk: Arc::clone(&clerk), staff, heir: None, berth: None };
         let keeper = keeper::Keeper::start(relay)?;
         keeper.wait()?;
         Ok(Keeper { clerk, keeper })
@@ -102,7 +104,9 @@ impl Each {
 }
 
 impl Relays for Each {
-    fn take(&self, connection: HandOver) -> Result<(), Lie> {
+    fn take(&self, mut connection: HandOver) -> Result<(), Lie> {
+        let upstream = connection.grant.upstream.as_mut();
+        let berth = upstream.and_then(|upstream| Berth::choose(Arc::make_mut(upstream)));
         let clerk = Arc::new(self.clerk.for_one());
         let mut running = self.running();
         running.relays.retain(|relay| !relay.is_over());
@@ -115,7 +119,8 @@ impl Relays for Each {
             return Ok(());
         }
         let staff = Staff::new(self.bench.clone(), Arc::new(Post(Arc::clone(&clerk))));
-        let relay = Relay { plan: self.plan.clone(), clerk: Arc::clone(&clerk), staff, heir: None };
+        let (plan, heir) = (self.plan.clone(), None);
+        let relay = Relay { plan, clerk: Arc::clone(&clerk), staff, heir, berth };
         match keeper::Keeper::start_unawaited(relay) {
             Ok(keeper) => running.relays.push(Keeper { clerk, keeper }),
             Err(why) => {
@@ -127,12 +132,60 @@ impl Relays for Each {
     }
 }
 
+/// The place of a login at one of several hosts. Relays that have one login each know nothing of others: what
+/// hosts have, and which failed, is known here.
+struct Berth {
+    fleet: Arc<Fleet>,
+    /// Its hosts in the order in which the relay tries them.
+    order: Vec<usize>,
+    at: usize,
+}
+
+impl Berth {
+    /// Has the hosts of a login come in the order in which they are to be tried.
+    fn choose(upstream: &mut Upstream) -> Option<Berth> {
+        let fleet = Arc::clone(&upstream.fleet);
+        let order = Vec::from(fleet.order(reactor::now()));
+        let hosts = order.iter().filter_map(|number| fleet.host(*number));
+        upstream.fleet = Arc::new(Fleet::new(hosts.map(|host| (host.name.clone(), host.port))));
+        let berth = Berth { fleet, order, at: 0 };
+        berth.host().map(Host::enter)?;
+        Some(berth)
+    }
+
+    fn host(&self) -> Option<&Host> {
+        self.fleet.host(*self.order.get(self.at)?)
+    }
+
+    /// The relay tries this one of them: the one before did not do. A lie about that makes others begin at
+    /// another host for a while, and no more.
+    fn goes_to(&mut self, number: usize) {
+        if number == self.at || number >= self.order.len() {
+            return;
+        }
+        if let Some(host) = self.host() {
+            host.leave();
+            host.failed(reactor::now());
+        }
+        self.at = number;
+        self.host().into_iter().for_each(Host::enter);
+    }
+}
+
+impl Drop for Berth {
+    fn drop(&mut self) {
+        self.host().into_iter().for_each(Host::leave);
+    }
+}
+
 struct Relay {
     plan: Plan,
     clerk: Arc<Clerk>,
     staff: Staff,
     /// Its way to the signer, for when we are gone.
     heir: Option<Heir>,
+    /// Of one that has one login.
+    berth: Option<Berth>,
 }
 
 impl Spoken for Ask {
@@ -175,6 +228,11 @@ impl Side for Relay {
     }
 
     fn hear(&mut self, ask: Ask, _passenger: Option<OwnedFd>) -> Result<(), Lie> {
+        match (&ask, &mut self.berth) {
+            (Ask::FindWay { host, .. }, Some(berth)) => berth.goes_to(*host as usize),
+            (Ask::Over { .. }, _) => self.berth = None,
+            _ => {}
+        }
         self.clerk.hear(&mut self.staff, ask)
     }
 
