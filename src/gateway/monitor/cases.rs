@@ -61,6 +61,10 @@ struct Found {
     proved: Option<Signed>,
 }
 
+/// The first request may be asked about twice: who it is, and then about his key. Each may be followed by one about
+/// the account.
+const QUESTIONS_MAX: u32 = 2 * AUTH_REQUESTS_MAX + 1;
+
 /// Secrets that are the user's.
 #[derive(Clone, Debug)]
 struct Right {
@@ -139,9 +143,7 @@ impl Cases {
             return Err(Lie("the user's name has changed"));
         }
         case.questions += 1;
-        // The first may be asked twice: who it is, and then about his key. Each may be followed by one about the
-        // account.
-        if case.asking || case.questions > 2 * AUTH_REQUESTS_MAX + 1 {
+        if case.asking || case.questions > QUESTIONS_MAX {
             return Err(Lie("more questions than a login has"));
         }
         case.asking = true;
@@ -161,7 +163,8 @@ impl Cases {
         }
         // Who it is may have been asked, and nothing behind that, once.
         let quiet = !case.asking && case.questions <= 1 && case.keys.is_empty();
-        case.questions = u32::MAX;
+        // It has no more.
+        case.questions = QUESTIONS_MAX;
         Ok(quiet.then(|| case.about.clone()))
     }
 

@@ -566,10 +566,11 @@ impl Clerk {
         Ok(())
     }
 
-    /// A connection ends of which only the methods were asked for. The answer is for nobody.
+    /// A connection ends of which only the methods were asked for. The answer is for nobody, so where the workers
+    /// have no room for it at once nobody is asked: strangers may end as many connections as they like.
     fn left(&self, staff: &mut Staff, from: Origin, user: String) -> Result<(), Lie> {
         let about = self.state().cases.left(&from, &user)?;
-        if let Some(about) = about {
+        if let Some(about) = about.filter(|_| staff.waiting.is_empty()) {
             let job = Job::Left { user: user.into(), from, about };
             let ticket = Ticket { shard: 0, token: Token { key: 0, generation: 0, tag: 0 } };
             self.find_out(staff, Question { ticket, from, about: Subject::Left }, job);

@@ -214,6 +214,26 @@ fn case_136_a_signature_counts_once_it_was_verified_here() {
     assert_eq!(scene.admit(1, &[other]), Err("a signature that does not hold"));
 }
 
+/// SECURITY case 136: that a connection leaves which has only asked for methods is said of its own user, once, and
+/// of none that has asked more.
+#[test]
+fn case_136_who_leaves_is_looked_up_once() {
+    let mut cases = Scene::new(0x61).cases;
+    assert!(cases.left(&from(2), "ann").is_err(), "no key exchange");
+    assert!(matches!(cases.left(&from(1), "ann"), Ok(Some(_))));
+    assert!(matches!(cases.left(&from(1), "ann"), Ok(None)));
+    assert!(cases.ask(&from(1), "ann").is_err(), "it has left");
+    // Who it is may have been asked before, but not who another is.
+    let mut cases = Scene::new(0x62).cases;
+    cases.ask(&from(1), "ann").expect("the first");
+    assert!(matches!(cases.left(&from(1), "ann"), Ok(None)), "it is being asked");
+    let mut cases = Scene::new(0x63).cases;
+    cases.ask(&from(1), "ann").expect("the first");
+    assert!(cases.greeted(1, About::default()));
+    assert!(cases.left(&from(1), "bob").is_err());
+    assert!(matches!(cases.left(&from(1), "ann"), Ok(Some(_))));
+}
+
 #[test]
 fn case_136_questions_come_in_their_order() {
     let mut scene = Scene::new(40);
