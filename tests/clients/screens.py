@@ -76,6 +76,7 @@ def free_port():
 
 def main():
     binary = os.path.abspath(sys.argv[1])
+    others = min(os.getloadavg()[0], os.cpu_count())
     home = tempfile.mkdtemp(prefix="screens-")
     port = free_port()
     os.mkdir(f"{home}/.ssh", 0o700)
@@ -114,7 +115,8 @@ def main():
             print(f"## {title}\n\n```text\n$ tidegate {said}\n{text}\n```\n\n{how}\n")
 
         print("# At the terminal\n\nWhat `tidegate` shows, as `tests/clients/screens.py` saw it at a terminal of its "
-              "own; what a line\nwrote over itself is left out. Keys and figures differ.\n")
+              f"own; what a line\nwrote over itself is left out. Keys and figures differ; when these were taken, others "
+              f"kept {others:.1f} of {os.cpu_count()} CPUs busy\n(load before the first).\n")
         show("A host that is not known yet", ["ssh", "127.0.0.1", "echo the remote command"],
              [("(yes/no", "yes\r"), *unlock])
         show("A passphrase that is wrong", ["ssh", "-o", "NumberOfPasswordPrompts=1", "127.0.0.1", "true"],
