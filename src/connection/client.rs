@@ -26,6 +26,9 @@ use crate::wire::channel::{AGENT_CHANNEL, OpenKind, X11_CHANNEL, open_failure};
 use crate::wire::transport::{ServiceAccept, ServiceRequest};
 use crate::wire::{Message, Writer, number};
 
+/// Servers that read their messages one after the other, whatever has been answered.
+const READ_ON: [&[u8]; 2] = [b"SSH-2.0-OpenSSH_", b"SSH-2.0-Tidegate_"];
+
 /// How a client proves who it is.
 #[derive(Clone, Debug)]
 pub enum LoginMethod {
@@ -92,16 +95,28 @@ impl Connection<Client> {
             return Ok(false);
         }
         let user = Box::from(user);
-        let mut trying = Box::new(Trying { user, method, step: Step::Service, rounds: 0 });
-        let sent = if served {
-            trying.step = trying.method.first_step();
-            self.login.stage = Stage::Trying(trying);
-            self.send_request(None, env)
-        } else {
-            self.login.stage = Stage::Trying(trying);
-            self.transport.send(&ServiceRequest { name: SERVICE_USERAUTH.as_bytes() }, env)
+        // What a key's request says may be in extensions that come with the answer.
+        let early = matches!(method, LoginMethod::None) && self.reads_on();
+        let step = if served { method.first_step() } else { Step::Service { early } };
+        self.login.stage = Stage::Trying(Box::new(Trying { user, method, step, rounds: 0 }));
+        let asked = match served {
+            true => Ok(()),
+            false => {
+                self.transport.send(&ServiceRequest { name: SERVICE_USERAUTH.as_bytes() }, env)
+            }
         };
+        let sent = asked.and_then(|()| match served || early {
+            true => self.send_request(None, env),
+            false => Ok(()),
+        });
         sent.map(|()| true).map_err(|error| self.fail(error, env))
+    }
+
+    /// The server is known to take a request of the service behind the one for it, a round trip before it has
+    /// been given.
+    fn reads_on(&self) -> bool {
+        let ident = self.transport.peer_ident();
+        READ_ON.iter().any(|software| ident.starts_with(software))
     }
 }
 
@@ -134,7 +149,8 @@ struct Trying {
 /// What the server owes us, or our owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
-    Service,
+    /// The service; the request for it may be followed by that of the method already (`early`).
+    Service { early: bool },
     /// An opinion of the key.
     Probe,
     /// Our owner signs.
@@ -198,7 +214,7 @@ impl Side for Client {
             Stage::Idle { .. } | Stage::Done => None,
         };
         match (number, step) {
-            (number::SERVICE_ACCEPT, Some(Step::Service)) => {
+            (number::SERVICE_ACCEPT, Some(Step::Service { .. })) => {
                 let accept = ServiceAccept::parse(payload).map_err(bad)?;
                 connection.service_accepted(&accept, env).map(|()| None)
             }
@@ -294,10 +310,10 @@ impl Connection<Client> {
         if accept.name != SERVICE_USERAUTH.as_bytes() {
             return Err(Error::PeerMisbehaved("a service we did not ask for"));
         }
-        if let Stage::Trying(trying) = &mut self.login.stage {
-            trying.step = trying.method.first_step();
-        }
-        self.send_request(None, env)
+        let Stage::Trying(trying) = &mut self.login.stage else { return Ok(()) };
+        let early = trying.step == Step::Service { early: true };
+        trying.step = trying.method.first_step();
+        if early { Ok(()) } else { self.send_request(None, env) }
     }
 
     fn send_request(&mut self, signature: Option<&[u8]>, env: &mut Env<'_>) -> Result<(), Error> {

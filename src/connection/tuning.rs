@@ -106,7 +106,7 @@ pub(super) struct Tuning {
     probe: Option<Probe>,
     /// The quickest use of a grant: the way there and back, or longer.
     quickest: Duration,
-    /// What has come since, for no longer than that.
+    /// What has come since, for no longer than half of that.
     burst: (Instant, u32),
 }
 
@@ -164,27 +164,33 @@ impl Tuning {
         }
         let turn = now.since(probe.at);
         self.probe = None;
+        let is_first = self.quickest == Duration::MAX;
         self.quickest = self.quickest.min(turn);
         let target = window.target();
         // Twice the window takes the peer twice as long unless it waits for grants. What we are slow
         // at ourselves, no window makes faster.
         let waits = turn >= WINDOW_TURN_MIN && turn < self.quickest.saturating_mul(3) / 2;
         if waits && window.held() <= target / 2 {
-            let times = if turn >= WINDOW_TURN_FAR { WINDOW_FAR_TIMES } else { 2 };
+            // The first look may be at a peer that is slow, not far away.
+            let times = match turn >= WINDOW_TURN_FAR {
+                true if is_first => WINDOW_FAR_TIMES / 2,
+                true => WINDOW_FAR_TIMES,
+                false => 2,
+            };
             self.goal = target.saturating_mul(times);
         } else if turn > self.quickest.saturating_mul(4) {
             self.goal = (target / 2).max(self.floor);
         }
     }
 
-    /// A peer that is known to be far away has sent most of its window before any grant of it can have been
-    /// there.
+    /// A peer that is known to be far away has sent most of its window long before any grant of it can have been
+    /// there. In half the time: a slow peer may have been taken for one that is so far away that it takes all.
     fn fills(&mut self, bytes: u32, window: &RecvWindow, now: Instant) -> bool {
         if self.quickest == Duration::MAX || self.quickest < WINDOW_TURN_FAR {
             return false;
         }
         let (since, before) = self.burst;
-        let goes_on = now.since(since) < self.quickest;
+        let goes_on = now.since(since) < self.quickest / 2;
         let came = if goes_on { before.saturating_add(bytes) } else { bytes };
         self.burst = (if goes_on { since } else { now }, came);
         let target = window.target();
