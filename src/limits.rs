@@ -294,6 +294,12 @@ pub const RECEIVE_LEASE_TIME: Duration = Duration::from_secs(1);
 pub const DIRECTORY_TIME: Duration = Duration::from_secs(1);
 /// Accounts whose entries are remembered at a time.
 pub const DIRECTORY_ENTRIES_MAX: usize = 1024;
+/// How long a line of a key file that has let somebody in counts again as long as nothing about the file
+/// changes.
+pub const RECENT_KEY_TIME: Duration = Duration::from_secs(1);
+/// Such lines that are remembered at a time, and how long one may be.
+pub const RECENT_KEYS_MAX: usize = 1024;
+pub const RECENT_KEY_LINE_BYTES_MAX: usize = 4 * 1024;
 /// One entry of the shadow database.
 pub const SHADOW_ENTRY_BYTES_MAX: usize = 16 * 1024;
 pub const BANNER_BYTES_MAX: u32 = 16 * 1024;

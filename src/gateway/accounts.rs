@@ -4,6 +4,7 @@
 use std::ffi::CString;
 use std::io;
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
@@ -80,10 +81,11 @@ pub fn with_rights_of<T>(
     groups: &[u32],
     work: impl FnOnce() -> T,
 ) -> io::Result<T> {
-    if !Uid::effective().is_root() || account.uid == 0 {
+    let uid = Uid::effective();
+    if !uid.is_root() || account.uid == 0 {
         return Ok(work());
     }
-    let rights = Rights::take(account, groups)?;
+    let rights = Rights::take(uid, account, groups)?;
     let result = work();
     drop(rights);
     Ok(result)
@@ -91,13 +93,13 @@ pub fn with_rights_of<T>(
 
 /// Another account's rights on files; root's come back when it is dropped.
 struct Rights {
-    groups: Vec<Gid>,
-    gid: Gid,
+    uid: Uid,
+    own: &'static (Vec<Gid>, Gid),
 }
 
 impl Rights {
-    fn take(account: &Account, groups: &[u32]) -> io::Result<Rights> {
-        let own = Rights { groups: getgroups()?, gid: Gid::effective() };
+    fn take(uid: Uid, account: &Account, groups: &[u32]) -> io::Result<Rights> {
+        let own = Rights { uid, own: own_groups()? };
         let groups = groups.iter().map(|group| Gid::from_raw(*group)).collect::<Vec<_>>();
         set_thread_groups(&groups)?;
         // From here on dropping `own` puts everything back.
@@ -115,11 +117,25 @@ impl Rights {
 
 impl Drop for Rights {
     fn drop(&mut self) {
-        setfsuid(Uid::effective());
-        setfsgid(self.gid);
-        if set_thread_groups(&self.groups).is_err() || file_uid() != Uid::effective().as_raw() {
+        let (groups, gid) = self.own;
+        setfsuid(self.uid);
+        setfsgid(*gid);
+        if set_thread_groups(groups).is_err() || file_uid() != self.uid.as_raw() {
             // A thread with somebody else's rights must do no further work.
             std::process::abort();
+        }
+    }
+}
+
+/// Root's own groups, which its process keeps as they were at its start: asked for once, by a thread that has
+/// nobody else's.
+fn own_groups() -> io::Result<&'static (Vec<Gid>, Gid)> {
+    static OWN: OnceLock<(Vec<Gid>, Gid)> = OnceLock::new();
+    match OWN.get() {
+        Some(own) => Ok(own),
+        None => {
+            let own = (getgroups()?, Gid::effective());
+            Ok(OWN.get_or_init(|| own))
         }
     }
 }

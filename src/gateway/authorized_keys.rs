@@ -206,6 +206,15 @@ pub fn read_any(path: &Path, bytes_max: u64) -> Result<Vec<u8>, FileError> {
 /// Reads a file of keys. With `strict`, it and every directory above it, up to the home directory
 /// if it is below, must belong to the owner or root and be writable by nobody else.
 pub fn read(path: &Path, owner: Owner<'_>, strict: bool) -> Result<Vec<u8>, FileError> {
+    read_seen(path, owner, strict).map(|(text, _)| text)
+}
+
+/// The same, and what the opened file said of itself before it was read.
+pub fn read_seen(
+    path: &Path,
+    owner: Owner<'_>,
+    strict: bool,
+) -> Result<(Vec<u8>, Metadata), FileError> {
     let failed = |why| FileError::Io { path: path.to_owned(), why };
     let (file, metadata) = open(path)?;
     if strict {
@@ -220,7 +229,8 @@ pub fn read(path: &Path, owner: Owner<'_>, strict: bool) -> Result<Vec<u8>, File
             }
         }
     }
-    take(path, file, &metadata, AUTHORIZED_KEYS_BYTES_MAX)
+    let text = take(path, file, &metadata, AUTHORIZED_KEYS_BYTES_MAX)?;
+    Ok((text, metadata))
 }
 
 fn open(path: &Path) -> Result<(File, Metadata), FileError> {

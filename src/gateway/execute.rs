@@ -167,16 +167,26 @@ impl Execute for Executor {
         self.policy.as_ref().is_some_and(|policy| policy.config().asks_programs())
     }
 
+    fn run_at_once(&self, job: &Job) -> Option<Done> {
+        let Job::FindKey { user, key, algorithm, certificate, signed: None, from, about } = job
+        else {
+            return None;
+        };
+        let (comer, policy) = (comer(user, from, about.host.as_deref()), self.policy.as_ref()?);
+        let request = comer.with(key, *algorithm, certificate.as_deref());
+        log_level::about(from.link, about.verbosity, || {
+            let grant = policy.permit_at_once(&request)?;
+            Some(self.permitted(policy, Ok(grant), (from.link, &comer), String::new))
+        })
+    }
+
     fn run(&self, job: Job) -> Done {
         match job {
             // Nothing is verified here: the answer would be a yes to a signature that nobody has looked at.
             Job::FindKey { signed: Some(_), .. } => Done::Key(None),
             Job::FindKey { user, key, algorithm, certificate, signed: None, from, about } => {
-                let Comer { user, peer, host, local, rdomain } =
-                    comer(&user, &from, about.host.as_deref());
-                let certificate = certificate.as_deref();
-                let request =
-                    Request { user, key: &key, algorithm, certificate, peer, host, local, rdomain };
+                let comer = comer(&user, &from, about.host.as_deref());
+                let request = comer.with(&key, algorithm, certificate.as_deref());
                 log_level::about(from.link, about.verbosity, || self.find_key(&request, from.link))
             }
             Job::CheckSecrets { user, secrets, from, about } => {

@@ -38,6 +38,7 @@ pub mod pid_file;
 pub mod policy;
 mod principals;
 pub mod program;
+mod recent_keys;
 pub mod recording;
 pub mod relay;
 pub mod reports;

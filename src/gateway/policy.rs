@@ -31,6 +31,7 @@ use super::config::{
 use super::directory::{Directory, Entry};
 use super::key_options::{self, Options};
 use super::program::{About, Answers};
+use super::recent_keys::{Reader, RecentKeys};
 use super::residents::Registry;
 use super::upstream::{self, Fleets};
 use crate::base::{escape, wildcard_match};
@@ -81,6 +82,19 @@ impl<'a> Request<'a> {
     }
 }
 
+impl<'a> Comer<'a> {
+    /// And what key it shows.
+    pub const fn with(
+        self,
+        key: &'a PublicKey,
+        algorithm: SignatureAlgorithm,
+        certificate: Option<&'a Certificate>,
+    ) -> Request<'a> {
+        let Comer { user, peer, host, local, rdomain } = self;
+        Request { user, key, algorithm, certificate, peer, host, local, rdomain }
+    }
+}
+
 /// Decides by an immutable configuration. Calls may block on the user database and on files.
 #[derive(Clone, Debug)]
 pub struct Policy {
@@ -94,6 +108,7 @@ pub struct Policy {
     fleets: Arc<Fleets>,
     answers: Arc<Answers>,
     registry: Arc<Registry>,
+    recent: Arc<RecentKeys>,
 }
 
 /// Why a key was not let in: for the log, never for the client.
@@ -193,6 +208,7 @@ impl Policy {
             fleets: Arc::default(),
             answers: Arc::default(),
             registry: Arc::default(),
+            recent: Arc::default(),
         }
     }
 
@@ -288,16 +304,56 @@ impl Policy {
                     Ok(place) => place,
                     Err(reason) => return refuse(reason, Vec::new()),
                 };
-                let key = Some(request.key);
-                let mut grant = self.grant(account, login, found, (key, upstream, place));
-                if let Some(info) = &mut grant.rules.auth_info {
-                    *info = AuthInfo::new(Method::PublicKey.name(), key, request.certificate);
-                }
-                Ok(grant)
+                Ok(self.grant_to_key(account, login, found, request, (upstream, place)))
             }
             _ if request.certificate.is_some() => refuse(Reason::NoCertificate, search.notes),
             _ => refuse(Reason::NoKey, search.notes),
         }
+    }
+
+    /// The same for a key that has let somebody in a moment ago, where all is known that the answer takes:
+    /// looks at files of this machine that were looked at then, reads none of them and asks nobody. `None`:
+    /// [`Policy::permit`] is to say.
+    pub fn permit_at_once(&self, request: &Request<'_>) -> Option<Grant> {
+        let config = &self.config;
+        if request.certificate.is_some()
+            || config.login.accounts_file.is_some()
+            || config.takes_targets()
+        {
+            return None;
+        }
+        let entry = self.directory.find_remembered(request.user)?;
+        let login = self.effective(&request.comer(), true, &entry.groups);
+        let elsewhere = !login.upstream.is_empty() || !login.upstream_command.is_empty();
+        if elsewhere || login.revoked_keys.is_some() || login.chroot_directory.is_some() {
+            return None;
+        }
+        let account = self.admits(&entry, &login, &request.comer(), false).ok()?;
+        check_key(&login, request).ok()?;
+        let reader = Reader { account: &account, groups: &entry.group_ids };
+        let wanted = wanted(&account, &login, request);
+        let found = search::recent(&self.recent, &login.authorized_keys_files, reader, wanted)?;
+        let forced_only = login.permit_root_login == RootLogin::ForcedCommandsOnly;
+        if account.uid == 0 && forced_only && found.options.command.is_none() {
+            return None;
+        }
+        Some(self.grant_to_key(account, login, found, request, (None, Place::System)))
+    }
+
+    fn grant_to_key(
+        &self,
+        account: Account,
+        login: Effective,
+        found: Found,
+        request: &Request<'_>,
+        (upstream, place): (Option<Upstream>, Place),
+    ) -> Grant {
+        let key = Some(request.key);
+        let mut grant = self.grant(account, login, found, (key, upstream, place));
+        if let Some(info) = &mut grant.rules.auth_info {
+            *info = AuthInfo::new(Method::PublicKey.name(), key, request.certificate);
+        }
+        grant
     }
 
     /// The user of a login name and, where names may have one, the target in it. A name that is an
@@ -412,15 +468,11 @@ impl Policy {
         // The authorities are the administrator's and are read with our own rights.
         let trusted = search.trusted(login, request);
         let certified = trusted.clone();
-        let wanted = Use {
-            user: &account.name,
-            key: request.key,
-            certificate: request.certificate,
-            ca_algorithms: &login.ca_algorithms,
-            peer: request.peer.ip(),
-            host: request.host,
-            now: now(),
-        };
+        let wanted = wanted(account, login, request);
+        let reader = Reader { account, groups };
+        if let Some(found) = search::recent(&self.recent, files, reader, wanted) {
+            return Search { found: Some(found), ..search };
+        }
         let look = || {
             if let Some((certificate, source)) = trusted {
                 search.certificate(certificate, source, account, login, (strict, wanted));
@@ -437,7 +489,7 @@ impl Policy {
                     if search.found.is_some() {
                         return search;
                     }
-                    search.file(&path, account, strict, wanted);
+                    search.file(&path, reader, (strict, wanted), &self.recent);
                 }
             }
             search
@@ -554,6 +606,18 @@ impl Policy {
             record: login.record(),
             places: Vec::new(),
         }
+    }
+}
+
+fn wanted<'a>(account: &'a Account, login: &'a Effective, request: &Request<'a>) -> Use<'a> {
+    Use {
+        user: &account.name,
+        key: request.key,
+        certificate: request.certificate,
+        ca_algorithms: &login.ca_algorithms,
+        peer: request.peer.ip(),
+        host: request.host,
+        now: now(),
     }
 }
 
@@ -734,175 +798,4 @@ fn is_program(shell: &Path) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::crypto::PrivateKey;
-    use crate::gateway::config::parse;
-
-    struct Scene {
-        directory: tempfile::TempDir,
-        key: PublicKey,
-        user: String,
-    }
-
-    impl Scene {
-        /// An authorized_keys with one line, in a directory that StrictModes would refuse.
-        fn new(options: &str) -> Scene {
-            let directory = tempfile::tempdir().expect("a directory");
-            let key = PrivateKey::generate(KeyKind::Ed25519).expect("a key").public().clone();
-            let line = format!("# keys\n{options}{}\n", key.to_openssh_line("test"));
-            std::fs::write(directory.path().join("keys"), line).expect("a file");
-            let uid = nix::unistd::geteuid().as_raw();
-            let user = accounts::by_uid(uid).expect("a database").expect("an account").name;
-            Scene { directory, key, user }
-        }
-
-        fn permit_as(&self, user: &str, settings: &str) -> Result<Grant, Box<Refusal>> {
-            let keys = self.directory.path().join("keys");
-            let text = format!("StrictModes no\nAuthorizedKeysFile {}\n{settings}", keys.display());
-            let config = parse(text.as_bytes()).unwrap_or_else(|errors| panic!("{errors}"));
-            Policy::new(Arc::new(config)).permit(&Request {
-                user,
-                key: &self.key,
-                algorithm: SignatureAlgorithm::Ed25519,
-                certificate: None,
-                peer: ([192, 0, 2, 7], 50_000).into(),
-                host: None,
-                local: ([192, 0, 2, 1], 2222).into(),
-                rdomain: None,
-            })
-        }
-
-        fn permit(&self, settings: &str) -> Result<Grant, Box<Refusal>> {
-            self.permit_as(&self.user, settings)
-        }
-
-        fn reason(&self, settings: &str) -> Reason {
-            self.permit(settings).expect_err("refused").reason
-        }
-    }
-
-    #[test]
-    fn a_listed_key_is_let_in_and_the_grant_says_all() {
-        let scene = Scene::new("");
-        let settings = "AcceptEnv LC_*\nSetEnv A=b\nSubsystem sftp internal-sftp\n\
-                        Subsystem x /bin/x \"a b\"\n";
-        let grant = scene.permit(settings).expect("let in");
-        assert_eq!(grant.account.name, scene.user);
-        assert_eq!((grant.key, grant.forced_command), (Some(scene.key.clone()), None));
-        assert!(grant.pty);
-        assert_eq!(grant.accept_env, ["LC_*"]);
-        assert_eq!(grant.set_env, [("A".to_owned(), "b".to_owned())]);
-        let command = Subsystem::Command("/bin/x \"a b\"".to_owned());
-        let expected = [
-            ("sftp".to_owned(), Subsystem::Sftp("internal-sftp".to_owned())),
-            ("x".to_owned(), command),
-        ];
-        assert_eq!(grant.subsystems, expected);
-        assert_eq!(grant.source, format!("{}/keys:2", scene.directory.path().display()));
-    }
-
-    #[test]
-    fn the_administrators_command_goes_before_the_keys_own() {
-        let scene = Scene::new("command=\"mine\",no-pty ");
-        let grant = scene.permit("").expect("let in");
-        assert_eq!((grant.forced_command.as_deref(), grant.pty), (Some("mine"), false));
-        let grant = scene.permit("ForceCommand theirs").expect("let in");
-        assert_eq!(grant.forced_command.as_deref(), Some("theirs"));
-        let local = "Match LocalPort 2222 LocalAddress 192.0.2.1 Address 192.0.2.0/24\n\
-                     ForceCommand internal-sftp";
-        let grant = scene.permit(local).expect("let in");
-        assert_eq!(grant.forced_command.as_deref(), Some("internal-sftp"));
-    }
-
-    #[test]
-    fn every_rule_can_keep_the_user_out() {
-        let scene = Scene::new("");
-        let user = &scene.user;
-        let denied = |keyword, pattern: &str| Reason::Denied { keyword, pattern: pattern.into() };
-        for (settings, reason) in [
-            (format!("DenyUsers {user}"), denied("DenyUsers", user)),
-            (
-                format!("DenyUsers {user}@192.0.2.0/24"),
-                denied("DenyUsers", &format!("{user}@192.0.2.0/24")),
-            ),
-            ("AllowUsers someone".into(), Reason::NotAllowed { keyword: "AllowUsers" }),
-            (
-                format!("AllowUsers {user}@198.51.100.1"),
-                Reason::NotAllowed { keyword: "AllowUsers" },
-            ),
-            ("AllowGroups nosuch*".into(), Reason::NotAllowed { keyword: "AllowGroups" }),
-            ("DenyGroups *".into(), denied("DenyGroups", "*")),
-            ("PubkeyAuthentication no".into(), Reason::MethodOff),
-            (
-                "PubkeyAcceptedAlgorithms rsa-sha2-512".into(),
-                Reason::Algorithm(KeyAlgorithm::plain(SignatureAlgorithm::Ed25519)),
-            ),
-            ("AuthorizedKeysFile2 x\nMatch all\nAuthorizedKeysFile none".into(), Reason::NoKey),
-            (format!("Match User {user}\nDenyUsers *"), denied("DenyUsers", "*")),
-        ] {
-            assert_eq!(scene.reason(&settings), reason, "{settings}");
-        }
-        assert!(scene.permit(&format!("AllowUsers {user}@192.0.2.*\nDenyUsers x")).is_ok());
-    }
-
-    #[test]
-    fn root_comes_in_as_permit_root_login_says() {
-        let (plain, forced) = (Scene::new(""), Scene::new("command=\"backup\" "));
-        if plain.user != "root" {
-            return;
-        }
-        assert_eq!(plain.reason("PermitRootLogin no"), Reason::RootLogin);
-        assert_eq!(plain.reason("PermitRootLogin forced-commands-only"), Reason::NoForcedCommand);
-        assert_eq!(
-            plain.reason("PermitRootLogin forced-commands-only\nForceCommand x"),
-            Reason::NoForcedCommand
-        );
-        assert!(forced.permit("PermitRootLogin forced-commands-only").is_ok());
-        assert!(plain.permit("PermitRootLogin prohibit-password").is_ok());
-    }
-
-    #[test]
-    fn strangers_and_other_accounts_are_refused_after_the_same_search() {
-        let scene = Scene::new("");
-        let refusal = scene.permit_as("no-such-user", "").expect_err("refused");
-        assert_eq!(refusal.reason, Reason::UnknownUser);
-        // The search went through the files of the account we run as, and nothing of it shows.
-        assert!(refusal.notes.is_empty());
-        if scene.user != "root" {
-            let refusal = scene.permit_as("root", "").expect_err("refused");
-            assert_eq!(refusal.reason, Reason::OtherAccount { ours: scene.user.clone() });
-        }
-    }
-
-    #[test]
-    fn a_refusal_says_which_line_and_what_to_do() {
-        let scene = Scene::new("tunnel=\"0\" ");
-        let refusal = scene.permit("").expect_err("refused");
-        assert_eq!(refusal.reason, Reason::NoKey);
-        let keys = scene.directory.path().join("keys");
-        let expected = format!(
-            "the key is in no file of authorized keys; {}:2: option tunnel is not built yet, and \
-             no line is taken without all its options",
-            keys.display()
-        );
-        assert_eq!(refusal.to_string(), expected);
-
-        std::fs::set_permissions(&keys, PermissionsExt::from_mode(0o666)).expect("permissions");
-        let text = format!("AuthorizedKeysFile {}", keys.display());
-        let config = parse(text.as_bytes()).expect("a config");
-        let refusal = Policy::new(Arc::new(config))
-            .permit(&Request {
-                user: &scene.user,
-                key: &scene.key,
-                algorithm: SignatureAlgorithm::Ed25519,
-                certificate: None,
-                peer: ([192, 0, 2, 7], 50_000).into(),
-                host: None,
-                local: ([192, 0, 2, 1], 2222).into(),
-                rdomain: None,
-            })
-            .expect_err("refused");
-        assert!(refusal.to_string().contains("StrictModes"), "{refusal}");
-    }
-}
+mod tests;

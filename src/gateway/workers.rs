@@ -13,6 +13,12 @@ use crate::services::{Done, Job};
 pub trait Execute: Send + Sync {
     fn run(&self, job: Job) -> Done;
 
+    /// What needs no worker: the answer, where all is known that it takes and nothing has to be waited
+    /// for. `None`: [`Execute::run`] is to say.
+    fn run_at_once(&self, _job: &Job) -> Option<Done> {
+        None
+    }
+
     /// Whether decisions about keys may wait for a program.
     fn asks_programs(&self) -> bool {
         false
@@ -115,6 +121,12 @@ impl Workers {
     pub fn left_behind(mut self) -> Workers {
         self.left_behind = true;
         self
+    }
+
+    /// The outcome of a job that nothing has to be waited for, on this thread.
+    pub fn try_at_once(&self, job: &Job) -> Option<Done> {
+        // As in a worker.
+        catch_unwind(AssertUnwindSafe(|| self.bench.execute.run_at_once(job))).ok().flatten()
     }
 
     /// Queues a job; its outcome goes to `reply` with this token. Never waits.

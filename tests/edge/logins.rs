@@ -4,10 +4,13 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::process::Stdio;
 use std::thread;
+use std::time::SystemTime;
 
-use crate::support::Gateway;
+use crate::support::load::Load;
+use crate::support::{Gateway, wait_for};
 
 /// `tcpi_data_segs_in` of the kernel's tcp_info: segments that have brought data to this socket. On the
 /// loopback each send is one.
@@ -52,15 +55,25 @@ fn sends_of_a_login(gateway: &Gateway) -> u32 {
     sends
 }
 
-/// How often this thread of the gateway's first process has waited.
-fn waits(gateway: &Gateway, thread: &str) -> u64 {
-    let tasks = fs::read_dir(format!("/proc/{}/task", gateway.child.id())).expect("threads");
+/// How often the threads of a process whose names begin so have waited, together.
+fn waits_of(pid: u32, threads: &str) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("threads");
     let read = |task: &fs::DirEntry, file| fs::read_to_string(task.path().join(file));
-    let named = |task: &fs::DirEntry| read(task, "comm").is_ok_and(|name| name.trim() == thread);
-    let task = tasks.flatten().find(named).expect("the thread");
-    let status = read(&task, "status").expect("its counts");
-    let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-    count.expect("a count").trim().parse().expect("a number")
+    let named =
+        |task: &fs::DirEntry| read(task, "comm").is_ok_and(|name| name.trim().starts_with(threads));
+    let waits = |task: fs::DirEntry| -> u64 {
+        let status = read(&task, "status").expect("its counts");
+        let count = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        count.expect("a count").trim().parse().expect("a number")
+    };
+    let found: Vec<u64> = tasks.flatten().filter(named).map(waits).collect();
+    assert!(!found.is_empty(), "no thread is called {threads}");
+    found.into_iter().sum()
+}
+
+/// The same of the gateway's first process.
+fn waits(gateway: &Gateway, threads: &str) -> u64 {
+    waits_of(gateway.child.id(), threads)
 }
 
 /// Identification, KEXINIT, the reply with NEWKEYS, then an answer to each of the client's requests: for
@@ -80,4 +93,37 @@ fn a_login_takes_no_more_sends_and_wake_ups_than_it_must() {
         let waited = waits(&gateway, "broker") - before;
         assert!(waited <= 1, "the broker was woken {waited} times for three logins");
     }
+}
+
+/// So many logins by one light program, all of them with success.
+fn log_in(gateway: &Gateway, logins: u64) {
+    let count = logins.to_string();
+    let words = ["--scenario", "auth", "--connections", &count, "--concurrent", "4"];
+    let report = Load::start(gateway, &words).report();
+    assert_eq!(report["completed"], logins, "{report}");
+}
+
+/// Of logins in a row with one key, the first of a moment has the key's file read by a worker; the others'
+/// key is found by the thread that hears the edge.
+#[test]
+fn logins_in_a_row_wake_no_worker_each() {
+    const LOGINS: u64 = 64;
+    let gateway = Gateway::start(&[]);
+    if gateway.parts("edge").is_empty() {
+        return println!("not run: nothing is separated without root");
+    }
+    let keys = fs::metadata(gateway.path("authorized_keys")).expect("a file");
+    wait_for("the file to have rested", || {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a time");
+        now.as_secs() > keys.ctime() as u64 + 1
+    });
+    log_in(&gateway, 4);
+    let before = waits(&gateway, "worker-");
+    let begun = std::time::Instant::now();
+    log_in(&gateway, LOGINS);
+    // A moment is a second, and of four logins at once each may be its first.
+    let moments = begun.elapsed().as_secs() + 2;
+    let waited = waits(&gateway, "worker-") - before;
+    assert!(waited <= 4 * moments, "workers were woken {waited} times in {moments} s");
+    assert!(4 * moments < LOGINS, "{LOGINS} logins took {moments} s: too slow to tell");
 }

@@ -3,6 +3,8 @@
 use super::*;
 use crate::gateway::authorized_keys::{FileError, Owner};
 use crate::gateway::principals;
+use crate::gateway::recent_keys::{KeyLine, Reader, RecentKeys};
+use crate::reactor;
 
 /// A key that a line lets in.
 #[derive(Debug)]
@@ -85,10 +87,17 @@ impl Search {
             .map(|(line, options)| Found { options, source: format!("{source}, {path}:{line}") });
     }
 
-    pub(super) fn file(&mut self, path: &Path, account: &Account, strict: bool, wanted: Use<'_>) {
-        let owner = owner_of(account);
-        let text = match authorized_keys::read(path, owner, strict) {
-            Ok(text) => text,
+    /// `recent`: where the line of a key that is let in is remembered.
+    pub(super) fn file(
+        &mut self,
+        path: &Path,
+        reader: Reader<'_>,
+        (strict, wanted): (bool, Use<'_>),
+        recent: &RecentKeys,
+    ) {
+        let (owner, begun) = (owner_of(reader.account), reactor::now());
+        let (text, seen) = match authorized_keys::read_seen(path, owner, strict) {
+            Ok(read) => read,
             Err(why) => {
                 // Most accounts have one file of the two that are looked for.
                 if !FileError::is_absent(&why) {
@@ -98,12 +107,44 @@ impl Search {
             }
         };
         let result = authorized_keys::search(&text, wanted);
+        // Lines before it that were refused are told of each time.
+        let plain = wanted.certificate.is_none() && result.refused.is_empty();
+        let plain = plain && reader.account.uid != NOBODY;
+        if let Some((number, _)) = result.found.as_ref().filter(|_| plain)
+            && let Some(line) = text.split(|byte| *byte == b'\n').nth(*number as usize - 1)
+        {
+            let (number, text) = (*number, line.into());
+            let place = (path, wanted.key.blob());
+            recent.remember(place, reader, KeyLine { number, text }, (&seen, begun, wanted.now));
+        }
         let path = escape(path.as_os_str().as_encoded_bytes());
         let refused = result.refused.iter();
         self.notes.extend(refused.map(|(line, why)| format!("{path}:{line}: {why}")));
         self.found =
             result.found.map(|(line, options)| Found { options, source: format!("{path}:{line}") });
     }
+}
+
+/// What these files have said of a key a moment ago and would say again, without reading them and without
+/// anybody's rights: the line of the first file, for there may be others in front of later ones.
+pub(super) fn recent(
+    recent: &RecentKeys,
+    files: &[String],
+    reader: Reader<'_>,
+    wanted: Use<'_>,
+) -> Option<Found> {
+    let account = reader.account;
+    let template =
+        files.first().filter(|_| wanted.certificate.is_none() && account.uid != NOBODY)?;
+    if is_pattern(OsStr::new(template)) {
+        return None;
+    }
+    let path = expand_tokens(template, &account.home, &account.name, account.uid);
+    let line = recent.find((&path, wanted.key.blob()), reader, reactor::now())?;
+    // From elsewhere, or later, another line may count.
+    let (_, options) = authorized_keys::search(&line.text, wanted).found?;
+    let (path, number) = (escape(path.as_os_str().as_encoded_bytes()), line.number);
+    Some(Found { options, source: format!("{path}:{number}") })
 }
 
 /// Who has no account has no home, and the gateway keeps his keys.

@@ -13,47 +13,62 @@ use crate::transport::samples;
 use crate::wire::Writer;
 use crate::wire::auth::PublicKeyAttempt;
 
-/// Lets everybody in as himself; accounts may be used on connections before the tenth.
+/// Lets everybody in as himself, and the recent ones at once and not otherwise; accounts may be used on
+/// connections before the tenth.
 struct Generous;
 
+const RECENT: &str = "recent";
+
 impl Execute for Generous {
+    fn run_at_once(&self, job: &Job) -> Option<Done> {
+        match job {
+            Job::FindKey { user, .. } if &**user == "defect" => panic!("a defect in a job"),
+            Job::FindKey { user, key, .. } if &**user == RECENT => Some(let_in(user, key)),
+            _ => None,
+        }
+    }
+
     fn run(&self, job: Job) -> Done {
-        let (user, key) = match job {
-            Job::FindKey { user, key, .. } => (user, key),
+        match job {
+            Job::FindKey { user, .. } if &*user == RECENT => Done::Key(None),
+            Job::FindKey { user, key, .. } => let_in(&user, &key),
             Job::Admit { from, .. } => {
                 let (allowed, text) = (from.link < 10, "told".into());
-                return Done::Admitted(AccountAnswer { allowed, text });
+                Done::Admitted(AccountAnswer { allowed, text })
             }
-            _ => return Done::Lost,
-        };
-        let mut grant = outline(&Grant {
-            account: Account {
-                name: user.into(),
-                uid: 1000,
-                gid: 1000,
-                home: "/home".into(),
-                shell: "/bin/sh".into(),
-            },
-            key: Some(*key),
-            forced_command: None,
-            pty: true,
-            accept_env: Vec::new(),
-            set_env: Vec::new(),
-            subsystems: Vec::new(),
-            scp: true,
-            open_files: None,
-            limits: None,
-            source: "test".into(),
-            verbosity: None,
-            rules: Rules::default(),
-            presence: Presence::TOUCH,
-            place: crate::services::Place::System,
-            upstream: None,
-            demands: Demands::default(),
-        });
-        grant.demands.chains = Chains::any_of([Method::PublicKey]);
-        Done::Key(Some(Box::new(grant)))
+            _ => Done::Lost,
+        }
     }
+}
+
+fn let_in(user: &str, key: &crate::crypto::PublicKey) -> Done {
+    let mut grant = outline(&Grant {
+        account: Account {
+            name: user.into(),
+            uid: 1000,
+            gid: 1000,
+            home: "/home".into(),
+            shell: "/bin/sh".into(),
+        },
+        key: Some(key.clone()),
+        forced_command: None,
+        pty: true,
+        accept_env: Vec::new(),
+        set_env: Vec::new(),
+        subsystems: Vec::new(),
+        scp: true,
+        open_files: None,
+        limits: None,
+        source: "test".into(),
+        verbosity: None,
+        rules: Rules::default(),
+        presence: Presence::TOUCH,
+        place: crate::services::Place::System,
+        upstream: None,
+        demands: Demands::default(),
+    });
+    grant.demands.chains = Chains::any_of([Method::PublicKey]);
+    Done::Key(Some(Box::new(grant)))
 }
 
 /// Root's side, and an edge that says what a test wants it to.
@@ -183,6 +198,23 @@ fn a_login_goes_where_it_belongs() {
     assert_eq!((connection.serial, &*connection.grant.account.name), (7, "ann"));
     assert_eq!((&*connection.record, &*connection.inbound), (&[1][..], &[2][..]));
     porter::close(&connection);
+}
+
+/// A key that let somebody in a moment ago is found by the thread that hears the edge; a defect in that costs
+/// nothing, for a worker finds it then.
+#[test]
+fn what_is_known_is_answered_without_a_worker() {
+    for (seed, user) in [(91, RECENT), (92, "defect")] {
+        let mut scene = Scene::new();
+        let sign = scene.sign(0, SignatureAlgorithm::Ed25519, seed);
+        scene.say(sign, None).expect("signed");
+        assert!(matches!(scene.told(), Tell::Signature { .. }));
+        let (from, shown) = (scene.from, scene.shown());
+        let find = Ask::FindKey { ticket: TICKET, from, user: user.into(), shown, signed: None };
+        scene.say(find, None).expect("asked");
+        let Tell::Key { ticket, grant: Some(grant), .. } = scene.told() else { panic!("{user}") };
+        assert_eq!((ticket, &*grant.account.name), (TICKET, user));
+    }
 }
 
 /// Where PAM is asked, it was asked about the account of this very login, and has said yes.
