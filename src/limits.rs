@@ -701,6 +701,9 @@ pub const EVENTS_MAX: usize = LINKS_MAX;
 pub const EVENTS_ALONE_MAX: usize = 256;
 /// One message between a broker and the process of an account.
 pub const PARCEL_BYTES_MAX: u32 = 1024 * 1024;
+/// Answers to an edge that are told together, and their bytes: nobody waits for more than these.
+pub const ANSWERS_HELD_MAX: usize = 16;
+pub const ANSWERS_HELD_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of messages that wait for such a process to read them, some 1000 connections. When it
 /// does not read, further connections for it are refused.
 pub const PARCEL_QUEUE_BYTES_MAX: usize = 8 * 1024 * 1024;

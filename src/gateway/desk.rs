@@ -61,7 +61,16 @@ impl Door {
     }
 
     pub fn put(&self, mail: Mail) {
+        self.leave(mail);
+        self.ring();
+    }
+
+    /// The shard is told by [`Door::ring`].
+    pub fn leave(&self, mail: Mail) {
         self.inbox.push(mail);
+    }
+
+    pub fn ring(&self) {
         if let Some(waker) = self.waker.get() {
             waker.wake();
         }

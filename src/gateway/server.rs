@@ -24,7 +24,7 @@ use super::recording::Recorders;
 use super::relay;
 use super::reports::{self, Reports};
 use super::startups::{Refused, Startups};
-use super::workers::{Execute, Reply, Workers};
+use super::workers::{Execute, Workers};
 use crate::connection::ConnectionConfig;
 use crate::crypto::{PrivateKey, RandomPool};
 use crate::limits::{
@@ -212,11 +212,16 @@ impl Server {
         }
     }
 
-    /// The outcome of a job that another process has done.
-    pub fn deliver(&self, shard: usize, token: Token, done: Done) {
-        if let Some(door) = self.office.doors.get(shard) {
-            door.deliver(token, done);
+    /// The outcomes of jobs that another process has done, for the shards that have asked.
+    pub fn deliver(&self, outcomes: impl Iterator<Item = (usize, Token, Done)>) {
+        let mut doors = Vec::new();
+        for (shard, token, done) in outcomes {
+            if let Some(door) = self.office.doors.get(shard) {
+                door.leave(Mail::Done { token, done });
+                doors.push(door);
+            }
         }
+        doors.into_iter().for_each(|door| door.ring());
     }
 
     /// Serves a connection that was accepted elsewhere, as if it had been accepted here.

@@ -95,6 +95,22 @@ impl Messenger {
     /// The next message into `buffer`: its length, 0 when the other end is gone. A descriptor that came
     /// with it is lost where this process may have no more, and so are several: nobody sends them.
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+        self.receive_with(buffer, 0)
+    }
+
+    /// The same of what is there; `WouldBlock` where nothing is.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn receive_now(&self, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+        self.receive_with(buffer, libc::MSG_DONTWAIT)
+    }
+
+    fn receive_with(
+        &self,
+        buffer: &mut [u8],
+        how: libc::c_int,
+    ) -> io::Result<(usize, Option<OwnedFd>)> {
         let mut control = [0_u64; 4];
         let mut part = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
         // SAFETY: all zeroes are a header of nothing.
@@ -102,7 +118,7 @@ impl Messenger {
         (header.msg_iov, header.msg_iovlen) = (&raw mut part, 1);
         header.msg_control = control.as_mut_ptr().cast();
         header.msg_controllen = size_of_val(&control);
-        let flags = libc::MSG_CMSG_CLOEXEC;
+        let flags = libc::MSG_CMSG_CLOEXEC | how;
         // SAFETY: the header names memory of ours, with its sizes, that outlives the call.
         let len = unsafe { libc::recvmsg(self.socket.as_raw_fd(), &raw mut header, flags) };
         let len = Errno::result(len)? as usize;

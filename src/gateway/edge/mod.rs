@@ -200,19 +200,27 @@ impl Serving<'_> {
                     self.server.turn_away(if penalised { penalty } else { Refused::TooMany });
                     return;
                 }
-                (Ok(tell), None) => self.told(tell),
+                (Ok(Tell::Ping), None) => {
+                    self.server.tell_losses();
+                    let _ = self.messenger.send(&Ask::Pong.encode());
+                }
+                (Ok(Tell::Several(all)), None) => self.told(all.into_iter()),
+                (Ok(tell), None) => self.told(std::iter::once(tell)),
                 _ => error!("the gateway sent something that is not for the edge"),
             }
         }
     }
 
-    fn told(&self, tell: Tell) {
-        let (ticket, done) = match tell {
-            Tell::Ping => {
-                self.server.tell_losses();
-                let _ = self.messenger.send(&Ask::Pong.encode());
-                return;
-            }
+    /// Answers go to the shards that have asked, and each is woken when it has all of its.
+    fn told(&self, all: impl Iterator<Item = Tell>) {
+        self.server.deliver(all.filter_map(|tell| self.outcome(tell)).map(|(ticket, done)| {
+            let Ticket { shard, token } = ticket;
+            (shard as usize, token, done)
+        }));
+    }
+
+    fn outcome(&self, tell: Tell) -> Option<(Ticket, Done)> {
+        Some(match tell {
             Tell::Signature { ticket, signature } => {
                 let signature = Some(signature).filter(|bytes| !bytes.is_empty());
                 (ticket, Done::Signature(signature.map(Vec::into_boxed_slice)))
@@ -229,10 +237,11 @@ impl Serving<'_> {
             Tell::Asks { ticket, asks } => (ticket, Done::Asks(Box::new(asks))),
             Tell::Admitted { ticket, answer } => (ticket, Done::Admitted(answer)),
             Tell::Lost { ticket } => (ticket, Done::Lost),
-            _ => return error!("the gateway sent something that is not for the edge"),
-        };
-        let Ticket { shard, token } = ticket;
-        self.server.deliver(shard as usize, token, done);
+            _ => {
+                error!("the gateway sent something that is not for the edge");
+                return None;
+            }
+        })
     }
 
     /// What the settings of a user change of a connection before his login.

@@ -130,6 +130,8 @@ pub enum Tell {
     Lost {
         ticket: Ticket,
     },
+    /// Answers that were there at the same time; none of them is several.
+    Several(Vec<Tell>),
     Ping,
     /// Accept no more.
     Retire,
@@ -165,6 +167,9 @@ pub struct Greeting {
     pub talks: bool,
     pub limits: LoginLimits,
 }
+
+/// The number of [`Tell::Several`].
+const SEVERAL: u8 = 17;
 
 /// Ends of connections without a login, as they are numbered.
 const ENDS: [StartupEnd; 4] =
@@ -345,9 +350,20 @@ impl Ask {
 }
 
 impl Tell {
+    /// Several that are encoded already.
+    pub fn join<'a>(all: impl Iterator<Item = &'a [u8]>) -> Vec<u8> {
+        let mut out = vec![SEVERAL];
+        all.for_each(|tell| put(&mut out, tell));
+        out
+    }
+
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         match self {
+            Tell::Several(all) => {
+                let all: Vec<Vec<u8>> = all.iter().map(Tell::encode).collect();
+                return Tell::join(all.iter().map(Vec::as_slice));
+            }
             Tell::Setup(setup) => {
                 out.push(1);
                 setup.encode(&mut out);
@@ -410,6 +426,19 @@ impl Tell {
     }
 
     pub fn decode(bytes: &[u8]) -> Result<Tell, Malformed> {
+        let Some((&SEVERAL, mut rest)) =
+            bytes.split_first().map(|(first, rest)| (first, Reader::new(rest)))
+        else {
+            return Tell::decode_one(bytes);
+        };
+        let mut all = Vec::new();
+        while !rest.is_empty() {
+            all.push(Tell::decode_one(rest.string(PARCEL_BYTES_MAX)?)?);
+        }
+        Ok(Tell::Several(all))
+    }
+
+    fn decode_one(bytes: &[u8]) -> Result<Tell, Malformed> {
         let mut r = Reader::new(bytes);
         let tell = match r.byte()? {
             1 => Tell::Setup(Box::new(Setup::decode(&mut r)?)),
@@ -828,11 +857,17 @@ mod tests {
             Tell::Ping,
             Tell::Retire,
             Tell::Stop,
+            Tell::Several(vec![
+                Tell::Signature { ticket, signature: vec![1; 83] },
+                Tell::Lost { ticket },
+            ]),
         ] {
             let bytes = tell.encode();
             let again = Tell::decode(&bytes).expect("whole");
             assert_eq!(format!("{again:?}"), format!("{tell:?}"));
             assert!(Tell::decode(&[&bytes[..], b"x"].concat()).is_err());
         }
+        let nested = Tell::Several(vec![Tell::Several(Vec::new())]);
+        assert!(Tell::decode(&nested.encode()).is_err(), "bounded depth");
     }
 }

@@ -76,6 +76,14 @@ pub trait Side: Send + 'static {
         false
     }
 
+    /// It has not been told all that it was asked for: that waits until nothing more is there to be heard.
+    fn holds_back(&self) -> bool {
+        false
+    }
+
+    /// Tells what waits, and holds nothing back: nothing more is there.
+    fn let_out(&mut self) {}
+
     /// What is wrong with it, if anything is. Ends it.
     fn complaint(&self) -> Option<&'static str> {
         None
@@ -232,7 +240,17 @@ impl<S: Side> Keeping<S> {
         ours.set_patience(HELPER_PING_INTERVAL)?;
         loop {
             let busy = self.side.go_on();
-            match super::hear(ours, &mut buffer, busy)? {
+            let heard = match self.side.holds_back() {
+                true => super::hear_now(ours, &mut buffer)?,
+                false => Heard::Nothing,
+            };
+            let heard = if let Heard::Nothing = heard {
+                self.side.let_out();
+                super::hear(ours, &mut buffer, busy)?
+            } else {
+                heard
+            };
+            match heard {
                 Heard::Message(len, passenger) => {
                     let bytes = buffer.get_mut(..len).unwrap_or_default();
                     let said = S::Said::decode(bytes);

@@ -143,7 +143,21 @@ pub fn hear(messenger: &Messenger, buffer: &mut [u8], busy: bool) -> anyhow::Res
     if busy && !is_readable(messenger, BUSY_PAUSE)? {
         return Ok(Heard::Nothing);
     }
-    match next_message(messenger, buffer) {
+    heard(next_message(messenger, buffer))
+}
+
+/// The same without waiting.
+///
+/// # Errors
+/// The kernel's.
+pub fn hear_now(messenger: &Messenger, buffer: &mut [u8]) -> anyhow::Result<Heard> {
+    heard(next_of(|| messenger.receive_now(buffer)))
+}
+
+type Message = (usize, Option<OwnedFd>);
+
+fn heard(next: io::Result<Option<Message>>) -> anyhow::Result<Heard> {
+    match next {
         Ok(Some((len, passenger))) => Ok(Heard::Message(len, passenger)),
         Ok(None) => Ok(Heard::Gone),
         Err(why) if why.kind() == io::ErrorKind::WouldBlock => Ok(Heard::Nothing),
@@ -174,8 +188,12 @@ pub fn next_message(
     messenger: &Messenger,
     buffer: &mut [u8],
 ) -> io::Result<Option<(usize, Option<OwnedFd>)>> {
+    next_of(|| messenger.receive(buffer))
+}
+
+fn next_of(mut receive: impl FnMut() -> io::Result<Message>) -> io::Result<Option<Message>> {
     loop {
-        match messenger.receive(buffer) {
+        match receive() {
             Ok((0, _)) => return Ok(None),
             Ok(message) => return Ok(Some(message)),
             Err(why) if why.kind() == io::ErrorKind::Interrupted => {}

@@ -31,7 +31,7 @@ use crate::gateway::signer::words::{KnownKey, Order, Signable};
 use crate::gateway::socket::Messenger;
 use crate::gateway::startups::{Refused, Startups};
 use crate::gateway::workers::{Reply, Workers};
-use crate::limits::HELPER_PING_INTERVAL;
+use crate::limits::{ANSWERS_HELD_BYTES_MAX, ANSWERS_HELD_MAX, HELPER_PING_INTERVAL};
 use crate::reactor::{self, Fd, Token};
 use crate::services::{
     Account, AccountAnswer, AuthInfo, Demands, Done, Grant, Greeted, Job, Kept, Origin, Rules,
@@ -131,6 +131,9 @@ struct State {
     book: EdgeBook,
     /// It does not read what it is told.
     stuck: bool,
+    /// Answers wait, for more are about to be there: each by itself would wake it.
+    holding: bool,
+    held: Vec<Vec<u8>>,
     /// Of an edge that hears one connection: what that is called, the connection, and whether its login is
     /// over or it has ended.
     only: Option<u64>,
@@ -345,6 +348,23 @@ impl Clerk {
             left.for_each(|entry| audit.note(Speaker::Gateway, entry));
         }
         *state = State { number: state.number, ..State::default() };
+    }
+
+    /// From now on answers wait until [`Clerk::let_out`], or until there are many.
+    pub fn hold_back(&self) {
+        self.state().holding = true;
+    }
+
+    /// Some answers wait.
+    pub fn holds_back(&self) -> bool {
+        !self.state().held.is_empty()
+    }
+
+    /// Tells all that waits, and from now on every answer at once.
+    pub fn let_out(&self) {
+        let mut state = self.state();
+        state.holding = false;
+        state.tell_held();
     }
 
     /// Does what an edge asks for.
@@ -743,8 +763,31 @@ impl State {
     }
 
     fn tell(&mut self, tell: &Tell) {
+        let bytes = tell.encode();
+        let waiting: usize = self.held.iter().map(Vec::len).sum();
+        if waiting + bytes.len() > ANSWERS_HELD_BYTES_MAX {
+            self.tell_held();
+        }
+        self.held.push(bytes);
+        if !self.holding || self.held.len() >= ANSWERS_HELD_MAX {
+            self.tell_held();
+        }
+    }
+
+    /// In one message, so that the edge is woken once.
+    fn tell_held(&mut self) {
+        let held = std::mem::take(&mut self.held);
+        let joined;
+        let bytes = match &*held {
+            [] => return,
+            [one] => one,
+            several => {
+                joined = Tell::join(several.iter().map(Vec::as_slice));
+                &joined
+            }
+        };
         let Some(messenger) = &self.messenger else { return };
-        if let Err(why) = messenger.try_send(&tell.encode(), None) {
+        if let Err(why) = messenger.try_send(bytes, None) {
             // Gone is seen where it is heard.
             self.stuck |= why.kind() == std::io::ErrorKind::WouldBlock;
         }

@@ -196,11 +196,20 @@ impl Side for Edge {
     }
 
     fn hear(&mut self, ask: Ask, passenger: Option<OwnedFd>) -> Result<(), Lie> {
+        self.clerk.hold_back();
         match (ask, &self.hall) {
             (Ask::Announced { peer }, Some(hall)) => hall.announced(&self.clerk, peer),
             (Ask::Untold { why }, Some(hall)) => hall.untold(&self.clerk, why),
             (ask, _) => self.clerk.hear(&mut self.staff, ask, passenger),
         }
+    }
+
+    fn holds_back(&self) -> bool {
+        self.clerk.holds_back()
+    }
+
+    fn let_out(&mut self) {
+        self.clerk.let_out();
     }
 
     fn go_on(&mut self) -> bool {

@@ -217,6 +217,39 @@ fn what_is_known_is_answered_without_a_worker() {
     }
 }
 
+/// While more is there to be heard answers wait, and go together.
+#[test]
+fn answers_of_one_moment_are_one_message() {
+    let scene = Scene::new();
+    let lost = Tell::Lost { ticket: TICKET };
+    let tell = |count: usize| (0..count).for_each(|_| scene.clerk.state().tell(&lost));
+    let several = |told: Tell| match told {
+        Tell::Several(all) => all.len(),
+        Tell::Lost { ticket } => usize::from(ticket == TICKET),
+        other => panic!("{other:?}"),
+    };
+    scene.clerk.hold_back();
+    assert!(!scene.clerk.holds_back());
+    tell(3);
+    assert!(scene.clerk.holds_back() && scene.edge.try_receive(&mut [0; 64]).is_err());
+    scene.clerk.let_out();
+    assert_eq!((scene.clerk.holds_back(), several(scene.told())), (false, 3));
+    tell(2);
+    assert_eq!([several(scene.told()), several(scene.told())], [1, 1]);
+    // Nobody waits for more than some, nor for what is large.
+    scene.clerk.hold_back();
+    tell(ANSWERS_HELD_MAX + 1);
+    assert_eq!(several(scene.told()), ANSWERS_HELD_MAX);
+    let signature = vec![0; ANSWERS_HELD_BYTES_MAX];
+    scene.clerk.state().tell(&Tell::Signature { ticket: TICKET, signature });
+    assert_eq!(several(scene.told()), 1);
+    assert!(scene.edge.try_receive(&mut [0; 64]).is_err());
+    scene.clerk.let_out();
+    let mut buffer = vec![0; 2 * ANSWERS_HELD_BYTES_MAX];
+    let len = scene.edge.try_receive(&mut buffer).expect("a message");
+    assert!(len > ANSWERS_HELD_BYTES_MAX && scene.edge.try_receive(&mut buffer).is_err());
+}
+
 /// Where PAM is asked, it was asked about the account of this very login, and has said yes.
 #[test]
 fn case_136_an_account_is_asked_about_before_its_login() {
