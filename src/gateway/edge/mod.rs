@@ -25,6 +25,7 @@ use tracing::error;
 use self::line::Line;
 use self::words::{Ask, Greeting, Setup, Tell, Ticket};
 use super::audit::Remote;
+use super::batch;
 use super::config::Config;
 use super::execute::Executor;
 use super::helper::{self, NOT_BY_HAND};
@@ -49,6 +50,8 @@ const RETIRED_CHECK: Duration = Duration::from_millis(20);
 /// The process was not started by a gateway, or could not give its rights up or start its reactors.
 pub fn run(log: fn(&Reports)) -> anyhow::Result<()> {
     nix::sys::prctl::set_name(c"tidegate")?;
+    // Its shards hear what has come of many logins, and take the CPU from nobody who is in a session.
+    batch::enter();
     let messenger = Arc::new(helper::parent()?);
     // Whoever ends all our processes at once ends root's too, which then says what is to become of this
     // one. Before any thread exists, so that all inherit the mask.
