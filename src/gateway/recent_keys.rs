@@ -40,8 +40,11 @@ pub struct KeyLine {
 /// At most [`RECENT_KEYS_MAX`] lines, each at most [`RECENT_KEY_TIME`] old.
 #[derive(Debug, Default)]
 pub struct RecentKeys {
-    lines: Mutex<HashMap<(PathBuf, Box<[u8]>), Known>>,
+    lines: Mutex<Lines>,
 }
+
+/// By the file's path and the key's blob.
+type Lines = HashMap<(PathBuf, Box<[u8]>), Known>;
 
 #[derive(Debug)]
 struct Known {
@@ -151,7 +154,7 @@ impl RecentKeys {
         None
     }
 
-    fn lines(&self) -> MutexGuard<'_, HashMap<(PathBuf, Box<[u8]>), Known>> {
+    fn lines(&self) -> MutexGuard<'_, Lines> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
