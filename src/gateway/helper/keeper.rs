@@ -267,6 +267,7 @@ impl<S: Side> Keeping<S> {
                 return Err(anyhow!(why));
             }
             if self.side.is_through() {
+                self.side.let_out();
                 return Ok(());
             }
         }
