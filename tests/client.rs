@@ -23,11 +23,12 @@ mod x11;
 
 use std::fs;
 use std::io::Write;
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
 use server::{Server, both, text};
 use support::openssh::Agent;
-use support::{noise, wait_for};
+use support::{noise, run_ok, wait_for};
 
 /// What is moved through standard streams; the whole of it is many windows.
 const BYTES: usize = 8 << 20;
@@ -190,6 +191,22 @@ fn into_the_background_and_from_an_address() {
         fs::write(format!("{}.go", done.display()), "").expect("a file");
         wait_for("the command to end", || fs::read(&done).is_ok_and(|from| !from.is_empty()));
         assert!(fs::read_to_string(&done).expect("it").starts_with("127.0.0.2 "));
+        // Whoever reads what it says to the end waits for nothing that goes on in the background.
+        let (said, end) = (server.path("said"), || fs::File::create(server.path("said")));
+        let mut command = server.login(&["ExitOnForwardFailure=yes"]);
+        command.args(["-fN", "-R", "0:127.0.0.1:1", "127.0.0.1"]);
+        command.stdout(end().expect("a file")).stderr(end().expect("a file"));
+        let status = command.status().expect("runs");
+        assert_eq!(status.code(), Some(0), "{}", fs::read_to_string(&said).expect("it"));
+        let words = format!("UserKnownHostsFile={} .*-fN", server.path("known_hosts").display());
+        let found = Command::new("pgrep").args(["-f", &words]).output().expect("pgrep");
+        let found = text(&found.stdout);
+        assert!(found.lines().count() == 1, "it goes on: {found}");
+        for stream in [1, 2] {
+            let held = fs::read_link(format!("/proc/{}/fd/{stream}", found.trim()));
+            assert_eq!(held.expect("a stream"), Path::new("/dev/null"));
+        }
+        run_ok(Command::new("kill").arg(found.trim()));
         // What fails before is told as ever; a shell needs a terminal.
         let mut command = server.bare(&[]);
         let output = command.args(["-f", "127.0.0.1", "true"]).output().expect("runs");

@@ -12,7 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
-use nix::unistd::{dup2_stdin, setsid};
+use nix::unistd::{dup2_stderr, dup2_stdin, dup2_stdout, setsid};
 
 /// Set for the one that goes to the background; its standard input is where it tells.
 const MARK: &str = "TIDEGATE_SSH_BACKGROUND";
@@ -46,16 +46,22 @@ pub fn is_it() -> bool {
     env::var_os(MARK).is_some()
 }
 
-/// Tells whoever waits, and leaves the terminal's session: what is typed there is not for us.
+/// Tells whoever waits, and leaves the terminal's session: what is typed there is not for us. Of our standard
+/// streams nothing is held that a command there does not use: whoever reads them to their end waits for no more.
+/// `talks`: there is still something to tell on standard error.
 ///
 /// # Errors
-/// Standard input cannot be let go.
-pub fn go() -> Result<()> {
+/// They cannot be let go.
+pub fn go(talks: bool) -> Result<()> {
     let mut front = File::from(stdin().as_fd().try_clone_to_owned()?);
     // Who waits may have been ended.
     let _ = setsid();
-    let nothing = File::open("/dev/null").context("/dev/null")?;
-    dup2_stdin(nothing)?;
+    let nothing = File::options().read(true).write(true).open("/dev/null").context("/dev/null")?;
+    dup2_stdin(&nothing)?;
+    dup2_stdout(&nothing)?;
+    if !talks {
+        dup2_stderr(&nothing)?;
+    }
     let _ = front.write_all(&[LOGGED_IN]);
     Ok(())
 }

@@ -264,7 +264,7 @@ impl<'a, D: Driver> Session<'a, D> {
             let settled = self.remotes_answered >= self.remotes.len();
             if self.awaited && (settled || !self.options.exit_on_forward_failure) {
                 self.awaited = false;
-                background::go()?;
+                background::go(self.voice.level() >= Level::Debug1)?;
             }
             self.client.turn(None)?;
             while let Some((link, news)) = self.client.next_news() {
@@ -315,7 +315,8 @@ impl<'a, D: Driver> Session<'a, D> {
             }
             (Signal::SIGWINCH, _) => {}
             (signal, _) => {
-                self.voice.error(format_args!("Killed by signal {}.", signal as i32));
+                let told = format_args!("Killed by signal {}.", signal as i32);
+                self.voice.say(Level::Verbose, told);
                 self.left = true;
             }
         }
