@@ -85,6 +85,31 @@ fn python(gateway: &Gateway, script: &str) {
     );
 }
 
+/// What ssh-audit fails of a gateway.
+fn failed_audits(lines: &[&str]) -> Vec<String> {
+    let never_logs_in = ["PerSourcePenalties no"];
+    let gateway = Gateway::start(&[&never_logs_in, lines].concat());
+    let mut audit = Command::new("ssh-audit");
+    let output = audit.args(["-n", "-p", &gateway.port.to_string(), "127.0.0.1"]).output();
+    let said = text(&output.expect("ssh-audit starts").stdout);
+    assert!(said.contains("(kex) curve25519-sha256 "), "{said}");
+    let about = |line: &str| line.split_whitespace().nth(1).unwrap_or_default().to_owned();
+    said.lines().filter(|line| line.contains("[fail]")).map(about).collect()
+}
+
+/// Its keys here are those of sshd, ECDSA among them; a gateway makes none of those for itself.
+#[test]
+fn auditors_fail_nothing_but_the_curves_of_nist() {
+    if !has("ssh-audit", "ssh-audit") {
+        return;
+    }
+    assert_eq!(failed_audits(&["HostKeyAlgorithms -ecdsa*"]), Vec::<String>::new());
+    let with_curves = failed_audits(&["KexAlgorithms +ecdh-sha2-nistp256"]);
+    let curves = |of: &str| with_curves.iter().any(|failed| failed.starts_with(of));
+    assert!(curves("ecdh-sha2-nistp256") && curves("ecdsa-sha2-nistp256"), "{with_curves:?}");
+    assert!(with_curves.iter().all(|failed| failed.contains("nistp")), "{with_curves:?}");
+}
+
 #[test]
 fn dropbear() {
     if !has("dbclient", "dropbear-bin") {

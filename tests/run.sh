@@ -48,6 +48,7 @@ if [ "$quick" != --quick ]; then
     need rclone rclone
     need ansible ansible-core
     need fail2ban-regex fail2ban
+    need ssh-audit ssh-audit
     need Xvfb xvfb
     need xdpyinfo x11-utils
     [ -e /usr/include/libssh/sftp.h ] || missing+=(libssh-dev)
