@@ -72,9 +72,9 @@ fn those_who_hear_of_logins_are_woken_in_batches() {
     for name in ["edge's keeper", "signer's keeper", "broker"] {
         assert!(root.contains(&(name.to_owned(), batch)), "{name}: {root:?}");
     }
-    assert!(policies(part(&gateway, "signer")).iter().all(|(_, policy)| *policy == batch));
-    for name in ["edge", "delegate"] {
-        assert!(policies(part(&gateway, name)).iter().all(|(_, policy)| *policy == 0), "{name}");
+    for (name, expected) in [("signer", batch), ("edge", batch), ("delegate", 0)] {
+        let all = policies(part(&gateway, name));
+        assert!(all.iter().all(|(_, policy)| *policy == expected), "{name}: {all:?}");
     }
 }
 
