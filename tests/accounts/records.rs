@@ -90,8 +90,11 @@ fn place() -> TempDir {
 
 fn within(command: &Command, at: &Path) -> Command {
     let mut inner = Command::new("unshare");
+    // Terminals too: one that somebody else has had since is in no record.
     let mounts = "mount --bind \"$0/run\" /run && mount --bind \"$0/log\" /var/log && \
-                  mount --bind \"$0/pam.d\" /etc/pam.d && exec \"$@\"";
+                  mount --bind \"$0/pam.d\" /etc/pam.d && \
+                  mount -t devpts -o newinstance,ptmxmode=0666,mode=620,gid=5 devpts /dev/pts && \
+                  mount --bind /dev/pts/ptmx /dev/ptmx && exec \"$@\"";
     inner.args(["-m", "sh", "-c", mounts]).arg(at);
     inner.arg(command.get_program()).args(command.get_args());
     inner.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));

@@ -690,7 +690,6 @@ fn user(r: &mut Reader<'_>) -> Result<String, Malformed> {
     Ok(r.utf8(USER_BYTES_MAX)?.to_owned())
 }
 
-/// A banner, if there is one.
 /// Who asks.
 fn put_comer(out: &mut Vec<u8>, from: &Origin, user: &str) {
     put_origin(out, from);
@@ -706,6 +705,7 @@ fn put_over(out: &mut Vec<u8>, link: u64) {
     out.extend(link.to_be_bytes());
 }
 
+/// A banner, if there is one.
 fn put_text(out: &mut Vec<u8>, text: Option<&str>) {
     out.push(u8::from(text.is_some()));
     put(out, text.unwrap_or_default().as_bytes());
