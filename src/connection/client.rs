@@ -16,7 +16,7 @@ use crate::base::Instant;
 use crate::crypto::keys::Certificate;
 use crate::crypto::{PublicKey, ShownKey, SignatureAlgorithm};
 use crate::limits::{AUTH_ROUNDS_MAX, HOST_KEYS_TOLD_MAX};
-use crate::transport::{Client, Env, Error, Transport};
+use crate::transport::{self, Client, Env, Error, Transport};
 use crate::wire::auth::{
     AuthMethod, INTERACTIVE_PLAINLY, InfoRequest, InfoResponse, METHOD_INTERACTIVE,
     METHOD_PASSWORD, METHOD_PUBLIC_KEY, METHOD_PUBLIC_KEY_HOST_BOUND, PublicKeyAttempt,
@@ -25,9 +25,6 @@ use crate::wire::auth::{
 use crate::wire::channel::{AGENT_CHANNEL, OpenKind, X11_CHANNEL, open_failure};
 use crate::wire::transport::{ServiceAccept, ServiceRequest};
 use crate::wire::{Message, Writer, number};
-
-/// Servers that read their messages one after the other, whatever has been answered.
-const READ_ON: [&[u8]; 2] = [b"SSH-2.0-OpenSSH_", b"SSH-2.0-Tidegate_"];
 
 /// How a client proves who it is.
 #[derive(Clone, Debug)]
@@ -116,7 +113,7 @@ impl Connection<Client> {
     /// been given.
     fn reads_on(&self) -> bool {
         let ident = self.transport.peer_ident();
-        READ_ON.iter().any(|software| ident.starts_with(software))
+        transport::is_openssh(ident) || transport::is_ours(ident)
     }
 }
 

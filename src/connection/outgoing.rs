@@ -7,7 +7,7 @@ use super::half::{Farewell, RecvHalf, SendStep};
 use super::side::Side;
 use super::{ChannelId, ChannelKind, ChannelRequest, Connection, Event};
 use crate::limits::{REQUESTS_UNANSWERED_MAX, WINDOW_BYTES_MAX, WINDOW_BYTES_OPENSSH_MAX};
-use crate::transport::{Env, Error};
+use crate::transport::{self, Env, Error};
 use crate::wire::Message;
 use crate::wire::channel::{
     ChannelClose, ChannelEof, ChannelFailure, ChannelNumber, ChannelOpen, ChannelOpenConfirmation,
@@ -252,7 +252,7 @@ impl<R: Side> Connection<R> {
 
     /// What a window may grow to, by the configuration and by what the peer can make use of.
     fn window_bytes_max(&self) -> u32 {
-        let is_openssh = self.transport.peer_ident().starts_with(b"SSH-2.0-OpenSSH");
+        let is_openssh = transport::is_openssh(self.transport.peer_ident());
         let useful = if is_openssh { WINDOW_BYTES_OPENSSH_MAX } else { WINDOW_BYTES_MAX };
         R::limits(&self.login).window_bytes_max.min(useful)
     }

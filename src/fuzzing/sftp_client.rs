@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::Input;
 use super::sftp_server::{Desk, MOVED_MAX, Played, STEPS_MAX};
-use crate::services::sftp_client::{SftpClient, Stretch, Way};
+use crate::services::sftp_client::{Behind, SftpClient, Stretch, Way};
 use crate::wire::Writer;
 use crate::wire::sftp::{
     Attributes, Extensions, Limits, Names, Operation, Reply, Response, StatusCode, kind, put_name,
@@ -94,7 +94,7 @@ impl Game {
         let ticket = self.tickets;
         self.desk.serve(|client, io| {
             client.start_move(
-                (ticket, Vec::new()),
+                (ticket, Behind::default()),
                 way,
                 (b"h", fd),
                 (stretch, Rc::clone(&moved)),

@@ -76,6 +76,17 @@ pub(super) fn is_valid_software(software: &str) -> bool {
         && VERSION_2.len() + software.len() + 2 <= IDENT_BYTES_MAX
 }
 
+/// Whether a peer with this identification is OpenSSH's software. What a peer is known to do beyond the protocol
+/// goes by that; nothing that is safe only if it is true may.
+pub fn is_openssh(ident: &[u8]) -> bool {
+    ident.starts_with(b"SSH-2.0-OpenSSH_")
+}
+
+/// Whether it is our own.
+pub fn is_ours(ident: &[u8]) -> bool {
+    ident.starts_with(b"SSH-2.0-Tidegate_")
+}
+
 const PREFIX: &[u8] = b"SSH-";
 pub(super) const VERSION_2: &str = "SSH-2.0-";
 /// RFC 4253 §5.1: a server that can still speak version 1 says so this way.

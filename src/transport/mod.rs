@@ -45,6 +45,7 @@ pub use client::Client;
 pub use compression::CompressionKind;
 pub use config::{ClientConfig, HostKey, Preferences, RekeyLimits, ServerConfig};
 pub use error::{Blame, Error};
+pub use ident::{is_openssh, is_ours};
 pub use machine::{Carved, Deferred, Transport};
 pub use outbox::{Env, Outbox};
 pub(crate) use progress::EXCHANGE_TOO_LONG;

@@ -28,7 +28,7 @@ while True:
     packet = inp.read(struct.unpack('>I', head)[0])
     kind, rest = packet[0], packet[1:]
     if kind == 1:
-        send(2, struct.pack('>I', 3)); continue
+        send(2, struct.pack('>I', 3) + (string(b'check-file-handle') + string(b'') if mode == 'full' else b'')); continue
     ident, body = rest[:4], rest[4:]
     n = struct.unpack('>I', body[:4])[0] if len(body) >= 4 else 0
     arg = body[4:4 + n]
@@ -60,8 +60,10 @@ while True:
         if mode == 'once': open(sys.argv[0] + '.mode', 'w').write('none'); break
         if part or mode in ('nothing',): send(103, ident + string(part))
         else: status(1)
-    elif kind == 4: status(0)
-    else: status(8)
+    elif kind == 4:
+        open(sys.argv[0] + '.closed', 'a').write(arg.decode() + ' ')
+        status(0)
+    else: status(4 if mode == 'full' else 8)
 "#;
 
 struct Liar {
@@ -81,10 +83,14 @@ impl Liar {
         Liar { server: Server::Ours(Gateway::start(&[&line])), program }
     }
 
-    fn lie(&self, mode: &str) {
+    fn beside(&self, ending: &str) -> PathBuf {
         let mut path = self.program.clone().into_os_string();
-        path.push(".mode");
-        fs::write(path, mode).expect("a file");
+        path.push(ending);
+        path.into()
+    }
+
+    fn lie(&self, mode: &str) {
+        fs::write(self.beside(".mode"), mode).expect("a file");
     }
 }
 
@@ -152,4 +158,21 @@ fn case_119_a_server_that_lies_is_found_out() {
     fs::write(&from, "five.").expect("a file");
     let output = run(&liar.server, &[&here(&from), &there(&PathBuf::from("f"))]);
     assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+}
+
+/// A server that does things in order is asked to close a file behind its last WRITE. If that fails the name may be
+/// another file's already: closing it once more would close that one.
+#[test]
+fn what_is_closed_is_not_closed_again() {
+    let liar = Liar::start();
+    liar.lie("full");
+    let from = liar.server.path("from");
+    fs::write(&from, "five.").expect("a file");
+    let words = ["--retries", "0", &here(&from), &there(&PathBuf::from("f"))];
+    let output = run(&liar.server, &words);
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("so \\x1b[31m it is"), "{said}");
+    let closed = fs::read_to_string(liar.beside(".closed")).expect("what was closed");
+    assert_eq!(closed, "file ", "{said}");
 }

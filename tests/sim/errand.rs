@@ -11,7 +11,7 @@ use tidegate::reactor::sim::{FileId, SimDriver, SimWorld};
 use tidegate::services::Attached;
 use tidegate::services::forward::Note;
 use tidegate::services::local::Stdio;
-use tidegate::services::sftp_client::{Answer, Moved, SftpClient, SftpNote, Stretch, Way};
+use tidegate::services::sftp_client::{Answer, Behind, Moved, SftpClient, SftpNote, Stretch, Way};
 use tidegate::shard::{ClientLink, Shard};
 use tidegate::wire::sftp::{Attributes, Operation, open};
 
@@ -476,7 +476,8 @@ impl Files {
         let (ticket, moved) = (number as u32 * STEPS + MOVE, Rc::clone(&one.moved));
         let mut taken = false;
         with_files(shard, at, |client, io| {
-            client.start_move((ticket, Vec::new()), plan.way, (&handle, fd), (stretch, moved), io);
+            let behind = Behind::default();
+            client.start_move((ticket, behind), plan.way, (&handle, fd), (stretch, moved), io);
             taken = true;
         });
         if !taken {

@@ -18,10 +18,7 @@ use crate::reactor::Driver;
 use crate::services::Attached;
 use crate::services::sftp_client::SftpClient;
 use crate::shard::ClientLink;
-
-/// What our own server calls itself (RFC 4253 §4.2).
-const OWN_SOFTWARE: &[u8] = b"SSH-2.0-Tidegate_";
-const OPENSSH_SOFTWARE: &[u8] = b"SSH-2.0-OpenSSH_";
+use crate::transport;
 
 /// A host of a copy, and what is open there.
 pub struct Reached {
@@ -198,16 +195,16 @@ impl<D: Driver> Sessions<'_, D> {
     }
 
     pub fn is_ours(&mut self, link: ClientLink) -> bool {
-        self.calls_itself(link, OWN_SOFTWARE)
+        self.is_by(link, transport::is_ours)
     }
 
     pub fn is_openssh(&mut self, link: ClientLink) -> bool {
-        self.calls_itself(link, OPENSSH_SOFTWARE)
+        self.is_by(link, transport::is_openssh)
     }
 
-    fn calls_itself(&mut self, link: ClientLink, software: &[u8]) -> bool {
+    fn is_by(&mut self, link: ClientLink, software: fn(&[u8]) -> bool) -> bool {
         let connection = self.client.shard().client(link);
-        connection.is_some_and(|connection| connection.peer_ident().starts_with(software))
+        connection.is_some_and(|connection| software(connection.peer_ident()))
     }
 
     /// Asks for a session, in the place of a lost one or besides. Its number in the list.

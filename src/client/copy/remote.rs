@@ -10,7 +10,7 @@ use super::trouble::Trouble;
 use crate::crypto::HashKind;
 use crate::limits::{COPY_COMMAND_BYTES_A_SECOND, COPY_COMMAND_TIME, COPY_DATA_BYTES_PLAIN};
 use crate::reactor::Fd;
-use crate::services::sftp_client::{Answer, Last, Moved, Offers, Stretch, Way};
+use crate::services::sftp_client::{Answer, Behind, Last, Moved, Offers, Stretch, Way};
 use crate::wire::Reader;
 use crate::wire::sftp::{Attributes, Operation, StatusCode, extension};
 
@@ -26,6 +26,8 @@ pub struct Remote {
 pub struct Handle {
     name: Box<[u8]>,
     epoch: u32,
+    /// Its CLOSE has left, so its name may be another file's: it is never closed again.
+    closed: Rc<Cell<bool>>,
 }
 
 type Entries = Vec<(Box<[u8]>, Attributes)>;
@@ -95,7 +97,9 @@ impl Remote {
 
     fn handle(&self, epoch: u32, answer: Answer) -> Result<Handle, Trouble> {
         match answer {
-            Answer::Handle(name) if self.epoch() == epoch => Ok(Handle { name, epoch }),
+            Answer::Handle(name) if self.epoch() == epoch => {
+                Ok(Handle { name, epoch, closed: Rc::default() })
+            }
             Answer::Handle(_) => Err(Trouble::Lost("the session was another one".to_owned())),
             other => Err(unexpected(other)),
         }
@@ -112,8 +116,13 @@ impl Remote {
         self.handle(epoch, answer)
     }
 
+    /// Closes what is not closed yet.
     pub async fn close(&self, handle: &Handle) -> Result<(), Trouble> {
+        let closed = handle.closed.replace(true);
         let handle = self.name(handle)?;
+        if closed {
+            return Ok(());
+        }
         done(ask!(self, [handle], Operation::Close { handle }).await?)
     }
 
@@ -288,14 +297,15 @@ impl Remote {
         (fd, last): (OwnedFd, &[Last]),
         (stretch, moved): (Stretch, &Rc<Cell<u64>>),
     ) -> Result<(Moved, Vec<Answer>), Trouble> {
+        let (closed, moved) = (Rc::clone(&handle.closed), Rc::clone(moved));
         let handle: Box<[u8]> = self.name(handle)?.into();
-        let moved = Rc::clone(moved);
         let last: Vec<_> =
             last.iter().map(|last| (self.desk.coming(self.station), *last)).collect();
-        let asked = last.iter().map(|(coming, last)| (coming.ticket, *last)).collect();
+        let asks = last.iter().map(|(coming, last)| (coming.ticket, *last)).collect();
+        let behind = Behind { asks, closed };
         let coming = self.desk.order(self.station, move |ticket, client, io| {
             let fd = Fd(fd.into_raw_fd());
-            client.start_move((ticket, asked), way, (&handle, fd), (stretch, moved), io);
+            client.start_move((ticket, behind), way, (&handle, fd), (stretch, moved), io);
         });
         let Came::Moved(moved) = coming.await? else {
             return Err(Trouble::Odd("an answer to something else"));

@@ -229,17 +229,7 @@ fn a_refusal_says_which_line_and_what_to_do() {
     std::fs::set_permissions(&keys, PermissionsExt::from_mode(0o666)).expect("permissions");
     let text = format!("AuthorizedKeysFile {}", keys.display());
     let config = parse(text.as_bytes()).expect("a config");
-    let refusal = Policy::new(Arc::new(config))
-        .permit(&Request {
-            user: &scene.user,
-            key: &scene.key,
-            algorithm: SignatureAlgorithm::Ed25519,
-            certificate: None,
-            peer: ([192, 0, 2, 7], 50_000).into(),
-            host: None,
-            local: ([192, 0, 2, 1], 2222).into(),
-            rdomain: None,
-        })
-        .expect_err("refused");
+    let refusal =
+        Policy::new(Arc::new(config)).permit(&scene.request(&scene.user)).expect_err("refused");
     assert!(refusal.to_string().contains("StrictModes"), "{refusal}");
 }

@@ -1,3 +1,6 @@
+use std::cell::Cell;
+use std::rc::Rc;
+
 use crate::wire::sftp::{Attributes, Extensions, Operation, Reply, StatusCode, extension};
 
 /// The extensions of a server that count for copying.
@@ -97,6 +100,15 @@ impl Last {
             Last::Close => Operation::Close { handle },
         }
     }
+}
+
+/// All that is asked behind a move's last WRITE.
+#[derive(Debug, Default)]
+pub struct Behind {
+    /// In this order, each answered by its ticket.
+    pub asks: Vec<(u32, Last)>,
+    /// Set once the handle's CLOSE has left: the name may be another file's from then on.
+    pub closed: Rc<Cell<bool>>,
 }
 
 /// How a move has ended.

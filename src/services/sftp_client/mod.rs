@@ -12,7 +12,7 @@ mod moves;
 mod sending;
 mod window;
 
-pub use answer::{Answer, Last, Moved, Offers, SftpNote, Stretch, Way};
+pub use answer::{Answer, Behind, Last, Moved, Offers, SftpNote, Stretch, Way};
 
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -155,11 +155,11 @@ impl SftpClient {
 
     /// Moves a stretch between the server's file behind `handle` and ours behind `fd`, which becomes
     /// the session's; [`SftpNote::Moved`] follows. What is moved for good is counted in `moved`.
-    /// `last` is asked behind the last WRITE, and answered by its own tickets before the move is over; of a
-    /// move that fails it may not be asked.
+    /// `behind` is asked behind the last WRITE, and answered by its own tickets before the move is over; of a
+    /// move that fails all of it or nothing is asked.
     pub fn start_move(
         &mut self,
-        (ticket, last): (u32, Vec<(u32, Last)>),
+        (ticket, behind): (u32, Behind),
         way: Way,
         (handle, fd): (&[u8], Fd),
         (stretch, moved): (Stretch, Rc<Cell<u64>>),
@@ -177,7 +177,7 @@ impl SftpClient {
             ended_at: None,
             moved,
             failed: None,
-            last,
+            behind,
         };
         self.moves.all.insert(one);
         self.advance(io);
@@ -290,16 +290,18 @@ impl SftpClient {
 
     /// Asks what is to be asked behind the last WRITE of a move that has left.
     fn ask_last(&mut self) {
-        let waits = |one: &Move| !one.last.is_empty() && one.ranges.is_spent();
+        let waits = |one: &Move| !one.behind.asks.is_empty() && one.ranges.is_spent();
         while let Some((key, one)) =
             self.moves.all.iter_mut().find(|(key, one)| waits(one) && !self.sending.reads_of(*key))
         {
-            let (last, handle) = (std::mem::take(&mut one.last), one.handle.clone());
+            let (asks, handle) = (std::mem::take(&mut one.behind.asks), one.handle.clone());
             if one.failed.is_some() {
                 continue;
             }
-            one.requests += last.len() as u32;
-            for (ticket, what) in last {
+            one.requests += asks.len() as u32;
+            let closed = asks.iter().any(|(_, what)| *what == Last::Close);
+            one.behind.closed.set(closed);
+            for (ticket, what) in asks {
                 let id = self.pending.insert(Pending::Last { of: key, ticket }) as u32;
                 // Handles are bounded where they are read.
                 self.enqueue(id, &what.of(&handle));

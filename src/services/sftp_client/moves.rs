@@ -4,7 +4,7 @@ use std::rc::Rc;
 use nix::errno::Errno;
 use slab::Slab;
 
-use super::answer::{Last, Moved, Stretch, Way};
+use super::answer::{Behind, Moved, Stretch, Way};
 use super::window::Ranges;
 use crate::reactor::Fd;
 use crate::wire::sftp::StatusCode;
@@ -28,8 +28,8 @@ pub struct Move {
     /// Where bytes are counted that are moved for good: written here, or confirmed by the server.
     pub moved: Rc<Cell<u64>>,
     pub failed: Option<Moved>,
-    /// What is to be asked behind the last WRITE, and the tickets of that.
-    pub last: Vec<(u32, Last)>,
+    /// What is to be asked behind the last WRITE.
+    pub behind: Behind,
 }
 
 impl Move {
