@@ -339,8 +339,8 @@ pub const SOCKS_AT_ONCE_MAX: usize = 64;
 pub const JUMPS_MAX: usize = 8;
 /// Threads of a client that look names up and connect to paths for it.
 pub const CLIENT_WORKERS: usize = 2;
-/// How long accepting rests when the process is out of descriptors: others end meanwhile, and nobody
-/// gives a connection up for half a second.
+/// How long accepting rests when it fails as such: the process is out of descriptors, and others end meanwhile, or
+/// the socket listens no more. Nobody gives a connection up for half a second.
 pub const ACCEPT_REST: Duration = Duration::from_millis(500);
 /// How often it is told how many connections were turned away.
 pub const DROPS_INTERVAL: Duration = Duration::from_secs(1);

@@ -590,10 +590,9 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             self.tell_when_accepting_is_over();
             return;
         }
-        // Out of descriptors or memory: live sessions go on, accepting rests. Every other error
-        // belongs to one connection that gave up before it was accepted.
-        let exhausted = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
-        if completion.result.is_err_and(|errno| exhausted.contains(&errno.0)) {
+        // Out of descriptors or memory, or the socket listens no more and we are to be told so: live sessions
+        // go on, accepting rests. What is one connection's affair alone the driver has dealt with.
+        if completion.result.is_err() {
             self.resting.push(completion.token);
             self.rested = Some(self.driver.now().after(ACCEPT_REST));
         } else {

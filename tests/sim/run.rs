@@ -203,6 +203,11 @@ impl Run {
         }
     }
 
+    /// The socket that clients come to listens no more, and nobody has said so.
+    pub fn silence(&self) {
+        self.world.silence(self.listener);
+    }
+
     /// False: nothing will ever happen again.
     fn tick(&mut self) -> bool {
         let now = self.world.now();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tidegate::base::Instant;
+use tidegate::limits::ACCEPT_REST;
 use tidegate::reactor::PoolSizes;
 use tidegate::reactor::sim::Swarm;
 use tidegate::services::upstream::Credential;
@@ -204,6 +205,22 @@ fn sessions_that_rest_wake_nobody() {
         assert_eq!(run.turns - turns, 0, "onward: {onward}");
         run.finish();
     }
+}
+
+/// A socket that was shut down fails each accept at once. Until its shard is told to stop it asks now and
+/// then, and turns for nothing else.
+#[test]
+fn a_socket_that_listens_no_more_is_asked_now_and_then() {
+    let mut run = Run::new(calm(PoolSizes { small: 64, packet: 96, bulk: 24 }));
+    run.until("the client is done", Duration::from_secs(90), |run| {
+        run.clients.iter().all(Client::is_over)
+    });
+    let (from, turns) = (run.now(), run.turns);
+    run.silence();
+    let time = 20 * ACCEPT_REST;
+    run.until("time passes", 2 * time, |run| run.now() > from.after(time));
+    assert!((10..=60).contains(&(run.turns - turns)), "{} turns", run.turns - turns);
+    run.finish();
 }
 
 /// Everybody receives in the small buffers. Those whom something keeps waiting must not hold them

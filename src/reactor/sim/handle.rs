@@ -119,6 +119,15 @@ impl SimWorld {
         self.0.borrow_mut().connect(listener)
     }
 
+    /// A socket listens no more, as after shutdown(2): accepts fail from now on.
+    pub fn silence(&self, listener: Fd) {
+        let mut world = self.0.borrow_mut();
+        if let Some(object) = world.object_mut(listener) {
+            *object = Object::Fresh;
+        }
+        world.activity += 1;
+    }
+
     /// Accepts as a program without a driver does.
     pub fn accept(&self, listener: Fd) -> Result<Fd, Errno> {
         let mut world = self.0.borrow_mut();
