@@ -76,7 +76,8 @@ fn holder(gateway: &Gateway, stream: &TcpStream) -> u32 {
     holders(gateway, stream)[0]
 }
 
-/// Edges that wait for somebody, and no others: the one socket of theirs is the way to root's process.
+/// Edges that wait for somebody, and no others: the sockets of theirs are the ways to root's process, the edge's
+/// and its shard's.
 fn wait_for_calm(gateway: &Gateway) {
     let sockets = |pid: &u32| {
         let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
@@ -85,7 +86,7 @@ fn wait_for_calm(gateway: &Gateway) {
     };
     wait_for("edges to end", || {
         let edges = gateway.parts("edge");
-        edges.len() == EDGES_SPARE && edges.iter().all(|pid| sockets(pid) == 1)
+        edges.len() == EDGES_SPARE && edges.iter().all(|pid| sockets(pid) == 2)
     });
 }
 

@@ -172,6 +172,8 @@ struct Delegate {
     user: String,
     uid: u32,
     messenger: Messenger,
+    /// Where its first shard hears of connections.
+    mailbox: Messenger,
     started: Instant,
     door: Mutex<Door>,
 }
@@ -309,12 +311,15 @@ impl Broker<'_> {
         let setup = Parcel::Setup(self.config.terms.clone());
         let (way, heir) = self.config.bureau.heir()?;
         ours.try_send(&setup.encode(), Some(way.as_owned_fd().as_fd()))?;
+        let (mailbox, its) = Messenger::pair()?;
+        ours.try_send(&Parcel::Mailbox.encode(), Some(its.as_owned_fd().as_fd()))?;
         let (user, pid) = (name, child.pid());
         info!(user, pid, "Started process {pid} for {user}");
         let delegate = Arc::new(Delegate {
             user: name.to_owned(),
             uid: account.uid,
             messenger: ours,
+            mailbox,
             started: reactor::now(),
             door: Mutex::default(),
         });
@@ -344,11 +349,11 @@ impl Delegate {
         let passed = match &sent.recorder {
             Some(recorder) => {
                 let parcel = Parcel::Recorder { serial: sent.link };
-                self.messenger.try_send(&parcel.encode(), Some(recorder.as_fd()))
+                self.mailbox.try_send(&parcel.encode(), Some(recorder.as_fd()))
             }
             None => Ok(()),
         };
-        match passed.and_then(|()| self.messenger.try_send(bytes, Some(socket.as_fd()))) {
+        match passed.and_then(|()| self.mailbox.try_send(bytes, Some(socket.as_fd()))) {
             Ok(()) => {
                 sent.recorder = None;
                 door.sent += 1;
@@ -648,9 +653,10 @@ mod tests {
 
     #[test]
     fn host_keys_are_proved_for_sessions_that_were_passed_on_and_not_without_end() {
-        let (messenger, other) = Messenger::pair().expect("a pair");
+        let (messenger, _other) = Messenger::pair().expect("a pair");
+        let (mailbox, other) = Messenger::pair().expect("a pair");
         let (user, door) = ("ann".to_owned(), Mutex::default());
-        let delegate = Delegate { user, uid: 1, messenger, started: reactor::now(), door };
+        let delegate = Delegate { user, uid: 1, messenger, mailbox, started: reactor::now(), door };
         let (socket, _end) = std::os::unix::net::UnixStream::pair().expect("a pair");
         let socket = OwnedFd::from(socket);
         let pass = |session: u16| {
@@ -674,10 +680,11 @@ mod tests {
     /// SECURITY case 134: nobody has his process ask for signatures by the million.
     #[test]
     fn case_134_key_exchanges_are_signed_as_often_as_connections_can_have_any() {
-        let (messenger, _other) = Messenger::pair().expect("a pair");
+        let [(messenger, _other), (mailbox, _another)] =
+            [(); 2].map(|()| Messenger::pair().expect("a pair"));
         let (user, door) = ("ann".to_owned(), Mutex::default());
         let started = reactor::now();
-        let delegate = Delegate { user, uid: 1, messenger, started, door };
+        let delegate = Delegate { user, uid: 1, messenger, mailbox, started, door };
         assert!(!delegate.may_exchange(), "it has no connection");
         delegate.door().sent = 1;
         let most = 2 * DELEGATE_SIGNATURES_OWED_MAX + 3600;

@@ -20,6 +20,7 @@ use super::audit::Remote;
 use super::execute::{Executor, Orders, Signer};
 use super::helper::{self, NOT_BY_HAND};
 use super::logbook::{Begun, Recorder};
+use super::mailbox::{Mailbox, Reads};
 use super::parcel::Parcel;
 use super::recording::{Received, Recorders};
 use super::reports::Reports;
@@ -33,7 +34,7 @@ use crate::base::escape;
 use crate::limits::{PARCEL_BYTES_MAX, REKEY_TIME_MAX, RETIRED_IDLE_TIME};
 use crate::reactor::Fd;
 use crate::services::{self, Grant, RoutingDomain};
-use crate::shard::{Ends, HandOver};
+use crate::shard::{Ends, HandOver, Mail};
 
 /// Looks in a row that must find nothing open before the process is idle.
 const IDLE_CHECKS: u32 = 6;
@@ -76,20 +77,27 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let Ok(Parcel::Setup(terms)) = Parcel::decode(buffer.get(..len).unwrap_or(&[])) else {
         bail!("the gateway sent no configuration");
     };
+    let mailbox = match messenger.receive(&mut buffer).context(NOT_BY_HAND)? {
+        (len, Some(socket)) if buffer.get(..len) == Some(&*Parcel::Mailbox.encode()) => {
+            Messenger::from_fd(socket)
+        }
+        _ => bail!("the gateway sent no way for connections"),
+    };
     let message = |ticket, order| Zeroizing::new(Parcel::Sign { ticket, order }.encode());
     let signer = Arc::new(RemoteSigner::new(Arc::clone(&messenger), message));
     let remote = Arc::clone(&signer) as Arc<dyn Signer>;
     let clerk = Arc::new(Clerk(Arc::clone(&messenger)));
     let shape = (options.reactors, options.idle_time.is_zero());
     let recorders = Arc::new(Received::default());
-    let ways = Ways { signer: remote, recorder: clerk, recorders: Arc::clone(&recorders) as _ };
+    let mailbox = Mailbox::new(mailbox, Box::new(Arrivals(Arc::clone(&recorders))));
+    let ways = Ways { signer: remote, recorder: clerk, recorders, mailbox };
     let (server, reports) = start(&terms, shape, ways, &messenger)?;
     let log = options.log;
     let log = thread::Builder::new()
         .name("log".to_owned())
         .spawn(move || log(&reports))
         .context("cannot start the log thread")?;
-    let post = Post(Arc::new(Mutex::new(Some(Open { server, received: 0, recorders }))));
+    let post = Post(Arc::new(Mutex::new(Some(server))));
     let (retire, retired) = bounded(1);
     match options.idle_time {
         Duration::ZERO => watch_the_only(Arc::clone(&messenger), post.clone())?,
@@ -97,7 +105,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     }
     let (end, ended) = bounded(1);
     watch_signals(Arc::clone(&messenger), signals, end)?;
-    let told_to = hear(&messenger, &signer, &post, &retire, &mut buffer);
+    let told_to = hear(&messenger, &signer, &retire, &mut buffer);
     if !told_to && ended.is_empty() {
         signer.inherit(heirloom);
         post.outlive(&signer, &ended, &mut buffer);
@@ -105,7 +113,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     // Workers that wait for a signature wait for nothing now.
     signer.close();
     let last = post.open().take();
-    if let Some(Open { server, .. }) = last {
+    if let Some(server) = last {
         server.stop();
     }
     let _ = log.join();
@@ -128,31 +136,17 @@ fn become_account(uid: u32) -> anyhow::Result<()> {
 fn hear(
     messenger: &Messenger,
     signer: &RemoteSigner,
-    post: &Post,
     retire: &Sender<()>,
     buffer: &mut [u8],
 ) -> bool {
     loop {
-        let Ok(Some((len, passenger))) = helper::next_message(messenger, buffer) else {
+        let Ok(Some((len, _))) = helper::next_message(messenger, buffer) else {
             return false;
         };
-        match (Parcel::decode(buffer.get(..len).unwrap_or(&[])), passenger) {
-            (Ok(Parcel::Stop), _) => return true,
-            (Ok(Parcel::Retire), _) => drop(retire.try_send(())),
-            (Ok(Parcel::Signature { ticket, signature }), _) => signer.answer(ticket, signature),
-            (Ok(Parcel::Recorder { serial }), Some(socket)) => {
-                if let Some(open) = &*post.open() {
-                    open.recorders.add(serial, socket);
-                }
-            }
-            // Sessions of the connection that follows are not recorded.
-            (Ok(Parcel::Recorder { .. }), None) => {}
-            (Ok(connection @ Parcel::Connection { .. }), socket) => {
-                if let Some(open) = &mut *post.open() {
-                    open.received += 1;
-                    take_over(&open.server, connection, socket);
-                }
-            }
+        match Parcel::decode(buffer.get(..len).unwrap_or(&[])) {
+            Ok(Parcel::Stop) => return true,
+            Ok(Parcel::Retire) => drop(retire.try_send(())),
+            Ok(Parcel::Signature { ticket, signature }) => signer.answer(ticket, signature),
             _ => error!("the gateway sent something that is not for this process"),
         }
     }
@@ -286,24 +280,15 @@ impl Recorder for Clerk {
     fn named(&self, _peer: IpAddr, _host: &Arc<str>) {}
 }
 
-/// Where connections are received, until the process ends.
+/// What serves connections, until the process ends.
 #[derive(Clone)]
-struct Post(Arc<Mutex<Option<Open>>>);
-
-struct Open {
-    server: Server,
-    /// Connections that came; counted under the same lock that passes them on, so that whoever
-    /// sees the count sees them open.
-    received: u64,
-    /// Those of connections that have come or are about to.
-    recorders: Arc<Received>,
-}
+struct Post(Arc<Mutex<Option<Server>>>);
 
 impl Post {
     /// Root's process is gone without a word, and sessions are none of its end's: they go on until they
     /// end by themselves. The signer, which is there for them too, is heard meanwhile.
     fn outlive(&self, signer: &RemoteSigner, ended: &Receiver<()>, buffer: &mut [u8]) {
-        let links = || self.open().as_ref().map_or(0, |open| open.server.links());
+        let links = || self.open().as_ref().map_or(0, Server::links);
         if links() > 0 {
             warn!("The gateway's own process is gone; connections that are open go on");
         }
@@ -318,7 +303,16 @@ impl Post {
         }
     }
 
-    fn open(&self) -> MutexGuard<'_, Option<Open>> {
+    /// Connections that have come, and of them those that are open. `None`: the process ends.
+    fn count(&self) -> Option<(u64, usize)> {
+        let open = self.open();
+        let server = open.as_ref()?;
+        // In this order: what is counted is open by then.
+        let received = server.received();
+        Some((received, server.links()))
+    }
+
+    fn open(&self) -> MutexGuard<'_, Option<Server>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -330,6 +324,8 @@ struct Ways {
     recorder: Arc<dyn Recorder>,
     /// Of sessions.
     recorders: Arc<dyn Recorders>,
+    /// Where connections come.
+    mailbox: Mailbox,
 }
 
 fn start(
@@ -344,7 +340,7 @@ fn start(
     let connection = Arc::new(generation::connection_config(&config, offers, (steers, true))?);
     // Where it is there for one connection, limits are those of its session.
     let open_files = if alone { None } else { serve::raise_open_files() };
-    let Ways { signer, recorder, recorders } = ways;
+    let Ways { signer, recorder, recorders, mailbox } = ways;
     let recorder = Some(recorder);
     let executor = Executor { open_files, recorder, ..Executor::apart(signer) };
     let message = |entry| Parcel::Audit(Box::new(entry)).encode();
@@ -352,25 +348,45 @@ fn start(
         uid: Some(nix::unistd::geteuid().as_raw()),
         audit: Remote::wanted(&config, messenger, message),
         recorders: Some(recorders),
+        mailboxes: vec![mailbox],
         alone,
         ..Settings::apart(&config, connection, reactors, executor)
     })
 }
 
-fn take_over(server: &Server, parcel: Parcel, socket: Option<OwnedFd>) {
+/// Reads what comes about connections.
+struct Arrivals(Arc<Received>);
+
+impl Reads for Arrivals {
+    fn read(&mut self, message: &[u8], socket: Option<OwnedFd>, mail: &mut Vec<Mail>) -> u64 {
+        match (Parcel::decode(message), socket) {
+            (Ok(Parcel::Recorder { serial }), Some(socket)) => self.0.add(serial, socket),
+            // Sessions of the connection that follows are not recorded.
+            (Ok(Parcel::Recorder { .. }), None) => {}
+            (Ok(connection @ Parcel::Connection { .. }), socket) => {
+                mail.extend(arrived(connection, socket).map(Mail::HandOver));
+                return 1;
+            }
+            _ => error!("the gateway sent something that is no connection"),
+        }
+        0
+    }
+}
+
+fn arrived(parcel: Parcel, socket: Option<OwnedFd>) -> Option<Box<HandOver>> {
     let Parcel::Connection { serial, peer, local, record, inbound, outbound, grant } = parcel
     else {
-        return;
+        return None;
     };
     let Some(socket) = socket else {
         error!(link = serial, "a login is lost: there is no descriptor left for it");
-        return;
+        return None;
     };
     let Some(grant) = Grant::decode(&grant) else {
         error!(link = serial, "a connection came without a readable grant");
-        return;
+        return None;
     };
-    server.take_over(Box::new(HandOver {
+    Some(Box::new(HandOver {
         socket: Fd(socket.into_raw_fd()),
         ends: Ends { peer, local, routing: RoutingDomain::default() },
         serial,
@@ -380,7 +396,7 @@ fn take_over(server: &Server, parcel: Parcel, socket: Option<OwnedFd>) {
         outbound,
         grant: Box::new(grant),
         proofs: Vec::new(),
-    }));
+    }))
 }
 
 /// Tells the parent when nothing has been open for a while; it answers with a farewell unless
@@ -400,10 +416,7 @@ fn watch_idleness(
                 Ok(()) => check = check.min(RETIRED_IDLE_TIME / IDLE_CHECKS),
                 Err(RecvTimeoutError::Disconnected) => return,
             }
-            let (links, received) = match &*post.open() {
-                Some(open) => (open.server.links(), open.received),
-                None => return,
-            };
+            let Some((received, links)) = post.count() else { return };
             calm = if links == 0 && received == before { calm + 1 } else { 0 };
             before = received;
             if calm >= IDLE_CHECKS {
@@ -421,14 +434,11 @@ fn watch_idleness(
 /// Tells the parent when the only connection has ended.
 fn watch_the_only(messenger: Arc<Messenger>, post: Post) -> anyhow::Result<()> {
     let watch = move || {
-        if let Some(open) = &*post.open() {
-            open.server.watch(thread::current());
+        if let Some(server) = &*post.open() {
+            server.watch(thread::current());
         }
         loop {
-            let (links, received) = match &*post.open() {
-                Some(open) => (open.server.links(), open.received),
-                None => return,
-            };
+            let Some((received, links)) = post.count() else { return };
             if links > 0 || received == 0 {
                 thread::park();
             } else {

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::Thread;
 use std::time::Duration;
@@ -21,6 +21,7 @@ use super::defects::Defects;
 use super::drops::Drops;
 use super::edge::line::Line;
 use super::edge::words::Ticket;
+use super::mailbox::Mailbox;
 use super::recording::Recorders;
 use super::relay;
 use super::reports::Lines;
@@ -61,16 +62,7 @@ impl Door {
     }
 
     pub fn put(&self, mail: Mail) {
-        self.leave(mail);
-        self.ring();
-    }
-
-    /// The shard is told by [`Door::ring`].
-    pub fn leave(&self, mail: Mail) {
         self.inbox.push(mail);
-    }
-
-    pub fn ring(&self) {
         if let Some(waker) = self.waker.get() {
             waker.wake();
         }
@@ -115,6 +107,8 @@ pub struct Office {
     pub defects: Defects,
     /// A connection that waits to hear whether it may come in.
     pub lobby: Mutex<Option<Visitor>>,
+    /// Connections that another process has passed on to this one.
+    pub received: AtomicU64,
     /// Whom the end of each connection wakes.
     pub watcher: OnceLock<Thread>,
 }
@@ -158,6 +152,8 @@ pub type Greeting = Box<dyn Fn(Ends) -> Arc<ConnectionConfig> + Send + Sync>;
 pub struct Desk {
     office: Arc<Office>,
     shard: usize,
+    /// Where root's process answers it, in an edge, or passes connections on to the process of an account.
+    mailbox: Option<Mailbox>,
     /// Connections that root's process has heard of.
     told: HashSet<u64>,
     /// Connections that end: the last that is said of them, for whoever keeps an audit.
@@ -165,8 +161,8 @@ pub struct Desk {
 }
 
 impl Desk {
-    pub fn new(office: Arc<Office>, shard: usize) -> Desk {
-        Desk { office, shard, told: HashSet::new(), farewells: HashMap::new() }
+    pub fn new(office: Arc<Office>, shard: usize, mailbox: Option<Mailbox>) -> Desk {
+        Desk { office, shard, mailbox, told: HashSet::new(), farewells: HashMap::new() }
     }
 
     fn door(&self) -> Option<&Door> {
@@ -189,6 +185,18 @@ impl Desk {
             (Some(entry), _) => audit.note(entry),
             (None, _) => {}
         }
+    }
+
+    /// Passes what has come for whoever has the least to do on, if that is another shard.
+    fn seat(&self, mail: Mail) -> Option<Mail> {
+        let to = self.least_loaded();
+        let door = self.office.doors.get(to)?;
+        door.enter();
+        if to == self.shard {
+            return Some(mail);
+        }
+        door.put(mail);
+        None
     }
 
     fn least_loaded(&self) -> usize {
@@ -237,6 +245,25 @@ impl Outside for Desk {
                 mail.push(item);
             }
         }
+    }
+
+    fn mailbox(&self) -> Option<Fd> {
+        self.mailbox.as_ref().map(Mailbox::fd)
+    }
+
+    fn empty_mailbox(&mut self, mail: &mut Vec<Mail>) -> bool {
+        let begun = mail.len();
+        let Some(count) = self.mailbox.as_mut().and_then(|mailbox| mailbox.empty(mail)) else {
+            return false;
+        };
+        if count > 0 {
+            let came = mail.split_off(begun);
+            mail.extend(came.into_iter().filter_map(|mail| self.seat(mail)));
+            // Whoever sees the count sees them open, but for those that were lost.
+            self.office.received.fetch_add(count, Ordering::Release);
+            self.office.watcher.get().into_iter().for_each(Thread::unpark);
+        }
+        true
     }
 
     fn greeting(&mut self, ends: Ends) -> Option<Arc<ConnectionConfig>> {

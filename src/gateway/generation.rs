@@ -135,6 +135,7 @@ impl Generation {
             execute: Arc::new(executor),
             uid: Some(nix::unistd::geteuid().as_raw()),
             line: None,
+            mailboxes: Vec::new(),
             relay: None,
             tcp_keepalive: config.global.tcp_keep_alive,
             looks_names_up: config.global.use_dns,

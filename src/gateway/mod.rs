@@ -28,6 +28,7 @@ mod keyring;
 pub mod listen;
 pub mod log_level;
 pub mod logbook;
+pub mod mailbox;
 pub mod moduli;
 pub mod monitor;
 pub mod names;

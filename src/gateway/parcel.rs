@@ -17,6 +17,8 @@ use crate::wire::{Malformed, Reader};
 pub enum Parcel {
     /// First message to a new process.
     Setup(Terms),
+    /// The second: where its first shard hears of connections, attached.
+    Mailbox,
     /// The way to the recorder of the connection that follows, attached.
     Recorder { serial: u64 },
     /// An authenticated connection, its socket attached.
@@ -75,6 +77,7 @@ impl Parcel {
                 out.push(5);
                 out.extend(received.to_be_bytes());
             }
+            Parcel::Mailbox => out.push(11),
             Parcel::Stop => out.push(6),
             Parcel::Retire => out.push(7),
             Parcel::Login { pid, terminal, peer } => {
@@ -114,6 +117,7 @@ impl Parcel {
                 signature: r.string(SIGNATURE_BYTES_MAX)?.to_vec(),
             },
             5 => Parcel::Idle { received: r.uint64()? },
+            11 => Parcel::Mailbox,
             6 => Parcel::Stop,
             7 => Parcel::Retire,
             8 => Parcel::Login {

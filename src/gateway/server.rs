@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::Duration;
@@ -20,6 +21,7 @@ use super::drivers::{self, Opened};
 use super::drops::Drops;
 use super::edge::line::Line;
 use super::execute::Executor;
+use super::mailbox::Mailbox;
 use super::recording::Recorders;
 use super::relay;
 use super::reports::{self, Reports};
@@ -53,6 +55,8 @@ pub struct Settings {
     /// The way to root's process, in an edge: it is asked whatever takes rights, and nothing is served
     /// until [`Server::open`].
     pub line: Option<Line>,
+    /// Those of its shards, in order.
+    pub mailboxes: Vec<Mailbox>,
     /// The same in a relay.
     pub relay: Option<Arc<relay::line::Line>>,
     pub tcp_keepalive: bool,
@@ -92,6 +96,7 @@ impl Settings {
             execute: Arc::new(execute),
             uid: None,
             line: None,
+            mailboxes: Vec::new(),
             relay: None,
             tcp_keepalive: config.global.tcp_keep_alive,
             greeting: None,
@@ -161,6 +166,7 @@ impl Server {
             routes: settings.routes,
             defects: Defects::new(settings.renews),
             lobby: Mutex::default(),
+            received: AtomicU64::new(0),
             watcher: OnceLock::new(),
         });
         let confined = office.is_confined();
@@ -172,7 +178,7 @@ impl Server {
             _listeners: settings.listeners,
             alone: settings.alone,
         };
-        let mut driver = settings.driver;
+        let (mut driver, mut mailboxes) = (settings.driver, settings.mailboxes.into_iter());
         for n in 0..settings.reactors.max(1) {
             let config = ShardConfig {
                 connection: Arc::clone(&settings.connection),
@@ -184,7 +190,8 @@ impl Server {
                 serial_base: settings.first_serial + n as u64,
                 serial_step: settings.reactors.max(1) as u64,
             };
-            driver = server.start_shard(n, config, driver, opened.clone())?;
+            let parts = (config, mailboxes.next());
+            driver = server.start_shard(n, parts, driver, opened.clone())?;
         }
         if !confined {
             server.open();
@@ -212,16 +219,11 @@ impl Server {
         }
     }
 
-    /// The outcomes of jobs that another process has done, for the shards that have asked.
-    pub fn deliver(&self, outcomes: impl Iterator<Item = (usize, Token, Done)>) {
-        let mut doors = Vec::new();
-        for (shard, token, done) in outcomes {
-            if let Some(door) = self.office.doors.get(shard) {
-                door.leave(Mail::Done { token, done });
-                doors.push(door);
-            }
+    /// The outcome of a job that another process has done, for the shard that has asked.
+    pub fn deliver(&self, shard: usize, token: Token, done: Done) {
+        if let Some(door) = self.office.doors.get(shard) {
+            door.put(Mail::Done { token, done });
         }
-        doors.into_iter().for_each(|door| door.ring());
     }
 
     /// Serves a connection that was accepted elsewhere, as if it had been accepted here.
@@ -281,6 +283,11 @@ impl Server {
         self.office.doors.iter().map(|door| door.load()).sum()
     }
 
+    /// Connections that have come by a mailbox. Those that are counted are open, or have ended.
+    pub fn received(&self) -> u64 {
+        self.office.received.load(Ordering::Acquire)
+    }
+
     /// The end of each connection wakes this thread, which looks what is left.
     pub fn watch(&self, watcher: Thread) {
         let _ = self.office.watcher.set(watcher);
@@ -310,7 +317,7 @@ impl Server {
     fn start_shard(
         &mut self,
         n: usize,
-        config: ShardConfig,
+        parts: (ShardConfig, Option<Mailbox>),
         driver: DriverChoice,
         gate: Receiver<Infallible>,
     ) -> anyhow::Result<DriverChoice> {
@@ -319,7 +326,7 @@ impl Server {
         let (ready, started) = bounded(1);
         let thread = thread::Builder::new()
             .name(format!("reactor-{n}"))
-            .spawn(move || run_shard(n, config, office, driver, &ready, &gate))
+            .spawn(move || run_shard(n, parts, office, driver, &ready, &gate))
             .context("cannot start a reactor thread")?;
         self.shards.push(thread);
         let started = started.recv().context("a reactor thread ended at its start")??;
@@ -352,7 +359,7 @@ struct Started {
 
 fn run_shard(
     n: usize,
-    config: ShardConfig,
+    parts: (ShardConfig, Option<Mailbox>),
     office: Arc<Office>,
     driver: DriverChoice,
     ready: &Sender<io::Result<Started>>,
@@ -372,15 +379,15 @@ fn run_shard(
         let _ = gate.recv();
     };
     match opened {
-        Opened::Uring(driver) => run_shard_on(driver, n, config, office, ready),
-        Opened::Mio(driver, _) => run_shard_on(driver, n, config, office, ready),
+        Opened::Uring(driver) => run_shard_on(driver, n, parts, office, ready),
+        Opened::Mio(driver, _) => run_shard_on(driver, n, parts, office, ready),
     }
 }
 
 fn run_shard_on<D: Driver>(
     driver: D,
     n: usize,
-    config: ShardConfig,
+    (config, mailbox): (ShardConfig, Option<Mailbox>),
     office: Arc<Office>,
     ready: impl FnOnce(),
 ) {
@@ -388,7 +395,7 @@ fn run_shard_on<D: Driver>(
         door.open(driver.waker());
     }
     ready();
-    let desk = Desk::new(office, n);
+    let desk = Desk::new(office, n, mailbox);
     let mut shard = Shard::new(driver, desk, config, Box::new(RandomPool::secure()));
     while !shard.is_done() {
         if let Err(why) = shard.turn(None) {

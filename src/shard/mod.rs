@@ -78,6 +78,7 @@ const OF_ATTACHMENT: u32 = 1 << 31;
 const OF_LISTENER: u32 = 1 << 30;
 const OF_PLACE: u32 = 1 << 29;
 const OF_PREFACE: u32 = 1 << 28;
+const OF_MAILBOX: u32 = 1 << 27;
 /// Operations of a link by tag.
 const TAG_RECV: u16 = 0;
 const TAG_SEND: u16 = 1;
@@ -262,6 +263,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             told: (DriverStats::default(), 0),
         };
         shard.accept();
+        shard.watch_mailbox();
         shard
     }
 
@@ -361,8 +363,23 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             self.place_completed(completion);
         } else if key & OF_PREFACE != 0 {
             self.preface_completed(completion);
+        } else if key & OF_MAILBOX != 0 {
+            self.mail_came(completion);
         } else {
             self.contained(key, |shard| shard.link_completed(key, completion));
+        }
+    }
+
+    fn watch_mailbox(&mut self) {
+        if let Some(fd) = self.outside.mailbox() {
+            self.submit(Token { key: OF_MAILBOX, generation: 0, tag: 0 }, Op::Readable { fd });
+        }
+    }
+
+    /// It is read with what other threads have put in.
+    fn mail_came(&mut self, completion: Completion) {
+        if completion.result.is_ok() && self.outside.empty_mailbox(&mut self.mail) {
+            self.watch_mailbox();
         }
     }
 

@@ -116,6 +116,16 @@ pub trait Outside {
     /// Moves what has arrived since the last call into `mail`.
     fn collect(&mut self, mail: &mut Vec<Mail>);
 
+    /// Where another process puts mail for this shard alone, if one does: readable when there is some.
+    fn mailbox(&self) -> Option<Fd> {
+        None
+    }
+
+    /// Moves some of what is there into `mail`. `false`: nothing comes there any more.
+    fn empty_mailbox(&mut self, _mail: &mut Vec<Mail>) -> bool {
+        false
+    }
+
     /// What holds for connections between these ends before anybody has logged in, where that
     /// differs from the shard's own configuration.
     fn greeting(&mut self, ends: Ends) -> Option<Arc<ConnectionConfig>>;

@@ -103,6 +103,27 @@ fn log_in(gateway: &Gateway, logins: u64) {
     assert_eq!(report["completed"], logins, "{report}");
 }
 
+/// Each shard of the edge hears its answers by itself, and that of the account's process its connections: their
+/// first threads are woken for what is said to the processes as a whole, which is now and then.
+#[test]
+fn a_login_wakes_shards_alone() {
+    const LOGINS: u64 = 32;
+    let gateway = Gateway::start(&[]);
+    if gateway.parts("edge").is_empty() {
+        return println!("not run: nothing is separated without root");
+    }
+    log_in(&gateway, 1);
+    let parts = || [gateway.parts("edge"), gateway.parts("delegate")].concat();
+    let woken = || parts().into_iter().map(|pid| waits_of(pid, "tidegate")).sum::<u64>();
+    assert_eq!(parts().len(), 2, "log:\n{}", gateway.log());
+    let (before, begun) = (woken(), std::time::Instant::now());
+    log_in(&gateway, LOGINS);
+    let moments = begun.elapsed().as_secs() + 2;
+    let waited = woken() - before;
+    assert!(waited <= 2 * moments, "they were woken {waited} times in {moments} s");
+    assert!(2 * moments < LOGINS, "{LOGINS} logins took {moments} s: too slow to tell");
+}
+
 /// Of logins in a row with one key, the first of a moment has the key's file read by a worker; the others'
 /// key is found by the thread that hears the edge.
 #[test]

@@ -7,6 +7,7 @@
 //! `TidegateIsolation per-connection` there is one for each connection, which root's process accepts and
 //! counts, and ends with it.
 
+mod answers;
 pub(super) mod confine;
 pub mod line;
 pub mod words;
@@ -22,13 +23,15 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tracing::error;
 
+use self::answers::Answers;
 use self::line::Line;
-use self::words::{Ask, Greeting, Setup, Tell, Ticket};
+use self::words::{Ask, Setup, Tell};
 use super::audit::Remote;
 use super::batch;
 use super::config::Config;
 use super::execute::Executor;
 use super::helper::{self, NOT_BY_HAND};
+use super::mailbox::Mailbox;
 use super::reports::Reports;
 use super::server::{Server, Settings};
 use super::signals::{SIGNALS, Signals};
@@ -38,7 +41,7 @@ use super::{generation, serve};
 use crate::connection::ConnectionConfig;
 use crate::crypto::PrivateKey;
 use crate::limits::{EDGE_FILES_MAX, EDGE_FILES_SINGLE_MAX, PARCEL_BYTES_MAX};
-use crate::services::{self, About, Done, Greeted};
+use crate::services;
 
 /// How often it is looked whether the last connection has ended, once nothing comes any more.
 const RETIRED_CHECK: Duration = Duration::from_millis(20);
@@ -58,16 +61,14 @@ pub fn run(log: fn(&Reports)) -> anyhow::Result<()> {
     let _held = Signals::catch(&SIGNALS)?;
     services::prepare().context("cannot prepare the process")?;
     let mut buffer = vec![0; PARCEL_BYTES_MAX as usize];
-    let Begun { setup, listeners, standings } = hear_setup(&messenger, &mut buffer)?;
+    let Begun { setup, listeners, mailboxes, standings } = hear_setup(&messenger, &mut buffer)?;
     // Files are read now or never.
     let prepared = Prepared::new(&setup)?;
     let single = prepared.config.separates_connections();
     let files_max = if single { EDGE_FILES_SINGLE_MAX } else { EDGE_FILES_MAX };
     setup.cell.enter(files_max).context("cannot give root's rights up")?;
-    let shared = Arc::clone(&prepared.connection);
-    let startups = Arc::clone(&prepared.startups);
-    standings.iter().for_each(|standing| startups.inherit(standing));
-    let (mut server, reports) = prepared.start(&setup, listeners, &messenger)?;
+    standings.iter().for_each(|standing| prepared.startups.inherit(standing));
+    let (mut server, reports) = prepared.start(&setup, (listeners, mailboxes), &messenger)?;
     let log = thread::Builder::new()
         .name("log".to_owned())
         .spawn(move || log(&reports))
@@ -76,7 +77,7 @@ pub fn run(log: fn(&Reports)) -> anyhow::Result<()> {
     confine::close(!single).context("cannot confine the edge")?;
     server.open();
     messenger.send(&Ask::Ready.encode())?;
-    Serving { messenger, server: &server, shared, startups }.serve(&mut buffer);
+    Serving { messenger, server: &server }.serve(&mut buffer);
     server.stop();
     let _ = log.join();
     Ok(())
@@ -86,23 +87,26 @@ pub fn run(log: fn(&Reports)) -> anyhow::Result<()> {
 struct Begun {
     setup: Setup,
     listeners: Vec<Arc<OwnedFd>>,
+    mailboxes: Vec<Messenger>,
     standings: Vec<Standing>,
 }
 
 fn hear_setup(messenger: &Messenger, buffer: &mut [u8]) -> anyhow::Result<Begun> {
-    let (mut setup, mut listeners, mut standings) = (None, Vec::new(), Vec::new());
+    let (mut setup, mut standings) = (None, Vec::new());
+    let (mut listeners, mut mailboxes) = (Vec::new(), Vec::new());
     loop {
         let (len, passenger) = messenger.receive(buffer).context(NOT_BY_HAND)?;
         match (Tell::decode(buffer.get(..len).unwrap_or_default()), passenger) {
             (Ok(Tell::Setup(told)), None) => setup = Some(*told),
             (Ok(Tell::Standings(some)), None) => standings.extend(some),
             (Ok(Tell::Listener), Some(socket)) => listeners.push(Arc::new(socket)),
+            (Ok(Tell::Mailbox), Some(socket)) => mailboxes.push(Messenger::from_fd(socket)),
             (Ok(Tell::Begin), None) => break,
             _ => bail!("the gateway sent no configuration"),
         }
     }
     let setup = setup.context("the gateway sent no configuration")?;
-    Ok(Begun { setup, listeners, standings })
+    Ok(Begun { setup, listeners, mailboxes, standings })
 }
 
 /// What is made while files can be read.
@@ -132,7 +136,7 @@ impl Prepared {
     fn start(
         self,
         setup: &Setup,
-        listeners: Vec<Arc<OwnedFd>>,
+        (listeners, mailboxes): (Vec<Arc<OwnedFd>>, Vec<Messenger>),
         messenger: &Arc<Messenger>,
     ) -> anyhow::Result<(Server, Reports)> {
         let nobody: Arc<[PrivateKey]> = Arc::from([]);
@@ -141,6 +145,10 @@ impl Prepared {
         let audit = Remote::wanted(&self.config, messenger, message);
         let (config, connection, reactors) =
             (self.config, self.connection, setup.reactors as usize);
+        let answers =
+            Answers { connection: Arc::clone(&connection), startups: Arc::clone(&self.startups) };
+        let answers = Arc::new(answers);
+        let mailbox = |messenger| Mailbox::new(messenger, Box::new(Arc::clone(&answers)));
         let single = config.separates_connections();
         let settings = Settings::apart(&config, connection, reactors, executor);
         let global = config.global;
@@ -150,6 +158,7 @@ impl Prepared {
             startups: self.startups,
             proxies: global.proxies.map(|all| (all, global.proxy_time)),
             line: Some(Line::new(Arc::clone(messenger), single)),
+            mailboxes: mailboxes.into_iter().map(mailbox).collect(),
             alone: single,
             routes: setup.routes,
             audit,
@@ -161,9 +170,6 @@ impl Prepared {
 struct Serving<'a> {
     messenger: Arc<Messenger>,
     server: &'a Server,
-    /// What connections begin with.
-    shared: Arc<ConnectionConfig>,
-    startups: Arc<Startups>,
 }
 
 impl Serving<'_> {
@@ -207,52 +213,8 @@ impl Serving<'_> {
                     self.server.tell_losses();
                     let _ = self.messenger.send(&Ask::Pong.encode());
                 }
-                (Ok(Tell::Several(all)), None) => self.told(all.into_iter()),
-                (Ok(tell), None) => self.told(std::iter::once(tell)),
                 _ => error!("the gateway sent something that is not for the edge"),
             }
         }
-    }
-
-    /// Answers go to the shards that have asked, and each is woken when it has all of its.
-    fn told(&self, all: impl Iterator<Item = Tell>) {
-        self.server.deliver(all.filter_map(|tell| self.outcome(tell)).map(|(ticket, done)| {
-            let Ticket { shard, token } = ticket;
-            (shard as usize, token, done)
-        }));
-    }
-
-    fn outcome(&self, tell: Tell) -> Option<(Ticket, Done)> {
-        Some(match tell {
-            Tell::Signature { ticket, signature } => {
-                let signature = Some(signature).filter(|bytes| !bytes.is_empty());
-                (ticket, Done::Signature(signature.map(Vec::into_boxed_slice)))
-            }
-            Tell::Greeted { ticket, greeting, verbosity } => {
-                let config = greeting.map(|greeting| Arc::new(self.greeted(*greeting)));
-                let about = About { verbosity, ..About::default() };
-                (ticket, Done::Greeted(Greeted { config, about }))
-            }
-            Tell::Key { ticket, grant, stranger } => {
-                stranger.into_iter().for_each(|peer| self.startups.note_unknown_user(peer));
-                (ticket, Done::Key(grant))
-            }
-            Tell::Asks { ticket, asks } => (ticket, Done::Asks(Box::new(asks))),
-            Tell::Admitted { ticket, answer } => (ticket, Done::Admitted(answer)),
-            Tell::Lost { ticket } => (ticket, Done::Lost),
-            _ => {
-                error!("the gateway sent something that is not for the edge");
-                return None;
-            }
-        })
-    }
-
-    /// What the settings of a user change of a connection before his login.
-    fn greeted(&self, greeting: Greeting) -> ConnectionConfig {
-        let Greeting { banner, tries_max, chains, codes, talks, limits } = greeting;
-        let mut own = self.shared.with_limits(limits);
-        (own.banner, own.auth_tries_max) = (banner, tries_max);
-        (own.chains, own.asks_codes, own.talks) = (chains, codes, talks);
-        own
     }
 }

@@ -83,6 +83,8 @@ pub enum Tell {
     Setup(Box<Setup>),
     /// A socket to accept from, attached.
     Listener,
+    /// Where the next shard hears what it has asked for, attached.
+    Mailbox,
     /// A connection that was accepted elsewhere, attached. `asks`: it is a proxy's, which is to say first whose
     /// it is.
     Adopt {
@@ -130,7 +132,7 @@ pub enum Tell {
     Lost {
         ticket: Ticket,
     },
-    /// Answers that were there at the same time; none of them is several.
+    /// Answers for one shard that were there at the same time; none of them is several.
     Several(Vec<Tell>),
     Ping,
     /// Accept no more.
@@ -357,6 +359,19 @@ impl Tell {
         out
     }
 
+    /// The question that it answers, if it does.
+    pub const fn ticket(&self) -> Option<Ticket> {
+        match self {
+            Tell::Signature { ticket, .. }
+            | Tell::Greeted { ticket, .. }
+            | Tell::Key { ticket, .. }
+            | Tell::Asks { ticket, .. }
+            | Tell::Admitted { ticket, .. }
+            | Tell::Lost { ticket } => Some(*ticket),
+            _ => None,
+        }
+    }
+
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
         match self {
@@ -369,6 +384,7 @@ impl Tell {
                 setup.encode(&mut out);
             }
             Tell::Listener => out.push(2),
+            Tell::Mailbox => out.push(18),
             Tell::Adopt { asks } => out.extend([3, u8::from(*asks)]),
             Tell::Seated => out.push(15),
             Tell::TurnedAway { penalised } => out.extend([16, u8::from(*penalised)]),
@@ -443,6 +459,7 @@ impl Tell {
         let tell = match r.byte()? {
             1 => Tell::Setup(Box::new(Setup::decode(&mut r)?)),
             2 => Tell::Listener,
+            18 => Tell::Mailbox,
             3 => Tell::Adopt { asks: flag(&mut r)? },
             4 => Tell::Begin,
             5 => Tell::Signature {
@@ -835,6 +852,7 @@ mod tests {
         for tell in [
             Tell::Setup(Box::new(setup)),
             Tell::Listener,
+            Tell::Mailbox,
             Tell::Adopt { asks: false },
             Tell::Adopt { asks: true },
             Tell::Seated,

@@ -13,6 +13,7 @@ use slab::Slab;
 use tracing::error;
 
 use super::cases::{Admitted, Cases};
+use super::ways::Ways;
 use crate::base::Instant;
 use crate::connection::{ConnectionConfig, Method, Secrets, Signed};
 use crate::crypto::{KeyAlgorithm, ShownKey};
@@ -28,10 +29,9 @@ use crate::gateway::pam::porter::{self, Arrival, Entrant, Porter};
 use crate::gateway::relay::Relays;
 use crate::gateway::signer::bureau::Bureau;
 use crate::gateway::signer::words::{KnownKey, Order, Signable};
-use crate::gateway::socket::Messenger;
 use crate::gateway::startups::{Refused, Startups};
 use crate::gateway::workers::{Reply, Workers};
-use crate::limits::{ANSWERS_HELD_BYTES_MAX, ANSWERS_HELD_MAX, HELPER_PING_INTERVAL};
+use crate::limits::HELPER_PING_INTERVAL;
 use crate::reactor::{self, Fd, Token};
 use crate::services::{
     Account, AccountAnswer, AuthInfo, Demands, Done, Grant, Greeted, Job, Kept, Origin, Rules,
@@ -124,16 +124,11 @@ impl Drop for Slot {
 struct State {
     /// Counts edges: answers to what an earlier one asked are for nobody.
     number: u16,
-    messenger: Option<Arc<Messenger>>,
+    ways: Option<Ways>,
     cases: Cases,
     questions: Slab<Question>,
     /// What it may speak of in an audit.
     book: EdgeBook,
-    /// It does not read what it is told.
-    stuck: bool,
-    /// Answers wait, for more are about to be there: each by itself would wake it.
-    holding: bool,
-    held: Vec<Vec<u8>>,
     /// Of an edge that hears one connection: what that is called, the connection, and whether its login is
     /// over or it has ended.
     only: Option<u64>,
@@ -268,13 +263,12 @@ impl Clerk {
     }
 
     /// Another edge takes the place of the one before; its shards number connections from `first` on.
-    pub fn begin(&self, messenger: &Arc<Messenger>, (first, reactors): (u64, u32)) {
+    pub fn begin(&self, ways: Ways, first: u64) {
         let mut state = self.state();
         let number = state.number.wrapping_add(1);
-        let messenger = Some(Arc::clone(messenger));
-        let book = EdgeBook::new(first, reactors);
+        let book = EdgeBook::new(first, ways.shards() as u32);
         let only = self.single.map(|_| first);
-        *state = State { number, messenger, book, only, ..State::default() };
+        *state = State { number, ways: Some(ways), book, only, ..State::default() };
     }
 
     /// Each edge that it answers hears one connection.
@@ -352,19 +346,17 @@ impl Clerk {
 
     /// From now on answers wait until [`Clerk::let_out`], or until there are many.
     pub fn hold_back(&self) {
-        self.state().holding = true;
+        self.state().ways.iter_mut().for_each(Ways::hold_back);
     }
 
     /// Some answers wait.
     pub fn holds_back(&self) -> bool {
-        !self.state().held.is_empty()
+        self.state().ways.as_ref().is_some_and(Ways::holds_back)
     }
 
     /// Tells all that waits, and from now on every answer at once.
     pub fn let_out(&self) {
-        let mut state = self.state();
-        state.holding = false;
-        state.tell_held();
+        self.state().ways.iter_mut().for_each(Ways::let_out);
     }
 
     /// Does what an edge asks for.
@@ -451,7 +443,7 @@ impl Clerk {
 
     /// What is wrong with it, if anything is.
     pub fn complaint(&self, now: Instant) -> Option<&'static str> {
-        let stuck = self.state().stuck;
+        let stuck = self.state().ways.as_ref().is_some_and(Ways::is_stuck);
         match stuck {
             true => Some("it does not read what it is told"),
             false if self.is_late(now) => Some("it keeps its connection beyond LoginGraceTime"),
@@ -763,34 +755,7 @@ impl State {
     }
 
     fn tell(&mut self, tell: &Tell) {
-        let bytes = tell.encode();
-        let waiting: usize = self.held.iter().map(Vec::len).sum();
-        if waiting + bytes.len() > ANSWERS_HELD_BYTES_MAX {
-            self.tell_held();
-        }
-        self.held.push(bytes);
-        if !self.holding || self.held.len() >= ANSWERS_HELD_MAX {
-            self.tell_held();
-        }
-    }
-
-    /// In one message, so that the edge is woken once.
-    fn tell_held(&mut self) {
-        let held = std::mem::take(&mut self.held);
-        let joined;
-        let bytes = match &*held {
-            [] => return,
-            [one] => one,
-            several => {
-                joined = Tell::join(several.iter().map(Vec::as_slice));
-                &joined
-            }
-        };
-        let Some(messenger) = &self.messenger else { return };
-        if let Err(why) = messenger.try_send(bytes, None) {
-            // Gone is seen where it is heard.
-            self.stuck |= why.kind() == std::io::ErrorKind::WouldBlock;
-        }
+        self.ways.iter_mut().for_each(|ways| ways.tell(tell));
     }
 }
 

@@ -4,6 +4,7 @@
 pub mod cases;
 pub mod hear;
 pub mod reception;
+mod ways;
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -14,6 +15,7 @@ use zeroize::Zeroizing;
 
 use self::hear::{Clerk, Staff};
 use self::reception::{Hall, Spare};
+use self::ways::Ways;
 use super::desk;
 use super::edge::words::{Ask, Setup, Tell};
 use super::helper::Logs;
@@ -166,8 +168,15 @@ impl Side for Edge {
         // No two connections have the same number in the log.
         let shift = if self.clerk.is_single() { 0 } else { 24 };
         setup.first_serial += plan.started.fetch_add(1, Ordering::Relaxed) << shift;
-        self.clerk.begin(way, (setup.first_serial, setup.reactors));
+        let (first, reactors) = (setup.first_serial, setup.reactors.max(1));
         way.try_send(&Tell::Setup(Box::new(setup)).encode(), None)?;
+        let mut shards = Vec::new();
+        for _ in 0..reactors {
+            let (ours, theirs) = Messenger::pair()?;
+            way.try_send(&Tell::Mailbox.encode(), Some(theirs.as_owned_fd().as_fd()))?;
+            shards.push(ours);
+        }
+        self.clerk.begin(Ways::new(way, shards), first);
         // Where it counts connections itself.
         let counts = !self.clerk.is_single();
         let standings = counts.then(|| self.clerk.startups.standings(reactor::now()));

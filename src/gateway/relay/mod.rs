@@ -242,7 +242,7 @@ impl Serving<'_> {
 
     fn deliver(&self, ticket: Ticket, done: Done) {
         let Ticket { shard, token } = ticket;
-        self.server.deliver(std::iter::once((shard as usize, token, done)));
+        self.server.deliver(shard as usize, token, done);
     }
 
     fn hosts(&self, found: Found, asked: &Upstream) -> Upstream {

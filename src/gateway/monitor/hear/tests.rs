@@ -8,7 +8,9 @@ use crate::crypto::{KeyKind, PrivateKey, SignatureAlgorithm};
 use crate::gateway::audit::Outlet;
 use crate::gateway::config::{AuditLog, Facility, HostList, parse};
 use crate::gateway::signer;
+use crate::gateway::socket::Messenger;
 use crate::gateway::workers::Execute;
+use crate::limits::{ANSWERS_HELD_BYTES_MAX, ANSWERS_HELD_MAX};
 use crate::transport::samples;
 use crate::wire::Writer;
 use crate::wire::auth::PublicKeyAttempt;
@@ -75,7 +77,9 @@ fn let_in(user: &str, key: &crate::crypto::PublicKey) -> Done {
 struct Scene {
     clerk: Arc<Clerk>,
     staff: Staff,
+    /// Its first thread's end, and its only shard's.
     edge: Messenger,
+    shard: Messenger,
     accounts: Receiver<Arrival>,
     host: PrivateKey,
     user: PrivateKey,
@@ -85,6 +89,19 @@ struct Scene {
 }
 
 const TICKET: Ticket = Ticket { shard: 0, token: Token { key: 1, generation: 2, tag: 3 } };
+
+/// The ways to an edge of one shard, and its ends of them.
+fn ways() -> (Ways, Messenger, Messenger) {
+    let [(ours, edge), (to_shard, shard)] =
+        [(); 2].map(|()| Messenger::pair().expect("a socket pair"));
+    (Ways::new(&Arc::new(ours), vec![to_shard]), edge, shard)
+}
+
+fn heard(messenger: &Messenger) -> Tell {
+    let mut buffer = vec![0; 65_536];
+    let (len, _) = messenger.receive(&mut buffer).expect("an answer");
+    Tell::decode(&buffer[..len]).expect("a message")
+}
 
 fn connection(link: u64) -> (TcpStream, OwnedFd, Origin) {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
@@ -114,11 +131,11 @@ impl Scene {
         let workers = Arc::new(Workers::start(1, 8, Arc::new(Generous)).expect("threads"));
         let bench = Bench { workers, greeters: None };
         let staff = Staff::new(bench, Arc::new(Post(Arc::clone(&clerk))));
-        let (ours, edge) = Messenger::pair().expect("a socket pair");
+        let (ways, edge, shard) = ways();
         let (client, server, from) = connection(7);
         let first = if clerk.is_single() { from.link } else { 1 };
-        clerk.begin(&Arc::new(ours), (first, 1));
-        Scene { clerk, staff, edge, accounts, host, user, client, server, from }
+        clerk.begin(ways, first);
+        Scene { clerk, staff, edge, shard, accounts, host, user, client, server, from }
     }
 
     fn say(&mut self, ask: Ask, passenger: Option<OwnedFd>) -> Result<(), &'static str> {
@@ -128,9 +145,7 @@ impl Scene {
     }
 
     fn told(&self) -> Tell {
-        let mut buffer = vec![0; 65_536];
-        let (len, _) = self.edge.receive(&mut buffer).expect("an answer");
-        Tell::decode(&buffer[..len]).expect("a message")
+        heard(&self.shard)
     }
 
     fn sign(&self, host_key: u32, algorithm: SignatureAlgorithm, seed: u8) -> Ask {
@@ -231,7 +246,7 @@ fn answers_of_one_moment_are_one_message() {
     scene.clerk.hold_back();
     assert!(!scene.clerk.holds_back());
     tell(3);
-    assert!(scene.clerk.holds_back() && scene.edge.try_receive(&mut [0; 64]).is_err());
+    assert!(scene.clerk.holds_back() && scene.shard.try_receive(&mut [0; 64]).is_err());
     scene.clerk.let_out();
     assert_eq!((scene.clerk.holds_back(), several(scene.told())), (false, 3));
     tell(2);
@@ -243,11 +258,43 @@ fn answers_of_one_moment_are_one_message() {
     let signature = vec![0; ANSWERS_HELD_BYTES_MAX];
     scene.clerk.state().tell(&Tell::Signature { ticket: TICKET, signature });
     assert_eq!(several(scene.told()), 1);
-    assert!(scene.edge.try_receive(&mut [0; 64]).is_err());
+    assert!(scene.shard.try_receive(&mut [0; 64]).is_err());
     scene.clerk.let_out();
     let mut buffer = vec![0; 2 * ANSWERS_HELD_BYTES_MAX];
-    let len = scene.edge.try_receive(&mut buffer).expect("a message");
-    assert!(len > ANSWERS_HELD_BYTES_MAX && scene.edge.try_receive(&mut buffer).is_err());
+    let len = scene.shard.try_receive(&mut buffer).expect("a message");
+    assert!(len > ANSWERS_HELD_BYTES_MAX && scene.shard.try_receive(&mut buffer).is_err());
+}
+
+/// What answers a shard's question is told that shard, and nobody else; the rest is told the edge's first thread.
+#[test]
+fn answers_go_to_the_shard_that_asked() {
+    let [(ours, edge), (to_first, first), (to_second, second)] =
+        [(); 3].map(|()| Messenger::pair().expect("a socket pair"));
+    let mut ways = Ways::new(&Arc::new(ours), vec![to_first, to_second]);
+    let of = |shard| Tell::Lost { ticket: Ticket { shard, ..TICKET } };
+    ways.hold_back();
+    for shard in [1, 0, 1, 2, u32::MAX] {
+        ways.tell(&of(shard));
+    }
+    ways.tell(&Tell::Seated);
+    assert!(matches!(heard(&edge), Tell::Seated) && ways.holds_back());
+    ways.let_out();
+    assert!(matches!(heard(&first), Tell::Lost { ticket: Ticket { shard: 0, .. } }));
+    let Tell::Several(all) = heard(&second) else { panic!("not together") };
+    assert!(all.iter().all(|tell| tell.ticket().is_some_and(|ticket| ticket.shard == 1)));
+    assert_eq!(all.len(), 2);
+    for nobody in [&edge, &first, &second] {
+        assert!(nobody.try_receive(&mut [0; 64]).is_err());
+    }
+    // One that does not read is found out, and no other is held up for it.
+    let long = vec![0; ANSWERS_HELD_BYTES_MAX];
+    let full = |_: &u32| {
+        ways.tell(&Tell::Signature { ticket: TICKET, signature: long.clone() });
+        ways.is_stuck()
+    };
+    assert!((0..1000).find(full).is_some_and(|count| count > 0), "it is never full");
+    ways.tell(&of(1));
+    assert!(matches!(heard(&second), Tell::Lost { .. }));
 }
 
 /// Where PAM is asked, it was asked about the account of this very login, and has said yes.
@@ -446,7 +493,7 @@ fn case_136_an_edge_announces_one_client_where_a_proxy_was_asked() {
     // Then it is the client's, whom the edge speaks for.
     let mut scene = scene();
     assert_eq!(announced(&scene), Ok(Ok(())));
-    assert!(matches!(scene.told(), Tell::Seated) && !scene.clerk.is_late(late));
+    assert!(matches!(heard(&scene.edge), Tell::Seated) && !scene.clerk.is_late(late));
     assert_eq!((scene.clerk.startups.open(), scene.clerk.proxy()), (1, None));
     let sign = scene.sign(0, SignatureAlgorithm::Ed25519, 94);
     assert_eq!(scene.say(sign, None), other);
@@ -469,7 +516,7 @@ fn case_136_an_edge_announces_one_client_where_a_proxy_was_asked() {
     let Origin { peer, local, routing, .. } = scene.from;
     scene.clerk.expect(Ends { peer, local, routing }, Place::Proxy(Arc::default()));
     assert_eq!(announced(&scene), Ok(Err(Refused::TooMany)));
-    assert!(matches!(scene.told(), Tell::TurnedAway { penalised: false }));
+    assert!(matches!(heard(&scene.edge), Tell::TurnedAway { penalised: false }));
     assert!(scene.clerk.is_spent());
     assert_eq!(announced(&scene), Err(unasked));
 }
@@ -516,9 +563,9 @@ fn answers_are_for_the_edge_that_asked() {
         let key = state.questions.insert(question) as u32;
         Token { key, generation: state.number, tag: 0 }
     };
-    let (ours, edge) = Messenger::pair().expect("a socket pair");
-    scene.clerk.begin(&Arc::new(ours), (1, 1));
+    let (ways, _edge, shard) = ways();
+    scene.clerk.begin(ways, 1);
     Post(Arc::clone(&scene.clerk)).deliver(stale, Done::Signature(Some(Box::new([1]))));
     scene.clerk.end();
-    assert_eq!(edge.receive(&mut [0; 64]).expect("the end").0, 0, "and nothing before it");
+    assert_eq!(shard.receive(&mut [0; 64]).expect("the end").0, 0, "and nothing before it");
 }
