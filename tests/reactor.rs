@@ -356,6 +356,25 @@ fn files_are_read_a_lease_at_a_time_and_behind_what_is_sent() {
     });
 }
 
+/// What has been opened or sealed leaves while the CPU's cache has it, and before more comes.
+#[test]
+fn what_leaves_goes_before_what_comes() {
+    on_all(|mut bench| {
+        let ((near, mut far), (out, mut heard)) = (pair(), pair());
+        far.write_all(&[1; 100]).unwrap();
+        let into = Target::Owned { lease: bench.bulk(), spans: spans(&[(64, 4096)]) };
+        bench.submit(1, Op::Recv { fd: raw(&near), into });
+        let from = gather([(bench.packet(), Span::new(0, 1000))]);
+        bench.submit(2, Op::Send { fd: raw(&out), from });
+        let done = bench.collect(2);
+        let results: Vec<_> = done.iter().map(|done| (done.token.tag, done.result)).collect();
+        assert_eq!(results, [(2, Ok(1000)), (1, Ok(100))]);
+        done.into_iter().for_each(|done| bench.give_all(done.op));
+        heard.read_exact(&mut [0; 1000]).unwrap();
+        bench.finish();
+    });
+}
+
 #[test]
 fn errors_are_the_kernels() {
     on_all(|mut bench| {

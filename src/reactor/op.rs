@@ -91,6 +91,17 @@ pub enum Op {
     Writable { fd: Fd },
 }
 
+/// The order in which a driver begins what it was asked for in one turn. What has just been opened or sealed
+/// leaves while the CPU's caches have it, and whoever waits for it is woken; only then does more come, which
+/// takes its place there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rank {
+    Out,
+    In,
+    /// Reads of files, of which a driver does some at a time.
+    Files,
+}
+
 impl Op {
     /// The descriptor it works on.
     pub const fn fd(&self) -> Fd {
@@ -123,6 +134,14 @@ impl Op {
                 }
             }
             _ => {}
+        }
+    }
+
+    pub(super) const fn rank(&self) -> Rank {
+        match self {
+            Op::Recv { .. } | Op::Read { .. } => Rank::In,
+            Op::ReadAt { .. } => Rank::Files,
+            _ => Rank::Out,
         }
     }
 

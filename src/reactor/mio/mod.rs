@@ -28,7 +28,7 @@ use helpers::{Answer, Helpers, Job, Work};
 use watch::Watches;
 
 use super::flights::{Flights, Id};
-use super::op::{chunks, pieces};
+use super::op::{Rank, chunks, pieces};
 use super::places::Places;
 use super::system::{self, ACCEPT_AGAIN, CLOSE_PATIENCE};
 use super::waker::Sleeper;
@@ -82,6 +82,7 @@ impl MioDriver {
             flights: Flights::new(config.in_flight_max),
             watches: Watches::new(poll.registry().try_clone()?),
             queue: VecDeque::with_capacity(QUEUE_ENTRIES_FIRST),
+            takes: VecDeque::with_capacity(QUEUE_ENTRIES_FIRST),
             reads: VecDeque::new(),
             parked: VecDeque::with_capacity(QUEUE_ENTRIES_FIRST),
             finished: Vec::with_capacity(QUEUE_ENTRIES_FIRST),
@@ -152,12 +153,13 @@ impl Driver for MioDriver {
         if let Op::Accept { listener } = op {
             set_nonblocking(listener);
         }
-        let reads_file = matches!(op, Op::ReadAt { .. });
+        let rank = op.rank();
         let flight = Flight::new(token, op);
         let id = self.core.flights.insert(flight).map_err(|flight| Full(flight.op))?;
-        match reads_file {
-            true => self.core.reads.push_back(id),
-            false => self.core.queue.push_back(id),
+        match rank {
+            Rank::Out => self.core.queue.push_back(id),
+            Rank::In => self.core.takes.push_back(id),
+            Rank::Files => self.core.reads.push_back(id),
         }
         Ok(())
     }
@@ -262,6 +264,8 @@ struct Core {
     watches: Watches,
     /// To be tried at the next wait, in the order in which they were asked for.
     queue: VecDeque<Id>,
+    /// What comes behind that: see [`Rank`].
+    takes: VecDeque<Id>,
     /// Reads of files, which come behind everything else.
     reads: VecDeque<Id>,
     /// Shared receives that are ready and wait for a buffer, longest first.
@@ -292,6 +296,7 @@ impl Core {
                 self.attempt(id, pool);
             }
         }
+        self.queue.append(&mut self.takes);
         for _ in 0..self.queue.len() {
             let Some(id) = self.queue.pop_front() else { break };
             let Some(flight) = self.flights.get(id) else { continue };

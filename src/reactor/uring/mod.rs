@@ -28,6 +28,7 @@ use shared::SharedBuffers;
 
 use super::files;
 use super::flights::{Flights, Id};
+use super::op::Rank;
 use super::system::{self, ACCEPT_AGAIN, CLOSE_PATIENCE};
 use super::waker::Sleeper;
 use super::{
@@ -261,12 +262,13 @@ impl Driver for UringDriver {
     }
 
     fn submit(&mut self, token: Token, op: Op) -> Result<(), Full> {
-        let reads_file = matches!(op, Op::ReadAt { .. });
+        let rank = op.rank();
         let flight = Flight::new(token, op);
         let id = self.core.flights.insert(flight).map_err(|flight| Full(flight.op))?;
-        match reads_file {
-            true => self.core.reads.push_back(id),
-            false => self.core.queue.push_back(Step::Start(id)),
+        match rank {
+            Rank::Out => self.core.queue.push_back(Step::Start(id)),
+            Rank::In => self.core.takes.push_back(id),
+            Rank::Files => self.core.reads.push_back(id),
         }
         Ok(())
     }
@@ -313,6 +315,7 @@ impl Driver for UringDriver {
             shared.publish(&mut self.pool);
         }
         self.unpark();
+        self.core.queue.extend(self.core.takes.drain(..).map(Step::Start));
         self.choose_reads();
         self.fill()?;
         let pause = self.pause(until, !out.is_empty());
@@ -397,6 +400,8 @@ struct Core {
     style: Style,
     flights: Flights<Flight>,
     queue: VecDeque<Step>,
+    /// What comes behind that: see [`Rank`].
+    takes: VecDeque<Id>,
     /// Reads of files, which come behind everything else.
     reads: VecDeque<Id>,
     /// Those of files in memory that are next.
@@ -426,6 +431,7 @@ impl Core {
             style,
             flights: Flights::new(config.in_flight_max),
             queue: VecDeque::from([Step::WatchBell]),
+            takes: VecDeque::with_capacity(QUEUE_ENTRIES_FIRST),
             reads: VecDeque::new(),
             on_the_spot: Vec::new(),
             parked: VecDeque::new(),
