@@ -185,6 +185,9 @@ pub struct Shard<D: Driver, O: Outside> {
     /// else has come of late.
     lingers: bool,
     hurried_until: Instant,
+    /// The time, while the packets of one link are opened: a look at the clock costs as much as a hundredth
+    /// of that.
+    moment: Option<Instant>,
     stopping: bool,
     retiring: bool,
     /// Accepts in flight.
@@ -255,6 +258,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             drops_at: None,
             lingers: false,
             hurried_until: Instant::default(),
+            moment: None,
             stopping: false,
             retiring: false,
             accepting: 0,
@@ -479,6 +483,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             let Some(key) = self.handshakes.pop_front() else { break };
             self.contained(key, |shard| shard.run_link(key));
         }
+        self.moment = None;
     }
 
     fn flush_dirty(&mut self) {

@@ -189,7 +189,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     ) -> Option<T> {
         let link = self.links.get_mut(key as usize)?;
         let mut around = Surroundings {
-            now: self.driver.now(),
+            now: self.moment.unwrap_or_else(|| self.driver.now()),
             pool: self.driver.pool(),
             entropy: &mut *self.entropy,
         };
@@ -377,25 +377,32 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let Some(link) = self.links.get_mut(key as usize) else { return };
         link.queued = false;
         self.mark_dirty(key);
+        self.moment = Some(self.driver.now());
+        match self.run_packets(key) {
+            Step::Again { .. } => self.mark_ready(key),
+            Step::Wait => {
+                self.tell_ident(key);
+                self.rest(key);
+            }
+            Step::Starved(lacks) => {
+                if let Some(link) = self.links.get_mut(key as usize) {
+                    link.inbound.step_back(self.driver.pool());
+                }
+                self.starve_link(key, lacks);
+            }
+        }
+    }
+
+    /// As many packets as a turn has for one link, or as there are.
+    fn run_packets(&mut self, key: u32) -> Step {
         let mut spent = 0;
         while spent < LINK_TURN_BYTES_MAX {
             match self.step(key) {
                 Step::Again { used } => spent += used.max(LINK_TURN_PACKET_BYTES),
-                Step::Wait => {
-                    self.tell_ident(key);
-                    self.rest(key);
-                    return;
-                }
-                Step::Starved(lacks) => {
-                    if let Some(link) = self.links.get_mut(key as usize) {
-                        link.inbound.step_back(self.driver.pool());
-                    }
-                    self.starve_link(key, lacks);
-                    return;
-                }
+                last => return last,
             }
         }
-        self.mark_ready(key);
+        Step::Again { used: spent }
     }
 
     /// Opens and handles one packet.
@@ -421,7 +428,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             return Step::Starved(link.inbound.lacks());
         }
         let mut around = Surroundings {
-            now: self.driver.now(),
+            now: self.moment.unwrap_or_else(|| self.driver.now()),
             pool: self.driver.pool(),
             entropy: &mut *self.entropy,
         };

@@ -135,7 +135,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     pub(super) fn command(&mut self, key: u32, command: Command) {
         let Some(link) = self.links.get_mut(key as usize) else { return };
         let mut around = Surroundings {
-            now: self.driver.now(),
+            now: self.moment.unwrap_or_else(|| self.driver.now()),
             pool: self.driver.pool(),
             entropy: &mut *self.entropy,
         };
@@ -173,7 +173,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             conn: &mut link.conn,
             outgoing: &mut link.outgoing,
             around: Surroundings {
-                now: self.driver.now(),
+                now: self.moment.unwrap_or_else(|| self.driver.now()),
                 pool: self.driver.pool(),
                 entropy: &mut *self.entropy,
             },
