@@ -198,14 +198,14 @@ struct Price {
 
 /// A file or pipe is read in pieces of 255 or 256 KiB and each leaves in one send. Uploads are
 /// received in pieces of up to 264 KiB; the packet that the end of one cuts is copied: an eighth at
-/// most. A quiet machine needs a third to a half of this.
+/// most, and none where all packets are alike. A quiet machine needs a third to a half of this.
 const PRICES: [Price; 8] = [
     Price { flow: Flow::SftpGet, clients: 1, copied: 4 << 10, operations: 20, sends: 8 },
     Price { flow: Flow::SftpPut, clients: 1, copied: 128 << 10, operations: 32, sends: 8 },
     Price { flow: Flow::ScpDown, clients: 1, copied: 1 << 10, operations: 20, sends: 8 },
     Price { flow: Flow::ScpUp, clients: 1, copied: 128 << 10, operations: 32, sends: 8 },
     Price { flow: Flow::ExecDown, clients: 1, copied: 1 << 10, operations: 30, sends: 12 },
-    Price { flow: Flow::ExecUp, clients: 1, copied: 128 << 10, operations: 60, sends: 16 },
+    Price { flow: Flow::ExecUp, clients: 1, copied: 16 << 10, operations: 60, sends: 16 },
     Price { flow: Flow::SftpGet, clients: 8, copied: 4 << 10, operations: 30, sends: 12 },
     Price { flow: Flow::SftpPut, clients: 8, copied: 128 << 10, operations: 48, sends: 16 },
 ];
@@ -217,18 +217,18 @@ const OWN: [Price; 2] = [
     Price { flow: Flow::CpPut, clients: 1, copied: 132 << 10, operations: 30, sends: 11 },
 ];
 
-/// Through a host behind: the copied part is as of uploads, and what is received is sent, with a window
-/// for it now and then, all of which comes in pieces of several packets.
+/// Through a host behind: what is received is sent, with a window for it now and then, all of which comes
+/// in pieces of several packets.
 const RELAYED: [Price; 2] = [
-    Price { flow: Flow::ExecDown, clients: 1, copied: 128 << 10, operations: 48, sends: 24 },
-    Price { flow: Flow::ExecUp, clients: 1, copied: 128 << 10, operations: 48, sends: 24 },
+    Price { flow: Flow::ExecDown, clients: 1, copied: 16 << 10, operations: 48, sends: 24 },
+    Price { flow: Flow::ExecUp, clients: 1, copied: 16 << 10, operations: 48, sends: 24 },
 ];
 
 /// To and from a socket behind the gateway: what is received is written at once, what is read is sent at
 /// once, and beside either goes a window now and then.
 const FORWARDED: [Price; 2] = [
     Price { flow: Flow::ForwardDown, clients: 1, copied: 1 << 10, operations: 11, sends: 6 },
-    Price { flow: Flow::ForwardUp, clients: 1, copied: 128 << 10, operations: 30, sends: 2 },
+    Price { flow: Flow::ForwardUp, clients: 1, copied: 16 << 10, operations: 30, sends: 2 },
 ];
 
 /// System calls that an operation takes at most: the operation itself, one that was tried in vain,

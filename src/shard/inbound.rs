@@ -26,6 +26,8 @@ pub struct Inbound {
     calm: u8,
     /// The receive in flight is into a shared buffer.
     shared: bool,
+    /// What the last packet of data took: those of a stream are alike.
+    packet: u32,
     /// Bytes that must be there, from `start`, before opening can go on.
     pub need: u32,
     /// A receive is in flight.
@@ -44,6 +46,7 @@ impl Inbound {
             bulk: false,
             calm: 0,
             shared: false,
+            packet: 0,
             need: 0,
             armed: false,
         }
@@ -85,7 +88,7 @@ impl Inbound {
         let roomy = alone && (self.has_room() || self.move_to_lease(need, pool).is_some());
         if let Some(lease) = self.lease.take_if(|_| roomy) {
             let mut spans = Spans::new();
-            let _ = spans.push(Span::new(self.end, lease.len() - self.end));
+            let _ = spans.push(Span::new(self.end, self.reach(lease.len()) - self.end));
             return Some(Target::Owned { lease, spans });
         }
         if need > PACKET_SLOT {
@@ -153,7 +156,7 @@ impl Inbound {
             self.lease = Some(pool.split(&mut front, cut));
         }
         (self.start, self.end) = (0, self.end.saturating_sub(cut));
-        self.need = 0;
+        (self.need, self.packet) = (0, used);
         Some(Chunk { lease: front, span })
     }
 
@@ -197,6 +200,15 @@ impl Inbound {
         fits && room > 0 && (!self.bulk || room >= ROOM_MIN)
     }
 
+    /// How far into a lease of so many bytes the next receive goes: where a stream's packets are like the last one,
+    /// to the end of one. What the end of the lease cut would have to be copied.
+    fn reach(&self, len: u32) -> u32 {
+        let first = self.start.saturating_add(self.need.max(self.packet));
+        let Some(more) = len.saturating_sub(first).checked_div(self.packet) else { return len };
+        let reach = first.saturating_add(more * self.packet);
+        if (self.end + ROOM_MIN..=len).contains(&reach) { reach } else { len }
+    }
+
     /// Moves the bytes to a fresh lease of at least `need`.
     fn move_to_lease(&mut self, need: u32, pool: &mut Pool) -> Option<()> {
         let large = self.bulk || need > PACKET_SLOT;
@@ -227,6 +239,36 @@ impl Inbound {
             if self.calm >= CALM_TURNS {
                 self.calm_down();
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::BULK_SLOT;
+
+    #[test]
+    fn receives_reach_to_the_end_of_a_packet() {
+        const PACKET: u32 = 32 * 1024 + 36;
+        for (packet, start, end, need, reach) in [
+            // Nothing is known yet.
+            (0, 0, 0, 0, BULK_SLOT),
+            (0, 0, 100, 60_000, BULK_SLOT),
+            (PACKET, 0, 0, 0, 8 * PACKET),
+            (PACKET, 0, 100, 4, 8 * PACKET),
+            (PACKET, 0, 100, PACKET, 8 * PACKET),
+            // What has begun is larger than the last one.
+            (PACKET, 0, 100, PACKET + 40, 7 * PACKET + PACKET + 40),
+            (PACKET, 1000, 1100, PACKET, 1000 + 8 * PACKET),
+            (PACKET, PACKET, PACKET, 0, 8 * PACKET),
+            // Too little would be received.
+            (PACKET, 6 * PACKET, 7 * PACKET, 0, BULK_SLOT),
+            (40, 0, 0, 0, BULK_SLOT / 40 * 40),
+            (u32::MAX, 0, 0, 0, BULK_SLOT),
+        ] {
+            let inbound = Inbound { packet, start, end, need, ..Inbound::default() };
+            assert_eq!(inbound.reach(BULK_SLOT), reach, "{packet} {start} {end} {need}");
         }
     }
 }
