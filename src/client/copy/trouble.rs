@@ -29,14 +29,21 @@ impl Trouble {
     }
 
     /// What somebody can do about it.
-    const fn hint(&self) -> &'static str {
+    fn hint(&self) -> &'static str {
         match self {
             Trouble::Refused { code: StatusCode::PermissionDenied, .. } => {
                 "; the account there may not do that"
             }
-            Trouble::Refused { code: StatusCode::Failure, .. } => {
-                "; is there room left there, and does everything on the way to it exist?"
-            }
+            Trouble::Refused { code: StatusCode::Failure, text } => match &text[..] {
+                b"No space left on device" | b"Disk quota exceeded" => {
+                    "; no room is left there: make some, and give the same command again"
+                }
+                // OpenSSH's server says no more than that.
+                b"" | b"Failure" => {
+                    "; is there room left there, and does everything on the way to it exist?"
+                }
+                _ => "",
+            },
             Trouble::Refused { code: StatusCode::OpUnsupported, .. } => {
                 "; the server knows no such request"
             }

@@ -7,7 +7,7 @@ use super::hash::Range;
 use super::intake::writable;
 use super::options::Options;
 use super::replies::Replies;
-use super::status::status_of;
+use super::status::Failure;
 use super::waiting::{Class, CopyAsk, HandleAsk, Waiting, What};
 use super::watch::Watch;
 use crate::limits::{
@@ -205,12 +205,7 @@ impl Desk {
     }
 
     /// A WRITE is about to come: what it adds to its file is taken from the quota.
-    pub fn admit_write(
-        &mut self,
-        name: HandleName,
-        offset: u64,
-        len: u32,
-    ) -> Result<(), StatusCode> {
+    pub fn admit_write(&mut self, name: HandleName, offset: u64, len: u32) -> Result<(), Failure> {
         if !self.root.accounts() {
             return Ok(());
         }
@@ -218,7 +213,7 @@ impl Desk {
         let start = if file.append { file.end } else { offset };
         let end = start.saturating_add(len.into());
         if file.regular && file.writable && end > file.end && len > 0 {
-            self.root.take_bytes(end - file.end).map_err(status_of)?;
+            self.root.take_bytes(end - file.end).map_err(Failure::from)?;
             file.end = end;
         }
         Ok(())

@@ -53,7 +53,7 @@ pub(super) use open::refuse_own_process;
 pub use open::{FileId, Opened};
 pub use options::{BadOption, Flags, Options, request_names};
 pub(super) use realpath::real_path;
-pub use status::{Failure, status_of};
+pub use status::Failure;
 pub use stdio::{Answer, Note, Setting, serve};
 pub(super) use writes::{Patience, discard, drop_front};
 
@@ -367,8 +367,8 @@ impl Sftp {
 
     fn flushed(&mut self, op: Op, result: Result<u32, reactor::Errno>, io: &mut Io<'_>) {
         let Some((id, tries)) = self.flushing.take() else { return };
-        let code = match result {
-            Ok(_) => StatusCode::Ok,
+        let what = match result {
+            Ok(_) => StatusCode::Ok.into(),
             Err(errno) => {
                 let errno = Errno::from_raw(errno.0);
                 let again = is_transient(errno, true) && tries < RETRIES_MAX;
@@ -376,10 +376,10 @@ impl Sftp {
                     self.flushing = Some((id, tries + 1));
                     return io.submit(FLUSH_TAG, op);
                 }
-                status_of(errno)
+                Failure::from(errno)
             }
         };
-        self.desk.replies.status(id, code);
+        self.desk.replies.status(id, what);
     }
 }
 

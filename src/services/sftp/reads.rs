@@ -3,7 +3,7 @@ use slab::Slab;
 
 use super::handles::OpenFile;
 use super::replies::Replies;
-use super::status::status_of;
+use super::status::Failure;
 use super::{RETRIES_MAX, is_transient};
 use crate::connection::Plan;
 use crate::limits::{PACKET_SLOT, SFTP_DATA_BYTES_MAX, SFTP_READS_MAX};
@@ -124,7 +124,7 @@ impl Reads {
                 return;
             }
             Ok(_) => replies.status(id, StatusCode::Eof),
-            Err(_) => replies.status(id, status_of(errno.unwrap_or(Errno::EIO))),
+            Err(_) => replies.status(id, Failure::from(errno.unwrap_or(Errno::EIO))),
         }
         io.drop_plan(plan, lease);
     }

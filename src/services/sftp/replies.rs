@@ -1,9 +1,10 @@
+use super::status::Failure;
 use crate::base::{Span, tally};
 use crate::limits::OUTBOX_RESERVE;
 use crate::reactor::Class;
 use crate::services::Io;
 use crate::wire::Writer;
-use crate::wire::sftp::{Reply, Response, StatusCode};
+use crate::wire::sftp::{Reply, Response};
 
 /// Replies up to this size are copied into the connection's outbox; longer ones get a lease.
 const SMALL_BYTES: usize = OUTBOX_RESERVE as usize / 2;
@@ -29,8 +30,9 @@ impl Replies {
         self.sent == self.bytes.len()
     }
 
-    pub fn status(&mut self, id: u32, code: StatusCode) {
-        self.put(id, Reply::Status { code, text: code.text().as_bytes() });
+    pub fn status(&mut self, id: u32, what: impl Into<Failure>) {
+        let Failure { code, text } = what.into();
+        self.put(id, Reply::Status { code, text: text.as_bytes() });
     }
 
     pub fn put(&mut self, id: u32, reply: Reply<'_>) {

@@ -27,10 +27,42 @@ impl Failure {
     }
 }
 
+impl From<StatusCode> for Failure {
+    fn from(code: StatusCode) -> Failure {
+        Failure::new(code)
+    }
+}
+
 impl From<Errno> for Failure {
     fn from(errno: Errno) -> Failure {
-        Failure::new(status_of(errno))
+        let code = status_of(errno);
+        match errno_text(errno) {
+            Some(text) if code == StatusCode::Failure => Failure { code, text },
+            _ => Failure::new(code),
+        }
     }
+}
+
+/// What a failure that has no code of its own is called, in the words of strerror(3): version 3 has one code
+/// for a full disk and for everything else, and many clients show the text.
+const fn errno_text(errno: Errno) -> Option<&'static str> {
+    Some(match errno {
+        Errno::ENOSPC => "No space left on device",
+        Errno::EDQUOT => "Disk quota exceeded",
+        Errno::EIO => "Input/output error",
+        Errno::EROFS => "Read-only file system",
+        Errno::EFBIG => "File too large",
+        Errno::EEXIST => "File exists",
+        Errno::ENOTEMPTY => "Directory not empty",
+        Errno::EISDIR => "Is a directory",
+        Errno::EXDEV => "Invalid cross-device link",
+        Errno::EBUSY => "Device or resource busy",
+        Errno::ETXTBSY => "Text file busy",
+        Errno::EMFILE | Errno::ENFILE => "Too many open files",
+        Errno::EMLINK => "Too many links",
+        Errno::ESTALE => "Stale file handle",
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
@@ -66,5 +98,16 @@ mod tests {
         for (errno, number) in table {
             assert_eq!(status_of(errno).number(), number, "{errno}");
         }
+    }
+
+    #[test]
+    fn a_failure_without_a_code_of_its_own_is_named_as_the_system_names_it() {
+        let text = |errno| Failure::from(errno).text;
+        for errno in [Errno::ENOSPC, Errno::EDQUOT, Errno::EIO, Errno::EROFS, Errno::ENOTEMPTY] {
+            let system = std::io::Error::from_raw_os_error(errno as i32).to_string();
+            assert!(system.starts_with(&format!("{} (", text(errno))), "{system}");
+        }
+        // What has a code has OpenSSH's words for it.
+        assert_eq!((text(Errno::ENOENT), text(Errno::EAGAIN)), ("No such file", "Failure"));
     }
 }

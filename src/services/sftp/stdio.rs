@@ -13,7 +13,7 @@ use super::fs::{self, borrow, retry};
 use super::handles::{HandleName, Handles};
 use super::intake;
 use super::options::{Options, name_of};
-use super::status::status_of;
+use super::status::Failure;
 use super::{EXIT_BAD_PEER, EXIT_CLEAN};
 use crate::limits::{SFTP_DATA_BYTES_MAX, SFTP_PACKET_BYTES_MAX, SFTP_STREAM_BYTES};
 use crate::services::root::Root;
@@ -205,7 +205,10 @@ impl Session<'_> {
                     Begun::Job(running, job) => (running, job),
                     Begun::Flush(fd) => {
                         let flushed = retry(|| fsync(borrow(fd)));
-                        self.status(id, flushed.map_or_else(status_of, |()| StatusCode::Ok));
+                        self.status(
+                            id,
+                            flushed.map_or_else(Failure::from, |()| StatusCode::Ok.into()),
+                        );
                         return Ok(());
                     }
                 };
@@ -252,34 +255,34 @@ impl Session<'_> {
             }
             ended => {
                 self.out.truncate(at);
-                self.status(id, ended.map_or_else(status_of, |_| StatusCode::Eof));
+                self.status(id, ended.map_or_else(Failure::from, |_| StatusCode::Eof.into()));
             }
         }
     }
 
-    fn write(&mut self, handle: HandleName, offset: u64, mut data: &[u8]) -> StatusCode {
-        let Some(file) = self.desk.handles.file(handle) else { return StatusCode::Failure };
+    fn write(&mut self, handle: HandleName, offset: u64, mut data: &[u8]) -> Failure {
+        let Some(file) = self.desk.handles.file(handle) else { return StatusCode::Failure.into() };
         // The kernel ignores it for an appending descriptor, but -1 has a meaning of its own.
         let offset = if file.append { 0 } else { offset };
-        let Ok(mut at) = i64::try_from(offset) else { return StatusCode::BadMessage };
+        let Ok(mut at) = i64::try_from(offset) else { return StatusCode::BadMessage.into() };
         if data.is_empty() && !file.writable {
-            return status_of(Errno::EBADF);
+            return Errno::EBADF.into();
         }
         while !data.is_empty() {
             match retry(|| pwrite(borrow(file.fd), data, at)) {
-                Ok(0) => return StatusCode::Failure,
+                Ok(0) => return StatusCode::Failure.into(),
                 Ok(written) => {
                     data = data.get(written..).unwrap_or(&[]);
                     at = at.saturating_add(written as i64);
                 }
-                Err(errno) => return status_of(errno),
+                Err(errno) => return errno.into(),
             }
         }
-        StatusCode::Ok
+        StatusCode::Ok.into()
     }
 
-    fn status(&mut self, id: u32, code: StatusCode) {
-        self.desk.replies.status(id, code);
+    fn status(&mut self, id: u32, what: impl Into<Failure>) {
+        self.desk.replies.status(id, what);
     }
 }
 

@@ -370,7 +370,11 @@ fn appending_keeps_the_order_of_the_requests() {
 /// SECURITY R11, R12: the failed request says so, the session goes on, and no OK is false.
 #[test]
 fn a_full_disk_fails_the_write_that_met_it() {
-    for errno in [nix::libc::ENOSPC, nix::libc::EDQUOT, nix::libc::EIO] {
+    for (errno, text) in [
+        (nix::libc::ENOSPC, "No space left on device"),
+        (nix::libc::EDQUOT, "Disk quota exceeded"),
+        (nix::libc::EIO, "Input/output error"),
+    ] {
         let home = home();
         let mut rig = Rig::greeted(home.path());
         rig.faults = Faults { full_at: Some((100_000, errno)), ..Faults::default() };
@@ -386,8 +390,10 @@ fn a_full_disk_fails_the_write_that_met_it() {
             .collect();
         rig.send(&script);
         rig.settle();
-        let codes: Vec<u32> = rig.take_replies().iter().map(|(_, got)| got.code()).collect();
+        let replies = rig.take_replies();
+        let codes: Vec<u32> = replies.iter().map(|(_, got)| got.code()).collect();
         assert_eq!(codes, [0, 0, 0, 4, 4, 4, 4, 4, 4, 4], "{errno}");
+        assert_eq!(replies.last().map(|(_, got)| got), Some(&Got::Status(4, text.to_owned())));
         let on_disk = files::read(home.path().join("file")).expect("read");
         assert!(on_disk[..90_000] == content[..90_000], "what was confirmed is there");
         rig.faults = Faults::default();

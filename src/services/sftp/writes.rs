@@ -6,7 +6,7 @@ use slab::Slab;
 use super::handles::OpenFile;
 use super::input::Input;
 use super::replies::Replies;
-use super::status::status_of;
+use super::status::Failure;
 use super::{RETRIES_MAX, is_transient};
 use crate::base::Instant;
 use crate::limits::{SERVICE_PAUSE, SFTP_WRITE_OPS_MAX};
@@ -58,7 +58,7 @@ struct Writing {
     /// All its data has been taken in.
     complete: bool,
     ops: u16,
-    failed: Option<StatusCode>,
+    failed: Option<Failure>,
     /// The client left in the middle; nobody waits for a reply.
     silent: bool,
 }
@@ -120,18 +120,18 @@ impl Writes {
     pub fn begin(
         &mut self,
         id: u32,
-        (file, refused): (Option<OpenFile>, Option<StatusCode>),
+        (file, refused): (Option<OpenFile>, Option<Failure>),
         offset: u64,
         len: u32,
     ) {
         let failed = match file {
             _ if refused.is_some() => refused,
-            None => Some(StatusCode::Failure),
+            None => Some(StatusCode::Failure.into()),
             Some(file) if !file.append && i64::try_from(offset).is_err() => {
-                Some(StatusCode::BadMessage)
+                Some(StatusCode::BadMessage.into())
             }
             // What write(2) answers; no operation is made for nothing.
-            Some(file) if len == 0 && !file.writable => Some(status_of(Errno::EBADF)),
+            Some(file) if len == 0 && !file.writable => Some(Errno::EBADF.into()),
             Some(_) => None,
         };
         // The kernel ignores it for an appending descriptor, but -1 has a meaning of its own.
@@ -218,13 +218,13 @@ impl Writes {
                 write.len -= written;
                 write.tries = 0;
                 // OpenSSH's "nothing at all written".
-                (written == 0).then_some(StatusCode::Failure)
+                (written == 0).then_some(StatusCode::Failure.into())
             }
             Err(errno) => {
                 let errno = Errno::from_raw(errno.0);
                 let again = is_transient(errno, write.file.regular) && write.tries < RETRIES_MAX;
                 write.tries = write.tries.saturating_add(1);
-                (!again).then(|| status_of(errno))
+                (!again).then(|| errno.into())
             }
         };
         if failed.is_none() && write.len > 0 && !gone {
@@ -281,7 +281,7 @@ impl Writes {
             self.order.pop_front();
             let Writing { id, failed, silent, .. } = self.requests.remove(request);
             if !silent {
-                replies.status(id, failed.unwrap_or(StatusCode::Ok));
+                replies.status(id, failed.unwrap_or(StatusCode::Ok.into()));
             }
         }
     }
