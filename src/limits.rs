@@ -192,6 +192,8 @@ pub const RSA_BITS_MIN: u32 = 2048;
 pub const RSA_BITS_MAX: u32 = 8192;
 /// bcrypt rounds in an encrypted key file; each costs about ten milliseconds.
 pub const KEY_FILE_ROUNDS_MAX: u32 = 1024;
+/// Rounds of PBKDF2 in an encrypted PKCS#8 file: a few seconds of them.
+pub const KEY_FILE_PBKDF2_ROUNDS_MAX: u32 = 10_000_000;
 /// What we write: OpenSSH's own figure.
 pub const KEY_FILE_ROUNDS_DEFAULT: u32 = 24;
 pub const KEY_FILE_BYTES_MAX: u64 = 64 * 1024;
@@ -588,9 +590,10 @@ pub const COPY_SPOTS: u64 = 16;
 /// Where a server can hash, an interrupted copy is trusted up to the first block of this size whose
 /// hash differs.
 pub const COPY_HASH_BLOCK_BYTES: u32 = 1024 * 1024;
-/// What a command that hashes a file at a server says: a hash, and little beside it. It may take so long, and a
+/// What a command that hashes a file at a server says: a line of 67 bytes for what is before the last
+/// [`COPY_IN_FLIGHT_BYTES_MAX`], and one for each block of those. It may take so long, and a
 /// second more for each so many bytes.
-pub const COPY_SAID_BYTES_MAX: usize = 256;
+pub const COPY_SAID_BYTES_MAX: usize = 4096;
 pub const COPY_COMMAND_TIME: Duration = Duration::from_secs(30);
 pub const COPY_COMMAND_BYTES_A_SECOND: u64 = 32 * 1024 * 1024;
 /// Memory through which a copy goes from one server to another.
@@ -619,6 +622,12 @@ pub const COPY_NEAR_TIME: Duration = Duration::from_millis(2);
 pub const COPY_SPLIT_BYTES_MIN: u64 = 16 * 1024 * 1024;
 pub const COPY_PIECE_BYTES: u64 = 4 * 1024 * 1024;
 pub const COPY_PIECES_OF_SESSION: usize = 2;
+/// The same of a file with holes on one session: all that may be under way.
+pub const COPY_PIECES_OF_ONE: usize = 8;
+/// Holes from this size on are not sent; where there are more stretches of data between them, all of the file
+/// is.
+pub const COPY_HOLE_BYTES_MIN: u64 = 1024 * 1024;
+pub const COPY_EXTENTS_MAX: usize = 65_536;
 /// Files that are copied at a time: what is small costs round trips, and they are made together.
 pub const COPY_FILES_AT_ONCE: usize = 64;
 /// Directories inside one another, as with scp.

@@ -23,6 +23,7 @@ mod x11;
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -220,6 +221,70 @@ fn into_the_background_and_from_an_address() {
             let output = server.ssh(&[line], &["true"]).output().expect("runs");
             assert_eq!(output.status.code(), Some(255));
             assert!(text(&output.stderr).contains(expected), "{}", text(&output.stderr));
+        }
+    });
+}
+
+/// Without a terminal a program is asked, or in its place.
+#[test]
+fn a_program_asks_for_the_passphrase() {
+    both(&[], |server| {
+        let key = server.path("sealed");
+        let _ = fs::remove_file(&key);
+        fs::copy(server.path("user_rsa3072"), &key).expect("a key");
+        fs::copy(server.path("user_rsa3072.pub"), server.path("sealed.pub")).expect("its half");
+        run_ok(
+            Command::new("ssh-keygen")
+                .args(["-q", "-p", "-P", "", "-N", "open it", "-m", "PKCS8", "-f"])
+                .arg(&key),
+        );
+        let (program, asked) = (server.path("askpass"), server.path("asked"));
+        for (says, expected) in [("open it", "in\n"), ("wrong", ""), ("", "")] {
+            let script =
+                format!("#!/bin/sh\necho \"$1\" >>{}\necho '{says}'\necho more\n", asked.display());
+            fs::write(&program, script).expect("a program");
+            fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).expect("a mode");
+            let mut command = server.bare(&["BatchMode=no", "PreferredAuthentications=publickey"]);
+            command.arg("-i").arg(&key).args(["127.0.0.1", "echo in"]);
+            command.env("SSH_ASKPASS", &program).env("SSH_ASKPASS_REQUIRE", "force");
+            let output = command.output().expect("runs");
+            assert_eq!(text(&output.stdout), expected, "{says}: {}", text(&output.stderr));
+        }
+        let asked = fs::read_to_string(&asked).expect("it was asked");
+        assert!(asked.starts_with("Enter passphrase for key "), "{asked}");
+    });
+}
+
+/// A key whose file was opened is the agent's then, where that is asked for.
+#[test]
+fn keys_are_given_to_the_agent() {
+    both(&[], |server| {
+        let agent = Agent::start(server.path("keeps"));
+        let kept = || {
+            let mut command = Command::new("ssh-add");
+            let output = command.arg("-l").env("SSH_AUTH_SOCK", &agent.socket).output();
+            text(&output.expect("ssh-add").stdout).contains("SHA256:")
+        };
+        for (key, how, expected) in [
+            ("user_ed25519", "no", false),
+            ("user_ed25519", "ask", false),
+            ("user_ed25519", "yes", true),
+            ("user_rsa3072", "1h", true),
+        ] {
+            let key = server.path(key);
+            let option = agent.option();
+            let file = format!("IdentityFile={}", key.display());
+            let add = format!("AddKeysToAgent={how}");
+            let mut command = server.bare(&[&option, &file, &add]);
+            let output = command.args(["127.0.0.1", "echo in"]).output().expect("runs");
+            assert_eq!(text(&output.stdout), "in\n", "{how}: {}", text(&output.stderr));
+            assert_eq!(kept(), expected, "{how}: {}", text(&output.stderr));
+            if expected {
+                let mut command = server.bare(&[&option]);
+                let output = command.args(["127.0.0.1", "echo in"]).output().expect("runs");
+                assert_eq!(text(&output.stdout), "in\n", "by the agent");
+                agent.tell(&["-d"], &key);
+            }
         }
     });
 }

@@ -9,7 +9,10 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use zeroize::Zeroizing;
 
+use super::options::AddKeys;
+use crate::crypto::PrivateKey;
 use crate::limits::{AGENT_BIND_TIME_MAX, AGENT_FRAME_BYTES_MAX};
 use crate::wire::Writer;
 use crate::wire::agent::{AgentReply, AgentRequest, frame_bytes};
@@ -36,7 +39,8 @@ impl HostProof {
 }
 
 fn framed(request: &AgentRequest<'_>) -> Option<Box<[u8]>> {
-    let mut space = vec![0; AGENT_FRAME_BYTES_MAX as usize + 4];
+    // It may hold a private key.
+    let mut space = Zeroizing::new(vec![0; AGENT_FRAME_BYTES_MAX as usize + 4]);
     let mut out = Writer::new(&mut space);
     request.write(&mut out).ok()?;
     Some(out.written().into())
@@ -121,9 +125,24 @@ impl Agent {
         Ok(reply == AgentReply::Success)
     }
 
+    /// Gives it a private key to keep (ssh_config(5), AddKeysToAgent).
+    ///
+    /// # Errors
+    /// It does not take it, breaks off or talks nonsense.
+    pub fn add(&mut self, key: &PrivateKey, comment: &str, how: AddKeys) -> Result<()> {
+        let (key, comment) = (key.to_agent()?, comment.as_bytes());
+        let AddKeys { confirm, lifetime, .. } = how;
+        let frame = self.ask(&AgentRequest::Add { key: &key, comment, lifetime, confirm })?;
+        match AgentReply::parse(&frame).context("the agent's answer")? {
+            AgentReply::Success => Ok(()),
+            _ => bail!("the agent does not take it"),
+        }
+    }
+
     /// The answer's frame behind its length.
     fn ask(&mut self, request: &AgentRequest<'_>) -> Result<Vec<u8>> {
         let frame = framed(request).context("too much to ask of an agent")?;
+        let frame = Zeroizing::new(frame.into_vec());
         self.stream.write_all(&frame).context("the agent does not listen")?;
         let mut length = [0; 4];
         self.stream.read_exact(&mut length).context("the agent does not answer")?;

@@ -7,7 +7,9 @@ use anyhow::{Context, Result, bail};
 use zeroize::Zeroizing;
 
 use super::agent::{Agent, HostProof};
+use super::options::AddKeys;
 use super::{Options, Person, Voice};
+use crate::base::escape;
 use crate::connection::LoginMethod;
 use crate::crypto::{
     Certificate, KeyAlgorithm, KeyError, PrivateKey, PublicKey, ShownKey, SignatureAlgorithm,
@@ -42,6 +44,8 @@ pub struct Identities {
     list: Vec<Identity>,
     /// How often the passphrase of a file is asked for: NumberOfPasswordPrompts.
     tries: u32,
+    /// What is done with a key whose file was opened.
+    add_keys: Option<AddKeys>,
 }
 
 impl Identities {
@@ -91,11 +95,29 @@ impl Identities {
         }
         let certified = certified(options, &list, voice);
         let list = certified.into_iter().chain(list).collect();
-        Identities { agent, list, tries: options.password_prompts }
+        let (tries, add_keys) = (options.password_prompts, options.add_keys);
+        Identities { agent, list, tries, add_keys }
     }
 
     pub fn list(&self) -> &[Identity] {
         &self.list
+    }
+
+    /// Gives a key to the agent where that is wanted (AddKeysToAgent).
+    fn add(&mut self, key: &PrivateKey, name: &str, (person, voice): (Person, &Voice)) {
+        let (Some(how), Some(agent)) = (self.add_keys, &mut self.agent) else { return };
+        let comment = if key.comment().is_empty() { name } else { key.comment() };
+        if how.ask {
+            let shown = escape(comment.as_bytes());
+            let answer = person.ask(&format!("Add key {name} ({shown}) to agent? (yes/no) "));
+            if !answer.is_ok_and(|answer| answer.eq_ignore_ascii_case("yes")) {
+                return;
+            }
+        }
+        match agent.add(key, comment, how) {
+            Ok(()) => voice.debug(format_args!("identity added to agent: {name}")),
+            Err(why) => voice.error(format_args!("{name} is not added to the agent: {why:#}")),
+        }
     }
 
     /// Signs what a login is proved with. May ask for a passphrase.
@@ -107,7 +129,7 @@ impl Identities {
         identity: &Identity,
         algorithm: SignatureAlgorithm,
         message: &[u8],
-        person: Person,
+        (person, voice): (Person, &Voice),
     ) -> Result<Box<[u8]>> {
         match &identity.holder {
             Holder::Agent { blob } => {
@@ -119,7 +141,9 @@ impl Identities {
                 if private.public() != &identity.key {
                     bail!("{} is not the private half of {}.pub", path.display(), path.display());
                 }
-                Ok(private.sign(algorithm, message)?.into())
+                let signature = private.sign(algorithm, message)?.into();
+                self.add(&private, &path.display().to_string(), (person, voice));
+                Ok(signature)
             }
         }
     }
@@ -257,7 +281,14 @@ fn public_half(path: &Path) -> Result<Option<PublicKey>> {
     match PublicKey::from_text(String::from_utf8_lossy(&text).trim()) {
         // The agent has the private half.
         Ok((key, _)) => Ok(Some(key)),
-        Err(_) => Ok(Some(PrivateKey::public_of_openssh(&*text)?)),
+        Err(_) => match PrivateKey::public_of_openssh(&*text) {
+            Err(KeyError::PassphraseNeeded) => bail!(
+                "its public half is not beside it, and it is encrypted as a whole; \
+                 `ssh-keygen -y -f {0} > {0}.pub` puts it there",
+                path.display()
+            ),
+            key => Ok(Some(key?)),
+        },
     }
 }
 

@@ -167,7 +167,8 @@ impl<'a> Login<'a> {
             Query::SignLogin { algorithm, message, .. } => {
                 let identity = self.shown.clone().context("a key that was not shown")?;
                 let identities = self.identities.as_mut().context("no keys")?;
-                match identities.sign(&identity, algorithm, &message, self.person) {
+                let around = (self.person, self.voice);
+                match identities.sign(&identity, algorithm, &message, around) {
                     Ok(signature) => Answer::Signature(Some(signature)),
                     Err(why) => {
                         self.voice.error(format_args!("{why:#}"));

@@ -2,6 +2,7 @@
 //! links on which channels can be opened; [`session`] is what `tidegate ssh` does with one.
 
 mod agent;
+mod askpass;
 pub mod background;
 pub mod config;
 mod connect;
@@ -21,9 +22,10 @@ mod terminal;
 mod voice;
 mod x11;
 
+pub use forwards::{Form, Forward};
 pub use identities::{Identity, Signer};
 pub use link::{Client, connection_config};
-pub use options::{Options, StrictHostKeys, UpdateHostKeys};
+pub use options::{AddKeys, Options, StrictHostKeys, UpdateHostKeys};
 pub use outside::Lone;
 pub use person::Person;
 pub use voice::{Level, Voice};

@@ -29,6 +29,17 @@ pub enum UpdateHostKeys {
     Yes,
 }
 
+/// How a key whose file was opened is given to the agent (ssh_config(5), AddKeysToAgent).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AddKeys {
+    /// Somebody is asked first.
+    pub ask: bool,
+    /// The agent asks each time before it signs.
+    pub confirm: bool,
+    /// Seconds that the agent keeps it.
+    pub lifetime: Option<u32>,
+}
+
 /// Everything that one connection is made with.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -77,6 +88,8 @@ pub struct Options {
     pub identities_only: bool,
     /// The socket of an agent.
     pub agent: Option<PathBuf>,
+    /// `None`: no keys are given to it.
+    pub add_keys: Option<AddKeys>,
     pub pubkey: bool,
     pub password: bool,
     pub keyboard_interactive: bool,
@@ -142,8 +155,7 @@ impl Options {
     /// The usual, for a host in a user's hands whose home is `home`.
     pub fn new(host: &str, user: &str, home: Option<&std::path::Path>) -> Options {
         let at_home = |names: &[&str]| -> Vec<PathBuf> {
-            let folder = home.map(|home| home.join(".ssh"));
-            folder.iter().flat_map(|at| names.iter().map(|name| at.join(name))).collect()
+            names.iter().filter_map(|name| Some(home?.join(".ssh").join(name))).collect()
         };
         Options {
             host: host.to_owned(),
@@ -177,6 +189,7 @@ impl Options {
             certificate_files: Vec::new(),
             identities_only: false,
             agent: usual_agent(),
+            add_keys: None,
             pubkey: true,
             password: true,
             keyboard_interactive: true,

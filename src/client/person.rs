@@ -1,4 +1,4 @@
-//! Questions to whoever sits at the terminal. Answers that are secrets are never shown, and are
+//! Questions to whoever sits at the terminal, or before a program that asks in its place. Answers that are secrets are never shown, and are
 //! wiped when they are done with.
 
 use std::fs::{File, OpenOptions};
@@ -9,6 +9,7 @@ use nix::sys::signal::{SigSet, Signal, raise};
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use zeroize::Zeroizing;
 
+use super::askpass;
 use crate::gateway::signals::{Signals, Woken};
 use crate::limits::PASSWORD_BYTES_MAX;
 
@@ -57,6 +58,9 @@ impl Person {
             return Err(NoAnswer::Batch);
         }
         let terminal = OpenOptions::new().read(true).write(true).open("/dev/tty");
+        if let Some(program) = askpass::program(terminal.is_ok()) {
+            return askpass::ask(&program, question).map_err(|_| NoAnswer::Nothing);
+        }
         let mut terminal = terminal.map_err(|_| NoAnswer::NoTerminal)?;
         let answer = match hidden {
             true => converse_hidden(&mut terminal, question),
@@ -148,7 +152,7 @@ impl Drop for Hidden {
 
 /// A line without its end, byte by byte: what follows it is for somebody else. `goes_on` is asked
 /// before each byte.
-fn read_line(
+pub(super) fn read_line(
     terminal: &mut File,
     mut goes_on: impl FnMut(&File) -> io::Result<bool>,
 ) -> io::Result<Zeroizing<Vec<u8>>> {

@@ -20,8 +20,13 @@ const REQUEST_IDENTITIES: u8 = 11;
 const IDENTITIES_ANSWER: u8 = 12;
 const SIGN_REQUEST: u8 = 13;
 const SIGN_RESPONSE: u8 = 14;
+const ADD_IDENTITY: u8 = 17;
+const ADD_ID_CONSTRAINED: u8 = 25;
 const EXTENSION: u8 = 27;
 const EXTENSION_FAILURE: u8 = 28;
+
+const CONSTRAIN_LIFETIME: u8 = 1;
+const CONSTRAIN_CONFIRM: u8 = 2;
 
 const SESSION_BIND: &str = "session-bind@openssh.com";
 
@@ -32,6 +37,9 @@ pub enum AgentRequest<'a> {
     Identities,
     /// A signature over `data` by the key of this blob, which may be a certificate's.
     Sign { key: &'a [u8], data: &'a [u8], flags: u32 },
+    /// Takes a private key: its type and numbers, encoded. For so many seconds, and to be used only when
+    /// somebody agrees each time.
+    Add { key: &'a [u8], comment: &'a [u8], lifetime: Option<u32>, confirm: bool },
     /// Tells which connection signatures will be for (`session-bind@openssh.com`): the host key of
     /// its server, its session identifier and the server's signature over that, and whether the
     /// agent is going to be forwarded over it.
@@ -50,6 +58,19 @@ impl AgentRequest<'_> {
                 out.string(key)?;
                 out.string(data)?;
                 out.uint32(*flags)?;
+            }
+            AgentRequest::Add { key, comment, lifetime, confirm } => {
+                let constrained = *confirm || lifetime.is_some();
+                out.byte(if constrained { ADD_ID_CONSTRAINED } else { ADD_IDENTITY })?;
+                out.bytes(key)?;
+                out.string(comment)?;
+                if let Some(seconds) = lifetime {
+                    out.byte(CONSTRAIN_LIFETIME)?;
+                    out.uint32(*seconds)?;
+                }
+                if *confirm {
+                    out.byte(CONSTRAIN_CONFIRM)?;
+                }
             }
             AgentRequest::Bind { host_key, session_id, signature, forwarding } => {
                 out.byte(EXTENSION)?;
@@ -172,6 +193,12 @@ mod tests {
         let sign = AgentRequest::Sign { key: b"K", data: b"DD", flags: SIGN_RSA_SHA2_512 };
         let expected = b"\0\0\0\x10\x0d\0\0\0\x01K\0\0\0\x02DD\0\0\0\x04";
         assert_eq!(frame(&sign), expected);
+        let add = |lifetime, confirm| {
+            frame(&AgentRequest::Add { key: b"KEY", comment: b"me", lifetime, confirm })
+        };
+        assert_eq!(add(None, false), b"\0\0\0\x0a\x11KEY\0\0\0\x02me");
+        let constrained = b"\0\0\0\x10\x19KEY\0\0\0\x02me\x01\0\0\0\x09\x02";
+        assert_eq!(add(Some(9), true), constrained);
         let bind = AgentRequest::Bind {
             host_key: b"H",
             session_id: b"I",

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::client::{Level, StrictHostKeys, UpdateHostKeys};
+use crate::client::{AddKeys, Level, StrictHostKeys, UpdateHostKeys};
 use crate::crypto::{CipherKind, KexKind, KeyAlgorithm, MacKind, SignatureAlgorithm};
 use crate::gateway::accounts;
 use crate::gateway::config::{DriverChoice, Wrong, number};
@@ -41,6 +41,8 @@ pub struct Draft {
     pub certificate_files: Vec<String>,
     pub identities_only: Option<bool>,
     pub identity_agent: Option<String>,
+    /// `Some(None)`: no keys are given to it.
+    pub add_keys: Option<Option<AddKeys>>,
     pub pubkey: Option<bool>,
     pub password: Option<bool>,
     pub keyboard_interactive: Option<bool>,

@@ -7,7 +7,7 @@ use super::draft::{Draft, Proxy, RequestTty, SessionType, jump_text};
 use super::settle::{X11_TIMEOUT, XAUTH};
 use super::{Said, Settled};
 use crate::client::forwards::{Forward, Listen};
-use crate::client::{Options, StrictHostKeys, UpdateHostKeys};
+use crate::client::{AddKeys, Options, StrictHostKeys, UpdateHostKeys};
 use crate::gateway::config::{DriverChoice, is_none, names_of};
 use crate::services::forward::{BIND_MASK, Target};
 
@@ -83,6 +83,14 @@ const LINES: &[(&str, Show)] = &[
         StrictHostKeys::No => "false",
     })),
     ("TCPKeepAlive", |v| flag(v.options.tcp_keepalive)),
+    ("AddKeysToAgent", |v| one(match v.options.add_keys {
+        None => "false".to_owned(),
+        Some(AddKeys { ask: true, .. }) => "ask".to_owned(),
+        Some(AddKeys { confirm: true, lifetime: None, .. }) => "confirm".to_owned(),
+        Some(AddKeys { confirm: true, lifetime: Some(seconds), .. }) => format!("confirm {seconds}"),
+        Some(AddKeys { lifetime: Some(seconds), .. }) => seconds.to_string(),
+        Some(_) => "true".to_owned(),
+    })),
     ("UpdateHostKeys", |v| one(match v.options.update_host_keys {
         UpdateHostKeys::No => "false",
         UpdateHostKeys::Ask => "ask",

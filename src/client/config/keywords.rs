@@ -8,7 +8,7 @@ use super::draft::{
     push_new,
 };
 use crate::client::options::quickest_first;
-use crate::client::{Level, StrictHostKeys, UpdateHostKeys};
+use crate::client::{AddKeys, Level, StrictHostKeys, UpdateHostKeys};
 use crate::crypto::{CipherKind, KexKind, KeyAlgorithm, MacKind, SignatureAlgorithm};
 use crate::gateway::config::{
     DriverChoice, Listed, Values, Wrong, did_you_mean, duration, is_none, parse_algorithms_onto,
@@ -71,7 +71,7 @@ const CANONICAL: &str = "names are connected to as they are written";
 /// Every keyword, by its name.
 #[rustfmt::skip]
 pub const KEYWORDS: &[Keyword] = &[
-    absent("AddKeysToAgent", NO, "keys are not put into agents (ssh-add does it)"),
+    honoured("AddKeysToAgent", |d, v| once(&mut d.add_keys, add_keys(v)?)),
     honoured("AddressFamily", |d, v| once(&mut d.ipv4_ipv6, match lower(v)?.as_str() {
         "any" => (true, true),
         "inet" => (true, false),
@@ -288,6 +288,34 @@ fn user(values: &Values<'_>) -> Result<String, Wrong> {
         true => Err(Wrong::new(&name, "no name of a user")),
         false => Ok(name),
     }
+}
+
+/// `yes`, `no`, `ask`, `confirm`, how long, or the last two together.
+fn add_keys(values: &Values<'_>) -> Result<Option<AddKeys>, Wrong> {
+    let words = values.many()?;
+    let (first, rest) = match words {
+        [first, rest @ ..] if rest.len() <= 1 => (first.to_ascii_lowercase(), rest.first()),
+        _ => return Err(Wrong::new(words.join(" "), "too many words")),
+    };
+    let how = match (first.as_str(), rest) {
+        ("no" | "false", None) => return Ok(None),
+        ("yes" | "true", None) => AddKeys::default(),
+        ("ask", None) => AddKeys { ask: true, ..AddKeys::default() },
+        ("confirm", None) => AddKeys { confirm: true, ..AddKeys::default() },
+        ("confirm", Some(time)) => {
+            AddKeys { confirm: true, lifetime: Some(lifetime(time)?), ask: false }
+        }
+        (time, None) => AddKeys { lifetime: Some(lifetime(time)?), ..AddKeys::default() },
+        (_, Some(more)) => return Err(Wrong::new(more, "only confirm has a time behind it")),
+    };
+    Ok(Some(how))
+}
+
+/// Above zero, as agents count it.
+fn lifetime(word: &str) -> Result<u32, Wrong> {
+    let seconds = duration(word)?.as_secs();
+    let seconds = u32::try_from(seconds).ok().filter(|seconds| *seconds > 0);
+    seconds.ok_or_else(|| Wrong::new(word, "no time at all"))
 }
 
 fn word(values: &Values<'_>) -> Result<String, Wrong> {

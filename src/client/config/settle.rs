@@ -106,6 +106,7 @@ impl Settling<'_> {
         }
         options.certificate_files = self.files("CertificateFile", &draft.certificate_files);
         options.identities_only = draft.identities_only.unwrap_or(false);
+        options.add_keys = draft.add_keys.flatten();
         match draft.identity_agent.as_deref() {
             None | Some("SSH_AUTH_SOCK") => {}
             Some(word) if is_none(word) => options.agent = None,

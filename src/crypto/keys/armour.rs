@@ -11,8 +11,10 @@ use crate::limits::KEY_FILE_BYTES_MAX;
 pub(super) enum Form {
     /// `openssh-key-v1`, as PROTOCOL.key describes it.
     OpenSsh,
-    /// PrivateKeyInfo (RFC 5208).
+    /// PrivateKeyInfo (RFC 5208 §5).
     Pkcs8,
+    /// EncryptedPrivateKeyInfo (RFC 5208 §6).
+    Pkcs8Encrypted,
     /// RSAPrivateKey (RFC 8017 §A.1.2).
     Pkcs1,
     /// ECPrivateKey (RFC 5915).
@@ -88,7 +90,7 @@ fn form(label: &[u8]) -> Result<Form, KeyError> {
         b"PRIVATE KEY" => Ok(Form::Pkcs8),
         b"RSA PRIVATE KEY" => Ok(Form::Pkcs1),
         b"EC PRIVATE KEY" => Ok(Form::Sec1),
-        b"ENCRYPTED PRIVATE KEY" => Err(KeyError::EncryptedPem),
+        b"ENCRYPTED PRIVATE KEY" => Ok(Form::Pkcs8Encrypted),
         b"DSA PRIVATE KEY" => Err(unsupported("ssh-dss")),
         b"PUBLIC KEY" | b"RSA PUBLIC KEY" => Err(KeyError::PublicHalf),
         _ => Err(KeyError::NotAPrivateKey),
@@ -133,8 +135,6 @@ mod tests {
         let begin = "-----BEGIN RSA PRIVATE KEY-----\n";
         let headers = format!("{begin}Proc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nAA==\n");
         assert_eq!(verdict(&headers), Err(KeyError::EncryptedPem));
-        let begin = "-----BEGIN ENCRYPTED PRIVATE KEY-----\n";
-        assert_eq!(verdict(begin), Err(KeyError::EncryptedPem));
         let dsa = verdict("-----BEGIN DSA PRIVATE KEY-----\n");
         assert_eq!(dsa, Err(KeyError::UnsupportedType("ssh-dss".into())));
     }

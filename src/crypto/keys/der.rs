@@ -5,6 +5,7 @@ use crate::wire::{Malformed, Reader};
 
 pub(super) const INTEGER: u8 = 0x02;
 pub(super) const OCTET_STRING: u8 = 0x04;
+pub(super) const OID: u8 = 0x06;
 pub(super) const SEQUENCE: u8 = 0x30;
 
 /// The contents of the next element, which must carry `tag`.

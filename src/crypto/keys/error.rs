@@ -44,7 +44,7 @@ pub enum KeyError {
     #[error("wrong passphrase for the key file")]
     WrongPassphrase,
     #[error(
-        "an encrypted key file in PEM format, which is not read here; \
+        "a key file that is encrypted in a way of PEM's that is not read here; \
          `ssh-keygen -p -f FILE` converts it in place"
     )]
     EncryptedPem,

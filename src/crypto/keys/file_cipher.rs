@@ -129,7 +129,7 @@ impl FileCipher {
 }
 
 impl KeyBits {
-    const fn bytes(self) -> usize {
+    pub(super) const fn bytes(self) -> usize {
         match self {
             KeyBits::Aes128 => 16,
             KeyBits::Aes192 => 24,
@@ -150,6 +150,11 @@ impl KeyBits {
 pub(super) struct FileSecret(Zeroizing<Vec<u8>>);
 
 impl FileSecret {
+    /// What was derived elsewhere.
+    pub(super) fn of(key: &[u8], iv: &[u8]) -> FileSecret {
+        FileSecret(Zeroizing::new([key, iv].concat()))
+    }
+
     /// What an unencrypted file needs.
     pub(super) fn none() -> FileSecret {
         FileSecret(Zeroizing::new(Vec::new()))

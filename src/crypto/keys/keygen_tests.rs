@@ -184,8 +184,21 @@ fn pem_is_read_when_open_and_explained_when_not() {
     for format in ["PEM", "PKCS8"] {
         let options = ["-t", "ecdsa", "-m", format, "-N", "open sesame"];
         let (private, line) = keygen.make(format, &options);
-        let refused = PrivateKey::from_openssh(&private, Some(b"open sesame")).map(drop);
-        assert_eq!(refused, Err(KeyError::EncryptedPem));
+        let read =
+            |passphrase: Option<&[u8]>| PrivateKey::from_openssh(&private, passphrase).map(drop);
+        if format == "PEM" {
+            // Behind MD5, which there is none of here.
+            assert_eq!(read(Some(b"open sesame")), Err(KeyError::EncryptedPem));
+        } else {
+            assert_eq!(read(Some(b"open sesame")), Ok(()));
+            assert_eq!(read(None), Err(KeyError::PassphraseNeeded));
+            assert_eq!(read(Some(b"")), Err(KeyError::PassphraseNeeded));
+            for n in 0..300 {
+                // Some leave a padding that looks right.
+                let wrong = format!("sesame {n}");
+                assert_eq!(read(Some(wrong.as_bytes())), Err(KeyError::WrongPassphrase));
+            }
+        }
         keygen.run(&["-q", "-p", "-P", "open sesame", "-N", "open sesame", "-f", format]);
         let private = fs::read(keygen.path(format)).expect("reads");
         let key = PrivateKey::from_openssh(&private, Some(b"open sesame")).expect("converted");
@@ -193,6 +206,40 @@ fn pem_is_read_when_open_and_explained_when_not() {
     }
     let (_, line) = keygen.make("public", &["-t", "ed25519", "-N", ""]);
     assert_eq!(PrivateKey::from_openssh(&line, None).map(drop), Err(KeyError::PublicHalf));
+}
+
+/// What openssl(1) writes besides what ssh-keygen does.
+#[test]
+fn pkcs8_under_a_passphrase_is_read_whichever_cipher_it_has() {
+    let keygen = Keygen::new();
+    let openssl = |arguments: &[&str]| {
+        let output = Command::new("openssl").current_dir(keygen.path("")).args(arguments).output();
+        let output = output.expect("this test needs openssl");
+        assert!(output.status.success(), "openssl {arguments:?}: {output:?}");
+    };
+    openssl(&["genpkey", "-algorithm", "ed25519", "-out", "open"]);
+    let key = fs::read(keygen.path("open")).expect("reads");
+    let key = PrivateKey::from_openssh(&key, None).expect("a key");
+    let mut refused = 0;
+    for options in [
+        &["-v2", "aes-128-cbc", "-v2prf", "hmacWithSHA1"][..],
+        &["-v2", "aes-192-cbc", "-iter", "100000"],
+        &["-v2", "aes-256-cbc", "-v2prf", "hmacWithSHA512"],
+        &["-v2", "des3"],
+        &["-scrypt"],
+    ] {
+        let words = ["pkcs8", "-topk8", "-in", "open", "-out", "locked", "-passout", "pass:sesame"];
+        openssl(&[&words[..], options].concat());
+        let locked = fs::read(keygen.path("locked")).expect("reads");
+        match PrivateKey::from_openssh(&locked, Some(b"sesame")) {
+            Ok(opened) => assert_eq!(opened.public(), key.public(), "{options:?}"),
+            Err(why) => {
+                assert_eq!(why, KeyError::EncryptedPem, "{options:?}");
+                refused += 1;
+            }
+        }
+    }
+    assert_eq!(refused, 2, "DES and scrypt");
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod error;
 mod file_cipher;
 pub mod known_hosts;
 mod openssh_file;
+mod pbes2;
 mod private;
 mod public;
 pub mod revoked;

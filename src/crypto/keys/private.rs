@@ -14,12 +14,14 @@ use super::{
     curve::{Curve, FIELD_BYTES_MAX},
     der,
     openssh_file::{self, Envelope},
+    pbes2,
     public::Numbers,
     rsa::{RsaNumbers, to_pkcs8},
     signature,
 };
 use crate::{
     crypto::CryptoError,
+    limits::KEY_FILE_BYTES_MAX,
     wire::{NoSpace, Reader, Writer},
 };
 
@@ -32,8 +34,8 @@ pub struct PrivateKey {
 }
 
 impl PrivateKey {
-    /// Reads a private key file: OpenSSH's own format, encrypted or not, and unencrypted PEM
-    /// (PKCS#8, PKCS#1, SEC 1). With a passphrase this takes as long as the file asks for, up to
+    /// Reads a private key file: OpenSSH's own format and PKCS#8, encrypted or not, and unencrypted PEM
+    /// of the other kinds (PKCS#1, SEC 1). With a passphrase this takes as long as the file asks for, up to
     /// [`KEY_FILE_ROUNDS_MAX`](crate::limits::KEY_FILE_ROUNDS_MAX) rounds: never call it from a
     /// shard. A passphrase that is not needed is ignored.
     pub fn from_openssh(
@@ -44,6 +46,7 @@ impl PrivateKey {
         let pair = match form {
             Form::OpenSsh => return Envelope::decode(&bytes)?.open(passphrase),
             Form::Pkcs8 => Pair::from_pkcs8(&bytes)?,
+            Form::Pkcs8Encrypted => Pair::from_pkcs8(&pbes2::open(&bytes, passphrase)?)?,
             Form::Pkcs1 => {
                 Pair::Rsa(rsa::KeyPair::from_der(&bytes).map_err(|_| KeyError::Unusable)?)
             }
@@ -97,6 +100,15 @@ impl PrivateKey {
             return Err(KeyError::PassphraseNeeded);
         }
         openssh_file::encode(self, comment, passphrase)
+    }
+
+    /// The key's type and numbers, as an agent takes them in (draft-ietf-sshm-ssh-agent §3.2).
+    pub fn to_agent(&self) -> Result<Zeroizing<Vec<u8>>, KeyError> {
+        let mut space = Zeroizing::new(vec![0; KEY_FILE_BYTES_MAX as usize]);
+        let mut out = Writer::new(&mut space);
+        out.string(self.public.type_name().as_bytes()).map_err(|NoSpace| KeyError::TooLarge)?;
+        self.encode_numbers(&mut out)?;
+        Ok(Zeroizing::new(out.written().to_vec()))
     }
 
     pub const fn public(&self) -> &PublicKey {
