@@ -1,6 +1,8 @@
 //! `tidegate cp` against our own gateway and, where it can run, Debian's sshd.
 #![allow(clippy::disallowed_methods, reason = "tests wait on the real clock")]
 
+#[path = "cp/holes.rs"]
+mod holes;
 #[path = "cp/hostile.rs"]
 mod hostile;
 #[path = "cp/lost.rs"]
@@ -152,8 +154,12 @@ fn a_full_file_system_is_an_error() {
             let output = run(server, &[&words[0], &words[1]]);
             let said = text(&output.stderr);
             assert_eq!(output.status.code(), Some(1), "{words:?}: {said}");
-            let hint =
-                if words[0].contains(':') { "no room is left here" } else { "is there room" };
+            let hint = match (words[0].contains(':'), server) {
+                (true, _) => "/from: No space left on device; no room is left here",
+                (false, Server::Ours(_)) => "/from: No space left on device; no room is left there",
+                // It says no more than Failure.
+                (false, Server::Theirs(_)) => "/from: Failure; is there room left there",
+            };
             assert!(said.contains("failed") && said.contains("from: "), "{words:?}: {said}");
             assert!(said.contains(hint), "{words:?}: {said}");
             assert!(!small.path().join("from").exists());
@@ -239,17 +245,52 @@ impl Drop for Small {
 }
 
 /// A copy of 44 MiB that is killed with so much of it under way: its line stands still then, however fast or
-/// slow the machine.
-fn interrupt(server: &Server, carried: &'static [i64], words: &[&str], place: &Path) {
+/// slow the machine. `least`: so much of it is there, wherever.
+fn interrupt_at(
+    least: u64,
+    server: &Server,
+    carried: &'static [i64],
+    words: &[&str],
+    place: &Path,
+) {
     let port = line_that(Then::StandsStill, server, carried);
     let mut child = cp_over(server, port, words).spawn().expect("it runs");
     wait_for("most of the file", || {
         assert!(child.try_wait().expect("its status").is_none(), "it is not over");
         let part = parts(place).pop();
-        part.is_some_and(|part| fs::metadata(part).is_ok_and(|m| m.len() > 36 << 20))
+        part.is_some_and(|part| fs::metadata(part).is_ok_and(|m| m.blocks() * 512 > least))
     });
     child.kill().expect("it is killed");
     child.wait().expect("it is gone");
+}
+
+fn interrupt(server: &Server, carried: &'static [i64], words: &[&str], place: &Path) {
+    interrupt_at(36 << 20, server, carried, words, place);
+}
+
+/// Early, with several sessions under way: what has come whole is found, where hashes can be had.
+#[test]
+fn a_copy_that_was_killed_early_goes_on() {
+    both(&[], |server| {
+        let place = folder(server, "place");
+        let from = server.path("from");
+        let bytes = noise(44 << 20, 9);
+        fs::write(&from, &bytes).expect("a file");
+        let to = place.join("to");
+        for (source, target) in [(here(&from), there(&to)), (there(&from), here(&to))] {
+            let _ = fs::remove_file(&to);
+            let carried: &[i64] = match server {
+                Server::Ours(_) => &[30 << 20],
+                Server::Theirs(_) => &[7 << 20],
+            };
+            let words = ["-q", "--streams", "4", &source, &target];
+            interrupt_at(49 << 19, server, carried, &words, &place);
+            let said = run_well(server, &["--streams", "4", &source, &target]);
+            assert!(said.contains("went on behind"), "{said}");
+            assert!(fs::read(&to).expect("a file") == bytes);
+            assert!(parts(&place).is_empty());
+        }
+    });
 }
 
 /// A byte that was changed since is found wherever hashes can be had; where no command may be run, what is
@@ -293,7 +334,7 @@ fn an_interrupted_copy_goes_on() {
         let to = place.join("to");
         for (source, target) in [(here(&from), there(&to)), (there(&from), here(&to))] {
             let _ = fs::remove_file(&to);
-            // Over two sessions, in pieces.
+            // Over several sessions, in pieces.
             let carried: &[i64] = match server {
                 Server::Ours(_) => &[40 << 20],
                 Server::Theirs(_) => &[20 << 20],

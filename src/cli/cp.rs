@@ -52,6 +52,7 @@ const fn flag(
 
 #[rustfmt::skip]
 const FLAGS: &[Flag] = &[
+    flag("-3", None, "from one host to another through here, which is done anyway", |_, _| Ok(())),
     flag("-4", None, "use IPv4 only", |f, _| line(f, "AddressFamily inet")),
     flag("-6", None, "use IPv6 only", |f, _| line(f, "AddressFamily inet6")),
     flag("-B", None, "ask nobody for passwords and passphrases", |f, _| line(f, "BatchMode yes")),
@@ -71,6 +72,7 @@ const FLAGS: &[Flag] = &[
     flag("-q", None, "tell errors alone", quiet),
     flag("-r", None, "copy directories and what is below them", |f, _| { f.plan.recursive = true; Ok(()) }),
     flag("-s", None, "use SFTP, which is done anyway", |_, _| Ok(())),
+    flag("-T", None, "taken for the sake of scp: names are checked all the same", |_, _| Ok(())),
     flag("-v", None, "tell every file; twice and three times for the connection as well",
         |f, _| { f.verbose = f.verbose.saturating_add(1); f.plan.verbose = true; Ok(()) }),
     flag("--include", Some("pattern"), "copy what it fits, whatever later patterns say; may be repeated",
@@ -95,13 +97,11 @@ const FLAGS: &[Flag] = &[
 
 /// Letters of scp(1) that ask for what there is not, and why.
 const ABSENT: &[(char, &str)] = &[
-    ('3', "from one host to another everything goes through here anyway"),
     ('A', "the agent is not lent to hosts that are copied from"),
     ('D', "files are copied from servers, not from programs"),
     ('O', "scp's old protocol is not spoken; every server of today has sftp"),
     ('R', "hosts are not told to connect to one another"),
     ('S', "no other program is run; ProxyCommand is known (-o)"),
-    ('T', "names are always checked"),
     ('X', "the number and size of requests follow what the server takes and the way's delay"),
 ];
 
@@ -329,6 +329,7 @@ mod tests {
         assert_eq!(flags.lines, ["Port 22"]);
         assert_eq!(flags.plan.sources.len(), 1);
         assert!(!flags.plan.filter.takes(b"x.o"));
+        assert!(parse(&["-3sT", "web:a", "db:b"]).is_ok(), "scripts give these to scp");
         let flags = parse(&["-l", "8", "--", "-a", "web:"]).expect("a command line");
         assert_eq!(flags.plan.bytes_a_second, Some(1000));
         assert_eq!(flags.plan.sources.first().map(|s| &s.path[..]), Some(&b"-a"[..]));

@@ -24,7 +24,7 @@ pub enum Then {
 
 /// Carries connections to a server, each no more than so many bytes of both directions together; the
 /// last number is that of all further ones. It ends with the test's process.
-fn line(server: &Server, bytes: &'static [i64]) -> u16 {
+pub fn line(server: &Server, bytes: &'static [i64]) -> u16 {
     line_that(Then::Ends, server, bytes)
 }
 

@@ -14,8 +14,10 @@ use super::own::Finish;
 use super::place::{join, last_name};
 use super::remote::{Handle, Remote};
 use super::resume::Kept;
+use super::split::Extents;
 use super::trouble::{Trouble, ours};
 use super::{Copy, UnderWay, own, resume, split};
+use crate::crypto::HashKind;
 use crate::limits::{COPY_HASH_BLOCK_BYTES, COPY_IN_FLIGHT_BYTES_DEEP};
 use crate::services::sftp::hash_blocks;
 use crate::services::sftp_client::{Moved, Stretch, Way};
@@ -232,13 +234,24 @@ impl Opened {
         }
     }
 
-    /// SHA-256 of the first so many bytes of the file at `path`, by a command where it is a server's. `None`: it
-    /// runs none.
-    pub async fn hash(&self, copy: &Copy, path: &[u8], len: u64) -> Result<Option<Vec<u8>>> {
-        match self {
-            Opened::Here(file) => Ok(Some(own::hash(copy, file, len).await?)),
-            Opened::There(remote, _) => Ok(remote.hash_by_command(path, len).await?),
-        }
+    /// SHA-256 of the first `len` bytes of the file at `path`, and of each of so many blocks behind them
+    /// ([`COPY_HASH_BLOCK_BYTES`]), or of fewer; by a command where it is a server's. `None`: it runs none.
+    pub async fn sums(
+        &self,
+        copy: &Copy,
+        path: &[u8],
+        (len, blocks): (u64, u64),
+    ) -> Result<Option<Vec<Vec<u8>>>> {
+        let file = match self {
+            Opened::Here(file) => file,
+            Opened::There(remote, _) => {
+                return Ok(remote.hash_by_command(path, (len, blocks)).await?);
+            }
+        };
+        let mut all = vec![own::hash(copy, file, len).await?];
+        let rest = self.hashes(copy, len, blocks * u64::from(COPY_HASH_BLOCK_BYTES)).await?;
+        all.extend(rest.chunks(HashKind::Sha256.digest_bytes()).map(<[u8]>::to_vec));
+        Ok(Some(all))
     }
 
     async fn close(self, copy: &Copy) -> Result<()> {
@@ -383,6 +396,8 @@ async fn fill(
         None => Kept::default(),
     };
     let start = kept.bytes;
+    // Where a hole of ours may stay one: behind all that was there before.
+    let there = sure.as_ref().map_or(Some(0), |(_, there)| *there);
     if let Some((sure, _)) = sure
         && start > *sure
     {
@@ -395,23 +410,40 @@ async fn fill(
         let name = last_name(&from.path).unwrap_or_default();
         let under_way = copy.begin_move(name, stretch.len, start);
         let places = ((source, from), (target, to));
-        let moved = relocate(copy, places, (stretch, &under_way), finish).await;
+        let data = match there {
+            Some(there) => data(copy, places, (stretch, there)).await,
+            None => None,
+        };
+        let moved = relocate(copy, places, (stretch, &under_way), (data, finish)).await;
         copy.end_move(&under_way);
         told = moved?;
     }
     Ok((Copied { bytes: stretch.len, kept }, told))
 }
 
+/// What of a stretch has to be sent, if not all of it. `there`: the length of the server's file.
+async fn data(
+    copy: &Copy,
+    ((source, _), (target, _)): ((&Opened, &Spot), (&Opened, &Spot)),
+    (stretch, there): (Stretch, u64),
+) -> Option<Extents> {
+    let (Opened::Here(file), Opened::There(..)) = (source, target) else { return None };
+    let (start, end) = (stretch.here, stretch.here + stretch.len);
+    own::data(copy, file, (start, there.clamp(start, end), end)).await.ok().flatten()
+}
+
 async fn relocate(
     copy: &Rc<Copy>,
     ((source, from), (target, to)): ((&Opened, &Spot), (&Opened, &Spot)),
     stretch: (Stretch, &Rc<UnderWay>),
-    finish: Finish,
+    (data, finish): (Option<Extents>, Finish),
 ) -> Result<Option<Attributes>> {
     let moved: Result<()> = match (source, target) {
         (Opened::Here(_), Opened::Here(_)) => bail!("both files are here; cp(1) copies those"),
         (Opened::Here(file), Opened::There(remote, handle))
-            if finish.goes_along(remote) && !split::is_split(copy, remote, stretch.0) =>
+            if data.is_none()
+                && finish.goes_along(remote)
+                && !split::is_split(copy, remote, stretch.0) =>
         {
             let fd = split::descriptor(file)?;
             let (stretch, under_way) = stretch;
@@ -421,10 +453,10 @@ async fn relocate(
             return judge(moved).map(|()| Some(told));
         }
         (Opened::Here(file), Opened::There(remote, handle)) => {
-            split::relocate(copy, Way::Put, (remote, handle, &to.path), file, stretch).await
+            split::relocate(copy, Way::Put, (remote, handle, &to.path), file, stretch, data).await
         }
         (Opened::There(remote, handle), Opened::Here(file)) => {
-            split::relocate(copy, Way::Get, (remote, handle, &from.path), file, stretch).await
+            split::relocate(copy, Way::Get, (remote, handle, &from.path), file, stretch, None).await
         }
         (Opened::There(from, read), Opened::There(to, write)) => {
             super::relay::relay(copy, (from, read), (to, write), stretch).await

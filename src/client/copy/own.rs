@@ -4,19 +4,23 @@
 use std::fs::{self, File, OpenOptions, Permissions, ReadDir};
 use std::io;
 use std::os::unix::ffi::OsStringExt;
-use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
+use nix::unistd::{Whence, lseek};
 
 use super::Copy;
 use super::file::{About, Kind};
 use super::place::here;
+use super::split::Extents;
 use super::trouble::ours;
 use crate::crypto::HashKind;
-use crate::limits::{COPY_ENTRIES_AT_ONCE, SFTP_COPY_STEP_BYTES};
+use crate::limits::{
+    COPY_ENTRIES_AT_ONCE, COPY_EXTENTS_MAX, COPY_HOLE_BYTES_MIN, SFTP_COPY_STEP_BYTES,
+};
 
 /// An entry of a directory, and what is known of it if it is a file or a directory, not a link to one.
 pub type Entry = (Vec<u8>, Option<About>);
@@ -180,6 +184,47 @@ pub async fn hash(copy: &Copy, file: &Arc<File>, len: u64) -> Result<Vec<u8>> {
         Ok(hasher.finish().as_ref().to_vec())
     };
     Ok(copy.aside.run(hash).await??)
+}
+
+/// Where there is data between `start` and `end`, as distances from `start`; what lies between is holes of
+/// [`COPY_HOLE_BYTES_MIN`] and more. What is before `from` counts as data, and so does the last byte, so that whoever
+/// writes all of it has a file of that length. `None`: there are no such holes, or that is not to be known.
+pub async fn data(
+    copy: &Copy,
+    file: &Arc<File>,
+    (start, from, end): (u64, u64, u64),
+) -> Result<Option<Extents>> {
+    let file = Arc::clone(file);
+    copy.aside.run(move || extents(&file, (start, from, end))).await
+}
+
+fn extents(file: &File, (start, from, end): (u64, u64, u64)) -> Option<Extents> {
+    let about = file.metadata().ok()?;
+    let on_disk = about.blocks().saturating_mul(512);
+    let least = COPY_HOLE_BYTES_MIN;
+    if end.saturating_sub(from) < least || on_disk.saturating_add(least) > about.len() {
+        return None;
+    }
+    let seek = |at: u64, whence| match lseek(file, i64::try_from(at).ok()?, whence) {
+        Ok(at) => u64::try_from(at).ok(),
+        // Nothing but a hole from there to the end.
+        Err(Errno::ENXIO) => Some(end),
+        Err(_) => None,
+    };
+    let mut all: Extents = if from > start { vec![(0, from - start)] } else { Vec::new() };
+    let mut at = from;
+    while at < end {
+        let data = seek(at, Whence::SeekData)?.min(end - 1);
+        at = seek(data, Whence::SeekHole)?.clamp(data + 1, end);
+        let (data, hole) = (data - start, at - start);
+        let full = all.len() == COPY_EXTENTS_MAX;
+        match all.last_mut() {
+            Some((_, before)) if data - *before < least => *before = hole,
+            _ if full => return None,
+            _ => all.push((data, hole)),
+        }
+    }
+    Some(all).filter(|all| all.len() > 1 || all.first().is_some_and(|(data, _)| *data > 0))
 }
 
 /// It is not needed any more.

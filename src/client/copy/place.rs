@@ -21,13 +21,14 @@ pub struct Host {
 }
 
 impl Location {
-    /// Reads `[user@]host:path`, `sftp://[user@]host[:port][/path]` or a path here. As in scp, a colon
+    /// Reads `[user@]host:path`, `sftp://[user@]host[:port][/path]` (or `scp://`) or a path here. As in scp, a colon
     /// makes it a host's unless a slash stands before it, and `~` is the home there.
     ///
     /// # Errors
     /// It begins like a host's and goes on like none.
     pub fn parse(word: &[u8]) -> Result<Location> {
-        if let Some(rest) = word.strip_prefix(b"sftp://") {
+        let uri_of = |scheme: &[u8]| word.strip_prefix(scheme);
+        if let Some(rest) = uri_of(b"sftp://").or_else(|| uri_of(b"scp://")) {
             return uri(rest);
         }
         let Some(colon) = colon(word) else {
@@ -99,7 +100,7 @@ fn uri(rest: &[u8]) -> Result<Location> {
         Some(colon) => {
             let digits = String::from_utf8_lossy(front.get(colon + 1..).unwrap_or_default());
             let Ok(port) = digits.parse::<u16>() else {
-                bail!("sftp://{}: {digits:?} is no port", String::from_utf8_lossy(rest));
+                bail!("{}: {digits:?} is no port", String::from_utf8_lossy(rest));
             };
             (front.get(..colon).unwrap_or_default(), Some(port))
         }
@@ -170,6 +171,7 @@ mod tests {
             ("sftp://web", there("web", None, b".")),
             ("sftp://ann@web:2222/a%20b", there("ann@web", Some(2222), b"a b")),
             ("sftp://web//etc", there("web", None, b"/etc")),
+            ("scp://web:22//etc", there("web", Some(22), b"/etc")),
             ("./a:b", Location { host: None, path: b"./a:b".to_vec() }),
             (":x", Location { host: None, path: b":x".to_vec() }),
             ("plain", Location { host: None, path: b"plain".to_vec() }),

@@ -27,7 +27,7 @@ pub async fn relay(
     let memory = memfd_create("tidegate-cp", MFdFlags::MFD_CLOEXEC).context("memory")?;
     let memory = File::from(memory);
     let places = Places::new(COPY_SLOTS);
-    let work = Rc::new(RefCell::new(Work::new(stretch.len, COPY_SLOT_BYTES)));
+    let work = Rc::new(RefCell::new(Work::new([(0, stretch.len)], COPY_SLOT_BYTES)));
     loop {
         let place = places.take().await;
         let Some((at, len)) = Work::next(&work).await else { break };

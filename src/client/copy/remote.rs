@@ -8,7 +8,9 @@ use std::time::Duration;
 use super::desk::{Came, Desk, both};
 use super::trouble::Trouble;
 use crate::crypto::HashKind;
-use crate::limits::{COPY_COMMAND_BYTES_A_SECOND, COPY_COMMAND_TIME, COPY_DATA_BYTES_PLAIN};
+use crate::limits::{
+    COPY_COMMAND_BYTES_A_SECOND, COPY_COMMAND_TIME, COPY_DATA_BYTES_PLAIN, COPY_HASH_BLOCK_BYTES,
+};
 use crate::reactor::Fd;
 use crate::services::sftp_client::{Answer, Behind, Last, Moved, Offers, Stretch, Way};
 use crate::wire::Reader;
@@ -265,15 +267,22 @@ impl Remote {
         }
     }
 
-    /// SHA-256 of the first so many bytes of a file, by sha256sum(1) there, for servers that cannot hash. `None`: the
-    /// account may not run that, or there is none.
-    pub async fn hash_by_command(&self, path: &[u8], len: u64) -> Result<Option<Vec<u8>>, Trouble> {
-        let mut command = format!("head -c {len} < ").into_bytes();
-        command.extend(quoted(path));
-        command.extend(b" | sha256sum");
-        let patience = COPY_COMMAND_TIME + Duration::from_secs(len / COPY_COMMAND_BYTES_A_SECOND);
+    /// SHA-256 of the first `len` bytes of a file and of each of so many blocks behind them, by sha256sum(1) there,
+    /// for servers that cannot hash. None of the blocks where split(1) is not GNU's. `None`: the account may not run
+    /// that, or there is none.
+    pub async fn hash_by_command(
+        &self,
+        path: &[u8],
+        (len, blocks): (u64, u64),
+    ) -> Result<Option<Vec<Vec<u8>>>, Trouble> {
+        let (block, rest) = (COPY_HASH_BLOCK_BYTES, blocks * u64::from(COPY_HASH_BLOCK_BYTES));
+        let each = format!("head -c {rest} | split -b {block} --filter=sha256sum");
+        let command = format!("sh -c 'head -c {len} | sha256sum; {each}; :' < ");
+        let command = [command.into_bytes(), quoted(path)].concat();
+        let bytes = len.saturating_add(rest);
+        let patience = COPY_COMMAND_TIME + Duration::from_secs(bytes / COPY_COMMAND_BYTES_A_SECOND);
         match self.desk.command(self.station, command, patience).await? {
-            Came::Said(said) => Ok(said.and_then(|said| hash_in(&said))),
+            Came::Said(said) => Ok(said.map(|said| hashes_in(&said)).filter(|all| !all.is_empty())),
             _ => Err(Trouble::Odd("an answer to something else")),
         }
     }
@@ -368,15 +377,18 @@ fn quoted(path: &[u8]) -> Vec<u8> {
     word
 }
 
-/// What sha256sum(1) says of its standard input.
-fn hash_in(said: &[u8]) -> Option<Vec<u8>> {
-    let digits = str::from_utf8(said).ok()?.strip_suffix("  -\n")?;
-    let bytes = digits.as_bytes().chunks(2).map(|pair| {
-        let pair = str::from_utf8(pair).ok()?;
-        u8::from_str_radix(pair, 16).ok().filter(|_| pair.len() == 2)
-    });
-    let hash = bytes.collect::<Option<Vec<u8>>>()?;
-    (hash.len() == HashKind::Sha256.digest_bytes()).then_some(hash)
+/// What sha256sum(1) says of its standard input, a line each time; nothing behind a line that it did not say.
+fn hashes_in(said: &[u8]) -> Vec<Vec<u8>> {
+    let hash = |line: &[u8]| {
+        let digits = str::from_utf8(line).ok()?.strip_suffix("  -\n")?;
+        let bytes = digits.as_bytes().chunks(2).map(|pair| {
+            let pair = str::from_utf8(pair).ok()?;
+            u8::from_str_radix(pair, 16).ok().filter(|_| pair.len() == 2)
+        });
+        let hash = bytes.collect::<Option<Vec<u8>>>()?;
+        (hash.len() == HashKind::Sha256.digest_bytes()).then_some(hash)
+    };
+    said.split_inclusive(|byte| *byte == b'\n').map_while(hash).collect()
 }
 
 fn attributes(answer: Answer) -> Result<Attributes, Trouble> {
@@ -411,9 +423,11 @@ mod tests {
     fn words_of_a_shell_and_what_it_says() {
         assert_eq!(quoted(b"it's"), b"'it'\\''s'");
         let said = [&b"0f".repeat(32)[..], b"  -\n"].concat();
-        assert_eq!(hash_in(&said), Some(vec![15; 32]));
-        for said in [&b"sh: no"[..], b"", b"  -\n", &said[2..], b"+f  -\n", &said[..66]] {
-            assert_eq!(hash_in(said), None, "{said:?}");
+        assert_eq!(hashes_in(&said), [vec![15; 32]]);
+        for other in [&b"sh: no"[..], b"", b"  -\n", &said[2..], b"+f  -\n", &said[..66]] {
+            assert_eq!(hashes_in(other), Vec::<Vec<u8>>::new(), "{other:?}");
+            let some = [&said[..], &said, other, &said].concat();
+            assert!(hashes_in(&some).len() <= 3, "{other:?}");
         }
     }
 }

@@ -178,6 +178,9 @@ fn clock(seconds: f64) -> String {
 
 /// Bytes in a unit that people read.
 fn amount(bytes: f64) -> String {
+    if bytes == 1.0 {
+        return "1 byte".to_owned();
+    }
     let units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
     let mut value = bytes;
     let mut at = 0;
@@ -195,7 +198,7 @@ mod tests {
 
     #[test]
     fn amounts_have_units() {
-        assert_eq!(amount(0.0), "0 bytes");
+        assert_eq!((amount(0.0), amount(1.0)), ("0 bytes".to_owned(), "1 byte".to_owned()));
         assert_eq!((clock(61.9), clock(3600.0)), ("1:01".to_owned(), "1:00:00".to_owned()));
         assert_eq!(amount(1536.0), "1.5 KiB");
         assert_eq!(amount(5.0 * 1024.0 * 1024.0 * 1024.0), "5.0 GiB");

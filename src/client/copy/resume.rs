@@ -3,8 +3,9 @@
 //! Answers come in any order, so a part file may have holes before its end, but no further back than
 //! what can be under way. A server that can hash blocks (`check-file-handle`; OpenSSH's cannot) has all of it
 //! compared, and the copy goes on behind the last block that is the same. On others a command hashes what
-//! is before the end. Where none can be run, that is looked at: its last mebibyte whole, and a few blocks of
-//! the rest, against the source. Where anything differs, the copy starts anew.
+//! is before the part that may have holes, and that block by block. Where none can be run, what is before is
+//! looked at: its last mebibyte whole, and a few blocks of the rest, against the source. Where anything
+//! differs, the copy starts anew.
 
 use anyhow::Result;
 
@@ -61,14 +62,18 @@ pub async fn start(
         let bytes = hashed(copy, source, target, there).await?;
         return Ok(Kept { bytes, how: How::Hashes });
     }
-    let sure = there.saturating_sub(u64::from(COPY_IN_FLIGHT_BYTES_MAX));
+    let block = u64::from(COPY_HASH_BLOCK_BYTES);
+    let sure = there.saturating_sub(u64::from(COPY_IN_FLIGHT_BYTES_MAX)) / block * block;
+    let blocks = (there - sure) / block;
+    let sums = (source.sums(copy, from, (sure, blocks)), target.sums(copy, to, (sure, blocks)));
+    let sums = both(sums.0, sums.1).await;
+    if let (Some(ours), Some(theirs)) = (sums.0?, sums.1?) {
+        let same = ours.iter().zip(theirs).take_while(|(one, other)| *one == other).count();
+        let bytes = (same as u64).checked_sub(1).map_or(0, |blocks| sure + blocks * block);
+        return Ok(Kept { bytes, how: How::Hash });
+    }
     if sure <= COPY_TAIL_BYTES {
         return Ok(Kept::default());
-    }
-    let hashes = both(source.hash(copy, from, sure), target.hash(copy, to, sure)).await;
-    if let (Some(ours), Some(theirs)) = (hashes.0?, hashes.1?) {
-        let bytes = if ours == theirs { sure } else { 0 };
-        return Ok(Kept { bytes, how: How::Hash });
     }
     for (at, len) in looks(sure) {
         if source.read(copy, at, len).await? != target.read(copy, at, len).await? {

@@ -1,11 +1,11 @@
-//! One large file over several sessions of its host: a server that takes only so much of a session
-//! before it answers takes as much of each.
+//! One large file in pieces: over several sessions of its host, since a server that takes only so much of a
+//! session before it answers takes as much of each, or around the holes that it has here.
 //!
 //! Pieces are begun in order, and none lies further behind the first that is not whole than
 //! [`COPY_IN_FLIGHT_BYTES_MAX`]: an interrupted copy is not trusted for so much.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
@@ -18,10 +18,14 @@ use super::file::judge;
 use super::remote::{Handle, Remote};
 use super::{Copy, UnderWay};
 use crate::limits::{
-    COPY_IN_FLIGHT_BYTES_MAX, COPY_PIECE_BYTES, COPY_PIECES_OF_SESSION, COPY_SPLIT_BYTES_MIN,
+    COPY_IN_FLIGHT_BYTES_MAX, COPY_PIECE_BYTES, COPY_PIECES_OF_ONE, COPY_PIECES_OF_SESSION,
+    COPY_SPLIT_BYTES_MIN,
 };
 use crate::services::sftp_client::{Stretch, Way};
 use crate::wire::sftp::{Attributes, open};
+
+/// Where in a stretch there is data: beginnings and ends, in order.
+pub type Extents = Vec<(u64, u64)>;
 
 /// A file on both sides.
 #[derive(Clone)]
@@ -36,8 +40,8 @@ struct Pair {
 /// What is still to be moved, as all workers see it.
 #[derive(Debug)]
 pub struct Work {
-    next: u64,
-    end: u64,
+    /// What has not been begun: where it begins and ends, in order.
+    left: VecDeque<(u64, u64)>,
     piece_bytes: u64,
     under_way: BTreeSet<u64>,
     workers: usize,
@@ -45,9 +49,9 @@ pub struct Work {
 }
 
 impl Work {
-    pub const fn new(end: u64, piece_bytes: u64) -> Work {
-        let under_way = BTreeSet::new();
-        Work { next: 0, end, piece_bytes, under_way, workers: 0, failed: None }
+    pub fn new(left: impl IntoIterator<Item = (u64, u64)>, piece_bytes: u64) -> Work {
+        let (left, under_way) = (left.into_iter().collect(), BTreeSet::new());
+        Work { left, piece_bytes, under_way, workers: 0, failed: None }
     }
 
     /// The next piece, as soon as it may be begun; `None`: there are no more.
@@ -61,16 +65,18 @@ impl Work {
 
     /// The next piece, if one may be begun. `Some(None)`: there are no more.
     fn take(&mut self) -> Option<Option<(u64, u64)>> {
-        if self.failed.is_some() || self.next >= self.end {
-            return Some(None);
-        }
-        let first = self.under_way.first().copied().unwrap_or(self.next);
-        let len = (self.end - self.next).min(self.piece_bytes);
-        if self.next + len > first + u64::from(COPY_IN_FLIGHT_BYTES_MAX) {
+        let left = self.left.front_mut().filter(|_| self.failed.is_none());
+        let Some((from, end)) = left else { return Some(None) };
+        let at = *from;
+        let first = self.under_way.first().copied().unwrap_or(at);
+        let len = (*end - at).min(self.piece_bytes);
+        if at + len > first + u64::from(COPY_IN_FLIGHT_BYTES_MAX) {
             return None;
         }
-        let at = self.next;
-        self.next += len;
+        *from += len;
+        if from == end {
+            self.left.pop_front();
+        }
         self.under_way.insert(at);
         Some(Some((at, len)))
     }
@@ -91,24 +97,31 @@ pub fn is_split(copy: &Copy, remote: &Remote, stretch: Stretch) -> bool {
 }
 
 /// Moves a stretch, over all sessions of the host when it is large enough and one would carry less. `path` is that of the file
-/// there.
+/// there. `data`: where in the stretch there is something to be moved, if not everywhere.
 pub async fn relocate(
     copy: &Rc<Copy>,
     way: Way,
     (remote, handle, path): (&Remote, &Handle, &[u8]),
     here: &Arc<File>,
     (stretch, under_way): (Stretch, &Rc<UnderWay>),
+    data: Option<Extents>,
 ) -> Result<()> {
-    if !is_split(copy, remote, stretch) {
+    let is_split = is_split(copy, remote, stretch);
+    if !is_split && data.is_none() {
         return judge(
             remote.relocate(way, handle, descriptor(here)?, (stretch, &under_way.moved)).await?,
         );
     }
     let moved = Rc::clone(&under_way.moved);
+    let data = data.unwrap_or_else(|| vec![(0, stretch.len)]);
+    let bytes: u64 = data.iter().map(|(from, end)| end - from).sum();
+    moved.set(moved.get() + stretch.len.saturating_sub(bytes));
     let pair = Pair { way, here: Arc::clone(here), base: stretch.here, moved };
-    let work = Rc::new(RefCell::new(Work::new(stretch.len, COPY_PIECE_BYTES)));
+    let work = Rc::new(RefCell::new(Work::new(data, COPY_PIECE_BYTES)));
+    // One session alone has as much under way as it has otherwise.
+    let pieces = if is_split { COPY_PIECES_OF_SESSION } else { COPY_PIECES_OF_ONE };
     let begin = |remote: Remote, handle: Option<Handle>| {
-        for _ in 0..COPY_PIECES_OF_SESSION {
+        for _ in 0..pieces {
             let (remote, handle) = (remote.clone(), handle.clone());
             let (pair, work, path) = (pair.clone(), Rc::clone(&work), path.to_vec());
             work.borrow_mut().workers += 1;
@@ -122,7 +135,8 @@ pub async fn relocate(
     // Others are begun with as they come.
     let mut known = vec![remote.station];
     std::future::poll_fn(|_| {
-        for other in copy.others(remote) {
+        let others = if is_split { copy.others(remote) } else { Vec::new() };
+        for other in others {
             if !known.contains(&other.station) {
                 known.push(other.station);
                 begin(other, None);
@@ -183,7 +197,7 @@ mod tests {
     #[test]
     fn pieces_keep_near_the_first_that_is_not_whole() {
         let far = u64::from(COPY_IN_FLIGHT_BYTES_MAX);
-        let mut work = Work::new(10 * far, COPY_PIECE_BYTES);
+        let mut work = Work::new([(0, 10 * far)], COPY_PIECE_BYTES);
         let first = work.take().expect("now").expect("a piece");
         let mut begun = first.1;
         while let Some(Some((at, len))) = work.take() {
@@ -198,6 +212,21 @@ mod tests {
         work.ended(first.0, Ok(()));
         assert!(matches!(work.take(), Some(Some(_))));
         work.ended(0, Err(anyhow::anyhow!("it failed")));
+        assert!(matches!(work.take(), Some(None)));
+    }
+
+    #[test]
+    fn what_lies_behind_a_large_hole_waits_for_what_is_before_it() {
+        let far = u64::from(COPY_IN_FLIGHT_BYTES_MAX);
+        let mut work = Work::new([(0, 5), (7, 9), (far, far + 1)], 4);
+        let mut taken = Vec::new();
+        while let Some(Some(piece)) = work.take() {
+            taken.push(piece);
+        }
+        assert_eq!(taken, [(0, 4), (4, 1), (7, 2)]);
+        assert!(work.take().is_none(), "the first is not whole");
+        work.ended(0, Ok(()));
+        assert!(matches!(work.take(), Some(Some((at, 1))) if at == far));
         assert!(matches!(work.take(), Some(None)));
     }
 }
