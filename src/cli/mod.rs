@@ -8,6 +8,7 @@ mod flags;
 mod helper;
 mod letters;
 mod passwd;
+mod query;
 mod replay;
 mod serve;
 mod sftp_log;

@@ -5,12 +5,13 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::{EXIT_FAILED, complain, letters, print, version};
+use super::{EXIT_FAILED, complain, letters, print, query, version};
 use crate::client::background;
 use crate::client::config::{self, Files, Request, Settled, parse_destination};
-use crate::client::{Level, Voice, session};
+use crate::client::{Form, Forward, Level, Voice, session};
 use crate::gateway::accounts;
 use crate::gateway::config::{Disk, quote};
+use crate::limits::COMMAND_BYTES_MAX;
 
 /// What the flags say; nothing is looked at or connected to yet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,6 +30,8 @@ pub struct SshFlags {
     /// Keywords of flags that count before every `-o`, and of which the last counts.
     pub over: Vec<(&'static str, String)>,
     pub action: Action,
+    /// `-Q`
+    pub query: String,
 }
 
 /// What is to be done.
@@ -42,6 +45,8 @@ pub enum Action {
     Version,
     /// `--help`
     Help,
+    /// `-Q`
+    Query,
 }
 
 struct Flag {
@@ -72,7 +77,7 @@ const FLAGS: &[Flag] = &[
     flag('C', None, "compress", |f, _| over(f, "Compression", "yes")),
     flag('c', Some("ciphers"), "ciphers, most wanted first", |f, v| over(f, "Ciphers", v)),
     flag('D', Some("port"), "take SOCKS connections here and connect them from there",
-        |f, v| set(f, "DynamicForward", v)),
+        |f, v| forward(f, "DynamicForward", v)),
     flag('E', Some("file"), "append what is told to this file",
         |f, v| { f.log_file = Some(v.into()); Ok(()) }),
     flag('e', Some("character"), "what commands to us begin with at a terminal; none for none",
@@ -89,7 +94,7 @@ const FLAGS: &[Flag] = &[
         |f, v| set(f, "ProxyJump", v)),
     flag('k', None, "offer no GSSAPI, which is never offered", |_, _| Ok(())),
     flag('L', Some("forward"), "take connections at [address:]port and connect them from there to host:port",
-        |f, v| set(f, "LocalForward", v)),
+        |f, v| forward(f, "LocalForward", v)),
     flag('l', Some("user"), "log in as this user", |f, v| set(f, "User", v)),
     flag('m', Some("macs"), "authentication codes, most wanted first", |f, v| over(f, "MACs", v)),
     flag('N', None, "run nothing there, forward only",
@@ -99,9 +104,12 @@ const FLAGS: &[Flag] = &[
         |f, v| { f.lines.push(v.to_owned()); Ok(()) }),
     flag('P', Some("tag"), "a tag for Match tagged", |f, v| set(f, "Tag", v)),
     flag('p', Some("port"), "connect to this port", |f, v| set(f, "Port", v)),
+    flag('Q', Some("what"), "print which algorithms there are: cipher, mac, kex, key, sig ...; help tells what may be asked",
+        |f, v| { (f.action, f.query) = (Action::Query, v.to_owned()); Ok(()) }),
     flag('q', None, "tell nothing", |f, _| over(f, "LogLevel", "QUIET")),
     flag('R', Some("forward"), "take connections there at [address:]port and connect them from here to host:port; a port alone: by SOCKS",
-        |f, v| set(f, "RemoteForward", v)),
+        |f, v| forward(f, "RemoteForward", v)),
+    flag('S', Some("path"), "none: share no connection, which is never done", sharing),
     flag('s', None, "the command is the name of a subsystem", |f, _| over(f, "SessionType", "subsystem")),
     flag('T', None, "ask for no terminal", |f, _| over(f, "RequestTTY", "no")),
     flag('t', None, "ask for a terminal; twice: even without one here",
@@ -110,7 +118,7 @@ const FLAGS: &[Flag] = &[
     flag('v', None, "tell more; twice and three times for more still",
         verbose),
     flag('W', Some("host:port"), "connect standard input and output from there to this, and nothing else",
-        |f, v| { f.stdio_forward = Some(v.to_owned()); Ok(()) }),
+        stdio_forward),
     flag('X', None, "let programs there use our X server, as far as it trusts strangers",
         |f, _| over(f, "ForwardX11", "yes")),
     flag('x', None, "do not", |f, _| over(f, "ForwardX11", "no")),
@@ -124,7 +132,6 @@ const ABSENT: &[(char, &str)] = &[
     ('K', "GSSAPI is not offered to servers"),
     ('M', "connections are not shared"),
     ('O', "connections are not shared"),
-    ('S', "connections are not shared"),
     ('w', "networks are not tunnelled"),
     ('y', "what there is to tell is told on standard error; -E names a file for it"),
 ];
@@ -150,6 +157,33 @@ fn verbose(flags: &mut SshFlags, _: &str) -> Result<(), String> {
 
 fn set(flags: &mut SshFlags, keyword: &str, value: &str) -> Result<(), String> {
     flags.lines.push(format!("{keyword} {}", quote(value)));
+    Ok(())
+}
+
+/// `-L`, `-R` or `-D`; paths keep their tokens.
+fn forward(flags: &mut SshFlags, keyword: &str, value: &str) -> Result<(), String> {
+    let (kind, form) = match keyword {
+        "LocalForward" => ("local", Form::Fixed),
+        "RemoteForward" => ("remote", Form::Either),
+        _ => ("dynamic", Form::Dynamic),
+    };
+    Forward::parse(&[value.to_owned()], form)
+        .map_err(|why| format!("Bad {kind} forwarding specification '{value}': {why}"))?;
+    set(flags, keyword, value)
+}
+
+/// `-S none` asks for what is always so.
+fn sharing(_: &mut SshFlags, value: &str) -> Result<(), String> {
+    match value {
+        "none" => Ok(()),
+        _ => Err("connections are not shared".to_owned()),
+    }
+}
+
+fn stdio_forward(flags: &mut SshFlags, value: &str) -> Result<(), String> {
+    Forward::parse(&["0".to_owned(), value.to_owned()], Form::Fixed)
+        .map_err(|_| format!("Bad stdio forwarding specification '{value}'"))?;
+    flags.stdio_forward = Some(value.to_owned());
     Ok(())
 }
 
@@ -234,6 +268,9 @@ pub fn run(args: impl Iterator<Item = OsString>) -> ExitCode {
         Action::Connect | Action::Dump => {}
         Action::Version => return print(&version()),
         Action::Help => return print(&help()),
+        Action::Query => {
+            return query::answer(&flags.query).map_or_else(|why| fail(&why), |text| print(&text));
+        }
     }
     let voice = Voice::new(Level::Info);
     match connect(&flags, &words, &voice) {
@@ -260,6 +297,13 @@ fn connect(flags: &SshFlags, words: &[OsString], voice: &Voice) -> anyhow::Resul
         return Ok(0);
     }
     let options = &settled.options;
+    let command_bytes = options.command.as_ref().map_or(0, |command| command.len());
+    if command_bytes > COMMAND_BYTES_MAX as usize {
+        anyhow::bail!(
+            "a command of {command_bytes} bytes, and {COMMAND_BYTES_MAX} may be sent; programs read longer \
+             scripts from standard input"
+        );
+    }
     if options.background && !background::is_it() {
         let shell = options.session == config::SessionType::Default && options.command.is_none();
         if shell && options.stdio_forward.is_none() {
@@ -377,6 +421,7 @@ mod tests {
         assert_eq!(flags.lines, ["LogLevel DEBUG2", "RequestTTY yes"]);
         assert_eq!(flags.command.as_deref(), Some(&b"-x"[..]));
         assert_eq!(parse(&["web"]).expect("a command line").command, None);
+        assert_eq!(parse(&["-S", "none", "web"]), parse(&["web"]), "what is always so");
     }
 
     #[test]
@@ -385,7 +430,12 @@ mod tests {
             (&["-p"][..], "-p needs a value"),
             (&["-p", "1"], "a host is missing"),
             (&["-M", "web"], "-M: connections are not shared"),
+            (&["-S", "/tmp/x", "web"], "-S: connections are not shared"),
             (&["-!", "web"], "there is no flag -!"),
+            (&["-L", "80", "web"], "-L: Bad local forwarding specification '80'"),
+            (&["-R", "80:x", "web"], "-R: Bad remote forwarding specification '80:x'"),
+            (&["-D", "1:h:2", "web"], "-D: Bad dynamic forwarding specification '1:h:2'"),
+            (&["-W", "host", "web"], "-W: Bad stdio forwarding specification 'host'"),
         ] {
             let why = parse(words).expect_err("a slip");
             assert!(why.contains(expected), "{words:?}: {why}");

@@ -138,6 +138,11 @@ const SAME: &[(&str, &[&str])] = &[
     ("", &["-Y", "-a", "-e", "none", "h"]),
     ("", &["-f", "-e", "^]", "h", "true"]),
     ("", &["-s", "h", "sftp"]),
+    ("AddKeysToAgent yes\n", &["h"]),
+    ("AddKeysToAgent no\nAddKeysToAgent ask\n", &["h"]),
+    ("AddKeysToAgent confirm\n", &["h"]),
+    ("AddKeysToAgent confirm 1m\n", &["-S", "none", "h"]),
+    ("AddKeysToAgent 1h\n", &["h"]),
     ("LocalForward 5 h:6\n", &["-W", "a:3", "h"]),
     ("", &["-J", "u@x:22,[::1]:3,ssh://y:http", "h"]),
     ("", &["-i", "none", "-b", "127.0.0.1", "-B", "lo", "-k", "h"]),
@@ -302,5 +307,36 @@ fn lists_of_algorithms_are_changed_alike() {
         theirs_now.sort();
         ours_now.sort();
         assert_eq!(ours_now, theirs_now, "{keyword} {value}");
+    }
+}
+
+/// `-Q`: what both know has ssh's name, in ssh's form, and what is not known is an error.
+#[test]
+fn algorithms_are_listed_as_ssh_lists_them() {
+    let ask = |mut command: Command, what: &str| {
+        let output = command.args(["-Q", what]).stdin(Stdio::null()).output().expect("it runs");
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let ours = |what: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        command.arg("ssh");
+        ask(command, what)
+    };
+    let theirs = |what: &str| ask(Command::new("ssh"), what);
+    let (_, queries, _) = ours("help");
+    assert!(queries.lines().count() > 10, "{queries}");
+    let keywords = ["Ciphers", "macs", "KexAlgorithms", "HostKeyAlgorithms"];
+    for what in queries.lines().chain(keywords) {
+        let (ours, theirs) = (ours(what), theirs(what));
+        assert_eq!((ours.0, theirs.0), (Some(0), Some(0)), "{what}: {ours:?} {theirs:?}");
+        let newer = |name: &&str| name.starts_with("mlkem");
+        let known: Vec<&str> = theirs.1.lines().collect();
+        let odd: Vec<&str> =
+            ours.1.lines().filter(|name| !known.contains(name) && !newer(name)).collect();
+        assert!(odd.is_empty() && !ours.1.is_empty(), "{what}: {odd:?}");
+    }
+    for output in [ours("nosuch"), theirs("nosuch")] {
+        assert_eq!(output.0, Some(255));
+        assert!(output.2.contains("Unsupported query \"nosuch\""), "{}", output.2);
     }
 }
