@@ -722,6 +722,8 @@ pub const DELEGATE_IDLE_TIME: Duration = Duration::from_secs(30);
 pub const RETIRED_IDLE_TIME: Duration = Duration::from_millis(120);
 /// How long such a process may take to end once it was told to; then it is killed.
 pub const DELEGATE_ENDING_TIME: Duration = Duration::from_secs(5);
+/// The same of an edge that ends: what its connections wait for then, root's process may not be there to say.
+pub const EDGE_ENDING_TIME: Duration = Duration::from_secs(1);
 /// How often an ending process of ours is looked at.
 pub const ENDING_CHECK: Duration = Duration::from_millis(20);
 /// The same for those that were killed and that nobody waits for, at first and in the end.

@@ -4,7 +4,7 @@
 mod support;
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
@@ -281,9 +281,19 @@ fn r3_sessions_outlive_a_killed_broker_and_logins_come_back() {
     let [edge, signer] = ["edge", "signer"].map(|name| part(&gateway, name));
     let delegates = gateway.parts("delegate");
     assert_eq!(delegates.len(), 2);
+    // Somebody whose login waits for root's process holds the edge up no longer than anybody.
+    kill("-STOP", gateway.child.id());
+    let mut waiting = gateway.ssh(&[], &["-v", "true"]);
+    let mut waiting = waiting.stderr(Stdio::piped()).spawn().expect("ssh starts");
+    let told = BufReader::new(waiting.stderr.take().expect("piped"));
+    let asked = |line: std::io::Result<String>| {
+        line.is_ok_and(|line| line.contains("expecting SSH2_MSG_KEX"))
+    };
+    assert!(told.lines().any(asked), "{}", gateway.log());
     kill("-9", gateway.child.id());
     gateway.child.wait().expect("its end");
     wait_for_the_end_of(edge);
+    waiting.wait().expect("its end");
     // The signer is there for them, and their keys change.
     sessions.iter_mut().for_each(|session| session.assert_moves(256 << 10));
     gateway.run_again();

@@ -30,10 +30,10 @@ use super::workers::{Execute, Workers};
 use crate::connection::ConnectionConfig;
 use crate::crypto::{PrivateKey, RandomPool};
 use crate::limits::{
-    EVENTS_ALONE_MAX, EVENTS_MAX, GREETERS, JOBS_ALONE_MAX, JOBS_MAX, LINKS_MAX, RESOLVERS,
-    STARTUPS_MAX, WORKERS_ALONE, WORKERS_DEFAULT,
+    ENDING_CHECK, EVENTS_ALONE_MAX, EVENTS_MAX, GREETERS, JOBS_ALONE_MAX, JOBS_MAX, LINKS_MAX,
+    RESOLVERS, STARTUPS_MAX, WORKERS_ALONE, WORKERS_DEFAULT,
 };
-use crate::reactor::{Driver, Fd, Token};
+use crate::reactor::{self, Driver, Fd, Token};
 use crate::services::Done;
 use crate::shard::{HandOver, Mail, Shard, ShardConfig};
 
@@ -301,9 +301,32 @@ impl Server {
 
     /// Ends every connection, then the shards, and waits for them.
     pub fn stop(mut self) {
+        self.close();
+        self.wait();
+    }
+
+    /// The same, but waits so long at most: a connection may wait for an answer that never comes. `false`: one
+    /// does, and its shard is there until the process ends.
+    pub fn stop_within(mut self, patience: Duration) -> bool {
+        self.close();
+        let until = reactor::now().after(patience);
+        while !self.shards.iter().all(JoinHandle::is_finished) {
+            if reactor::now() >= until {
+                return false;
+            }
+            thread::sleep(ENDING_CHECK);
+        }
+        self.wait();
+        true
+    }
+
+    fn close(&self) {
         for door in &self.office.doors {
             door.put(Mail::Stop);
         }
+    }
+
+    fn wait(&mut self) {
         for shard in std::mem::take(&mut self.shards) {
             if shard.join().is_err() {
                 error!("a reactor thread ended with a panic");

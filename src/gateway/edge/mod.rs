@@ -40,7 +40,7 @@ use super::startups::{Refused, Standing, Startups};
 use super::{generation, serve};
 use crate::connection::ConnectionConfig;
 use crate::crypto::PrivateKey;
-use crate::limits::{EDGE_FILES_MAX, EDGE_FILES_SINGLE_MAX, PARCEL_BYTES_MAX};
+use crate::limits::{EDGE_ENDING_TIME, EDGE_FILES_MAX, EDGE_FILES_SINGLE_MAX, PARCEL_BYTES_MAX};
 use crate::services;
 
 /// How often it is looked whether the last connection has ended, once nothing comes any more.
@@ -78,8 +78,9 @@ pub fn run(log: fn(&Reports)) -> anyhow::Result<()> {
     server.open();
     messenger.send(&Ask::Ready.encode())?;
     Serving { messenger, server: &server }.serve(&mut buffer);
-    server.stop();
-    let _ = log.join();
+    if server.stop_within(EDGE_ENDING_TIME) {
+        let _ = log.join();
+    }
     Ok(())
 }
 
