@@ -696,6 +696,11 @@ pub const WORKERS_DEFAULT: usize = 4;
 /// The same of a process that serves one connection. The queues would be most of its memory.
 pub const JOBS_ALONE_MAX: usize = 32;
 pub const WORKERS_ALONE: usize = 2;
+/// How long a key may be looked for before another worker takes the place of the one that does, and before nobody
+/// reads the files of that account any more until it is through: they may lie on a server that never answers.
+pub const KEY_READ_TIME: Duration = Duration::from_secs(2);
+/// Workers whose place another has, at a time.
+pub const WORKERS_LATE_MAX: usize = 64;
 /// Names of clients looked up at one time (UseDNS): a resolver that does not answer holds up as many
 /// logins, and nothing else.
 pub const GREETERS: usize = 16;

@@ -5,13 +5,16 @@ mod support;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use support::account::Account;
 use support::processes::{
     Session, assert_open, assert_without_rights, field, has, kill, part, seed, wait_for_the_end_of,
 };
+use support::silent::Silent;
 use support::{Gateway, wait_for};
 
 /// Only root has rights to separate.
@@ -389,4 +392,78 @@ fn text(bytes: &[u8]) -> String {
 fn tested(config: &Path, flag: &str) -> Output {
     let mut serve = Command::new(env!("CARGO_BIN_EXE_tidegate"));
     serve.args(["serve", flag, "-f"]).arg(config).output().expect("it starts")
+}
+
+/// A gateway that looks for keys where each account may have made what is there, and two accounts.
+fn gateway_with_folders() -> Option<(Gateway, tempfile::TempDir, [Account; 2])> {
+    let accounts = [Account::new()?, Account::new()?];
+    let folders = tempfile::tempdir().expect("a folder");
+    fs::set_permissions(folders.path(), PermissionsExt::from_mode(0o755)).expect("a mode");
+    let keys = format!("AuthorizedKeysFile {}/%u/keys", folders.path().display());
+    let gateway = Gateway::start(&[&keys]);
+    for account in &accounts {
+        let folder = folders.path().join(&account.name);
+        fs::create_dir(&folder).expect("a folder");
+        fs::copy(gateway.path("authorized_keys"), folder.join("keys")).expect("keys");
+        fs::set_permissions(folder.join("keys"), PermissionsExt::from_mode(0o644)).expect("a mode");
+    }
+    Some((gateway, folders, accounts))
+}
+
+fn log_in(gateway: &Gateway, account: &Account) -> Child {
+    let user = format!("User={}", account.name);
+    let mut ssh = gateway.ssh(&[&user], &["echo in"]);
+    ssh.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("ssh starts")
+}
+
+fn assert_in(login: Child) {
+    assert_eq!(login.wait_with_output().expect("ssh ends").stdout, b"in\n");
+}
+
+/// SECURITY case 129: an account whose keys have let it in a moment ago makes the way to them one that nobody
+/// answers on. Root's process looks at it again, and does not wait.
+#[test]
+fn case_129_a_way_to_keys_that_is_blocked_meanwhile_is_not_waited_for() {
+    let Some((gateway, folders, [ann, bob])) = gateway_with_folders() else { return };
+    let place = folders.path().join("silent");
+    fs::create_dir(&place).expect("a folder");
+    let folder = folders.path().join(&ann.name);
+    // What has rested for a moment is remembered.
+    std::thread::sleep(Duration::from_millis(2100));
+    for mounted in [true, false] {
+        assert_in(log_in(&gateway, &ann));
+        let Some(silent) = Silent::over(if mounted { &folder } else { &place }) else { return };
+        if !mounted {
+            fs::rename(&folder, folders.path().join("before")).expect("renamed");
+            std::os::unix::fs::symlink(&place, &folder).expect("a link");
+        }
+        let waits = log_in(&gateway, &ann);
+        assert_in(log_in(&gateway, &bob));
+        drop(silent);
+        assert!(waits.wait_with_output().expect("ssh ends").stdout.is_empty(), "its keys are gone");
+    }
+}
+
+/// SECURITY case 129: nobody answers where the keys of an account are. Those who ask for it in any number wait, and
+/// nobody else.
+#[test]
+fn case_129_keys_that_are_never_read_hold_up_their_account_alone() {
+    let Some((gateway, folders, [ann, bob])) = gateway_with_folders() else { return };
+    let folder = folders.path().join(&ann.name);
+    let Some(silent) = Silent::over(&folder) else { return };
+    let waiting: Vec<Child> = (0..8).map(|_| log_in(&gateway, &ann)).collect();
+    assert_in(log_in(&gateway, &bob));
+    gateway.tells("an earlier try still waits for the account's");
+    drop(silent);
+    for login in waiting {
+        assert!(login.wait_with_output().is_ok());
+    }
+    assert_in(log_in(&gateway, &ann));
+    // Nor is it waited for at the end.
+    let Some(_silent) = Silent::over(&folder) else { return };
+    let mut waits = log_in(&gateway, &ann);
+    std::thread::sleep(Duration::from_secs(1));
+    kill("-TERM", gateway.child.id());
+    wait_for_the_end_of(gateway.child.id());
+    let _ = (waits.kill(), waits.wait());
 }

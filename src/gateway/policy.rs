@@ -3,6 +3,7 @@
 mod pam;
 mod places;
 mod programs;
+mod readers;
 mod reasons;
 mod residents;
 mod search;
@@ -20,6 +21,7 @@ use std::time::SystemTime;
 use tracing::{info, warn};
 
 pub use self::pam::Talked;
+use self::readers::Readers;
 use self::search::{Found, Search, may_be_read_for};
 use super::accounts::{self, Closed};
 use super::authorized_keys::{self, Use};
@@ -39,12 +41,15 @@ use crate::connection::{Method, Presence};
 use crate::crypto::keys::revoked;
 use crate::crypto::{Certificate, KeyAlgorithm, KeyKind, PublicKey, SignatureAlgorithm};
 use crate::limits::{AUTHORIZED_KEYS_BYTES_MAX, BANNER_BYTES_MAX, REVOKED_KEYS_BYTES_MAX};
+use crate::reactor;
 use crate::services::forward::{DisplayRules, Forwarding, Ways};
 use crate::services::upstream::{Finder, Trouble, Upstream};
 use crate::services::{Account, AuthInfo, Demands, Grant, Place, Rules, Subsystem, is_listed};
 
 /// While it exists nobody but root has sessions: everybody else is shown its text.
 const NO_LOGIN: &str = "/etc/nologin";
+const LATE: &str =
+    "no file was read: an earlier try still waits for the account's, which do not answer";
 
 /// Stands for the account of a login that has none; the system keeps it from being anybody's.
 const NOBODY: u32 = u32::MAX;
@@ -109,6 +114,7 @@ pub struct Policy {
     answers: Arc<Answers>,
     registry: Arc<Registry>,
     recent: Arc<RecentKeys>,
+    readers: Arc<Readers>,
 }
 
 /// Why a key was not let in: for the log, never for the client.
@@ -209,6 +215,7 @@ impl Policy {
             answers: Arc::default(),
             registry: Arc::default(),
             recent: Arc::default(),
+            readers: Arc::default(),
         }
     }
 
@@ -495,11 +502,13 @@ impl Policy {
             search
         };
         let rights = if account.uid == NOBODY { self.process.as_ref() } else { Some(account) };
-        let mut search = match rights {
+        let read = || match rights {
             None => look(),
             Some(rights) => accounts::with_rights_of(rights, groups, look)
-                .unwrap_or_else(|why| Search { notes: vec![why.to_string()], ..Search::default() }),
+                .unwrap_or_else(|why| Search::nothing(why.to_string())),
         };
+        let read = self.readers.read(account.uid, reactor::now(), read);
+        let mut search = read.unwrap_or_else(|| Search::nothing(LATE.to_owned()));
         if search.found.is_none() {
             self.ask_programs(&mut search, account, login, request, (certified, wanted));
         }

@@ -6,11 +6,16 @@
 //! A key that has let nobody in is not known here, so it takes as long as for whoever does not exist.
 
 use std::collections::HashMap;
+use std::ffi::{CStr, CString};
 use std::fs::Metadata;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, openat2};
 use nix::sys::statfs::{
     BTRFS_SUPER_MAGIC, EXT4_SUPER_MAGIC, FsType, TMPFS_MAGIC, XFS_SUPER_MAGIC, statfs,
 };
@@ -51,7 +56,7 @@ struct Known {
     at: Instant,
     account: Account,
     groups: Box<[u32]>,
-    /// The file, then each directory above it.
+    /// In the order of [`walk`].
     steps: Arc<[Step]>,
     line: KeyLine,
 }
@@ -85,6 +90,43 @@ impl Step {
             written: metadata.is_file().then_some(written),
         }
     }
+
+    /// Of what is at this path from a directory, links not followed. Takes what the kernel knows of it: no server
+    /// of a filesystem is asked, and nothing is mounted for it.
+    fn at(directory: &OwnedFd, path: &CStr) -> Option<Step> {
+        let flags = libc::AT_SYMLINK_NOFOLLOW
+            | libc::AT_EMPTY_PATH
+            | libc::AT_NO_AUTOMOUNT
+            | libc::AT_STATX_DONT_SYNC;
+        let mut found = MaybeUninit::<libc::statx>::zeroed();
+        let (at, to) = (directory.as_raw_fd(), found.as_mut_ptr());
+        // SAFETY: the path ends with a zero byte, there is room for the answer, and both outlive the call.
+        let result = unsafe { libc::statx(at, path.as_ptr(), flags, libc::STATX_BASIC_STATS, to) };
+        // SAFETY: all of it are numbers, which were zero before the call.
+        let found = unsafe { found.assume_init() };
+        if result != 0 || found.stx_mask & libc::STATX_BASIC_STATS != libc::STATX_BASIC_STATS {
+            return None;
+        }
+        let (mode, mtime, ctime) = (u32::from(found.stx_mode), found.stx_mtime, found.stx_ctime);
+        let written = [
+            mtime.tv_sec,
+            mtime.tv_nsec.into(),
+            ctime.tv_sec,
+            ctime.tv_nsec.into(),
+            found.stx_size as i64,
+        ];
+        Some(Step {
+            dev: libc::makedev(found.stx_dev_major, found.stx_dev_minor),
+            ino: found.stx_ino,
+            mode,
+            owner: (found.stx_uid, found.stx_gid),
+            written: (mode & libc::S_IFMT == libc::S_IFREG).then_some(written),
+        })
+    }
+
+    const fn is_directory(&self) -> bool {
+        self.mode & libc::S_IFMT == libc::S_IFDIR
+    }
 }
 
 impl RecentKeys {
@@ -104,7 +146,7 @@ impl RecentKeys {
             return;
         }
         let Some(steps) = local_steps(path) else { return };
-        if steps.first() != Some(&Step::new(read)) {
+        if !steps.contains(&Step::new(read)) {
             return;
         }
         let known = Known {
@@ -142,12 +184,9 @@ impl RecentKeys {
             (Arc::clone(&known.steps), known.line.clone())
         };
         // Not under the lock: it may take a moment.
-        let is_same = |(step, path): (&Step, &Path)| {
-            path.symlink_metadata().is_ok_and(|metadata| Step::new(&metadata) == *step)
-        };
-        if steps.len() == path.ancestors().count()
-            && steps.iter().zip(path.ancestors()).all(is_same)
-        {
+        let mut known = steps.iter();
+        let same = walk(path, |_, step| known.next() == Some(&step)).is_some();
+        if same && known.next().is_none() {
             return Some(line);
         }
         self.lines().remove(&key);
@@ -161,24 +200,49 @@ impl RecentKeys {
 
 /// The steps of a path without links and turns to a file, if all of it is local.
 fn local_steps(path: &Path) -> Option<Vec<Step>> {
+    // From then on the kernel knows the way, as root goes it.
+    path.symlink_metadata().ok()?;
+    let mut steps = Vec::<Step>::new();
+    walk(path, |at, step| {
+        let is_same = steps.last().is_some_and(|last| last.dev == step.dev);
+        let fits = if at == path { step.written.is_some() } else { step.is_directory() };
+        let fits = fits && (is_same || is_local(at));
+        steps.push(step);
+        fits
+    })?;
+    Some(steps)
+}
+
+fn is_local(path: &Path) -> bool {
+    statfs(path).is_ok_and(|found| LOCAL.contains(&found.filesystem_type()))
+}
+
+/// Looks at the directory that a file is in, at the file, and at each directory above, as long as `look` says so.
+/// `None`: not to the end, or not without waiting.
+///
+/// Whoever owns one of them may put something else in its place at any time, where a server is to be asked that
+/// never answers, or something is to be mounted. So nothing is looked up but what the kernel remembers, and in no
+/// directory that `look` has not found to be as it was.
+fn walk(path: &Path, mut look: impl FnMut(&Path, Step) -> bool) -> Option<()> {
     let plain = |part: Component<'_>| matches!(part, Component::RootDir | Component::Normal(_));
     if !path.is_absolute() || !path.components().all(plain) {
         return None;
     }
-    let (mut steps, mut local) = (Vec::<Step>::new(), None);
-    for (depth, part) in path.ancestors().enumerate() {
-        let metadata = part.symlink_metadata().ok()?;
-        if !(if depth == 0 { metadata.is_file() } else { metadata.is_dir() }) {
-            return None;
-        }
-        if local != Some(metadata.dev()) {
-            let kind = statfs(part).ok()?.filesystem_type();
-            local = LOCAL.contains(&kind).then_some(metadata.dev());
-            local?;
-        }
-        steps.push(Step::new(&metadata));
+    let (folder, name) = (path.parent()?, CString::new(path.file_name()?.as_bytes()).ok()?);
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let resolve = ResolveFlag::RESOLVE_NO_SYMLINKS
+        | ResolveFlag::RESOLVE_NO_MAGICLINKS
+        | ResolveFlag::from_bits_retain(libc::RESOLVE_CACHED);
+    let opened = openat2(AT_FDCWD, folder, OpenHow::new().flags(flags).resolve(resolve)).ok()?;
+    let mut look_at = |at, way: &CStr| look(at, Step::at(&opened, way)?).then_some(());
+    look_at(folder, c"")?;
+    look_at(path, &name)?;
+    let mut up = String::new();
+    for at in folder.ancestors().skip(1) {
+        up.push_str("../");
+        look_at(at, &CString::new(&*up).ok()?)?;
     }
-    Some(steps)
+    Some(())
 }
 
 #[cfg(test)]

@@ -1,12 +1,14 @@
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle, ThreadId};
 
 use crossbeam::queue::ArrayQueue;
 
-use crate::reactor::Token;
+use crate::base::Instant;
+use crate::limits::{ENDING_CHECK, KEY_READ_TIME, WORKERS_LATE_MAX};
+use crate::reactor::{self, Token};
 use crate::services::{Done, Job};
 
 /// Does the work of a job. Runs on a worker thread and may block.
@@ -36,15 +38,16 @@ pub trait Reply: Send + Sync {
 /// himself (CVE-2002-20001), and anybody who is logged in can ask for names that no server answers
 /// for, or wait for a program that finds hosts. Passwords are hashed for anybody too. At most half of the
 /// threads do any of these at one time, and all but one all of them; what remains is for logins and live
-/// sessions.
+/// sessions. Whoever has an account says where its files of keys are read, on a server that never answers if he
+/// likes: [`Workers::relieve`].
 ///
 /// Dropping it ends it in order: jobs that were begun are finished, those that still wait are
-/// answered [`Done::Lost`], and the threads are joined.
+/// answered [`Done::Lost`], and the threads are joined, but for those that have looked for a key for long.
 pub struct Workers {
     bench: Arc<Bench>,
     /// Not joined.
     left_behind: bool,
-    threads: Vec<JoinHandle<()>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 struct Order {
@@ -69,6 +72,17 @@ struct Bench {
     asleep: AtomicUsize,
     bell: Mutex<()>,
     rings: Condvar,
+    /// The threads that look for a key.
+    looking: Mutex<Vec<Looking>>,
+}
+
+struct Looking {
+    thread: ThreadId,
+    since: Instant,
+    /// The job is one of this lane.
+    lane: Option<usize>,
+    /// Another has its place: it ends when it is through.
+    relieved: bool,
 }
 
 struct Lane {
@@ -103,16 +117,36 @@ impl Workers {
             asleep: AtomicUsize::new(0),
             bell: Mutex::new(()),
             rings: Condvar::new(),
+            looking: Mutex::default(),
         });
-        let mut workers = Workers { bench, left_behind: false, threads: Vec::new() };
-        for n in 0..threads.max(1) {
-            let bench = Arc::clone(&workers.bench);
-            let thread = std::thread::Builder::new()
-                .name(format!("worker-{n}"))
-                .spawn(move || bench.work())?;
-            workers.threads.push(thread);
-        }
+        let workers = Workers { bench, left_behind: false, threads: Mutex::default() };
+        (0..threads.max(1)).try_for_each(|n| workers.start_one(format!("worker-{n}")))?;
         Ok(workers)
+    }
+
+    fn start_one(&self, name: String) -> io::Result<()> {
+        let bench = Arc::clone(&self.bench);
+        let thread = thread::Builder::new().name(name).spawn(move || bench.work())?;
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        threads.retain(|thread| !thread.is_finished());
+        threads.push(thread);
+        Ok(())
+    }
+
+    /// Puts another thread in the place of each that has looked for a key for [`KEY_READ_TIME`]; of
+    /// [`WORKERS_LATE_MAX`] at a time. To be called now and then.
+    pub fn relieve(&self) {
+        let now = reactor::now();
+        let mut looking = self.bench.looking();
+        let relieved = looking.iter().filter(|one| one.relieved).count();
+        let late = |one: &&mut Looking| !one.relieved && now.since(one.since) >= KEY_READ_TIME;
+        let room = WORKERS_LATE_MAX.saturating_sub(relieved);
+        for one in looking.iter_mut().filter(late).take(room) {
+            one.relieved = self.start_one("worker".to_owned()).is_ok();
+            if let Some(lane) = one.lane.filter(|_| one.relieved) {
+                self.bench.make_room(lane);
+            }
+        }
     }
 
     /// Workers that nobody waits for at the end: what they do may take long, and it does not matter
@@ -134,7 +168,7 @@ impl Workers {
     /// # Errors
     /// The queue is full: the job comes back.
     pub fn try_submit(&self, reply: &Arc<dyn Reply>, token: Token, job: Job) -> Result<(), Job> {
-        let lane = self.bench.lane_of(&job);
+        let lane = self.bench.lane_of(&job).and_then(|lane| self.bench.lanes.get(lane));
         let queue = lane.map_or(&self.bench.queue, |lane| &lane.queue);
         let order = Order { reply: Arc::clone(reply), token, job };
         queue.push(order).map_err(|order| order.job)?;
@@ -147,15 +181,16 @@ impl Drop for Workers {
     fn drop(&mut self) {
         self.bench.stopping.store(true, Ordering::SeqCst);
         self.bench.ring(true);
-        for thread in self.threads.drain(..).filter(|_| !self.left_behind) {
-            let _ = thread.join();
+        let threads = self.threads.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for thread in threads.drain(..).filter(|_| !self.left_behind) {
+            self.bench.see_off(thread);
         }
     }
 }
 
 impl Bench {
-    fn lane_of(&self, job: &Job) -> Option<&Lane> {
-        lane_of(job, self.asks_programs).and_then(|lane| self.lanes.get(lane))
+    const fn lane_of(&self, job: &Job) -> Option<usize> {
+        lane_of(job, self.asks_programs)
     }
 
     /// Wakes a sleeper, or all. The fences here and in `sleep` see to it that either the sleeper
@@ -198,8 +233,9 @@ impl Bench {
         })
     }
 
-    /// A job of a lane is over. Whoever did it may have other work next.
-    fn make_room(&self, lane: &Lane) {
+    /// A job of a lane is over, or counts no longer. Whoever did it may have other work next.
+    fn make_room(&self, lane: usize) {
+        let Some(lane) = self.lanes.get(lane) else { return };
         self.running.fetch_sub(1, Ordering::SeqCst);
         lane.running.fetch_sub(1, Ordering::SeqCst);
         if self.lanes.iter().any(|lane| !lane.queue.is_empty()) {
@@ -228,9 +264,44 @@ impl Bench {
         }
     }
 
+    fn looking(&self) -> MutexGuard<'_, Vec<Looking>> {
+        self.looking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for the end of a thread, but of none that has looked for a key for long.
+    fn see_off(&self, thread: JoinHandle<()>) {
+        let this = thread.thread().id();
+        loop {
+            let since = self.looking().iter().find(|one| one.thread == this).map(|one| one.since);
+            match since {
+                None => return drop(thread.join()),
+                Some(since) if reactor::now().since(since) >= KEY_READ_TIME => return,
+                Some(_) => thread::sleep(ENDING_CHECK),
+            }
+        }
+    }
+
+    fn begin_to_look(&self, lane: Option<usize>) {
+        let (thread, since) = (thread::current().id(), reactor::now());
+        self.looking().push(Looking { thread, since, lane, relieved: false });
+    }
+
+    /// Whether another has this thread's place.
+    fn end_looking(&self) -> bool {
+        let mut looking = self.looking();
+        let this = thread::current().id();
+        let at = looking.iter().position(|one| one.thread == this);
+        at.is_some_and(|at| looking.swap_remove(at).relieved)
+    }
+
     fn work(&self) {
-        while let Some(Order { reply, token, job }) = self.next() {
+        let mut relieved = false;
+        while !relieved && let Some(Order { reply, token, job }) = self.next() {
             let lane = self.lane_of(&job);
+            let looks = matches!(job, Job::FindKey { .. });
+            if looks {
+                self.begin_to_look(lane);
+            }
             let done = if self.stopping.load(Ordering::Acquire) {
                 Done::Lost
             } else {
@@ -238,7 +309,8 @@ impl Bench {
                 // a panic could leave half changed (its locks are poisoned).
                 catch_unwind(AssertUnwindSafe(|| self.execute.run(job))).unwrap_or(Done::Lost)
             };
-            if let Some(lane) = lane {
+            relieved = looks && self.end_looking();
+            if let Some(lane) = lane.filter(|_| !relieved) {
                 self.make_room(lane);
             }
             reply.deliver(token, done);
@@ -279,8 +351,9 @@ mod tests {
 
     use super::*;
     use crate::connection::{ClientConnectionConfig, WindowSize};
+    use crate::crypto::{KeyKind, PrivateKey, SignatureAlgorithm};
     use crate::services::upstream::{Credential, Fleet, HostKeyPolicy, Trouble, Upstream};
-    use crate::services::{Origin, TerminalSpec};
+    use crate::services::{About, Origin, RoutingDomain, TerminalSpec};
     use crate::transport::{ClientConfig, Preferences};
 
     struct Inbox(mpsc::Sender<(Token, Done)>);
@@ -509,6 +582,66 @@ mod tests {
         workers.try_submit(&reply, token(2), job(2)).unwrap();
         assert!(matches!(inbox.recv(), Ok((Token { key: 1, .. }, Done::Lost))));
         assert!(matches!(inbox.recv(), Ok((Token { key: 2, .. }, Done::Signature(Some(_))))));
+    }
+
+    /// Waits with keys as a program or a server would that does not answer.
+    struct Hanging(Mutex<mpsc::Receiver<()>>);
+
+    impl Execute for Hanging {
+        fn run(&self, job: Job) -> Done {
+            if let Job::FindKey { .. } = job {
+                let _ = self.0.lock().unwrap().recv();
+                return Done::Key(None);
+            }
+            signed(job)
+        }
+
+        fn asks_programs(&self) -> bool {
+            true
+        }
+    }
+
+    fn look() -> Job {
+        let key = PrivateKey::generate(KeyKind::Ed25519).unwrap().public().clone();
+        let ends = ([192, 0, 2, 1], 22).into();
+        Job::FindKey {
+            user: "ann".into(),
+            key: Box::new(key),
+            algorithm: SignatureAlgorithm::Ed25519,
+            certificate: None,
+            signed: None,
+            from: Origin { link: 1, peer: ends, local: ends, routing: RoutingDomain::default() },
+            about: About::default(),
+        }
+    }
+
+    /// SECURITY case 129: whoever waits for keys that nobody finds is left to it, and others do his work.
+    #[test]
+    fn case_129_a_worker_that_looks_for_a_key_for_long_is_relieved() {
+        let (permit, permits) = mpsc::channel();
+        let (reply, inbox) = inbox();
+        let workers = Workers::start(2, 64, Arc::new(Hanging(Mutex::new(permits)))).unwrap();
+        // One at a time, as programs are asked.
+        (0..3).for_each(|n| workers.try_submit(&reply, token(n), look()).unwrap());
+        let wait_until = |done: &dyn Fn() -> bool| {
+            while !done() {
+                workers.relieve();
+                thread::sleep(ENDING_CHECK);
+            }
+        };
+        let looking = || workers.bench.looking().len();
+        wait_until(&|| looking() == 3);
+        workers.try_submit(&reply, token(9), job(9)).unwrap();
+        assert_eq!(inbox.recv().unwrap().0, token(9));
+        // Those whose place others have end, and there are as many as at first.
+        (0..3).for_each(|_| permit.send(()).unwrap());
+        (0..3).for_each(|_| drop(inbox.recv().unwrap()));
+        let there = || workers.threads.lock().unwrap().iter().filter(|t| !t.is_finished()).count();
+        wait_until(&|| looking() == 0 && there() == 2);
+        // And none is waited for at the end.
+        workers.try_submit(&reply, token(4), look()).unwrap();
+        wait_until(&|| looking() == 1);
+        drop(workers);
     }
 
     #[test]

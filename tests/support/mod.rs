@@ -6,6 +6,7 @@ pub mod display;
 pub mod load;
 pub mod openssh;
 pub mod processes;
+pub mod silent;
 
 use std::collections::BTreeSet;
 use std::ffi::CString;

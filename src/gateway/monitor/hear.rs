@@ -193,6 +193,7 @@ impl Staff {
 
     /// Gives the workers what they have room for, in order.
     pub fn retry(&mut self) {
+        self.workers.workers.relieve();
         while let Some((token, job)) = self.waiting.pop_front() {
             let workers = match (&job, &self.workers.greeters) {
                 (Job::Greet { .. } | Job::FindWay { .. }, Some(greeters)) => greeters,

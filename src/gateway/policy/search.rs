@@ -20,6 +20,10 @@ pub(super) struct Search {
 }
 
 impl Search {
+    pub(super) fn nothing(why: String) -> Search {
+        Search { found: None, notes: vec![why] }
+    }
+
     /// The request's certificate, if TrustedUserCAKeys lists its authority, and the line that does.
     pub(super) fn trusted<'a>(
         &mut self,
