@@ -18,7 +18,10 @@ use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
+use nix::errno::Errno;
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::signal::kill;
+use nix::unistd::Pid;
 use tracing::warn;
 
 use crate::limits::CLIENT_NAMES_MAX;
@@ -133,8 +136,14 @@ impl Logbook {
         login.host = login.peer.and_then(|peer| self.name_of(peer));
         let host = host_of(login.peer, login.host.as_deref());
         let last = LastLogin { time: now().0, line: login.line.clone(), host };
+        let mut open = self.sessions();
+        // Whoever had the terminal has it no more, though his process may be there.
+        let before = open.sessions.iter().find(|(_, (known, _))| known.line == login.line);
+        if let Some(mark) = before.map(|(mark, _)| *mark) {
+            self.end(&mut open, mark);
+        }
         let outcome = note(&login, true).and_then(|()| lastlog::write(login.uid, &last));
-        tell(&login, outcome.and_then(|()| self.follow(login.clone())));
+        tell(&login, outcome.and_then(|()| self.follow(&mut open, login.clone())));
     }
 
     /// The sessions that are open end with this process.
@@ -155,7 +164,8 @@ impl Logbook {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn follow(&self, login: Login) -> io::Result<()> {
+    /// There are no more of them than terminals.
+    fn follow(&self, open: &mut Open, login: Login) -> io::Result<()> {
         // SAFETY: takes two numbers.
         let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, login.pid, 0) };
         if fd < 0 {
@@ -164,7 +174,9 @@ impl Logbook {
         }
         // SAFETY: the kernel has just made this descriptor for us alone.
         let process = unsafe { OwnedFd::from_raw_fd(fd as i32) };
-        let mut open = self.sessions();
+        if !Path::new("/dev").join(&login.line).exists() {
+            return note(&login, false);
+        }
         let mark = open.next;
         open.next += 1;
         self.epoll.add(&process, EpollEvent::new(EpollFlags::EPOLLIN, mark))?;
@@ -172,16 +184,19 @@ impl Logbook {
         Ok(())
     }
 
+    fn end(&self, open: &mut Open, mark: u64) {
+        if let Some((login, process)) = open.sessions.remove(&mark) {
+            let _ = self.epoll.delete(&process);
+            tell(&login, note(&login, false));
+        }
+    }
+
     fn watch(&self) {
         let mut ended = [EpollEvent::empty(); 16];
         loop {
             let count = self.epoll.wait(&mut ended, EpollTimeout::NONE).unwrap_or(0);
             for event in ended.iter().take(count) {
-                let session = self.sessions().sessions.remove(&event.data());
-                if let Some((login, process)) = session {
-                    let _ = self.epoll.delete(&process);
-                    tell(&login, note(&login, false));
-                }
+                self.end(&mut self.sessions(), event.data());
             }
         }
     }
@@ -207,9 +222,13 @@ fn tell(login: &Login, outcome: io::Result<()>) {
     }
 }
 
-/// Writes a session's begin or end to utmp and wtmp.
+/// Writes a session's begin or end to utmp and wtmp; no end where the terminal has been somebody else's since.
 fn note(login: &Login, begins: bool) -> io::Result<()> {
-    put_in_place(&lastlog::path("utmp"), &record(login, begins).bytes())?;
+    let (utmp, new) = (lastlog::path("utmp"), record(login, begins).bytes());
+    if !begins && is_anothers(&utmp, &new)? {
+        return Ok(());
+    }
+    put_in_place(&utmp, &new)?;
     let last = match begins {
         true => record(login, true),
         // As logwtmp(3) writes it, by which sshd ends sessions.
@@ -243,15 +262,32 @@ fn put_in_place(path: &Path, record: &[u8; RECORD_BYTES]) -> io::Result<()> {
     let Some(file) = existing(OpenOptions::new().read(true).write(true), path)? else {
         return Ok(());
     };
+    match find(&file, record) {
+        Some((place, _)) => file.write_all_at(record, place),
+        None => append(path, record),
+    }
+}
+
+/// What there is of the same terminal, and where.
+fn find(file: &File, record: &[u8; RECORD_BYTES]) -> Option<(u64, [u8; RECORD_BYTES])> {
     let mut known = [0; RECORD_BYTES];
     let mut place = 0;
     while file.read_exact_at(&mut known, place).is_ok() {
         if is_of_terminal(&known) && id_of(&known) == id_of(record) {
-            return file.write_all_at(record, place);
+            return Some((place, known));
         }
         place += RECORD_BYTES as u64;
     }
-    append(path, record)
+    None
+}
+
+/// Another session at the same terminal is there, whoever has recorded it.
+fn is_anothers(path: &Path, record: &[u8; RECORD_BYTES]) -> io::Result<bool> {
+    let Some(file) = existing(OpenOptions::new().read(true), path)? else { return Ok(false) };
+    let Some((_, known)) = find(&file, record) else { return Ok(false) };
+    let there = |pid: i32| pid > 0 && kill(Pid::from_raw(pid), None) != Err(Errno::ESRCH);
+    let user = kind_of(&known) == Some(libc::USER_PROCESS);
+    Ok(user && pid_of(&known) != pid_of(record) && pid_of(&known).is_some_and(there))
 }
 
 fn existing(how: &mut OpenOptions, path: &Path) -> io::Result<Option<File>> {
@@ -268,9 +304,19 @@ fn id_of(record: &[u8; RECORD_BYTES]) -> Option<&[u8]> {
     record.get(ID..ID + 4)
 }
 
+const PID: usize = offset_of!(libc::utmpx, ut_pid);
+
+fn pid_of(record: &[u8; RECORD_BYTES]) -> Option<i32> {
+    record.get(PID..)?.first_chunk().map(|pid| i32::from_ne_bytes(*pid))
+}
+
+fn kind_of(record: &[u8; RECORD_BYTES]) -> Option<i16> {
+    record.first_chunk().map(|kind| i16::from_ne_bytes(*kind))
+}
+
 /// Records of the machine's starts and the like have no terminal.
 fn is_of_terminal(record: &[u8; RECORD_BYTES]) -> bool {
-    let kind = record.first_chunk::<2>().map(|kind| i16::from_ne_bytes(*kind));
+    let kind = kind_of(record);
     let kinds = [libc::INIT_PROCESS, libc::LOGIN_PROCESS, libc::USER_PROCESS, libc::DEAD_PROCESS];
     kind.is_some_and(|kind| kinds.contains(&kind))
 }
@@ -390,6 +436,24 @@ mod tests {
             assert_eq!(bytes.len(), records * RECORD_BYTES, "{line} {begins}");
             assert_eq!(bytes[..RECORD_BYTES], boot);
         }
+    }
+
+    /// SECURITY case 130: nobody ends the record of whoever has had his terminal since.
+    #[test]
+    fn case_130_an_end_is_noted_of_ones_own_session_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("utmp");
+        std::fs::write(&path, "").expect("a file");
+        let of = |pid, begins| record(&Login { pid, ..login("pts/3") }, begins).bytes();
+        let (here, gone) = (std::process::id(), i32::MAX as u32);
+        assert!(!is_anothers(&path, &of(7, false)).expect("read"), "nobody's");
+        for (pid, anothers) in [(here, true), (gone, false)] {
+            put_in_place(&path, &of(pid, true)).expect("a record");
+            assert_eq!(is_anothers(&path, &of(7, false)).expect("read"), anothers, "{pid}");
+            assert!(!is_anothers(&path, &of(pid, false)).expect("read"), "its own");
+        }
+        put_in_place(&path, &of(here, false)).expect("a record");
+        assert!(!is_anothers(&path, &of(7, false)).expect("read"), "it has ended");
     }
 
     #[test]
