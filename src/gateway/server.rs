@@ -236,7 +236,7 @@ impl Server {
     fn seat(&self, Visitor { socket, ends, inbound }: Visitor) {
         let Some(door) = self.office.doors.first() else { return };
         // Its slot is given back when it has logged in or ended.
-        self.office.startups.adopt();
+        self.office.startups.adopt(ends.peer.ip());
         door.enter();
         door.put(Mail::Accepted { socket: Fd(socket.into_raw_fd()), ends, inbound });
     }

@@ -266,9 +266,12 @@ impl Startups {
         self.refused.load(Ordering::Relaxed)
     }
 
-    /// Takes a slot for a connection that somebody else has let in.
-    pub fn adopt(&self) {
+    /// Takes a slot for a connection of this peer that somebody else has let in.
+    pub fn adopt(&self, peer: IpAddr) {
         self.open.fetch_add(1, Ordering::Relaxed);
+        if self.rules.per_source.is_some() {
+            *self.sources().open.entry(self.rules.blocks.source(peer)).or_default() += 1;
+        }
     }
 
     /// MaxStartups.
@@ -537,6 +540,18 @@ mod tests {
         startups.over(peer("192.0.2.200"), StartupEnd::LoggedIn, now);
         assert_eq!(admit("192.0.2.7"), Ok(()));
         assert_eq!(startups.refused(), 3);
+    }
+
+    #[test]
+    fn a_place_that_is_taken_again_counts_for_its_source_too() {
+        let startups = startups("PerSourceMaxStartups 1\nPerSourcePenalties no");
+        let (from, now) = (peer("192.0.2.1"), start());
+        startups.admit(from.ip(), now).expect("let in");
+        startups.over(from, StartupEnd::Ours, now);
+        startups.adopt(from.ip());
+        assert_eq!(startups.admit(from.ip(), now), Err(Refused::TooManyOfSource));
+        startups.over(from, StartupEnd::Ours, now);
+        assert_eq!((startups.open(), startups.admit(from.ip(), now)), (0, Ok(())));
     }
 
     #[test]

@@ -119,9 +119,9 @@ impl Reception {
     /// Gives a connection that was accepted elsewhere to an edge.
     pub fn adopt(&self, socket: OwnedFd) {
         let startups = Arc::clone(&self.hall.clerk.startups);
-        startups.adopt();
         let unknown = Ends { peer: UNKNOWN, local: UNKNOWN, routing: RoutingDomain::default() };
         let ends = ends_of(Fd(socket.as_raw_fd())).unwrap_or(unknown);
+        startups.adopt(ends.peer.ip());
         let place = Place::Client(Slot { startups, peer: ends.peer });
         self.hall.seat(Guest { ends: self.hall.routed(&socket, ends), socket, place });
         self.hall.top_up();
@@ -428,7 +428,7 @@ impl Spare {
         let place = self.clerk.forget().unwrap_or_else(|| match asked {
             Some(asked) => Place::Proxy(asked),
             None => {
-                self.clerk.startups.adopt();
+                self.clerk.startups.adopt(ends.peer.ip());
                 let startups = Arc::clone(&self.clerk.startups);
                 Place::Client(Slot { startups, peer: ends.peer })
             }
