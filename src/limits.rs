@@ -718,6 +718,8 @@ pub const PARCEL_BYTES_MAX: u32 = 1024 * 1024;
 /// Answers to an edge that are told together, and their bytes: nobody waits for more than these.
 pub const ANSWERS_HELD_MAX: usize = 16;
 pub const ANSWERS_HELD_BYTES_MAX: usize = 64 * 1024;
+/// Messages of an edge that are heard before what was answered meanwhile is told.
+pub const HEARD_IN_A_ROW_MAX: u32 = 64;
 /// Bytes of messages that wait for such a process to read them, some 1000 connections. When it
 /// does not read, further connections for it are refused.
 pub const PARCEL_QUEUE_BYTES_MAX: usize = 8 * 1024 * 1024;

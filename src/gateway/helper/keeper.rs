@@ -15,7 +15,7 @@ use super::process::Process;
 use super::{Heard, Logs, Watch, lines};
 use crate::gateway::batch;
 use crate::gateway::socket::Messenger;
-use crate::limits::{HELPER_PING_INTERVAL, HELPER_REST, PARCEL_BYTES_MAX};
+use crate::limits::{HEARD_IN_A_ROW_MAX, HELPER_PING_INTERVAL, HELPER_REST, PARCEL_BYTES_MAX};
 use crate::wire::Malformed;
 
 /// What no helper that is ours would say. Ends it.
@@ -238,13 +238,17 @@ impl<S: Side> Keeping<S> {
         let mut buffer = vec![0; PARCEL_BYTES_MAX as usize];
         let ping = self.side.ping();
         ours.set_patience(HELPER_PING_INTERVAL)?;
+        // Since nothing was held back: some have no answers, and those of others do not wait for them.
+        let mut in_a_row = 0;
         loop {
             let busy = self.side.go_on();
-            let heard = match self.side.holds_back() {
+            in_a_row += 1;
+            let heard = match self.side.holds_back() && in_a_row <= HEARD_IN_A_ROW_MAX {
                 true => super::hear_now(ours, &mut buffer)?,
                 false => Heard::Nothing,
             };
             let heard = if let Heard::Nothing = heard {
+                in_a_row = 0;
                 self.side.let_out();
                 super::hear(ours, &mut buffer, busy)?
             } else {
