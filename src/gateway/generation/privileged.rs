@@ -141,7 +141,7 @@ struct Maker {
 impl Maker {
     fn make(&self) -> anyhow::Result<Edge> {
         let clerk = Arc::new(self.clerk.another());
-        let staff = Staff::new(self.bench.clone(), Arc::new(Post(Arc::clone(&clerk))));
+        let staff = Staff::new(self.bench.clone(), Arc::new(Post::to(&clerk)));
         let keeper = Keeper::start(self.plan.clone(), Arc::clone(&clerk), staff);
         let keeper = keeper.context("the edge does not serve; its own words are in the log")?;
         Ok(Edge { keeper, clerk, since: reactor::now() })

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, IntoRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use crossbeam::channel::Sender;
@@ -556,7 +556,7 @@ impl Clerk {
             return Ok(());
         }
         let token = self.note(Question { ticket, from, about: Subject::Signature });
-        let post = Post(Arc::clone(self));
+        let post = Post::to(self);
         let order = Order { key: host_key, what: Signable::Exchange(exchange) };
         let answer = move |signature: Option<Vec<u8>>| {
             post.deliver(token, Done::Signature(signature.map(Vec::into_boxed_slice)));
@@ -760,18 +760,25 @@ impl State {
     }
 }
 
-/// Where the workers' answers go.
-pub struct Post(pub Arc<Clerk>);
+/// Where the workers' answers go. It keeps nobody: a worker may never come back.
+pub struct Post(Weak<Clerk>);
+
+impl Post {
+    pub fn to(clerk: &Arc<Clerk>) -> Post {
+        Post(Arc::downgrade(clerk))
+    }
+}
 
 impl Reply for Post {
     fn deliver(&self, token: Token, done: Done) {
+        let Some(clerk) = self.0.upgrade() else { return };
         let question = {
-            let mut state = self.0.state();
+            let mut state = clerk.state();
             let current = state.number == token.generation;
             current.then(|| state.questions.try_remove(token.key as usize)).flatten()
         };
         if let Some(question) = question {
-            self.0.answer(question, done);
+            clerk.answer(question, done);
         }
     }
 }

@@ -304,7 +304,7 @@ impl Hall {
     /// What keeps one more edge.
     fn edge(self: &Arc<Hall>) -> Edge {
         let clerk = Arc::new(self.clerk.another());
-        let staff = Staff::new(self.bench.clone(), Arc::new(Post(Arc::clone(&clerk))));
+        let staff = Staff::new(self.bench.clone(), Arc::new(Post::to(&clerk)));
         let (plan, wishes, hall) = (self.plan.clone(), Arc::default(), Some(Arc::clone(self)));
         Edge { plan, clerk, staff, wishes, hall }
     }

@@ -130,7 +130,7 @@ impl Scene {
         let clerk = Arc::new(clerk);
         let workers = Arc::new(Workers::start(1, 8, Arc::new(Generous)).expect("threads"));
         let bench = Bench { workers, greeters: None };
-        let staff = Staff::new(bench, Arc::new(Post(Arc::clone(&clerk))));
+        let staff = Staff::new(bench, Arc::new(Post::to(&clerk)));
         let (ways, edge, shard) = ways();
         let (client, server, from) = connection(7);
         let first = if clerk.is_single() { from.link } else { 1 };
@@ -565,7 +565,7 @@ fn answers_are_for_the_edge_that_asked() {
     };
     let (ways, _edge, shard) = ways();
     scene.clerk.begin(ways, 1);
-    Post(Arc::clone(&scene.clerk)).deliver(stale, Done::Signature(Some(Box::new([1]))));
+    Post::to(&scene.clerk).deliver(stale, Done::Signature(Some(Box::new([1]))));
     scene.clerk.end();
     assert_eq!(shard.receive(&mut [0; 64]).expect("the end").0, 0, "and nothing before it");
 }
