@@ -284,7 +284,10 @@ pub const LINGER_TIME: Duration = Duration::from_micros(150);
 pub const LINGER_COMPLETIONS: u32 = 8;
 /// A receive that brings so much is worth a wake-up: there is more in the socket already.
 pub const LINGER_BYTES: u32 = 128 * 1024;
-/// How long a reactor does not do so after anything that is no part of a stream: somebody may wait for
+/// Bytes of a stream that may come while more of it is at hand before windows and confirmations leave. Well
+/// below a window, so that the peer has something to send meanwhile.
+pub const STREAM_ANSWERS_BYTES_MAX: u32 = 768 * 1024;
+/// How long a reactor does not linger after anything that is no part of a stream: somebody may wait for
 /// the answer, and say more.
 pub const LINGER_REST: Duration = Duration::from_millis(100);
 /// How long a read of a socket's stream keeps its large lease when nothing more comes.
@@ -947,6 +950,7 @@ const _: () = assert!(CHANNEL_PACKET_BYTES_MAX > SFTP_NAMES_BYTES_MAX as u32 + 6
 const _: () =
     assert!(WINDOW_BYTES_MIN as u64 * CHANNELS_MAX as u64 <= LINK_WINDOW_BYTES_MAX as u64);
 const _: () = assert!(COPY_IN_FLIGHT_BYTES_START >= 2 * COPY_STEP_BYTES);
+const _: () = assert!(STREAM_ANSWERS_BYTES_MAX + BULK_SLOT < WINDOW_BYTES);
 const _: () = assert!(WINDOW_BYTES as u64 * 32 <= LINK_WINDOW_BYTES_MAX as u64);
 
 /// Panics that a process takes in [`DEFECTS_TIME`] before it puts new shards in the place of those

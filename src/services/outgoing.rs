@@ -149,6 +149,11 @@ impl Outgoing {
         self.outboxes > OUTBOXES_UNSENT_MAX
     }
 
+    /// All there is to be sent are small packets that gather.
+    pub fn has_words_alone(&self) -> bool {
+        self.outbox.is_some() && self.sealed.is_empty() && !self.sending
+    }
+
     pub const fn is_sending(&self) -> bool {
         self.sending
     }

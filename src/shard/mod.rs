@@ -144,6 +144,8 @@ pub struct Shard<D: Driver, O: Outside> {
     handshakes: VecDeque<u32>,
     /// Links whose output is to be sent at the end of the turn.
     dirty: Vec<u32>,
+    /// Those whose output waits for the next turn.
+    held: Vec<u32>,
     /// Links and attachments that wait for leases, oldest first.
     starved: Vec<u32>,
     /// Attachments that are to be called at the end of the turn.
@@ -235,6 +237,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             ready: VecDeque::new(),
             handshakes: VecDeque::new(),
             dirty: Vec::new(),
+            held: Vec::new(),
             starved: Vec::new(),
             late: Vec::new(),
             paused: VecDeque::new(),
@@ -499,6 +502,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 shard.settle(key);
             });
         }
+        self.end_hold();
     }
 
     /// A second after leases were last taken, and each second while that brings something, memory

@@ -238,12 +238,13 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         if completion.result.is_ok_and(|bytes| bytes > 0) {
             link.moved = now;
         }
+        let room = completion.op.total();
         match completion.op {
             Op::Recv { into, .. } => {
                 link.inbound.armed = false;
                 let since =
                     link.lease_until.map(|at| RECEIVE_LEASE_TIME.saturating_sub(at.since(now)));
-                link.flow.received(completion.result.unwrap_or(0), since);
+                link.flow.received(completion.result.unwrap_or(0), room, since);
                 (link.mark_until, link.lease_until) = (None, None);
                 let bytes = completion.result.unwrap_or(0);
                 link.inbound.received(into, bytes, self.driver.pool());
@@ -581,6 +582,9 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
         let Some(fd) = link.socket else { return };
         if link.state == LinkState::Leaving && self.leave(key) {
+            return;
+        }
+        if self.holds_answers(key) {
             return;
         }
         let Some(link) = self.links.get_mut(key as usize) else { return };
