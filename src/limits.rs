@@ -22,8 +22,9 @@ pub const PACKET_SLOT: u32 = 36 * 1024;
 pub const BULK_SLOT: u32 = 264 * 1024;
 /// Packets laid out in one lease; with 16 KiB packets (PuTTY) that is 256 KiB.
 pub const FRAMES_MAX: usize = 16;
-/// Pieces gathered into one send or write.
-pub const GATHER_MAX: usize = 8;
+/// Pieces gathered into one send or write: data of a WRITE of 255 KiB lies in nine packets where it does not
+/// begin with one.
+pub const GATHER_MAX: usize = 10;
 
 /// Shared receive buffers a shard; more ready sockets than this wait their turn.
 pub const SMALL_SLOTS: u32 = 256;

@@ -201,9 +201,9 @@ struct Price {
 /// most, and none where all packets are alike. A quiet machine needs a third to a half of this.
 const PRICES: [Price; 8] = [
     Price { flow: Flow::SftpGet, clients: 1, copied: 4 << 10, operations: 20, sends: 8 },
-    Price { flow: Flow::SftpPut, clients: 1, copied: 128 << 10, operations: 32, sends: 8 },
+    Price { flow: Flow::SftpPut, clients: 1, copied: 128 << 10, operations: 24, sends: 4 },
     Price { flow: Flow::ScpDown, clients: 1, copied: 1 << 10, operations: 20, sends: 8 },
-    Price { flow: Flow::ScpUp, clients: 1, copied: 128 << 10, operations: 32, sends: 8 },
+    Price { flow: Flow::ScpUp, clients: 1, copied: 128 << 10, operations: 24, sends: 4 },
     Price { flow: Flow::ExecDown, clients: 1, copied: 1 << 10, operations: 30, sends: 12 },
     Price { flow: Flow::ExecUp, clients: 1, copied: 16 << 10, operations: 60, sends: 16 },
     Price { flow: Flow::SftpGet, clients: 8, copied: 4 << 10, operations: 30, sends: 12 },
@@ -214,7 +214,7 @@ const PRICES: [Price; 8] = [
 /// takes three quarters of this.
 const OWN: [Price; 2] = [
     Price { flow: Flow::CpGet, clients: 1, copied: 132 << 10, operations: 26, sends: 8 },
-    Price { flow: Flow::CpPut, clients: 1, copied: 132 << 10, operations: 30, sends: 11 },
+    Price { flow: Flow::CpPut, clients: 1, copied: 132 << 10, operations: 26, sends: 8 },
 ];
 
 /// Through a host behind: what is received is sent, with a window for it now and then, all of which comes
