@@ -401,7 +401,7 @@ fn start_relays(
         return Ok(Relaying::Each(relays));
     }
     let relays = Arc::new(relays);
-    let staff = Staff::new(bench, Arc::new(relay::clerk::Post(Arc::clone(&relays))));
+    let staff = Staff::new(bench, Arc::new(relay::clerk::Post::to(&relays)));
     let keeper = relay::keeper::Keeper::start(plan, Arc::clone(&relays), staff);
     clerk.relay = Some(relays);
     keeper.map(Relaying::Shared).context("the relay does not serve; its own words are in the log")

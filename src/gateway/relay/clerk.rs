@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use slab::Slab;
 use tracing::error;
@@ -713,13 +713,20 @@ impl Relays for Clerk {
     }
 }
 
-/// Where the workers' answers go.
-pub struct Post(pub Arc<Clerk>);
+/// Where the workers' answers go. It keeps nobody: a worker may never come back.
+pub struct Post(Weak<Clerk>);
+
+impl Post {
+    pub fn to(clerk: &Arc<Clerk>) -> Post {
+        Post(Arc::downgrade(clerk))
+    }
+}
 
 impl Reply for Post {
     fn deliver(&self, token: Token, done: Done) {
-        if let Some(question) = self.0.take(token) {
-            self.0.answer(token.generation, question, done);
+        let Some(clerk) = self.0.upgrade() else { return };
+        if let Some(question) = clerk.take(token) {
+            clerk.answer(token.generation, question, done);
         }
     }
 }

@@ -118,7 +118,7 @@ impl Relays for Each {
         if clerk.is_done() {
             return Ok(());
         }
-        let staff = Staff::new(self.bench.clone(), Arc::new(Post(Arc::clone(&clerk))));
+        let staff = Staff::new(self.bench.clone(), Arc::new(Post::to(&clerk)));
         let (plan, heir) = (self.plan.clone(), None);
         let relay = Relay { plan, clerk: Arc::clone(&clerk), staff, heir, berth };
         match keeper::Keeper::start_unawaited(relay) {

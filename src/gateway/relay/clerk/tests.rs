@@ -76,7 +76,7 @@ impl Scene {
         let world = World { at, known: key.public().clone(), opens: ed25519().public().clone() };
         let workers = Arc::new(Workers::start(1, 8, Arc::new(world)).expect("a worker"));
         let bench = Bench { workers, greeters: None };
-        let staff = Staff::new(bench, Arc::new(Post(Arc::clone(&clerk))));
+        let staff = Staff::new(bench, Arc::new(Post::to(&clerk)));
         let (ours, relay) = Messenger::pair().expect("a socket pair");
         clerk.begin(&Arc::new(ours));
         let clients = Vec::new();
