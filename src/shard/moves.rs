@@ -85,7 +85,10 @@ impl Link {
         if self.state != LinkState::Open || waits {
             return None;
         }
-        if self.outgoing.backlog() > 0 || self.outgoing.has_waiting() && self.conn.is_ready() {
+        let could =
+            self.outgoing.backlog() > 0 || self.outgoing.has_waiting() && self.conn.is_ready();
+        // What is marked leaves in the next turn, which comes at once.
+        if could && !self.dirty {
             return Some("what could be sent is not");
         }
         let may_read = !self.queued && !self.conn.blocked() && !run::is_behind(self);

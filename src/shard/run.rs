@@ -242,11 +242,11 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         match completion.op {
             Op::Recv { into, .. } => {
                 link.inbound.armed = false;
+                let bytes = completion.result.unwrap_or(0);
                 let since =
                     link.lease_until.map(|at| RECEIVE_LEASE_TIME.saturating_sub(at.since(now)));
-                link.flow.received(completion.result.unwrap_or(0), room, since);
+                link.flow.received(bytes, room, since);
                 (link.mark_until, link.lease_until) = (None, None);
-                let bytes = completion.result.unwrap_or(0);
                 link.inbound.received(into, bytes, self.driver.pool());
                 match completion.result {
                     Ok(0) => self.peer_left(key, CLOSED_BY_PEER),
@@ -581,10 +581,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             return;
         }
         let Some(fd) = link.socket else { return };
-        if link.state == LinkState::Leaving && self.leave(key) {
-            return;
-        }
-        if self.holds_answers(key) {
+        let leaves = link.state == LinkState::Leaving && self.leave(key);
+        if leaves || self.holds_answers(key) {
             return;
         }
         let Some(link) = self.links.get_mut(key as usize) else { return };
