@@ -268,28 +268,33 @@ fn interrupt(server: &Server, carried: &'static [i64], words: &[&str], place: &P
     interrupt_at(36 << 20, server, carried, words, place);
 }
 
+/// A copy of 44 MiB each way, over so many sessions, that is killed and goes on by the same command; it says `why`.
+fn goes_on(server: &Server, streams: &str, (least, carried): (u64, &'static [i64]), why: &str) {
+    let place = folder(server, "place");
+    let (from, to) = (server.path("from"), place.join("to"));
+    let bytes = noise(44 << 20, 9);
+    fs::write(&from, &bytes).expect("a file");
+    for (source, target) in [(here(&from), there(&to)), (there(&from), here(&to))] {
+        let _ = fs::remove_file(&to);
+        let words = ["-q", "--streams", streams, &source, &target];
+        interrupt_at(least, server, carried, &words, &place);
+        assert!(!to.exists());
+        let said = run_well(server, &words[1..]);
+        assert!(said.contains("went on behind") && said.contains(why), "{said}");
+        assert!(fs::read(&to).expect("a file") == bytes);
+        assert!(parts(&place).is_empty());
+    }
+}
+
 /// Early, with several sessions under way: what has come whole is found, where hashes can be had.
 #[test]
 fn a_copy_that_was_killed_early_goes_on() {
     both(&[], |server| {
-        let place = folder(server, "place");
-        let from = server.path("from");
-        let bytes = noise(44 << 20, 9);
-        fs::write(&from, &bytes).expect("a file");
-        let to = place.join("to");
-        for (source, target) in [(here(&from), there(&to)), (there(&from), here(&to))] {
-            let _ = fs::remove_file(&to);
-            let carried: &[i64] = match server {
-                Server::Ours(_) => &[30 << 20],
-                Server::Theirs(_) => &[7 << 20],
-            };
-            let words = ["-q", "--streams", "4", &source, &target];
-            interrupt_at(49 << 19, server, carried, &words, &place);
-            let said = run_well(server, &["--streams", "4", &source, &target]);
-            assert!(said.contains("went on behind"), "{said}");
-            assert!(fs::read(&to).expect("a file") == bytes);
-            assert!(parts(&place).is_empty());
-        }
+        let carried: &[i64] = match server {
+            Server::Ours(_) => &[30 << 20],
+            Server::Theirs(_) => &[7 << 20],
+        };
+        goes_on(server, "4", (49 << 19, carried), "bytes, whose hash");
     });
 }
 
@@ -327,29 +332,11 @@ fn a_part_file_that_was_tampered_with_is_not_believed() {
 #[test]
 fn an_interrupted_copy_goes_on() {
     both(&[], |server| {
-        let place = folder(server, "place");
-        let from = server.path("from");
-        let bytes = noise(44 << 20, 9);
-        fs::write(&from, &bytes).expect("a file");
-        let to = place.join("to");
-        for (source, target) in [(here(&from), there(&to)), (there(&from), here(&to))] {
-            let _ = fs::remove_file(&to);
-            // Over several sessions, in pieces.
-            let carried: &[i64] = match server {
-                Server::Ours(_) => &[40 << 20],
-                Server::Theirs(_) => &[20 << 20],
-            };
-            let words = ["-q", "--streams", "2", &source, &target];
-            interrupt(server, carried, &words, &place);
-            assert!(!to.exists());
-            let said = run_well(server, &["--streams", "2", &source, &target]);
-            let why = match server {
-                Server::Ours(_) => "bytes, whose hashes are",
-                Server::Theirs(_) => "bytes, whose hash is",
-            };
-            assert!(said.contains("went on behind") && said.contains(why), "{said}");
-            assert!(fs::read(&to).expect("a file") == bytes);
-            assert!(parts(&place).is_empty());
-        }
+        // Over several sessions, in pieces.
+        let (carried, why): (&[i64], _) = match server {
+            Server::Ours(_) => (&[40 << 20], "bytes, whose hashes are"),
+            Server::Theirs(_) => (&[20 << 20], "bytes, whose hash is"),
+        };
+        goes_on(server, "2", (36 << 20, carried), why);
     });
 }
