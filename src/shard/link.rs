@@ -73,7 +73,8 @@ pub(super) struct Link {
     pub proofs: Vec<Proof>,
     /// Channels and the attachments that serve them.
     pub channels: Vec<(ChannelId, u32)>,
-    /// Where the client wants us to listen, while a worker sees to it.
+    /// Where the client wants us to listen, while a worker sees to it. What the client sent behind the request
+    /// waits: a program that it starts finds the place, as with sshd.
     pub asked_to_listen: Option<Place>,
     pub agent: Agent,
     /// Attachments not yet released, those without a channel included.

@@ -105,6 +105,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     pub(super) fn listening(&mut self, key: u32, done: Done) {
         let Some(link) = self.links.get_mut(key as usize) else { return };
         let Some(place) = link.asked_to_listen.take() else { return };
+        self.mark_ready(key);
+        let Some(link) = self.links.get_mut(key as usize) else { return };
         let user = link.grant.as_ref().map(|grant| grant.account.name.clone()).unwrap_or_default();
         // A link that has ended meanwhile listens no more: the sockets close by themselves.
         if link.state != LinkState::Open {

@@ -987,9 +987,10 @@ fn key_answer(grant: Option<&Grant>) -> Answer {
     grant.map_or(Answer::Key(false), |grant| Answer::KeyIf(grant.presence))
 }
 
-/// So much is unsent that nothing more is to be provoked.
+/// So much is unsent, or a place is being made ready, that nothing more is to be provoked.
 pub(super) const fn is_behind(link: &Link) -> bool {
-    link.outgoing.backlog() > UNSENT_BYTES_MAX || link.outgoing.is_crowded()
+    let crowded = link.outgoing.backlog() > UNSENT_BYTES_MAX || link.outgoing.is_crowded();
+    crowded || link.asked_to_listen.is_some()
 }
 
 /// What another process exported.

@@ -97,6 +97,24 @@ fn holds_listener(pid: u32, port: u16) -> bool {
         .any(|target| sockets.iter().any(|socket| target == Path::new(socket)))
 }
 
+/// What a client starts behind its requests finds all that they are about: sshd takes one after the other.
+#[test]
+fn programs_start_when_the_places_before_them_are_there() {
+    let gateway = Gateway::start(&[]);
+    let target = serve(answer_at_the_end);
+    for _ in 0..8 {
+        let ports: Vec<u16> = (0..12).map(|_| free_port()).collect();
+        let mut command = client(&gateway, gateway.port, &["ExitOnForwardFailure=yes"]);
+        for port in &ports {
+            command.args(["-R", &format!("{port}:127.0.0.1:{target}")]);
+        }
+        let last = ports.last().expect("some");
+        command.args(["127.0.0.1", &format!("bash -c ': <>/dev/tcp/127.0.0.1/{last}'")]);
+        let output = command.output().expect("ssh starts");
+        assert!(output.status.success(), "{output:?}\n{}", gateway.log());
+    }
+}
+
 #[test]
 fn ports_are_chosen_told_served_and_cancelled() {
     let gateway = Gateway::start(&[]);
