@@ -8,7 +8,7 @@ use std::process::{Child, Command, Stdio};
 
 use crate::server::{Server, Theirs, both, text};
 use crate::support::openssh::Agent;
-use crate::support::{Gateway, free_port, noise, wait_for};
+use crate::support::{Gateway, free_port, log_with, noise, wait_for};
 
 /// A client that forwards until it is dropped.
 struct Forwarding(Child);
@@ -356,7 +356,8 @@ fn a_port_there_leads_to_where_socks_says() {
         stream.write_all(&[5, 1]).expect("said");
         stream.shutdown(std::net::Shutdown::Write).expect("an end");
         assert_eq!(stream.read(&mut [0; 8]).expect("an end"), 0);
-        let told = fs::read_to_string(&log).expect("a log");
+        let told = || fs::read_to_string(&log).expect("a log");
+        let told = log_with("SOCKS: it ends before", 1, told);
         // Those who have said nothing are no news.
         assert_eq!(told.matches("SOCKS: it ends before").count(), 1, "{told}");
         let why = format!("SOCKS to 127.0.0.1 port {closed}: Connection refused");
@@ -391,7 +392,9 @@ fn case_98_a_port_there_leads_only_to_where_it_is_permitted() {
                 assert_eq!(back.ends_with(b"abcde"), code == 0, "{permitted}: {back:?}");
                 let why =
                     format!("SOCKS to 127.0.0.1 port {port}: PermitRemoteOpen does not list it");
-                let told = fs::read_to_string(&log).unwrap_or_default();
+                // What the client says comes a moment after what it does.
+                let told = || fs::read_to_string(&log).unwrap_or_default();
+                let told = log_with(&why, usize::from(code == 2), told);
                 assert_eq!(told.contains(&why), code == 2, "{permitted}: {told}");
             }
         }
