@@ -4,7 +4,7 @@
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
@@ -370,11 +370,9 @@ fn start_and_tell(lie: Lie) -> (u16, Receiver<()>) {
     (port, over)
 }
 
-fn run(at: &Path, port: u16, words: &[&str]) -> Output {
-    command(at, port, words).output().expect("it runs")
-}
-
-fn command(at: &Path, port: u16, words: &[&str]) -> Command {
+/// A client of a server of this mind: only one that says nothing is given up early.
+fn command(at: &Path, (lie, port): (Lie, u16), words: &[&str]) -> Command {
+    let patience = |silent| if lie == silent { 1 } else { 30 };
     let (name, words) = words.split_first().expect("a program");
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
     command.args([name, "-F", "none"]);
@@ -389,8 +387,8 @@ fn command(at: &Path, port: u16, words: &[&str]) -> Command {
         "GlobalKnownHostsFile=none".to_owned(),
         "IdentityAgent=none".to_owned(),
         "BatchMode=yes".to_owned(),
-        "ConnectTimeout=1".to_owned(),
-        "ServerAliveInterval=1".to_owned(),
+        format!("ConnectTimeout={}", patience(Lie::Silence)),
+        format!("ServerAliveInterval={}", patience(Lie::FallsSilent)),
         "ServerAliveCountMax=1".to_owned(),
         "LogLevel=ERROR".to_owned(),
     ] {
@@ -412,7 +410,7 @@ fn runs_against_servers_that_break_the_rules_say_so() {
         let port = start(*lie);
         let get = ["cp", "--retries", "0", "127.0.0.1:/there", &here];
         for words in [&["ssh", "127.0.0.1", "cat"][..], &get] {
-            let output = run(at, port, words);
+            let output = command(at, (*lie, port), words).output().expect("it runs");
             let (status, said) = (output.status.code(), text(&output.stderr));
             let failed = if words[0] == "ssh" {
                 status == Some(255)
@@ -436,8 +434,9 @@ fn a_server_that_sends_past_our_window_is_left() {
     let folder = tempfile::tempdir().expect("a folder");
     let at = folder.path();
     keygen(&at.join("key"), "ed25519", "");
-    let (port, over) = start_and_tell(Lie::OverrunsWindow);
-    let mut command = command(at, port, &["ssh", "127.0.0.1", "cat"]);
+    let lie = Lie::OverrunsWindow;
+    let (port, over) = start_and_tell(lie);
+    let mut command = command(at, (lie, port), &["ssh", "127.0.0.1", "cat"]);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it runs");
     over.recv_timeout(Duration::from_secs(60)).expect("the server is left");
     let output = child.wait_with_output().expect("it ends");

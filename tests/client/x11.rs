@@ -256,12 +256,18 @@ fn a_real_program_sees_a_real_x_server_as_far_as_it_is_trusted() {
         let (shown, said) = run(&["-X"], "xdpyinfo");
         let some = count(&shown);
         assert!(some.is_some() && some < all, "{shown}{said}");
-        let late = "xdpyinfo >/dev/null && echo in time; sleep 1.2; xdpyinfo 2>&1";
-        let (shown, said) = run(&["-X", "-o", "ForwardX11Timeout=1"], late);
-        assert!(
-            shown.starts_with("in time\n") && shown.contains("unable to open"),
-            "{shown}{said}"
-        );
+        // What is to be in time takes a busy machine longer than a second.
+        let late = |seconds: u32| {
+            let timeout = format!("ForwardX11Timeout={seconds}");
+            let script = "xdpyinfo >/dev/null && echo in time && sleep";
+            run(&["-X", "-o", &timeout], &format!("{script} {seconds}.2 && xdpyinfo 2>&1"))
+        };
+        let tries = [1, 8, 30].into_iter().map(late).inspect(|(shown, said)| {
+            println!("{shown}{said}");
+        });
+        let in_time = { tries }.find(|(shown, _)| shown.starts_with("in time\n"));
+        let (shown, said) = in_time.expect("a cookie that counts for a time");
+        assert!(shown.contains("unable to open"), "{shown}{said}");
         assert!(said.contains("after ForwardX11Timeout expired"), "{said}");
         let forged = format!(
             "xauth -f {0} add $DISPLAY . {OTHER} 2>/dev/null; XAUTHORITY={0} xdpyinfo 2>&1",

@@ -326,20 +326,21 @@ fn case_32_data_behind_a_kexinit() {
 }
 
 #[test]
+#[allow(clippy::disallowed_methods, reason = "what is paid for depends on the real clock")]
 fn case_34_rekeys_back_to_back() {
     let gateway = Gateway::start(&[]);
     let watch = Watch::begin(&gateway);
     let mut peer = Peer::login(&gateway);
-    let mut done = 0;
+    let (mut done, begun) = (0, std::time::Instant::now());
     let end = loop {
-        assert!(done < 50, "taken, all of them");
+        // Ten, and one more for each second that they take.
+        assert!(done <= 11 + begun.elapsed().as_secs(), "{done}, and it goes on");
         match peer.rekey() {
             Ok(()) => done += 1,
             Err(end) => break end,
         }
     };
-    // One more for each second that the first ten took.
-    assert!((10..16).contains(&done), "{done} at once");
+    assert!(done >= 10, "{done} at once");
     assert!(matches!(end, Farewell::Said(PROTOCOL_ERROR, _)), "{end:?}");
     assert!(watch.last_line(peer.port()).contains("too quick succession"));
     // Data pays for them.
