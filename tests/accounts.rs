@@ -257,9 +257,9 @@ fn keys_change_both_ways_with_the_host_key_far_away() {
 fn an_idle_process_ends_and_the_next_login_starts_another() {
     let Some(account) = Account::new() else { return };
     let gateway = root_gateway(&[], Some(1000));
-    assert_eq!(says(&gateway, &account, "echo one"), "one");
-    let first = account.delegates();
-    assert_eq!(first.len(), 1);
+    let mut first = hold(&gateway, &account);
+    assert_eq!(account.delegates().len(), 1);
+    first.kill().and_then(|()| first.wait()).expect("its end");
     wait_for("the idle process to end", || account.delegates().is_empty());
     gateway.tells("has ended");
     assert_eq!(zombies(gateway.child.id()), 0);

@@ -284,8 +284,10 @@ fn an_end_after_upgrades_reaches_every_session() {
     for site in
         [Site::new(&["TidegateDrainTime 30"]), Site::of(&account, &["TidegateDrainTime 30"])]
     {
-        let finishing = site.ssh(&[], &["sleep 2; echo finished"]).stdout(Stdio::piped()).spawn();
-        let finishing = finishing.expect("ssh starts");
+        let mut finishing = site.ssh(&[], &["echo begun; sleep 2; echo finished"]);
+        let mut finishing = finishing.stdout(Stdio::piped()).spawn().expect("ssh starts");
+        let begun = finishing.stdout.as_mut().expect("its output").read_exact(&mut [0; 6]);
+        begun.expect("its session");
         let mut session = site.session();
         let first = site.upgrade();
         let mut other = site.session();
