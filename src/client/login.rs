@@ -41,8 +41,6 @@ pub struct Login<'a> {
     /// How often a password was asked for, and how often the server was let ask.
     passwords: u32,
     conversations: u32,
-    /// Somebody has typed something for the attempt under way.
-    prompted: bool,
     has_keys: bool,
     /// As the server has shown it first.
     proof: Option<HostProof>,
@@ -70,7 +68,6 @@ impl<'a> Login<'a> {
             trusted: Trusted::Known,
             passwords: 0,
             conversations: 0,
-            prompted: false,
             has_keys: false,
             proof: None,
         }
@@ -197,10 +194,7 @@ impl<'a> Login<'a> {
                 "Authenticated using \"{}\" with partial success.",
                 failed.method
             ));
-        } else if self.prompted && !failed.probe {
-            self.voice.info("Permission denied, please try again.");
         }
-        self.prompted = false;
         for name in &self.options.preferred {
             if !self.methods.split(',').any(|method| method == name) {
                 continue;
@@ -225,6 +219,9 @@ impl<'a> Login<'a> {
         if self.passwords >= self.tries() || !self.may_ask() {
             return Ok(false);
         }
+        if self.passwords > 0 {
+            self.voice.error("Permission denied, please try again.");
+        }
         self.passwords += 1;
         let (user, host) = (escape(self.options.user.as_bytes()), &self.options.host_name);
         let question = format!("{user}@{host}'s password: ");
@@ -232,7 +229,6 @@ impl<'a> Login<'a> {
             Some(secret) => secret.clone(),
             None => {
                 let Ok(password) = self.person.ask_secret(&question) else { return Ok(false) };
-                self.prompted = true;
                 Secret::new(password)
             }
         };
@@ -286,7 +282,6 @@ impl<'a> Login<'a> {
                 false => self.person.ask_secret(&question),
             };
             said.push(Secret::new(answer.ok()?));
-            self.prompted = true;
         }
         Some(said)
     }

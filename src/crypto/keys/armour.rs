@@ -3,7 +3,7 @@
 use base64::{Engine, engine::general_purpose::STANDARD};
 use zeroize::Zeroizing;
 
-use super::{KeyError, public::unsupported};
+use super::{KeyError, pem::Encryption, public::unsupported};
 use crate::limits::KEY_FILE_BYTES_MAX;
 
 /// What the bytes between the lines are.
@@ -21,9 +21,18 @@ pub(super) enum Form {
     Sec1,
 }
 
+/// What was inside the armour.
+#[derive(Debug)]
+pub(super) struct Armoured {
+    pub form: Form,
+    /// What the headers say of how `bytes` are encrypted.
+    pub encryption: Option<Encryption>,
+    pub bytes: Zeroizing<Vec<u8>>,
+}
+
 /// Takes the armour off a private key file. Things that are often handed in by mistake get an
 /// error that says what they are.
-pub(super) fn decode(text: &[u8]) -> Result<(Form, Zeroizing<Vec<u8>>), KeyError> {
+pub(super) fn decode(text: &[u8]) -> Result<Armoured, KeyError> {
     if text.len() as u64 > KEY_FILE_BYTES_MAX {
         return Err(KeyError::TooLarge);
     }
@@ -35,17 +44,21 @@ pub(super) fn decode(text: &[u8]) -> Result<(Form, Zeroizing<Vec<u8>>), KeyError
     let form = form(label)?;
 
     let mut base64 = Zeroizing::new(Vec::with_capacity(text.len()));
+    let mut encryption = None;
     for line in lines {
         if let Some(end) = self::label(line, b"-----END ") {
-            return if end == label {
-                Ok((form, decode_base64(&base64)?))
-            } else {
-                Err(KeyError::NotAPrivateKey)
-            };
+            if end != label {
+                return Err(KeyError::NotAPrivateKey);
+            }
+            return Ok(Armoured { form, encryption, bytes: decode_base64(&base64)? });
         }
         // RFC 1421 §4.6 headers: OpenSSL's old way to say that the key is encrypted.
         if line.contains(&b':') {
-            return Err(KeyError::EncryptedPem);
+            if !matches!(form, Form::Pkcs1 | Form::Sec1) || !base64.is_empty() {
+                return Err(KeyError::EncryptedPem);
+            }
+            Encryption::read(line, &mut encryption)?;
+            continue;
         }
         base64.extend_from_slice(line);
     }
@@ -117,31 +130,38 @@ mod tests {
             let bytes = vec![0xa5; len];
             let text = encode_openssh(&bytes).expect("encodes");
             assert!(text.lines().all(|line| line.len() <= 70));
-            let (form, back) = decode(text.as_bytes()).expect("decodes");
-            assert_eq!((form, &back[..]), (Form::OpenSsh, &bytes[..]));
-            let (_, back) = decode(text.replace('\n', "\r\n").as_bytes()).expect("CR LF");
-            assert_eq!(&back[..], &bytes[..]);
+            let back = decode(text.as_bytes()).expect("decodes");
+            assert_eq!((back.form, &back.bytes[..]), (Form::OpenSsh, &bytes[..]));
+            let back = decode(text.replace('\n', "\r\n").as_bytes()).expect("CR LF");
+            assert_eq!(&back.bytes[..], &bytes[..]);
         }
     }
 
     #[test]
     fn mistaken_files_are_named() {
-        let verdict = |text: &str| decode(text.as_bytes()).map(|(form, _)| form);
+        let verdict = |text: &str| decode(text.as_bytes()).map(|file| file.form);
         assert_eq!(verdict("PuTTY-User-Key-File-3: ssh-ed25519\n"), Err(KeyError::Putty));
         assert_eq!(verdict("ssh-ed25519 AAAA me\n"), Err(KeyError::PublicHalf));
         assert_eq!(verdict("-----BEGIN PUBLIC KEY-----\n"), Err(KeyError::PublicHalf));
         assert_eq!(verdict("hello"), Err(KeyError::NotAPrivateKey));
         assert_eq!(verdict(""), Err(KeyError::NotAPrivateKey));
         let begin = "-----BEGIN RSA PRIVATE KEY-----\n";
-        let headers = format!("{begin}Proc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nAA==\n");
-        assert_eq!(verdict(&headers), Err(KeyError::EncryptedPem));
+        for headers in [
+            "Proc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00",
+            "Proc-Type: 4,MIC-ONLY",
+            "DEK-Info: DES-EDE3-CBC,0011223344556677",
+            "Comment: none of ours",
+        ] {
+            let text = format!("{begin}{headers}\n\nAA==\n");
+            assert_eq!(verdict(&text), Err(KeyError::EncryptedPem), "{headers}");
+        }
         let dsa = verdict("-----BEGIN DSA PRIVATE KEY-----\n");
         assert_eq!(dsa, Err(KeyError::UnsupportedType("ssh-dss".into())));
     }
 
     #[test]
     fn damage_is_an_error() {
-        let verdict = |text: &str| decode(text.as_bytes()).map(|(form, _)| form);
+        let verdict = |text: &str| decode(text.as_bytes()).map(|file| file.form);
         let (begin, end) = ("-----BEGIN PRIVATE KEY-----", "-----END PRIVATE KEY-----");
         assert_eq!(verdict(&format!("{begin}\nAAAA\n{end}\n")), Ok(Form::Pkcs8));
         assert_eq!(verdict(&format!("{begin}\nAAAA\n{end}")), Ok(Form::Pkcs8));

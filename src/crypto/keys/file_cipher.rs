@@ -34,6 +34,21 @@ pub(super) enum KeyBits {
     Aes256,
 }
 
+/// Takes off what fills the last block of a CBC mode (RFC 8018 §6.1.1): as many bytes as each of them says.
+///
+/// # Errors
+/// There is no such padding: the passphrase is wrong. One wrong one in 256 leaves one that looks right.
+pub(super) fn unpad(data: &mut Vec<u8>) -> Result<(), KeyError> {
+    let padding = data.last().copied().unwrap_or(0);
+    let len = data.len().checked_sub(padding.into()).ok_or(KeyError::WrongPassphrase)?;
+    let tail = data.get(len..).unwrap_or_default();
+    if !(1..=16).contains(&padding) || tail.iter().any(|byte| *byte != padding) {
+        return Err(KeyError::WrongPassphrase);
+    }
+    data.truncate(len);
+    Ok(())
+}
+
 impl FileCipher {
     pub(super) fn from_name(name: &[u8]) -> Result<FileCipher, KeyError> {
         NAMES

@@ -413,7 +413,7 @@ fn case_47_p521_nonces_are_not_short() {
 // ---- Files ---------------------------------------------------------------------------------
 
 fn unarmoured(text: &str) -> Vec<u8> {
-    armour::decode(text.as_bytes()).expect("armour").1.to_vec()
+    armour::decode(text.as_bytes()).expect("armour").bytes.to_vec()
 }
 
 fn read(file: &[u8], passphrase: Option<&[u8]>) -> Result<(), KeyError> {

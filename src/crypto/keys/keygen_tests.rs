@@ -49,6 +49,13 @@ impl Keygen {
         String::from_utf8(output.stdout).expect("text")
     }
 
+    pub(super) fn openssl(&self, arguments: &[&str]) {
+        let mut command = Command::new("openssl");
+        let output = command.current_dir(self.0.path()).args(arguments).output();
+        let output = output.expect("this test needs openssl");
+        assert!(output.status.success(), "openssl {arguments:?}: {output:?}");
+    }
+
     /// Makes a key; answers its private file and its public line.
     pub(super) fn make(&self, name: &str, arguments: &[&str]) -> (String, String) {
         self.run(&[&["-q", "-f", name, "-C", "me@here now"], arguments].concat());
@@ -186,18 +193,13 @@ fn pem_is_read_when_open_and_explained_when_not() {
         let (private, line) = keygen.make(format, &options);
         let read =
             |passphrase: Option<&[u8]>| PrivateKey::from_openssh(&private, passphrase).map(drop);
-        if format == "PEM" {
-            // Behind MD5, which there is none of here.
-            assert_eq!(read(Some(b"open sesame")), Err(KeyError::EncryptedPem));
-        } else {
-            assert_eq!(read(Some(b"open sesame")), Ok(()));
-            assert_eq!(read(None), Err(KeyError::PassphraseNeeded));
-            assert_eq!(read(Some(b"")), Err(KeyError::PassphraseNeeded));
-            for n in 0..300 {
-                // Some leave a padding that looks right.
-                let wrong = format!("sesame {n}");
-                assert_eq!(read(Some(wrong.as_bytes())), Err(KeyError::WrongPassphrase));
-            }
+        assert_eq!(read(Some(b"open sesame")), Ok(()));
+        assert_eq!(read(None), Err(KeyError::PassphraseNeeded));
+        assert_eq!(read(Some(b"")), Err(KeyError::PassphraseNeeded));
+        for n in 0..300 {
+            // Some leave a padding that looks right.
+            let wrong = format!("sesame {n}");
+            assert_eq!(read(Some(wrong.as_bytes())), Err(KeyError::WrongPassphrase));
         }
         keygen.run(&["-q", "-p", "-P", "open sesame", "-N", "open sesame", "-f", format]);
         let private = fs::read(keygen.path(format)).expect("reads");
@@ -208,16 +210,32 @@ fn pem_is_read_when_open_and_explained_when_not() {
     assert_eq!(PrivateKey::from_openssh(&line, None).map(drop), Err(KeyError::PublicHalf));
 }
 
+/// Each cipher that a file in the way of before PKCS#8 may have; `ssh-keygen -m PEM` takes the first.
+#[test]
+fn pem_under_a_passphrase_is_read_whichever_cipher_it_has() {
+    let keygen = Keygen::new();
+    for family in ["rsa", "ecdsa"] {
+        keygen.make(family, &["-t", family, "-m", "PEM", "-N", ""]);
+        let open = fs::read(keygen.path(family)).expect("reads");
+        let key = PrivateKey::from_openssh(&open, None).expect("a key");
+        let tool = if family == "rsa" { &["rsa", "-traditional"][..] } else { &["ec"] };
+        for cipher in ["-aes128", "-aes192", "-aes256", "-des3"] {
+            let words = [cipher, "-in", family, "-out", "locked", "-passout", "pass:sesame"];
+            keygen.openssl(&[tool, &words].concat());
+            let locked = fs::read(keygen.path("locked")).expect("reads");
+            match PrivateKey::from_openssh(&locked, Some(b"sesame")) {
+                Ok(opened) => assert_eq!(opened.public(), key.public(), "{family} {cipher}"),
+                Err(why) => assert_eq!((why, cipher), (KeyError::EncryptedPem, "-des3")),
+            }
+        }
+    }
+}
+
 /// What openssl(1) writes besides what ssh-keygen does.
 #[test]
 fn pkcs8_under_a_passphrase_is_read_whichever_cipher_it_has() {
     let keygen = Keygen::new();
-    let openssl = |arguments: &[&str]| {
-        let output = Command::new("openssl").current_dir(keygen.path("")).args(arguments).output();
-        let output = output.expect("this test needs openssl");
-        assert!(output.status.success(), "openssl {arguments:?}: {output:?}");
-    };
-    openssl(&["genpkey", "-algorithm", "ed25519", "-out", "open"]);
+    keygen.openssl(&["genpkey", "-algorithm", "ed25519", "-out", "open"]);
     let key = fs::read(keygen.path("open")).expect("reads");
     let key = PrivateKey::from_openssh(&key, None).expect("a key");
     let mut refused = 0;
@@ -229,7 +247,7 @@ fn pkcs8_under_a_passphrase_is_read_whichever_cipher_it_has() {
         &["-scrypt"],
     ] {
         let words = ["pkcs8", "-topk8", "-in", "open", "-out", "locked", "-passout", "pass:sesame"];
-        openssl(&[&words[..], options].concat());
+        keygen.openssl(&[&words[..], options].concat());
         let locked = fs::read(keygen.path("locked")).expect("reads");
         match PrivateKey::from_openssh(&locked, Some(b"sesame")) {
             Ok(opened) => assert_eq!(opened.public(), key.public(), "{options:?}"),

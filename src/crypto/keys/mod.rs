@@ -14,6 +14,7 @@ mod file_cipher;
 pub mod known_hosts;
 mod openssh_file;
 mod pbes2;
+mod pem;
 mod private;
 mod public;
 pub mod revoked;

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::KeyError;
 use super::der::{self, INTEGER, OCTET_STRING, OID, SEQUENCE};
-use super::file_cipher::{FileCipher, FileSecret, KeyBits};
+use super::file_cipher::{FileCipher, FileSecret, KeyBits, unpad};
 use crate::limits::KEY_FILE_PBKDF2_ROUNDS_MAX;
 use crate::wire::Reader;
 
@@ -56,17 +56,9 @@ pub(super) fn open(
     let secret = FileSecret::of(&secret, sealed.iv);
     let mut data = Zeroizing::new(sealed.data.to_vec());
     FileCipher::Cbc(sealed.bits).open(&secret, &mut data)?;
-    // RFC 8018 §6.1.1: as many bytes as each of them says.
-    let padding = data.last().copied().unwrap_or(0);
-    let len = data.len().checked_sub(padding.into()).ok_or(KeyError::WrongPassphrase)?;
-    let tail = data.get(len..).unwrap_or_default();
-    let is_whole = (1..=16).contains(&padding) && tail.iter().all(|byte| *byte == padding);
-    data.truncate(len);
-    // One wrong passphrase in 256 leaves a padding that looks right.
-    match der::pkcs8_private_key(&data) {
-        Ok(_) if is_whole => Ok(data),
-        _ => Err(KeyError::WrongPassphrase),
-    }
+    unpad(&mut data)?;
+    der::pkcs8_private_key(&data).map_err(|_| KeyError::WrongPassphrase)?;
+    Ok(data)
 }
 
 impl<'a> Sealed<'a> {

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::{
     KeyError, KeyKind, PublicKey, SignatureAlgorithm,
-    armour::{self, Form},
+    armour::{self, Armoured, Form},
     curve::{Curve, FIELD_BYTES_MAX},
     der,
     openssh_file::{self, Envelope},
@@ -34,23 +34,24 @@ pub struct PrivateKey {
 }
 
 impl PrivateKey {
-    /// Reads a private key file: OpenSSH's own format and PKCS#8, encrypted or not, and unencrypted PEM
-    /// of the other kinds (PKCS#1, SEC 1). With a passphrase this takes as long as the file asks for, up to
+    /// Reads a private key file: OpenSSH's own format, PKCS#8 and PEM of the other kinds (PKCS#1, SEC 1), encrypted
+    /// or not. With a passphrase this takes as long as the file asks for, up to
     /// [`KEY_FILE_ROUNDS_MAX`](crate::limits::KEY_FILE_ROUNDS_MAX) rounds: never call it from a
     /// shard. A passphrase that is not needed is ignored.
     pub fn from_openssh(
         text: impl AsRef<[u8]>,
         passphrase: Option<&[u8]>,
     ) -> Result<PrivateKey, KeyError> {
-        let (form, bytes) = armour::decode(text.as_ref())?;
+        let Armoured { form, encryption, bytes } = armour::decode(text.as_ref())?;
+        if let Some(encryption) = encryption {
+            let opened = encryption.open(&bytes, passphrase)?;
+            return PrivateKey::new(Pair::from_pem(form, &opened)?, "");
+        }
         let pair = match form {
             Form::OpenSsh => return Envelope::decode(&bytes)?.open(passphrase),
             Form::Pkcs8 => Pair::from_pkcs8(&bytes)?,
             Form::Pkcs8Encrypted => Pair::from_pkcs8(&pbes2::open(&bytes, passphrase)?)?,
-            Form::Pkcs1 => {
-                Pair::Rsa(rsa::KeyPair::from_der(&bytes).map_err(|_| KeyError::Unusable)?)
-            }
-            Form::Sec1 => Pair::from_sec1(&bytes)?,
+            Form::Pkcs1 | Form::Sec1 => Pair::from_pem(form, &bytes)?,
         };
         PrivateKey::new(pair, "")
     }
@@ -59,7 +60,7 @@ impl PrivateKey {
     /// the key to a server before asking for one. The file only claims that the halves belong
     /// together; [`PrivateKey::from_openssh`] checks it.
     pub fn public_of_openssh(text: impl AsRef<[u8]>) -> Result<PublicKey, KeyError> {
-        let (form, bytes) = armour::decode(text.as_ref())?;
+        let Armoured { form, bytes, .. } = armour::decode(text.as_ref())?;
         match form {
             Form::OpenSsh => Ok(Envelope::decode(&bytes)?.into_public()),
             _ => Ok(PrivateKey::from_openssh(text, None)?.public),
@@ -234,6 +235,14 @@ impl Pair {
         }
         let pair = rsa::KeyPair::from_pkcs8(document);
         pair.map(Pair::Rsa).map_err(|_| KeyError::Unusable)
+    }
+
+    /// The documents of PEM's that name their kind outside (RFC 8017 §A.1.2, RFC 5915).
+    fn from_pem(form: Form, document: &[u8]) -> Result<Pair, KeyError> {
+        if form == Form::Sec1 {
+            return Pair::from_sec1(document);
+        }
+        rsa::KeyPair::from_der(document).map(Pair::Rsa).map_err(|_| KeyError::Unusable)
     }
 
     fn from_sec1(document: &[u8]) -> Result<Pair, KeyError> {
