@@ -367,10 +367,12 @@ fn pam_opens_and_closes_sessions() {
     // A service manager that ends all processes at once reaches the one that keeps the session too, as soon as
     // it is open and when there is a program.
     for runs in [false, true] {
-        let (sleeping, noted) = (ann.processes("sleep").len(), sessions().len());
+        let (sleeping, noted) = (ann.processes("sleep"), sessions().len());
         let mut held = site.begin_with(&ann.name, &["exec sleep 1000"]);
         wait_for("a session", || {
-            sessions().len() == noted + 1 && (!runs || ann.processes("sleep").len() > sleeping)
+            // Those of sessions before may be about to end.
+            let is_new = |pid: &u32| !sleeping.contains(pid);
+            sessions().len() == noted + 1 && (!runs || ann.processes("sleep").iter().any(is_new))
         });
         let pid = sessions()[noted].rsplit(' ').next().expect("a process").to_owned();
         run_ok(Command::new("kill").args(["-TERM", &pid]));

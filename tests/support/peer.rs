@@ -460,7 +460,8 @@ fn open_files(gateway: &Gateway) -> Vec<PathBuf> {
 
 fn resident(gateway: &Gateway) -> u64 {
     let pages = |pid: u32| {
-        let text = fs::read_to_string(format!("/proc/{pid}/statm")).expect("statm");
+        // It may just have ended.
+        let Ok(text) = fs::read_to_string(format!("/proc/{pid}/statm")) else { return 0 };
         let pages = text.split(' ').nth(1).and_then(|field| field.parse::<u64>().ok());
         pages.expect("a number") * 4096
     };

@@ -20,9 +20,14 @@ pub fn part(gateway: &Gateway, name: &str) -> u32 {
 }
 
 pub fn field(pid: u32, name: &str) -> String {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("its status");
+    field_if_there(pid, name).expect("its status")
+}
+
+/// `None`: it has ended.
+pub fn field_if_there(pid: u32, name: &str) -> Option<String> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("a field");
-    line.split_whitespace().collect::<Vec<_>>().join(" ")
+    Some(line.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
 /// A session in which what is typed comes back.
@@ -84,7 +89,8 @@ pub fn assert_without_rights(pid: u32) {
     assert_eq!((field(pid, "NoNewPrivs:"), field(pid, "Seccomp:")), ("1".into(), "2".into()));
     // Every thread, not the first alone.
     for task in fs::read_dir(format!("/proc/{pid}/task")).expect("threads").flatten() {
-        let status = fs::read_to_string(task.path().join("status")).expect("its status");
+        // Some end by themselves.
+        let Ok(status) = fs::read_to_string(task.path().join("status")) else { continue };
         for line in ["Seccomp:\t2\n", "NoNewPrivs:\t1\n", "CapEff:\t0000000000000000\n"] {
             assert!(status.contains(line), "{status}");
         }
