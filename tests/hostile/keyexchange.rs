@@ -325,8 +325,8 @@ fn case_32_data_behind_a_kexinit() {
     watch.end();
 }
 
-#[test]
 #[allow(clippy::disallowed_methods, reason = "what is paid for depends on the real clock")]
+#[test]
 fn case_34_rekeys_back_to_back() {
     let gateway = Gateway::start(&[]);
     let watch = Watch::begin(&gateway);
