@@ -360,7 +360,7 @@ pub const PROXY_END_REST: Duration = Duration::from_millis(10);
 /// Addresses of a name that are tried.
 pub const CONNECT_ADDRESSES_MAX: usize = 8;
 /// How long what a closed channel brought may take to be written.
-pub const FORWARD_LINGER_TIME: Duration = Duration::from_secs(3);
+pub const CHANNEL_LINGER_TIME: Duration = Duration::from_secs(3);
 /// Places where one connection listens for its client, and sockets of one place.
 pub const LISTENERS_OF_LINK_MAX: usize = 128;
 pub const LISTENER_SOCKETS_MAX: usize = 8;

@@ -201,11 +201,10 @@ impl Attached {
         match self {
             Attached::Forward(forward) => forward.lingers(),
             Attached::Local(local) => local.lingers(),
-            Attached::Process(_)
-            | Attached::Sftp(_)
-            | Attached::Scp(_)
-            | Attached::Guest(_)
-            | Attached::SftpClient(_) => false,
+            Attached::Process(process) => process.lingers(),
+            Attached::Sftp(_) | Attached::Scp(_) | Attached::Guest(_) | Attached::SftpClient(_) => {
+                false
+            }
         }
     }
 

@@ -6,6 +6,7 @@ use std::sync::OnceLock;
 use std::sync::{Arc, Mutex};
 
 use nix::fcntl::{OFlag, open, openat};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::pty::{PtyMaster, grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::stat::{Mode, fchmodat, stat};
 use nix::unistd::{Gid, Group, Uid, chown, geteuid};
@@ -91,6 +92,20 @@ impl Terminal {
                 *seen = size;
                 true
             }),
+            Side::Taken => false,
+        }
+    }
+
+    /// Something that was written to it is there to be read.
+    pub fn has_output(&self) -> bool {
+        match &self.side {
+            Side::System(fd) => {
+                let mut fds = [PollFd::new(borrow(*fd), PollFlags::POLLIN)];
+                let polled = poll(&mut fds, PollTimeout::ZERO);
+                polled.is_ok() && fds[0].revents().is_some_and(|r| r.contains(PollFlags::POLLIN))
+            }
+            #[cfg(feature = "sim")]
+            Side::Scripted(..) => true,
             Side::Taken => false,
         }
     }

@@ -33,7 +33,7 @@ use race::Race;
 
 use super::{Done, FileEvent, Io, Job, Service};
 use crate::base::Instant;
-use crate::limits::{FORWARD_LINGER_TIME, HOST_BYTES_MAX};
+use crate::limits::{CHANNEL_LINGER_TIME, HOST_BYTES_MAX};
 use crate::reactor::{Chunk, Errno, Fd, Op};
 use crate::wire::channel::{AGENT_CHANNEL, open_failure};
 
@@ -603,7 +603,7 @@ impl Service for Forward {
             Phase::Open => {
                 self.output.cancel(io);
                 if self.input.is_busy() {
-                    let deadline = io.now().after(FORWARD_LINGER_TIME);
+                    let deadline = io.now().after(CHANNEL_LINGER_TIME);
                     self.deadline = Some(deadline);
                     io.wake_at(deadline);
                     self.input.write_out(io);

@@ -366,6 +366,9 @@ impl Bench {
         if wishes.paused {
             self.paused = Some(self.driver.now().after(SERVICE_PAUSE));
         }
+        if let Some(at) = wishes.wake_at {
+            self.paused = Some(at);
+        }
         self.jobs.extend(wishes.jobs);
         for fd in wishes.closes {
             let ours = self.watch.take_if(|watch| *watch == fd.0).is_some();
@@ -508,7 +511,8 @@ impl Bench {
     }
 
     fn release(&mut self) {
-        if self.gone && self.in_flight == 0 && !std::mem::replace(&mut self.released, true) {
+        let busy = !self.gone || self.in_flight > 0 || self.process.lingers();
+        if !busy && !std::mem::replace(&mut self.released, true) {
             self.call(|process, io| process.release(io));
         }
     }

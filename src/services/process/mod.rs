@@ -21,7 +21,7 @@ use super::{
 };
 use crate::base::Instant;
 use crate::connection::WindowSize;
-use crate::limits::{ENV_COUNT_MAX, SERVICE_PAUSE};
+use crate::limits::{CHANNEL_LINGER_TIME, ENV_COUNT_MAX, SERVICE_PAUSE};
 use crate::reactor::{Chunk, Errno, Op};
 
 const TAG_INPUT: u16 = 0;
@@ -66,7 +66,10 @@ pub struct Start {
 ///
 /// It is prepared by `pty-req` and `env`, started once, and over when the program has ended and its
 /// output has been read. Like OpenSSH it tells the exit status at once, then goes on forwarding as
-/// long as somebody holds the other ends of the pipes.
+/// long as somebody holds the other ends of the pipes; a terminal is over with its program.
+///
+/// When the channel is lost, a program at a terminal is hung up. One without has what came written
+/// and then reads the end of its input, and nobody reads what it says, as in OpenSSH.
 #[derive(Debug)]
 pub struct Process {
     login: Arc<Login>,
@@ -82,6 +85,8 @@ pub struct Process {
     close_sent: bool,
     /// The channel exists no more.
     gone: bool,
+    /// Until when what a channel brought that exists no more is written.
+    deadline: Option<Instant>,
     signals: bool,
     /// Came before the program was there.
     early_signals: Vec<Signal>,
@@ -133,6 +138,7 @@ impl Process {
             eof_sent: false,
             close_sent: false,
             gone: false,
+            deadline: None,
             signals: false,
             early_signals: Vec::new(),
             agent_wanted: None,
@@ -293,6 +299,11 @@ impl Process {
         wanted || self.terminal.is_some()
     }
 
+    /// The channel is gone, and what it brought has not all been written.
+    pub fn lingers(&self) -> bool {
+        self.gone && self.deadline.is_some() && self.input.is_busy()
+    }
+
     /// Another service takes the channel over: what was prepared here is given back.
     pub fn make_way(&mut self, io: &mut Io<'_>) {
         self.input.stop(io);
@@ -376,8 +387,11 @@ impl Process {
         let Phase::Starting { want_reply } = self.phase else { return };
         match done {
             Done::Spawned(Ok(child)) if self.gone => {
-                child.hang_up();
+                if self.terminal.is_some() {
+                    child.hang_up();
+                }
                 self.hold(child);
+                self.input.resume(io);
             }
             Done::Spawned(Ok(child)) => {
                 self.phase = Phase::Running;
@@ -395,7 +409,9 @@ impl Process {
                     Done::Spawned(Err(failed)) => failed.to_string(),
                     _ => "a defect".to_owned(),
                 });
-                if !self.gone {
+                if self.gone {
+                    self.input.abandon(io);
+                } else {
                     answer(want_reply, false, io);
                     self.input.stop(io);
                     // Whoever wants no answer must still learn that there is nothing to wait for.
@@ -495,8 +511,18 @@ impl Process {
         due.is_some_and(|due| due <= io.now())
     }
 
+    /// What a program leaves in the background may keep its terminal open for ever, and whoever
+    /// logged out would wait: once nothing is there to be read, the output is over.
+    fn end_terminal(&mut self, io: &mut Io<'_>) {
+        let exited = matches!(self.phase, Phase::Exited(_)) && !self.output.is_done();
+        if exited && self.terminal.as_ref().is_some_and(|terminal| !terminal.has_output()) {
+            self.output.stop(io);
+        }
+    }
+
     /// EOF when the output has been read, CLOSE when the program has ended as well.
     fn finish_if_done(&mut self, io: &mut Io<'_>) {
+        self.end_terminal(io);
         let started = matches!(self.phase, Phase::Running | Phase::Exited(_));
         if !started || !self.output.is_done() || !self.errors.is_done() {
             return;
@@ -532,7 +558,7 @@ impl Service for Process {
     }
 
     fn on_completion(&mut self, tag: u16, op: Op, result: Result<u32, Errno>, io: &mut Io<'_>) {
-        let silent = self.gone || self.close_sent;
+        let silent = (self.gone || self.close_sent) && self.deadline.is_none();
         match (tag, op) {
             (TAG_INPUT, Op::Write { from, .. }) => {
                 self.input.written(from, result, self.child.as_ref(), silent, io);
@@ -561,16 +587,19 @@ impl Service for Process {
     }
 
     fn on_ready(&mut self, io: &mut Io<'_>) {
+        if self.gone && self.deadline.is_some_and(|deadline| deadline <= io.now()) {
+            self.deadline = None;
+            self.input.abandon(io);
+            return;
+        }
+        self.input.resume(io);
         if !self.gone {
-            self.input.resume(io);
             self.pump(io);
         }
     }
 
     fn on_turn_over(&mut self, io: &mut Io<'_>) {
-        if !self.gone {
-            self.input.resume(io);
-        }
+        self.input.resume(io);
     }
 
     fn yield_memory(&mut self, io: &mut Io<'_>) {
@@ -579,18 +608,24 @@ impl Service for Process {
 
     fn on_close(&mut self, io: &mut Io<'_>) {
         self.gone = true;
-        // Whoever finished in order keeps what it left running in the background.
-        if let Some(child) = &self.child
-            && !self.close_sent
-        {
-            child.hang_up();
-            if matches!(self.phase, Phase::Running) {
-                io.cancel(TAG_WATCH);
-            }
+        if matches!(self.phase, Phase::Running) {
+            io.cancel(TAG_WATCH);
         }
-        self.input.abandon(io);
-        self.output.cancel(io);
-        self.errors.cancel(io);
+        // Whoever finished in order keeps what it left running in the background.
+        if let (Some(child), Some(_), false) = (&self.child, &self.terminal, self.close_sent) {
+            child.hang_up();
+        }
+        let reads = matches!(self.phase, Phase::Starting { .. } | Phase::Running);
+        if reads && self.terminal.is_none() {
+            let deadline = io.now().after(CHANNEL_LINGER_TIME);
+            self.deadline = Some(deadline);
+            io.wake_at(deadline);
+            self.input.write_out(io);
+        } else {
+            self.input.abandon(io);
+        }
+        self.output.stop(io);
+        self.errors.stop(io);
     }
 
     fn release(&mut self, io: &mut Io<'_>) {

@@ -267,9 +267,10 @@ fn what_was_left_in_the_background_in_good_order_lives_on() {
 }
 
 #[test]
-fn a_closed_channel_takes_its_processes_along() {
+fn a_lost_terminal_takes_its_processes_along() {
     for vanishes in [false, true] {
         let mut bench = Bench::new(&Setting::default());
+        bench.ask(pty(80, 24, &[]));
         bench.ask(exec("sleep 1000 & echo $!; sleep 1000"));
         bench.until("a number", |bench| bench.seen.stdout.ends_with(b"\n"));
         let sleeper = text(&bench.seen.stdout).trim().to_owned();
@@ -285,6 +286,72 @@ fn a_closed_channel_takes_its_processes_along() {
             status.map_or(true, |status| status.contains(") Z "))
         });
     }
+}
+
+/// What a client writes and closes behind is all read, and the program goes on to its end.
+#[test]
+fn a_command_outlives_its_channel_and_reads_all_that_came() {
+    let sent = noise(300_000);
+    for (vanishes, held) in [(false, false), (true, false), (false, true)] {
+        let home = tempfile::tempdir().unwrap();
+        let (part, whole) = (home.path().join("part"), home.path().join("whole"));
+        let home = home.path().to_str().unwrap().to_owned();
+        let mut bench = Bench::new(&Setting { home, ..Setting::default() });
+        bench.jobs_held = held;
+        bench.ask(exec("sleep 0.2; cat >part; mv part whole"));
+        bench.say_all(&sent);
+        // What a dead connection has brought has to be here.
+        bench.idle(Duration::from_millis(50));
+        if vanishes {
+            bench.vanish();
+        } else {
+            bench.say_close();
+        }
+        bench.idle(Duration::from_millis(50));
+        bench.jobs_held = false;
+        bench.finish();
+        bench.until("the end of the program", |bench| bench.is_reaped());
+        assert!(!part.exists());
+        assert!(std::fs::read(whole).unwrap() == sent);
+    }
+}
+
+/// Nobody reads what it says, and it hears that.
+#[test]
+fn a_command_without_a_channel_cannot_write_for_ever() {
+    let mut bench = Bench::new(&Setting::default());
+    bench.ask(exec("exec yes"));
+    bench.until("some of it", |bench| bench.seen.stdout.len() > 100_000);
+    bench.say_close();
+    bench.finish();
+    bench.until("the end of the program", |bench| bench.is_reaped());
+}
+
+/// What reads nothing holds a channel's memory for so long and no longer.
+#[test]
+fn what_is_never_read_does_not_hold_the_channel() {
+    let mut bench = Bench::new(&Setting::default());
+    bench.ask(exec("exec sleep 6"));
+    bench.say_all(&noise(1 << 20));
+    bench.say_close();
+    bench.finish();
+    assert!(!bench.is_reaped());
+    bench.until("the end of the program", |bench| bench.is_reaped());
+}
+
+/// As in OpenSSH: whoever logs out does not wait for what he leaves in the background.
+#[test]
+fn a_terminal_is_over_with_its_program() {
+    let mut bench = Bench::new(&Setting::default());
+    bench.ask(pty(80, 24, &[]));
+    bench.ask(exec("trap '' HUP; (sleep 1000; echo late) & echo $!; seq 1 20000; exit 5"));
+    let seen = bench.finish();
+    place(&seen, &Said::Status(5));
+    let (sleeper, numbers) = text(&seen.stdout).split_once("\r\n").unwrap();
+    let expected: String = (1..=20_000).map(|n| format!("{n}\r\n")).collect();
+    assert!(numbers == expected);
+    let group = nix::unistd::Pid::from_raw(sleeper.parse().unwrap());
+    assert_eq!(nix::sys::signal::kill(group, nix::sys::signal::Signal::SIGKILL), Ok(()));
 }
 
 #[test]

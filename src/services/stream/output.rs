@@ -215,6 +215,9 @@ impl Output {
                 _ => io.give_back(lease),
             }
         }
+        if self.stopped {
+            self.stop(io);
+        }
     }
 
     /// Nobody hears it any more: reads nothing more and closes the descriptor.
