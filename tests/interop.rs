@@ -402,6 +402,7 @@ fn fifty_sessions_share_one_connection() {
     }
     let log = gateway.tells("Accepted publickey for ");
     assert_eq!(log.matches("Accepted publickey for ").count(), 1, "{log}");
+    assert!(log.contains(" ssh2: ED25519 SHA256:"), "{log}");
     let _ = master.kill();
     let _ = master.wait();
 }

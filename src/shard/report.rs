@@ -23,7 +23,7 @@ pub struct Report {
 /// What is known of a key that was shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyTold {
-    /// As the log names it: by its fingerprint, or all that its certificate says.
+    /// As the log names it, and sshd's: its kind and fingerprint, or all that its certificate says.
     pub text: String,
     pub fingerprint: String,
     pub certificate: Option<CertificateTold>,
@@ -41,7 +41,8 @@ pub struct CertificateTold {
 impl KeyTold {
     pub fn new(key: &PublicKey, certificate: Option<&Certificate>) -> KeyTold {
         let fingerprint = key.fingerprint();
-        let text = certificate.map_or_else(|| fingerprint.clone(), Certificate::log_text);
+        let plain = || format!("{} {fingerprint}", key.kind().family());
+        let text = certificate.map_or_else(plain, Certificate::log_text);
         let certificate = certificate.map(|certificate| CertificateTold {
             id: certificate.key_id().to_owned(),
             serial: certificate.serial(),

@@ -317,7 +317,10 @@ impl Forward {
             }
             _ if self.gone => {}
             Done::Resolved(Ok(addresses)) => self.found(addresses, io),
-            Done::Resolved(Err(why)) | Done::Connected(Err(why)) => {
+            Done::Resolved(Err(why)) => {
+                self.end_early(why.to_string(), Outcome::HostUnknown, io);
+            }
+            Done::Connected(Err(why)) => {
                 self.end_early(why.to_string(), Outcome::HostUnreachable, io);
             }
             _ => self.end_early("a worker failed".to_owned(), Outcome::Failed, io),
@@ -423,13 +426,11 @@ impl Forward {
         if self.answer(outcome, io) {
             return;
         }
-        match outcome {
-            Outcome::Forbidden => {
-                let reason = open_failure::ADMINISTRATIVELY_PROHIBITED;
-                io.reject(reason, "forwarding is not permitted");
-            }
-            _ => io.reject(open_failure::CONNECT_FAILED, "cannot connect there"),
-        }
+        let reason = match outcome {
+            Outcome::Forbidden => open_failure::ADMINISTRATIVELY_PROHIBITED,
+            _ => open_failure::CONNECT_FAILED,
+        };
+        io.reject(reason, outcome.words());
     }
 
     // ---- Ending ------------------------------------------------------------------------------

@@ -42,6 +42,7 @@ pub enum Outcome {
     Forbidden,
     NetworkUnreachable,
     HostUnreachable,
+    HostUnknown,
     ConnectionRefused,
     NoSuchCommand,
     NoSuchAddress,
@@ -208,6 +209,17 @@ impl Outcome {
             _ => Outcome::Failed,
         }
     }
+
+    /// What a client is told of a connection that was not made, in sshd's words where they are known.
+    pub const fn words(self) -> &'static str {
+        match self {
+            Outcome::Forbidden => "forwarding is not permitted",
+            Outcome::ConnectionRefused => "Connection refused",
+            Outcome::NetworkUnreachable => "Network is unreachable",
+            Outcome::HostUnknown => "Name or service not known",
+            _ => "cannot connect there",
+        }
+    }
 }
 
 impl Version {
@@ -222,7 +234,9 @@ impl Version {
             (Version::Five, Outcome::Failed) => &[5, 1, 0, 1, 0, 0, 0, 0, 0, 0],
             (Version::Five, Outcome::Forbidden) => &[5, 2, 0, 1, 0, 0, 0, 0, 0, 0],
             (Version::Five, Outcome::NetworkUnreachable) => &[5, 3, 0, 1, 0, 0, 0, 0, 0, 0],
-            (Version::Five, Outcome::HostUnreachable) => &[5, 4, 0, 1, 0, 0, 0, 0, 0, 0],
+            (Version::Five, Outcome::HostUnreachable | Outcome::HostUnknown) => {
+                &[5, 4, 0, 1, 0, 0, 0, 0, 0, 0]
+            }
             (Version::Five, Outcome::ConnectionRefused) => &[5, 5, 0, 1, 0, 0, 0, 0, 0, 0],
             (Version::Five, Outcome::NoSuchCommand) => &[5, 7, 0, 1, 0, 0, 0, 0, 0, 0],
             (Version::Five, Outcome::NoSuchAddress) => &[5, 8, 0, 1, 0, 0, 0, 0, 0, 0],
