@@ -203,6 +203,15 @@ impl SimChild {
         world.wake_at(world.now().after(Duration::from_nanos(1)));
     }
 
+    /// Without a terminal, which would be hung up, what neither reads nor writes hears nothing of its client's
+    /// end: here somebody else ends it.
+    pub fn end_if_it_outlives_its_client(&mut self, world: &SimWorld) {
+        if matches!(self.program, Program::Deaf) && self.streams.terminal.is_none() {
+            self.exited = true;
+            self.let_go(world);
+        }
+    }
+
     fn hear_signals(&mut self, world: &SimWorld) {
         let signals: Vec<Signal> = {
             let script = self.script.lock().unwrap_or_else(PoisonError::into_inner);

@@ -310,11 +310,14 @@ impl Run {
     fn check(mut self) -> Tally {
         self.check_outcomes();
         self.office.borrow_mut().close_slaves();
+        let world = self.world.clone();
+        for child in &mut self.office.borrow_mut().children {
+            child.end_if_it_outlives_its_client(&world);
+        }
         // Programs whose pipes are closed end by themselves.
         for _ in 0..200 {
             self.tick();
         }
-        let world = self.world.clone();
         self.office.borrow_mut().town.close(&world);
         for shard in &mut self.shards {
             shard.driver().check();
