@@ -693,11 +693,11 @@ pub const LINK_UNSENT_BYTES_BUSY: u32 = BULK_SLOT;
 pub const SHARED_UNSENT_BYTES_MAX: u32 = 64 * 1024;
 /// Key exchanges (and other expensive steps) a shard takes in one turn; the rest wait.
 pub const HANDSHAKE_STEPS_A_TURN: u32 = 4;
-/// Jobs queued for the workers of a process, in each of six queues; a full one is back-pressure. They
+/// Jobs that any worker of a process may do, queued for each kind of workers; a full queue is back-pressure. They
 /// are memory from the start: 170 bytes a job and queue, which 1,000 idle logins are to share.
 pub const JOBS_MAX: usize = 512;
 pub const WORKERS_DEFAULT: usize = 4;
-/// The same of a process that serves one connection. The queues would be most of its memory.
+/// The same of a process that serves one connection.
 pub const JOBS_ALONE_MAX: usize = 32;
 pub const WORKERS_ALONE: usize = 2;
 /// How long a key may be looked for before another worker takes the place of the one that does, and before nobody
@@ -710,8 +710,11 @@ pub const WORKERS_LATE_MAX: usize = 64;
 pub const GREETERS: usize = 16;
 /// Clients whose names records of logins may have; of others they have the addresses.
 pub const CLIENT_NAMES_MAX: usize = 1024;
-/// Threads of a process that look names up for forwarded connections.
-pub const RESOLVERS: usize = 2;
+/// Threads of a process that look names up for forwarded connections: one user has one at a time, and one is left
+/// for places to listen at that have no name.
+pub const RESOLVERS: usize = 3;
+/// The same for logins that go on elsewhere, in root's process: one user has three at a time.
+pub const RELAY_RESOLVERS: usize = 16;
 /// Log events that the shards of a process may be ahead of the log: a line of each connection that there can be,
 /// for all of them may end together. They are memory while they wait, 170 bytes each.
 pub const EVENTS_MAX: usize = LINKS_MAX;

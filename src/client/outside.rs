@@ -58,7 +58,7 @@ struct Work;
 impl Execute for Work {
     fn run(&self, job: Job) -> Done {
         match job {
-            Job::Resolve { host, port } => Done::Resolved(forward::resolve(&host, port)),
+            Job::Resolve { host, port, .. } => Done::Resolved(forward::resolve(&host, port)),
             Job::ConnectPath(path) => Done::Connected(forward::connect_to_path(&path)),
             Job::ConnectAgent { path, bind } => Done::Connected(connect_bound(&path, &bind)),
             _ => Done::Lost,

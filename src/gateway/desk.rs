@@ -226,7 +226,7 @@ impl Outside for Desk {
         let Office { greeters, resolvers, workers, doors, .. } = &*self.office;
         let apart = match &job {
             Job::Greet { .. } => greeters,
-            Job::Resolve { .. } | Job::FindWay { .. } | Job::Listen(_) => resolvers,
+            Job::Resolve { .. } | Job::FindWay { .. } | Job::Listen { .. } => resolvers,
             _ => &None,
         };
         let Some(door) = doors.get(self.shard) else { return Err(job) };

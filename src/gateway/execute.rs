@@ -225,7 +225,7 @@ impl Execute for Executor {
             Job::Spawn(spec) => Done::Spawned(self.start(*spec)),
             Job::Fs(root, job) => Done::Fs(Box::new(sftp::fs::run(&root, *job))),
             Job::Scp(root, job) => Done::Scp(Box::new(scp::jobs::run(&root, *job))),
-            Job::Resolve { host, port } => Done::Resolved(forward::resolve(&host, port)),
+            Job::Resolve { host, port, .. } => Done::Resolved(forward::resolve(&host, port)),
             job @ (Job::FindHosts { .. }
             | Job::FindWay { .. }
             | Job::JudgeHost { .. }
@@ -234,7 +234,7 @@ impl Execute for Executor {
                 let signature = key.sign(algorithm, &message).ok();
                 Done::Signature(signature.map(Vec::into_boxed_slice))
             }
-            Job::Listen(spec) => Done::Listening(forward::listen_at(&spec)),
+            Job::Listen { spec, .. } => Done::Listening(forward::listen_at(&spec)),
             Job::MakeDisplay(spec) => {
                 let made = forward::listen_as_display(&spec);
                 Done::Display(spec, made)

@@ -133,8 +133,7 @@ impl Server {
         let doors: Vec<Arc<Door>> = (0..settings.reactors.max(1)).map(|_| Arc::default()).collect();
         let execute = settings.execute;
         let apart = |threads, jobs_max| {
-            Workers::start(threads, jobs_max, Arc::clone(&execute))
-                .map(Workers::left_behind)
+            Workers::start_resolvers(threads, jobs_max, Arc::clone(&execute))
                 .context("cannot start threads that look names up")
         };
         let greeters = settings.looks_names_up.then(|| apart(GREETERS, STARTUPS_MAX));

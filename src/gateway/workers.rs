@@ -1,3 +1,4 @@
+use std::collections::VecDeque;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
@@ -32,14 +33,15 @@ pub trait Reply: Send + Sync {
     fn deliver(&self, token: Token, done: Done);
 }
 
-/// A few threads that do what would stall a shard, behind bounded queues.
+/// A few threads that do what would stall a shard.
 ///
 /// Anybody can have the big-number work of a key exchange done before a login, and at no cost to
 /// himself (CVE-2002-20001), and anybody who is logged in can ask for names that no server answers
 /// for, or wait for a program that finds hosts. Passwords are hashed for anybody too. At most half of the
 /// threads do any of these at one time, and all but one all of them; what remains is for logins and live
-/// sessions. Whoever has an account says where its files of keys are read, on a server that never answers if he
-/// likes: [`Workers::relieve`].
+/// sessions. Of those that look names up for users or run programs for them, a quarter at most does so for one user
+/// ([`Job::asker`]). Whoever has an account says where its files of keys are read, on a server that never answers
+/// if he likes: [`Workers::relieve`].
 ///
 /// Dropping it ends it in order: jobs that were begun are finished, those that still wait are
 /// answered [`Done::Lost`], and the threads are joined, but for those that have looked for a key for long.
@@ -86,13 +88,52 @@ struct Looking {
 }
 
 struct Lane {
-    queue: ArrayQueue<Order>,
+    line: Mutex<Line>,
     running: AtomicUsize,
     running_max: usize,
+    asker_max: usize,
+}
+
+/// Those who wait, and for whom something is being done.
+#[derive(Default)]
+struct Line {
+    /// Bounded by what was admitted. A full one would hold up jobs of other lanes behind the first that it refused.
+    orders: VecDeque<Order>,
+    /// Of the jobs that run, one for each.
+    askers: Vec<Arc<str>>,
+}
+
+impl Lane {
+    fn new(running_max: usize) -> Lane {
+        let asker_max = (running_max / 4).max(1);
+        Lane { line: Mutex::default(), running: AtomicUsize::new(0), running_max, asker_max }
+    }
+
+    fn line(&self) -> MutexGuard<'_, Line> {
+        self.line.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The first whose asker has not enough done already.
+    fn pop(&self) -> Option<Order> {
+        let mut line = self.line();
+        let running = |whose| line.askers.iter().filter(|asker| *asker == whose).count();
+        let may_run = |whose| running(whose) < self.asker_max;
+        let at = line.orders.iter().position(|order| order.job.asker().is_none_or(may_run))?;
+        let order = line.orders.remove(at)?;
+        line.askers.extend(order.job.asker().cloned());
+        Some(order)
+    }
+
+    fn is_over(&self, asker: Option<&Arc<str>>) {
+        let mut line = self.line();
+        if let Some(at) = line.askers.iter().position(|one| Some(one) == asker) {
+            line.askers.swap_remove(at);
+        }
+    }
 }
 
 impl Workers {
-    /// `jobs_max` bounds the jobs that wait for a thread, in each queue.
+    /// `jobs_max` bounds the jobs that wait for any thread.
     ///
     /// # Errors
     /// A thread could not be started.
@@ -101,13 +142,32 @@ impl Workers {
         jobs_max: usize,
         execute: Arc<dyn Execute>,
     ) -> io::Result<Workers> {
+        Workers::start_with(threads, threads / 2, jobs_max, execute)
+    }
+
+    /// Those that are there to look names up: all but one may do that at one time, and nobody waits for them at
+    /// the end, since it does not matter where it is broken off.
+    ///
+    /// # Errors
+    /// A thread could not be started.
+    pub fn start_resolvers(
+        threads: usize,
+        jobs_max: usize,
+        execute: Arc<dyn Execute>,
+    ) -> io::Result<Workers> {
+        let workers = Workers::start_with(threads, threads.saturating_sub(1), jobs_max, execute)?;
+        Ok(workers.left_behind())
+    }
+
+    fn start_with(
+        threads: usize,
+        lane_max: usize,
+        jobs_max: usize,
+        execute: Arc<dyn Execute>,
+    ) -> io::Result<Workers> {
         let bench = Arc::new(Bench {
             queue: ArrayQueue::new(jobs_max.max(1)),
-            lanes: [(); LANES].map(|()| Lane {
-                queue: ArrayQueue::new(jobs_max.max(1)),
-                running: AtomicUsize::new(0),
-                running_max: (threads / 2).max(1),
-            }),
+            lanes: [(); LANES].map(|()| Lane::new(lane_max.max(1))),
             turn: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
             running_max: threads.saturating_sub(1).max(1),
@@ -163,15 +223,17 @@ impl Workers {
         catch_unwind(AssertUnwindSafe(|| self.bench.execute.run_at_once(job))).ok().flatten()
     }
 
-    /// Queues a job; its outcome goes to `reply` with this token. Never waits.
+    /// Queues a job; its outcome goes to `reply` with this token. Never waits for one.
     ///
     /// # Errors
-    /// The queue is full: the job comes back.
+    /// The queue of those that any thread may do is full: the job comes back.
     pub fn try_submit(&self, reply: &Arc<dyn Reply>, token: Token, job: Job) -> Result<(), Job> {
         let lane = self.bench.lane_of(&job).and_then(|lane| self.bench.lanes.get(lane));
-        let queue = lane.map_or(&self.bench.queue, |lane| &lane.queue);
         let order = Order { reply: Arc::clone(reply), token, job };
-        queue.push(order).map_err(|order| order.job)?;
+        match lane {
+            Some(lane) => lane.line().orders.push_back(order),
+            None => self.bench.queue.push(order).map_err(|order| order.job)?,
+        }
         self.bench.ring(false);
         Ok(())
     }
@@ -189,7 +251,7 @@ impl Drop for Workers {
 }
 
 impl Bench {
-    const fn lane_of(&self, job: &Job) -> Option<usize> {
+    fn lane_of(&self, job: &Job) -> Option<usize> {
         lane_of(job, self.asks_programs)
     }
 
@@ -220,7 +282,7 @@ impl Bench {
         self.lanes.iter().cycle().skip(first).take(lanes).find_map(|lane| {
             claim(&lane.running, lane.running_max)?;
             let order = claim(&self.running, self.running_max).and_then(|()| {
-                let order = lane.queue.pop();
+                let order = lane.pop();
                 if order.is_none() {
                     self.running.fetch_sub(1, Ordering::SeqCst);
                 }
@@ -238,7 +300,7 @@ impl Bench {
         let Some(lane) = self.lanes.get(lane) else { return };
         self.running.fetch_sub(1, Ordering::SeqCst);
         lane.running.fetch_sub(1, Ordering::SeqCst);
-        if self.lanes.iter().any(|lane| !lane.queue.is_empty()) {
+        if self.lanes.iter().any(|lane| !lane.line().orders.is_empty()) {
             self.ring(false);
         }
     }
@@ -297,7 +359,7 @@ impl Bench {
     fn work(&self) {
         let mut relieved = false;
         while !relieved && let Some(Order { reply, token, job }) = self.next() {
-            let lane = self.lane_of(&job);
+            let (lane, asker) = (self.lane_of(&job), job.asker().cloned());
             let looks = matches!(job, Job::FindKey { .. });
             if looks {
                 self.begin_to_look(lane);
@@ -310,6 +372,9 @@ impl Bench {
                 catch_unwind(AssertUnwindSafe(|| self.execute.run(job))).unwrap_or(Done::Lost)
             };
             relieved = looks && self.end_looking();
+            if let Some(lane) = lane.and_then(|lane| self.lanes.get(lane)) {
+                lane.is_over(asker.as_ref());
+            }
             if let Some(lane) = lane.filter(|_| !relieved) {
                 self.make_room(lane);
             }
@@ -330,12 +395,13 @@ const LANES: usize = 4;
 /// cause; questions to name
 /// servers, any of which may be answered late or never; hashes, which are made to take long; and
 /// programs that are asked where logins go on or which keys count, which may take seconds each.
-const fn lane_of(job: &Job, asks_programs: bool) -> Option<usize> {
+fn lane_of(job: &Job, asks_programs: bool) -> Option<usize> {
     match job {
         Job::Agree { .. } | Job::Compute(_) | Job::Sign { .. } | Job::ProveHostKeys { .. } => {
             Some(0)
         }
         Job::Resolve { .. } | Job::FindWay { .. } => Some(1),
+        Job::Listen { spec, .. } if spec.asks_for_a_name() => Some(1),
         Job::CheckSecrets { .. } | Job::Converse { .. } | Job::Admit { .. } => Some(2),
         Job::FindHosts { .. } => Some(3),
         Job::FindKey { .. } if asks_programs => Some(3),
@@ -490,7 +556,7 @@ mod tests {
     }
 
     fn question() -> Job {
-        Job::Resolve { host: "silent.example".into(), port: 22 }
+        Job::Resolve { host: "silent.example".into(), port: 22, asker: "ann".into() }
     }
 
     /// SECURITY cases 29 and 129: however much arithmetic and however many names wait, other work
@@ -526,7 +592,7 @@ mod tests {
         assert!(rest.into_iter().eq(0..40));
     }
 
-    fn search() -> Job {
+    fn search(asker: &str) -> Job {
         let transport = ClientConfig::new(Preferences::new("Test_1").unwrap());
         let upstream = Upstream {
             fleet: Arc::new(Fleet::new([])),
@@ -542,7 +608,7 @@ mod tests {
             share: None,
             config: Arc::new(ClientConnectionConfig::new(Arc::new(transport))),
         };
-        Job::FindHosts { link: 1, upstream: Arc::new(upstream) }
+        Job::FindHosts { link: 1, upstream: Arc::new(upstream), asker: asker.into() }
     }
 
     /// Programs that do not answer hold up neither names nor anything else.
@@ -554,7 +620,9 @@ mod tests {
         let weighed = Arc::new(Weighed { permits: Mutex::new(permits), inside });
         let workers = Workers::start(4, 64, weighed).unwrap();
         for n in 0..20 {
-            workers.try_submit(&reply, token(n), search()).unwrap();
+            workers
+                .try_submit(&reply, token(n), search(["ann", "ben"][usize::from(n % 2)]))
+                .unwrap();
         }
         let mut kinds = vec![begun.recv().unwrap(), begun.recv().unwrap()];
         for n in 20..40 {
@@ -571,6 +639,36 @@ mod tests {
         let mut rest: Vec<u32> = (0..40).map(|_| inbox.recv().unwrap().0.key).collect();
         rest.sort_unstable();
         assert!(rest.into_iter().eq(0..40));
+    }
+
+    /// SECURITY case 129: a user whose names no server answers for, however many, waits alone; nor is anything else
+    /// turned away for them.
+    #[test]
+    fn case_129_names_that_nobody_answers_for_hold_up_their_own_user_alone() {
+        let (permit, permits) = mpsc::channel();
+        let (inside, begun) = mpsc::channel();
+        let (reply, inbox) = inbox();
+        let weighed = Arc::new(Weighed { permits: Mutex::new(permits), inside });
+        let workers = Workers::start_resolvers(3, 1, weighed).unwrap();
+        let ask = |n: u8, asker: &str| {
+            let job = Job::Resolve { host: "silent.example".into(), port: 22, asker: asker.into() };
+            workers.try_submit(&reply, token(n), job).unwrap();
+        };
+        for n in 0..20 {
+            ask(n, "ann");
+        }
+        assert_eq!(begun.recv().unwrap(), Some(1));
+        ask(20, "ben");
+        assert_eq!(begun.recv().unwrap(), Some(1), "another user is heard at once");
+        workers.try_submit(&reply, token(100), job(100)).unwrap();
+        assert_eq!(inbox.recv().unwrap().0, token(100), "and what waits for nobody");
+        assert!(begun.try_recv().is_err(), "the first has no second thread");
+        for _ in 0..21 {
+            permit.send(()).unwrap();
+        }
+        let mut all: Vec<u32> = (0..21).map(|_| inbox.recv().unwrap().0.key).collect();
+        all.sort_unstable();
+        assert!(all.into_iter().eq(0..21));
     }
 
     /// SECURITY case 64: what fails while a key is judged is an end, never a login.

@@ -110,6 +110,8 @@ pub enum Job {
     Resolve {
         host: Box<str>,
         port: u16,
+        /// The user who wants to know.
+        asker: Arc<str>,
     },
     /// Connects to a socket in the file system: [`super::forward::connect_to_path`].
     ConnectPath(Box<[u8]>),
@@ -124,6 +126,8 @@ pub enum Job {
         /// The login's name in the log.
         link: u64,
         upstream: Arc<Upstream>,
+        /// The user who has logged in here.
+        asker: Arc<str>,
     },
     /// Finds the way to a host of these, by its number: addresses, and the key to log in with.
     FindWay {
@@ -132,6 +136,8 @@ pub enum Job {
         host: usize,
         /// The key that is to be certified for this login; `None`: one is made if that is wanted.
         subject: Option<Box<PublicKey>>,
+        /// The user who has logged in here.
+        asker: Arc<str>,
     },
     /// Is this the host's key?
     JudgeHost {
@@ -157,13 +163,31 @@ pub enum Job {
         message: Box<[u8]>,
     },
     /// Listens for a client: [`super::forward::listen_at`].
-    Listen(Box<ListenSpec>),
+    Listen {
+        spec: Box<ListenSpec>,
+        /// The user whose client it is.
+        asker: Arc<str>,
+    },
     /// [`super::forward::make_agent_socket`].
     MakeAgentSocket,
     /// [`super::forward::listen_as_display`].
     MakeDisplay(Box<DisplaySpec>),
     /// [`super::forward::remove_agent_socket`].
     RemoveAgentSocket(PathBuf),
+}
+
+impl Job {
+    /// The user who is to have no more than a share of those who do it, since it may wait for other machines for
+    /// as long as they like; `None`: nobody need be told from others.
+    pub const fn asker(&self) -> Option<&Arc<str>> {
+        match self {
+            Job::Resolve { asker, .. }
+            | Job::FindHosts { asker, .. }
+            | Job::FindWay { asker, .. }
+            | Job::Listen { asker, .. } => Some(asker),
+            _ => None,
+        }
+    }
 }
 
 /// The connection that a question is about.

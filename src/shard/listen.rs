@@ -84,7 +84,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         link.in_flight += 1;
         link.asked_to_listen = Some(place);
         let token = Token { key, generation: link.generation, tag: TAG_LISTEN };
-        self.submit_job(token, Job::Listen(Box::new(spec)));
+        let asker = self.asker(key);
+        self.submit_job(token, Job::Listen { spec: Box::new(spec), asker });
     }
 
     fn may_listen(&self, key: u32, place: &Place, want_reply: bool) -> Result<(), &'static str> {

@@ -575,6 +575,12 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
     }
 
+    /// The user of a link, who may have a share of those who look names up.
+    fn asker(&self, key: u32) -> Arc<str> {
+        let grant = self.links.get(key as usize).and_then(|link| link.grant.as_ref());
+        grant.map(|grant| grant.account.name.as_str().into()).unwrap_or_default()
+    }
+
     fn submit_job(&mut self, token: Token, job: Job) {
         if !self.jobs_waiting.is_empty() {
             self.jobs_waiting.push_back((token, job));

@@ -193,7 +193,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let mut wishes = std::mem::take(&mut self.wishes);
         let Some(attachment) = self.attachments.get_mut(number as usize) else { return };
         let key = number | OF_ATTACHMENT;
-        let generation = attachment.generation;
+        let (generation, link) = (attachment.generation, attachment.link);
         let under_way = wishes.ops.len() + wishes.jobs.len() + wishes.connects.len();
         attachment.in_flight += under_way as u16;
         let lacks = std::mem::take(&mut wishes.starved);
@@ -217,7 +217,10 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         for (tag, op) in wishes.ops.drain(..) {
             self.submit(Token { key, generation, tag }, op);
         }
-        for (tag, job) in wishes.jobs.drain(..) {
+        for (tag, mut job) in wishes.jobs.drain(..) {
+            if let Job::Resolve { asker, .. } = &mut job {
+                *asker = self.asker(link);
+            }
             self.submit_job(Token { key, generation, tag }, job);
         }
         for (tag, to) in wishes.connects.drain(..) {

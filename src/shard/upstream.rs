@@ -50,7 +50,9 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let Some((down, in_flight, generation)) = self.down(key) else { return };
         *in_flight += 1;
         let upstream = Arc::clone(&down.upstream);
-        self.submit_job(Token { key, generation, tag: TAG_WAY }, Job::FindHosts { link, upstream });
+        let token = Token { key, generation, tag: TAG_WAY };
+        let asker = self.asker(key);
+        self.submit_job(token, Job::FindHosts { link, upstream, asker });
     }
 
     fn hosts_found(&mut self, key: u32, found: Result<Box<Upstream>, Trouble>) {
@@ -97,7 +99,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         *in_flight += 1;
         let upstream = Arc::clone(&down.upstream);
         let token = Token { key, generation, tag: TAG_WAY };
-        self.submit_job(token, Job::FindWay { link, upstream, host, subject: None });
+        let asker = self.asker(key);
+        self.submit_job(token, Job::FindWay { link, upstream, host, subject: None, asker });
     }
 
     /// The number of a login in the log; of a connection to a host, that of the login it was made for.

@@ -333,7 +333,7 @@ impl Office {
             Job::Scp(_, job) => {
                 Done::Scp(Box::new(self.files.scp(*job, &self.world, &mut self.entropy)))
             }
-            Job::Resolve { host, port } if *host == *crate::town::NAME => {
+            Job::Resolve { host, port, .. } if *host == *crate::town::NAME => {
                 let found = Town::resolve(&host, u32::from(port));
                 Done::Resolved(found.ok_or_else(|| std::io::ErrorKind::NotFound.into()))
             }
@@ -350,7 +350,7 @@ impl Office {
                 Done::Signature(signature.map(Vec::into_boxed_slice))
             }
             Job::HaveLoginSigned { .. } => panic!("nobody signs elsewhere"),
-            Job::Listen(_) => Done::Listening(Err(std::io::ErrorKind::AddrInUse.into())),
+            Job::Listen { .. } => Done::Listening(Err(std::io::ErrorKind::AddrInUse.into())),
             Job::MakeDisplay(spec) => Done::Display(spec, Err(std::io::ErrorKind::NotFound.into())),
             Job::MakeAgentSocket => Done::AgentSocket(Err(std::io::ErrorKind::NotFound.into())),
             Job::RemoveAgentSocket(path) => panic!("nobody made {path:?}"),

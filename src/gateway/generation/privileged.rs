@@ -26,7 +26,7 @@ use crate::gateway::terms::Terms;
 use crate::gateway::workers::{Execute, Workers};
 use crate::limits::{
     EDGE_CHECK, EDGE_CONNECTIONS_MAX, EDGES_DRAINING_MAX, GREETERS, HAND_OVERS_MAX, JOBS_MAX,
-    PAM_CONVERSATIONS_MAX, RESOLVERS, STARTUPS_MAX, WORKERS_DEFAULT,
+    PAM_CONVERSATIONS_MAX, RELAY_RESOLVERS, STARTUPS_MAX, WORKERS_DEFAULT,
 };
 
 pub(super) fn start(mut plan: Plan) -> anyhow::Result<Generation> {
@@ -415,12 +415,11 @@ fn relay_setup(edge: &Setup, cell: Cell) -> relay::words::Setup {
 
 /// Those who find things out for a relay. Names may wait for name servers.
 fn relay_bench(execute: &Arc<dyn Execute>) -> anyhow::Result<Bench> {
-    let start = |threads| {
-        Workers::start(threads, JOBS_MAX, Arc::clone(execute))
-            .context("cannot start worker threads")
-    };
-    let greeters = Some(Arc::new(start(RESOLVERS)?.left_behind()));
-    Ok(Bench { workers: Arc::new(start(WORKERS_DEFAULT)?), greeters })
+    let failed = "cannot start worker threads";
+    let resolvers = Workers::start_resolvers(RELAY_RESOLVERS, JOBS_MAX, Arc::clone(execute));
+    let workers = Workers::start(WORKERS_DEFAULT, JOBS_MAX, Arc::clone(execute));
+    let greeters = Some(Arc::new(resolvers.context(failed)?));
+    Ok(Bench { workers: Arc::new(workers.context(failed)?), greeters })
 }
 
 /// The same for edges.

@@ -451,10 +451,10 @@ impl Clerk {
             return Err(Lie("hosts that no program is asked for"));
         }
         login.finding = true;
-        let upstream = Arc::clone(&login.upstream);
+        let (upstream, asker) = (Arc::clone(&login.upstream), login.user.as_str().into());
         let token = state.note(Question { ticket, link, about: Subject::Hosts });
         drop(state);
-        staff.submit(token, Job::FindHosts { link, upstream });
+        staff.submit(token, Job::FindHosts { link, upstream, asker });
         Ok(())
     }
 
@@ -485,9 +485,10 @@ impl Clerk {
             return Ok(());
         }
         login.finding = true;
+        let (host_number, asker) = (host as usize, login.user.as_str().into());
         let token = state.note(Question { ticket, link, about: Subject::Way { host } });
         drop(state);
-        staff.submit(token, Job::FindWay { link, upstream, host: host as usize, subject });
+        staff.submit(token, Job::FindWay { link, upstream, host: host_number, subject, asker });
         Ok(())
     }
 

@@ -114,7 +114,7 @@ impl Line {
 /// `None`: this cannot be asked, or there is no randomness for a key.
 fn question(ticket: Ticket, job: &Job) -> Option<(Ask, Asked)> {
     let (ask, upstream, made) = match job {
-        Job::FindHosts { link, upstream } => {
+        Job::FindHosts { link, upstream, .. } => {
             (Ask::FindHosts { ticket, link: *link }, upstream, None)
         }
         Job::FindWay { link, upstream, host, .. } => {

@@ -151,7 +151,8 @@ fn explain(error: io::Error, disabled: Option<&str>) -> io::Error {
                 .to_owned()
         }
         (Some(libc::ENOMEM), _) => {
-            "out of memory, or, before Linux 5.12, over the locked-memory limit (ulimit -l)"
+            "out of memory, or over the locked-memory limit (ulimit -l), by which some kernels \
+             count the rings of a user's processes"
                 .to_owned()
         }
         (Some(libc::EMFILE | libc::ENFILE), _) => "too many open files".to_owned(),

@@ -51,6 +51,15 @@ pub struct ListenSpec {
     pub unlink: bool,
 }
 
+impl ListenSpec {
+    /// A name server may have to be asked first.
+    pub fn asks_for_a_name(&self) -> bool {
+        let chosen = self.gateway_ports == GatewayPorts::ClientSpecified;
+        let names = |address: &str| address.parse::<IpAddr>().is_err();
+        chosen && matches!(&self.place, Place::Tcp { address, .. } if names(address))
+    }
+}
+
 /// Sockets that listen for one place, and the port they have in common; zero for a path.
 #[derive(Debug)]
 pub struct Listening {

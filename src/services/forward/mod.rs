@@ -255,7 +255,7 @@ impl Forward {
                     Ok(address) => self.race(vec![SocketAddr::new(address, port)], io),
                     Err(_) => {
                         self.named = true;
-                        io.job(TAG_LOOK_UP, Job::Resolve { host, port });
+                        io.job(TAG_LOOK_UP, Job::Resolve { host, port, asker: "".into() });
                     }
                 }
             }
