@@ -295,8 +295,8 @@ pub const LINGER_REST: Duration = Duration::from_millis(100);
 pub const STREAM_LEASE_TIME: Duration = Duration::from_millis(20);
 /// How long a link keeps the large lease in which it received bulk when nothing more comes.
 pub const RECEIVE_LEASE_TIME: Duration = Duration::from_secs(1);
-/// How long what the user database says is believed: an account that is locked, removed or put into
-/// another group is so for logins after this.
+/// How long what the user database says is believed, and that the account's shell is there: an account that
+/// is locked, removed or put into another group is so for logins after this.
 pub const DIRECTORY_TIME: Duration = Duration::from_secs(1);
 /// Accounts whose entries are remembered at a time.
 pub const DIRECTORY_ENTRIES_MAX: usize = 1024;

@@ -158,11 +158,20 @@ pub struct Desk {
     told: HashSet<u64>,
     /// Connections that end: the last that is said of them, for whoever keeps an audit.
     farewells: HashMap<u64, Entry>,
+    /// What was found without a worker, and not collected yet.
+    found: Vec<Mail>,
 }
 
 impl Desk {
     pub fn new(office: Arc<Office>, shard: usize, mailbox: Option<Mailbox>) -> Desk {
-        Desk { office, shard, mailbox, told: HashSet::new(), farewells: HashMap::new() }
+        Desk {
+            office,
+            shard,
+            mailbox,
+            told: HashSet::new(),
+            farewells: HashMap::new(),
+            found: Vec::new(),
+        }
     }
 
     fn door(&self) -> Option<&Door> {
@@ -229,6 +238,10 @@ impl Outside for Desk {
             Job::Resolve { .. } | Job::FindWay { .. } | Job::Listen { .. } => resolvers,
             _ => &None,
         };
+        if let Some(done) = workers.try_at_once(&job) {
+            self.found.push(Mail::Done { token, done });
+            return Ok(());
+        }
         let Some(door) = doors.get(self.shard) else { return Err(job) };
         let reply = Arc::clone(door) as Arc<dyn Reply>;
         apart.as_ref().unwrap_or(workers).try_submit(&reply, token, job)
@@ -239,7 +252,12 @@ impl Outside for Desk {
         self.office.line.as_ref().is_some_and(|line| line.ask_account(ticket, user, from, proofs))
     }
 
+    fn has_mail(&self) -> bool {
+        !self.found.is_empty()
+    }
+
     fn collect(&mut self, mail: &mut Vec<Mail>) {
+        mail.append(&mut self.found);
         if let Some(door) = self.office.doors.get(self.shard) {
             while let Some(item) = door.inbox.pop() {
                 mail.push(item);

@@ -6,6 +6,8 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::accounts::{self, Closed};
@@ -24,6 +26,8 @@ pub struct Entry {
     pub groups: Vec<String>,
     /// What the shadow database has against the account; only root can ask it.
     pub closed: Option<Closed>,
+    /// Its shell is there and may be run by somebody, without which sshd lets nobody in.
+    pub has_shell: bool,
 }
 
 /// Answers that are at most [`DIRECTORY_TIME`] old. Strangers' names are never remembered: they
@@ -77,7 +81,13 @@ fn ask(account: Account) -> Entry {
     let group_ids = accounts::group_ids(&account);
     let groups = accounts::group_names(&group_ids);
     let closed = if nix::unistd::geteuid().is_root() { accounts::closed(&account) } else { None };
-    Entry { account, group_ids, groups, closed }
+    let has_shell = is_program(&account.shell);
+    Entry { account, group_ids, groups, closed, has_shell }
+}
+
+fn is_program(shell: &Path) -> bool {
+    std::fs::metadata(shell)
+        .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }
 
 #[cfg(test)]
@@ -102,6 +112,16 @@ mod tests {
         assert_eq!((first.account.uid, &first.group_ids), (uid, &ours.group_ids));
         assert!(directory.find("no such user").expect("a database").is_none());
         assert_eq!(directory.entries.lock().expect("the lock").len(), 1);
+    }
+
+    #[test]
+    fn what_nobody_may_run_is_no_shell() {
+        let uid = nix::unistd::geteuid().as_raw();
+        let account = accounts::by_uid(uid).expect("a database").expect("an account");
+        for (shell, has_shell) in [("/bin/sh", true), ("/", false), ("/no/shell", false)] {
+            let entry = ask(Account { shell: shell.into(), ..account.clone() });
+            assert_eq!(entry.has_shell, has_shell, "{shell}");
+        }
     }
 
     #[test]

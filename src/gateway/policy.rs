@@ -13,7 +13,6 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -455,7 +454,7 @@ impl Policy {
         // Nothing of a login that goes on elsewhere runs here.
         // One in a ChrootDirectory is not looked for, as sshd does not: it is another system's.
         let elsewhere = routed || login.chroot_directory.is_some();
-        if !elsewhere && !is_program(&account.shell) {
+        if !elsewhere && !entry.has_shell {
             return Err(Reason::Shell(account.shell.clone()));
         }
         Ok(account.clone())
@@ -799,11 +798,6 @@ fn check_key(login: &Effective, request: &Request<'_>) -> Result<(), Reason> {
         return Err(Reason::RsaSize { bits, least });
     }
     Ok(())
-}
-
-fn is_program(shell: &Path) -> bool {
-    std::fs::metadata(shell)
-        .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
 }
 
 #[cfg(test)]

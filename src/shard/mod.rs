@@ -326,7 +326,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let now = self.driver.now();
         // What was asked between two turns is sent at the end of this one.
         let busy = !self.ready.is_empty() || !self.handshakes.is_empty() || !self.dirty.is_empty();
-        let busy = busy || !self.late.is_empty();
+        let busy = busy || !self.late.is_empty() || self.outside.has_mail();
         if busy || !self.withdrawn.is_empty() || self.can_feed() {
             return Some(now);
         }

@@ -113,6 +113,11 @@ pub trait Outside {
         false
     }
 
+    /// Mail has arrived of which the driver says nothing: the shard's own jobs that took no worker.
+    fn has_mail(&self) -> bool {
+        false
+    }
+
     /// Moves what has arrived since the last call into `mail`.
     fn collect(&mut self, mail: &mut Vec<Mail>);
 

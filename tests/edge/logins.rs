@@ -5,12 +5,15 @@ use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
-use std::process::Stdio;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::SystemTime;
 
+use crate::support::account::Account;
 use crate::support::load::Load;
-use crate::support::{Gateway, wait_for};
+use crate::support::{Gateway, run_ok, wait_for};
 
 /// `tcpi_data_segs_in` of the kernel's tcp_info: segments that have brought data to this socket. On the
 /// loopback each send is one.
@@ -97,9 +100,14 @@ fn a_login_takes_no_more_sends_and_wake_ups_than_it_must() {
 
 /// So many logins by one light program, all of them with success.
 fn log_in(gateway: &Gateway, logins: u64) {
+    log_in_at(gateway, "127.0.0.1", logins);
+}
+
+/// The same at a target that names the user.
+fn log_in_at(gateway: &Gateway, target: &str, logins: u64) {
     let count = logins.to_string();
     let words = ["--scenario", "auth", "--connections", &count, "--concurrent", "4"];
-    let report = Load::start(gateway, &words).report();
+    let report = Load::start_at(gateway, target, &words).report();
     assert_eq!(report["completed"], logins, "{report}");
 }
 
@@ -128,23 +136,40 @@ fn a_login_wakes_shards_alone() {
 /// key is found by the thread that hears the edge.
 #[test]
 fn logins_in_a_row_wake_no_worker_each() {
-    const LOGINS: u64 = 64;
     let gateway = Gateway::start(&[]);
     if gateway.parts("edge").is_empty() {
         return println!("not run: nothing is separated without root");
     }
+    assert_no_worker_each(&gateway, "127.0.0.1");
+}
+
+/// In one process it is found by the reactor that has the login.
+#[test]
+fn logins_in_a_row_in_one_process_wake_no_worker_each() {
+    let Some(account) = Account::new() else { return };
+    let gateway = Gateway::start_with(&[], |command| {
+        let config = command.get_args().nth(2).expect("the configuration").to_owned();
+        let folder = Path::new(&config).parent().expect("a folder").to_owned();
+        run_ok(Command::new("chown").args(["-R", &account.name]).arg(&folder));
+        command.uid(account.uid).gid(account.uid);
+    });
+    assert_no_worker_each(&gateway, &format!("{}@127.0.0.1", account.name));
+}
+
+fn assert_no_worker_each(gateway: &Gateway, target: &str) {
+    const LOGINS: u64 = 64;
     let keys = fs::metadata(gateway.path("authorized_keys")).expect("a file");
     wait_for("the file to have rested", || {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).expect("a time");
         now.as_secs() > keys.ctime() as u64 + 1
     });
-    log_in(&gateway, 4);
-    let before = waits(&gateway, "worker-");
+    log_in_at(gateway, target, 4);
+    let before = waits(gateway, "worker-");
     let begun = std::time::Instant::now();
-    log_in(&gateway, LOGINS);
+    log_in_at(gateway, target, LOGINS);
     // A moment is a second, and of four logins at once each may be its first.
     let moments = begun.elapsed().as_secs() + 2;
-    let waited = waits(&gateway, "worker-") - before;
+    let waited = waits(gateway, "worker-") - before;
     assert!(waited <= 4 * moments, "workers were woken {waited} times in {moments} s");
     assert!(4 * moments < LOGINS, "{LOGINS} logins took {moments} s: too slow to tell");
 }
