@@ -11,7 +11,7 @@ use crate::services::{Command, Rules};
 impl<D: Driver, O: Outside> Shard<D, O> {
     /// The login is over: from now on the connection may be unused.
     pub(super) fn begin_idle(&mut self, key: u32) {
-        let now = self.driver.now();
+        let now = self.now();
         let Some(link) = self.links.get_mut(key as usize) else { return };
         link.used = now;
         let unused = link.grant.as_ref().and_then(|grant| grant.rules.unused_timeout);
@@ -22,7 +22,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
 
     /// The channel is of this type from now on, as ChannelTimeout names types.
     pub(super) fn time_channel(&mut self, number: u32, kind: &str) {
-        let now = self.driver.now();
+        let now = self.now();
         let Some(attachment) = self.attachments.get_mut(number as usize) else { return };
         let Some(link) = self.links.get_mut(attachment.link as usize) else { return };
         let Some(rules) = link.grant.as_ref().map(|grant| &grant.rules) else { return };
@@ -41,7 +41,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         if !attachment.timed {
             return;
         }
-        let now = self.driver.now();
+        let now = self.moment.unwrap_or_else(|| self.driver.now());
         attachment.used = now;
         if let Some(link) = self.links.get_mut(attachment.link as usize) {
             link.used = now;

@@ -187,8 +187,8 @@ pub struct Shard<D: Driver, O: Outside> {
     /// else has come of late.
     lingers: bool,
     hurried_until: Instant,
-    /// The time, while the packets of one link are opened: a look at the clock costs as much as a hundredth
-    /// of that.
+    /// The time since a turn has woken, or since it began to run its last link: a look at the clock costs as much
+    /// as a hundredth of opening a link's packets.
     moment: Option<Instant>,
     stopping: bool,
     retiring: bool,
@@ -304,6 +304,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         self.linger();
         let mut completions = std::mem::take(&mut self.completions);
         self.driver.wait(until, &mut completions)?;
+        self.moment = Some(self.driver.now());
         completions.append(&mut self.withdrawn);
         for completion in completions.drain(..) {
             self.completed(completion);
@@ -319,7 +320,13 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         self.flush_dirty();
         self.tend_pool();
         self.tell_costs();
+        self.moment = None;
         Ok(())
+    }
+
+    /// The time, as exactly as a turn has to know it.
+    fn now(&self) -> Instant {
+        self.moment.unwrap_or_else(|| self.driver.now())
     }
 
     fn wait_until(&mut self, until: Option<Instant>) -> Option<Instant> {
@@ -391,7 +398,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     }
 
     fn read_mail(&mut self) {
-        let (mut mail, now) = (std::mem::take(&mut self.mail), self.driver.now());
+        let (mut mail, now) = (std::mem::take(&mut self.mail), self.now());
         self.outside.collect(&mut mail);
         for item in mail.drain(..) {
             match item {
@@ -434,7 +441,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     }
 
     fn expire_timers(&mut self) {
-        let now = self.driver.now();
+        let now = self.now();
         while let Some(key) = self.timers.pop(now) {
             self.contained(key, |shard| shard.link_timer(key, now));
         }
@@ -486,7 +493,6 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             let Some(key) = self.handshakes.pop_front() else { break };
             self.contained(key, |shard| shard.run_link(key));
         }
-        self.moment = None;
     }
 
     fn flush_dirty(&mut self) {
@@ -511,12 +517,12 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let taken = self.driver.pool().stats().taken;
         match self.trim_at {
             None if taken != self.trimmed_at_taken => {
-                self.trim_at = Some(self.driver.now().after(TRIM_INTERVAL));
+                self.trim_at = Some(self.now().after(TRIM_INTERVAL));
             }
-            Some(at) if at <= self.driver.now() => {
+            Some(at) if at <= self.now() => {
                 let more = self.driver.pool().trim() > 0 || taken != self.trimmed_at_taken;
                 self.trimmed_at_taken = taken;
-                self.trim_at = more.then(|| self.driver.now().after(TRIM_INTERVAL));
+                self.trim_at = more.then(|| self.now().after(TRIM_INTERVAL));
             }
             _ => {}
         }

@@ -79,7 +79,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     /// An authenticated connection from the process that accepted it.
     pub(super) fn take_over(&mut self, from: HandOver) {
         let config = Arc::clone(&self.config.connection);
-        let now = self.driver.now();
+        let now = self.now();
         let (limits, upstream) = (from.grant.limits, from.grant.upstream.clone());
         // Whatever its sender believed, rights are those of this process.
         let ours = self.outside.serves(&from.grant) && !self.stopping;
@@ -139,7 +139,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             ends,
             serial,
             generation,
-            since: self.driver.now(),
+            since: self.now(),
             inbound: Inbound::default(),
             outgoing,
             in_flight: 0,
@@ -156,8 +156,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             recording: None,
             deadline: None,
             lacks: Classes::NONE,
-            starved_since: self.driver.now(),
-            moved: self.driver.now(),
+            starved_since: self.now(),
+            moved: self.now(),
             owed: None,
             answer: None,
             grant: None,
@@ -169,7 +169,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             asked_to_listen: None,
             agent: Agent::None,
             attachments: 0,
-            used: self.driver.now(),
+            used: self.now(),
             idle_check: None,
             class: None,
             mark: 1,
@@ -232,7 +232,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     // ---- Completions -------------------------------------------------------------------------
 
     pub(super) fn link_completed(&mut self, key: u32, completion: Completion) {
-        let now = self.driver.now();
+        let now = self.now();
         let Some(link) = self.links.get_mut(key as usize) else { return };
         link.in_flight = link.in_flight.saturating_sub(1);
         if completion.result.is_ok_and(|bytes| bytes > 0) {
@@ -610,7 +610,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     /// What the protocol wants done at once: an EOF or CLOSE that waited for data to be sealed, a
     /// rekey that is due.
     pub(super) fn keep_appointments(&mut self, key: u32) {
-        let now = self.driver.now();
+        let now = self.now();
         let Some(link) = self.links.get_mut(key as usize) else { return };
         let due = link.conn.poll_timeout().is_some_and(|at| at <= now);
         if due && link.state == LinkState::Open && link.lacks.is_empty() {

@@ -44,7 +44,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     }
 
     pub(super) fn attach(&mut self, key: u32, id: ChannelId, service: Attached) -> Option<u32> {
-        let (generation, now) = (self.next_generation(), self.driver.now());
+        let (generation, now) = (self.next_generation(), self.now());
         let link = self.links.get_mut(key as usize)?;
         let attachment = Attachment {
             link: key,
@@ -254,7 +254,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             }
         }
         if result.is_ok_and(|bytes| bytes > 0) {
-            let now = self.driver.now();
+            let now = self.now();
             if let Some(attachment) = self.attachments.get_mut(number as usize) {
                 attachment.starved_since = now;
             }
