@@ -56,6 +56,7 @@ impl Parcel {
                 terms.encode(&mut out);
             }
             Parcel::Connection { serial, peer, local, record, inbound, outbound, grant } => {
+                out.reserve(128 + record.len() + inbound.len() + outbound.len() + grant.len());
                 out.push(2);
                 out.extend(serial.to_be_bytes());
                 put_address(&mut out, peer);

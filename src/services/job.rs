@@ -20,6 +20,7 @@ use crate::crypto::{
 use crate::limits::PARCEL_BYTES_MAX;
 use crate::services::forward::{Display, DisplaySpec, ListenSpec, Listened, Listening};
 use crate::services::process::Environment;
+use crate::services::rules::USUAL_BYTES;
 use crate::services::scp::{ScpDone, ScpJob};
 use crate::services::sftp::{FsDone, FsJob};
 use crate::services::upstream::{Trouble, Upstream, Way};
@@ -345,7 +346,7 @@ impl Grant {
 
     /// For the way to the process of the account.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::new();
+        let mut out = Vec::with_capacity(USUAL_BYTES);
         let mut put = |bytes: &[u8]| {
             out.extend((bytes.len() as u32).to_be_bytes());
             out.extend_from_slice(bytes);

@@ -8,6 +8,8 @@ use crate::wire::Reader;
 
 /// The one channel type of ChannelTimeout that is not a type: all channels taken together.
 const ALL_CHANNELS: &str = "global";
+/// What most logins take that are written down.
+pub(super) const USUAL_BYTES: usize = 512;
 
 /// Which sessions are recorded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -137,7 +139,7 @@ impl Rules {
 
     /// For the way to the process of the account.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::new();
+        let mut out = Vec::with_capacity(USUAL_BYTES);
         let mut put = |bytes: &[u8]| {
             out.extend((bytes.len() as u32).to_be_bytes());
             out.extend_from_slice(bytes);

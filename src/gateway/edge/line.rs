@@ -1,5 +1,6 @@
 //! The edge's way to root's process: questions of shards go out, and shards never wait for the answers.
 
+use std::mem;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
@@ -93,17 +94,17 @@ impl Line {
     }
 
     /// A login is over: its connection leaves. It comes back when root's process does not listen.
-    pub fn hand_over(&self, connection: Box<HandOver>) -> Result<(), Box<HandOver>> {
+    pub fn hand_over(&self, mut connection: Box<HandOver>) -> Result<(), Box<HandOver>> {
         if !self.pay() {
             return Err(connection);
         }
-        let HandOver { serial: link, record, inbound, outbound, proofs, .. } = &*connection;
+        let HandOver { serial: link, record, inbound, outbound, proofs, .. } = &mut *connection;
         let ask = Ask::HandOver {
             link: *link,
-            proofs: proofs.clone(),
-            record: record.clone(),
-            inbound: inbound.clone(),
-            outbound: outbound.clone(),
+            proofs: mem::take(proofs),
+            record: mem::take(record),
+            inbound: mem::take(inbound),
+            outbound: mem::take(outbound),
         };
         // SAFETY: the shard gave this descriptor up when it handed the connection over.
         let socket = unsafe { OwnedFd::from_raw_fd(connection.socket.0) };
@@ -112,6 +113,9 @@ impl Line {
             Ok(()) => Ok(()),
             Err(_) => {
                 let _ = socket.into_raw_fd();
+                if let Ask::HandOver { record, inbound, outbound, proofs, .. } = ask {
+                    *connection = HandOver { record, inbound, outbound, proofs, ..*connection };
+                }
                 Err(connection)
             }
         }

@@ -411,7 +411,9 @@ impl Tell {
                 if let Some(grant) = grant {
                     out.push(u8::from(grant.presence.touch));
                     out.push(u8::from(grant.presence.verify));
-                    put(&mut out, &grant.encode());
+                    let grant = grant.encode();
+                    out.reserve(4 + grant.len());
+                    put(&mut out, &grant);
                 }
             }
             Tell::Lost { ticket } => head(&mut out, 8, *ticket),
@@ -558,6 +560,8 @@ impl Greeting {
 }
 
 fn head(out: &mut Vec<u8>, number: u8, ticket: Ticket) {
+    // Room for most of what follows.
+    out.reserve(512);
     out.push(number);
     put_ticket(out, ticket);
 }
