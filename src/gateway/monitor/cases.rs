@@ -5,7 +5,7 @@
 //! No call here looks anything up or waits.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::connection::{Method, Progress, SERVICE_CONNECTION, Signed, Step};
 use crate::crypto::{Attestation, PublicKey, ShownKey};
@@ -56,7 +56,7 @@ struct Case {
 #[derive(Debug)]
 struct Found {
     shown: ShownKey,
-    grant: Grant,
+    grant: Arc<Grant>,
     /// The last signature of it that was found to hold for this session.
     proved: Option<Signed>,
 }
@@ -70,7 +70,7 @@ const QUESTIONS_MAX: u32 = 2 * AUTH_REQUESTS_MAX + 1;
 struct Right {
     password: bool,
     code: bool,
-    grant: Grant,
+    grant: Arc<Grant>,
 }
 
 /// A login that is over.
@@ -185,34 +185,43 @@ impl Cases {
     }
 
     /// The question about a key is answered.
-    pub fn key_found(&mut self, link: u64, shown: &ShownKey, grant: Option<&Grant>) -> bool {
+    pub fn key_found(&mut self, link: u64, shown: &ShownKey, grant: Option<Arc<Grant>>) -> bool {
         let Some(case) = self.open.get_mut(&link) else { return false };
         case.asking = false;
         case.keys.retain(|known| known.shown != *shown);
-        let found =
-            |grant: &Grant| Found { shown: shown.clone(), grant: grant.clone(), proved: None };
+        let found = |grant| Found { shown: shown.clone(), grant, proved: None };
         case.keys.extend(grant.map(found));
         true
     }
 
-    /// A key that was found is said to have signed. The grant, if it has; whoever only passes the
-    /// signature on hears no more than that. `hosts` as for [`Cases::admit`]. `None`: it was not found.
+    /// What a key has to have signed for this connection, whoever's it is.
+    pub fn statement(&self, link: u64) -> Option<Statement> {
+        self.open.get(&link).map(Case::statement)
+    }
+
+    /// This key was found for the connection.
+    pub fn is_found(&self, link: u64, shown: &ShownKey) -> bool {
+        let case = self.open.get(&link);
+        case.is_some_and(|case| case.keys.iter().any(|known| known.shown == *shown))
+    }
+
+    /// A key that was found is said to have signed, and `held` is what [`Statement::holds`] has found of that.
+    /// The grant, if it has; whoever only passes the signature on hears no more than that. `None`: it was not
+    /// found.
     pub fn prove(
         &mut self,
         link: u64,
         shown: &ShownKey,
         signed: &Signed,
-        hosts: &[Vec<u8>],
+        held: Option<Option<Attestation>>,
     ) -> Option<Option<&Grant>> {
         let case = self.open.get_mut(&link)?;
-        let at = case.keys.iter().position(|known| known.shown == *shown)?;
+        let found = case.keys.iter_mut().find(|known| known.shown == *shown)?;
         case.asking = false;
-        let held = case.holds(shown, signed, hosts);
-        let found = case.keys.get_mut(at)?;
         let lacks = |attestation| found.grant.presence.lacks(attestation);
         let proved = held.is_some_and(|attestation| attestation.and_then(lacks).is_none());
         found.proved = proved.then(|| signed.clone());
-        Some(proved.then_some(&found.grant))
+        Some(proved.then_some(&*found.grant))
     }
 
     /// The question about secrets is answered.
@@ -220,11 +229,11 @@ impl Cases {
         &mut self,
         link: u64,
         (password, code): (bool, bool),
-        grant: Option<&Grant>,
+        grant: Option<Arc<Grant>>,
     ) -> bool {
         let Some(case) = self.open.get_mut(&link) else { return false };
         case.asking = false;
-        let right = |grant: &Grant| Right { password, code, grant: grant.clone() };
+        let right = |grant| Right { password, code, grant };
         case.secrets.extend(grant.map(right));
         true
     }
@@ -240,7 +249,7 @@ impl Cases {
         let judged = case.judge(proofs, hosts);
         case.secrets = secrets;
         case.account = Some((proofs.to_vec(), false));
-        judged
+        judged.map(Arc::unwrap_or_clone)
     }
 
     /// The question about the account is answered.
@@ -286,9 +295,12 @@ impl Cases {
         self.sessions.remove(&case.session);
         let judged = case.judge(proofs, hosts);
         Spent::lock().add(&case.session);
-        let Case { from, session, about, account, .. } = case;
+        let Case { from, session, about, account, keys, .. } = case;
+        // Nobody else has the grant then.
+        drop(keys);
         let vouched = account.is_some_and(|(of, allowed)| allowed && of == proofs);
-        judged.map(|grant| Admitted { from, session, grant: Box::new(grant), about, vouched })
+        let grant = Box::new(Arc::unwrap_or_clone(judged?));
+        Ok(Admitted { from, session, grant, about, vouched })
     }
 }
 
@@ -297,8 +309,8 @@ impl Case {
         if self.from == *from { Ok(()) } else { Err(Lie("the ends of a connection have changed")) }
     }
 
-    fn judge(&mut self, proofs: &[Proof], hosts: &[Vec<u8>]) -> Result<Grant, Lie> {
-        let (mut progress, mut earned) = (Progress::default(), None::<Grant>);
+    fn judge(&mut self, proofs: &[Proof], hosts: &[Vec<u8>]) -> Result<Arc<Grant>, Lie> {
+        let (mut progress, mut earned) = (Progress::default(), None::<Arc<Grant>>);
         let (mut used, mut over) = (Vec::<PublicKey>::new(), false);
         for proof in proofs {
             if over {
@@ -323,7 +335,10 @@ impl Case {
                 Step::Over => over = true,
             }
             earned = Some(match earned {
-                Some(before) => grant.after(&before).ok_or(Lie("methods of two accounts"))?,
+                Some(before) => {
+                    let both = Arc::unwrap_or_clone(grant).after(&before);
+                    Arc::new(both.ok_or(Lie("methods of two accounts"))?)
+                }
                 None => grant,
             });
         }
@@ -337,25 +352,59 @@ impl Case {
         shown: &ShownKey,
         (host_bound, signature): (bool, &[u8]),
         hosts: &[Vec<u8>],
-    ) -> Result<Grant, Lie> {
+    ) -> Result<Arc<Grant>, Lie> {
         let found = self.keys.iter().find(|known| known.shown == *shown);
         let Found { grant, proved, .. } = found.ok_or(Lie("a key that nobody has asked about"))?;
         let is_proved =
             |proved: &Signed| proved.host_bound == host_bound && *proved.signature == *signature;
         if proved.as_ref().is_some_and(is_proved) {
-            return Ok(grant.clone());
+            return Ok(Arc::clone(grant));
         }
         let signed = Signed { host_bound, signature: signature.into() };
-        let held = self.holds(shown, &signed, hosts);
+        let held = self.statement().holds(shown, &signed, hosts);
         let attestation = held.ok_or(Lie("a signature that does not hold"))?;
         match attestation.and_then(|attestation| grant.presence.lacks(attestation)) {
-            None => Ok(grant.clone()),
+            None => Ok(Arc::clone(grant)),
             Some(_) => Err(Lie("a security key that nobody has touched")),
         }
     }
 
-    /// What a key says with a signature of this session that holds.
-    fn holds(
+    fn statement(&self) -> Statement {
+        let user = self.user.clone().unwrap_or_default();
+        Statement { session: self.session.clone(), user }
+    }
+
+    /// The grant of secrets that were right, which count once. `partly`: something counted before.
+    fn secrets_told(
+        &mut self,
+        interactive: bool,
+        partly: bool,
+    ) -> Result<(Method, Arc<Grant>), Lie> {
+        let fits = |right: &Right| {
+            let codes = right.grant.demands.codes;
+            match interactive {
+                false => right.password && !right.code,
+                true => right.code == codes && right.password == (!codes || !partly),
+            }
+        };
+        let at = self.secrets.iter().position(fits).ok_or(Lie("secrets that were not told"))?;
+        let method = if interactive { Method::KeyboardInteractive } else { Method::Password };
+        let right = self.secrets.remove(at);
+        Ok((method, right.grant))
+    }
+}
+
+/// What a client states with a signature: whose login it is, and of which session. It is verified without the
+/// cases, for that takes as long as hundreds of other questions to them, and several threads ask.
+#[derive(Debug)]
+pub struct Statement {
+    session: Session,
+    user: Box<str>,
+}
+
+impl Statement {
+    /// What a key says with a signature of it that holds. `hosts` as for [`Cases::admit`].
+    pub fn holds(
         &self,
         shown: &ShownKey,
         signed: &Signed,
@@ -377,27 +426,12 @@ impl Case {
     ) -> Option<Option<Attestation>> {
         let (algorithm, key) = shown.offer();
         let attempt = PublicKeyAttempt { algorithm, key, signature: Some(signature), host_key };
-        let user = self.user.as_deref().unwrap_or_default();
-        let room = attempt.signed_bytes_max(&self.session, user, SERVICE_CONNECTION);
+        let (session, user) = (&self.session, &*self.user);
+        let room = attempt.signed_bytes_max(session, user, SERVICE_CONNECTION);
         let mut message = vec![0; room];
         let mut out = Writer::new(&mut message);
-        attempt.write_signed(&self.session, user, SERVICE_CONNECTION, &mut out).ok()?;
+        attempt.write_signed(session, user, SERVICE_CONNECTION, &mut out).ok()?;
         shown.key.verify_attested(shown.algorithm, out.written(), signature).ok()
-    }
-
-    /// The grant of secrets that were right, which count once. `partly`: something counted before.
-    fn secrets_told(&mut self, interactive: bool, partly: bool) -> Result<(Method, Grant), Lie> {
-        let fits = |right: &Right| {
-            let codes = right.grant.demands.codes;
-            match interactive {
-                false => right.password && !right.code,
-                true => right.code == codes && right.password == (!codes || !partly),
-            }
-        };
-        let at = self.secrets.iter().position(fits).ok_or(Lie("secrets that were not told"))?;
-        let method = if interactive { Method::KeyboardInteractive } else { Method::Password };
-        let right = self.secrets.remove(at);
-        Ok((method, right.grant))
     }
 }
 

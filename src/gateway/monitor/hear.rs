@@ -16,7 +16,7 @@ use super::cases::{Admitted, Cases};
 use super::ways::Ways;
 use crate::base::Instant;
 use crate::connection::{ConnectionConfig, Method, Secrets, Signed};
-use crate::crypto::{KeyAlgorithm, ShownKey};
+use crate::crypto::{Attestation, KeyAlgorithm, ShownKey};
 use crate::gateway::audit::book::EdgeBook;
 use crate::gateway::audit::{self, Audit, Entry, Event, Field, Speaker};
 use crate::gateway::broker::Running;
@@ -386,10 +386,12 @@ impl Clerk {
             }
             Ask::FindKey { ticket, from, user, shown, signed } => {
                 let about = self.state().cases.ask(&from, &user)?;
-                if let Some(signed) = &signed {
+                if let Some(signed) = &signed
+                    && self.state().cases.is_found(from.link, &shown)
+                {
+                    let held = self.holds(from.link, &shown, signed);
                     let mut state = self.state();
-                    let proved = state.cases.prove(from.link, &shown, signed, &self.hosts);
-                    if let Some(grant) = proved {
+                    if let Some(grant) = state.cases.prove(from.link, &shown, signed, held) {
                         let tell = self.verdict(ticket, from.peer, grant);
                         state.tell(&tell);
                         return Ok(());
@@ -694,6 +696,12 @@ impl Clerk {
         if matches!(about, Subject::Left) {
             return;
         }
+        let held = match (&about, &done) {
+            (Subject::Key(shown, Some(signed)), Done::Key(Some(_))) => {
+                self.holds(from.link, shown, signed)
+            }
+            _ => None,
+        };
         let mut state = self.state();
         let (link, cases) = (from.link, &mut state.cases);
         let (known, tell) = match (about, done) {
@@ -707,22 +715,25 @@ impl Clerk {
                 (cases.greeted(link, about), Tell::Greeted { ticket, greeting, verbosity })
             }
             (Subject::Key(shown, signed), Done::Key(grant)) => {
-                let known = cases.key_found(link, &shown, grant.as_deref());
+                let grant = grant.map(Arc::from);
+                let known = cases.key_found(link, &shown, grant.clone());
                 let grant = match signed {
-                    Some(signed) => cases.prove(link, &shown, &signed, &self.hosts).flatten(),
+                    Some(signed) => cases.prove(link, &shown, &signed, held).flatten(),
                     None => grant.as_deref(),
                 };
                 (known, self.verdict(ticket, from.peer, grant))
             }
             (Subject::Secrets(password, code), Done::Key(grant)) => {
-                let known = cases.secrets_checked(link, (password, code), grant.as_deref());
+                let grant = grant.map(Arc::from);
+                let known = cases.secrets_checked(link, (password, code), grant.clone());
                 (known, self.verdict(ticket, from.peer, grant.as_deref()))
             }
             (Subject::Talk, Done::Asks(asks)) => {
                 (cases.lost(link), Tell::Asks { ticket, asks: *asks })
             }
             (Subject::Talk, Done::Key(grant)) => {
-                let known = cases.secrets_checked(link, (true, false), grant.as_deref());
+                let grant = grant.map(Arc::from);
+                let known = cases.secrets_checked(link, (true, false), grant.clone());
                 (known, self.verdict(ticket, from.peer, grant.as_deref()))
             }
             (Subject::Account, Done::Admitted(answer)) => {
@@ -734,6 +745,12 @@ impl Clerk {
         if known {
             state.tell(&tell);
         }
+    }
+
+    /// What a key says with a signature for this connection that holds. Nobody waits for it but whoever asks.
+    fn holds(&self, link: u64, shown: &ShownKey, signed: &Signed) -> Option<Option<Attestation>> {
+        let statement = self.state().cases.statement(link)?;
+        statement.holds(shown, signed, &self.hosts)
     }
 
     /// What an edge hears of a login.

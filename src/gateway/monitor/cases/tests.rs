@@ -68,7 +68,7 @@ impl Scene {
     fn find(&mut self, link: u64, user: &str, chains: &[&[Method]]) {
         self.cases.ask(&from(link), user).expect("a question");
         let shown = self.shown();
-        assert!(self.cases.key_found(link, &shown, Some(&grant(user, chains))));
+        assert!(self.cases.key_found(link, &shown, Some(Arc::new(grant(user, chains)))));
     }
 
     fn proof(&self, session: &[u8], user: &str, host_key: Option<&[u8]>) -> Proof {
@@ -86,7 +86,8 @@ impl Scene {
     fn prove(&mut self, link: u64, proof: &Proof) -> Option<Option<String>> {
         let Proof::Key { shown, host_bound, signature } = proof else { return None };
         let signed = Signed { host_bound: *host_bound, signature: signature.clone() };
-        let proved = self.cases.prove(link, shown, &signed, &[b"HOST".to_vec()])?;
+        let held = self.cases.statement(link)?.holds(shown, &signed, &[b"HOST".to_vec()]);
+        let proved = self.cases.prove(link, shown, &signed, held)?;
         Some(proved.map(|grant| grant.account.name.clone()))
     }
 
@@ -273,7 +274,11 @@ fn case_136_every_method_of_a_chain_is_asked_for() {
         let mut scene = Scene::new(session);
         scene.find(1, "ann", chains);
         scene.cases.ask(&from(1), "ann").expect("a question");
-        assert!(scene.cases.secrets_checked(1, (true, false), Some(&grant("ann", chains))));
+        assert!(scene.cases.secrets_checked(
+            1,
+            (true, false),
+            Some(Arc::new(grant("ann", chains)))
+        ));
         let proof = scene.proof(&[session; 32], "ann", None);
         (scene, proof)
     };
@@ -306,7 +311,7 @@ fn case_136_a_prompt_with_a_code_is_not_answered_by_a_password() {
     ] {
         let mut scene = Scene::new(session);
         scene.cases.ask(&from(1), "ann").expect("a question");
-        assert!(scene.cases.secrets_checked(1, told, Some(&asking)));
+        assert!(scene.cases.secrets_checked(1, told, Some(Arc::new(asking.clone()))));
         assert_eq!(scene.admit(1, &[Proof::Secrets { interactive: true }]), expected);
     }
 }
