@@ -353,6 +353,9 @@ fn paramiko() {
 fn asyncssh() {
     if has_module("asyncssh", "python3-asyncssh") {
         python(&Gateway::start(OLD), "asyncssh_client.py");
+        // It makes links the other way round where the server has such a name.
+        let named = [OLD, &["TidegateSoftwareVersion OpenSSH_Tidegate"]].concat();
+        python(&Gateway::start(&named), "asyncssh_client.py");
     }
 }
 

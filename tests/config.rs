@@ -519,6 +519,7 @@ fn good_lines() -> impl Strategy<Value = String> {
         "ForceCommand = [=a-z/\"' #\\\\$]{0,12}[a-z]",
         "DenyGroups = =[a-z]{1,3}",
         "Subsystem [a-z]{1,3}( [a-z/-]{1,5}| \"a \\$b\"| 'it\"s'){1,3}",
+        "TidegateSoftwareVersion [A-Za-z][A-Za-z0-9_.+]{0,20}",
         "VersionAddendum [!-~][ -~]{0,10}[!-~]",
         "RekeyLimit (default|1[KMG]|4096)( none| 1h| 90)?",
         "LoginGraceTime [0-9]{1,4}[smhd]?",

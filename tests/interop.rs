@@ -4,7 +4,7 @@ mod support;
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -47,6 +47,21 @@ fn standard_input_reaches_the_command_and_its_end_too() {
     let input = fs::File::open(gateway.path("in")).expect("the file");
     let output = run_ok(gateway.ssh(&[], &["cat"]).stdin(input));
     assert!(output.stdout == data, "32 MiB through cat come back unchanged");
+}
+
+/// OpenSSH's client tells that nobody reads its output any more to servers alone that are called as it is.
+#[test]
+fn a_command_that_nobody_hears_ends_where_the_server_has_the_name_for_it() {
+    let name = "TidegateSoftwareVersion OpenSSH_Tidegate";
+    let gateway = Gateway::start(&["VersionAddendum here", name]);
+    let mut command = gateway.ssh(&[], &["yes"]);
+    let mut child = command.stdout(Stdio::piped()).spawn().expect("ssh starts");
+    let mut out = child.stdout.take().expect("its output");
+    out.read_exact(&mut [0; 4]).expect("some of it");
+    drop(out);
+    wait_for("the end of a command that nobody hears", || {
+        child.try_wait().expect("its status").is_some()
+    });
 }
 
 #[test]

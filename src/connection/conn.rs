@@ -127,6 +127,11 @@ impl Conn {
         either!(self.session_id())
     }
 
+    /// [`Connection::own_ident`].
+    pub fn own_ident(&self) -> &[u8] {
+        either!(self.own_ident())
+    }
+
     /// [`Connection::peer_ident`].
     pub fn peer_ident(&self) -> &[u8] {
         either!(self.peer_ident())

@@ -268,6 +268,11 @@ impl<R: Side> Connection<R> {
         self.transport.session_id()
     }
 
+    /// Our own identification, as the peer has it.
+    pub fn own_ident(&self) -> &[u8] {
+        self.transport.own_ident()
+    }
+
     /// The peer's identification as sent: escape it before showing it.
     pub fn peer_ident(&self) -> &[u8] {
         self.transport.peer_ident()

@@ -245,12 +245,15 @@ pub fn connection_config(
     (steers, signs_elsewhere): (bool, bool),
 ) -> anyhow::Result<ConnectionConfig> {
     let (global, login) = (&config.global, &config.login);
+    let version = global.software_version.as_deref().unwrap_or(SOFTWARE);
     let software = match &global.version_addendum {
-        Some(addendum) => format!("{SOFTWARE} {addendum}"),
-        None => SOFTWARE.to_owned(),
+        Some(addendum) => format!("{version} {addendum}"),
+        None => version.to_owned(),
     };
     let Some(mut preferences) = Preferences::new(&software) else {
-        bail!("VersionAddendum does not fit an identification line (printable ASCII, 255 bytes)");
+        bail!(
+            "TidegateSoftwareVersion and VersionAddendum do not fit an identification line (printable ASCII, 255 bytes)"
+        );
     };
     preferences.kex.clone_from(&global.kex_algorithms);
     preferences.ciphers.clone_from(&global.ciphers);

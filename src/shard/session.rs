@@ -86,7 +86,9 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         };
         meet_ordered_defect(link, "service");
         let (mut noted, kind) = (Noted::Nothing, session_kind(&request));
-        let ident = request.starts().then(|| link.conn.peer_ident().to_owned());
+        // What clients do otherwise for servers of other names, they do not where we have OpenSSH's.
+        let known = request.starts() && !crate::transport::is_openssh(link.conn.own_ident());
+        let ident = known.then(|| link.conn.peer_ident().to_owned());
         self.on_channel(key, id, |service, io| {
             noted = service.on_request(request, want_reply, &grant, io);
             if let Some(ident) = &ident {

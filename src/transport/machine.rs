@@ -276,6 +276,11 @@ impl<R: Role> Transport<R> {
         }
     }
 
+    /// Our own identification, without its line end.
+    pub fn own_ident(&self) -> &[u8] {
+        R::preferences(&self.config).ident().as_bytes()
+    }
+
     /// The peer's identification without its line end, as sent: escape it before showing it.
     pub fn peer_ident(&self) -> &[u8] {
         match &self.stage {

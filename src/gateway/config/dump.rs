@@ -317,6 +317,10 @@ pub fn unused_connection_timeout(view: &View<'_>) -> Vec<String> {
     one(time.map_or("none".to_owned(), |time| time.as_secs().to_string()))
 }
 
+pub fn software_version(view: &View<'_>) -> Vec<String> {
+    one(view.global.software_version.as_deref().unwrap_or("none"))
+}
+
 pub fn version_addendum(view: &View<'_>) -> Vec<String> {
     one(view.global.version_addendum.as_deref().unwrap_or("none"))
 }

@@ -453,6 +453,19 @@ pub fn scp(target: &mut Target, values: &Values<'_>) -> Done {
     first(&mut target.login.scp, choice(values.one()?, &ScpServer::ALL)?)
 }
 
+/// RFC 4253 §4.2: printable US-ASCII without spaces and minus signs.
+pub fn software_version(target: &mut Target, values: &Values<'_>) -> Done {
+    let word = values.one()?;
+    if word.is_empty() || !word.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'-') {
+        let why = "only printable ASCII without spaces and '-' may be a software version";
+        return Err(Wrong::new(word, why));
+    }
+    if word.len() > ADDENDUM_BYTES_MAX {
+        return Err(Wrong::new(word, format!("longer than {ADDENDUM_BYTES_MAX} bytes")));
+    }
+    first(&mut target.global.software_version, (!is_none(word)).then(|| word.to_owned()))
+}
+
 pub fn version_addendum(target: &mut Target, values: &Values<'_>) -> Done {
     let text = values.line()?;
     if !text.bytes().all(|b| matches!(b, b' '..=b'~')) {

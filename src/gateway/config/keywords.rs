@@ -482,6 +482,9 @@ pub const TABLE: &[Keyword] = &[
         "an account without rights that the signer runs as, which is not the edge's; or auto for a number \
          that no account has",
         isolation::signer_user, isolation::dump_signer_user),
+    honoured("TidegateSoftwareVersion", Global,
+        "printable text without spaces and minus signs, or none for our own name",
+        honour::software_version, dump::software_version),
     honoured("TidegateTotpFile", Match, "the path of a file of name:secret lines, or none",
         login::totp_file, login::dump_totp_file),
     honoured("TidegateUpstream", Match,

@@ -136,7 +136,9 @@ settings! {
             syslog_facility: Facility,
             /// Look the names of clients up.
             use_dns: bool,
-            /// What follows our software version in the identification line.
+            /// The software version in the identification line (RFC 4253 §4.2); `None`: our own.
+            software_version: Option<String>,
+            /// What follows it.
             version_addendum: Option<String>,
             pid_file: Option<PathBuf>,
             /// Event loops; `None`: one a core.
@@ -384,6 +386,7 @@ impl Default for Global {
             audit_log: AuditLog::None,
             syslog_facility: Facility::Auth,
             use_dns: false,
+            software_version: None,
             version_addendum: None,
             pid_file: None,
             reactors: None,
