@@ -580,7 +580,7 @@ fn good_lines() -> impl Strategy<Value = String> {
 fn every_keyword_that_is_honoured_is_among_the_random_lines() {
     let mut runner = TestRunner::deterministic();
     let line = |_| good_lines().new_tree(&mut runner).expect("a line").current();
-    let lines: Vec<String> = (0..3000).map(line).collect();
+    let lines: Vec<String> = (0..10_000).map(line).collect();
     let word = |line: &String| line.split([' ', '=']).next().unwrap_or_default().to_owned();
     let drawn: std::collections::BTreeSet<_> = lines.iter().map(word).collect();
     for keyword in TABLE.iter().filter(|k| matches!(k.status, Status::Honoured { .. })) {
