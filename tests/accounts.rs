@@ -355,7 +355,8 @@ fn all_processes_end_with_the_gateway() {
         assert_eq!(end_of(session, Duration::from_secs(20)), 255);
     }
     for account in [&one, &other] {
-        wait_for("its programs to end", || account.processes("sleep").is_empty());
+        // Programs without a terminal are not hung up, as with sshd.
+        assert!(!account.processes("sleep").is_empty());
     }
     let log = gateway.log();
     assert_eq!(log.matches("server shutting down").count(), 3 * lines_an_event(&log), "{log}");
