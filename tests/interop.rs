@@ -455,19 +455,33 @@ fn clients_killed_in_mid_transfer_leave_nothing_behind() {
     gateway.assert_alive();
 }
 
+/// As with sshd: those at a terminal are told that it is gone, others go on.
 #[test]
-fn a_dropped_connection_hangs_up_its_processes() {
+fn a_dropped_connection_hangs_up_its_terminals_processes() {
     let gateway = Gateway::start(&[]);
-    let mark = format!("31{}", gateway.port);
-    let mut child = gateway.ssh(&[], &[&format!("sleep {mark}")]).spawn().expect("ssh starts");
-    let running = || {
-        let output = Command::new("pgrep").args(["-f", &format!("^sleep {mark}")]).output();
-        output.is_ok_and(|output| output.status.success())
-    };
-    wait_for("the command to run", running);
-    let _ = child.kill();
-    let _ = child.wait();
-    wait_for("the command to be hung up", || !running());
+    for terminal in [true, false] {
+        let mark = format!("31{}.{}", gateway.port, u8::from(terminal));
+        let words = [if terminal { "-tt" } else { "-T" }, "127.0.0.1", &format!("sleep {mark}")];
+        let mut ssh = gateway.client(Path::new("ssh"), &[]);
+        let mut child = ssh.args(words).stdout(Stdio::null()).spawn().expect("ssh starts");
+        let running = || {
+            let output = Command::new("pgrep").args(["-f", &format!("^sleep {mark}")]).output();
+            let output = output.expect("pgrep");
+            text(&output.stdout).lines().next().map(str::to_owned)
+        };
+        wait_for("the command to run", || running().is_some());
+        let ended = || gateway.log().matches("Disconnected").count();
+        let before = ended();
+        let _ = child.kill();
+        let _ = child.wait();
+        wait_for("the end of the connection", || ended() > before);
+        if terminal {
+            wait_for("the command to be hung up", || running().is_none());
+        } else {
+            let pid = running().expect("it goes on");
+            run_ok(Command::new("kill").arg(pid));
+        }
+    }
     gateway.assert_alive();
 }
 
