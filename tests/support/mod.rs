@@ -456,10 +456,30 @@ impl Drop for Gateway {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
+        let log = self.log();
+        let places =
+            log.lines().filter_map(|line| line.split_once("Listening on ")?.1.split(' ').next());
+        let ports = places.filter_map(|place| place.rsplit_once(':')?.1.parse().ok());
+        ports.chain([self.port]).for_each(end_programs_of);
         // A connection that ends for one may be what the test wanted to see end.
         if !std::thread::panicking() && !self.met_defects {
             let log = self.log();
             assert!(!log.contains(DEFECT), "{log}");
+        }
+    }
+}
+
+/// Programs without a terminal outlive the server that started them. They know its port.
+pub fn end_programs_of(port: u16) {
+    let Ok(processes) = fs::read_dir("/proc") else { return };
+    let end = format!(" {port}");
+    for process in processes.flatten() {
+        let environment = fs::read(process.path().join("environ")).unwrap_or_default();
+        let own = environment
+            .split(|byte| *byte == 0)
+            .any(|word| word.starts_with(b"SSH_CONNECTION=") && word.ends_with(end.as_bytes()));
+        if own {
+            let _ = Command::new("kill").arg("-9").arg(process.file_name()).status();
         }
     }
 }

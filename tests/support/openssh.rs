@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use super::{free_port, run_ok, wait_for};
+use super::{end_programs_of, free_port, run_ok, wait_for};
 
 const SSHD: &str = "/usr/sbin/sshd";
 
@@ -55,6 +55,7 @@ impl Drop for Sshd {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        end_programs_of(self.port);
     }
 }
 

@@ -100,6 +100,16 @@ pub(super) struct Bench {
     sends: Vec<Gather>,
 }
 
+/// What a test leaves running ends with it.
+impl Drop for Bench {
+    fn drop(&mut self) {
+        if self.pid > 0 {
+            let group = nix::unistd::Pid::from_raw(self.pid);
+            let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+}
+
 impl Bench {
     pub fn new(setting: &Setting) -> Bench {
         let pool = PoolSizes { small: 8, packet: setting.leases, bulk: setting.leases / 4 };
