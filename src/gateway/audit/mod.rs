@@ -157,7 +157,8 @@ impl Shared {
         let mut works = true;
         for order in orders {
             let (mut lines, mut waiting) = (Vec::new(), Vec::new());
-            for order in std::iter::once(order).chain(orders.try_iter()) {
+            // Bounded: whoever notes as fast as this takes would have it gather lines for ever.
+            for order in std::iter::once(order).chain(orders.try_iter()).take(AUDIT_QUEUE_MAX) {
                 match order {
                     Order::Line(line) => lines.push(*line),
                     Order::Flush(done) => waiting.push(done),
