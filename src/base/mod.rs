@@ -1,10 +1,11 @@
-//! Floor 0: time, spans, entropy, fixed-capacity queues, vector instructions. Imports nothing of
+//! Floor 0: time, spans, entropy, fixed-capacity queues, hexadecimal digits, vector instructions. Imports nothing of
 //! ours.
 
 mod calendar;
 mod entropy;
 mod escape;
 mod few;
+mod hex;
 mod instant;
 mod span;
 mod wide;
@@ -16,6 +17,7 @@ pub use calendar::Utc;
 pub use entropy::{Entropy, SeededEntropy};
 pub use escape::{Escaped, cut, escape, escape_up_to, escape_word, plain_json};
 pub use few::Few;
+pub use hex::unhex;
 pub use instant::Instant;
 pub use span::Span;
 pub use wide::{Wide, run_wide};

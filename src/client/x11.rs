@@ -9,7 +9,7 @@ use std::time::Duration;
 use zeroize::Zeroizing;
 
 use super::Voice;
-use crate::base::{Entropy, Instant};
+use crate::base::{Entropy, Instant, unhex};
 use crate::connection::{ChannelRequest, X11Request};
 use crate::crypto::RandomPool;
 use crate::limits::XAUTH_LINE_BYTES_MAX;
@@ -140,7 +140,7 @@ fn list(xauth: &Path, file: Option<&Path>, display: &str) -> Option<Known> {
     read.ok()?;
     let mut words = text.lines().next()?.split_whitespace().skip(1);
     let (protocol, cookie) = (words.next()?, words.next()?);
-    Some((protocol.to_owned(), unhex(cookie)?))
+    Some((protocol.to_owned(), cookie_of(cookie)?))
 }
 
 /// Has the X server make a cookie that lets little be done.
@@ -161,13 +161,9 @@ fn generate(xauth: &Path, display: &str, timeout: Duration) -> Option<Known> {
     known
 }
 
-fn unhex(text: &str) -> Option<Zeroizing<Vec<u8>>> {
-    let byte = |pair: &[u8]| {
-        let pair = std::str::from_utf8(pair).ok().filter(|_| pair.len() == 2)?;
-        u8::from_str_radix(pair, 16).ok()
-    };
-    let bytes: Option<Vec<u8>> = text.as_bytes().chunks(2).map(byte).collect();
-    bytes.filter(|bytes| !bytes.is_empty()).map(Zeroizing::new)
+fn cookie_of(text: &str) -> Option<Zeroizing<Vec<u8>>> {
+    let whole = !text.is_empty() && text.len().is_multiple_of(2);
+    unhex(text).filter(|_| whole).map(Zeroizing::new)
 }
 
 fn random(len: usize) -> Zeroizing<Vec<u8>> {
@@ -196,9 +192,9 @@ mod tests {
 
     #[test]
     fn cookies_are_hexadecimal() {
-        assert_eq!(unhex("00fF10").as_deref(), Some(&vec![0, 255, 16]));
+        assert_eq!(cookie_of("00fF10").as_deref(), Some(&vec![0, 255, 16]));
         for bad in ["", "0", "abc", "zz", "0x", "éé"] {
-            assert_eq!(unhex(bad), None, "{bad}");
+            assert_eq!(cookie_of(bad), None, "{bad}");
         }
     }
 }

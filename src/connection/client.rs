@@ -436,7 +436,7 @@ impl Connection<Client> {
             certificate: None,
             user: trying.user,
             method: trying.method.name().into(),
-            probe: trying.step == Step::Probe,
+            probe: false,
             why: None,
             failures: 0,
             last: false,

@@ -128,7 +128,7 @@ pub struct AuthFailed {
     pub key: Option<Box<PublicKey>>,
     /// The certificate that the key was shown in; not checked.
     pub certificate: Option<Box<Certificate>>,
-    /// The attempt only asked whether the key would do.
+    /// Server role: the attempt only asked whether the key would do.
     pub probe: bool,
     /// Server role: what is wrong, where the client is told no more than that it failed.
     pub why: Option<&'static str>,

@@ -534,6 +534,15 @@ mod tests {
         inside: mpsc::Sender<Option<usize>>,
     }
 
+    impl Weighed {
+        /// Permits go in at one end, and the lanes of those that wait come out at the other.
+        fn new() -> (mpsc::Sender<()>, mpsc::Receiver<Option<usize>>, Arc<Weighed>) {
+            let (permit, permits) = mpsc::channel();
+            let (inside, begun) = mpsc::channel();
+            (permit, begun, Arc::new(Weighed { permits: Mutex::new(permits), inside }))
+        }
+    }
+
     impl Execute for Weighed {
         fn run(&self, job: Job) -> Done {
             if lane_of(&job, false).is_some() {
@@ -563,10 +572,8 @@ mod tests {
     /// goes on.
     #[test]
     fn case_29_slow_jobs_leave_a_thread_to_others() {
-        let (permit, permits) = mpsc::channel();
-        let (inside, begun) = mpsc::channel();
+        let (permit, begun, weighed) = Weighed::new();
         let (reply, inbox) = inbox();
-        let weighed = Arc::new(Weighed { permits: Mutex::new(permits), inside });
         let workers = Workers::start(4, 64, weighed).unwrap();
         for n in 0..20 {
             workers.try_submit(&reply, token(n), costly(n)).unwrap();
@@ -614,10 +621,8 @@ mod tests {
     /// Programs that do not answer hold up neither names nor anything else.
     #[test]
     fn slow_programs_leave_threads_to_names_and_others() {
-        let (permit, permits) = mpsc::channel();
-        let (inside, begun) = mpsc::channel();
+        let (permit, begun, weighed) = Weighed::new();
         let (reply, inbox) = inbox();
-        let weighed = Arc::new(Weighed { permits: Mutex::new(permits), inside });
         let workers = Workers::start(4, 64, weighed).unwrap();
         for n in 0..20 {
             workers
@@ -645,10 +650,8 @@ mod tests {
     /// turned away for them.
     #[test]
     fn case_129_names_that_nobody_answers_for_hold_up_their_own_user_alone() {
-        let (permit, permits) = mpsc::channel();
-        let (inside, begun) = mpsc::channel();
+        let (permit, begun, weighed) = Weighed::new();
         let (reply, inbox) = inbox();
-        let weighed = Arc::new(Weighed { permits: Mutex::new(permits), inside });
         let workers = Workers::start_resolvers(3, 1, weighed).unwrap();
         let ask = |n: u8, asker: &str| {
             let job = Job::Resolve { host: "silent.example".into(), port: 22, asker: asker.into() };

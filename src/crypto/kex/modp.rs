@@ -8,7 +8,7 @@ use crypto_bigint::{BoxedUint, Odd};
 use zeroize::{Zeroize, Zeroizing};
 
 use super::primes::{PRIME_2048, PRIME_4096, PRIME_8192};
-use crate::base::Entropy;
+use crate::base::{Entropy, unhex};
 use crate::crypto::{CryptoError, KexError, RandomPool};
 use crate::limits::{DH_BITS_MAX, DH_BITS_MIN, DH_SECRET_BITS};
 use crate::wire::mpint_magnitude;
@@ -174,20 +174,6 @@ impl ModpSecret {
         let shared = self.group.power(public, &self.exponent);
         Ok(Zeroizing::new(shared.to_be_bytes().into_vec()))
     }
-}
-
-/// Hexadecimal digits as bytes; an odd digit stands first.
-pub(super) fn unhex(text: &str) -> Option<Vec<u8>> {
-    let (first, rest) = text.as_bytes().split_at(text.len() % 2);
-    let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
-    let mut bytes = Vec::with_capacity(text.len().div_ceil(2));
-    for byte in first {
-        bytes.push(digit(*byte)?);
-    }
-    for [high, low] in rest.as_chunks::<2>().0 {
-        bytes.push(digit(*high)? << 4 | digit(*low)?);
-    }
-    Some(bytes)
 }
 
 fn magnitude(bytes: &[u8]) -> Vec<u8> {

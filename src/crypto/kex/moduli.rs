@@ -1,8 +1,7 @@
 //! moduli(5): the groups a server chooses from in group exchange (RFC 4419).
 
-use super::modp::unhex;
 use super::{Group, KexKind};
-use crate::base::Entropy;
+use crate::base::{Entropy, unhex};
 use crate::limits::{DH_BITS_MAX, DH_BITS_MIN};
 
 /// A modulus file's line that holds no usable group.

@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 use super::KeyError;
 use super::der::{self, SEQUENCE};
 use super::file_cipher::{FileCipher, FileSecret, KeyBits, unpad};
+use crate::base::unhex;
 use crate::wire::Reader;
 
 const IV_BYTES: usize = 16;
@@ -47,7 +48,7 @@ impl Encryption {
             .ok_or(KeyError::EncryptedPem)?;
         let cipher = CIPHERS.iter().find(|(known, _)| *known == name);
         let (_, bits) = *cipher.ok_or(KeyError::EncryptedPem)?;
-        let iv = hex(iv).ok_or(KeyError::EncryptedPem)?;
+        let iv = unhex(iv).and_then(|iv| iv.try_into().ok()).ok_or(KeyError::EncryptedPem)?;
         *known = Some(Encryption { bits, iv });
         Ok(())
     }
@@ -88,17 +89,4 @@ impl Encryption {
         secret.truncate(wanted);
         secret
     }
-}
-
-fn hex(digits: &[u8]) -> Option<[u8; IV_BYTES]> {
-    let mut bytes = [0; IV_BYTES];
-    if digits.len() != 2 * IV_BYTES {
-        return None;
-    }
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        let pair =
-            pair.iter().try_fold(0, |sum, digit| Some(sum * 16 + char::from(*digit).to_digit(16)?));
-        *byte = u8::try_from(pair?).ok()?;
-    }
-    Some(bytes)
 }
