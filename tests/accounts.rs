@@ -19,6 +19,7 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use support::account::Account;
+use support::processes::kill;
 use support::{Gateway, noise, run_ok, sha256, wait_for};
 
 fn text(bytes: &[u8]) -> String {
@@ -83,10 +84,6 @@ fn end_of(child: &mut Child, limit: Duration) -> i32 {
         assert!(start.elapsed() < limit, "the session is still there");
         std::thread::sleep(Duration::from_millis(20));
     }
-}
-
-fn kill(signal: &str, pid: u32) {
-    run_ok(Command::new("kill").args([signal, &pid.to_string()]));
 }
 
 /// Children of a process that nobody has waited for.

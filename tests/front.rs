@@ -19,6 +19,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use support::processes::kill;
 use support::{free_port, keygen, log_with, noise, run_ok, sha256, wait_for};
 use tempfile::TempDir;
 
@@ -237,10 +238,6 @@ impl Session {
         drop(self.child.0.stdin.take());
         self.child.end()
     }
-}
-
-fn kill(signal: &str, pid: u32) {
-    let _ = Command::new("kill").args([signal, &pid.to_string()]).stderr(Stdio::null()).status();
 }
 
 /// A field of /proc/PID/stat behind the name, counted from the state.

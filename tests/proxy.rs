@@ -39,6 +39,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 use support::openssh::Sshd;
+use support::processes::kill;
 use support::{Gateway, HOST_KEYS, free_port, keygen, noise, run_ok, wait_for};
 
 /// The quickest exchange for code that is not optimised.
@@ -136,7 +137,7 @@ impl Host {
         let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"));
         for child in children.expect("its children").split_whitespace() {
             // It may have ended by itself a moment ago.
-            let _ = Command::new("kill").args([signal, child]).stderr(Stdio::null()).status();
+            kill(signal, child.parse().expect("a number"));
         }
     }
 }

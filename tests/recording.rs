@@ -12,6 +12,7 @@ use std::process::{Child, Command, Stdio};
 
 use nix::pty::{Winsize, openpty};
 use serde_json::Value;
+use support::processes::kill;
 use support::{Gateway, run_ok, wait_for};
 use tempfile::TempDir;
 
@@ -251,15 +252,13 @@ fn r28_a_recorder_that_stands_still_holds_up_its_own_sessions_alone() {
     let mut recorded = echo(&gateway, &[TTY]);
     let mut other = echo(&gateway, &[]);
     let path = recordings(folder.path()).pop().expect("a recording");
-    let signal = |name: &str| {
-        run_ok(Command::new("kill").args([name, &gateway.child.id().to_string()]));
-    };
+    let broker = gateway.child.id();
     // The process of the account has no hold of the file.
     let held = fs::read_dir(format!("/proc/{}/fd", gateway.serving())).expect("descriptors");
     let files = held.flatten().filter_map(|entry| fs::read_link(entry.path()).ok());
     assert!(!files.into_iter().any(|file| file.starts_with(folder.path())));
 
-    signal("-STOP");
+    kill("-STOP", broker);
     say(&mut recorded, "held\n");
     for n in 0..20 {
         say(&mut other, &format!("{n}\n"));
@@ -269,7 +268,7 @@ fn r28_a_recorder_that_stands_still_holds_up_its_own_sessions_alone() {
     let mut fds = [nix::poll::PollFd::new(fd, nix::poll::PollFlags::POLLIN)];
     let arrived = nix::poll::poll(&mut fds, nix::poll::PollTimeout::ZERO).expect("a look");
     assert!(!fs::read_to_string(&path).expect("it").contains("held"));
-    signal("-CONT");
+    kill("-CONT", broker);
     assert_eq!(arrived, 0, "something was seen before it was recorded");
     expect(&mut recorded, "held");
     assert!(fs::read_to_string(&path).expect("it").contains("held"));

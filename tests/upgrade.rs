@@ -18,6 +18,7 @@ use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 use support::account::Account;
 use support::load::Load;
+use support::processes::kill;
 use support::{Gateway, run_ok, wait_for};
 use tempfile::TempDir;
 
@@ -172,10 +173,6 @@ impl Drop for Session {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
-}
-
-fn kill(signal: &str, pid: u32) {
-    let _ = Command::new("kill").args([signal, &pid.to_string()]).status();
 }
 
 fn stat(pid: u32, field: usize) -> Option<String> {

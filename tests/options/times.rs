@@ -1,10 +1,11 @@
 //! Timeouts: what is idle, unused, silent or slow.
 
 use std::io::Write;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::{client, here, shown, ssh, with_blocks};
+use crate::support::processes::kill;
 use crate::support::{Gateway, drain, driver, wait_for};
 
 /// Runs to its end; how long that took.
@@ -102,11 +103,11 @@ fn unused_silent_and_slow_connections_end() {
             // One that answers stays.
             std::thread::sleep(Duration::from_millis(3500));
             assert_eq!(silent.try_wait().expect("a status"), None);
-            signal(&silent, "-STOP");
+            kill("-STOP", silent.id());
             let start = Instant::now();
             gateway.tells("the peer does not answer");
             within("silent", start.elapsed(), 1, 30);
-            signal(&silent, "-CONT");
+            kill("-CONT", silent.id());
             let _ = silent.kill();
             let _ = silent.wait();
         });
@@ -169,10 +170,6 @@ fn case_67_those_that_never_log_in_end_together() {
     let _ = session.wait();
     wait_for("descriptors", || gateway.descriptors() <= before + 4);
     gateway.assert_alive();
-}
-
-fn signal(child: &Child, name: &str) {
-    let _ = Command::new("kill").args([name, &child.id().to_string()]).status();
 }
 
 /// SECURITY case 79: RekeyLimit holds for the logins that its block is about.

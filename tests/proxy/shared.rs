@@ -278,18 +278,15 @@ fn a_client_with_many_channels_may_stop_for_a_while() {
         for child in &mut all {
             child.stdin.take().expect("its input").write_all(b"go\n").expect("a write");
         }
-        let signal = |name: &str| {
-            run_ok(Command::new("kill").args([name, &master.id().to_string()]));
-        };
         // All of them send as far as they may.
         let mut echo = Stay::start(gateway, &[]);
-        signal("-STOP");
+        kill("-STOP", master.id());
         assert_arrives(gateway, 3_000_000);
         for _ in 0..20 {
             echo.says("quick\n", gateway);
         }
         echo.ends(gateway);
-        signal("-CONT");
+        kill("-CONT", master.id());
         for child in all {
             let output = child.wait_with_output().expect("an end");
             assert_eq!(output.stdout.len(), BYTES, "{}", said(gateway, &output));

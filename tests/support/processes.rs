@@ -8,8 +8,23 @@ use std::process::{Child, Command, Stdio};
 
 use super::{Gateway, run_ok, wait_for};
 
+/// Sends a signal to one that may have ended. One that is told to stop has when this returns: until its
+/// turn comes, a thread that took the signal leaves the others running.
 pub fn kill(signal: &str, pid: u32) {
-    run_ok(Command::new("kill").args([signal, &pid.to_string()]));
+    let mut kill = Command::new("kill");
+    let _ = kill.args([signal, &pid.to_string()]).stderr(Stdio::null()).status();
+    if signal == "-STOP" {
+        wait_for("it to stand still", || is_still(pid));
+    }
+}
+
+/// None of its threads runs, if there are any.
+fn is_still(pid: u32) -> bool {
+    let Ok(tasks) = fs::read_dir(format!("/proc/{pid}/task")) else { return true };
+    let states = tasks.flatten().map(|task| fs::read_to_string(task.path().join("status")));
+    states.flatten().all(|status| {
+        ["T", "Z", "X"].iter().any(|state| status.contains(&format!("State:\t{state}")))
+    })
 }
 
 /// The only process that does this part.
