@@ -40,6 +40,9 @@ pub fn sftp_server(data: &[u8]) {
 pub(super) const STEPS_MAX: usize = 400;
 /// Bytes both ways in one run; more only take longer.
 pub(super) const MOVED_MAX: usize = 4 << 20;
+/// What a packet counts for at least, for single bytes take as long.
+const PACKET_WORTH: usize = 256;
+const PACKETS_A_REQUEST: usize = 1024;
 /// What the client lets the server send at first.
 const WINDOW: u32 = 1 << 20;
 
@@ -221,8 +224,9 @@ impl<S: Played> Desk<S> {
     }
 
     pub(super) fn send(&mut self, bytes: &[u8]) {
-        self.moved += bytes.len();
-        for data in bytes.chunks(self.piece.min(32 * 1024)) {
+        let piece = self.piece.clamp(bytes.len() / PACKETS_A_REQUEST, 32 * 1024).max(1);
+        self.moved += bytes.len().max(bytes.len() / piece * PACKET_WORTH);
+        for data in bytes.chunks(piece) {
             let recipient = ChannelNumber(self.id.number());
             let packet = self.puppet.packet(&payload_of(&ChannelData { recipient, data }));
             self.deliver(packet);
