@@ -386,6 +386,8 @@ pub const AGENT_OFFER_TIME: Duration = Duration::from_secs(20);
 pub const AGENT_SIGN_TIME: Duration = Duration::from_secs(30);
 /// How long an agent that `tidegate ssh -A` lends may take to hear for whom: it asks nobody and signs nothing.
 pub const AGENT_BIND_TIME_MAX: Duration = Duration::from_secs(10);
+/// How long the agent that has host keys may take over a signature: a hardware token takes a second or two.
+pub const HOST_KEY_AGENT_TIME_MAX: Duration = Duration::from_secs(10);
 /// Keys of an agent that are tried at a host: one less than sshd's MaxAuthTries.
 pub const AGENT_KEYS_TRIED_MAX: usize = 5;
 /// The largest packet on a session that is accepted before the host has said what it takes: what

@@ -571,7 +571,7 @@ fn good_lines() -> impl Strategy<Value = String> {
         "Allow(Tcp|StreamLocal)Forwarding (yes|no|all|local|remote)",
         "PermitListen (any|none|([a-z*.]{1,6}:)?([1-9][0-9]{0,3}|\\*)( localhost:22)?)",
         "GatewayPorts (yes|no|clientspecified)",
-        "StreamLocalBind(Mask 0[0-7]{3}|Unlink (yes|no))",
+        "(StreamLocalBind(Mask 0[0-7]{3}|Unlink (yes|no))|HostKeyAgent (none|SSH_AUTH_SOCK|/[a-z]{1,4}))",
         "PermitOpen (any|none|[a-z*.]{1,6}:([1-9][0-9]{0,3}|\\*)( \\[::1\\]:22)?)",
     ]
 }

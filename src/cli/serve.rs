@@ -175,7 +175,7 @@ fn reload(request: Request) -> Reload {
 /// lines to type. As events, so that a log of JSON lines stays one.
 fn announce(addresses: &[SocketAddr], keys: &HostKeys) {
     for key in &keys.keys {
-        let public = key.private.public();
+        let public = key.public();
         let state = match (key.is_new, key.algorithms.is_empty()) {
             (true, _) => ", made just now",
             (false, true) => ", for later",

@@ -289,7 +289,7 @@ fn reload(request: Request) -> Reload {
 /// In sshd's words, which other programs look for.
 fn announce(addresses: &[SocketAddr], keys: &HostKeys) {
     for key in &keys.keys {
-        let public = key.private.public();
+        let public = key.public();
         let (kind, fingerprint) = (public.kind().family(), public.fingerprint());
         let file = escape(key.path.as_os_str().as_encoded_bytes());
         let next = if key.algorithms.is_empty() { ", for later" } else { "" };

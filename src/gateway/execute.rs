@@ -2,12 +2,14 @@
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crossbeam::channel::bounded;
 use tracing::{error, info, warn};
 
 use super::audit::{self, Auditor};
+use super::host_keys::Half;
 use super::logbook::{Begun, Recorder};
 use super::names::Resolver;
 use super::pam::Seat;
@@ -17,10 +19,10 @@ use super::signer::words::Order;
 use super::startups::Startups;
 use super::upstream::{Files, LoginKeys};
 use super::workers::Execute;
-use super::{generation, log_level, names, upstream};
+use super::{generation, host_agent, log_level, names, upstream};
 use crate::base::escape;
 use crate::connection::{ConnectionConfig, Secret, Secrets, host_key_proof};
-use crate::crypto::{PrivateKey, RandomPool, SignatureAlgorithm, kex};
+use crate::crypto::{PrivateKey, PublicKey, RandomPool, SignatureAlgorithm, kex};
 use crate::limits::{REKEY_TIME_MAX, STRANGERS_TOLD_MAX};
 use crate::services::upstream::{Credential, Trouble};
 use crate::services::{
@@ -78,6 +80,56 @@ impl Signer for Arc<[PrivateKey]> {
     ) -> Option<Box<[u8]>> {
         let key = self.get(host_key)?;
         self.sign(host_key, algorithm, &host_key_proof(session, key.public()), None)
+    }
+}
+
+/// Host keys of which an agent has some.
+pub struct Halves {
+    pub halves: Vec<Half>,
+    /// Its socket.
+    pub agent: PathBuf,
+}
+
+impl Halves {
+    fn by_agent(
+        &self,
+        key: &PublicKey,
+        algorithm: SignatureAlgorithm,
+        hash: &[u8],
+    ) -> Result<Vec<u8>, String> {
+        let agent = host_agent::reach(&self.agent).map_err(|why| why.to_string())?;
+        Ok(host_agent::sign(&agent, key, algorithm, hash)?)
+    }
+}
+
+impl Signer for Halves {
+    fn sign(
+        &self,
+        host_key: usize,
+        algorithm: SignatureAlgorithm,
+        hash: &[u8],
+        _exchange: Option<SignableExchange>,
+    ) -> Option<Box<[u8]>> {
+        let half = self.halves.get(host_key)?;
+        let signed = match half {
+            Half::Here(key) => key.sign(algorithm, hash).map_err(|why| why.to_string()),
+            Half::Agents(key) => self.by_agent(key, algorithm, hash),
+        };
+        let tell = |why: &String| {
+            let fingerprint = half.public().fingerprint();
+            error!(fingerprint, %why, "host key {fingerprint} could not sign: {why}");
+        };
+        signed.inspect_err(tell).ok().map(Vec::into_boxed_slice)
+    }
+
+    fn prove(
+        &self,
+        host_key: usize,
+        algorithm: SignatureAlgorithm,
+        session: &[u8],
+    ) -> Option<Box<[u8]>> {
+        let key = self.halves.get(host_key)?.public();
+        self.sign(host_key, algorithm, &host_key_proof(session, key), None)
     }
 }
 

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use super::config::Global;
+use super::host_agent;
 use crate::crypto::keys::{CertificateError, CertificateKind};
 use crate::crypto::{Certificate, KeyAlgorithm, KeyError, KeyKind, PrivateKey, PublicKey};
 use crate::limits::KEY_FILE_BYTES_MAX;
@@ -25,11 +26,28 @@ const OWN_KEYS: [(KeyKind, &str); 2] =
     [(KeyKind::Ed25519, "ssh_host_ed25519_key"), (KeyKind::Rsa, "ssh_host_rsa_key")];
 const ROOT_STATE: &str = "/var/lib/tidegate";
 
+/// Where the private half of a key is.
+#[derive(Debug)]
+pub enum Half {
+    Here(PrivateKey),
+    /// The agent of HostKeyAgent has it; this is the public one.
+    Agents(PublicKey),
+}
+
+impl Half {
+    pub const fn public(&self) -> &PublicKey {
+        match self {
+            Half::Here(private) => private.public(),
+            Half::Agents(public) => public,
+        }
+    }
+}
+
 /// One key the server can prove itself with.
 #[derive(Debug)]
 pub struct HostKey {
     pub path: PathBuf,
-    pub private: PrivateKey,
+    pub half: Half,
     /// What HostCertificate has for it.
     pub certificate: Option<Certificate>,
     /// How it may be shown and sign: HostKeyAlgorithms, in its order. Empty: another of its type is in
@@ -40,9 +58,18 @@ pub struct HostKey {
 }
 
 impl HostKey {
+    pub const fn public(&self) -> &PublicKey {
+        self.half.public()
+    }
+
+    /// Whether the agent of HostKeyAgent has to sign.
+    pub const fn is_agents(&self) -> bool {
+        matches!(self.half, Half::Agents(_))
+    }
+
     /// What the transport needs to know of it.
     pub fn offer(&self) -> transport::HostKey {
-        let public = self.private.public().clone();
+        let public = self.public().clone();
         let (certificate, algorithms) = (self.certificate.clone(), self.algorithms.clone());
         transport::HostKey { public, certificate, algorithms }
     }
@@ -69,6 +96,11 @@ pub enum HostKeyError {
     Key { path: PathBuf, why: KeyError },
     #[error("host key {path}: an RSA key of {bits} bits, and RequiredRSASize is {least}")]
     RsaSize { path: PathBuf, bits: u32, least: u32 },
+    #[error(
+        "host key {path}: HostKeyAgent {agent} has its private half, and cannot be asked: {why}; \
+         start the agent first"
+    )]
+    Agent { path: PathBuf, agent: PathBuf, why: io::Error },
     #[error("host certificate {path}: {why}")]
     CertificateFile { path: PathBuf, why: io::Error },
     #[error("host certificate {path}: {why}")]
@@ -164,22 +196,25 @@ pub fn load(
     let certificates = certificates.map(|path| read_certificate(path));
     let certificates: Vec<_> = certificates.collect::<Result<_, _>>()?;
     for path in &global.host_keys {
-        let (private, is_new) = load_or_make(path, state)?;
-        let (kind, bits) = (private.kind(), private.public().bits());
+        let (half, is_new) = match agents_key(global, path) {
+            Some(public) => (Half::Agents(public), false),
+            None => load_or_make(path, state).map(|(private, new)| (Half::Here(private), new))?,
+        };
+        let (kind, bits) = (half.public().kind(), half.public().bits());
         if kind == KeyKind::Rsa && bits < required_rsa_size {
             let least = required_rsa_size;
             return Err(HostKeyError::RsaSize { path: path.clone(), bits, least });
         }
-        if loaded.keys.iter().any(|key| key.private.public() == private.public()) {
+        if loaded.keys.iter().any(|key| key.public() == half.public()) {
             loaded.warnings.push(format!(
                 "host key {} is not used: it is the key of another file",
                 path.display()
             ));
             continue;
         }
-        let is_next = loaded.keys.iter().any(|key| key.private.kind() == kind);
-        let certificate = certificates.iter().find(|one| one.key() == private.public()).cloned();
-        let algorithms = algorithms(global, private.public(), certificate.is_some());
+        let is_next = loaded.keys.iter().any(|key| key.public().kind() == kind);
+        let certificate = certificates.iter().find(|one| one.key() == half.public()).cloned();
+        let algorithms = algorithms(global, half.public(), certificate.is_some());
         if algorithms.is_empty() {
             loaded.warnings.push(format!(
                 "host key {} is not used: HostKeyAlgorithms has no algorithm for {}",
@@ -190,13 +225,13 @@ pub fn load(
         }
         let algorithms = if is_next { Vec::new() } else { algorithms };
         let path = path.clone();
-        loaded.keys.push(HostKey { path, private, certificate, algorithms, is_new });
+        loaded.keys.push(HostKey { path, half, certificate, algorithms, is_new });
     }
     if loaded.keys.is_empty() {
         return Err(HostKeyError::None);
     }
     for (path, certificate) in global.host_certificates.iter().zip(&certificates) {
-        let is_ours = |key: &HostKey| key.private.public() == certificate.key();
+        let is_ours = |key: &HostKey| key.public() == certificate.key();
         if !loaded.keys.iter().any(is_ours) {
             let (path, key) = (path.clone(), certificate.key().fingerprint());
             return Err(HostKeyError::StrangeCertificate { path, key });
@@ -207,7 +242,51 @@ pub fn load(
         key.algorithms.first().and_then(place).unwrap_or(usize::MAX)
     };
     loaded.keys.sort_by_key(place);
+    look_at_agent(global, &mut loaded)?;
     Ok(loaded)
+}
+
+/// As sshd: where there is an agent, a file may hold a public key, or one stands beside a file that is
+/// not there or cannot be opened.
+fn agents_key(global: &Global, path: &Path) -> Option<PublicKey> {
+    global.host_key_agent.as_ref()?;
+    let public = |path: &Path| {
+        let mut text = String::new();
+        let (file, _) = open_plain(path).ok()?;
+        file.take(KEY_FILE_BYTES_MAX).read_to_string(&mut text).ok()?;
+        PublicKey::from_text(&text).ok().map(|(key, _)| key)
+    };
+    public(path).or_else(|| match read(path) {
+        Ok(_) | Err(HostKeyError::TooOpen { .. }) => None,
+        Err(_) => public(&beside(path)),
+    })
+}
+
+/// Where the public half of a key is.
+fn beside(path: &Path) -> PathBuf {
+    let mut public = path.as_os_str().to_owned();
+    public.push(".pub");
+    PathBuf::from(public)
+}
+
+/// Keys of an agent that cannot be reached are none; those that it does not have yet are told of.
+fn look_at_agent(global: &Global, loaded: &mut HostKeys) -> Result<(), HostKeyError> {
+    let mut agents = loaded.keys.iter().filter(|key| key.is_agents()).peekable();
+    let (Some(first), Some(named)) = (agents.peek(), &global.host_key_agent) else { return Ok(()) };
+    let unreachable =
+        |why| HostKeyError::Agent { path: first.path.clone(), agent: named.clone(), why };
+    let none = || io::Error::other("the environment has no such variable");
+    let socket = host_agent::socket_of(named).ok_or_else(none).map_err(unreachable)?;
+    let agent = host_agent::reach(&socket).map_err(unreachable)?;
+    let has = host_agent::keys(&agent).map_err(|why| unreachable(io::Error::other(why)))?;
+    let missing = agents.filter(|key| !has.iter().any(|blob| blob == key.public().blob()));
+    let told = missing.map(|key| {
+        let (path, agent) = (key.path.display(), socket.display());
+        let print = key.public().fingerprint();
+        format!("host key {path}: the agent at {agent} does not have {print}; `ssh-add` it there")
+    });
+    loaded.warnings.extend(told.collect::<Vec<_>>());
+    Ok(())
 }
 
 /// What HostKeyAlgorithms allows for a key, in its order.
@@ -335,11 +414,9 @@ fn make(path: &Path, kind: KeyKind) -> Result<bool, HostKeyError> {
     if !write_new(path, text.as_bytes(), 0o600).map_err(failed)? {
         return Ok(false);
     }
-    let mut public = path.as_os_str().to_owned();
-    public.push(".pub");
     let line = format!("{}\n", key.public().to_openssh_line(&comment));
     // A leftover public half of a key that is gone would only mislead.
-    let public = PathBuf::from(public);
+    let public = beside(path);
     let _ = fs::remove_file(&public);
     write_new(&public, line.as_bytes(), 0o644).map_err(failed)?;
     Ok(true)
@@ -411,7 +488,7 @@ mod tests {
         let first = load(&global(paths.clone()), 2048, Some(&state)).expect("keys");
         let second = load(&global(paths.clone()), 2048, Some(&state)).expect("keys");
         let print = |keys: &HostKeys| -> Vec<String> {
-            keys.keys.iter().map(|key| key.private.public().fingerprint()).collect()
+            keys.keys.iter().map(|key| key.public().fingerprint()).collect()
         };
         assert_eq!(print(&first), print(&second));
         assert!(first.keys.iter().all(|key| key.is_new));
@@ -421,7 +498,7 @@ mod tests {
             assert_eq!(mode(path), 0o600);
             let public = fs::read_to_string(format!("{}.pub", path.display())).expect("a line");
             let (public, _) = crate::crypto::PublicKey::from_text(&public).expect("a key");
-            assert!(second.keys.iter().any(|key| *key.private.public() == public));
+            assert!(second.keys.iter().any(|key| *key.public() == public));
         }
         assert_eq!(fs::read_dir(&state).expect("a directory").count(), 2, "nothing is left over");
     }
@@ -526,7 +603,7 @@ mod tests {
         global.host_key_algorithms =
             plain(&[SignatureAlgorithm::RsaSha512, SignatureAlgorithm::Ed25519]);
         let keys = load(&global, 2048, Some(directory.path())).expect("keys");
-        let kinds: Vec<_> = keys.keys.iter().map(|key| key.private.kind()).collect();
+        let kinds: Vec<_> = keys.keys.iter().map(|key| key.public().kind()).collect();
         assert_eq!(kinds, [KeyKind::Rsa, KeyKind::Ed25519]);
         global.host_key_algorithms = plain(&[SignatureAlgorithm::Ed25519]);
         let keys = load(&global, 2048, Some(directory.path())).expect("keys");

@@ -21,6 +21,7 @@ pub mod execute;
 pub mod front;
 pub mod generation;
 mod helper;
+pub mod host_agent;
 pub mod host_keys;
 pub mod inetd;
 pub mod key_options;

@@ -648,7 +648,7 @@ fn first(listeners: &Listeners, signals: &Signals) -> anyhow::Result<Result<Owne
 
 /// Of all keys that a generation keeps from its start on; the others are read when they are needed.
 fn fingerprints(keys: &HostKeys, config: &Config) -> Vec<String> {
-    let host = keys.keys.iter().map(|key| key.private.public().fingerprint());
+    let host = keys.keys.iter().map(|key| key.public().fingerprint());
     match nix::unistd::geteuid().is_root() {
         true => host.chain(keyring::fingerprints(config)).collect(),
         false => host.collect(),

@@ -189,7 +189,7 @@ fn signer(exchange: SignableExchange) -> Vec<(&'static str, u8, Vec<u8>)> {
         ("signed", signer::Say::Signed { ticket: 1, signature: vec![3; 83] }),
         ("refused", signer::Say::Refused { ticket: 1, why: "no".into() }),
     ];
-    let key = signer::KnownKey { public: vec![1; 51], certificate: vec![2; 9] };
+    let key = signer::KnownKey { public: vec![1; 51], certificate: vec![2; 9], is_agents: true };
     let setup = signer::Setup {
         cell: Cell { uid: 61_000, gid: 61_000, root: "/run/sshd".into() },
         ident: "SSH-2.0-x".into(),

@@ -67,9 +67,15 @@ pub struct Agent {
 
 impl Agent {
     pub fn start(socket: PathBuf) -> Agent {
+        Agent::start_with(socket, |_| {})
+    }
+
+    /// The same with a change to how it is run.
+    pub fn start_with(socket: PathBuf, change: impl FnOnce(&mut Command)) -> Agent {
         let socket = socket.display().to_string();
         let mut command = Command::new("ssh-agent");
         command.args(["-D", "-a"]).arg(&socket).stdout(Stdio::null()).stderr(Stdio::null());
+        change(&mut command);
         let agent = Agent { child: command.spawn().expect("ssh-agent starts"), socket };
         wait_for("the agent", || UnixStream::connect(&agent.socket).is_ok());
         agent

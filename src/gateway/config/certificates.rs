@@ -7,6 +7,7 @@ use super::honour::{Done, check_tokens, first, from_home};
 use super::keywords::Target;
 use super::lexer::quote;
 use super::values::{Values, is_none};
+use crate::gateway::host_agent::FROM_ENVIRONMENT;
 
 pub fn host_certificate(target: &mut Target, values: &Values<'_>) -> Done {
     let list = &mut target.global.host_certificates;
@@ -19,6 +20,18 @@ pub fn host_certificate(target: &mut Target, values: &Values<'_>) -> Done {
 
 pub fn dump_host_certificate(view: &View<'_>) -> Vec<String> {
     view.global.host_certificates.iter().map(|path| quote(&path.to_string_lossy())).collect()
+}
+
+pub fn host_key_agent(target: &mut Target, values: &Values<'_>) -> Done {
+    let agent = match values.one()? {
+        word @ FROM_ENVIRONMENT => Some(word.into()),
+        _ => values.path_or_none()?,
+    };
+    first(&mut target.global.host_key_agent, agent)
+}
+
+pub fn dump_host_key_agent(view: &View<'_>) -> Vec<String> {
+    one(path_or_none(view.global.host_key_agent.as_deref()))
 }
 
 pub fn authorized_principals_file(target: &mut Target, values: &Values<'_>) -> Done {

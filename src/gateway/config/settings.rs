@@ -151,6 +151,8 @@ settings! {
             /// The same for the relay.
             relay_user: Option<String>,
             isolation: Isolation,
+            /// The socket of the agent that has host keys of which only the public halves are in files.
+            host_key_agent: Option<PathBuf>,
         }
         all {
             ports: u16,
@@ -395,6 +397,7 @@ impl Default for Global {
             signer_user: None,
             relay_user: None,
             isolation: Isolation::Auto,
+            host_key_agent: None,
             ports: Vec::new(),
             listen: Vec::new(),
             host_keys: Vec::new(),

@@ -296,9 +296,11 @@ fn start_signer(
     ring: &Keyring,
 ) -> anyhow::Result<Signing> {
     let keys = std::mem::take(&mut plan.keys.keys);
-    let known: Vec<KnownKey> = keys.iter().map(|key| known(&key.offer())).collect();
-    let files = keys.iter().map(|key| path::absolute(&key.path)).collect::<Result<_, _>>()?;
-    let publics = keys.iter().map(|key| key.private.public().clone()).collect();
+    let known: Vec<KnownKey> = keys.iter().map(known).collect();
+    let own = keys.iter().filter(|key| !key.is_agents());
+    let files = own.map(|key| path::absolute(&key.path)).collect::<Result<_, _>>()?;
+    let agents = (0..).zip(&keys).filter(|(_, key)| key.is_agents()).map(|(n, _)| n).collect();
+    let publics = keys.iter().map(|key| key.public().clone()).collect();
     drop(keys);
     let setup = signer::words::Setup {
         cell: cell.clone(),
@@ -307,7 +309,12 @@ fn start_signer(
         upstream_keys: ring.known(),
         slow_threads: (plan.reactors / 2).max(1) as u32,
     };
-    let bureau = Arc::new(Bureau::new(publics, ring.publics()));
+    let mut bureau = Bureau::new(publics, ring.publics());
+    let agent = plan.config.global.host_key_agent.as_deref().and_then(host_agent::socket_of);
+    if let Some(agent) = agent {
+        bureau = bureau.with_agent(&agent, agents);
+    }
+    let bureau = Arc::new(bureau);
     let plan =
         signer::keeper::Plan { setup, files, upstream_files: ring.files(), logs: logs(plan) };
     let keeper = signer::keeper::Keeper::start(plan, Arc::clone(&bureau))?;
@@ -345,10 +352,11 @@ fn setup(plan: &Plan, cell: &Cell, offers: &[HostKey]) -> Setup {
 }
 
 /// What a host key is shown as.
-fn known(offer: &HostKey) -> KnownKey {
-    let certificate = offer.certificate.as_ref().map(|one| one.blob().to_vec());
-    let public = offer.public.blob().to_vec();
-    KnownKey { public, certificate: certificate.unwrap_or_default() }
+fn known(key: &host_keys::HostKey) -> KnownKey {
+    let certificate = key.certificate.as_ref().map(|one| one.blob().to_vec());
+    let public = key.public().blob().to_vec();
+    let is_agents = key.is_agents();
+    KnownKey { public, certificate: certificate.unwrap_or_default(), is_agents }
 }
 
 /// Who serves logins that go on elsewhere.

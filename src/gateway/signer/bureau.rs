@@ -1,9 +1,10 @@
 //! Where root's process has things signed. What was asked for is kept until it is answered, so that
 //! nothing is lost with a signer that ends.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tracing::{debug, error};
@@ -13,6 +14,7 @@ use super::words::{Order, Say, Tell};
 use crate::base::escape;
 use crate::crypto::{KeyKind, PublicKey};
 use crate::gateway::helper::keeper::Lie;
+use crate::gateway::host_agent;
 use crate::gateway::socket::Messenger;
 use crate::limits::{SIGNATURE_TRIES_MAX, SIGNATURES_WAITING_MAX, SLOW_SIGNATURES_MAX};
 
@@ -25,6 +27,8 @@ pub struct Bureau {
     keys: Vec<PublicKey>,
     /// Of those that open hosts.
     upstream_keys: Vec<PublicKey>,
+    /// The socket of the agent that has some of the host keys, and which.
+    agent: Option<(Arc<Path>, BTreeSet<u32>)>,
     state: Mutex<State>,
 }
 
@@ -51,6 +55,8 @@ struct State {
 struct Waiting {
     message: Zeroizing<Vec<u8>>,
     slow: bool,
+    /// The signer is given a way to this agent along with it.
+    agent: Option<Arc<Path>>,
     /// The signer that there is has it.
     told: bool,
     tries: u32,
@@ -98,7 +104,12 @@ impl Bureau {
 
     /// For these host keys, and keys that open hosts behind the gateway.
     pub fn new(keys: Vec<PublicKey>, upstream_keys: Vec<PublicKey>) -> Bureau {
-        Bureau { keys, upstream_keys, state: Mutex::default() }
+        Bureau { keys, upstream_keys, agent: None, state: Mutex::default() }
+    }
+
+    /// Has the host keys of these numbers sign by the agent at this socket.
+    pub fn with_agent(self, socket: &Path, keys: BTreeSet<u32>) -> Bureau {
+        Bureau { agent: Some((socket.into(), keys)), ..self }
     }
 
     /// The public halves of the host keys, in order.
@@ -109,7 +120,12 @@ impl Bureau {
     /// Has something signed. Never waits: `answer` is called when it is, or cannot be.
     pub fn sign(&self, order: Order, answer: Answer) {
         let keys = if order.what.is_upstreams() { &self.upstream_keys } else { &self.keys };
-        let slow = keys.get(order.key as usize).is_some_and(|key| key.kind() == KeyKind::Rsa);
+        let agents = |(_, keys): &&(_, BTreeSet<u32>)| {
+            !order.what.is_upstreams() && keys.contains(&order.key)
+        };
+        let agent = self.agent.as_ref().filter(agents).map(|(socket, _)| Arc::clone(socket));
+        let is_rsa = keys.get(order.key as usize).is_some_and(|key| key.kind() == KeyKind::Rsa);
+        let slow = is_rsa || agent.is_some();
         let refused = {
             let mut state = self.state();
             if state.closed || state.open.len() >= SIGNATURES_WAITING_MAX {
@@ -118,7 +134,8 @@ impl Bureau {
                 let ticket = state.next;
                 state.next += 1;
                 let message = Tell::Sign { ticket, order }.encode();
-                state.open.insert(ticket, Waiting { message, slow, told: false, tries: 0, answer });
+                let waiting = Waiting { message, slow, agent, told: false, tries: 0, answer };
+                state.open.insert(ticket, waiting);
                 if slow {
                     state.slow.push_back(ticket)
                 } else {
@@ -205,6 +222,14 @@ impl Bureau {
     }
 }
 
+fn reach(agent: &Path) -> Option<OwnedFd> {
+    let tell = |why: &io::Error| {
+        let path = escape(agent.as_os_str().as_encoded_bytes());
+        error!(%path, %why, "HostKeyAgent {path} cannot be asked: {why}");
+    };
+    host_agent::reach(agent).inspect_err(tell).ok()
+}
+
 impl State {
     /// Tells the signer of as much as it takes.
     fn tell(&mut self) {
@@ -249,7 +274,10 @@ impl State {
         let (Some(messenger), Some(waiting)) = (&self.messenger, self.open.get_mut(&ticket)) else {
             return false;
         };
-        waiting.told = messenger.try_send(&waiting.message, None).is_ok();
+        // A signer that gets none says that.
+        let agent = waiting.agent.as_deref().and_then(reach);
+        let agent = agent.as_ref().map(|socket| socket.as_fd());
+        waiting.told = messenger.try_send(&waiting.message, agent).is_ok();
         waiting.tries += u32::from(waiting.told);
         waiting.told
     }

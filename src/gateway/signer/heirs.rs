@@ -92,7 +92,7 @@ impl Heir {
         let most = paid.saturating_mul(HEIR_SIGNATURES_A_MILLI);
         let over = self.signatures > most.saturating_add(HEIR_SIGNATURES_OWED_MAX);
         let signature = match order.what {
-            Signable::Exchange(_) if !over => signing.sign(&order),
+            Signable::Exchange(_) if !over => signing.sign(&order, None),
             _ => Err("more than the sessions of one process have a use for"),
         };
         let say = match signature {

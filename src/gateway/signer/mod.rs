@@ -26,12 +26,12 @@ use self::heirs::Heirs;
 use self::words::{KnownKey, Order, Say, Setup, Signable, Tell, UpstreamKey};
 use super::batch;
 use super::helper::{self, NOT_BY_HAND};
-use super::host_keys;
 use super::signals::SIGNALS;
 use super::socket::Messenger;
 use super::upstream::OneLogin;
+use super::{host_agent, host_keys};
 use crate::connection::{LoginSession, SERVICE_CONNECTION, host_key_proof};
-use crate::crypto::{KeyKind, PrivateKey, PublicKey, SignatureAlgorithm};
+use crate::crypto::{Digest, KeyError, KeyKind, PrivateKey, PublicKey, SignatureAlgorithm};
 use crate::limits::{HEIRS_MAX, PARCEL_BYTES_MAX, SIGNER_FILES_MAX, SLOW_SIGNATURES_MAX};
 use crate::transport::SignableExchange;
 use crate::wire::auth::PublicKeyAttempt;
@@ -51,10 +51,10 @@ pub fn run() -> anyhow::Result<()> {
         bail!(NOT_BY_HAND);
     };
     keep_in_memory();
-    let files_max = SIGNER_FILES_MAX + HEIRS_MAX as u64;
+    let files_max = SIGNER_FILES_MAX + HEIRS_MAX as u64 + SLOW_SIGNATURES_MAX as u64;
     setup.cell.enter(files_max).context("cannot give root's rights up")?;
     let keys = take_keys(&messenger, &setup, &mut buffer)?;
-    let signing = Signing::new(&setup, keys, &messenger);
+    let signing = Signing::new(&setup, keys, &messenger).context("a host key")?;
     let signing = Arc::new(signing);
     let slow = start_slow(&signing, setup.slow_threads.max(1))?;
     confine::close().context("cannot confine the signer")?;
@@ -90,7 +90,8 @@ fn keep_in_memory() {
 /// Private halves of keys.
 #[derive(Default)]
 pub struct Keys {
-    pub host: Vec<PrivateKey>,
+    /// None of those that an agent has.
+    pub host: Vec<Option<PrivateKey>>,
     /// That open hosts; of one whose file is gone or holds another key there is none.
     pub upstream: Vec<Option<PrivateKey>>,
 }
@@ -99,11 +100,14 @@ pub struct Keys {
 fn take_keys(messenger: &Messenger, setup: &Setup, buffer: &mut [u8]) -> anyhow::Result<Keys> {
     let mut keys = Keys::default();
     loop {
+        while setup.keys.get(keys.host.len()).is_some_and(|known| known.is_agents) {
+            keys.host.push(None);
+        }
         let host = setup.keys.get(keys.host.len());
         let upstream = setup.upstream_keys.get(keys.upstream.len());
         match (hear(messenger, buffer)?, host, upstream) {
             (Some((Tell::Key, Some(file))), Some(known), _) => {
-                keys.host.push(take_key(file.into(), &known.public)?);
+                keys.host.push(Some(take_key(file.into(), &known.public)?));
             }
             (Some((Tell::Key, Some(file))), None, Some(known)) => {
                 let taken = take_key(file.into(), &known.public);
@@ -127,9 +131,29 @@ fn take_key(file: File, public: &[u8]) -> anyhow::Result<PrivateKey> {
 
 /// A host key.
 struct Held {
-    private: PrivateKey,
+    private: Option<PrivateKey>,
+    public: PublicKey,
     known: KnownKey,
 }
+
+impl Held {
+    /// By the key, or by the agent that has it.
+    fn sign(
+        &self,
+        algorithm: SignatureAlgorithm,
+        text: &[u8],
+        agent: Option<&OwnedFd>,
+    ) -> Result<Vec<u8>, &'static str> {
+        match (&self.private, agent) {
+            (Some(private), _) => sign_with(private, algorithm, text),
+            (None, _) if algorithm.key_kind() != self.public.kind() => Err(WRONG_ALGORITHM),
+            (None, None) => Err(host_agent::GONE),
+            (None, Some(agent)) => host_agent::sign(agent, &self.public, algorithm, text),
+        }
+    }
+}
+
+const WRONG_ALGORITHM: &str = "an algorithm that is not the key's";
 
 fn sign_with(
     key: &PrivateKey,
@@ -137,7 +161,7 @@ fn sign_with(
     text: &[u8],
 ) -> Result<Vec<u8>, &'static str> {
     if algorithm.key_kind() != key.kind() {
-        return Err("an algorithm that is not the key's");
+        return Err(WRONG_ALGORITHM);
     }
     key.sign(algorithm, text).map_err(|_| "the key could not sign")
 }
@@ -156,7 +180,7 @@ pub struct Signing {
     messenger: Arc<Messenger>,
 }
 
-type Slow = Sender<(u64, Order)>;
+type Slow = Sender<(u64, Order, Option<OwnedFd>)>;
 
 /// Threads for what takes milliseconds, so that nothing else waits for it.
 pub fn start_slow(signing: &Arc<Signing>, threads: u32) -> anyhow::Result<Slow> {
@@ -166,7 +190,9 @@ pub fn start_slow(signing: &Arc<Signing>, threads: u32) -> anyhow::Result<Slow> 
         thread::Builder::new()
             .name(format!("signer-{n}"))
             .spawn(move || {
-                let work = || orders.iter().all(|(ticket, order)| signing.answer(ticket, order));
+                let work = || {
+                    orders.iter().all(|(ticket, order, agent)| signing.answer(ticket, order, agent))
+                };
                 if catch_unwind(AssertUnwindSafe(work)).is_err() {
                     // A signer with a defect ends; another takes its place.
                     signing.messenger.hang_up();
@@ -178,17 +204,22 @@ pub fn start_slow(signing: &Arc<Signing>, threads: u32) -> anyhow::Result<Slow> 
 }
 
 impl Signing {
-    pub fn new(setup: &Setup, keys: Keys, messenger: &Arc<Messenger>) -> Signing {
+    /// # Errors
+    /// A public half that is none.
+    pub fn new(setup: &Setup, keys: Keys, messenger: &Arc<Messenger>) -> Result<Signing, KeyError> {
         let host = keys.host.into_iter().zip(setup.keys.iter().cloned());
         let openers = keys.upstream.into_iter().zip(&setup.upstream_keys);
         let open =
             |(private, known): (_, &UpstreamKey)| Opener { private, certifies: known.certifies };
-        Signing {
-            keys: host.map(|(private, known)| Held { private, known }).collect(),
+        let held = |(private, known): (_, KnownKey)| {
+            Ok(Held { private, public: PublicKey::from_blob(&known.public)?, known })
+        };
+        Ok(Signing {
+            keys: host.map(held).collect::<Result<_, KeyError>>()?,
             openers: openers.map(open).collect(),
             ident: setup.ident.clone(),
             messenger: Arc::clone(messenger),
-        }
+        })
     }
 
     /// Signs for root's process until it says that this is over; where it is gone without a word, for
@@ -208,13 +239,13 @@ impl Signing {
                     // That nobody takes it shows when there is nothing more to be heard.
                     let _ = self.messenger.send(&Say::Pong.encode());
                 }
-                Some((Tell::Sign { ticket, order }, None)) if self.is_slow(&order) => {
-                    if slow.try_send((ticket, order)).is_err() {
+                Some((Tell::Sign { ticket, order }, agent)) if self.is_slow(&order) => {
+                    if slow.try_send((ticket, order, agent)).is_err() {
                         self.refuse(ticket, "more than is done at one time");
                     }
                 }
                 Some((Tell::Sign { ticket, order }, None)) => {
-                    self.answer(ticket, order);
+                    self.answer(ticket, order, None);
                 }
                 Some(_) => bail!("the gateway sent something that is not for the signer"),
             }
@@ -223,11 +254,13 @@ impl Signing {
 
     fn is_slow(&self, order: &Order) -> bool {
         let number = order.key as usize;
-        let key = match order.what.is_upstreams() {
-            true => self.openers.get(number).and_then(|key| key.private.as_ref()),
-            false => self.keys.get(number).map(|key| &key.private),
-        };
-        key.is_some_and(PrivateKey::is_slow)
+        if order.what.is_upstreams() {
+            let key = self.openers.get(number).and_then(|key| key.private.as_ref());
+            return key.is_some_and(PrivateKey::is_slow);
+        }
+        // An agent may take its time.
+        let is_slow = |key: &Held| key.private.as_ref().is_none_or(PrivateKey::is_slow);
+        self.keys.get(number).is_some_and(is_slow)
     }
 
     /// The key of this number that opens hosts, if it is there and for this.
@@ -238,8 +271,8 @@ impl Signing {
     }
 
     /// `false`: nobody listens any more.
-    fn answer(&self, ticket: u64, order: Order) -> bool {
-        match self.sign(&order) {
+    fn answer(&self, ticket: u64, order: Order, agent: Option<OwnedFd>) -> bool {
+        match self.sign(&order, agent.as_ref()) {
             Ok(signature) => {
                 self.messenger.send(&Say::Signed { ticket, signature }.encode()).is_ok()
             }
@@ -251,13 +284,17 @@ impl Signing {
         self.messenger.send(&Say::Refused { ticket, why: why.to_owned() }.encode()).is_ok()
     }
 
-    fn sign(&self, order: &Order) -> Result<Vec<u8>, &'static str> {
+    fn sign(&self, order: &Order, agent: Option<&OwnedFd>) -> Result<Vec<u8>, &'static str> {
         let host_key = || self.keys.get(order.key as usize).ok_or("a key that there is not");
         match &order.what {
-            Signable::Exchange(exchange) => self.sign_exchange(host_key()?, exchange),
+            Signable::Exchange(exchange) => {
+                let key = host_key()?;
+                let (algorithm, hash) = self.hash(key, exchange)?;
+                key.sign(algorithm, hash.as_ref(), agent)
+            }
             Signable::Proof { algorithm, session } => {
-                let key = &host_key()?.private;
-                sign_with(key, *algorithm, &host_key_proof(session, key.public()))
+                let key = host_key()?;
+                key.sign(*algorithm, &host_key_proof(session, &key.public), agent)
             }
             Signable::Login { algorithm, user, session } => {
                 sign_login(self.opener(order.key, false)?, *algorithm, user, session)
@@ -275,11 +312,11 @@ impl Signing {
     }
 
     /// RFC 4253 §8: the hash of what is no one's but a server's that has this key and our name.
-    fn sign_exchange(
+    fn hash(
         &self,
         key: &Held,
         exchange: &SignableExchange,
-    ) -> Result<Vec<u8>, &'static str> {
+    ) -> Result<(SignatureAlgorithm, Digest), &'static str> {
         let fields = exchange.fields().map_err(|_| "fields that do not parse")?;
         fields.check(&self.ident)?;
         let algorithm = fields.host_key;
@@ -290,8 +327,7 @@ impl Signing {
             true => &key.known.certificate,
             false => &key.known.public,
         };
-        let hash = fields.hash(shown);
-        sign_with(&key.private, algorithm.signature, hash.as_ref())
+        Ok((algorithm.signature, fields.hash(shown)))
     }
 }
 

@@ -28,13 +28,18 @@ pub(in crate::gateway) fn with_openers(
     });
     let upstream_keys = upstream_keys.collect();
     let upstream = openers.into_iter().map(|(key, _)| Some(key)).collect();
-    let known = |key: &PublicKey| KnownKey { public: key.blob().to_vec(), certificate: Vec::new() };
+    let known = |key: &PublicKey| KnownKey {
+        public: key.blob().to_vec(),
+        certificate: Vec::new(),
+        is_agents: false,
+    };
     let known: Vec<KnownKey> = publics.iter().map(known).collect();
     let setup =
         Setup { ident: IDENT.into(), keys: known.clone(), upstream_keys, ..Setup::default() };
+    let host = keys.into_iter().map(Some).collect();
     let (ours, theirs) = Messenger::pair().expect("a socket pair");
     let (ours, theirs) = (Arc::new(ours), Arc::new(theirs));
-    let signing = Arc::new(Signing::new(&setup, Keys { host: keys, upstream }, &theirs));
+    let signing = Arc::new(Signing::new(&setup, Keys { host, upstream }, &theirs).expect("keys"));
     on_thread(move || {
         let slow = start_slow(&signing, 1).expect("a thread");
         signing.serve(&slow, &mut vec![0; PARCEL_BYTES_MAX as usize]).expect("served");

@@ -26,7 +26,7 @@ pub enum Tell {
     NoKey,
     /// There are no more: sign.
     Begin,
-    /// Sign what these fields make.
+    /// Sign what these fields make. Where an agent has the key, a connection to it is attached.
     Sign {
         ticket: u64,
         order: Order,
@@ -81,13 +81,15 @@ pub struct UpstreamKey {
     pub certifies: bool,
 }
 
-/// A key whose file follows.
+/// A host key; its file follows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KnownKey {
     /// Its public half, which that of the file must be.
     pub public: Vec<u8>,
     /// Empty where it has none.
     pub certificate: Vec<u8>,
+    /// An agent has the private half; no file follows. Each order comes with a way to it.
+    pub is_agents: bool,
 }
 
 /// Something to be signed with the key of this number: a host key, or one that opens hosts.
@@ -298,9 +300,10 @@ impl Setup {
             out.extend(number.to_be_bytes());
         }
         put(out, self.ident.as_bytes());
-        for KnownKey { public, certificate } in &self.keys {
+        for KnownKey { public, certificate, is_agents } in &self.keys {
             put(out, public);
             put(out, certificate);
+            out.push(u8::from(*is_agents));
         }
         for UpstreamKey { public, certifies } in &self.upstream_keys {
             put(out, public);
@@ -318,7 +321,8 @@ impl Setup {
         let mut keys = Vec::new();
         for _ in 0..count {
             let public = r.string(HOST_KEY_BYTES_MAX)?.to_vec();
-            keys.push(KnownKey { public, certificate: r.string(HOST_KEY_BYTES_MAX)?.to_vec() });
+            let certificate = r.string(HOST_KEY_BYTES_MAX)?.to_vec();
+            keys.push(KnownKey { public, certificate, is_agents: flag(r)? });
         }
         let mut upstream_keys = Vec::new();
         for _ in 0..upstream_count {
@@ -344,7 +348,7 @@ mod tests {
 
     #[test]
     fn messages_round_trip_and_refuse_trailing_bytes() {
-        let key = KnownKey { public: vec![1, 2], certificate: vec![3] };
+        let key = KnownKey { public: vec![1, 2], certificate: vec![3], is_agents: true };
         let setup = Setup {
             cell: Cell { uid: 1, gid: 2, root: "/empty".into() },
             ident: "SSH-2.0-x".into(),

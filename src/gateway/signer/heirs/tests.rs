@@ -12,10 +12,14 @@ use crate::transport::samples::{self, ED25519, IDENT};
 
 fn signing(messenger: &Arc<Messenger>) -> (Signing, KnownKey) {
     let key = PrivateKey::generate(KeyKind::Ed25519).expect("a key");
-    let known = KnownKey { public: key.public().blob().to_vec(), certificate: Vec::new() };
+    let known = KnownKey {
+        public: key.public().blob().to_vec(),
+        certificate: Vec::new(),
+        is_agents: false,
+    };
     let setup = Setup { ident: IDENT.into(), keys: vec![known.clone()], ..Setup::default() };
-    let keys = Keys { host: vec![key], upstream: Vec::new() };
-    (Signing::new(&setup, keys, messenger), known)
+    let keys = Keys { host: vec![Some(key)], upstream: Vec::new() };
+    (Signing::new(&setup, keys, messenger).expect("a key"), known)
 }
 
 /// A signer that knows of two who go on without root's process, and of one that has ended.
