@@ -122,6 +122,8 @@ pub(super) struct Channels {
     sessions: u32,
     /// The sum of receive windows before they grew, for [`LINK_WINDOW_BYTES_MAX`].
     window_sum: u32,
+    /// Bytes that channels brought which are gone, and that their owners still hold.
+    lingering: u32,
     /// What they have grown by.
     share: Share,
     /// Channels that have one.
@@ -148,6 +150,7 @@ impl Channels {
             slots: Slots::new(),
             sessions: 0,
             window_sum: 0,
+            lingering: 0,
             share: Share::new(budget),
             windows: 0,
             held_bytes: 0,
@@ -262,9 +265,20 @@ impl Channels {
     /// is left over when every other channel there may be has the least there is.
     fn window_for(&self, wanted: u32) -> u32 {
         let others = CHANNELS_MAX.saturating_sub(self.windows) as u32;
-        let left = LINK_WINDOW_BYTES_MAX.saturating_sub(self.window_sum);
+        let held = self.window_sum.saturating_add(self.lingering);
+        let left = LINK_WINDOW_BYTES_MAX.saturating_sub(held);
         let spare = left.saturating_sub(others.saturating_mul(WINDOW_BYTES_MIN));
         wanted.min(WINDOW_BYTES_MIN + spare / 16).max(1)
+    }
+
+    /// The owner of a channel that is gone still holds so many bytes of it.
+    pub(super) const fn begin_lingering(&mut self, bytes: u32) {
+        self.lingering = self.lingering.saturating_add(bytes);
+    }
+
+    /// It holds them no more.
+    pub(super) const fn end_lingering(&mut self, bytes: u32) {
+        self.lingering = self.lingering.saturating_sub(bytes);
     }
 
     /// The name is dead from now on.
@@ -342,5 +356,31 @@ mod tests {
             channels.remove(id);
         }
         assert_eq!((channels.window_sum, channels.windows, channels.sessions()), (0, 0, 0));
+    }
+
+    /// SECURITY case 86: channels that are closed full of what nobody takes make the next ones small, so that it comes
+    /// to no more than open ones may hold.
+    #[test]
+    fn case_86_what_lingers_of_closed_channels_counts_among_the_windows() {
+        let mut channels = Channels::new(Arc::default());
+        let open = |channels: &mut Channels| {
+            let channel = Channel::new(Stage::Asked, ChannelNumber(0), true);
+            let id = channels.insert(channel).expect("room");
+            let window = channels.grant(id, WINDOW_BYTES, CHANNEL_PACKET_BYTES_MAX);
+            channels.remove(id);
+            window
+        };
+        let mut held = Vec::new();
+        for _ in 0..CHANNELS_MAX {
+            let window = open(&mut channels);
+            channels.begin_lingering(window);
+            held.push(window);
+        }
+        assert!(held[..7].iter().all(|window| *window == WINDOW_BYTES));
+        assert!(held.iter().all(|window| *window >= WINDOW_BYTES_MIN));
+        let sum: u64 = held.iter().copied().map(u64::from).sum();
+        assert!(sum <= 2 * u64::from(LINK_WINDOW_BYTES_MAX), "{sum}");
+        held.into_iter().for_each(|bytes| channels.end_lingering(bytes));
+        assert_eq!((channels.lingering, open(&mut channels)), (0, WINDOW_BYTES));
     }
 }

@@ -152,6 +152,16 @@ impl Conn {
         either!(self.channel_count())
     }
 
+    /// [`Connection::begin_lingering`].
+    pub fn begin_lingering(&mut self, bytes: u32) {
+        either!(self.begin_lingering(bytes));
+    }
+
+    /// [`Connection::end_lingering`].
+    pub fn end_lingering(&mut self, bytes: u32) {
+        either!(self.end_lingering(bytes));
+    }
+
     /// [`Connection::accept_open`].
     pub fn accept_open(
         &mut self,

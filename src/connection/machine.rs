@@ -295,6 +295,17 @@ impl<R: Side> Connection<R> {
         self.transport.stats()
     }
 
+    /// The owner of a channel that is gone still holds so many bytes of it: as much less is granted to
+    /// the next ones, until [`Connection::end_lingering`] has the same number.
+    pub const fn begin_lingering(&mut self, bytes: u32) {
+        self.channels.begin_lingering(bytes);
+    }
+
+    /// What a channel that is gone brought is written or given up.
+    pub const fn end_lingering(&mut self, bytes: u32) {
+        self.channels.end_lingering(bytes);
+    }
+
     /// Channels there are, those being opened included.
     pub fn channel_count(&self) -> usize {
         self.channels.slots.len()

@@ -208,6 +208,16 @@ impl Attached {
         }
     }
 
+    /// How much of it there is: bytes of the channel that have not been written.
+    pub fn lingering_bytes(&self) -> u32 {
+        match self {
+            Attached::Forward(forward) if forward.lingers() => forward.unwritten(),
+            Attached::Process(process) if process.lingers() => process.unwritten(),
+            // Of our own streams there are three.
+            _ => 0,
+        }
+    }
+
     /// Carries a request out as far as the grant allows, and answers it if an answer is wanted.
     pub fn on_request(
         &mut self,

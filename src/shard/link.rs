@@ -144,6 +144,8 @@ pub(super) struct Attachment {
     pub awaited: u32,
     /// It is among those that are called at the end of the turn.
     pub late: bool,
+    /// What of a channel that is gone counts among the link's windows until it is written.
+    pub lingering: u32,
 }
 
 impl Link {

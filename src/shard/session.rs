@@ -60,6 +60,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             timeout: None,
             awaited: 0,
             late: false,
+            lingering: 0,
         };
         let number = self.attachments.insert(attachment) as u32;
         link.channels.push((id, number));
@@ -333,12 +334,23 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let Some(attachment) = self.attachments.get_mut(number as usize) else { return };
         attachment.open = false;
         self.with_service(number, |service, io| service.on_close(io));
+        self.count_lingering(key, number);
         let outcome = self.attachments.get(number as usize).and_then(|a| a.service.outcome());
         if let Some(what) = outcome.filter(|_| !self.is_client(key)) {
             self.report_on(key, Some(id), What::SessionEnded { what });
         }
         self.note_departure(key);
         self.release(number);
+    }
+
+    /// What a closed channel brought and nobody takes is memory as what open ones may bring.
+    fn count_lingering(&mut self, key: u32, number: u32) {
+        let Some(attachment) = self.attachments.get_mut(number as usize) else { return };
+        attachment.lingering = attachment.service.lingering_bytes();
+        let bytes = attachment.lingering;
+        if let Some(link) = self.links.get_mut(key as usize).filter(|_| bytes > 0) {
+            link.conn.begin_lingering(bytes);
+        }
     }
 
     /// The connection is over: every service ends.
@@ -373,6 +385,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
         if let Some(link) = self.links.get_mut(attachment.link as usize) {
             link.attachments = link.attachments.saturating_sub(1);
+            link.conn.end_lingering(attachment.lingering);
         }
         self.mark_dirty(attachment.link);
     }

@@ -1,10 +1,12 @@
 //! What clients ask to have forwarded.
 
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::net::UnixListener;
 
+use tidegate::limits::{CHANNEL_PACKET_BYTES_MAX, WINDOW_BYTES};
 use tidegate::wire::channel::{
-    ChannelNumber, ChannelOpen, ChannelOpenFailure, GlobalBody, GlobalRequest, OpenKind,
-    RequestSuccess, open_failure,
+    ChannelClose, ChannelData, ChannelNumber, ChannelOpen, ChannelOpenConfirmation,
+    ChannelOpenFailure, GlobalBody, GlobalRequest, OpenKind, RequestSuccess, open_failure,
 };
 use tidegate::wire::{Message, number};
 
@@ -103,5 +105,43 @@ fn cases_97_100_listening_at_places_that_are_none_or_anothers() {
     wait_for("it to listen no more", || !listens(port));
     other.assert_well();
     drop(other);
+    watch.end();
+}
+
+/// What a closed channel brought is written for a while. Where nobody takes it, whoever opens, fills and closes
+/// without end is granted less and less meanwhile: it comes to no more than open channels may bring.
+#[test]
+fn case_86_channels_that_are_closed_full_make_the_next_ones_small() {
+    let gateway = Gateway::start(&[]);
+    let watch = Watch::begin(&gateway);
+    let mut peer = Peer::login(&gateway);
+    let path = gateway.path("nobody-reads");
+    // Nothing is ever accepted, and what waits for that is taken along at the end.
+    let listener = UnixListener::bind(&path).expect("a listener");
+    let path = path.to_str().expect("a plain path").as_bytes().to_vec();
+    let data = vec![b'x'; CHANNEL_PACKET_BYTES_MAX as usize];
+    let mut ours = 0;
+    wait_for("a smaller window", || {
+        ours += 1;
+        let kind = OpenKind::DirectStreamlocal { path: &path };
+        let (window_bytes, packet_bytes_max) = (1 << 20, 1 << 15);
+        let sender = ChannelNumber(ours);
+        peer.say(&ChannelOpen { sender, window_bytes, packet_bytes_max, kind });
+        let answer = loop {
+            let heard = peer.hear().expect("an answer");
+            assert_ne!(heard[0], number::CHANNEL_OPEN_FAILURE, "{ours}");
+            if heard[0] == number::CHANNEL_OPEN_CONFIRMATION {
+                break heard;
+            }
+        };
+        let open = ChannelOpenConfirmation::parse(&answer).expect("a confirmation");
+        let (recipient, granted) = (open.sender, open.window_bytes);
+        for _ in 0..granted / CHANNEL_PACKET_BYTES_MAX {
+            peer.say(&ChannelData { recipient, data: &data });
+        }
+        peer.say(&ChannelClose { recipient });
+        granted < WINDOW_BYTES
+    });
+    drop((peer, listener));
     watch.end();
 }

@@ -305,6 +305,11 @@ impl Forward {
         self.gone && self.deadline.is_some() && self.input.is_busy()
     }
 
+    /// Bytes of the channel that have not been written.
+    pub const fn unwritten(&self) -> u32 {
+        self.input.unwritten()
+    }
+
     // ---- Connecting --------------------------------------------------------------------------
 
     fn looked_up(&mut self, done: Done, io: &mut Io<'_>) {

@@ -304,6 +304,11 @@ impl Process {
         self.gone && self.deadline.is_some() && self.input.is_busy()
     }
 
+    /// Bytes of the channel that have not been written.
+    pub const fn unwritten(&self) -> u32 {
+        self.input.unwritten()
+    }
+
     /// Another service takes the channel over: what was prepared here is given back.
     pub fn make_way(&mut self, io: &mut Io<'_>) {
         self.input.stop(io);

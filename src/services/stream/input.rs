@@ -37,6 +37,8 @@ pub struct Input {
     muted: bool,
     /// Written, and its window not granted again yet.
     spent: u32,
+    /// Come and not written.
+    unwritten: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +74,7 @@ impl Input {
             widened: false,
             muted: false,
             spent: 0,
+            unwritten: 0,
         }
     }
 
@@ -92,6 +95,7 @@ impl Input {
             io.discard(data);
             return;
         }
+        self.unwritten = self.unwritten.saturating_add(data.span.len);
         let moves = self.fd.is_some() && self.flight == Flight::None && self.waiting.is_empty();
         let copies = data.span.len <= INPUT_COPY_BYTES_MAX || io.is_scarce();
         // Even a write may wait for ever.
@@ -237,6 +241,11 @@ impl Input {
         self.flight != Flight::None || !self.waiting.is_empty()
     }
 
+    /// How many.
+    pub const fn unwritten(&self) -> u32 {
+        self.unwritten
+    }
+
     /// The descriptor, if it is ours and still open; nothing is in flight on it.
     pub fn take_fd(&mut self) -> Option<Fd> {
         let owned = self.end == End::Pipe;
@@ -288,6 +297,7 @@ impl Input {
     /// A socket takes what comes at once, so its window is nearly always whole, and a part of it is
     /// soon enough granted again with more of it: each grant is a send, and wakes the peer.
     fn grant(&mut self, bytes: u32, io: &mut Io<'_>) {
+        self.unwritten = self.unwritten.saturating_sub(bytes);
         self.spent += bytes;
         let part =
             if self.end == End::Socket { io.receive_window() / WINDOW_GRANT_PART } else { 0 };
