@@ -20,6 +20,7 @@ def attrs(m, size=100): return struct.pack('>IQI', 5, size, m)
 D, F = 0o40755, 0o100644
 listed = False
 data = bytes(range(100))
+SIZES = {'larger': 200, 'huge': 1 << 62, 'refuse-large': 40 << 20, 'unhashed': 40 << 20}
 def names(entries):
     return struct.pack('>I', len(entries)) + b''.join(string(n) + string(n) + attrs(F) for n in entries)
 while True:
@@ -28,13 +29,14 @@ while True:
     packet = inp.read(struct.unpack('>I', head)[0])
     kind, rest = packet[0], packet[1:]
     if kind == 1:
-        send(2, struct.pack('>I', 3) + (string(b'check-file-handle') + string(b'') if mode == 'full' else b'')); continue
+        send(2, struct.pack('>I', 3) + (string(b'check-file-handle') + string(b'') if mode in ('full', 'unhashed') else b'')); continue
     ident, body = rest[:4], rest[4:]
     n = struct.unpack('>I', body[:4])[0] if len(body) >= 4 else 0
     arg = body[4:4 + n]
     def status(code): send(101, ident + struct.pack('>I', code) + string(b'so \x1b[31m it is') + string(b''))
     if kind in (17, 7): send(105, ident + attrs(D if arg.endswith(b'd') else F))
-    elif kind == 8: send(105, ident + attrs(F, 200 if mode == 'larger' else 1 << 62 if mode == 'huge' else 100))
+    elif kind == 8 and mode == 'sizeless': send(105, ident + struct.pack('>II', 4, F))
+    elif kind == 8: send(105, ident + attrs(F, SIZES.get(mode, 100)))
     elif kind == 11: send(102, ident + string(b'dir'))
     elif kind == 3: send(102, ident + string(b'file'))
     elif kind == 12:
@@ -48,7 +50,8 @@ while True:
         if mode == 'short': part = part[:7]
         if mode == 'long': part = bytes(want + 1)
         if mode == 'nothing': part = b''
-        if mode == 'refuse': status(4); continue
+        if mode.startswith('refuse'): status(4); continue
+        if mode == 'unhashed': part = bytes(min(want, SIZES[mode] - at))
         if mode == 'unasked': send(103, b'\0\0\x77\x77' + string(b'x')); continue
         if mode == 'twice':
             # In one piece: the first alone would be the end of the file.
@@ -129,6 +132,7 @@ fn case_119_a_server_that_lies_is_found_out() {
         ("refuse", "so \\x1b[31m it is"),
         ("larger", "become shorter"),
         ("huge", "become shorter"),
+        ("sizeless", "does not tell how long it is"),
     ] {
         liar.lie(mode);
         let words = ["--retries", "0", "127.0.0.1:f", &here(&place.join("f"))];
@@ -137,7 +141,10 @@ fn case_119_a_server_that_lies_is_found_out() {
         assert_eq!(output.status.code(), Some(1), "{mode}: {said}");
         assert!(said.contains(expected), "{mode}: {said}");
         assert!(!place.join("f").exists(), "{mode}");
-        parts(&place).iter().for_each(|part| fs::remove_file(part).expect("a part"));
+        // Only one of a file that is worth going on with stays.
+        let parts = parts(&place);
+        assert_eq!(parts.len(), usize::from(mode == "huge"), "{mode}: {parts:?}");
+        parts.iter().for_each(|part| fs::remove_file(part).expect("a part"));
     }
     liar.lie("endless");
     let output = run(&liar.server, &["-r", "127.0.0.1:d", &here(&place)]);
@@ -175,4 +182,21 @@ fn what_is_closed_is_not_closed_again() {
     assert!(said.contains("so \\x1b[31m it is"), "{said}");
     let closed = fs::read_to_string(liar.beside(".closed")).expect("what was closed");
     assert_eq!(closed, "file ", "{said}");
+}
+
+/// A server that says it hashes and then does not: what an interrupted copy has brought is not believed, and copied
+/// anew.
+#[test]
+fn case_119_hashes_that_are_refused_are_done_without() {
+    let liar = Liar::start();
+    let place = folder(&liar.server, "place");
+    let words = ["--retries", "0", "127.0.0.1:f", &here(&place.join("f"))];
+    liar.lie("refuse-large");
+    assert_eq!(run(&liar.server, &words).status.code(), Some(1));
+    let part = parts(&place).pop().expect("a part file");
+    fs::write(&part, vec![b'x'; 36 << 20]).expect("another's bytes");
+    liar.lie("unhashed");
+    let output = run(&liar.server, &words);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(fs::read(place.join("f")).expect("a file") == vec![0; 40 << 20]);
 }

@@ -153,7 +153,14 @@ impl Spot {
             }
             Side::There(remote) => {
                 let handle = remote.open(&self.path, open::READ, Attributes::EMPTY).await?;
-                let about = About::of_attributes(&remote.handle_stat(&handle).await?);
+                let attributes = remote.handle_stat(&handle).await?;
+                let about = About::of_attributes(&attributes);
+                if about.kind == Kind::File && attributes.size.is_none() {
+                    let _ = remote.close(&handle).await;
+                    bail!(
+                        "the server does not tell how long it is, so nobody knows when it is whole"
+                    );
+                }
                 Ok((Opened::There(remote.clone(), handle), about))
             }
         }
@@ -330,7 +337,7 @@ async fn copy_opened(
     let copied = copy_into(copy, target, places, about, sure).await;
     if let Err(why) = &copied
         && (!keep || why.is::<Changed>())
-        && !Trouble::is_loss(why)
+        && (matches!(to.side, Side::Here) || !Trouble::is_loss(why))
     {
         // It is of no use to a later copy.
         let _ = part.remove(copy).await;

@@ -246,7 +246,8 @@ impl Remote {
         Ok(bytes)
     }
 
-    /// SHA-256 of each block of a range; what is behind the end of the file has none.
+    /// SHA-256 of each block of a range; what is behind the end of the file has none, and neither has what the
+    /// server does not hash after all, or in another way.
     pub async fn hashes(
         &self,
         handle: &Handle,
@@ -257,14 +258,11 @@ impl Remote {
         let hashes = extension::CHECK_FILE_HASH;
         let operation =
             ask!(self, [handle], Operation::CheckFile { handle, hashes, offset, len, block });
-        let Answer::Extended(data) = operation.await? else {
-            return Err(Trouble::Odd("the server answers something else than was asked"));
-        };
+        let Answer::Extended(data) = operation.await? else { return Ok(Vec::new()) };
         let mut reader = Reader::new(&data);
-        match reader.string(hashes.len() as u32) {
-            Ok(name) if name == hashes => Ok(reader.rest().to_vec()),
-            _ => Err(Trouble::Odd("the server hashes in another way than was asked")),
-        }
+        let name = reader.string(hashes.len() as u32);
+        let is_wanted = name.is_ok_and(|name| name == hashes);
+        Ok(if is_wanted { reader.rest().to_vec() } else { Vec::new() })
     }
 
     /// SHA-256 of the first `len` bytes of a file and of each of so many blocks behind them, by sha256sum(1) there,

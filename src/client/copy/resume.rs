@@ -83,7 +83,7 @@ pub async fn start(
     Ok(Kept { bytes: sure, how: How::Looks })
 }
 
-/// How many of the first bytes have the same hashes, block by block.
+/// How many of the first bytes have the same hashes, block by block. What is not hashed is not believed.
 async fn hashed(copy: &Copy, source: &Opened, target: &Opened, there: u64) -> Result<u64> {
     let block = u64::from(COPY_HASH_BLOCK_BYTES);
     let size = HashKind::Sha256.digest_bytes();
