@@ -285,8 +285,7 @@ fn copy(flags: &CpFlags, voice: &Voice) -> anyhow::Result<bool> {
         }
         let mut options = settled.options;
         // Nothing is forwarded, and nothing but files is asked for.
-        options.remote_forwards.clear();
-        options.forward_agent = None;
+        options.forward_nothing();
         hosts.push((host.clone(), options));
     }
     copy::run(&flags.plan, &hosts, voice)

@@ -226,6 +226,15 @@ impl Options {
         }
     }
 
+    /// Nothing of ours is for this host but the login, and it is asked for nothing that would lead back here.
+    pub fn forward_nothing(&mut self) {
+        self.local_forwards.clear();
+        self.remote_forwards.clear();
+        self.stdio_forward = None;
+        self.forward_agent = None;
+        self.forward_x11 = None;
+    }
+
     /// The name in a known_hosts file, and its port.
     pub fn known_as(&self) -> (&str, u16) {
         match &self.host_key_alias {

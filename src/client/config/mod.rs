@@ -110,7 +110,10 @@ fn read_at(request: &Request, source: &dyn Source, depth: usize) -> Result<Settl
         }
         let before = read_at(&way, source, depth + 1)?;
         warnings.extend(before.warnings);
-        options.via = Some(Box::new(before.options));
+        let mut via = before.options;
+        // It is gone over: it may open nothing of what the files have for sessions there.
+        via.forward_nothing();
+        options.via = Some(Box::new(via));
     }
     Ok(Settled { options, warnings, said })
 }

@@ -164,6 +164,12 @@ fn hosts_on_the_way_have_options_of_their_own() {
     assert_eq!((one.host_name.as_str(), one.port, one.user.as_str()), ("one", 7, "bob"));
     assert!(one.via.is_none());
     assert!(options("ProxyJump gate\n", "gate").via.is_none(), "not over itself");
+    let text = "ProxyJump gate\nForwardAgent /a\nForwardX11 yes\nRemoteForward 9 h:1\nLocalForward 8 h:1\n";
+    let there = options(text, "web");
+    assert!(there.forward_agent.is_some() && there.remote_forwards.len() == 1);
+    let gate = there.via.expect("one on the way");
+    assert!(gate.forward_agent.is_none() && gate.forward_x11.is_none());
+    assert!(gate.remote_forwards.is_empty() && gate.local_forwards.is_empty());
     let circle = "Host a\n ProxyJump b\nHost b\n ProxyJump a\n";
     let wrong = with(circle, &request("a")).expect_err("a circle");
     assert!(wrong.contains("in a circle"), "{wrong}");
