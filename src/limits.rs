@@ -353,6 +353,8 @@ pub const DROPS_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a client that ends waits for its server to hear its last words: a round trip around the
 /// world, and no longer than somebody waits for a prompt.
 pub const FAREWELL_TIME: Duration = Duration::from_secs(1);
+/// What a server may say, in messages, while its client waits for something else: for another login, mostly.
+pub const CLIENT_NEWS_KEPT_MAX: usize = 1024;
 /// A ProxyCommand that closes its end is about to exit: so often its status is looked for, with so
 /// long between, before the user is told of the lost connection without it.
 pub const PROXY_END_LOOKS: u32 = 20;

@@ -19,7 +19,7 @@ use crate::connection::{
     ChannelKind, ClientConnectionConfig, ConnectionConfig, Event, host_keys_hold,
 };
 use crate::crypto::{KeyAlgorithm, RandomPool};
-use crate::limits::FAREWELL_TIME;
+use crate::limits::{CLIENT_NEWS_KEPT_MAX, FAREWELL_TIME};
 use crate::reactor::{Driver, Fd};
 use crate::services::Attached;
 use crate::shard::{CLOSED_BY_PEER, ClientLink, News, Shard, ShardConfig};
@@ -224,9 +224,11 @@ impl<D: Driver> Client<D> {
                     }
                     news if of == link => {
                         let news = self.learn(of, news, voice);
-                        self.kept.extend(news.map(|news| (of, news)));
+                        if let Some(news) = news {
+                            self.keep(of, news);
+                        }
                     }
-                    news => self.kept.push_back((of, news)),
+                    news => self.keep(of, news),
                 }
             }
         }
@@ -267,7 +269,7 @@ impl<D: Driver> Client<D> {
                     News::Ended { reason } if of == before => {
                         bail!("Connection to {via}, on the way to {host}, is lost: {reason}");
                     }
-                    news => self.kept.push_back((of, news)),
+                    news => self.keep(of, news),
                 }
             }
         }
@@ -276,7 +278,7 @@ impl<D: Driver> Client<D> {
     fn hear_login(&mut self, link: ClientLink, login: &mut Login<'_>) -> Result<Progress> {
         while let Some((of, news)) = self.shard_news() {
             if of != link {
-                self.kept.push_back((of, news));
+                self.keep(of, news);
                 continue;
             }
             if login.hear(&mut self.shard, news)? == Progress::LoggedIn {
@@ -284,6 +286,19 @@ impl<D: Driver> Client<D> {
             }
         }
         Ok(Progress::Pending)
+    }
+
+    /// News that nobody takes before something else has come. A server has little to say meanwhile, and one that goes
+    /// on is left: what is kept is memory.
+    fn keep(&mut self, of: ClientLink, news: News) {
+        let is_heard = |news: &News| matches!(news, News::Heard(_));
+        if is_heard(&news) {
+            let heard = self.kept.iter().filter(|(kept, news)| *kept == of && is_heard(news));
+            if heard.count() >= CLIENT_NEWS_KEPT_MAX {
+                return self.leave(of, "it says more than anybody has asked for");
+            }
+        }
+        self.kept.push_back((of, news));
     }
 
     /// One round of the shard: [`Shard::turn`].

@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -22,7 +23,7 @@ use tidegate::wire::channel::{
     ChannelClose, ChannelData, ChannelEof, ChannelNumber, ChannelOpen, ChannelOpenConfirmation,
     ChannelOpenFailure, ChannelSuccess, ChannelWindowAdjust, OpenKind,
 };
-use tidegate::wire::request::ChannelRequest;
+use tidegate::wire::request::{ChannelRequest, RequestBody};
 use tidegate::wire::transport::{Disconnect, ServiceAccept, ServiceRequest};
 use tidegate::wire::{Message, NameList, Writer, number};
 
@@ -59,6 +60,8 @@ enum Lie {
     AnotherKeyInRekey,
     ClosesWithoutStatus,
     FallsSilent,
+    // ---- As a host on the way ----
+    TalksOnTheWay,
 }
 
 /// With a part of what a user reads of it.
@@ -262,7 +265,11 @@ impl Rogue {
                     window_bytes: 1 << 20,
                     packet_bytes_max: 32 << 10,
                     rest: &[],
-                })
+                })?;
+                let body = RequestBody::ExitStatus { code: 0 };
+                let news = ChannelRequest { recipient, want_reply: false, body };
+                let times = if self.lie == Lie::TalksOnTheWay { 4_000 } else { 0 };
+                (0..times).try_for_each(|_| self.say(&news))
             }
             number::CHANNEL_REQUEST => {
                 let request = ChannelRequest::parse(payload).ok()?;
@@ -444,4 +451,31 @@ fn a_server_that_sends_past_our_window_is_left() {
     assert!(said.contains("channel data past the window"), "{said:?}");
     assert_eq!(output.status.code(), Some(255), "{said:?}");
     assert!(output.stdout.len() >= 2 << 20, "what was granted is told: {}", output.stdout.len());
+}
+
+/// What a host on the way says while we log in behind it is kept for later, and no more of it than there is any reason
+/// for.
+#[test]
+fn a_host_on_the_way_that_talks_without_end_is_left() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = folder.path();
+    keygen(&at.join("key"), "ed25519", "");
+    let port = start(Lie::TalksOnTheWay);
+    let file = at.join("config");
+    let key = at.join("key");
+    let lines = format!(
+        "Host gate\n HostName 127.0.0.1\n Port {port}\nHost *\n IdentityFile {}\n IdentityAgent none\n \
+         StrictHostKeyChecking no\n UserKnownHostsFile none\n GlobalKnownHostsFile none\n BatchMode yes\n",
+        key.display()
+    );
+    std::fs::write(&file, lines).expect("a file");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).expect("a mode");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    let driver = driver().unwrap_or_else(|| "uring".to_owned());
+    command.arg("ssh").arg("-F").arg(&file).args(["-J", "gate", "inner", "cat"]);
+    command.args(["-o", &format!("TidegateDriver={driver}")]).stdin(Stdio::null());
+    let output = command.output().expect("it runs");
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(255), "{said}");
+    assert!(said.contains("on the way is lost: it says more than"), "{said}");
 }
