@@ -885,6 +885,9 @@ pub const AUDIT_CUT_BYTES: usize = 128;
 /// Lines that wait to be written; more are lost and counted. Two of each connection that there can be, for all
 /// of them may end together. They are memory while they wait, most some 300 bytes.
 pub const AUDIT_QUEUE_MAX: usize = 2 * LINKS_MAX;
+/// How long the audit may be at some lines before it counts as one that cannot be written
+/// (TidegateAuditOnFailure).
+pub const AUDIT_STILL_TIME_MAX: Duration = Duration::from_secs(5);
 /// Lines that one other process may have written in a second: more than a shard can do file operations,
 /// and a process that lies fills a disk no faster.
 pub const AUDIT_LINES_A_SECOND_MAX: u32 = 50_000;

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use support::account::Account;
+use support::processes::kill;
 use support::{Gateway, make_executable, run_ok, wait_for};
 use tempfile::TempDir;
 
@@ -55,6 +56,53 @@ fn with_password(gateway: &Gateway, password: &str, options: &[&str]) -> Output 
     let mut ssh = gateway.ssh(&[options, &own[..]].concat(), &["true"]);
     ssh.env("SSH_ASKPASS", gateway.path("types")).env("SSH_ASKPASS_REQUIRE", "force");
     ssh.env("PASSWORD", password).output().expect("ssh starts")
+}
+
+/// SECURITY R28: where the configuration says so, nobody gets in whom the audit does not hear.
+#[test]
+fn r28_nobody_gets_in_unheard_where_that_is_asked_for() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("audit");
+    let put = |at: &str| {
+        let _ = fs::remove_file(&file);
+        std::os::unix::fs::symlink(at, &file).expect("a link");
+    };
+    put("/dev/full");
+    let gateway = audited(&folder, &["TidegateAuditOnFailure refuse"]);
+    let reload = |times: usize| {
+        kill("-HUP", gateway.child.id());
+        gateway.tells_times("Received SIGHUP", times);
+    };
+    let key = || gateway.ssh(&["BatchMode=yes"], &["echo in"]).output().expect("ssh starts");
+    // Its own attempts are what the audit fails at.
+    wait_for("a login to be refused", || !key().status.success());
+    for output in [key(), with_password(&gateway, PASSWORD, &[])] {
+        assert!(!output.status.success(), "{output:?}");
+    }
+    gateway.tells("nobody gets in unheard");
+    gateway.tells("No space left on device");
+    let target = folder.path().join("written");
+    put(&target.display().to_string());
+    reload(1);
+    wait_for("logins", || key().status.success());
+    assert!(with_password(&gateway, PASSWORD, &[]).status.success(), "{}", gateway.log());
+    let text = fs::read_to_string(&target).expect("lines");
+    assert!(
+        text.contains("\"result\":\"success\"") && text.contains("\"event\":\"lost\""),
+        "{text}"
+    );
+    // Without that it goes on.
+    let config = fs::read_to_string(gateway.path("tidegate_config")).expect("a configuration");
+    let config = config.replace("OnFailure refuse", "OnFailure continue");
+    fs::write(gateway.path("tidegate_config"), config).expect("a configuration");
+    put("/dev/full");
+    reload(2);
+    wait_for("the new one", || {
+        gateway.log().matches("is in force for new connections").count() > 0
+    });
+    for _ in 0..3 {
+        assert!(key().status.success(), "{}", gateway.log());
+    }
 }
 
 /// The lines so far, by session, each held to what all lines have.

@@ -561,7 +561,7 @@ fn good_lines() -> impl Strategy<Value = String> {
         "Tidegate(ProxyProtocolTimeout [1-9]|DrainTime (none|0|5m|[1-9][0-9]))",
         "TidegateUpstream (none|[a-z]{1,6}(:[1-9][0-9]{0,3})?( \\[::1\\]:22)?)",
         "TidegateUpstreamTargets (none|\\*\\.[a-z]{1,6}(:\\*)?( \"a b\")?)",
-        "Tidegate(UpstreamUser (none|deploy|%u-%%|%%)|Record( (no|shells|sessions)|Directory /[a-z/]{1,4}|OnFailure (refuse|continue)))",
+        "Tidegate(UpstreamUser (none|deploy|%u-%%|%%)|AuditOnFailure (refuse|continue)|Record( (no|shells|sessions)|Directory /[a-z/]{1,4}|OnFailure (refuse|continue)))",
         "(Authorized(Keys|Principals)|TidegateUpstream)CommandUser (ann|%u)",
         "AuthorizedKeysCommand (none|/[a-z]{1,4}( %f \"a b\" %%)?)\nAuthorizedKeysCommandUser (%u|ann)",
         "AuthorizedPrincipalsCommand (none|/[a-z]{1,4}( %i)?)\nAuthorizedPrincipalsCommandUser (%u|ann)",

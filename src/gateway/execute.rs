@@ -447,6 +447,15 @@ impl Executor {
         Done::Admitted(AccountAnswer { allowed: outcome.is_ok(), text: text.into() })
     }
 
+    /// Nobody gets in unheard where the configuration says so.
+    fn heard(&self, policy: &Policy, grant: Grant) -> Result<Grant, Box<Refusal>> {
+        let needed = self.audit.as_ref().filter(|_| policy.config().global.audit_refuses);
+        match needed.and_then(|audit| audit.trouble()) {
+            Some(why) => Err(Box::new(Refusal { reason: Reason::Unheard(why), notes: Vec::new() })),
+            None => Ok(grant),
+        }
+    }
+
     fn permitted(
         &self,
         policy: &Policy,
@@ -454,7 +463,7 @@ impl Executor {
         (link, comer): (u64, &Comer<'_>),
         what: impl FnOnce() -> String,
     ) -> Done {
-        match verdict {
+        match verdict.and_then(|grant| self.heard(policy, grant)) {
             Ok(mut grant) => {
                 grant.open_files = self.open_files;
                 if self.audit.is_some() {

@@ -197,6 +197,8 @@ pub enum Reason {
     },
     /// The password or the code is not the user's, or was used before.
     Secrets,
+    /// The audit cannot be written.
+    Unheard(String),
 }
 
 impl Policy {

@@ -27,7 +27,9 @@ pub use self::outlet::{JOURNAL_VARIABLE, Outlet};
 pub use self::told::{denied, entry_of, login};
 use super::config::{AuditLog, Config};
 use super::socket::Messenger;
-use crate::limits::AUDIT_QUEUE_MAX;
+use crate::base::Instant;
+use crate::limits::{AUDIT_QUEUE_MAX, AUDIT_STILL_TIME_MAX};
+use crate::reactor;
 
 /// What an `auth` event has for a result.
 const SUCCESS: &str = "success";
@@ -45,6 +47,11 @@ pub trait Auditor: Send + Sync {
 
     /// Tells how many events were lost since that was last told, if nobody else does.
     fn tell_losses(&self) {}
+
+    /// Why what is noted now may never be written.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
 }
 
 /// Who says so.
@@ -74,6 +81,16 @@ struct Shared {
     outlet: Mutex<Outlet>,
     /// Events without a line, since that was last told.
     lost: AtomicU64,
+    health: Mutex<Health>,
+}
+
+/// How the last lines went.
+#[derive(Debug, Default)]
+struct Health {
+    /// Why they could not be written.
+    fault: Option<String>,
+    /// Since when some are being written.
+    since: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -96,7 +113,8 @@ impl Audit {
         let run = u32::from_be_bytes(run);
         // Its memory is that of what waits.
         let (orders, ordered) = unbounded();
-        let shared = Arc::new(Shared { outlet: Mutex::new(outlet), lost: AtomicU64::new(0) });
+        let (outlet, lost) = (Mutex::new(outlet), AtomicU64::new(0));
+        let shared = Arc::new(Shared { outlet, lost, health: Mutex::default() });
         let writer = Arc::clone(&shared);
         thread::Builder::new()
             .name("audit".to_owned())
@@ -146,11 +164,28 @@ impl Auditor for Audit {
     fn note(&self, entry: Entry) {
         self.note(Speaker::Gateway, entry);
     }
+
+    fn trouble(&self) -> Option<String> {
+        let health = self.shared.health();
+        if let Some(why) = &health.fault {
+            return Some(why.clone());
+        }
+        let still = |since| reactor::now().since(since) >= AUDIT_STILL_TIME_MAX;
+        if health.since.is_some_and(still) {
+            return Some("it stands still".to_owned());
+        }
+        // Some have no line, and the one that says so is not written yet.
+        (self.shared.lost.load(Ordering::Relaxed) > 0).then(|| "it is behind".to_owned())
+    }
 }
 
 impl Shared {
     fn outlet(&self) -> MutexGuard<'_, Outlet> {
         self.outlet.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write_all(&self, run: u32, orders: &Receiver<Order>) {
@@ -172,7 +207,11 @@ impl Shared {
                 lines.push(Line { at, by: Speaker::Gateway, entry: Entry::lost(lost) });
             }
             let texts: Vec<String> = lines.iter().map(|line| line.text(run)).collect();
-            match self.outlet().write(&lines, &texts) {
+            self.health().since = Some(reactor::now());
+            let written = self.outlet().write(&lines, &texts);
+            let fault = written.as_ref().err().map(|(_, why)| why.to_string());
+            *self.health() = Health { fault, since: None };
+            match written {
                 Ok(()) => works = true,
                 Err((unwritten, why)) => {
                     // What says how many were lost was lost too.

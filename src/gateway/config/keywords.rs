@@ -443,6 +443,8 @@ pub const TABLE: &[Keyword] = &[
         roots::accounts_user, roots::dump_accounts_user),
     honoured("TidegateAuditLog", Global, "the absolute path of a file, syslog, journald, or none",
         honour::audit_log, dump::audit_log),
+    honoured("TidegateAuditOnFailure", Global, "continue, or refuse for logins while the audit cannot be written",
+        recording::audit_on_failure, recording::dump_audit_on_failure),
     honoured("TidegateCipherSteering", Global, "yes or no; Ciphers of one's own switch it off",
         honour::cipher_steering, dump::cipher_steering),
     honoured("TidegateDrainTime", Global, "a time, like 30 or 5m, up to a week; 0 or none ends sessions at once",

@@ -1,4 +1,5 @@
-//! The keywords about recordings of sessions: their parsers and how they are dumped.
+//! The keywords about recordings of sessions, and of what there is where one fails: their parsers and how they
+//! are dumped.
 
 use super::diagnostic::Wrong;
 use super::dump::{View, one};
@@ -40,6 +41,14 @@ pub fn on_failure(target: &mut Target, values: &Values<'_>) -> Done {
 
 pub fn dump_on_failure(view: &View<'_>) -> Vec<String> {
     one(name(&CONTINUES, view.login.record_continues))
+}
+
+pub fn audit_on_failure(target: &mut Target, values: &Values<'_>) -> Done {
+    first(&mut target.global.audit_refuses, !choice(values.one()?, &CONTINUES)?)
+}
+
+pub fn dump_audit_on_failure(view: &View<'_>) -> Vec<String> {
+    one(name(&CONTINUES, !view.global.audit_refuses))
 }
 
 impl Effective {

@@ -133,6 +133,8 @@ settings! {
             user_environment: Option<String>,
             log_format: LogFormat,
             audit_log: AuditLog,
+            /// Nobody is let in while the audit cannot be written.
+            audit_refuses: bool,
             syslog_facility: Facility,
             /// Look the names of clients up.
             use_dns: bool,
@@ -386,6 +388,7 @@ impl Default for Global {
             user_environment: None,
             log_format: LogFormat::Text,
             audit_log: AuditLog::None,
+            audit_refuses: false,
             syslog_facility: Facility::Auth,
             use_dns: false,
             software_version: None,

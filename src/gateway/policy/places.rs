@@ -71,6 +71,7 @@ impl Reason {
             Reason::PamPassword { .. } | Reason::PamAccount { .. } | Reason::PamFailed { .. } => {
                 "UsePAM"
             }
+            Reason::Unheard(_) => "TidegateAuditOnFailure",
             Reason::UnknownUser
             | Reason::OtherAccount { .. }
             | Reason::Database(_)

@@ -109,6 +109,9 @@ impl fmt::Display for Reason {
                 write!(out, "PAM (service {service}) cannot be asked, so nobody gets in: {why}")
             }
             Reason::Secrets => out.write_str("a password or a code is wrong"),
+            Reason::Unheard(why) => {
+                write!(out, "the audit of TidegateAuditLog cannot be written ({why}), and nobody gets in unheard")
+            }
             Reason::NoForcedCommand => out.write_str(NO_FORCED_COMMAND),
         }
     }
