@@ -56,6 +56,10 @@ pub const STARVED_TIME_MAX: Duration = Duration::from_secs(60);
 pub const RING_SUBMISSIONS: u32 = 512;
 /// Entries of its completion queue; what does not fit waits in the kernel.
 pub const RING_COMPLETIONS: u32 = 8192;
+/// The same in a process that serves one connection: some kernels count rings by the locked memory of
+/// a user (RLIMIT_MEMLOCK), whose processes have hundreds of them then.
+pub const RING_SUBMISSIONS_ALONE: u32 = 64;
+pub const RING_COMPLETIONS_ALONE: u32 = 512;
 /// Operations a shard has in flight: a receive and a send for each link and its busiest channel.
 pub const OPS_IN_FLIGHT_MAX: u32 = 4 * LINKS_MAX as u32;
 /// Kernel threads of a ring for file reads and writes that block.
@@ -480,10 +484,15 @@ pub const CHANNEL_PACKET_BYTES_MAX: u32 = 32 * 1024;
 pub const CHANNEL_PACKET_BYTES_MIN: u32 = 256;
 pub const CHANNEL_TYPE_BYTES_MAX: u32 = 64;
 pub const REQUEST_NAME_BYTES_MAX: u32 = 64;
-pub const COMMAND_BYTES_MAX: u32 = 32 * 1024;
+/// The longest word that the kernel starts a program with (MAX_ARG_STRLEN, less its NUL).
+pub const COMMAND_BYTES_MAX: u32 = 128 * 1024 - 1;
 pub const ENV_NAME_BYTES_MAX: u32 = 256;
-pub const ENV_VALUE_BYTES_MAX: u32 = 8 * 1024;
+pub const ENV_VALUE_BYTES_MAX: u32 = COMMAND_BYTES_MAX;
 pub const ENV_COUNT_MAX: usize = 128;
+/// Names and values of one session's variables that a client sets.
+pub const ENV_BYTES_MAX: usize = 256 * 1024;
+/// A command, or what else a session is, in a line of the log that waits to be written.
+pub const SESSION_TEXT_BYTES_MAX: usize = 32 * 1024;
 /// `~/.ssh/environment`: sshd's bound of its lines, and one of its size.
 pub const USER_ENVIRONMENT_LINES_MAX: usize = 1000;
 pub const USER_ENVIRONMENT_BYTES_MAX: u64 = 256 * 1024;
@@ -517,11 +526,16 @@ pub const HOST_KEY_PROOFS_MAX: u8 = 2;
 pub const REPLIES_PENDING_MAX: usize = 16;
 /// Global requests behind one that is being carried out: a client asks for all its listeners at once.
 pub const GLOBALS_HELD_MAX: usize = 512;
-/// The bytes of such requests on one connection.
-pub const HELD_REQUEST_BYTES_MAX: usize = 128 * 1024;
-/// A request about a channel that is passed on to another connection: the longest command and its
-/// frame; it fits an empty outbox.
-pub const RELAYED_REQUEST_BYTES_MAX: usize = COMMAND_BYTES_MAX as usize + 512;
+/// The bytes of such requests on one connection: two of the longest.
+pub const HELD_REQUEST_BYTES_MAX: usize = 2 * RELAYED_REQUEST_BYTES_MAX;
+/// A request about a channel that is passed on to another connection: the longest variable and its
+/// frame; it fits an empty bulk lease.
+pub const RELAYED_REQUEST_BYTES_MAX: usize =
+    (ENV_NAME_BYTES_MAX + ENV_VALUE_BYTES_MAX) as usize + REQUEST_FRAME_BYTES_MAX;
+/// All of a request about a channel but the strings that may be long.
+pub const REQUEST_FRAME_BYTES_MAX: usize = 512;
+/// A request that is longer leaves in a lease of its own: any outbox has room for a shorter one.
+pub const REQUEST_IN_OUTBOX_BYTES_MAX: usize = 8 * 1024;
 /// Packets of another connection that wait for the end of a key exchange before that one's input rests
 /// too: each may hold a lease.
 pub const RELAYED_WAITING_MAX: usize = 64;
@@ -954,7 +968,12 @@ const _: () = assert!(PACKET_SLOT > CHANNEL_PACKET_BYTES_MAX + HEADROOM + TAILRO
 const _: () = assert!(BULK_SLOT >= 8 * (CHANNEL_PACKET_BYTES_MAX + 18 + 19 + 64));
 const _: () = assert!(PACKET_SLOT > 2 * OUTBOX_RESERVE);
 const _: () = assert!(OUTBOX_RESERVE > HAND_OVER_UNSENT_BYTES_MAX);
-const _: () = assert!(PACKET_SLOT as usize > RELAYED_REQUEST_BYTES_MAX + TAILROOM as usize);
+const _: () = assert!(REQUEST_IN_OUTBOX_BYTES_MAX + 1024 < OUTBOX_RESERVE as usize);
+// Compression makes noise longer by five bytes in 16 KiB.
+const _: () = assert!(
+    RELAYED_REQUEST_BYTES_MAX + RELAYED_REQUEST_BYTES_MAX / 8 + 2 * (TAILROOM as usize)
+        < BULK_SLOT as usize
+);
 const _: () = assert!(PACKET_LENGTH_MAX + 4 + 64 <= BULK_SLOT);
 const _: () = assert!(SFTP_DATA_BYTES_MAX + 1024 <= SFTP_PACKET_BYTES_MAX);
 const _: () = assert!(CHANNEL_PACKET_BYTES_MAX > SFTP_NAMES_BYTES_MAX as u32 + 64);

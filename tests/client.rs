@@ -30,6 +30,7 @@ use std::process::{Command, Output, Stdio};
 use server::{Server, both, text};
 use support::openssh::Agent;
 use support::{noise, run_ok, wait_for};
+use tidegate::limits::COMMAND_BYTES_MAX;
 
 /// What is moved through standard streams; the whole of it is many windows.
 const BYTES: usize = 8 << 20;
@@ -64,6 +65,22 @@ fn commands_streams_and_exit_statuses() {
         // Words are one command, for the shell there.
         let output = server.ssh(&[], &["echo", "'a  b'", "$((1+1))"]).output().expect("runs");
         assert_eq!(text(&output.stdout), "a  b 2\n");
+    });
+}
+
+#[test]
+fn a_command_is_as_long_as_programs_are_started_with() {
+    both(&["AcceptEnv LONG"], |server| {
+        let front = "echo ${#LONG};:";
+        let longest = COMMAND_BYTES_MAX as usize;
+        let command = |len: usize| ["x".repeat(70_000), "y".repeat(len - front.len() - 70_002)];
+        for (len, said) in [(100_000, "100000\n"), (longest, "100000\n"), (longest + 1, "")] {
+            let [one, two] = command(len);
+            let mut ssh = server.ssh(&["SendEnv=LONG"], &[front, &one, &two]);
+            let output = ssh.env("LONG", "z".repeat(100_000)).output().expect("runs");
+            assert_eq!(text(&output.stdout), said, "{len}: {}", text(&output.stderr));
+            assert_eq!(output.status.code(), Some(if len > longest { 255 } else { 0 }), "{len}");
+        }
     });
 }
 

@@ -15,6 +15,7 @@ use std::time::Duration;
 use support::{
     Gateway, HOST_KEYS, ODD_NAMES, forbid, newer_openssh, noise, run_ok, sha256, wait_for,
 };
+use tidegate::limits::COMMAND_BYTES_MAX;
 
 const MIB: usize = 1 << 20;
 
@@ -73,6 +74,26 @@ fn environment_follows_accept_env() {
     let line = text(&output.stdout);
     assert!(line.starts_with("one--"), "{line}");
     assert!(line.trim_end().ends_with(&format!("127.0.0.1 {}", gateway.port)), "{line}");
+}
+
+/// As long as the system starts programs with; what is longer fails by itself.
+#[test]
+fn long_commands_and_variables_reach_their_program() {
+    let gateway = Gateway::start(&["AcceptEnv LONG"]);
+    let front = "echo $((${#LONG}+1));:";
+    let command = |len: usize| ["x".repeat(70_000), "y".repeat(len - front.len() - 70_002)];
+    let longest = COMMAND_BYTES_MAX as usize;
+    for compression in ["Compression=no", "Compression=yes"] {
+        let options = [compression, "SendEnv=LONG"];
+        for (len, said) in [(100_000, "100001\n"), (longest, "100001\n"), (longest + 1, "")] {
+            let [one, two] = command(len);
+            let mut ssh = gateway.ssh(&options, &[front, &one, &two]);
+            let output = ssh.env("LONG", "z".repeat(100_000)).output().expect("ssh starts");
+            assert_eq!(text(&output.stdout), said, "{len}: {}", text(&output.stderr));
+            assert_eq!(output.status.success(), len <= longest, "{len}");
+        }
+    }
+    gateway.tells("exec: it is too long");
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
 
 use support::account::Account;
 use support::load::Load;
@@ -326,6 +327,24 @@ fn a_storm_has_as_many_processes_as_it_may() {
     assert_eq!(run["errors"], serde_json::json!({}), "{run}\n{}", gateway.log());
     wait_for_calm(&gateway);
     wait_for("sessions to end", || gateway.parts("delegate").is_empty());
+}
+
+/// However many rings there are at a time: some kernels count them by the locked memory of a user. Programs
+/// have the limit that they had.
+#[test]
+fn strangers_who_say_nothing_leave_rings_to_others() {
+    let lines = ["MaxStartups 200:100:200", "PerSourceMaxStartups none"];
+    let Some(gateway) = gateway(&lines) else { return };
+    let account = Account::new().expect("root makes accounts");
+    let silent: Vec<TcpStream> = (0..120).map(|_| stranger(&gateway)).collect();
+    let user = format!("User={}", account.name);
+    let ours = run_ok(Command::new("sh").args(["-c", "ulimit -l"]));
+    let theirs = run_ok(&mut gateway.ssh(&[&user], &["ulimit -l"]));
+    assert_eq!(theirs.stdout, ours.stdout);
+    let many: Vec<Session> = (0..60).map(|_| Session::begin(&gateway, &account.name)).collect();
+    assert!(!gateway.log().contains("going on with mio"), "{}", gateway.log());
+    drop((silent, many));
+    wait_for_calm(&gateway);
 }
 
 /// An edge that was made to keep its connection does not keep its place.

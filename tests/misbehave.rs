@@ -788,10 +788,13 @@ fn case_87_answers_to_no_question() {
 fn case_89_commands_and_variables() {
     let rows = [
         (RequestBody::Exec { command: b"id\0rm" }, Fate::Answers(number::CHANNEL_FAILURE)),
-        (RequestBody::Exec { command: &[b'x'; 200_000] }, Fate::Drops(2)),
+        (RequestBody::Exec { command: &[b'x'; 200_000] }, Fate::Answers(number::CHANNEL_FAILURE)),
         (RequestBody::Env { name: b"A\0", value: b"1" }, Fate::Answers(number::CHANNEL_FAILURE)),
         (RequestBody::Env { name: b"A=B", value: b"1" }, Fate::Answers(number::CHANNEL_FAILURE)),
-        (RequestBody::Env { name: &[b'A'; 300], value: b"1" }, Fate::Drops(2)),
+        (
+            RequestBody::Env { name: &[b'A'; 300], value: b"1" },
+            Fate::Answers(number::CHANNEL_FAILURE),
+        ),
     ];
     for (body, expected) in rows {
         let mut stage = Stage::server_logged_in(&toy());

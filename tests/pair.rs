@@ -446,6 +446,21 @@ fn global_requests_are_answered_in_order() {
     }
 }
 
+/// OpenSSH PROTOCOL §2.2; sshd says yes to whoever wants to know.
+#[test]
+fn no_more_sessions_is_granted() {
+    let mut pair = Pair::logged_in(&toy());
+    let now = pair.now;
+    for want_reply in [true, false] {
+        pair.client.attempt(now, |conn, env| {
+            conn.send_global("no-more-sessions@openssh.com", want_reply, env)
+        });
+    }
+    pair.run();
+    assert_eq!(pair.client.saw(|event| matches!(event, Event::GlobalDone { ok: true, .. })), 1);
+    assert_eq!(pair.client.saw(|event| matches!(event, Event::GlobalDone { ok: false, .. })), 0);
+}
+
 #[test]
 fn login_grace_ends_a_login_that_does_not_end() {
     let mut setup = toy();

@@ -41,6 +41,7 @@ use tempfile::TempDir;
 use support::openssh::Sshd;
 use support::processes::kill;
 use support::{Gateway, HOST_KEYS, free_port, keygen, noise, run_ok, wait_for};
+use tidegate::limits::COMMAND_BYTES_MAX;
 
 /// The quickest exchange for code that is not optimised.
 const QUICK: &str = "KexAlgorithms=curve25519-sha256";
@@ -183,6 +184,25 @@ fn commands_run_at_the_host_and_end_as_they_do_there() {
         let output = child.wait_with_output().expect("an end");
         assert_eq!(text(&output.stdout), "5\ndone\n", "{}", said(gateway, &output));
         gateway.tells(" goes on as root at 127.0.0.1 port ");
+    });
+}
+
+/// The host hears all of it, also behind much else and while keys change.
+#[test]
+fn long_commands_run_at_the_host() {
+    proxied("AcceptEnv LONG\nRekeyLimit 16K\n", &["AcceptEnv LONG"], |_, gateway| {
+        let front = "echo $((${#LONG}+1));:";
+        let command = |len: usize| ["x".repeat(70_000), "y".repeat(len - front.len() - 70_002)];
+        let longest = COMMAND_BYTES_MAX as usize;
+        for (len, said_there) in
+            [(40_000 + 70_000, "100001\n"), (longest, "100001\n"), (longest + 1, "")]
+        {
+            let [one, two] = command(len);
+            let mut ssh = gateway.ssh(&[QUICK, "SendEnv=LONG"], &[front, &one, &two]);
+            let output = ssh.env("LONG", "z".repeat(100_000)).output().expect("ssh starts");
+            assert_eq!(text(&output.stdout), said_there, "{len}: {}", said(gateway, &output));
+        }
+        gateway.tells("exec: it is too long");
     });
 }
 

@@ -12,7 +12,7 @@ use crate::crypto::{
 use crate::limits::{PTY_MODES_BYTES_MAX, PTY_SIDE_MAX};
 use crate::transport::SignableExchange;
 use crate::wire::channel::{GlobalBody, OpenKind, X11_CHANNEL};
-use crate::wire::request::{RequestBody, X11Fields};
+use crate::wire::request::{REFUSED, RequestBody, X11Fields};
 
 /// What became of the bytes at the front of a buffer.
 #[derive(Debug)]
@@ -70,6 +70,8 @@ pub enum Event {
     /// ([`ChannelRequest::parse`](crate::wire::request::ChannelRequest)). If it wants a reply, pass
     /// one on with `pass_reply`, in the order of the requests.
     Asked { id: ChannelId, request: Box<[u8]> },
+    /// The peer asked for something in more words than we take. It has been refused; this is for the log.
+    TooLong { what: Box<str> },
     /// The peer has answered our oldest unanswered request.
     RequestDone { id: ChannelId, ok: bool },
     /// The peer takes more data.
@@ -522,6 +524,7 @@ impl ChannelRequest {
             RequestBody::Other { name: X11Fields::NAME, rest } => {
                 ChannelRequest::X11Forward(X11Request::new(rest)?)
             }
+            RequestBody::Other { name: REFUSED, .. } => return None,
             RequestBody::XonXoff { .. } | RequestBody::Other { .. } => {
                 ChannelRequest::Other { name: body.name().into() }
             }

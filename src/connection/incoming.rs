@@ -8,18 +8,18 @@ use super::side::Side;
 use super::{ChannelId, ChannelKind, ChannelRequest, Connection, Event, GlobalRequest};
 use crate::base::{Instant, Span};
 use crate::limits::{
-    CHANNEL_PACKET_BYTES_MIN, GLOBALS_HELD_MAX, HELD_REQUEST_BYTES_MAX, RELAYED_REQUEST_BYTES_MAX,
-    REPLIES_PENDING_MAX,
+    CHANNEL_PACKET_BYTES_MIN, GLOBALS_HELD_MAX, HELD_REQUEST_BYTES_MAX, NAME_BYTES_MAX,
+    RELAYED_REQUEST_BYTES_MAX, REPLIES_PENDING_MAX,
 };
 use crate::transport::{Env, Error};
 use crate::wire::channel::{
     self, ChannelClose, ChannelData, ChannelEof, ChannelExtendedData, ChannelFailure,
     ChannelNumber, ChannelOpen, ChannelOpenConfirmation, ChannelOpenFailure, ChannelSuccess,
-    ChannelWindowAdjust, DATA_HEADER_BYTES, EXTENDED_HEADER_BYTES, GlobalBody, OpenKind,
+    ChannelWindowAdjust, DATA_HEADER_BYTES, EXTENDED_HEADER_BYTES, GlobalBody, OpenHead, OpenKind,
     RequestFailure, RequestSuccess, open_failure,
 };
-use crate::wire::request::{self, RequestBody};
-use crate::wire::{Message, number};
+use crate::wire::request::{self, RequestBody, RequestHead};
+use crate::wire::{Malformed, Message, Writer, number};
 
 impl<R: Side> Connection<R> {
     /// One message of the connection protocol. `payload` is where `bytes` lie in the buffer.
@@ -46,8 +46,11 @@ impl<R: Side> Connection<R> {
                 self.data(message.recipient, Some(message.data_type), data, env.now)
             }
             number::CHANNEL_OPEN => {
-                let open = ChannelOpen::parse(bytes).map_err(bad)?;
-                self.open_asked(&open, env)
+                let open = ChannelOpen::parse(bytes);
+                if open == Err(Malformed::OverLimit) {
+                    return self.long_open(OpenHead::of(bytes).map_err(bad)?, env).map(|()| None);
+                }
+                self.open_asked(&open.map_err(bad)?, env)
             }
             number::CHANNEL_OPEN_CONFIRMATION => {
                 let message = ChannelOpenConfirmation::parse(bytes).map_err(bad)?;
@@ -62,8 +65,11 @@ impl<R: Side> Connection<R> {
                 self.peer_closes(ChannelClose::parse(bytes).map_err(bad)?.recipient)
             }
             number::CHANNEL_REQUEST => {
-                let request = request::ChannelRequest::parse(bytes).map_err(bad)?;
-                self.request_or_hold(&request, bytes, env)
+                let request = request::ChannelRequest::parse(bytes);
+                if request == Err(Malformed::OverLimit) {
+                    return self.long_request(RequestHead::of(bytes).map_err(bad)?, env);
+                }
+                self.request_or_hold(&request.map_err(bad)?, bytes, env)
             }
             number::CHANNEL_SUCCESS => {
                 let ChannelSuccess { recipient } = ChannelSuccess::parse(bytes).map_err(bad)?;
@@ -74,8 +80,12 @@ impl<R: Side> Connection<R> {
                 self.answered(recipient, false)
             }
             number::GLOBAL_REQUEST => {
-                let request = channel::GlobalRequest::parse(bytes).map_err(bad)?;
-                self.global_or_hold(&request, bytes, env)
+                let request = channel::GlobalRequest::parse(bytes);
+                if request == Err(Malformed::OverLimit) {
+                    let (name, want_reply) = channel::GlobalRequest::head(bytes).map_err(bad)?;
+                    return self.long_global(name, want_reply, env);
+                }
+                self.global_or_hold(&request.map_err(bad)?, bytes, env)
             }
             number::REQUEST_SUCCESS => {
                 let RequestSuccess { rest } = RequestSuccess::parse(bytes).map_err(bad)?;
@@ -87,6 +97,49 @@ impl<R: Side> Connection<R> {
             }
             _ => self.transport.unimplemented(env).map(|()| None),
         }
+    }
+
+    /// A string in it is longer than any we take: it fails, and nothing else does. Answers keep their
+    /// order.
+    fn long_request(
+        &mut self,
+        head: RequestHead<'_>,
+        env: &mut Env<'_>,
+    ) -> Result<Option<Event>, Error> {
+        let RequestHead { recipient, name, want_reply } = head;
+        self.channels.open(recipient)?;
+        self.channels.events.push_back(Event::TooLong { what: name.into() });
+        if !want_reply {
+            return Ok(None);
+        }
+        let body = RequestBody::Other { name: request::REFUSED, rest: &[] };
+        let request = request::ChannelRequest { recipient, want_reply, body };
+        let mut space = [0; NAME_BYTES_MAX as usize];
+        let bytes = written(&request, &mut space)?;
+        self.request_or_hold(&request, bytes, env)
+    }
+
+    /// The same of a request about the connection.
+    fn long_global(
+        &mut self,
+        name: &str,
+        want_reply: bool,
+        env: &mut Env<'_>,
+    ) -> Result<Option<Event>, Error> {
+        self.channels.events.push_back(Event::TooLong { what: name.into() });
+        let request = GlobalBody::Other { name: request::REFUSED, rest: &[] };
+        let request = channel::GlobalRequest { want_reply, request };
+        let mut space = [0; NAME_BYTES_MAX as usize];
+        let bytes = written(&request, &mut space)?;
+        self.global_or_hold(&request, bytes, env)
+    }
+
+    /// The same of a channel that is asked for.
+    fn long_open(&mut self, head: OpenHead<'_>, env: &mut Env<'_>) -> Result<(), Error> {
+        self.channels.events.push_back(Event::TooLong { what: head.name.into() });
+        let (reason, text) = (open_failure::ADMINISTRATIVELY_PROHIBITED, "a name is too long");
+        let failure = ChannelOpenFailure { recipient: head.sender, reason, text, language: "" };
+        self.transport.send(&failure, env)
     }
 
     fn data(
@@ -326,10 +379,14 @@ impl<R: Side> Connection<R> {
         message: &channel::GlobalRequest<'_>,
         env: &mut Env<'_>,
     ) -> Result<Option<Event>, Error> {
+        let want_reply = message.want_reply;
         if R::IS_SERVER && matches!(message.request, GlobalBody::NoMoreSessions) {
             self.channels.no_more_sessions = true;
+            if want_reply {
+                self.transport.send(&RequestSuccess { rest: &[] }, env)?;
+            }
+            return Ok(None);
         }
-        let want_reply = message.want_reply;
         if let GlobalBody::Other { name: PROVE, rest } = message.request
             && want_reply
             && let Some(keys) = R::proofs_wanted(self, rest)
@@ -364,4 +421,11 @@ impl<R: Side> Connection<R> {
             Some(Asker::KeepAlive) | None => None,
         }
     }
+}
+
+fn written<'s, 'm, M: Message<'m>>(message: &M, space: &'s mut [u8]) -> Result<&'s [u8], Error> {
+    let mut out = Writer::new(space);
+    message.write(&mut out).map_err(|_| Error::Invariant("a message too long"))?;
+    let len = out.len();
+    Ok(space.get(..len).unwrap_or_default())
 }

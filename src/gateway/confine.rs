@@ -15,7 +15,7 @@ use landlock::{
     Scope,
 };
 use nix::sys::prctl;
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit, setrlimit};
 use nix::unistd::{Gid, Group, Uid, User, chdir, chroot, setgroups, setresgid, setresuid, setuid};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
@@ -122,6 +122,7 @@ impl Cell {
         limit(Resource::RLIMIT_FSIZE, 0)?;
         limit(Resource::RLIMIT_CORE, 0)?;
         limit(Resource::RLIMIT_NOFILE, files_max)?;
+        raise_locked_memory();
         chroot(&self.root).with_context(|| format!("chroot {}", self.root.display()))?;
         chdir("/").context("chdir /")?;
         let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
@@ -206,6 +207,14 @@ pub fn limit(what: Resource, most: u64) -> anyhow::Result<()> {
     let most = most.min(hard);
     setrlimit(what, most, most).with_context(|| format!("{what:?}"))?;
     Ok(())
+}
+
+/// Some kernels count rings by the locked memory of a user, and many processes of ours share one. Answers
+/// the limits before, for whoever has to put them back; where this one may not be raised, it stays.
+pub fn raise_locked_memory() -> Option<(u64, u64)> {
+    let before = getrlimit(Resource::RLIMIT_MEMLOCK).ok()?;
+    setrlimit(Resource::RLIMIT_MEMLOCK, RLIM_INFINITY, RLIM_INFINITY).ok()?;
+    Some(before)
 }
 
 /// Nothing of the file system, no port, no signal to anybody outside.

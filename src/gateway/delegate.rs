@@ -11,12 +11,14 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use nix::sys::resource::{Resource, setrlimit};
 use nix::sys::signal::Signal;
 use nix::unistd::{Uid, setresuid, setuid};
 use tracing::{error, info, warn};
 use zeroize::Zeroizing;
 
 use super::audit::Remote;
+use super::confine::raise_locked_memory;
 use super::execute::{Executor, Orders, Signer};
 use super::helper::{self, NOT_BY_HAND};
 use super::logbook::{Begun, Recorder};
@@ -64,6 +66,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         services::enter_root(root)
             .with_context(|| format!("cannot enter the root {}", root.display()))?;
     }
+    let locked_memory = raise_locked_memory();
     become_account(options.uid).context("cannot give up root's rights")?;
     // It was started by a path that names it otherwise.
     nix::sys::prctl::set_name(c"tidegate")?;
@@ -92,6 +95,10 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let mailbox = Mailbox::new(mailbox, Box::new(Arrivals(Arc::clone(&recorders))));
     let ways = Ways { signer: remote, recorder: clerk, recorders, mailbox };
     let (server, reports) = start(&terms, shape, ways, &messenger)?;
+    // The rings are made; programs of the account have its own limits.
+    if let Some((soft, hard)) = locked_memory {
+        setrlimit(Resource::RLIMIT_MEMLOCK, soft, hard).context("cannot limit locked memory")?;
+    }
     let log = options.log;
     let log = thread::Builder::new()
         .name("log".to_owned())

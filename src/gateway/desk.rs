@@ -427,8 +427,9 @@ impl Outside for Desk {
         self.office.line.iter().filter(|_| many).for_each(Line::leave);
     }
 
-    fn report(&mut self, report: Report) {
+    fn report(&mut self, mut report: Report) {
         self.audit(&report);
+        report.what.shorten();
         if matches!(report.what, What::File(_)) {
             return;
         }

@@ -3,6 +3,7 @@
 use std::io;
 
 use super::config::DriverChoice;
+use crate::limits::{RING_COMPLETIONS_ALONE, RING_SUBMISSIONS_ALONE};
 use crate::reactor::{MioConfig, MioDriver, UringConfig, UringDriver};
 
 /// A driver of either kind. Whoever runs a shard on it does so for each kind apart, so that the
@@ -22,27 +23,45 @@ pub enum Opened {
 /// # Errors
 /// What was asked for cannot be had, or the process is out of descriptors or memory.
 pub fn open(choice: DriverChoice) -> io::Result<Opened> {
-    open_as(choice, false)
+    open_as(choice, Manner::default())
 }
 
-/// The same; `confined`: [`UringConfig::confined`].
+/// What a driver is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Manner {
+    /// [`UringConfig::confined`].
+    pub confined: bool,
+    /// The process serves one connection. Its ring is small, and where the kernel has no room for one
+    /// more it goes on with mio, whatever was asked for: the gateway has long begun.
+    pub alone: bool,
+}
+
+/// The same in this manner.
 ///
 /// # Errors
 /// As [`open`].
-pub fn open_as(choice: DriverChoice, confined: bool) -> io::Result<Opened> {
+pub fn open_as(choice: DriverChoice, manner: Manner) -> io::Result<Opened> {
+    let Manner { confined, alone } = manner;
+    let usual = UringConfig { confined, ..UringConfig::default() };
+    let config = match alone {
+        false => usual,
+        true => UringConfig {
+            submissions: RING_SUBMISSIONS_ALONE,
+            completions: RING_COMPLETIONS_ALONE,
+            ..usual
+        },
+    };
     let refusal = match choice {
         DriverChoice::Mio => None,
-        DriverChoice::Auto | DriverChoice::Uring => {
-            match UringDriver::new(UringConfig { confined, ..UringConfig::default() }) {
-                Ok(driver) => return Ok(Opened::Uring(driver)),
-                Err(why) if choice == DriverChoice::Uring => {
-                    let text =
-                        format!("{why}; TidegateDriver auto or --driver mio does without it");
-                    return Err(io::Error::new(why.kind(), text));
-                }
-                Err(why) => Some(why),
+        DriverChoice::Auto | DriverChoice::Uring => match UringDriver::new(config) {
+            Ok(driver) => return Ok(Opened::Uring(driver)),
+            Err(why) if alone && why.kind() == io::ErrorKind::OutOfMemory => Some(why),
+            Err(why) if choice == DriverChoice::Uring => {
+                let text = format!("{why}; TidegateDriver auto or --driver mio does without it");
+                return Err(io::Error::new(why.kind(), text));
             }
-        }
+            Err(why) => Some(why),
+        },
     };
     Ok(Opened::Mio(MioDriver::new(MioConfig::default())?, refusal))
 }

@@ -610,6 +610,7 @@ impl Policy {
             auth_info: login.expose_auth_info.then(AuthInfo::default),
             audited: false,
             session_variables: Vec::new(),
+            uses_pam: login.use_pam,
             session_text: String::new(),
             no_session: None,
             must_change: false,

@@ -17,7 +17,7 @@ use super::audit::Auditor;
 use super::config::{Config, DriverChoice, Proxies};
 use super::defects::{self, Defects};
 use super::desk::{self, Desk, Door, Greeting, Office, Visitor};
-use super::drivers::{self, Opened};
+use super::drivers::{self, Manner, Opened};
 use super::drops::Drops;
 use super::edge::line::Line;
 use super::execute::Executor;
@@ -344,11 +344,12 @@ impl Server {
         gate: Receiver<Infallible>,
     ) -> anyhow::Result<DriverChoice> {
         let office = Arc::clone(&self.office);
+        let manner = Manner { confined: office.is_confined(), alone: self.alone };
         // The driver belongs to the thread that makes it; it says here whether it could.
         let (ready, started) = bounded(1);
         let thread = thread::Builder::new()
             .name(format!("reactor-{n}"))
-            .spawn(move || run_shard(n, parts, office, driver, &ready, &gate))
+            .spawn(move || run_shard(n, parts, office, (driver, manner), &ready, &gate))
             .context("cannot start a reactor thread")?;
         self.shards.push(thread);
         let started = started.recv().context("a reactor thread ended at its start")??;
@@ -383,11 +384,11 @@ fn run_shard(
     n: usize,
     parts: (ShardConfig, Option<Mailbox>),
     office: Arc<Office>,
-    driver: DriverChoice,
+    (driver, manner): (DriverChoice, Manner),
     ready: &Sender<io::Result<Started>>,
     gate: &Receiver<Infallible>,
 ) {
-    let opened = match drivers::open_as(driver, office.is_confined()) {
+    let opened = match drivers::open_as(driver, manner) {
         Ok(opened) => opened,
         Err(why) => {
             let _ = ready.send(Err(why));

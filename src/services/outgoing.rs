@@ -7,7 +7,8 @@ use crate::base::{Entropy, Instant, Span, tally};
 use crate::connection::{ChannelId, Conn, Plan};
 use crate::limits::{
     GATHER_MAX, HEADROOM, LINK_UNSENT_BYTES_MAX, OUTBOX_RESERVE, OUTBOXES_UNSENT_MAX,
-    RELAYED_WAITING_MAX, SHARED_UNSENT_BYTES_MAX, SMALL_BYTES, SMALL_SLOT,
+    RELAYED_WAITING_MAX, REQUEST_IN_OUTBOX_BYTES_MAX, SHARED_UNSENT_BYTES_MAX, SMALL_BYTES,
+    SMALL_SLOT,
 };
 use crate::reactor::{Chunk, Class, Classes, Gather, Lease, Pool};
 use crate::transport::{Env, Error, Outbox};
@@ -216,6 +217,9 @@ impl Outgoing {
             Some(Command::Pass { data, .. }) if !repays(data) => Classes::NONE.with(Class::Packet),
             Some(Command::Kept { bytes, .. }) if !is_small(bytes) => {
                 Classes::NONE.with(Class::Packet)
+            }
+            Some(Command::Ask { request, .. }) if is_long(request) => {
+                Classes::NONE.with(Class::Bulk)
             }
             Some(_) => Classes::OUTBOX,
         }
@@ -436,14 +440,14 @@ impl Outgoing {
             }
             // A whole command may be too much for what is kept during a key exchange.
             Command::Ask { .. } if !conn.is_ready() => return Ok(Some(command)),
+            Command::Ask { id, request } if is_long(&request) => {
+                return self.ask_at_length(id, request, conn, around);
+            }
             command => command,
         };
         let done = self.with_env(around, |env, _| match &command {
             Command::Data { .. } | Command::Pass { .. } | Command::Kept { .. } => Ok(()),
-            Command::Ask { id, request } => match ChannelRequest::parse(request) {
-                Ok(asked) => conn.pass_request(*id, asked.want_reply, asked.body, env).map(|_| ()),
-                Err(_) => Ok(()),
-            },
+            Command::Ask { id, request } => ask(conn, *id, request, env),
             Command::Answer { id, ok } => conn.pass_reply(*id, *ok, env),
             Command::AcceptWith { id, window_bytes, packet_bytes } => {
                 conn.accept_with(*id, *window_bytes, *packet_bytes, env)
@@ -467,6 +471,27 @@ impl Outgoing {
             None => Ok(Some(command)),
             Some(outcome) => outcome.map(|()| None),
         }
+    }
+
+    /// A request that an outbox may have no room for gets a lease of its own.
+    fn ask_at_length(
+        &mut self,
+        id: ChannelId,
+        request: Box<[u8]>,
+        conn: &mut Conn,
+        around: &mut Surroundings<'_>,
+    ) -> Result<Option<Command>, Error> {
+        let Some(mut lease) = around.pool.take(Class::Bulk) else {
+            return Ok(Some(Command::Ask { id, request }));
+        };
+        let out = Outbox::new(around.pool.bytes(&mut lease), 0);
+        let mut env = Env { now: around.now, entropy: around.entropy, out };
+        let outcome = ask(conn, id, &request, &mut env);
+        match env.out.used() as u32 {
+            0 => around.pool.give_back(lease),
+            used => self.push_sealed(Chunk { lease, span: Span::new(0, used) }),
+        }
+        outcome.map(|()| None)
     }
 
     /// Seals data of another connection where it lies; elsewhere when that is too narrow for our
@@ -669,6 +694,17 @@ enum Small<'a> {
 
 const fn is_small(bytes: &[u8]) -> bool {
     bytes.len() <= SMALL_BYTES as usize
+}
+
+const fn is_long(request: &[u8]) -> bool {
+    request.len() > REQUEST_IN_OUTBOX_BYTES_MAX
+}
+
+fn ask(conn: &mut Conn, id: ChannelId, request: &[u8], env: &mut Env<'_>) -> Result<(), Error> {
+    match ChannelRequest::parse(request) {
+        Ok(asked) => conn.pass_request(id, asked.want_reply, asked.body, env).map(|_| ()),
+        Err(_) => Ok(()),
+    }
 }
 
 /// Small data in a lease of its own: passing it on by way of an outbox costs no lease in the end, so

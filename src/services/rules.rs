@@ -96,6 +96,8 @@ pub struct Rules {
     pub audited: bool,
     /// What PAM's modules put into the environment: `NAME=VALUE`, each.
     pub session_variables: Vec<Vec<u8>>,
+    /// UsePAM: where mail lies is for modules to say.
+    pub uses_pam: bool,
     /// What they tell the user where a shell starts at a terminal.
     pub session_text: String,
     /// A module denies sessions: what every one is told in place of what it asks for.
@@ -145,7 +147,7 @@ impl Rules {
             out.extend_from_slice(bytes);
         };
         put(&[self.last_login, self.motd, self.user_rc, self.forced_by_settings].map(u8::from));
-        put(&[self.audited, self.must_change].map(u8::from));
+        put(&[self.audited, self.must_change, self.uses_pam].map(u8::from));
         put(self.session_text.as_bytes());
         put(&(self.session_variables.len() as u32).to_be_bytes());
         self.session_variables.iter().for_each(|variable| put(variable));
@@ -183,8 +185,8 @@ impl Rules {
         let mut r = Reader::new(bytes);
         let flags: [u8; 4] = r.string(4).ok()?.try_into().ok()?;
         let [last_login, motd, user_rc, forced_by_settings] = flags.map(|flag| flag == 1);
-        let &[audited, must_change] = r.string(2).ok()? else { return None };
-        let (audited, must_change) = (audited == 1, must_change == 1);
+        let flags: [u8; 3] = r.string(3).ok()?.try_into().ok()?;
+        let [audited, must_change, uses_pam] = flags.map(|flag| flag == 1);
         let session_text = text(&mut r)?;
         let mut session_variables = Vec::new();
         for _ in 0..count(&mut r, ENV_COUNT_MAX)? {
@@ -230,6 +232,7 @@ impl Rules {
             auth_info,
             audited,
             session_variables,
+            uses_pam,
             session_text,
             no_session,
             must_change,
@@ -396,6 +399,7 @@ mod tests {
             auth_info: Some(AuthInfo::with("password\n".to_owned())),
             audited: true,
             session_variables: vec![b"A=\xff".to_vec()],
+            uses_pam: true,
             session_text: "hello\n".into(),
             no_session: Some("no\n".into()),
             must_change: true,

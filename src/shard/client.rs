@@ -10,7 +10,7 @@ use crate::connection::{
     Event, GlobalRequest, LoginMethod,
 };
 use crate::crypto::PublicKey;
-use crate::limits::RELAYED_REQUEST_BYTES_MAX;
+use crate::limits::{REQUEST_FRAME_BYTES_MAX, REQUEST_IN_OUTBOX_BYTES_MAX};
 use crate::services::forward::Note;
 use crate::services::{Attached, Command, Io, Outgoing, RoutingDomain, Service, Surroundings};
 use crate::transport::{Client, Env, Error};
@@ -137,15 +137,17 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         want_reply: bool,
     ) -> bool {
         let Some(own) = self.own(link) else { return false };
+        let body = request.to_wire();
         if !own.outgoing.has_waiting()
+            && body.text_bytes() < REQUEST_IN_OUTBOX_BYTES_MAX
             && let Some(asked) =
                 self.tell(link, |connection, env| connection.request(id, request, want_reply, env))
         {
             return asked;
         }
-        let mut space = vec![0; RELAYED_REQUEST_BYTES_MAX];
+        let mut space = vec![0; body.text_bytes() + REQUEST_FRAME_BYTES_MAX];
         let mut out = Writer::new(&mut space);
-        let (recipient, body) = (ChannelNumber(id.number()), request.to_wire());
+        let recipient = ChannelNumber(id.number());
         let fits = wire::request::ChannelRequest { recipient, want_reply, body }.write(&mut out);
         if fits.is_err() || self.own(link).is_none() {
             return false;

@@ -14,7 +14,7 @@ use super::*;
 use crate::connection::{ChannelId, ChannelKind, Event, GlobalRequest};
 use crate::limits::{
     AGENT_LOGIN_PACKET_BYTES, HELD_REQUEST_BYTES_MAX, LINK_UNSENT_BYTES_MAX,
-    RELAYED_REQUEST_BYTES_MAX, RELAYED_WAITING_MAX,
+    RELAYED_REQUEST_BYTES_MAX, RELAYED_WAITING_MAX, REQUEST_FRAME_BYTES_MAX,
 };
 use crate::reactor::Chunk;
 use crate::services::forward::{Place, Target};
@@ -23,12 +23,11 @@ use crate::services::{Command, Grant};
 use crate::wire::channel::{
     AGENT_CHANNEL, ChannelNumber, EXTENDED_STDERR, X11_CHANNEL, open_failure,
 };
-use crate::wire::request::{ChannelRequest, RequestBody};
+use crate::wire::request::{ChannelRequest, REFUSED, RequestBody};
 use crate::wire::{Message, Writer};
 
 /// What the host is asked in place of what a client may not ask, so that the refusal comes in its
 /// turn: nobody knows this request.
-const REFUSED: &str = "refused@tidegate.invalid";
 const X11_REQUEST: &str = "x11-req";
 const INTERNAL_SFTP: &str = "internal-sftp";
 
@@ -910,7 +909,7 @@ enum Verdict {
 
 /// A request as it would have come; its channel is named when it is passed on.
 pub(super) fn encoded(want_reply: bool, body: RequestBody<'_>) -> Option<Box<[u8]>> {
-    let mut space = vec![0; RELAYED_REQUEST_BYTES_MAX];
+    let mut space = vec![0; body.text_bytes() + REQUEST_FRAME_BYTES_MAX];
     let mut out = Writer::new(&mut space);
     let request = ChannelRequest { recipient: ChannelNumber(0), want_reply, body };
     request.write(&mut out).ok()?;

@@ -2,7 +2,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::{Outside, Shard};
+use crate::base::cut;
+use crate::connection::ChannelId;
 use crate::crypto::{Certificate, PublicKey};
+use crate::limits::SESSION_TEXT_BYTES_MAX;
+use crate::reactor::Driver;
 use crate::services::{FileEvent, Grant};
 
 /// Something worth a log line. Texts that come from a peer are raw; the log escapes them.
@@ -165,5 +170,33 @@ impl What {
             What::Disconnected { ours, .. } => !*ours,
             _ => true,
         }
+    }
+    /// Lines wait in memory, and a command may be long: what no log shows is left out.
+    pub fn shorten(&mut self) {
+        let (What::SessionStarted { what, .. } | What::Refused { what, .. }) = self else { return };
+        let (kept, left) = cut(what.as_bytes(), SESSION_TEXT_BYTES_MAX);
+        let kept = kept.len();
+        if left > 0 {
+            what.truncate(kept);
+            what.push_str(&format!("[+{left} bytes]"));
+        }
+    }
+}
+
+/// Why the log says a request was refused that had a string longer than any we take.
+pub(super) const TOO_LONG: &str = "it is too long";
+
+impl<D: Driver, O: Outside> Shard<D, O> {
+    pub(super) fn report(&mut self, key: u32, what: What) {
+        self.report_on(key, None, what);
+    }
+
+    /// Reports something about a channel.
+    pub(super) fn report_on(&mut self, key: u32, id: Option<ChannelId>, what: What) {
+        let Some(link) = self.links.get(key as usize) else { return };
+        let (serial, peer, verbosity) = (link.serial, link.ends.peer, link.about.verbosity);
+        let grant = link.grant.clone().filter(|_| link.authenticated);
+        let channel = id.map(ChannelId::number);
+        self.outside.report(Report { serial, peer, verbosity, what, grant, channel });
     }
 }

@@ -5,12 +5,11 @@ use super::contain::meet_ordered_defect;
 use super::linger::Flow;
 use super::link::{Asked, Owed};
 use super::login::proof_of;
+use super::report::TOO_LONG;
 use super::*;
 use crate::base::Span;
 use crate::base::tally::{self, Cost};
-use crate::connection::{
-    Answer, ChannelId, Conn, Connection, ConnectionRecord, Event, Input, Proven, Query,
-};
+use crate::connection::{Answer, Conn, Connection, ConnectionRecord, Event, Input, Proven, Query};
 use crate::limits::{
     BULK_SLOT, HAND_OVER_UNSENT_BYTES_MAX, HEADROOM, LINK_TURN_BYTES_MAX, LINK_TURN_PACKET_BYTES,
     LINK_UNSENT_BYTES_MAX, PACKET_SLOT, RECEIVE_LEASE_TIME,
@@ -646,6 +645,9 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             Event::Global { want_reply, request } => self.global(key, want_reply, request),
             Event::ProveHostKeys { keys } => self.prove_host_keys(key, keys),
             Event::GlobalDone { ok, port } => self.relay_global_done(key, ok, port),
+            Event::TooLong { what } => {
+                self.report(key, What::Refused { what: what.into(), why: TOO_LONG.to_owned() });
+            }
             event if self.is_relayed(key) => self.relay_event(key, event),
             channel => self.channel_event(key, channel),
         }
@@ -966,19 +968,6 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 self.outside.ended(Some(serial));
             }
         }
-    }
-
-    pub(super) fn report(&mut self, key: u32, what: What) {
-        self.report_on(key, None, what);
-    }
-
-    /// Reports something about a channel.
-    pub(super) fn report_on(&mut self, key: u32, id: Option<ChannelId>, what: What) {
-        let Some(link) = self.links.get(key as usize) else { return };
-        let (serial, peer, verbosity) = (link.serial, link.ends.peer, link.about.verbosity);
-        let grant = link.grant.clone().filter(|_| link.authenticated);
-        let channel = id.map(ChannelId::number);
-        self.outside.report(Report { serial, peer, verbosity, what, grant, channel });
     }
 }
 

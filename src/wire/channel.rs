@@ -117,6 +117,19 @@ impl<'a> GlobalBody<'a> {
     }
 }
 
+impl<'a> GlobalRequest<'a> {
+    /// The name of what a message asks that is one of these by its number, and whether it wants an
+    /// answer.
+    ///
+    /// # Errors
+    /// Not even that much of it can be read.
+    pub fn head(payload: &'a [u8]) -> Result<(&'a str, bool), Malformed> {
+        let mut body = Reader::new(payload);
+        body.byte()?;
+        Ok((body.utf8(REQUEST_NAME_BYTES_MAX)?, body.boolean()?))
+    }
+}
+
 impl<'a> Message<'a> for GlobalRequest<'a> {
     const NUMBER: u8 = number::GLOBAL_REQUEST;
 
@@ -176,6 +189,26 @@ pub struct ChannelOpen<'a> {
     /// Largest data packet the receiver of this message may send.
     pub packet_bytes_max: u32,
     pub kind: OpenKind<'a>,
+}
+
+/// Who asks for a channel of which type, whatever else is in the message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenHead<'a> {
+    pub name: &'a str,
+    pub sender: ChannelNumber,
+}
+
+impl<'a> OpenHead<'a> {
+    /// The head of a message that is a [`ChannelOpen`] by its number.
+    ///
+    /// # Errors
+    /// Not even that much of it can be read.
+    pub fn of(payload: &'a [u8]) -> Result<OpenHead<'a>, Malformed> {
+        let mut body = Reader::new(payload);
+        body.byte()?;
+        let name = body.utf8(CHANNEL_TYPE_BYTES_MAX)?;
+        Ok(OpenHead { name, sender: ChannelNumber(body.uint32()?) })
+    }
 }
 
 /// The type of a channel and its own fields.

@@ -16,6 +16,18 @@ pub struct ChannelRequest<'a> {
     pub body: RequestBody<'a>,
 }
 
+/// What of a request can be told without its fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestHead<'a> {
+    pub recipient: ChannelNumber,
+    pub name: &'a str,
+    pub want_reply: bool,
+}
+
+/// The name of a request that nobody knows. It goes on in the place of one that is refused, so that
+/// answers keep their order.
+pub const REFUSED: &str = "refused@tidegate.invalid";
+
 /// What is asked of the channel, and the fields that belong to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestBody<'a> {
@@ -117,6 +129,18 @@ impl<'a> RequestBody<'a> {
         )
     }
 
+    /// Bytes of the strings in it that may be long.
+    pub const fn text_bytes(&self) -> usize {
+        match self {
+            RequestBody::PtyReq { term, modes, .. } => term.len() + modes.len(),
+            RequestBody::Env { name, value } => name.len() + value.len(),
+            RequestBody::Exec { command } => command.len(),
+            RequestBody::ExitSignal { text, .. } => text.len(),
+            RequestBody::Other { rest, .. } => rest.len(),
+            _ => 0,
+        }
+    }
+
     pub const fn name(&self) -> &'a str {
         match self {
             RequestBody::PtyReq { .. } => "pty-req",
@@ -208,13 +232,29 @@ impl<'a> RequestBody<'a> {
     }
 }
 
+impl<'a> RequestHead<'a> {
+    /// The head of a message that is a [`ChannelRequest`] by its number.
+    ///
+    /// # Errors
+    /// Not even that much of it can be read.
+    pub fn of(payload: &'a [u8]) -> Result<RequestHead<'a>, Malformed> {
+        let mut body = Reader::new(payload);
+        body.byte()?;
+        RequestHead::decode(&mut body)
+    }
+
+    fn decode(body: &mut Reader<'a>) -> Result<RequestHead<'a>, Malformed> {
+        let recipient = ChannelNumber(body.uint32()?);
+        let name = body.utf8(REQUEST_NAME_BYTES_MAX)?;
+        Ok(RequestHead { recipient, name, want_reply: body.boolean()? })
+    }
+}
+
 impl<'a> Message<'a> for ChannelRequest<'a> {
     const NUMBER: u8 = number::CHANNEL_REQUEST;
 
     fn decode(body: &mut Reader<'a>) -> Result<Self, Malformed> {
-        let recipient = ChannelNumber(body.uint32()?);
-        let name = body.utf8(REQUEST_NAME_BYTES_MAX)?;
-        let want_reply = body.boolean()?;
+        let RequestHead { recipient, name, want_reply } = RequestHead::decode(body)?;
         Ok(ChannelRequest { recipient, want_reply, body: RequestBody::decode(name, body)? })
     }
 
@@ -323,5 +363,7 @@ mod tests {
         let mut out = Writer::new(&mut space);
         request.write(&mut out).expect("room");
         assert_eq!(ChannelRequest::parse(out.written()), Err(Malformed::OverLimit));
+        let head = RequestHead { recipient: ChannelNumber(0), name: "exec", want_reply: false };
+        assert_eq!(RequestHead::of(out.written()), Ok(head), "it can be refused by name");
     }
 }

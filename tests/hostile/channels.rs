@@ -274,9 +274,18 @@ fn cases_89_to_91_requests() {
     drop(peer);
     for body in [
         RequestBody::Exec { command: &[b'x'; 200_000] },
-        pty("xterm", b"\x03\0\0"),
+        RequestBody::Env { name: b"LANG", value: &[b'v'; 200_000] },
+        RequestBody::Subsystem { name: &"A".repeat(1000) },
         RequestBody::Signal { name: &"A".repeat(1000) },
     ] {
+        let mut peer = Peer::login(&gateway);
+        let channel = peer.open_session(0);
+        assert!(!peer.ask(channel, body), "89: {}", body.name());
+        gateway.tells(&format!("{}: it is too long", body.name()));
+        // It costs the request and not the session.
+        assert!(peer.ask(channel, RequestBody::Exec { command: b"true" }), "89: {}", body.name());
+    }
+    for body in [pty("xterm", b"\x03\0\0")] {
         let mut peer = Peer::login(&gateway);
         let channel = peer.open_session(0);
         peer.send(&channel_request(channel, body));

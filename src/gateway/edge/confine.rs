@@ -84,7 +84,7 @@ mod tests {
     use super::*;
     use crate::gateway::config::DriverChoice;
     use crate::gateway::confine::Cell;
-    use crate::gateway::drivers;
+    use crate::gateway::drivers::{self, Manner};
     use crate::limits::EDGE_FILES_MAX;
 
     const INSIDE: &str = "TIDEGATE_TEST_INSIDE";
@@ -134,7 +134,8 @@ mod tests {
         // Landlock by itself, before the filter hides what it says.
         let connected = TcpStream::connect(address).map_err(|why| why.raw_os_error());
         let listed = fs::read_dir("/").map(|_| ()).map_err(|why| why.raw_os_error());
-        let driver = drivers::open_as(DriverChoice::Auto, true).expect("a driver");
+        let driver = drivers::open_as(DriverChoice::Auto, Manner { confined: true, alone: false })
+            .expect("a driver");
         let accepts = std::env::var(INSIDE).is_ok_and(|which| which == "edge");
         close(accepts).expect("closed");
         let status: Vec<i32> = try_everything().into_iter().map(|(_, errno)| errno).collect();

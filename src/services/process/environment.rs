@@ -82,7 +82,9 @@ pub fn environment(spec: &EnvironmentSpec<'_>) -> Environment {
     variables.set("LOGNAME", account.name.as_bytes());
     variables.set("HOME", account.home.as_os_str().as_bytes());
     variables.set("PATH", if account.uid == 0 { ROOT_PATH } else { PATH }.as_bytes());
-    variables.set("MAIL", format!("{MAIL_DIRECTORY}{}", account.name).as_bytes());
+    if !spec.rules.uses_pam {
+        variables.set("MAIL", format!("{MAIL_DIRECTORY}{}", account.name).as_bytes());
+    }
     variables.set("SHELL", if shell.is_empty() { b"/bin/sh" } else { shell });
     if let Some(time_zone) = &spec.rules.time_zone {
         variables.set("TZ", time_zone.as_bytes());
@@ -235,6 +237,17 @@ mod tests {
             assert!(texts.contains(&expected.to_owned()), "{expected}");
         }
         assert!(!texts.iter().any(|text| text.contains("evil") || text.contains("1.1.1.1")));
+    }
+
+    /// As with sshd: a module does, or nobody.
+    #[test]
+    fn pam_says_where_mail_lies() {
+        let account = account(1000);
+        for uses_pam in [false, true] {
+            let rules = Rules { uses_pam, ..Rules::default() };
+            let texts = texts(environment(&EnvironmentSpec { rules: &rules, ..spec(&account) }));
+            assert_eq!(texts.iter().any(|text| text.starts_with("MAIL=")), !uses_pam);
+        }
     }
 
     /// In sshd's order: the client, the account, the key, the account's file, PAM, SetEnv, the facts.

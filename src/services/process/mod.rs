@@ -21,7 +21,7 @@ use super::{
 };
 use crate::base::Instant;
 use crate::connection::WindowSize;
-use crate::limits::{CHANNEL_LINGER_TIME, ENV_COUNT_MAX, SERVICE_PAUSE};
+use crate::limits::{CHANNEL_LINGER_TIME, ENV_BYTES_MAX, ENV_COUNT_MAX, SERVICE_PAUSE};
 use crate::reactor::{Chunk, Errno, Op};
 
 const TAG_INPUT: u16 = 0;
@@ -214,7 +214,9 @@ impl Process {
     /// RFC 4254 §6.4, for a variable that policy let through.
     pub fn set_variable(&mut self, name: &str, value: &[u8]) -> bool {
         let Phase::Preparing(preparations) = &mut self.phase else { return false };
-        let room = preparations.variables.len() < ENV_COUNT_MAX;
+        let lengths = preparations.variables.iter().map(|(name, value)| name.len() + value.len());
+        let bytes = lengths.sum::<usize>() + name.len() + value.len();
+        let room = preparations.variables.len() < ENV_COUNT_MAX && bytes <= ENV_BYTES_MAX;
         if !room || preparations.start.is_some() || !is_variable(name, value) {
             return false;
         }
