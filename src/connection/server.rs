@@ -328,7 +328,7 @@ impl Connection<Server> {
         let first = trying.user.is_none();
         let user = trying.user.get_or_insert_with(|| request.user.into());
         if **user != *request.user {
-            return Err(Error::PeerMisbehaved("the user name changed between requests"));
+            return Err(Error::PeerMisbehaved(NAME_CHANGED));
         }
         if first && asks {
             trying.waits =
@@ -702,6 +702,8 @@ pub const SERVICE_CONNECTION: &str = "ssh-connection";
 /// A login remembers no more keys than a chain has methods.
 const _: () = assert!(AUTH_CHAIN_METHODS_MAX <= u8::MAX as usize);
 const TOO_MANY: Error = Error::PeerMisbehaved("Too many authentication failures");
+/// In sshd's words, which ban lists know.
+const NAME_CHANGED: &str = "Change of username or service not allowed: another name than at first";
 const UNKNOWN_ALGORITHM: &str = "its algorithm is not known, or not accepted";
 const RSA_SIZE: &str = "an RSA key of fewer than 2048 bits, or of more than 8192";
 const _: () = assert!(RSA_BITS_MIN == 2048 && RSA_BITS_MAX == 8192);

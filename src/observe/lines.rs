@@ -9,7 +9,7 @@ use crate::base::{Escaped, escape as escape_bytes, escape_word};
 use crate::gateway::log_level;
 use crate::gateway::reports::Reports;
 use crate::limits::EVENTS_MAX;
-use crate::shard::{Report, What};
+use crate::shard::{Ending, Report, What};
 use crate::wire::auth::{METHOD_PUBLIC_KEY, METHOD_PUBLIC_KEY_HOST_BOUND};
 
 /// How long the log rests after it has caught up. A login makes several lines within moments;
@@ -166,10 +166,14 @@ fn upstream(report: &Report) {
 }
 
 fn disconnected(report: &Report) {
-    let What::Disconnected { user, reason, ours, bytes_in, bytes_out, after } = &report.what else {
+    let What::Disconnected { user, reason, ours, bytes_in, bytes_out, after, .. } = &report.what
+    else {
         return;
     };
     let (link, ip, port) = (report.serial, report.peer.ip(), report.peer.port());
+    for line in end_as_in_sshd(report) {
+        info!(link, %ip, port, "{line}");
+    }
     let user = user.as_deref().unwrap_or("-");
     let reason = escape(reason);
     let seconds = after.as_secs_f64();
@@ -184,10 +188,159 @@ fn disconnected(report: &Report) {
     }
 }
 
+/// What sshd says of such an end, which ban lists and other readers of logs look for.
+fn end_as_in_sshd(report: &Report) -> Vec<String> {
+    let What::Disconnected { user, asked, ending, reason, .. } = &report.what else {
+        return Vec::new();
+    };
+    let (ip, port) = (report.peer.ip(), report.peer.port());
+    let at = format!("{ip} port {port}");
+    let inside = report.grant.is_some();
+    let phase = if inside { "" } else { " [preauth]" };
+    // Who exists is not known where strangers are heard.
+    let whose = match (inside, user, asked) {
+        (true, Some(user), _) => format!("user {} ", word(user)),
+        (false, _, Some(asked)) => format!("authenticating user {} ", word(asked)),
+        _ => String::new(),
+    };
+    match ending {
+        Ending::Left { reset: false, greeted: false } => vec![
+            "kex_exchange_identification: Connection closed by remote host".to_owned(),
+            format!("Connection closed by {at}"),
+        ],
+        Ending::Left { reset: true, greeted: false } => vec![
+            "kex_exchange_identification: read: Connection reset by peer".to_owned(),
+            format!("Connection reset by {at}"),
+        ],
+        Ending::Left { reset: false, .. } if inside => vec![format!("Connection closed by {at}")],
+        Ending::Left { reset: true, .. } if inside => {
+            vec![format!("Read error from remote host {at}: {}", escape(reason))]
+        }
+        Ending::Left { reset, .. } => {
+            let how = if *reset { "reset" } else { "closed" };
+            vec![format!("Connection {how} by {whose}{at}{phase}")]
+        }
+        Ending::Told { code, text } => vec![
+            format!("Received disconnect from {at}:{code}: {}{phase}", escape(text)),
+            format!("Disconnected from {whose}{at}{phase}"),
+        ],
+        Ending::Unidentified { other_version } => {
+            let why =
+                if *other_version { "could not read protocol version" } else { "invalid format" };
+            vec![format!("banner exchange: Connection from {at}: {why}")]
+        }
+        Ending::NothingInCommon { what, theirs } => {
+            let what = match *what {
+                "host key algorithm" => "host key type",
+                "compression" => "compression method",
+                what => what,
+            };
+            let theirs = escape(theirs);
+            vec![format!(
+                "Unable to negotiate with {at}: no matching {what} found. Their offer: {theirs}{phase}"
+            )]
+        }
+        Ending::Late { local } if !inside => vec![format!(
+            "Timeout before authentication for connection from {ip} to {local}, pid = {}",
+            report.serial
+        )],
+        Ending::Late { .. } => vec![format!("Timeout, client not responding from {whose}{at}")],
+        Ending::Dismissed => vec![format!("Disconnecting {whose}{at}: {}{phase}", escape(reason))],
+        Ending::Other => Vec::new(),
+    }
+}
+
 fn escape(text: &str) -> Escaped<'_> {
     escape_bytes(text.as_bytes())
 }
 
 fn word(text: &str) -> String {
     escape_word(text.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::services::Grant;
+
+    fn end(ending: Ending, asked: Option<&str>, grant: Option<Arc<Grant>>) -> Report {
+        let what = What::Disconnected {
+            user: grant.as_ref().map(|grant| grant.account.name.clone()),
+            asked: asked.map(str::to_owned),
+            ending,
+            reason: "why".to_owned(),
+            ours: false,
+            bytes_in: 1,
+            bytes_out: 2,
+            after: Duration::ZERO,
+        };
+        let peer = SocketAddr::from((Ipv4Addr::new(192, 0, 2, 1), 40));
+        Report { serial: 7, peer, verbosity: None, what, grant, channel: None }
+    }
+
+    /// In the words of OpenSSH 9.2 and, of a login that takes too long, 10.0. A name that lies is one word.
+    #[test]
+    fn ends_are_told_as_sshd_tells_them() {
+        let left = |reset, greeted| Ending::Left { reset, greeted };
+        let told = || Ending::Told { code: 11, text: "bye\n".into() };
+        let rows: Vec<(Ending, Option<&str>, &[&str])> = vec![
+            (
+                left(false, false),
+                None,
+                &[
+                    "kex_exchange_identification: Connection closed by remote host",
+                    "Connection closed by 192.0.2.1 port 40",
+                ],
+            ),
+            (left(false, true), None, &["Connection closed by 192.0.2.1 port 40 [preauth]"]),
+            (
+                left(true, true),
+                Some("a from 1.1.1.1"),
+                &[
+                    "Connection reset by authenticating user a\\x20from\\x201.1.1.1 192.0.2.1 port 40 [preauth]",
+                ],
+            ),
+            (
+                told(),
+                Some("ann"),
+                &[
+                    "Received disconnect from 192.0.2.1 port 40:11: bye\\n [preauth]",
+                    "Disconnected from authenticating user ann 192.0.2.1 port 40 [preauth]",
+                ],
+            ),
+            (
+                Ending::NothingInCommon { what: "host key algorithm", theirs: "ssh-dss".into() },
+                None,
+                &["Unable to negotiate with 192.0.2.1 port 40: no matching host key type found. \
+                   Their offer: ssh-dss [preauth]"],
+            ),
+            (
+                Ending::Late { local: IpAddr::from([192, 0, 2, 9]) },
+                Some("ann"),
+                &[
+                    "Timeout before authentication for connection from 192.0.2.1 to 192.0.2.9, pid = 7",
+                ],
+            ),
+            (
+                Ending::Dismissed,
+                Some("ann"),
+                &["Disconnecting authenticating user ann 192.0.2.1 port 40: why [preauth]"],
+            ),
+            (
+                Ending::Unidentified { other_version: true },
+                None,
+                &[
+                    "banner exchange: Connection from 192.0.2.1 port 40: could not read protocol version",
+                ],
+            ),
+            (Ending::Other, None, &[]),
+        ];
+        for (ending, asked, lines) in rows {
+            assert_eq!(end_as_in_sshd(&end(ending, asked, None)), lines);
+        }
+    }
 }

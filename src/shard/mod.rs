@@ -35,7 +35,7 @@ mod upstream;
 pub use client::{CLOSED_BY_PEER, ClientLink, News};
 pub use outside::{Admission, Ends, HandOver, Mail, Outside, Proof, StartupEnd};
 pub use preface::{Asking, UNTOLD};
-pub use report::{CertificateTold, KeyTold, Report, What};
+pub use report::{CertificateTold, Ending, KeyTold, Report, What};
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;

@@ -1,14 +1,16 @@
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Outside, Shard};
+use super::outside::{Ends, StartupEnd};
+use super::{News, Outside, Shard};
 use crate::base::cut;
-use crate::connection::ChannelId;
+use crate::connection::{ChannelId, Conn};
 use crate::crypto::{Certificate, PublicKey};
 use crate::limits::SESSION_TEXT_BYTES_MAX;
 use crate::reactor::Driver;
-use crate::services::{FileEvent, Grant};
+use crate::services::{FileEvent, Grant, Origin};
+use crate::transport::{Error, OTHER_VERSION};
 
 /// Something worth a log line. Texts that come from a peer are raw; the log escapes them.
 #[derive(Debug)]
@@ -148,6 +150,9 @@ pub enum What {
     },
     Disconnected {
         user: Option<String>,
+        /// Whoever was named and has not logged in.
+        asked: Option<String>,
+        ending: Ending,
         reason: String,
         /// Our own doing (a defect or a lack of resources) rather than the peer's.
         ours: bool,
@@ -155,6 +160,54 @@ pub enum What {
         bytes_out: u64,
         after: Duration,
     },
+}
+
+/// How a connection has ended, as sshd tells it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// The peer has closed or reset it; `greeted`: and had said who it is.
+    Left {
+        reset: bool,
+        greeted: bool,
+    },
+    /// The peer has said so (RFC 4253 §11.1).
+    Told {
+        code: u32,
+        text: Box<str>,
+    },
+    /// What came first was no identification, or that of another version of the protocol.
+    Unidentified {
+        other_version: bool,
+    },
+    NothingInCommon {
+        what: &'static str,
+        theirs: Box<str>,
+    },
+    /// The time for a login was over; our address.
+    Late {
+        local: IpAddr,
+    },
+    /// The peer was told why.
+    Dismissed,
+    /// There is no line of sshd's about it.
+    Other,
+}
+
+impl Ending {
+    pub(super) fn of(error: &Error, local: SocketAddr) -> Ending {
+        match error {
+            Error::Disconnected { code, text } => Ending::Told { code: *code, text: text.clone() },
+            Error::NothingInCommon(lists) => {
+                Ending::NothingInCommon { what: lists.what, theirs: lists.theirs.clone() }
+            }
+            Error::Identification(why) => {
+                Ending::Unidentified { other_version: *why == OTHER_VERSION }
+            }
+            Error::Deadline(_) => Ending::Late { local: local.ip().to_canonical() },
+            error if error.disconnect_code().is_some() => Ending::Dismissed,
+            _ => Ending::Other,
+        }
+    }
 }
 
 impl What {
@@ -198,5 +251,51 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let grant = link.grant.clone().filter(|_| link.authenticated);
         let channel = id.map(ChannelId::number);
         self.outside.report(Report { serial, peer, verbosity, what, grant, channel });
+    }
+
+    /// The line in the log that ends a connection; only the first reason counts. Unless `how` says
+    /// otherwise, a peer that is not logged in is judged by whether it has tried.
+    pub(super) fn report_end(
+        &mut self,
+        key: u32,
+        reason: &str,
+        ours: bool,
+        (how, ending): (Option<StartupEnd>, Ending),
+    ) {
+        let Some(link) = self.links.get_mut(key as usize) else { return };
+        if link.ended {
+            return;
+        }
+        link.ended = true;
+        if matches!(link.conn, Conn::Client(_)) {
+            // The client's connection tells of it, or whoever made it hears of it.
+            link.reason = Some(reason.to_owned());
+            if self.is_client(key) {
+                self.publish(key, News::Ended { reason: reason.to_owned() });
+            }
+            return;
+        }
+        let stats = link.conn.stats();
+        let what = What::Disconnected {
+            user: link.grant.as_ref().map(|grant| grant.account.name.clone()),
+            asked: link.conn.user_asked().filter(|_| !link.authenticated).map(str::to_owned),
+            ending,
+            reason: reason.to_owned(),
+            ours,
+            bytes_in: stats.bytes_in,
+            bytes_out: stats.bytes_out,
+            after: self.driver.now().since(link.since),
+        };
+        let tried = if link.attempted { StartupEnd::Attempted } else { StartupEnd::NoAttempt };
+        let (ends, authenticated) = (link.ends, link.authenticated);
+        if !authenticated {
+            let Ends { peer, local, routing } = ends;
+            let from = Origin { link: link.serial, peer, local, routing };
+            if let Some(user) = link.conn.user_asked().filter(|_| !link.attempted) {
+                self.outside.only_asked(user, from);
+            }
+            self.outside.startup_over(ends, how.unwrap_or(tried));
+        }
+        self.report(key, what);
     }
 }

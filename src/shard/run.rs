@@ -5,7 +5,7 @@ use super::contain::meet_ordered_defect;
 use super::linger::Flow;
 use super::link::{Asked, Owed};
 use super::login::proof_of;
-use super::report::TOO_LONG;
+use super::report::{Ending, TOO_LONG};
 use super::*;
 use crate::base::Span;
 use crate::base::tally::{self, Cost};
@@ -110,6 +110,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         self.driver.close(from.socket);
         let what = What::Disconnected {
             user: Some(from.grant.account.name.clone()),
+            asked: None,
+            ending: Ending::Other,
             reason: "the connection could not be taken over".to_owned(),
             ours: true,
             bytes_in: 0,
@@ -248,10 +250,10 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 (link.mark_until, link.lease_until) = (None, None);
                 link.inbound.received(into, bytes, self.driver.pool());
                 match completion.result {
-                    Ok(0) => self.peer_left(key, CLOSED_BY_PEER),
+                    Ok(0) => self.peer_left(key, CLOSED_BY_PEER, false),
                     Ok(_) => self.mark_ready(key),
                     Err(errno) if errno.0 == libc::ECANCELED => self.mark_ready(key),
-                    Err(errno) => self.peer_left(key, &errno.to_string()),
+                    Err(errno) => self.peer_left(key, &errno.to_string(), true),
                 }
             }
             Op::Connect { fd, to } => self.upstream_attempted(key, fd, to, completion.result),
@@ -259,7 +261,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 link.outgoing.sent(from, self.driver.pool());
                 match completion.result {
                     Ok(_) => self.send_completed(key),
-                    Err(errno) => self.peer_left(key, &errno.to_string()),
+                    Err(errno) => self.peer_left(key, &errno.to_string(), true),
                 }
             }
             Op::Readable { .. } => self.tape_readable(key),
@@ -316,7 +318,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             Done::Greeted(Greeted { config: None, about }) => {
                 link.about = about;
                 let why = "RefuseConnection is yes";
-                self.report_end(key, why, false, Some(StartupEnd::Refused));
+                self.report_end(key, why, false, (Some(StartupEnd::Refused), Ending::Dismissed));
                 self.say_goodbye(key, disconnect::BY_APPLICATION, "connection refused");
                 return;
             }
@@ -365,7 +367,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             }
             LinkState::Open => self.arm_timer(key),
             LinkState::Closing | LinkState::Leaving => {
-                self.peer_left(key, "the peer did not take what was sent to it");
+                self.peer_left(key, "the peer did not take what was sent to it", true);
             }
             LinkState::Terminating => {}
         }
@@ -835,13 +837,14 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             (_, true) => Some(StartupEnd::Ours),
             _ => None,
         };
-        self.report_end(key, &reason, ours, how);
+        let Some(local) = self.links.get(key as usize).map(|link| link.ends.local) else { return };
+        self.report_end(key, &reason, ours, (how, Ending::of(&error, local)));
         self.set_closing(key);
     }
 
     /// We end a healthy connection.
     pub(super) fn close_link(&mut self, key: u32, code: u32, text: &str) {
-        self.report_end(key, text, true, Some(StartupEnd::Ours));
+        self.report_end(key, text, true, (Some(StartupEnd::Ours), Ending::Dismissed));
         self.say_goodbye(key, code, text);
     }
 
@@ -879,51 +882,16 @@ impl<D: Driver, O: Outside> Shard<D, O> {
 
     /// We cannot go on with it, and have nothing to say.
     pub(super) fn end_for(&mut self, key: u32, reason: &str) {
-        self.report_end(key, reason, true, Some(StartupEnd::Ours));
+        self.report_end(key, reason, true, (Some(StartupEnd::Ours), Ending::Other));
         self.terminate(key);
     }
 
-    pub(super) fn peer_left(&mut self, key: u32, reason: &str) {
-        self.report_end(key, reason, false, None);
+    /// `reset`: in whatever way but by closing it.
+    pub(super) fn peer_left(&mut self, key: u32, reason: &str, reset: bool) {
+        let link = self.links.get(key as usize);
+        let greeted = link.is_some_and(|link| !link.conn.peer_ident().is_empty());
+        self.report_end(key, reason, false, (None, Ending::Left { reset, greeted }));
         self.terminate(key);
-    }
-
-    /// The line in the log that ends a connection; only the first reason counts. Unless `how` says
-    /// otherwise, a peer that is not logged in is judged by whether it has tried.
-    fn report_end(&mut self, key: u32, reason: &str, ours: bool, how: Option<StartupEnd>) {
-        let Some(link) = self.links.get_mut(key as usize) else { return };
-        if link.ended {
-            return;
-        }
-        link.ended = true;
-        if matches!(link.conn, Conn::Client(_)) {
-            // The client's connection tells of it, or whoever made it hears of it.
-            link.reason = Some(reason.to_owned());
-            if self.is_client(key) {
-                self.publish(key, News::Ended { reason: reason.to_owned() });
-            }
-            return;
-        }
-        let stats = link.conn.stats();
-        let what = What::Disconnected {
-            user: link.grant.as_ref().map(|grant| grant.account.name.clone()),
-            reason: reason.to_owned(),
-            ours,
-            bytes_in: stats.bytes_in,
-            bytes_out: stats.bytes_out,
-            after: self.driver.now().since(link.since),
-        };
-        let tried = if link.attempted { StartupEnd::Attempted } else { StartupEnd::NoAttempt };
-        let (ends, authenticated) = (link.ends, link.authenticated);
-        if !authenticated {
-            let Ends { peer, local, routing } = ends;
-            let from = Origin { link: link.serial, peer, local, routing };
-            if let Some(user) = link.conn.user_asked().filter(|_| !link.attempted) {
-                self.outside.only_asked(user, from);
-            }
-            self.outside.startup_over(ends, how.unwrap_or(tried));
-        }
-        self.report(key, what);
     }
 
     fn terminate(&mut self, key: u32) {

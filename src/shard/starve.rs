@@ -112,7 +112,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
 
     /// Its last words would stand behind what the peer does not take: it has none.
     fn end_holder(&mut self, key: u32) {
-        self.peer_left(key, HELD_TOO_LONG);
+        self.peer_left(key, HELD_TOO_LONG, true);
         self.mark_dirty(key);
     }
 

@@ -13,6 +13,9 @@ pub enum Error {
     /// The peer keeps the rules, but we share no way to talk.
     #[error("{0}")]
     PeerIncompatible(Box<str>),
+    /// The same: of something both have lists, and nothing stands in both.
+    #[error("{0}")]
+    NothingInCommon(Box<Mismatch>),
     /// What should have been an identification line (RFC 4253 §4.2) is none of ours.
     #[error("{0}")]
     Identification(&'static str),
@@ -45,6 +48,17 @@ pub enum Error {
     Invariant(&'static str),
 }
 
+/// Two lists of algorithms that have no name in common.
+// What the reader does not know comes first: a log line may cut the rest.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no common {what}: the peer offers {theirs}, we {ours}")]
+pub struct Mismatch {
+    /// As in "no common cipher".
+    pub what: &'static str,
+    pub theirs: Box<str>,
+    pub ours: Box<str>,
+}
+
 /// Whose fault an error is: it decides who is told, and what is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
@@ -61,9 +75,10 @@ impl Error {
                 Some(disconnect::PROTOCOL_ERROR)
             }
             Error::KeyExchange(KexError::UnsafeGroup) => Some(disconnect::PROTOCOL_ERROR),
-            Error::PeerIncompatible(_) | Error::KeyExchange(_) | Error::Signer => {
-                Some(disconnect::KEY_EXCHANGE_FAILED)
-            }
+            Error::PeerIncompatible(_)
+            | Error::NothingInCommon(_)
+            | Error::KeyExchange(_)
+            | Error::Signer => Some(disconnect::KEY_EXCHANGE_FAILED),
             Error::Identification(_) => Some(disconnect::PROTOCOL_VERSION_NOT_SUPPORTED),
             Error::BadTag => Some(disconnect::MAC_ERROR),
             Error::HostKey(_) | Error::HostKeyRefused => Some(disconnect::HOST_KEY_NOT_VERIFIABLE),

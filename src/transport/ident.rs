@@ -92,6 +92,8 @@ pub(super) const VERSION_2: &str = "SSH-2.0-";
 /// RFC 4253 §5.1: a server that can still speak version 1 says so this way.
 const VERSION_1_99: &str = "SSH-1.99-";
 
+/// What an [`Error::Identification`] says of a peer of another version of the protocol.
+pub const OTHER_VERSION: &str = "the peer does not speak SSH 2.0";
 const INVALID: Error = Error::Identification("invalid SSH identification string");
 const TOO_LONG: Error = Error::Identification("the SSH identification string is too long");
 
@@ -109,7 +111,7 @@ fn check(line: &[u8]) -> Result<(), Error> {
     match software {
         Some([]) => Err(INVALID),
         Some(_) => Ok(()),
-        None => Err(Error::Identification("the peer does not speak SSH 2.0")),
+        None => Err(Error::Identification(OTHER_VERSION)),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{CompressionKind, Error, Preferences};
+use super::{CompressionKind, Error, Mismatch, Preferences};
 use crate::base::Entropy;
 use crate::crypto::{CipherKind, KexKind, KeyAlgorithm, MacKind, SignatureAlgorithm, Suite};
 use crate::limits::KEXINIT_BYTES_MAX;
@@ -217,7 +217,7 @@ impl Offers<'_> {
 
     fn common<T>(
         &self,
-        what: &str,
+        what: &'static str,
         client: NameList<'_>,
         server: NameList<'_>,
         known: impl Fn(&str) -> Option<T>,
@@ -227,15 +227,8 @@ impl Offers<'_> {
         let shared = client.iter().filter(|name| server.contains(name));
         shared.filter_map(known).next().ok_or_else(|| {
             let (ours, theirs) = if self.we_serve { (server, client) } else { (client, server) };
-            Error::PeerIncompatible(
-                format!(
-                    // What the reader does not know comes first: a log line may cut the rest.
-                    "no common {what}: the peer offers {}, we {}",
-                    shortened(theirs.as_str()),
-                    shortened(ours.as_str())
-                )
-                .into(),
-            )
+            let [theirs, ours] = [theirs, ours].map(|names| shortened(names.as_str()).into());
+            Error::NothingInCommon(Box::new(Mismatch { what, theirs, ours }))
         })
     }
 }

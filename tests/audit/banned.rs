@@ -5,11 +5,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
+
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
 
 use crate::support::{Gateway, driver, keygen, wait_for};
 use crate::{WRONG, audited, audited_by, user, with_password};
@@ -26,10 +30,11 @@ fn is_there() -> bool {
     found
 }
 
-/// Failures that the filter finds, by address.
-fn found(log: &Path) -> BTreeMap<String, usize> {
+/// Failures that the filter finds in one of its modes, by address.
+fn found(log: &Path, mode: &str) -> BTreeMap<String, usize> {
     let mut filter = Command::new("fail2ban-regex");
-    let output = filter.args(["-o", "row", "--usedns", "no"]).arg(log).arg(FILTER).output();
+    let rules = format!("{FILTER}[mode={mode}]");
+    let output = filter.args(["-o", "row", "--usedns", "no"]).arg(log).arg(rules).output();
     let output = output.expect("fail2ban-regex starts");
     let mut failures = BTreeMap::new();
     for row in String::from_utf8_lossy(&output.stdout).lines() {
@@ -37,6 +42,8 @@ fn found(log: &Path) -> BTreeMap<String, usize> {
         let (address, _) = address.unwrap_or_else(|| panic!("{row}: {output:?}"));
         *failures.entry(address.to_owned()).or_default() += 1;
     }
+    // Whoever looks whether the gateway is there.
+    failures.remove("127.0.0.1");
     failures
 }
 
@@ -44,7 +51,7 @@ fn found(log: &Path) -> BTreeMap<String, usize> {
 const LINES: [&str; 4] =
     ["LogLevel INFO", "MaxAuthTries 3", "PidFile none", "DenyUsers *@127.0.0.4"];
 /// Where the clients come from. Reactors write in no order between them: the log is whole when each has its end.
-const VISITORS: [u8; 6] = [2, 3, 4, 6, 7, 8];
+const VISITORS: [u8; 10] = [2, 3, 4, 6, 7, 8, 9, 10, 11, 12];
 
 fn is_whole(log: &str) -> bool {
     let ends: Vec<_> = log.lines().filter(|line| line.contains("Disconnected ")).collect();
@@ -80,22 +87,48 @@ fn visit(gateway: &Gateway) {
     let address = from("127.0.0.8");
     options.push(&address);
     assert!(!gateway.ssh(&options, &["true"]).status().expect("ssh").success());
+    // Who asks for what nobody has, and who says nothing, nonsense or no more than a name.
+    let unequal = [&*from("127.0.0.9"), "KexAlgorithms=diffie-hellman-group1-sha1"];
+    assert!(!gateway.ssh(&unequal, &["true"]).status().expect("ssh").success());
+    for (last, words) in [(10, ""), (11, "GET / HTTP/1.0\r\n\r\n"), (12, "SSH-2.0-x\r\n")] {
+        let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::empty(), None);
+        let socket = socket.expect("a socket");
+        bind(socket.as_raw_fd(), &SockaddrIn::new(127, 0, 0, last, 0)).expect("an address");
+        let gateway = SockaddrIn::new(127, 0, 0, 1, gateway.port);
+        connect(socket.as_raw_fd(), &gateway).expect("a connection");
+        let mut stream = TcpStream::from(socket);
+        // All that comes is read, lest the end be a reset.
+        stream.read_exact(&mut [0; 8]).expect("an identification");
+        stream.write_all(words.as_bytes()).expect("room");
+        stream.shutdown(Shutdown::Write).expect("an end");
+        let _ = stream.read_to_end(&mut Vec::new());
+    }
     drop(held.stdin.take());
     assert!(held.wait().expect("ssh").success());
 }
 
-/// What the visits above are worth: attempts by password, each; a user who gets in by no means, once; too many
-/// keys, once; nothing for those who have got in.
-fn expected() -> BTreeMap<String, usize> {
-    let found = [("127.0.0.2", 2), ("127.0.0.3", 3), ("127.0.0.4", 1), ("127.0.0.8", 1)];
-    found.into_iter().map(|(address, count)| (address.to_owned(), count)).collect()
+/// What the visits above are worth, as in sshd's log: attempts by password, each; a user who gets in by no
+/// means, once; too many keys, once; nothing for those who have got in. Some modes count ends before a login.
+fn expected(mode: &str) -> BTreeMap<String, usize> {
+    let (ends, unequal) = match mode {
+        "normal" => (0, 0),
+        "ddos" => (1, 0),
+        "extra" => (0, 1),
+        _ => (1, 1),
+    };
+    let logins = [(2, 2 + ends), (3, 3 + ends), (4, 1 + ends), (8, 1)];
+    let strangers = [(9, unequal), (10, ends), (11, ends), (12, ends)];
+    let found = logins.into_iter().chain(strangers).filter(|(_, count)| *count > 0);
+    found.map(|(last, count)| (format!("127.0.0.{last}"), count)).collect()
 }
 
 /// Waits until the log has the last of it.
 fn assert_found(log: &Path) {
     let text = || fs::read_to_string(log).unwrap_or_default();
     wait_for("the end of each client", || is_whole(&text()));
-    assert_eq!(found(log), expected(), "{}", text());
+    for mode in ["normal", "ddos", "extra", "aggressive"] {
+        assert_eq!(found(log, mode), expected(mode), "{mode}\n{}", text());
+    }
 }
 
 #[test]

@@ -134,7 +134,7 @@ fn odd_requests_of_a_channel() {
         ("a length that is none", b"exec", vec![0xff; 4], GoesOn),
         ("a long variable", b"env", variable(b"LONG", &vec![b'x'; 200_000]), GoesOn),
         ("a long name", b"env", variable(&[b'x'; 300], b""), GoesOn),
-        ("a long subsystem", b"subsystem", string(&vec![b'x'; 65]), GoesOn),
+        ("a long subsystem", b"subsystem", string(&[b'x'; 65]), GoesOn),
         ("a long signal", b"signal", string(&[b'X'; 33]), GoesOn),
         ("modes that end early", b"pty-req", pty(&[1, 0, 0]), Ends),
         ("modes of zeros", b"pty-req", pty(&[0; 1000]), GoesOn),
