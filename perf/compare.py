@@ -140,7 +140,7 @@ def tell(section, case, figures):
 def build(options):
     """The product, the load program, the relay and the russh server, as far as they are needed."""
     cargo = ["cargo", "build", "--release"]
-    programs = ["--bin", "tidegate", "--example", "load", "--example", "relay"]
+    programs = ["--bin", "tidegate", "--example", "load", "--example", "relay", "--example", "floor"]
     subprocess.run(cargo + programs, cwd=ROOT, check=True)
     if any(kind.name == "russh" for kind in options.kinds):
         subprocess.run(cargo + ["--locked"], cwd=ROOT / "perf/russh-peer", check=True)
@@ -194,7 +194,8 @@ def main():
         sys.exit("perf/compare.py needs root: sshd separates privileges, control groups account for CPU")
     target = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release"
     options.binary = options.binary or target / "tidegate"
-    options.load, options.relay = target / "examples/load", target / "examples/relay"
+    examples = [target / "examples" / name for name in ("load", "relay", "floor")]
+    options.load, options.relay, options.floor = examples
     every = kinds.KINDS + [kinds.Other(*peer.split("=", 1)) for peer in options.peer]
     options.kinds = [kind for kind in every if not options.servers or kind.name in options.servers]
     if not options.no_build:

@@ -1,9 +1,11 @@
-"""`tidegate cp` beside OpenSSH's own programs, to each server: CPU of both ends, long ways, small files."""
+"""`tidegate cp` beside OpenSSH's own programs, to each server, and beside the floor of both ends: CPU of
+both ends, long ways, small files."""
 
 import shutil
 import subprocess
 import time
 
+import servers as kinds
 import small_files
 from pipes import Relay
 from place import GIB, MIB, Failed
@@ -23,7 +25,11 @@ def cases():
 
 
 def command(site, program, port, source, target, recursive=False):
-    """One copy by `cp`, `sftp` or `scp`; `there:` stands before what is on the server."""
+    """One copy by `cp`, `sftp`, `scp` or the floor; `there:` stands before what is on the server."""
+    if program == "floor":
+        way = "get" if str(source).startswith("there:") else "put"
+        plain = [str(path).removeprefix("there:") for path in (source, target)]
+        return [site.options.floor, way, f"127.0.0.1:{port}", *plain]
     there = lambda path: str(path).replace("there:", "127.0.0.1:")
     setting = {"Ciphers": CIPHER}
     if program == "sftp":
@@ -76,8 +82,10 @@ def small(site, server, program, port, count):
 
 
 def near(site, server, case, size, figure):
-    for program in ("sftp", "cp"):
+    floor = isinstance(server.kind, kinds.Floor)
+    for program in ("floor",) if floor else ("sftp", "cp"):
         _, client, both = moved(site, server, program, server.port, case, size)
+        program = "cp" if floor else program
         figure.setdefault(f"client_{program}", []).append(client)
         figure.setdefault(f"both_{program}", []).append(both)
 
@@ -98,7 +106,17 @@ def far(site, server, case, figure):
         relay.end()
 
 
-def measure(site, servers, case, rounds, size):
+def measure(site, running, case, rounds, size):
+    """Also the floor of both ends, by turns with the servers."""
+    floor = [kinds.Server(kinds.Floor(), site)] if case[0] in NEAR else []
+    try:
+        return by_turns(site, running + floor, case, rounds, size)
+    finally:
+        for server in floor:
+            server.stop()
+
+
+def by_turns(site, servers, case, rounds, size):
     figures = {server.name: {} for server in servers}
     for turn in range(rounds):
         for server in servers if turn % 2 == 0 else servers[::-1]:
@@ -115,6 +133,6 @@ def measure(site, servers, case, rounds, size):
     for figure in figures.values():
         for share, ours, theirs in (("client_share", "client_cp", "client_sftp"),
                                     ("rate_share", "rate_cp", "rate_stock")):
-            if ours in figure and "failed" not in figure:
+            if theirs in figure and "failed" not in figure:
                 figure[share] = [one / other for one, other in zip(figure[ours], figure[theirs])]
     return figures

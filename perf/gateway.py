@@ -19,6 +19,7 @@ from place import GIB, MIB, Failed
 WAYS = ["down", "up"]
 FORWARD_CIPHERS = ["aes128-gcm@openssh.com", "chacha20-poly1305@openssh.com"]
 PROXIED_CIPHERS = ["aes128-gcm@openssh.com"]
+FLOOR_CIPHER = FORWARD_CIPHERS[0]
 # Of the packets that OpenSSH sends.
 PIECE_BYTES = 32 * 1024
 IDLE_CASES = ["idle-forwarded", "idle-proxied"]
@@ -79,8 +80,12 @@ class Bytes:
 def bulk(site, server, mebibytes, cipher, way, over):
     """CPU seconds of the server for one connection that moves so much, and how long it takes."""
     before, started = server.group.seconds(), time.monotonic()
-    site.finish([site.start([site.options.load, "bulk", f"127.0.0.1:{server.port}", site.user,
-                             site.folder / "user", mebibytes, 1, KEX, cipher, way, over])])
+    address = f"127.0.0.1:{server.port}"
+    command = [site.options.load, "bulk", address, site.user, site.folder / "user", mebibytes, 1, KEX, cipher,
+               way, over]
+    if isinstance(server.kind, kinds.Floor):
+        command = [site.options.floor, way, address, mebibytes]
+    site.finish([site.start(command)])
     took = time.monotonic() - started
     time.sleep(SETTLE_SECONDS)
     return server.group.seconds() - before, took
@@ -114,8 +119,14 @@ def moved(site, servers, cipher, way, over, rounds, size):
 
 
 def forward(site, running, way, cipher, rounds, size):
+    """Also the floor, by turns with the servers, where its cipher is measured."""
     chosen = [server for server in running if server.name != "dropbear"]
-    return moved(site, chosen, cipher, way, "tcp", rounds, size)
+    floor = [kinds.Server(kinds.Floor(), site)] if cipher == FLOOR_CIPHER else []
+    try:
+        return moved(site, chosen + floor, cipher, way, "tcp", rounds, size)
+    finally:
+        for server in floor:
+            server.stop()
 
 
 def in_front(site, upstream, cipher=None, ways=(False,)):

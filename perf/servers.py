@@ -159,6 +159,16 @@ class Russh:
                 str(site.folder / "authorized_keys")]
 
 
+class Floor:
+    """No SSH server: the least that one could do (perf/floor.rs), with a client of its own."""
+
+    name = "floor"
+    at_once_max = 1
+
+    def command(self, site, port):
+        return [str(site.options.floor), "serve", str(port)]
+
+
 class Other:
     """A server that the command line names."""
 
