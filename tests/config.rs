@@ -502,6 +502,34 @@ fn lines() -> impl Strategy<Value = String> {
     line.prop_map(|(name, words)| format!("{name} {}", words.join(" ")))
 }
 
+/// As with sshd, which calls it "AuthenticationMethods cannot be satisfied by enabled authentication methods".
+#[test]
+fn methods_that_nobody_can_get_through_are_refused() {
+    let (keys, typed) =
+        ("AuthenticationMethods publickey", "AuthenticationMethods publickey,password");
+    let asked = "PasswordAuthentication yes\n";
+    for (text, off) in [
+        (format!("{typed}\n"), "password"),
+        // Nothing says what a password is.
+        (format!("{asked}{typed}\n"), "password"),
+        (format!("{keys}\nPubkeyAuthentication no\n"), "publickey"),
+        ("AuthenticationMethods keyboard-interactive:pam\n".to_owned(), "keyboard-interactive"),
+        // Whatever a block says.
+        (format!("{typed}\nTidegatePasswordFile /etc/x\nMatch User ann\n{asked}"), "password"),
+    ] {
+        let errors = parse(text.as_bytes()).expect_err(&text).to_string();
+        let expected = format!("nobody can get in: {off} is not offered");
+        assert!(errors.contains(&expected), "{text}: {errors}");
+    }
+    let pam = "UsePAM yes\nAuthenticationMethods publickey,keyboard-interactive:pam";
+    let file = format!("TidegatePasswordFile /etc/x\n{asked}");
+    for text in [keys, pam, &format!("{file}{typed}"), &format!("{typed} publickey")] {
+        let config = parse(text.as_bytes()).unwrap_or_else(|errors| panic!("{text}: {errors}"));
+        assert_eq!(config.warnings.len(), 0, "{text}: {:?}", config.warnings);
+        assert_dump_reads_back(&config, &config.login);
+    }
+}
+
 /// Lines without errors.
 fn good_lines() -> impl Strategy<Value = String> {
     prop_oneof![
@@ -530,7 +558,7 @@ fn good_lines() -> impl Strategy<Value = String> {
         "(PasswordAuthentication|KbdInteractiveAuthentication|PermitEmptyPasswords|PermitUserRC|PrintLastLog|PrintMotd|ExposeAuthInfo) (yes|no)",
         "PubkeyAuthOptions (none|touch-required|verify-required|touch-required,verify-required)",
         "AuthenticationMethods (any|publickey|publickey,publickey publickey)",
-        "(StrictModes|PermitTTY|TCPKeepAlive|PubkeyAuthentication) (yes|no|YES)",
+        "(StrictModes|PermitTTY|TCPKeepAlive) (yes|no|YES)",
         "PermitRootLogin (yes|no|without-password|forced-commands-only)",
         "(Banner|PidFile|HostKey) (/[a-z]{1,4}|\"/a b/c\\\\\\\\d\"|'/q\"')",
         "LogLevel (QUIET|info|DEBUG1|DEBUG3)",
@@ -551,7 +579,8 @@ fn good_lines() -> impl Strategy<Value = String> {
         "MACs [+^-]?(hmac-sha2-256|hmac-sha1-etm@openssh\\.com)",
         "Compression (yes|no|delayed)",
         "ModuliFile (/[a-z]{1,4}|\"/a b\")",
-        "RequiredRSASize (2048|3072|8192)",
+        // Without keys nobody gets through the methods above, which is an error.
+        "(RequiredRSASize (2048|3072|8192)|PubkeyAuthentication (yes|YES))",
         "(UseDNS|UsePAM|RefuseConnection|DisableForwarding|AllowAgentForwarding) (yes|no)",
         "PAMServiceName [a-z]{1,4}",
         "Tidegate(Scp (internal|external)|AuditLog (none|syslog|Journald|/[a-z]{1,4}|\"/a b\")|UpstreamHostKeyPolicy (strict|accept-new))",

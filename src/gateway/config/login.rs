@@ -4,12 +4,16 @@ use super::diagnostic::Wrong;
 use super::dump::{View, one, path_or_none, yes_no};
 use super::honour::{Done, first};
 use super::keywords::Target;
+use super::reader::Reading;
+use super::settings::Effective;
 use super::values::{Values, is_none};
 use crate::connection::{Method, Presence};
 use crate::limits::{AUTH_CHAIN_METHODS_MAX, AUTH_CHAINS_MAX};
 
 /// Any one method is enough.
 const ANY: &str = "any";
+/// How sshd_config(5) names the device of a method; there is no other here.
+const KEYBOARD_BY_PAM: &str = "keyboard-interactive:pam";
 
 pub fn authentication_methods(target: &mut Target, values: &Values<'_>) -> Done {
     let words = values.many()?;
@@ -30,6 +34,7 @@ fn chain(word: &str) -> Result<Box<[Method]>, Wrong> {
         return Err(Wrong::new(word, "it stands alone, and means that one method is enough"));
     }
     let method = |name: &str| {
+        let name = if name == KEYBOARD_BY_PAM { Method::KeyboardInteractive.name() } else { name };
         Method::from_name(name).ok_or_else(|| {
             let names = Method::ALL.map(Method::name).join(", ");
             Wrong::new(word, format!("{name:?} is no method that this server has"))
@@ -41,6 +46,30 @@ fn chain(word: &str) -> Result<Box<[Method]>, Wrong> {
         return Err(Wrong::new(word, format!("more than {AUTH_CHAIN_METHODS_MAX} methods")));
     }
     Ok(methods)
+}
+
+/// As sshd does, refuses lists none of which anybody can get through, whatever blocks say.
+pub fn check_methods(reading: &mut Reading<'_>, login: &Effective) {
+    let keyword = "AuthenticationMethods";
+    let off = |list: &[Method]| list.iter().copied().find(|method| !login.offers(*method));
+    let lists = &login.authentication_methods;
+    let Some(method) = lists.iter().find_map(|list| off(list)) else { return };
+    if lists.iter().any(|list| off(list).is_none()) {
+        return;
+    }
+    let Some(place) = reading.places.first_of(keyword).cloned() else { return };
+    let wrong = Wrong::new("", format!("nobody can get in: {} is not offered", method.name()));
+    let help = match method {
+        Method::PublicKey => "it takes PubkeyAuthentication yes",
+        Method::Password => {
+            "it takes PasswordAuthentication yes, and UsePAM yes, TidegatePasswordFile or TidegateAccounts"
+        }
+        Method::KeyboardInteractive => {
+            "it takes KbdInteractiveAuthentication yes, and UsePAM yes, TidegatePasswordFile, TidegateTotpFile or \
+             TidegateAccounts"
+        }
+    };
+    reading.error(&place, keyword, wrong.help(help), None);
 }
 
 pub fn dump_authentication_methods(view: &View<'_>) -> Vec<String> {

@@ -298,6 +298,7 @@ impl Config {
         }
         read_banners(&mut login, &mut reading);
         programs::check_users(&mut reading, &login);
+        login::check_methods(&mut reading, &login);
         if !reading.errors.is_empty() {
             return Err(ConfigErrors { errors: reading.errors });
         }
