@@ -12,14 +12,16 @@ use std::time::Duration;
 
 use rogue::{Stage, attempt, confirmation, encode, open};
 use support::{Flavour, Habits, Seen, Setup, USER, host_key, toy, user_key};
-use tidegate::connection::{Answer, ChannelRequest, Event, LoginMethod, Query, Secret};
+use tidegate::connection::{
+    Answer, Chains, ChannelRequest, Event, LoginMethod, Method, Query, Secret,
+};
 use tidegate::crypto::{KeyKind, PrivateKey, PublicKey, SignatureAlgorithm};
 use tidegate::limits::{
     AUTH_REQUESTS_MAX, AUTH_ROUNDS_MAX, CHANNEL_PACKET_BYTES_MAX, GLOBALS_HELD_MAX, WINDOW_BYTES,
 };
 use tidegate::transport::Client;
 use tidegate::wire::auth::{
-    AuthMethod, PublicKeyOk, UserAuthFailure, UserAuthRequest, UserAuthSuccess,
+    AuthMethod, PublicKeyAttempt, PublicKeyOk, UserAuthFailure, UserAuthRequest, UserAuthSuccess,
 };
 use tidegate::wire::channel::{
     ChannelClose, ChannelData, ChannelEof, ChannelExtendedData, ChannelFailure, ChannelNumber,
@@ -356,6 +358,36 @@ fn case_60_answers_to_no_prompt() {
     }
 }
 
+/// With prompts there are as many answers as prompts, or none at all.
+#[test]
+fn case_60_other_answers_than_were_asked_for() {
+    let mut setup = toy();
+    setup.server.chains = Chains::any_of(Method::ALL);
+    let rest = b"\0\0\0\0\0\0\0\0";
+    let ask = request(USER, AuthMethod::Other { name: "keyboard-interactive", rest });
+    for (body, fate_of_it) in [
+        (&b"\0\0\0\x01\0\0\0\x01x"[..], Fate::Answers(number::USERAUTH_FAILURE)),
+        (b"\0\0\0\0", Fate::Drops(2)),
+        (b"\0\0\0\x02\0\0\0\x01x\0\0\0\x01x", Fate::Drops(2)),
+        (b"\xff\xff\xff\xff", Fate::Drops(2)),
+        (b"\0\0\0\x01\0\0\0\x01xx", Fate::Drops(2)),
+        (b"\0\0\0\x01\xff\xff\xff\xffx", Fate::Drops(2)),
+    ] {
+        let mut stage = Stage::server(&setup);
+        stage.ask_service();
+        stage.say_raw(&ask);
+        assert_eq!(fate(&stage), Fate::Answers(number::USERAUTH_INFO_REQUEST));
+        let answers = [&[number::USERAUTH_INFO_RESPONSE], body].concat();
+        stage.say_raw(&answers);
+        stage.wait(Duration::from_millis(20));
+        assert_eq!(fate(&stage), fate_of_it, "{body:?}");
+        if fate_of_it == Fate::Answers(number::USERAUTH_FAILURE) {
+            stage.say_raw(&answers);
+            assert_eq!(stage.code(), PROTOCOL_ERROR, "once is enough");
+        }
+    }
+}
+
 #[test]
 fn case_61_prompts_we_did_not_ask_for() {
     let endless = [&[number::USERAUTH_INFO_REQUEST][..], &[0; 12], &[0xff; 4]].concat();
@@ -452,6 +484,43 @@ fn case_63_passwords_do_not_help() {
 
 /// Known, unknown and impossible users are refused with the same bytes at the same time, whatever
 /// the method and however long the look-up took.
+/// Whatever is tried, the refusal of one name is due after the same time.
+#[test]
+fn case_66_every_refusal_waits() {
+    let mut setup = toy();
+    setup.server.chains = Chains::any_of(Method::ALL);
+    let other = |name| AuthMethod::Other { name, rest: b"\0\0\0\0\0\0\0\0" };
+    let damaged =
+        PublicKeyAttempt { key: b"damaged", ..attempt(stranger(), SignatureAlgorithm::Ed25519) };
+    let password = AuthMethod::Password { password: b"guess", new: None };
+    let rows = [
+        ("a password", request(USER, password)),
+        ("keyboard-interactive", request(USER, other("keyboard-interactive"))),
+        ("a method that is none", request(USER, other("hostbased"))),
+        ("a key", probe(stranger(), USER)),
+        ("a damaged key", request(USER, AuthMethod::PublicKey(damaged))),
+    ];
+    let mut delays = Vec::new();
+    for (what, message) in rows {
+        let mut stage = Stage::server(&setup);
+        stage.ask_service();
+        stage.say_raw(&message);
+        if fate(&stage) == Fate::Answers(number::USERAUTH_INFO_REQUEST) {
+            let answers = b"\0\0\0\x01\0\0\0\x01x";
+            stage.say_raw(&[&[number::USERAUTH_INFO_RESPONSE], &answers[..]].concat());
+        }
+        let heard = stage.heard.len();
+        let due = stage.victim.conn.poll_timeout().expect(what).since(stage.now);
+        stage.wait(due.saturating_sub(Duration::from_micros(1)));
+        assert_eq!(stage.heard.len(), heard, "{what}: not at once");
+        stage.wait(Duration::from_micros(1));
+        assert_eq!(fate(&stage), Fate::Answers(number::USERAUTH_FAILURE), "{what}");
+        delays.push(due);
+    }
+    assert!(delays[0] >= Duration::from_millis(5) && delays[0] < Duration::from_millis(9));
+    assert!(delays.iter().all(|delay| *delay == delays[0]), "{delays:?}");
+}
+
 #[test]
 fn case_65_and_66_users_cannot_be_told_apart() {
     let outcome = |key: &PrivateKey, user: &str, signed: bool, lookup: Duration| {

@@ -163,6 +163,9 @@ fn cases_62_130_odd_names() {
     let key = user_key(&gateway);
     let long = "x".repeat(300);
     let huge = "x".repeat(30_000);
+    let owned = gateway.path("owned");
+    let runs = [("$(", ")"), ("`", "`"), ("x;", ""), ("x\n", "\n")];
+    let runs = runs.map(|(before, after)| format!("{before}touch {}{after}", owned.display()));
     let names = [
         "",
         "root\0",
@@ -172,8 +175,10 @@ fn cases_62_130_odd_names() {
         "../../root",
         "%u",
         "{} %s %n",
-        "$(touch /tmp/owned)",
-        "`id`",
+        &runs[0],
+        &runs[1],
+        &runs[2],
+        &runs[3],
         "ro\u{202e}ot",
         &long,
         &huge,
@@ -196,6 +201,7 @@ fn cases_62_130_odd_names() {
     peer.assert_dropped(PROTOCOL_ERROR, "250 KB");
     assert!(watch.last_line(peer.port()).contains("bad packet length"));
     watch.end();
+    assert!(!owned.exists(), "a name was run");
     gateway.tells("\\u{202e}");
     let log = gateway.tells("root\\nAccepted");
     let forged = |line: &str| line.contains("from 1.2.3.4") && !line.contains("root\\nAccepted");
@@ -260,6 +266,48 @@ fn cases_63_65_passwords_and_who_is_known() {
         peer.send(&request(user, AuthMethod::Password { password: &[b'x'; 20_000], new: None }));
         peer.assert_dropped(PROTOCOL_ERROR, user);
     }
+    watch.end();
+}
+
+/// Where passwords do let in: what is none does not, and hashes that are none are nobody's.
+#[test]
+fn case_63_where_passwords_let_in_others_do_not() {
+    const RIGHT: &[u8] = b"correct horse";
+    const HASH: &str = "$y$j9T$F5Jx5fExrKuPp53xLKQ..1$zwtVrjrUCmXcyLTs6oxLTQlzifSUkF8RHJ./tK5KU79";
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("passwords");
+    let put =
+        |own: &str| std::fs::write(&file, format!("{USER}:{own}\nnobody:\n")).expect("a file");
+    put(HASH);
+    let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+    std::fs::set_permissions(&file, private).expect("a mode");
+    let file_line = format!("TidegatePasswordFile {}", file.display());
+    let lines = ["PasswordAuthentication yes", "PermitRootLogin yes", &file_line];
+    let gateway = Gateway::start(&lines);
+    let watch = Watch::begin(&gateway);
+    let answers_to = |user: &str, passwords: &[&[u8]]| {
+        let mut peer = Peer::connect(&gateway);
+        peer.ask_service();
+        let answer = |password: &&[u8]| {
+            peer.send(&request(user, AuthMethod::Password { password, new: None }));
+            peer.hear().expect("an answer")
+        };
+        passwords.iter().map(answer).collect::<Vec<_>>()
+    };
+    let cut = [RIGHT, b"\0"].concat();
+    let odd: [&[u8]; 5] = [b"", &cut, b"\0", &[b'x'; 256], &[b'x'; 1024]];
+    let answers: Vec<_> =
+        [USER, "nobody", "no-such-user-at-all"].map(|user| answers_to(user, &odd)).concat();
+    assert_eq!(answers[0][0], number::USERAUTH_FAILURE);
+    assert!(answers.iter().all(|answer| *answer == answers[0]), "{answers:?}");
+    // Locked, and none at all.
+    for hash in [&*format!("!{HASH}"), "*", ""] {
+        put(hash);
+        let answers = answers_to(USER, &[RIGHT, b"", hash.as_bytes()]);
+        assert!(answers.iter().all(|answer| answer[0] == number::USERAUTH_FAILURE), "{hash}");
+    }
+    put(HASH);
+    assert_eq!(answers_to(USER, &[RIGHT]), [[number::USERAUTH_SUCCESS]], "the control");
     watch.end();
 }
 
