@@ -214,6 +214,9 @@ fn algorithms_are_restricted() {
     certify(&gateway, "user_ed25519", "ca_rsa", &["-n", &me]);
     assert!(!gets_in(&gateway));
     gateway.tells("signed with rsa-sha2-512, which CASignatureAlgorithms does not list");
+    certify(&gateway, "user_ed25519", "ca_rsa", &["-n", &me, "-t", "ssh-rsa"]);
+    assert!(!gets_in(&gateway));
+    gateway.tells("its certificate is signed in a way that never counts, as with SHA-1 (ssh-rsa)");
     certify(&gateway, "user_ed25519", "ca", &["-n", &me]);
     assert!(gets_in(&gateway), "certified keys are still taken\n{}", gateway.log());
     fs::write(gateway.path("authorized_keys"), read("user_ed25519.pub")).expect("a file");
@@ -238,7 +241,11 @@ fn every_type_of_key_can_be_certified() {
 /// SECURITY case 75.
 #[test]
 fn case_75_revoked_keys_let_nobody_in() {
-    let gateway = gateway(&["TrustedUserCAKeys PATH/ca.pub", "RevokedKeys PATH/revoked"]);
+    let gateway = gateway(&[
+        "TrustedUserCAKeys PATH/ca.pub",
+        "RevokedKeys PATH/revoked",
+        "TidegateAuditLog PATH/audit",
+    ]);
     let me = user();
     let make = |specification: &str| {
         fs::write(gateway.path("specification"), specification).expect("a file");
@@ -257,7 +264,13 @@ fn case_75_revoked_keys_let_nobody_in() {
         make(specification);
         assert_eq!(gets_in(&gateway), allowed, "{specification}\n{}", gateway.log());
     }
-    gateway.tells("the key is revoked by ");
+    // Which certificate is told in the log and in the audit.
+    gateway.tells("ID an id (serial 7) CA ED25519 SHA256:");
+    gateway.tells(&format!(" does not let {me} in: it is revoked by "));
+    let audit = fs::read_to_string(gateway.path("audit")).expect("the audit");
+    let denied = r#"","certificate_id":"an id","certificate_serial":"7","authority":"SHA256:"#;
+    let is_told = |line: &str| line.contains(r#""event":"denied""#) && line.contains(denied);
+    assert!(audit.lines().any(is_told), "{audit}");
     put(b"");
     assert!(gets_in(&gateway));
     for name in ["user_ed25519.pub", "ca.pub"] {

@@ -681,6 +681,12 @@ fn unreadable(blob: &[u8]) -> &'static str {
     match (PublicKey::from_blob(blob).err(), certified) {
         (Some(KeyError::RsaSize(_)), _) => RSA_SIZE,
         (_, Some(CertificateError::Key(KeyError::RsaSize(_)))) => RSA_SIZE,
+        (_, Some(CertificateError::SignedWith(_))) => {
+            "its certificate is signed in a way that never counts, as with SHA-1 (ssh-rsa)"
+        }
+        (_, Some(CertificateError::Authority(KeyError::RsaSize(_)))) => {
+            "its certificate's authority has an RSA key of fewer than 2048 bits, or of more than 8192"
+        }
         _ => "it is damaged, or not of the type that it is offered as",
     }
 }

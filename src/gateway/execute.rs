@@ -22,13 +22,14 @@ use super::workers::Execute;
 use super::{generation, host_agent, log_level, names, upstream};
 use crate::base::escape;
 use crate::connection::{ConnectionConfig, Secret, Secrets, host_key_proof};
-use crate::crypto::{PrivateKey, PublicKey, RandomPool, SignatureAlgorithm, kex};
+use crate::crypto::{Certificate, PrivateKey, PublicKey, RandomPool, SignatureAlgorithm, kex};
 use crate::limits::{REKEY_TIME_MAX, STRANGERS_TOLD_MAX};
 use crate::services::upstream::{Credential, Trouble};
 use crate::services::{
     About, AccountAnswer, AuthInfo, Child, Done, Grant, Greeted, Job, Kept, Origin, Program,
     SpawnFailed, SpawnSpec, forward, open_terminal, scp, sftp, spawn,
 };
+use crate::shard::KeyTold;
 use crate::transport::SignableExchange;
 
 /// Makes the slow signatures of key exchanges.
@@ -228,7 +229,7 @@ impl Execute for Executor {
         let request = comer.with(key, *algorithm, certificate.as_deref());
         log_level::about(from.link, about.verbosity, || {
             let grant = policy.permit_at_once(&request)?;
-            Some(self.permitted(policy, Ok(grant), (from.link, &comer), String::new))
+            Some(self.permitted(policy, Ok(grant), (from.link, &comer), None))
         })
     }
 
@@ -375,8 +376,8 @@ impl Executor {
 
     fn find_key(&self, request: &Request<'_>, link: u64) -> Done {
         let Some(policy) = &self.policy else { return Done::Key(None) };
-        let key = || format!("Key {}", request.key.fingerprint());
-        self.permitted(policy, policy.permit(request), (link, &request.comer()), key)
+        let shown = Some((request.key, request.certificate));
+        self.permitted(policy, policy.permit(request), (link, &request.comer()), shown)
     }
 
     fn check_secrets(
@@ -386,11 +387,10 @@ impl Executor {
         (link, kept): (u64, Option<&Kept>),
     ) -> Done {
         let Some(policy) = &self.policy else { return Done::Key(None) };
-        let what = || "What was typed".to_owned();
         let nowhere = Seat::default();
         let verdict = policy.permit_secrets(comer, secrets, seat_of(kept).unwrap_or(&nowhere));
         self.record_failure(&verdict, comer);
-        self.permitted(policy, verdict, (link, comer), what)
+        self.permitted(policy, verdict, (link, comer), None)
     }
 
     /// As sshd does, of what was typed alone.
@@ -419,7 +419,7 @@ impl Executor {
                 Err(refusal) => Err(refusal),
             };
             self.record_failure(&verdict, &comer);
-            self.permitted(policy, verdict, (link, &comer), || "What was typed".to_owned())
+            self.permitted(policy, verdict, (link, &comer), None)
         })
     }
 
@@ -429,22 +429,23 @@ impl Executor {
             return Done::Lost;
         };
         let (link, comer) = (from.link, comer(&grant.account.name, from, about.host.as_deref()));
-        let (outcome, text) =
-            log_level::about(link, about.verbosity, || policy.check_account(&comer, seat));
-        if let Err(why) = &outcome {
-            let Comer { user, peer, .. } = comer;
-            if let Some(audit) = &self.audit {
-                let why = why.to_string();
-                audit.note(audit::denied((link, peer), user, "The account", &why, None));
+        log_level::about(link, about.verbosity, || {
+            let (outcome, text) = policy.check_account(&comer, seat);
+            if let Err(why) = &outcome {
+                let Comer { user, peer, .. } = comer;
+                if let Some(audit) = &self.audit {
+                    let (about, why) = ((link, peer), why.to_string());
+                    audit.note(audit::denied(about, user, ("The account", None), &why, None));
+                }
+                let user = escape(user.as_bytes());
+                // In sshd's words.
+                info!(
+                    link, %user, %peer,
+                    "Access denied for user {user} by PAM account configuration: {why}"
+                );
             }
-            let user = escape(user.as_bytes());
-            // In sshd's words.
-            info!(
-                link, %user, %peer,
-                "Access denied for user {user} by PAM account configuration: {why}"
-            );
-        }
-        Done::Admitted(AccountAnswer { allowed: outcome.is_ok(), text: text.into() })
+            Done::Admitted(AccountAnswer { allowed: outcome.is_ok(), text: text.into() })
+        })
     }
 
     /// Nobody gets in unheard where the configuration says so.
@@ -456,12 +457,13 @@ impl Executor {
         }
     }
 
+    /// `shown`: the key and what it is shown in; without, something was typed.
     fn permitted(
         &self,
         policy: &Policy,
         verdict: Result<Grant, Box<Refusal>>,
         (link, comer): (u64, &Comer<'_>),
-        what: impl FnOnce() -> String,
+        shown: Option<(&PublicKey, Option<&Certificate>)>,
     ) -> Done {
         match verdict.and_then(|grant| self.heard(policy, grant)) {
             Ok(mut grant) => {
@@ -476,10 +478,12 @@ impl Executor {
                 if let (Reason::UnknownUser, Some(startups)) = (&refusal.reason, &self.startups) {
                     startups.note_unknown_user(peer);
                 }
-                let what = what();
+                let told = shown.map(|(key, certificate)| KeyTold::new(key, certificate));
+                let what = told.as_ref().map_or_else(|| "What was typed".into(), KeyTold::named);
                 if let Some(audit) = &self.audit {
                     let (why, rule) = (refusal.to_string(), policy.rule_of(&refusal.reason, comer));
-                    audit.note(audit::denied((link, peer), user, &what, &why, rule.as_deref()));
+                    let what = (&*what, told.as_ref().and_then(|told| told.certificate.as_ref()));
+                    audit.note(audit::denied((link, peer), user, what, &why, rule.as_deref()));
                 }
                 self.tell_in_sshds_words(&refusal.reason, comer, link);
                 let user = escape(user.as_bytes());
@@ -549,7 +553,7 @@ impl Executor {
             let (reason, what) = (Reason::RefuseConnection, "The connection");
             let (why, rule) = (reason.to_string(), policy.rule_of(&reason, comer));
             let about = (link, comer.peer);
-            audit.note(audit::denied(about, comer.user, what, &why, rule.as_deref()));
+            audit.note(audit::denied(about, comer.user, (what, None), &why, rule.as_deref()));
         }
         // In sshd's words, which ban lists look for.
         let Comer { user, peer, .. } = comer;

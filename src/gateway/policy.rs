@@ -142,6 +142,8 @@ pub enum Reason {
     Expired,
     Shell(PathBuf),
     RootLogin,
+    /// The same of a key that is root's.
+    RootKey,
     /// A pattern of this keyword matches.
     Denied {
         keyword: &'static str,
@@ -293,7 +295,11 @@ impl Policy {
             search = self.search(account, group_ids, &login, request);
         }
         let refuse = |reason, notes| Err(Box::new(Refusal { reason, notes }));
-        match (reason.or(revoked), account, search.found) {
+        let reason = match (reason, &search.found) {
+            (Some(Reason::RootLogin), Some(_)) if revoked.is_none() => Some(Reason::RootKey),
+            (reason, _) => reason.or(revoked),
+        };
+        match (reason, account, search.found) {
             // What stood in for the account is not told.
             (Some(reason), ..) => refuse(reason, Vec::new()),
             (None, Some(account), Some(found)) => {

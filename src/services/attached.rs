@@ -455,7 +455,11 @@ fn run(
     what: String,
 ) -> Chosen {
     if grant.place.is_files() {
-        return Chosen::Refused(what, "this login has files alone: sftp and scp");
+        let why = match is_subsystem {
+            true => "this login has files alone: its Subsystem line has to say internal-sftp",
+            false => "this login has files alone: sftp and scp",
+        };
+        return Chosen::Refused(what, why);
     }
     let program = match command.map(CString::new) {
         None => Program::Shell,

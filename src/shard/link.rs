@@ -149,6 +149,12 @@ pub(super) struct Attachment {
 }
 
 impl Link {
+    /// Who has logged in. A key that was known makes a grant, and no login without its signature.
+    pub fn user(&self) -> Option<String> {
+        let grant = self.grant.as_ref().filter(|_| self.authenticated);
+        grant.map(|grant| grant.account.name.clone())
+    }
+
     /// Bytes of a channel's data that came compressed and wait for a lease.
     pub fn owed_on(&self, id: ChannelId) -> u32 {
         let owed = self.owed.as_ref().filter(|owed| owed.id == id);

@@ -57,6 +57,12 @@ impl KeyTold {
         });
         KeyTold { text, fingerprint, certificate }
     }
+
+    /// What a key that is refused goes by, with all that its certificate says.
+    pub fn named(&self) -> String {
+        let text = if self.certificate.is_some() { &self.text } else { &self.fingerprint };
+        format!("Key {text}")
+    }
 }
 
 #[derive(Debug)]
@@ -277,7 +283,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
         let stats = link.conn.stats();
         let what = What::Disconnected {
-            user: link.grant.as_ref().map(|grant| grant.account.name.clone()),
+            user: link.user(),
             asked: link.conn.user_asked().filter(|_| !link.authenticated).map(str::to_owned),
             ending,
             reason: reason.to_owned(),

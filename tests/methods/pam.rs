@@ -141,7 +141,9 @@ fn pam_decides_about_passwords_and_accounts() {
     let session = "session required pam_permit.so\n";
     let account = format!("account required pam_succeed_if.so quiet user != {}\n", bob.name);
     let service = format!("{ASKS}{account}{session}");
-    let lines = ["UsePAM yes", "PermitRootLogin prohibit-password"];
+    // So the number of its connection stands before each line, as ban lists want it.
+    let level = "LogLevel VERBOSE";
+    let lines = ["UsePAM yes", "PermitRootLogin prohibit-password", level];
     let site = Site::new(&[("sshd", &service), ("other", "auth required pam_deny.so\n")], &lines);
     for method in ["password", "keyboard-interactive"] {
         site.assert_in(&ann.name, method, PASSWORD);
@@ -166,7 +168,7 @@ fn pam_decides_about_passwords_and_accounts() {
     site.assert_in(&ann.name, "publickey", "");
     site.assert_in("root", "publickey", "");
     let denied = format!(
-        "Access denied for user {} by PAM account configuration: PAM (service sshd) does not let the \
+        "]: Access denied for user {} by PAM account configuration: PAM (service sshd) does not let the \
          account be used: ",
         bob.name
     );

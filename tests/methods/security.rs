@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::{Gateway, run_ok};
+use crate::support::{Gateway, run_ok, wait_for};
 use crate::{gateway_with, user};
 
 const TOUCHED: &str = "1";
@@ -81,6 +81,20 @@ fn case_69_security_keys_have_to_be_touched() {
     bench.allow("verify-required", "user_ed25519");
     assert!(!bench.gets_in("user_ed25519", VERIFIED));
     bench.assert_told("it asks for a security key that verifies its user, and this is none");
+}
+
+/// Whoever has not signed has not been in, though the key is known.
+#[test]
+fn a_key_that_did_not_let_in_is_no_login_at_its_end() {
+    let bench = Bench::new("");
+    bench.allow("", "ed25519-sk");
+    assert!(!bench.gets_in("ed25519-sk", "0"));
+    let ending = || {
+        let log = bench.gateway.log();
+        log.split_once("requirement not met").map(|(_, end)| end.to_owned()).unwrap_or_default()
+    };
+    wait_for("the end", || ending().contains("Disconnected "));
+    assert!(ending().contains("Disconnected - from 127.0.0.1 port "), "{}", ending());
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use super::SUCCESS;
 use super::entry::{Entry, Event, Field};
 use crate::services::{FileEvent, Origin};
-use crate::shard::{KeyTold, Report, What};
+use crate::shard::{CertificateTold, KeyTold, Report, What};
 use crate::wire::auth::{METHOD_PUBLIC_KEY, METHOD_PUBLIC_KEY_HOST_BOUND};
 
 /// The event that a report is about; `None`: an audit has no interest in it.
@@ -80,19 +80,17 @@ pub fn login(
     attempt(entry, SUCCESS, method, key).text(Field::Source, source)
 }
 
-/// Policy does not let somebody in. `what`: the key, or that something was typed; never the secret.
+/// Policy does not let somebody in. `what`: the key and what certifies it, or that something was typed; never
+/// the secret.
 pub fn denied(
     (link, peer): (u64, SocketAddr),
     user: &str,
-    what: &str,
+    (what, certificate): (&str, Option<&CertificateTold>),
     why: &str,
     rule: Option<&str>,
 ) -> Entry {
-    Entry::new(Event::Denied, link, peer)
-        .of_user(user)
-        .text(Field::What, what)
-        .text(Field::Reason, why)
-        .some_text(Field::Rule, rule)
+    let entry = Entry::new(Event::Denied, link, peer).of_user(user).text(Field::What, what);
+    certified(entry, certificate).text(Field::Reason, why).some_text(Field::Rule, rule)
 }
 
 fn about(event: Event, report: &Report) -> Entry {
@@ -120,8 +118,11 @@ fn attempt(entry: Entry, result: &str, method: &str, key: Option<&KeyTold>) -> E
     let method = if is_key { METHOD_PUBLIC_KEY } else { method };
     let entry = entry.text(Field::Result, result).text(Field::Method, method);
     let Some(key) = key else { return entry };
-    let entry = entry.text(Field::Fingerprint, &key.fingerprint);
-    match &key.certificate {
+    certified(entry.text(Field::Fingerprint, &key.fingerprint), key.certificate.as_ref())
+}
+
+fn certified(entry: Entry, certificate: Option<&CertificateTold>) -> Entry {
+    match certificate {
         // A number that large loses its end in many readers of JSON.
         Some(certificate) => entry
             .text(Field::CertificateId, &certificate.id)

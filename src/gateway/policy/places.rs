@@ -54,7 +54,10 @@ impl Reason {
             Reason::Target(_) => "TidegateUpstreamTargets",
             Reason::NoIdentity => "TidegateUpstreamIdentity",
             Reason::NoCommandUser => "TidegateUpstreamCommandUser",
-            Reason::RootLogin | Reason::NoForcedCommand | Reason::RootPassword => "PermitRootLogin",
+            Reason::RootLogin
+            | Reason::RootKey
+            | Reason::NoForcedCommand
+            | Reason::RootPassword => "PermitRootLogin",
             Reason::Denied { keyword, .. } | Reason::NotAllowed { keyword } => keyword,
             Reason::EdgeUser => "TidegateEdgeUser",
             Reason::RefuseConnection => "RefuseConnection",

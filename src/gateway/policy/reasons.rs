@@ -37,6 +37,9 @@ impl Reason {
             Reason::NotAllowed { keyword: "AllowGroups" } => {
                 "none of user's groups are listed in AllowGroups"
             }
+            Reason::RootKey | Reason::NoForcedCommand => {
+                return Some(format!("ROOT LOGIN REFUSED FROM {ip} port {}", comer.peer.port()));
+            }
             _ => return None,
         };
         Some(format!("User {user} from {ip} not allowed because {why}"))
@@ -76,7 +79,7 @@ impl fmt::Display for Reason {
                  TidegateEdgeUser names another, and TidegateSignerUser the signer's",
             ),
             Reason::RefuseConnection => out.write_str("RefuseConnection is yes"),
-            Reason::RootLogin => out.write_str("PermitRootLogin is no"),
+            Reason::RootLogin | Reason::RootKey => out.write_str("PermitRootLogin is no"),
             Reason::Denied { keyword, pattern } => write!(out, "{keyword} {pattern} matches"),
             Reason::NotAllowed { keyword } => write!(out, "{keyword} does not name this user"),
             Reason::MethodOff => out.write_str("PubkeyAuthentication is no"),
@@ -88,7 +91,7 @@ impl fmt::Display for Reason {
             }
             Reason::Revoked(path) => {
                 let path = escape(path.as_os_str().as_encoded_bytes());
-                write!(out, "the key is revoked by {path}")
+                write!(out, "it is revoked by {path}")
             }
             Reason::RevokedKeys(why) => {
                 write!(out, "RevokedKeys cannot be used, so nobody gets in: {why}")

@@ -190,7 +190,20 @@ fn root_comes_in_as_permit_root_login_says() {
     if plain.user != "root" {
         return;
     }
-    assert_eq!(plain.reason("PermitRootLogin no"), Reason::RootLogin);
+    assert_eq!(plain.reason("PermitRootLogin no"), Reason::RootKey);
+    let policy = plain.policy("PermitRootLogin no");
+    let other = PrivateKey::generate(KeyKind::Ed25519).expect("a key").public().clone();
+    let request = Request { key: &other, ..plain.request("root") };
+    let reason = policy.permit(&request).expect_err("refused").reason;
+    assert_eq!(reason, Reason::RootLogin);
+    // Sshd says so of keys that are root's alone.
+    let told = |reason: Reason| reason.in_sshds_words(&request.comer());
+    let line =
+        format!("ROOT LOGIN REFUSED FROM {} port {}", request.peer.ip(), request.peer.port());
+    for reason in [Reason::RootKey, Reason::NoForcedCommand] {
+        assert_eq!(told(reason).as_deref(), Some(&*line));
+    }
+    assert_eq!(told(Reason::RootLogin), None);
     assert_eq!(plain.reason("PermitRootLogin forced-commands-only"), Reason::NoForcedCommand);
     assert_eq!(
         plain.reason("PermitRootLogin forced-commands-only\nForceCommand x"),
