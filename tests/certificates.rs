@@ -269,7 +269,8 @@ fn case_75_revoked_keys_let_nobody_in() {
     gateway.tells(&format!(" does not let {me} in: it is revoked by "));
     let audit = fs::read_to_string(gateway.path("audit")).expect("the audit");
     let denied = r#"","certificate_id":"an id","certificate_serial":"7","authority":"SHA256:"#;
-    let is_told = |line: &str| line.contains(r#""event":"denied""#) && line.contains(denied);
+    let parts = [r#""event":"denied""#, r#""what":"Key SHA256:"#, denied];
+    let is_told = |line: &str| parts.iter().all(|part| line.contains(part));
     assert!(audit.lines().any(is_told), "{audit}");
     put(b"");
     assert!(gets_in(&gateway));

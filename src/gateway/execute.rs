@@ -479,12 +479,18 @@ impl Executor {
                     startups.note_unknown_user(peer);
                 }
                 let told = shown.map(|(key, certificate)| KeyTold::new(key, certificate));
-                let what = told.as_ref().map_or_else(|| "What was typed".into(), KeyTold::named);
+                let what = match &told {
+                    Some(told) => format!("Key {}", told.fingerprint),
+                    None => "What was typed".to_owned(),
+                };
+                let certified = told.as_ref().filter(|told| told.certificate.is_some());
                 if let Some(audit) = &self.audit {
                     let (why, rule) = (refusal.to_string(), policy.rule_of(&refusal.reason, comer));
-                    let what = (&*what, told.as_ref().and_then(|told| told.certificate.as_ref()));
+                    let what = (&*what, certified.and_then(|told| told.certificate.as_ref()));
                     audit.note(audit::denied((link, peer), user, what, &why, rule.as_deref()));
                 }
+                // With all that its certificate says.
+                let what = certified.map_or(what, |told| format!("Key {}", told.text));
                 self.tell_in_sshds_words(&refusal.reason, comer, link);
                 let user = escape(user.as_bytes());
                 info!(%user, what, %peer, "{what} does not let {user} in: {refusal}");

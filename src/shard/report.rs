@@ -57,12 +57,6 @@ impl KeyTold {
         });
         KeyTold { text, fingerprint, certificate }
     }
-
-    /// What a key that is refused goes by, with all that its certificate says.
-    pub fn named(&self) -> String {
-        let text = if self.certificate.is_some() { &self.text } else { &self.fingerprint };
-        format!("Key {text}")
-    }
 }
 
 #[derive(Debug)]

@@ -80,7 +80,7 @@ pub fn login(
     attempt(entry, SUCCESS, method, key).text(Field::Source, source)
 }
 
-/// Policy does not let somebody in. `what`: the key and what certifies it, or that something was typed; never
+/// Policy does not let somebody in. `what`: the key and what it is shown in, or that something was typed; never
 /// the secret.
 pub fn denied(
     (link, peer): (u64, SocketAddr),
