@@ -1,6 +1,7 @@
 //! Servers that lie: a program behind the sftp subsystem that answers what it was told to.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 
 use crate::server::{Server, text};
@@ -115,6 +116,22 @@ fn case_117_and_118_nothing_is_written_outside() {
     assert_eq!(fs::read(place.join("d/f")).expect("a file"), (0..100).collect::<Vec<u8>>());
     assert_eq!(fs::read_dir(place.join("d")).expect("it").count(), 1);
     assert_eq!(fs::read_dir(&place).expect("it").count(), 1);
+}
+
+/// SECURITY case 118: a link that somebody has put where a file goes.
+#[test]
+fn case_118_planted_links_are_not_followed() {
+    let liar = Liar::start();
+    let place = folder(&liar.server, "planted");
+    let (victim, target) = (liar.server.path("victim"), place.join("f"));
+    fs::write(&victim, "kept").expect("a file");
+    liar.lie("none");
+    symlink(&victim, &target).expect("a link");
+    let output = run(&liar.server, &["127.0.0.1:f", &here(&target)]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
+    assert!(fs::symlink_metadata(&target).expect("it").is_file(), "the link is replaced");
+    assert_eq!(fs::read(&target).expect("it").len(), 100);
+    assert_eq!(fs::read(&victim).expect("it"), b"kept");
 }
 
 #[test]
