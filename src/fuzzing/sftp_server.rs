@@ -275,8 +275,9 @@ impl<S: Played> Desk<S> {
 
     fn call<T>(&mut self, work: impl FnOnce(&mut Conn, &mut Env<'_>) -> T) -> T {
         let mut target = vec![0; PACKET_SLOT as usize];
-        // What the service has sealed comes first.
+        // What the service has sealed comes first, and what it seals because there is room again.
         self.flush();
+        self.hear_sealed();
         let out = Outbox::new(&mut target, 0);
         let mut env = Env { now: NOW, entropy: &mut self.entropy, out };
         let answer = work(&mut self.conn, &mut env);
@@ -377,6 +378,15 @@ impl<S: Played> Desk<S> {
 
     /// What is sealed reaches the client, and the service hears that there is room again.
     pub(super) fn flush(&mut self) {
+        let moved = self.hear_sealed();
+        S::heard(self);
+        if moved && !self.over {
+            self.serve(|sftp, io| sftp.on_ready(io));
+        }
+    }
+
+    /// `true`: there was something.
+    fn hear_sealed(&mut self) -> bool {
         let mut moved = false;
         while let Some(mut gather) = self.outgoing.next_send() {
             let mut again = Gather::new();
@@ -388,10 +398,7 @@ impl<S: Played> Desk<S> {
             self.outgoing.sent(again, &mut self.pool);
             moved = true;
         }
-        S::heard(self);
-        if moved && !self.over {
-            self.serve(|sftp, io| sftp.on_ready(io));
-        }
+        moved
     }
 
     /// Until nothing moves.
