@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use super::options::AddKeys;
 use crate::crypto::PrivateKey;
-use crate::limits::{AGENT_BIND_TIME_MAX, AGENT_FRAME_BYTES_MAX};
+use crate::limits::AGENT_BIND_TIME_MAX;
 use crate::wire::Writer;
 use crate::wire::agent::{AgentReply, AgentRequest, frame_bytes};
 
@@ -40,7 +40,7 @@ impl HostProof {
 
 fn framed(request: &AgentRequest<'_>) -> Option<Box<[u8]>> {
     // It may hold a private key.
-    let mut space = Zeroizing::new(vec![0; AGENT_FRAME_BYTES_MAX as usize + 4]);
+    let mut space = Zeroizing::new(vec![0; request.bytes_max()]);
     let mut out = Writer::new(&mut space);
     request.write(&mut out).ok()?;
     Some(out.written().into())

@@ -89,7 +89,7 @@ pub fn keys(agent: &OwnedFd) -> Result<Vec<Vec<u8>>, Unsigned> {
 /// One answer, behind its length.
 fn ask(agent: &OwnedFd, request: &AgentRequest<'_>) -> Result<Vec<u8>, Unsigned> {
     let since = reactor::now();
-    let mut space = vec![0; REQUEST_BYTES_MAX];
+    let mut space = vec![0; request.bytes_max()];
     let mut out = Writer::new(&mut space);
     request.write(&mut out).map_err(|_| NONSENSE)?;
     let mut rest = out.written();
@@ -110,9 +110,6 @@ fn ask(agent: &OwnedFd, request: &AgentRequest<'_>) -> Result<Vec<u8>, Unsigned>
     fill(agent, &mut frame, since)?;
     Ok(frame)
 }
-
-/// A public key, and a hash or what a session proves.
-const REQUEST_BYTES_MAX: usize = 16 << 10;
 
 fn fill(agent: &OwnedFd, mut rest: &mut [u8], since: Instant) -> Result<(), Unsigned> {
     while !rest.is_empty() {

@@ -47,6 +47,19 @@ pub enum AgentRequest<'a> {
 }
 
 impl AgentRequest<'_> {
+    /// At least as many bytes as the frame has.
+    pub const fn bytes_max(&self) -> usize {
+        // Numbers, lengths and the name of an extension.
+        128 + match self {
+            AgentRequest::Identities => 0,
+            AgentRequest::Sign { key, data, .. } => key.len() + data.len(),
+            AgentRequest::Add { key, comment, .. } => key.len() + comment.len(),
+            AgentRequest::Bind { host_key, session_id, signature, .. } => {
+                host_key.len() + session_id.len() + signature.len()
+            }
+        }
+    }
+
     /// Writes the whole frame.
     pub fn write(&self, out: &mut Writer<'_>) -> Result<(), NoSpace> {
         let length_at = out.len();
@@ -174,6 +187,7 @@ mod tests {
         let mut space = vec![0; 1024];
         let mut out = Writer::new(&mut space);
         request.write(&mut out).expect("room");
+        assert!(out.written().len() <= request.bytes_max(), "{request:?}");
         out.written().to_vec()
     }
 
