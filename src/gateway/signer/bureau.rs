@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tracing::{debug, error};
+use tracing::{error, trace};
 use zeroize::Zeroizing;
 
 use super::words::{Order, Say, Tell};
@@ -185,7 +185,7 @@ impl Bureau {
             state.tell();
             waiting
         };
-        debug!(ticket, made = signature.is_some(), "The signer has answered");
+        trace!(ticket, made = signature.is_some(), "The signer has answered");
         (waiting.answer)(signature);
         Ok(())
     }
