@@ -356,13 +356,9 @@ fn all_processes_end_with_the_gateway() {
         assert!(!account.processes("sleep").is_empty());
     }
     let log = gateway.log();
-    assert_eq!(log.matches("server shutting down").count(), 3 * lines_an_event(&log), "{log}");
-}
-
-/// At DEBUG a line holds the message and the field of the same text.
-fn lines_an_event(log: &str) -> usize {
-    let line = log.lines().find(|line| line.contains("server shutting down"));
-    line.map_or(1, |line| line.matches("server shutting down").count())
+    let ended =
+        |line: &&str| line.contains("Disconnected") && line.contains("server shutting down");
+    assert_eq!(log.lines().filter(ended).count(), 3, "{log}");
 }
 
 /// A service manager tells all processes at once.
