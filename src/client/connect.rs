@@ -102,7 +102,10 @@ fn try_one(address: SocketAddr, options: &Options) -> Result<OwnedFd> {
     // It waits for nobody, so that a time can be set.
     match nix::sys::socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(address)) {
         Ok(()) => {}
-        Err(Errno::EINPROGRESS) => wait_for(&socket, options.connect_timeout)?,
+        Err(Errno::EINPROGRESS) => {
+            let login_time = options.login_time.map(|(time, _)| time);
+            wait_for(&socket, options.connect_timeout.into_iter().chain(login_time).min())?;
+        }
         Err(errno) => return Err(io::Error::from(errno).into()),
     }
     setsockopt(&socket, sockopt::TcpNoDelay, &true)?;

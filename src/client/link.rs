@@ -12,6 +12,7 @@ use super::hosts::HostCheck;
 use super::identities::Identity;
 use super::learning::Learner;
 use super::login::{Login, Progress};
+use super::patience::Patience;
 use super::voice::harmless;
 use super::{Lone, Options, Person, UpdateHostKeys, Voice};
 use crate::base::{Instant, escape};
@@ -115,11 +116,12 @@ impl<D: Driver> Client<D> {
     ) -> Result<(ClientLink, Option<Identity>)> {
         let hosts = HostCheck::new(options, person, voice)?;
         let config = Arc::new(connection_config(options, hosts.algorithms())?);
+        let mut patience = Patience::new(options);
         let (socket, way) = match (&options.via, &options.proxy_command) {
             (Some(via), _) => {
                 let before = self.log_in(via, person, voice)?;
                 let name = format!("{} port {}", via.host_name, via.port);
-                let socket = self.reach_over((before, &name), options)?;
+                let socket = self.reach_over((before, &name), options, &mut patience)?;
                 (socket, Some(Way::Over(before, name)))
             }
             (None, Some(command)) => {
@@ -132,7 +134,7 @@ impl<D: Driver> Client<D> {
         self.ways.extend(way.map(|way| (link, way)));
         self.links.push(link);
         let mut login = Login::new(link, options, hosts, person, voice);
-        let ended = self.wait_for_login(link, &mut login, options);
+        let ended = self.wait_for_login(link, &mut login, &mut patience);
         if ended.is_err() {
             self.leave(link, "the login has failed");
         }
@@ -189,24 +191,34 @@ impl<D: Driver> Client<D> {
         &mut self,
         link: ClientLink,
         login: &mut Login<'_>,
-        options: &Options,
+        patience: &mut Patience<'_>,
     ) -> Result<ClientLink> {
-        // What a person takes to answer does not count, and neither does the login itself.
-        let mut left = options.connect_timeout;
         loop {
-            let begun = self.now();
-            let until = left.filter(|_| !login.has_keys()).map(|left| begun.after(left));
-            self.turn(until)?;
-            let now = self.now();
-            left = left.map(|left| left.saturating_sub(now.since(begun)));
+            self.turn_patiently(link, patience)?;
             if self.hear_login(link, login)? == Progress::LoggedIn {
                 return Ok(link);
             }
-            if until.is_some_and(|until| now >= until) && !login.has_keys() {
-                let (host, port) = (&options.host_name, options.port);
-                bail!("Connection to {host} port {port}: no key exchange within ConnectTimeout");
+            if login.has_keys() {
+                patience.has_keys();
+            }
+            if let Some(over) = patience.over() {
+                bail!(login.late(&self.shard, &over));
             }
         }
+    }
+
+    /// One round in which this link's server is waited for.
+    fn turn_patiently(&mut self, link: ClientLink, patience: &mut Patience<'_>) -> io::Result<()> {
+        let (begun, before) = (self.now(), self.bytes_heard(link));
+        self.turn(patience.left().map(|left| begun.after(left)))?;
+        let waited = self.now().since(begun);
+        patience.spend(waited, self.bytes_heard(link) != before);
+        Ok(())
+    }
+
+    /// In whole packets.
+    fn bytes_heard(&self, link: ClientLink) -> Option<u64> {
+        self.shard.client(link).map(|connection| connection.stats().bytes_in)
     }
 
     /// Whoever is to be asked about host keys is asked before a session reads what is typed. Servers
@@ -237,7 +249,12 @@ impl<D: Driver> Client<D> {
     }
 
     /// A socket whose other end is a channel to the host, over a connection that is there.
-    fn reach_over(&mut self, (before, via): (ClientLink, &str), options: &Options) -> Result<Fd> {
+    fn reach_over(
+        &mut self,
+        (before, via): (ClientLink, &str),
+        options: &Options,
+        patience: &mut Patience<'_>,
+    ) -> Result<Fd> {
         let (ours, theirs) = UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         theirs.set_nonblocking(true)?;
@@ -254,7 +271,7 @@ impl<D: Driver> Client<D> {
         let channel = self.shard.open_channel(before, &kind, Some(service));
         let channel = channel.with_context(|| format!("{via}, on the way, opens no channel"))?;
         loop {
-            self.turn(None)?;
+            self.turn_patiently(before, patience)?;
             while let Some((of, news)) = self.shard_news() {
                 match news {
                     News::Heard(Event::Opened { id }) if of == before && id == channel => {
@@ -271,6 +288,9 @@ impl<D: Driver> Client<D> {
                     }
                     news => self.keep(of, news),
                 }
+            }
+            if let Some(over) = patience.over() {
+                bail!("{host} port {port} cannot be reached from {via}: no answer {over}");
             }
         }
     }

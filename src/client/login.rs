@@ -12,7 +12,9 @@ use super::learning::Learner;
 use super::voice::harmless;
 use super::{Lone, Options, Person, Voice};
 use crate::base::escape;
-use crate::connection::{Answer, AuthFailed, Event, LoginMethod, Query, Questions, Secret};
+use crate::connection::{
+    Answer, AuthFailed, Connection, Event, LoginMethod, Query, Questions, Secret,
+};
 use crate::reactor::Driver;
 use crate::shard::{ClientLink, News, Shard};
 
@@ -129,6 +131,16 @@ impl<'a> Login<'a> {
             _ => {}
         }
         Ok(Progress::Pending)
+    }
+
+    /// The server has been waited for too long, for the user; `over`: for which time.
+    pub fn late<D: Driver>(&self, shard: &Shard<D, Lone>, over: &str) -> String {
+        let (host, port) = (&self.options.host_name, self.options.port);
+        let asked = shard.client(self.link).and_then(Connection::login_asks);
+        match asked {
+            None => format!("Connection to {host} port {port}: no key exchange {over}"),
+            Some(asked) => format!("Connection to {host} port {port}: no answer to {asked} {over}"),
+        }
     }
 
     fn tell_of_keys<D: Driver>(&self, shard: &Shard<D, Lone>) {

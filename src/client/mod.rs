@@ -15,6 +15,7 @@ mod link;
 mod login;
 mod options;
 mod outside;
+mod patience;
 mod person;
 pub mod session;
 mod stdio;

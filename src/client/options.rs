@@ -62,6 +62,8 @@ pub struct Options {
     /// An interface of ours that connections are made over.
     pub bind_interface: Option<String>,
     pub server_alive: Option<(Duration, u32)>,
+    /// A login takes no longer, people's answers aside, and what has set that, for the user.
+    pub login_time: Option<(Duration, &'static str)>,
     pub tcp_keepalive: bool,
     /// It is spoken with through this command's standard streams.
     pub proxy_command: Option<String>,
@@ -170,6 +172,7 @@ impl Options {
             bind_address: None,
             bind_interface: None,
             server_alive: None,
+            login_time: None,
             tcp_keepalive: true,
             proxy_command: None,
             via: None,

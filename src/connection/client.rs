@@ -109,6 +109,20 @@ impl Connection<Client> {
         sent.map(|()| true).map_err(|error| self.fail(error, env))
     }
 
+    /// What a login has asked the server for, which has not answered, for the user. `None`: nothing.
+    pub fn login_asks(&self) -> Option<&'static str> {
+        let Stage::Trying(trying) = &self.login.stage else { return None };
+        Some(match (trying.step, &trying.method) {
+            (Step::Service { .. }, _) => "the request for ssh-userauth",
+            (_, LoginMethod::None) => "authentication by none",
+            (_, LoginMethod::PublicKey { .. } | LoginMethod::Certificate { .. }) => {
+                "authentication by publickey"
+            }
+            (_, LoginMethod::Password(_)) => "authentication by password",
+            (_, LoginMethod::Interactive) => "authentication by keyboard-interactive",
+        })
+    }
+
     /// The server is known to take a request of the service behind the one for it, a round trip before it has
     /// been given.
     fn reads_on(&self) -> bool {

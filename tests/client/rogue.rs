@@ -39,13 +39,17 @@ enum Lie {
     SpeaksVersion1,
     Noise,
     Silence,
+    SilentInExchange,
     SignsWithAnotherKey,
     // ---- In the login ----
+    SilentBeforeLogin,
+    SilentAtKey,
     LeavesInLogin,
     DisconnectsInLogin,
     OpensBeforeLogin,
     RefusesEveryKey,
     // ---- In the session ----
+    SilentAtOpen,
     OpensNoSession,
     LeavesSession,
     Disconnects,
@@ -71,6 +75,12 @@ const LIES: &[(Lie, &str)] = &[
     (Lie::SpeaksVersion1, "the peer does not speak SSH 2.0"),
     (Lie::Noise, "lost"),
     (Lie::Silence, "no key exchange within ConnectTimeout"),
+    (Lie::SilentInExchange, "no key exchange within ConnectTimeout"),
+    (
+        Lie::SilentBeforeLogin,
+        "no answer to the request for ssh-userauth (ServerAliveInterval 1, ServerAliveCountMax 1)",
+    ),
+    (Lie::SilentAtKey, "no answer to authentication by publickey (ServerAliveInterval 1, "),
     (Lie::SignsWithAnotherKey, "the server's signature does not verify"),
     (Lie::LeavesInLogin, "lost"),
     (Lie::DisconnectsInLogin, "go away"),
@@ -95,7 +105,7 @@ const LIES: &[(Lie, &str)] = &[
 struct Rogue {
     stream: TcpStream,
     transport: Transport<Server>,
-    key: PrivateKey,
+    key: Arc<PrivateKey>,
     other: PrivateKey,
     entropy: RandomPool,
     clock: u64,
@@ -110,11 +120,10 @@ struct Rogue {
 }
 
 impl Rogue {
-    fn new(stream: TcpStream, lie: Lie) -> Rogue {
+    fn new(stream: TcpStream, lie: Lie, key: Arc<PrivateKey>) -> Rogue {
         stream.set_read_timeout(Some(Duration::from_millis(20))).expect("a time");
         stream.set_write_timeout(Some(Duration::from_secs(5))).expect("a time");
-        let generate = || PrivateKey::generate(KeyKind::Ed25519).expect("a key");
-        let (key, other) = (generate(), generate());
+        let other = PrivateKey::generate(KeyKind::Ed25519).expect("a key");
         let mut preferences = Preferences::new("Rogue_1").expect("a name");
         preferences.kex = vec![KexKind::Curve25519];
         let config = ServerConfig::new(preferences, vec![HostKey::new(key.public().clone())]);
@@ -188,7 +197,10 @@ impl Rogue {
                 Err(_) => return None,
             }
             self.clock += 20_000_000;
-            let mute = matches!(self.lie, Lie::SpeaksVersion1 | Lie::Noise | Lie::Silence);
+            let mute = matches!(
+                self.lie,
+                Lie::SpeaksVersion1 | Lie::Noise | Lie::Silence | Lie::SilentInExchange
+            );
             while !mute && self.listen()? {}
         }
         None
@@ -224,7 +236,7 @@ impl Rogue {
             Lie::AnotherKeyInRekey => self.exchanges > 1,
             _ => false,
         };
-        let key = if wrong { &self.other } else { &self.key };
+        let key = if wrong { &self.other } else { &*self.key };
         let signature = key.sign(*algorithm, message.as_ref()).expect("signs");
         let answer = Answer::Signature(Some(signature.into()));
         self.with(|transport, env| transport.answer(answer, env))
@@ -232,6 +244,9 @@ impl Rogue {
 
     fn hear(&mut self, payload: &[u8]) -> Option<()> {
         match payload.first().copied()? {
+            number::SERVICE_REQUEST if self.lie == Lie::SilentBeforeLogin => Some(()),
+            number::USERAUTH_REQUEST if self.lie == Lie::SilentBeforeLogin => Some(()),
+            number::CHANNEL_OPEN if self.lie == Lie::SilentAtOpen => Some(()),
             number::SERVICE_REQUEST => {
                 self.say(&ServiceAccept { name: b"ssh-userauth" })?;
                 if self.lie == Lie::OpensBeforeLogin {
@@ -292,6 +307,7 @@ impl Rogue {
         }
         let request = UserAuthRequest::parse(payload).ok()?;
         match request.method {
+            AuthMethod::PublicKey(_) if self.lie == Lie::SilentAtKey => Some(()),
             AuthMethod::PublicKey(PublicKeyAttempt { algorithm, key, signature, .. })
                 if self.lie != Lie::RefusesEveryKey =>
             {
@@ -362,14 +378,20 @@ fn start(lie: Lie) -> u16 {
 
 /// The same, which tells when a connection is over.
 fn start_and_tell(lie: Lie) -> (u16, Receiver<()>) {
+    start_changing([lie; 4])
+}
+
+/// One of another mind at each connection.
+fn start_changing(lies: [Lie; 4]) -> (u16, Receiver<()>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let port = listener.local_addr().expect("its address").port();
+    let key = Arc::new(PrivateKey::generate(KeyKind::Ed25519).expect("a key"));
     let (tell, over) = channel();
     std::thread::spawn(move || {
-        for stream in listener.incoming().take(4).flatten() {
-            let tell = tell.clone();
+        for (stream, lie) in listener.incoming().flatten().zip(lies) {
+            let (tell, key) = (tell.clone(), Arc::clone(&key));
             std::thread::spawn(move || {
-                Rogue::new(stream, lie).serve();
+                Rogue::new(stream, lie, key).serve();
                 let _ = tell.send(());
             });
         }
@@ -379,10 +401,12 @@ fn start_and_tell(lie: Lie) -> (u16, Receiver<()>) {
 
 /// A client of a server of this mind: only one that says nothing is given up early.
 fn command(at: &Path, (lie, port): (Lie, u16), words: &[&str]) -> Command {
-    let patience = |silent| if lie == silent { 1 } else { 30 };
+    let patience = |silent: &[Lie]| if silent.contains(&lie) { 1 } else { 30 };
+    let early = [Lie::Silence, Lie::SilentInExchange];
+    let late = [Lie::SilentBeforeLogin, Lie::SilentAtKey, Lie::FallsSilent];
     let (name, words) = words.split_first().expect("a program");
     let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
-    command.args([name, "-F", "none"]);
+    command.args(name.split(' ')).args(["-F", "none"]);
     let driver = driver().unwrap_or_else(|| "uring".to_owned());
     for option in [
         format!("Port={port}"),
@@ -394,8 +418,8 @@ fn command(at: &Path, (lie, port): (Lie, u16), words: &[&str]) -> Command {
         "GlobalKnownHostsFile=none".to_owned(),
         "IdentityAgent=none".to_owned(),
         "BatchMode=yes".to_owned(),
-        format!("ConnectTimeout={}", patience(Lie::Silence)),
-        format!("ServerAliveInterval={}", patience(Lie::FallsSilent)),
+        format!("ConnectTimeout={}", patience(&early)),
+        format!("ServerAliveInterval={}", patience(&late)),
         "ServerAliveCountMax=1".to_owned(),
         "LogLevel=ERROR".to_owned(),
     ] {
@@ -453,6 +477,55 @@ fn a_server_that_sends_past_our_window_is_left() {
     assert!(output.stdout.len() >= 2 << 20, "what was granted is told: {}", output.stdout.len());
 }
 
+/// The first login and those of the load, whose time goes on until they are in.
+#[test]
+fn a_bench_gives_up_servers_that_stall_in_a_login() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = folder.path();
+    keygen(&at.join("key"), "ed25519", "");
+    let (silent, honest) = (Lie::SilentBeforeLogin, Lie::FallsSilent);
+    let first = "no answer to the request for ssh-userauth within 1 s (--";
+    let load =
+        ["bench load", "127.0.0.1", "--scenario", "auth", "--connections", "1", "--timeout", "1"];
+    let transfer = ["bench transfer", "127.0.0.1", "--only", "exec-down/1", "--stall", "1"];
+    // Before the first login it is looked whether somebody is there.
+    for (words, lies, told) in [
+        (&load[..], [silent; 4], first),
+        (&transfer, [silent; 4], first),
+        (
+            &load,
+            [honest, honest, silent, silent],
+            "no connection came to its end: 1 × auth: time out",
+        ),
+    ] {
+        let (port, _) = start_changing(lies);
+        // Neither option is to end it.
+        let output = command(at, (Lie::Leaves, port), words).output().expect("it runs");
+        let said = text(&output.stderr);
+        assert!(said.contains(told), "{words:?}: {said}");
+        assert_eq!(output.status.code(), Some(255), "{said}");
+    }
+}
+
+/// Each host on the way has options of its own; those of the host behind it count from its channel on.
+#[test]
+fn silent_hosts_on_the_way_are_given_up() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = folder.path();
+    keygen(&at.join("key"), "ed25519", "");
+    let (alive, connect) = ("ServerAliveInterval 1\n ServerAliveCountMax 1", "ConnectTimeout 1");
+    for (lie, host, option, told) in [
+        (Lie::SilentBeforeLogin, "gate", alive, "no answer to the request for ssh-userauth"),
+        (Lie::SilentAtOpen, "inner", connect, "no answer within ConnectTimeout"),
+        (Lie::FallsSilent, "inner", connect, "no key exchange within ConnectTimeout"),
+        (Lie::FallsSilent, "inner", alive, "no key exchange (ServerAliveInterval 1, "),
+    ] {
+        let (status, said) = through(at, lie, &format!("Host {host}\n {option}\n"));
+        assert_eq!(status, Some(255), "{lie:?} {option}: {said}");
+        assert!(said.contains(told), "{lie:?} {option}: {said}");
+    }
+}
+
 /// What a host on the way says while we log in behind it is kept for later, and no more of it than there is any reason
 /// for.
 #[test]
@@ -460,11 +533,18 @@ fn a_host_on_the_way_that_talks_without_end_is_left() {
     let folder = tempfile::tempdir().expect("a folder");
     let at = folder.path();
     keygen(&at.join("key"), "ed25519", "");
-    let port = start(Lie::TalksOnTheWay);
+    let (status, said) = through(at, Lie::TalksOnTheWay, "");
+    assert_eq!(status, Some(255), "{said}");
+    assert!(said.contains("on the way is lost: it says more than"), "{said}");
+}
+
+/// How `tidegate ssh` to a host behind one of this mind ends, and what it says.
+fn through(at: &Path, lie: Lie, blocks: &str) -> (Option<i32>, String) {
+    let port = start(lie);
     let file = at.join("config");
     let key = at.join("key");
     let lines = format!(
-        "Host gate\n HostName 127.0.0.1\n Port {port}\nHost *\n IdentityFile {}\n IdentityAgent none\n \
+        "{blocks}Host gate\n HostName 127.0.0.1\n Port {port}\nHost *\n IdentityFile {}\n IdentityAgent none\n \
          StrictHostKeyChecking no\n UserKnownHostsFile none\n GlobalKnownHostsFile none\n BatchMode yes\n",
         key.display()
     );
@@ -475,7 +555,5 @@ fn a_host_on_the_way_that_talks_without_end_is_left() {
     command.arg("ssh").arg("-F").arg(&file).args(["-J", "gate", "inner", "cat"]);
     command.args(["-o", &format!("TidegateDriver={driver}")]).stdin(Stdio::null());
     let output = command.output().expect("it runs");
-    let said = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(255), "{said}");
-    assert!(said.contains("on the way is lost: it says more than"), "{said}");
+    (output.status.code(), text(&output.stderr))
 }

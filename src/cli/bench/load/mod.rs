@@ -54,6 +54,10 @@ fn measure_on<D: Driver>(
     let mut client = Client::new(driver);
     let pid = flags.server.pid;
     let logs_in = flags.load.scenarios.iter().any(|scenario| *scenario != Scenario::Connect);
+    let options = Options {
+        login_time: Some((flags.load.timeout, "--timeout says how long it may take")),
+        ..options
+    };
     let target = match logs_in {
         true => Target::meet(&mut client, options, address, (pid, voice))?,
         false => Target::greet(&mut client, options, address, (pid, flags.load.timeout))?,

@@ -55,6 +55,8 @@ fn measure_on<D: Driver>(
     };
     let mut client = Client::new(driver);
     let person = Person::new(options.batch);
+    let login_time = Some((flags.transfer.stall, "--stall says how long it may take"));
+    let options = &Options { login_time, ..options.clone() };
     let links = (0..most).map(|_| client.log_in(options, person, voice));
     let links = links.collect::<Result<Vec<_>>>()?;
     let first = links.first().and_then(|link| client.shard().client(*link));
