@@ -10,6 +10,9 @@ use crate::crypto::{CipherKind, KexKind, KeyAlgorithm, MacKind, SignatureAlgorit
 use crate::gateway::config::DriverChoice;
 use crate::services::forward::{Permits, Target};
 
+/// As ssh has them, where nothing else is set (ssh_config(5), GlobalKnownHostsFile).
+const GLOBAL_KNOWN_HOSTS: [&str; 2] = ["/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2"];
+
 /// What is done about a host whose key is not known (ssh_config(5), StrictHostKeyChecking).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StrictHostKeys {
@@ -177,10 +180,7 @@ impl Options {
             proxy_command: None,
             via: None,
             user_known_hosts: at_home(&["known_hosts", "known_hosts2"]),
-            global_known_hosts: vec![
-                "/etc/ssh/ssh_known_hosts".into(),
-                "/etc/ssh/ssh_known_hosts2".into(),
-            ],
+            global_known_hosts: GLOBAL_KNOWN_HOSTS.map(PathBuf::from).into(),
             strict: StrictHostKeys::Ask,
             update_host_keys: UpdateHostKeys::No,
             hash_known_hosts: false,
