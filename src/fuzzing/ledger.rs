@@ -8,7 +8,7 @@ use crate::wire::auth::{
 use crate::wire::channel::{
     ChannelClose, ChannelData, ChannelEof, ChannelExtendedData, ChannelFailure, ChannelOpen,
     ChannelOpenConfirmation, ChannelOpenFailure, ChannelSuccess, ChannelWindowAdjust,
-    GlobalRequest, RequestFailure, RequestSuccess,
+    GlobalRequest, OpenHead, RequestFailure, RequestSuccess,
 };
 use crate::wire::request::ChannelRequest;
 use crate::wire::transport::{
@@ -43,12 +43,16 @@ impl Ledger {
     /// Something the puppet sends. What is no message grants nothing.
     pub(super) fn said(&mut self, payload: &[u8]) {
         match payload.first() {
-            Some(&number::CHANNEL_OPEN) => {
-                if let Ok(open) = ChannelOpen::parse(payload) {
-                    let (window, packet) = (open.window_bytes, open.packet_bytes_max);
-                    self.grant(open.sender.0, window, packet);
+            Some(&number::CHANNEL_OPEN) => match ChannelOpen::parse(payload) {
+                Ok(open) => self.grant(open.sender.0, open.window_bytes, open.packet_bytes_max),
+                // A name in it is too long; it is answered by the number.
+                Err(Malformed::OverLimit) => {
+                    if let Ok(head) = OpenHead::of(payload) {
+                        self.account(head.sender.0);
+                    }
                 }
-            }
+                Err(_) => {}
+            },
             Some(&number::CHANNEL_OPEN_CONFIRMATION) => {
                 if let Ok(opened) = ChannelOpenConfirmation::parse(payload) {
                     self.numbers.insert(opened.recipient.0, opened.sender.0);
