@@ -9,7 +9,6 @@ use crossbeam::channel::bounded;
 use tracing::{error, info, warn};
 
 use super::audit::{self, Auditor};
-use super::host_keys::Half;
 use super::logbook::{Begun, Recorder};
 use super::names::Resolver;
 use super::pam::Seat;
@@ -54,56 +53,33 @@ pub trait Signer: Send + Sync {
     ) -> Option<Box<[u8]>>;
 }
 
-impl Signer for Arc<[PrivateKey]> {
-    fn sign(
-        &self,
-        host_key: usize,
-        algorithm: SignatureAlgorithm,
-        hash: &[u8],
-        _exchange: Option<SignableExchange>,
-    ) -> Option<Box<[u8]>> {
-        let key = self.get(host_key)?;
-        match key.sign(algorithm, hash) {
-            Ok(signature) => Some(signature.into_boxed_slice()),
-            Err(why) => {
-                let fingerprint = key.public().fingerprint();
-                error!(fingerprint, %why, "host key {fingerprint} could not sign: {why}");
-                None
-            }
-        }
-    }
-
-    fn prove(
-        &self,
-        host_key: usize,
-        algorithm: SignatureAlgorithm,
-        session: &[u8],
-    ) -> Option<Box<[u8]>> {
-        let key = self.get(host_key)?;
-        self.sign(host_key, algorithm, &host_key_proof(session, key.public()), None)
-    }
-}
-
-/// Host keys of which an agent has some.
-pub struct Halves {
-    pub halves: Vec<Half>,
+/// The host keys of a gateway that is one process, in the order of the connection's list.
+#[derive(Default)]
+pub struct OwnKeys {
+    pub public: Vec<PublicKey>,
+    /// `None` of those that an agent has.
+    pub private: Arc<[Option<PrivateKey>]>,
     /// Its socket.
-    pub agent: PathBuf,
+    pub agent: Option<PathBuf>,
 }
 
-impl Halves {
-    fn by_agent(
+impl OwnKeys {
+    fn sign_with(
         &self,
-        key: &PublicKey,
+        (private, public): (Option<&PrivateKey>, &PublicKey),
         algorithm: SignatureAlgorithm,
         hash: &[u8],
     ) -> Result<Vec<u8>, String> {
-        let agent = host_agent::reach(&self.agent).map_err(|why| why.to_string())?;
-        Ok(host_agent::sign(&agent, key, algorithm, hash)?)
+        if let Some(private) = private {
+            return private.sign(algorithm, hash).map_err(|why| why.to_string());
+        }
+        let agent = self.agent.as_deref().ok_or(host_agent::GONE)?;
+        let agent = host_agent::reach(agent).map_err(|why| why.to_string())?;
+        Ok(host_agent::sign(&agent, public, algorithm, hash)?)
     }
 }
 
-impl Signer for Halves {
+impl Signer for OwnKeys {
     fn sign(
         &self,
         host_key: usize,
@@ -111,15 +87,12 @@ impl Signer for Halves {
         hash: &[u8],
         _exchange: Option<SignableExchange>,
     ) -> Option<Box<[u8]>> {
-        let half = self.halves.get(host_key)?;
-        let signed = match half {
-            Half::Here(key) => key.sign(algorithm, hash).map_err(|why| why.to_string()),
-            Half::Agents(key) => self.by_agent(key, algorithm, hash),
-        };
+        let (private, public) = (self.private.get(host_key)?, self.public.get(host_key)?);
         let tell = |why: &String| {
-            let fingerprint = half.public().fingerprint();
+            let fingerprint = public.fingerprint();
             error!(fingerprint, %why, "host key {fingerprint} could not sign: {why}");
         };
+        let signed = self.sign_with((private.as_ref(), public), algorithm, hash);
         signed.inspect_err(tell).ok().map(Vec::into_boxed_slice)
     }
 
@@ -129,7 +102,7 @@ impl Signer for Halves {
         algorithm: SignatureAlgorithm,
         session: &[u8],
     ) -> Option<Box<[u8]>> {
-        let key = self.halves.get(host_key)?.public();
+        let key = self.public.get(host_key)?;
         self.sign(host_key, algorithm, &host_key_proof(session, key), None)
     }
 }

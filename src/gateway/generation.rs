@@ -18,7 +18,7 @@ use super::audit::{Audit, Auditor};
 use super::cipher_speed::CipherSpeeds;
 use super::config::{Config, Effective, Facility, Who};
 use super::desk::Greeting;
-use super::execute::{Executor, Greets, Halves, Signer, Told};
+use super::execute::{Executor, Greets, OwnKeys, Signer, Told};
 use super::host_keys::{self, Half, HostKeys};
 use super::logbook::Logbook;
 use super::monitor::Keeper;
@@ -34,7 +34,7 @@ use super::startups::{Standing, Startups};
 use super::upstream::Files;
 use super::{host_agent, moduli};
 use crate::connection::{ConnectionConfig, WindowBudget};
-use crate::crypto::{Certificate, PrivateKey, PublicKey};
+use crate::crypto::{Certificate, PublicKey};
 use crate::limits::WINDOW_BYTES;
 use crate::reactor;
 use crate::transport::{self, CompressionKind, HostKey, Preferences};
@@ -106,7 +106,8 @@ impl Generation {
         let config = plan.config;
         let offers = plan.keys.keys.iter().map(host_keys::HostKey::offer).collect();
         let connection = Arc::new(connection_config(&config, offers, (steers(&config), false))?);
-        let (private, signer) = signer_of(plan.keys.keys, &config)?;
+        let keys = own_keys(plan.keys.keys, &config);
+        let private = Arc::clone(&keys.private);
         let startups = Arc::new(Startups::new(&config.global));
         plan.standings.iter().for_each(|standing| startups.inherit(standing));
         let recorders = Arc::new(Studio::new(plan.audit.clone()));
@@ -115,7 +116,7 @@ impl Generation {
             greets: Some(Greets { shared: Arc::clone(&connection), names: names(&config) }),
             startups: Some(Arc::clone(&startups)),
             policy: Some(Policy::new(Arc::clone(&config))),
-            signer,
+            signer: Arc::new(keys) as Arc<dyn Signer>,
             login_keys: Arc::new(Files),
             open_files: plan.open_files,
             recorder: None,
@@ -316,24 +317,15 @@ pub(super) fn greeted(shared: &ConnectionConfig, login: &Effective) -> Connectio
     own
 }
 
-/// The keys that a shard may sign with itself, and who signs otherwise.
-type Signatures = (Arc<[PrivateKey]>, Arc<dyn Signer>);
-
-/// Who signs where one process does everything, and the keys that a shard may sign with itself: where an
-/// agent has some of them, none, so that it never waits for one.
-fn signer_of(keys: Vec<host_keys::HostKey>, config: &Config) -> anyhow::Result<Signatures> {
-    if keys.iter().any(host_keys::HostKey::is_agents) {
-        let named = config.global.host_key_agent.as_deref();
-        let agent = named.and_then(host_agent::socket_of).context("HostKeyAgent has no socket")?;
-        let halves = keys.into_iter().map(|key| key.half).collect();
-        return Ok((Arc::from([]), Arc::new(Halves { halves, agent })));
-    }
-    let private = keys.into_iter().filter_map(|key| match key.half {
+/// The keys of a process that does everything itself.
+fn own_keys(keys: Vec<host_keys::HostKey>, config: &Config) -> OwnKeys {
+    let public = keys.iter().map(|key| key.public().clone()).collect();
+    let private = keys.into_iter().map(|key| match key.half {
         Half::Here(private) => Some(private),
         Half::Agents(_) => None,
     });
-    let private: Arc<[PrivateKey]> = private.collect();
-    Ok((Arc::clone(&private), Arc::new(private)))
+    let agent = config.global.host_key_agent.as_deref().and_then(host_agent::socket_of);
+    OwnKeys { public, private: private.collect(), agent }
 }
 
 fn names(config: &Config) -> Option<Box<dyn Resolver>> {

@@ -13,7 +13,7 @@ use nix::sys::socket::{
 
 use crate::base::Instant;
 use crate::crypto::{PublicKey, SignatureAlgorithm};
-use crate::limits::{AGENT_FRAME_BYTES_MAX, HOST_KEY_AGENT_TIME_MAX};
+use crate::limits::HOST_KEY_AGENT_TIME_MAX;
 use crate::reactor;
 use crate::wire::Writer;
 use crate::wire::agent::{AgentReply, AgentRequest, frame_bytes};
@@ -47,6 +47,7 @@ type Unsigned = &'static str;
 pub const GONE: Unsigned = "the agent of HostKeyAgent cannot be reached, or has ended";
 const SILENT: Unsigned = "the agent of HostKeyAgent does not answer";
 const REFUSED: Unsigned = "the agent of HostKeyAgent refuses; `ssh-add -l` shows which keys it has";
+const NO_LIST: Unsigned = "it does not tell which keys it has";
 const NONSENSE: Unsigned = "the agent of HostKeyAgent answers what is no signature of this key";
 
 /// A signature blob (RFC 4253 §6.6) over `message`, checked. Waits, but no longer than
@@ -82,7 +83,7 @@ pub fn keys(agent: &OwnedFd) -> Result<Vec<Vec<u8>>, Unsigned> {
         Ok(AgentReply::Identities(keys)) => {
             Ok(keys.iter().map(|(blob, _)| blob.to_vec()).collect())
         }
-        _ => Err(NONSENSE),
+        _ => Err(NO_LIST),
     }
 }
 
@@ -106,7 +107,7 @@ fn ask(agent: &OwnedFd, request: &AgentRequest<'_>) -> Result<Vec<u8>, Unsigned>
     let mut length = [0; 4];
     fill(agent, &mut length, since)?;
     let bytes = frame_bytes(&length).ok().flatten().ok_or(NONSENSE)?;
-    let mut frame = vec![0; bytes.min(AGENT_FRAME_BYTES_MAX) as usize];
+    let mut frame = vec![0; bytes as usize];
     fill(agent, &mut frame, since)?;
     Ok(frame)
 }

@@ -43,7 +43,7 @@ pub struct Settings {
     /// Connections are numbered in the log from here.
     pub first_serial: u64,
     pub connection: Arc<ConnectionConfig>,
-    pub host_keys: Arc<[PrivateKey]>,
+    pub host_keys: Arc<[Option<PrivateKey>]>,
     pub reactors: usize,
     pub driver: DriverChoice,
     pub startups: Arc<Startups>,

@@ -114,8 +114,8 @@ impl Arrival {
 #[derive(Clone)]
 pub struct ShardConfig {
     pub connection: Arc<ConnectionConfig>,
-    /// In the order of the connection's host key list.
-    pub host_keys: Arc<[PrivateKey]>,
+    /// In the order of the connection's host key list; `None` of those that somebody else signs with.
+    pub host_keys: Arc<[Option<PrivateKey>]>,
     /// Sockets to accept from; one shard has them all.
     pub listeners: Vec<Fd>,
     /// Serials of this shard's links: `serial_base + n * serial_step`.

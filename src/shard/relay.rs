@@ -26,8 +26,6 @@ use crate::wire::channel::{
 use crate::wire::request::{ChannelRequest, REFUSED, RequestBody};
 use crate::wire::{Message, Writer};
 
-/// What the host is asked in place of what a client may not ask, so that the refusal comes in its
-/// turn: nobody knows this request.
 const X11_REQUEST: &str = "x11-req";
 const INTERNAL_SFTP: &str = "internal-sftp";
 

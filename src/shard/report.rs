@@ -224,6 +224,7 @@ impl What {
             _ => true,
         }
     }
+
     /// Lines wait in memory, and a command may be long: what no log shows is left out.
     pub fn shorten(&mut self) {
         let (What::SessionStarted { what, .. } | What::Refused { what, .. }) = self else { return };

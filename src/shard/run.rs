@@ -723,8 +723,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let from = Origin { link: link.serial, peer, local, routing };
         match query {
             Query::Sign { host_key, algorithm, message, exchange } => {
-                let quick = self.config.host_keys.get(host_key).filter(|k| !k.is_slow());
-                if let Some(private) = quick {
+                let held = self.config.host_keys.get(host_key).and_then(Option::as_ref);
+                if let Some(private) = held.filter(|key| !key.is_slow()) {
                     let signature = private.sign(algorithm, &message).ok();
                     self.answer(key, Answer::Signature(signature.map(Vec::into_boxed_slice)));
                     return;

@@ -24,8 +24,8 @@ pub struct RequestHead<'a> {
     pub want_reply: bool,
 }
 
-/// The name of a request that nobody knows. It goes on in the place of one that is refused, so that
-/// answers keep their order.
+/// The name of a request that nobody knows. It goes on, also to a host behind the gateway, in the place of one
+/// that is refused, so that answers keep their order.
 pub const REFUSED: &str = "refused@tidegate.invalid";
 
 /// What is asked of the channel, and the fields that belong to it.

@@ -48,7 +48,7 @@ pub struct Draw {
     pub pools: Vec<PoolSizes>,
     pub manners: Manners,
     pub gateway: Arc<ConnectionConfig>,
-    pub host_keys: Arc<[PrivateKey]>,
+    pub host_keys: Arc<[Option<PrivateKey>]>,
     /// How logins go on at a host behind the gateway, where some do.
     pub onward: Option<Onward>,
     pub clients: Vec<ClientPlan>,
@@ -213,7 +213,7 @@ fn gateway(
     repeats: bool,
     packets: u64,
     times: &Times,
-) -> (Arc<ConnectionConfig>, Arc<[PrivateKey]>) {
+) -> (Arc<ConnectionConfig>, Arc<[Option<PrivateKey>]>) {
     // A few key exchanges a connection, not more: clients take only so many in a second.
     if one_in(chance, 3) {
         let packets = (packets / (1 + chance.below(6))).max(60);
@@ -221,7 +221,7 @@ fn gateway(
     }
     let slow = !repeats && one_in(chance, 4);
     let host_keys = keys::gateway(slow);
-    let public = host_keys.iter().map(|key| HostKey::new(key.public().clone())).collect();
+    let public = host_keys.iter().flatten().map(|key| HostKey::new(key.public().clone())).collect();
     let mut transport = ServerConfig::new(preferences, public);
     transport.steers = one_in(chance, 2);
     let mut config = ConnectionConfig::new(Arc::new(transport));

@@ -35,15 +35,15 @@ pub fn slow_host() -> &'static PrivateKey {
 }
 
 /// A gateway's keys, in order of preference: its own, or a slow one before it.
-pub fn gateway(slow: bool) -> Arc<[PrivateKey]> {
-    static QUICK: OnceLock<Arc<[PrivateKey]>> = OnceLock::new();
-    static BOTH: OnceLock<Arc<[PrivateKey]>> = OnceLock::new();
+pub fn gateway(slow: bool) -> Arc<[Option<PrivateKey>]> {
+    static QUICK: OnceLock<Arc<[Option<PrivateKey>]>> = OnceLock::new();
+    static BOTH: OnceLock<Arc<[Option<PrivateKey>]>> = OnceLock::new();
     let kept = match slow {
-        false => QUICK.get_or_init(|| [fixed(1)].into()),
+        false => QUICK.get_or_init(|| [Some(fixed(1))].into()),
         true => BOTH.get_or_init(|| {
             let text = slow_host().to_openssh("").expect("a key file");
             let slow = PrivateKey::from_openssh(text.as_bytes(), None).expect("the same key");
-            [slow, fixed(1)].into()
+            [Some(slow), Some(fixed(1))].into()
         }),
     };
     Arc::clone(kept)

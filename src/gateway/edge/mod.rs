@@ -29,7 +29,7 @@ use self::words::{Ask, Setup, Tell};
 use super::audit::Remote;
 use super::batch;
 use super::config::Config;
-use super::execute::Executor;
+use super::execute::{Executor, OwnKeys};
 use super::helper::{self, NOT_BY_HAND};
 use super::mailbox::Mailbox;
 use super::reports::Reports;
@@ -39,7 +39,6 @@ use super::socket::Messenger;
 use super::startups::{Refused, Standing, Startups};
 use super::{generation, serve};
 use crate::connection::ConnectionConfig;
-use crate::crypto::PrivateKey;
 use crate::limits::{EDGE_ENDING_TIME, EDGE_FILES_MAX, EDGE_FILES_SINGLE_MAX, PARCEL_BYTES_MAX};
 use crate::services;
 
@@ -140,8 +139,7 @@ impl Prepared {
         (listeners, mailboxes): (Vec<Arc<OwnedFd>>, Vec<Messenger>),
         messenger: &Arc<Messenger>,
     ) -> anyhow::Result<(Server, Reports)> {
-        let nobody: Arc<[PrivateKey]> = Arc::from([]);
-        let executor = Executor::apart(Arc::new(nobody));
+        let executor = Executor::apart(Arc::new(OwnKeys::default()));
         let message = |entry| Ask::Audit(Box::new(entry)).encode().to_vec();
         let audit = Remote::wanted(&self.config, messenger, message);
         let (config, connection, reactors) =
