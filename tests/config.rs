@@ -587,7 +587,7 @@ fn good_lines() -> impl Strategy<Value = String> {
         "X11(DisplayOffset [1-9]?[0-9]{1,2}|(Forwarding|UseLocalhost) (yes|no))",
         "XAuthLocation (none|/[a-z]{1,4})",
         "TidegateProxyProtocol (none|10\\.0\\.0\\.0/8,!10\\.1\\.1\\.1,::1( required| optional)?)",
-        "Tidegate(ProxyProtocolTimeout [1-9]|DrainTime (none|0|5m|[1-9][0-9]))",
+        "Tidegate(ProxyProtocolTimeout [1-9]|DrainTime (none|0|5m|[1-9][0-9])|Control (none|Auto|/[a-z]{1,4}|\"/a b\"))",
         "TidegateUpstream (none|[a-z]{1,6}(:[1-9][0-9]{0,3})?( \\[::1\\]:22)?)",
         "TidegateUpstreamTargets (none|\\*\\.[a-z]{1,6}(:\\*)?( \"a b\")?)",
         "Tidegate(UpstreamUser (none|deploy|%u-%%|%%)|AuditOnFailure (refuse|continue)|Record( (no|shells|sessions)|Directory /[a-z/]{1,4}|OnFailure (refuse|continue)))",

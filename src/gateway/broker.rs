@@ -28,6 +28,8 @@ use super::audit::book::AccountBook;
 use super::audit::{Audit, Entry, Event, Field, Speaker};
 use super::batch;
 use super::config::LogFormat;
+use super::figures::Figures;
+use super::figures::roll::{Presence, roll};
 use super::helper::process::Process;
 use super::helper::{self, Logs};
 use super::logbook::{self, Logbook, Login};
@@ -314,6 +316,9 @@ impl Broker<'_> {
         let (mailbox, its) = Messenger::pair()?;
         ours.try_send(&Parcel::Mailbox.encode(), Some(its.as_owned_fd().as_fd()))?;
         let (user, pid) = (name, child.pid());
+        let (figures, theirs) = Figures::shared(shape.0)?;
+        let presence = roll().enter("account", name, pid, Some(Arc::new(figures)));
+        ours.try_send(&Parcel::Figures.encode(), Some(theirs.as_fd()))?;
         info!(user, pid, "Started process {pid} for {user}");
         let delegate = Arc::new(Delegate {
             user: name.to_owned(),
@@ -330,6 +335,7 @@ impl Broker<'_> {
             logbook: self.config.logbook.clone(),
             audit: self.config.audit.clone(),
             _heir: heir,
+            _presence: presence,
             _alive: self.alive.clone(),
         };
         thread::Builder::new()
@@ -545,6 +551,7 @@ struct Listener {
     logbook: Option<Arc<Logbook>>,
     audit: Option<Arc<Audit>>,
     _heir: Heir,
+    _presence: Presence,
     _alive: Sender<Infallible>,
 }
 

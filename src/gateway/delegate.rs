@@ -20,6 +20,7 @@ use zeroize::Zeroizing;
 use super::audit::Remote;
 use super::confine::raise_locked_memory;
 use super::execute::{Executor, Orders, Signer};
+use super::figures::Figures;
 use super::helper::{self, NOT_BY_HAND};
 use super::logbook::{Begun, Recorder};
 use super::mailbox::{Mailbox, Reads};
@@ -86,6 +87,12 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         }
         _ => bail!("the gateway sent no way for connections"),
     };
+    let figures = match messenger.receive(&mut buffer).context(NOT_BY_HAND)? {
+        (len, Some(memory)) if buffer.get(..len) == Some(&*Parcel::Figures.encode()) => {
+            Arc::new(Figures::received(&memory)?)
+        }
+        _ => bail!("the gateway sent no memory for counts"),
+    };
     let message = |ticket, order| Zeroizing::new(Parcel::Sign { ticket, order }.encode());
     let signer = Arc::new(RemoteSigner::new(Arc::clone(&messenger), message));
     let remote = Arc::clone(&signer) as Arc<dyn Signer>;
@@ -93,7 +100,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let shape = (options.reactors, options.idle_time.is_zero());
     let recorders = Arc::new(Received::default());
     let mailbox = Mailbox::new(mailbox, Box::new(Arrivals(Arc::clone(&recorders))));
-    let ways = Ways { signer: remote, recorder: clerk, recorders, mailbox };
+    let ways = Ways { signer: remote, recorder: clerk, recorders, mailbox, figures };
     let (server, reports) = start(&terms, shape, ways, &messenger)?;
     // The rings are made; programs of the account have its own limits.
     if let Some((soft, hard)) = locked_memory {
@@ -333,6 +340,8 @@ struct Ways {
     recorders: Arc<dyn Recorders>,
     /// Where connections come.
     mailbox: Mailbox,
+    /// Where it is counted what is done.
+    figures: Arc<Figures>,
 }
 
 fn start(
@@ -347,7 +356,7 @@ fn start(
     let connection = Arc::new(generation::connection_config(&config, offers, (steers, true))?);
     // Where it is there for one connection, limits are those of its session.
     let open_files = if alone { None } else { serve::raise_open_files() };
-    let Ways { signer, recorder, recorders, mailbox } = ways;
+    let Ways { signer, recorder, recorders, mailbox, figures } = ways;
     let recorder = Some(recorder);
     let executor = Executor { open_files, recorder, ..Executor::apart(signer) };
     let message = |entry| Parcel::Audit(Box::new(entry)).encode();
@@ -356,6 +365,7 @@ fn start(
         audit: Remote::wanted(&config, messenger, message),
         recorders: Some(recorders),
         mailboxes: vec![mailbox],
+        figures,
         alone,
         ..Settings::apart(&config, connection, reactors, executor)
     })

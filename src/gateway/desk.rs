@@ -21,6 +21,7 @@ use super::defects::Defects;
 use super::drops::Drops;
 use super::edge::line::Line;
 use super::edge::words::Ticket;
+use super::figures::{Figure, Figures, Sheet};
 use super::mailbox::Mailbox;
 use super::recording::Recorders;
 use super::relay;
@@ -84,6 +85,8 @@ pub struct Office {
     /// The same for the connections of those who are logged in.
     pub resolvers: Option<Workers>,
     pub startups: Arc<Startups>,
+    /// What is counted here, for whoever looks.
+    pub figures: Arc<Figures>,
     /// Connections that were turned away.
     pub drops: Drops,
     /// Who is asked whose connection it passes on, and for how long.
@@ -152,6 +155,7 @@ pub type Greeting = Box<dyn Fn(Ends) -> Arc<ConnectionConfig> + Send + Sync>;
 pub struct Desk {
     office: Arc<Office>,
     shard: usize,
+    sheet: Sheet,
     /// Where root's process answers it, in an edge, or passes connections on to the process of an account.
     mailbox: Option<Mailbox>,
     /// Connections that root's process has heard of.
@@ -165,6 +169,7 @@ pub struct Desk {
 impl Desk {
     pub fn new(office: Arc<Office>, shard: usize, mailbox: Option<Mailbox>) -> Desk {
         Desk {
+            sheet: Sheet::new(Arc::clone(&office.figures), shard),
             office,
             shard,
             mailbox,
@@ -172,6 +177,11 @@ impl Desk {
             farewells: HashMap::new(),
             found: Vec::new(),
         }
+    }
+
+    fn drop(&self, why: &'static str, peer: Option<IpAddr>) {
+        self.sheet.count(Figure::Refused);
+        self.office.drops.count(why, peer);
     }
 
     fn door(&self) -> Option<&Door> {
@@ -290,7 +300,7 @@ impl Outside for Desk {
 
     fn admit(&mut self, socket: Fd) -> Admission {
         let Some(ends) = ends_of(socket) else {
-            self.office.drops.count("being gone again", None);
+            self.drop("being gone again", None);
             return Admission::Refused;
         };
         match self.office.asking(ends.peer.ip()) {
@@ -313,7 +323,7 @@ impl Outside for Desk {
             return Admission::Elsewhere;
         }
         if let Err(why) = self.office.startups.admit(peer, reactor::now()) {
-            self.office.drops.count(why.keyword(), Some(peer));
+            self.drop(why.keyword(), Some(peer));
             tell(socket, why);
             return Admission::Refused;
         }
@@ -338,7 +348,7 @@ impl Outside for Desk {
         if let Some(line) = self.office.single_line() {
             return line.untold(why);
         }
-        self.office.drops.count(why, ends_of(socket).map(|ends| ends.peer.ip()));
+        self.drop(why, ends_of(socket).map(|ends| ends.peer.ip()));
     }
 
     fn tell_drops(&mut self) {
@@ -427,7 +437,12 @@ impl Outside for Desk {
         self.office.line.iter().filter(|_| many).for_each(Line::leave);
     }
 
+    fn turned(&mut self, traffic: (u64, u64)) {
+        self.sheet.turned(traffic, self.door().map_or(0, Door::load));
+    }
+
     fn report(&mut self, mut report: Report) {
+        self.sheet.note(&report.what);
         self.audit(&report);
         report.what.shorten();
         if matches!(report.what, What::File(_)) {

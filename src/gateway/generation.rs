@@ -19,6 +19,8 @@ use super::cipher_speed::CipherSpeeds;
 use super::config::{Config, Effective, Facility, Who};
 use super::desk::Greeting;
 use super::execute::{Executor, Greets, OwnKeys, Signer, Told};
+use super::figures::Figures;
+use super::figures::roll::{GATEWAY, Presence, roll};
 use super::host_keys::{self, Half, HostKeys};
 use super::logbook::Logbook;
 use super::monitor::Keeper;
@@ -83,6 +85,8 @@ pub struct Generation {
     /// They end when there is nothing left for them to do.
     helpers: Vec<JoinHandle<()>>,
     startups: Arc<Startups>,
+    /// Without root: what has been counted is not forgotten when it ends.
+    _presence: Option<Presence>,
     /// As root: whoever holds the host keys. The last to end, for all of them have it sign.
     _signer: Option<signer::keeper::Keeper>,
 }
@@ -123,6 +127,8 @@ impl Generation {
             audit: audit.clone(),
             told: Told::default(),
         };
+        let figures = Arc::new(Figures::own(plan.reactors));
+        let presence = roll().enter(GATEWAY, "", std::process::id(), Some(Arc::clone(&figures)));
         let (server, reports) = Server::start(Settings {
             listeners: plan.listeners,
             first_serial: first_serial(plan.number),
@@ -143,13 +149,26 @@ impl Generation {
             routes: config.asks_routing(),
             audit,
             recorders: Some(recorders),
+            figures,
             renews: plan.renews,
             alone: false,
         })?;
         let helpers = vec![start_log(plan.log, reports)?];
         let (keep, _) = bounded(0);
         let (edges, relay, server) = (None, None, Some(server));
-        Ok(Generation { edges, relay, server, keep, helpers, startups, _signer: None })
+        let _presence = Some(presence);
+        Ok(Generation { edges, relay, server, keep, helpers, startups, _presence, _signer: None })
+    }
+
+    /// One of root's, of which no edge serves yet.
+    fn begun(
+        relay: Option<Relaying>,
+        keep: Sender<Infallible>,
+        helpers: Vec<JoinHandle<()>>,
+        startups: Arc<Startups>,
+    ) -> Generation {
+        let (edges, server, _presence, _signer) = (None, None, None, None);
+        Generation { edges, relay, server, keep, helpers, startups, _presence, _signer }
     }
 
     /// Serves a connection that was accepted elsewhere.
@@ -204,7 +223,7 @@ impl Generation {
 
     /// Ends every connection and waits until that is done.
     pub fn end(self) {
-        let Generation { edges, relay, server, keep, helpers, _signer, .. } = self;
+        let Generation { edges, relay, server, keep, helpers, _presence, _signer, .. } = self;
         drop(keep);
         if let Some(edges) = edges {
             edges.stop();

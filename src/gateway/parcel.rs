@@ -19,6 +19,8 @@ pub enum Parcel {
     Setup(Terms),
     /// The second: where its first shard hears of connections, attached.
     Mailbox,
+    /// Third: memory for what is counted; attached.
+    Figures,
     /// The way to the recorder of the connection that follows, attached.
     Recorder { serial: u64 },
     /// An authenticated connection, its socket attached.
@@ -79,6 +81,7 @@ impl Parcel {
                 out.extend(received.to_be_bytes());
             }
             Parcel::Mailbox => out.push(11),
+            Parcel::Figures => out.push(12),
             Parcel::Stop => out.push(6),
             Parcel::Retire => out.push(7),
             Parcel::Login { pid, terminal, peer } => {
@@ -119,6 +122,7 @@ impl Parcel {
             },
             5 => Parcel::Idle { received: r.uint64()? },
             11 => Parcel::Mailbox,
+            12 => Parcel::Figures,
             6 => Parcel::Stop,
             7 => Parcel::Retire,
             8 => Parcel::Login {

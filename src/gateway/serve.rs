@@ -22,7 +22,11 @@ use super::audit::{Audit, Outlet};
 use super::chroot;
 use super::cipher_speed;
 use super::config::{AuditLog, Config, Facility, Isolation};
+use super::control::{Control, Order};
 use super::daemon::{self, Detach, Detached};
+use super::figures::Figures;
+use super::figures::roll::{Presence, ROOT, roll};
+use super::figures::told::Program as Whole;
 use super::front::{self, Line, Side};
 use super::generation::{Generation, Plan};
 use super::host_keys::{self, HostKeys};
@@ -39,8 +43,12 @@ use super::startups::Standing;
 use super::systemd::{self, Notifier};
 use super::upgrade::{self, Attempt, Former, Inheritance, Program};
 use crate::limits::{DELEGATE_IDLE_TIME, EDGE_TIME_MAX, GENERATIONS_MAX, RETIRED_IDLE_TIME};
+use crate::reactor;
 use crate::services;
 
+/// What came of a reload.
+const IN_FORCE: &str = "The configuration is in force for new connections";
+const UNCHANGED: &str = "Nothing has changed";
 /// How often it is looked whether an earlier generation has ended.
 const RETIRED_CHECK: Duration = Duration::from_secs(1);
 /// The same when the process ends with it.
@@ -133,6 +141,7 @@ fn run_with(
         open_files: raise_open_files(),
         logbook: OnceCell::new(),
         audit: OnceCell::new(),
+        control: None,
     };
     passwords::check_files(&start.config)?;
     pam::check(&start.config)?;
@@ -222,9 +231,36 @@ struct Start<'a> {
     open_files: Option<u64>,
     logbook: OnceCell<Arc<Logbook>>,
     audit: OnceCell<Arc<Audit>>,
+    /// Where it is asked how it is, once it serves; and root's process among those that are told of.
+    control: Option<(Control, Option<Presence>)>,
 }
 
 impl<'a> Start<'a> {
+    /// Answers administrators from now on, until the end. Late: it has a thread.
+    fn open_control(&mut self, listeners: &Listeners) {
+        let listeners = listeners.addresses().iter().map(ToString::to_string).collect();
+        let whole = Whole { since: reactor::now(), serves: true, listeners, generations: 1 };
+        let mut control = Control::new(whole, self.options.reload.is_some());
+        control.listen(&self.config.global.control);
+        let figures = || Some(Arc::new(Figures::own(1)));
+        let root = geteuid().is_root().then(|| roll().enter(ROOT, "", process::id(), figures()));
+        self.control = Some((control, root));
+    }
+
+    /// What administrators are told from now on.
+    fn tell(&self, change: impl FnOnce(&mut Whole)) {
+        if let Some((control, _)) = &self.control {
+            control.tell(change);
+        }
+    }
+
+    /// What came of an order, for those who gave it.
+    fn answer(&self, order: Order, outcome: impl FnOnce() -> Result<String, String>) {
+        if let Some((control, _)) = &self.control {
+            control.answer(order, outcome);
+        }
+    }
+
     /// What ended with us is recorded as ended.
     fn close_logs(&self) {
         self.logbook.get().into_iter().for_each(|logbook| logbook.close());
@@ -488,6 +524,7 @@ impl Gateway<'_> {
         (self.pid, self.formers) = (manager.pid(), formers);
         let path = self.start.config.global.pid_file.as_deref();
         self.pid_file = path.map(|path| PidFile::write(path, self.pid));
+        self.start.open_control(&self.listeners);
         manager.ready();
         self.serve(signals, manager)
     }
@@ -497,6 +534,8 @@ impl Gateway<'_> {
             let woken = self.wait(signals, &manager)?;
             self.retired.retain_mut(|generation| !generation.is_over());
             self.formers.retain(|former| !former.is_over());
+            let generations = self.retired.len() + 1;
+            self.start.tell(|whole| whole.generations = generations);
             match (woken, &self.start.options.reload) {
                 (Woken::Signal(Signal::SIGHUP), Some(_)) if self.attempt.is_some() => {
                     self.reload_waits = true;
@@ -516,6 +555,7 @@ impl Gateway<'_> {
         }
         // No connection is to come in that is ended at once, and none to a program that is not there yet.
         self.attempt = None;
+        self.start.tell(|whole| whole.serves = false);
         self.listeners.close_except(&Listeners::default());
         drop(self.pid_file);
         let mut last: Vec<Generation> = self.retired.into_iter().chain([self.current]).collect();
@@ -542,16 +582,19 @@ impl Gateway<'_> {
         info!("Received SIGHUP; reading the configuration again");
         self.formers.iter().for_each(Former::reopen);
         manager.reloading();
-        match self.renew(reload) {
-            Ok(true) => info!("The configuration is in force for new connections"),
-            Ok(false) => info!("Nothing has changed"),
+        let outcome = match self.renew(reload) {
+            Ok(true) => Ok(IN_FORCE),
+            Ok(false) => Ok(UNCHANGED),
+            Err(why) => Err(format!("{why:#}")),
+        };
+        match &outcome {
+            Ok(done) => info!("{done}"),
             Err(why) => {
-                for line in format!("{why:#}").lines() {
-                    error!("{}", line.trim_start());
-                }
+                why.lines().for_each(|line| error!("{}", line.trim_start()));
                 error!("The configuration from before stays in force");
             }
         }
+        self.start.answer(Order::Reload, || outcome.map(str::to_owned));
         manager.ready();
     }
 
@@ -575,6 +618,7 @@ impl Gateway<'_> {
         }
         let listeners = self.listeners.renewed(&config.global)?;
         let former = mem::replace(&mut self.start.config, Arc::new(config));
+        let former_control = former.global.control.clone();
         let (addresses, ready) = (listeners.addresses(), self.start.options.ready);
         let started = self.start.plan(keys).and_then(|mut plan| {
             (plan.listeners, plan.number) = (listeners.sockets(), self.started);
@@ -599,6 +643,14 @@ impl Gateway<'_> {
         mem::replace(&mut self.listeners, listeners).close_except(&self.listeners);
         self.fingerprints = fingerprints;
         self.started += 1;
+        let addresses = self.listeners.addresses();
+        self.start.tell(|whole| {
+            whole.listeners = addresses.iter().map(ToString::to_string).collect();
+        });
+        let at = self.start.config.global.control.clone();
+        if let Some((control, _)) = self.start.control.as_mut().filter(|_| at != former_control) {
+            control.listen(&at);
+        }
         let path = self.start.config.global.pid_file.as_deref();
         if self.pid_file.as_ref().map(PidFile::path) != path {
             self.pid_file = path.map(|path| PidFile::write(path, self.pid));

@@ -21,6 +21,7 @@ use super::drivers::{self, Manner, Opened};
 use super::drops::Drops;
 use super::edge::line::Line;
 use super::execute::Executor;
+use super::figures::Figures;
 use super::mailbox::Mailbox;
 use super::recording::Recorders;
 use super::relay;
@@ -68,6 +69,8 @@ pub struct Settings {
     pub audit: Option<Arc<dyn Auditor>>,
     /// Who records sessions that are served here, if anybody does.
     pub recorders: Option<Arc<dyn Recorders>>,
+    /// Where it is counted what is done.
+    pub figures: Arc<Figures>,
     /// SIGHUP puts new shards in the place of these.
     pub renews: bool,
     /// There is one connection, and no other comes.
@@ -104,6 +107,7 @@ impl Settings {
             routes: false,
             audit: None,
             recorders: None,
+            figures: Arc::new(Figures::own(reactors)),
             renews: false,
             alone: false,
         }
@@ -152,6 +156,7 @@ impl Server {
             greeters,
             resolvers,
             startups: settings.startups,
+            figures: settings.figures,
             drops: Drops::default(),
             proxies: settings.proxies,
             log,

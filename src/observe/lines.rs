@@ -52,7 +52,7 @@ fn write_line(report: &Report) {
         What::Connected { local } => {
             info!(link, %ip, port, %local, "Connection from {ip} port {port} on {local}");
         }
-        What::KeyExchanged { first, peer_ident, algorithms } => {
+        What::KeyExchanged { first, peer_ident, algorithms, .. } => {
             let client = escape(peer_ident);
             let what = if *first { "Key exchange" } else { "Rekeyed" };
             info!(link, %ip, port, %client, algorithms, "{what}: {algorithms}, client {client}");
@@ -130,7 +130,7 @@ fn login(report: &Report) {
                 "Partial {method} for {user} from {ip} port {port} ssh2{colon}{key}"
             );
         }
-        What::Authenticated { user, method, key, source } => {
+        What::Authenticated { user, method, key, source, .. } => {
             let (user, method) = (word(user), familiar(method));
             let key = key.as_deref().map_or("", |key| &*key.text);
             let colon = if key.is_empty() { "" } else { ": " };

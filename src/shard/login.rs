@@ -20,7 +20,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let upstream = grant.upstream.clone();
         let here = self.outside.serves(&grant);
         link.grant = Some(grant);
-        let ends = link.ends;
+        let (ends, since) = (link.ends, link.since);
         if here {
             link.proofs = Vec::new();
             self.begin_idle(key);
@@ -36,7 +36,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
         self.outside.startup_over(ends, StartupEnd::LoggedIn);
         let method = proved.method;
-        self.report(key, What::Authenticated { user, method, key: shown, source });
+        let after = self.now().since(since);
+        self.report(key, What::Authenticated { user, method, key: shown, source, after });
         if let Some(upstream) = upstream.filter(|_| here) {
             self.begin_relay(key, upstream);
         }

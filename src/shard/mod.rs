@@ -198,6 +198,8 @@ pub struct Shard<D: Driver, O: Outside> {
     commons: Commons,
     /// What whoever turns the shard has not heard of its own connections.
     news: VecDeque<(ClientLink, News)>,
+    /// Bytes that have come and left on connections in this turn.
+    traffic: (u64, u64),
     /// What the process's counts have been told.
     told: (DriverStats, u64),
 }
@@ -267,6 +269,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             accepting: 0,
             commons: Commons::default(),
             news: VecDeque::new(),
+            traffic: (0, 0),
             told: (DriverStats::default(), 0),
         };
         shard.accept();
@@ -319,6 +322,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         self.run_late();
         self.flush_dirty();
         self.tend_pool();
+        self.outside.turned(std::mem::take(&mut self.traffic));
         self.tell_costs();
         self.moment = None;
         Ok(())

@@ -192,6 +192,9 @@ pub trait Outside {
     /// Something panicked while it was done for a connection of this shard, which ends for it.
     fn met_defect(&mut self);
 
+    /// A turn is over, in which so many bytes have come and left on connections.
+    fn turned(&mut self, _traffic: (u64, u64)) {}
+
     /// One line for the log. Dropped and counted when the log is behind.
     fn report(&mut self, report: Report);
 }

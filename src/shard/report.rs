@@ -69,6 +69,8 @@ pub enum What {
         first: bool,
         peer_ident: String,
         algorithms: String,
+        /// Since the connection began.
+        after: Duration,
     },
     AuthFailed {
         user: Box<str>,
@@ -92,6 +94,8 @@ pub enum What {
         method: &'static str,
         key: Option<Box<KeyTold>>,
         source: String,
+        /// Since the connection began.
+        after: Duration,
     },
     /// The connection goes on in the process of its account.
     HandedOver {

@@ -244,6 +244,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             Op::Recv { into, .. } => {
                 link.inbound.armed = false;
                 let bytes = completion.result.unwrap_or(0);
+                self.traffic.0 += u64::from(bytes);
                 let since =
                     link.lease_until.map(|at| RECEIVE_LEASE_TIME.saturating_sub(at.since(now)));
                 link.flow.received(bytes, room, since);
@@ -260,7 +261,10 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             Op::Send { from, .. } => {
                 link.outgoing.sent(from, self.driver.pool());
                 match completion.result {
-                    Ok(_) => self.send_completed(key),
+                    Ok(bytes) => {
+                        self.traffic.1 += u64::from(bytes);
+                        self.send_completed(key);
+                    }
                     Err(errno) => self.peer_left(key, &errno.to_string(), true),
                 }
             }
@@ -672,10 +676,12 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             self.resume_relay(key);
             return;
         }
+        let now = self.now();
         let Some(link) = self.links.get_mut(key as usize) else { return };
         let peer_ident = String::from_utf8_lossy(link.conn.peer_ident()).into_owned();
         let algorithms = link.conn.negotiated().map(ToString::to_string).unwrap_or_default();
-        self.report(key, What::KeyExchanged { first, peer_ident, algorithms });
+        let after = now.since(link.since);
+        self.report(key, What::KeyExchanged { first, peer_ident, algorithms, after });
         self.resume(key);
         self.wake_services(key);
         self.resume_relay(key);

@@ -15,7 +15,7 @@ pub fn entry_of(report: &Report) -> Option<Entry> {
         What::Connected { local } => entry(Event::Connect)
             .text(Field::LocalIp, local.ip().to_string())
             .number(Field::LocalPort, local.port().into()),
-        What::KeyExchanged { first: true, peer_ident, algorithms } => entry(Event::KeyExchange)
+        What::KeyExchanged { first: true, peer_ident, algorithms, .. } => entry(Event::KeyExchange)
             .text(Field::Client, peer_ident)
             .text(Field::Algorithms, algorithms),
         // Nothing that somebody has done.
@@ -29,7 +29,7 @@ pub fn entry_of(report: &Report) -> Option<Entry> {
         What::Partial { user, method, key } => {
             attempt(entry(Event::Auth).of_user(user), "partial", method, key.as_deref())
         }
-        What::Authenticated { user, method, key, source } => {
+        What::Authenticated { user, method, key, source, .. } => {
             attempt(entry(Event::Auth).of_user(user), SUCCESS, method, key.as_deref())
                 .text(Field::Source, source)
         }

@@ -1,5 +1,5 @@
 //! The keywords about what stands before the gateway and how it leaves: TidegateProxyProtocol,
-//! TidegateProxyProtocolTimeout and TidegateDrainTime.
+//! TidegateProxyProtocolTimeout and TidegateDrainTime; and where it is asked how it is, TidegateControl.
 
 use std::time::Duration;
 
@@ -7,8 +7,9 @@ use super::diagnostic::Wrong;
 use super::dump::{View, one};
 use super::honour::{Done, bad_host, choice, first};
 use super::keywords::Target;
+use super::lexer::quote;
 use super::patterns::HostList;
-use super::settings::Proxies;
+use super::settings::{ControlAt, Proxies};
 use super::values::{self, Values, is_none};
 use crate::limits::{DRAIN_TIME_MAX, PREFACE_TIME_MAX};
 
@@ -50,6 +51,24 @@ pub fn proxy_protocol_timeout(target: &mut Target, values: &Values<'_>) -> Done 
 
 pub fn dump_proxy_protocol_timeout(view: &View<'_>) -> Vec<String> {
     one(view.global.proxy_time.as_secs())
+}
+
+pub fn control(target: &mut Target, values: &Values<'_>) -> Done {
+    let at = match values.one()? {
+        word if is_none(word) => ControlAt::None,
+        word if word.eq_ignore_ascii_case("auto") => ControlAt::Auto,
+        word if word.starts_with('/') => ControlAt::Path(word.into()),
+        word => return Err(Wrong::new(word, "neither an absolute path nor one of the words")),
+    };
+    first(&mut target.global.control, at)
+}
+
+pub fn dump_control(view: &View<'_>) -> Vec<String> {
+    one(match &view.global.control {
+        ControlAt::None => "none".to_owned(),
+        ControlAt::Auto => "auto".to_owned(),
+        ControlAt::Path(path) => quote(&path.to_string_lossy()),
+    })
 }
 
 pub fn drain_time(target: &mut Target, values: &Values<'_>) -> Done {

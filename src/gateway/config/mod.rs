@@ -43,9 +43,9 @@ pub use ip_qos::IpQos;
 pub use lexer::{Unclosed, quote, split_keyword, words};
 pub use patterns::{HostList, NameList, UserPattern, Verdict};
 pub use settings::{
-    AddressFamily, AuditLog, Banner, ChannelTimeout, Defaults, DriverChoice, Effective, Endpoint,
-    Facility, Global, Isolation, Listen, ListenError, ListenHost, LogFormat, LogLevel, MaxStartups,
-    Overflow, Penalties, Proxies, RootLogin, ScpServer, SourceBlocks, Subsystem,
+    AddressFamily, AuditLog, Banner, ChannelTimeout, ControlAt, Defaults, DriverChoice, Effective,
+    Endpoint, Facility, Global, Isolation, Listen, ListenError, ListenHost, LogFormat, LogLevel,
+    MaxStartups, Overflow, Penalties, Proxies, RootLogin, ScpServer, SourceBlocks, Subsystem,
 };
 pub use source::{Disk, NoFiles, Source, glob, is_pattern};
 pub use values::{Values, duration, is_none, number, size};

@@ -143,6 +143,7 @@ settings! {
             /// What follows it.
             version_addendum: Option<String>,
             pid_file: Option<PathBuf>,
+            control: ControlAt,
             /// Event loops; `None`: one a core.
             reactors: Option<usize>,
             driver: DriverChoice,
@@ -394,6 +395,7 @@ impl Default for Global {
             software_version: None,
             version_addendum: None,
             pid_file: None,
+            control: ControlAt::Auto,
             reactors: None,
             driver: DriverChoice::Auto,
             edge_user: None,
@@ -791,6 +793,15 @@ pub enum Isolation {
     PerConnection,
     /// One process.
     None,
+}
+
+/// The socket by which administrators ask and tell (`tidegate ctl`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ControlAt {
+    None,
+    /// One of the program's own where it is looked for.
+    Auto,
+    Path(PathBuf),
 }
 
 /// Where the lines about what is done go, besides the log.

@@ -30,6 +30,7 @@ use super::audit::Remote;
 use super::batch;
 use super::config::Config;
 use super::execute::{Executor, OwnKeys};
+use super::figures::Figures;
 use super::helper::{self, NOT_BY_HAND};
 use super::mailbox::Mailbox;
 use super::reports::Reports;
@@ -60,14 +61,16 @@ pub fn run(log: fn(&Reports)) -> anyhow::Result<()> {
     let _held = Signals::catch(&SIGNALS)?;
     services::prepare().context("cannot prepare the process")?;
     let mut buffer = vec![0; PARCEL_BYTES_MAX as usize];
-    let Begun { setup, listeners, mailboxes, standings } = hear_setup(&messenger, &mut buffer)?;
+    let Begun { setup, listeners, mailboxes, figures, standings } =
+        hear_setup(&messenger, &mut buffer)?;
     // Files are read now or never.
     let prepared = Prepared::new(&setup)?;
     let single = prepared.config.separates_connections();
     let files_max = if single { EDGE_FILES_SINGLE_MAX } else { EDGE_FILES_MAX };
     setup.cell.enter(files_max).context("cannot give root's rights up")?;
     standings.iter().for_each(|standing| prepared.startups.inherit(standing));
-    let (mut server, reports) = prepared.start(&setup, (listeners, mailboxes), &messenger)?;
+    let (mut server, reports) =
+        prepared.start(&setup, (listeners, mailboxes, figures), &messenger)?;
     let log = thread::Builder::new()
         .name("log".to_owned())
         .spawn(move || log(&reports))
@@ -88,11 +91,12 @@ struct Begun {
     setup: Setup,
     listeners: Vec<Arc<OwnedFd>>,
     mailboxes: Vec<Messenger>,
+    figures: Arc<Figures>,
     standings: Vec<Standing>,
 }
 
 fn hear_setup(messenger: &Messenger, buffer: &mut [u8]) -> anyhow::Result<Begun> {
-    let (mut setup, mut standings) = (None, Vec::new());
+    let (mut setup, mut figures, mut standings) = (None, None, Vec::new());
     let (mut listeners, mut mailboxes) = (Vec::new(), Vec::new());
     loop {
         let (len, passenger) = messenger.receive(buffer).context(NOT_BY_HAND)?;
@@ -101,12 +105,14 @@ fn hear_setup(messenger: &Messenger, buffer: &mut [u8]) -> anyhow::Result<Begun>
             (Ok(Tell::Standings(some)), None) => standings.extend(some),
             (Ok(Tell::Listener), Some(socket)) => listeners.push(Arc::new(socket)),
             (Ok(Tell::Mailbox), Some(socket)) => mailboxes.push(Messenger::from_fd(socket)),
+            (Ok(Tell::Figures), Some(memory)) => figures = Some(Figures::received(&memory)?),
             (Ok(Tell::Begin), None) => break,
             _ => bail!("the gateway sent no configuration"),
         }
     }
     let setup = setup.context("the gateway sent no configuration")?;
-    Ok(Begun { setup, listeners, mailboxes, standings })
+    let figures = Arc::new(figures.context("the gateway sent no memory for counts")?);
+    Ok(Begun { setup, listeners, mailboxes, figures, standings })
 }
 
 /// What is made while files can be read.
@@ -136,7 +142,7 @@ impl Prepared {
     fn start(
         self,
         setup: &Setup,
-        (listeners, mailboxes): (Vec<Arc<OwnedFd>>, Vec<Messenger>),
+        (listeners, mailboxes, figures): (Vec<Arc<OwnedFd>>, Vec<Messenger>, Arc<Figures>),
         messenger: &Arc<Messenger>,
     ) -> anyhow::Result<(Server, Reports)> {
         let executor = Executor::apart(Arc::new(OwnKeys::default()));
@@ -161,6 +167,7 @@ impl Prepared {
             alone: single,
             routes: setup.routes,
             audit,
+            figures,
             ..settings
         })
     }

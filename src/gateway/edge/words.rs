@@ -85,6 +85,8 @@ pub enum Tell {
     Listener,
     /// Where the next shard hears what it has asked for, attached.
     Mailbox,
+    /// Memory for what is counted, attached.
+    Figures,
     /// A connection that was accepted elsewhere, attached. `asks`: it is a proxy's, which is to say first whose
     /// it is.
     Adopt {
@@ -385,6 +387,7 @@ impl Tell {
             }
             Tell::Listener => out.push(2),
             Tell::Mailbox => out.push(18),
+            Tell::Figures => out.push(19),
             Tell::Adopt { asks } => out.extend([3, u8::from(*asks)]),
             Tell::Seated => out.push(15),
             Tell::TurnedAway { penalised } => out.extend([16, u8::from(*penalised)]),
@@ -462,6 +465,7 @@ impl Tell {
             1 => Tell::Setup(Box::new(Setup::decode(&mut r)?)),
             2 => Tell::Listener,
             18 => Tell::Mailbox,
+            19 => Tell::Figures,
             3 => Tell::Adopt { asks: flag(&mut r)? },
             4 => Tell::Begin,
             5 => Tell::Signature {
@@ -857,6 +861,7 @@ mod tests {
             Tell::Setup(Box::new(setup)),
             Tell::Listener,
             Tell::Mailbox,
+            Tell::Figures,
             Tell::Adopt { asks: false },
             Tell::Adopt { asks: true },
             Tell::Seated,

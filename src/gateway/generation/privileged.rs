@@ -83,8 +83,7 @@ pub(super) fn start(mut plan: Plan) -> anyhow::Result<Generation> {
     };
     let (relay, helpers) = (cells.relay.map(relays).transpose()?, vec![broker]);
     let edge = monitor::Plan { setup, listeners: plan.listeners, logs, started: Arc::default() };
-    let mut generation =
-        Generation { edges: None, relay, server: None, keep, helpers, startups, _signer: None };
+    let mut generation = Generation::begun(relay, keep, helpers, startups);
     let served = bench(&config, executor).and_then(|bench| {
         let maker = Maker { clerk, bench, plan: edge, edge_time: plan.edge_time };
         generation.edges = Some(Edges::start(&config, maker)?);

@@ -56,11 +56,11 @@ pub trait Side: Send + 'static {
     /// The message that asks it whether it is there.
     fn ping(&self) -> Zeroizing<Vec<u8>>;
 
-    /// One was started: sends it all that it begins with.
+    /// One was started, of this number: sends it all that it begins with.
     ///
     /// # Errors
     /// It could not be sent; the text says why.
-    fn set_up(&mut self, way: &Arc<Messenger>) -> anyhow::Result<()>;
+    fn set_up(&mut self, way: &Arc<Messenger>, pid: u32) -> anyhow::Result<()>;
 
     /// It serves from now on.
     fn begin(&mut self, way: &Arc<Messenger>);
@@ -217,7 +217,7 @@ impl<S: Side> Keeping<S> {
         let pid = child.id();
         let log = lines::pass_on(log, self.side.logs().syslog).context("cannot read its log")?;
         let ours = Arc::new(ours);
-        let heard = self.side.set_up(&ours).and_then(|()| {
+        let heard = self.side.set_up(&ours, pid).and_then(|()| {
             match self.side.is_one_of_many() {
                 true => debug!(pid, "Started one more {name}, process {pid}"),
                 false => info!(pid, "Started the {name}, process {pid}"),

@@ -18,6 +18,8 @@ use self::reception::{Hall, Spare};
 use self::ways::Ways;
 use super::desk;
 use super::edge::words::{Ask, Setup, Tell};
+use super::figures::Figures;
+use super::figures::roll::{Presence, roll};
 use super::helper::Logs;
 use super::helper::keeper::{self, Lie, Side, Sign, Spoken};
 use super::socket::Messenger;
@@ -60,7 +62,8 @@ impl Keeper {
     /// It does not; the text says why.
     pub fn start(plan: Plan, clerk: Arc<Clerk>, staff: Staff) -> anyhow::Result<Keeper> {
         let wishes = Arc::new(Wishes::default());
-        let edge = Edge { plan, clerk, staff, wishes: Arc::clone(&wishes), hall: None };
+        let (ways, presence) = (Arc::clone(&wishes), None);
+        let edge = Edge { plan, clerk, staff, wishes: ways, hall: None, presence };
         let keeper = keeper::Keeper::start(edge)?;
         keeper.wait()?;
         Ok(Keeper { wishes, keeper })
@@ -132,6 +135,7 @@ struct Edge {
     wishes: Arc<Wishes>,
     /// Where one that hears one connection waits for it.
     hall: Option<Arc<Hall>>,
+    presence: Option<Presence>,
 }
 
 impl Spoken for Ask {
@@ -162,7 +166,7 @@ impl Side for Edge {
         Tell::Ping.encode().into()
     }
 
-    fn set_up(&mut self, way: &Arc<Messenger>) -> anyhow::Result<()> {
+    fn set_up(&mut self, way: &Arc<Messenger>, pid: u32) -> anyhow::Result<()> {
         let plan = &self.plan;
         let mut setup = plan.setup.clone();
         // No two connections have the same number in the log.
@@ -170,6 +174,9 @@ impl Side for Edge {
         setup.first_serial += plan.started.fetch_add(1, Ordering::Relaxed) << shift;
         let (first, reactors) = (setup.first_serial, setup.reactors.max(1));
         way.try_send(&Tell::Setup(Box::new(setup)).encode(), None)?;
+        let (figures, theirs) = Figures::shared(reactors as usize)?;
+        self.presence = Some(roll().enter(Edge::NAME, "", pid, Some(Arc::new(figures))));
+        way.try_send(&Tell::Figures.encode(), Some(theirs.as_fd()))?;
         let mut shards = Vec::new();
         for _ in 0..reactors {
             let (ours, theirs) = Messenger::pair()?;
@@ -244,6 +251,7 @@ impl Side for Edge {
 
     fn end(&mut self, served: bool, fault: Option<&anyhow::Error>) {
         self.wishes.lock().messenger = None;
+        self.presence = None;
         self.clerk.end();
         if let Some(hall) = self.hall.as_ref().filter(|_| !served) {
             hall.failed();

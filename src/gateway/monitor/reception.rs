@@ -306,7 +306,7 @@ impl Hall {
         let clerk = Arc::new(self.clerk.another());
         let staff = Staff::new(self.bench.clone(), Arc::new(Post::to(&clerk)));
         let (plan, wishes, hall) = (self.plan.clone(), Arc::default(), Some(Arc::clone(self)));
-        Edge { plan, clerk, staff, wishes, hall }
+        Edge { plan, clerk, staff, wishes, hall, presence: None }
     }
 
     /// Starts one that was counted, and waits until it serves.

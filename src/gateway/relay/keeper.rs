@@ -10,6 +10,8 @@ use zeroize::Zeroizing;
 use super::Relays;
 use super::clerk::{Clerk, Post};
 use super::words::{Ask, Setup, Tell};
+use crate::gateway::figures::Figures;
+use crate::gateway::figures::roll::{Presence, roll};
 use crate::gateway::helper::Logs;
 use crate::gateway::helper::keeper::{self, Lie, Side, Sign, Spoken};
 use crate::gateway::monitor::hear::{Bench, Staff};
@@ -39,7 +41,7 @@ impl Keeper {
     /// # Errors
     /// It does not; the text says why.
     pub fn start(plan: Plan, clerk: Arc<Clerk>, staff: Staff) -> anyhow::Result<Keeper> {
-        let relay = Relay { plan, clerk: Arc::clone(&clerk), staff, heir: None, berth: None };
+        let relay = Relay::new(plan, &clerk, staff, None);
         let keeper = keeper::Keeper::start(relay)?;
         keeper.wait()?;
         Ok(Keeper { clerk, keeper })
@@ -119,8 +121,7 @@ impl Relays for Each {
             return Ok(());
         }
         let staff = Staff::new(self.bench.clone(), Arc::new(Post::to(&clerk)));
-        let (plan, heir) = (self.plan.clone(), None);
-        let relay = Relay { plan, clerk: Arc::clone(&clerk), staff, heir, berth };
+        let relay = Relay::new(self.plan.clone(), &clerk, staff, berth);
         match keeper::Keeper::start_unawaited(relay) {
             Ok(keeper) => running.relays.push(Keeper { clerk, keeper }),
             Err(why) => {
@@ -186,6 +187,13 @@ struct Relay {
     heir: Option<Heir>,
     /// Of one that has one login.
     berth: Option<Berth>,
+    presence: Option<Presence>,
+}
+
+impl Relay {
+    fn new(plan: Plan, clerk: &Arc<Clerk>, staff: Staff, berth: Option<Berth>) -> Relay {
+        Relay { plan, clerk: Arc::clone(clerk), staff, heir: None, berth, presence: None }
+    }
 }
 
 impl Spoken for Ask {
@@ -216,11 +224,14 @@ impl Side for Relay {
         Tell::Ping.encode().into()
     }
 
-    fn set_up(&mut self, way: &Arc<Messenger>) -> anyhow::Result<()> {
+    fn set_up(&mut self, way: &Arc<Messenger>, pid: u32) -> anyhow::Result<()> {
         let setup = Tell::Setup(Box::new(self.plan.setup.clone())).encode();
+        let (figures, theirs) = Figures::shared(self.plan.setup.reactors as usize)?;
+        self.presence = Some(roll().enter(Relay::NAME, "", pid, Some(Arc::new(figures))));
         let (past_us, heir) = self.clerk.heir().context("cannot make a socket pair")?;
         self.heir = Some(heir);
-        Ok(way.try_send(&setup, Some(past_us.as_owned_fd().as_fd()))?)
+        way.try_send(&setup, Some(past_us.as_owned_fd().as_fd()))?;
+        Ok(way.try_send(&Tell::Figures.encode(), Some(theirs.as_fd()))?)
     }
 
     fn begin(&mut self, way: &Arc<Messenger>) {
@@ -254,7 +265,7 @@ impl Side for Relay {
     }
 
     fn end(&mut self, served: bool, fault: Option<&anyhow::Error>) {
-        self.heir = None;
+        (self.heir, self.presence) = (None, None);
         let lost = self.clerk.end(served);
         if let Some(why) = fault {
             let what = "logins that went on at other hosts are lost";

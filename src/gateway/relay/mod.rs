@@ -28,6 +28,7 @@ use super::delegate::RemoteSigner;
 use super::edge::confine;
 use super::edge::words::Ticket;
 use super::execute::{Executor, Signer};
+use super::figures::Figures;
 use super::helper::keeper::Lie;
 use super::helper::{self, NOT_BY_HAND};
 use super::recording::{Received, Recorders};
@@ -77,6 +78,12 @@ pub fn run(log: fn(&Reports)) -> anyhow::Result<()> {
     let Ok(Tell::Setup(setup)) = Tell::decode(buffer.get(..len).unwrap_or_default()) else {
         bail!("the gateway sent no configuration");
     };
+    let figures = match messenger.receive(&mut buffer).context(NOT_BY_HAND)? {
+        (len, Some(memory)) if buffer.get(..len) == Some(&*Tell::Figures.encode()) => {
+            Arc::new(Figures::received(&memory)?)
+        }
+        _ => bail!("the gateway sent no memory for counts"),
+    };
     // Files are read now or never.
     let (config, offers) = setup.terms.read()?;
     let connection = generation::connection_config(&config, offers, (setup.steers, true))?;
@@ -86,7 +93,7 @@ pub fn run(log: fn(&Reports)) -> anyhow::Result<()> {
     let signer = Arc::new(RemoteSigner::new(Arc::clone(&messenger), order));
     let line = Arc::new(Line::new(Arc::clone(&messenger)));
     let recorders = Arc::new(Received::default());
-    let ways = (Arc::clone(&signer) as _, Arc::clone(&recorders) as _);
+    let ways = (Arc::clone(&signer) as _, Arc::clone(&recorders) as _, figures);
     let connection = Arc::new(connection);
     let (mut server, reports) = start(&setup, &config, connection, (&messenger, &line), ways)?;
     let log = thread::Builder::new()
@@ -116,7 +123,7 @@ fn start(
     config: &Config,
     connection: Arc<ConnectionConfig>,
     (messenger, line): (&Arc<Messenger>, &Arc<Line>),
-    (signer, recorders): (Arc<dyn Signer>, Arc<dyn Recorders>),
+    (signer, recorders, figures): (Arc<dyn Signer>, Arc<dyn Recorders>, Arc<Figures>),
 ) -> anyhow::Result<(Server, Reports)> {
     let message = |entry| Ask::Audit(Box::new(entry)).encode().to_vec();
     let (reactors, executor) = (setup.reactors as usize, Executor::apart(signer));
@@ -126,6 +133,7 @@ fn start(
         audit: Remote::wanted(config, messenger, message),
         alone: config.separates_connections(),
         recorders: Some(recorders),
+        figures,
         ..Settings::apart(config, connection, reactors, executor)
     })
 }

@@ -60,6 +60,8 @@ pub enum Ask {
 pub enum Tell {
     /// First: all that it is to know.
     Setup(Box<Setup>),
+    /// Second: memory for what is counted; attached.
+    Figures,
     /// A login that goes on elsewhere; its socket is attached.
     HandOver(Box<Handed>),
     /// The way to the recorder of the login that follows; attached.
@@ -276,6 +278,7 @@ impl Tell {
                 out.push(12);
                 out.extend(link.to_be_bytes());
             }
+            Tell::Figures => out.push(13),
             Tell::Ping => out.push(9),
             Tell::Retire => out.push(10),
             Tell::Stop => out.push(11),
@@ -317,6 +320,7 @@ impl Tell {
                 signature: r.string(SIGNATURE_BYTES_MAX)?.to_vec(),
             },
             8 => Tell::Lost { ticket: ticket(&mut r)? },
+            13 => Tell::Figures,
             9 => Tell::Ping,
             10 => Tell::Retire,
             11 => Tell::Stop,
@@ -552,6 +556,7 @@ mod tests {
             Tell::LoginSigned { ticket: TICKET, signature: vec![5; 83] },
             Tell::Signed { ticket: 3, signature: Vec::new() },
             Tell::Lost { ticket: TICKET },
+            Tell::Figures,
             Tell::Ping,
             Tell::Retire,
             Tell::Stop,

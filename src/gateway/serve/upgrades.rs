@@ -11,6 +11,7 @@ use super::{
     time_or,
 };
 use crate::base::Instant;
+use crate::gateway::control::Order;
 use crate::gateway::front::Line;
 use crate::gateway::generation::Generation;
 use crate::gateway::host_keys::HostKeys;
@@ -78,10 +79,11 @@ impl Gateway<'_> {
             return warn!("Received SIGUSR2: an upgrade is under way already");
         }
         if self.formers.len() >= UPGRADES_DRAINING_MAX {
-            return error!(
-                "Received SIGUSR2: {UPGRADES_DRAINING_MAX} earlier programs still have sessions; this one \
-                 goes on"
+            let why = format!(
+                "{UPGRADES_DRAINING_MAX} earlier programs still have sessions; this one goes on"
             );
+            error!("Received SIGUSR2: {why}");
+            return self.start.answer(Order::Upgrade, || Err(why));
         }
         info!(%path, "Received SIGUSR2; upgrading to {path}");
         match Attempt::begin(program, times()) {
@@ -121,7 +123,9 @@ impl Gateway<'_> {
     }
 
     fn give_up(&mut self, why: &anyhow::Error) {
-        error!("The upgrade has come to nothing, this program goes on: {why:#}");
+        let why = format!("The upgrade has come to nothing, this program goes on: {why:#}");
+        error!("{why}");
+        self.start.answer(Order::Upgrade, || Err(why));
         self.attempt = None;
         // The other one may have had to close one to open another.
         self.listeners.resume();
@@ -138,6 +142,10 @@ impl Gateway<'_> {
         manager.moved(pid);
         drop(manager);
         info!(pid, "Process {pid} has taken this one's place");
+        self.start.tell(|whole| whole.serves = false);
+        self.start.answer(Order::Upgrade, || {
+            Ok(format!("Process {pid} has taken the place of {own}", own = std::process::id()))
+        });
         if self.reload_waits {
             heir.signal(Signal::SIGHUP);
         }

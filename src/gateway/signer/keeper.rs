@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use super::bureau::Bureau;
 use super::words::{Say, Setup, Tell};
+use crate::gateway::figures::roll::{Presence, roll};
 use crate::gateway::helper::Logs;
 use crate::gateway::helper::keeper::{self, Lie, Side, Sign, Spoken};
 use crate::gateway::socket::Messenger;
@@ -62,8 +63,14 @@ impl Keeper {
     pub fn start(plan: Plan, bureau: Arc<Bureau>) -> anyhow::Result<Keeper> {
         let wishes = Arc::new(Wishes::default());
         let (stop, stopped) = bounded(0);
-        let signer =
-            Signer { plan, bureau, wishes: Arc::clone(&wishes), stopped, rest: HELPER_REST };
+        let signer = Signer {
+            plan,
+            bureau,
+            wishes: Arc::clone(&wishes),
+            stopped,
+            rest: HELPER_REST,
+            presence: None,
+        };
         Ok(Keeper { wishes, stop: Some(stop), keeper: Some(keeper::Keeper::start(signer)?) })
     }
 
@@ -100,6 +107,7 @@ struct Signer {
     stopped: Receiver<()>,
     /// Before the next one is started: longer where they do not even begin.
     rest: Duration,
+    presence: Option<Presence>,
 }
 
 impl Spoken for Say {
@@ -130,7 +138,8 @@ impl Side for Signer {
         Tell::Ping.encode()
     }
 
-    fn set_up(&mut self, way: &Arc<Messenger>) -> anyhow::Result<()> {
+    fn set_up(&mut self, way: &Arc<Messenger>, pid: u32) -> anyhow::Result<()> {
+        self.presence = Some(roll().enter(Signer::NAME, "", pid, None));
         {
             let mut wish = self.wishes.lock();
             wish.messenger = Some(Arc::clone(way));
