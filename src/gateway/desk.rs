@@ -179,7 +179,7 @@ impl Desk {
         }
     }
 
-    fn drop(&self, why: &'static str, peer: Option<IpAddr>) {
+    fn dismissed(&self, why: &'static str, peer: Option<IpAddr>) {
         self.sheet.count(Figure::Refused);
         self.office.drops.count(why, peer);
     }
@@ -300,7 +300,7 @@ impl Outside for Desk {
 
     fn admit(&mut self, socket: Fd) -> Admission {
         let Some(ends) = ends_of(socket) else {
-            self.drop("being gone again", None);
+            self.dismissed("being gone again", None);
             return Admission::Refused;
         };
         match self.office.asking(ends.peer.ip()) {
@@ -323,7 +323,7 @@ impl Outside for Desk {
             return Admission::Elsewhere;
         }
         if let Err(why) = self.office.startups.admit(peer, reactor::now()) {
-            self.drop(why.keyword(), Some(peer));
+            self.dismissed(why.keyword(), Some(peer));
             tell(socket, why);
             return Admission::Refused;
         }
@@ -348,7 +348,7 @@ impl Outside for Desk {
         if let Some(line) = self.office.single_line() {
             return line.untold(why);
         }
-        self.drop(why, ends_of(socket).map(|ends| ends.peer.ip()));
+        self.dismissed(why, ends_of(socket).map(|ends| ends.peer.ip()));
     }
 
     fn tell_drops(&mut self) {

@@ -22,6 +22,8 @@ use crate::base::Instant;
 use crate::gateway::config::Verdict;
 use crate::gateway::desk::{self, UNKNOWN, ends_of, routing_of};
 use crate::gateway::drops::Drops;
+use crate::gateway::figures::Figure;
+use crate::gateway::figures::roll::roll;
 use crate::gateway::helper::keeper;
 use crate::limits::{
     ACCEPT_REST, ACCEPTS_A_TURN, DROPS_INTERVAL, EDGE_CHECK, EDGES_SPARE, ENDING_CHECK,
@@ -216,21 +218,21 @@ impl Hall {
     /// Turns a connection away, or has an edge for it.
     fn welcome(self: &Arc<Hall>, socket: OwnedFd) {
         let Some(ends) = ends_of(Fd(socket.as_raw_fd())) else {
-            return self.drops.count("being gone again", None);
+            return self.dismissed("being gone again", None);
         };
         let peer = ends.peer.ip();
         if self.state().edges.len() >= STARTUPS_MAX {
-            return self.drops.count(TOO_MANY_EDGES, Some(peer));
+            return self.dismissed(TOO_MANY_EDGES, Some(peer));
         }
         let place = if self.is_proxys(peer) {
             if Arc::strong_count(&self.asked) > PREFACES_APART_MAX {
-                return self.drops.count(TOO_MANY_UNTOLD, Some(peer));
+                return self.dismissed(TOO_MANY_UNTOLD, Some(peer));
             }
             Place::Proxy(Arc::clone(&self.asked))
         } else {
             let startups = Arc::clone(&self.clerk.startups);
             if let Err(why) = startups.admit(peer, reactor::now()) {
-                self.drops.count(why.keyword(), Some(peer));
+                self.dismissed(why.keyword(), Some(peer));
                 return desk::tell(Fd(socket.as_raw_fd()), why);
             }
             Place::Client(Slot { startups, peer: ends.peer })
@@ -260,10 +262,15 @@ impl Hall {
         Ok(())
     }
 
+    fn dismissed(&self, why: &'static str, peer: Option<IpAddr>) {
+        roll().count(Figure::Refused);
+        self.drops.count(why, peer);
+    }
+
     /// Whoever accepts tells it soon.
     fn turned_away(&self, why: &'static str, peer: IpAddr) {
         let is_first = self.drops.is_empty();
-        self.drops.count(why, Some(peer));
+        self.dismissed(why, Some(peer));
         if is_first {
             self.ring();
         }
