@@ -700,9 +700,11 @@ fn forwarding(
     open: bool,
 ) -> Forwarding {
     let (any, family) = (open && !login.disable_forwarding, global.address_family);
+    let tcp = login.allow_tcp_forwarding.only_if(any && key.ports);
     Forwarding {
-        tcp: login.allow_tcp_forwarding.only_if(any && key.ports),
-        streamlocal: login.allow_streamlocal_forwarding.only_if(any && key.ports),
+        tcp,
+        // sshd's AllowTcpForwarding closes a way for sockets of the file system too.
+        streamlocal: login.allow_streamlocal_forwarding.and(tcp),
         open: login.permit_open.clone(),
         key_open: key.open.clone(),
         listen: login.permit_listen.clone(),

@@ -195,6 +195,7 @@ fn sockets_are_made_in_the_file_system() {
             "StreamLocalBindUnlink yes\nStreamLocalBindMask 0111".to_owned(),
             "AllowStreamLocalForwarding local".to_owned(),
             "PermitListen none".to_owned(),
+            "AllowTcpForwarding local".to_owned(),
         ],
     );
     let target = serve(answer_at_the_end);
@@ -223,7 +224,8 @@ fn sockets_are_made_in_the_file_system() {
     wait_for("the end of listening", || UnixStream::connect(&path).is_err());
     fs::remove_file(&path).expect("it stays, as in sshd");
     Master::new(&gateway, ports[1], None).is_refused(&["-R", &forward]);
-    // PermitListen is about ports.
+    // AllowTcpForwarding closes the way for sockets too, as in sshd; PermitListen is about ports.
+    Master::new(&gateway, ports[3], None).is_refused(&["-R", &forward]);
     Master::new(&gateway, ports[2], None).forward(&["-R", &forward]);
 }
 

@@ -16,7 +16,7 @@ const ANY: &str = "*";
 pub struct Forwarding {
     /// AllowTcpForwarding.
     pub tcp: Ways,
-    /// AllowStreamLocalForwarding.
+    /// AllowStreamLocalForwarding, and AllowTcpForwarding too.
     pub streamlocal: Ways,
     /// PermitOpen.
     pub open: Permits,
@@ -127,6 +127,12 @@ impl Ways {
     #[must_use]
     pub const fn only_if(self, permitted: bool) -> Ways {
         if permitted { self } else { Ways::NONE }
+    }
+
+    /// The ways that both permit.
+    #[must_use]
+    pub const fn and(self, other: Ways) -> Ways {
+        Ways { local: self.local && other.local, remote: self.remote && other.remote }
     }
 }
 
