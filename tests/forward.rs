@@ -12,7 +12,7 @@ mod support;
 mod x11;
 
 use std::fs::{self, File, OpenOptions, Permissions};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -351,6 +351,25 @@ fn sockets_of_the_file_system() {
     gateway.tells("Cannot forward direct-streamlocal@openssh.com to ");
 }
 
+#[test]
+fn a_setting_for_tcp_closes_the_way_for_sockets_too() {
+    // As in sshd, whose AllowTcpForwarding many a file trusts to end all forwarding to elsewhere.
+    let blocks = ["AllowTcpForwarding no".to_owned(), "AllowTcpForwarding remote".to_owned()];
+    let (gateway, ports) = with_blocks(&[], &blocks);
+    let path = gateway.path("target");
+    let _listener = UnixListener::bind(&path).expect("a socket");
+    for at in ports {
+        let own = gateway.path(&format!("own-{at}"));
+        let forward = format!("{}:{}", own.display(), path.display());
+        let _client = forwarding(&gateway, at, &["-L", &forward]);
+        let mut stream = UnixStream::connect(&own).expect("the client listens");
+        stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+        let read = stream.read(&mut [0]).map_err(|error| error.kind());
+        assert!(matches!(read, Ok(0) | Err(ErrorKind::ConnectionReset)), "{read:?}");
+    }
+    gateway.tells("(AllowStreamLocalForwarding, AllowTcpForwarding, ");
+}
+
 // ---- What does not -----------------------------------------------------------------------------
 
 #[test]
@@ -389,7 +408,7 @@ fn a_silent_target_is_given_up() {
     let gateway = Gateway::start(&[]);
     let start = Instant::now();
     let said = refusal(&gateway, gateway.port, &to.to_string());
-    assert!(said.contains("connect failed"), "{said}");
+    assert!(said.contains("connect failed: no route to that host, or no answer in time"), "{said}");
     let took = start.elapsed();
     assert!((10..60).contains(&took.as_secs()), "{took:?}");
     gateway.tells(": no answer in time");

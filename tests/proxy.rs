@@ -268,6 +268,8 @@ fn case_103_a_host_with_another_key_is_refused_with_file_line_and_fingerprint() 
         // One that nobody has noted is no better.
         fs::write(host.path("known_hosts"), "").expect("an empty file");
         refused(gateway, " is not known", &["known_hosts does not name [127.0.0.1]:"]);
+        fs::remove_file(host.path("known_hosts")).expect("it was there");
+        refused(gateway, " is not known", &["known_hosts does not exist, and so does not name "]);
         let broken = format!("[127.0.0.1]:{} ssh-ed25519\n", host.port);
         fs::write(host.path("known_hosts"), broken).expect("a broken line");
         refused(gateway, " cannot be verified", &["known_hosts:1 "]);

@@ -72,6 +72,9 @@ pub enum Event {
     Asked { id: ChannelId, request: Box<[u8]> },
     /// The peer asked for something in more words than we take. It has been refused; this is for the log.
     TooLong { what: Box<str> },
+    /// The peer asked for one channel more than it may have, or for one session. It has been refused; this
+    /// is for the log. Server role.
+    TooMany { session: bool },
     /// The peer has answered our oldest unanswered request.
     RequestDone { id: ChannelId, ok: bool },
     /// The peer takes more data.

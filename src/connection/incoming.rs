@@ -181,7 +181,9 @@ impl<R: Side> Connection<R> {
         if let Some((reason, text)) = self.refusal(open, is_session) {
             let (recipient, language) = (open.sender, "");
             let failure = ChannelOpenFailure { recipient, reason, text, language };
-            return self.transport.send(&failure, env).map(|()| None);
+            self.transport.send(&failure, env)?;
+            let told = R::IS_SERVER && reason == open_failure::RESOURCE_SHORTAGE;
+            return Ok(told.then_some(Event::TooMany { session: is_session }));
         }
         let mut channel = Channel::new(Stage::Asked, open.sender, is_session);
         channel.open_sending(open.window_bytes, open.packet_bytes_max);

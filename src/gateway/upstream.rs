@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -77,6 +77,11 @@ pub fn read_answer(text: &str) -> Result<(Hosts, Option<String>), String> {
             [host, port, user] => (host, port, Some(user)),
             _ => return Err(format!("it answers {line:?}, and not a host, a port and a user")),
         };
+        if host.contains(':') && host.parse::<Ipv6Addr>().is_err() {
+            return Err(format!(
+                "it answers {line:?}; a host and its port stand apart, with a blank"
+            ));
+        }
         let host = target(&anything, &format!("[{host}]:{port}"));
         hosts.push(host.ok_or_else(|| format!("it answers {line:?}, which is no host and port"))?);
         if hosts.len() > UPSTREAM_HOSTS_MAX {
@@ -481,7 +486,7 @@ pub fn judge_host(
             return trouble("cannot be verified", logged);
         }
     };
-    let shown = format!("{} key {}", key.kind().family(), key.fingerprint());
+    let shown = described(key);
     let verdict = match certificate {
         Some(shown) => known.check_certificate(&name, shown, &upstream.ca_algorithms, now()),
         None => known.check(&name, key),
@@ -490,17 +495,7 @@ pub fn judge_host(
         Verdict::Known(_) | Verdict::ByCertificate { .. } => Ok(()),
         Verdict::Unknown if notes => note(&upstream.known_hosts, host, &name, key),
         Verdict::Unknown => {
-            let file = upstream.known_hosts.display();
-            let logged = match known.types(&name).certificates {
-                true => format!(
-                    "{file} has an authority for {name}, which shows the {shown} without a \
-                     certificate of that authority"
-                ),
-                false => format!(
-                    "{file} does not name {name}, which shows the {shown}; if that is right, add \
-                     it there"
-                ),
-            };
+            let logged = unknown(&upstream.known_hosts, &known, &name, &shown);
             trouble("is not known", logged)
         }
         Verdict::Changed { place, known } => {
@@ -511,7 +506,15 @@ pub fn judge_host(
             trouble("has changed", logged)
         }
         Verdict::Revoked(place) => {
-            trouble("has been revoked", format!("{place} revokes the {shown} of {name}"))
+            // What is revoked may be what has signed.
+            let own = matches!(known.check(&name, key), Verdict::Revoked(_));
+            let what = match certificate.filter(|_| !own).map(Certificate::authority) {
+                Some(authority) => {
+                    format!("{}, which signed the certificate", described(authority))
+                }
+                None => shown,
+            };
+            trouble("has been revoked", format!("{place} revokes the {what} of {name}"))
         }
         Verdict::Unreadable { place, why } => {
             let logged = format!("{place} names {name} and cannot be read: {why}");
@@ -522,6 +525,23 @@ pub fn judge_host(
             trouble("cannot be verified", logged)
         }
     }
+}
+
+fn described(key: &PublicKey) -> String {
+    format!("{} key {}", key.kind().family(), key.fingerprint())
+}
+
+/// What the log says of a host that shows a key and stands in no line of the file.
+fn unknown(path: &Path, known: &KnownHosts, name: &HostName, shown: &str) -> String {
+    let file = path.display();
+    if known.types(name).certificates {
+        return format!(
+            "{file} has an authority for {name}, which shows the {shown} without a certificate of that \
+             authority"
+        );
+    }
+    let how = if path.exists() { "does not name" } else { "does not exist, and so does not name" };
+    format!("{file} {how} {name}, which shows the {shown}; if that is right, add it there")
 }
 
 fn note(path: &Path, host: &Host, name: &HostName, key: &PublicKey) -> Result<(), Trouble> {
@@ -612,6 +632,10 @@ mod tests {
             ["", "#", "web1 0", "web1 x", "web1 22 a b", "-x", "w 22 a\nw 22 b", "w 22 a\nw", &many]
         {
             assert!(read_answer(bad).is_err(), "{bad}");
+        }
+        for bad in ["web1:2222", "10.0.0.1:22 22", "[::1]:22"] {
+            let said = read_answer(bad).expect_err(bad);
+            assert!(said.ends_with("a host and its port stand apart, with a blank"), "{said}");
         }
     }
 

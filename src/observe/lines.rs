@@ -61,8 +61,9 @@ fn write_line(report: &Report) {
         | What::TriesExceeded { .. }
         | What::Partial { .. }
         | What::Authenticated { .. } => login(report),
+        // The account's, or the relay: whoever hands it over need not know.
         What::HandedOver { user } => {
-            info!(link, %ip, port, user, "Connection goes on in the process of {user}");
+            info!(link, %ip, port, user, "Connection of {user} goes on in another process");
         }
         What::SessionStarted { user, what } => {
             let what = escape(what);

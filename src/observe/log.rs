@@ -360,7 +360,7 @@ mod tests {
             lines.put(report(5));
             drop(lines);
         });
-        assert_eq!(told().matches("goes on in the process of ann").count(), 3, "{}", told());
+        assert_eq!(told().matches("of ann goes on in another process").count(), 3, "{}", told());
         assert_eq!(told().matches("were lost").count(), 1, "{}", told());
     }
 

@@ -97,7 +97,7 @@ pub enum What {
         /// Since the connection began.
         after: Duration,
     },
-    /// The connection goes on in the process of its account.
+    /// The connection goes on in the process of its account, or in the relay.
     HandedOver {
         user: String,
     },
@@ -247,6 +247,11 @@ pub(super) const TOO_LONG: &str = "it is too long";
 impl<D: Driver, O: Outside> Shard<D, O> {
     pub(super) fn report(&mut self, key: u32, what: What) {
         self.report_on(key, None, what);
+    }
+
+    /// Reports that a client does not get something.
+    pub(super) fn report_refused(&mut self, key: u32, what: &str, why: &str) {
+        self.report(key, What::Refused { what: what.to_owned(), why: why.to_owned() });
     }
 
     /// Reports something about a channel.

@@ -651,9 +651,11 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             Event::Global { want_reply, request } => self.global(key, want_reply, request),
             Event::ProveHostKeys { keys } => self.prove_host_keys(key, keys),
             Event::GlobalDone { ok, port } => self.relay_global_done(key, ok, port),
-            Event::TooLong { what } => {
-                self.report(key, What::Refused { what: what.into(), why: TOO_LONG.to_owned() });
+            Event::TooLong { what } => self.report_refused(key, &what, TOO_LONG),
+            Event::TooMany { session: true } => {
+                self.report_refused(key, "channel Session", "MaxSessions permits no more");
             }
+            Event::TooMany { .. } => self.report_refused(key, "a channel", "it has too many"),
             event if self.is_relayed(key) => self.relay_event(key, event),
             channel => self.channel_event(key, channel),
         }

@@ -23,6 +23,7 @@ fn each_keyword_by_itself() {
     let none = shown(&mut ssh(&gateway, ports[2], &["LogLevel=INFO"], &["echo in"]));
     assert_eq!((none.code, &*none.out), (Some(255), ""), "{none:?}");
     assert!(none.err.contains("open failed"), "{none:?}");
+    gateway.tells("Refused channel Session: MaxSessions permits no more");
     let mut sent = ssh(&gateway, ports[3], &["SendEnv=TIDE_X OTHER"], &["echo $TIDE_X-$OTHER"]);
     assert_eq!(shown(sent.env("TIDE_X", "x").env("OTHER", "y")).out, "x-\n");
 }

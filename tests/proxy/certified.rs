@@ -44,9 +44,13 @@ fn case_103_an_authority_speaks_for_its_hosts() {
         assert_eq!(text(&output.stdout), "in\n", "{}", said(gateway, &output));
 
         // A revoked authority or key outweighs everything else.
-        for key in ["ca", "host_key"] {
+        for (key, role) in [("ca", ", which signed the certificate of ["), ("host_key", " of [")] {
             know(&[authority.clone(), line(host, "@revoked", key)]);
-            refused(gateway, " has been revoked", &["known_hosts:2 revokes "]);
+            let public = host.path(&format!("{key}.pub"));
+            let output = run_ok(Command::new("ssh-keygen").arg("-lf").arg(public));
+            let fingerprint = text(&output.stdout).split(' ').nth(1).expect("it").to_owned();
+            let said = format!(" key {fingerprint}{role}");
+            refused(gateway, " has been revoked", &["known_hosts:2 revokes the ", &said]);
         }
         know(std::slice::from_ref(&authority));
         for (arguments, reason) in [

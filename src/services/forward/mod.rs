@@ -129,8 +129,8 @@ const fn forbidden(is_tcp: bool) -> &'static str {
         "forwarding is not permitted (AllowTcpForwarding, DisableForwarding, the key's options, or an \
          account without it)"
     } else {
-        "forwarding is not permitted (AllowStreamLocalForwarding, DisableForwarding, the key's options, \
-         or an account without it)"
+        "forwarding is not permitted (AllowStreamLocalForwarding, AllowTcpForwarding, \
+         DisableForwarding, the key's options, or an account without it)"
     }
 }
 
@@ -325,9 +325,7 @@ impl Forward {
             Done::Resolved(Err(why)) => {
                 self.end_early(why.to_string(), Outcome::HostUnknown, io);
             }
-            Done::Connected(Err(why)) => {
-                self.end_early(why.to_string(), Outcome::HostUnreachable, io);
-            }
+            Done::Connected(Err(why)) => self.end_early(why.to_string(), Outcome::Failed, io),
             _ => self.end_early("a worker failed".to_owned(), Outcome::Failed, io),
         }
     }

@@ -217,6 +217,7 @@ impl Outcome {
             Outcome::ConnectionRefused => "Connection refused",
             Outcome::NetworkUnreachable => "Network is unreachable",
             Outcome::HostUnknown => "Name or service not known",
+            Outcome::HostUnreachable => "no route to that host, or no answer in time",
             _ => "cannot connect there",
         }
     }
