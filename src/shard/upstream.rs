@@ -425,7 +425,12 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             Dial::Lost(_) => {}
             Dial::Shaking if is_current => {
                 let said = format!("the login at {} has failed: {reason}", down.host());
-                let known = || Trouble { said, logged: reason.to_owned() };
+                // A host that takes the header for an identification says so in the clear.
+                let hint = match down.upstream.announces {
+                    Some(_) => "; TidegateUpstreamProxyProtocol is set, does the host read it?",
+                    None => "",
+                };
+                let known = || Trouble { said, logged: format!("{reason}{hint}") };
                 self.host_failed(key, trouble.unwrap_or_else(known));
             }
             _ => {

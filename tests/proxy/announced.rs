@@ -72,3 +72,12 @@ fn certificates_count_from_the_address_that_is_told() {
     let heard = text(&output.stdout);
     assert!(heard.starts_with("127.0.0.7 "), "{heard}\n{}\n{}", gateway.log(), host.log());
 }
+
+/// sshd takes the header for an identification, and what it says of that is no packet.
+#[test]
+fn a_host_that_does_not_read_the_header_is_told_of() {
+    proxied("", &["TidegateUpstreamProxyProtocol v2"], |_, gateway| {
+        let hint = "TidegateUpstreamProxyProtocol is set, does the host read it?";
+        refused(gateway, " has failed", &[hint]);
+    });
+}
