@@ -44,6 +44,32 @@ pub struct Wishes {
     pub lingers: bool,
 }
 
+impl Wishes {
+    /// Something is wished for besides what the shard looks at behind every call.
+    pub const fn ask_for_more(&self) -> bool {
+        // All are named: a new one has to be thought of here.
+        let Wishes {
+            ops,
+            jobs,
+            cancels,
+            closes,
+            shut_downs,
+            connects,
+            notes,
+            wake_at,
+            reject,
+            paused,
+            starved: _,
+            awaited: _,
+            late: _,
+            lingers: _,
+        } = self;
+        let work = !(ops.is_empty() && jobs.is_empty() && connects.is_empty());
+        let ends = !(cancels.is_empty() && closes.is_empty() && shut_downs.is_empty());
+        work || ends || !notes.is_empty() || wake_at.is_some() || reject.is_some() || *paused
+    }
+}
+
 /// A service's view of its channel, its connection and the shard, for one call.
 pub struct Io<'a> {
     pub(crate) id: ChannelId,

@@ -192,17 +192,14 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
     }
 
+    /// Most calls ask for no more than to be called again: what is there for others is left alone then.
     fn grant_wishes(&mut self, number: u32) {
-        let mut wishes = std::mem::take(&mut self.wishes);
         let Some(attachment) = self.attachments.get_mut(number as usize) else { return };
-        let key = number | OF_ATTACHMENT;
-        let (generation, link) = (attachment.generation, attachment.link);
-        let under_way = wishes.ops.len() + wishes.jobs.len() + wishes.connects.len();
-        attachment.in_flight += under_way as u16;
+        let wishes = &mut self.wishes;
         let lacks = std::mem::take(&mut wishes.starved);
-        if attachment.lacks.is_empty() && !lacks.is_empty() {
+        if !lacks.is_empty() && attachment.lacks.is_empty() {
             attachment.starved_since = self.driver.now();
-            self.starved.push(key);
+            self.starved.push(number | OF_ATTACHMENT);
         }
         attachment.lacks = attachment.lacks.and(lacks);
         attachment.awaited = std::mem::take(&mut wishes.awaited);
@@ -210,6 +207,18 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             self.late.push(number);
         }
         self.lingers |= std::mem::take(&mut wishes.lingers);
+        if wishes.ask_for_more() {
+            self.grant_more(number);
+        }
+    }
+
+    fn grant_more(&mut self, number: u32) {
+        let mut wishes = std::mem::take(&mut self.wishes);
+        let Some(attachment) = self.attachments.get_mut(number as usize) else { return };
+        let key = number | OF_ATTACHMENT;
+        let (generation, link) = (attachment.generation, attachment.link);
+        let under_way = wishes.ops.len() + wishes.jobs.len() + wishes.connects.len();
+        attachment.in_flight += under_way as u16;
         if std::mem::take(&mut wishes.paused) {
             let until = self.driver.now().after(SERVICE_PAUSE);
             self.paused.push_back((until, number, generation));
