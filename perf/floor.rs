@@ -5,19 +5,27 @@
 //!     floor serve PORT
 //!     floor up|down ADDRESS MIB [CALL-KIB]             to a socket of ours behind the server, or from it
 //!     floor get|put ADDRESS SOURCE TARGET [CALL-KIB]   a file, from the server or to it
+//!     floor pace                                       until it is ended: see below
 //!
 //! CALL-KIB is the data that a call moves at most (256, as in Tidegate; multiples of 32). The key is the
 //! same for everybody and `serve` reads and writes what it is told to: for measurements on one machine.
+//!
+//! `pace` tells how fast its CPU is while others are measured: the microseconds of CPU time that the same
+//! arithmetic takes, some forty times a second. A virtual CPU that shares a core with one of another machine
+//! takes half as long again for seconds on end, and nothing else says so.
 
 use std::fs::File;
+use std::hint::black_box;
 use std::io::{IoSlice, IoSliceMut, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use aws_lc_rs::aead::{AES_128_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use nix::sys::uio::{preadv, pwritev};
+use nix::time::{ClockId, clock_gettime};
 
 /// Of a packet, as OpenSSH sends them.
 const DATA: usize = 32 * 1024;
@@ -32,11 +40,17 @@ const PACKETS: usize = 8;
 const ORDER: usize = 1024;
 /// What whoever connects hears first, as from an SSH server.
 const HELLO: &[u8] = b"floor\n";
+/// Rounds of arithmetic, some 0.4 ms in all, and the rest between two of them: together 2 % of the CPU.
+const PACE_ROUNDS: u64 = 200_000;
+const PACE_REST: Duration = Duration::from_millis(25);
 
 fn main() -> Result<()> {
     let mut arguments = std::env::args().skip(1);
     let mut next = |what: &str| arguments.next().ok_or_else(|| anyhow!("{what} is missing"));
-    let mode = next("serve, up, down, get or put")?;
+    let mode = next("serve, up, down, get, put or pace")?;
+    if mode == "pace" {
+        return pace();
+    }
     if mode == "serve" {
         let port = next("PORT")?.parse().context("PORT")?;
         for socket in TcpListener::bind((Ipv4Addr::LOCALHOST, port))?.incoming() {
@@ -93,6 +107,25 @@ fn main() -> Result<()> {
     }
     ensure!(socket.read(&mut [0])? == 0, "more came than was asked for");
     Ok(())
+}
+
+fn pace() -> Result<()> {
+    loop {
+        let before = Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?);
+        // Several chains that are independent: what shares the core takes places in which they could go on.
+        let mut sums = [1u64, 2, 3, 4, 5, 6];
+        for n in 0..PACE_ROUNDS {
+            for at in 0..sums.len() {
+                let next = sums[(at + 1) % sums.len()] ^ n;
+                sums[at] = sums[at].wrapping_add(next);
+                sums[at] ^= sums[at] >> 3;
+            }
+        }
+        black_box(sums);
+        let after = Duration::from(clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)?);
+        writeln!(std::io::stdout(), "{}", (after - before).as_micros())?;
+        thread::sleep(PACE_REST);
+    }
 }
 
 /// What the server is to do.

@@ -5,8 +5,10 @@ client's own, `proxied` to a command at Debian's sshd behind the gateway, which 
 """
 
 import json
+import os
 import re
 import shutil
+import statistics
 import subprocess
 import time
 from pathlib import Path
@@ -27,6 +29,8 @@ SHARED_CIPHER = PROXIED_CIPHERS[0]
 ECHO_SECONDS = 6
 WATCH_SECONDS = 10
 SETTLE_SECONDS = 0.25
+# Times what the same arithmetic takes at best: above this the CPU was slow.
+PACE_MAX = 1.25
 
 
 class Proxy(kinds.Tidegate):
@@ -91,6 +95,28 @@ def bulk(site, server, mebibytes, cipher, way, over):
     return server.group.seconds() - before, took
 
 
+class Pace:
+    """What the same arithmetic takes on the servers' CPU while it is entered, in microseconds each time."""
+
+    def __init__(self, site):
+        self.site, self.samples = site, []
+
+    def __enter__(self):
+        def enter():
+            self.site.clients.join()
+            os.sched_setaffinity(0, self.site.server_cpus)
+        self.process = subprocess.Popen([self.site.options.floor, "pace"], stdout=subprocess.PIPE, text=True,
+                                        preexec_fn=enter)
+        # The first one finds nothing in the caches.
+        self.process.stdout.readline()
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        text, _ = self.process.communicate()
+        self.samples = [int(line) for line in text.splitlines() if line.isdigit()]
+
+
 def by_turns(site, servers, rounds, once):
     """`once(server, figure)` for all servers by turns, the first time for nothing."""
     figures = {getattr(server.kind, "label", server.name): {} for server in servers}
@@ -107,15 +133,25 @@ def by_turns(site, servers, rounds, once):
 
 
 def moved(site, servers, cipher, way, over, rounds, size):
-    """CPU for a GiB and the rate, without what the login costs."""
-    mebibytes = size // MIB
+    """CPU for a GiB and the rate, without what the login costs; and how slow the CPU was meanwhile."""
+    mebibytes, least = size // MIB, []
 
     def once(server, figure):
         empty, login = bulk(site, server, 0, cipher, way, over)
-        used, took = bulk(site, server, mebibytes, cipher, way, over)
+        with Pace(site) as pace:
+            used, took = bulk(site, server, mebibytes, cipher, way, over)
+        if not pace.samples:
+            raise Failed("floor pace has said nothing")
+        least.append(min(pace.samples))
+        figure.setdefault("pace", []).append(statistics.mean(pace.samples))
         figure.setdefault("cpu_s_per_gib", []).append((used - empty) * GIB / size)
         figure.setdefault("gib_per_s", []).append(size / GIB / (took - login))
-    return by_turns(site, servers, rounds, once)
+    figures = by_turns(site, servers, rounds, once)
+    for figure in figures.values():
+        figure["pace"] = [pace / min(least) for pace in figure.get("pace", [])]
+        figure["cpu_at_pace"] = [cpu for cpu, pace in zip(figure.get("cpu_s_per_gib", []), figure["pace"])
+                                 if pace <= PACE_MAX]
+    return figures
 
 
 def forward(site, running, way, cipher, rounds, size):

@@ -11,6 +11,10 @@ FORMAT = 1
 # Above this a row says how far its runs were apart.
 SPREAD_PERCENT_MAX = 25
 
+# How slow the CPU was, and what is left without the rounds in which it was (gateway.PACE_MAX).
+AT_PACE = [("cpu_at_pace", "The same, of rounds in which the CPU kept its pace", "CPU-s/GiB", 2),
+           ("pace", "Time of the same arithmetic meanwhile, to the least of the run", "times", 2)]
+
 # What each section shows: key of the figures, heading, unit, digits.
 SHOWN = {
     "transfers": [("cpu_s_per_gib", "Server CPU", "CPU-s/GiB", 2),
@@ -30,9 +34,9 @@ SHOWN = {
                  ("least_share", "Slowest bulk flow to the mean", "", 2),
                  ("most_share", "Fastest bulk flow to the mean", "", 2),
                  ("gib_per_s", "Bulk flows together", "GiB/s", 2)],
-    "forward": [("cpu_s_per_gib", "Server CPU of a forwarded connection", "CPU-s/GiB", 2)],
-    "proxied": [("cpu_s_per_gib", "Gateway CPU of a proxied session", "CPU-s/GiB", 2)],
-    "shared": [("cpu_s_per_gib", "Gateway CPU of a session, own connection or shared", "CPU-s/GiB", 2),
+    "forward": [("cpu_s_per_gib", "Server CPU of a forwarded connection", "CPU-s/GiB", 2), *AT_PACE],
+    "proxied": [("cpu_s_per_gib", "Gateway CPU of a proxied session", "CPU-s/GiB", 2), *AT_PACE],
+    "shared": [("cpu_s_per_gib", "Gateway CPU of a session, own connection or shared", "CPU-s/GiB", 2), *AT_PACE,
                ("gib_per_s", "Rate", "GiB/s", 2)],
     "shared-logins": [("cpu_ms_each", "Gateway CPU of a login that goes on", "CPU-ms", 2),
                       ("host_ms_each", "CPU of the host behind, sshd", "CPU-ms", 2),
