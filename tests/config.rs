@@ -1,7 +1,9 @@
 //! The configuration language, through the library's front door: files that are right, files that
 //! are wrong with the exact words for each, and properties that hold for any text.
 
+use std::ffi::OsString;
 use std::fs;
+use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -13,7 +15,8 @@ use proptest::test_runner::TestRunner;
 use tidegate::crypto::{KeyKind, PrivateKey};
 use tidegate::gateway::config::keywords::{self, ALIASES, Scope, Status, TABLE};
 use tidegate::gateway::config::{
-    Config, ConfigErrors, Disk, Effective, Endpoint, Request, RootLogin, Surroundings, Who, parse,
+    Config, ConfigErrors, Disk, Effective, Endpoint, Request, RootLogin, Source, Surroundings, Who,
+    parse,
 };
 
 #[path = "config/command_line.rs"]
@@ -213,6 +216,50 @@ fn an_include_inside_a_block_needs_the_block_and_ends_with_its_file() {
     assert_eq!((bob.force_command, bob.permit_tty, bob.set_env), (None, true, vec![]));
     assert_eq!(config.effective(&who("zoe", 22)).force_command.as_deref(), Some("z"));
     assert_eq!(config.files.len(), 4);
+}
+
+/// A main file, and a directory that cannot be listed.
+struct Closed(&'static [u8]);
+
+impl Source for Closed {
+    fn read(&self, _: &Path, _: u64) -> io::Result<Vec<u8>> {
+        Ok(self.0.to_vec())
+    }
+
+    fn list(&self, _: &Path) -> io::Result<Vec<OsString>> {
+        Err(io::ErrorKind::PermissionDenied.into())
+    }
+}
+
+#[test]
+fn what_an_include_does_not_read_is_told() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let at = |name: &str| folder.path().join(name);
+    let shown = |name: &str| at(name).display().to_string();
+    fs::create_dir_all(at("some.d/inner")).expect("a folder");
+    fs::write(at("some.d/a"), "Port 23\n").expect("a file");
+    fs::write(at("main"), "# ours\nInclude some.d some.d/* none.d/* none\n").expect("a file");
+    let config = load(&at("main")).unwrap_or_else(|errors| panic!("{errors}"));
+    assert_eq!(config.global.ports, [23]);
+    let told: Vec<_> = config.warnings.iter().map(ToString::to_string).collect();
+    let nothing = |name| {
+        let (main, path) = (shown("main"), shown(name));
+        let problem = format!("a directory, of which nothing is read; {path}/* are its files");
+        format!("{main}:2: Include {path}: {problem}")
+    };
+    assert_eq!(told[..2], [nothing("some.d"), nothing("some.d/inner")]);
+    assert!(told[2].contains(&format!("Include {}: cannot be read: No such file", shown("none"))));
+    assert_eq!(told.len(), 3, "{told:?}");
+    // What weakens the server when nobody reads it stops it.
+    std::os::unix::fs::symlink(at("gone"), at("some.d/z")).expect("a link");
+    let why = load(&at("main")).expect_err("a link to nothing").to_string();
+    assert!(
+        why.contains(&format!("main:2: Include {}: cannot be read", shown("some.d/z"))),
+        "{why}"
+    );
+    let request = Request { file: Some("/main".into()), ..Request::default() };
+    let why = Config::load(&request, &Closed(b"Include /closed.d/*\n")).expect_err("closed");
+    assert!(why.to_string().contains("/main:1: Include /closed.d: cannot be read: "), "{why}");
 }
 
 #[test]

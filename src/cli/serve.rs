@@ -21,7 +21,7 @@ use crate::gateway::host_keys::{self, HostKeys};
 use crate::gateway::names;
 use crate::gateway::serve::{self, Connections, KeyRules, Options, Reload};
 use crate::gateway::upgrade::Program;
-use crate::gateway::{chroot, passwords};
+use crate::gateway::{chroot, pam, passwords};
 use crate::observe::lines;
 use crate::observe::log::{self, Levels, LogSetup, Outlet};
 
@@ -121,6 +121,13 @@ fn check(flags: &ServeFlags, config: &Config) -> ExitCode {
         if let Err(why) = serve::check_isolation(config) {
             complain(&format!("{why}\n"));
             return ExitCode::from(EXIT_USAGE);
+        }
+        match pam::check_ahead(config) {
+            Ok(odd) => odd.iter().for_each(|odd| complain(&format!("warning: {odd}\n"))),
+            Err(why) => {
+                complain(&format!("{why}\n"));
+                return ExitCode::from(EXIT_USAGE);
+            }
         }
         return ExitCode::SUCCESS;
     }

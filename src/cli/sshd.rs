@@ -26,7 +26,7 @@ use crate::gateway::names;
 use crate::gateway::serve::{self, Connections, Ending, KeyRules, Options, Reload};
 use crate::gateway::syslog::{self, Severity, Syslog};
 use crate::gateway::upgrade::Program;
-use crate::gateway::{chroot, passwords};
+use crate::gateway::{chroot, pam, passwords};
 use crate::observe::lines;
 use crate::observe::log::{self, Levels, LogSetup, Outlet};
 
@@ -176,6 +176,13 @@ fn check(flags: &SshdFlags, config: &Config) -> ExitCode {
         if let Err(why) = serve::check_isolation(config) {
             flags.tell(&format!("{why}\n"));
             return ExitCode::from(EXIT_FAILED);
+        }
+        match pam::check_ahead(config) {
+            Ok(odd) => odd.iter().for_each(|odd| flags.tell(&format!("warning: {odd}\n"))),
+            Err(why) => {
+                flags.tell(&format!("{why}\n"));
+                return ExitCode::from(EXIT_FAILED);
+            }
         }
         return ExitCode::SUCCESS;
     }

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use super::{
     Answer, ChannelId, ChannelKind, ChannelRequest, Connection, ConnectionConfig, Event,
-    GlobalRequest, Input, Plan,
+    GlobalRequest, Input, Method, Plan,
 };
 use crate::base::{Entropy, Instant, Span};
 use crate::transport::{Client, Deferred, Env, Error, Negotiated, Server, Stats};
@@ -31,6 +31,14 @@ impl Conn {
     pub fn user_asked(&self) -> Option<&str> {
         match self {
             Conn::Server(connection) => connection.user_asked(),
+            Conn::Client(_) => None,
+        }
+    }
+
+    /// Whose password or code is being asked about here, and by which method it came.
+    pub fn secrets_asked(&self) -> Option<(&str, Method)> {
+        match self {
+            Conn::Server(connection) => connection.secrets_asked(),
             Conn::Client(_) => None,
         }
     }

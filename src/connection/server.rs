@@ -36,6 +36,13 @@ impl Connection<Server> {
         self.login.user()
     }
 
+    /// Whose password or code is being asked about, and by which method it came.
+    pub fn secrets_asked(&self) -> Option<(&str, Method)> {
+        let Stage::Trying(trying) = &self.login.stage else { return None };
+        let Some(Waits::Secrets { method, .. }) = trying.waits else { return None };
+        Some((trying.user.as_deref()?, method))
+    }
+
     /// Sends our identification and, unless the configuration holds it back, our KEXINIT.
     pub fn server(
         config: Arc<ConnectionConfig>,

@@ -498,7 +498,7 @@ impl Policy {
                 let path = expand_tokens(template, &account.home, &account.name, account.uid);
                 // A wildcard in somebody's home directory is a letter like others.
                 let several = is_pattern(OsStr::new(template));
-                let paths = if several { glob(&path, &Disk) } else { vec![path] };
+                let paths = if several { glob(&path, &Disk, |_, _| ()) } else { vec![path] };
                 for path in paths {
                     if search.found.is_some() {
                         return search;

@@ -144,10 +144,10 @@ fn run_with(
         control: None,
     };
     passwords::check_files(&start.config)?;
-    pam::check(&start.config)?;
+    let odd = pam::check(&start.config)?;
     chroot::check_places(&start.config)?;
     let keys = load_keys(&start.config, &options.keys)?;
-    tell_warnings(&start.config, &keys);
+    tell_warnings(&start.config, &keys, odd);
     match options.connections {
         Connections::Listen => start.listen(keys, given, &signals, inheritance),
         Connections::First => {
@@ -604,7 +604,7 @@ impl Gateway<'_> {
         let config = (reload.read)()?;
         check_isolation(&config)?;
         passwords::check_files(&config)?;
-        pam::check(&config)?;
+        let odd = pam::check(&config)?;
         chroot::check_places(&config)?;
         let keys = load_keys(&config, &self.start.options.keys)?;
         let fingerprints = fingerprints(&keys, &config);
@@ -622,7 +622,7 @@ impl Gateway<'_> {
         let (addresses, ready) = (listeners.addresses(), self.start.options.ready);
         let started = self.start.plan(keys).and_then(|mut plan| {
             (plan.listeners, plan.number) = (listeners.sockets(), self.started);
-            tell_warnings(&self.start.config, &plan.keys);
+            tell_warnings(&self.start.config, &plan.keys, odd);
             ready(&addresses, &plan.keys);
             Generation::start(plan)
         });
@@ -667,8 +667,9 @@ fn audit_outlet(config: &Config) -> anyhow::Result<Option<Outlet>> {
     Ok(wanted.then(|| Outlet::open(log, facility)).transpose()?)
 }
 
-fn tell_warnings(config: &Config, keys: &HostKeys) {
-    for warning in config.warnings.iter().map(ToString::to_string).chain(keys.warnings.clone()) {
+fn tell_warnings(config: &Config, keys: &HostKeys, odd: Vec<String>) {
+    let warnings = config.warnings.iter().map(ToString::to_string);
+    for warning in warnings.chain(keys.warnings.clone()).chain(odd) {
         warn!("{warning}");
     }
 }

@@ -125,13 +125,14 @@ pub fn set_levels(levels: Levels) {
     }
 }
 
-/// The least severe level of `tracing` that is written at one of sshd's.
+/// The least severe level of `tracing` that is written at one of sshd's. What sshd adds at VERBOSE we tell at INFO,
+/// or not at all.
 pub const fn filter(level: LogLevel) -> LevelFilter {
     match level {
         LogLevel::Quiet => LevelFilter::OFF,
         LogLevel::Fatal | LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Verbose | LogLevel::Debug => LevelFilter::DEBUG,
+        LogLevel::Info | LogLevel::Verbose => LevelFilter::INFO,
+        LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Debug2 | LogLevel::Debug3 => LevelFilter::TRACE,
     }
 }
@@ -375,6 +376,9 @@ mod tests {
         let text = logged(LogLevel::Debug, LogFormat::Text, greet);
         assert!(text.contains("user=\"ann\" port=22"), "{text}");
         assert_eq!(text.lines().count(), 2);
+        let text = logged(LogLevel::Verbose, LogFormat::Text, greet);
+        assert!(text.ends_with("  INFO Hello a\\nb\\x1b\n"), "no debugging of ours: {text}");
+        assert_eq!(text.lines().count(), 1);
         assert_eq!(logged(LogLevel::Quiet, LogFormat::Text, greet), "");
         assert_eq!(logged(LogLevel::Error, LogFormat::Text, greet), "");
     }

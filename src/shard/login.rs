@@ -89,6 +89,15 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             self.report(key, exceeded);
         }
     }
+
+    /// Nobody hears any more whether what was typed is right. Who guesses so late is told of like who guesses early.
+    pub(super) fn tell_unheard(&mut self, key: u32) {
+        let asked = self.links.get(key as usize).and_then(|link| link.conn.secrets_asked());
+        let asked = asked.map(|(user, method)| (user.into(), method.name().into()));
+        if let Some((user, method)) = asked {
+            self.report(key, What::AuthFailed { user, method, key: None, why: None });
+        }
+    }
 }
 
 /// For whoever does not take our word for it. `asked`: what the key was asked about in.

@@ -846,6 +846,9 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             _ => None,
         };
         let Some(local) = self.links.get(key as usize).map(|link| link.ends.local) else { return };
+        if how == Some(StartupEnd::Late) {
+            self.tell_unheard(key);
+        }
         self.report_end(key, &reason, ours, (how, Ending::of(&error, local)));
         self.set_closing(key);
     }

@@ -415,6 +415,10 @@ fn includes() {
         bench.write("20.conf", "MaxSessions 2\nPermitTTY no\nForceCommand twenty\n");
         bench.write("deep", "Include @/20.conf\nMatch LocalPort 22\nInclude @/10.conf\n");
         bench.write("bad", "MaxSessions x\n");
+        let at = |name| bench.directory.path().join(name);
+        fs::create_dir_all(at("folder/30.conf")).expect("a folder");
+        fs::write(at("folder/40.conf"), "MaxSessions 4\n").expect("a file");
+        std::os::unix::fs::symlink("/nowhere", at("gone")).expect("a link");
         let spec = "user=root,host=h,addr=192.0.2.7,laddr=10.1.1.1,lport=22";
         let other = "user=nobody,host=h,addr=192.0.2.7,laddr=10.1.1.1,lport=23";
         for text in [
@@ -426,6 +430,12 @@ fn includes() {
             "Match LocalPort 23\nInclude @/deep\nForceCommand b\nMatch all\nInclude @/10.conf\n",
             "Include @/absent\nMaxSessions 9",
             "Include @/absent*\nMaxSessions 9",
+            "Include @/folder\nMaxSessions 9",
+            "Include @/folder/*\nMaxSessions 9",
+            "Include @/*/*.conf\nMaxSessions 9",
+            "Include @/10.conf/x\nMaxSessions 9",
+            "Include @/gone\nMaxSessions 9",
+            "Include @/gone*\nMaxSessions 9",
             "Include @/bad",
             "Match User zoe\nInclude @/bad",
             "Include",

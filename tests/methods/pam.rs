@@ -533,28 +533,112 @@ fn library() -> Option<PathBuf> {
     folders.iter().map(|at| Path::new(at).join("libpam.so.0")).find(|path| path.exists())
 }
 
-#[test]
-fn what_pam_needs_is_asked_for_at_the_start() {
-    let (Some(ann), Some(library), true) = (Account::new(), library(), can_mount()) else { return };
+/// Where `-t` is run instead: of the gateway's own command line, and of sshd's.
+const CHECKS: [&[&str]; 3] = [&["serve"], &["serve", "-t"], &["sshd", "-t"]];
+
+/// What a gateway says that is started, or only looks, with this configuration in a folder of its own.
+fn told(config: &str, words: &[&str], change: &dyn Fn(&mut Command)) -> (bool, String) {
     let folder = tempfile::tempdir().expect("a folder");
-    fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).expect("a mode");
-    let config = folder.path().join("config");
-    fs::write(&config, "# ours\nUsePAM yes\nListenAddress 127.0.0.1:0\n").expect("a file");
-    let refused = |change: &dyn Fn(&mut Command)| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
-        command.arg("serve").arg("-f").arg(&config).stdin(Stdio::null());
-        change(&mut command);
-        let output = command.output().expect("it starts");
-        assert!(!output.status.success());
-        String::from_utf8_lossy(&output.stderr).into_owned()
+    fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o777)).expect("a mode");
+    let at = folder.path().join("config");
+    fs::write(&at, format!("# ours\n{config}")).expect("a file");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    command.args(words).arg("-f").arg(&at).stdin(Stdio::null());
+    change(&mut command);
+    let output = command.output().expect("it starts");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.success(), told.replace(&at.display().to_string(), "FILE"))
+}
+
+#[test]
+fn what_pam_needs_is_asked_for_at_the_start_and_by_a_check() {
+    let (Some(_), Some(library), true) = (Account::new(), library(), can_mount()) else { return };
+    let keys = tempfile::tempdir().expect("a folder");
+    let key = keys.path().join("key");
+    run_ok(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key));
+    let config = format!("UsePAM yes\nListenAddress 127.0.0.1:0\nHostKey {}\n", key.display());
+    let services = folder(&[]);
+    let over = |command: &mut Command| {
+        mount_over(command, services.path(), Path::new("/etc/pam.d"));
     };
-    let told = refused(&|command| mount_over(command, Path::new("/dev/null"), &library));
-    let expected = format!("{}:2: UsePAM yes: libpam.so.0 cannot be loaded", config.display());
-    assert!(told.contains(&expected) && told.contains("libpam0g"), "{told}");
-    let told = refused(&|command| {
+    for words in CHECKS {
+        let refused = |config: &str, change: &dyn Fn(&mut Command)| {
+            let (fine, told) = told(config, words, change);
+            assert!(!fine, "{words:?}: {told}");
+            told
+        };
+        let hides = |command: &mut Command| mount_over(command, Path::new("/dev/null"), &library);
+        let told = refused(&config, &hides);
+        let expected = "FILE:2: UsePAM yes: libpam.so.0 cannot be loaded";
+        assert!(told.contains(expected) && told.contains("libpam0g"), "{told}");
+        // Neither the service nor the one that stands in for all.
+        let told = refused(&config, &over);
+        let expected = "FILE:2: UsePAM yes: PAM cannot go by its service sshd: ";
+        assert!(told.contains(expected), "{words:?}: {told}");
+        // Of one login alone; the others have one that PAM can read.
+        fs::write(services.path().join("sshd"), "auth required pam_deny.so\n").expect("a file");
+        fs::write(services.path().join("other"), "auth required pam_deny.so\n").expect("a file");
+        fs::write(services.path().join("staff"), "@include nowhere\n").expect("a file");
+        let matched = format!("{config}Match User ann\nPAMServiceName staff\n");
+        let told = refused(&matched, &over);
+        let expected = "FILE:6: UsePAM yes: PAM cannot go by its service staff: ";
+        assert!(told.contains(expected), "{words:?}: {told}");
+        for service in ["sshd", "other", "staff"] {
+            fs::remove_file(services.path().join(service)).expect("it was there");
+        }
+    }
+}
+
+/// PAM does with `other` what it does for sshd then; nobody who writes that name means it.
+#[test]
+fn a_pam_service_that_is_not_there_is_warned_of() {
+    let (Some(_), true) = (Account::new(), can_mount()) else { return };
+    let site = Site::new(
+        &[("other", "auth required pam_deny.so\naccount required pam_permit.so\n")],
+        &["UsePAM yes", "PAMServiceName staff"],
+    );
+    site.gateway
+        .tells("config:2: /etc/pam.d/staff is not there: PAM goes by its service `other` instead");
+}
+
+/// Whoever is not root cannot start it, and can check a file that is root's.
+#[test]
+fn a_check_without_roots_rights_says_what_it_has_not_tried() {
+    let Some(ann) = Account::new() else { return };
+    let keys = tempfile::tempdir().expect("a folder");
+    fs::set_permissions(keys.path(), PermissionsExt::from_mode(0o777)).expect("a mode");
+    let key = keys.path().join("key").display().to_string();
+    let as_ann = |command: &mut Command| {
         use std::os::unix::process::CommandExt;
         command.uid(ann.uid).gid(ann.uid);
-    });
-    let expected = format!("{}:2: UsePAM yes: only root can ask PAM", config.display());
-    assert!(told.contains(&expected) && told.contains("write UsePAM no"), "{told}");
+    };
+    let mut keygen = Command::new("ssh-keygen");
+    keygen.args(["-q", "-t", "ed25519", "-N", "", "-f", &key]);
+    as_ann(&mut keygen);
+    run_ok(&mut keygen);
+    let config = format!("UsePAM yes\nListenAddress 127.0.0.1:0\nHostKey {key}\n");
+    for words in CHECKS {
+        let (fine, told) = told(&config, words, &as_ann);
+        assert!(told.contains("FILE:2: UsePAM yes: only root can ask PAM"), "{words:?}: {told}");
+        assert_eq!(fine, words.contains(&"-t"), "{words:?}: {told}");
+        let not_tried = told.contains("warning: ") && told.contains("was not tried");
+        assert_eq!(not_tried, fine, "{words:?}: {told}");
+    }
+}
+
+/// Whoever guesses just before LoginGraceTime ends is told of like all who guess. Sshd's log has nothing then.
+#[test]
+fn a_password_that_is_asked_about_when_the_time_is_over_has_failed() {
+    let (Some(ann), true) = (Account::new(), can_mount()) else { return };
+    let site = Site::new(&[("sshd", ASKS)], &["UsePAM yes", "LoginGraceTime 3"]);
+    let hang = site.services.path().join(format!("hang-{}", ann.name));
+    fs::write(&hang, "").expect("a file");
+    for (method, count) in [("password", 1), ("keyboard-interactive", 2)] {
+        let mut late = site.begin(&ann.name, method, "a guess");
+        site.gateway.tells_times("Timeout before authentication for connection from", count);
+        site.gateway
+            .tells_times(&format!("Failed {method} for {} from 127.0.0.1 port", ann.name), 1);
+        assert!(!late.wait().expect("its end").success());
+    }
+    fs::remove_file(&hang).expect("removed");
 }

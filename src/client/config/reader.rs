@@ -244,7 +244,7 @@ impl<'a> Reading<'a> {
                 _ => SYSTEM.into(),
             };
             let path = base.join(super::draft::at_home(pattern, home));
-            for file in glob(&path, self.source) {
+            for file in glob(&path, self.source, |_, _| ()) {
                 self.active = was_active;
                 if let Err(why) = self.file_at(&file, true, depth + 1)
                     && why.kind() != io::ErrorKind::NotFound

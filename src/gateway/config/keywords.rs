@@ -298,7 +298,7 @@ pub const TABLE: &[Keyword] = &[
     honoured("DisableForwarding", Match, YES_NO,
         forwarding::disable_forwarding, forwarding::dump_disable_forwarding),
     honoured("ExposeAuthInfo", Match, YES_NO, login::expose_auth_info, login::dump_expose_auth_info),
-    not_yet("FingerprintHash", Global, &["SHA256"], "fingerprints are always SHA-256"),
+    not_yet("FingerprintHash", Global, &["SHA256"], "fingerprints are always SHA-256; keys can be made that share one by MD5"),
     honoured("ForceCommand", Match, "a command line, internal-sftp, or none",
         honour::force_command, dump::force_command),
     honoured("GatewayPorts", Match, "no, yes or clientspecified",

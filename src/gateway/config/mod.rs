@@ -249,6 +249,19 @@ impl Config {
         self.places.of(None, keyword)
     }
 
+    /// The PAM services that logins may be asked at, each with the line that names it first.
+    pub fn pam_services(&self) -> Vec<(&str, Option<&Place>)> {
+        let place = |block| self.places.of(block, "PAMServiceName");
+        let mut services = vec![(&*self.login.pam_service, place(None))];
+        for (number, block) in self.blocks.iter().enumerate() {
+            let Some(service) = &block.draft.pam_service else { continue };
+            if services.iter().all(|(known, _)| known != service) {
+                services.push((service, place(Some(number))));
+            }
+        }
+        services
+    }
+
     pub fn has_match_blocks(&self) -> bool {
         !self.blocks.is_empty()
     }

@@ -310,19 +310,45 @@ impl<'s> Reading<'s> {
                     continue;
                 }
             };
-            for file in source::glob(&path, self.source) {
-                let Err(why) = self.included(&file, depth + 1) else { continue };
-                let subject = format!("Include {}", escape(file.as_os_str().as_encoded_bytes()));
-                let problem = format!("cannot be read: {why}");
-                // As in sshd, a file that is not there is no error; it may be a slip, though.
-                if why.kind() == io::ErrorKind::NotFound {
-                    self.warning(place, &subject, problem);
-                } else {
-                    self.error(place, &subject, Wrong::new("", problem), None);
+            let mut unlisted = Vec::new();
+            let files = source::glob(&path, self.source, |directory, why| {
+                // Of what is no directory no name fits the pattern.
+                if !matches!(why.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) {
+                    unlisted.push((directory.to_owned(), why));
+                }
+            });
+            for (directory, why) in unlisted {
+                self.unread(place, &directory, &why);
+            }
+            for file in files {
+                if let Err(why) = self.included(&file, depth + 1) {
+                    self.unread(place, &file, &why);
                 }
             }
         }
         self.outer = outer;
+    }
+
+    /// What an Include names could not be read. As in sshd, what is not there and what is a directory is no error;
+    /// it may be a slip, though.
+    fn unread(&mut self, place: &Place, path: &Path, why: &io::Error) {
+        use io::ErrorKind::{IsADirectory, NotADirectory, NotFound};
+        let shown = escape(path.as_os_str().as_encoded_bytes());
+        let subject = format!("Include {shown}");
+        match why.kind() {
+            IsADirectory => {
+                let problem =
+                    format!("a directory, of which nothing is read; {shown}/* are its files");
+                self.warning(place, &subject, problem);
+            }
+            NotFound | NotADirectory if !self.source.is_there(path) => {
+                self.warning(place, &subject, format!("cannot be read: {why}"));
+            }
+            _ => {
+                let problem = format!("cannot be read: {why}");
+                self.error(place, &subject, Wrong::new("", problem), None);
+            }
+        }
     }
 
     /// A Match block of the included file ends with the file and needs ours to apply. What follows

@@ -8,7 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::unistd::getuid;
 
-use crate::limits::CONFIG_FILES_MAX;
+use crate::limits::{CONFIG_FILES_MAX, CONFIG_NAMES_MAX};
 
 const WRITABLE_BY_OTHERS: u32 = 0o022;
 
@@ -22,8 +22,13 @@ pub trait Source {
         self.read(path, bytes_max)
     }
 
-    /// The names in a directory, in any order.
+    /// The names in a directory, in any order; an error when there are more than [`CONFIG_NAMES_MAX`].
     fn list(&self, directory: &Path) -> io::Result<Vec<OsString>>;
+
+    /// Whether there is something of that name, be it a link to nothing.
+    fn is_there(&self, _path: &Path) -> bool {
+        false
+    }
 }
 
 /// The file system.
@@ -48,7 +53,15 @@ impl Source for Disk {
 
     fn list(&self, directory: &Path) -> io::Result<Vec<OsString>> {
         let entries = std::fs::read_dir(directory)?.map(|entry| entry.map(|e| e.file_name()));
-        entries.take(CONFIG_FILES_MAX).collect()
+        let names: Vec<_> = entries.take(CONFIG_NAMES_MAX + 1).collect::<Result<_, _>>()?;
+        if names.len() > CONFIG_NAMES_MAX {
+            return Err(io::Error::other(format!("it has more than {CONFIG_NAMES_MAX} names")));
+        }
+        Ok(names)
+    }
+
+    fn is_there(&self, path: &Path) -> bool {
+        path.symlink_metadata().is_ok()
     }
 }
 
@@ -89,9 +102,14 @@ impl Source for NoFiles {
     }
 }
 
-/// The files a glob(7) pattern stands for, sorted. A pattern without `*`, `?` or `[` stands for
-/// itself, whether it exists or not. As in a shell, a leading dot is only matched by a dot.
-pub fn glob(pattern: &Path, source: &dyn Source) -> Vec<PathBuf> {
+/// The files a glob(7) pattern stands for, sorted, and no more than [`CONFIG_FILES_MAX`]. A pattern without `*`,
+/// `?` or `[` stands for itself, whether it exists or not. As in a shell, a leading dot is only matched by a dot.
+/// A directory whose names cannot be known is told to `unlisted`.
+pub fn glob(
+    pattern: &Path,
+    source: &dyn Source,
+    mut unlisted: impl FnMut(&Path, io::Error),
+) -> Vec<PathBuf> {
     let mut found = vec![PathBuf::new()];
     for component in pattern.components() {
         let name = match component {
@@ -107,7 +125,11 @@ pub fn glob(pattern: &Path, source: &dyn Source) -> Vec<PathBuf> {
         }
         let mut deeper = Vec::new();
         for directory in &found {
-            for entry in source.list(directory).unwrap_or_default() {
+            let names = source.list(directory).unwrap_or_else(|why| {
+                unlisted(directory, why);
+                Vec::new()
+            });
+            for entry in names {
                 if deeper.len() < CONFIG_FILES_MAX
                     && name_matches(name.as_encoded_bytes(), entry.as_encoded_bytes())
                 {
@@ -234,11 +256,12 @@ mod tests {
             std::fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
             std::fs::write(path, "").expect("a file");
         }
-        let found = glob(&directory.path().join("[ab]/*.conf"), &Disk);
+        let glob = |pattern: &Path| glob(pattern, &Disk, |path, why| panic!("{path:?}: {why}"));
+        let found = glob(&directory.path().join("[ab]/*.conf"));
         let expected = ["a/9.conf", "b/1.conf", "b/2.conf"].map(|n| directory.path().join(n));
         assert_eq!(found, expected);
         let plain = directory.path().join("absent.conf");
-        assert_eq!(glob(&plain, &Disk), [plain]);
+        assert_eq!(glob(&plain), [plain]);
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod words;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -31,26 +32,68 @@ use super::socket::Messenger;
 use crate::limits::{KILLED_PENDING_MAX, PAM_PASSWORD_BYTES_MAX, PAM_TIME_MAX, PARCEL_BYTES_MAX};
 use crate::reactor;
 
-/// Refuses to begin where PAM is to be asked and cannot be.
+/// Refuses to begin where PAM is to be asked and cannot be. Answers what may not be meant.
 ///
 /// # Errors
-/// We are not root, or libpam is missing.
-pub fn check(config: &Config) -> anyhow::Result<()> {
+/// We are not root, libpam is missing, or it can make nothing of a service.
+pub fn check(config: &Config) -> anyhow::Result<Vec<String>> {
     if !config.login.use_pam {
-        return Ok(());
+        return Ok(Vec::new());
     }
-    let place = config
-        .place_of("UsePAM", &Who::default())
-        .map_or(String::new(), |place| format!("{place}: "));
+    let place = place(config);
     if !geteuid().is_root() {
         bail!(
             "{place}UsePAM yes: only root can ask PAM about others; start the gateway as root, or write \
              UsePAM no"
         );
     }
-    let question = Question { service: "", user: "", host: "", connection: "", task: Task::Probe };
-    let answer = Dialogue::begin(question).and_then(|(_, reply)| judged(reply)?.outcome);
-    answer.map_err(|no| anyhow::anyhow!("{place}UsePAM yes: {}", no.why))
+    let mut told = Vec::new();
+    for (service, line) in config.pam_services() {
+        let place = line.map_or_else(|| place.clone(), |line| format!("{line}: "));
+        let question = Question { service, user: "", host: "", connection: "", task: Task::Probe };
+        let answer = Dialogue::begin(question).and_then(|(_, reply)| judged(reply)?.outcome);
+        match answer {
+            Ok(()) if is_missing(service) => told.push(format!(
+                "{place}/etc/pam.d/{service} is not there: PAM goes by its service `other` instead"
+            )),
+            Ok(()) => {}
+            Err(Step { stage: Stage::Start, why }) => bail!(
+                "{place}UsePAM yes: PAM cannot go by its service {service}: {why}; the system's log says \
+                 what is wrong with /etc/pam.d/{service}, or with what it includes"
+            ),
+            Err(Step { why, .. }) => bail!("{place}UsePAM yes: {why}"),
+        }
+    }
+    Ok(told)
+}
+
+/// The same for whoever only looks at a configuration. It may be root's, and then nobody else can know
+/// whether PAM works where it will be used.
+///
+/// # Errors
+/// As those of [`check`], for root.
+pub fn check_ahead(config: &Config) -> anyhow::Result<Vec<String>> {
+    if geteuid().is_root() || !config.login.use_pam {
+        return check(config);
+    }
+    let place = place(config);
+    Ok(vec![format!(
+        "{place}UsePAM yes: only root can ask PAM about others; whether it can be asked was not tried"
+    )])
+}
+
+/// The line that wants PAM.
+fn place(config: &Config) -> String {
+    let place = config.place_of("UsePAM", &Who::default());
+    place.map_or(String::new(), |place| format!("{place}: "))
+}
+
+/// PAM looks in the second folder too.
+fn is_missing(service: &str) -> bool {
+    ["/etc/pam.d", "/usr/lib/pam.d"].iter().all(|folder| {
+        let found = Path::new(folder).join(service).symlink_metadata();
+        found.is_err_and(|why| why.kind() == io::ErrorKind::NotFound)
+    })
 }
 
 /// A login's process, which is killed when this goes. Nobody waits for that: modules may hang where they

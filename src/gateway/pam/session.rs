@@ -106,11 +106,7 @@ fn consider(question: &Question<'_>, line: &Arc<Messenger>) -> (Verdict, Option<
         Err(why) => return no(failed(why), String::new(), false),
     };
     let voice = match question.task {
-        Task::Probe => {
-            let text = String::new();
-            return (Verdict { outcome: Ok(()), text, must_change: false, enough: false }, None);
-        }
-        Task::Account => Voice::Nobody,
+        Task::Probe | Task::Account => Voice::Nobody,
         Task::Login { password, .. } => {
             let mut text = Zeroizing::new(Vec::with_capacity(password.len() + 1));
             text.extend(password.iter().copied().filter(|byte| *byte != 0));
@@ -128,6 +124,10 @@ fn consider(question: &Question<'_>, line: &Arc<Messenger>) -> (Verdict, Option<
         Ok(transaction) => transaction,
         Err(step) => return no(step, String::new(), false),
     };
+    if question.task == Task::Probe {
+        let text = String::new();
+        return (Verdict { outcome: Ok(()), text, must_change: false, enough: false }, None);
+    }
     match decide(&mut transaction, question.task) {
         Err((step, enough)) => no(step, transaction.talk().take_told(), enough),
         Ok(must_change) => {

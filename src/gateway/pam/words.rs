@@ -24,7 +24,7 @@ pub struct Question<'a> {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Task<'a> {
-    /// Is PAM there at all?
+    /// Is PAM there, and does it know the service?
     Probe,
     /// Is this the user's password, and may the account be used?
     Login { password: &'a [u8], empty_permitted: bool },
