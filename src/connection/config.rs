@@ -19,6 +19,9 @@ pub struct ConnectionConfig {
     pub banner: Option<String>,
     /// Banner, tries and methods may depend on the user: ask for them when the name is known.
     pub asks_users: bool,
+    /// What may stand in a login name between the user and where he wants to go on. A style (`user:style`) stands
+    /// before these, or there is none.
+    pub separators: &'static [char],
     /// Signatures of logins are verified by whoever is asked about the key, but for those of security
     /// keys, which say more than that they hold.
     pub verifies_elsewhere: bool,
@@ -60,6 +63,7 @@ impl ConnectionConfig {
             transport,
             banner: None,
             asks_users: false,
+            separators: &[],
             verifies_elsewhere: false,
             auth_tries_max: AUTH_TRIES_DEFAULT,
             chains: Chains::any_of([Method::PublicKey]),

@@ -35,6 +35,14 @@ impl Conn {
         }
     }
 
+    /// What stood behind the user in the login name: `:style`, or nothing.
+    pub fn style_asked(&self) -> &str {
+        match self {
+            Conn::Server(connection) => connection.style_asked(),
+            Conn::Client(_) => "",
+        }
+    }
+
     /// Whose password or code is being asked about here, and by which method it came.
     pub fn secrets_asked(&self) -> Option<(&str, Method)> {
         match self {

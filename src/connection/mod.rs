@@ -57,7 +57,7 @@ pub use methods::{Chains, Method, Progress, Step};
 pub use plan::Plan;
 pub use record::ConnectionRecord;
 pub use secret::{Secret, Secrets};
-pub use server::SERVICE_CONNECTION;
+pub use server::{SERVICE_CONNECTION, split_style};
 pub use side::Side;
 pub use slots::ChannelId;
 pub use tuning::WindowBudget;

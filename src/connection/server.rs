@@ -36,6 +36,12 @@ impl Connection<Server> {
         self.login.user()
     }
 
+    /// What stood behind the user in the login name, `:style` or nothing: keys sign it with the user.
+    pub fn style_asked(&self) -> &str {
+        let Stage::Trying(trying) = &self.login.stage else { return "" };
+        &trying.style
+    }
+
     /// Whose password or code is being asked about, and by which method it came.
     pub fn secrets_asked(&self) -> Option<(&str, Method)> {
         let Stage::Trying(trying) = &self.login.stage else { return None };
@@ -114,6 +120,8 @@ enum Stage {
 struct Trying {
     /// Of the first request; it may not change (case 54).
     user: Option<Box<str>>,
+    /// What stood behind it.
+    style: Box<str>,
     requests: u32,
     failures: u32,
     waits: Option<Waits>,
@@ -332,9 +340,12 @@ impl Connection<Server> {
         };
         trying.requests += 1;
         trying.prompted = None;
+        let (user, style) = split_style(request.user, self.login.config.separators);
         let first = trying.user.is_none();
-        let user = trying.user.get_or_insert_with(|| request.user.into());
-        if **user != *request.user {
+        if first {
+            (trying.user, trying.style) = (Some(user.into()), style.into());
+        }
+        if trying.user.as_deref() != Some(user) || *trying.style != *style {
             return Err(Error::PeerMisbehaved(NAME_CHANGED));
         }
         if first && asks {
@@ -347,7 +358,7 @@ impl Connection<Server> {
             return Err(self.fail_with(disconnect::SERVICE_NOT_AVAILABLE, error, env));
         }
         if first && asks {
-            return Ok(Some(Event::Query(Query::Greet { user: request.user.into() })));
+            return Ok(Some(Event::Query(Query::Greet { user: user.into() })));
         }
         if first {
             self.send_banner(env)?;
@@ -425,7 +436,8 @@ impl Connection<Server> {
                 return Ok(None);
             }
         };
-        if request.user.is_empty() || request.user.contains(|c: char| c.is_control()) {
+        let (user, _) = split_style(request.user, self.login.config.separators);
+        if user.is_empty() || request.user.contains(|c: char| c.is_control()) {
             self.count_failure(method, Some(shown), probe);
             self.refuse_later(now, now);
             return Ok(None);
@@ -436,11 +448,11 @@ impl Connection<Server> {
                 return Proof { message: None, signature: signature.into() };
             }
             let session_id = self.transport.session_id();
-            let (user, service) = (request.user, request.service);
-            let mut message = vec![0; attempt.signed_bytes_max(session_id, user, service)];
+            let (name, service) = (request.user, request.service);
+            let mut message = vec![0; attempt.signed_bytes_max(session_id, name, service)];
             let mut out = Writer::new(&mut message);
             // On the impossible lack of room the message is cut short and verifies nothing.
-            let _ = attempt.write_signed(session_id, user, service, &mut out);
+            let _ = attempt.write_signed(session_id, name, service, &mut out);
             let len = out.len();
             message.truncate(len);
             Proof { message: Some(message.into()), signature: signature.into() }
@@ -455,7 +467,7 @@ impl Connection<Server> {
             let attempt = KeyAttempt { asked_at: now, shown, method, proof };
             trying.waits = Some(Waits::Key(Box::new(attempt)));
         }
-        let user = request.user.into();
+        let user = user.into();
         Ok(Some(Event::Query(Query::FindKey { user, key, algorithm, certificate, signed })))
     }
 
@@ -682,6 +694,15 @@ impl Connection<Server> {
     }
 }
 
+/// The user of a login name, and what stands behind him: `:style`, as for sshd up to the end, or nothing. Styles were for
+/// BSD's ways to authenticate; there are none here, and whoever names one logs in as without.
+pub fn split_style<'a>(name: &'a str, separators: &[char]) -> (&'a str, &'a str) {
+    match name.find(|c: char| c == ':' || separators.contains(&c)) {
+        Some(at) if name.get(at..).is_some_and(|rest| rest.starts_with(':')) => name.split_at(at),
+        _ => (name, ""),
+    }
+}
+
 /// What is wrong with a key that cannot be read.
 fn unreadable(blob: &[u8]) -> &'static str {
     let certified = Certificate::from_blob(blob).err();
@@ -726,6 +747,20 @@ const DELAY_MAX: Duration = Duration::from_secs(5);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn styles_end_before_targets() {
+        let plain = |name| split_style(name, &[]);
+        assert_eq!((plain("ann"), plain("")), (("ann", ""), ("", "")));
+        assert_eq!((plain("ann:a:b"), plain(":a")), (("ann", ":a:b"), ("", ":a")));
+        assert_eq!((plain("ann:"), plain("ann%a:b")), (("ann", ":"), ("ann%a", ":b")));
+        let names = |name| split_style(name, &['%', '+']);
+        assert_eq!(
+            (names("ann%web1:22"), names("ann+[::1]:22")),
+            (("ann%web1:22", ""), ("ann+[::1]:22", ""))
+        );
+        assert_eq!((names("ann:a%web1"), names("ann:a")), (("ann", ":a%web1"), ("ann", ":a")));
+    }
 
     #[test]
     fn delays_depend_on_the_name_and_the_secret_alone() {

@@ -194,7 +194,7 @@ impl Execute for Executor {
     }
 
     fn run_at_once(&self, job: &Job) -> Option<Done> {
-        let Job::FindKey { user, key, algorithm, certificate, signed: None, from, about } = job
+        let Job::FindKey { user, key, algorithm, certificate, signed: None, from, about, .. } = job
         else {
             return None;
         };
@@ -210,7 +210,9 @@ impl Execute for Executor {
         match job {
             // Nothing is verified here: the answer would be a yes to a signature that nobody has looked at.
             Job::FindKey { signed: Some(_), .. } => Done::Key(None),
-            Job::FindKey { user, key, algorithm, certificate, signed: None, from, about } => {
+            Job::FindKey {
+                user, key, algorithm, certificate, signed: None, from, about, ..
+            } => {
                 let comer = comer(&user, &from, about.host.as_deref());
                 let request = comer.with(&key, algorithm, certificate.as_deref());
                 log_level::about(from.link, about.verbosity, || self.find_key(&request, from.link))

@@ -33,7 +33,7 @@ use super::reports::Reports;
 use super::server::{Server, Settings};
 use super::signer;
 use super::startups::{Standing, Startups};
-use super::upstream::Files;
+use super::upstream::{self, Files};
 use super::{host_agent, moduli};
 use crate::connection::{ConnectionConfig, WindowBudget};
 use crate::crypto::{Certificate, PublicKey};
@@ -295,6 +295,7 @@ pub fn connection_config(
     connection.talks = login.talks();
     connection.asks_accounts = login.use_pam;
     connection.asks_users = config.asks_users();
+    connection.separators = upstream::separators(config.takes_targets());
     connection.window_bytes_max = global.window_max;
     connection.window_bytes = WINDOW_BYTES.min(global.window_max);
     connection.window_budget = Arc::new(WindowBudget::new(global.window_budget));

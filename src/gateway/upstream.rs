@@ -35,6 +35,11 @@ use crate::transport::{ClientConfig, Preferences, RekeyLimits};
 const SEPARATORS: [char; 2] = ['%', '+'];
 const SOFTWARE: &str = concat!("Tidegate_", env!("CARGO_PKG_VERSION"));
 
+/// What stands between the two, where login names may name a target.
+pub const fn separators(takes_targets: bool) -> &'static [char] {
+    if takes_targets { &SEPARATORS } else { &[] }
+}
+
 /// The user and the target of a login name like `ann%web1` or `ann+web1:2222`. `None` unless there
 /// is exactly one separator, with something on both sides of it (SECURITY case 104).
 pub fn split_name(name: &str) -> Option<(&str, &str)> {

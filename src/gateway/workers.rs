@@ -707,6 +707,7 @@ mod tests {
         let ends = ([192, 0, 2, 1], 22).into();
         Job::FindKey {
             user: "ann".into(),
+            style: Box::default(),
             key: Box::new(key),
             algorithm: SignatureAlgorithm::Ed25519,
             certificate: None,

@@ -35,6 +35,8 @@ pub enum Job {
     /// May this key log in as this user? Looks the account up and reads its authorized_keys.
     FindKey {
         user: Box<str>,
+        /// What stood behind the user in the login name, for whoever verifies what was signed.
+        style: Box<str>,
         key: Box<PublicKey>,
         /// How the key signs; policy may allow only some ways.
         algorithm: SignatureAlgorithm,

@@ -760,7 +760,9 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 link.grant = None;
                 link.asked = Some(asked);
                 let (about, key) = (link.about.clone(), public);
-                let job = Job::FindKey { user, key, algorithm, certificate, signed, from, about };
+                let style = link.conn.style_asked().into();
+                let job =
+                    Job::FindKey { user, style, key, algorithm, certificate, signed, from, about };
                 self.submit_job(token, job);
             }
             Query::Converse { user, answers } => {

@@ -215,6 +215,25 @@ fn sessions_are_those_of_sshd() {
     pair.same("rc before a key's command", &[], &["echo main"], "input\n");
 }
 
+/// As in sshd, what stands behind a colon in a login name is a style, which nobody asks for here.
+#[test]
+fn a_style_is_no_part_of_a_users_name() {
+    let Some(account) = ready() else { return };
+    let gateway = Gateway::start(&[]);
+    open_to_all(&gateway);
+    let sshd = Sshd::start(&gateway, &[], None);
+    for style in [":skey", ":a:b", ":a%b+c"] {
+        for port in [gateway.port, sshd.port] {
+            let (port, user) = (format!("Port={port}"), format!("User={}{style}", account.name));
+            let seen =
+                shown_with(client(&gateway, &[&port, &user]).args(["127.0.0.1", "id -un"]), "");
+            assert_eq!(seen.out, format!("{}\n", account.name), "{style} {port}: {seen:?}");
+        }
+    }
+    let accepted = format!("Accepted publickey for {} from 127.0.0.1 port", account.name);
+    gateway.tells_times(&accepted, 3);
+}
+
 /// What a process has that nobody has said anything about. Two signals of the C library's own are ignored
 /// by what this test starts, and by what that starts.
 const PROCESS: &str = "echo $0 $-; umask; ulimit -a | grep -v 'open files'; ulimit -Ha; id; nice; pwd; tty; \

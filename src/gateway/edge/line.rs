@@ -60,14 +60,14 @@ impl Line {
             Job::Greet { user, from } => {
                 Ask::Greet { ticket, from: *from, user: user.as_ref().into() }
             }
-            Job::FindKey { user, key, algorithm, certificate, signed, from, .. } => {
+            Job::FindKey { user, style, key, algorithm, certificate, signed, from, .. } => {
                 let shown = ShownKey {
                     key: key.clone(),
                     algorithm: *algorithm,
                     certificate: certificate.clone(),
                 };
-                let (user, signed) = (user.as_ref().into(), signed.clone());
-                Ask::FindKey { ticket, from: *from, user, shown, signed }
+                let (name, signed) = (format!("{user}{style}"), signed.clone());
+                Ask::FindKey { ticket, from: *from, name, shown, signed }
             }
             Job::CheckSecrets { user, secrets, from, .. } => Ask::CheckSecrets {
                 ticket,

@@ -38,7 +38,7 @@ use super::server::{Server, Settings};
 use super::signals::{SIGNALS, Signals};
 use super::socket::Messenger;
 use super::startups::{Refused, Standing, Startups};
-use super::{generation, serve};
+use super::{generation, serve, upstream};
 use crate::connection::ConnectionConfig;
 use crate::limits::{EDGE_ENDING_TIME, EDGE_FILES_MAX, EDGE_FILES_SINGLE_MAX, PARCEL_BYTES_MAX};
 use crate::services;
@@ -131,6 +131,7 @@ impl Prepared {
         connection.transport = Arc::new(transport);
         connection.user_algorithms.clone_from(&setup.algorithms);
         connection.asks_users = setup.asks_users;
+        connection.separators = upstream::separators(setup.takes_targets);
         // Root's process believes nobody else.
         connection.verifies_elsewhere = true;
         connection.banner.clone_from(&setup.banner);

@@ -49,7 +49,8 @@ pub enum Ask {
     FindKey {
         ticket: Ticket,
         from: Origin,
-        user: String,
+        /// As it stands in the request, a style (`user:style`) too.
+        name: String,
         shown: ShownKey,
         signed: Option<Box<Signed>>,
     },
@@ -157,6 +158,8 @@ pub struct Setup {
     pub steers: bool,
     /// What holds before a login depends on who it is, or from where.
     pub asks_users: bool,
+    /// Login names may name a target.
+    pub takes_targets: bool,
     /// Somebody wants to know the routing domains of connections.
     pub routes: bool,
 }
@@ -230,9 +233,9 @@ impl Ask {
                 head(&mut out, 4, *ticket);
                 put_comer(&mut out, from, user);
             }
-            Ask::FindKey { ticket, from, user, shown, signed } => {
+            Ask::FindKey { ticket, from, name, shown, signed } => {
                 head(&mut out, 5, *ticket);
-                put_comer(&mut out, from, user);
+                put_comer(&mut out, from, name);
                 put_shown(&mut out, shown);
                 put_signed(&mut out, signed.as_deref());
             }
@@ -303,7 +306,7 @@ impl Ask {
             5 => Ask::FindKey {
                 ticket: ticket(&mut r)?,
                 from: origin(&mut r)?,
-                user: user(&mut r)?,
+                name: user(&mut r)?,
                 shown: shown(&mut r)?,
                 signed: if flag(&mut r)? { Some(Box::new(signed(&mut r)?)) } else { None },
             },
@@ -516,7 +519,7 @@ impl Setup {
         out.extend(self.reactors.to_be_bytes());
         out.extend(self.first_serial.to_be_bytes());
         self.cell.encode(out);
-        out.extend([self.steers, self.asks_users, self.routes].map(u8::from));
+        out.extend([self.steers, self.asks_users, self.takes_targets, self.routes].map(u8::from));
     }
 
     fn decode(r: &mut Reader<'_>) -> Result<Setup, Malformed> {
@@ -530,6 +533,7 @@ impl Setup {
             cell: Cell::decode(r)?,
             steers: flag(r)?,
             asks_users: flag(r)?,
+            takes_targets: flag(r)?,
             routes: flag(r)?,
         })
     }
@@ -782,8 +786,8 @@ mod tests {
                 exchange: SignableExchange::from_bytes(&[5; 32]),
             },
             Ask::Greet { ticket, from, user: user() },
-            Ask::FindKey { ticket, from, user: user(), shown: shown(), signed: None },
-            Ask::FindKey { ticket, from, user: user(), shown: shown(), signed },
+            Ask::FindKey { ticket, from, name: user(), shown: shown(), signed: None },
+            Ask::FindKey { ticket, from, name: user(), shown: shown(), signed },
             Ask::CheckSecrets { ticket, from, user: user(), secrets },
             Ask::HandOver {
                 link: 9,

@@ -23,6 +23,7 @@ use crate::gateway::relay::Relays;
 use crate::gateway::signer::bureau::Bureau;
 use crate::gateway::signer::words::KnownKey;
 use crate::gateway::terms::Terms;
+use crate::gateway::upstream;
 use crate::gateway::workers::{Execute, Workers};
 use crate::limits::{
     EDGE_CHECK, EDGE_CONNECTIONS_MAX, EDGES_DRAINING_MAX, GREETERS, HAND_OVERS_MAX, JOBS_MAX,
@@ -76,6 +77,7 @@ pub(super) fn start(mut plan: Plan) -> anyhow::Result<Generation> {
     clerk.proxies.clone_from(&config.global.proxies);
     clerk.porter = porter.map(Arc::new);
     clerk.routes = config.asks_routing();
+    clerk.separators = upstream::separators(config.takes_targets());
     clerk.audit = plan.audit;
     let relays = |cell: Cell| {
         let plan = relay::keeper::Plan { setup: relay_setup(&setup, cell), logs };
@@ -346,6 +348,7 @@ fn setup(plan: &Plan, cell: &Cell, offers: &[HostKey]) -> Setup {
         steers: steers(config),
         // It has none of the Match blocks.
         asks_users: config.asks_users() || config.has_match_blocks(),
+        takes_targets: config.takes_targets(),
         routes: config.asks_routing(),
     }
 }

@@ -40,6 +40,8 @@ struct Case {
     signing: bool,
     /// Of the first question; it may not change (SECURITY case 54).
     user: Option<Box<str>>,
+    /// What stood behind it where a key was asked about: clients sign both.
+    style: Option<Box<str>>,
     about: About,
     /// A question of its login is open: there is one at a time.
     asking: bool,
@@ -113,6 +115,7 @@ impl Cases {
             signatures: 1,
             signing: true,
             user: None,
+            style: None,
             about: About::default(),
             asking: false,
             questions: 0,
@@ -148,6 +151,19 @@ impl Cases {
         }
         case.asking = true;
         Ok(case.about.clone())
+    }
+
+    /// The same about a key, which signs the user with what stands behind it in the login name (`:style`).
+    ///
+    /// # Errors
+    /// As those of [`Cases::ask`], for that part too.
+    pub fn ask_about_key(&mut self, from: &Origin, user: &str, style: &str) -> Result<About, Lie> {
+        let about = self.ask(from, user)?;
+        let case = self.open.get_mut(&from.link).ok_or(Lie("a login before its key exchange"))?;
+        if **case.style.get_or_insert_with(|| style.into()) != *style {
+            return Err(Lie("the user's style has changed"));
+        }
+        Ok(about)
     }
 
     /// A connection ends of which only the methods were asked for; answers what is known about it, or nothing
@@ -370,8 +386,8 @@ impl Case {
     }
 
     fn statement(&self) -> Statement {
-        let user = self.user.clone().unwrap_or_default();
-        Statement { session: self.session.clone(), user }
+        let name = |part: &Option<Box<str>>| part.as_deref().unwrap_or_default().to_owned();
+        Statement { session: self.session.clone(), user: name(&self.user) + &name(&self.style) }
     }
 
     /// The grant of secrets that were right, which count once. `partly`: something counted before.
@@ -394,12 +410,12 @@ impl Case {
     }
 }
 
-/// What a client states with a signature: whose login it is, and of which session. It is verified without the
+/// What a client states with a signature: whose login it is, as it has named him, and of which session. It is verified without the
 /// cases, for that takes as long as hundreds of other questions to them, and several threads ask.
 #[derive(Debug)]
 pub struct Statement {
     session: Session,
-    user: Box<str>,
+    user: String,
 }
 
 impl Statement {

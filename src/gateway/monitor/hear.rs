@@ -15,7 +15,7 @@ use tracing::error;
 use super::cases::{Admitted, Cases};
 use super::ways::Ways;
 use crate::base::Instant;
-use crate::connection::{ConnectionConfig, Method, Secrets, Signed};
+use crate::connection::{ConnectionConfig, Method, Secrets, Signed, split_style};
 use crate::crypto::{Attestation, KeyAlgorithm, ShownKey};
 use crate::gateway::audit::book::EdgeBook;
 use crate::gateway::audit::{self, Audit, Entry, Event, Field, Speaker};
@@ -61,6 +61,8 @@ pub struct Clerk {
     pub porter: Option<Arc<Porter>>,
     /// It matters how connections are routed.
     pub routes: bool,
+    /// What ends the user, and whatever style there is, in a login name.
+    pub separators: &'static [char],
     /// A connection through pipes was passed on to the edge.
     pub pipes: AtomicBool,
     /// Each edge has one connection, which was accepted and counted for it.
@@ -230,6 +232,7 @@ impl Clerk {
             proxies,
             porter,
             routes,
+            separators: &[],
             pipes,
             single,
             audit,
@@ -251,6 +254,7 @@ impl Clerk {
             proxies: self.proxies.clone(),
             porter: self.porter.clone(),
             routes: self.routes,
+            separators: self.separators,
             pipes: AtomicBool::new(false),
             single: self.single,
             audit: self.audit.clone(),
@@ -384,28 +388,8 @@ impl Clerk {
                 let job = Job::Greet { user: user.into(), from };
                 self.find_out(staff, Question { ticket, from, about: Subject::Greeting }, job);
             }
-            Ask::FindKey { ticket, from, user, shown, signed } => {
-                let about = self.state().cases.ask(&from, &user)?;
-                if let Some(signed) = &signed
-                    && self.state().cases.is_found(from.link, &shown)
-                {
-                    let held = self.holds(from.link, &shown, signed);
-                    let mut state = self.state();
-                    if let Some(grant) = state.cases.prove(from.link, &shown, signed, held) {
-                        let tell = self.verdict(ticket, from.peer, grant);
-                        state.tell(&tell);
-                        return Ok(());
-                    }
-                }
-                let ShownKey { key, algorithm, certificate } = shown.clone();
-                let (user, subject) = (user.into(), Subject::Key(shown, signed));
-                let signed = None;
-                let job = Job::FindKey { user, key, algorithm, certificate, signed, from, about };
-                let question = Question { ticket, from, about: subject };
-                match staff.at_once(&job) {
-                    Some(done) => self.answer(question, done),
-                    None => self.find_out(staff, question, job),
-                }
+            Ask::FindKey { ticket, from, name, shown, signed } => {
+                self.find_key(staff, (ticket, from), &name, (shown, signed))?;
             }
             Ask::CheckSecrets { ticket, from, user, secrets } => {
                 let about = self.state().cases.ask(&from, &user)?;
@@ -745,6 +729,39 @@ impl Clerk {
         if known {
             state.tell(&tell);
         }
+    }
+
+    /// May this key log in, and has it signed?
+    fn find_key(
+        self: &Arc<Clerk>,
+        staff: &mut Staff,
+        (ticket, from): (Ticket, Origin),
+        name: &str,
+        (shown, signed): (ShownKey, Option<Box<Signed>>),
+    ) -> Result<(), Lie> {
+        let (user, style) = split_style(name, self.separators);
+        let about = self.state().cases.ask_about_key(&from, user, style)?;
+        if let Some(signed) = &signed
+            && self.state().cases.is_found(from.link, &shown)
+        {
+            let held = self.holds(from.link, &shown, signed);
+            let mut state = self.state();
+            if let Some(grant) = state.cases.prove(from.link, &shown, signed, held) {
+                let tell = self.verdict(ticket, from.peer, grant);
+                state.tell(&tell);
+                return Ok(());
+            }
+        }
+        let ShownKey { key, algorithm, certificate } = shown.clone();
+        let subject = Subject::Key(shown, signed);
+        let (user, style, signed) = (user.into(), style.into(), None);
+        let job = Job::FindKey { user, style, key, algorithm, certificate, signed, from, about };
+        let question = Question { ticket, from, about: subject };
+        match staff.at_once(&job) {
+            Some(done) => self.answer(question, done),
+            None => self.find_out(staff, question, job),
+        }
+        Ok(())
     }
 
     /// What a key says with a signature for this connection that holds. Nobody waits for it but whoever asks.

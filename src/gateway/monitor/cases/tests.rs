@@ -110,6 +110,29 @@ fn case_136_a_login_that_is_over_is_let_in_once() {
     assert!(scene.cases.open.is_empty());
 }
 
+/// `ann:style` is what a client signs then; who the user is, and which style, the edge cannot choose anew.
+#[test]
+fn case_136_a_style_is_signed_and_does_not_change() {
+    for (session, signs, expected) in [
+        (13, "ann:style", Ok("ann".into())),
+        (14, "ann", Err("a signature that does not hold")),
+        (15, "ann:other", Err("a signature that does not hold")),
+    ] {
+        let mut scene = Scene::new(session);
+        scene.cases.ask_about_key(&from(1), "ann", ":style").expect("a question");
+        let shown = scene.shown();
+        assert!(scene.cases.key_found(1, &shown, Some(Arc::new(grant("ann", KEY)))));
+        let proof = scene.proof(&[session; 32], signs, None);
+        assert_eq!(scene.admit(1, &[proof]), expected, "{signs}");
+    }
+    let mut scene = Scene::new(16);
+    scene.cases.ask_about_key(&from(1), "ann", ":style").expect("a question");
+    let shown = scene.shown();
+    assert!(scene.cases.key_found(1, &shown, None));
+    let again = scene.cases.ask_about_key(&from(1), "ann", "").map(drop);
+    assert_eq!(again, Err(Lie("the user's style has changed")));
+}
+
 #[test]
 fn case_136_the_host_bound_method_is_bound_to_a_key_of_ours() {
     for (host, session, expected) in [

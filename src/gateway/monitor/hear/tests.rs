@@ -194,7 +194,8 @@ impl Scene {
         let public = self.host.public();
         public.verify(SignatureAlgorithm::Ed25519, &session, &signature).expect("the host's");
         let (user, shown) = ("ann".into(), self.shown());
-        let find = Ask::FindKey { ticket: TICKET, from: self.from, user, shown, signed: None };
+        let find =
+            Ask::FindKey { ticket: TICKET, from: self.from, name: user, shown, signed: None };
         self.say(find, None).expect("asked");
         let Tell::Key { grant: Some(grant), .. } = self.told() else { panic!("not found") };
         assert_eq!(grant.account.name, "ann");
@@ -225,7 +226,7 @@ fn what_is_known_is_answered_without_a_worker() {
         scene.say(sign, None).expect("signed");
         assert!(matches!(scene.told(), Tell::Signature { .. }));
         let (from, shown) = (scene.from, scene.shown());
-        let find = Ask::FindKey { ticket: TICKET, from, user: user.into(), shown, signed: None };
+        let find = Ask::FindKey { ticket: TICKET, from, name: user.into(), shown, signed: None };
         scene.say(find, None).expect("asked");
         let Tell::Key { ticket, grant: Some(grant), .. } = scene.told() else { panic!("{user}") };
         assert_eq!((ticket, &*grant.account.name), (TICKET, user));
@@ -349,7 +350,7 @@ fn case_136_signatures_are_verified_by_root_alone() {
         for (bytes, holds) in [(vec![7; 83].into(), false), (signature.clone(), true)] {
             let (user, shown) = ("ann".into(), scene.shown());
             let signed = Some(Box::new(Signed { host_bound: false, signature: bytes }));
-            let find = Ask::FindKey { ticket: TICKET, from: scene.from, user, shown, signed };
+            let find = Ask::FindKey { ticket: TICKET, from: scene.from, name: user, shown, signed };
             scene.say(find, None).expect("asked");
             let Tell::Key { ticket, grant, .. } = scene.told() else { panic!("no answer") };
             assert_eq!((ticket, grant.is_some()), (TICKET, holds));
@@ -454,7 +455,7 @@ fn case_136_an_edge_of_one_connection_speaks_of_no_other() {
     assert!(scene.clerk.is_late(late));
     scene.told();
     let (user, shown) = ("ann".into(), scene.shown());
-    let find = Ask::FindKey { ticket: TICKET, from: scene.from, user, shown, signed: None };
+    let find = Ask::FindKey { ticket: TICKET, from: scene.from, name: user, shown, signed: None };
     scene.say(find, None).expect("asked");
     scene.told();
     let (login, socket) = (scene.login(91), scene.server.try_clone().expect("a copy"));
