@@ -3,6 +3,8 @@
 
 #[path = "misbehave/hostkeys.rs"]
 mod hostkeys;
+#[path = "misbehave/names.rs"]
+mod names;
 #[path = "support/rogue.rs"]
 mod rogue;
 #[path = "support/pair.rs"]
@@ -449,19 +451,6 @@ fn case_62_user_names_that_are_none() {
             |event| matches!(event, Event::Query(Query::FindKey { user, .. }) if **user == *name),
         );
         assert_eq!(asked, 1, "{name:?}");
-    }
-    // A style is signed, and nobody's name.
-    for (name, user) in [("x:y", "x"), ("x::z", "x"), ("x%h:22", "x%h")] {
-        let mut stage = Stage::server(&toy());
-        stage.ask_service();
-        stage.say_raw(&probe(user_key(), name));
-        stage.wait(Duration::from_millis(20));
-        let asked = stage.victim.saw(
-            |event| matches!(event, Event::Query(Query::FindKey { user: own, .. }) if **own == *user),
-        );
-        assert_eq!(asked, 1, "{name:?}");
-        stage.say_raw(&probe(user_key(), user));
-        assert_eq!(stage.code(), PROTOCOL_ERROR, "{name:?}: the style has changed");
     }
     for name in ["x".repeat(256), "x".repeat(30_000)] {
         let mut stage = Stage::server(&toy());
