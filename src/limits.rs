@@ -5,6 +5,10 @@
 
 use std::time::Duration;
 
+mod ctl;
+
+pub use ctl::*;
+
 // ---- Buffers -------------------------------------------------------------------------------
 
 /// Room kept in front of bytes that will become a packet: 4 length, 1 padding length, 13 extended
@@ -991,10 +995,3 @@ pub const DEFECTS_TIME: Duration = Duration::from_secs(60);
 
 /// Shards whose counts are kept apart; what more there are count together with the last of them.
 pub const FIGURE_SHEETS_MAX: usize = 128;
-/// Administrators who may ask at once; what one may say, has time for, and waits for the outcome of a reload or
-/// an upgrade; and sockets of ended programs that one which starts takes away at most.
-pub const CONTROL_CALLERS_MAX: usize = 8;
-pub const CONTROL_LINE_BYTES_MAX: usize = 64;
-pub const CONTROL_TALK_TIME_MAX: Duration = Duration::from_secs(5);
-pub const CONTROL_OUTCOME_TIME_MAX: Duration = Duration::from_secs(90);
-pub const CONTROL_STALE_MAX: usize = 256;

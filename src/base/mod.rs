@@ -1,6 +1,7 @@
-//! Floor 0: time, spans, entropy, fixed-capacity queues, hexadecimal digits, vector instructions. Imports nothing of
-//! ours.
+//! Floor 0: time, spans, entropy, fixed-capacity queues, hexadecimal digits, amounts for people, vector instructions.
+//! Imports nothing of ours.
 
+mod amount;
 mod calendar;
 mod entropy;
 mod escape;
@@ -13,6 +14,7 @@ mod wildcard;
 
 pub mod tally;
 
+pub use amount::{amount, clock};
 pub use calendar::Utc;
 pub use entropy::{Entropy, SeededEntropy};
 pub use escape::{Escaped, cut, escape, escape_up_to, escape_word, plain_json};

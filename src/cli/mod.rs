@@ -2,6 +2,7 @@
 
 mod bench;
 mod cp;
+mod ctl;
 mod delegate;
 mod effective;
 mod flags;
@@ -36,6 +37,7 @@ const COMMANDS: &[(&str, &str)] = &[
     ("sshd", "take the place of sshd: its flags, its configuration, in the background"),
     ("ssh", "log in at an SSH server and run a command or a shell there"),
     ("cp", "copy files to and from SSH servers"),
+    ("ctl", "ask running gateways what they do, and have them reload, upgrade or stop"),
     ("bench", "measure ciphers and key exchanges here, or what a server does under load"),
     ("passwd", "make the hash of a password, or a secret for codes"),
     ("replay", "play a recorded session, or show its text"),
@@ -64,6 +66,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some("cp") => cp::run(args),
         Some("passwd") => passwd::run(args),
         Some("replay") => replay::run(args),
+        Some("ctl") => ctl::run(args),
         Some("bench") => bench::run(args),
         Some("delegate") => delegate::run(args),
         Some("edge") => helper::edge(args),

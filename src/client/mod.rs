@@ -29,4 +29,5 @@ pub use link::{Client, connection_config};
 pub use options::{AddKeys, Options, StrictHostKeys, UpdateHostKeys};
 pub use outside::Lone;
 pub use person::Person;
+pub use terminal::Raw;
 pub use voice::{Level, Voice};
