@@ -392,6 +392,24 @@ fn targets_that_cannot_be_reached_are_told_apart_from_those_that_may_not() {
     gateway.tells("Cannot forward direct-tcpip to no..such..name port 80 for ");
 }
 
+/// As in sshd, no address of the other family is connected to, nor listened at, however it is written.
+#[test]
+fn address_family_holds_for_forwarding() {
+    let Ok(six) = TcpListener::bind((std::net::Ipv6Addr::LOCALHOST, 0)) else {
+        println!("not run: no IPv6 here");
+        return;
+    };
+    let to = format!("[::1]:{}", six.local_addr().expect("its address").port());
+    let gateway = Gateway::start(&["AddressFamily inet"]);
+    let said = refusal(&gateway, gateway.port, &to);
+    assert!(said.contains("connect failed"), "{said}");
+    gateway.tells("AddressFamily does not allow addresses of this family");
+    let mut listening = client(&gateway, gateway.port, &["LogLevel=INFO"]);
+    listening.args(["-R", "[::1]:0:127.0.0.1:1", "127.0.0.1", "true"]);
+    let output = listening.output().expect("ssh");
+    assert!(text(&output.stderr).contains("remote port forwarding failed"), "{output:?}");
+}
+
 /// A listener whose queue is full answers nobody.
 #[test]
 fn a_silent_target_is_given_up() {

@@ -153,14 +153,14 @@ fn addresses(asked: &str, spec: &ListenSpec) -> io::Result<Vec<IpAddr>> {
     let wanted = |address: &IpAddr| if address.is_ipv4() { spec.inet } else { spec.inet6 };
     let pair = |six, four| [IpAddr::V6(six), IpAddr::V4(four)].into_iter().filter(wanted);
     let everywhere = || pair(Ipv6Addr::UNSPECIFIED, Ipv4Addr::UNSPECIFIED).collect();
-    let loopback = || pair(Ipv6Addr::LOCALHOST, Ipv4Addr::LOCALHOST).collect();
+    let loopback = || -> Vec<_> { pair(Ipv6Addr::LOCALHOST, Ipv4Addr::LOCALHOST).collect() };
     let wild = asked.is_empty() || asked == "*";
     Ok(match (spec.gateway_ports, asked) {
         (GatewayPorts::Yes, _) => everywhere(),
         (GatewayPorts::ClientSpecified, _) if wild => everywhere(),
         (_, "localhost") => loopback(),
-        (_, "127.0.0.1") => vec![Ipv4Addr::LOCALHOST.into()],
-        (_, "::1") => vec![Ipv6Addr::LOCALHOST.into()],
+        (_, "127.0.0.1") => loopback().into_iter().filter(IpAddr::is_ipv4).collect(),
+        (_, "::1") => loopback().into_iter().filter(IpAddr::is_ipv6).collect(),
         (GatewayPorts::ClientSpecified, name) => {
             let found = (name, 0).to_socket_addrs()?.map(|address| address.ip());
             let mut found: Vec<IpAddr> = found.filter(wanted).collect();
@@ -285,6 +285,7 @@ mod tests {
         }
         let spec = ListenSpec { inet6: false, ..spec(GatewayPorts::No) };
         assert_eq!(addresses("", &spec).expect("one"), [IpAddr::V4(Ipv4Addr::LOCALHOST)]);
+        assert!(addresses("::1", &spec).expect("none").is_empty(), "AddressFamily inet");
     }
 
     #[test]

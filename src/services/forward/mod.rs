@@ -93,6 +93,8 @@ pub struct Forward {
     caller: Option<Box<Caller>>,
     /// What the addresses of a name are judged by.
     lists: Option<Box<Lists>>,
+    /// AddressFamily: it may go over IPv4, over IPv6.
+    families: [bool; 2],
     /// Until when writing what a channel brought before it was closed may take.
     deadline: Option<Instant>,
     eof_heard: bool,
@@ -186,7 +188,7 @@ impl Forward {
         let what = format!("{} to {target}", target.kind());
         let lists = Lists::about(&target, rules);
         let forward = Forward::with(target.kind(), what, Phase::New(target), None);
-        Forward { lists, ..forward }
+        Forward { lists, families: [rules.inet, rules.inet6], ..forward }
     }
 
     /// To an X server, for whoever has the fake one of these cookies.
@@ -229,6 +231,7 @@ impl Forward {
             gate: None,
             caller: None,
             lists: None,
+            families: [true; 2],
             deadline: None,
             eof_heard: false,
             eof_sent: false,
@@ -345,7 +348,13 @@ impl Forward {
         self.race(addresses, io);
     }
 
-    fn race(&mut self, addresses: Vec<SocketAddr>, io: &mut Io<'_>) {
+    fn race(&mut self, mut addresses: Vec<SocketAddr>, io: &mut Io<'_>) {
+        addresses.retain(|address| self.families[usize::from(address.is_ipv6())]);
+        if addresses.is_empty() {
+            let why = "AddressFamily does not allow addresses of this family".to_owned();
+            self.end_early(why, Outcome::Failed, io);
+            return;
+        }
         self.phase = Phase::Connecting(Race::new(addresses, io.now()));
         self.run_race(io);
     }
