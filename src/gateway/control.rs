@@ -216,13 +216,15 @@ impl Counter {
             if fds.last().is_some_and(|end| end.any().unwrap_or(true)) {
                 return;
             }
-            let Ok((caller, _)) = listener.accept() else {
+            let Ok((mut caller, _)) = listener.accept() else {
                 // Out of descriptors: whoever waits can wait a little.
                 thread::sleep(CONTROL_TALK_TIME_MAX / 50);
                 continue;
             };
             if self.callers.fetch_add(1, Ordering::Relaxed) >= CONTROL_CALLERS_MAX {
                 self.callers.fetch_sub(1, Ordering::Relaxed);
+                // It fits the buffer of a fresh socket.
+                let _ = answer(&mut caller, Err("as many ask already as may at once".to_owned()));
                 continue;
             }
             let counter = Arc::clone(&self);
@@ -243,6 +245,8 @@ impl Counter {
         caller.set_read_timeout(Some(CONTROL_TALK_TIME_MAX))?;
         caller.set_write_timeout(Some(CONTROL_TALK_TIME_MAX))?;
         let uid = getsockopt(&caller, sockopt::PeerCredentials)?.uid();
+        // First of all: who is answered with something unread loses the answer.
+        let line = line(&mut caller)?;
         if uid != 0 && uid != geteuid().as_raw() {
             warn!(uid, "Refused user {uid} at the control socket");
             return answer(
@@ -250,7 +254,6 @@ impl Counter {
                 Err("only root and whoever the gateway runs as may ask".into()),
             );
         }
-        let line = line(&mut caller)?;
         match line.as_str() {
             "status" | "metrics" => {
                 let program = self.program().clone();
