@@ -442,7 +442,7 @@ impl Outside for Desk {
     }
 
     fn report(&mut self, mut report: Report) {
-        self.sheet.note(&report.what);
+        self.sheet.note(&report);
         self.audit(&report);
         report.what.shorten();
         if matches!(report.what, What::File(_)) {

@@ -91,7 +91,11 @@ fn a_login_and_its_bytes_are_counted() {
         assert_eq!(lens[0], lens[1] + 1, "{status:#}");
     }
     let shown = asked.ctl(&["status"]);
-    for part in ["  logins         1 publickey\n", "  sessions       0 now, 1 started\n", "p99 "] {
+    for part in [
+        "  logins         1 publickey\n",
+        "  sessions       0 now, 1 started, 0 passed on\n",
+        "p99 ",
+    ] {
         assert!(shown.contains(part), "{part}\n{shown}");
     }
     let lines = asked.ctl(&["top", "--interval", "0.2", "--count", "2"]);

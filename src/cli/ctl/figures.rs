@@ -51,6 +51,8 @@ pub struct Totals {
     pub failures: BTreeMap<String, u64>,
     pub sessions_started: u64,
     pub sessions_active: u64,
+    /// That hosts behind the gateway serve.
+    pub sessions_passed_on: u64,
     pub forwards_started: u64,
     pub forwards_active: u64,
     pub forwards_failed: u64,

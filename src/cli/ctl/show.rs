@@ -23,7 +23,10 @@ pub fn summary(status: &Status) -> Vec<String> {
         ("failures", methods(&totals.failures)),
         (
             "sessions",
-            format!("{} now, {} started", totals.sessions_active, totals.sessions_started),
+            format!(
+                "{} now, {} started, {} passed on",
+                totals.sessions_active, totals.sessions_started, totals.sessions_passed_on
+            ),
         ),
         (
             "forwards",

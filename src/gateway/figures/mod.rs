@@ -14,7 +14,7 @@ use std::{io, iter};
 
 use self::memory::Shared;
 use crate::limits::FIGURE_SHEETS_MAX;
-use crate::shard::What;
+use crate::shard::{Report, What};
 
 /// Counters of one shard, by their place in its sheet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +29,11 @@ pub enum Figure {
     /// By method: so many as [`METHODS`].
     Logins,
     Failures = Figure::Logins as usize + METHODS.len(),
+    /// Of sessions that are served here.
     SessionsStarted = Figure::Failures as usize + METHODS.len(),
     SessionsEnded,
+    /// Sessions that hosts behind the gateway serve.
+    SessionsPassedOn,
     ForwardsStarted,
     ForwardsEnded,
     ForwardsFailed,
@@ -169,8 +172,8 @@ impl Sheet {
     }
 
     /// What was done, as the log is told of it.
-    pub fn note(&self, what: &What) {
-        match what {
+    pub fn note(&self, report: &Report) {
+        match &report.what {
             What::Connected { .. } => self.count(Figure::Accepted),
             What::KeyExchanged { first: true, after, .. } => {
                 self.count(Figure::KeyExchanges);
@@ -184,8 +187,17 @@ impl Sheet {
             What::AuthFailed { method, .. } => {
                 self.add(Figure::Failures as usize + place_of(method), 1);
             }
-            What::SessionStarted { .. } => self.count(Figure::SessionsStarted),
-            What::SessionEnded { .. } => self.count(Figure::SessionsEnded),
+            What::SessionStarted { .. } => {
+                let elsewhere = report.grant.as_ref().is_some_and(|grant| grant.upstream.is_some());
+                self.count(match elsewhere {
+                    true => Figure::SessionsPassedOn,
+                    false => Figure::SessionsStarted,
+                });
+            }
+            // Why one ends may be told first, without its channel.
+            What::SessionEnded { .. } if report.channel.is_some() => {
+                self.count(Figure::SessionsEnded);
+            }
             What::Forwarding { .. } => self.count(Figure::ForwardsStarted),
             What::Forwarded { .. } => self.count(Figure::ForwardsEnded),
             What::NotForwarded { .. } => self.count(Figure::ForwardsFailed),
@@ -257,10 +269,29 @@ impl Sum {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gateway::desk::UNKNOWN;
 
-    fn logged_in(method: &'static str, millis: u64) -> What {
+    fn report(what: What, channel: Option<u32>) -> Report {
+        Report { serial: 1, peer: UNKNOWN, verbosity: None, what, grant: None, channel }
+    }
+
+    fn logged_in(method: &'static str, millis: u64) -> Report {
         let after = Duration::from_millis(millis);
-        What::Authenticated { user: "ann".into(), method, key: None, source: String::new(), after }
+        let (user, source) = ("ann".into(), String::new());
+        report(What::Authenticated { user, method, key: None, source, after }, None)
+    }
+
+    #[test]
+    fn a_session_that_is_told_of_twice_ends_once() {
+        let figures = Arc::new(Figures::own(1));
+        let sheet = Sheet::new(Arc::clone(&figures), 0);
+        let (user, what) = (String::new(), String::new);
+        sheet.note(&report(What::SessionStarted { user, what: what() }, Some(0)));
+        sheet.note(&report(What::SessionEnded { what: what() }, None));
+        let open = || figures.sum().between(Figure::SessionsStarted, Figure::SessionsEnded);
+        assert_eq!(open(), 1);
+        sheet.note(&report(What::SessionEnded { what: what() }, Some(0)));
+        assert_eq!(open(), 0);
     }
 
     #[test]

@@ -107,6 +107,7 @@ pub fn status(program: &Program, members: &[Member], total: &Sum) -> Value {
             "logins": methods(Figure::Logins),
             "failures": methods(Figure::Failures),
             "sessions_started": total.of(Figure::SessionsStarted),
+            "sessions_passed_on": total.of(Figure::SessionsPassedOn),
             "sessions_active": total.between(Figure::SessionsStarted, Figure::SessionsEnded),
             "forwards_started": total.of(Figure::ForwardsStarted),
             "forwards_active": total.between(Figure::ForwardsStarted, Figure::ForwardsEnded),
@@ -178,9 +179,13 @@ impl Page {
             }
         }
         let active = total.between(Figure::SessionsStarted, Figure::SessionsEnded);
-        self.plain("sessions_active", "gauge", "Sessions that are open.", active)?;
-        let started = total.of(Figure::SessionsStarted);
-        self.plain("sessions_total", "counter", "Sessions that were started.", started)?;
+        self.plain("sessions_active", "gauge", "Sessions that are served here now.", active)?;
+        self.family("sessions_total", "counter", "Sessions that were started.")?;
+        for (place, figure) in
+            [("here", Figure::SessionsStarted), ("behind", Figure::SessionsPassedOn)]
+        {
+            self.sample("sessions_total", &[("served", place)], total.of(figure))?;
+        }
         let active = total.between(Figure::ForwardsStarted, Figure::ForwardsEnded);
         self.plain("forwards_active", "gauge", "Forwarded connections that are open.", active)?;
         self.family("forwards_total", "counter", "Connections that clients had forwarded.")?;
