@@ -961,6 +961,8 @@ pub const CONFIG_LINE_BYTES_MAX: usize = 16 * 1024;
 pub const CONFIG_INCLUDE_DEPTH_MAX: usize = 16;
 /// Files one configuration may consist of; a loop of includes ends here too.
 pub const CONFIG_FILES_MAX: usize = 1024;
+/// Names that are looked at in a directory, whichever of them an Include takes.
+pub const CONFIG_NAMES_MAX: usize = 64 * CONFIG_FILES_MAX;
 /// Items of one ChannelTimeout; they are walked for every channel.
 pub const CHANNEL_TIMEOUTS_MAX: usize = 64;
 /// Errors reported at once.

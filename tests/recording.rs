@@ -10,10 +10,9 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use nix::pty::{Winsize, openpty};
 use serde_json::Value;
 use support::processes::kill;
-use support::{Gateway, run_ok, wait_for};
+use support::{Gateway, run_ok, terminal, wait_for};
 use tempfile::TempDir;
 
 const TTY: &str = "RequestTTY=force";
@@ -70,21 +69,10 @@ fn replayed(words: &[&str], path: &Path) -> String {
     String::from_utf8(output.stdout).expect("text")
 }
 
-/// A program at a terminal of 100 columns, which it has for its own.
-fn at_terminal(mut command: Command) -> (Child, File) {
-    let size = Winsize { ws_row: 30, ws_col: 100, ws_xpixel: 0, ws_ypixel: 0 };
-    let pty = openpty(&size, None).expect("a terminal");
-    let end = || Stdio::from(pty.slave.try_clone().expect("a descriptor"));
-    command.stdin(end()).stdout(end()).stderr(end());
-    let own = || {
-        // SAFETY: two system calls on numbers; standard input is the new terminal.
-        let taken = unsafe { libc::setsid() >= 0 && libc::ioctl(0, libc::TIOCSCTTY, 0) == 0 };
-        if taken { Ok(()) } else { Err(std::io::Error::last_os_error()) }
-    };
-    // SAFETY: between fork and exec only system calls are made.
-    unsafe { command.pre_exec(own) };
-    let child = command.spawn().expect("the client starts");
-    (child, File::from(pty.master))
+/// A program at a terminal of 100 columns.
+fn at_terminal(command: Command) -> (Child, File) {
+    let (child, master, _) = terminal::start(command, (30, 100));
+    (child, master)
 }
 
 #[test]
@@ -103,11 +91,7 @@ fn what_is_seen_at_a_terminal_is_recorded_and_replayed() {
         seen += &String::from_utf8_lossy(&bytes[..len]);
     }
     let path = recordings(folder.path()).pop().expect("a recording");
-    let size = Winsize { ws_row: 20, ws_col: 90, ws_xpixel: 0, ws_ypixel: 0 };
-    // SAFETY: TIOCSWINSZ reads one winsize.
-    unsafe {
-        libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&master), libc::TIOCSWINSZ, &raw const size)
-    };
+    terminal::resize(&master, (20, 90));
     let resized = || fs::read_to_string(&path).expect("it").contains("\"r\",\"90x20\"");
     wait_for("the size to be recorded", resized);
     master.write_all(b"\n").expect("typed");

@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::fs::{self, DirBuilder};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -58,8 +58,8 @@ pub struct Counter {
     program: Mutex<Program>,
     /// Who waits for what comes of an order.
     waiting: Mutex<Vec<(Order, Sender<Outcome>)>>,
-    /// Why there is no reload, where there is none.
-    fixed: Option<&'static str>,
+    /// SIGHUP has the configuration read again.
+    reloads: bool,
     callers: AtomicUsize,
 }
 
@@ -85,13 +85,8 @@ struct Place {
 impl Control {
     /// `reloads`: SIGHUP has the configuration read again.
     pub fn new(program: Program, reloads: bool) -> Control {
-        let fixed = (!reloads).then_some("this gateway does not read its configuration again");
-        let counter = Counter {
-            program: Mutex::new(program),
-            waiting: Mutex::default(),
-            fixed,
-            callers: AtomicUsize::new(0),
-        };
+        let (program, waiting) = (Mutex::new(program), Mutex::default());
+        let counter = Counter { program, waiting, reloads, callers: AtomicUsize::new(0) };
         Control { counter: Arc::new(counter), place: None }
     }
 
@@ -171,12 +166,14 @@ fn own_path() -> anyhow::Result<PathBuf> {
     Ok(directory.join(format!("{}.sock", std::process::id())))
 }
 
-/// Takes sockets away that programs have left which were killed.
+/// Takes sockets away that programs have left which were killed. Those that are there are not disturbed.
 fn remove_stale(directory: &Path) {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     for path in entries.map(|entry| entry.path()).take(CONTROL_STALE_MAX) {
+        let number = path.file_name().and_then(|name| name.to_str()?.strip_suffix(".sock"));
+        let Some(pid) = number.and_then(|number| number.parse::<u32>().ok()) else { continue };
         let refused = |why: &io::Error| why.kind() == io::ErrorKind::ConnectionRefused;
-        if path.extension().is_some_and(|end| end == "sock")
+        if !Path::new(&format!("/proc/{pid}")).exists()
             && UnixStream::connect(&path).as_ref().err().is_some_and(refused)
         {
             let _ = fs::remove_file(&path);
@@ -186,7 +183,6 @@ fn remove_stale(directory: &Path) {
 
 /// In the place of whatever socket is there: an upgrade's other program goes on without. What is no socket stays.
 fn bind(path: &Path) -> io::Result<UnixListener> {
-    use std::os::unix::fs::FileTypeExt;
     match fs::symlink_metadata(path) {
         Ok(there) if there.file_type().is_socket() => fs::remove_file(path)?,
         _ => {}
@@ -289,8 +285,8 @@ impl Counter {
 
     /// Gives an order as whoever sends the signal would, and waits for what comes of it.
     fn order(&self, order: Order, signal: Signal, uid: u32) -> Outcome {
-        if let (Order::Reload, Some(why)) = (order, self.fixed) {
-            return Err(why.to_owned());
+        if order == Order::Reload && !self.reloads {
+            return Err("this gateway does not read its configuration again".to_owned());
         }
         if !self.program().serves {
             return Err("this program takes no connections any more".to_owned());
@@ -393,6 +389,20 @@ mod tests {
         drop(silent);
         control.listen(&ControlAt::None);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_killed_programs_have_left_goes_and_nothing_else() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| folder.path().join(name);
+        // No process has a number that large.
+        let (dead, other) = (at("4294967295.sock"), at("mine.sock"));
+        let live = at(&format!("{}.sock", std::process::id()));
+        for path in [&dead, &other, &live] {
+            drop(UnixListener::bind(path).expect("a socket"));
+        }
+        remove_stale(folder.path());
+        assert_eq!([dead, other, live].map(|path| path.exists()), [false, true, true]);
     }
 
     #[test]

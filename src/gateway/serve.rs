@@ -238,12 +238,12 @@ struct Start<'a> {
 impl<'a> Start<'a> {
     /// Answers administrators from now on, until the end. Late: it has a thread.
     fn open_control(&mut self, listeners: &Listeners) {
-        let listeners = listeners.addresses().iter().map(ToString::to_string).collect();
+        let listeners = shown(listeners);
         let whole = Whole { since: reactor::now(), serves: true, listeners, generations: 1 };
         let mut control = Control::new(whole, self.options.reload.is_some());
         control.listen(&self.config.global.control);
-        let figures = || Some(Arc::new(Figures::own(1)));
-        let root = geteuid().is_root().then(|| roll().enter(ROOT, "", process::id(), figures()));
+        let figures = geteuid().is_root().then(|| Arc::new(Figures::own(1)));
+        let root = figures.map(|own| roll().enter(ROOT, "", process::id(), Some(own)));
         self.control = Some((control, root));
     }
 
@@ -643,10 +643,8 @@ impl Gateway<'_> {
         mem::replace(&mut self.listeners, listeners).close_except(&self.listeners);
         self.fingerprints = fingerprints;
         self.started += 1;
-        let addresses = self.listeners.addresses();
-        self.start.tell(|whole| {
-            whole.listeners = addresses.iter().map(ToString::to_string).collect();
-        });
+        let (listeners, generations) = (shown(&self.listeners), self.retired.len() + 1);
+        self.start.tell(|whole| (whole.listeners, whole.generations) = (listeners, generations));
         let at = self.start.config.global.control.clone();
         if let Some((control, _)) = self.start.control.as_mut().filter(|_| at != former_control) {
             control.listen(&at);
@@ -658,6 +656,10 @@ impl Gateway<'_> {
         (reload.renewed)(&self.start.config);
         Ok(true)
     }
+}
+
+fn shown(listeners: &Listeners) -> Vec<String> {
+    listeners.addresses().iter().map(ToString::to_string).collect()
 }
 
 /// Where the audit goes, opened anew; `None`: there is none.

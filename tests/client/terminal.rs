@@ -2,17 +2,15 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::process::CommandExt;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::pty::{Winsize, openpty};
 use nix::sys::termios::{LocalFlags, tcgetattr};
 
 use crate::server::{Server, Theirs, both};
 use crate::support::account::Account;
-use crate::support::{keygen, run_ok, wait_for};
+use crate::support::{keygen, run_ok, terminal, wait_for};
 
 /// A client at a terminal of its own.
 struct Session {
@@ -25,26 +23,11 @@ struct Session {
 
 impl Session {
     fn start(mut command: Command) -> Session {
-        let size = Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 };
-        let pty = openpty(&size, None).expect("a terminal");
-        let end = || Stdio::from(pty.slave.try_clone().expect("a descriptor"));
-        command.env("TERM", "xterm").stdin(end()).stdout(end()).stderr(end());
-        let own = || {
-            // Whoever runs the tests may ignore what is typed at a terminal, as `nohup` and `&` do.
-            for signal in [libc::SIGINT, libc::SIGQUIT, libc::SIGHUP, libc::SIGTSTP] {
-                // SAFETY: the default action needs no function of ours.
-                unsafe { libc::signal(signal, libc::SIG_DFL) };
-            }
-            // SAFETY: two system calls on numbers; standard input is the new terminal.
-            let taken = unsafe { libc::setsid() >= 0 && libc::ioctl(0, libc::TIOCSCTTY, 0) == 0 };
-            if taken { Ok(()) } else { Err(std::io::Error::last_os_error()) }
-        };
-        // SAFETY: between fork and exec only system calls are made.
-        unsafe { command.pre_exec(own) };
-        let child = command.spawn().expect("the client starts");
+        command.env("TERM", "xterm");
+        let (child, master, slave) = terminal::start(command, (24, 80));
         let flags = nix::fcntl::OFlag::O_NONBLOCK;
-        nix::fcntl::fcntl(&pty.master, nix::fcntl::FcntlArg::F_SETFL(flags)).expect("flags");
-        Session { child, master: File::from(pty.master), slave: pty.slave, seen: String::new() }
+        nix::fcntl::fcntl(&master, nix::fcntl::FcntlArg::F_SETFL(flags)).expect("flags");
+        Session { child, master, slave, seen: String::new() }
     }
 
     fn read(&mut self) {
@@ -119,9 +102,7 @@ fn a_shell_at_a_terminal_and_what_is_typed_to_us() {
         session.expect("24 80");
         session.expect("xterm");
         // The window changes.
-        let size = Winsize { ws_row: 33, ws_col: 101, ws_xpixel: 0, ws_ypixel: 0 };
-        // SAFETY: TIOCSWINSZ reads one winsize.
-        unsafe { libc::ioctl(session.master.as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
+        terminal::resize(&session.master, (33, 101));
         session.say("until test \"$(stty size)\" = '33 101'; do sleep 0.1; done; echo seen\r");
         session.expect("\nseen");
         // ^C is the program's there.

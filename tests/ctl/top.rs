@@ -6,11 +6,11 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use nix::pty::{Winsize, openpty};
 use serde_json::json;
 
 use super::{Site, is_run_again, status};
 use crate::support::processes::kill;
+use crate::support::terminal;
 
 /// A gateway that is busier with each look.
 fn busy(site: &Site, pid: u32) {
@@ -71,20 +71,9 @@ struct Terminal {
 }
 
 impl Terminal {
-    fn start(mut command: Command, rows: u16, columns: u16) -> Terminal {
-        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        let pty = openpty(&size, None).expect("a terminal");
-        let end = || Stdio::from(pty.slave.try_clone().expect("a descriptor"));
-        command.stdin(end()).stdout(end()).stderr(end());
-        let own = || {
-            // SAFETY: two system calls on numbers; standard input is the new terminal.
-            let taken = unsafe { libc::setsid() >= 0 && libc::ioctl(0, libc::TIOCSCTTY, 0) == 0 };
-            if taken { Ok(()) } else { Err(std::io::Error::last_os_error()) }
-        };
-        // SAFETY: between fork and exec only system calls are made.
-        unsafe { command.pre_exec(own) };
-        let child = command.spawn().expect("it starts");
-        Terminal { child, master: File::from(pty.master), seen: String::new() }
+    fn start(command: Command, rows: u16, columns: u16) -> Terminal {
+        let (child, master, _) = terminal::start(command, (rows, columns));
+        Terminal { child, master, seen: String::new() }
     }
 
     /// Reads until this has come since the last call, and answers with all up to it.
@@ -102,10 +91,7 @@ impl Terminal {
     }
 
     fn resize(&self, rows: u16, columns: u16) {
-        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        let master = std::os::fd::AsRawFd::as_raw_fd(&self.master);
-        // SAFETY: TIOCSWINSZ reads one winsize.
-        unsafe { libc::ioctl(master, libc::TIOCSWINSZ, &raw const size) };
+        terminal::resize(&self.master, (rows, columns));
     }
 
     /// The terminal is as it was, and this is how the program ended.

@@ -7,6 +7,7 @@ pub mod load;
 pub mod openssh;
 pub mod processes;
 pub mod silent;
+pub mod terminal;
 
 use std::collections::BTreeSet;
 use std::ffi::CString;

@@ -8,11 +8,9 @@ use std::path::{Component, Path, PathBuf};
 
 use nix::unistd::getuid;
 
-use crate::limits::CONFIG_FILES_MAX;
+use crate::limits::{CONFIG_FILES_MAX, CONFIG_NAMES_MAX};
 
 const WRITABLE_BY_OTHERS: u32 = 0o022;
-/// Names that are looked at in a directory, whichever of them an Include takes.
-const NAMES_MAX: usize = 64 * CONFIG_FILES_MAX;
 
 /// Files, as far as reading a configuration needs them.
 pub trait Source {
@@ -55,9 +53,9 @@ impl Source for Disk {
 
     fn list(&self, directory: &Path) -> io::Result<Vec<OsString>> {
         let entries = std::fs::read_dir(directory)?.map(|entry| entry.map(|e| e.file_name()));
-        let names: Vec<_> = entries.take(NAMES_MAX + 1).collect::<Result<_, _>>()?;
-        if names.len() > NAMES_MAX {
-            return Err(io::Error::other(format!("it has more than {NAMES_MAX} names")));
+        let names: Vec<_> = entries.take(CONFIG_NAMES_MAX + 1).collect::<Result<_, _>>()?;
+        if names.len() > CONFIG_NAMES_MAX {
+            return Err(io::Error::other(format!("it has more than {CONFIG_NAMES_MAX} names")));
         }
         Ok(names)
     }
