@@ -6,7 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use super::{end_programs_of, free_port, run_ok, wait_for};
+use super::{DEEP, end_programs_of, free_port, run_ok, wait_for};
 
 const SSHD: &str = "/usr/sbin/sshd";
 
@@ -34,7 +34,7 @@ impl Sshd {
         let config = format!(
             "{config}\nListenAddress 127.0.0.1:{port}\nStrictModes no\nPermitRootLogin yes\n\
              AuthorizedKeysFile {}/authorized_keys\nUsePAM no\nPidFile none\nLogLevel VERBOSE\n\
-             KbdInteractiveAuthentication no\n",
+             KbdInteractiveAuthentication no\n{DEEP}\n",
             at.display()
         );
         fs::write(at.join("sshd_config"), config).expect("its configuration");
