@@ -14,6 +14,7 @@ use support::{Flavour, Pair, Setup};
 use tidegate::connection::{Conn, Connection, ConnectionConfig, ConnectionRecord, Presence};
 use tidegate::gateway::desk;
 use tidegate::gateway::edge::words::Ask;
+use tidegate::gateway::moving::{Moving, Stamp};
 use tidegate::gateway::parcel::Parcel;
 use tidegate::gateway::socket::Messenger;
 use tidegate::limits::PARCEL_BYTES_MAX;
@@ -31,6 +32,7 @@ struct Ways {
     grant: Grant,
     proofs: Vec<Proof>,
     config: Arc<ConnectionConfig>,
+    stamp: Stamp,
 }
 
 fn grant() -> Grant {
@@ -83,14 +85,32 @@ fn hand_over(conn: &Conn, socket: OwnedFd, ways: &mut Ways, pair: &Pair) -> (Con
     let socket = socket.expect("with its socket");
     let ends = desk::ends_of(Fd(socket.as_raw_fd())).expect("it is connected");
     let (peer, local, grant) = (ends.peer, ends.local, ways.grant.encode());
-    let parcel = Parcel::Connection { serial: link, peer, local, record, inbound, outbound, grant };
-    ways.root[1].try_send(&parcel.encode(), Some(socket.as_fd())).expect("room");
+    let session = vec![7; 32];
+    let (token, luggage) = (Vec::new(), None);
+    let mut moving = Moving {
+        serial: link,
+        peer,
+        local,
+        session,
+        record,
+        inbound,
+        outbound,
+        grant,
+        upstream: None,
+        token,
+        luggage,
+        kept: None,
+        apart: false,
+    };
+    moving.token = ways.stamp.token(1000, &moving);
+    ways.root[1].try_send(&moving.message(false), Some(socket.as_fd())).expect("room");
     drop(socket);
 
     let (len, socket) = ways.account.receive_now(&mut ways.buffer).expect("it came");
-    let Ok(Parcel::Connection { record, grant, .. }) = Parcel::decode(&ways.buffer[..len]) else {
+    let Ok(Parcel::Connection(moving)) = Parcel::decode(&ways.buffer[..len]) else {
         unreachable!("it was sent so");
     };
+    let Moving { record, grant, .. } = *moving;
     assert!(Grant::decode(&grant).is_some());
     let record = ConnectionRecord::from_bytes(&record).expect("it was written so");
     let config = Arc::clone(&ways.config);
@@ -113,6 +133,7 @@ fn handing_over(c: &mut Criterion) {
         grant: grant(),
         proofs: vec![Proof::Secrets { interactive: false }],
         config: Arc::new(setup.server.clone()),
+        stamp: Stamp::default(),
     };
     let accepted = listener.accept().expect("it came").0.into();
     let (mut conn, arrived) = hand_over(&pair.server.conn, accepted, &mut ways, &pair);

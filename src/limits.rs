@@ -6,8 +6,10 @@
 use std::time::Duration;
 
 mod ctl;
+mod moving;
 
 pub use ctl::*;
+pub use moving::*;
 
 // ---- Buffers -------------------------------------------------------------------------------
 
@@ -994,6 +996,3 @@ const _: () = assert!(WINDOW_BYTES as u64 * 32 <= LINK_WINDOW_BYTES_MAX as u64);
 pub const DEFECTS_MAX: usize = 3;
 /// See [`DEFECTS_MAX`].
 pub const DEFECTS_TIME: Duration = Duration::from_secs(60);
-
-/// Shards whose counts are kept apart; what more there are count together with the last of them.
-pub const FIGURE_SHEETS_MAX: usize = 128;

@@ -34,6 +34,8 @@ mod journey;
 mod keys;
 #[path = "sim/line.rs"]
 mod line;
+#[path = "sim/moving.rs"]
+mod moving;
 #[path = "sim/office.rs"]
 mod office;
 #[path = "sim/onward.rs"]
@@ -153,6 +155,10 @@ fn seeds() {
     assert_eq!(total.seeds, count);
     let missing = total.missing(tally::EXERCISED);
     assert!(count < SEEDS_DEFAULT || missing.is_empty(), "never met with: {missing:?}");
+    for (what, part) in moving::RUNS {
+        let enough = total.times(what) * part >= count;
+        assert!(count < SEEDS_DEFAULT || enough, "{what}: {} of {count}", total.times(what));
+    }
 }
 
 #[test]

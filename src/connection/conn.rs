@@ -339,6 +339,12 @@ impl Conn {
         either!(self.receive_window(id))
     }
 
+    /// [`Connection::held`].
+    #[cfg(test)]
+    pub fn held(&self, id: ChannelId) -> u32 {
+        either!(self.held(id))
+    }
+
     /// [`Connection::reserve`].
     pub fn reserve(&mut self, id: ChannelId, want: u32) -> u32 {
         either!(self.reserve(id, want))

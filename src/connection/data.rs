@@ -43,6 +43,12 @@ impl<R: Side> Connection<R> {
         self.channels.get(id).map_or(0, |channel| channel.recv_window.target())
     }
 
+    /// Bytes of the channel that have come and are not consumed.
+    #[cfg(test)]
+    pub fn held(&self, id: ChannelId) -> u32 {
+        self.channels.get(id).map_or(0, |channel| channel.recv_window.held())
+    }
+
     /// Sets credit aside before bytes are read; answers how much of `want`.
     pub fn reserve(&mut self, id: ChannelId, want: u32) -> u32 {
         match self.channels.get_mut(id) {

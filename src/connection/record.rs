@@ -303,6 +303,14 @@ impl ChannelRecord {
 }
 
 impl Conn {
+    /// What is in the way of [`Conn::export`] comes to rest by itself: nothing of it is the peer's.
+    pub fn can_travel(&self) -> bool {
+        match self {
+            Conn::Server(connection) => connection.transport.can_travel(),
+            Conn::Client(connection) => connection.transport.can_travel(),
+        }
+    }
+
     /// [`Connection::export`].
     pub fn export(&self) -> Option<ConnectionRecord> {
         match self {

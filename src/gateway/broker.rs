@@ -33,6 +33,7 @@ use super::figures::roll::{Presence, roll};
 use super::helper::process::Process;
 use super::helper::{self, Logs};
 use super::logbook::{self, Logbook, Login};
+use super::moving::{self, Exit, Moving, Pieces, Stamp};
 use super::pam::porter::Arrival;
 use super::pam::{Dialogue, Order as PamOrder};
 use super::parcel::Parcel;
@@ -48,7 +49,7 @@ use crate::limits::{
     HOST_KEY_PROOFS_MAX, HOST_KEYS_TOLD_MAX, PARCEL_BYTES_MAX, SENT_REMEMBERED_MAX,
 };
 use crate::reactor::{self, Fd};
-use crate::services::{Account, Grant, Place, lastlog};
+use crate::services::{self, Account, Grant, Place, lastlog};
 use crate::shard::HandOver;
 
 /// The descriptor number at which a delegate finds its end of the socket pair.
@@ -111,9 +112,32 @@ pub fn run(
 /// The processes of accounts that run already. Whoever has heard that a login is over passes it on
 /// himself; only what a process has to be started for, or a recorder, is the broker's.
 #[derive(Debug, Default)]
-pub struct Running(Mutex<BTreeMap<Key, Arc<Delegate>>>);
+pub struct Running {
+    delegates: Mutex<BTreeMap<Key, Arc<Delegate>>>,
+    onward: Arc<Onward>,
+}
+
+/// Where connections of accounts' processes go on when another program has this one's place.
+#[derive(Debug, Default)]
+struct Onward {
+    stamp: Stamp,
+    exit: Mutex<Option<Arc<Exit>>>,
+}
+
+impl Onward {
+    fn exit(&self) -> Option<Arc<Exit>> {
+        self.exit.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
 
 impl Running {
+    /// Connections are to go on in the program at the other end, as soon as they can.
+    pub fn move_on(&self, exit: &Arc<Exit>) {
+        let to = Some(Arc::clone(exit));
+        *self.onward.exit.lock().unwrap_or_else(PoisonError::into_inner) = to;
+        self.delegates().values().for_each(|delegate| delegate.tell_to_move());
+    }
+
     /// Never waits. The connection comes back where the broker is to see to it.
     ///
     /// # Errors
@@ -126,35 +150,19 @@ impl Running {
             return Err(connection);
         };
         let sent = Sent::new(&connection, None);
-        let parcel = parcel(&mut connection);
+        let mut moving = Moving::of(&mut connection);
         // SAFETY: the shard gave this descriptor up when it handed the connection over.
         let socket = unsafe { OwnedFd::from_raw_fd(connection.socket.0) };
-        if matches!(delegate.pass(sent, &parcel.encode(), &socket), Passed::Yes) {
+        if matches!(delegate.pass(sent, &mut moving, (&socket, &[])), Passed::Yes) {
             return Ok(());
         }
         connection.socket = Fd(socket.into_raw_fd());
-        if let Parcel::Connection { record, inbound, outbound, .. } = parcel {
-            (connection.record, connection.inbound, connection.outbound) =
-                (record, inbound, outbound);
-        }
+        moving.give_back(&mut connection);
         Err(connection)
     }
 
     fn delegates(&self) -> MutexGuard<'_, BTreeMap<Key, Arc<Delegate>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// What is sent of a connection, moved out of it.
-fn parcel(connection: &mut HandOver) -> Parcel {
-    Parcel::Connection {
-        serial: connection.serial,
-        peer: connection.ends.peer,
-        local: connection.ends.local,
-        record: std::mem::take(&mut connection.record),
-        inbound: std::mem::take(&mut connection.inbound),
-        outbound: std::mem::take(&mut connection.outbound),
-        grant: connection.grant.encode(),
+        self.delegates.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -177,6 +185,9 @@ struct Delegate {
     /// Where its first shard hears of connections.
     mailbox: Messenger,
     started: Instant,
+    /// Its connections do not go on elsewhere.
+    stays: bool,
+    onward: Arc<Onward>,
     door: Mutex<Door>,
 }
 
@@ -186,6 +197,8 @@ struct Delegate {
 struct Door {
     /// Connections that were sent.
     sent: u64,
+    /// Those that have gone on elsewhere.
+    left: u64,
     /// Signatures of key exchanges that it has had.
     signatures: u64,
     /// The last of them.
@@ -239,10 +252,16 @@ impl Broker<'_> {
         let (link, peer) = (connection.serial, connection.ends.peer);
         let recorder = recording::way(&*self.config.recorders, link, peer, &connection.grant);
         let sent = Sent::new(&connection, recorder);
-        let bytes = parcel(&mut connection).encode();
+        let pieces = connection.luggage.as_mut().map(|one| std::mem::take(&mut one.descriptors));
+        // SAFETY: they came with the connection, and nobody else has them.
+        let owned = |fd: Fd| unsafe { OwnedFd::from_raw_fd(fd.0) };
+        let pieces: Vec<OwnedFd> = pieces.unwrap_or_default().into_iter().map(owned).collect();
+        let mut moving = Moving::of(&mut connection);
+        moving.luggage = moving.luggage.map(|(bytes, _)| (bytes, pieces.len() as u32));
         let Grant { account, place, .. } = &*connection.grant;
         let user = &account.name;
-        if let Err(why) = self.pass((account, place, kept), sent, &bytes, &socket) {
+        let descriptors = (&socket, &*pieces);
+        if let Err(why) = self.pass((account, place, kept), sent, &mut moving, descriptors) {
             if let Some(audit) = &self.config.audit {
                 let entry = Entry::new(Event::Disconnect, link, peer).of_user(user);
                 audit.note(Speaker::Gateway, entry.text(Field::Reason, NOT_REACHED));
@@ -255,14 +274,14 @@ impl Broker<'_> {
         &self,
         (account, place, kept): (&Account, &Place, Option<Dialogue>),
         mut sent: Sent,
-        bytes: &[u8],
-        socket: &OwnedFd,
+        moving: &mut Moving,
+        descriptors: Descriptors<'_>,
     ) -> io::Result<()> {
         let alone = (self.config.apart || kept.is_some()).then_some(sent.link);
         let key = (account.uid, place.chroot().map(Path::to_owned), alone);
         let known = self.running.delegates().get(&key).map(Arc::clone);
         if let Some(delegate) = known {
-            match delegate.pass(sent, bytes, socket) {
+            match delegate.pass(sent, moving, descriptors) {
                 Passed::Yes => return Ok(()),
                 Passed::No(why) => return Err(why),
                 Passed::Gone(back) => sent = back,
@@ -270,8 +289,12 @@ impl Broker<'_> {
         }
         self.running.delegates().retain(|_, delegate| !delegate.door().closed);
         let delegate = self.start(account, place, kept)?;
-        let passed = delegate.pass(sent, bytes, socket);
-        self.running.delegates().insert(key, delegate);
+        let passed = delegate.pass(sent, moving, descriptors);
+        self.running.delegates().insert(key, Arc::clone(&delegate));
+        // Whoever was told before it was among them has not told it.
+        if self.running.onward.exit().is_some() {
+            delegate.tell_to_move();
+        }
         match passed {
             Passed::Yes => Ok(()),
             Passed::No(why) => Err(why),
@@ -326,6 +349,9 @@ impl Broker<'_> {
             messenger: ours,
             mailbox,
             started: reactor::now(),
+            // Who goes on with a session has to learn how it ends.
+            stays: matches!(child, Served::Kept(_)) && !services::kernel_tells_ends(),
+            onward: Arc::clone(&self.running.onward),
             door: Mutex::default(),
         });
         let listener = Listener {
@@ -346,8 +372,27 @@ impl Broker<'_> {
     }
 }
 
+/// The socket of a connection, and what else belongs to it.
+type Descriptors<'a> = (&'a OwnedFd, &'a [OwnedFd]);
+
 impl Delegate {
-    fn pass(&self, mut sent: Sent, bytes: &[u8], socket: &OwnedFd) -> Passed {
+    /// Its connections are to go on elsewhere.
+    fn tell_to_move(&self) {
+        if !self.stays {
+            let _ = self.messenger.try_send(&Parcel::MoveOn.encode(), None);
+        }
+    }
+
+    fn pass(
+        &self,
+        mut sent: Sent,
+        moving: &mut Moving,
+        (socket, pieces): Descriptors<'_>,
+    ) -> Passed {
+        if moving.token.is_empty() {
+            moving.token = self.onward.stamp.token(self.uid, moving);
+            moving.session.clear();
+        }
         let mut door = self.door();
         if door.closed {
             return Passed::Gone(sent);
@@ -359,7 +404,8 @@ impl Delegate {
             }
             None => Ok(()),
         };
-        match passed.and_then(|()| self.mailbox.try_send(bytes, Some(socket.as_fd()))) {
+        let passed = passed.and_then(|()| moving::send(&self.mailbox, moving, socket, pieces));
+        match passed {
             Ok(()) => {
                 sent.recorder = None;
                 door.sent += 1;
@@ -377,6 +423,76 @@ impl Delegate {
                 }
                 _ => Passed::No(why),
             },
+        }
+    }
+
+    /// It was told to pass connections on.
+    fn may_pass_on(&self) -> bool {
+        !self.stays && self.onward.exit().is_some()
+    }
+
+    /// A connection of its goes on in the program that has this one's place, with what keeps its session.
+    /// `false`: it goes on here.
+    ///
+    /// # Errors
+    /// It is none that was passed to this process.
+    fn pass_on(
+        &self,
+        mut moving: Moving,
+        (socket, mut pieces): (&OwnedFd, Vec<OwnedFd>),
+        kept: Option<&Dialogue>,
+    ) -> io::Result<bool> {
+        let exit = self.onward.exit().filter(|_| !self.stays);
+        let exit = exit.ok_or_else(|| io::Error::other("it was not told to pass anything on"))?;
+        // What goes on elsewhere is a relay's, and nobody else's word opens a host.
+        let known = moving.upstream.is_none() && self.onward.stamp.is_known(self.uid, &moving);
+        {
+            let mut door = self.door();
+            door.left += 1;
+            if !known || moving.kept.is_some() || door.left > door.sent {
+                return Err(io::Error::other("it passes a connection on that was not its"));
+            }
+        }
+        let (serial, user, packed) = (moving.serial, &self.user, pieces.len());
+        // The next one has a mark of its own.
+        moving.token.clear();
+        let mut door = self.door();
+        let sent = kept.map_or(Ok(()), |kept| {
+            // Before anybody there could have it start another.
+            kept.expect(true)?;
+            pieces.extend(kept.pieces()?);
+            moving.kept = Some(kept.pid());
+            Ok(())
+        });
+        if sent.and_then(|()| exit.send(&moving, socket, &pieces)).is_ok() {
+            door.book.leave(serial);
+            return Ok(true);
+        }
+        // It is tried again there.
+        kept.into_iter().for_each(|kept| drop(kept.expect(false)));
+        pieces.truncate(packed);
+        door.sent += 1;
+        let token = self.onward.stamp.token(self.uid, &moving);
+        let moving = Moving { token, session: Vec::new(), kept: None, ..moving };
+        if let Err(why) = moving::send(&self.mailbox, &moving, socket, &pieces) {
+            error!(link = serial, %user, %why, "a connection of {user} is lost: {why}");
+        }
+        Ok(false)
+    }
+
+    /// Waits until it has ended, for some time and no more.
+    fn see_off(&self) -> io::Result<ExitStatus> {
+        let until = reactor::now().after(DELEGATE_ENDING_TIME);
+        let mut buffer = vec![0; PARCEL_BYTES_MAX as usize];
+        loop {
+            let left = until.since(reactor::now());
+            if left.is_zero() {
+                return Err(io::Error::other("it does not end"));
+            }
+            let said = helper::is_readable(&self.messenger, left).map_err(io::Error::other)?;
+            if said && helper::next_message(&self.messenger, &mut buffer)?.is_none() {
+                return Ok(ExitStatus::default());
+            }
         }
     }
 
@@ -511,6 +627,8 @@ pub fn set_out(socket: RawFd) -> io::Result<()> {
 enum Served {
     Own(Process),
     Kept(Dialogue),
+    /// Another program goes on with what keeps its session, and this one is about to end.
+    Left(u32),
 }
 
 impl Served {
@@ -518,20 +636,38 @@ impl Served {
         match self {
             Served::Own(process) => process.id(),
             Served::Kept(dialogue) => dialogue.pid(),
+            Served::Left(pid) => *pid,
         }
     }
 
+    /// One that has none any more is killed by who keeps its session, when it does not end.
     fn kill(&mut self) {
         match self {
             Served::Own(process) => process.kill(),
             Served::Kept(dialogue) => dialogue.kill(),
+            Served::Left(_) => {}
+        }
+    }
+
+    const fn dialogue(&self) -> Option<&Dialogue> {
+        match self {
+            Served::Kept(dialogue) => Some(dialogue),
+            Served::Own(_) | Served::Left(_) => None,
+        }
+    }
+
+    fn let_go(&mut self) {
+        let left = Served::Left(self.pid());
+        if let Served::Kept(dialogue) = std::mem::replace(self, left) {
+            dialogue.let_go();
         }
     }
 
     /// Gives it some time to end, and its session some to be closed.
-    fn end(&mut self) -> io::Result<ExitStatus> {
+    fn end(&mut self, delegate: &Delegate) -> io::Result<ExitStatus> {
         let dialogue = match self {
             Served::Own(process) => return process.end(),
+            Served::Left(_) => return delegate.see_off(),
             Served::Kept(dialogue) => dialogue,
         };
         if let Some(status) = dialogue.end(DELEGATE_ENDING_TIME)? {
@@ -564,7 +700,7 @@ impl Listener {
             error!(user, %why, "killing the process of {user}: {why}");
             self.child.kill();
         }
-        match self.child.end() {
+        match self.child.end(&self.delegate) {
             Ok(status) if status.success() => info!(user, "The process of {user} has ended"),
             Ok(status) => error!(user, %status, "The process of {user} ended with {status}"),
             Err(why) => error!(user, %why, "the process of {user} cannot be waited for: {why}"),
@@ -576,22 +712,42 @@ impl Listener {
     }
 
     /// Answers until the process leaves, which is in order, or does what it may not do.
-    fn hear(&self) -> io::Result<()> {
-        let messenger = &self.delegate.messenger;
+    fn hear(&mut self) -> io::Result<()> {
+        let delegate = Arc::clone(&self.delegate);
+        let messenger = &delegate.messenger;
         let mut buffer = vec![0; PARCEL_BYTES_MAX as usize];
+        let mut pieces = Pieces::default();
         loop {
-            let Some((len, _)) = helper::next_message(messenger, &mut buffer)? else {
+            let Some((len, passenger)) = helper::next_message(messenger, &mut buffer)? else {
                 return Ok(());
             };
             let bytes = buffer.get_mut(..len).unwrap_or_default();
             let message = Parcel::decode(bytes);
             // It may have held a shared secret.
             bytes.zeroize();
-            match message {
-                Ok(Parcel::Sign { ticket, order }) => self.sign(ticket, order),
-                Ok(Parcel::Login { pid, terminal, peer }) => self.record(pid, &terminal, peer),
-                Ok(Parcel::Audit(entry)) => self.note(*entry)?,
-                Ok(Parcel::Idle { received }) => {
+            match (message, passenger) {
+                (Ok(Parcel::Piece { serial, number }), piece) => {
+                    if !self.delegate.may_pass_on() || !pieces.put((serial, number), piece) {
+                        return Err(io::Error::other("it sends pieces of nothing"));
+                    }
+                }
+                (Ok(Parcel::Connection(moving)), Some(socket)) => {
+                    let missing = || io::Error::other("a connection without all its pieces");
+                    let its = pieces.take(&moving).ok_or_else(missing)?;
+                    if matches!(self.child, Served::Left(_)) {
+                        return Err(io::Error::other("it has passed its connection on already"));
+                    }
+                    let kept = self.child.dialogue();
+                    if self.delegate.pass_on(*moving, (&socket, its), kept)? && kept.is_some() {
+                        self.child.let_go();
+                    }
+                }
+                (Ok(Parcel::Sign { ticket, order }), None) => self.sign(ticket, order),
+                (Ok(Parcel::Login { pid, terminal, peer }), None) => {
+                    self.record(pid, &terminal, peer)
+                }
+                (Ok(Parcel::Audit(entry)), None) => self.note(*entry)?,
+                (Ok(Parcel::Idle { received }), None) => {
                     if self.delegate.let_go(received) {
                         return Ok(());
                     }
@@ -658,20 +814,101 @@ impl Listener {
 mod tests {
     use super::*;
 
+    fn delegate(messenger: Messenger, mailbox: Messenger, started: Instant) -> Delegate {
+        let (user, door) = ("ann".to_owned(), Mutex::default());
+        let (onward, stays) = (Arc::default(), false);
+        Delegate { user, uid: 1, messenger, mailbox, started, stays, onward, door }
+    }
+
+    fn moving() -> Moving {
+        let address = "192.0.2.1:5".parse().expect("it");
+        Moving {
+            serial: 1,
+            peer: address,
+            local: address,
+            session: vec![1; 32],
+            record: vec![2],
+            inbound: Vec::new(),
+            outbound: Vec::new(),
+            grant: vec![3],
+            upstream: None,
+            token: Vec::new(),
+            luggage: None,
+            kept: None,
+            apart: false,
+        }
+    }
+
+    /// SECURITY case 136: a process passes on what was passed to it, each once, and only once it was told to.
+    #[test]
+    fn case_136_only_connections_that_were_passed_to_a_process_go_on_elsewhere() {
+        let [(messenger, _other), (mailbox, shard), (ours, next)] =
+            [(); 3].map(|()| Messenger::pair().expect("a pair"));
+        let delegate = delegate(messenger, mailbox, reactor::now());
+        let (socket, _end) = std::os::unix::net::UnixStream::pair().expect("a pair");
+        let socket = OwnedFd::from(socket);
+        let mut buffer = vec![0; PARCEL_BYTES_MAX as usize];
+        let mut passed = || {
+            let (user, peer) = ("ann".to_owned(), "192.0.2.1:5".parse().expect("it"));
+            let session = Box::default();
+            let sent = Sent { link: 1, user, peer, session, recorder: None, proofs: 0 };
+            let mut moving = moving();
+            assert!(matches!(delegate.pass(sent, &mut moving, (&socket, &[])), Passed::Yes));
+            shard.receive(&mut buffer).expect("it arrives");
+            Moving { session: vec![1; 32], ..moving }
+        };
+        let its = passed();
+        let on = |moving: &Moving| {
+            let copy = Parcel::decode(&moving.message(false)).expect("itself");
+            let Parcel::Connection(copy) = copy else { panic!("another") };
+            let piece = socket.try_clone().expect("a copy");
+            delegate.pass_on(*copy, (&socket, vec![piece]), None)
+        };
+        assert!(on(&its).is_err(), "it was not told to");
+        let exit = Arc::new(Exit::new(Arc::new(ours)));
+        *delegate.onward.exit.lock().expect("no panic") = Some(exit);
+        assert!(on(&Moving { grant: vec![4], ..moving() }).is_err(), "another grant");
+        delegate.door().left = 0;
+        let copy = || {
+            delegate.door().left = 0;
+            let copy = Parcel::decode(&its.message(false)).expect("itself");
+            let Parcel::Connection(copy) = copy else { panic!("another") };
+            *copy
+        };
+        assert!(on(&Moving { upstream: Some(vec![5]), ..copy() }).is_err(), "a host");
+        assert!(on(&Moving { kept: Some(7), ..copy() }).is_err(), "what nobody keeps");
+        delegate.door().left = 0;
+        assert!(on(&its).expect("its own"));
+        let mut piece = [0; 200];
+        let (len, fd) = next.receive(&mut piece).expect("a piece");
+        assert_eq!(Parcel::decode(&piece[..len]), Ok(Parcel::Piece { serial: 1, number: 0 }));
+        assert!(fd.is_some());
+        let (len, fd) = next.receive(&mut piece).expect("the connection");
+        let came = Moving { token: Vec::new(), ..Moving { session: vec![1; 32], ..moving() } };
+        assert_eq!(Parcel::decode(&piece[..len]), Ok(Parcel::Connection(Box::new(came))));
+        assert!(fd.is_some());
+        assert!(on(&its).is_err(), "once");
+        // Nobody takes it any more: it comes back.
+        delegate.door().left = 0;
+        drop(next);
+        let before = delegate.door().sent;
+        assert!(!on(&its).expect("its own"));
+        assert_eq!(delegate.door().sent, before + 1);
+    }
+
     #[test]
     fn host_keys_are_proved_for_sessions_that_were_passed_on_and_not_without_end() {
         let (messenger, _other) = Messenger::pair().expect("a pair");
         let (mailbox, other) = Messenger::pair().expect("a pair");
-        let (user, door) = ("ann".to_owned(), Mutex::default());
-        let delegate = Delegate { user, uid: 1, messenger, mailbox, started: reactor::now(), door };
+        let delegate = delegate(messenger, mailbox, reactor::now());
         let (socket, _end) = std::os::unix::net::UnixStream::pair().expect("a pair");
         let socket = OwnedFd::from(socket);
         let pass = |session: u16| {
             let session = session.to_be_bytes().into();
             let (user, peer) = ("ann".to_owned(), "192.0.2.1:5".parse().expect("it"));
             let sent = Sent { link: 1, user, peer, session, recorder: None, proofs: 0 };
-            assert!(matches!(delegate.pass(sent, b"x", &socket), Passed::Yes));
-            other.receive(&mut [0; 8]).expect("it arrives");
+            assert!(matches!(delegate.pass(sent, &mut moving(), (&socket, &[])), Passed::Yes));
+            other.receive(&mut [0; 200]).expect("it arrives");
         };
         assert!(!delegate.may_prove(&[0, 1]));
         pass(1);
@@ -689,9 +926,8 @@ mod tests {
     fn case_134_key_exchanges_are_signed_as_often_as_connections_can_have_any() {
         let [(messenger, _other), (mailbox, _another)] =
             [(); 2].map(|()| Messenger::pair().expect("a pair"));
-        let (user, door) = ("ann".to_owned(), Mutex::default());
         let started = reactor::now();
-        let delegate = Delegate { user, uid: 1, messenger, mailbox, started, door };
+        let delegate = delegate(messenger, mailbox, started);
         assert!(!delegate.may_exchange(), "it has no connection");
         delegate.door().sent = 1;
         let most = 2 * DELEGATE_SIGNATURES_OWED_MAX + 3600;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::os::fd::{IntoRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -24,6 +24,7 @@ use super::figures::Figures;
 use super::helper::{self, NOT_BY_HAND};
 use super::logbook::{Begun, Recorder};
 use super::mailbox::{Mailbox, Reads};
+use super::moving::{Exit, Moving, Pieces};
 use super::parcel::Parcel;
 use super::recording::{Received, Recorders};
 use super::reports::Reports;
@@ -35,9 +36,8 @@ use super::terms::Terms;
 use super::{generation, serve};
 use crate::base::escape;
 use crate::limits::{PARCEL_BYTES_MAX, REKEY_TIME_MAX, RETIRED_IDLE_TIME};
-use crate::reactor::Fd;
-use crate::services::{self, Grant, RoutingDomain};
-use crate::shard::{Ends, HandOver, Mail};
+use crate::services;
+use crate::shard::{HandOver, Mail};
 
 /// Looks in a row that must find nothing open before the process is idle.
 const IDLE_CHECKS: u32 = 6;
@@ -99,7 +99,10 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     let clerk = Arc::new(Clerk(Arc::clone(&messenger)));
     let shape = (options.reactors, options.idle_time.is_zero());
     let recorders = Arc::new(Received::default());
-    let mailbox = Mailbox::new(mailbox, Box::new(Arrivals(Arc::clone(&recorders))));
+    let mailbox = Mailbox::new(
+        mailbox,
+        Box::new(Arrivals { recorders: Arc::clone(&recorders), pieces: Pieces::default() }),
+    );
     let ways = Ways { signer: remote, recorder: clerk, recorders, mailbox, figures };
     let (server, reports) = start(&terms, shape, ways, &messenger)?;
     // The rings are made; programs of the account have its own limits.
@@ -119,7 +122,8 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     }
     let (end, ended) = bounded(1);
     watch_signals(Arc::clone(&messenger), signals, end)?;
-    let told_to = hear(&messenger, &signer, &retire, &mut buffer);
+    let exit = Arc::new(Exit::new(Arc::clone(&messenger)));
+    let told_to = hear(&messenger, &signer, (&retire, &post, &exit), &mut buffer);
     if !told_to && ended.is_empty() {
         signer.inherit(heirloom);
         post.outlive(&signer, &ended, &mut buffer);
@@ -150,7 +154,7 @@ fn become_account(uid: u32) -> anyhow::Result<()> {
 fn hear(
     messenger: &Messenger,
     signer: &RemoteSigner,
-    retire: &Sender<()>,
+    (retire, post, exit): (&Sender<()>, &Post, &Arc<Exit>),
     buffer: &mut [u8],
 ) -> bool {
     loop {
@@ -160,6 +164,9 @@ fn hear(
         match Parcel::decode(buffer.get(..len).unwrap_or(&[])) {
             Ok(Parcel::Stop) => return true,
             Ok(Parcel::Retire) => drop(retire.try_send(())),
+            Ok(Parcel::MoveOn) => {
+                post.open().iter().for_each(|server| server.move_on(exit));
+            }
             Ok(Parcel::Signature { ticket, signature }) => signer.answer(ticket, signature),
             _ => error!("the gateway sent something that is not for this process"),
         }
@@ -372,16 +379,24 @@ fn start(
 }
 
 /// Reads what comes about connections.
-struct Arrivals(Arc<Received>);
+struct Arrivals {
+    recorders: Arc<Received>,
+    pieces: Pieces,
+}
 
 impl Reads for Arrivals {
     fn read(&mut self, message: &[u8], socket: Option<OwnedFd>, mail: &mut Vec<Mail>) -> u64 {
         match (Parcel::decode(message), socket) {
-            (Ok(Parcel::Recorder { serial }), Some(socket)) => self.0.add(serial, socket),
+            (Ok(Parcel::Recorder { serial }), Some(socket)) => self.recorders.add(serial, socket),
             // Sessions of the connection that follows are not recorded.
             (Ok(Parcel::Recorder { .. }), None) => {}
-            (Ok(connection @ Parcel::Connection { .. }), socket) => {
-                mail.extend(arrived(connection, socket).map(Mail::HandOver));
+            (Ok(Parcel::Piece { serial, number }), piece) => {
+                // Where some are missing, so is the connection.
+                let _ = self.pieces.put((serial, number), piece);
+            }
+            (Ok(Parcel::Connection(moving)), socket) => {
+                let pieces = self.pieces.take(&moving);
+                mail.extend(arrived(*moving, socket.zip(pieces)).map(Mail::HandOver));
                 return 1;
             }
             _ => error!("the gateway sent something that is no connection"),
@@ -390,30 +405,17 @@ impl Reads for Arrivals {
     }
 }
 
-fn arrived(parcel: Parcel, socket: Option<OwnedFd>) -> Option<Box<HandOver>> {
-    let Parcel::Connection { serial, peer, local, record, inbound, outbound, grant } = parcel
-    else {
+fn arrived(moving: Moving, descriptors: Option<(OwnedFd, Vec<OwnedFd>)>) -> Option<Box<HandOver>> {
+    let link = moving.serial;
+    let Some((socket, pieces)) = descriptors else {
+        error!(link, "a login is lost: there is no descriptor left for it");
         return None;
     };
-    let Some(socket) = socket else {
-        error!(link = serial, "a login is lost: there is no descriptor left for it");
-        return None;
-    };
-    let Some(grant) = Grant::decode(&grant) else {
-        error!(link = serial, "a connection came without a readable grant");
-        return None;
-    };
-    Some(Box::new(HandOver {
-        socket: Fd(socket.into_raw_fd()),
-        ends: Ends { peer, local, routing: RoutingDomain::default() },
-        serial,
-        session: Box::default(),
-        record,
-        inbound,
-        outbound,
-        grant: Box::new(grant),
-        proofs: Vec::new(),
-    }))
+    let connection = moving.into_connection((socket, pieces), None);
+    if connection.is_none() {
+        error!(link, "a connection came without a readable grant");
+    }
+    connection
 }
 
 /// Tells the parent when nothing has been open for a while; it answers with a farewell unless
@@ -448,19 +450,21 @@ fn watch_idleness(
     start_idle(watch)
 }
 
-/// Tells the parent when the only connection has ended.
+/// Tells the parent when the only connection has ended, or has left.
 fn watch_the_only(messenger: Arc<Messenger>, post: Post) -> anyhow::Result<()> {
     let watch = move || {
         if let Some(server) = &*post.open() {
             server.watch(thread::current());
         }
+        let mut told = 0;
         loop {
             let Some((received, links)) = post.count() else { return };
-            if links > 0 || received == 0 {
+            // One that has left may come back.
+            if links > 0 || received == told {
                 thread::park();
             } else {
+                told = received;
                 let _ = messenger.send(&Parcel::Idle { received }.encode());
-                return;
             }
         }
     };

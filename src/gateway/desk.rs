@@ -23,6 +23,7 @@ use super::edge::line::Line;
 use super::edge::words::Ticket;
 use super::figures::{Figure, Figures, Sheet};
 use super::mailbox::Mailbox;
+use super::moving::Exit;
 use super::recording::Recorders;
 use super::relay;
 use super::reports::Lines;
@@ -110,6 +111,8 @@ pub struct Office {
     pub defects: Defects,
     /// A connection that waits to hear whether it may come in.
     pub lobby: Mutex<Option<Visitor>>,
+    /// Where connections are to go on, if they are.
+    pub exit: Mutex<Option<Arc<Exit>>>,
     /// Connections that another process has passed on to this one.
     pub received: AtomicU64,
     /// Whom the end of each connection wakes.
@@ -131,6 +134,15 @@ impl Office {
 
     pub fn lobby(&self) -> MutexGuard<'_, Option<Visitor>> {
         self.lobby.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Connections go on there from now on.
+    pub fn lead_on(&self, to: Arc<Exit>) {
+        *self.exit.lock().unwrap_or_else(PoisonError::into_inner) = Some(to);
+    }
+
+    fn exit(&self) -> Option<Arc<Exit>> {
+        self.exit.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The way to root's process, where this one ends with its only connection.
@@ -409,6 +421,13 @@ impl Outside for Desk {
             return Ok(());
         }
         Err(connection)
+    }
+
+    fn move_on(&mut self, connection: Box<HandOver>) -> Result<(), Box<HandOver>> {
+        match self.office.exit() {
+            Some(exit) => exit.pass(connection),
+            None => Err(connection),
+        }
     }
 
     fn recorder(&mut self, link: u64, peer: SocketAddr, grant: &Grant) -> Result<OwnedFd, String> {

@@ -15,6 +15,7 @@ use crossbeam::channel::{Receiver, Sender, bounded};
 
 use self::privileged::{Edges, Relaying};
 use super::audit::{Audit, Auditor};
+use super::broker::Running;
 use super::cipher_speed::CipherSpeeds;
 use super::config::{Config, Effective, Facility, Who};
 use super::desk::Greeting;
@@ -25,10 +26,13 @@ use super::host_keys::{self, Half, HostKeys};
 use super::logbook::Logbook;
 use super::monitor::Keeper;
 use super::monitor::hear::Clerk;
+use super::moving::{Doorway, Exit, Room};
 use super::names::{self, Resolver};
+use super::pam::porter::Arrival;
 use super::policy::Policy;
 use super::recording::Studio;
-use super::relay;
+use super::relay::destination::Destinations;
+use super::relay::{self, Relays};
 use super::reports::Reports;
 use super::server::{Server, Settings};
 use super::signer;
@@ -85,6 +89,16 @@ pub struct Generation {
     /// They end when there is nothing left for them to do.
     helpers: Vec<JoinHandle<()>>,
     startups: Arc<Startups>,
+    /// As root: the processes of accounts.
+    running: Option<Arc<Running>>,
+    /// The same: where connections that need one come in, as long as any may.
+    accounts: Option<Sender<Arrival>>,
+    /// As root: where logins come in that go on elsewhere, if there are any.
+    relays: Option<Arc<dyn Relays>>,
+    /// What it knows their hosts by.
+    destinations: Option<Destinations>,
+    /// The fingerprints of its host keys, which its connections change their keys with.
+    host_keys: Vec<String>,
     /// Without root: what has been counted is not forgotten when it ends.
     _presence: Option<Presence>,
     /// As root: whoever holds the host keys. The last to end, for all of them have it sign.
@@ -110,16 +124,19 @@ impl Generation {
         let config = plan.config;
         let offers = plan.keys.keys.iter().map(host_keys::HostKey::offer).collect();
         let connection = Arc::new(connection_config(&config, offers, (steers(&config), false))?);
+        let host_keys = plan.keys.fingerprints();
         let keys = own_keys(plan.keys.keys, &config);
         let private = Arc::clone(&keys.private);
         let startups = Arc::new(Startups::new(&config.global));
         plan.standings.iter().for_each(|standing| startups.inherit(standing));
         let recorders = Arc::new(Studio::new(plan.audit.clone()));
         let audit = plan.audit.map(|audit| audit as Arc<dyn Auditor>);
+        let policy = Policy::new(Arc::clone(&config));
+        let destinations = Some(policy.destinations());
         let executor = Executor {
             greets: Some(Greets { shared: Arc::clone(&connection), names: names(&config) }),
             startups: Some(Arc::clone(&startups)),
-            policy: Some(Policy::new(Arc::clone(&config))),
+            policy: Some(policy),
             signer: Arc::new(keys) as Arc<dyn Signer>,
             login_keys: Arc::new(Files),
             open_files: plan.open_files,
@@ -155,9 +172,21 @@ impl Generation {
         })?;
         let helpers = vec![start_log(plan.log, reports)?];
         let (keep, _) = bounded(0);
-        let (edges, relay, server) = (None, None, Some(server));
-        let _presence = Some(presence);
-        Ok(Generation { edges, relay, server, keep, helpers, startups, _presence, _signer: None })
+        Ok(Generation {
+            edges: None,
+            relay: None,
+            server: Some(server),
+            keep,
+            helpers,
+            startups,
+            running: None,
+            accounts: None,
+            relays: None,
+            destinations,
+            host_keys,
+            _presence: Some(presence),
+            _signer: None,
+        })
     }
 
     /// One of root's, of which no edge serves yet.
@@ -167,8 +196,53 @@ impl Generation {
         helpers: Vec<JoinHandle<()>>,
         startups: Arc<Startups>,
     ) -> Generation {
-        let (edges, server, _presence, _signer) = (None, None, None, None);
-        Generation { edges, relay, server, keep, helpers, startups, _presence, _signer }
+        Generation {
+            edges: None,
+            relay,
+            server: None,
+            keep,
+            helpers,
+            startups,
+            running: None,
+            accounts: None,
+            relays: None,
+            destinations: None,
+            host_keys: Vec::new(),
+            _presence: None,
+            _signer: None,
+        }
+    }
+
+    /// The way in for connections of the program whose place this one has, as long as any are taken.
+    pub fn doorway(&self) -> Option<Doorway> {
+        let to = match (&self.accounts, &self.server) {
+            (Some(accounts), _) => Room::Apart(accounts.clone(), self.relays.clone()),
+            (None, Some(server)) => Room::Here(Box::new(server.doorway())),
+            (None, None) => return None,
+        };
+        Some(Doorway { to, destinations: self.destinations.clone()? })
+    }
+
+    /// Connections go on in the program at the other end as soon as they can, if it has these host keys and
+    /// ours are among them. `onward`: so may logins that go on elsewhere. Answers whether they do.
+    pub fn move_on(&self, exit: &Arc<Exit>, host_keys: &[String], onward: bool) -> bool {
+        if !self.host_keys.iter().all(|key| host_keys.contains(key)) {
+            return false;
+        }
+        self.running.iter().for_each(|running| running.move_on(exit));
+        self.server.iter().for_each(|server| server.move_on(exit));
+        self.relay.iter().filter(|_| onward).for_each(|relay| relay.move_on(exit));
+        true
+    }
+
+    /// Logins that have gone on elsewhere may come in.
+    pub const fn has_onward(&self) -> bool {
+        self.relays.is_some() || self.server.is_some()
+    }
+
+    /// The fingerprints of its host keys.
+    pub fn host_keys(&self) -> &[String] {
+        &self.host_keys
     }
 
     /// Serves a connection that was accepted elsewhere.
@@ -182,6 +256,7 @@ impl Generation {
 
     /// Accepts no more connections; those it has go on.
     pub fn retire(&mut self) {
+        self.accounts = None;
         match (&mut self.edges, &self.relay, &self.server) {
             (Some(edges), ..) => edges.retire(),
             (None, Some(relay), _) => relay.retire(),
@@ -223,8 +298,11 @@ impl Generation {
 
     /// Ends every connection and waits until that is done.
     pub fn end(self) {
-        let Generation { edges, relay, server, keep, helpers, _presence, _signer, .. } = self;
-        drop(keep);
+        let Generation {
+            edges, relay, server, keep, helpers, accounts, _presence, _signer, ..
+        } = self;
+        // Whoever starts processes of accounts ends with the last way to it.
+        drop((keep, accounts));
         if let Some(edges) = edges {
             edges.stop();
         }

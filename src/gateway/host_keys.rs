@@ -82,6 +82,12 @@ pub struct HostKeys {
     pub warnings: Vec<String>,
 }
 
+impl HostKeys {
+    pub fn fingerprints(&self) -> Vec<String> {
+        self.keys.iter().map(|key| key.public().fingerprint()).collect()
+    }
+}
+
 /// Why the server cannot have a host key. The text names the file and the next step.
 #[derive(Debug, thiserror::Error)]
 pub enum HostKeyError {

@@ -146,6 +146,21 @@ impl Logbook {
         tell(&login, outcome.and_then(|()| self.follow(&mut open, login.clone())));
     }
 
+    /// The sessions that are open are another process's from now on, which notes their ends.
+    pub fn leave(&self) -> Vec<(Login, OwnedFd)> {
+        std::mem::take(&mut self.sessions().sessions).into_values().collect()
+    }
+
+    /// Notes the end of a session that another process has left to this one.
+    pub fn go_on(&self, login: Login, process: OwnedFd) {
+        let mut open = self.sessions();
+        let mark = open.next;
+        open.next += 1;
+        let watched = self.epoll.add(&process, EpollEvent::new(EpollFlags::EPOLLIN, mark));
+        tell(&login, watched.map_err(io::Error::from));
+        open.sessions.insert(mark, (login, process));
+    }
+
     /// The sessions that are open end with this process.
     pub fn close(&self) {
         for (login, _) in std::mem::take(&mut self.sessions().sessions).into_values() {

@@ -34,6 +34,7 @@ pub mod logbook;
 pub mod mailbox;
 pub mod moduli;
 pub mod monitor;
+pub mod moving;
 pub mod names;
 pub mod pam;
 pub mod parcel;

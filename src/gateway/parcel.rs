@@ -4,15 +4,13 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::audit::Entry;
+use super::moving::{MESSAGE, Moving, PIECE};
 use super::signer::words::Order;
 use super::terms::Terms;
-use crate::limits::{
-    HAND_OVER_UNSENT_BYTES_MAX, HOST_KEY_BYTES_MAX, PARCEL_BYTES_MAX, SIGNATURE_BYTES_MAX,
-    TERMINAL_BYTES_MAX,
-};
+use crate::limits::{HOST_KEY_BYTES_MAX, SIGNATURE_BYTES_MAX, TERMINAL_BYTES_MAX};
 use crate::wire::{Malformed, Reader};
 
-/// What travels. Connections are described by the grant they carry in its own encoding.
+/// What travels.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Parcel {
     /// First message to a new process.
@@ -23,16 +21,13 @@ pub enum Parcel {
     Figures,
     /// The way to the recorder of the connection that follows, attached.
     Recorder { serial: u64 },
-    /// An authenticated connection, its socket attached.
-    Connection {
-        serial: u64,
-        peer: SocketAddr,
-        local: SocketAddr,
-        record: Vec<u8>,
-        inbound: Vec<u8>,
-        outbound: Vec<u8>,
-        grant: Vec<u8>,
-    },
+    /// A descriptor of the connection that follows, attached; they are counted from 0.
+    Piece { serial: u64, number: u32 },
+    /// An authenticated connection, its socket attached. From the account's process: it is to go on in the
+    /// program that has this one's place.
+    Connection(Box<Moving>),
+    /// Connections are to go on in the program that has this one's place.
+    MoveOn,
     /// From the account's process: a rekey needs the host key, or a client wants to see that we hold one.
     Sign { ticket: u64, order: Order },
     /// The answer; empty when it could not be signed.
@@ -57,14 +52,13 @@ impl Parcel {
                 out.push(1);
                 terms.encode(&mut out);
             }
-            Parcel::Connection { serial, peer, local, record, inbound, outbound, grant } => {
-                out.reserve(128 + record.len() + inbound.len() + outbound.len() + grant.len());
-                out.push(2);
+            Parcel::Connection(moving) => return moving.message(false),
+            Parcel::Piece { serial, number } => {
+                out.push(PIECE);
                 out.extend(serial.to_be_bytes());
-                put_address(&mut out, peer);
-                put_address(&mut out, local);
-                [record, inbound, outbound, grant].into_iter().for_each(|part| put(&mut out, part));
+                out.extend(number.to_be_bytes());
             }
+            Parcel::MoveOn => out.push(14),
             Parcel::Sign { ticket, order } => {
                 out.reserve(order.bytes_max());
                 out.push(3);
@@ -106,15 +100,9 @@ impl Parcel {
         let mut r = Reader::new(bytes);
         let parcel = match r.byte()? {
             1 => Parcel::Setup(Terms::decode(&mut r)?),
-            2 => Parcel::Connection {
-                serial: r.uint64()?,
-                peer: address(&mut r)?,
-                local: address(&mut r)?,
-                record: r.string(PARCEL_BYTES_MAX)?.to_vec(),
-                inbound: r.string(PARCEL_BYTES_MAX)?.to_vec(),
-                outbound: r.string(HAND_OVER_UNSENT_BYTES_MAX)?.to_vec(),
-                grant: r.string(PARCEL_BYTES_MAX)?.to_vec(),
-            },
+            MESSAGE => Parcel::Connection(Box::new(Moving::decode(&mut r)?)),
+            PIECE => Parcel::Piece { serial: r.uint64()?, number: r.uint32()? },
+            14 => Parcel::MoveOn,
             3 => Parcel::Sign { ticket: r.uint64()?, order: Order::decode(&mut r)? },
             4 => Parcel::Signature {
                 ticket: r.uint64()?,
@@ -199,15 +187,38 @@ mod tests {
                 host_keys: vec![vec![1], vec![]],
                 certificates: vec![vec![2]],
             }),
-            Parcel::Connection {
+            Parcel::Connection(Box::new(Moving {
                 serial: 7,
                 peer: "192.0.2.1:5".parse().expect("address"),
                 local: "[::1]:22".parse().expect("address"),
+                session: vec![8; 32],
                 record: vec![1; 900],
                 inbound: vec![],
                 outbound: vec![3; 60],
                 grant: vec![3],
-            },
+                upstream: Some(vec![6; 40]),
+                token: vec![4; 32],
+                luggage: None,
+                kept: None,
+                apart: false,
+            })),
+            Parcel::Connection(Box::new(Moving {
+                serial: 7,
+                peer: "192.0.2.1:5".parse().expect("address"),
+                local: "[::1]:22".parse().expect("address"),
+                session: vec![],
+                record: vec![],
+                inbound: vec![1; 70],
+                outbound: vec![],
+                grant: vec![],
+                upstream: None,
+                token: vec![],
+                luggage: Some((vec![5; 99], 3)),
+                kept: Some(77),
+                apart: false,
+            })),
+            Parcel::Piece { serial: 7, number: 2 },
+            Parcel::MoveOn,
             Parcel::Sign {
                 ticket: 1,
                 order: Order {

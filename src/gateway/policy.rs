@@ -33,6 +33,7 @@ use super::directory::{Directory, Entry};
 use super::key_options::{self, Options};
 use super::program::{About, Answers};
 use super::recent_keys::{Reader, RecentKeys};
+use super::relay::destination::Destinations;
 use super::residents::Registry;
 use super::upstream::{self, Fleets};
 use crate::base::{escape, wildcard_match};
@@ -229,6 +230,11 @@ impl Policy {
 
     pub fn config(&self) -> &Arc<Config> {
         &self.config
+    }
+
+    /// What it knows logins' hosts by.
+    pub fn destinations(&self) -> Destinations {
+        Destinations { config: Arc::clone(&self.config), fleets: Arc::clone(&self.fleets) }
     }
 
     /// The account this process runs as.

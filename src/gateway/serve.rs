@@ -34,6 +34,7 @@ use super::inetd::Streams;
 use super::keyring;
 use super::listen::Listeners;
 use super::logbook::Logbook;
+use super::moving::{Entrance, Porch};
 use super::pam;
 use super::passwords;
 use super::pid_file::PidFile;
@@ -394,6 +395,8 @@ impl<'a> Start<'a> {
             formers: Vec::new(),
             attempt: None,
             reload_waits: false,
+            porch: Porch::default(),
+            entrances: Vec::new(),
             start: self,
         })
     }
@@ -511,6 +514,9 @@ struct Gateway<'a> {
     /// An upgrade that is under way, and whether SIGHUP came meanwhile.
     attempt: Option<Attempt>,
     reload_waits: bool,
+    /// Where connections of earlier programs come in, and the ways of those that still have some.
+    porch: Porch,
+    entrances: Vec<Entrance>,
 }
 
 impl Gateway<'_> {
@@ -526,6 +532,7 @@ impl Gateway<'_> {
         self.pid_file = path.map(|path| PidFile::write(path, self.pid));
         self.start.open_control(&self.listeners);
         manager.ready();
+        self.take_in();
         self.serve(signals, manager)
     }
 
@@ -533,7 +540,7 @@ impl Gateway<'_> {
         let signal = loop {
             let woken = self.wait(signals, &manager)?;
             self.retired.retain_mut(|generation| !generation.is_over());
-            self.formers.retain(|former| !former.is_over());
+            self.look_after_formers();
             let generations = self.retired.len() + 1;
             self.start.tell(|whole| whole.generations = generations);
             match (woken, &self.start.options.reload) {
@@ -555,6 +562,7 @@ impl Gateway<'_> {
         }
         // No connection is to come in that is ended at once, and none to a program that is not there yet.
         self.attempt = None;
+        self.close_porch();
         self.start.tell(|whole| whole.serves = false);
         self.listeners.close_except(&Listeners::default());
         drop(self.pid_file);
@@ -638,6 +646,7 @@ impl Gateway<'_> {
         self.start.reopen_audit(outlet);
         // Both accept until the former one has heard.
         let mut former = mem::replace(&mut self.current, next);
+        self.open_porch();
         former.retire();
         self.retired.push(former);
         mem::replace(&mut self.listeners, listeners).close_except(&self.listeners);
@@ -703,11 +712,11 @@ fn first(listeners: &Listeners, signals: &Signals) -> anyhow::Result<Result<Owne
 
 /// Of all keys that a generation keeps from its start on; the others are read when they are needed.
 fn fingerprints(keys: &HostKeys, config: &Config) -> Vec<String> {
-    let host = keys.keys.iter().map(|key| key.public().fingerprint());
-    match nix::unistd::geteuid().is_root() {
-        true => host.chain(keyring::fingerprints(config)).collect(),
-        false => host.collect(),
+    let mut all = keys.fingerprints();
+    if nix::unistd::geteuid().is_root() {
+        all.extend(keyring::fingerprints(config));
     }
+    all
 }
 
 fn reactors(config: &Config) -> usize {

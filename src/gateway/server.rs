@@ -23,6 +23,7 @@ use super::edge::line::Line;
 use super::execute::Executor;
 use super::figures::Figures;
 use super::mailbox::Mailbox;
+use super::moving::Exit;
 use super::recording::Recorders;
 use super::relay;
 use super::reports::{self, Reports};
@@ -170,6 +171,7 @@ impl Server {
             routes: settings.routes,
             defects: Defects::new(settings.renews),
             lobby: Mutex::default(),
+            exit: Mutex::default(),
             received: AtomicU64::new(0),
             watcher: OnceLock::new(),
         });
@@ -211,16 +213,19 @@ impl Server {
     /// Passes a connection that another process has authenticated to the least loaded shard, or to
     /// that of its user, whose logins may go on over one connection where they meet.
     pub fn take_over(&self, connection: Box<HandOver>) {
-        let doors = &self.office.doors;
-        let shares = connection.grant.upstream.as_ref().is_some_and(|to| to.is_shareable());
-        let door = match shares {
-            true => doors.get(place_of(&connection.grant.account.name, doors.len())),
-            false => doors.iter().min_by_key(|door| door.load()),
-        };
-        if let Some(door) = door {
-            door.enter();
-            door.put(Mail::HandOver(connection));
-        }
+        take_over(&self.office, connection);
+    }
+
+    /// The same for whoever outlives this.
+    pub fn doorway(&self) -> impl Fn(Box<HandOver>) + Send + 'static {
+        let office = Arc::clone(&self.office);
+        move |connection| take_over(&office, connection)
+    }
+
+    /// Connections go on elsewhere, as soon as each can.
+    pub fn move_on(&self, exit: &Arc<Exit>) {
+        self.office.lead_on(Arc::clone(exit));
+        self.office.doors.iter().for_each(|door| door.put(Mail::MoveOn));
     }
 
     /// The outcome of a job that another process has done, for the shard that has asked.
@@ -368,6 +373,19 @@ impl Server {
         }
         // Where io_uring was asked for, every shard has to have it.
         Ok(if driver == DriverChoice::Uring { driver } else { choice })
+    }
+}
+
+fn take_over(office: &Office, connection: Box<HandOver>) {
+    let doors = &office.doors;
+    let shares = connection.grant.upstream.as_ref().is_some_and(|to| to.is_shareable());
+    let door = match shares {
+        true => doors.get(place_of(&connection.grant.account.name, doors.len())),
+        false => doors.iter().min_by_key(|door| door.load()),
+    };
+    if let Some(door) = door {
+        door.enter();
+        door.put(Mail::HandOver(connection));
     }
 }
 

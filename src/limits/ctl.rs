@@ -10,6 +10,9 @@ pub const CONTROL_TALK_TIME_MAX: Duration = Duration::from_secs(5);
 pub const CONTROL_OUTCOME_TIME_MAX: Duration = Duration::from_secs(90);
 pub const CONTROL_STALE_MAX: usize = 256;
 
+/// Shards whose counts are kept apart; what more there are count together with the last of them.
+pub const FIGURE_SHEETS_MAX: usize = 128;
+
 /// What a gateway may answer: figures of some thousand processes have room in it.
 pub const CTL_ANSWER_BYTES_MAX: usize = 1024 * 1024;
 /// Until somebody takes the connection to a control socket; its queue may be full.

@@ -65,6 +65,16 @@ fn write_line(report: &Report) {
         What::HandedOver { user } => {
             info!(link, %ip, port, user, "Connection of {user} goes on in another process");
         }
+        What::MovedOn { user, .. } => {
+            info!(link, %ip, port, user, "Connection of {user} goes on in the next program");
+        }
+        What::MovedIn { user, sessions, forwards } => {
+            info!(
+                link, %ip, port, user, sessions, forwards,
+                "Connection of {user} has come from the program before: {sessions} sessions, \
+                 {forwards} forwarded connections"
+            );
+        }
         What::SessionStarted { user, what } => {
             let what = escape(what);
             info!(link, %ip, port, user, %what, "Starting session: {what} for {user}");

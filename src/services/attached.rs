@@ -11,9 +11,13 @@ use super::process::{Login, Process, Start};
 use super::scp::{self, Scp};
 use super::sftp::{Flags, Options, Sftp};
 use super::sftp_client::SftpClient;
-use super::{Account, Done, Grant, Guest, Io, Notice, Prelude, Program, Rules, Service, Subsystem};
+use super::{
+    Account, Done, Grant, Guest, Io, Luggage, Notice, Prelude, Program, Rules, Service, Subsystem,
+    Unpacking,
+};
 use crate::connection::ChannelRequest;
 use crate::reactor::{Chunk, Errno, Fd, Op};
+use crate::wire::Malformed;
 
 const INTERNAL_SFTP: &str = "internal-sftp";
 /// What sshd says to who asks for something else, and its exit statuses.
@@ -23,6 +27,11 @@ const NO_LOGIN_STATUS: u8 = 254;
 const EXPIRED: &str =
     "WARNING: Your password has expired.\nPassword change required but no TTY available.\n";
 const EXPIRED_STATUS: u8 = 1;
+
+/// What is packed.
+const PROCESS: u8 = 1;
+const FORWARD: u8 = 2;
+const SFTP: u8 = 3;
 
 /// The services, one of which a channel has. A closed set: dispatch is a match.
 #[derive(Debug)]
@@ -61,15 +70,19 @@ enum Chosen {
 impl Attached {
     /// A session that has not been asked for anything yet.
     pub fn session(grant: &Grant, client: SocketAddr, server: SocketAddr) -> Attached {
-        let login = Login {
+        let login = Attached::login(grant, client, server);
+        Attached::Process(Box::new(Process::new(Arc::new(login))))
+    }
+
+    fn login(grant: &Grant, client: SocketAddr, server: SocketAddr) -> Login {
+        Login {
             account: grant.account.clone(),
             client,
             server,
             set_env: grant.set_env.clone(),
             open_files: grant.open_files,
             rules: grant.rules.clone(),
-        };
-        Attached::Process(Box::new(Process::new(Arc::new(login))))
+        }
     }
 
     /// A connection that the client wants made; [`Attached::begin`] starts it.
@@ -141,6 +154,91 @@ impl Attached {
         if let Attached::Process(process) = self {
             process.display_made(display, io);
         }
+    }
+
+    /// It could go on in another process as it is now.
+    pub fn may_move(&self) -> bool {
+        match self {
+            Attached::Process(process) => process.may_move(),
+            Attached::Forward(forward) => forward.may_move(),
+            Attached::Sftp(sftp) => sftp.may_move(),
+            Attached::Scp(_)
+            | Attached::Local(_)
+            | Attached::Guest(_)
+            | Attached::SftpClient(_) => false,
+        }
+    }
+
+    /// Begins nothing more, and asks back what may wait for somebody else: it is to go on in another process.
+    pub fn halt(&mut self, io: &mut Io<'_>) {
+        match self {
+            Attached::Process(process) => process.halt(io),
+            Attached::Forward(forward) => forward.halt(io),
+            Attached::Sftp(sftp) => sftp.halt(io),
+            _ => {}
+        }
+    }
+
+    /// How much it packs of data that came by its channel, at most.
+    pub const fn burden(&self) -> u32 {
+        match self {
+            Attached::Process(process) => process.unwritten(),
+            Attached::Forward(forward) => forward.unwritten(),
+            _ => 0,
+        }
+    }
+
+    /// Goes on: it has come from another process, or could not go there.
+    pub fn go_on(&mut self, io: &mut Io<'_>) {
+        match self {
+            Attached::Process(process) => process.go_on(io),
+            Attached::Forward(forward) => forward.go_on(io),
+            Attached::Sftp(sftp) => sftp.go_on(io),
+            _ => {}
+        }
+    }
+
+    /// Packs what has halted and has nothing in flight; nothing is left here but to be released. `false`: it
+    /// is nothing that moves.
+    pub fn pack(&mut self, out: &mut Luggage, io: &mut Io<'_>) -> bool {
+        match self {
+            Attached::Process(process) => {
+                out.byte(PROCESS);
+                process.pack(out, io);
+            }
+            Attached::Forward(forward) => {
+                out.byte(FORWARD);
+                forward.pack(out);
+            }
+            Attached::Sftp(sftp) => {
+                out.byte(SFTP);
+                sftp.pack(out, io);
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// What [`Attached::pack`] packed of a connection with these ends; [`Attached::go_on`] is to be called. Where
+    /// it fails the descriptors are nobody's.
+    pub fn unpack(
+        from: &mut Unpacking<'_>,
+        grant: &Grant,
+        (client, server): (SocketAddr, SocketAddr),
+    ) -> Result<Attached, Malformed> {
+        Ok(match from.byte()? {
+            PROCESS => {
+                let login = Arc::new(Attached::login(grant, client, server));
+                Attached::Process(Box::new(Process::unpack(login, from)?))
+            }
+            FORWARD => Attached::Forward(Box::new(Forward::unpack(from)?)),
+            SFTP => {
+                let Account { home, name, .. } = &grant.account;
+                let sftp = Sftp::unpack(grant.place.root(), (home, name), from)?;
+                Attached::Sftp(Box::new(sftp))
+            }
+            _ => return Err(Malformed::Range),
+        })
     }
 
     /// Our own streams and the server's session.

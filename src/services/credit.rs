@@ -15,6 +15,16 @@ pub(super) struct CreditWait {
 }
 
 impl CreditWait {
+    /// One that goes on elsewhere, where this much had been seen.
+    pub const fn having_seen(most: u32) -> CreditWait {
+        CreditWait { most, look: None }
+    }
+
+    /// The largest credit seen.
+    pub const fn most(&self) -> u32 {
+        self.most
+    }
+
     /// Whether to go on with what there is of `want` bytes, of which at least `least` are needed.
     pub fn is_over(&mut self, want: u32, least: u32, io: &mut Io<'_>) -> bool {
         let credit = io.credit();

@@ -455,6 +455,8 @@ pub fn encode_limits(limits: Option<LoginLimits>) -> Vec<u8> {
     let Some(LoginLimits { sessions_max, client_alive, rekey }) = limits else {
         return Vec::new();
     };
+    // Written again it is to be the same.
+    let client_alive = client_alive.filter(|(interval, _)| !interval.is_zero());
     let (interval, count) = client_alive.unwrap_or_default();
     let mut out = Vec::new();
     out.extend(u64::from(sessions_max).to_be_bytes());
@@ -613,6 +615,11 @@ mod tests {
         for cut in 0..bytes.len() {
             assert_eq!(Grant::decode(&bytes[..cut]), None);
         }
+        // What stands for nothing is read as nothing, and a grant that was read is known by its bytes.
+        let none = Some((Duration::ZERO, 3));
+        let limits = grant.limits.map(|limits| LoginLimits { client_alive: none, ..limits });
+        let bytes = Grant { limits, ..grant.clone() }.encode();
+        assert_eq!(Grant::decode(&bytes).map(|grant| grant.encode()), Some(bytes));
         assert!(grant.accepts_variable("LC_ALL") && !grant.accepts_variable("PATH"));
         assert_eq!(grant.subsystem("sftp"), Some(&Subsystem::Sftp("internal-sftp -R".into())));
         assert_eq!(grant.subsystem("scp"), None);

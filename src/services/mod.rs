@@ -16,6 +16,7 @@ mod judge;
 pub mod lastlog;
 mod ledger;
 pub mod local;
+mod luggage;
 mod modes;
 mod outgoing;
 mod place;
@@ -40,7 +41,7 @@ pub use attached::{Attached, Noted};
 pub use auth_info::AuthInfo;
 #[cfg(feature = "sim")]
 pub use child::Script;
-pub use child::{Child, Exit, Pipes, signal_by_name};
+pub use child::{Child, Exit, Pipes, kernel_tells_ends, signal_by_name, told_status};
 pub use file_event::FileEvent;
 pub use files::{Files, Folder, Quota, Rights};
 pub use io::{Io, Wishes};
@@ -48,13 +49,14 @@ pub use job::{
     About, Account, AccountAnswer, Demands, Done, Grant, Greeted, Job, Kept, Notice, Origin,
     Prelude, Program, SpawnFailed, SpawnSpec, Subsystem, decode_limits, encode_limits,
 };
+pub use luggage::{Luggage, Unpacking};
 pub use modes::encode_modes;
 pub use outgoing::{Command, Outgoing, Surroundings};
 pub use place::{Place, enter_root, entered_root};
 pub use prelude::run_prelude;
 pub use process::is_variable;
 pub use pty::{Terminal, TerminalSpec, open_terminal, window_size};
-pub use reaper::orphans;
+pub use reaper::{adopt, orphans};
 pub use root::{Root, check_fences};
 pub use routing_domain::RoutingDomain;
 pub use rules::{Record, Recorded, Rules, is_listed};

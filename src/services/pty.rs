@@ -69,6 +69,15 @@ impl Terminal {
         Terminal { side: Side::Scripted(master, size), path }
     }
 
+    /// One that another process has made, and given up by [`Terminal::into_master`].
+    pub fn adopted(master: Fd, path: CString) -> Terminal {
+        #[cfg(feature = "sim")]
+        if crate::reactor::sim::is_simulated(master) {
+            return Terminal::scripted(master, path, Arc::default());
+        }
+        Terminal { side: Side::System(master), path }
+    }
+
     /// Non-blocking and close-on-exec.
     pub const fn master(&self) -> Fd {
         match self.side {

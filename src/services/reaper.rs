@@ -21,7 +21,7 @@ struct Reaper {
 }
 
 /// Takes over a process whose end nobody else will wait for.
-pub(super) fn adopt(pidfd: OwnedFd) {
+pub fn adopt(pidfd: OwnedFd) {
     let key = pidfd.as_raw_fd();
     let mut orphans = ORPHANS.lock().unwrap_or_else(PoisonError::into_inner);
     let orphan = orphans.entry(key).or_insert(pidfd);

@@ -7,7 +7,7 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::sync::{Arc, OnceLock};
 
@@ -20,10 +20,11 @@ use nix::sys::stat::{FileStat, Mode, fstat, fstatat, lstat, stat};
 use nix::sys::statvfs::{Statvfs, fstatvfs, statvfs};
 use nix::unistd::{AccessFlags, access, faccessat};
 
-use super::files::{Files, Rights};
+use super::files::{Files, Quota, Rights};
 use super::ledger::Ledger;
 use super::sftp::retry;
 use crate::limits::RESOLVE_TRIES_MAX;
+use crate::reactor::Fd;
 
 /// Where a session's absolute paths begin.
 #[derive(Clone, Debug, Default)]
@@ -79,6 +80,31 @@ impl Root {
             fence.ledger = Some(Ledger::of(&files.root, || fence.count())?);
         }
         Ok(Root::Fenced(Arc::new(fence)))
+    }
+
+    /// The directory is open.
+    pub const fn is_open(&self) -> bool {
+        matches!(self, Root::Fenced(_))
+    }
+
+    /// Another descriptor of the open directory, for another process.
+    ///
+    /// # Errors
+    /// There is none to be had, or the directory is not open.
+    pub fn directory(&self) -> io::Result<OwnedFd> {
+        self.fence()?.directory.try_clone()
+    }
+
+    /// The same root with its directory open: the one that has come from another process. `None`: it is not one
+    /// that lacks it, or what is in there is counted, which has to be done first.
+    pub fn opened_on(&self, directory: Fd) -> Option<Root> {
+        let Root::Unopened(files) = self else { return None };
+        if files.quota != Quota::default() {
+            return None;
+        }
+        // SAFETY: it came from another process, and nobody else has it.
+        let directory = unsafe { OwnedFd::from_raw_fd(directory.0) };
+        Some(Root::Fenced(Arc::new(Fence { directory, files: Arc::clone(files), ledger: None })))
     }
 
     /// What is judged here, where the kernel's own judgement is not all.

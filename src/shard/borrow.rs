@@ -81,6 +81,11 @@ struct AgentKey {
 }
 
 impl Borrowed {
+    /// The login is over, and nothing of it is kept any more.
+    pub(super) fn is_done(&self) -> bool {
+        self.stage == Stage::Over && self.early.is_none() && self.held.is_empty()
+    }
+
     /// The channel to the agent.
     const fn channel(&self) -> Option<ChannelId> {
         match self.stage {

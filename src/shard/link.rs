@@ -91,6 +91,11 @@ pub(super) struct Link {
     pub flow: Flow,
     /// When the lease of the receive in flight is taken back, unless something comes.
     pub lease_until: Option<Instant>,
+    /// By what root's process knows it again.
+    pub token: Box<[u8]>,
+    /// When it is to move to another program, if it is, and how long after that it is tried again.
+    pub move_at: Option<Instant>,
+    pub move_pause: Duration,
 }
 
 /// A question about a key, but for the key itself.
@@ -113,12 +118,21 @@ pub(super) struct Owed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum LinkState {
     Open,
+    /// Nothing is begun on it: it goes on in another program once nothing is in flight.
+    Packing,
     /// Authenticated; leaves for the process of its account once nothing is in flight.
     Leaving,
     /// Says its last words, then ends.
     Closing,
     /// Over: waits until nothing is in flight.
     Terminating,
+}
+
+impl LinkState {
+    /// The protocol still has its say.
+    pub const fn goes_on(self) -> bool {
+        matches!(self, LinkState::Open | LinkState::Packing)
+    }
 }
 
 /// A service and the channel it is attached to.
@@ -185,7 +199,7 @@ impl Link {
 
     /// When the protocol or the times beside it want attention.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let own = [self.idle_check, self.mark_until, self.lease_until, self.deadline];
+        let own = [self.idle_check, self.mark_until, self.lease_until, self.deadline, self.move_at];
         let recorder = self.outgoing.recorder_due();
         own.into_iter().chain([self.conn.poll_timeout(), recorder]).flatten().min()
     }

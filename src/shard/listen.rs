@@ -3,6 +3,7 @@
 
 use std::os::fd::{IntoRawFd, OwnedFd};
 
+use super::places::Taking;
 use super::*;
 use crate::connection::{ChannelId, ChannelKind, GlobalRequest};
 use crate::limits::{FORWARDS_MAX, LISTENERS_OF_LINK_MAX};
@@ -13,17 +14,18 @@ use crate::wire::channel::AGENT_CHANNEL;
 /// One socket that listens for a link's client.
 #[derive(Debug)]
 pub(super) struct Listener {
-    link: u32,
+    pub link: u32,
     /// Of the link: its slab key may be another's when the last word of the socket comes.
     generation: u16,
     place: Place,
     /// The port it has; zero for a path.
-    port: u16,
-    socket: Fd,
+    pub port: u16,
+    pub socket: Fd,
     /// Of its accepts.
-    token: Token,
+    pub token: Token,
     /// It was told to end.
-    ending: bool,
+    pub ending: bool,
+    pub taking: Taking,
 }
 
 /// A connection that was taken and that the client has not been asked about.
@@ -37,7 +39,17 @@ pub(super) struct Offer {
     socket: Fd,
 }
 
+impl Offer {
+    pub(super) const fn is_of(&self, link: u32) -> bool {
+        self.link == link
+    }
+}
+
 impl Listener {
+    pub(super) const fn is_of(&self, link: u32) -> bool {
+        self.link == link
+    }
+
     pub(super) const fn place(&self) -> &Place {
         &self.place
     }
@@ -137,13 +149,21 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     }
 
     pub(super) fn accept_for(&mut self, key: u32, place: Place, port: u16, socket: OwnedFd) {
+        self.accept_at(key, place, port, Fd(socket.into_raw_fd()));
+    }
+
+    /// The same for one that is the shard's already.
+    pub(super) fn accept_at(&mut self, key: u32, place: Place, port: u16, socket: Fd) {
         let generation = self.next_generation();
-        let Some(link) = self.links.get(key as usize) else { return };
-        let socket = Fd(socket.into_raw_fd());
+        let Some(link) = self.links.get(key as usize) else {
+            self.driver.close(socket);
+            return;
+        };
         let entry = self.listeners.vacant_entry();
         let token = Token { key: entry.key() as u32 | OF_PLACE, generation, tag: 0 };
-        let (generation, ending) = (link.generation, false);
-        entry.insert(Listener { link: key, generation, place, port, socket, token, ending });
+        let (generation, ending, taking) = (link.generation, false, Taking::On);
+        let link = key;
+        entry.insert(Listener { link, generation, place, port, socket, token, ending, taking });
         self.submit(token, Op::Accept { listener: socket });
     }
 
@@ -179,8 +199,11 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 one.ending = true;
                 // From now on nobody gets in; what is in flight ends by itself.
                 self.driver.shutdown(one.socket);
-                let token = one.token;
-                self.cancel(token);
+                let (token, taking) = (one.token, one.taking);
+                match taking {
+                    Taking::On | Taking::AskedBack => self.cancel(token),
+                    Taking::Off => self.forget_listener(*number),
+                }
             }
         }
         found.len()
@@ -191,7 +214,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let Completion { token, op, result, more } = completion;
         let number = token.key & !OF_PLACE;
         let Some(one) = self.listeners.get(number as usize) else { return };
-        let ending = one.ending;
+        let (ending, asked_back) = (one.ending, one.taking == Taking::AskedBack);
         if let Ok(socket) = result {
             let socket = Fd(socket as i32);
             match ending {
@@ -201,6 +224,10 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
         if more {
             return;
+        }
+        // A connection that was just taken may have been the only one that was wanted.
+        if asked_back && self.listeners.get(number as usize).is_some_and(|one| !one.ending) {
+            return self.place_halted(number);
         }
         let exhausted = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::ENOBUFS];
         match (ending, result) {
@@ -278,6 +305,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
         self.offers.push_back(Offer { link, generation, kind, name, what, socket });
         self.make_offers();
+        self.stay_for_offer(link);
     }
 
     /// Asks clients to open channels for what was taken for them, as far as there is memory to.
@@ -285,12 +313,18 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         for _ in 0..self.offers.len() {
             let Some(offer) = self.offers.pop_front() else { return };
             let key = offer.link;
-            let lives =
-                |link: &Link| link.generation == offer.generation && link.state == LinkState::Open;
+            let lives = |link: &Link| {
+                let state = matches!(link.state, LinkState::Open | LinkState::Packing);
+                state && link.generation == offer.generation
+            };
             let Some(link) = self.links.get(key as usize).filter(|link| lives(link)) else {
                 self.driver.close(offer.socket);
                 continue;
             };
+            if link.state == LinkState::Packing {
+                self.offers.push_back(offer);
+                continue;
+            }
             if link.attachments as usize >= FORWARDS_MAX {
                 self.turn_offer_down(&offer, "too many forwarded connections");
                 continue;

@@ -8,6 +8,7 @@ mod agent;
 mod borrow;
 mod client;
 mod contain;
+mod departure;
 mod display;
 mod forward;
 mod host_keys;
@@ -21,8 +22,10 @@ mod mark;
 #[cfg(feature = "sim")]
 mod moves;
 mod outside;
+mod places;
 mod preface;
 mod relay;
+mod relay_moving;
 mod relay_pace;
 mod report;
 mod run;
@@ -192,6 +195,9 @@ pub struct Shard<D: Driver, O: Outside> {
     moment: Option<Instant>,
     stopping: bool,
     retiring: bool,
+    /// Connections go on in another program as soon as they can, and those that are tried next.
+    moving: bool,
+    moves: VecDeque<u32>,
     /// Accepts in flight.
     accepting: usize,
     /// Connections to hosts that logins share.
@@ -266,6 +272,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             moment: None,
             stopping: false,
             retiring: false,
+            moving: false,
+            moves: VecDeque::new(),
             accepting: 0,
             commons: Commons::default(),
             news: VecDeque::new(),
@@ -317,6 +325,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         self.welcome();
         self.expire_timers();
         self.retry_waiting();
+        self.move_some();
         self.run_ready();
         self.feed_starved();
         self.run_late();
@@ -338,6 +347,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         // What was asked between two turns is sent at the end of this one.
         let busy = !self.ready.is_empty() || !self.handshakes.is_empty() || !self.dirty.is_empty();
         let busy = busy || !self.late.is_empty() || self.outside.has_mail();
+        let busy = busy || !self.moves.is_empty();
         if busy || !self.withdrawn.is_empty() || self.can_feed() {
             return Some(now);
         }
@@ -417,6 +427,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 }
                 Mail::Stop => self.stop(),
                 Mail::Retire => self.retire(),
+                Mail::MoveOn => self.begin_moving(),
             }
         }
         self.mail = mail;

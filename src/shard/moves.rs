@@ -44,7 +44,22 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             let bytes = link.conn.set_aside(attachment.id);
             (!may && bytes > 0).then(|| format!("{bytes} bytes of window, attachment {number}"))
         };
-        self.links.iter().find_map(forgets).or_else(|| self.attachments.iter().find_map(kept))
+        let moves = self.links.iter().find_map(|(key, link)| {
+            // Of a pair, either may be waited for.
+            let mut both = self.together(self.leader(key as u32));
+            let stands = link.state == LinkState::Packing && both.all(|one| self.stands(one));
+            stands.then(|| format!("link {key}: it is to leave, and waits for nothing"))
+        });
+        let forgotten = self.links.iter().find_map(forgets).or(moves);
+        forgotten.or_else(|| self.attachments.iter().find_map(kept))
+    }
+
+    /// Nothing of the link is under way, nor is looked at in the next turn.
+    fn stands(&self, key: u32) -> bool {
+        let idle = |(_, one): (usize, &Attachment)| one.link != key || one.in_flight == 0;
+        let link = self.links.get(key as usize);
+        link.is_none_or(|link| !link.dirty && link.in_flight == 0)
+            && self.attachments.iter().all(idle)
     }
 
     /// Takes every connection that is quiet through its record, as a hand-over to another process

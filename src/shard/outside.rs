@@ -7,7 +7,7 @@ use super::{Asking, Report};
 use crate::connection::ConnectionConfig;
 use crate::crypto::ShownKey;
 use crate::reactor::{Fd, Token};
-use crate::services::{Done, Grant, Job, Origin, RoutingDomain};
+use crate::services::{Done, Grant, Job, Luggage, Origin, RoutingDomain};
 
 /// The two ends of an accepted connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +50,10 @@ pub struct HandOver {
     pub grant: Box<Grant>,
     /// How its user has logged in.
     pub proofs: Vec<Proof>,
+    /// By what root's process knows it again that it has passed this connection on.
+    pub token: Box<[u8]>,
+    /// What its channels are attached to: it has gone on for a while.
+    pub luggage: Option<Box<Luggage>>,
 }
 
 /// One method that has succeeded in a login, for whoever does not take our word for it.
@@ -76,6 +80,8 @@ pub enum Mail {
     Stop,
     /// Accept no more. The shard is done when its last connection has ended by itself.
     Retire,
+    /// Another program has this one's place: connections go on there as soon as they can.
+    MoveOn,
 }
 
 /// How the time before a login ended.
@@ -168,6 +174,12 @@ pub trait Outside {
     /// Passes a connection to the process that acts for its account. Gives it back when that
     /// process cannot be reached.
     fn hand_over(&mut self, connection: Box<HandOver>) -> Result<(), Box<HandOver>>;
+
+    /// Passes a connection with all that belongs to it to the program that has this one's place. Gives it back
+    /// where that program takes nothing now.
+    fn move_on(&mut self, connection: Box<HandOver>) -> Result<(), Box<HandOver>> {
+        Err(connection)
+    }
 
     /// The way to the recorder of this connection's sessions (TidegateRecord).
     ///

@@ -61,8 +61,8 @@ pub(super) struct Couple {
     pub other: ChannelId,
     pub is_session: bool,
     pub is_open: bool,
-    /// What ChannelTimeout calls it.
-    kind: &'static str,
+    /// What ChannelTimeout calls it, until it is open.
+    pub kind: &'static str,
     /// One of the two has been closed by its peer: no data passes any more.
     pub closing: bool,
     pub pace: Pace,

@@ -13,10 +13,10 @@ pub(super) struct Pace {
     /// It has a terminal.
     pub terminal: bool,
     /// It is open, and some time is set for it.
-    timed: bool,
+    pub timed: bool,
     /// When bytes of it were last seen, and how long ago that may be at most.
-    used: Instant,
-    timeout: Option<Duration>,
+    pub used: Instant,
+    pub timeout: Option<Duration>,
 }
 
 /// What ChannelTimeout calls a channel of this kind.

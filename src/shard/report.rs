@@ -101,6 +101,19 @@ pub enum What {
     HandedOver {
         user: String,
     },
+    /// The connection goes on in the program that has this one's place, with so many sessions and forwarded
+    /// connections.
+    MovedOn {
+        user: String,
+        sessions: u32,
+        forwards: u32,
+    },
+    /// It has come from the program whose place this one has.
+    MovedIn {
+        user: String,
+        sessions: u32,
+        forwards: u32,
+    },
     SessionStarted {
         user: String,
         what: String,

@@ -12,7 +12,7 @@ use crate::base::tally::{self, Cost};
 use crate::connection::{Answer, Conn, Connection, ConnectionRecord, Event, Input, Proven, Query};
 use crate::limits::{
     BULK_SLOT, HAND_OVER_UNSENT_BYTES_MAX, HEADROOM, LINK_TURN_BYTES_MAX, LINK_TURN_PACKET_BYTES,
-    LINK_UNSENT_BYTES_MAX, PACKET_SLOT, RECEIVE_LEASE_TIME,
+    LINK_UNSENT_BYTES_MAX, MOVING_RETRY_MIN, PACKET_SLOT, RECEIVE_LEASE_TIME,
 };
 use crate::reactor::{Chunk, Class, Target};
 use crate::services::{
@@ -79,7 +79,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     pub(super) fn take_over(&mut self, from: HandOver) {
         let config = Arc::clone(&self.config.connection);
         let now = self.now();
-        let (limits, upstream) = (from.grant.limits, from.grant.upstream.clone());
+        let (limits, moves) = (from.grant.limits, from.luggage.is_some());
+        let upstream = from.grant.upstream.clone().filter(|_| !moves);
         // Whatever its sender believed, rights are those of this process.
         let ours = self.outside.serves(&from.grant) && !self.stopping;
         let conn = if ours { import(config, &from.record, now) } else { None };
@@ -97,17 +98,25 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             link.about.verbosity = from.grant.verbosity;
             link.grant = Some(Arc::new(*from.grant));
             link.inbound = Inbound::with(from.inbound);
+            link.token = from.token;
         }
         self.begin_idle(key);
-        self.command(key, Command::TellHostKeys);
+        match from.luggage {
+            Some(luggage) => self.settle_down(key, &luggage),
+            None => self.command(key, Command::TellHostKeys),
+        }
         if let Some(upstream) = upstream {
             self.begin_relay(key, upstream);
         }
         self.mark_ready(key);
+        self.may_move(key);
     }
 
     pub(super) fn cannot_take_over(&mut self, from: &HandOver) {
         self.driver.close(from.socket);
+        for fd in from.luggage.iter().flat_map(|luggage| &luggage.descriptors) {
+            self.driver.close(*fd);
+        }
         let what = What::Disconnected {
             user: Some(from.grant.account.name.clone()),
             asked: None,
@@ -177,6 +186,9 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             mark_until: None,
             flow: Flow::default(),
             lease_until: None,
+            token: Box::default(),
+            move_at: None,
+            move_pause: MOVING_RETRY_MIN,
         };
         self.links.insert(link) as u32
     }
@@ -352,6 +364,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             self.expire_idle(key, now);
             self.expire_deadline(key);
             self.expire_tape(key, now);
+            self.expire_move(key, now);
             // The time that has come is not that of its last words.
             if !self.links.get(key as usize).is_some_and(is_open) {
                 return;
@@ -370,6 +383,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 self.mark_ready(key);
             }
             LinkState::Open => self.arm_timer(key),
+            LinkState::Packing => self.stay(key),
             LinkState::Closing | LinkState::Leaving => {
                 self.peer_left(key, "the peer did not take what was sent to it", true);
             }
@@ -586,7 +600,11 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             return;
         }
         let Some(fd) = link.socket else { return };
-        let leaves = link.state == LinkState::Leaving && self.leave(key);
+        let leaves = match link.state {
+            LinkState::Leaving => self.leave(key),
+            LinkState::Packing => self.move_on(key),
+            _ => false,
+        };
         if leaves || self.holds_answers(key) {
             return;
         }
@@ -606,8 +624,10 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     /// Commands can lead to events too: those are heard at the end of the turn.
     pub(super) fn drain_events(&mut self, key: u32) {
         while let Some(link) = self.links.get_mut(key as usize) {
-            let open = link.state == LinkState::Open;
-            let Some(event) = link.conn.poll_event().filter(|_| open) else { break };
+            if !link.state.goes_on() {
+                break;
+            }
+            let Some(event) = link.conn.poll_event() else { break };
             self.event(key, event);
         }
     }
@@ -618,7 +638,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let now = self.now();
         let Some(link) = self.links.get_mut(key as usize) else { return };
         let due = link.conn.poll_timeout().is_some_and(|at| at <= now);
-        if due && link.state == LinkState::Open && link.lacks.is_empty() {
+        if due && link.state.goes_on() && link.lacks.is_empty() {
             self.with_env(key, |conn, env| conn.handle_timeout(env));
         }
     }
@@ -661,7 +681,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
     }
 
-    fn is_upstream(&self, key: u32) -> bool {
+    pub(super) fn is_upstream(&self, key: u32) -> bool {
         self.links.get(key as usize).is_some_and(|link| matches!(link.conn, Conn::Client(_)))
     }
 
@@ -817,6 +837,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             outbound,
             grant: Box::new((*grant).clone()),
             proofs: std::mem::take(&mut link.proofs),
+            token: Box::default(),
+            luggage: None,
         };
         // The process that takes it closes it.
         self.driver.release(socket);
@@ -863,7 +885,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
 
     fn say_goodbye(&mut self, key: u32, code: u32, text: &str) {
         let Some(link) = self.links.get_mut(key as usize) else { return };
-        if !matches!(link.state, LinkState::Open | LinkState::Leaving) {
+        if !matches!(link.state, LinkState::Open | LinkState::Leaving | LinkState::Packing) {
             return;
         }
         let mut around = Surroundings {
@@ -877,8 +899,9 @@ impl<D: Driver, O: Outside> Shard<D, O> {
     }
 
     fn set_closing(&mut self, key: u32) {
+        self.stay_to_end(key);
         let Some(link) = self.links.get_mut(key as usize) else { return };
-        if !matches!(link.state, LinkState::Open | LinkState::Leaving) {
+        if !matches!(link.state, LinkState::Open | LinkState::Leaving | LinkState::Packing) {
             return;
         }
         link.state = LinkState::Closing;
@@ -907,7 +930,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         self.terminate(key);
     }
 
-    fn terminate(&mut self, key: u32) {
+    pub(super) fn terminate(&mut self, key: u32) {
+        self.stay_to_end(key);
         let Some(link) = self.links.get_mut(key as usize) else { return };
         if link.state == LinkState::Terminating {
             return;

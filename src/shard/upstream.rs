@@ -495,7 +495,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
 }
 
 impl Down {
-    fn new(upstream: Arc<Upstream>, order: VecDeque<usize>) -> Down {
+    pub(super) fn new(upstream: Arc<Upstream>, order: VecDeque<usize>) -> Down {
         Down {
             upstream,
             order,

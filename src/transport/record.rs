@@ -54,13 +54,22 @@ struct Direction {
 }
 
 impl<R: Role> Transport<R> {
-    /// What another process needs to go on with this connection. `None` unless it is quiet, and where
-    /// packets are compressed from the first of them on.
+    /// No key exchange runs, of which the peer would have to say more, and no packet has been compressed: a
+    /// stream's window would have to travel too; before the first packet there is none.
+    pub fn can_travel(&self) -> bool {
+        let Wires { inbound, outbound, .. } = &self.wires;
+        let at_rest =
+            matches!(&self.stage, Ok(Stage::Established(Established { exchange: None, .. })));
+        at_rest && compression::are_fresh(outbound.packer.as_deref(), inbound.unpacker.as_deref())
+    }
+
+    /// What another process needs to go on with this connection. `None` unless it is quiet and
+    /// [`Transport::can_travel`].
     pub fn export(&self) -> Option<TransportRecord> {
-        let Ok(Stage::Established(Established { session, exchange: None })) = &self.stage else {
+        let Ok(Stage::Established(Established { session, .. })) = &self.stage else {
             return None;
         };
-        if !self.wires.is_clear() {
+        if !self.wires.is_clear() || !self.can_travel() {
             return None;
         }
         let direction = |keys: &Option<Box<DirectionKeys>>, wear: &Wear| {
@@ -68,10 +77,6 @@ impl<R: Role> Transport<R> {
             Some(Direction { keys, counters: wear.counters.clone(), bytes: wear.bytes })
         };
         let Wires { inbound, outbound, .. } = &self.wires;
-        // A stream's window would have to travel too; before the first packet there is none.
-        if !compression::are_fresh(outbound.packer.as_deref(), inbound.unpacker.as_deref()) {
-            return None;
-        }
         Some(TransportRecord {
             serves: R::SERVER,
             authenticated: self.wires.authenticated,

@@ -68,6 +68,7 @@ fn relay() -> Vec<Seed> {
         ("sign_login", relay::Ask::SignLogin { ticket, link, algorithm, session }),
         ("relay_order", relay::Ask::Sign { ticket: 3, order }),
         ("relay_over", relay::Ask::Over { link }),
+        ("relay_piece", relay::Ask::Piece { link, number: 1 }),
     ];
     let at = "192.0.2.1:22".parse().expect("an address");
     let found = relay::Found { hosts: vec![("web1".into(), 22)], user: "deploy".into() };
@@ -78,7 +79,9 @@ fn relay() -> Vec<Seed> {
     };
     let (record, inbound, grant, upstream) = (vec![1; 99], vec![2], vec![3; 9], vec![4; 9]);
     let (peer, local, outbound) = (at, at, vec![5; 60]);
-    let handed = relay::Handed { link, peer, local, record, inbound, outbound, grant, upstream };
+    let luggage = Some((vec![6; 20], 1));
+    let handed =
+        relay::Handed { link, peer, local, record, inbound, outbound, grant, upstream, luggage };
     let trouble = Trouble { said: "no".into(), logged: "nobody answers".into() };
     let terms = Terms { config: b"port 22".to_vec(), ..Terms::default() };
     let setup = relay::Setup { terms, reactors: 2, ..Default::default() };
@@ -90,6 +93,7 @@ fn relay() -> Vec<Seed> {
         ("way", relay::Tell::Way { ticket, found: Ok(passage) }),
         ("no_way", relay::Tell::Way { ticket, found: Err(trouble) }),
         ("judged", relay::Tell::Judged { ticket, verdict: Ok(()) }),
+        ("relay_move_on", relay::Tell::MoveOn),
     ];
     let asks = asks.into_iter().map(|(name, ask)| (name, 5, ask.encode().to_vec()));
     let tells = tells.into_iter().map(|(name, tell)| (name, 6, tell.encode()));

@@ -2,16 +2,17 @@
 //! namespace that nobody else is in.
 
 use std::fs;
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::sync::mpsc;
 
 use tempfile::TempDir;
 
 use crate::out;
 use crate::support::account::Account;
+use crate::support::processes::kill;
 use crate::support::{Gateway, make_executable, mount_over, run_ok, wait_for};
 
 /// Of "correct horse", by crypt(3).
@@ -296,7 +297,7 @@ echo "$PAM_TYPE $PAM_USER $PAM_TTY $blocked $(ps -o ppid= -p $$ | tr -d ' ')" >>
 "#;
 
 /// Sessions with modules of all sorts; this account gets none.
-fn site_with_sessions(bob: &Account) -> Site {
+fn site_with_sessions(bob: &Account, lines: &[&str]) -> Site {
     let service = format!(
         "auth required pam_permit.so\naccount required pam_permit.so\n\
          session required pam_exec.so quiet FOLDER/notes\n\
@@ -316,7 +317,8 @@ fn site_with_sessions(bob: &Account) -> Site {
         ("environment", "FROM_FILE=file\n"),
         ("hello", "Hello %u.\n"),
     ];
-    let site = Site::new(&files, &["UsePAM yes", "PrintLastLog no", "PrintMotd no"]);
+    let lines = [&["UsePAM yes", "PrintLastLog no", "PrintMotd no"], lines].concat();
+    let site = Site::new(&files, &lines);
     make_executable(&site.services.path().join("notes"));
     site
 }
@@ -328,10 +330,9 @@ fn pam_opens_and_closes_sessions() {
     let (Some(ann), Some(bob), true) = (Account::new(), Account::new(), can_mount()) else {
         return;
     };
-    let site = site_with_sessions(&bob);
+    let site = site_with_sessions(&bob, &[]);
     let sessions = || site.sessions();
-    let facts = "echo $FROM_CONF $FROM_FILE $(umask) $(ulimit -Sn) $(ulimit -Hn)";
-    let output = site.run(&ann.name, &[], &[facts]);
+    let output = site.run(&ann.name, &[], &[FACTS]);
     let log = site.gateway.log();
     let expected = format!("conf-{} file 0027 100 200\n", ann.name);
     assert_eq!(out(&output), expected, "{output:?}\n{log}");
@@ -384,10 +385,132 @@ fn pam_opens_and_closes_sessions() {
     wait_for("their processes to end", || site.gateway.parts("pam").is_empty());
 }
 
+/// What a session finds of what modules have set.
+const FACTS: &str = "echo $FROM_CONF $FROM_FILE $(umask) $(ulimit -Sn) $(ulimit -Hn)";
+
+/// A gateway whose number is in a file, for it is not always that of our child.
+struct Upgraded {
+    site: Site,
+    folder: TempDir,
+}
+
+impl Upgraded {
+    fn start(bob: &Account) -> Upgraded {
+        let folder = tempfile::tempdir().expect("a folder");
+        let line = format!("PidFile {}", folder.path().join("pid").display());
+        let upgraded = Upgraded { site: site_with_sessions(bob, &[&line]), folder };
+        wait_for("the PidFile", || upgraded.pid().is_some());
+        upgraded
+    }
+
+    fn pid(&self) -> Option<u32> {
+        fs::read_to_string(self.folder.path().join("pid")).ok()?.trim().parse().ok()
+    }
+
+    /// Upgrades, and waits until the program before has ended.
+    fn upgrade(&self) {
+        let before = self.pid().expect("a PidFile");
+        kill("-USR2", before);
+        wait_for("another program", || self.pid().is_some_and(|pid| pid != before));
+        wait_for("the program before to end", || has_ended(before));
+    }
+}
+
+impl Drop for Upgraded {
+    fn drop(&mut self) {
+        if let Some(pid) = self.pid() {
+            kill("-TERM", pid);
+            wait_for("the gateway's end", || has_ended(pid));
+        }
+    }
+}
+
+/// One that only waits to be asked how has ended.
+fn has_ended(pid: u32) -> bool {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status.is_empty() || status.contains("State:\tZ")
+}
+
+/// A shell at a terminal, with which others may share the connection.
+struct Shell(Child, BufReader<ChildStdout>);
+
+impl Shell {
+    fn begin(mut ssh: Command) -> Shell {
+        ssh.args(["-tt", "exec sh"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = ssh.spawn().expect("ssh starts");
+        let shown = BufReader::new(child.stdout.take().expect("its output"));
+        Shell(child, shown)
+    }
+
+    fn type_line(&mut self, line: &str) {
+        writeln!(self.0.stdin.as_mut().expect("input"), "{line}").expect("typed");
+    }
+
+    /// What is computed there tells it from an echo.
+    fn assert_computes(&mut self) {
+        self.type_line("echo $((20 + 1))st word");
+        let mut line = String::new();
+        while !line.contains("21st word") {
+            line.clear();
+            assert!(self.1.read_line(&mut line).expect("a line") > 0, "the shell has ended");
+        }
+    }
+}
+
+/// A login goes on in the next program: what keeps its session stays, has that program's processes act, and
+/// closes the session once, when the login is over. So it does where the program is killed.
+#[test]
+fn sessions_go_on_in_the_next_program_and_are_closed_once() {
+    let (Some(ann), Some(bob), true) = (Account::new(), Account::new(), can_mount()) else {
+        return;
+    };
+    let count = std::env::var("TIDEGATE_UPGRADES").ok().and_then(|text| text.parse().ok());
+    for (count, killed) in [(count.unwrap_or(3), false), (1, true)] {
+        let upgraded = Upgraded::start(&bob);
+        let gateway = &upgraded.site.gateway;
+        let user = format!("User={}", ann.name);
+        let path = format!("ControlPath={}", gateway.path("shared").display());
+        let mut shell = Shell::begin(gateway.ssh(&[&user, &path, "ControlMaster=yes"], &[]));
+        shell.assert_computes();
+        for _ in 0..count {
+            let before = ann.delegates();
+            upgraded.upgrade();
+            shell.assert_computes();
+            let now = ann.delegates();
+            assert!(now.len() == 1 && now != before, "{before:?} {now:?}\n{}", gateway.log());
+            // In a session that begins now, all that modules have set is as it was.
+            let mut other = gateway.ssh(&[&user, &path, "ControlMaster=no"], &[FACTS]);
+            let facts = format!("conf-{} file 0027 100 200\n", ann.name);
+            assert_eq!(out(&run_ok(&mut other)), facts);
+            assert_eq!(upgraded.site.sessions().len(), 1, "{:?}", upgraded.site.sessions());
+        }
+        if killed {
+            kill("-KILL", upgraded.pid().expect("a PidFile"));
+            shell.assert_computes();
+            assert_eq!(upgraded.site.sessions().len(), 1);
+        }
+        shell.type_line("exit 3");
+        assert_eq!(shell.0.wait().expect("its end").code(), Some(3), "{}", gateway.log());
+        wait_for("the end of the session", || upgraded.site.sessions().len() == 2);
+        let noted = upgraded.site.sessions();
+        let pid = noted[0].rsplit(' ').next().expect("a process");
+        let line = |what: &str| format!("{what} {} ssh {NONE_BLOCKED} {pid}", ann.name);
+        assert_eq!(noted, ["open_session", "close_session"].map(line));
+        let keeper = pid.parse().expect("a number");
+        wait_for("its process to end", || has_ended(keeper) && ann.delegates().is_empty());
+        assert_eq!(upgraded.site.sessions().len(), 2, "closed once");
+        if !killed {
+            let log = gateway.log();
+            assert!(!log.contains("ERROR"), "{log}");
+            upgraded.site.gateway.assert_alive();
+        }
+    }
+}
+
 #[test]
 fn whoever_gets_no_session_is_told_so_and_has_nothing_else() {
     let (Some(bob), true) = (Account::new(), can_mount()) else { return };
-    let site = site_with_sessions(&bob);
+    let site = site_with_sessions(&bob, &[]);
     for (flags, words) in [(&[][..], &["echo in"][..]), (&["-s"], &["sftp"])] {
         let output = site.run(&bob.name, flags, words);
         assert_eq!(output.status.code(), Some(254), "{output:?}");

@@ -140,6 +140,10 @@ pub struct SimChild {
     /// It has dawdled and done nothing since: programs that wake one another by it would never rest.
     dawdled: bool,
     exited: bool,
+    /// How it ended, which somebody else is told a moment later.
+    untold: Option<(Instant, Exit)>,
+    /// It was told so late.
+    pub told_late: bool,
 }
 
 /// Bytes moved in one step.
@@ -172,18 +176,25 @@ impl SimChild {
             dawdles,
             dawdled: false,
             exited: false,
+            untold: None,
+            told_late: false,
         }
     }
 
     /// It has exited and nothing holds its streams.
     pub fn is_over(&self) -> bool {
         let Streams { stdin, stdout, stderr, terminal } = self.streams;
-        self.exited && [stdin, stdout, stderr, terminal].iter().all(Option::is_none)
+        let told = self.exited && self.untold.is_none();
+        told && [stdin, stdout, stderr, terminal].iter().all(Option::is_none)
     }
 
     /// Goes on for a while.
     pub fn step(&mut self, world: &SimWorld, entropy: &mut SeededEntropy) {
-        self.hear_signals(world);
+        if let Some((_, exit)) = self.untold.take_if(|(at, _)| *at <= world.now()) {
+            self.script.lock().unwrap_or_else(PoisonError::into_inner).exit = Some(exit);
+            self.told_late = true;
+        }
+        self.hear_signals(world, entropy);
         if self.is_over() || self.busy_until > world.now() {
             return;
         }
@@ -197,7 +208,7 @@ impl SimChild {
             match self.act(world, entropy) {
                 Next::Onward => self.dawdled = false,
                 Next::Stuck => return,
-                Next::Exit(exit) => return self.exit(exit, world),
+                Next::Exit(exit) => return self.exit(exit, world, entropy),
             }
         }
         world.wake_at(world.now().after(Duration::from_nanos(1)));
@@ -212,7 +223,7 @@ impl SimChild {
         }
     }
 
-    fn hear_signals(&mut self, world: &SimWorld) {
+    fn hear_signals(&mut self, world: &SimWorld, entropy: &mut SeededEntropy) {
         let signals: Vec<Signal> = {
             let script = self.script.lock().unwrap_or_else(PoisonError::into_inner);
             script.signals[self.heard..].to_vec()
@@ -226,7 +237,7 @@ impl SimChild {
             };
             let name = NAMES.iter().find(|(known, _)| *known == signal);
             if let Some((_, name)) = name.filter(|_| ends && !self.exited) {
-                self.exit(Exit::Signal { name, core_dumped: false }, world);
+                self.exit(Exit::Signal { name, core_dumped: false }, world, entropy);
             }
         }
     }
@@ -351,7 +362,7 @@ impl SimChild {
         }
     }
 
-    fn exit(&mut self, exit: Exit, world: &SimWorld) {
+    fn exit(&mut self, exit: Exit, world: &SimWorld, entropy: &mut SeededEntropy) {
         if self.exited {
             return;
         }
@@ -363,7 +374,14 @@ impl SimChild {
         } else {
             self.let_go(world);
         }
-        self.script.lock().unwrap_or_else(PoisonError::into_inner).exit = Some(exit);
+        let mut script = self.script.lock().unwrap_or_else(PoisonError::into_inner);
+        if script.let_go && one_in(entropy, 2) {
+            let at = world.now().after(up_to(entropy, UNTOLD_MAX));
+            world.wake_at(at.max(world.now().after(Duration::from_nanos(1))));
+            self.untold = Some((at, exit));
+        } else {
+            script.exit = Some(exit);
+        }
         world.exit(self.watch);
     }
 
@@ -390,6 +408,9 @@ fn emit(flow: &mut Flow, step: u64, to: Option<Fd>, world: &SimWorld) -> Next {
         Err(_) => Next::Exit(PIPE),
     }
 }
+
+/// How long a parent takes to wait for it.
+const UNTOLD_MAX: Duration = Duration::from_millis(20);
 
 /// Nobody reads what it writes.
 const PIPE: Exit = Exit::Signal { name: "PIPE", core_dumped: false };

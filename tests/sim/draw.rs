@@ -24,6 +24,7 @@ use crate::forward::{Door, ForwardPlan, Habit};
 use crate::hostile::{Crime, HostilePlan};
 use crate::keys;
 use crate::line::{Meddle, Meddling, Reading};
+use crate::moving::Moving;
 use crate::office::Manners;
 use crate::onward::Onward;
 use crate::task::{ExecPlan, TaskPlan};
@@ -71,7 +72,8 @@ impl Draw {
         let (weather, swarm) = weather(&mut chance);
         let shards = 1 + chance.below(2) as usize;
         let times = Times::draw(&mut stream(seed, "times"));
-        let manners = manners(&mut chance, weather, shards, times.clone());
+        let moving = Moving::draw(&mut stream(seed, "moving"), weather);
+        let manners = Manners { moving, ..manners(&mut chance, weather, shards, times.clone()) };
         let mut pools: Vec<PoolSizes> = (0..shards).map(|_| pool(&mut chance)).collect();
         let mut builder = Builder {
             preferences: preferences(&mut chance, repeats),
@@ -170,6 +172,7 @@ fn manners(chance: &mut SeededEntropy, weather: Weather, shards: usize, times: T
         refuses: rough(chance, 300_000),
         files_fail: rough(chance, 100_000),
         times,
+        moving: Moving::default(),
     }
 }
 

@@ -183,9 +183,11 @@ impl Forward {
         let mut office = self.office.0.borrow_mut();
         let faults = office.world.faults();
         let arranged = office.arranged;
-        // The host that it goes by may turn the gateway away.
-        let turned_away = if proxied { arranged.refused + arranged.hand_overs } else { 0 };
-        let excused = faults.resets + faults.refused + arranged.lost + turned_away > 0;
+        // The host that it goes by may turn the gateway away, or be lost to a bit that flipped.
+        let at_host = arranged.refused + arranged.hand_overs + faults.flips;
+        let turned_away = if proxied { at_host } else { 0 };
+        let lost = arranged.lost + arranged.spoilt;
+        let excused = faults.resets + faults.refused + lost + turned_away > 0;
         let reachable = matches!(self.plan.door, Door::Open | Door::Named | Door::Path);
         assert!(!opened || reachable, "connected to nobody: {self:?}");
         assert!(opened || !reachable || excused, "it was refused: {self:?}");
@@ -193,7 +195,8 @@ impl Forward {
         if !opened || excused || breaks || self.plan.closes_after.is_some() {
             return;
         }
-        assert!(self.eof_seen && self.eof_sent, "closed without EOF: {self:?}");
+        let reports = &office.reports;
+        assert!(self.eof_seen && self.eof_sent, "closed without EOF: {self:?}: {reports:#?}");
         assert_eq!((self.up.left(), self.down.left()), (0, 0), "bytes are missing: {self:?}");
         office.town.complete(self.plan.port);
     }

@@ -1,7 +1,7 @@
 //! The rest of the gateway's process, simulated: workers, policy, the other shard, the log.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::CString;
 use std::net::SocketAddr;
 use std::rc::Rc;
@@ -26,6 +26,7 @@ use crate::chance::{hits, one_in, up_to};
 use crate::child::{Program, SimChild, Streams};
 use crate::files::SimFiles;
 use crate::keys;
+use crate::moving::Moving;
 use crate::onward::Onward;
 use crate::tally::Tally;
 use crate::times::Times;
@@ -53,6 +54,8 @@ pub struct Manners {
     pub files_fail: u32,
     /// What logins are timed by.
     pub times: Times,
+    /// How connections move to the program that has this one's place.
+    pub moving: Moving,
 }
 
 /// Failures of our own that were arranged.
@@ -62,6 +65,8 @@ pub struct Arranged {
     pub spawns: u64,
     pub hand_overs: u64,
     pub refused: u64,
+    /// Luggage that was spoilt on its way.
+    pub spoilt: u64,
 }
 
 pub struct Office {
@@ -75,6 +80,13 @@ pub struct Office {
     pub jobs_refused: u64,
     pub handed_over: u64,
     pub children_started: u64,
+    /// Programs of which somebody else was told how they had ended.
+    told_late: u64,
+    /// What has come of moves.
+    pub moves: BTreeMap<&'static str, u64>,
+    /// Users whose connection has moved to a shard that is not theirs.
+    guests: BTreeSet<(String, usize)>,
+    travels: SeededEntropy,
     /// Key exchanges in a finite field.
     pub agreed: u64,
     /// How logins go on, where some do.
@@ -135,6 +147,7 @@ impl Office {
         let shards = manners.shards;
         let mut files = SimFiles::default();
         files.failing = manners.files_fail;
+        let travels = SeededEntropy::new(manners.moving.seed);
         Office {
             world,
             manners,
@@ -145,6 +158,10 @@ impl Office {
             jobs_refused: 0,
             handed_over: 0,
             children_started: 0,
+            told_late: 0,
+            moves: BTreeMap::new(),
+            guests: BTreeSet::new(),
+            travels,
             agreed: 0,
             onward: None,
             fleet: Onward::fleet(),
@@ -171,6 +188,7 @@ impl Office {
         let manners = &mut self.manners;
         (manners.lost, manners.spawn_fails, manners.hand_over_fails, manners.refuses) =
             (0, 0, 0, 0);
+        manners.moving.spoilt = 0;
         self.files.failing = 0;
     }
 
@@ -199,7 +217,7 @@ impl Office {
     }
 
     pub fn count(&self, tally: &mut Tally) {
-        let Arranged { lost, spawns, hand_overs, refused } = self.arranged;
+        let Arranged { lost, spawns, hand_overs, refused, spoilt } = self.arranged;
         let rekeyed =
             |report: &&Report| matches!(report.what, What::KeyExchanged { first: false, .. });
         let all = [
@@ -219,9 +237,11 @@ impl Office {
             ("host tried in vain", self.in_vain()),
             ("unused too long", self.ended_for(UNUSED)),
             ("silent too long", self.ended_for(SILENT)),
+            ("luggage spoilt", spoilt),
+            ("end told late", self.told_late),
             ("rekeyed", self.reports.iter().filter(rekeyed).count() as u64),
         ];
-        for (what, times) in all {
+        for (what, times) in all.into_iter().chain(self.moves.iter().map(|(what, n)| (*what, *n))) {
             tally.count(what, times);
         }
     }
@@ -229,7 +249,8 @@ impl Office {
     /// Whether something that is asked of files may come to nothing, by arrangement.
     pub fn files_may_fail(&self) -> bool {
         let faults = self.world.faults();
-        self.files.failed + self.arranged.lost + faults.disk_errors + faults.disk_full > 0
+        let lost = self.arranged.lost + self.arranged.spoilt;
+        self.files.failed + lost + faults.disk_errors + faults.disk_full > 0
     }
 
     /// Logins that were let in at the host behind.
@@ -259,11 +280,16 @@ impl Office {
         self.jobs.len() + self.mail.iter().map(VecDeque::len).sum::<usize>()
     }
 
+    fn note_move(&mut self, what: &'static str) {
+        *self.moves.entry(what).or_default() += 1;
+    }
+
     pub fn step_children(&mut self) {
-        let Office { children, world, entropy, town, .. } = self;
+        let Office { children, world, entropy, town, told_late, .. } = self;
         town.step(world);
         for child in children.iter_mut() {
             child.step(world, entropy);
+            *told_late += u64::from(std::mem::take(&mut child.told_late));
         }
         children.retain(|child| !child.is_over());
     }
@@ -542,8 +568,10 @@ impl Outside for SimOutside {
     }
 
     fn serves(&self, grant: &Grant) -> bool {
-        let shards = self.office.borrow().manners.shards as u32;
-        grant.upstream.is_some() || grant.account.gid % shards == self.shard as u32
+        let office = self.office.borrow();
+        let shards = office.manners.shards as u32;
+        let own = grant.upstream.is_some() || grant.account.gid % shards == self.shard as u32;
+        own || office.guests.contains(&(grant.account.name.clone(), self.shard))
     }
 
     fn hand_over(&mut self, connection: Box<HandOver>) -> Result<(), Box<HandOver>> {
@@ -559,6 +587,34 @@ impl Outside for SimOutside {
         office.load[home] += 1;
         office.handed_over += 1;
         office.post(home, Mail::HandOver(connection));
+        Ok(())
+    }
+
+    fn move_on(&mut self, connection: Box<HandOver>) -> Result<(), Box<HandOver>> {
+        let office = &mut *self.office.borrow_mut();
+        let moving = office.manners.moving.clone();
+        if moving.most == 0 || !hits(&mut office.travels, moving.taken) {
+            office.note_move("move refused");
+            return Err(connection);
+        }
+        office.manners.moving.most -= 1;
+        let mut connection = crate::moving::across(connection);
+        crate::moving::kinds(&connection).into_iter().for_each(|what| office.note_move(what));
+        if hits(&mut office.travels, moving.spoilt) {
+            office.arranged.spoilt += 1;
+            crate::moving::spoil(&mut connection, &mut office.travels);
+        }
+        let shards = office.manners.shards;
+        let to = match one_in(&mut office.travels, 3) {
+            true => office.travels.below(shards as u64) as usize,
+            false => self.shard,
+        };
+        if to != self.shard {
+            office.note_move("moved to another shard");
+        }
+        office.guests.insert((connection.grant.account.name.clone(), to));
+        office.load[to] += 1;
+        office.post(to, Mail::HandOver(connection));
         Ok(())
     }
 

@@ -45,6 +45,8 @@ pub struct Run {
     pub clients: Vec<Client>,
     pub hostiles: Vec<Hostile>,
     chance: SeededEntropy,
+    /// When connections are called to another program.
+    calls: SeededEntropy,
     stopped: bool,
     /// It was told to stop with connections open.
     cut_short: bool,
@@ -127,7 +129,7 @@ impl Run {
         if let Some(at) = draw.stops_at {
             world.wake_at(at);
         }
-        let chance = stream(draw.seed, "run");
+        let (chance, calls) = (stream(draw.seed, "run"), stream(draw.seed, "calls"));
         let window_budget = draw.gateway.window_budget.left();
         Run {
             draw,
@@ -141,6 +143,7 @@ impl Run {
             clients,
             hostiles,
             chance,
+            calls,
             stopped: false,
             cut_short: false,
             healed: false,
@@ -257,6 +260,12 @@ impl Run {
             if moves {
                 self.moved += u64::from(shard.move_quiet_links());
             }
+            let moving = &mut self.draw.manners.moving;
+            let asked = moving.calls > 0 && hits(&mut self.calls, moving.asked);
+            if asked && !self.stopped && shard.links() > 0 {
+                moving.calls -= 1;
+                self.office.borrow_mut().post(at, Mail::MoveOn);
+            }
             if shard.driver().is_due(self.naps[at]) || moves {
                 let overslept = shard.overslept(self.turned_at[at]);
                 assert!(overslept.is_none(), "shard {at} slept past {overslept:?}: {shard:#?}");
@@ -328,7 +337,9 @@ impl Run {
         let left = self.draw.gateway.window_budget.left();
         assert_eq!(left, self.window_budget, "what windows had grown by has come back");
         let open = self.world.open_descriptors();
-        assert!(open.is_empty(), "left open: {open:?}");
+        let reports = std::mem::take(&mut self.office.borrow_mut().reports);
+        assert!(open.is_empty(), "left open: {open:?}: {reports:#?}");
+        self.office.borrow_mut().reports = reports;
         self.tally()
     }
 
@@ -341,6 +352,7 @@ impl Run {
             + faults.refused
             + arranged.lost
             + arranged.hand_overs
+            + arranged.spoilt
             + arranged.refused;
         let excused = excuses > 0 || self.draw.stops_at.is_some();
         for (n, client) in self.clients.iter().enumerate() {
@@ -351,7 +363,8 @@ impl Run {
         }
         assert!(self.draw.weather != Weather::Calm || excuses == 0);
         let ours = own_faults(&office.reports);
-        let arranged = arranged.lost + arranged.hand_overs > 0 || self.draw.stops_at.is_some();
+        let arranged = arranged.lost + arranged.hand_overs + arranged.spoilt > 0
+            || self.draw.stops_at.is_some();
         assert!(ours.is_empty() || arranged, "called our own doing: {ours:?}");
     }
 
@@ -378,6 +391,7 @@ impl Run {
         self.office.borrow().count(&mut tally);
         count_faults(&self.world.faults(), &mut tally);
         tally.count("gateway moved", self.moved);
+        crate::moving::count(&self.office.borrow().reports, &mut tally);
         tally.count("receive windows grew", u64::from(self.grown > 0));
         let pressed = self.grown > self.window_budget / 3;
         tally.count("receive windows took most of their budget", u64::from(pressed));

@@ -120,7 +120,10 @@ impl Task {
             TaskPlan::Exec(plan) => {
                 let office = office.borrow();
                 let lenient = office.manners.spawn_fails > 0 || office.manners.lost > 0;
-                Kind::Exec(Box::new(Exec::new(plan, lenient || office.arranged.lost > 0)))
+                Kind::Exec(Box::new(Exec::new(
+                    plan,
+                    lenient || office.arranged.lost + office.arranged.spoilt > 0,
+                )))
             }
             TaskPlan::Sftp(plan) => Kind::Sftp(Box::new(Transfer::new(plan, office))),
             TaskPlan::Scp(plan) => Kind::Scp(Box::new(Copy::new(plan, office))),

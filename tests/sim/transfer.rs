@@ -205,7 +205,8 @@ impl Transfer {
         if self.refused || self.plan.rude {
             return;
         }
-        if !self.greeted && self.office.borrow().arranged.lost > 0 {
+        let arranged = self.office.borrow().arranged;
+        if !self.greeted && arranged.lost + arranged.spoilt > 0 {
             // Whoever was to find out where it starts is gone.
             return;
         }

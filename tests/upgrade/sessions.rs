@@ -4,8 +4,8 @@ use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 
 use super::*;
-use crate::support::openssh::{Agent, Sshd};
-use crate::support::{free_port, keygen, noise, sha256};
+use crate::support::openssh::Agent;
+use crate::support::{free_port, noise, sha256};
 
 /// The login shell of a session with a terminal: what is computed there tells it from an echo.
 struct Shell {
@@ -42,13 +42,13 @@ impl Shell {
 }
 
 /// Answers every connection with what it says.
-fn echo_server() -> u16 {
+pub fn echo_server() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     let port = listener.local_addr().expect("its address").port();
     std::thread::Builder::new()
         .name("echo".to_owned())
         .spawn(move || {
-            for stream in listener.incoming().take(4).flatten() {
+            for stream in listener.incoming().take(8).flatten() {
                 std::thread::Builder::new()
                     .name("echo".to_owned())
                     .spawn(move || {
@@ -62,7 +62,7 @@ fn echo_server() -> u16 {
     port
 }
 
-fn assert_echoes(stream: &mut TcpStream, len: usize) {
+pub fn assert_echoes(stream: &mut TcpStream, len: usize) {
     let bytes = noise(len, 3);
     let mut back = vec![0; len];
     let mut to = stream.try_clone().expect("a copy");
@@ -73,7 +73,7 @@ fn assert_echoes(stream: &mut TcpStream, len: usize) {
     assert!(back == bytes);
 }
 
-fn connect(port: u16) -> TcpStream {
+pub fn connect(port: u16) -> TcpStream {
     let mut stream = None;
     wait_for("a forwarded port", || {
         stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).ok();
@@ -83,7 +83,7 @@ fn connect(port: u16) -> TcpStream {
 }
 
 /// A client without a session, which forwards one port each way.
-fn forwarding(site: &Site, echo: u16, [there, back]: [u16; 2]) -> Session {
+pub fn forwarding(site: &Site, echo: u16, [there, back]: [u16; 2]) -> Session {
     let mut command = site.ssh(&["RekeyLimit=16K", "ExitOnForwardFailure=yes"], &[]);
     let to = |port: u16| format!("127.0.0.1:{port}:127.0.0.1:{echo}");
     command.args(["-N", "-L", &to(there), "-R", &to(back)]);
@@ -157,7 +157,7 @@ fn every_kind_lives_on(site: &Site) {
     sftp.end();
     assert_eq!(sha256(&gateway.path("copy")), sha256(&gateway.path("big")));
     assert_eq!(surroundings(site), before);
-    assert!(is_there(first), "it has sessions");
+    // None has to go by the one in the middle.
     wait_for_the_end_of(second);
     drop((streams, later, forwarding));
     writeln!(shell.child.0.stdin.as_mut().expect("input"), "exit 0").expect("typed");
@@ -179,50 +179,93 @@ fn sessions_of_one_process_live_on_and_change_keys() {
     every_kind_lives_on(&Site::of(&account, &[]));
 }
 
-/// As root, processes of accounts are those of the program that has started them.
+/// As root, an account has a process of each program where it has sessions, and sessions leave for the last.
 #[test]
-fn processes_of_accounts_stay_as_long_as_they_have_sessions() {
+fn processes_of_accounts_end_when_their_sessions_have_left() {
     let Some(account) = Account::new() else { return };
     let site = Site::new(&[]);
     let user = format!("User={}", account.name);
-    let mut session = Session::begin(site.gateway.ssh(&[&user, "RekeyLimit=16K"], &["cat"]));
-    session.assert_well(1);
+    let begin = || {
+        let command = site.gateway.ssh(&[&user, "RekeyLimit=16K"], &["cat"]);
+        let mut session = Session::begin(command);
+        session.assert_well(1);
+        session
+    };
+    let mut session = begin();
     let [delegate] = account.delegates()[..] else { panic!("one process of the account") };
-    let first = site.upgrade();
+    site.moves();
     session.assert_well(2000);
-    assert_eq!(account.delegates(), [delegate]);
-    let mut other = Session::begin(site.gateway.ssh(&[&user], &["cat"]));
-    other.assert_well(1);
-    assert_eq!(account.delegates().len(), 2, "a new one for who came later");
-    session.end();
     wait_for_the_end_of(delegate);
-    wait_for_the_end_of(first);
+    let [delegate] = account.delegates()[..] else { panic!("one process of the account") };
+    let mut other = begin();
+    assert_eq!(account.delegates(), [delegate], "it has both");
+    session.end();
     other.assert_well(1);
+    other.end();
 }
 
-/// A login that goes on at a host behind the gateway.
+/// What cannot move stays as long as it is, with the program that it began with.
 #[test]
-fn proxied_sessions_live_on() {
-    if !Sshd::is_here() {
-        return;
+fn sessions_that_are_recorded_stay() {
+    let Some(account) = Account::new() else { return };
+    for site in [Site::new(&STAY), Site::of(&account, &STAY)] {
+        let mut session = site.session();
+        let (first, second) = (site.upgrade(), site.upgrade());
+        wait_for_the_end_of(second);
+        session.assert_well(2000);
+        assert!(is_there(first), "it is recorded there");
+        session.end();
+        wait_for_the_end_of(first);
+        let [recording] = &fs::read_dir(site.folder.path().join("recordings"))
+            .expect("a folder")
+            .flatten()
+            .map(|entry| entry.path())
+            .collect::<Vec<_>>()[..]
+        else {
+            panic!("one recording\n{}", site.gateway.log())
+        };
+        let text = fs::read_to_string(recording).expect("a recording");
+        assert!(
+            text.matches("still here").count() > 1900 && text.contains(",\"x\","),
+            "to its end"
+        );
     }
-    let host = tempfile::tempdir().expect("a folder");
-    let at = |name: &str| host.path().join(name);
-    keygen(&at("host_key"), "ed25519", "");
-    keygen(&at("gateway_key"), "ed25519", "");
-    fs::copy(at("gateway_key.pub"), at("authorized_keys")).expect("its keys");
-    let sshd = Sshd::start(host.path(), &format!("HostKey {}", at("host_key").display()));
-    let public = fs::read_to_string(at("host_key.pub")).expect("a key");
-    fs::write(at("known_hosts"), format!("[127.0.0.1]:{} {public}", sshd.port)).expect("a file");
-    let site = Site::new(&[
-        &format!("TidegateUpstream 127.0.0.1:{}", sshd.port),
-        &format!("TidegateUpstreamIdentity {}", at("gateway_key").display()),
-        &format!("TidegateUpstreamKnownHosts {}", at("known_hosts").display()),
-    ]);
-    let mut session = site.session();
+}
+
+/// Clients were told the host keys of the program that they began with, and hold it to them.
+#[test]
+fn sessions_stay_where_the_next_program_has_other_host_keys() {
+    let Some(account) = Account::new() else { return };
+    for site in [Site::new(&[]), Site::of(&account, &[])] {
+        let session = site.session();
+        let config = site.gateway.path("tidegate_config");
+        let text = fs::read_to_string(&config).expect("a configuration");
+        let less = text.lines().filter(|line| !line.ends_with("host_rsa3072"));
+        let less: String = less.map(|line| format!("{line}\n")).collect();
+        assert_ne!(less, text);
+        fs::write(&config, less).expect("a configuration");
+        let first = site.upgrade();
+        site.gateway.tells("Connections stay here: the next program has not all of our host keys");
+        let other = site.session();
+        // One that has more than the second takes what that has.
+        fs::write(&config, text).expect("a configuration");
+        site.moves();
+        for mut session in [session, other] {
+            session.assert_well(2000);
+            session.end();
+        }
+        wait_for_the_end_of(first);
+    }
+}
+
+/// What is compressed has a past that only its own program knows.
+#[test]
+fn compressed_connections_stay() {
+    let site = Site::new(&["Compression yes"]);
+    let mut session = Session::begin(site.ssh(&["Compression=yes", "RekeyLimit=16K"], &["cat"]));
+    session.assert_well(1);
     let first = site.upgrade();
-    session.assert_well(4000);
-    site.assert_serves();
+    session.assert_well(2000);
     assert!(is_there(first));
     session.end();
     wait_for_the_end_of(first);
@@ -233,7 +276,8 @@ fn proxied_sessions_live_on() {
 fn an_audit_is_opened_again_by_every_program() {
     let folder = tempfile::tempdir().expect("a folder");
     let [audit, away] = ["audit", "away"].map(|name| folder.path().join(name));
-    let site = Site::new(&[&format!("TidegateAuditLog {}", audit.display())]);
+    let site =
+        Site::new(&[&[&*format!("TidegateAuditLog {}", audit.display())], &STAY[..]].concat());
     let session = site.session();
     let first = site.upgrade();
     fs::rename(&audit, &away).expect("moved");
@@ -281,9 +325,8 @@ fn logins_that_have_begun_go_on() {
 #[test]
 fn an_end_after_upgrades_reaches_every_session() {
     let Some(account) = Account::new() else { return };
-    for site in
-        [Site::new(&["TidegateDrainTime 30"]), Site::of(&account, &["TidegateDrainTime 30"])]
-    {
+    let lines = [&["TidegateDrainTime 30"], &STAY[..]].concat();
+    for site in [Site::new(&lines), Site::of(&account, &lines)] {
         let mut finishing = site.ssh(&[], &["echo begun; sleep 2; echo finished"]);
         let mut finishing = finishing.stdout(Stdio::piped()).spawn().expect("ssh starts");
         let begun = finishing.stdout.as_mut().expect("its output").read_exact(&mut [0; 6]);
@@ -314,7 +357,7 @@ fn an_end_after_upgrades_reaches_every_session() {
 #[test]
 fn the_port_of_a_program_that_is_killed_is_free() {
     let Some(account) = Account::new() else { return };
-    for mut site in [Site::new(&[]), Site::of(&account, &[])] {
+    for mut site in [Site::new(&STAY), Site::of(&account, &STAY)] {
         let mut session = site.session();
         let first = site.upgrade();
         kill("-KILL", site.now());
@@ -336,7 +379,7 @@ fn the_port_of_a_program_that_is_killed_is_free() {
 /// serves, is passed on.
 #[test]
 fn a_reload_that_comes_just_after_an_upgrade_is_not_lost() {
-    let site = Site::new(&[]);
+    let site = Site::new(&STAY);
     let mut session = site.session();
     let before = site.upgrade();
     let config = site.gateway.path("tidegate_config");
@@ -355,7 +398,7 @@ fn a_reload_that_comes_just_after_an_upgrade_is_not_lost() {
 /// The number is where the configuration of the program that serves says, and nowhere else.
 #[test]
 fn a_pid_file_that_an_upgrade_moves_leaves_none_behind() {
-    let site = Site::new(&[]);
+    let site = Site::new(&STAY);
     let mut session = site.session();
     let (config, old) = (site.gateway.path("tidegate_config"), site.folder.path().join("pid"));
     let text = fs::read_to_string(&config).expect("a configuration");

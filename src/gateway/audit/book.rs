@@ -145,6 +145,11 @@ impl AccountBook {
         self.book.open(link, peer, user);
     }
 
+    /// The connection is another program's now.
+    pub fn leave(&mut self, link: u64) {
+        self.book.links.remove(&link);
+    }
+
     /// As [`EdgeBook::hear`].
     ///
     /// # Errors

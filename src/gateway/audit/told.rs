@@ -19,7 +19,10 @@ pub fn entry_of(report: &Report) -> Option<Entry> {
             .text(Field::Client, peer_ident)
             .text(Field::Algorithms, algorithms),
         // Nothing that somebody has done.
-        What::KeyExchanged { .. } | What::HandedOver { .. } => return None,
+        What::KeyExchanged { .. }
+        | What::HandedOver { .. }
+        | What::MovedOn { .. }
+        | What::MovedIn { .. } => return None,
         // Told as the reason of the end.
         What::TriesExceeded { .. } => return None,
         What::AuthFailed { user, method, key, why } => {

@@ -188,8 +188,7 @@ impl Sheet {
                 self.add(Figure::Failures as usize + place_of(method), 1);
             }
             What::SessionStarted { .. } => {
-                let elsewhere = report.grant.as_ref().is_some_and(|grant| grant.upstream.is_some());
-                self.count(match elsewhere {
+                self.count(match goes_on_elsewhere(report) {
                     true => Figure::SessionsPassedOn,
                     false => Figure::SessionsStarted,
                 });
@@ -197,6 +196,19 @@ impl Sheet {
             // Why one ends may be told first, without its channel.
             What::SessionEnded { .. } if report.channel.is_some() => {
                 self.count(Figure::SessionsEnded);
+            }
+            What::MovedIn { sessions, .. } if goes_on_elsewhere(report) => {
+                self.add(Figure::SessionsPassedOn as usize, (*sessions).into());
+            }
+            What::MovedOn { .. } if goes_on_elsewhere(report) => {}
+            // Here they have begun, and there they go on no more.
+            What::MovedIn { sessions, forwards, .. } => {
+                self.add(Figure::SessionsStarted as usize, (*sessions).into());
+                self.add(Figure::ForwardsStarted as usize, (*forwards).into());
+            }
+            What::MovedOn { sessions, forwards, .. } => {
+                self.add(Figure::SessionsEnded as usize, (*sessions).into());
+                self.add(Figure::ForwardsEnded as usize, (*forwards).into());
             }
             What::Forwarding { .. } => self.count(Figure::ForwardsStarted),
             What::Forwarded { .. } => self.count(Figure::ForwardsEnded),
@@ -206,6 +218,10 @@ impl Sheet {
             _ => {}
         }
     }
+}
+
+fn goes_on_elsewhere(report: &Report) -> bool {
+    report.grant.as_ref().is_some_and(|grant| grant.upstream.is_some())
 }
 
 fn bucket(micros: u64) -> usize {

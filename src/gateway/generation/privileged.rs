@@ -8,7 +8,7 @@ use tracing::{error, info};
 use super::*;
 use crate::base::Instant;
 use crate::gateway::audit::Auditor;
-use crate::gateway::broker::{self, BrokerConfig, Running};
+use crate::gateway::broker::{self, BrokerConfig};
 use crate::gateway::confine::Cell;
 use crate::gateway::edge::words::Setup;
 use crate::gateway::helper::Logs;
@@ -17,9 +17,8 @@ use crate::gateway::logbook::Recorder;
 use crate::gateway::monitor;
 use crate::gateway::monitor::hear::{Bench, Post, Single, Staff};
 use crate::gateway::monitor::reception::Reception;
-use crate::gateway::pam::porter::{Arrival, Porter};
+use crate::gateway::pam::porter::Porter;
 use crate::gateway::recording::{Recorders, Studio};
-use crate::gateway::relay::Relays;
 use crate::gateway::signer::bureau::Bureau;
 use crate::gateway::signer::words::KnownKey;
 use crate::gateway::terms::Terms;
@@ -34,11 +33,10 @@ pub(super) fn start(mut plan: Plan) -> anyhow::Result<Generation> {
     let config = Arc::clone(&plan.config);
     let cells = Cells::find(&config)?;
     let offers: Vec<HostKey> = plan.keys.keys.iter().map(host_keys::HostKey::offer).collect();
-    let setup = setup(&plan, &cells.edge, &offers);
-    let logs = logs(&plan);
+    let (setup, logs) = (setup(&plan, &cells.edge, &offers), logs(&plan));
     let connection = Arc::new(connection_config(&config, offers, (setup.steers, true))?);
     let ident = connection.transport.preferences.ident().to_string();
-    let ring = Arc::new(Keyring::read(&config));
+    let (ring, host_keys) = (Arc::new(Keyring::read(&config)), plan.keys.fingerprints());
     let Signing { keeper: signer, bureau, known } =
         start_signer(&mut plan, &cells.signer, ident, &ring)?;
     let login_keys = Arc::new(Signers { ring, bureau: Arc::clone(&bureau) });
@@ -55,10 +53,11 @@ pub(super) fn start(mut plan: Plan) -> anyhow::Result<Generation> {
         recorders: Arc::clone(&recorders),
         apart: config.separates_connections(),
     };
-    let running = Arc::new(Running::default());
+    let running = Arc::<Running>::default();
     let (accounts, broker) = start_broker(broker, Arc::clone(&running), kept)?;
     let startups = startups(&plan);
     let policy = Policy::new(Arc::clone(&config)).beside(cells.uids());
+    let destinations = policy.destinations();
     let porter = config.login.use_pam.then(|| Porter::start(accounts.clone(), plan.audit.as_ref()));
     let porter = porter.transpose().context("cannot start threads that ask PAM")?;
     let executor: Arc<dyn Execute> = Arc::new(Executor {
@@ -72,8 +71,8 @@ pub(super) fn start(mut plan: Plan) -> anyhow::Result<Generation> {
         audit: plan.audit.clone().map(|audit| audit as Arc<dyn Auditor>),
         told: Told::default(),
     });
-    let mut clerk = Clerk::new(bureau, known, accounts, Arc::clone(&startups));
-    clerk.running = running;
+    let mut clerk = Clerk::new(bureau, known, accounts.clone(), Arc::clone(&startups));
+    clerk.running = Arc::clone(&running);
     clerk.proxies.clone_from(&config.global.proxies);
     clerk.porter = porter.map(Arc::new);
     clerk.routes = config.asks_routing();
@@ -86,6 +85,9 @@ pub(super) fn start(mut plan: Plan) -> anyhow::Result<Generation> {
     let (relay, helpers) = (cells.relay.map(relays).transpose()?, vec![broker]);
     let edge = monitor::Plan { setup, listeners: plan.listeners, logs, started: Arc::default() };
     let mut generation = Generation::begun(relay, keep, helpers, startups);
+    (generation.running, generation.accounts) = (Some(running), Some(accounts));
+    (generation.relays, generation.destinations) = (clerk.relay.clone(), Some(destinations));
+    generation.host_keys = host_keys;
     let served = bench(&config, executor).and_then(|bench| {
         let maker = Maker { clerk, bench, plan: edge, edge_time: plan.edge_time };
         generation.edges = Some(Edges::start(&config, maker)?);
@@ -374,6 +376,14 @@ impl Relaying {
     pub(super) fn retire(&self) {
         if let Relaying::Shared(relay) = self {
             relay.retire();
+        }
+    }
+
+    /// Logins go on in the program at the other end.
+    pub(super) fn move_on(&self, exit: &Arc<Exit>) {
+        match self {
+            Relaying::Shared(relay) => relay.move_on(exit),
+            Relaying::Each(relays) => relays.move_on(exit),
         }
     }
 

@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 
 use super::reaper;
 use crate::limits::{DELEGATE_ENDING_TIME, ENDING_CHECK};
+use crate::services;
 
 /// Killed when this goes, and nobody waits then: one that does not end at once is the reaper's.
 #[derive(Debug)]
@@ -20,12 +21,14 @@ pub struct Process {
     user: String,
     /// It is killed with all that it has started.
     leads: bool,
+    /// Somebody else ends it.
+    left: bool,
 }
 
 impl Process {
     /// `what` goes on after "which": "acts", "asks PAM". `user`: for which account, if for one.
     pub fn new(child: Child, what: &'static str, user: &str) -> Process {
-        Process { child, what, user: user.to_owned(), leads: false }
+        Process { child, what, user: user.to_owned(), leads: false, left: false }
     }
 
     /// One that has a process group of its own.
@@ -37,6 +40,13 @@ impl Process {
 
     pub fn id(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Leaves it alone; whoever goes on with it may ask how it ended, for it is waited for here.
+    pub fn let_go(mut self) {
+        self.left = true;
+        // Where there is no descriptor left, it is waited for when we have ended.
+        services::watch_process(self.id().cast_signed()).into_iter().for_each(services::adopt);
     }
 
     /// Does nothing to one that has been waited for.
@@ -79,6 +89,9 @@ impl Process {
 impl Drop for Process {
     /// Does nothing to one that has been waited for.
     fn drop(&mut self) {
+        if self.left {
+            return;
+        }
         if let Ok(None) = self.child.try_wait() {
             self.kill();
             reaper::take(self.id(), self.what, &self.user);

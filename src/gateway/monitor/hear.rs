@@ -635,6 +635,8 @@ impl Clerk {
             outbound,
             grant,
             proofs: Vec::new(),
+            token: Box::default(),
+            luggage: None,
         });
         match (&self.relay, &self.porter, seat) {
             (Some(relay), ..) if upstream => relay.take(*connection)?,

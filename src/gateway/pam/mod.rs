@@ -2,23 +2,27 @@
 //! take their time or never return. So each login has a process of its own for them (`tidegate pam`), which
 //! root's process starts, asks through a socket pair, and kills when it is late. It lasts as long as the
 //! login's session: what modules have changed of the process holds for whatever it starts, so it starts
-//! the process that acts for the account, and closes the session when that has ended.
+//! the process that acts for the account, and closes the session when that has ended. At an upgrade it stays,
+//! and starts another one, of the new program, to which the connection goes on.
 
+mod actors;
 mod library;
 pub mod porter;
 mod session;
 mod talk;
 mod words;
 
-use std::io;
+use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use std::{io, thread};
 
 use anyhow::bail;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::geteuid;
 use zeroize::Zeroizing;
 
@@ -29,8 +33,10 @@ use super::helper::process::Process;
 use super::helper::{self, reaper};
 use super::program::PATH;
 use super::socket::Messenger;
-use crate::limits::{KILLED_PENDING_MAX, PAM_PASSWORD_BYTES_MAX, PAM_TIME_MAX, PARCEL_BYTES_MAX};
-use crate::reactor;
+use crate::limits::{
+    ENDING_CHECK, KILLED_PENDING_MAX, PAM_PASSWORD_BYTES_MAX, PAM_TIME_MAX, PARCEL_BYTES_MAX,
+};
+use crate::{reactor, services};
 
 /// Refuses to begin where PAM is to be asked and cannot be. Answers what may not be meant.
 ///
@@ -96,12 +102,20 @@ fn is_missing(service: &str) -> bool {
     })
 }
 
-/// A login's process, which is killed when this goes. Nobody waits for that: modules may hang where they
-/// cannot be killed, and whoever lets go of this may hold what other logins need.
+/// A login's process, which is killed when this goes, if it is our own. Nobody waits for that: modules may hang
+/// where they cannot be killed, and whoever lets go of this may hold what other logins need.
 #[derive(Debug)]
 pub struct Dialogue {
-    child: Process,
+    process: Keeper,
     line: Messenger,
+}
+
+#[derive(Debug)]
+enum Keeper {
+    Own(Process),
+    /// An earlier program has started it: its number, and what names it (a pidfd). Without us it closes the
+    /// session by itself, in its time.
+    Adopted(u32, OwnedFd),
 }
 
 impl Dialogue {
@@ -130,8 +144,8 @@ impl Dialogue {
             .process_group(0)
             .spawn()
             .map_err(started)?;
-        let child = Process::leader(child, "asks PAM", question.user);
-        let dialogue = Dialogue { child, line };
+        let process = Keeper::Own(Process::leader(child, "asks PAM", question.user));
+        let dialogue = Dialogue { process, line };
         let reply = dialogue.ask(&Order::Begin(question))?;
         Ok((dialogue, reply))
     }
@@ -175,16 +189,57 @@ impl Dialogue {
         }
     }
 
-    /// Has it start the process that acts for the account. Never waits.
+    /// The one that an earlier program has handed on by [`Dialogue::pieces`].
+    pub const fn adopted(pid: u32, process: OwnedFd, line: OwnedFd) -> Dialogue {
+        let line = Messenger::from_fd(line);
+        Dialogue { process: Keeper::Adopted(pid, process), line }
+    }
+
+    /// Has it start the process that acts for the account, of this program. Never waits.
     ///
     /// # Errors
     /// It does not listen.
     pub fn start(&self, order: &Order<'_>, theirs: &Messenger) -> io::Result<()> {
+        if let Keeper::Adopted(..) = self.process {
+            let program = File::open("/proc/self/exe")?;
+            self.line.try_send(&Order::Program.encode(), Some(program.as_fd()))?;
+        }
         self.line.try_send(&order.encode(), Some(theirs.as_owned_fd().as_fd()))
     }
 
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        match &self.process {
+            Keeper::Own(process) => process.id(),
+            Keeper::Adopted(pid, _) => *pid,
+        }
+    }
+
+    /// Whether another program is about to go on with it. Never waits.
+    ///
+    /// # Errors
+    /// It does not listen.
+    pub fn expect(&self, expected: bool) -> io::Result<()> {
+        self.line.try_send(&Order::Expect(expected).encode(), None)
+    }
+
+    /// What another program goes on with it by: the way to it, and what names it.
+    ///
+    /// # Errors
+    /// There is no descriptor left.
+    pub fn pieces(&self) -> io::Result<[OwnedFd; 2]> {
+        let process = match &self.process {
+            Keeper::Own(process) => services::watch_process(process.id().cast_signed())?,
+            Keeper::Adopted(_, process) => process.try_clone()?,
+        };
+        Ok([self.line.as_owned_fd().try_clone()?, process])
+    }
+
+    /// Another program goes on with it.
+    pub fn let_go(self) {
+        match self.process {
+            Keeper::Own(process) => process.let_go(),
+            Keeper::Adopted(..) => {}
+        }
     }
 
     /// Ends the process that acts for the account. The session is closed then.
@@ -197,8 +252,24 @@ impl Dialogue {
     /// # Errors
     /// The kernel's.
     pub fn end(&mut self, time: Duration) -> io::Result<Option<ExitStatus>> {
-        self.child.wait(time)
+        match &mut self.process {
+            Keeper::Own(process) => process.wait(time),
+            Keeper::Adopted(_, process) => wait(process, time),
+        }
     }
+}
+
+/// Waits so long for the end of a process that another one waits for. `None`: it is still there.
+fn wait(process: &OwnedFd, time: Duration) -> io::Result<Option<ExitStatus>> {
+    for _ in 0..time.as_millis() / ENDING_CHECK.as_millis() {
+        if let Some(status) = services::told_status(process) {
+            return Ok(Some(ExitStatus::from_raw(status)));
+        }
+        thread::sleep(ENDING_CHECK);
+    }
+    // Nobody asks how it ended, as where the first process of a container waits for none.
+    let mut watch = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+    Ok((poll(&mut watch, PollTimeout::ZERO)? > 0).then(ExitStatus::default))
 }
 
 /// What is known of a login between the questions about it: one connection's, and one question is asked at

@@ -1,39 +1,31 @@
 //! `tidegate pam`: the process in which a login's modules run.
 
-use std::ffi::{CStr, CString, OsStr, OsString};
+use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, Ordering};
 
 use anyhow::{Context, bail};
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, sigaction};
 use nix::unistd::{Gid, alarm, initgroups};
 use zeroize::Zeroizing;
 
+use super::actors::{Actors, Part, outlast_signals};
 use super::library::{Account, Library, Login, Transaction};
 use super::talk::{Talk, Voice};
 use super::words::{Opened, Order, Prompts, Question, Reply, Stage, Step, Task, Verdict};
 use super::{failed, helper};
 use crate::base::wildcard_match;
 use crate::connection::Secret;
-use crate::gateway::broker::set_out;
-use crate::gateway::signals::{self, SIGNALS};
+use crate::gateway::signals;
 use crate::gateway::socket::Messenger;
 use crate::limits::{PAM_TIME_MAX, PARCEL_BYTES_MAX};
-use crate::services;
 
 /// What is PAM's own, and no session's.
 const PRIVATE_VARIABLES: [&str; 2] = ["SSH_AUTH_INFO*", "SSH_CONNECTION*"];
 
-/// Asks what it is told to ask, and keeps the session until the account's process has ended.
+/// Asks what it is told to ask, and keeps the session until the account's processes have ended.
 ///
 /// # Errors
 /// It was started by hand, or the gateway is gone.
@@ -69,9 +61,8 @@ pub fn run() -> anyhow::Result<()> {
     let (Order::Start { gid, words, variables }, Some(socket)) = (order, socket) else {
         bail!("the gateway asks for something else")
     };
-    let child = start(gid, words, variables, &socket, log).context("cannot start the process")?;
-    drop(socket);
-    let status = attend(child, &line)?;
+    let first = Part { gid, words, variables, socket };
+    let status = Actors::new(first, log).attend(&line)?;
     // Modules have so long for the end of the session.
     alarm::set(PAM_TIME_MAX.as_secs() as u32);
     drop(transaction);
@@ -79,15 +70,21 @@ pub fn run() -> anyhow::Result<()> {
 }
 
 /// What comes next, in memory that is wiped.
-struct Buffer(Zeroizing<Vec<u8>>);
+pub struct Buffer(Zeroizing<Vec<u8>>);
 
 impl Buffer {
-    fn new() -> Buffer {
+    pub fn new() -> Buffer {
         Buffer(Zeroizing::new(vec![0; PARCEL_BYTES_MAX as usize]))
     }
 
     /// `None`: the gateway is gone.
-    fn next(&mut self, line: &Messenger) -> anyhow::Result<Option<(Order<'_>, Option<OwnedFd>)>> {
+    ///
+    /// # Errors
+    /// The kernel's, or it is no order.
+    pub fn next(
+        &mut self,
+        line: &Messenger,
+    ) -> anyhow::Result<Option<(Order<'_>, Option<OwnedFd>)>> {
         let Some((len, passenger)) = helper::next_message(line, &mut self.0)? else {
             return Ok(None);
         };
@@ -199,103 +196,5 @@ fn prepare(
     match CStr::from_bytes_with_nul(&info) {
         Ok(info) if !auth_info.is_empty() => transaction.put(info),
         _ => Ok(()),
-    }
-}
-
-/// Starts the process that acts for the account; it gives root's uid up itself.
-fn start(
-    gid: u32,
-    words: Vec<Vec<u8>>,
-    variables: Vec<Vec<u8>>,
-    socket: &OwnedFd,
-    log: OwnedFd,
-) -> io::Result<Child> {
-    let socket = socket.as_raw_fd();
-    let mut command = Command::new("/proc/self/exe");
-    command.arg0("tidegate").args(words.into_iter().map(OsString::from_vec)).env_clear();
-    for variable in &variables {
-        let mut parts = variable.splitn(2, |byte| *byte == b'=').map(OsStr::from_bytes);
-        if let (Some(name), Some(value)) = (parts.next(), parts.next()) {
-            command.env(name, value);
-        }
-    }
-    command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-    // SAFETY: between fork and exec only system calls are made, on numbers.
-    unsafe {
-        command.pre_exec(move || {
-            set_out(socket)?;
-            Errno::result(libc::syscall(libc::SYS_setresgid, gid, gid, gid))?;
-            Ok(())
-        });
-    }
-    command.spawn()
-}
-
-fn is_kill(bytes: &[u8], len: usize) -> bool {
-    matches!(Order::decode(bytes.get(..len).unwrap_or_default()), Ok(Order::Kill))
-}
-
-/// The process that acts for the account; 0: there is none, or none any more.
-static SERVED: AtomicI32 = AtomicI32::new(0);
-/// A signal that came before there was one, which hears it then.
-static EARLY: AtomicI32 = AtomicI32::new(0);
-
-/// A session that is open is closed: what ends processes (a service manager reaches all of them at once)
-/// is said to the one that acts for the account, and its end is waited for. Programs that modules start
-/// have none of this.
-fn outlast_signals() -> nix::Result<()> {
-    let action = SigAction::new(SigHandler::Handler(pass_on), SaFlags::SA_RESTART, SigSet::empty());
-    for signal in SIGNALS {
-        // SAFETY: the handler does nothing but what signal-safety(7) allows.
-        unsafe { sigaction(signal, &action)? };
-    }
-    Ok(())
-}
-
-extern "C" fn pass_on(signal: libc::c_int) {
-    let (served, before) = (SERVED.load(Ordering::SeqCst), Errno::last_raw());
-    if served > 0 {
-        // SAFETY: takes numbers; the process has not been waited for, so the number is its own.
-        unsafe { libc::kill(served, signal) };
-    } else {
-        EARLY.store(signal, Ordering::SeqCst);
-    }
-    Errno::set_raw(before);
-}
-
-/// Waits for its end, which the gateway may order. Without a gateway it goes on until it ends by itself.
-fn attend(mut child: Child, line: &Messenger) -> anyhow::Result<ExitStatus> {
-    SERVED.store(child.id() as i32, Ordering::SeqCst);
-    let early = EARLY.swap(0, Ordering::SeqCst);
-    if early > 0 {
-        pass_on(early);
-    }
-    let watch = services::watch_process(child.id() as i32)?;
-    let mut told = true;
-    let mut space = [0; 64];
-    loop {
-        let mut wanted = [
-            PollFd::new(watch.as_fd(), PollFlags::POLLIN),
-            PollFd::new(line.as_owned_fd().as_fd(), PollFlags::POLLIN),
-        ];
-        let wanted = if told { &mut wanted[..] } else { &mut wanted[..1] };
-        match poll(wanted, PollTimeout::NONE) {
-            Err(Errno::EINTR) => continue,
-            polled => polled?,
-        };
-        if wanted.first().is_none_or(|watch| watch.any().unwrap_or(true)) {
-            SERVED.store(0, Ordering::SeqCst);
-            return Ok(child.wait()?);
-        }
-        if !told || !wanted.get(1).is_some_and(|line| line.any().unwrap_or(false)) {
-            continue;
-        }
-        match helper::next_message(line, &mut space) {
-            Ok(Some((len, _))) if is_kill(&space, len) => {
-                child.kill()?;
-            }
-            Ok(Some(_)) => {}
-            _ => told = false,
-        }
     }
 }

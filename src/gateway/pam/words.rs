@@ -56,10 +56,15 @@ pub enum Order<'a> {
     /// The login is over: open a session, as this account.
     Open { uid: u32, gid: u32, open_files: u64, auth_info: &'a [u8] },
     /// Start the process that acts for the account, with these words and variables; its end of a socket
-    /// pair is attached. The session is closed when it has ended.
+    /// pair is attached. One before ends first. The session is closed when the last has ended.
     Start { gid: u32, words: Vec<Vec<u8>>, variables: Vec<Vec<u8>> },
     /// End that process at once.
     Kill,
+    /// Whether another one is about to be started, by the program that has the gateway's place: the session
+    /// is not closed until then, as long as somebody is there who could.
+    Expect(bool),
+    /// Whatever is started from now on is this program, which is attached.
+    Program,
 }
 
 /// From it.
@@ -163,6 +168,8 @@ impl<'a> Order<'a> {
                 put_all(&mut out, variables);
             }
             Order::Kill => out.push(5),
+            Order::Expect(expected) => out.extend([6, u8::from(*expected)]),
+            Order::Program => out.push(7),
         }
         out
     }
@@ -199,6 +206,8 @@ impl<'a> Order<'a> {
             },
             4 => Order::Start { gid: r.uint32()?, words: all(&mut r)?, variables: all(&mut r)? },
             5 => Order::Kill,
+            6 => Order::Expect(flag(&mut r)?),
+            7 => Order::Program,
             _ => return Err(Malformed::Number),
         };
         r.end()?;
@@ -375,6 +384,9 @@ mod tests {
             Order::Open { uid: 7, gid: 8, open_files: 1024, auth_info: b"password\n" },
             Order::Start { gid: 8, words: vec![b"--uid".to_vec()], variables: Vec::new() },
             Order::Kill,
+            Order::Expect(true),
+            Order::Expect(false),
+            Order::Program,
         ]);
         for order in orders {
             let mut bytes = order.encode().to_vec();

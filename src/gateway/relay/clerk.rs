@@ -22,6 +22,7 @@ use crate::gateway::broker::{exchanges_max, proofs_max};
 use crate::gateway::edge::words::Ticket;
 use crate::gateway::helper::keeper::Lie;
 use crate::gateway::monitor::hear::Staff;
+use crate::gateway::moving::{Exit, Moving};
 use crate::gateway::recording::{self, Recorders};
 use crate::gateway::signer::bureau::{Bureau, Heir};
 use crate::gateway::signer::words::{Order, Signable};
@@ -30,7 +31,7 @@ use crate::gateway::workers::Reply;
 use crate::limits::{
     LINKS_MAX, PARCEL_BYTES_MAX, RELAY_OUTBOX_MAX, RELAY_PAST_MAX, RELAY_WAYS_MAX,
 };
-use crate::reactor::{self, Token};
+use crate::reactor::{self, Fd, Token};
 use crate::services::upstream::{Credential, Trouble, Upstream, Way};
 use crate::services::{Done, Job};
 use crate::shard::HandOver;
@@ -45,8 +46,12 @@ pub struct Clerk {
     dialer: Arc<Dialer>,
     /// It answers a relay that has one login, and ends with it.
     single: bool,
+    onward: Onward,
     state: Mutex<State>,
 }
+
+/// Where logins go on when another program has this one's place: the same for all.
+type Onward = Arc<Mutex<Option<Arc<Exit>>>>;
 
 /// What is known of the relay that there is now.
 struct State {
@@ -79,8 +84,9 @@ struct Parcel {
     passenger: Option<OwnedFd>,
     /// The login that it hands over.
     login: Option<(u64, Login)>,
-    /// The way to that one's recorder, which is told ahead of it.
+    /// The way to that one's recorder, which is told ahead of it, and what else belongs to a login.
     recorder: Option<OwnedFd>,
+    pieces: Option<(u64, Vec<OwnedFd>)>,
 }
 
 impl Parcel {
@@ -89,6 +95,12 @@ impl Parcel {
         if let (Some(recorder), Some((link, _))) = (&self.recorder, &self.login) {
             let tell = Tell::Recorder { link: *link };
             messenger.try_send(&tell.encode(), Some(recorder.as_fd()))?;
+        }
+        if let Some((link, pieces)) = &self.pieces {
+            for (number, piece) in (0..).zip(pieces) {
+                let tell = Tell::Piece { link: *link, number };
+                messenger.try_send(&tell.encode(), Some(piece.as_fd()))?;
+            }
         }
         messenger.try_send(&self.bytes, self.passenger.as_ref().map(AsFd::as_fd))
     }
@@ -99,8 +111,15 @@ struct Login {
     upstream: Arc<Upstream>,
     user: String,
     peer: SocketAddr,
+    local: SocketAddr,
     /// Of the client's connection.
     session: Box<[u8]>,
+    /// What it may, in its own encoding: it goes on with the login.
+    grant: Vec<u8>,
+    /// It has gone on in the program that has this one's place.
+    left: bool,
+    /// So often it could not, and came back: that many ends of it are none.
+    came_back: u32,
     /// Proofs of host keys that were made for its client.
     proofs: usize,
     /// A question about the way is open: there is one at a time.
@@ -149,7 +168,8 @@ impl State {
 
     fn tell(&mut self, tell: &Tell, passenger: Option<OwnedFd>) {
         let bytes = tell.encode();
-        self.outbox.push_back(Parcel { bytes, passenger, login: None, recorder: None });
+        let (login, recorder, pieces) = (None, None, None);
+        self.outbox.push_back(Parcel { bytes, passenger, login, recorder, pieces });
         self.stuck |= self.outbox.len() > RELAY_OUTBOX_MAX;
         self.flush();
     }
@@ -219,7 +239,8 @@ impl Clerk {
         recorders: Arc<dyn Recorders>,
     ) -> std::io::Result<Clerk> {
         let (dialer, state) = (Arc::new(Dialer::start()?), Mutex::new(State::new(0)));
-        Ok(Clerk { bureau, audit, recorders, dialer, single: false, state })
+        let onward = Onward::default();
+        Ok(Clerk { bureau, audit, recorders, dialer, single: false, onward, state })
     }
 
     /// One that answers a relay of one login.
@@ -230,6 +251,7 @@ impl Clerk {
             recorders: Arc::clone(&self.recorders),
             dialer: Arc::clone(&self.dialer),
             single: true,
+            onward: Arc::clone(&self.onward),
             state: Mutex::new(State::new(0)),
         }
     }
@@ -252,10 +274,28 @@ impl Clerk {
     /// Its number is that of another login.
     pub fn hand_over(&self, connection: HandOver) -> Result<(), Lie> {
         let HandOver {
-            socket, ends, serial: link, session, record, inbound, outbound, grant, ..
+            socket,
+            ends,
+            serial: link,
+            session,
+            record,
+            inbound,
+            outbound,
+            grant,
+            luggage,
+            ..
         } = connection;
         // SAFETY: the descriptor was given up to the connection, and nobody has taken it from there.
-        let socket = unsafe { OwnedFd::from_raw_fd(socket.0) };
+        let owned = |fd: Fd| unsafe { OwnedFd::from_raw_fd(fd.0) };
+        let socket = owned(socket);
+        let luggage = luggage.map(|its| {
+            let pieces: Vec<OwnedFd> = its.descriptors.into_iter().map(owned).collect();
+            (its.bytes, pieces)
+        });
+        let (luggage, pieces) = match luggage {
+            Some((bytes, pieces)) => (Some((bytes, pieces.len() as u32)), Some((link, pieces))),
+            None => (None, None),
+        };
         let Some(upstream) = grant.upstream.clone() else { return Ok(()) };
         let handed = Handed {
             link,
@@ -266,12 +306,17 @@ impl Clerk {
             outbound,
             grant: grant.encode(),
             upstream: destination::encode(&upstream),
+            luggage,
         };
         let login = Login {
             upstream,
             user: grant.account.name.clone(),
             peer: ends.peer,
+            local: ends.local,
             session,
+            grant: handed.grant.clone(),
+            left: false,
+            came_back: 0,
             proofs: 0,
             finding: false,
             ways: 0,
@@ -291,7 +336,75 @@ impl Clerk {
             return Ok(());
         }
         let (passenger, login) = (Some(socket), Some((link, login)));
-        state.outbox.push_back(Parcel { bytes, passenger, login, recorder });
+        state.outbox.push_back(Parcel { bytes, passenger, login, recorder, pieces });
+        state.flush();
+        Ok(())
+    }
+
+    /// Logins go on in the program at the other end, as soon as each can.
+    pub fn move_on(&self, exit: &Arc<Exit>) {
+        *self.onward.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(exit));
+        let mut state = self.state();
+        if state.messenger.is_some() {
+            state.tell(&Tell::MoveOn, None);
+        }
+    }
+
+    fn exit(&self) -> Option<Arc<Exit>> {
+        self.onward.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// It was told to pass logins on.
+    pub fn may_pass_on(&self) -> bool {
+        self.exit().is_some()
+    }
+
+    /// A login goes on in the program that has this one's place, with what is known of it here. It comes back where
+    /// that takes nothing now.
+    ///
+    /// # Errors
+    /// It is none that this relay has, or not one that goes on.
+    pub fn pass_on(
+        &self,
+        moving: Moving,
+        (socket, pieces): (OwnedFd, Vec<OwnedFd>),
+    ) -> Result<(), Lie> {
+        let exit = self.exit().ok_or(Lie("a login that goes on, and nobody has told it to"))?;
+        let mut state = self.state();
+        let link = moving.serial;
+        let login = state.logins.get_mut(&link).filter(|login| !login.left);
+        let login = login.ok_or(Lie("a login that goes on, and is not here"))?;
+        let is_whole = moving.luggage.is_some() && moving.kept.is_none();
+        if !is_whole || login.upstream.finder.is_some() {
+            return Err(Lie("a login that goes on before it has begun"));
+        }
+        let moving = Moving {
+            peer: login.peer,
+            local: login.local,
+            session: login.session.to_vec(),
+            grant: login.grant.clone(),
+            upstream: Some(destination::encode(&login.upstream)),
+            token: Vec::new(),
+            ..moving
+        };
+        if exit.send(&moving, &socket, &pieces).is_ok() {
+            login.left = true;
+            state.book.leave(link);
+            return Ok(());
+        }
+        login.came_back += 1;
+        let Moving { peer, local, record, inbound, outbound, grant, upstream, luggage, .. } =
+            moving;
+        let upstream = upstream.unwrap_or_default();
+        let handed =
+            Handed { link, peer, local, record, inbound, outbound, grant, upstream, luggage };
+        state.outbox.push_back(Parcel {
+            bytes: Tell::HandOver(Box::new(handed)).encode(),
+            passenger: Some(socket),
+            login: None,
+            recorder: None,
+            pieces: Some((link, pieces)),
+        });
         state.flush();
         Ok(())
     }
@@ -311,6 +424,9 @@ impl Clerk {
         state.messenger = Some(Arc::clone(messenger));
         state.since = reactor::now();
         state.flush();
+        if self.may_pass_on() {
+            state.tell(&Tell::MoveOn, None);
+        }
         // What was wished while there was none.
         if state.stopped {
             state.tell(&Tell::Stop, None);
@@ -399,7 +515,7 @@ impl Clerk {
     pub fn hear(self: &Arc<Clerk>, staff: &mut Staff, ask: Ask) -> Result<(), Lie> {
         match ask {
             // These are the keeper's.
-            Ask::Ready | Ask::Pong => Ok(()),
+            Ask::Ready | Ask::Pong | Ask::Piece { .. } | Ask::Moves(_) => Ok(()),
             Ask::FindHosts { ticket, link } => self.find_hosts(staff, ticket, link),
             Ask::FindWay { ticket, link, host, subject } => {
                 self.find_way(staff, ticket, link, (host, &subject))
@@ -413,6 +529,10 @@ impl Clerk {
             Ask::Sign { ticket, order } => self.sign(ticket, order),
             Ask::Over { link } => {
                 let mut state = self.state();
+                if let Some(login) = state.logins.get_mut(&link).filter(|its| its.came_back > 0) {
+                    login.came_back -= 1;
+                    return Ok(());
+                }
                 if state.logins.remove(&link).is_none() {
                     return Err(Lie("the end of a login that it does not have"));
                 }
@@ -711,6 +831,11 @@ fn subject_of(upstream: &Upstream, blob: &[u8]) -> Result<Option<Box<PublicKey>>
 impl Relays for Clerk {
     fn take(&self, connection: HandOver) -> Result<(), Lie> {
         self.hand_over(connection)
+    }
+
+    fn is_crowded(&self) -> bool {
+        let state = self.state();
+        !state.stopped && state.outbox.len() >= RELAY_OUTBOX_MAX / 2
     }
 }
 

@@ -24,6 +24,19 @@ const IDENTITY: u8 = 1;
 const AUTHORITY: u8 = 2;
 const AGENT: u8 = 3;
 
+/// What it takes to know them again.
+#[derive(Clone, Debug)]
+pub struct Destinations {
+    pub config: Arc<Config>,
+    pub fleets: Arc<Fleets>,
+}
+
+impl Destinations {
+    pub fn read(&self, bytes: &[u8]) -> Option<Upstream> {
+        decode(bytes, &self.config, &self.fleets).ok()
+    }
+}
+
 pub fn encode(upstream: &Upstream) -> Vec<u8> {
     let mut out = Vec::new();
     let named: Vec<_> =

@@ -15,6 +15,7 @@ use crate::gateway::figures::roll::{Presence, roll};
 use crate::gateway::helper::Logs;
 use crate::gateway::helper::keeper::{self, Lie, Side, Sign, Spoken};
 use crate::gateway::monitor::hear::{Bench, Staff};
+use crate::gateway::moving::{Exit, Pieces};
 use crate::gateway::signer::bureau::Heir;
 use crate::gateway::socket::Messenger;
 use crate::reactor;
@@ -52,6 +53,11 @@ impl Keeper {
         self.clerk.retire();
     }
 
+    /// Logins go on in the program at the other end, as soon as each can.
+    pub fn move_on(&self, exit: &Arc<Exit>) {
+        self.clerk.move_on(exit);
+    }
+
     pub fn is_over(&self) -> bool {
         self.keeper.is_over()
     }
@@ -84,6 +90,12 @@ impl Each {
         Each { plan, clerk, bench, running: Mutex::default() }
     }
 
+    /// As [`Keeper::move_on`].
+    pub fn move_on(&self, exit: &Arc<Exit>) {
+        self.clerk.move_on(exit);
+        self.running().relays.iter().for_each(|relay| relay.clerk.move_on(exit));
+    }
+
     /// Every relay has ended. To be asked when no login comes any more.
     pub fn is_over(&self) -> bool {
         self.running().relays.iter().all(Keeper::is_over)
@@ -107,7 +119,9 @@ impl Each {
 
 impl Relays for Each {
     fn take(&self, mut connection: HandOver) -> Result<(), Lie> {
-        let upstream = connection.grant.upstream.as_mut();
+        // One that has moved has its host, and knows it by its number.
+        let comes = connection.luggage.is_none();
+        let upstream = connection.grant.upstream.as_mut().filter(|_| comes);
         let berth = upstream.and_then(|upstream| Berth::choose(Arc::make_mut(upstream)));
         let clerk = Arc::new(self.clerk.for_one());
         let mut running = self.running();
@@ -188,11 +202,14 @@ struct Relay {
     /// Of one that has one login.
     berth: Option<Berth>,
     presence: Option<Presence>,
+    /// Those of a login that is about to leave.
+    pieces: Pieces,
 }
 
 impl Relay {
     fn new(plan: Plan, clerk: &Arc<Clerk>, staff: Staff, berth: Option<Berth>) -> Relay {
-        Relay { plan, clerk: Arc::clone(clerk), staff, heir: None, berth, presence: None }
+        let (clerk, pieces) = (Arc::clone(clerk), Pieces::default());
+        Relay { plan, clerk, staff, heir: None, berth, presence: None, pieces }
     }
 }
 
@@ -238,7 +255,18 @@ impl Side for Relay {
         self.clerk.begin(way);
     }
 
-    fn hear(&mut self, ask: Ask, _passenger: Option<OwnedFd>) -> Result<(), Lie> {
+    fn hear(&mut self, ask: Ask, passenger: Option<OwnedFd>) -> Result<(), Lie> {
+        let ask = match ask {
+            Ask::Piece { link, number } => {
+                let fits = self.clerk.may_pass_on() && self.pieces.put((link, number), passenger);
+                return fits.then_some(()).ok_or(Lie("pieces of nothing"));
+            }
+            Ask::Moves(moving) => {
+                let its = passenger.zip(self.pieces.take(&moving));
+                return self.clerk.pass_on(*moving, its.ok_or(Lie("a login without its pieces"))?);
+            }
+            ask => ask,
+        };
         match (&ask, &mut self.berth) {
             (Ask::FindWay { host, .. }, Some(berth)) => berth.goes_to(*host as usize),
             (Ask::Over { .. }, _) => self.berth = None,

@@ -3,12 +3,13 @@
 //! signed by root's process, which it asks.
 
 pub mod clerk;
-mod destination;
+pub mod destination;
 mod dial;
 pub mod keeper;
 pub mod line;
 pub mod words;
 
+use std::cell::RefCell;
 use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 use std::sync::Arc;
 use std::thread;
@@ -31,6 +32,7 @@ use super::execute::{Executor, Signer};
 use super::figures::Figures;
 use super::helper::keeper::Lie;
 use super::helper::{self, NOT_BY_HAND};
+use super::moving::{Exit, Pieces};
 use super::recording::{Received, Recorders};
 use super::reports::Reports;
 use super::server::{Server, Settings};
@@ -43,7 +45,7 @@ use crate::crypto::{Certificate, PrivateKey, PublicKey};
 use crate::limits::{PARCEL_BYTES_MAX, RELAY_FILES_MAX};
 use crate::reactor::Fd;
 use crate::services::upstream::{LoginKey, Trouble, Upstream, Way};
-use crate::services::{self, Done, Grant, RoutingDomain};
+use crate::services::{self, Done, Grant, Luggage, RoutingDomain};
 use crate::shard::{Ends, HandOver};
 
 /// Takes logins that go on elsewhere.
@@ -53,6 +55,11 @@ pub trait Relays: Send + Sync {
     /// # Errors
     /// Its number is that of another login.
     fn take(&self, connection: HandOver) -> Result<(), Lie>;
+
+    /// Many wait for one to read: whoever can wait does.
+    fn is_crowded(&self) -> bool {
+        false
+    }
 }
 
 /// How often it is looked whether the last connection has ended, once nothing comes any more.
@@ -105,7 +112,18 @@ pub fn run(log: fn(&Reports)) -> anyhow::Result<()> {
     server.open();
     messenger.send(&Ask::Ready.encode())?;
     let fleets = Fleets::default();
-    let serving = Serving { messenger, server: &server, line, config, fleets, signer, recorders };
+    let (exit, pieces) = (Arc::new(Exit::of_a_relay(Arc::clone(&messenger))), RefCell::default());
+    let serving = Serving {
+        messenger,
+        server: &server,
+        line,
+        config,
+        fleets,
+        signer,
+        recorders,
+        exit,
+        pieces,
+    };
     let end = serving.serve(&mut buffer);
     serving.close();
     if end == End::Alone {
@@ -157,6 +175,10 @@ struct Serving<'a> {
     signer: Arc<RemoteSigner>,
     /// Those of logins that have come or are about to.
     recorders: Arc<Received>,
+    /// The way of logins to the program that has this one's place.
+    exit: Arc<Exit>,
+    /// Those of a login that is about to come.
+    pieces: RefCell<Pieces>,
 }
 
 impl Serving<'_> {
@@ -217,11 +239,21 @@ impl Serving<'_> {
                 let _ = self.messenger.send(&Ask::Pong.encode());
             }
             (Tell::Recorder { link }, Some(socket)) => self.recorders.add(link, socket),
-            (Tell::HandOver(handed), Some(socket)) => self.take_over(*handed, socket),
-            (Tell::HandOver(handed), None) => {
-                let link = handed.link;
-                error!(link, "a login is lost: there is no descriptor left for it");
-                self.line.over(link);
+            (Tell::MoveOn, _) => self.server.move_on(&self.exit),
+            // Where some are missing, so is the login.
+            (Tell::Piece { link, number }, piece) => {
+                let _ = self.pieces.borrow_mut().put((link, number), piece);
+            }
+            (Tell::HandOver(handed), socket) => {
+                let (link, count) = (handed.link, handed.luggage.as_ref().map_or(0, |its| its.1));
+                let pieces = self.pieces.borrow_mut().take_for(link, count);
+                match socket.zip(pieces) {
+                    Some((socket, pieces)) => self.take_over(*handed, socket, pieces),
+                    None => {
+                        error!(link, "a login is lost: there is no descriptor left for it");
+                        self.line.over(link);
+                    }
+                }
             }
             (Tell::Signed { ticket, signature }, _) => self.signer.answer(ticket, signature),
             (Tell::Hosts { ticket, found }, _) => self.answer(ticket, |asked| {
@@ -258,8 +290,9 @@ impl Serving<'_> {
         Upstream { fleet: self.fleets.of(hosts), finder: None, user, ..asked.clone() }
     }
 
-    fn take_over(&self, handed: Handed, socket: OwnedFd) {
-        let Handed { link, peer, local, record, inbound, outbound, grant, upstream } = handed;
+    fn take_over(&self, handed: Handed, socket: OwnedFd, pieces: Vec<OwnedFd>) {
+        let Handed { link, peer, local, record, inbound, outbound, grant, upstream, luggage } =
+            handed;
         let upstream = destination::decode(&upstream, &self.config, &self.fleets);
         let (Some(mut grant), Ok(upstream)) = (Grant::decode(&grant), upstream) else {
             error!(link, "a login came without a readable grant");
@@ -277,6 +310,11 @@ impl Serving<'_> {
             outbound,
             grant: Box::new(grant),
             proofs: Vec::new(),
+            token: Box::default(),
+            luggage: luggage.map(|(bytes, _)| {
+                let descriptors = pieces.into_iter().map(|fd| Fd(fd.into_raw_fd())).collect();
+                Box::new(Luggage { bytes, descriptors })
+            }),
         }));
     }
 }

@@ -7,7 +7,8 @@ use std::net::SocketAddr;
 
 use zeroize::Zeroizing;
 
-use super::super::parcel::{address, flag, put, put_address};
+use super::super::moving::{MESSAGE, Moving, PIECE, luggage, put_luggage};
+use super::super::parcel::{Parcel, address, flag, put, put_address};
 use crate::connection::LoginSession;
 use crate::crypto::{KeyAlgorithm, ShownKey, SignatureAlgorithm};
 use crate::gateway::audit::Entry;
@@ -53,6 +54,11 @@ pub enum Ask {
     Over { link: u64 },
     /// Something for the audit.
     Audit(Box<Entry>),
+    /// A descriptor of the login that moves next; attached.
+    Piece { link: u64, number: u32 },
+    /// A login is to go on in the program that has this one's place; its client's socket is attached. Of what it
+    /// says of the login nothing is believed but what the login itself is to go on with.
+    Moves(Box<Moving>),
 }
 
 /// To a relay.
@@ -96,6 +102,13 @@ pub enum Tell {
         ticket: Ticket,
     },
     Ping,
+    /// A descriptor of the login that follows; attached.
+    Piece {
+        link: u64,
+        number: u32,
+    },
+    /// Logins are to go on in the program that has this one's place.
+    MoveOn,
     /// No login comes any more.
     Retire,
     /// End every connection.
@@ -124,6 +137,8 @@ pub struct Handed {
     pub grant: Vec<u8>,
     /// [`super::destination::encode`]'s.
     pub upstream: Vec<u8>,
+    /// Of one that has gone on for a while: what its channels are coupled with, and how many descriptors that has.
+    pub luggage: Option<(Vec<u8>, u32)>,
 }
 
 /// What a program has found.
@@ -159,7 +174,7 @@ impl Ask {
         let mut out = Zeroizing::new(Vec::new());
         match self {
             Ask::Ready => out.push(1),
-            Ask::Pong => out.push(2),
+            Ask::Pong => out.push(10),
             Ask::FindHosts { ticket, link } => head(&mut out, 3, *ticket, *link),
             Ask::FindWay { ticket, link, host, subject } => {
                 head(&mut out, 4, *ticket, *link);
@@ -194,6 +209,11 @@ impl Ask {
                 out.push(9);
                 entry.encode(&mut out);
             }
+            // As whoever passes connections on sends them.
+            Ask::Piece { link, number } => {
+                out.extend(Parcel::Piece { serial: *link, number: *number }.encode());
+            }
+            Ask::Moves(moving) => return moving.message(false).into(),
         }
         out
     }
@@ -202,7 +222,7 @@ impl Ask {
         let mut r = Reader::new(bytes);
         let ask = match r.byte()? {
             1 => Ask::Ready,
-            2 => Ask::Pong,
+            10 => Ask::Pong,
             3 => Ask::FindHosts { ticket: ticket(&mut r)?, link: r.uint64()? },
             4 => Ask::FindWay {
                 ticket: ticket(&mut r)?,
@@ -230,6 +250,8 @@ impl Ask {
             7 => Ask::Sign { ticket: r.uint64()?, order: Order::decode(&mut r)? },
             8 => Ask::Over { link: r.uint64()? },
             9 => Ask::Audit(Box::new(Entry::decode(&mut r)?)),
+            MESSAGE => Ask::Moves(Box::new(Moving::decode(&mut r)?)),
+            PIECE => Ask::Piece { link: r.uint64()?, number: r.uint32()? },
             _ => return Err(Malformed::Number),
         };
         r.end()?;
@@ -279,6 +301,12 @@ impl Tell {
                 out.extend(link.to_be_bytes());
             }
             Tell::Figures => out.push(13),
+            Tell::Piece { link, number } => {
+                out.push(14);
+                out.extend(link.to_be_bytes());
+                out.extend(number.to_be_bytes());
+            }
+            Tell::MoveOn => out.push(15),
             Tell::Ping => out.push(9),
             Tell::Retire => out.push(10),
             Tell::Stop => out.push(11),
@@ -321,6 +349,8 @@ impl Tell {
             },
             8 => Tell::Lost { ticket: ticket(&mut r)? },
             13 => Tell::Figures,
+            14 => Tell::Piece { link: r.uint64()?, number: r.uint32()? },
+            15 => Tell::MoveOn,
             9 => Tell::Ping,
             10 => Tell::Retire,
             11 => Tell::Stop,
@@ -358,6 +388,7 @@ impl Handed {
         [&self.record, &self.inbound, &self.outbound, &self.grant, &self.upstream]
             .into_iter()
             .for_each(|bytes| put(out, bytes));
+        put_luggage(out, self.luggage.as_ref());
     }
 
     fn decode(r: &mut Reader<'_>) -> Result<Handed, Malformed> {
@@ -370,6 +401,7 @@ impl Handed {
             outbound: r.string(HAND_OVER_UNSENT_BYTES_MAX)?.to_vec(),
             grant: r.string(PARCEL_BYTES_MAX)?.to_vec(),
             upstream: r.string(PARCEL_BYTES_MAX)?.to_vec(),
+            luggage: luggage(r)?,
         })
     }
 }
@@ -510,6 +542,22 @@ mod tests {
             Ask::Sign { ticket: 3, order: Order { key: 0, what: proof } },
             Ask::Over { link: 9 },
             Ask::Audit(Box::new(Entry::lost(3))),
+            Ask::Piece { link: 9, number: 1 },
+            Ask::Moves(Box::new(Moving {
+                serial: 9,
+                peer: "192.0.2.1:5".parse().expect("an address"),
+                local: "[::1]:22".parse().expect("an address"),
+                session: vec![8; 32],
+                record: vec![1; 90],
+                inbound: vec![2],
+                outbound: Vec::new(),
+                grant: vec![3],
+                upstream: Some(vec![4]),
+                token: Vec::new(),
+                luggage: Some((vec![5; 9], 1)),
+                kept: None,
+                apart: false,
+            })),
         ] {
             let mut bytes = ask.encode().to_vec();
             assert_eq!(*Ask::decode(&bytes).expect("whole").encode(), bytes, "{ask:?}");
@@ -519,7 +567,7 @@ mod tests {
             bytes.push(0);
             assert!(Ask::decode(&bytes).is_err(), "{ask:?} with more");
         }
-        assert!(Ask::decode(&[0]).is_err() && Ask::decode(&[10]).is_err());
+        assert!(Ask::decode(&[0]).is_err() && Ask::decode(&[11]).is_err());
     }
 
     #[test]
@@ -538,6 +586,7 @@ mod tests {
             outbound: vec![3; 60],
             grant: vec![3],
             upstream: vec![4],
+            luggage: Some((vec![5; 9], 1)),
         };
         let terms = Terms { config: b"port 22".to_vec(), ..Terms::default() };
         let setup = Setup { terms, reactors: 2, ..Setup::default() };
@@ -557,6 +606,8 @@ mod tests {
             Tell::Signed { ticket: 3, signature: Vec::new() },
             Tell::Lost { ticket: TICKET },
             Tell::Figures,
+            Tell::Piece { link: 9, number: 1 },
+            Tell::MoveOn,
             Tell::Ping,
             Tell::Retire,
             Tell::Stop,

@@ -1,5 +1,8 @@
 //! A gateway makes room for the next program, and what is left when it takes no connections any more.
 
+use std::os::fd::OwnedFd;
+use std::process;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -15,11 +18,13 @@ use crate::gateway::control::Order;
 use crate::gateway::front::Line;
 use crate::gateway::generation::Generation;
 use crate::gateway::host_keys::HostKeys;
+use crate::gateway::moving::{Entrance, Exit, FORMAT};
 use crate::gateway::pid_file;
 use crate::gateway::signals::{Signals, Woken};
+use crate::gateway::socket::Messenger;
 use crate::gateway::systemd::Notifier;
 use crate::gateway::upgrade::words::Word;
-use crate::gateway::upgrade::{self, Attempt, Former, Heir, Inheritance, Step, Times};
+use crate::gateway::upgrade::{self, Aside, Attempt, Former, Heir, Inheritance, Step, Times};
 use crate::limits::{DELEGATE_ENDING_TIME, UPGRADES_DRAINING_MAX};
 use crate::reactor;
 
@@ -119,7 +124,48 @@ impl Gateway<'_> {
         let (program, open_files) = (&self.start.options.program, self.start.open_files);
         let pid_file = self.pid_file.as_ref().and_then(PidFile::place);
         let Some(attempt) = &mut self.attempt else { return Ok(()) };
-        attempt.start(program, legacy, (open_files, pid_file.as_deref()), times())
+        let movers = self.formers.iter().filter(|former| former.moves()).map(Former::pid);
+        let movers = movers.chain([process::id()]).collect();
+        attempt.start(program, legacy, (open_files, &Aside { pid_file, movers }), times())
+    }
+
+    /// Connections of earlier programs come in by the present generation.
+    pub(super) fn open_porch(&self) {
+        *self.porch.lock().unwrap_or_else(PoisonError::into_inner) = self.current.doorway();
+    }
+
+    /// Those that are on their way come in, and no more.
+    pub(super) fn close_porch(&mut self) {
+        std::mem::take(&mut self.entrances).into_iter().for_each(Entrance::close);
+        *self.porch.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Earlier programs may send their connections.
+    pub(super) fn take_in(&mut self) {
+        self.open_porch();
+        for former in self.formers.iter().filter(|former| former.moves()) {
+            match Entrance::open(&self.porch) {
+                Ok((entrance, way)) => {
+                    let host_keys = self.current.host_keys().to_vec();
+                    former.offer(host_keys, self.current.has_onward(), &way);
+                    self.entrances.push(entrance);
+                }
+                Err(why) => warn!(%why, "connections stay with the earlier program: {why}"),
+            }
+        }
+    }
+
+    /// Lets those go that have ended.
+    pub(super) fn look_after_formers(&mut self) {
+        for former in self.formers.extract_if(.., |former| former.is_over()) {
+            let logbook = self.start.logbook();
+            for (login, process) in former.sessions() {
+                if let Some(logbook) = &logbook {
+                    logbook.go_on(login, process);
+                }
+            }
+        }
+        self.entrances.retain(|entrance| !entrance.is_over());
     }
 
     fn give_up(&mut self, why: &anyhow::Error) {
@@ -133,12 +179,13 @@ impl Gateway<'_> {
 
     /// Another program accepts from now on. Sessions stay here, and logins that have begun.
     pub(super) fn leave_to(
-        self,
+        mut self,
         heir: Heir,
         signals: &Signals,
         manager: Manager,
     ) -> anyhow::Result<Ending> {
         let pid = heir.pid();
+        self.close_porch();
         manager.moved(pid);
         drop(manager);
         info!(pid, "Process {pid} has taken this one's place");
@@ -190,6 +237,12 @@ impl Left<'_> {
         };
         match last {
             Last::Ended => {
+                let logbook = self.start.logbook.get();
+                if let Some((heir, _)) = &self.successor {
+                    for (login, process) in logbook.iter().flat_map(|logbook| logbook.leave()) {
+                        heir.leave_session(login, &process);
+                    }
+                }
                 self.start.close_logs();
                 Ok(Ending::Over)
             }
@@ -236,6 +289,8 @@ impl Left<'_> {
                     if let Some(last) = self.hear() {
                         return Ok(last);
                     }
+                    // Connections may leave from now on.
+                    pause = ONLY_CHECK;
                 }
                 Woken::TimedOut => pause = (pause * 2).min(RETIRED_CHECK),
             }
@@ -246,12 +301,15 @@ impl Left<'_> {
     fn hear(&mut self) -> Option<Last> {
         let (heir, listeners) = self.successor.as_ref()?;
         match heir.hear() {
-            Ok(Some(Word::End { signal, drain })) => {
+            Ok(Some((Word::End { signal, drain }, _))) => {
                 info!("The program that takes connections ends; so does this one");
                 let signal = Signal::try_from(signal).unwrap_or(Signal::SIGTERM);
                 return Some(Last::Signal(signal, drain));
             }
-            Ok(Some(Word::Reopen)) => self.reopen_logs(),
+            Ok(Some((Word::Reopen, _))) => self.reopen_logs(),
+            Ok(Some((Word::Moves { format, host_keys, onward }, Some(way)))) => {
+                self.move_on(format, (&host_keys, onward), way);
+            }
             Ok(_) => {}
             Err(_) => {
                 // Sockets that we have still would keep its port from whoever comes next.
@@ -260,6 +318,19 @@ impl Left<'_> {
             }
         }
         None
+    }
+
+    /// Connections go on in the program that has our place, if it understands them.
+    fn move_on(&self, format: u32, (host_keys, onward): (&[String], bool), way: OwnedFd) {
+        if format != FORMAT {
+            return info!("Connections stay here: the next program writes them otherwise");
+        }
+        let exit = Arc::new(Exit::new(Arc::new(Messenger::from_fd(way))));
+        let move_on = |generation: &Generation| generation.move_on(&exit, host_keys, onward);
+        match self.sessions.iter().filter(|generation| !move_on(generation)).count() {
+            0 => info!("Connections go on in the next program as soon as each can"),
+            _ => info!("Connections stay here: the next program has not all of our host keys"),
+        }
     }
 
     /// There is nothing left here that a configuration could change, but for files of logs. Whoever sent the

@@ -1,6 +1,6 @@
 //! Upgrades: SIGUSR2 starts this program anew beside the process that serves, which passes its listening
-//! sockets on and goes on with the sessions it has. Nothing of a live connection is moved: the old program
-//! ends with the last of them.
+//! sockets on. Then connections that can move go on in the new program ([`super::moving`]), and the old one
+//! ends with the last that cannot.
 
 mod program;
 pub mod words;
@@ -8,7 +8,7 @@ pub mod words;
 use std::collections::VecDeque;
 use std::io::{self, PipeReader, Read};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -27,6 +27,8 @@ use super::config::Endpoint;
 use super::helper;
 use super::helper::process::Process;
 use super::listen::Listeners;
+use super::logbook::Login;
+use super::moving::FORMAT;
 use super::serve::Manager;
 use super::socket::Messenger;
 use super::startups::Standing;
@@ -42,6 +44,8 @@ const VARIABLE: &str = "TIDEGATE_UPGRADE";
 /// Where the PidFile of that process is, which the program that takes its place takes away where it has
 /// another. One of a version that does not know this leaves it.
 const PID_FILE_VARIABLE: &str = "TIDEGATE_UPGRADE_PID_FILE";
+/// The numbers of earlier programs that know what to do with [`Word::Moves`].
+const MOVERS_VARIABLE: &str = "TIDEGATE_UPGRADE_MOVES";
 /// Where it finds its end of the socket pair.
 const SOCKET_FD: i32 = 3;
 /// How long it is waited until a queue has room again.
@@ -63,6 +67,15 @@ impl Default for Times {
             answer: UPGRADE_ANSWER_TIME_MAX,
         }
     }
+}
+
+/// What the next program is told by its environment, of which earlier versions know nothing.
+#[derive(Debug, Default)]
+pub struct Aside {
+    /// The PidFile that it takes away where its own is another.
+    pub pid_file: Option<PathBuf>,
+    /// The programs whose connections may move, this one among them.
+    pub movers: Vec<u32>,
 }
 
 /// What is passed on to the next program, a message each, with what is attached.
@@ -158,12 +171,12 @@ impl Attempt {
         &mut self,
         program: &Program,
         legacy: Legacy,
-        (open_files, pid_file): (Option<u64>, Option<&Path>),
+        (open_files, aside): (Option<u64>, &Aside),
         times: Times,
     ) -> anyhow::Result<()> {
         let (ours, theirs) = Messenger::pair().context("cannot make a socket pair")?;
         let process = program
-            .start_beside(theirs.as_owned_fd(), open_files, pid_file)
+            .start_beside(theirs.as_owned_fd(), open_files, aside)
             .with_context(|| format!("cannot start {}", program.path().display()))?;
         let heir = Heir { process, messenger: ours };
         self.stage = Stage::Starting { heir, legacy };
@@ -206,11 +219,12 @@ impl Attempt {
                 match heir.hear().context("it cannot be heard")? {
                     None if late => bail!("it does not begin to serve"),
                     None => Ok(Step::Wait),
-                    Some(Word::Ready) => match std::mem::replace(&mut self.stage, Stage::Over) {
+                    Some((Word::Ready, _)) => match std::mem::replace(&mut self.stage, Stage::Over)
+                    {
                         Stage::Starting { heir, .. } => Ok(Step::Ready(heir)),
                         _ => Ok(Step::Wait),
                     },
-                    Some(Word::Failed(why)) => bail!("{}", escape(why.as_bytes())),
+                    Some((Word::Failed(why), _)) => bail!("{}", escape(why.as_bytes())),
                     Some(_) => bail!("it says what no program says that takes another's place"),
                 }
             }
@@ -279,8 +293,13 @@ impl Heir {
     ///
     /// # Errors
     /// It is gone, or what it says is no word.
-    pub fn hear(&self) -> io::Result<Option<Word>> {
+    pub fn hear(&self) -> io::Result<Option<(Word, Option<OwnedFd>)>> {
         hear(&self.messenger)
+    }
+
+    /// A session that is recorded has moved, and its end is the new program's to record.
+    pub fn leave_session(&self, login: Login, process: &OwnedFd) {
+        let _ = self.messenger.try_send(&Word::Session(login).encode(), Some(process.as_fd()));
     }
 
     /// Everything is its from now on.
@@ -304,16 +323,17 @@ impl Heir {
     }
 }
 
-fn hear(messenger: &Messenger) -> io::Result<Option<Word>> {
+fn hear(messenger: &Messenger) -> io::Result<Option<(Word, Option<OwnedFd>)>> {
     let readable = helper::is_readable(messenger, Duration::ZERO).map_err(io::Error::other)?;
     if !readable {
         return Ok(None);
     }
     let mut buffer = vec![0; PARCEL_BYTES_MAX as usize];
     let gone = || io::Error::new(io::ErrorKind::UnexpectedEof, "it has ended");
-    let (len, _) = helper::next_message(messenger, &mut buffer)?.ok_or_else(gone)?;
+    let (len, passenger) = helper::next_message(messenger, &mut buffer)?.ok_or_else(gone)?;
     let word = Word::decode(buffer.get(..len).unwrap_or_default());
-    word.map(Some).map_err(|why| io::Error::new(io::ErrorKind::InvalidData, why))
+    let word = word.map(|word| Some((word, passenger)));
+    word.map_err(|why| io::Error::new(io::ErrorKind::InvalidData, why))
 }
 
 /// An earlier program that still has sessions.
@@ -323,6 +343,8 @@ pub struct Former {
     messenger: Messenger,
     /// Names the process (pidfd_open(2)).
     process: OwnedFd,
+    /// Its connections may move.
+    moves: bool,
 }
 
 impl Former {
@@ -335,8 +357,34 @@ impl Former {
         poll(&mut ends, PollTimeout::ZERO)?;
         match ends.iter().any(|end| end.any().unwrap_or(false)) {
             true => Err(io::Error::from_raw_os_error(libc::ESRCH)),
-            false => Ok(Former { pid, messenger, process }),
+            false => Ok(Former { pid, messenger, process, moves: false }),
         }
+    }
+
+    pub const fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// It knows how connections move.
+    pub const fn moves(&self) -> bool {
+        self.moves
+    }
+
+    /// Its connections may come by this way, if it is of our format and its host keys are among these.
+    pub fn offer(&self, host_keys: Vec<String>, onward: bool, way: &OwnedFd) {
+        let word = Word::Moves { format: FORMAT, host_keys, onward };
+        let _ = self.messenger.try_send(&word.encode(), Some(way.as_fd()));
+    }
+
+    /// The sessions that it has left to us to record.
+    pub fn sessions(&self) -> Vec<(Login, OwnedFd)> {
+        let mut all = Vec::new();
+        while let Ok(Some((word, process))) = hear(&self.messenger) {
+            if let (Word::Session(login), Some(process)) = (word, process) {
+                all.push((login, process));
+            }
+        }
+        all
     }
 
     /// Readable when it has ended.
@@ -364,7 +412,7 @@ impl Former {
             let left = until.since(reactor::now());
             if helper::is_readable(&self.messenger, left)? {
                 return match hear(&self.messenger).context("the earlier program keeps its place")? {
-                    Some(Word::Yours) => Ok(true),
+                    Some((Word::Yours, _)) => Ok(true),
                     _ => bail!("the earlier program does not say whose its place is"),
                 };
             }
@@ -447,10 +495,15 @@ pub fn inherit() -> anyhow::Result<Option<Inheritance>> {
     while !hearing.complete {
         hearing.next(&messenger)?;
     }
-    let Hearing { begin, listeners, standings, formers, line, .. } = hearing;
+    let Hearing { begin, listeners, standings, mut formers, line, .. } = hearing;
     let (generations, given) = begin.context("the earlier program did not say how it stands")?;
     let listeners = Listeners::inherited(listeners, given);
-    let giver = Former::new(pid, messenger).context("the earlier program has ended")?;
+    let mut giver = Former::new(pid, messenger).context("the earlier program has ended")?;
+    let movers = std::env::var(MOVERS_VARIABLE).unwrap_or_default();
+    let movers: Vec<u32> = movers.split_whitespace().flat_map(str::parse).collect();
+    for former in formers.iter_mut().chain([&mut giver]) {
+        former.moves = movers.contains(&former.pid);
+    }
     let pid_file = std::env::var_os(PID_FILE_VARIABLE).map(PathBuf::from);
     Ok(Some(Inheritance { giver, listeners, generations, standings, formers, line, pid_file }))
 }
@@ -552,7 +605,7 @@ mod tests {
             let (old, new) = pair();
             yours(&old).expect("it is heard");
             assert_eq!(new.take(time).expect("it is ours").len(), 1);
-            assert_eq!(hear(&old).expect("there"), Some(Word::Ready));
+            assert!(matches!(hear(&old), Ok(Some((Word::Ready, _)))));
         }
         // The time is over, and the word comes before the new one has left.
         let (old, new) = pair();
@@ -561,7 +614,7 @@ mod tests {
         assert!(new.giver.has_given());
         // Its way to the old one is what it was.
         new.giver.end(Signal::SIGTERM, Duration::ZERO);
-        assert!(matches!(hear(&old), Ok(Some(Word::End { .. }))));
+        assert!(matches!(hear(&old), Ok(Some((Word::End { .. }, _)))));
         assert!(!new.giver.is_over(), "it has sessions");
         // The new one has left.
         let (old, new) = pair();

@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::sys::resource::{Resource, getrlimit};
 use nix::sys::signal::{SigSet, Signal};
 
-use super::{PID_FILE_VARIABLE, SOCKET_FD, VARIABLE};
+use super::{Aside, MOVERS_VARIABLE, PID_FILE_VARIABLE, SOCKET_FD, VARIABLE};
 
 /// How this program was started, to be started in the same way: what the path leads to by then is the
 /// next version.
@@ -68,6 +68,7 @@ impl Program {
             .arg("-t")
             .env_remove(VARIABLE)
             .env_remove(PID_FILE_VARIABLE)
+            .env_remove(MOVERS_VARIABLE)
             .current_dir(&self.directory)
             .stdin(Stdio::null())
             .stdout(tells.try_clone()?)
@@ -76,8 +77,7 @@ impl Program {
     }
 
     /// Starts it as a child of our own parent, which so learns how it ends as it would of us, with this
-    /// socket and our standard streams. `open_files`: the soft limit that we were started with. `pid_file`:
-    /// which it is to take away where its own is another.
+    /// socket and our standard streams. `open_files`: the soft limit that we were started with.
     ///
     /// # Errors
     /// The system refused: there is no memory or number left, or we are the first process of a
@@ -86,9 +86,9 @@ impl Program {
         &self,
         socket: &OwnedFd,
         open_files: Option<u64>,
-        pid_file: Option<&Path>,
+        aside: &Aside,
     ) -> io::Result<Beside> {
-        let image = Image::new(self, socket.as_raw_fd(), open_files, pid_file)?;
+        let image = Image::new(self, socket.as_raw_fd(), open_files, aside)?;
         let mut process: RawFd = -1;
         let flags = libc::CLONE_PARENT | libc::CLONE_PIDFD | libc::SIGCHLD;
         // SAFETY: without a stack of its own and without CLONE_VM it is a fork; the kernel writes a
@@ -172,17 +172,23 @@ impl Image {
         program: &Program,
         socket: RawFd,
         open_files: Option<u64>,
-        pid_file: Option<&Path>,
+        Aside { pid_file, movers }: &Aside,
     ) -> io::Result<Image> {
         let text = |text: &OsStr| CString::new(text.as_bytes()).map_err(io::Error::other);
         let words = std::iter::once(&program.name).chain(&program.words);
         let words = words.map(|word| text(word)).collect::<io::Result<Vec<_>>>()?;
         let own = [
             (VARIABLE, Some(std::process::id().to_string().into())),
-            (PID_FILE_VARIABLE, pid_file.map(|path| path.as_os_str().to_owned())),
+            (PID_FILE_VARIABLE, pid_file.as_ref().map(|path| path.as_os_str().to_owned())),
+            (
+                MOVERS_VARIABLE,
+                Some(movers.iter().map(|pid| format!("{pid} ")).collect::<String>().into()),
+            ),
         ];
         let own = own.into_iter().filter_map(|(name, value)| Some((name.into(), value?)));
-        let is_own = |name: &OsString| name == VARIABLE || name == PID_FILE_VARIABLE;
+        let is_own = |name: &OsString| {
+            [VARIABLE, PID_FILE_VARIABLE, MOVERS_VARIABLE].iter().any(|own| name == own)
+        };
         let variables = own
             .chain(env::vars_os().filter(|(name, _)| !is_own(name)))
             .map(|(name, value): (OsString, OsString)| {
@@ -260,8 +266,8 @@ mod tests {
 
         let (ours, theirs) = std::os::unix::net::UnixStream::pair().expect("a pair");
         let script = "echo $TIDEGATE_UPGRADE $PPID $$ >&3; exec sleep 100";
-        let beside =
-            shell(script).start_beside(&OwnedFd::from(theirs), None, None).expect("it starts");
+        let beside = shell(script).start_beside(&OwnedFd::from(theirs), None, &Aside::default());
+        let beside = beside.expect("it starts");
         let mut ours = std::io::BufReader::new(ours);
         let mut line = String::new();
         std::io::BufRead::read_line(&mut ours, &mut line).expect("a line");

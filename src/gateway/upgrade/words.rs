@@ -2,14 +2,15 @@
 //! socket pair. The two may be of different versions: numbers and fields that there are stay as they
 //! are, and whoever does not understand a word gives the upgrade up.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use super::super::edge::words::{put_standings, standings};
-use super::super::parcel::{address, put, put_address};
+use super::super::parcel::{address, flag, put, put_address};
 use crate::gateway::config::Endpoint;
+use crate::gateway::logbook::Login;
 use crate::gateway::startups::Standing;
-use crate::limits::{DEVICE_NAME_BYTES_MAX, UPGRADE_FAULT_BYTES_MAX};
+use crate::limits::{DEVICE_NAME_BYTES_MAX, TERMINAL_BYTES_MAX, UPGRADE_FAULT_BYTES_MAX};
 use crate::wire::{Malformed, Reader};
 
 /// From the program that serves to the one that is to take its place, unless it is told otherwise.
@@ -38,6 +39,13 @@ pub enum Word {
     End { signal: i32, drain: Duration },
     /// From the new program, later: files of logs were moved away.
     Reopen,
+    /// From the new program, later, to one that has said that it knows this word: the way for its connections,
+    /// attached, written in this format. It has host keys with these fingerprints. `onward`: it takes those too whose
+    /// logins go on elsewhere.
+    Moves { format: u32, host_keys: Vec<String>, onward: bool },
+    /// From the old program, last: a session at a terminal that is recorded, and has moved. Its process is
+    /// attached (a pidfd).
+    Session(Login),
 }
 
 impl Word {
@@ -82,6 +90,25 @@ impl Word {
                 out.extend(drain.to_be_bytes());
             }
             Word::Reopen => out.push(11),
+            Word::Moves { format, host_keys, onward } => {
+                out.push(12);
+                out.extend(format.to_be_bytes());
+                out.push(u8::from(*onward));
+                out.extend((host_keys.len() as u32).to_be_bytes());
+                host_keys.iter().for_each(|key| put(&mut out, key.as_bytes()));
+            }
+            Word::Session(Login { pid, line, user, uid, peer, host }) => {
+                out.push(13);
+                out.extend(pid.to_be_bytes());
+                out.extend(uid.to_be_bytes());
+                put(&mut out, line.as_bytes());
+                put(&mut out, user.as_bytes());
+                put_address(
+                    &mut out,
+                    &SocketAddr::new(peer.unwrap_or(NOBODY), u16::from(peer.is_some())),
+                );
+                put(&mut out, host.as_deref().unwrap_or_default().as_bytes());
+            }
         }
         out
     }
@@ -115,12 +142,34 @@ impl Word {
                 drain: Duration::from_millis(r.uint64()?),
             },
             11 => Word::Reopen,
+            12 => Word::Moves {
+                format: r.uint32()?,
+                onward: flag(&mut r)?,
+                host_keys: {
+                    let count = r.uint32()?;
+                    let key = |_| Ok(r.utf8(UPGRADE_FAULT_BYTES_MAX)?.to_owned());
+                    (0..count).map(key).collect::<Result<_, Malformed>>()?
+                },
+            },
+            13 => {
+                let (pid, uid) = (r.uint32()?, r.uint32()?);
+                let line = r.utf8(TERMINAL_BYTES_MAX)?.to_owned();
+                let user = r.utf8(UPGRADE_FAULT_BYTES_MAX)?.to_owned();
+                let from: SocketAddr = address(&mut r)?;
+                let peer = Some(from.ip()).filter(|_| from.port() != 0);
+                let host = Some(r.utf8(UPGRADE_FAULT_BYTES_MAX)?).filter(|host| !host.is_empty());
+                let host = host.map(Into::into);
+                Word::Session(Login { pid, line, user, uid, peer, host })
+            }
             _ => return Err(Malformed::Number),
         };
         r.end()?;
         Ok(word)
     }
 }
+
+/// Whoever a session is of that nobody can vouch for.
+const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
 #[cfg(test)]
 mod tests {
@@ -146,6 +195,27 @@ mod tests {
             Word::Yours,
             Word::End { signal: 15, drain: Duration::from_millis(1500) },
             Word::Reopen,
+            Word::Moves {
+                format: 3,
+                host_keys: vec!["SHA256:x".to_owned(), "y".to_owned()],
+                onward: true,
+            },
+            Word::Session(Login {
+                pid: 9,
+                line: "pts/3".to_owned(),
+                user: "ann".to_owned(),
+                uid: 1000,
+                peer: Some(source),
+                host: Some("gate.example.org".into()),
+            }),
+            Word::Session(Login {
+                pid: 9,
+                line: "pts/3".to_owned(),
+                user: "ann".to_owned(),
+                uid: 1000,
+                peer: None,
+                host: None,
+            }),
         ];
         for word in words {
             let mut bytes = word.encode();
@@ -156,7 +226,7 @@ mod tests {
             bytes.push(0);
             assert!(Word::decode(&bytes).is_err(), "with more");
         }
-        assert!(Word::decode(&[12]).is_err());
+        assert!(Word::decode(&[14]).is_err());
         let long = Word::Failed("ü".repeat(UPGRADE_FAULT_BYTES_MAX as usize)).encode();
         assert!(matches!(Word::decode(&long), Ok(Word::Failed(_))), "cut, not torn");
     }

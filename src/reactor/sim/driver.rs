@@ -192,6 +192,11 @@ impl Driver for SimDriver {
         self.world.0.borrow_mut().close(fd);
     }
 
+    fn release(&mut self, fd: Fd) {
+        let busy = self.world.is_in_use(fd);
+        assert!(!busy, "{fd:?} is given away with operations in flight");
+    }
+
     fn set_receive_mark(&mut self, fd: Fd, bytes: u32) {
         self.world.0.borrow_mut().set_receive_mark(fd, bytes);
     }

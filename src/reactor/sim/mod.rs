@@ -39,3 +39,10 @@ pub use driver::SimDriver;
 pub use handle::SimWorld;
 pub use swarm::{Chance, Swarm};
 pub use world::{Faults, FileId};
+
+use super::Fd;
+
+/// A descriptor of a simulated world, and none of this process.
+pub const fn is_simulated(fd: Fd) -> bool {
+    fd.0 >= world::FIRST_FD
+}

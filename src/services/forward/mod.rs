@@ -6,6 +6,7 @@ mod caller;
 mod display;
 mod gate;
 mod listen;
+mod moving;
 mod permits;
 mod race;
 mod resolve;

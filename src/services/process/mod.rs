@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod bench;
 mod environment;
+mod moving;
 
 pub use environment::{Environment, EnvironmentSpec, environment, is_variable};
 
@@ -76,6 +77,12 @@ pub struct Process {
     phase: Phase,
     terminal: Option<Terminal>,
     child: Option<Child>,
+    /// Its end is watched for.
+    watching: bool,
+    /// Nothing is to be begun.
+    halted: bool,
+    /// It has ended, and nobody has told how; when to ask again, and how often that was done.
+    untold: Option<(Instant, u32)>,
     input: Input,
     output: Output,
     errors: Output,
@@ -131,6 +138,9 @@ impl Process {
             phase: Phase::Preparing(Box::default()),
             terminal: None,
             child: None,
+            watching: false,
+            halted: false,
+            untold: None,
             input: Input::new(TAG_INPUT),
             output: Output::new(TAG_OUTPUT, None),
             errors: Output::new(TAG_ERRORS, Some(STDERR)),
@@ -406,8 +416,8 @@ impl Process {
                 for signal in std::mem::take(&mut self.early_signals) {
                     child.signal(signal);
                 }
-                io.submit(TAG_WATCH, Op::Readable { fd: child.watch() });
                 self.hold(child);
+                self.watch(io);
                 self.input.resume(io);
                 self.pump(io);
             }
@@ -449,17 +459,27 @@ impl Process {
 
     // ---- Ending ------------------------------------------------------------------------------
 
+    fn watch(&mut self, io: &mut Io<'_>) {
+        let running = matches!(self.phase, Phase::Running) && !self.gone;
+        let may = running && !self.watching && !self.halted && self.untold.is_none();
+        if let Some(child) = self.child.as_ref().filter(|_| may) {
+            self.watching = true;
+            io.submit(TAG_WATCH, Op::Readable { fd: child.watch() });
+        }
+    }
+
     fn watched(&mut self, result: Result<u32, Errno>, io: &mut Io<'_>) {
+        self.watching = false;
         if self.gone || matches!(self.phase, Phase::Exited(_)) {
             return;
         }
         let Some(child) = &mut self.child else { return };
         let exit = match (child.reap(), result) {
             (Some(exit), _) => exit,
-            (None, Ok(_)) => {
-                io.submit(TAG_WATCH, Op::Readable { fd: child.watch() });
-                return;
-            }
+            (None, Ok(_)) if child.is_adopted() => return self.wait_for_word(io),
+            // It was asked back.
+            (None, Err(errno)) if errno.0 == libc::ECANCELED => return self.watch(io),
+            (None, Ok(_)) => return self.watch(io),
             // It cannot be watched: let go of it. Its release leaves it to the reaper.
             (None, Err(_)) => {
                 child.hang_up();
@@ -509,6 +529,10 @@ impl Process {
         if let Some(exit) = self.child.as_mut().and_then(Child::reap) {
             self.tell_exit(exit, io);
             return true;
+        }
+        // Its end was seen, and how it ended is told soon.
+        if self.untold.is_some() {
+            return false;
         }
         let due = self.eof_due;
         if due.is_none() {
@@ -599,6 +623,7 @@ impl Service for Process {
             self.input.abandon(io);
             return;
         }
+        self.hear_word(io);
         self.input.resume(io);
         if !self.gone {
             self.pump(io);

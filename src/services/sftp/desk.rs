@@ -86,8 +86,23 @@ enum Then {
 #[derive(Debug)]
 struct Copying {
     next: Copy,
+    names: (HandleName, HandleName),
     /// Zero length on the wire: the end of the source is success.
     until_end: bool,
+}
+
+impl Running {
+    /// A request for what is left of a copy, in the place of the one that is under way.
+    pub fn rest(&self) -> Option<Waiting> {
+        let Then::Copy(copying) = &self.then else { return None };
+        let Copying { next, names, until_end } = &**copying;
+        let ask = CopyAsk {
+            from: (names.0, next.from_offset),
+            to: (names.1, next.to_offset),
+            len: if *until_end { 0 } else { next.len },
+        };
+        Some(Waiting { id: self.id, what: What::Copy(Box::new(ask)) })
+    }
 }
 
 impl Desk {
@@ -237,7 +252,8 @@ impl Desk {
             to_offset: ask.to.1,
             len: if until_end { u64::MAX } else { ask.len },
         };
-        let then = Then::Copy(Box::new(Copying { next, until_end }));
+        let names = (ask.from.0, ask.to.0);
+        let then = Then::Copy(Box::new(Copying { next, names, until_end }));
         self.job(id, Class::Alone, then, FsJob::Copy(next))
     }
 

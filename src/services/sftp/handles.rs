@@ -4,6 +4,8 @@ use super::longname::AccountNames;
 use super::open::FileId;
 use crate::limits::SFTP_HANDLES_MAX;
 use crate::reactor::Fd;
+use crate::services::{Luggage, Unpacking};
+use crate::wire::Malformed;
 
 /// How the client names an open file: a place in the table, and a number that no other handle of
 /// the session had, so that a handle kept after its CLOSE names nothing.
@@ -14,6 +16,9 @@ pub struct HandleName {
 }
 
 impl HandleName {
+    /// One that no handle has.
+    pub const NOBODY: HandleName = HandleName { key: u32::MAX, serial: 0 };
+
     /// What is not of our making becomes a name that no handle has.
     pub fn parse(bytes: &[u8]) -> HandleName {
         match <[u8; 8]>::try_from(bytes) {
@@ -21,7 +26,7 @@ impl HandleName {
                 key: u32::from_be_bytes([a, b, c, d]),
                 serial: u32::from_be_bytes([e, f, g, h]),
             },
-            Err(_) => HandleName { key: u32::MAX, serial: 0 },
+            Err(_) => HandleName::NOBODY,
         }
     }
 
@@ -105,10 +110,79 @@ impl Handles {
         Some(self.open.remove(name.key as usize).1)
     }
 
+    /// The name of what is open on a descriptor.
+    pub fn name_of(&self, fd: Fd) -> HandleName {
+        let found = self.open.iter().find(|(_, (_, handle))| handle.fd() == fd);
+        found.map_or(HandleName::NOBODY, |(key, (serial, _))| HandleName {
+            key: key as u32,
+            serial: *serial,
+        })
+    }
+
+    /// In the order of their places.
+    pub fn descriptors(&self) -> impl Iterator<Item = Fd> + '_ {
+        self.open.iter().map(|(_, (_, handle))| handle.fd())
+    }
+
+    /// For another process, which has the descriptors from then on.
+    pub fn pack(&self, out: &mut Luggage) {
+        out.uint32(self.last_serial);
+        out.uint32(self.open.len() as u32);
+        for (key, (serial, handle)) in &self.open {
+            out.uint32(key as u32);
+            out.uint32(*serial);
+            out.descriptor(Some(handle.fd()));
+            out.boolean(matches!(handle, Handle::File(_)));
+            if let Handle::File(file) = handle {
+                for number in [file.file.device, file.file.inode, file.end] {
+                    out.uint64(number);
+                }
+                for is in [file.regular, file.writable, file.append] {
+                    out.boolean(is);
+                }
+            }
+        }
+    }
+
+    /// What [`Handles::pack`] packed, under the names that the client knows. What an error leaves here is to be
+    /// closed.
+    pub fn unpack(&mut self, from: &mut Unpacking<'_>) -> Result<(), Malformed> {
+        self.last_serial = from.uint32()?;
+        let mut open = Vec::new();
+        let all = unpack_all(&mut open, from);
+        self.open = open.into_iter().collect();
+        all
+    }
+
     /// Empties the table.
     pub fn drain(&mut self) -> impl Iterator<Item = Handle> + '_ {
         self.open.drain().map(|(_, handle)| handle)
     }
+}
+
+/// A place is no larger than how many there may be at once, and none is there twice.
+fn unpack_all(
+    open: &mut Vec<(usize, (u32, Handle))>,
+    from: &mut Unpacking<'_>,
+) -> Result<(), Malformed> {
+    for _ in 0..from.uint32()? {
+        let (key, serial) = (from.uint32()? as usize, from.uint32()?);
+        let follows = open.last().is_none_or(|(before, _)| key > *before);
+        if key >= SFTP_HANDLES_MAX || !follows {
+            return Err(Malformed::Range);
+        }
+        let fd = from.open_descriptor()?;
+        open.push((key, (serial, Handle::Directory { fd, accounts: Box::default() })));
+        if from.boolean()? {
+            let file = FileId { device: from.uint64()?, inode: from.uint64()? };
+            let end = from.uint64()?;
+            let [regular, writable, append] = [from.boolean()?, from.boolean()?, from.boolean()?];
+            if let Some((_, (_, handle))) = open.last_mut() {
+                *handle = Handle::File(OpenFile { fd, file, regular, writable, append, end });
+            }
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -2,10 +2,12 @@ use std::collections::VecDeque;
 
 use crate::base::{Span, tally};
 use crate::limits::{
-    CHANNEL_PACKET_BYTES_MAX, SFTP_SMALL_CHUNK_BYTES, SFTP_SMALL_CHUNKS_MAX, SMALL_BYTES,
+    CHANNEL_PACKET_BYTES_MAX, SFTP_REQUEST_BYTES_MAX, SFTP_SMALL_CHUNK_BYTES,
+    SFTP_SMALL_CHUNKS_MAX, SMALL_BYTES,
 };
 use crate::reactor::{Chunk, Class};
-use crate::services::Io;
+use crate::services::{Io, Luggage, Unpacking};
+use crate::wire::Malformed;
 
 /// Bytes of one block of copied data; a packet's lease takes it.
 const BLOCK_BYTES: usize = CHANNEL_PACKET_BYTES_MAX as usize;
@@ -73,6 +75,42 @@ impl Input {
     /// Nothing has come that is not used.
     pub fn is_empty(&self) -> bool {
         self.held.is_empty()
+    }
+
+    /// Bytes that have come and are not used.
+    pub fn held_bytes(&self) -> u32 {
+        self.held.iter().map(Held::len).sum()
+    }
+
+    /// For another process. Nothing is left here.
+    pub fn pack(&mut self, out: &mut Luggage, io: &mut Io<'_>) {
+        out.uint32(self.eaten);
+        out.string(&self.partial);
+        out.uint32(self.held_bytes());
+        for held in std::mem::take(&mut self.held) {
+            match held {
+                Held::Received(mut chunk) => {
+                    let bytes = chunk.span.of(io.bytes(&mut chunk.lease)).unwrap_or_default();
+                    out.bytes.extend_from_slice(bytes);
+                    io.give_back(chunk.lease);
+                }
+                Held::Copied { bytes, start } => {
+                    out.bytes.extend_from_slice(bytes.get(start..).unwrap_or_default());
+                }
+            }
+        }
+        *self = Input::default();
+    }
+
+    /// What [`Input::pack`] packed.
+    pub fn unpack(from: &mut Unpacking<'_>) -> Result<Input, Malformed> {
+        let (eaten, partial) = (from.uint32()?, from.string()?.to_vec());
+        if partial.len() > 4 + SFTP_REQUEST_BYTES_MAX as usize {
+            return Err(Malformed::Range);
+        }
+        let blocks = from.string()?.chunks(BLOCK_BYTES);
+        let held = blocks.map(|block| Held::Copied { bytes: block.to_vec(), start: 0 }).collect();
+        Ok(Input { held, partial, eaten })
     }
 
     /// Copies bytes until the partial request has `need` of them; false when more must come first.

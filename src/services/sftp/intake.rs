@@ -4,13 +4,16 @@ use super::fs::{FsJob, Subject};
 use super::handles::HandleName;
 use super::options::Options;
 use super::waiting::{Class, CopyAsk, HandleAsk, Waiting, What};
-use crate::limits::SFTP_WAITING_BYTES_MAX;
-use crate::wire::sftp::{Operation, Request, StatusCode, extension, open};
+use crate::limits::{SFTP_REQUEST_BYTES_MAX, SFTP_WAITING_BYTES_MAX};
+use crate::wire::Writer;
+use crate::wire::sftp::{Attributes, Operation, Request, StatusCode, extension, open};
 
 /// Permissions of a new file, and of a new directory, when the client names none; the umask of the
 /// account applies.
 const FILE_PERMISSIONS: u32 = 0o666;
 const DIRECTORY_PERMISSIONS: u32 = 0o777;
+/// A request that is written again may have permissions that it had not.
+const UNREAD_BYTES_MAX: usize = SFTP_REQUEST_BYTES_MAX as usize + 16;
 
 /// Turns a request into what waits for its turn. `base` is where relative paths start.
 pub fn wait(request: &Request<'_>, base: &[u8], options: &Options) -> Waiting {
@@ -75,6 +78,109 @@ fn what(operation: &Operation<'_>, base: &[u8], umask: Option<u32>) -> Option<Wh
             job(Class::Look, FsJob::HomeDirectory { user: user.into() })
         }
         _ => path_job(operation, base, umask)?,
+    })
+}
+
+/// A request that [`wait`] read, as it can be read again by a session with the same base and options. `None`
+/// for what comes of no request.
+pub fn unread(waiting: &Waiting, base: &[u8], options: &Options) -> Option<Vec<u8>> {
+    let put = |operation: Operation<'_>| {
+        let mut space = vec![0; UNREAD_BYTES_MAX];
+        let mut out = Writer::new(&mut space);
+        let operation = match operation {
+            Operation::SymbolicLink { target: path, path: target } if options.link_first => {
+                Operation::SymbolicLink { target, path }
+            }
+            operation => operation,
+        };
+        let written = Request { id: waiting.id, operation }.write(&mut out);
+        written.is_ok().then(|| out.written().to_vec())
+    };
+    match &waiting.what {
+        What::Read { handle, offset, len } => {
+            put(Operation::Read { handle: &handle.to_bytes(), offset: *offset, len: *len })
+        }
+        What::Handle { name, ask } => put(unread_ask(&name.to_bytes(), ask)),
+        What::Copy(ask) => put(Operation::CopyData {
+            from: &ask.from.0.to_bytes(),
+            from_offset: ask.from.1,
+            len: ask.len,
+            to: &ask.to.0.to_bytes(),
+            to_offset: ask.to.1,
+        }),
+        What::Limits => put(Operation::Limits),
+        What::Job { job, .. } | What::Forbidden(job) => put(unread_job(job, base)?),
+        What::Init | What::Status(_) => None,
+    }
+}
+
+fn unread_ask<'a>(handle: &'a [u8], ask: &HandleAsk) -> Operation<'a> {
+    match ask {
+        HandleAsk::Close => Operation::Close { handle },
+        HandleAsk::Stat => Operation::HandleStat { handle },
+        HandleAsk::SetStat(attributes) => {
+            Operation::HandleSetStat { handle, attributes: **attributes }
+        }
+        HandleAsk::ReadDirectory => Operation::ReadDirectory { handle },
+        HandleAsk::VfsStat => Operation::HandleVfsStat { handle },
+        HandleAsk::Fsync => Operation::Fsync { handle },
+        HandleAsk::Hash { offset, len, block } => Operation::CheckFile {
+            handle,
+            hashes: extension::CHECK_FILE_HASH,
+            offset: *offset,
+            len: *len,
+            block: *block,
+        },
+    }
+}
+
+fn unread_job<'a>(job: &'a FsJob, base: &[u8]) -> Option<Operation<'a>> {
+    let from = |path: &'a CString| relative(base, path.to_bytes());
+    let permissions = |bits: &u32| Attributes { permissions: Some(*bits), ..Attributes::EMPTY };
+    Some(match job {
+        FsJob::Open { path, flags, permissions: bits, .. } => {
+            Operation::Open { path: from(path), flags: *flags, attributes: permissions(bits) }
+        }
+        FsJob::MakeDirectory { path, permissions: bits, .. } => {
+            Operation::MakeDirectory { path: from(path), attributes: permissions(bits) }
+        }
+        FsJob::OpenDirectory { path } => Operation::OpenDirectory { path: from(path) },
+        FsJob::Stat { subject: Subject::Path(path) } => Operation::Stat { path: from(path) },
+        FsJob::Stat { subject: Subject::Link(path) } => Operation::LinkStat { path: from(path) },
+        FsJob::VfsStat { subject: Subject::Path(path) } => Operation::VfsStat { path: from(path) },
+        FsJob::SetStat { subject: Subject::Path(path), attributes } => {
+            Operation::SetStat { path: from(path), attributes: *attributes }
+        }
+        FsJob::SetStat { subject: Subject::Link(path), attributes } => {
+            Operation::LinkSetStat { path: from(path), attributes: *attributes }
+        }
+        FsJob::Remove { path } => Operation::Remove { path: from(path) },
+        FsJob::RemoveDirectory { path } => Operation::RemoveDirectory { path: from(path) },
+        FsJob::RealPath { path, .. } => Operation::RealPath { path },
+        FsJob::ExpandPath { path, .. } => Operation::ExpandPath { path },
+        FsJob::Rename { from: old, to, replace: false } => {
+            Operation::Rename { from: from(old), to: from(to) }
+        }
+        FsJob::Rename { from: old, to, replace: true } => {
+            Operation::PosixRename { from: from(old), to: from(to) }
+        }
+        FsJob::ReadLink { path } => Operation::ReadLink { path: from(path) },
+        FsJob::SymbolicLink { target, path } => {
+            Operation::SymbolicLink { target: target.to_bytes(), path: from(path) }
+        }
+        FsJob::HardLink { existing, path } => {
+            Operation::HardLink { existing: from(existing), path: from(path) }
+        }
+        FsJob::HomeDirectory { user } => Operation::HomeDirectory { user },
+        FsJob::NamesById { users, groups } => Operation::NamesById { users, groups },
+        FsJob::Base { .. }
+        | FsJob::ReadDirectory { .. }
+        | FsJob::Close { .. }
+        | FsJob::Stat { subject: Subject::Handle(_) }
+        | FsJob::SetStat { subject: Subject::Handle(_), .. }
+        | FsJob::VfsStat { subject: Subject::Link(_) | Subject::Handle(_) }
+        | FsJob::Copy(_)
+        | FsJob::Hash(_) => return None,
     })
 }
 
@@ -155,6 +261,17 @@ pub(in crate::services) fn absolute(base: &[u8], path: &[u8]) -> Option<CString>
     CString::new(joined).ok()
 }
 
+/// What [`absolute`] makes the same path of: as short as the client may have sent it, for its length has a
+/// bound.
+fn relative<'a>(base: &[u8], path: &'a [u8]) -> &'a [u8] {
+    let below = path.strip_prefix(base);
+    let below = below.and_then(|rest| match base.ends_with(b"/") {
+        true => Some(rest),
+        false => rest.strip_prefix(b"/"),
+    });
+    below.filter(|rest| !rest.is_empty() && !rest.starts_with(b"/")).unwrap_or(path)
+}
+
 fn job(class: Class, job: FsJob) -> What {
     What::Job { class, job: Box::new(job) }
 }
@@ -203,6 +320,65 @@ mod tests {
         let Some(What::Job { job, .. }) = what(&operation, b"/h", None) else { panic!("a job") };
         let FsJob::SymbolicLink { target, path } = *job else { panic!("a link") };
         assert_eq!((target.as_bytes(), path.as_bytes()), (&b"rel"[..], &b"/h/l"[..]));
+    }
+
+    /// What is written again is read as what it was, in whatever words it came.
+    #[test]
+    fn requests_that_wait_can_be_read_again() {
+        let (handle, long) = (&[1, 2, 3, 4, 5, 6, 7, 8][..], vec![b'x'; 4_000]);
+        let attributes = Attributes { size: Some(9), times: Some((1, 2)), ..Attributes::EMPTY };
+        let (hashes, path, deep) = (&b"md5,sha256"[..], &b"a/b"[..], &b"/h/me//c"[..]);
+        let operations = [
+            Operation::Open { path, flags: 0x1a, attributes },
+            Operation::Open { path: deep, flags: 1, attributes: Attributes::EMPTY },
+            Operation::Close { handle },
+            Operation::Close { handle: b"none" },
+            Operation::Read { handle, offset: 1 << 40, len: 77 },
+            Operation::LinkStat { path: &long },
+            Operation::HandleStat { handle },
+            Operation::SetStat { path, attributes },
+            Operation::HandleSetStat { handle, attributes },
+            Operation::OpenDirectory { path: b"" },
+            Operation::ReadDirectory { handle },
+            Operation::Remove { path: b"/h/me/" },
+            Operation::MakeDirectory { path, attributes },
+            Operation::RemoveDirectory { path: b"/h/me" },
+            Operation::RealPath { path: b"." },
+            Operation::Stat { path: b"/h/me/x" },
+            Operation::Rename { from: path, to: b"/h/mex" },
+            Operation::ReadLink { path },
+            Operation::SymbolicLink { target: b"to", path },
+            Operation::PosixRename { from: deep, to: path },
+            Operation::VfsStat { path },
+            Operation::HandleVfsStat { handle },
+            Operation::HardLink { existing: path, path: deep },
+            Operation::Fsync { handle },
+            Operation::LinkSetStat { path, attributes },
+            Operation::Limits,
+            Operation::ExpandPath { path: b"~/x" },
+            Operation::CopyData { from: handle, from_offset: 5, len: 6, to: handle, to_offset: 7 },
+            Operation::HomeDirectory { user: b"ann" },
+            Operation::CheckFile { handle, hashes, offset: 1, len: 2, block: 3 },
+            Operation::NamesById { users: &[0, 0, 0, 1], groups: &[] },
+        ];
+        let (mut usual, mut reading) = (Options::default(), Options::default());
+        (usual.umask, reading.read_only) = (Some(0o27), true);
+        let mut other_order = Options::default();
+        other_order.know_client(b"SSH-2.0-libssh_0.10.6");
+        for (n, operation) in operations.into_iter().enumerate() {
+            for options in [&usual, &reading, &other_order] {
+                for base in [&b"/h/me"[..], b"/"] {
+                    let first = wait(&Request { id: n as u32, operation }, base, options);
+                    let Some(again) = unread(&first, base, options) else {
+                        assert!(matches!(first.what, What::Status(_)), "{first:?}");
+                        continue;
+                    };
+                    let request = Request::parse(&again[4..]).expect("a request");
+                    let second = wait(&request, base, options);
+                    assert_eq!(format!("{first:?}"), format!("{second:?}"));
+                }
+            }
+        }
     }
 
     #[test]

@@ -102,7 +102,10 @@ impl Sftp {
         match self.desk.finish(running, done) {
             Ended::Answered => {}
             Ended::Greeted => self.state = State::Serving,
-            Ended::Again(running, job) => self.run(running, job, io),
+            Ended::Again(running, job) => match running.rest().filter(|_| self.halted) {
+                Some(rest) => self.waiting.push_front(rest, super::FRONT_BYTES),
+                None => self.run(running, job, io),
+            },
             Ended::Failed => self.state = State::Ending(EXIT_BAD_PEER),
         }
     }

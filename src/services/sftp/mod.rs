@@ -30,6 +30,7 @@ mod input;
 mod intake;
 mod jobs;
 mod longname;
+mod moving;
 mod open;
 mod options;
 mod reads;
@@ -58,6 +59,7 @@ pub use stdio::{Answer, Note, Setting, serve};
 pub(super) use writes::{Patience, discard, drop_front};
 
 use std::ffi::CString;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
@@ -107,6 +109,10 @@ pub struct Sftp {
     writes: Writes,
     /// The request for which an fsync is under way, and how often it was tried.
     flushing: Option<(u32, u8)>,
+    /// Nothing is to be begun: it is about to go on in another process.
+    halted: bool,
+    /// For that process: another descriptor of the directory that is the root, if that is open.
+    directory: Option<OwnedFd>,
     /// When everything had been answered.
     rests_since: Option<Instant>,
     /// How long after that the client asked again, the last time: its way there and back, or longer.
@@ -164,6 +170,8 @@ impl Sftp {
             reads: Reads::default(),
             writes: Writes::default(),
             flushing: None,
+            halted: false,
+            directory: None,
             rests_since: None,
             turn: None,
         }
@@ -192,6 +200,9 @@ impl Sftp {
         }
         loop {
             self.desk.replies.flush(!self.reads.is_empty(), io);
+            if self.stands_still() {
+                break;
+            }
             let started = self.start_waiting(io);
             let mut read = false;
             while self.read_step(io) == Step::Onward {
@@ -200,6 +211,9 @@ impl Sftp {
             if !started && !read {
                 break;
             }
+        }
+        if self.halted {
+            self.writes.hurry(&mut self.input, io);
         }
         self.tell(io);
         self.input.report(io);
@@ -345,6 +359,9 @@ impl Sftp {
 
     /// Ends the session once there is nothing left to do or to say.
     fn finish(&mut self, io: &mut Io<'_>) {
+        if self.halted {
+            return;
+        }
         let over = self.input_over && self.input.is_empty();
         if over {
             self.writes.abandon_body(&mut self.input, &mut self.desk.replies, io);

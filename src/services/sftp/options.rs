@@ -2,6 +2,8 @@ use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use crate::services::{Luggage, Unpacking};
+use crate::wire::Malformed;
 use crate::wire::sftp::{Operation, extension, kind, open};
 
 /// What a session may do, by the options of OpenSSH's sftp-server(8). `internal-sftp` in a
@@ -30,6 +32,34 @@ impl Options {
     /// Copies within the server are not offered: nothing tells beforehand what they would come to.
     pub fn deny_copies(&mut self) {
         self.denied.0 |= position("copy-data").map_or(0, |at| 1 << at);
+    }
+
+    /// For another process, by the names of requests: it may know more of them.
+    pub fn pack(&self, out: &mut Luggage) {
+        out.boolean(self.read_only);
+        out.boolean(self.link_first);
+        out.string(self.denied.list().as_bytes());
+        out.boolean(self.allowed.is_some());
+        if let Some(allowed) = self.allowed {
+            out.string(allowed.list().as_bytes());
+        }
+        out.boolean(self.umask.is_some());
+        out.uint32(self.umask.unwrap_or(0));
+        out.boolean(self.start.is_some());
+        out.string(self.start.as_deref().unwrap_or_default().as_bytes());
+    }
+
+    /// What [`Options::pack`] packed.
+    pub fn unpack(from: &mut Unpacking<'_>) -> Result<Options, Malformed> {
+        let (read_only, link_first) = (from.boolean()?, from.boolean()?);
+        let denied = Names::unpack(from)?;
+        let allowed = if from.boolean()? { Some(Names::unpack(from)?) } else { None };
+        let umask = (from.boolean()?, from.uint32()?);
+        let umask = umask.0.then_some(umask.1);
+        let start = (from.boolean()?, from.string()?);
+        let words = String::from_utf8(start.1.to_vec()).map_err(|_| Malformed::Range)?;
+        let start = start.0.then_some(words);
+        Ok(Options { read_only, denied, allowed, umask, start, link_first })
     }
 
     /// The client identified itself so.
@@ -136,6 +166,17 @@ impl Names {
 
     const fn has(self, at: usize) -> bool {
         self.0 & (1 << at) != 0
+    }
+
+    /// What [`Names::parse`] reads.
+    fn list(self) -> String {
+        let here = REQUESTS.iter().enumerate().filter(|(at, _)| self.has(*at));
+        here.map(|(_, (name, _))| *name).collect::<Vec<_>>().join(",")
+    }
+
+    fn unpack(from: &mut Unpacking<'_>) -> Result<Names, Malformed> {
+        let list = std::str::from_utf8(from.string()?).map_err(|_| Malformed::Range)?;
+        Names::parse(list).map_err(|_| Malformed::Range)
     }
 }
 

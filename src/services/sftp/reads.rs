@@ -8,8 +8,9 @@ use super::{RETRIES_MAX, is_transient};
 use crate::connection::Plan;
 use crate::limits::{PACKET_SLOT, SFTP_DATA_BYTES_MAX, SFTP_READS_MAX};
 use crate::reactor::{self, Class, Op};
-use crate::services::Io;
 use crate::services::credit::CreditWait;
+use crate::services::{Io, Luggage, Unpacking};
+use crate::wire::Malformed;
 use crate::wire::sftp::{DATA_HEADER_BYTES, Reply, StatusCode, data_header};
 
 /// A reply that fits a packet lease, margins of its packets counted generously.
@@ -44,6 +45,16 @@ pub enum Started {
 impl Reads {
     pub fn is_empty(&self) -> bool {
         self.running.is_empty()
+    }
+
+    /// For another process: nothing is under way.
+    pub fn pack(&self, out: &mut Luggage) {
+        out.uint32(self.credit.most());
+    }
+
+    /// What [`Reads::pack`] packed.
+    pub fn unpack(from: &mut Unpacking<'_>) -> Result<Reads, Malformed> {
+        Ok(Reads { credit: CreditWait::having_seen(from.uint32()?), ..Reads::default() })
     }
 
     pub fn start(

@@ -2,9 +2,9 @@ use super::status::Failure;
 use crate::base::{Span, tally};
 use crate::limits::OUTBOX_RESERVE;
 use crate::reactor::Class;
-use crate::services::Io;
-use crate::wire::Writer;
+use crate::services::{Io, Luggage, Unpacking};
 use crate::wire::sftp::{Reply, Response};
+use crate::wire::{Malformed, Writer};
 
 /// Replies up to this size are copied into the connection's outbox; longer ones get a lease.
 const SMALL_BYTES: usize = OUTBOX_RESERVE as usize / 2;
@@ -56,6 +56,24 @@ impl Replies {
         to.extend_from_slice(self.bytes.get(self.sent..).unwrap_or(&[]));
         self.bytes.clear();
         (self.sent, self.owed) = (0, 0);
+    }
+
+    /// For another process. Nothing is left here.
+    pub fn pack(&mut self, out: &mut Luggage) {
+        out.uint32(self.owed as u32);
+        out.string(self.bytes.get(self.sent..).unwrap_or(&[]));
+        *self = Replies::default();
+    }
+
+    /// What [`Replies::pack`] packed: the rest of a reply and whole ones.
+    pub fn unpack(from: &mut Unpacking<'_>) -> Result<Replies, Malformed> {
+        let (owed, bytes) = (from.uint32()? as usize, from.string()?.to_vec());
+        let mut rest = bytes.get(owed..).ok_or(Malformed::Range)?;
+        while !rest.is_empty() {
+            let len = packet_len(rest).ok_or(Malformed::Range)?;
+            rest = rest.get(len..).ok_or(Malformed::Range)?;
+        }
+        Ok(Replies { bytes, sent: 0, owed })
     }
 
     /// Sends what the window, the outbox and the rule above allow. True when everything has left.

@@ -25,6 +25,12 @@ impl Failure {
     pub const fn new(code: StatusCode) -> Failure {
         Failure { code, text: code.text() }
     }
+
+    /// The one of this code that is told in these words, or else in the code's own.
+    pub fn told_as(code: StatusCode, words: &[u8]) -> Failure {
+        let known = ERRNO_TEXTS.iter().find(|(_, text)| text.as_bytes() == words);
+        known.map_or(Failure::new(code), |(_, text)| Failure { code, text })
+    }
 }
 
 impl From<StatusCode> for Failure {
@@ -45,24 +51,26 @@ impl From<Errno> for Failure {
 
 /// What a failure that has no code of its own is called, in the words of strerror(3): version 3 has one code
 /// for a full disk and for everything else, and many clients show the text.
-const fn errno_text(errno: Errno) -> Option<&'static str> {
-    Some(match errno {
-        Errno::ENOSPC => "No space left on device",
-        Errno::EDQUOT => "Disk quota exceeded",
-        Errno::EIO => "Input/output error",
-        Errno::EROFS => "Read-only file system",
-        Errno::EFBIG => "File too large",
-        Errno::EEXIST => "File exists",
-        Errno::ENOTEMPTY => "Directory not empty",
-        Errno::EISDIR => "Is a directory",
-        Errno::EXDEV => "Invalid cross-device link",
-        Errno::EBUSY => "Device or resource busy",
-        Errno::ETXTBSY => "Text file busy",
-        Errno::EMFILE | Errno::ENFILE => "Too many open files",
-        Errno::EMLINK => "Too many links",
-        Errno::ESTALE => "Stale file handle",
-        _ => return None,
-    })
+const ERRNO_TEXTS: [(Errno, &str); 15] = [
+    (Errno::ENOSPC, "No space left on device"),
+    (Errno::EDQUOT, "Disk quota exceeded"),
+    (Errno::EIO, "Input/output error"),
+    (Errno::EROFS, "Read-only file system"),
+    (Errno::EFBIG, "File too large"),
+    (Errno::EEXIST, "File exists"),
+    (Errno::ENOTEMPTY, "Directory not empty"),
+    (Errno::EISDIR, "Is a directory"),
+    (Errno::EXDEV, "Invalid cross-device link"),
+    (Errno::EBUSY, "Device or resource busy"),
+    (Errno::ETXTBSY, "Text file busy"),
+    (Errno::EMFILE, "Too many open files"),
+    (Errno::ENFILE, "Too many open files"),
+    (Errno::EMLINK, "Too many links"),
+    (Errno::ESTALE, "Stale file handle"),
+];
+
+fn errno_text(errno: Errno) -> Option<&'static str> {
+    ERRNO_TEXTS.iter().find(|(one, _)| *one == errno).map(|(_, text)| *text)
 }
 
 #[cfg(test)]

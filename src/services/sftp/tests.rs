@@ -1,4 +1,5 @@
 mod hostile;
+mod moving;
 mod openssh;
 mod rig;
 mod stock;

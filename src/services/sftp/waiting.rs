@@ -95,7 +95,6 @@ impl Queue {
         self.requests.is_empty()
     }
 
-    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.requests.len()
     }
@@ -104,6 +103,16 @@ impl Queue {
     pub fn push(&mut self, waiting: Waiting, bytes: usize) {
         self.bytes += bytes;
         self.requests.push_back((waiting, bytes));
+    }
+
+    /// What was begun and is to go on later.
+    pub fn push_front(&mut self, waiting: Waiting, bytes: usize) {
+        self.bytes += bytes;
+        self.requests.push_front((waiting, bytes));
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Waiting> {
+        self.requests.iter().map(|(waiting, _)| waiting)
     }
 
     pub fn front(&self) -> Option<&Waiting> {

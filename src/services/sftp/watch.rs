@@ -7,7 +7,8 @@ use std::ffi::CStr;
 use super::fs::{FsDone, FsJob, Subject};
 use super::intake::writable;
 use crate::reactor::{Fd, Op};
-use crate::services::FileEvent;
+use crate::services::{FileEvent, Luggage, Unpacking};
+use crate::wire::Malformed;
 use crate::wire::sftp::StatusCode;
 
 /// Keeps what is open, as much as the session may have open, and what is to be told.
@@ -86,6 +87,27 @@ impl Watch {
     /// The session is over: what is open is closed.
     pub fn end(&mut self) {
         self.told.extend(self.files.drain().map(|(_, file)| closed(file)));
+    }
+
+    /// What a file has moved, for another process. Nothing is left of it here.
+    pub fn pack(&mut self, fd: Fd, out: &mut Luggage) {
+        let file = self.files.remove(&fd.0);
+        out.boolean(file.is_some());
+        if let Some(Opened { path, read, written }) = file {
+            out.string(&path);
+            out.uint64(read);
+            out.uint64(written);
+        }
+    }
+
+    /// What [`Watch::pack`] packed.
+    pub fn unpack(&mut self, fd: Fd, from: &mut Unpacking<'_>) -> Result<(), Malformed> {
+        if from.boolean()? {
+            let path = from.string()?.to_vec();
+            let file = Opened { path, read: from.uint64()?, written: from.uint64()? };
+            self.files.insert(fd.0, file);
+        }
+        Ok(())
     }
 
     pub fn take(&mut self) -> Vec<FileEvent> {

@@ -3,7 +3,7 @@ use std::collections::VecDeque;
 use nix::errno::Errno;
 use slab::Slab;
 
-use super::handles::OpenFile;
+use super::handles::{HandleName, Handles, OpenFile};
 use super::input::Input;
 use super::replies::Replies;
 use super::status::Failure;
@@ -11,7 +11,8 @@ use super::{RETRIES_MAX, is_transient};
 use crate::base::Instant;
 use crate::limits::{SERVICE_PAUSE, SFTP_WRITE_OPS_MAX};
 use crate::reactor::{self, Chunk, Gather, Op};
-use crate::services::Io;
+use crate::services::{Io, Luggage, Unpacking};
+use crate::wire::Malformed;
 use crate::wire::sftp::StatusCode;
 
 /// WRITEs under way. Data goes to the file from the buffers it was received in: up to a gather's
@@ -146,11 +147,9 @@ impl Writes {
     /// Takes data of the current WRITE out of `input`.
     pub fn take(&mut self, input: &mut Input, replies: &mut Replies, io: &mut Io<'_>) -> Taken {
         loop {
+            let failed = self.drop_if_failed(input, io);
             let Some(body) = &mut self.body else { return Taken::All };
-            let failed = self.requests.get(body.request).is_none_or(|w| w.failed.is_some());
             if failed {
-                discard(&mut body.gather, input, io);
-                body.gathered = 0;
                 body.remaining -= input.skip(body.remaining, io);
                 if body.remaining > 0 {
                     return Taken::Hungry;
@@ -181,6 +180,73 @@ impl Writes {
                 }
             }
         }
+    }
+
+    /// Nothing more of a request that has failed is written. Whether the current one has.
+    fn drop_if_failed(&mut self, input: &mut Input, io: &mut Io<'_>) -> bool {
+        let Some(body) = &mut self.body else { return false };
+        let failed = self.requests.get(body.request).is_none_or(|w| w.failed.is_some());
+        if failed {
+            discard(&mut body.gather, input, io);
+            body.gathered = 0;
+        }
+        failed
+    }
+
+    /// Starts writing what is here of the current WRITE, as far as operations before it allow: no more of it
+    /// comes for now.
+    pub fn hurry(&mut self, input: &mut Input, io: &mut Io<'_>) {
+        let gathers = self.body.as_ref().is_some_and(|body| !body.gather.is_empty());
+        if gathers && !self.drop_if_failed(input, io) {
+            self.submit(io);
+        }
+    }
+
+    /// Nothing is under way, nor gathered to be.
+    pub fn stand_still(&self) -> bool {
+        self.ops.is_empty() && self.body.as_ref().is_none_or(|body| body.gather.is_empty())
+    }
+
+    /// The current WRITE, for another process: nothing is under way, and so every other is answered.
+    /// Nothing is left here.
+    pub fn pack(&mut self, handles: &Handles, out: &mut Luggage) {
+        let Writes { mut requests, body, .. } = std::mem::take(self);
+        let body = body.and_then(|body| Some((requests.try_remove(body.request)?, body)));
+        out.boolean(body.is_some());
+        let Some((Writing { id, file, failed, .. }, body)) = body else { return };
+        out.uint32(id);
+        let name = file.map_or(HandleName::NOBODY, |file| handles.name_of(file.fd));
+        out.bytes.extend(name.to_bytes());
+        out.boolean(failed.is_some());
+        if let Some(Failure { code, text }) = failed {
+            out.uint32(code.number());
+            out.string(text.as_bytes());
+        }
+        out.uint64(body.offset);
+        out.uint32(body.remaining);
+    }
+
+    /// What [`Writes::pack`] packed.
+    pub fn unpack(handles: &mut Handles, from: &mut Unpacking<'_>) -> Result<Writes, Malformed> {
+        let mut writes = Writes::default();
+        if !from.boolean()? {
+            return Ok(writes);
+        }
+        let id = from.uint32()?;
+        let file = handles.file(HandleName::parse(&from.uint64()?.to_be_bytes()));
+        let failed = match from.boolean()? {
+            true => {
+                let code = StatusCode::from_number(from.uint32()?);
+                Some(Failure::told_as(code, from.string()?))
+            }
+            false => None,
+        };
+        let (offset, len) = (from.uint64()?, from.uint32()?);
+        if file.is_none() && failed.is_none() {
+            return Err(Malformed::Range);
+        }
+        writes.begin(id, (file, failed), offset, len);
+        Ok(writes)
     }
 
     /// Bytes of the current WRITE that have yet to come.

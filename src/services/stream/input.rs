@@ -6,7 +6,9 @@ use crate::limits::{
     CHANNEL_PACKET_BYTES_MAX, INPUT_COPY_BYTES_MAX, SMALL_BYTES, WINDOW_BYTES, WINDOW_GRANT_PART,
 };
 use crate::reactor::{Chunk, Class, Errno, Fd, Gather, Op};
+use crate::services::luggage::{Luggage, Unpacking};
 use crate::services::{Child, Io};
+use crate::wire::Malformed;
 
 /// A queue that had to grow past this gives its memory back when it is empty. A window of large
 /// packets is no reason to.
@@ -35,6 +37,8 @@ pub struct Input {
     widened: bool,
     /// The channel exists no more: its window is not granted again.
     muted: bool,
+    /// Nothing is to be begun.
+    halted: bool,
     /// Written, and its window not granted again yet.
     spent: u32,
     /// Come and not written.
@@ -73,6 +77,7 @@ impl Input {
             broken: false,
             widened: false,
             muted: false,
+            halted: false,
             spent: 0,
             unwritten: 0,
         }
@@ -150,7 +155,7 @@ impl Input {
 
     /// The channel exists no more, and what it brought is still to be written.
     pub fn write_out(&mut self, io: &mut Io<'_>) {
-        (self.muted, self.ended) = (true, true);
+        (self.muted, self.ended, self.halted) = (true, true, false);
         self.write(io);
     }
 
@@ -166,6 +171,66 @@ impl Input {
             self.flight = Flight::Writing { yielding: true };
             io.cancel(self.tag);
         }
+    }
+
+    /// Begins nothing more, and lets go of what is being written.
+    pub fn halt(&mut self, io: &mut Io<'_>) {
+        self.halted = true;
+        self.yield_memory(io);
+        if self.flight == Flight::Waiting {
+            io.cancel(self.tag);
+        }
+        self.grant(0, io);
+    }
+
+    pub fn go_on(&mut self, io: &mut Io<'_>) {
+        self.halted = false;
+        self.write(io);
+    }
+
+    /// What has halted and has nothing in flight, for another process. Its owner packs a descriptor that is
+    /// not a pipe.
+    pub fn pack(&mut self, out: &mut Luggage) {
+        out.boolean(self.ended);
+        out.boolean(self.broken);
+        match self.end {
+            End::Pipe => out.descriptor(self.fd.take()),
+            End::Terminal | End::Socket => out.boolean(self.fd.take().is_some()),
+        }
+        let len = |held: &Held| match held {
+            Held::Copied(bytes) => bytes.len() as u32,
+            Held::Received(_) => 0,
+        };
+        out.uint32(self.waiting.iter().map(len).sum());
+        for held in std::mem::take(&mut self.waiting) {
+            match held {
+                Held::Copied(bytes) => out.bytes.extend(bytes),
+                Held::Received(_) => debug_assert!(false, "it has not halted"),
+            }
+        }
+    }
+
+    /// What [`Input::pack`] packed. `shared`: the descriptor that is not a pipe.
+    pub fn unpack(
+        (tag, end): (u16, End),
+        shared: Option<Fd>,
+        from: &mut Unpacking<'_>,
+    ) -> Result<Input, Malformed> {
+        let (ended, broken) = (from.boolean()?, from.boolean()?);
+        let fd = match end {
+            End::Pipe => from.descriptor()?,
+            End::Terminal | End::Socket => {
+                if from.boolean()? {
+                    shared
+                } else {
+                    None
+                }
+            }
+        };
+        let bytes = from.string()?;
+        let waiting = bytes.chunks(BLOCK_BYTES).map(|block| Held::Copied(block.to_vec())).collect();
+        let unwritten = bytes.len() as u32;
+        Ok(Input { fd, end, waiting, ended, broken, unwritten, ..Input::new(tag) })
     }
 
     /// The other end takes bytes again, or never will.
@@ -221,7 +286,7 @@ impl Input {
             return;
         }
         self.grant(consumed, io);
-        match self.fd.filter(|_| yields) {
+        match self.fd.filter(|_| yields && !self.halted) {
             Some(fd) => {
                 self.flight = Flight::Waiting;
                 io.submit(self.tag, Op::Writable { fd });
@@ -254,7 +319,7 @@ impl Input {
 
     fn write(&mut self, io: &mut Io<'_>) {
         let Some(fd) = self.fd else { return };
-        if self.flight != Flight::None {
+        if self.flight != Flight::None || self.halted {
             return;
         }
         let mut from = Gather::new();
@@ -299,8 +364,8 @@ impl Input {
     fn grant(&mut self, bytes: u32, io: &mut Io<'_>) {
         self.unwritten = self.unwritten.saturating_sub(bytes);
         self.spent += bytes;
-        let part =
-            if self.end == End::Socket { io.receive_window() / WINDOW_GRANT_PART } else { 0 };
+        let waits = self.end == End::Socket && !self.halted;
+        let part = if waits { io.receive_window() / WINDOW_GRANT_PART } else { 0 };
         if self.spent > part && !self.muted {
             io.consumed(std::mem::take(&mut self.spent));
         }

@@ -3,7 +3,9 @@ use crate::base::{Instant, Span};
 use crate::connection::Plan;
 use crate::limits::{CHANNEL_PACKET_BYTES_MAX, FRAMES_MAX, SMALL_BYTES, STREAM_LEASE_TIME};
 use crate::reactor::{Class, Errno, Fd, Op, Spans, Target};
+use crate::services::luggage::{Luggage, Unpacking};
 use crate::services::{Child, Io};
+use crate::wire::Malformed;
 
 /// Window that must be there before some of it is tied to a read that may wait for long: both
 /// streams of a program do so, and neither may keep the other one from being heard.
@@ -33,6 +35,8 @@ pub struct Output {
     calm: u8,
     widened: bool,
     stopped: bool,
+    /// Nothing is to be begun.
+    halted: bool,
     /// More of a stream is about to come.
     flows: bool,
     /// When the read in flight was asked for.
@@ -73,6 +77,7 @@ impl Output {
             calm: 0,
             widened: false,
             stopped: false,
+            halted: false,
             flows: false,
             asked: Instant::ZERO,
         }
@@ -90,7 +95,7 @@ impl Output {
     /// Starts the next read if one makes sense now.
     pub fn pump(&mut self, io: &mut Io<'_>) {
         let Some(fd) = self.fd else { return };
-        if !matches!(self.flight, Flight::None) || !io.may_send() {
+        if !matches!(self.flight, Flight::None) || self.halted || !io.may_send() {
             return;
         }
         if self.flows {
@@ -191,7 +196,7 @@ impl Output {
                 self.readable = bulk && (!is_socket || self.flows || bytes == room);
             }
             Err(errno) if is_passing(errno) => {
-                if let Some(fd) = self.fd {
+                if let Some(fd) = self.fd.filter(|_| !self.halted) {
                     self.wait(fd, io);
                 }
             }
@@ -236,6 +241,44 @@ impl Output {
         if !matches!(self.flight, Flight::None) {
             io.cancel(self.tag);
         }
+    }
+
+    /// Begins nothing more, and waits for nothing; [`Output::go_on`] and [`Output::pump`] end that.
+    pub fn halt(&mut self, io: &mut Io<'_>) {
+        self.halted = true;
+        self.cancel(io);
+    }
+
+    pub const fn go_on(&mut self) {
+        self.halted = false;
+    }
+
+    /// As [`super::Input::pack`].
+    pub fn pack(&mut self, out: &mut Luggage) {
+        match self.end {
+            End::Pipe => out.descriptor(self.fd.take()),
+            End::Terminal | End::Socket => out.boolean(self.fd.take().is_some()),
+        }
+    }
+
+    /// As [`super::Input::unpack`].
+    pub fn unpack(
+        empty: Output,
+        end: End,
+        shared: Option<Fd>,
+        from: &mut Unpacking<'_>,
+    ) -> Result<Output, Malformed> {
+        let fd = match end {
+            End::Pipe => from.descriptor()?,
+            End::Terminal | End::Socket => {
+                if from.boolean()? {
+                    shared
+                } else {
+                    None
+                }
+            }
+        };
+        Ok(Output { fd, end, ..empty })
     }
 
     /// The descriptor, if it is ours and still open; nothing is in flight on it.

@@ -7,6 +7,7 @@ use super::*;
 use crate::connection::ClientConnectionConfig;
 use crate::crypto::PrivateKey;
 use crate::gateway::monitor::hear::Bench;
+use crate::gateway::parcel::Parcel as Message;
 use crate::gateway::recording::Received;
 use crate::gateway::signer::tests::on_a_thread;
 use crate::gateway::workers::{Execute, Workers};
@@ -102,6 +103,8 @@ impl Scene {
             outbound: vec![3; 60],
             grant: Box::new(grant),
             proofs: Vec::new(),
+            token: Box::default(),
+            luggage: None,
         })
     }
 
@@ -304,6 +307,86 @@ fn case_134_a_relay_has_nothing_else_signed() {
     assert_eq!(order(proof(7)), Ok(()));
     let (Tell::Signed { ticket: 1, signature }, None) = scene.told() else { panic!("unsigned") };
     assert!(!signature.is_empty());
+}
+
+/// A login that goes on elsewhere, and that lies about all it can.
+fn moving(link: u64) -> Moving {
+    let address = "192.0.2.66:6".parse().expect("an address");
+    Moving {
+        serial: link,
+        peer: address,
+        local: address,
+        session: vec![66; 32],
+        record: vec![1],
+        inbound: vec![2],
+        outbound: Vec::new(),
+        grant: b"everything".to_vec(),
+        upstream: Some(b"anywhere".to_vec()),
+        token: Vec::new(),
+        luggage: Some((vec![4], 1)),
+        apart: false,
+        kept: None,
+    }
+}
+
+impl Scene {
+    fn pass_on(&self, moving: Moving) -> Result<(), &'static str> {
+        let (socket, piece) = UnixStream::pair().expect("a socket pair");
+        self.clerk.pass_on(moving, (socket.into(), vec![piece.into()])).map_err(|lie| lie.0)
+    }
+}
+
+/// SECURITY case 136: where a login goes on in another program, that is told what root's process knows of it, and
+/// nothing that the relay says.
+#[test]
+fn case_136_a_login_goes_on_as_it_was_handed_over() {
+    let mut scene = Scene::new();
+    scene.hand_over(7, &by_key()).expect("handed over");
+    scene.told();
+    let untold = Err("a login that goes on, and nobody has told it to");
+    assert_eq!(scene.pass_on(moving(7)), untold);
+    assert!(!scene.clerk.may_pass_on());
+    let (ours, next) = Messenger::pair().expect("a socket pair");
+    scene.clerk.move_on(&Arc::new(Exit::new(Arc::new(ours))));
+    assert!(matches!(scene.told(), (Tell::MoveOn, None)));
+    assert_eq!(scene.pass_on(moving(8)), Err("a login that goes on, and is not here"));
+    let early = Moving { luggage: None, ..moving(7) };
+    assert_eq!(scene.pass_on(early), Err("a login that goes on before it has begun"));
+    let kept = Moving { kept: Some(1), ..moving(7) };
+    assert_eq!(scene.pass_on(kept), Err("a login that goes on before it has begun"));
+    scene.pass_on(moving(7)).expect("its own");
+    let mut buffer = vec![0; PARCEL_BYTES_MAX as usize];
+    let mut came = || {
+        let (len, passenger) = next.receive(&mut buffer).expect("it comes");
+        assert!(passenger.is_some());
+        Message::decode(&buffer[..len]).expect("a message")
+    };
+    assert_eq!(came(), Message::Piece { serial: 7, number: 0 });
+    let peer = PEER.parse().expect("an address");
+    let known = Moving {
+        peer,
+        local: peer,
+        session: vec![7; 32],
+        grant: grant(&by_key()).encode(),
+        upstream: Some(destination::encode(&by_key())),
+        ..moving(7)
+    };
+    assert_eq!(came(), Message::Connection(Box::new(known)));
+    assert_eq!(scene.pass_on(moving(7)), Err("a login that goes on, and is not here"), "once");
+    scene.say(Ask::Over { link: 7 }).expect("it has left");
+    // Nobody takes it: it goes on where it was, and the end that the relay tells is none.
+    scene.hand_over(9, &by_key()).expect("handed over");
+    scene.told();
+    drop(next);
+    scene.pass_on(moving(9)).expect("its own");
+    assert!(matches!(scene.told(), (Tell::Piece { link: 9, number: 0 }, Some(_))));
+    let (Tell::HandOver(handed), Some(_)) = scene.told() else { panic!("it is lost") };
+    assert_eq!((handed.record, handed.luggage), (vec![1], Some((vec![4], 1))));
+    assert_eq!((handed.peer, handed.grant), (peer, grant(&by_key()).encode()));
+    scene.say(Ask::Over { link: 9 }).expect("it came back");
+    scene.say(way(9, 0, b"")).expect("it is there");
+    scene.told();
+    scene.say(Ask::Over { link: 9 }).expect("it is over");
 }
 
 /// SECURITY R2: what a relay was not given yet waits for the next, and nobody hears what another asked for.

@@ -2,7 +2,8 @@
 //! are carried out in between, and faults put in, so that every run is repeatable.
 
 use std::collections::VecDeque;
-use std::path::Path;
+use std::os::fd::IntoRawFd;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,12 +20,12 @@ use crate::connection::{
 use crate::crypto::{CipherKind, KeyKind, PrivateKey, SignatureAlgorithm};
 use crate::limits::{HEADROOM, OUTBOX_RESERVE, SERVICE_PAUSE};
 use crate::reactor::{Class, Fd, Gather, Pool, PoolSizes};
-use crate::services::{Job, Outgoing, Surroundings, Wishes};
+use crate::services::{Job, Luggage, Outgoing, Surroundings, Wishes};
 use crate::transport::{
     Client, ClientConfig, Env, HostKey, Outbox, Preferences, RekeyLimits, ServerConfig,
 };
-use crate::wire::Writer;
 use crate::wire::sftp::{Operation, Reply, Request, Response};
+use crate::wire::{Malformed, Writer};
 
 /// What is done to the operations of a run.
 #[derive(Clone, Copy, Debug, Default)]
@@ -60,6 +61,8 @@ pub struct Rig {
     /// The most operations and jobs that were in flight at once.
     pub ops_peak: usize,
     pub jobs_peak: usize,
+    /// What the log was told.
+    pub notes: Vec<forward::Note>,
     pub client: Connection<Client>,
     pub client_channel: Option<ChannelId>,
     entropy: SeededEntropy,
@@ -81,6 +84,8 @@ pub struct Rig {
     to_client: Vec<u8>,
     next_id: u32,
     closed: bool,
+    root: Root,
+    home: PathBuf,
 }
 
 /// How a rig is set up.
@@ -92,6 +97,7 @@ pub struct Setup {
     pub sizes: PoolSizes,
     pub seed: u64,
     pub options: Options,
+    pub root: Root,
 }
 
 impl Default for Setup {
@@ -103,6 +109,7 @@ impl Default for Setup {
             sizes: PoolSizes { small: 64, packet: 128, bulk: 24 },
             seed: 7,
             options: Options::default(),
+            root: Root::System,
         }
     }
 }
@@ -133,7 +140,7 @@ impl Rig {
         let to_server = out.bytes;
         let mut rig = Rig {
             pool: Pool::new(setup.sizes).expect("pool"),
-            sftp: Sftp::new(Root::System, home, "me", setup.options),
+            sftp: Sftp::new(setup.root.clone(), home, "me", setup.options),
             faults: Faults::default(),
             deaf: false,
             frozen: false,
@@ -145,6 +152,7 @@ impl Rig {
             jobs: VecDeque::new(),
             ops_peak: 0,
             jobs_peak: 0,
+            notes: Vec::new(),
             client,
             client_channel: None,
             entropy,
@@ -162,6 +170,8 @@ impl Rig {
             to_client,
             next_id: 1,
             closed: false,
+            root: setup.root,
+            home: home.to_owned(),
         };
         rig.settle();
         assert!(rig.client_channel.is_some() && rig.channel.is_some(), "the channel is open");
@@ -265,6 +275,56 @@ impl Rig {
         assert_eq!(self.pool.stats().outstanding(), 0, "leases are back");
     }
 
+    /// The session halts; what is under way ends, while nothing that the client sends is read. Then it is packed.
+    pub fn pack(&mut self) -> Luggage {
+        assert!(self.sftp.may_move(), "{:?}", self.sftp);
+        (self.frozen, self.ops_frozen) = (false, false);
+        self.serve(|sftp, io| sftp.halt(io));
+        while self.carry_out() | self.flush() {}
+        assert!(self.sftp.may_move(), "{:?}", self.sftp);
+        let mut luggage = Luggage::default();
+        let held = self.held();
+        assert_eq!(held, self.sftp.input.held_bytes() + self.sftp.input.unreported());
+        self.serve(|sftp, io| sftp.pack(&mut luggage, io));
+        self.serve(|sftp, io| sftp.release(io));
+        assert_eq!(self.held(), held, "packing grants no window");
+        // What was asked for is asked for no more.
+        (self.paused, self.wakes_at) = (None, None);
+        luggage
+    }
+
+    /// Bytes of the channel whose window is to be granted again.
+    pub fn held(&self) -> u32 {
+        self.conn.held(self.channel.expect("open"))
+    }
+
+    pub fn unpack(&mut self, luggage: &Luggage) -> Result<(), Malformed> {
+        let mut from = luggage.open();
+        let unpacked = Sftp::unpack(self.root.clone(), (&self.home, "me"), &mut from);
+        let whole = unpacked.and_then(|sftp| {
+            self.sftp = sftp;
+            from.end()
+        });
+        if whole.is_err() {
+            from.rest().for_each(|fd| nix::unistd::close(fd.0).expect("closed once"));
+            self.serve(|sftp, io| sftp.release(io));
+            return whole;
+        }
+        self.serve(|sftp, io| sftp.go_on(io));
+        Ok(())
+    }
+
+    /// The session goes on in another process, where descriptors have other numbers.
+    pub fn move_on(&mut self) {
+        let mut luggage = self.pack();
+        for fd in &mut luggage.descriptors {
+            let other = borrow(*fd).try_clone_to_owned().expect("another");
+            nix::unistd::close(fd.0).expect("closed");
+            *fd = Fd(other.into_raw_fd());
+        }
+        self.unpack(&luggage).expect("what was packed");
+    }
+
     /// Until nothing moves.
     pub fn settle(&mut self) {
         let mut turns = 0;
@@ -348,6 +408,7 @@ impl Rig {
         self.wakes_at = wishes.wake_at.or(self.wakes_at);
         self.ops.extend(wishes.ops);
         self.jobs.extend(wishes.jobs);
+        self.notes.extend(wishes.notes);
         self.ops_peak = self.ops_peak.max(self.ops.len());
         self.jobs_peak = self.jobs_peak.max(self.jobs.len());
         for fd in wishes.closes {
@@ -650,7 +711,7 @@ impl From<Reply<'_>> for Got {
 
 pub fn encode(id: u32, operation: Operation<'_>) -> Vec<u8> {
     let room = match operation {
-        Operation::Write { data, .. } => data.len() + 512,
+        Operation::Write { data, .. } | Operation::Unknown { data, .. } => data.len() + 512,
         Operation::Stat { path } => path.len() + 512,
         _ => 2 * 1024,
     };
