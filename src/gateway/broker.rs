@@ -91,9 +91,8 @@ pub fn run(
     }
     let Broker { alive, .. } = broker;
     drop(alive);
-    let delegates = std::mem::take(&mut *running.delegates());
-    // Nothing comes any more: none has to wait for it.
-    for delegate in delegates.values() {
+    // Nothing comes any more: none has to wait for it. They may still be told to pass on what they have.
+    for delegate in running.delegates().values() {
         let _ = delegate.messenger.try_send(&Parcel::Retire.encode(), None);
     }
     // Nothing is ever sent on either: `ended` closes when the last listener has seen the end of its
@@ -102,6 +101,7 @@ pub fn run(
         recv(ended) -> _ => return,
         recv(keep) -> _ => {}
     }
+    let delegates = std::mem::take(&mut *running.delegates());
     for delegate in delegates.into_values() {
         let _ = delegate.messenger.try_send(&Parcel::Stop.encode(), None);
         delegate.messenger.hang_up();

@@ -250,11 +250,11 @@ fn sessions_stay_where_the_next_program_has_other_host_keys() {
         // One that has more than the second takes what that has.
         fs::write(&config, text).expect("a configuration");
         site.moves();
+        wait_for_the_end_of(first);
         for mut session in [session, other] {
             session.assert_well(2000);
             session.end();
         }
-        wait_for_the_end_of(first);
     }
 }
 
