@@ -217,7 +217,8 @@ impl SimChild {
     /// Without a terminal, which would be hung up, what neither reads nor writes hears nothing of its client's
     /// end: here somebody else ends it.
     pub fn end_if_it_outlives_its_client(&mut self, world: &SimWorld) {
-        if matches!(self.program, Program::Deaf) && self.streams.terminal.is_none() {
+        let hears_nothing = matches!(self.program, Program::Deaf | Program::Shut);
+        if hears_nothing && self.streams.terminal.is_none() {
             self.exited = true;
             self.let_go(world);
         }
