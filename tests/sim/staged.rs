@@ -19,6 +19,7 @@ use crate::draw::{Draw, Weather};
 use crate::forward::{Door, ForwardPlan, Habit};
 use crate::hostile::{Crime, HostilePlan};
 use crate::journey::Journey;
+use crate::moving::Moving;
 use crate::onward::Onward;
 use crate::run::Run;
 use crate::task::{ExecPlan, TaskPlan};
@@ -44,7 +45,7 @@ fn calm(pool: PoolSizes) -> Draw {
     let manners = &mut draw.manners;
     (manners.job_time, manners.jobs_max, manners.dawdles) = (Duration::ZERO, 4096, Duration::ZERO);
     (manners.lost, manners.spawn_fails, manners.refuses, manners.files_fail) = (0, 0, 0, 0);
-    manners.times = Times::default();
+    (manners.times, manners.moving) = (Times::default(), Moving::default());
     let mut gateway = (*draw.gateway).clone();
     (gateway.window_bytes, gateway.packet_bytes) = (2 << 20, 32 << 10);
     gateway.client_alive = None;
