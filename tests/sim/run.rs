@@ -28,7 +28,7 @@ pub const LIVENESS: Duration = Duration::from_secs(900);
 pub const CLOSING: Duration = Duration::from_secs(10);
 /// Turns of everybody that a run may take at one moment, and in all. Several times what the most
 /// eventful seed takes: somebody calls for the next turn without getting anywhere.
-pub const TICKS_AT_ONCE_MAX: u64 = 5_000;
+pub const TICKS_AT_ONCE_MAX: u64 = 10_000;
 pub const TICKS_MAX: u64 = 400_000;
 
 pub struct Run {
