@@ -270,7 +270,7 @@ proptest! {
         session.rig.frozen = true;
         session.rig.send(&script[..cut.index(script.len() + 1).min(1 << 20)]);
         let mut luggage = session.rig.pack();
-        let (reader, writer) = pipe2(OFlag::O_CLOEXEC).expect("a pipe");
+        let (reader, writer) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).expect("a pipe");
         // The first is the root's.
         for fd in luggage.descriptors.iter_mut().skip(1) {
             nix::unistd::close(fd.0).expect("closed");

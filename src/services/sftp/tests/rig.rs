@@ -300,15 +300,18 @@ impl Rig {
 
     pub fn unpack(&mut self, luggage: &Luggage) -> Result<(), Malformed> {
         let mut from = luggage.open();
-        let unpacked = Sftp::unpack(self.root.clone(), (&self.home, "me"), &mut from);
-        let whole = unpacked.and_then(|sftp| {
-            self.sftp = sftp;
-            from.end()
-        });
-        if whole.is_err() {
-            from.rest().for_each(|fd| nix::unistd::close(fd.0).expect("closed once"));
+        let close = |fd: Fd| nix::unistd::close(fd.0).expect("closed once");
+        match Sftp::unpack(self.root.clone(), (&self.home, "me"), &mut from) {
+            Ok(sftp) => self.sftp = sftp,
+            Err(why) => {
+                luggage.descriptors.iter().copied().for_each(close);
+                return Err(why);
+            }
+        }
+        if let Err(why) = from.end() {
+            from.rest().for_each(close);
             self.serve(|sftp, io| sftp.release(io));
-            return whole;
+            return Err(why);
         }
         self.serve(|sftp, io| sftp.go_on(io));
         Ok(())
