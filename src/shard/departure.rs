@@ -7,7 +7,7 @@ use super::*;
 use crate::connection::ChannelId;
 use crate::limits::{
     HAND_OVER_UNSENT_BYTES_MAX, LUGGAGE_BYTES_MAX, LUGGAGE_CHANNEL_BYTES, MOVES_A_TURN,
-    MOVING_RETRY_MAX, MOVING_TIME_MAX, MOVING_UNOPENED_BYTES_MAX,
+    MOVING_RETRY_MAX, MOVING_RETRY_MIN, MOVING_TIME_MAX, MOVING_UNOPENED_BYTES_MAX,
 };
 use crate::services::{Attached, Grant, Luggage, Unpacking};
 use crate::wire::Malformed;
@@ -129,12 +129,25 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         }
     }
 
-    /// It could not leave in time: it goes on here for now.
-    pub(super) fn stay(&mut self, key: u32) {
+    /// It could not leave in time: it goes on here for now, and the next try comes later than the last.
+    pub(super) fn give_up_leaving(&mut self, key: u32) {
         let (now, key) = (self.now(), self.leader(key));
         if let Some(link) = self.links.get_mut(key as usize) {
             link.put_move_off(now);
         }
+        self.go_on_here(key);
+    }
+
+    /// Something has come between: it goes on here, and is tried again as soon as at first. Nobody has waited.
+    pub(super) fn stay(&mut self, key: u32) {
+        let (now, key) = (self.now(), self.leader(key));
+        if let Some(link) = self.links.get_mut(key as usize) {
+            link.move_at = Some(now.after(MOVING_RETRY_MIN));
+        }
+        self.go_on_here(key);
+    }
+
+    fn go_on_here(&mut self, key: u32) {
         let both = self.together(key);
         for one in both.clone() {
             let packing = |link: &&mut Link| link.state == LinkState::Packing;
@@ -188,7 +201,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
         let moved = if fits { self.outside.move_on(connection) } else { Err(connection) };
         if let Err(back) = moved {
             self.unpack_again(key, &back);
-            self.stay(key);
+            self.give_up_leaving(key);
             return false;
         }
         link.socket = None;

@@ -383,7 +383,7 @@ impl<D: Driver, O: Outside> Shard<D, O> {
                 self.mark_ready(key);
             }
             LinkState::Open => self.arm_timer(key),
-            LinkState::Packing => self.stay(key),
+            LinkState::Packing => self.give_up_leaving(key),
             LinkState::Closing | LinkState::Leaving => {
                 self.peer_left(key, "the peer did not take what was sent to it", true);
             }
