@@ -29,7 +29,9 @@ pub const MOVING_TIME_MAX: Duration = Duration::from_secs(2);
 /// How often, and how long each time, it is waited for a relay to read before the next login is passed to it.
 pub const RELAY_ROOM_TRIES_MAX: u32 = 2000;
 pub const RELAY_ROOM_PAUSE: Duration = Duration::from_millis(1);
-/// When one is tried again that was not ready, at first and in the end.
+/// When it is looked again at one that was in the middle of something, or cannot move at all.
+pub const MOVING_LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// When one is tried again that was not ready in time, at first and in the end: each time it has stood still in vain.
 pub const MOVING_RETRY_MIN: Duration = Duration::from_millis(500);
 pub const MOVING_RETRY_MAX: Duration = Duration::from_secs(30);
 /// How often it is asked how a program ended of which another process is the parent: until that one has waited

@@ -7,7 +7,8 @@ use super::*;
 use crate::connection::ChannelId;
 use crate::limits::{
     HAND_OVER_UNSENT_BYTES_MAX, LUGGAGE_BYTES_MAX, LUGGAGE_CHANNEL_BYTES, MOVES_A_TURN,
-    MOVING_RETRY_MAX, MOVING_RETRY_MIN, MOVING_TIME_MAX, MOVING_UNOPENED_BYTES_MAX,
+    MOVING_LOOK_AGAIN, MOVING_RETRY_MAX, MOVING_RETRY_MIN, MOVING_TIME_MAX,
+    MOVING_UNOPENED_BYTES_MAX,
 };
 use crate::services::{Attached, Grant, Luggage, Unpacking};
 use crate::wire::Malformed;
@@ -63,7 +64,8 @@ impl<D: Driver, O: Outside> Shard<D, O> {
             return;
         }
         if !may {
-            link.put_move_off(now);
+            // It may be in the middle of something that is over in a moment.
+            link.move_at = Some(now.after(MOVING_LOOK_AGAIN));
             self.mark_dirty(key);
             return;
         }
