@@ -131,8 +131,13 @@ fn forwarded_unix_sockets_move() {
         thread::Builder::new().name("echo".to_owned()).spawn(serve).expect("a thread");
         let to = format!("{}:{}", here.display(), server.display());
         let forwarding = client(site, &[], &["-L", &to]);
-        wait_for("the socket", || here.exists());
-        let mut stream = UnixStream::connect(&here).expect("a connection");
+        // It is there a moment before anybody listens.
+        let mut stream = None;
+        wait_for("the socket", || {
+            stream = UnixStream::connect(&here).ok();
+            stream.is_some()
+        });
+        let mut stream = stream.expect("a connection");
         let mut assert_echoes = |bytes: &[u8]| {
             stream.write_all(bytes).expect("sent");
             let mut back = vec![0; bytes.len()];
