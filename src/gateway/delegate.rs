@@ -413,7 +413,7 @@ fn arrived(moving: Moving, descriptors: Option<(OwnedFd, Vec<OwnedFd>)>) -> Opti
     };
     let connection = moving.into_connection((socket, pieces), None);
     if connection.is_none() {
-        error!(link, "a connection came without a readable grant");
+        error!(link, "a connection came with a grant or luggage that cannot be read");
     }
     connection
 }

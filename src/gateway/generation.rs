@@ -173,23 +173,15 @@ impl Generation {
         let helpers = vec![start_log(plan.log, reports)?];
         let (keep, _) = bounded(0);
         Ok(Generation {
-            edges: None,
-            relay: None,
             server: Some(server),
-            keep,
-            helpers,
-            startups,
-            running: None,
-            accounts: None,
-            relays: None,
             destinations,
             host_keys,
             _presence: Some(presence),
-            _signer: None,
+            ..Generation::begun(None, keep, helpers, startups)
         })
     }
 
-    /// One of root's, of which no edge serves yet.
+    /// One that serves nobody yet.
     fn begun(
         relay: Option<Relaying>,
         keep: Sender<Infallible>,

@@ -133,6 +133,10 @@ impl<D: Driver, O: Outside> Shard<D, O> {
 
     /// It could not leave in time: it goes on here for now, and the next try comes later than the last.
     pub(super) fn give_up_leaving(&mut self, key: u32) {
+        // Somebody has come at one of its places, and it was not waited for anything.
+        if !self.places_may_move(key) {
+            return self.stay(key);
+        }
         let (now, key) = (self.now(), self.leader(key));
         if let Some(link) = self.links.get_mut(key as usize) {
             link.put_move_off(now);
